@@ -1,0 +1,139 @@
+#include "swiftprune/backend/backend.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+bool same_shape(ConstMatrixView a, ConstMatrixView b) { return a.rows == b.rows && a.cols == b.cols; }
+
+bool empty_or(std::size_t size, std::int64_t expected) {
+  return size == 0 || static_cast<std::int64_t>(size) == expected;
+}
+
+bool has_size(std::size_t size, std::int64_t expected) { return static_cast<std::int64_t>(size) == expected; }
+
+}  // namespace
+
+std::string_view name_of(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return "silu";
+    case Activation::kGelu:
+      return "gelu";
+    case Activation::kGeluTanh:
+      return "gelu_tanh";
+    case Activation::kRelu:
+      return "relu";
+  }
+  return "?";
+}
+
+std::unique_ptr<PackedWeight> Backend::pack(ConstMatrixView weight, ComputeType compute) const {
+  auto packed = do_pack(weight, compute);
+  packed->out_features = weight.rows;
+  packed->in_features = weight.cols;
+  return packed;
+}
+
+void Backend::linear(ConstMatrixView x, const PackedWeight& weight, std::span<const float> bias,
+                     MatrixView y) const {
+  expect(x.cols == weight.in_features && y.cols == weight.out_features && x.rows == y.rows,
+         "linear: shapes agree");
+  expect(empty_or(bias.size(), weight.out_features), "linear: bias [O] or empty");
+  if (x.rows > 0) do_linear(x, weight, bias, y);
+}
+
+void Backend::matmul(ConstMatrixView a, ConstMatrixView b, float alpha, float beta, MatrixView c) const {
+  expect(a.cols == b.rows && c.rows == a.rows && c.cols == b.cols, "matmul: shapes agree");
+  if (c.numel() > 0) do_matmul(a, b, false, alpha, beta, c);
+}
+
+void Backend::matmul_transposed(ConstMatrixView a, ConstMatrixView b, float alpha, float beta,
+                                MatrixView c) const {
+  expect(a.cols == b.cols && c.rows == a.rows && c.cols == b.rows, "matmul_transposed: shapes agree");
+  if (c.numel() > 0) do_matmul(a, b, true, alpha, beta, c);
+}
+
+void Backend::add_gram(ConstMatrixView x, MatrixView gram) const {
+  expect(gram.rows == x.cols && gram.cols == x.cols, "add_gram: gram [I, I]");
+  if (x.numel() > 0) do_add_gram(x, gram);
+}
+
+void Backend::symmetrize(MatrixView a) {
+  expect(a.rows == a.cols, "symmetrize: a square matrix");
+  constexpr std::int64_t kTile = 32;  // both halves of a tile pair fit in the first-level cache
+  for (std::int64_t i0 = 0; i0 < a.rows; i0 += kTile) {
+    for (std::int64_t j0 = 0; j0 <= i0; j0 += kTile) {
+      for (std::int64_t i = i0; i < std::min(a.rows, i0 + kTile); ++i) {
+        for (std::int64_t j = j0; j < std::min(i, j0 + kTile); ++j) a.at(j, i) = a.at(i, j);
+      }
+    }
+  }
+}
+
+bool Backend::invert_spd(MatrixView a) const {
+  expect(a.rows == a.cols, "invert_spd: a square matrix");
+  return a.rows == 0 || do_invert_spd(a);
+}
+
+void Backend::rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
+                       MatrixView y) const {
+  expect(same_shape(x, y) && has_size(gain.size(), x.cols), "rms_norm: shapes agree");
+  do_rms_norm(x, gain, gain_offset, eps, y);
+}
+
+void Backend::layer_norm(ConstMatrixView x, std::span<const float> gain, std::span<const float> bias,
+                         float eps, MatrixView y) const {
+  expect(same_shape(x, y) && empty_or(gain.size(), x.cols) && empty_or(bias.size(), x.cols),
+         "layer_norm: shapes agree");
+  do_layer_norm(x, gain, bias, eps, y);
+}
+
+void Backend::rope(MatrixView x, const RopeTable& table, std::int64_t head_size,
+                   std::int64_t first_position) const {
+  expect(head_size > 0 && x.cols % head_size == 0, "rope: whole heads");
+  expect(2 * table.cos.cols() <= head_size && table.sin.cols() == table.cos.cols(),
+         "rope: table fits the head");
+  expect(first_position >= 0 && first_position + x.rows <= table.cos.rows(), "rope: positions in the table");
+  do_rope(x, table, head_size, first_position);
+}
+
+void Backend::attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& p,
+                        MatrixView out) const {
+  expect(p.num_heads > 0 && p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0,
+         "attention: whole query groups");
+  expect(q.cols == p.num_heads * p.head_size && same_shape(q, out), "attention: q and out [N, H·D]");
+  expect(k.cols == p.num_kv_heads * p.head_size && same_shape(k, v), "attention: k and v [T, Hkv·D]");
+  expect(k.rows == p.first_position + q.rows, "attention: keys up to the last query");
+  if (q.rows > 0) do_attention(q, k, v, p, out);
+}
+
+void Backend::activate(Activation activation, MatrixView x) const { do_activate(activation, x); }
+
+void Backend::gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const {
+  expect(same_shape(gate, up), "gated_activate: shapes agree");
+  do_gated_activate(activation, gate, up);
+}
+
+void Backend::add(ConstMatrixView x, MatrixView y) const {
+  expect(same_shape(x, y), "add: shapes agree");
+  do_add(x, y);
+}
+
+void Backend::add_energy(ConstMatrixView x, std::span<double> energy) const {
+  expect(has_size(energy.size(), x.cols), "add_energy: energy [I]");
+  do_add_energy(x, energy);
+}
+
+void Backend::target_log_probs(ConstMatrixView logits, std::span<const std::int32_t> targets,
+                               std::span<double> log_probs, std::span<std::int32_t> best) const {
+  expect(has_size(targets.size(), logits.rows) && has_size(log_probs.size(), logits.rows) &&
+             empty_or(best.size(), logits.rows),
+         "target_log_probs: one target a row");
+  do_target_log_probs(logits, targets, log_probs, best);
+}
+
+}  // namespace swiftprune

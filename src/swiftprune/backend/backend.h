@@ -1,0 +1,133 @@
+// Every heavy operation of the pipeline, its contract checked once (here), its implementations in reference/
+// (plain loops with double sums: the specification), cpu/ (threads, SIMD, oneDNN). Callers hold no knowledge
+// of the implementation.
+//
+// Dimension alphabet: N tokens (rows), I inputs, O outputs, H heads, D head size. All matrices are row-major
+// float. Results do not depend on the number of threads: every sum has a fixed order.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune {
+
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+std::string_view name_of(Activation activation);
+
+// The precision of the operands of a linear layer's product; sums are always float.
+enum class ComputeType { kF32, kBF16 };
+
+// A linear's weight [O, I] in the layout that the backend multiplies with fastest.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+};
+
+// Causal attention of one sequence: query i (at position first_position + i) sees keys 0 .. first_position +
+// i.
+struct AttentionParams {
+  std::int64_t num_heads = 0;       // H
+  std::int64_t num_kv_heads = 0;    // divides H
+  std::int64_t head_size = 0;       // D
+  float scale = 1.0f;               // multiplies q·k
+  float softcap = 0.0f;             // > 0: cap·tanh(score/cap)
+  std::int64_t window = 0;          // > 0: a query sees only the last `window` keys, itself included
+  std::int64_t first_position = 0;  // number of keys before the first query
+};
+
+// cos and sin [positions, rotary_size / 2] of the rotary embedding.
+struct RopeTable {
+  Matrix cos;
+  Matrix sin;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;  // "reference", "cpu"
+
+  // -- Products
+  // -------------------------------------------------------------------------------------------------- weight
+  // [O, I]
+  std::unique_ptr<PackedWeight> pack(ConstMatrixView weight, ComputeType compute) const;
+  // x [N, I], bias [O] or empty -> y [N, O] = x Wᵀ + bias
+  void linear(ConstMatrixView x, const PackedWeight& weight, std::span<const float> bias, MatrixView y) const;
+  // a [M, K], b [K, N] -> c [M, N] = alpha a b + beta c
+  void matmul(ConstMatrixView a, ConstMatrixView b, float alpha, float beta, MatrixView c) const;
+  // a [M, K], b [N, K] -> c [M, N] = alpha a bᵀ + beta c
+  void matmul_transposed(ConstMatrixView a, ConstMatrixView b, float alpha, float beta, MatrixView c) const;
+  // x [N, I] -> gram [I, I] += xᵀ x. Only blocks on and below the diagonal are computed; call symmetrize once
+  // at the end.
+  void add_gram(ConstMatrixView x, MatrixView gram) const;
+  // a [n, n]: the upper triangle becomes the mirror of the lower.
+  static void symmetrize(MatrixView a);
+  // a [n, n] symmetric positive definite (both halves given) -> its inverse, in place.
+  // Returns false, with `a` destroyed, when a pivot is not positive.
+  [[nodiscard]] bool invert_spd(MatrixView a) const;
+
+  // -- Block arithmetic
+  // ------------------------------------------------------------------------------------------ x [N, I], gain
+  // [I] -> y [N, I] = x / sqrt(mean(x²) + eps) · (gain + gain_offset). y may be x.
+  void rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
+                MatrixView y) const;
+  // bias [I] or empty; gain [I] or empty
+  void layer_norm(ConstMatrixView x, std::span<const float> gain, std::span<const float> bias, float eps,
+                  MatrixView y) const;
+  // x [N, heads·head_size], in place: the first rotary_size of each head are rotated (halves paired: i with i
+  // + rotary_size/2) by the table's row first_position + n.
+  void rope(MatrixView x, const RopeTable& table, std::int64_t head_size, std::int64_t first_position) const;
+  // q [N, H·D], k and v [T, Hkv·D] with T = first_position + N -> out [N, H·D]. No N×T matrix is kept.
+  void attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& params,
+                 MatrixView out) const;
+  // x = act(x)
+  void activate(Activation activation, MatrixView x) const;
+  // gate [N, I], up [N, I] -> gate = act(gate)·up
+  void gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const;
+  // y += x
+  void add(ConstMatrixView x, MatrixView y) const;
+
+  // -- Statistics and losses
+  // --------------------------------------------------------------------------------------- x [N, I] ->
+  // energy [I] += Σ_n x_nj² (double sums in a fixed order)
+  void add_energy(ConstMatrixView x, std::span<double> energy) const;
+  // logits [N, V], targets [N] -> log_probs [N] = log softmax(logits)_target; also the arg max when `best` is
+  // given [N]
+  void target_log_probs(ConstMatrixView logits, std::span<const std::int32_t> targets,
+                        std::span<double> log_probs, std::span<std::int32_t> best = {}) const;
+
+ private:
+  virtual std::unique_ptr<PackedWeight> do_pack(ConstMatrixView weight, ComputeType compute) const = 0;
+  virtual void do_linear(ConstMatrixView x, const PackedWeight& weight, std::span<const float> bias,
+                         MatrixView y) const = 0;
+  virtual void do_matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta,
+                         MatrixView c) const = 0;
+  virtual void do_add_gram(ConstMatrixView x, MatrixView gram) const = 0;
+  virtual bool do_invert_spd(MatrixView a) const = 0;
+  virtual void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
+                           MatrixView y) const = 0;
+  virtual void do_layer_norm(ConstMatrixView x, std::span<const float> gain, std::span<const float> bias,
+                             float eps, MatrixView y) const = 0;
+  virtual void do_rope(MatrixView x, const RopeTable& table, std::int64_t head_size,
+                       std::int64_t first_position) const = 0;
+  virtual void do_attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v,
+                            const AttentionParams& params, MatrixView out) const = 0;
+  virtual void do_activate(Activation activation, MatrixView x) const = 0;
+  virtual void do_gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const = 0;
+  virtual void do_add(ConstMatrixView x, MatrixView y) const = 0;
+  virtual void do_add_energy(ConstMatrixView x, std::span<double> energy) const = 0;
+  virtual void do_target_log_probs(ConstMatrixView logits, std::span<const std::int32_t> targets,
+                                   std::span<double> log_probs, std::span<std::int32_t> best) const = 0;
+};
+
+std::unique_ptr<Backend> make_reference_backend();
+std::unique_ptr<Backend> make_cpu_backend();
+
+}  // namespace swiftprune

@@ -1,0 +1,64 @@
+// A Hugging Face model folder, read: memory-mapped safetensors (one file or shards with an index) and
+// config.json. Format: docs/formats.md. Files are hostile: everything is checked when the folder is opened.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/tensor/dtype.h"
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune {
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::int64_t> shape;
+  std::string file;         // name of the safetensors file inside the folder
+  std::uint64_t begin = 0;  // bytes, from the start of that file's data
+  std::uint64_t end = 0;
+
+  std::int64_t numel() const;
+  std::int64_t num_bytes() const { return static_cast<std::int64_t>(end - begin); }
+};
+
+class MappedFile;
+
+class Checkpoint {
+ public:
+  // Throws Error{kBadInput} naming the file and what is wrong with it.
+  static Checkpoint open(const std::filesystem::path& folder);
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
+
+  const std::filesystem::path& folder() const;
+  const nlohmann::json& config() const;            // config.json
+  const std::vector<TensorInfo>& tensors() const;  // by file, then by offset
+  const TensorInfo* find(std::string_view name) const;
+  const TensorInfo& at(std::string_view name) const;  // throws Error{kBadInput} when absent
+  std::span<const std::byte> bytes(const TensorInfo& tensor) const;
+
+  // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16.
+  Matrix load_matrix(std::string_view name, std::int64_t rows, std::int64_t cols) const;
+  std::vector<float> load_vector(std::string_view name, std::int64_t size) const;
+  // Rows [first, first + count) of a matrix, as float: for tables too large to convert whole (embeddings).
+  void load_rows(const TensorInfo& tensor, std::int64_t first, MatrixView target) const;
+  // Tells the system that these pages are not needed for now, so that resident memory stays at one block.
+  void release(const TensorInfo& tensor) const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,58 @@
+// A Hugging Face model folder, written: tensors may come in any order, one at a time, straight to their place
+// in the file. Everything goes to a temporary folder beside the target; finish() syncs and renames it.
+// Without finish() (an error, Ctrl-C) the destructor removes it: there is never a half folder that looks
+// whole.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "swiftprune/checkpoint/checkpoint.h"
+
+namespace swiftprune {
+
+// A tensor to come. `file` gives the shard; offsets are assigned by the writer in the order of the plan.
+struct PlannedTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::int64_t> shape;
+  std::string file;
+};
+
+// The source's own tensors, dtypes and shards.
+std::vector<PlannedTensor> plan_like(const Checkpoint& source);
+// Assigns files: "model.safetensors" when all fit in max_shard_bytes, else
+// "model-0000i-of-0000k.safetensors".
+void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes);
+
+class CheckpointWriter {
+ public:
+  // Throws Error{kBadInput} when `folder` exists and is not an empty folder, Error{kFailure} when the disk is
+  // too small.
+  CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan);
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  ~CheckpointWriter();
+
+  // Where extra files (config.json, tokenizer files, the record) are to be written before finish().
+  const std::filesystem::path& temporary_folder() const;
+  // Converts to the planned dtype; values: numel of the plan. Thread-safe for different tensors. -0 becomes
+  // +0.
+  void write(std::string_view name, std::span<const float> values);
+  void write_bytes(std::string_view name, std::span<const std::byte> bytes);
+  void write_file(std::string_view file_name, std::string_view content);
+  // Every file of the source folder but its weights and weight index, and but the names in `except`.
+  void copy_other_files(const Checkpoint& source, std::span<const std::string> except = {});
+  // Throws when a planned tensor was not written. Afterwards the folder stands under its own name.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swiftprune

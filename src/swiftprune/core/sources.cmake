@@ -1,0 +1,5 @@
+target_sources(swiftprune PRIVATE
+  core/error.cpp
+  core/parallel.cpp
+  core/progress.cpp
+  core/cpu_features.cpp)

@@ -1,0 +1,45 @@
+// Element types of checkpoints and their conversion to and from float.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace swiftprune {
+
+enum class DType {
+  kF32,
+  kF16,
+  kBF16,
+  kF64,
+  kBool,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kU64,
+  kI64,
+  kF8E4M3,
+  kF8E5M2
+};
+
+std::int64_t size_of(DType dtype);                            // bytes of one element
+std::string_view name_of(DType dtype);                        // safetensors' spelling: "BF16"
+std::optional<DType> dtype_from_name(std::string_view name);  // nothing when unknown
+bool is_weight_dtype(DType dtype);  // F32, F16 or BF16: what swiftprune computes with
+
+float f16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_f16(float value);  // round to nearest even; overflow gives infinity
+float bf16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_bf16(float value);  // round to nearest even; NaN stays NaN
+
+// source: `target.size()` elements of F32, F16 or BF16 (little endian, any alignment).
+void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<float> target);
+// target: source.size() * size_of(dtype) bytes, any alignment. Negative zero becomes +0.
+void convert_from_f32(std::span<const float> source, DType dtype, std::span<std::byte> target);
+
+}  // namespace swiftprune
