@@ -18,10 +18,10 @@
 namespace swiftprune {
 
 struct RefineTask {
-  ConstMatrixView weight;         // [O, I] the dense weights
+  ConstMatrixView weight{};       // [O, I] the dense weights
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
-  PruneTarget target;
+  PruneTarget target{};
   bool measure_error = true;  // fill the report's errors (two more products)
 };
 

@@ -10,11 +10,11 @@
 namespace swiftprune {
 
 struct LayerStats {
-  std::int64_t num_tokens = 0;          // N
-  std::span<const double> energy;       // [I] e_j = Σ_t x_tj²
-  std::span<const double> ewma_energy;  // [I] EWMA over the calibration windows of each window's energies
-  std::span<const double> sum;          // [I] Σ_t x_tj
-  const Matrix* gram = nullptr;         // [I, I] Σ_t x_t x_tᵀ, both halves
+  std::int64_t num_tokens = 0;            // N
+  std::span<const double> energy{};       // [I] e_j = Σ_t x_tj²
+  std::span<const double> ewma_energy{};  // [I] EWMA over the calibration windows of each window's energies
+  std::span<const double> sum{};          // [I] Σ_t x_tj
+  const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
 };
 
 // Which of them a part reads.

@@ -14,10 +14,10 @@ namespace swiftprune {
 
 // What selection reads. An empty `column` counts as ones; `row` and `slope` are both given or both empty.
 struct ScoreView {
-  WeightView values;              // [O, I]
-  std::span<const float> column;  // [I], >= 0
-  std::span<const float> row;     // [O], >= 0
-  std::span<const float> slope;   // [I], >= 0
+  WeightView values{};              // [O, I]
+  std::span<const float> column{};  // [I], >= 0
+  std::span<const float> row{};     // [O], >= 0
+  std::span<const float> slope{};   // [I], >= 0
   int power = 1;
 
   ScoreView row_block(std::int64_t first, std::int64_t count) const {
@@ -31,10 +31,10 @@ struct ScoreView {
 // for the weights.
 struct Scores {
   int power = 1;
-  std::vector<float> column;
-  std::vector<float> row;
-  std::vector<float> slope;
-  Matrix plain;  // [O, I] or empty
+  std::vector<float> column{};
+  std::vector<float> row{};
+  std::vector<float> slope{};
+  Matrix plain{};  // [O, I] or empty
 
   ScoreView view(WeightView weight) const {
     return {plain.empty() ? weight : weight_view(plain.view()), column, row, slope, power};

@@ -109,15 +109,16 @@ SelectionReport EwmaSelector::do_select(const ScoreView& scores, const PruneTarg
   if (options_.lambda) {
     lambda = static_cast<float>(*options_.lambda);
   } else if (!z.empty()) {
-    const std::int64_t wanted = total_prune_count(target, rows.rows(), rows.cols());
+    const std::int64_t wanted = std::llround(static_cast<double>(z.numel()) * target.sparsity);
     lambda = find_lambda(z, wanted);
     const double numel = static_cast<double>(z.numel());
     const double reached = static_cast<double>(count_below(z, lambda)) / numel;
     const double asked = static_cast<double>(wanted) / numel;
     if (std::abs(reached - asked) > std::max(kMaxMiss, 1.0 / numel)) {
-      bad_input("{}: no lambda of the selector ewma reaches the sparsity {:.4f}, the nearest is {:.4f} with "
-                "lambda {}; use an exact selector such as {}",
-                target.tensor, asked, reached, lambda, kDefaultSelector);
+      bad_input(
+          "{}: no lambda of the selector ewma reaches the sparsity {:.4f}, the nearest is {:.4f} with "
+          "lambda {}; use an exact selector such as {}",
+          target.tensor, asked, reached, lambda, kDefaultSelector);
     }
   }
   parallel_for(rows.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {

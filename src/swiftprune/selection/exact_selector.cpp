@@ -14,7 +14,8 @@
 namespace swiftprune {
 namespace {
 
-// The first row of a chunk has no prediction, so chunks are long; but there are enough of them for the threads.
+// The first row of a chunk has no prediction, so chunks are long; but there are enough of them for the
+// threads.
 std::int64_t rows_per_chunk(std::int64_t rows) { return std::clamp<std::int64_t>(rows / 16, 16, 128); }
 
 void clear_padding(std::uint64_t* words, std::int64_t n) {
@@ -90,8 +91,8 @@ void ExactSelector::select_rows(ScoredRows& rows, const PruneTarget& target, Mas
   report.missed_windows = missed_windows;
 }
 
-// Two passes over the keys: a histogram of their leading bits names the bin of the threshold, then the keys of
-// that bin are gathered and ranked. Threads only add counts, so their order does not matter.
+// Two passes over the keys: a histogram of their leading bits names the bin of the threshold, then the keys
+// of that bin are gathered and ranked. Threads only add counts, so their order does not matter.
 void ExactSelector::select_layer(ScoredRows& rows, const PruneTarget& target, Mask& mask) const {
   constexpr int kShift = 19;
   constexpr std::uint32_t kInfinityBits = 0x7f800000u;

@@ -1,4 +1,5 @@
-// The exact selectors that run on row kernels: one flow for every pattern, two ways to find a row's threshold.
+// The exact selectors that run on row kernels: one flow for every pattern, two ways to find a row's
+// threshold.
 #pragma once
 
 #include "swiftprune/selection/scored_rows.h"
@@ -30,9 +31,11 @@ class ExactSelector final : public Selector {
 const RowKernels& row_kernels(std::optional<Isa> isa);
 
 // keys > or = threshold are kept, except the first `ties` equal ones; bits past the last column are cleared.
-void keep_above(const RowKernels& kernels, const KeyRow& row, const Threshold& threshold, std::uint64_t* words);
+void keep_above(const RowKernels& kernels, const KeyRow& row, const Threshold& threshold,
+                std::uint64_t* words);
 // +0 where the mask has 0.
-void zero_row(const RowKernels& kernels, MutableWeightView weight, std::int64_t r, const std::uint64_t* words);
+void zero_row(const RowKernels& kernels, MutableWeightView weight, std::int64_t r,
+              const std::uint64_t* words);
 
 // Whole tiles by their summed scores (double, in row order); ties to the lower tile, counted row by row.
 void select_blocks(ScoredRows& rows, const PruneTarget& target, Mask& mask);

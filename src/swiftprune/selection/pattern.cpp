@@ -15,7 +15,8 @@ constexpr std::int64_t kMaxTile = 1 << 20;  // above any matrix side; keeps prod
 std::optional<std::int64_t> parse_count(std::string_view text, std::int64_t max) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value < 1 || value > max) return std::nullopt;
+  if (error != std::errc{} || end != text.data() + text.size() || value < 1 || value > max)
+    return std::nullopt;
   return value;
 }
 
@@ -75,8 +76,9 @@ void check_target(const PruneTarget& target, std::int64_t rows, std::int64_t col
   if (p.kind == Pattern::Kind::kNofM) {
     expect(p.n >= 1 && p.n < p.m && p.m <= kMaxGroup, "check_target: n < m <= 32");
     if (cols % p.m != 0) {
-      bad_input("{}: found {} inputs, expected a multiple of {} for the pattern {}; leave it dense with --skip",
-                target.tensor, cols, p.m, format(p));
+      bad_input(
+          "{}: found {} inputs, expected a multiple of {} for the pattern {}; leave it dense with --skip",
+          target.tensor, cols, p.m, format(p));
     }
     return;
   }

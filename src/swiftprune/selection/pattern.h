@@ -39,11 +39,11 @@ struct PruneTarget {
   // methods. kExactTotal: rounded once for the whole matrix; rows differ by at most one weight.
   enum class Rounding { kFloor, kExactTotal };
 
-  Pattern pattern;
+  Pattern pattern{};
   double sparsity = 0.0;  // share that is pruned, 0 <= s < 1; n:m fixes its own and reads none
   Rounding rounding = Rounding::kFloor;
-  std::span<const std::int64_t> row_counts;  // [O] weights to prune in each row (Kind::kRow only) or empty
-  std::string_view tensor;                   // the name for messages
+  std::span<const std::int64_t> row_counts{};  // [O] weights to prune in each row (Kind::kRow only) or empty
+  std::string_view tensor{};                   // the name for messages
 };
 
 // Throws Error{kUsage} for a sparsity out of range, Error{kBadInput} for a pattern that does not divide

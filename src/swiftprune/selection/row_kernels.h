@@ -1,6 +1,6 @@
-// The inner loops of the exact selectors over one row, one table for each instruction set; all tables give the
-// same bits. Keys are non-negative floats, so their order is that of their bit patterns. A row of n keys is
-// padded with +infinity to `padded` = n rounded up to kKeyBlock, and its buffer has kKeySlack floats more.
+// The inner loops of the exact selectors over one row, one table for each instruction set; all tables give
+// the same bits. Keys are non-negative floats, so their order is that of their bit patterns. A row of n keys
+// is padded with +infinity to `padded` = n rounded up to kKeyBlock, and its buffer has kKeySlack floats more.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ struct RowKernels {
 };
 
 const RowKernels& baseline_row_kernels();
-const RowKernels* avx2_row_kernels();    // null when not built for x86-64
+const RowKernels* avx2_row_kernels();  // null when not built for x86-64
 const RowKernels* avx512_row_kernels();
 
 }  // namespace swiftprune

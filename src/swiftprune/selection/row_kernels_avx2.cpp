@@ -67,8 +67,8 @@ float score_row(const char* w, int64_t n, const float* column, float row, const 
     if (kSlope) __builtin_memcpy(slopes, slope + j, static_cast<std::size_t>(left) * 4);
     float last[32];
     for (int c = 0; c < 32; c += 8) {
-      _mm256_storeu_ps(
-          last + c, keys_of<T, kColumn, kSlope>(weights + c * T::kBytes, columns + c, r, slopes + c));
+      _mm256_storeu_ps(last + c,
+                       keys_of<T, kColumn, kSlope>(weights + c * T::kBytes, columns + c, r, slopes + c));
     }
     for (int64_t c = 0; c < left; ++c) {
       keys[j + c] = last[c];
@@ -113,8 +113,7 @@ float* pack(float* target, __m256 keys, uint32_t which) {
 
 uint32_t bits_of(__m256 mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
 
-int64_t window(const float* keys, int64_t padded, float low, float high, float* inside,
-               int64_t* num_inside) {
+int64_t window(const float* keys, int64_t padded, float low, float high, float* inside, int64_t* num_inside) {
   const __m256 lo = _mm256_set1_ps(low);
   const __m256 hi = _mm256_set1_ps(high);
   float* end = inside;
@@ -301,8 +300,8 @@ void zero_32(void* weights, int64_t n, const uint64_t* words) {
 
 void zero_16(void* weights, int64_t n, const uint64_t* words) {
   auto* w = static_cast<char*>(weights);
-  const __m256i lane_bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
-                                             16384, -32768);
+  const __m256i lane_bit =
+      _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
   int64_t j = 0;
   for (; j + 16 <= n; j += 16) {
     auto* p = reinterpret_cast<__m256i*>(w + 2 * j);

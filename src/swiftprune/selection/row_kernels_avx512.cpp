@@ -59,8 +59,7 @@ float score_row(const char* w, int64_t n, const float* column, float row, const 
     _mm512_storeu_ps(keys + j, _mm512_mask_blend_ps(lanes, _mm512_set1_ps(__builtin_inff()), key));
     sum[0] = _mm512_mask_add_ps(sum[0], lanes, sum[0], key);
   }
-  return _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
 
 template <class T>
@@ -80,8 +79,7 @@ float* pack(float* target, __m512 keys, __mmask16 which) {
   return target + __builtin_popcount(which);
 }
 
-int64_t window(const float* keys, int64_t padded, float low, float high, float* inside,
-               int64_t* num_inside) {
+int64_t window(const float* keys, int64_t padded, float low, float high, float* inside, int64_t* num_inside) {
   const __m512 lo = _mm512_set1_ps(low);
   const __m512 hi = _mm512_set1_ps(high);
   float* end = inside;
@@ -94,8 +92,8 @@ int64_t window(const float* keys, int64_t padded, float low, float high, float* 
       below[u] = _mm512_cmp_ps_mask(key, hi, _CMP_LT_OQ);
       end = pack(end, key, _mm512_mask_cmp_ps_mask(below[u], key, lo, _CMP_GE_OQ));
     }
-    below_high += __builtin_popcountll(_mm512_kunpackd(_mm512_kunpackw(below[3], below[2]),
-                                                       _mm512_kunpackw(below[1], below[0])));
+    below_high += __builtin_popcountll(
+        _mm512_kunpackd(_mm512_kunpackw(below[3], below[2]), _mm512_kunpackw(below[1], below[0])));
   }
   *num_inside = end - inside;
   for (int u = 0; u < 4; ++u) _mm512_storeu_ps(end + 16 * u, _mm512_set1_ps(__builtin_inff()));
@@ -111,8 +109,8 @@ int64_t count_below(const float* keys, int64_t padded, uint32_t bits) {
     for (int u = 0; u < 4; ++u) {
       below[u] = _mm512_cmplt_epu32_mask(_mm512_loadu_si512(keys + j + 16 * u), value);
     }
-    count += __builtin_popcountll(_mm512_kunpackd(_mm512_kunpackw(below[3], below[2]),
-                                                  _mm512_kunpackw(below[1], below[0])));
+    count += __builtin_popcountll(
+        _mm512_kunpackd(_mm512_kunpackw(below[3], below[2]), _mm512_kunpackw(below[1], below[0])));
   }
   return count;
 }
@@ -196,8 +194,8 @@ void keep_n_of_group(const float* keys, int64_t padded, int n, uint64_t* words) 
       __m512i before = _mm512_setzero_si512();
 #pragma GCC unroll 16
       for (int d = 1; d < kM; ++d) {
-        const __mmask16 sooner = _mm512_cmplt_epi32_mask(_mm512_permutexvar_epi32(other[d], key),
-                                                         _mm512_add_epi32(key, tie[d]));
+        const __mmask16 sooner =
+            _mm512_cmplt_epi32_mask(_mm512_permutexvar_epi32(other[d], key), _mm512_add_epi32(key, tie[d]));
         before = _mm512_mask_add_epi32(before, sooner, before, _mm512_set1_epi32(1));
       }
       kept[u] = _mm512_cmpge_epi32_mask(before, pruned);

@@ -34,9 +34,9 @@ bool has_size(std::span<const float> values, std::int64_t n) {
 ScoredRows::ScoredRows(const RowKernels& kernels, const ScoreView& scores)
     : scores_(scores), score_(score_function(kernels, scores.values.dtype)) {
   expect(scores.column.empty() || has_size(scores.column, cols()), "scores: column [I] or empty");
-  expect(scores.row.empty() == scores.slope.empty(), "scores: row and slope together");
-  expect(scores.row.empty() || (has_size(scores.row, rows()) && has_size(scores.slope, cols())),
-         "scores: row [O], slope [I]");
+  expect((scores.row.empty() && scores.slope.empty()) ||
+             (has_size(scores.row, rows()) && has_size(scores.slope, cols())),
+         "scores: row [O] and slope [I], or neither");
   expect(scores.power == 1 || scores.power == 2, "scores: power 1 or 2");
 }
 
@@ -66,11 +66,12 @@ void ScoredRows::check_finite(std::string_view tensor) const {
   weights.column = weights.row = weights.slope = {};
   const float weight = score_key(weights, bad_row_, bad_column_);
   if (!std::isfinite(weight)) {
-    bad_input("{}: found a weight that is {} at row {}, column {}, expected finite weights; is the file damaged?",
-              tensor, weight, bad_row_, bad_column_);
+    bad_input(
+        "{}: found a weight that is {} at row {}, column {}, expected finite weights; is the file damaged?",
+        tensor, weight, bad_row_, bad_column_);
   }
-  bad_input("{}: found the score {} at row {}, column {} (weight of size {}), expected a finite score", tensor,
-            score_key(scores_, bad_row_, bad_column_), bad_row_, bad_column_, weight);
+  bad_input("{}: found the score {} at row {}, column {} (weight of size {}), expected a finite score",
+            tensor, score_key(scores_, bad_row_, bad_column_), bad_row_, bad_column_, weight);
 }
 
 }  // namespace swiftprune

@@ -18,7 +18,7 @@ namespace swiftprune {
 
 struct SelectionReport {
   double sparsity = 0.0;            // achieved share of pruned weights
-  std::optional<double> lambda;     // `ewma`: the factor that was used
+  std::optional<double> lambda{};   // `ewma`: the factor that was used
   std::int64_t missed_windows = 0;  // `ewma-window`: rows whose threshold lay outside the predicted window
 };
 
@@ -48,11 +48,11 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 struct SelectorOptions {
   // Faithful EWMA (`ewma`): keep if L >= mean + lambda·dev; without lambda it is found by bisection.
-  std::optional<double> lambda;
+  std::optional<double> lambda{};
   double alpha = 0.125;  // EWMA weight of the mean
   double beta = 0.125;   // EWMA weight of the deviation
   // Kernels to use; empty: the best that cpu_features() allows.
-  std::optional<Isa> isa;
+  std::optional<Isa> isa{};
 };
 
 struct SelectorInfo {

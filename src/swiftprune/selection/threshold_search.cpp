@@ -12,9 +12,9 @@ namespace swiftprune {
 namespace {
 
 constexpr float kWindowDeviations = 4.0f;
-constexpr float kRate = 0.1f;              // of both EWMAs
-constexpr float kMinDeviation = 2e-4f;     // keeps the window open when rows are alike
-constexpr std::int64_t kManyKeys = 2048;   // from here on a finer histogram is worth clearing
+constexpr float kRate = 0.1f;             // of both EWMAs
+constexpr float kMinDeviation = 2e-4f;    // keeps the window open when rows are alike
+constexpr std::int64_t kManyKeys = 2048;  // from here on a finer histogram is worth clearing
 constexpr std::uint32_t kInfinityBits = 0x7f800000u;
 
 }  // namespace
@@ -43,8 +43,8 @@ bool ThresholdSearch::in_window(const KeyRow& row, std::int64_t count, float mea
   const std::int64_t below = kernels_.window(row.keys, row.padded, low, high, inside_.data(), &num_inside);
   const std::int64_t rank = count - below;
   if (rank < 0 || rank >= num_inside) return false;
-  threshold.value = kernels_.threshold(inside_.data(), round_up(num_inside, kKeyBlock), rank, low, high,
-                                       &threshold.ties);
+  threshold.value =
+      kernels_.threshold(inside_.data(), round_up(num_inside, kKeyBlock), rank, low, high, &threshold.ties);
   return true;
 }
 

@@ -3,8 +3,8 @@
 // Radix: a histogram of the leading bits names the bin, the keys of the bin are packed and bisected.
 // EWMA window: rows of one matrix have much the same ratio r of threshold to mean key. An EWMA over the rows
 // before predicts r and its absolute deviation d; one pass counts the keys below mean·(r - 4d) and packs the
-// few inside mean·(r ± 4d), a bisection on those gives the exact threshold. A row that misses its window falls
-// back to radix, so the result never depends on the prediction (nor on the order of the rows).
+// few inside mean·(r ± 4d), a bisection on those gives the exact threshold. A row that misses its window
+// falls back to radix, so the result never depends on the prediction (nor on the order of the rows).
 #pragma once
 
 #include <cstdint>
