@@ -273,7 +273,8 @@ ImportReport import_gguf(const fs::path& path, const fs::path& folder, const Imp
   report.architecture = architecture.name;
   report.model_class = architecture.model_class;
   report.dtype = options.dtype.value_or(choose_dtype(file));
-  config["torch_dtype"] = torch_name(report.dtype);
+  const bool compute_in_bf16 = architecture.overflows_in_f16 && report.dtype == DType::kF16;
+  config["torch_dtype"] = torch_name(compute_in_bf16 ? DType::kBF16 : report.dtype);
   Json generation;
   add_special_tokens(gguf_special_tokens(file, num_embeddings), config, generation);
   TokenizerFiles tokenizer;
