@@ -239,7 +239,7 @@ struct GgufFile::Impl {
                                              static_cast<std::uint64_t>(tensor.type->block_bytes))
                                : numel;
       const auto begin = checked_add(data_begin, tensor.begin);
-      const auto end = bytes && begin ? checked_add(*begin, *bytes) : bytes;
+      const auto end = bytes && begin ? checked_add(*begin, *bytes) : std::nullopt;
       if (!end || *end > file.bytes().size()) {
         bad_input(
             "{}: tensor {}: found {} [{}] at offset {}, past the end of the file ({} bytes); the file is "

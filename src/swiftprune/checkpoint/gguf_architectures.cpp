@@ -435,6 +435,12 @@ Json gguf_config(const GgufFile& file, const GgufArchitecture& architecture) {
   if (has_groups && !config.contains("num_key_value_heads")) {
     config["num_key_value_heads"] = config.at("num_attention_heads");
   }
+  if (const std::int64_t heads = config.at("num_attention_heads"),
+      groups = config.value("num_key_value_heads", heads);
+      heads % groups != 0) {
+    bad_input("{}: found {} attention heads, expected a multiple of the {} key heads", file.name(), heads,
+              groups);
+  }
   const GgufTensor* embedding = file.find("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2) {
     bad_input("{}: tensor token_embd.weight: expected a matrix", file.name());

@@ -49,7 +49,7 @@ struct GgufArchitecture {
   // Adds to config what the tables cannot say.
   void (*complete)(const GgufFile& file, nlohmann::ordered_json& config);
   std::string_view default_pre_tokenizer;  // for byte-level files from before tokenizer.ggml.pre
-  bool overflows_in_f16 = false;           // its hidden states, not its weights: other tools must compute in bf16
+  bool overflows_in_f16 = false;  // its hidden states, not its weights: other tools must compute in bf16
 };
 
 std::span<const GgufArchitecture> gguf_architectures();

@@ -133,13 +133,13 @@ class RowMap {
   RowMap(const GgufFile& file, const TensorPlan& plan, const Json& config) : order_(plan.rule->order) {
     rows_ = plan.source->shape[0];
     if (order_ == RowOrder::kSame) return;
-    const std::string heads_field =
-        order_ == RowOrder::kRotaryPairsOfK ? "num_key_value_heads" : "num_attention_heads";
-    heads_ = config.at(heads_field);
-    const std::int64_t unit = order_ == RowOrder::kSplitQkv ? 3 * heads_ : 2 * heads_;
-    if (rows_ % unit != 0) {
-      bad_input("{}: tensor {}: found {} rows, expected a multiple of {} for {} heads", file.name(),
-                plan.source->name, rows_, unit, heads_);
+    heads_ = config.at(order_ == RowOrder::kRotaryPairsOfK ? "num_key_value_heads" : "num_attention_heads");
+    const std::int64_t hidden = config.at("hidden_size");
+    head_dim_ = config.contains("head_dim") ? config.at("head_dim").get<std::int64_t>() : hidden / heads_;
+    const std::int64_t expected = heads_ * head_dim_ * (order_ == RowOrder::kSplitQkv ? 3 : 1);
+    if (rows_ != expected || (order_ != RowOrder::kSplitQkv && head_dim_ % 2 != 0)) {
+      bad_input("{}: tensor {}: found {} rows, expected {} for {} heads of {}", file.name(),
+                plan.source->name, rows_, expected, heads_, head_dim_);
     }
     if (plan.source->shape.size() == 1 && plan.source->type->block_size != 1) {
       bad_input("{}: tensor {}: found the type {} for a bias, expected F32, F16 or BF16", file.name(),
@@ -150,20 +150,19 @@ class RowMap {
   std::int64_t stored_row(std::int64_t row) const {
     if (order_ == RowOrder::kSame) return row;
     if (order_ == RowOrder::kSplitQkv) {
-      const std::int64_t head_dim = rows_ / (3 * heads_);
-      const std::int64_t head = row / (3 * head_dim), part = row / head_dim % 3;
-      return (part * heads_ + head) * head_dim + row % head_dim;
+      const std::int64_t head = row / (3 * head_dim_), part = row / head_dim_ % 3;
+      return (part * heads_ + head) * head_dim_ + row % head_dim_;
     }
-    const std::int64_t head_dim = rows_ / heads_;
-    const std::int64_t head = row / head_dim, within = row % head_dim;
-    const std::int64_t half = within / (head_dim / 2), pair = within % (head_dim / 2);
-    return head * head_dim + 2 * pair + half;
+    const std::int64_t head = row / head_dim_, within = row % head_dim_;
+    const std::int64_t half = within / (head_dim_ / 2), pair = within % (head_dim_ / 2);
+    return head * head_dim_ + 2 * pair + half;
   }
 
  private:
   RowOrder order_;
   std::int64_t rows_ = 0;
   std::int64_t heads_ = 0;
+  std::int64_t head_dim_ = 0;
 };
 
 void check_values(const GgufFile& file, const GgufTensor& tensor, std::span<const float> values,

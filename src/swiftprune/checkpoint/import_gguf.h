@@ -16,9 +16,9 @@ namespace swiftprune {
 struct ImportOptions {
   // Nothing: BF16 or F32 when most weights of the file are stored so, else F16, which holds every value of
   // the quantized types to within its own rounding.
-  std::optional<DType> dtype;
+  std::optional<DType> dtype = std::nullopt;
   std::uint64_t max_shard_bytes = 5'000'000'000;
-  std::filesystem::path tokenizer_folder;  // tokenizer files to take instead of the GGUF's; may be empty
+  std::filesystem::path tokenizer_folder = {};  // tokenizer files to take instead of the GGUF's; may be empty
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};
 };
 
