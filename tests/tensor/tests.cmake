@@ -1,1 +1,2 @@
+swiftprune_test(tensor/dtype)
 swiftprune_test(tensor/mask)

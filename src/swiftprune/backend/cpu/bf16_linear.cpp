@@ -31,7 +31,8 @@ dnnl::memory::desc row_major(std::int64_t rows, std::int64_t cols, std::int64_t 
   return dnnl::memory::desc({rows, cols}, type, dnnl::memory::dims{stride, 1});
 }
 
-// Work of one panel: the primitives for each number of rows and stride that came up.
+// Some outputs of the weight, with the primitives for each number of rows that came up. y is contiguous:
+// oneDNN has no fast bf16 product with a strided target.
 class Panel {
  public:
   Panel(const std::uint16_t* weight, std::int64_t outputs, std::int64_t inputs)
@@ -39,7 +40,7 @@ class Panel {
     using dnnl::memory;
     const memory::desc plain({inputs, outputs}, memory::data_type::bf16, memory::dims{1, inputs});
     const memory::desc any({inputs, outputs}, memory::data_type::bf16, memory::format_tag::any);
-    weight_desc_ = descriptor(kRowChunk, outputs, any).weights_desc();
+    weight_desc_ = descriptor(kRowChunk, any).weights_desc();
     weight_ = memory(weight_desc_, engine());
     memory source(plain, engine(), const_cast<std::uint16_t*>(weight));
     dnnl::stream stream(engine());
@@ -47,14 +48,13 @@ class Panel {
     stream.wait();
   }
 
-  void run(const std::uint16_t* x, std::int64_t rows, float* y, std::int64_t y_stride,
-           std::vector<std::byte>& scratch) {
+  void run(const std::uint16_t* x, std::int64_t rows, float* y, std::vector<std::byte>& scratch) {
     using dnnl::memory;
-    const Entry& entry = primitive_for(rows, y_stride);
+    const Entry& entry = primitive_for(rows);
     scratch.resize(std::max(scratch.size(), entry.scratch_bytes));
     memory source(row_major(rows, inputs_, inputs_, memory::data_type::bf16), engine(),
                   const_cast<std::uint16_t*>(x));
-    memory target(row_major(rows, outputs_, y_stride, memory::data_type::f32), engine(), y);
+    memory target(row_major(rows, outputs_, outputs_, memory::data_type::f32), engine(), y);
     memory scratchpad(entry.scratch_desc, engine(), scratch.data());
     dnnl::stream stream(engine());
     entry.primitive.execute(stream, {{DNNL_ARG_SRC, source},
@@ -71,21 +71,20 @@ class Panel {
     std::size_t scratch_bytes = 0;
   };
 
-  dnnl::matmul::primitive_desc descriptor(std::int64_t rows, std::int64_t y_stride,
-                                          const dnnl::memory::desc& weight) const {
+  dnnl::matmul::primitive_desc descriptor(std::int64_t rows, const dnnl::memory::desc& weight) const {
     using dnnl::memory;
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const dnnl::matmul::desc product(row_major(rows, inputs_, inputs_, memory::data_type::bf16), weight,
-                                     row_major(rows, outputs_, y_stride, memory::data_type::f32));
+                                     row_major(rows, outputs_, outputs_, memory::data_type::f32));
     return {product, attributes, engine()};
   }
 
-  const Entry& primitive_for(std::int64_t rows, std::int64_t y_stride) {
+  const Entry& primitive_for(std::int64_t rows) {
     const std::lock_guard lock(mutex_);
-    auto& slot = entries_[{rows, y_stride}];
+    auto& slot = entries_[rows];
     if (!slot) {
-      const auto pd = descriptor(rows, y_stride, weight_desc_);
+      const auto pd = descriptor(rows, weight_desc_);
       slot = std::make_unique<Entry>(
           Entry{dnnl::matmul(pd), pd.scratchpad_desc(), pd.scratchpad_desc().get_size()});
     }
@@ -96,7 +95,7 @@ class Panel {
   dnnl::memory::desc weight_desc_;
   dnnl::memory weight_;
   std::mutex mutex_;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<Entry>> entries_;
+  std::map<std::int64_t, std::unique_ptr<Entry>> entries_;
 };
 
 }  // namespace
@@ -144,15 +143,22 @@ void Bf16Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixV
   const auto num_panels = static_cast<std::int64_t>(impl_->panels.size());
   parallel_for(ceil_div(x.rows, kRowChunk) * num_panels, 1, [&](std::int64_t first, std::int64_t last) {
     thread_local std::vector<std::byte> scratch;
+    thread_local std::vector<float> product;
     for (std::int64_t t = first; t < last; ++t) {
       const std::int64_t r0 = (t / num_panels) * kRowChunk;
       const std::int64_t rows = std::min(kRowChunk, x.rows - r0);
       const std::int64_t c0 = (t % num_panels) * impl_->panel_rows;
       const std::int64_t cols = std::min(impl_->panel_rows, impl_->outputs - c0);
-      impl_->panels[static_cast<std::size_t>(t % num_panels)]->run(rounded.data() + r0 * inputs, rows,
-                                                                   y.row(r0) + c0, y.stride, scratch);
-      if (bias.empty()) continue;
-      for (std::int64_t r = r0; r < r0 + rows; ++r) kernels().add(bias.data() + c0, y.row(r) + c0, cols);
+      const bool direct = y.stride == cols;
+      product.resize(direct ? 0 : static_cast<std::size_t>(rows * cols));
+      float* target = direct ? y.row(r0) : product.data();
+      impl_->panels[static_cast<std::size_t>(t % num_panels)]->run(rounded.data() + r0 * inputs, rows, target,
+                                                                   scratch);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        float* out = y.row(r0 + r) + c0;
+        if (!direct) std::copy_n(target + r * cols, cols, out);
+        if (!bias.empty()) kernels().add(bias.data() + c0, out, cols);
+      }
     }
   });
 }
