@@ -10,7 +10,8 @@ namespace swiftprune {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,
+      kLlamaFamily,  kMistralFamily, kQwen2Family, kQwen3Family, kGemma2Family,
+      kGemma3Family, kGptNeoxFamily, kPhi3Family,  kOptFamily,
   };
   return families;
 }
@@ -25,7 +26,7 @@ const ModelFamily& family_for(const nlohmann::json& config) {
       supported += fmt::format("{}{}", supported.empty() ? "" : ", ", name);
   }
   bad_input(
-      "config.json: field 'model_type': found '{}', expected one of {}; docs/architecture.md shows how to "
+      "config.json: field 'model_type': found '{}', expected one of {}; docs/adding-a-family.md shows how to "
       "add a family",
       type, supported);
 }

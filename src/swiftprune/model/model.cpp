@@ -29,6 +29,9 @@ void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int6
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size});
   if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size});
+  if (m.position_table) {
+    check_shape(checkpoint, *m.position_table, {m.position_offset + m.max_positions, m.hidden_size});
+  }
   if (m.head_bias) check_shape(checkpoint, *m.head_bias, {m.vocab_size});
   if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size);
   for (const BlockConfig& block : m.blocks) {
