@@ -1,4 +1,5 @@
-// The tiny models of tests/data/model (tools/make_family_fixtures.py) and what transformers computes with them.
+// The tiny models of tests/data/model (tools/make_family_fixtures.py) and what transformers computes with
+// them.
 #pragma once
 
 #include <algorithm>

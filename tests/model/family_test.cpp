@@ -1,5 +1,5 @@
-// One test body over every tiny model: logits, the inputs of a block's linears, cached generation, writing and
-// reading back; against transformers' values.
+// One test body over every tiny model: logits, the inputs of a block's linears, cached generation, writing
+// and reading back; against transformers' values.
 #include "swiftprune/model/family.h"
 
 #include <set>
@@ -117,13 +117,12 @@ void check_generation(const Model& model, const Backend& backend, const TokenWin
       const std::int64_t length = std::min(lengths[i % lengths.size()], windows.seqlen - position);
       std::vector<std::int32_t> ids;
       for (std::int64_t s = 0; s < num_sequences; ++s) {
-        const auto part = windows.window(s).subspan(static_cast<std::size_t>(position),
-                                                    static_cast<std::size_t>(length));
+        const auto part =
+            windows.window(s).subspan(static_cast<std::size_t>(position), static_cast<std::size_t>(length));
         ids.insert(ids.end(), part.begin(), part.end());
       }
       const Matrix& found = generator.append(ids);
-      EXPECT_LE(max_difference(found.view(),
-                               rows_at(expected, num_sequences, position + length - 1).view()),
+      EXPECT_LE(max_difference(found.view(), rows_at(expected, num_sequences, position + length - 1).view()),
                 kTolerance)
           << "position " << position + length - 1;
     }
@@ -159,8 +158,9 @@ TEST_P(FamilyTest, WrittenAndReadBack) {
   writer.finish();
 
   const auto copy = Model::open(dir.path() / "copy");
-  EXPECT_EQ(max_difference(logits_of(*copy, *cpu_, windows_).view(), logits_of(*model_, *cpu_, windows_).view()),
-            0.0);
+  EXPECT_EQ(
+      max_difference(logits_of(*copy, *cpu_, windows_).view(), logits_of(*model_, *cpu_, windows_).view()),
+      0.0);
 }
 
 TEST_P(FamilyTest, EveryTensorOfABlockIsNamed) {

@@ -126,9 +126,12 @@ TEST(Rope, RotarySizeOfAFraction) {
   EXPECT_EQ(size(R"({"rotary_pct": 0.5})", 64), 32);
   EXPECT_EQ(size(R"({"rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}})", 64), 64);
   EXPECT_EQ(size(R"({"rotary_pct": 0.65})", 8), 5);
-  test::expect_error(ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 1.5})", 64); }, "rotary_pct", "1.5");
-  test::expect_error(ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 0.01})", 64); }, "rotary_pct");
-  test::expect_error(ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 1})", 9); }, "rotary_pct", "9");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 1.5})", 64); }, "rotary_pct", "1.5");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 0.01})", 64); }, "rotary_pct");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { size(R"({"rotary_pct": 1})", 9); }, "rotary_pct", "9");
 }
 
 }  // namespace

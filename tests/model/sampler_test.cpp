@@ -30,8 +30,7 @@ TEST(Sampler, DrawsWithTheProbabilities) {
   const double expected[] = {0.3, 0.5, 0.05, 0.15};
   // Five standard deviations of a count.
   for (std::size_t i = 0; i < found.size(); ++i) {
-    EXPECT_NEAR(found[i], kDraws * expected[i],
-                5.0 * std::sqrt(kDraws * expected[i] * (1.0 - expected[i])));
+    EXPECT_NEAR(found[i], kDraws * expected[i], 5.0 * std::sqrt(kDraws * expected[i] * (1.0 - expected[i])));
   }
 }
 

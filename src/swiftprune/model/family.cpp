@@ -31,7 +31,15 @@ const ModelFamily& family_for(const nlohmann::json& config) {
       type, supported);
 }
 
-ModelConfig model_config(const nlohmann::json& config) { return family_for(config).configure(config); }
+ModelConfig model_config(const nlohmann::json& config) {
+  const ModelFamily& family = family_for(config);
+  const ConfigReader c(config);
+  if (c.has("quantization_config")) {
+    bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
+              c.where("quantization_config"));
+  }
+  return family.configure(config);
+}
 
 std::string_view name_of(LinearInput input) {
   switch (input) {

@@ -53,7 +53,8 @@ void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
 void read_common(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
   m.vocab_size = c.integer("vocab_size", defaults.vocab_size);
   m.hidden_size = c.integer("hidden_size", defaults.hidden_size);
-  m.intermediate_size = c.integer(defaults.intermediate_key, defaults.intermediate_size);
+  m.intermediate_field = defaults.intermediate_field;
+  m.intermediate_size = c.integer(m.intermediate_field, defaults.intermediate_size);
   m.num_heads = c.integer("num_attention_heads", defaults.num_heads);
   m.max_positions = c.integer("max_position_embeddings", defaults.max_positions);
   read_heads(c, defaults, m);

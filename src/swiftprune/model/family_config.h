@@ -18,7 +18,7 @@ Activation read_activation(const ConfigReader& config, std::string_view key, std
 // there (or, for the last two, follows from others).
 struct CommonDefaults {
   std::int64_t max_positions = 2048;
-  std::string_view intermediate_key = "intermediate_size";
+  std::string_view intermediate_field = "intermediate_size";
   bool reads_heads = true;  // else num_key_value_heads and head_dim mean nothing to this family
   std::optional<std::int64_t> vocab_size = std::nullopt;
   std::optional<std::int64_t> hidden_size = std::nullopt;
@@ -33,10 +33,10 @@ struct CommonDefaults {
 // max_position_embeddings, and attention_scale = 1/sqrt(head size).
 void read_common(const ConfigReader& config, const CommonDefaults& defaults, ModelConfig& model);
 
-std::int64_t read_num_layers(const ConfigReader& config,
-                             std::optional<std::int64_t> fallback = std::nullopt);
+std::int64_t read_num_layers(const ConfigReader& config, std::optional<std::int64_t> fallback = std::nullopt);
 
-// The window in tokens of sliding-window attention: `absent` when the field is absent, 0 (no window) when null.
+// The window in tokens of sliding-window attention: `absent` when the field is absent, 0 (no window) when
+// null.
 std::int64_t read_sliding_window(const ConfigReader& config, std::int64_t absent);
 
 // A number that null turns off (0) and that is `absent` when the field is absent.

@@ -1,7 +1,7 @@
-// Gemma 2 (arXiv 2408.00118: soft caps, sliding and global layers in turn) and the text model of Gemma 3 (arXiv
-// 2503.19786: norms on query and key, a rotary base for each kind of layer). Both: four norms a block that
-// hold gain − 1, scaled embeddings. Products are float here, so the embedding scale is not rounded to bf16 as
-// it is in a bf16 run.
+// Gemma 2 (arXiv 2408.00118: soft caps, sliding and global layers in turn) and the text model of Gemma 3
+// (arXiv 2503.19786: norms on query and key, a rotary base for each kind of layer). Both: four norms a block
+// that hold gain − 1, scaled embeddings. Products are float here, so the embedding scale is not rounded to
+// bf16 as it is in a bf16 run.
 #include <array>
 #include <cmath>
 
@@ -99,7 +99,8 @@ ModelConfig configure_gemma3_text(const ConfigReader& c, const std::string& pref
               .num_kv_heads = 4,
               .head_size = 256},
              m);
-  m.final_softcap = c.has("final_logit_softcapping") ? static_cast<float>(c.positive("final_logit_softcapping")) : 0.0f;
+  m.final_softcap =
+      c.has("final_logit_softcapping") ? static_cast<float>(c.positive("final_logit_softcapping")) : 0.0f;
   m.ropes = read_gemma3_ropes(c, m);
   set_llama_ends(c, true, m, prefix);
   const std::int64_t window = read_sliding_window(c, 4096);

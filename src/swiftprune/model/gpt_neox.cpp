@@ -36,8 +36,8 @@ ModelConfig configure(const nlohmann::json& json) {
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("gpt_neox.layers.{}.", i);
     BlockConfig b;
-    b.qkv = {{prefix + "attention.query_key_value", 3 * hidden, hidden, attention_bias,
-              LinearInput::kAttention}};
+    b.qkv = {
+        {prefix + "attention.query_key_value", 3 * hidden, hidden, attention_bias, LinearInput::kAttention}};
     b.attention_output = {prefix + "attention.dense", hidden, hidden, attention_bias,
                           LinearInput::kAttentionOutput};
     b.up = {{prefix + "mlp.dense_h_to_4h", m.intermediate_size, hidden, true, LinearInput::kMlp}};

@@ -75,6 +75,7 @@ struct ModelConfig {
   std::int64_t num_kv_heads = 0;
   std::int64_t head_size = 0;
   std::int64_t intermediate_size = 0;
+  std::string intermediate_field = "intermediate_size";  // its name in config.json, for messages
   std::int64_t max_positions = 0;
 
   NormKind norm = NormKind::kRms;

@@ -27,7 +27,7 @@ ModelConfig configure(const nlohmann::json& json) {
   const ConfigReader c(json);
   ModelConfig m;
   m.family = "opt";
-  read_common(c, {.intermediate_key = "ffn_dim", .reads_heads = false}, m);
+  read_common(c, {.intermediate_field = "ffn_dim", .reads_heads = false}, m);
   refuse_350m(c, m);
   m.norm = NormKind::kLayer;
   m.norm_eps = 1e-5f;  // fixed in the architecture

@@ -1,5 +1,5 @@
-// Phi-3, Phi-3.5 and Phi-4 with dense blocks (arXiv 2404.14219): LLaMA with q, k, v in one product and gate, up
-// in one; longrope beyond 4k positions.
+// Phi-3, Phi-3.5 and Phi-4 with dense blocks (arXiv 2404.14219): LLaMA with q, k, v in one product and gate,
+// up in one; longrope beyond 4k positions.
 #include <array>
 
 #include <fmt/format.h>

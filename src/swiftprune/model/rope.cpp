@@ -39,8 +39,8 @@ void scale_llama3(RopeConfig& rope, const RopeInput& in) {
   const double low = in.parameters.positive("low_freq_factor");
   const double high = in.parameters.positive("high_freq_factor");
   if (high <= low) {
-    bad_input("{}: found {}, expected more than low_freq_factor ({})", in.parameters.where("high_freq_factor"),
-              high, low);
+    bad_input("{}: found {}, expected more than low_freq_factor ({})",
+              in.parameters.where("high_freq_factor"), high, low);
   }
   const auto original = static_cast<double>(in.original_positions());
   for (float& f : rope.inverse_frequency) {

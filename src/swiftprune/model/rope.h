@@ -20,16 +20,16 @@ struct RopeOptions {
   std::optional<std::int64_t> original_positions = std::nullopt;
 };
 
-// The parameters of `config`: rope_theta and the object rope_scaling (transformers before v5) or rope_parameters (v5). Throws
-// Error{kBadInput} for an unknown type or a missing field.
+// The parameters of `config`: rope_theta and the object rope_scaling (transformers before v5) or
+// rope_parameters (v5). Throws Error{kBadInput} for an unknown type or a missing field.
 RopeConfig read_rope(const ConfigReader& config, const RopeOptions& options);
 // From one such object, for models with several.
 RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOptions& options);
 // The frequencies theta^(−2i / rotary_size).
 RopeConfig plain_rope(const RopeOptions& options);
 
-// Rotated elements of a head of which a fraction is rotated: partial_rotary_factor of the rope parameters, else
-// the field `key` of `config`, else `fallback`.
+// Rotated elements of a head of which a fraction is rotated: partial_rotary_factor of the rope parameters,
+// else the field `key` of `config`, else `fallback`.
 std::int64_t read_rotary_size(const ConfigReader& config, std::int64_t head_size, std::string_view key,
                               double fallback);
 
