@@ -75,6 +75,7 @@ struct ModelConfig {
   std::int64_t head_size = 0;
   std::int64_t intermediate_size = 0;
   std::int64_t max_positions = 0;
+  bool needs_bos = false;  // the model was trained with BOS before everything and fails without it (Gemma)
 
   NormKind norm = NormKind::kRms;
   float norm_eps = 1e-5f;

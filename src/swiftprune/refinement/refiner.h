@@ -22,7 +22,8 @@ struct RefineTask {
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
-  bool measure_error = true;  // fill the report's errors (two more products)
+  // The report's errors are taken over at most this many rows, evenly spread (two or three products of them).
+  std::int64_t max_error_rows = 256;
 };
 
 struct RefineReport {
@@ -43,6 +44,7 @@ struct Refinement {
 class PreparedGram {
  public:
   virtual ~PreparedGram() = default;
+  const Matrix* gram = nullptr;  // the caller's; null for a refiner that uses none
 };
 
 class Refiner {

@@ -46,8 +46,8 @@ std::vector<Merge> merges_of(const JsonField& field, const Vocabulary& vocabular
       malformed();
     }
     if (right.size() < prefix_bytes) malformed();
-    merges.push_back(
-        {id_of(left, index), id_of(right, index), id_of(left + right.substr(prefix_bytes), index)});
+    const std::int32_t merged = id_of(left + right.substr(prefix_bytes), index);
+    merges.push_back({id_of(left, index), id_of(right, index), merged, static_cast<std::int32_t>(index)});
   }
   return merges;
 }
@@ -59,11 +59,11 @@ MergeTable::MergeTable(const std::vector<Merge>& merges) {
   entries_.resize(slots);
   mask_ = slots - 1;
   shift_ = 64 - std::countr_zero(slots);
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::uint64_t key = make_key(merges[rank].left, merges[rank].right);
+  for (const Merge& merge : merges) {
+    const std::uint64_t key = make_key(merge.left, merge.right);
     std::size_t at = slot(key);
     while (entries_[at].key != kFree && entries_[at].key != key) at = (at + 1) & mask_;
-    entries_[at] = {key, static_cast<std::int32_t>(rank), merges[rank].merged};
+    entries_[at] = {key, merge.rank, merge.merged};
   }
 }
 

@@ -24,9 +24,9 @@ struct BpeOptions {
   bool ignore_merges = false;             // a piece that is a token is that token, whatever the merges say
 };
 
-// left, right -> merged (token ids); the rank is the position in the list.
+// left, right -> merged (token ids); lower ranks go first.
 struct Merge {
-  std::int32_t left, right, merged;
+  std::int32_t left, right, merged, rank;
 };
 
 // Open addressing from a pair of ids to its rank and merged id.

@@ -8,30 +8,6 @@
 
 namespace swiftprune::text {
 
-class PipelineTokenizer::Lease {
- public:
-  explicit Lease(const PipelineTokenizer& owner) : owner_(owner) {
-    const std::lock_guard lock(owner_.mutex_);
-    if (owner_.free_.empty()) {
-      scratch_ = std::make_unique<Scratch>();
-    } else {
-      scratch_ = std::move(owner_.free_.back());
-      owner_.free_.pop_back();
-    }
-  }
-  ~Lease() {
-    const std::lock_guard lock(owner_.mutex_);
-    owner_.free_.push_back(std::move(scratch_));
-  }
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  Scratch* operator->() { return scratch_.get(); }
-
- private:
-  const PipelineTokenizer& owner_;
-  std::unique_ptr<Scratch> scratch_;
-};
-
 void check_text(std::string_view text) {
   // Symbols and pieces are counted in 32 bits.
   constexpr std::size_t kMaxBytes = std::numeric_limits<std::int32_t>::max() / 4;
@@ -47,7 +23,7 @@ void check_text(std::string_view text) {
 // The file's "truncation" and "padding" are left aside: they serve batches, and a long text is wanted whole.
 std::vector<std::int32_t> PipelineTokenizer::encode(std::string_view text, bool add_special) const {
   check_text(text);
-  Lease scratch(*this);
+  auto scratch = pool_.lease();
   SplitText split = parts_.added.split(text, parts_.normalizer.get(), scratch->match);
   if (parts_.pre_tokenizer) parts_.pre_tokenizer->apply(split, scratch->match);
   std::vector<std::int32_t> ids;
@@ -76,7 +52,7 @@ std::string PipelineTokenizer::decode(std::span<const std::int32_t> ids, bool sk
   }
   std::string text;
   if (parts_.decoder) {
-    Lease scratch(*this);
+    auto scratch = pool_.lease();
     parts_.decoder->apply(tokens, scratch->match);
     for (const std::string& token : tokens) text += token;
   } else {

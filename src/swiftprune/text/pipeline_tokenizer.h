@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "swiftprune/text/normalizers.h"
 #include "swiftprune/text/post_processors.h"
 #include "swiftprune/text/pre_tokenizers.h"
+#include "swiftprune/text/scratch_pool.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune::text {
@@ -47,11 +47,8 @@ class PipelineTokenizer : public Tokenizer {
     MatchScratch match;
     ModelScratch model;
   };
-  class Lease;  // takes a Scratch that no other thread uses and gives it back
-
   TokenizerParts parts_;
-  mutable std::mutex mutex_;
-  mutable std::vector<std::unique_ptr<Scratch>> free_;
+  mutable ScratchPool<Scratch> pool_;
 };
 
 // Error{kBadInput} with the position when text is not UTF-8 or too long to handle.

@@ -72,6 +72,13 @@ PrecompiledCharsmap::PrecompiledCharsmap(std::string_view bytes, std::string_vie
     bad_input("{}: the replacement texts do not end with a zero byte", where);
   }
   if (invalid_utf8_position(replacements_)) bad_input("{}: a replacement text is not UTF-8", where);
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    const bool leaf = (units_[i] >> 31) != 0;
+    const std::size_t last_child = (i ^ offset(units_[i])) | 0xFFU;
+    if (leaf ? leaf_value(units_[i]) >= replacements_.size() : last_child >= units_.size()) {
+      bad_input("{}: unit {} of the trie points outside of it", where, i);
+    }
+  }
 }
 
 std::optional<std::string_view> PrecompiledCharsmap::shortest_match(std::string_view text) const {
@@ -80,14 +87,11 @@ std::optional<std::string_view> PrecompiledCharsmap::shortest_match(std::string_
     const auto byte = static_cast<unsigned char>(c);
     if (byte == 0) return std::nullopt;
     node ^= byte;
-    if (node >= units_.size() || label(units_[node]) != byte) return std::nullopt;
+    if (label(units_[node]) != byte) return std::nullopt;
     const std::uint32_t unit = units_[node];
     node ^= offset(unit);
     if (!has_leaf(unit)) continue;
-    if (node >= units_.size()) return std::nullopt;
-    const std::uint32_t start = leaf_value(units_[node]);
-    if (start >= replacements_.size()) return std::nullopt;
-    return std::string_view(replacements_.c_str() + start);
+    return std::string_view(replacements_.c_str() + leaf_value(units_[node]));
   }
   return std::nullopt;
 }

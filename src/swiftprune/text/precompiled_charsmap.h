@@ -13,7 +13,8 @@ namespace swiftprune::text {
 
 class PrecompiledCharsmap {
  public:
-  // where: file and JSON path for the message of a broken map (Error{kBadInput}).
+  // where: file and JSON path for the message of a broken map (Error{kBadInput}): every unit is checked to
+  // point inside the map.
   static PrecompiledCharsmap from_base64(std::string_view base64, std::string_view where);
   PrecompiledCharsmap(std::string_view bytes, std::string_view where);
 

@@ -23,6 +23,9 @@ target_sources(swiftprune PRIVATE
   text/pipeline_tokenizer.cpp
   text/tokenizer_config.cpp
   text/tokenizer_json.cpp
+  text/sentencepiece_model.cpp
+  text/sentencepiece_tokenizer.cpp
+  text/tiktoken.cpp
   text/tokenizer.cpp
   text/corpus.cpp
   text/token_windows.cpp)

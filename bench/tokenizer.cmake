@@ -1,0 +1,1 @@
+swiftprune_bench(tokenizer_bench)

@@ -1,0 +1,1 @@
+swiftprune_test(masking/apply_mask)
