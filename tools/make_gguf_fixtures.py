@@ -12,6 +12,7 @@ Used: gguf 0.19.0, transformers 5.23.0, torch 2.15.0, sentencepiece 0.2.3.
 import io
 import json
 import pathlib
+import re
 
 import gguf
 import numpy as np
@@ -260,7 +261,7 @@ def write_models():
 def write_sentencepiece():
     """A SentencePiece BPE tokenizer, stored as llama.cpp's converter does (added tokens lose their score)."""
     model = io.BytesIO()
-    text = pathlib.Path(__file__).read_text().splitlines()
+    text = (OUT.parents[3] / "LICENSE").read_text().splitlines()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True,
         user_defined_symbols=["<tag>", "▁▁", "▁▁▁", "\n"], normalization_rule_name="identity",
@@ -289,9 +290,17 @@ def write_sentencepiece():
     pieces = {sp.id_to_piece(i): i for i in range(len(tokens))}
     merges = generate_merges(pieces, {p: sp.get_score(i) for p, i in pieces.items()})
     cases = ["Hello world", "  two  spaces   three\n", "a<tag>b", "π ≈ 3.14159 — ünïcödé 🙂", "", " ", "def f(x):\n    return x"]
+
+    def ids(text):
+        # Llama's tokenizer.json and llama.cpp encode each piece between added tokens by itself, with its own prefix.
+        found = [sp.bos_id()]
+        for piece in re.split("(<tag>|\n)", text):
+            found += [pieces[piece]] if piece in ("<tag>", "\n") else sp.encode(piece)
+        return found
+
     (OUT / "spm.json").write_text(json.dumps(
         {"vocab": pieces, "merges": [" ".join(m) for m in merges],
-         "cases": [{"text": t, "ids": [sp.bos_id()] + sp.encode(t)} for t in cases]}, ensure_ascii=False, indent=0))
+         "cases": [{"text": t, "ids": ids(t)} for t in cases]}, ensure_ascii=False, indent=0))
 
 
 if __name__ == "__main__":

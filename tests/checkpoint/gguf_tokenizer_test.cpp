@@ -149,7 +149,8 @@ TEST_F(GgufTokenizer, WithoutSpacePrefix) {
 TEST_F(GgufTokenizer, IdsAreThoseOfSentencePiece) {
   const GgufFile file = GgufFile::open(kFolder + "spm.gguf");
   const auto tokenizer = open(make_tokenizer_files(file, file.find("token_embd.weight")->shape[0], ""));
-  for (const json& test_case : json::parse(test::read_text(kFolder + "spm.json")).at("cases")) {
+  const json expected = json::parse(test::read_text(kFolder + "spm.json"));
+  for (const json& test_case : expected.at("cases")) {
     EXPECT_EQ(tokenizer->encode(test_case.at("text").get<std::string>()),
               test_case.at("ids").get<std::vector<std::int32_t>>())
         << test_case.at("text");
