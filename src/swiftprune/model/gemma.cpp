@@ -21,6 +21,7 @@ void read_gemma(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
   m.norm_gain_offset = 1.0f;
   m.activation = read_activation(c, "hidden_activation", "gelu_pytorch_tanh");
   m.attention_scale = static_cast<float>(1.0 / std::sqrt(c.positive("query_pre_attn_scalar", 256.0)));
+  m.needs_bos = true;
   m.embedding_scale = std::sqrt(static_cast<float>(m.hidden_size));
   if (c.boolean("use_bidirectional_attention", false)) {
     bad_input("{}: found true, expected false: only causal models are pruned",

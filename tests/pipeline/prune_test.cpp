@@ -1,0 +1,144 @@
+// Whole runs on the tiny models: patterns hold, statistics and masks agree with the reference backend,
+// threads do not matter.
+#include "swiftprune/pipeline/prune.h"
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/masking/apply_mask.h"
+
+namespace swiftprune {
+namespace {
+
+const std::filesystem::path kModels = SWIFTPRUNE_TEST_DATA "/model";
+
+class Collected final : public PruneOutput {
+ public:
+  void write(const std::string& name, std::span<const float> values) override {
+    tensors[name] = std::vector<float>(values.begin(), values.end());
+  }
+  std::map<std::string, std::vector<float>> tensors;
+};
+
+TokenWindows random_windows(const Model& model, std::int64_t windows, std::int64_t seqlen) {
+  std::mt19937 generator(3);
+  TokenWindows result;
+  result.seqlen = seqlen;
+  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
+    result.ids.push_back(
+        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
+  }
+  return result;
+}
+
+struct PruneRun {
+  PruneResult result;
+  Collected output;
+};
+
+PruneRun run(const Model& model, const Backend& backend, const Method& method, const std::string& pattern,
+        double sparsity) {
+  PlanDefaults defaults{parse_pattern(pattern), sparsity, std::string(method.score),
+                        std::string(method.refine)};
+  PruneOptions options;
+  options.select = method.select;
+  options.propagation = method.propagation;
+  PruneRun pruned;
+  pruned.result = prune(model, backend, uniform_plan(model, defaults, {}), random_windows(model, 3, 24), options,
+                     pruned.output);
+  return pruned;
+}
+
+TEST(Prune, EveryMethodHoldsEveryPattern) {
+  const auto model = Model::open(kModels / "llama2");
+  const auto backend = make_cpu_backend();
+  for (const Method& method : methods()) {
+    for (const std::string pattern : {"row", "2:4", "1:4", "4:8"}) {
+      const PruneRun r = run(*model, *backend, method, pattern, 0.5);
+      ASSERT_EQ(r.output.tensors.size(), r.result.tensors.size());
+      for (const TensorResult& tensor : r.result.tensors) {
+        std::vector<float>& values = const_cast<std::vector<float>&>(r.output.tensors.at(tensor.name));
+        for (const float value : values)
+          ASSERT_TRUE(std::isfinite(value)) << method.name << " " << tensor.name;
+        const ConstMatrixView view{values.data(), tensor.rows, tensor.cols, tensor.cols};
+        const PatternCheck check = check_pattern(weight_view(view), parse_pattern(pattern));
+        EXPECT_TRUE(check.holds) << method.name << " " << pattern << " " << tensor.name;
+        EXPECT_NEAR(check.sparsity, tensor.asked_sparsity, 1.0 / static_cast<double>(tensor.cols))
+            << method.name;
+        EXPECT_DOUBLE_EQ(check.sparsity, tensor.sparsity);
+      }
+    }
+  }
+}
+
+TEST(Prune, EveryFamilyIsPrunedAndKeepsItsOtherWeights) {
+  const auto backend = make_cpu_backend();
+  for (const auto& entry : std::filesystem::directory_iterator(kModels)) {
+    if (!entry.is_directory()) continue;
+    const auto model = Model::open(entry.path());
+    const PruneRun r = run(*model, *backend, method_by_name("wanda"), "row", 0.5);
+    EXPECT_NEAR(r.result.sparsity, 0.5, 0.02) << entry.path();
+    for (const TensorResult& tensor : r.result.tensors) {
+      const Matrix dense = model->checkpoint().load_matrix(tensor.name, tensor.rows, tensor.cols);
+      const std::vector<float>& pruned = r.output.tensors.at(tensor.name);
+      for (std::size_t i = 0; i < pruned.size(); ++i) {
+        if (pruned[i] != 0.0f) {
+          ASSERT_EQ(pruned[i], dense.values()[i]) << tensor.name << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(Prune, AgreesWithTheReferenceBackend) {
+  const auto model = Model::open(kModels / "llama3");
+  const PruneRun found = run(*model, *make_cpu_backend(), method_by_name("wanda"), "row", 0.5);
+  const PruneRun expected = run(*model, *make_reference_backend(), method_by_name("wanda"), "row", 0.5);
+  std::size_t different = 0;
+  std::size_t total = 0;
+  for (const auto& [name, values] : expected.output.tensors) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      different += values[i] != found.output.tensors.at(name)[i] ? 1 : 0;
+    total += values.size();
+  }
+  EXPECT_LE(static_cast<double>(different),
+            0.001 * static_cast<double>(total));  // near-ties that rounding may turn
+}
+
+TEST(Prune, TheNumberOfThreadsDoesNotMatter) {
+  const auto model = Model::open(kModels / "qwen3");
+  const auto backend = make_cpu_backend();
+  for (const char* name : {"wanda", "best", "frozen"}) {
+    set_num_threads(1);
+    const PruneRun one = run(*model, *backend, method_by_name(name), "row", 0.5);
+    set_num_threads(3);
+    const PruneRun three = run(*model, *backend, method_by_name(name), "row", 0.5);
+    set_num_threads(0);
+    EXPECT_EQ(one.output.tensors, three.output.tensors) << name;
+  }
+}
+
+TEST(Prune, RefinementLowersTheOutputError) {
+  const auto model = Model::open(kModels / "llama2");
+  const auto backend = make_cpu_backend();
+  PlanDefaults defaults{parse_pattern("row"), 0.5, "wanda", "none"};
+  const auto error = [&](const std::string& refine) {
+    defaults.refine = refine;
+    Collected output;
+    const PruneResult result = prune(*model, *backend, uniform_plan(*model, defaults, {}),
+                                     random_windows(*model, 8, 64), {}, output);
+    return *result.tensors.front().error;
+  };
+  const double none = error("none");
+  EXPECT_LT(error("pcg(20)"), none);
+  EXPECT_LT(error("admm(20)"), none);
+}
+
+}  // namespace
+}  // namespace swiftprune

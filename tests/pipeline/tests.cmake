@@ -1,0 +1,2 @@
+swiftprune_test(pipeline/plan)
+swiftprune_test(pipeline/prune)

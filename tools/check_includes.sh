@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Checks that includes go one way: each folder of src/swiftprune may include itself and the folders listed here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+declare -A allowed=(
+  [core]=""
+  [tensor]="core"
+  [backend]="core tensor"
+  [checkpoint]="core tensor"
+  [text]="core"
+  [scoring]="core tensor backend"
+  [selection]="core tensor scoring"
+  [masking]="core tensor selection"
+  [refinement]="core tensor backend scoring selection"
+  [sparse]="core tensor backend"
+  [model]="core tensor backend checkpoint text sparse"
+  [calibration]="core tensor backend scoring text model"
+  [evaluation]="core tensor backend text model"
+  [pipeline]="core tensor backend checkpoint text scoring selection masking refinement model calibration evaluation"
+  [export]="core tensor checkpoint selection masking"
+  [report]="core tensor pipeline evaluation"
+)
+
+status=0
+for folder in src/swiftprune/*/; do
+  name=$(basename "$folder")
+  if [ -z "${allowed[$name]+x}" ]; then
+    echo "check_includes: src/swiftprune/$name has no line in $0" >&2
+    status=1
+    continue
+  fi
+  while IFS=: read -r file line text; do
+    target=$(sed -E 's|.*"swiftprune/([a-z_]+)/.*|\1|' <<<"$text")
+    case " $name ${allowed[$name]} " in
+      *" $target "*) ;;
+      *) echo "$file:$line: $name may not include $target" >&2; status=1 ;;
+    esac
+  done < <(grep -rnE '#include "swiftprune/[a-z_]+/' "$folder" || true)
+done
+exit $status
