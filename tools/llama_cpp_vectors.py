@@ -19,8 +19,7 @@ def vectors(inp):
     texts = Path(inp).read_bytes().decode().split("\n__ggml_vocab_test__\n")
     lines = Path(inp).with_suffix(".out").read_text().split("\n")
     ids = [[int(x) for x in line.split()] for line in lines]
-    if texts and texts[-1] == "" or len(ids) == len(texts) + 1:
-        ids = ids[:len(texts)]
+    assert texts.pop() == "" and ids.pop() == []  # both files end with a separator
     assert len(texts) == len(ids), (len(texts), len(ids))
     return texts, ids
 

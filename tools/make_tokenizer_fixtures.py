@@ -75,7 +75,6 @@ def normalizer_list():
     return [n.NFC(), n.NFD(), n.NFKC(), n.NFKD(), n.Lowercase(), n.StripAccents(), n.Strip(), n.Strip(right=False),
             n.Prepend("▁"), n.Replace(" ", "▁"), n.Replace(Regex(r"\s+"), " "), n.Replace(Regex("(?i)[aeiou]"), ""),
             n.Precompiled(tiny_charsmap()), n.ByteLevel(), n.Nmt(),
-            n.BertNormalizer(), n.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False),
             n.Sequence([n.NFKD(), n.StripAccents(), n.Lowercase()])]
 
 
@@ -243,7 +242,7 @@ def word_level():
 
 def word_piece():
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
-    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=220, show_progress=False, limit_alphabet=80,

@@ -384,19 +384,26 @@ TEST(Refiner, ReportsTheRelativeError) {
   EXPECT_NEAR(found.report.error_before, testing::error_of(w, testing::masked_by(w, mask), g) / whole, 1e-5);
   EXPECT_NEAR(found.report.error_after, error_of(problem, found.weight) / whole, 1e-5);
   EXPECT_DOUBLE_EQ(found.report.damping, 0.01);
-  // Over the rows 0, 3 and 6.
-  const auto refiner = make_refiner("pcg");
-  const auto prepared = refiner->prepare(testing::stats_of(problem), backend, "layer");
-  const RefineTask task{
-      .weight = problem.weight.view(), .mask = &mask, .target = target, .max_error_rows = 3};
-  Doubles some(3, w.cols);
-  Doubles refined(3, w.cols);
-  for (std::int64_t i = 0; i < 3 * w.cols; ++i) {
-    some.at(i / w.cols, i % w.cols) = w.at(3 * (i / w.cols), i % w.cols);
-    refined.at(i / w.cols, i % w.cols) = double{found.weight.at(3 * (i / w.cols), i % w.cols)};
+}
+
+TEST(Refiner, ReportsTheErrorOfEvenlySpreadRows) {
+  const auto& backend = *backends()[1];
+  const Problem problem = make_problem({.outputs = 600, .inputs = 16});  // more than 512: every third row
+  const PruneTarget target{.sparsity = 0.5};
+  const Mask mask = magnitude_mask(problem, target);
+  const Refinement found = refine(*make_refiner("pcg"), problem, target, &mask, backend);
+  Doubles dense(200, 16);
+  Doubles refined(200, 16);
+  for (std::int64_t i = 0; i < 200; ++i) {
+    for (std::int64_t j = 0; j < 16; ++j) {
+      dense.at(i, j) = double{problem.weight.at(3 * i, j)};
+      refined.at(i, j) = double{found.weight.at(3 * i, j)};
+    }
   }
-  EXPECT_NEAR(refiner->refine(task, *prepared, backend).report.error_after,
-              testing::error_of(some, refined, g) / testing::error_of(some, Doubles(3, w.cols), g), 1e-5);
+  const Doubles gram(problem.gram.view());
+  EXPECT_NEAR(found.report.error_after,
+              testing::error_of(dense, refined, gram) / testing::error_of(dense, Doubles(200, 16), gram),
+              1e-6);
 }
 
 TEST(Refiner, ListAndSpecs) {

@@ -24,6 +24,8 @@
 namespace swiftprune {
 namespace {
 
+constexpr std::int64_t kErrorRows = 256;
+
 Matrix masked(ConstMatrixView weight, const Mask& mask) {
   const RowKernels& kernels = row_kernels({});
   Matrix result(weight.rows, weight.cols);
@@ -95,7 +97,7 @@ class ChainRefiner final : public Refiner {
                        const Backend& backend) const override {
     const auto& grams = static_cast<const Prepared&>(prepared).parts;
     RefineTask part_task = task;
-    part_task.max_error_rows = 0;
+    part_task.measure_error = false;
     Refinement result;
     RefineReport report;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
@@ -246,11 +248,11 @@ Refinement Refiner::refine(const RefineTask& task, const PreparedGram& prepared,
   check_finite(w, task.target.tensor, "weight");
   Refinement result = do_refine(task, prepared, backend);
   check_finite(result.weight.view(), task.target.tensor, "refined weight");
-  if (prepared.gram == nullptr || task.max_error_rows == 0 || w.numel() == 0) return result;
+  if (prepared.gram == nullptr || !task.measure_error || w.numel() == 0) return result;
 
   const Matrix& gram = *prepared.gram;
   for (std::int64_t j = 0; j < gram.rows(); ++j) result.report.num_dead += gram.at(j, j) == 0.0f;
-  const std::int64_t step = ceil_div(w.rows, task.max_error_rows);
+  const std::int64_t step = ceil_div(w.rows, kErrorRows);
   const double whole = layer_error(sampled_difference(w, {}, step).view(), gram.view(), backend);
   if (!(whole > 0.0)) return result;
   const Matrix before = masked(w, task.mask != nullptr ? *task.mask : result.mask);

@@ -22,8 +22,7 @@ struct RefineTask {
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
-  // The report's errors are taken over at most this many rows, evenly spread (two or three products of them).
-  std::int64_t max_error_rows = 256;
+  bool measure_error = true;  // fill the report's errors: up to three products of 256 evenly spread rows
 };
 
 struct RefineReport {

@@ -58,7 +58,8 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens, const Vocabulary
   std::vector<std::pair<std::string_view, std::int32_t>> normalized;
   for (const auto& [id, entry] : entries_) {
     (entry.token.normalized ? normalized : plain).emplace_back(entry.normalized, id);
-    if (entry.token.single_word && !word_) word_.emplace(R"(\A[\w\x{200c}\x{200d}])", "single_word");
+    if (entry.token.single_word && !word_)
+      word_.emplace(R"(\A[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200c}\x{200d}])", "single_word");
   }
   plain_ = ByteTrie(std::move(plain));
   normalized_ = ByteTrie(std::move(normalized));

@@ -46,8 +46,10 @@ std::vector<Merge> merges_of(const JsonField& field, const Vocabulary& vocabular
       malformed();
     }
     if (right.size() < prefix_bytes) malformed();
+    const std::int32_t left_id = id_of(left, index);
+    const std::int32_t right_id = id_of(right, index);
     const std::int32_t merged = id_of(left + right.substr(prefix_bytes), index);
-    merges.push_back({id_of(left, index), id_of(right, index), merged, static_cast<std::int32_t>(index)});
+    merges.push_back({left_id, right_id, merged, static_cast<std::int32_t>(index)});
   }
   return merges;
 }

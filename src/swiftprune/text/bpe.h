@@ -16,12 +16,12 @@
 namespace swiftprune::text {
 
 struct BpeOptions {
-  std::optional<std::string> unknown_token;
-  std::string continuing_subword_prefix;  // written before every code point but the first of a piece
-  std::string end_of_word_suffix;         // written after the last one
-  bool fuse_unknown = false;              // neighbouring unknown code points are one token
-  bool byte_fallback = false;             // an unknown code point becomes its bytes' "<0xNN>" tokens
-  bool ignore_merges = false;             // a piece that is a token is that token, whatever the merges say
+  std::optional<std::string> unknown_token = {};
+  std::string continuing_subword_prefix = {};  // written before every code point but the first of a piece
+  std::string end_of_word_suffix = {};         // written after the last one
+  bool fuse_unknown = false;                   // neighbouring unknown code points are one token
+  bool byte_fallback = false;                  // an unknown code point becomes its bytes' "<0xNN>" tokens
+  bool ignore_merges = false;  // a piece that is a token is that token, whatever the merges say
 };
 
 // left, right -> merged (token ids); lower ranks go first.

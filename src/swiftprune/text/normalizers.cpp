@@ -126,46 +126,6 @@ class Nmt : public Normalizer {
   }
 };
 
-class Bert : public Normalizer {
- public:
-  Bert(bool clean, bool chinese, bool strip_accents, bool lowercase)
-      : clean_(clean), chinese_(chinese), strip_accents_(strip_accents), lowercase_(lowercase) {}
-
-  void apply(std::string& text, MatchScratch&) const override {
-    if (clean_) {
-      change_code_points(text, [](char32_t c, std::string& out) {
-        const bool blank = c == '\t' || c == '\n' || c == '\r';
-        if (c == 0 || c == 0xFFFD || (!blank && is_other(c))) return;
-        append_utf8(out, blank || is_whitespace(c) ? U' ' : c);
-      });
-    }
-    if (chinese_) {
-      change_code_points(text, [](char32_t c, std::string& out) {
-        if (is_chinese(c)) out += ' ';
-        append_utf8(out, c);
-        if (is_chinese(c)) out += ' ';
-      });
-    }
-    if (strip_accents_) {
-      text = normalized(text, NormalForm::kNfd);
-      change_code_points(text, [](char32_t c, std::string& out) {
-        if (!is_nonspacing_mark(c)) append_utf8(out, c);
-      });
-    }
-    if (lowercase_) change_code_points(text, [](char32_t c, std::string& out) { append_lowercase(out, c); });
-  }
-
- private:
-  // The CJK ideograph blocks of the original BERT code.
-  static bool is_chinese(char32_t c) {
-    const auto within = [c](char32_t first, char32_t last) { return c >= first && c <= last; };
-    return within(0x4E00, 0x9FFF) || within(0x3400, 0x4DBF) || within(0x20000, 0x2A6DF) ||
-           within(0x2A700, 0x2B73F) || within(0x2B740, 0x2B81F) || within(0x2B920, 0x2CEAF) ||
-           within(0xF900, 0xFAFF) || within(0x2F800, 0x2FA1F);
-  }
-  bool clean_, chinese_, strip_accents_, lowercase_;
-};
-
 class Sequence : public Normalizer {
  public:
   explicit Sequence(const JsonField& field) {
@@ -208,12 +168,6 @@ const Component<NormalizerPtr> kNormalizers[] = {
      }},
     {"ByteLevel", plain<ByteLevel>},
     {"Nmt", plain<Nmt>},
-    {"BertNormalizer",
-     [](const JsonField& f) -> NormalizerPtr {
-       const bool lowercase = f.at("lowercase").boolean();
-       return std::make_unique<Bert>(f.at("clean_text").boolean(), f.at("handle_chinese_chars").boolean(),
-                                     f.boolean_or("strip_accents", lowercase), lowercase);
-     }},
     {"Sequence", [](const JsonField& f) -> NormalizerPtr { return std::make_unique<Sequence>(f); }},
 };
 

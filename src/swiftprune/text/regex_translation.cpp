@@ -15,13 +15,16 @@
 #include <stdexcept>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "swiftprune/text/regex.h"
 #include "swiftprune/text/unicode.h"
 
 namespace swiftprune::text {
 namespace {
 
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// The fractions and superscripts of Latin-1 count too, by Oniguruma's own table of the first 256 code points.
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kHexDigit = "0-9A-Fa-f";
 
 constexpr std::pair<std::string_view, std::string_view> kPropertyNames[] = {
@@ -228,13 +231,12 @@ class Translator {
   }
 
   static std::string word_boundary(bool negated) {
-    const std::string word = "[" + std::string(kWord) + "]";
-    const std::string here = "(?<=" + word + ")";
-    const std::string not_here = "(?<!" + word + ")";
-    const std::string ahead = "(?=" + word + ")";
-    const std::string not_ahead = "(?!" + word + ")";
-    if (negated) return "(?:" + here + ahead + "|" + not_here + not_ahead + ")";
-    return "(?:" + here + not_ahead + "|" + not_here + ahead + ")";
+    const std::string before = fmt::format("(?<=[{}])", kWord);
+    const std::string not_before = fmt::format("(?<![{}])", kWord);
+    const std::string after = fmt::format("(?=[{}])", kWord);
+    const std::string not_after = fmt::format("(?![{}])", kWord);
+    return fmt::format("(?:{}{}|{}{})", before, negated ? after : not_after, not_before,
+                       negated ? not_after : after);
   }
 
   void property() {

@@ -146,9 +146,8 @@ std::unique_ptr<Tokenizer> open_tiktoken(const std::filesystem::path& file) {
   parts.pre_tokenizer = make_tiktoken_pre_tokenizer(family.pattern);
   parts.decoder = make_byte_level_decoder();
   const std::vector<Merge> merges = all_merges(vocabulary);
-  BpeOptions options;
-  options.ignore_merges = true;
-  parts.model = std::make_unique<Bpe>(std::move(vocabulary), merges, std::move(options), file.string());
+  parts.model =
+      std::make_unique<Bpe>(std::move(vocabulary), merges, BpeOptions{.ignore_merges = true}, file.string());
   parts.added = AddedTokens(special, parts.model->vocabulary(), nullptr);
   const auto id_of = [&](std::string_view token) { return parts.added.find(token); };
   parts.bos = special_id(config.bos_token.value_or(std::string(family.bos)), config.bos_id, id_of,

@@ -26,7 +26,7 @@ struct TokenWindows {
 
 struct WindowOptions {
   std::int64_t seqlen = 2048;
-  std::optional<std::int64_t> max_windows;  // absent: as many as there are
+  std::optional<std::int64_t> max_windows = {};  // absent: as many as there are
   // Each window starts with BOS, which takes one of its places (models that were trained so, like Gemma).
   bool bos_each_window = false;
 };

@@ -166,13 +166,6 @@ bool is_combining_mark(char32_t c) {
          overridden(kMarkTable, c, in_categories(c, UTF8PROC_CATEGORY_MN, UTF8PROC_CATEGORY_ME));
 }
 
-bool is_nonspacing_mark(char32_t c) { return c >= 0x300 && category(c) == UTF8PROC_CATEGORY_MN; }
-
-bool is_other(char32_t c) {
-  const utf8proc_category_t value = category(c);
-  return value == UTF8PROC_CATEGORY_CN || (value >= UTF8PROC_CATEGORY_CC && value <= UTF8PROC_CATEGORY_CO);
-}
-
 std::size_t grapheme_bytes(std::string_view text, std::size_t position) {
   utf8proc_int32_t state = 0;
   CodePoint current = code_point_at(text, position);

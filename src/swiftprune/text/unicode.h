@@ -35,8 +35,6 @@ bool is_whitespace(char32_t c);      // property White_Space
 bool is_numeric(char32_t c);         // categories Nd, Nl, No
 bool is_punctuation(char32_t c);     // ASCII punctuation and categories P*
 bool is_combining_mark(char32_t c);  // categories M*
-bool is_nonspacing_mark(char32_t c);
-bool is_other(char32_t c);  // categories C* (control, format, private use, unassigned)
 // Length of the extended grapheme cluster at position (Unicode 15, UAX 29).
 std::size_t grapheme_bytes(std::string_view text, std::size_t position);
 void append_lowercase(std::string& out, char32_t c);
