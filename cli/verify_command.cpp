@@ -1,8 +1,68 @@
+// swiftprune verify: is a pruned checkpoint what it claims to be?
+#include <memory>
+
+#include <fmt/format.h>
+
 #include "command.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/report/verify.h"
 
 namespace swiftprune::cli {
+namespace {
 
-void declare_verify(CLI::App&) {}
+struct VerifyArguments {
+  std::string dense, pruned;
+  VerifyOptions options;
+  CommonOptions common;
+};
+
+void print_report(const VerifyReport& report) {
+  const double weights = static_cast<double>(report.num_weights);
+  fmt::print("dense   {}\npruned  {}{}\n", report.dense.string(), report.pruned.string(),
+             report.has_record ? "" : " (no swiftprune.json)");
+  fmt::print("zeros   {:.2f} % of the weights of {} pruned tensors\n\n",
+             weights > 0.0 ? 100.0 * static_cast<double>(report.num_zeros) / weights : 0.0,
+             report.num_tensors);
+  for (const VerifyCheck& check : report.checks) {
+    fmt::print("{:<14}{:<9}{}\n", check.name, name_of(check.outcome), check.detail);
+  }
+}
+
+void run(VerifyArguments& arguments) {
+  apply(arguments.common);
+  arguments.options.progress = terminal_progress(arguments.common);
+  const VerifyReport report = verify_pruned(arguments.dense, arguments.pruned, arguments.options);
+  if (arguments.common.json) {
+    print_json(to_json(report));
+  } else {
+    print_report(report);
+  }
+  if (const VerifyCheck* failed = report.first_failure()) {
+    fail(ErrorKind::kFailure, "{}: check '{}' failed: {}", arguments.pruned, failed->name, failed->detail);
+  }
+  if (!arguments.common.quiet) fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n", arguments.pruned);
+}
+
+}  // namespace
+
+void declare_verify(CLI::App& program) {
+  auto arguments = std::make_shared<VerifyArguments>();
+  CLI::App* command =
+      program.add_subcommand("verify", "Test a pruned model against its dense parent and its own record");
+  command->add_option("DENSE", arguments->dense, "The model that was pruned")->required();
+  command->add_option("PRUNED", arguments->pruned, "The model that prune wrote")->required();
+  command
+      ->add_option(
+          "--pattern", arguments->options.pattern,
+          "Pattern of every pruned tensor: auto (what swiftprune.json says of each), row, 2:4, block:16x16")
+      ->capture_default_str();
+  command->add_flag("--weights-unchanged", arguments->options.weights_unchanged,
+                    "Kept weights must be the dense ones, also when the method does not promise it");
+  add_common_options(*command, arguments->common);
+  command->footer(
+      "Exit code 0: every check passed; 1: one failed (the message names the first).\n"
+      "Example: swiftprune verify ./SmolLM2-135M ./SmolLM2-24 --pattern 2:4");
+  command->callback([arguments] { run(*arguments); });
+}
 
 }  // namespace swiftprune::cli

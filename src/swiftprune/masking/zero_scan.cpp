@@ -7,13 +7,15 @@
 #include <mutex>
 #include <vector>
 
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsPerChunk = 64;  // a multiple of every tile's height
+constexpr std::int64_t kTallestTile = 64;                         // rows
+constexpr std::int64_t kWeightsPerChunk = std::int64_t{1} << 19;  // enough work to wake a thread for
 
 // Reads one row: nonzero bits, and counts of what a zero scan reports besides.
 template <class Bits, Bits kMagnitude, Bits kInfinity>
@@ -158,7 +160,10 @@ ZeroScan scan_zeros(WeightView weight) {
   total.cols = weight.cols;
   std::vector<std::uint64_t> any_row(static_cast<std::size_t>((weight.cols + 63) / 64));
   std::mutex mutex;
-  parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  // Whole tiles in every chunk.
+  const std::int64_t chunk =
+      round_up(kWeightsPerChunk / std::max<std::int64_t>(1, weight.cols) + 1, kTallestTile);
+  parallel_for(weight.rows, chunk, [&](std::int64_t first, std::int64_t last) {
     ZeroScan part;
     std::vector<std::uint64_t> any(any_row.size());
     scan_chunk(weight, first, last, part, any);
@@ -212,14 +217,16 @@ std::optional<Pattern> find_tiles(const ZeroScan& scan) {
 
 std::optional<Pattern> find_pattern(const ZeroScan& scan) {
   if (scan.num_zeros == 0 || scan.num_zeros == scan.numel()) return std::nullopt;
-  if (const auto tiles = find_tiles(scan)) return tiles;
   std::optional<Pattern> best;
   for (std::size_t g = 0; g < scan.max_kept.size(); ++g) {
     const std::int64_t m = 2 << g, n = scan.max_kept[g];
     if (n >= m || expected_violations(scan, n, m) < kMinSurprise) continue;
+    // A pattern with a broken group still keeps to something like 18:32: not what anybody asked for.
+    const bool is_tight = (1.0 - scan.sparsity()) * static_cast<double>(m) > 0.97 * static_cast<double>(n);
+    if (!is_tight && !std::has_single_bit(static_cast<std::uint64_t>(n))) continue;
     if (!best || n * best->m < best->n * m) best = Pattern{.kind = Pattern::Kind::kNofM, .n = n, .m = m};
   }
-  return best;
+  return best ? best : find_tiles(scan);
 }
 
 }  // namespace swiftprune

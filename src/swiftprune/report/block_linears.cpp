@@ -1,0 +1,48 @@
+#include "swiftprune/report/block_linears.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/family.h"
+
+namespace swiftprune {
+namespace {
+
+bool is_number(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+}  // namespace
+
+std::string with_block_star(std::string_view tensor) {
+  for (std::size_t begin = 0; begin < tensor.size();) {
+    const std::size_t end = std::min(tensor.find('.', begin), tensor.size());
+    if (is_number(tensor.substr(begin, end - begin))) {
+      return fmt::format("{}*{}", tensor.substr(0, begin), tensor.substr(end));
+    }
+    begin = end + 1;
+  }
+  return std::string(tensor);
+}
+
+std::set<std::string> block_linear_names(const Checkpoint& checkpoint) {
+  std::set<std::string> names;
+  try {
+    const ModelConfig config = model_config(checkpoint.config());
+    for (const BlockConfig& block : config.blocks) {
+      for (const LinearTensors& linear : linears_of(block)) names.insert(linear.name + ".weight");
+    }
+    return names;
+  } catch (const Error&) {
+    // Not a model that swiftprune computes with; its files can be looked at all the same.
+  }
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    const bool is_matrix = tensor.shape.size() == 2 && is_weight_dtype(tensor.dtype);
+    if (is_matrix && tensor.name.ends_with(".weight") && with_block_star(tensor.name) != tensor.name) {
+      names.insert(tensor.name);
+    }
+  }
+  return names;
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,163 @@
+#include "swiftprune/report/inspect.h"
+
+#include <algorithm>
+#include <set>
+
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/report/block_linears.h"
+
+namespace swiftprune {
+namespace {
+
+std::string pattern_name(const ZeroScan& scan) {
+  if (scan.num_zeros == 0) return "dense";
+  if (scan.num_zeros == scan.numel()) return "all zero";
+  if (const auto pattern = find_pattern(scan)) return format(*pattern);
+  // Models come with a few zeros of their own.
+  return scan.sparsity() < 0.01 ? "dense" : "unstructured";
+}
+
+TensorInspection inspect_tensor(const Checkpoint& checkpoint, const TensorInfo& info) {
+  TensorInspection tensor{info.name,        info.dtype, info.shape, info.file, info.numel(),
+                          info.num_bytes(), false,      {},         ""};
+  if (is_weight_dtype(info.dtype)) {
+    const std::int64_t cols = info.shape.empty() ? 1 : info.shape.back();
+    const std::int64_t rows = cols == 0 ? 0 : tensor.numel / cols;
+    tensor.zeros = scan_zeros({checkpoint.bytes(info).data(), info.dtype, rows, cols, cols});
+    tensor.pattern = pattern_name(*tensor.zeros);
+  }
+  checkpoint.release(info);
+  return tensor;
+}
+
+std::string config_text(const nlohmann::json& config, const char* key) {
+  const auto value = config.find(key);
+  if (value == config.end()) return "";
+  if (value->is_array() && !value->empty() && value->front().is_string()) return value->front();
+  return value->is_string() ? value->get<std::string>() : "";
+}
+
+void understand(ModelInspection& inspection, const Checkpoint& checkpoint) {
+  inspection.model_type = config_text(checkpoint.config(), "model_type");
+  inspection.architecture = config_text(checkpoint.config(), "architectures");
+  try {
+    inspection.config = Model::open(inspection.folder)->config();
+    inspection.is_tied = inspection.config->head == inspection.config->embedding;
+  } catch (const Error& error) {
+    inspection.problem = error.what();
+    inspection.is_tied = checkpoint.config().value("tie_word_embeddings", nlohmann::json()) == true;
+  }
+}
+
+nlohmann::ordered_json config_json(const ModelConfig& config) {
+  return {{"family", config.family},
+          {"layers", config.num_layers()},
+          {"hidden_size", config.hidden_size},
+          {"intermediate_size", config.intermediate_size},
+          {"heads", config.num_heads},
+          {"kv_heads", config.num_kv_heads},
+          {"head_size", config.head_size},
+          {"vocab_size", config.vocab_size},
+          {"max_positions", config.max_positions}};
+}
+
+nlohmann::ordered_json tensor_json(const TensorInspection& tensor) {
+  nlohmann::ordered_json json = {{"name", tensor.name},       {"dtype", name_of(tensor.dtype)},
+                                 {"shape", tensor.shape},     {"file", tensor.file},
+                                 {"bytes", tensor.num_bytes}, {"block_linear", tensor.is_block_linear}};
+  if (tensor.zeros) {
+    json["zeros"] = tensor.zeros->num_zeros;
+    json["sparsity"] = tensor.zeros->sparsity();
+    json["pattern"] = tensor.pattern;
+    json["zero_rows"] = tensor.zeros->num_zero_rows;
+    json["zero_columns"] = tensor.zeros->num_zero_cols;
+    json["not_finite"] = tensor.zeros->num_not_finite;
+  }
+  return json;
+}
+
+}  // namespace
+
+ModelInspection inspect_model(const std::filesystem::path& folder, const ProgressFn& progress) {
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  ModelInspection inspection;
+  inspection.folder = folder;
+  std::error_code ignored;
+  inspection.has_record = std::filesystem::exists(folder / "swiftprune.json", ignored);
+  understand(inspection, checkpoint);
+  const std::set<std::string> linears = block_linear_names(checkpoint);
+  const auto total = static_cast<std::int64_t>(checkpoint.tensors().size());
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    check_interrupt();
+    TensorInspection tensor = inspect_tensor(checkpoint, info);
+    tensor.is_block_linear = linears.contains(tensor.name);
+    inspection.num_parameters += tensor.numel;
+    inspection.num_bytes += tensor.num_bytes;
+    inspection.bytes_of_dtype[std::string(name_of(tensor.dtype))] += tensor.num_bytes;
+    inspection.bytes_of_file[tensor.file] += tensor.num_bytes;
+    if (tensor.is_block_linear && tensor.zeros) {
+      LinearTotals& totals = inspection.linears;
+      ++totals.count;
+      totals.numel += tensor.numel;
+      totals.num_zeros += tensor.zeros->num_zeros;
+      ++totals.patterns[tensor.pattern];
+    }
+    inspection.tensors.push_back(std::move(tensor));
+    progress("inspect", static_cast<std::int64_t>(inspection.tensors.size()), total);
+  }
+  return inspection;
+}
+
+std::vector<TensorGroup> group_tensors(const ModelInspection& inspection) {
+  std::vector<TensorGroup> groups;
+  std::map<std::string, std::size_t> index;
+  for (const TensorInspection& tensor : inspection.tensors) {
+    const std::string name = with_block_star(tensor.name);
+    const auto [entry, is_new] = index.emplace(name, groups.size());
+    const double sparsity = tensor.zeros ? tensor.zeros->sparsity() : 0.0;
+    if (is_new) {
+      groups.push_back({name, tensor.dtype, tensor.shape, 0, 0, 0, sparsity, sparsity, tensor.pattern,
+                        tensor.is_block_linear});
+    }
+    TensorGroup& group = groups[entry->second];
+    ++group.count;
+    group.numel += tensor.numel;
+    group.num_zeros += tensor.zeros ? tensor.zeros->num_zeros : 0;
+    group.min_sparsity = std::min(group.min_sparsity, sparsity);
+    group.max_sparsity = std::max(group.max_sparsity, sparsity);
+    if (group.pattern != tensor.pattern) group.pattern = "mixed";
+  }
+  return groups;
+}
+
+nlohmann::ordered_json to_json(const ModelInspection& inspection, bool with_tensors) {
+  nlohmann::ordered_json json = {{"folder", inspection.folder.string()},
+                                 {"model_type", inspection.model_type},
+                                 {"architecture", inspection.architecture},
+                                 {"supported", inspection.config.has_value()}};
+  if (inspection.config) {
+    json["config"] = config_json(*inspection.config);
+  } else {
+    json["problem"] = inspection.problem;
+  }
+  json["pruned_by_swiftprune"] = inspection.has_record;
+  json["tied_embeddings"] = inspection.is_tied;
+  json["parameters"] = inspection.num_parameters;
+  json["bytes"] = inspection.num_bytes;
+  json["dtypes"] = inspection.bytes_of_dtype;
+  json["files"] = inspection.bytes_of_file;
+  const LinearTotals& linears = inspection.linears;
+  json["block_linears"] = {{"count", linears.count},
+                           {"parameters", linears.numel},
+                           {"zeros", linears.num_zeros},
+                           {"sparsity", linears.sparsity()},
+                           {"patterns", linears.patterns}};
+  if (!with_tensors) return json;
+  json["tensors"] = nlohmann::ordered_json::array();
+  for (const TensorInspection& tensor : inspection.tensors) json["tensors"].push_back(tensor_json(tensor));
+  return json;
+}
+
+}  // namespace swiftprune

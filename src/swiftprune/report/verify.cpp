@@ -1,0 +1,357 @@
+#include "swiftprune/report/verify.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/masking/apply_mask.h"
+#include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/report/block_linears.h"
+#include "swiftprune/report/prune_record.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::int64_t kBytesPerChunk = std::int64_t{1} << 20;
+
+std::string_view view_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Gathers what one check finds.
+class Checker {
+ public:
+  explicit Checker(std::string name) : name_(std::move(name)) {}
+
+  void pass() { ++num_passed_; }
+  template <class... Args>
+  void fail(fmt::format_string<Args...> format, Args&&... args) {
+    if (num_failed_++ == 0) first_failure_ = fmt::format(format, std::forward<Args>(args)...);
+  }
+  void skip(std::string reason) { skipped_ = std::move(reason); }
+
+  // what: of what there were so many, for the detail of a passed check.
+  VerifyCheck result(std::string_view what) const {
+    using Outcome = VerifyCheck::Outcome;
+    if (num_failed_ == 1) return {name_, Outcome::kFailed, first_failure_};
+    if (num_failed_ > 1) {
+      return {name_, Outcome::kFailed, fmt::format("{} (and {} more)", first_failure_, num_failed_ - 1)};
+    }
+    if (!skipped_.empty()) return {name_, Outcome::kSkipped, skipped_};
+    return {name_, Outcome::kPassed, fmt::format("{} {}", num_passed_, what)};
+  }
+
+ private:
+  std::string name_;
+  std::int64_t num_passed_ = 0, num_failed_ = 0;
+  std::string first_failure_, skipped_;
+};
+
+// Files that make the folder usable and must be those of the parent.
+bool is_essential(const std::string& name) {
+  constexpr std::array<std::string_view, 8> kNames = {"config.json",
+                                                      "generation_config.json",
+                                                      "special_tokens_map.json",
+                                                      "added_tokens.json",
+                                                      "vocab.json",
+                                                      "vocab.txt",
+                                                      "merges.txt",
+                                                      "chat_template.jinja"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() || name.starts_with("tokenizer") ||
+         name.ends_with(".model") || name.ends_with(".py");
+}
+
+// Kept weights of `pruned` whose bits are not those of `dense`, and the first one's place.
+struct Difference {
+  std::int64_t count = 0;
+  std::int64_t first = std::numeric_limits<std::int64_t>::max();
+};
+
+template <class Bits, Bits kMagnitude>
+Difference kept_difference(const std::byte* dense, const std::byte* pruned, std::int64_t n) {
+  std::atomic<std::int64_t> count = 0, first = std::numeric_limits<std::int64_t>::max();
+  parallel_for(n, kBytesPerChunk / static_cast<std::int64_t>(sizeof(Bits)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 std::int64_t found = 0, found_first = end;
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   Bits a, b;
+                   std::memcpy(&a, dense + i * static_cast<std::int64_t>(sizeof(Bits)), sizeof(Bits));
+                   std::memcpy(&b, pruned + i * static_cast<std::int64_t>(sizeof(Bits)), sizeof(Bits));
+                   if ((b & kMagnitude) == 0 || a == b) continue;
+                   if (found++ == 0) found_first = i;
+                 }
+                 if (found == 0) return;
+                 count += found;
+                 for (std::int64_t seen = first;
+                      found_first < seen && !first.compare_exchange_weak(seen, found_first);) {
+                 }
+               });
+  return {count, first};
+}
+
+// The scan alone answers for the usual groups; for what it cannot tell, check_pattern looks at every weight.
+bool surely_holds(const ZeroScan& scan, const Pattern& pattern) {
+  if (pattern.kind != Pattern::Kind::kNofM) return false;
+  for (std::size_t g = 0; g < scan.max_kept.size(); ++g) {
+    if (pattern.m == 2 << g) return scan.cols % pattern.m == 0 && scan.max_kept[g] <= pattern.n;
+  }
+  return false;
+}
+
+class Verifier {
+ public:
+  Verifier(const fs::path& dense, const fs::path& pruned, const VerifyOptions& options)
+      : options_(options), dense_(Checkpoint::open(dense)), pruned_(Checkpoint::open(pruned)) {
+    report_.dense = dense;
+    report_.pruned = pruned;
+    record_ = read_prune_record(pruned);
+    report_.has_record = record_.has_value();
+    if (options.pattern != "auto") pattern_ = parse_pattern(options.pattern);
+    if (record_) {
+      for (const RecordedTensor& tensor : record_->tensors) recorded_.emplace(tensor.name, &tensor);
+    } else {
+      linears_ = block_linear_names(dense_);
+    }
+  }
+
+  VerifyReport run() {
+    check_files();
+    check_record_names();
+    const auto total = static_cast<std::int64_t>(dense_.tensors().size());
+    std::int64_t done = 0;
+    for (const TensorInfo& tensor : dense_.tensors()) {
+      check_interrupt();
+      if (const TensorInfo* other = matching(tensor)) check_tensor(tensor, *other);
+      options_.progress("verify", ++done, total);
+    }
+    for (const TensorInfo& tensor : pruned_.tensors()) {
+      if (dense_.find(tensor.name) == nullptr) tensors_.fail("{}: not in the dense model", tensor.name);
+    }
+    finish();
+    return std::move(report_);
+  }
+
+ private:
+  void check_files() {
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(dense_.folder(), ignored)) {
+      const std::string name = entry.path().filename().string();
+      if (!entry.is_regular_file(ignored) || !is_essential(name)) continue;
+      if (!fs::exists(pruned_.folder() / name, ignored)) {
+        files_.fail("{}: missing", name);
+      } else if (const MappedFile a(entry.path()), b(pruned_.folder() / name);
+                 view_of(a.bytes()) != view_of(b.bytes())) {
+        files_.fail("{}: differs from the dense model's", name);
+      } else {
+        files_.pass();
+      }
+    }
+  }
+
+  void check_record_names() {
+    for (const auto& [name, tensor] : recorded_) {
+      if (pruned_.find(name) == nullptr) record_check_.fail("{}: named by the record, but not there", name);
+    }
+  }
+
+  // The pruned model's tensor of that name, when it has the same shape, dtype and file.
+  const TensorInfo* matching(const TensorInfo& tensor) {
+    const TensorInfo* other = pruned_.find(tensor.name);
+    if (other == nullptr) {
+      tensors_.fail("{}: missing", tensor.name);
+    } else if (other->shape != tensor.shape) {
+      tensors_.fail("{}: found shape [{}], expected [{}]", tensor.name, fmt::join(other->shape, ", "),
+                    fmt::join(tensor.shape, ", "));
+    } else if (other->dtype != tensor.dtype) {
+      tensors_.fail("{}: found dtype {}, expected {}", tensor.name, name_of(other->dtype),
+                    name_of(tensor.dtype));
+    } else if (other->file != tensor.file) {
+      tensors_.fail("{}: found in {}, expected in {}", tensor.name, other->file, tensor.file);
+    } else {
+      tensors_.pass();
+      return other;
+    }
+    return nullptr;
+  }
+
+  void check_tensor(const TensorInfo& dense, const TensorInfo& pruned) {
+    const auto recorded = recorded_.find(dense.name);
+    const bool is_recorded = recorded != recorded_.end();
+    const bool is_equal = !is_recorded && view_of(dense_.bytes(dense)) == view_of(pruned_.bytes(pruned));
+    const bool is_matrix = dense.shape.size() == 2 && is_weight_dtype(dense.dtype);
+    // Without a record the linears of the blocks may be pruned; with --pattern all of them must be.
+    const bool is_linear = !record_ && linears_.contains(dense.name) && is_matrix;
+    if (is_recorded && !is_matrix) {
+      record_check_.fail("{}: found {} [{}], expected a weight matrix", dense.name, name_of(dense.dtype),
+                         fmt::join(dense.shape, ", "));
+    } else if (is_recorded) {
+      check_pruned(dense, pruned, recorded->second);
+    } else if (is_linear && (!is_equal || pattern_)) {
+      check_pruned(dense, pruned, nullptr);
+    } else if (is_equal) {
+      untouched_.pass();
+    } else {
+      untouched_.fail("{}: differs, although it is not pruned", dense.name);
+    }
+    dense_.release(dense);
+    pruned_.release(pruned);
+  }
+
+  void check_pruned(const TensorInfo& dense, const TensorInfo& pruned, const RecordedTensor* recorded) {
+    const std::int64_t rows = pruned.shape[0], cols = pruned.shape[1];
+    const WeightView weight{pruned_.bytes(pruned).data(), pruned.dtype, rows, cols, cols};
+    const ZeroScan scan = scan_zeros(weight);
+    ++report_.num_tensors;
+    report_.num_weights += scan.numel();
+    report_.num_zeros += scan.num_zeros;
+    if (scan.num_not_finite > 0) {
+      finite_.fail("{}: found {} NaN or infinite weights", pruned.name, scan.num_not_finite);
+    } else {
+      finite_.pass();
+    }
+    if (scan.num_negative_zeros > 0) {
+      zeros_.fail("{}: found {} negative zeros", pruned.name, scan.num_negative_zeros);
+    } else {
+      zeros_.pass();
+    }
+    check_shape(weight, scan, pruned.name,
+                pattern_   ? pattern_
+                : recorded ? std::optional(recorded->pattern)
+                           : std::nullopt);
+    check_kept(dense, pruned);
+    if (recorded != nullptr) check_recorded(*recorded, scan);
+  }
+
+  void check_shape(const WeightView& weight, const ZeroScan& scan, const std::string& name,
+                   const std::optional<Pattern>& pattern) {
+    if (!pattern) {
+      const auto found = find_pattern(scan);
+      ++found_patterns_[found ? format(*found) : "unstructured"];
+      if (scan.num_zeros == 0) {
+        pattern_check_.fail("{}: found no zeros", name);
+      } else {
+        pattern_check_.pass();
+      }
+      return;
+    }
+    ++found_patterns_[format(*pattern)];
+    if (surely_holds(scan, *pattern)) return pattern_check_.pass();
+    const PatternCheck check = check_pattern(weight, *pattern);
+    if (check.holds) return pattern_check_.pass();
+    pattern_check_.fail("{}: row {}, columns from {}: not {}", name, *check.bad_row, *check.bad_column,
+                        format(*pattern));
+  }
+
+  void check_kept(const TensorInfo& dense, const TensorInfo& pruned) {
+    const std::byte* a = dense_.bytes(dense).data();
+    const std::byte* b = pruned_.bytes(pruned).data();
+    const Difference difference = size_of(dense.dtype) == 4
+                                      ? kept_difference<std::uint32_t, 0x7fffffffu>(a, b, dense.numel())
+                                      : kept_difference<std::uint16_t, 0x7fff>(a, b, dense.numel());
+    report_.num_changed += difference.count;
+    if (difference.count == 0) return kept_.pass();
+    kept_.fail("{}: row {}, column {}: a kept weight is not the dense one ({} such)", dense.name,
+               difference.first / dense.shape[1], difference.first % dense.shape[1], difference.count);
+  }
+
+  void check_recorded(const RecordedTensor& recorded, const ZeroScan& scan) {
+    const double found = scan.sparsity();
+    if (recorded.rows != scan.rows || recorded.cols != scan.cols) {
+      record_check_.fail("{}: found [{}, {}], but the record says [{}, {}]", recorded.name, scan.rows,
+                         scan.cols, recorded.rows, recorded.cols);
+    } else if (recorded.sparsity && std::abs(*recorded.sparsity - found) > 1e-9) {
+      record_check_.fail("{}: found sparsity {}, but the record says {}", recorded.name, found,
+                         *recorded.sparsity);
+    } else {
+      record_check_.pass();
+    }
+  }
+
+  void finish() {
+    const bool promised = (record_ && !record_->weights_changed) || options_.weights_unchanged;
+    if (!record_) record_check_.skip("no swiftprune.json");
+    std::string patterns;
+    for (const auto& [pattern, count] : found_patterns_) {
+      patterns += fmt::format("{}{} {}", patterns.empty() ? "" : ", ", count, pattern);
+    }
+    report_.checks = {files_.result("files equal"),
+                      tensors_.result("tensors with the same shape, dtype and file"),
+                      untouched_.result("tensors bit-equal"), finite_.result("tensors"),
+                      zeros_.result("tensors with +0 only")};
+    VerifyCheck pattern = pattern_check_.result("tensors");
+    if (pattern.outcome == VerifyCheck::Outcome::kPassed)
+      pattern.detail = patterns.empty() ? "nothing pruned" : patterns;
+    report_.checks.push_back(pattern);
+    VerifyCheck kept = kept_.result("tensors with kept weights bit-equal");
+    if (!promised) {
+      kept.outcome = VerifyCheck::Outcome::kSkipped;
+      kept.detail = fmt::format("not promised; {} kept weights changed", report_.num_changed);
+    }
+    report_.checks.push_back(kept);
+    report_.checks.push_back(record_check_.result("tensors as recorded"));
+    if (report_.num_tensors == 0) {
+      report_.checks.push_back(
+          {"pruned", VerifyCheck::Outcome::kFailed, "no tensor differs from the dense model's"});
+    }
+  }
+
+  VerifyOptions options_;
+  Checkpoint dense_, pruned_;
+  VerifyReport report_;
+  std::optional<PruneRecord> record_;
+  std::optional<Pattern> pattern_;  // --pattern
+  std::map<std::string, const RecordedTensor*, std::less<>> recorded_;
+  std::set<std::string> linears_;  // without a record
+  std::map<std::string, std::int64_t> found_patterns_;
+  Checker files_{"files"}, tensors_{"tensors"}, untouched_{"untouched"}, finite_{"finite"}, zeros_{"zeros"},
+      pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"};
+};
+
+}  // namespace
+
+std::string_view name_of(VerifyCheck::Outcome outcome) {
+  using Outcome = VerifyCheck::Outcome;
+  return outcome == Outcome::kPassed ? "passed" : outcome == Outcome::kFailed ? "FAILED" : "skipped";
+}
+
+const VerifyCheck* VerifyReport::first_failure() const {
+  const auto failed = std::find_if(checks.begin(), checks.end(), [](const VerifyCheck& check) {
+    return check.outcome == VerifyCheck::Outcome::kFailed;
+  });
+  return failed == checks.end() ? nullptr : &*failed;
+}
+
+VerifyReport verify_pruned(const fs::path& dense, const fs::path& pruned, const VerifyOptions& options) {
+  return Verifier(dense, pruned, options).run();
+}
+
+nlohmann::ordered_json to_json(const VerifyReport& report) {
+  nlohmann::ordered_json checks = nlohmann::ordered_json::array();
+  for (const VerifyCheck& check : report.checks) {
+    checks.push_back({{"check", check.name}, {"outcome", name_of(check.outcome)}, {"detail", check.detail}});
+  }
+  const double weights = static_cast<double>(report.num_weights);
+  return {{"passed", report.first_failure() == nullptr},
+          {"dense", report.dense.string()},
+          {"pruned", report.pruned.string()},
+          {"record", report.has_record},
+          {"checks", checks},
+          {"pruned_tensors", report.num_tensors},
+          {"weights", report.num_weights},
+          {"zeros", report.num_zeros},
+          {"sparsity", weights > 0.0 ? static_cast<double>(report.num_zeros) / weights : 0.0},
+          {"kept_weights_changed", report.num_changed}};
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,2 @@
+swiftprune_test(report/inspect)
+swiftprune_test(report/verify)
