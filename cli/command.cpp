@@ -2,12 +2,16 @@
 
 #include <unistd.h>
 
+#include <cctype>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune::cli {
@@ -75,6 +79,22 @@ ProgressFn terminal_progress(const CommonOptions& options) {
 
 void print_json(const nlohmann::ordered_json& document) {
   fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+std::uint64_t parse_bytes(std::string_view flag, std::string_view text) {
+  double number = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  unit.erase(0, unit.find_first_not_of(' '));
+  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const std::pair<const char*, double> units[] = {{"", 1.0},   {"B", 1.0},  {"KB", 1e3},
+                                                  {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}};
+  for (const auto& [name, factor] : units) {
+    const double bytes = number * factor;
+    if (error == std::errc() && unit == name && bytes >= 1.0 && bytes < 1e18)
+      return static_cast<std::uint64_t>(bytes);
+  }
+  bad_usage("{}: found '{}', expected a size like 500MB or 5GB", flag, text);
 }
 
 std::string human_bytes(double bytes) {

@@ -36,6 +36,8 @@ ProgressFn terminal_progress(const CommonOptions& options);
 
 // One JSON document on stdout.
 void print_json(const nlohmann::ordered_json& document);
+// "500MB", "5 GB" or a plain number of bytes (units of 1000); Error{kUsage} naming the flag otherwise.
+std::uint64_t parse_bytes(std::string_view flag, std::string_view text);
 // "269.1 MB"
 std::string human_bytes(double bytes);
 

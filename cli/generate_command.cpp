@@ -1,8 +1,130 @@
+// swiftprune generate: continues a prompt.
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include <fmt/format.h>
+
 #include "command.h"
+#include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/generator.h"
+#include "swiftprune/model/sampler.h"
 
 namespace swiftprune::cli {
+namespace {
 
-void declare_generate(CLI::App&) {}
+struct GenerateOptions {
+  CommonOptions common;
+  std::string model;
+  std::string prompt;
+  std::int64_t max_tokens = 128;
+  SamplerOptions sampler;
+  std::string compute = "f32";
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Prints what decoding more tokens adds to the text; a token may end inside a UTF-8 character, which then
+// waits.
+class TextStream {
+ public:
+  TextStream(const Tokenizer& tokenizer, bool print) : tokenizer_(tokenizer), print_(print) {}
+
+  void add(std::int32_t id) {
+    ids_.push_back(id);
+    const std::string text = tokenizer_.decode(ids_);
+    const bool whole = !text.ends_with("\xEF\xBF\xBD");  // U+FFFD: an incomplete character so far
+    if (print_ && whole && text.size() > printed_) {
+      fmt::print("{}", text.substr(printed_));
+      std::fflush(stdout);
+      printed_ = text.size();
+    }
+  }
+  std::string text() const { return tokenizer_.decode(ids_); }
+  std::size_t size() const { return ids_.size(); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  bool print_;
+  std::vector<std::int32_t> ids_;
+  std::size_t printed_ = 0;
+};
+
+void run(const GenerateOptions& options) {
+  apply(options.common);
+  const auto backend = make_cpu_backend();
+  const auto model = Model::open(options.model);
+  const auto tokenizer = Tokenizer::open(options.model);
+  std::vector<std::int32_t> prompt = tokenizer->encode(options.prompt);
+  if (prompt.empty()) prompt.push_back(first_token(*model));
+  const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
+
+  Generator generator(*model, *backend, parse_compute(options.compute, *backend), 1,
+                      prompt_tokens + options.max_tokens);
+  Sampler sampler(options.sampler);
+  TextStream stream(*tokenizer, !options.common.json);
+  if (!options.common.json) fmt::print("{}", options.prompt);
+  const auto start = std::chrono::steady_clock::now();
+  const Matrix* logits = &generator.append(prompt);
+  const double prefill_seconds = seconds_since(start);
+  std::string stop = "length";
+  for (std::int64_t t = 0; t < options.max_tokens; ++t) {
+    const std::int32_t id = sampler.next({logits->row(0), static_cast<std::size_t>(logits->cols())});
+    if (tokenizer->eos() == id) {
+      stop = "eos";
+      break;
+    }
+    stream.add(id);
+    if (t + 1 < options.max_tokens) logits = &generator.append(std::vector{id});
+  }
+  const double decode_seconds = seconds_since(start) - prefill_seconds;
+  const double decode_rate = static_cast<double>(stream.size()) / std::max(1e-9, decode_seconds);
+  if (options.common.json) {
+    print_json({{"prompt", options.prompt},
+                {"text", stream.text()},
+                {"prompt_tokens", prompt_tokens},
+                {"tokens", stream.size()},
+                {"stop", stop},
+                {"prefill_seconds", prefill_seconds},
+                {"decode_seconds", decode_seconds},
+                {"decode_tokens_per_second", decode_rate}});
+    return;
+  }
+  fmt::print("\n");
+  if (!options.common.quiet) {
+    fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n",
+               stream.size(), decode_seconds, decode_rate, prompt_tokens, prefill_seconds);
+  }
+}
+
+}  // namespace
+
+void declare_generate(CLI::App& program) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command = program.add_subcommand("generate", "Continue a prompt");
+  command->add_option("MODEL", options->model, "Hugging Face model folder")->required();
+  command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
+  command->add_option("-n,--max-tokens", options->max_tokens, "Tokens at most")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24));
+  command->add_option("--temperature", options->sampler.temperature, "0: always the likeliest token (greedy)")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0));
+  command
+      ->add_option("--top-p", options->sampler.top_p,
+                   "Draw from the likeliest tokens that hold this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-6, 1.0));
+  command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
+  add_compute_flag(*command, options->compute);
+  add_common_options(*command, options->common);
+  command->footer("Example: swiftprune generate ./SmolLM2-135M --prompt \"The sun is\" --max-tokens 40");
+  command->callback([options] { run(*options); });
+}
 
 }  // namespace swiftprune::cli

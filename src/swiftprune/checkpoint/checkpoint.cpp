@@ -38,8 +38,8 @@ WeightMap read_index(const fs::path& path) {
     const auto& name = file.get_ref<const std::string&>();
     // A name, not a path: an index must not lead out of its folder.
     if (name.find('/') != std::string::npos || !name.ends_with(".safetensors")) {
-      bad_input("{}: weight_map: {}: found file {}, expected the name of a .safetensors file in this folder",
-                path.string(), tensor, file.dump());
+      bad_input("{}: weight_map: {}: expected the name of a .safetensors file in this folder", path.string(),
+                tensor, file.dump());
     }
     map.emplace(tensor, name);
   }

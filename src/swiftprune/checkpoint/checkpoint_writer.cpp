@@ -142,7 +142,7 @@ struct CheckpointWriter::Impl {
     TensorInfo info;
     const OutputFile* file = nullptr;
     std::uint64_t file_offset = 0;
-    std::atomic<bool> written = false;
+    std::atomic<std::int64_t> num_written = 0;  // elements
   };
 
   fs::path folder;
@@ -245,12 +245,15 @@ struct CheckpointWriter::Impl {
     }
   }
 
-  // Marks the tensor as written.
-  Tensor& take(std::string_view name) {
+  Tensor& find(std::string_view name) {
     const auto entry = tensors.find(std::string(name));
     expect(entry != tensors.end(), "CheckpointWriter: a planned tensor");
-    expect(!entry->second.written.exchange(true), "CheckpointWriter: every tensor written once");
     return entry->second;
+  }
+
+  static void count_written(Tensor& tensor, std::int64_t count) {
+    const std::int64_t before = tensor.num_written.fetch_add(count);
+    expect(before + count <= tensor.info.numel(), "CheckpointWriter: every element written once");
   }
 
   std::string index() const {
@@ -282,23 +285,30 @@ CheckpointWriter::~CheckpointWriter() = default;
 const fs::path& CheckpointWriter::temporary_folder() const { return impl_->temporary; }
 
 void CheckpointWriter::write(std::string_view name, std::span<const float> values) {
-  const Impl::Tensor& tensor = impl_->take(name);
-  expect(static_cast<std::int64_t>(values.size()) == tensor.info.numel(), "write: as many values as planned");
+  const auto count = static_cast<std::int64_t>(values.size());
+  expect(count == impl_->find(name).info.numel(), "write: as many values as planned");
+  parallel_for(count, kConversionChunk, [&](std::int64_t first, std::int64_t last) {
+    write_part(name, first,
+               values.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)));
+  });
+}
+
+void CheckpointWriter::write_part(std::string_view name, std::int64_t first, std::span<const float> values) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  Impl::Tensor& tensor = impl_->find(name);
+  expect(first >= 0 && first + count <= tensor.info.numel(), "write_part: elements of the tensor");
+  Impl::count_written(tensor, count);
   const std::int64_t size = size_of(tensor.info.dtype);
-  parallel_for(static_cast<std::int64_t>(values.size()), kConversionChunk,
-               [&](std::int64_t first, std::int64_t last) {
-                 std::vector<std::byte> buffer(static_cast<std::size_t>((last - first) * size));
-                 convert_from_f32(
-                     values.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)),
-                     tensor.info.dtype, buffer);
-                 tensor.file->write_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), buffer);
-               });
+  std::vector<std::byte> buffer(static_cast<std::size_t>(count * size));
+  convert_from_f32(values, tensor.info.dtype, buffer);
+  tensor.file->write_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), buffer);
 }
 
 void CheckpointWriter::write_bytes(std::string_view name, std::span<const std::byte> bytes) {
-  const Impl::Tensor& tensor = impl_->take(name);
+  Impl::Tensor& tensor = impl_->find(name);
   expect(static_cast<std::int64_t>(bytes.size()) == tensor.info.num_bytes(),
          "write_bytes: as many as planned");
+  Impl::count_written(tensor, tensor.info.numel());
   tensor.file->write_at(tensor.file_offset, bytes);
 }
 
@@ -331,8 +341,10 @@ void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<cons
 
 void CheckpointWriter::finish() {
   for (const auto& [name, tensor] : impl_->tensors) {
-    if (!tensor.written)
-      fail(ErrorKind::kFailure, "{}: tensor {} was never written", impl_->folder.string(), name);
+    if (tensor.num_written != tensor.info.numel()) {
+      fail(ErrorKind::kFailure, "{}: tensor {}: found {} of {} elements written", impl_->folder.string(),
+           name, tensor.num_written.load(), tensor.info.numel());
+    }
   }
   if (impl_->files.size() != 1 || impl_->files.begin()->first != kSafetensorsFile)
     write_file(kSafetensorsIndexFile, impl_->index());

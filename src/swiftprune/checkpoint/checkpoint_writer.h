@@ -44,6 +44,9 @@ class CheckpointWriter {
   // Converts to the planned dtype; values: numel of the plan. Thread-safe for different tensors. -0 becomes
   // +0.
   void write(std::string_view name, std::span<const float> values);
+  // Elements [first, first + values.size()) of a tensor that is too large to hold whole; parts must not
+  // overlap. Thread-safe for different parts.
+  void write_part(std::string_view name, std::int64_t first, std::span<const float> values);
   void write_bytes(std::string_view name, std::span<const std::byte> bytes);
   void write_file(std::string_view file_name, std::string_view content);
   // Every file of the source folder and its subfolders, but hidden ones, weights in any format (.safetensors,

@@ -13,6 +13,10 @@ bool has_control_characters(std::string_view name) {
   return std::any_of(name.begin(), name.end(), [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; });
 }
 
+std::string json_quoted(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 std::string json_error_text(const std::exception& error) {
   const std::string text = error.what();
   const auto prefix_end = text.find("] ");
@@ -32,7 +36,7 @@ nlohmann::json parse_json(std::string_view text, const std::string& file) {
     } else if (event == Event::key) {
       const auto& key = value.get_ref<const std::string&>();
       if (!keys.back().insert(key).second) {
-        bad_input("{}: found the key {} twice in one object", file, nlohmann::json(key).dump());
+        bad_input("{}: found the key {} twice in one object", file, json_quoted(key));
       }
     }
     return true;

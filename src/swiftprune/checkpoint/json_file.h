@@ -21,6 +21,10 @@ nlohmann::json read_json_file(const std::filesystem::path& path, std::uint64_t m
 // Names from files go into messages, so that they must not move a terminal's cursor.
 bool has_control_characters(std::string_view name);
 
+// The text as a JSON string: for names from files in messages and in files to write. Bytes that are not UTF-8
+// become U+FFFD.
+std::string json_quoted(std::string_view text);
+
 // The library's message without its "[json.exception...] " prefix.
 std::string json_error_text(const std::exception& error);
 

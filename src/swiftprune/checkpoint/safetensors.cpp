@@ -94,7 +94,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     if (place_ == Place::kMetadata) return true;
     if (place_ != Place::kTensor || key_ != "dtype" || has_dtype_) unexpected("a string");
     const auto dtype = dtype_from_name(value);
-    if (!dtype) bad_tensor("found dtype {}, which swiftprune does not know", nlohmann::json(value).dump());
+    if (!dtype) bad_tensor("found dtype {}, which swiftprune does not know", json_quoted(value));
     tensors_.back().dtype = *dtype;
     return has_dtype_ = true;
   }
@@ -123,7 +123,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     if (place_ == Place::kTensor || place_ == Place::kShape || place_ == Place::kOffsets) {
       bad_tensor(
           "found {} at {}, expected dtype (string), shape and data_offsets (lists of integers), once each",
-          what, nlohmann::json(key_).dump());
+          what, json_quoted(key_));
     }
     bad_input("{}: header: found {}, expected one object of tensors (and __metadata__ of strings)", file_,
               what);
@@ -215,9 +215,9 @@ std::string format_safetensors_header(std::span<const TensorInfo> tensors) {
   // transformers refuses a file whose metadata does not name the framework.
   std::string text = R"({"__metadata__":{"format":"pt"})";
   for (const TensorInfo& tensor : tensors) {
-    text += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                        nlohmann::json(tensor.name).dump(), name_of(tensor.dtype),
-                        fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
+    text +=
+        fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", json_quoted(tensor.name),
+                    name_of(tensor.dtype), fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
   }
   text += '}';
   text.resize((text.size() + 7) / 8 * 8, ' ');

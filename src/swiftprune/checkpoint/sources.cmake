@@ -3,4 +3,11 @@ target_sources(swiftprune PRIVATE
   checkpoint/json_file.cpp
   checkpoint/safetensors.cpp
   checkpoint/checkpoint.cpp
-  checkpoint/checkpoint_writer.cpp)
+  checkpoint/checkpoint_writer.cpp
+  checkpoint/gguf.cpp
+  checkpoint/gguf_dequantize.cpp
+  checkpoint/gguf_architectures.cpp
+  checkpoint/gguf_tokenizer.cpp
+  checkpoint/import_gguf.cpp)
+# Dequantised values must not depend on whether the processor has FMA.
+set_source_files_properties(checkpoint/gguf_dequantize.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

@@ -1,2 +1,3 @@
 target_sources(swiftprune PRIVATE
-  masking/apply_mask.cpp)
+  masking/apply_mask.cpp
+  masking/zero_scan.cpp)

@@ -29,6 +29,10 @@ const nlohmann::json* ConfigReader::value(std::string_view key) const {
 
 bool ConfigReader::has(std::string_view key) const { return value(key) != nullptr; }
 
+bool ConfigReader::is_null(std::string_view key) const {
+  return object_.is_object() && object_.contains(key) && object_.find(key)->is_null();
+}
+
 std::int64_t ConfigReader::integer(std::string_view key, std::optional<std::int64_t> fallback,
                                    std::int64_t minimum) const {
   const nlohmann::json* v = value(key);
@@ -57,6 +61,12 @@ double ConfigReader::number(std::string_view key, std::optional<double> fallback
   return v->get<double>();
 }
 
+double ConfigReader::positive(std::string_view key, std::optional<double> fallback) const {
+  const double value = number(key, fallback);
+  if (!(value > 0.0)) bad_input("{}: found {}, expected a positive number", where(key), value);
+  return value;
+}
+
 bool ConfigReader::boolean(std::string_view key, bool fallback) const {
   const nlohmann::json* v = value(key);
   if (v == nullptr) return fallback;
@@ -80,9 +90,22 @@ std::vector<double> ConfigReader::numbers(std::string_view key) const {
   std::vector<double> result;
   for (const nlohmann::json& item : *v) {
     if (!item.is_number() || !std::isfinite(item.get<double>())) {
-      bad_input("{}[{}]: found {}, expected a finite number", where(key), result.size(), excerpt(item));
+      bad_input("{}: found {} at {}, expected finite numbers", where(key), excerpt(item), result.size());
     }
     result.push_back(item.get<double>());
+  }
+  return result;
+}
+
+std::vector<std::string> ConfigReader::texts(std::string_view key) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr || !v->is_array()) bad_input("{}: expected an array of strings", where(key));
+  std::vector<std::string> result;
+  for (const nlohmann::json& item : *v) {
+    if (!item.is_string()) {
+      bad_input("{}: found {} at {}, expected strings", where(key), excerpt(item), result.size());
+    }
+    result.push_back(item.get<std::string>());
   }
   return result;
 }

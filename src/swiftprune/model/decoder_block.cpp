@@ -30,7 +30,7 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
     linears_.push_back(std::move(linear));
   }
   load_norm(checkpoint, config_.attention_norm, model.hidden_size, attention_norm_);
-  if (!config_.mlp_norm.gain.empty()) load_norm(checkpoint, config_.mlp_norm, model.hidden_size, mlp_norm_);
+  load_norm(checkpoint, config_.mlp_norm, model.hidden_size, mlp_norm_);
   if (config_.post_attention_norm) {
     load_norm(checkpoint, *config_.post_attention_norm, model.hidden_size, post_attention_norm_);
   }
@@ -200,7 +200,7 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
 
   // With a parallel residual the MLP reads the block's input, else the input plus attention.
   if (!model_.parallel_residual) backend.add(attention_out.view(), hidden);
-  if (mlp_norm_.present) apply_norm(backend, mlp_norm_, hidden, x.view());
+  apply_norm(backend, mlp_norm_, hidden, x.view());
   observe(LinearInput::kMlp, x.view());
   const Matrix inner = mlp(backend, x.view());
   observe(LinearInput::kMlpOutput, inner.view());

@@ -10,7 +10,8 @@ namespace swiftprune {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,
+      kLlamaFamily,  kMistralFamily, kQwen2Family, kQwen3Family, kGemma2Family,
+      kGemma3Family, kGptNeoxFamily, kPhi3Family,  kOptFamily,
   };
   return families;
 }
@@ -25,12 +26,20 @@ const ModelFamily& family_for(const nlohmann::json& config) {
       supported += fmt::format("{}{}", supported.empty() ? "" : ", ", name);
   }
   bad_input(
-      "config.json: field 'model_type': found '{}', expected one of {}; docs/architecture.md shows how to "
+      "config.json: field 'model_type': found '{}', expected one of {}; docs/adding-a-family.md shows how to "
       "add a family",
       type, supported);
 }
 
-ModelConfig model_config(const nlohmann::json& config) { return family_for(config).configure(config); }
+ModelConfig model_config(const nlohmann::json& config) {
+  const ModelFamily& family = family_for(config);
+  const ConfigReader c(config);
+  if (c.has("quantization_config")) {
+    bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
+              c.where("quantization_config"));
+  }
+  return family.configure(config);
+}
 
 std::string_view name_of(LinearInput input) {
   switch (input) {

@@ -1,5 +1,5 @@
 // The list of model families. A family is one file and one line in all_families(): it turns config.json into
-// a ModelConfig. How to add one: docs/architecture.md.
+// a ModelConfig. How to add one: docs/adding-a-family.md.
 #pragma once
 
 #include <span>
@@ -14,7 +14,7 @@ namespace swiftprune {
 
 struct ModelFamily {
   std::string_view name;  // "llama"
-  // config.json's "architectures"[0] or "model_type" values that it serves.
+  // The values of config.json's "model_type" that it serves.
   std::span<const std::string_view> model_types;
   ModelConfig (*configure)(const nlohmann::json& config);
 };
@@ -26,5 +26,13 @@ const ModelFamily& family_for(const nlohmann::json& config);
 ModelConfig model_config(const nlohmann::json& config);
 
 extern const ModelFamily kLlamaFamily;
+extern const ModelFamily kMistralFamily;
+extern const ModelFamily kQwen2Family;
+extern const ModelFamily kQwen3Family;
+extern const ModelFamily kGemma2Family;
+extern const ModelFamily kGemma3Family;
+extern const ModelFamily kGptNeoxFamily;
+extern const ModelFamily kPhi3Family;
+extern const ModelFamily kOptFamily;
 
 }  // namespace swiftprune

@@ -1,47 +1,100 @@
 #include "swiftprune/model/family_config.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "swiftprune/core/error.h"
 
 namespace swiftprune {
 
-Activation read_activation(const ConfigReader& c, std::string_view key, std::optional<std::string> fallback) {
-  const std::string name = c.text(key, std::move(fallback));
+Activation read_activation(const ConfigReader& c, std::string_view key, std::string_view fallback) {
+  const std::string name = c.text(key, std::string(fallback));
   if (name == "silu" || name == "swish") return Activation::kSilu;
-  if (name == "gelu") return Activation::kGelu;
-  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Activation::kGeluTanh;
+  if (name == "gelu" || name == "gelu_python") return Activation::kGelu;
+  for (const std::string_view tanh : {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"}) {
+    if (name == tanh) return Activation::kGeluTanh;
+  }
   if (name == "relu") return Activation::kRelu;
   bad_input("{}: found '{}', expected silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu",
             c.where(key), name);
 }
 
-void read_common(const ConfigReader& c, ModelConfig& m) {
-  m.vocab_size = c.integer("vocab_size");
-  m.hidden_size = c.integer("hidden_size");
-  m.intermediate_size = c.integer("intermediate_size");
-  m.num_heads = c.integer("num_attention_heads");
-  m.num_kv_heads = c.integer("num_key_value_heads", m.num_heads);
+namespace {
+
+void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
+  const std::string_view kv_key = "num_key_value_heads";
+  m.num_kv_heads = m.num_heads;
+  if (defaults.reads_heads && !c.is_null(kv_key)) {
+    m.num_kv_heads = c.integer(kv_key, defaults.num_kv_heads.value_or(m.num_heads));
+  }
   if (m.num_heads % m.num_kv_heads != 0) {
-    bad_input("{}: found {}, expected a divisor of num_attention_heads ({})", c.where("num_key_value_heads"),
-              m.num_kv_heads, m.num_heads);
+    bad_input("{}: found {}, expected a divisor of num_attention_heads ({})", c.where(kv_key), m.num_kv_heads,
+              m.num_heads);
   }
-  if (!c.has("head_dim") && m.hidden_size % m.num_heads != 0) {
-    bad_input("{}: found {}, expected a multiple of num_attention_heads ({}) where head_dim is absent",
-              c.where("hidden_size"), m.hidden_size, m.num_heads);
+  if (defaults.reads_heads && (c.has("head_dim") || defaults.head_size)) {
+    m.head_size = c.integer("head_dim", defaults.head_size);
+  } else {
+    if (m.hidden_size % m.num_heads != 0) {
+      bad_input("{}: found {}, expected a multiple of num_attention_heads ({})", c.where("hidden_size"),
+                m.hidden_size, m.num_heads);
+    }
+    m.head_size = m.hidden_size / m.num_heads;
   }
-  m.head_size = c.integer("head_dim", m.hidden_size / m.num_heads);
-  m.max_positions = c.integer("max_position_embeddings", 2048);
+  // A bound on what is computed before the tensors' shapes are known.
+  constexpr std::int64_t kMostHeadSize = 65536;
+  if (m.head_size > kMostHeadSize) {
+    bad_input("{}: found a head size of {}, expected at most {}",
+              c.where(c.has("head_dim") ? "head_dim" : "hidden_size"), m.head_size, kMostHeadSize);
+  }
   m.attention_scale = 1.0f / std::sqrt(static_cast<float>(m.head_size));
 }
 
-std::int64_t read_num_layers(const ConfigReader& c) {
+}  // namespace
+
+void read_common(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
+  m.vocab_size = c.integer("vocab_size", defaults.vocab_size);
+  m.hidden_size = c.integer("hidden_size", defaults.hidden_size);
+  m.intermediate_field = defaults.intermediate_field;
+  m.intermediate_size = c.integer(m.intermediate_field, defaults.intermediate_size);
+  m.num_heads = c.integer("num_attention_heads", defaults.num_heads);
+  m.max_positions = c.integer("max_position_embeddings", defaults.max_positions);
+  read_heads(c, defaults, m);
+}
+
+std::int64_t read_num_layers(const ConfigReader& c, std::optional<std::int64_t> fallback) {
   constexpr std::int64_t kMost = 4096;  // a bound on what a hostile file can make us allocate
-  const std::int64_t layers = c.integer("num_hidden_layers");
+  const std::int64_t layers = c.integer("num_hidden_layers", fallback);
   if (layers > kMost)
     bad_input("{}: found {}, expected at most {}", c.where("num_hidden_layers"), layers, kMost);
   return layers;
+}
+
+std::int64_t read_sliding_window(const ConfigReader& c, std::int64_t absent) {
+  return c.is_null("sliding_window") ? 0 : c.integer("sliding_window", absent);
+}
+
+float read_optional_number(const ConfigReader& c, std::string_view key, double absent) {
+  return c.is_null(key) ? 0.0f : static_cast<float>(c.positive(key, absent));
+}
+
+std::vector<bool> read_sliding_layers(const ConfigReader& c, std::int64_t num_layers,
+                                      const std::function<bool(std::int64_t)>& otherwise) {
+  std::vector<bool> sliding;
+  if (!c.has("layer_types")) {
+    for (std::int64_t i = 0; i < num_layers; ++i) sliding.push_back(otherwise(i));
+    return sliding;
+  }
+  for (const std::string& type : c.texts("layer_types")) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      bad_input("{}: found '{}' at {}, expected sliding_attention or full_attention", c.where("layer_types"),
+                type, sliding.size());
+    }
+    sliding.push_back(type == "sliding_attention");
+  }
+  if (static_cast<std::int64_t>(sliding.size()) != num_layers) {
+    bad_input("{}: found {} layers, expected num_hidden_layers ({})", c.where("layer_types"), sliding.size(),
+              num_layers);
+  }
+  return sliding;
 }
 
 BlockConfig llama_block(const ModelConfig& m, const std::string& prefix) {
@@ -62,10 +115,15 @@ BlockConfig llama_block(const ModelConfig& m, const std::string& prefix) {
   return b;
 }
 
-void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m) {
-  m.embedding = "model.embed_tokens.weight";
-  m.final_norm = NormTensors{"model.norm.weight", ""};
-  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : "lm_head.weight";
+void set_attention_bias(bool qkv, bool output, BlockConfig& b) {
+  for (LinearTensors& linear : b.qkv) linear.bias = qkv;
+  b.attention_output.bias = output;
+}
+
+void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m, const std::string& prefix) {
+  m.embedding = prefix + "model.embed_tokens.weight";
+  m.final_norm = NormTensors{prefix + "model.norm.weight", ""};
+  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : prefix + "lm_head.weight";
 }
 
 }  // namespace swiftprune

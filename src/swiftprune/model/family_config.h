@@ -1,25 +1,59 @@
-// The fields of config.json that most families spell alike.
+// The fields of config.json that most families spell alike, and LLaMA's tensor names, which most share.
 #pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/model_config.h"
 
 namespace swiftprune {
 
-Activation read_activation(const ConfigReader& config, std::string_view key,
-                           std::optional<std::string> fallback);
+Activation read_activation(const ConfigReader& config, std::string_view key, std::string_view fallback);
+
+// What a field's absence means: the default of transformers' configuration class. Nothing: the field must be
+// there (or, for the last two, follows from others).
+struct CommonDefaults {
+  std::int64_t max_positions = 2048;
+  std::string_view intermediate_field = "intermediate_size";
+  bool reads_heads = true;  // else num_key_value_heads and head_dim mean nothing to this family
+  std::optional<std::int64_t> vocab_size = std::nullopt;
+  std::optional<std::int64_t> hidden_size = std::nullopt;
+  std::optional<std::int64_t> intermediate_size = std::nullopt;
+  std::optional<std::int64_t> num_heads = std::nullopt;
+  // Else as many as num_attention_heads; null means that too.
+  std::optional<std::int64_t> num_kv_heads = std::nullopt;
+  std::optional<std::int64_t> head_size = std::nullopt;  // else hidden_size / num_attention_heads
+};
 
 // vocab_size, hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim,
 // max_position_embeddings, and attention_scale = 1/sqrt(head size).
-void read_common(const ConfigReader& config, ModelConfig& model);
+void read_common(const ConfigReader& config, const CommonDefaults& defaults, ModelConfig& model);
 
-std::int64_t read_num_layers(const ConfigReader& config);
+std::int64_t read_num_layers(const ConfigReader& config, std::optional<std::int64_t> fallback = std::nullopt);
+
+// The window in tokens of sliding-window attention: `absent` when the field is absent, 0 (no window) when
+// null.
+std::int64_t read_sliding_window(const ConfigReader& config, std::int64_t absent);
+
+// A number that null turns off (0) and that is `absent` when the field is absent.
+float read_optional_number(const ConfigReader& config, std::string_view key, double absent);
+
+// Which layers attend through the sliding window: as layer_types says, else as `otherwise` says.
+std::vector<bool> read_sliding_layers(const ConfigReader& config, std::int64_t num_layers,
+                                      const std::function<bool(std::int64_t layer)>& otherwise);
 
 // LLaMA's names under `prefix` ("model.layers.3."): self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj,
 // input_layernorm, post_attention_layernorm. Families that differ in part change the part.
 BlockConfig llama_block(const ModelConfig& model, const std::string& prefix);
+void set_attention_bias(bool qkv, bool output, BlockConfig& block);
 
-// Embedding, final norm and head as LLaMA names them; the head is the embedding when tie_word_embeddings.
-void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model);
+// Embedding, final norm and head as LLaMA names them under `prefix`; the head is the embedding when
+// tie_word_embeddings.
+void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model,
+                    const std::string& prefix = "");
 
 }  // namespace swiftprune

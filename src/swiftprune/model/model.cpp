@@ -7,13 +7,14 @@
 namespace swiftprune {
 namespace {
 
+// fields: those of config.json that the shape follows from.
 void check_shape(const Checkpoint& checkpoint, const std::string& name,
-                 std::initializer_list<std::int64_t> shape) {
+                 std::initializer_list<std::int64_t> shape, std::string_view fields) {
   const TensorInfo& tensor = checkpoint.at(name);
   const std::vector<std::int64_t> expected(shape);
   if (tensor.shape != expected) {
-    bad_input("{}: tensor '{}': found shape [{}], expected [{}] from config.json", tensor.file, name,
-              fmt::join(tensor.shape, ", "), fmt::join(expected, ", "));
+    bad_input("{}: tensor '{}': found shape [{}], expected [{}] from {} of config.json", tensor.file, name,
+              fmt::join(tensor.shape, ", "), fmt::join(expected, ", "), fields);
   }
   if (!is_weight_dtype(tensor.dtype)) {
     bad_input("{}: tensor '{}': found dtype {}, expected F32, F16 or BF16", tensor.file, name,
@@ -21,28 +22,41 @@ void check_shape(const Checkpoint& checkpoint, const std::string& name,
   }
 }
 
-void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int64_t size) {
-  if (!norm.gain.empty()) check_shape(checkpoint, norm.gain, {size});
-  if (!norm.bias.empty()) check_shape(checkpoint, norm.bias, {size});
+void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int64_t size,
+                std::string_view field) {
+  if (!norm.gain.empty()) check_shape(checkpoint, norm.gain, {size}, field);
+  if (!norm.bias.empty()) check_shape(checkpoint, norm.bias, {size}, field);
+}
+
+void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
+  for (const LinearTensors& linear : linears_of(block)) {
+    const bool of_mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
+    const std::string fields = of_mlp ? "hidden_size and " + m.intermediate_field
+                                      : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
+    check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs}, fields);
+    if (linear.bias) check_shape(checkpoint, linear.name + ".bias", {linear.outputs}, fields);
+  }
 }
 
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
-  check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size});
-  if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size});
-  if (m.head_bias) check_shape(checkpoint, *m.head_bias, {m.vocab_size});
-  if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size);
+  constexpr std::string_view kTable = "vocab_size and hidden_size";
+  check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size}, kTable);
+  if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size}, kTable);
+  if (m.position_table) {
+    check_shape(checkpoint, *m.position_table, {m.position_offset + m.max_positions, m.hidden_size},
+                "max_position_embeddings and hidden_size");
+  }
+  if (m.head_bias) check_shape(checkpoint, *m.head_bias, {m.vocab_size}, "vocab_size");
+  if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size, "hidden_size");
   for (const BlockConfig& block : m.blocks) {
-    for (const LinearTensors& linear : linears_of(block)) {
-      check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs});
-      if (linear.bias) check_shape(checkpoint, linear.name + ".bias", {linear.outputs});
-    }
-    check_norm(checkpoint, block.attention_norm, m.hidden_size);
-    check_norm(checkpoint, block.mlp_norm, m.hidden_size);
+    check_linears(checkpoint, m, block);
+    check_norm(checkpoint, block.attention_norm, m.hidden_size, "hidden_size");
+    check_norm(checkpoint, block.mlp_norm, m.hidden_size, "hidden_size");
     for (const auto* norm : {&block.post_attention_norm, &block.post_mlp_norm}) {
-      if (*norm) check_norm(checkpoint, **norm, m.hidden_size);
+      if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
     }
     for (const auto* norm : {&block.query_norm, &block.key_norm}) {
-      if (*norm) check_norm(checkpoint, **norm, m.head_size);
+      if (*norm) check_norm(checkpoint, **norm, m.head_size, "head_dim");
     }
   }
 }

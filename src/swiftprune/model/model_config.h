@@ -16,14 +16,15 @@ enum class NormKind { kRms, kLayer };
 // Rotary embedding: angle of position p for pair i is p · inverse_frequency[i]; cos and sin are multiplied by
 // `magnitude` (YaRN's and longrope's attention factor).
 struct RopeConfig {
-  std::vector<double> inverse_frequency;  // [rotary_size / 2]
+  std::vector<float> inverse_frequency;  // [rotary_size / 2], rounded up
   double magnitude = 1.0;
   // longrope: these frequencies serve sequences longer than long_from positions; empty otherwise.
-  std::vector<double> long_inverse_frequency;
+  std::vector<float> long_inverse_frequency;
   std::int64_t long_from = 0;
 };
 
-// Names of a norm's tensors; an empty gain means a norm without parameters, an empty bias none.
+// Names of a norm's tensors; an empty gain means a norm without parameters (LayerNorm only), an empty bias
+// none.
 struct NormTensors {
   std::string gain;
   std::string bias;
@@ -57,8 +58,8 @@ struct BlockConfig {
   LinearTensors down;
   NormTensors attention_norm;  // before attention
   NormTensors mlp_norm;        // before the MLP
-  std::optional<NormTensors>
-      post_attention_norm;  // on the attention's output, before the residual sum (Gemma)
+  // On the output of attention and MLP, before the residual sum (Gemma).
+  std::optional<NormTensors> post_attention_norm;
   std::optional<NormTensors> post_mlp_norm;
   std::optional<NormTensors> query_norm;  // per head, before the rotary embedding
   std::optional<NormTensors> key_norm;
@@ -74,7 +75,9 @@ struct ModelConfig {
   std::int64_t num_kv_heads = 0;
   std::int64_t head_size = 0;
   std::int64_t intermediate_size = 0;
+  std::string intermediate_field = "intermediate_size";  // its name in config.json, for messages
   std::int64_t max_positions = 0;
+  bool needs_bos = false;  // the model was trained with BOS before everything and fails without it (Gemma)
 
   NormKind norm = NormKind::kRms;
   float norm_eps = 1e-5f;

@@ -9,156 +9,200 @@
 namespace swiftprune {
 namespace {
 
-constexpr double kPi = std::numbers::pi;
+constexpr double kTurn = 2.0 * std::numbers::pi;
 
 struct RopeInput {
   const ConfigReader& parameters;
-  const ConfigReader& config;
+  const RopeOptions& options;
   double theta;
-  std::int64_t rotary_size;
-  std::int64_t max_positions;
 
   std::int64_t original_positions() const {
-    return parameters.integer("original_max_position_embeddings",
-                              config.integer("original_max_position_embeddings", max_positions));
+    if (options.original_positions) return *options.original_positions;
+    return parameters.integer("original_max_position_embeddings", options.max_positions);
   }
 };
 
-double positive(const ConfigReader& reader, std::string_view key,
-                std::optional<double> fallback = std::nullopt) {
-  const double value = reader.number(key, fallback);
-  if (!(value > 0.0)) bad_input("{}: found {}, expected a positive number", reader.where(key), value);
-  return value;
+std::int64_t num_pairs(std::int64_t rotary_size) { return (rotary_size + 1) / 2; }
+
+// theta^(2i / rotary_size): the wavelength of pair i in turns of 2π positions.
+std::vector<float> periods(double theta, std::int64_t rotary_size) {
+  std::vector<float> result;
+  for (std::int64_t i = 0; i < num_pairs(rotary_size); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotary_size);
+    result.push_back(static_cast<float>(std::pow(double{static_cast<float>(theta)}, double{exponent})));
+  }
+  return result;
 }
 
 void scale_llama3(RopeConfig& rope, const RopeInput& in) {
-  const double factor = positive(in.parameters, "factor");
-  const double low = positive(in.parameters, "low_freq_factor");
-  const double high = positive(in.parameters, "high_freq_factor");
-  const double original = static_cast<double>(in.original_positions());
-  if (high <= low)
-    bad_input("{}: expected high_freq_factor above low_freq_factor", in.parameters.where("high_freq_factor"));
-  for (double& f : rope.inverse_frequency) {
-    const double wavelength = 2.0 * kPi / f;
+  const double factor = in.parameters.positive("factor");
+  const double low = in.parameters.positive("low_freq_factor");
+  const double high = in.parameters.positive("high_freq_factor");
+  if (high <= low) {
+    bad_input("{}: found {}, expected more than low_freq_factor ({})",
+              in.parameters.where("high_freq_factor"), high, low);
+  }
+  const auto original = static_cast<double>(in.original_positions());
+  for (float& f : rope.inverse_frequency) {
+    const double wavelength = kTurn / f;
     if (wavelength < original / high) continue;
     if (wavelength > original / low) {
-      f /= factor;
+      f = static_cast<float>(f / factor);
     } else {
       const double smooth = (original / wavelength - low) / (high - low);
-      f = (1.0 - smooth) * f / factor + smooth * f;
+      f = static_cast<float>((1.0 - smooth) * f / factor + smooth * f);
     }
   }
 }
 
 void scale_yarn(RopeConfig& rope, const RopeInput& in) {
-  const double original = static_cast<double>(in.original_positions());
-  const double factor = positive(in.parameters, "factor", static_cast<double>(in.max_positions) / original);
+  const auto original = static_cast<double>(in.original_positions());
+  const double factor =
+      in.parameters.positive("factor", static_cast<double>(in.options.max_positions) / original);
   const auto scale = [](double s, double m) { return s <= 1.0 ? 1.0 : 0.1 * m * std::log(s) + 1.0; };
   const double mscale = in.parameters.number("mscale", 0.0);
   const double mscale_all = in.parameters.number("mscale_all_dim", 0.0);
   const double magnitude = mscale != 0.0 && mscale_all != 0.0
                                ? scale(factor, mscale) / scale(factor, mscale_all)
                                : scale(factor, 1.0);
-  rope.magnitude = in.parameters.number("attention_factor", magnitude);
-  const double half = static_cast<double>(rope.inverse_frequency.size());
-  const auto dimension =
-      [&](double rotations) {  // the pair that turns `rotations` times over the original length
-        return half * std::log(original / (rotations * 2.0 * kPi)) / std::log(in.theta);
-      };
-  double low = dimension(in.parameters.number("beta_fast", 32.0));
-  double high = dimension(in.parameters.number("beta_slow", 1.0));
+  rope.magnitude = in.parameters.positive("attention_factor", magnitude);
+  if (in.theta <= 1.0) {
+    bad_input("{}: found {}, expected more than 1 with yarn", in.parameters.where("rope_theta"), in.theta);
+  }
+  const auto size = static_cast<double>(in.options.rotary_size);
+  // The pair that turns `rotations` times over the original length.
+  const auto pair_of = [&](double rotations) {
+    return size * std::log(original / (rotations * kTurn)) / (2.0 * std::log(in.theta));
+  };
+  double low = pair_of(in.parameters.positive("beta_fast", 32.0));
+  double high = pair_of(in.parameters.positive("beta_slow", 1.0));
   if (in.parameters.boolean("truncate", true)) {
     low = std::floor(low);
     high = std::ceil(high);
   }
   low = std::max(low, 0.0);
-  high = std::min(high, static_cast<double>(in.rotary_size) - 1.0);
-  if (high <= low) high = low + 0.001;
+  high = std::min(high, size - 1.0);
+  if (high == low) high += 0.001;
   for (std::size_t i = 0; i < rope.inverse_frequency.size(); ++i) {
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-    double& f = rope.inverse_frequency[i];
-    f = f / factor * ramp + f * (1.0 - ramp);
+    float& f = rope.inverse_frequency[i];
+    f = static_cast<float>(f / factor * ramp + f * (1.0 - ramp));
   }
 }
 
-void scale_longrope(RopeConfig& rope, const RopeInput& in) {
-  const std::vector<double> short_factor = in.parameters.numbers("short_factor");
-  const std::vector<double> long_factor = in.parameters.numbers("long_factor");
-  const std::size_t half = rope.inverse_frequency.size();
-  if (short_factor.size() != half || long_factor.size() != half) {
-    bad_input("{}: found {} and {} factors, expected {} (half the rotary size)",
-              in.parameters.where("short_factor"), short_factor.size(), long_factor.size(), half);
+std::vector<float> divided(const std::vector<float>& frequency, const ConfigReader& parameters,
+                           std::string_view key) {
+  const std::vector<double> factors = parameters.numbers(key);
+  if (factors.size() != frequency.size()) {
+    bad_input("{}: found {} factors, expected {} (half the rotary size)", parameters.where(key),
+              factors.size(), frequency.size());
   }
-  const std::int64_t original = in.original_positions();
-  const double ratio =
-      in.parameters.number("factor", static_cast<double>(in.max_positions) / static_cast<double>(original));
-  const double magnitude =
-      ratio <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(ratio) / std::log(static_cast<double>(original)));
-  rope.magnitude = in.parameters.number("attention_factor", magnitude);
-  rope.long_from = original;
-  rope.long_inverse_frequency.resize(half);
-  for (std::size_t i = 0; i < half; ++i) {
-    if (!(short_factor[i] > 0.0) || !(long_factor[i] > 0.0)) {
-      bad_input("{}: found a factor that is not positive at {}", in.parameters.where("short_factor"), i);
+  std::vector<float> result(frequency.size());
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    if (!(factors[i] > 0.0)) {
+      bad_input("{}: found {} at {}, expected positive numbers", parameters.where(key), factors[i], i);
     }
-    rope.long_inverse_frequency[i] = rope.inverse_frequency[i] / long_factor[i];
-    rope.inverse_frequency[i] /= short_factor[i];
+    result[i] = static_cast<float>(frequency[i] / factors[i]);
   }
+  return result;
+}
+
+void scale_longrope(RopeConfig& rope, const RopeInput& in) {
+  rope.long_inverse_frequency = divided(rope.inverse_frequency, in.parameters, "long_factor");
+  rope.inverse_frequency = divided(rope.inverse_frequency, in.parameters, "short_factor");
+  rope.long_from = in.original_positions();
+  if (rope.long_from < 2) {
+    bad_input("{}: found {}, expected at least 2", in.parameters.where("original_max_position_embeddings"),
+              rope.long_from);
+  }
+  const auto original = static_cast<double>(rope.long_from);
+  const double factor =
+      in.parameters.positive("factor", static_cast<double>(in.options.max_positions) / original);
+  const double magnitude = factor <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(factor) / std::log(original));
+  rope.magnitude = in.parameters.positive("attention_factor", magnitude);
 }
 
 }  // namespace
 
-RopeConfig plain_rope(double theta, std::int64_t rotary_size) {
+RopeConfig plain_rope(const RopeOptions& options) {
   RopeConfig rope;
-  for (std::int64_t i = 0; i < rotary_size / 2; ++i) {
-    rope.inverse_frequency.push_back(
-        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_size)));
-  }
+  for (const float period : periods(options.theta, options.rotary_size))
+    rope.inverse_frequency.push_back(1.0f / period);
   return rope;
 }
 
-RopeConfig rope_from_parameters(const ConfigReader& parameters, double theta, std::int64_t rotary_size,
-                                std::int64_t max_positions, const ConfigReader& config) {
-  const RopeInput in{parameters, config, positive(parameters, "rope_theta", theta), rotary_size,
-                     max_positions};
-  RopeConfig rope = plain_rope(in.theta, rotary_size);
+RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOptions& given) {
+  RopeOptions options = given;
+  options.theta = parameters.positive("rope_theta", given.theta);
+  const RopeInput in{parameters, options, options.theta};
+  RopeConfig rope = plain_rope(options);
   // "type" is the older spelling of "rope_type", "su" the older name of longrope.
   const std::string type = parameters.text("rope_type", parameters.text("type", "default"));
   if (type == "linear") {
-    const double factor = positive(parameters, "factor");
-    for (double& f : rope.inverse_frequency) f /= factor;
+    const double factor = parameters.positive("factor");
+    for (float& f : rope.inverse_frequency) f = static_cast<float>(f / factor);
+  } else if (type == "dynamic") {
+    // Changes nothing up to max_position_embeddings, and longer sequences are refused.
+    parameters.positive("factor");
   } else if (type == "llama3") {
     scale_llama3(rope, in);
   } else if (type == "yarn") {
     scale_yarn(rope, in);
   } else if (type == "longrope" || type == "su") {
     scale_longrope(rope, in);
-  } else if (type != "default" && type != "dynamic") {
-    // "dynamic" changes nothing up to max_position_embeddings, and longer sequences are refused.
+  } else if (type != "default") {
     bad_input("{}: found '{}', expected default, linear, dynamic, llama3, yarn or longrope",
-              parameters.where("rope_type"), type);
+              parameters.where(parameters.has("rope_type") ? "rope_type" : "type"), type);
+  }
+  const auto finite = [](float f) { return std::isfinite(f); };
+  if (!std::ranges::all_of(rope.inverse_frequency, finite) ||
+      !std::ranges::all_of(rope.long_inverse_frequency, finite) || !std::isfinite(rope.magnitude)) {
+    bad_input("{}: found numbers that give no finite frequency", parameters.where("rope_type"));
   }
   return rope;
 }
 
-RopeConfig read_rope(const ConfigReader& config, std::int64_t rotary_size, std::int64_t max_positions) {
-  const double theta = config.number("rope_theta", 10000.0);
-  for (const std::string_view key : {"rope_parameters", "rope_scaling"}) {
-    if (config.has(key))
-      return rope_from_parameters(config.child(key), theta, rotary_size, max_positions, config);
+RopeConfig read_rope(const ConfigReader& config, const RopeOptions& given) {
+  RopeOptions options = given;
+  options.theta = config.positive("rope_theta", given.theta);
+  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
+    if (!config.has(key)) continue;
+    const ConfigReader parameters = config.child(key);
+    if (parameters.object().empty()) continue;
+    for (const std::string_view layer_type : {"full_attention", "sliding_attention"}) {
+      if (parameters.has(layer_type)) {
+        bad_input("{}: found parameters for each layer type, which this family has not",
+                  parameters.where(layer_type));
+      }
+    }
+    return rope_from_parameters(parameters, options);
   }
-  return plain_rope(theta, rotary_size);
+  return plain_rope(options);
+}
+
+std::int64_t read_rotary_size(const ConfigReader& config, std::int64_t head_size, std::string_view key,
+                              double fallback) {
+  constexpr std::string_view kParameter = "partial_rotary_factor";
+  double fraction = config.positive(key, fallback);
+  for (const std::string_view parameters : {"rope_parameters", "rope_scaling"}) {
+    if (config.has(parameters)) fraction = config.child(parameters).positive(kParameter, fraction);
+  }
+  const auto size = static_cast<std::int64_t>(static_cast<double>(head_size) * std::min(fraction, 2.0));
+  if (size < 1 || 2 * num_pairs(size) > head_size) {
+    bad_input("{}: found {}, expected a fraction that rotates 2 to {} elements of a head", config.where(key),
+              fraction, head_size);
+  }
+  return size;
 }
 
 RopeTable make_rope_table(const RopeConfig& rope, std::int64_t num_positions) {
   const bool use_long = !rope.long_inverse_frequency.empty() && num_positions > rope.long_from;
-  const std::vector<double>& frequency = use_long ? rope.long_inverse_frequency : rope.inverse_frequency;
-  const auto half = static_cast<std::int64_t>(frequency.size());
-  RopeTable table{Matrix(num_positions, half), Matrix(num_positions, half)};
+  const std::vector<float>& frequency = use_long ? rope.long_inverse_frequency : rope.inverse_frequency;
+  const auto pairs = static_cast<std::int64_t>(frequency.size());
+  RopeTable table{Matrix(num_positions, pairs), Matrix(num_positions, pairs)};
   for (std::int64_t p = 0; p < num_positions; ++p) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      // The angle is rounded to float, as transformers computes it.
-      const float angle = static_cast<float>(p) * static_cast<float>(frequency[static_cast<std::size_t>(i)]);
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      const float angle = static_cast<float>(p) * frequency[static_cast<std::size_t>(i)];
       table.cos.at(p, i) = static_cast<float>(std::cos(double{angle}) * rope.magnitude);
       table.sin.at(p, i) = static_cast<float>(std::sin(double{angle}) * rope.magnitude);
     }

@@ -4,6 +4,12 @@ target_sources(swiftprune PRIVATE
   model/rope.cpp
   model/family.cpp
   model/llama.cpp
+  model/mistral.cpp
+  model/qwen.cpp
+  model/gemma.cpp
+  model/gpt_neox.cpp
+  model/phi3.cpp
+  model/opt.cpp
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp

@@ -11,6 +11,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/scoring/scorer.h"
 
@@ -46,52 +47,30 @@ StatNeeds needs_of(const PlanEntry& entry) {
 
 bool any(const StatNeeds& needs) { return needs.energy || needs.ewma_energy || needs.sum || needs.gram; }
 
-// Relative change of the linear's outputs on its calibration inputs.
+// Relative change of the linear's outputs on its calibration inputs; nothing without calibration. Over a
+// sample of the rows where the Gram matrix is known, else from the channels' energies, as if they were
+// uncorrelated.
 std::optional<double> output_error(ConstMatrixView dense, ConstMatrixView pruned, const LayerStats& stats,
                                    const Backend& backend) {
   if (stats.num_tokens == 0) return std::nullopt;
-  constexpr std::int64_t kRows = 64;
-  const std::int64_t chunks = (dense.rows + kRows - 1) / kRows;
-  std::vector<double> lost(static_cast<std::size_t>(chunks), 0.0);
-  std::vector<double> kept(static_cast<std::size_t>(chunks), 0.0);
-  if (stats.gram != nullptr) {
-    Matrix difference(dense.rows, dense.cols);
-    for (std::int64_t r = 0; r < dense.rows; ++r) {
-      for (std::int64_t c = 0; c < dense.cols; ++c) difference.at(r, c) = dense.at(r, c) - pruned.at(r, c);
-    }
-    Matrix product(dense.rows, dense.cols);
-    const auto quadratic = [&](ConstMatrixView w, std::vector<double>& sums) {
-      backend.matmul(w, stats.gram->view(), 1.0f, 0.0f, product.view());
-      parallel_for(w.rows, kRows, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t r = first; r < last; ++r) {
-          for (std::int64_t c = 0; c < w.cols; ++c) {
-            sums[static_cast<std::size_t>(first / kRows)] += double{product.at(r, c)} * double{w.at(r, c)};
-          }
-        }
-      });
-    };
-    quadratic(difference.view(), lost);
-    quadratic(dense, kept);
-  } else {
-    parallel_for(dense.rows, kRows, [&](std::int64_t first, std::int64_t last) {
-      const auto s = static_cast<std::size_t>(first / kRows);
-      for (std::int64_t r = first; r < last; ++r) {
-        for (std::int64_t c = 0; c < dense.cols; ++c) {
-          const double energy = stats.energy[static_cast<std::size_t>(c)];
-          const double d = double{dense.at(r, c)} - double{pruned.at(r, c)};
-          lost[s] += d * d * energy;
-          kept[s] += double{dense.at(r, c)} * double{dense.at(r, c)} * energy;
-        }
+  constexpr std::int64_t kSampledRows = 256;
+  const std::int64_t step = std::max<std::int64_t>(1, dense.rows / kSampledRows);
+  const Matrix change = sampled_difference(dense, pruned, step);
+  const Matrix whole = sampled_difference(dense, {}, step);
+  const auto energy_error = [&](const Matrix& w) {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < w.rows(); ++r) {
+      for (std::int64_t c = 0; c < w.cols(); ++c) {
+        sum += double{w.at(r, c)} * double{w.at(r, c)} * stats.energy[static_cast<std::size_t>(c)];
       }
-    });
-  }
-  double total_lost = 0.0;
-  double total_kept = 0.0;
-  for (std::size_t i = 0; i < lost.size(); ++i) {
-    total_lost += lost[i];
-    total_kept += kept[i];
-  }
-  return total_kept > 0.0 ? std::max(0.0, total_lost / total_kept) : 0.0;
+    }
+    return sum;
+  };
+  const auto error = [&](const Matrix& w) {
+    return stats.gram != nullptr ? layer_error(w.view(), stats.gram->view(), backend) : energy_error(w);
+  };
+  const double total = error(whole);
+  return total > 0.0 ? std::max(0.0, error(change) / total) : 0.0;
 }
 
 // Rounds to the checkpoint's dtype and back, so that the next block sees what the file will hold.
@@ -268,7 +247,6 @@ class BlockPruner {
       task.weight = dense.view();
       task.mask = refiner->uses_mask() ? &mask : nullptr;
       task.target = target;
-      task.measure_error = false;
       Refinement refined = refiner->refine(task, prepared(entry, *refiner, stats), backend_);
       if (refined.report.damping_raised > 0) tensor.damping = refined.report.damping;
       linear.weight = std::move(refined.weight);

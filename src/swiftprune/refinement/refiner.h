@@ -22,7 +22,7 @@ struct RefineTask {
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
-  bool measure_error = true;  // fill the report's errors (two more products)
+  bool measure_error = true;  // fill the report's errors: up to three products of 256 evenly spread rows
 };
 
 struct RefineReport {
@@ -43,6 +43,7 @@ struct Refinement {
 class PreparedGram {
  public:
   virtual ~PreparedGram() = default;
+  const Matrix* gram = nullptr;  // the caller's; null for a refiner that uses none
 };
 
 class Refiner {

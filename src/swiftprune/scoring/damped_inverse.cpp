@@ -22,22 +22,22 @@ Matrix copy_of(ConstMatrixView m) {
 
 }  // namespace
 
-double damping_unit(ConstMatrixView gram) {
+double damping_unit(ConstMatrixView a) {
   double sum = 0.0;
-  for (std::int64_t j = 0; j < gram.rows; ++j) sum += double{gram.at(j, j)};
-  return sum > 0.0 ? sum / static_cast<double>(gram.rows) : 1.0;
+  for (std::int64_t j = 0; j < a.rows; ++j) sum += double{a.at(j, j)};
+  return sum > 0.0 ? sum / static_cast<double>(a.rows) : 1.0;
 }
 
-DampedInverse damped_inverse(ConstMatrixView gram, double damping, const Backend& backend,
+DampedInverse damped_inverse(ConstMatrixView a, const Damping& damping, const Backend& backend,
                              std::string_view tensor) {
-  expect(damping > 0.0, "damped_inverse: a positive damping");
-  const double unit = damping_unit(gram);
+  expect(damping.relative > 0.0 && damping.unit > 0.0, "damped_inverse: a positive damping");
   DampedInverse result;
-  for (result.damping = damping; result.raised <= kMaxRaises; ++result.raised, result.damping *= 10.0) {
-    result.inverse = copy_of(gram);
-    for (std::int64_t j = 0; j < gram.rows; ++j) {
+  result.damping = damping.relative;
+  for (; result.raised <= kMaxRaises; ++result.raised, result.damping *= 10.0) {
+    result.inverse = copy_of(a);
+    for (std::int64_t j = 0; j < a.rows; ++j) {
       float& diagonal = result.inverse.at(j, j);
-      diagonal = static_cast<float>(double{diagonal} + result.damping * unit);
+      diagonal = static_cast<float>(double{diagonal} + damping.shift + result.damping * damping.unit);
     }
     if (backend.invert_spd(result.inverse.view()) && all_finite(result.inverse)) return result;
   }

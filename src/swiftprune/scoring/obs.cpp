@@ -18,7 +18,9 @@ class ObsScorer final : public Scorer {
  private:
   Scores do_score(WeightView weight, const LayerStats& stats, const Backend& backend,
                   std::string_view tensor) const override {
-    const DampedInverse inverse = damped_inverse(stats.gram->view(), kDamping, backend, tensor);
+    const ConstMatrixView gram = stats.gram->view();
+    const DampedInverse inverse =
+        damped_inverse(gram, {.relative = kDamping, .unit = damping_unit(gram)}, backend, tensor);
     Scores scores;
     scores.power = 2;
     scores.column = column_factors(weight.cols, [&](std::size_t j) {

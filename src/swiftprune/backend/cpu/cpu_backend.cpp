@@ -73,6 +73,7 @@ auto activation_kernel(Activation activation) {
 class CpuBackend final : public Backend {
  public:
   std::string_view name() const override { return "cpu"; }
+  bool has_fast_bf16() const override { return cpu::Bf16Linear::available(); }
 
  private:
   std::unique_ptr<PackedWeight> do_pack(ConstMatrixView weight, ComputeType compute) const override {

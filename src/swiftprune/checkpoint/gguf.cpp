@@ -1,0 +1,381 @@
+#include "swiftprune/checkpoint/gguf.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+enum class ValueType : std::uint32_t {
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
+};
+
+struct ValueTypeInfo {
+  const char* name;
+  std::uint64_t bytes;  // 0: of no fixed size
+};
+constexpr ValueTypeInfo kValueTypes[] = {
+    {"uint8", 1},   {"int8", 1},   {"uint16", 2}, {"int16", 2},  {"uint32", 4}, {"int32", 4},  {"float32", 4},
+    {"boolean", 1}, {"string", 0}, {"array", 0},  {"uint64", 8}, {"int64", 8},  {"float64", 8}};
+
+const ValueTypeInfo& info_of(ValueType type) { return kValueTypes[static_cast<std::size_t>(type)]; }
+
+// A value or an array, as it lies in the file.
+struct Value {
+  ValueType type;  // of the elements when it is an array
+  bool is_array;
+  std::uint64_t count;
+  std::span<const std::byte> bytes;
+
+  std::string type_name() const {
+    return is_array ? fmt::format("an array of {}", info_of(type).name) : info_of(type).name;
+  }
+};
+
+template <class T>
+T load(const std::byte* p) {
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+
+// A number as double. Integers of the metadata are far below 2^53.
+double number_at(ValueType type, const std::byte* p) {
+  switch (type) {
+    case ValueType::kU8:
+    case ValueType::kBool:
+      return load<std::uint8_t>(p);
+    case ValueType::kI8:
+      return load<std::int8_t>(p);
+    case ValueType::kU16:
+      return load<std::uint16_t>(p);
+    case ValueType::kI16:
+      return load<std::int16_t>(p);
+    case ValueType::kU32:
+      return load<std::uint32_t>(p);
+    case ValueType::kI32:
+      return load<std::int32_t>(p);
+    case ValueType::kF32:
+      return static_cast<double>(load<float>(p));
+    case ValueType::kU64:
+      return static_cast<double>(load<std::uint64_t>(p));
+    case ValueType::kI64:
+      return static_cast<double>(load<std::int64_t>(p));
+    case ValueType::kF64:
+      return load<double>(p);
+    default:
+      break;
+  }
+  expect(false, "number_at: a number type");
+  return 0.0;
+}
+
+bool is_float(ValueType type) { return type == ValueType::kF32 || type == ValueType::kF64; }
+bool is_number(ValueType type) { return info_of(type).bytes > 0 && type != ValueType::kBool; }
+
+// Takes bytes from the front; every length is tested before it is used.
+class Reader {
+ public:
+  Reader(std::span<const std::byte> file, const std::string& name) : file_(file), name_(name) {}
+
+  std::uint64_t position() const { return position_; }
+  std::uint64_t left() const { return file_.size() - position_; }
+
+  std::span<const std::byte> take(std::uint64_t bytes, std::string_view what) {
+    if (bytes > left()) {
+      bad_input("{}: found its end at byte {} inside {}; the file is cut short or damaged", name_,
+                file_.size(), what);
+    }
+    const auto taken = file_.subspan(position_, bytes);
+    position_ += bytes;
+    return taken;
+  }
+  template <class T>
+  T number(std::string_view what) {
+    return load<T>(take(sizeof(T), what).data());
+  }
+  std::string_view text(std::string_view what) {
+    const auto bytes = take(number<std::uint64_t>(what), what);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  // A name that will be used in messages.
+  std::string_view plain_name(std::string_view what) {
+    const std::string_view name = text(what);
+    if (name.empty() || name.size() > 65535 || has_control_characters(name)) {
+      bad_input("{}: {}: expected 1 to 65535 printable bytes", name_, what);
+    }
+    return name;
+  }
+
+  ValueType value_type(std::string_view key) {
+    const auto type = number<std::uint32_t>(key);
+    if (type >= std::size(kValueTypes)) {
+      bad_input("{}: {}: found the value type {}, expected at most 12", name_, key, type);
+    }
+    return static_cast<ValueType>(type);
+  }
+
+  Value value(std::string_view key) {
+    Value value{value_type(key), false, 1, {}};
+    if (value.type == ValueType::kArray) {
+      value.is_array = true;
+      value.type = value_type(key);
+      value.count = number<std::uint64_t>(key);
+      if (value.type == ValueType::kArray) bad_input("{}: {}: found an array of arrays", name_, key);
+    }
+    const std::uint64_t start = position_;
+    if (const std::uint64_t size = info_of(value.type).bytes; size > 0) {
+      const auto bytes = checked_mul(value.count, size);
+      take(bytes.value_or(std::numeric_limits<std::uint64_t>::max()), key);
+    } else {
+      for (std::uint64_t i = 0; i < value.count; ++i) text(key);
+    }
+    value.bytes = file_.subspan(start, position_ - start);
+    return value;
+  }
+
+ private:
+  std::span<const std::byte> file_;
+  const std::string& name_;
+  std::uint64_t position_ = 0;
+};
+
+}  // namespace
+
+std::int64_t GgufTensor::numel() const { return static_cast<std::int64_t>(checked_numel(shape).value()); }
+
+struct GgufFile::Impl {
+  MappedFile file;
+  std::string name;
+  std::map<std::string_view, Value> values;  // keys lie in the file
+  std::vector<GgufTensor> tensors;
+  std::unordered_map<std::string_view, std::size_t> by_name;
+
+  explicit Impl(const std::filesystem::path& path) : file(path), name(path.string()) {}
+
+  void read() {
+    Reader reader(file.bytes(), name);
+    if (reader.left() < 4 || std::memcmp(file.bytes().data(), "GGUF", 4) != 0) {
+      bad_input("{}: expected a GGUF file", name);
+    }
+    reader.take(4, "the header");
+    const auto version = reader.number<std::uint32_t>("the header");
+    if (version != 2 && version != 3) {
+      const bool big_endian = version == 0x02000000u || version == 0x03000000u;
+      bad_input("{}: found GGUF {}, expected version 2 or 3{}", name,
+                big_endian ? std::string("in big-endian byte order") : fmt::format("version {}", version),
+                version == 1 ? "; convert the original model again with a current llama.cpp" : "");
+    }
+    const auto num_tensors = reader.number<std::uint64_t>("the header");
+    const auto num_values = reader.number<std::uint64_t>("the header");
+    for (std::uint64_t i = 0; i < num_values; ++i) {
+      const std::string_view key = reader.plain_name("a metadata key");
+      if (!values.emplace(key, reader.value(key)).second) bad_input("{}: {}: found twice", name, key);
+    }
+    for (std::uint64_t i = 0; i < num_tensors; ++i) read_tensor_info(reader);
+    place_tensors(reader.position());
+  }
+
+  void read_tensor_info(Reader& reader) {
+    GgufTensor& tensor = tensors.emplace_back();
+    tensor.name = reader.plain_name("a tensor name");
+    const auto rank = reader.number<std::uint32_t>(tensor.name);
+    if (rank < 1 || rank > 4) {
+      bad_input("{}: tensor {}: found {} dimensions, expected 1 to 4", name, tensor.name, rank);
+    }
+    for (std::uint32_t d = 0; d < rank; ++d) {
+      const auto extent = reader.number<std::uint64_t>(tensor.name);
+      if (extent > std::uint64_t{1} << 62)
+        bad_input("{}: tensor {}: found extent {}", name, tensor.name, extent);
+      tensor.shape.insert(tensor.shape.begin(), static_cast<std::int64_t>(extent));
+    }
+    const auto type = reader.number<std::uint32_t>(tensor.name);
+    tensor.type = find_ggml_type(type);
+    if (tensor.type == nullptr) {
+      bad_input("{}: tensor {}: found the type {}, expected one of {}", name, tensor.name,
+                ggml_type_name(type), readable_ggml_types());
+    }
+    tensor.begin = reader.number<std::uint64_t>(tensor.name);
+  }
+
+  // Turns offsets from the start of the data into offsets from the start of the file.
+  void place_tensors(std::uint64_t header_end) {
+    const std::uint64_t alignment = data_alignment();
+    const std::uint64_t data_begin = (header_end + alignment - 1) / alignment * alignment;
+    for (GgufTensor& tensor : tensors) {
+      if (tensor.begin % alignment != 0) {
+        bad_input("{}: tensor {}: found offset {}, expected a multiple of {}", name, tensor.name,
+                  tensor.begin, alignment);
+      }
+      if (tensor.shape.back() % tensor.type->block_size != 0) {
+        bad_input("{}: tensor {}: found rows of {}, expected a multiple of {} for {}", name, tensor.name,
+                  tensor.shape.back(), tensor.type->block_size, tensor.type->name);
+      }
+      const auto numel = checked_numel(tensor.shape);
+      const auto bytes = numel ? checked_mul(*numel / static_cast<std::uint64_t>(tensor.type->block_size),
+                                             static_cast<std::uint64_t>(tensor.type->block_bytes))
+                               : numel;
+      const auto begin = checked_add(data_begin, tensor.begin);
+      const auto end = bytes && begin ? checked_add(*begin, *bytes) : std::nullopt;
+      if (!end || *end > file.bytes().size()) {
+        bad_input(
+            "{}: tensor {}: found {} [{}] at offset {}, past the end of the file ({} bytes); the file is "
+            "cut short or damaged",
+            name, tensor.name, tensor.type->name, fmt::join(tensor.shape, ", "), tensor.begin,
+            file.bytes().size());
+      }
+      tensor.begin = *begin;
+      tensor.end = *end;
+    }
+    check_overlaps();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (!by_name.emplace(tensors[i].name, i).second)
+        bad_input("{}: tensor {}: found twice", name, tensors[i].name);
+    }
+  }
+
+  std::uint64_t data_alignment() const {
+    const auto entry = values.find("general.alignment");
+    if (entry == values.end()) return 32;
+    const Value& value = entry->second;
+    const bool is_u32 = !value.is_array && value.type == ValueType::kU32;
+    const std::uint64_t alignment = is_u32 ? load<std::uint32_t>(value.bytes.data()) : 0;
+    if (!std::has_single_bit(alignment)) {
+      bad_input("{}: general.alignment: found {}, expected a power of two", name,
+                is_u32 ? fmt::format("{}", alignment) : value.type_name());
+    }
+    return alignment;
+  }
+
+  void check_overlaps() const {
+    std::vector<const GgufTensor*> sorted;
+    for (const GgufTensor& tensor : tensors) sorted.push_back(&tensor);
+    std::sort(sorted.begin(), sorted.end(),
+              [](const GgufTensor* a, const GgufTensor* b) { return a->begin < b->begin; });
+    for (std::size_t i = 1; i < sorted.size(); ++i) {
+      if (sorted[i]->begin < sorted[i - 1]->end) {
+        bad_input("{}: tensors {} and {} overlap", name, sorted[i - 1]->name, sorted[i]->name);
+      }
+    }
+  }
+
+  const Value* find(std::string_view key) const {
+    const auto entry = values.find(key);
+    return entry == values.end() ? nullptr : &entry->second;
+  }
+
+  [[noreturn]] void wrong_type(std::string_view key, const Value& value, std::string_view expected) const {
+    bad_input("{}: {}: found {}, expected {}", name, key, value.type_name(), expected);
+  }
+};
+
+GgufFile::GgufFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+GgufFile::GgufFile(GgufFile&&) noexcept = default;
+GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
+GgufFile::~GgufFile() = default;
+
+GgufFile GgufFile::open(const std::filesystem::path& path) {
+  auto impl = std::make_unique<Impl>(path);
+  impl->read();
+  return GgufFile(std::move(impl));
+}
+
+const std::string& GgufFile::name() const { return impl_->name; }
+bool GgufFile::has(std::string_view key) const { return impl_->find(key) != nullptr; }
+
+std::optional<std::string_view> GgufFile::text(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_array || value->type != ValueType::kString) impl_->wrong_type(key, *value, "a string");
+  return Reader(value->bytes, impl_->name).text(key);
+}
+
+std::optional<std::int64_t> GgufFile::integer(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_array || !is_number(value->type) || is_float(value->type)) {
+    impl_->wrong_type(key, *value, "an integer");
+  }
+  const double number = number_at(value->type, value->bytes.data());
+  if (std::abs(number) > 0x1p53) bad_input("{}: {}: found {}, which is too large", impl_->name, key, number);
+  return static_cast<std::int64_t>(number);
+}
+
+std::optional<double> GgufFile::number(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_array || !is_number(value->type)) impl_->wrong_type(key, *value, "a number");
+  const double number = number_at(value->type, value->bytes.data());
+  if (!std::isfinite(number))
+    bad_input("{}: {}: found {}, expected a finite number", impl_->name, key, number);
+  return number;
+}
+
+std::optional<bool> GgufFile::boolean(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_array || value->type != ValueType::kBool) impl_->wrong_type(key, *value, "a boolean");
+  return value->bytes[0] != std::byte{0};
+}
+
+std::optional<std::vector<std::string_view>> GgufFile::texts(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_array || value->type != ValueType::kString)
+    impl_->wrong_type(key, *value, "an array of string");
+  Reader reader(value->bytes, impl_->name);
+  std::vector<std::string_view> texts(value->count);
+  for (std::string_view& text : texts) text = reader.text(key);
+  return texts;
+}
+
+std::optional<std::vector<double>> GgufFile::numbers(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_array || value->type == ValueType::kString)
+    impl_->wrong_type(key, *value, "an array of numbers");
+  const std::uint64_t size = info_of(value->type).bytes;
+  std::vector<double> numbers(value->count);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = number_at(value->type, value->bytes.data() + i * size);
+  }
+  return numbers;
+}
+
+const std::vector<GgufTensor>& GgufFile::tensors() const { return impl_->tensors; }
+
+const GgufTensor* GgufFile::find(std::string_view name) const {
+  const auto entry = impl_->by_name.find(name);
+  return entry == impl_->by_name.end() ? nullptr : &impl_->tensors[entry->second];
+}
+
+std::span<const std::byte> GgufFile::bytes(const GgufTensor& tensor) const {
+  return impl_->file.bytes().subspan(tensor.begin, tensor.end - tensor.begin);
+}
+
+void GgufFile::release(const GgufTensor& tensor) const { impl_->file.release(tensor.begin, tensor.end); }
+
+}  // namespace swiftprune

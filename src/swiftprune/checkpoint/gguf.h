@@ -1,0 +1,61 @@
+// A GGUF file (version 2 or 3), read: metadata and where the tensors lie. Format: docs/formats.md. Files are
+// hostile: everything but the values themselves is checked when the file is opened.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "swiftprune/checkpoint/gguf_dequantize.h"
+
+namespace swiftprune {
+
+struct GgufTensor {
+  std::string name;
+  const GgmlTypeTraits* type = nullptr;
+  std::vector<std::int64_t>
+      shape;                // outermost first, as PyTorch counts (the file has it the other way round)
+  std::uint64_t begin = 0;  // bytes, from the start of the file
+  std::uint64_t end = 0;
+
+  std::int64_t numel() const;
+};
+
+class GgufFile {
+ public:
+  // Throws Error{kBadInput} naming the file and what is wrong with it.
+  static GgufFile open(const std::filesystem::path& path);
+  GgufFile(GgufFile&&) noexcept;
+  GgufFile& operator=(GgufFile&&) noexcept;
+  ~GgufFile();
+
+  const std::string& name() const;  // for messages
+
+  // Metadata; nothing when the key is absent, Error{kBadInput} when it has another type.
+  bool has(std::string_view key) const;
+  std::optional<std::string_view> text(std::string_view key) const;
+  std::optional<std::int64_t> integer(std::string_view key) const;
+  std::optional<double> number(std::string_view key) const;  // an integer will do
+  std::optional<bool> boolean(std::string_view key) const;
+  std::optional<std::vector<std::string_view>> texts(std::string_view key) const;
+  std::optional<std::vector<double>> numbers(std::string_view key) const;  // of any number type, or booleans
+
+  const std::vector<GgufTensor>& tensors() const;  // in the file's order
+  const GgufTensor* find(std::string_view name) const;
+  std::span<const std::byte> bytes(const GgufTensor& tensor) const;
+  // Tells the system that these pages are not needed any more.
+  void release(const GgufTensor& tensor) const;
+
+ private:
+  struct Impl;
+  explicit GgufFile(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swiftprune

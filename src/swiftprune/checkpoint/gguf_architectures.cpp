@@ -1,0 +1,454 @@
+#include "swiftprune/checkpoint/gguf_architectures.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Type = ConfigField::Type;
+
+// ---- helpers of the `complete` functions
+
+std::string key_of(const GgufFile& file, std::string_view suffix) {
+  return fmt::format("{}.{}", *file.text("general.architecture"), suffix);
+}
+
+std::int64_t head_dim_of(const GgufFile& file, const Json& config) {
+  const auto key_length = file.integer(key_of(file, "attention.key_length"));
+  if (key_length.value_or(1) < 1)
+    bad_input("{}: {}: expected 1 or more", file.name(), key_of(file, "attention.key_length"));
+  if (key_length) return *key_length;
+  const std::int64_t hidden = config.at("hidden_size"), heads = config.at("num_attention_heads");
+  if (hidden % heads != 0) {
+    bad_input("{}: found embedding_length {}, expected a multiple of the {} heads", file.name(), hidden,
+              heads);
+  }
+  return hidden / heads;
+}
+
+// The fraction of each head that is rotated.
+double rotary_fraction(const GgufFile& file, std::int64_t head_dim) {
+  const std::int64_t rotated = file.integer(key_of(file, "rope.dimension_count")).value_or(head_dim);
+  if (rotated < 1 || rotated > head_dim) {
+    bad_input("{}: {}: found {}, expected 1 to the head size {}", file.name(),
+              key_of(file, "rope.dimension_count"), rotated, head_dim);
+  }
+  return static_cast<double>(rotated) / static_cast<double>(head_dim);
+}
+
+void require_full_rotation(const GgufFile& file, std::int64_t head_dim) {
+  if (rotary_fraction(file, head_dim) != 1.0) {
+    bad_input("{}: {}: expected the head size {}; this architecture rotates whole heads", file.name(),
+              key_of(file, "rope.dimension_count"), head_dim);
+  }
+}
+
+// Llama 3.1 scales rope by a table in the file. It is made from these four numbers (transformers' rope_type
+// "llama3"); the factor is its largest entry, the others have been the same in every such model.
+Json llama3_rope_scaling(const GgufFile& file, const GgufTensor& tensor, double theta,
+                         std::int64_t head_dim) {
+  std::vector<float> table(static_cast<std::size_t>(tensor.numel()));
+  dequantize(*tensor.type, file.bytes(tensor), table);
+  if (static_cast<std::int64_t>(table.size()) != head_dim / 2) {
+    bad_input("{}: tensor {}: found {} values, expected {}", file.name(), tensor.name, table.size(),
+              head_dim / 2);
+  }
+  constexpr double kLow = 1.0, kHigh = 4.0, kOriginalContext = 8192.0;
+  const double factor = *std::max_element(table.begin(), table.end());
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    const double wavelength = 2.0 * std::numbers::pi * std::pow(theta, exponent);
+    const double turns = kOriginalContext / wavelength;
+    const double smooth = (turns - kLow) / (kHigh - kLow);
+    const double expected = turns < kLow    ? factor
+                            : turns > kHigh ? 1.0
+                                            : 1.0 / ((1.0 - smooth) / factor + smooth);
+    if (!(std::abs(static_cast<double>(table[i]) - expected) <= 1e-3 * expected)) {
+      bad_input("{}: tensor {}: found {} at {}, expected {}; this rope scaling is not Llama 3's", file.name(),
+                tensor.name, table[i], i, expected);
+    }
+  }
+  return {{"rope_type", "llama3"},
+          {"factor", factor},
+          {"low_freq_factor", kLow},
+          {"high_freq_factor", kHigh},
+          {"original_max_position_embeddings", static_cast<std::int64_t>(kOriginalContext)}};
+}
+
+// transformers' rope_scaling, or null.
+Json rope_scaling(const GgufFile& file) {
+  const std::string type_key = key_of(file, "rope.scaling.type");
+  const std::string type(file.text(type_key).value_or("none"));
+  const auto factor = file.number(key_of(file, "rope.scaling.factor"));
+  // The key of files from before rope.scaling.type.
+  const auto old_factor = file.number(key_of(file, "rope.scale_linear"));
+  if (type == "none") {
+    return old_factor.value_or(1.0) == 1.0 ? Json() : Json{{"rope_type", "linear"}, {"factor", *old_factor}};
+  }
+  if (type != "linear" && type != "yarn") {
+    bad_input("{}: {}: found {}, expected none, linear or yarn", file.name(), type_key, json_quoted(type));
+  }
+  if (!factor) bad_input("{}: {} is missing", file.name(), key_of(file, "rope.scaling.factor"));
+  Json scaling = {{"rope_type", type}, {"factor", *factor}};
+  if (type == "yarn") {
+    if (const auto n = file.integer(key_of(file, "rope.scaling.original_context_length"))) {
+      scaling["original_max_position_embeddings"] = *n;
+    }
+    if (const auto beta = file.number(key_of(file, "rope.scaling.yarn_beta_fast")))
+      scaling["beta_fast"] = *beta;
+    if (const auto beta = file.number(key_of(file, "rope.scaling.yarn_beta_slow")))
+      scaling["beta_slow"] = *beta;
+  }
+  return scaling;
+}
+
+Json float_table(const GgufFile& file, std::string_view name) {
+  const GgufTensor* tensor = file.find(name);
+  if (tensor == nullptr) bad_input("{}: tensor {} is missing", file.name(), name);
+  std::vector<float> table(static_cast<std::size_t>(tensor->numel()));
+  dequantize(*tensor->type, file.bytes(*tensor), table);
+  return table;
+}
+
+// ---- what all decoders of the Llama kind share
+
+constexpr ConfigField kLlamaFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+constexpr TensorRule kLlamaModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"rope_freqs", ""},
+};
+
+// ---- llama (also Mistral and SmolLM, which llama.cpp stores as llama)
+
+constexpr TensorRule kLlamaBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias", RowOrder::kRotaryPairsOfQ},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias", RowOrder::kRotaryPairsOfK},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj", "attention_bias"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj", "mlp_bias"},
+    {"ffn_up", "model.layers.*.mlp.up_proj", "mlp_bias"},
+    {"ffn_down", "model.layers.*.mlp.down_proj", "mlp_bias"},
+    {"attn_rot_embd", ""},
+};
+
+void complete_llama(const GgufFile& file, Json& config) {
+  const std::int64_t head_dim = head_dim_of(file, config);
+  require_full_rotation(file, head_dim);
+  config["head_dim"] = head_dim;
+  const GgufTensor* table = file.find("rope_freqs.weight");
+  config["rope_scaling"] = table == nullptr
+                               ? rope_scaling(file)
+                               : llama3_rope_scaling(file, *table, config.at("rope_theta"), head_dim);
+}
+
+// ---- qwen2 (also Qwen 2.5), qwen3
+
+constexpr TensorRule kQwen2Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "required"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "required"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "required"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+constexpr TensorRule kQwen3Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj", "attention_bias"},
+    {"attn_q_norm", "model.layers.*.self_attn.q_norm"},
+    {"attn_k_norm", "model.layers.*.self_attn.k_norm"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+void complete_qwen2(const GgufFile& file, Json& config) {
+  const std::int64_t head_dim = head_dim_of(file, config);
+  require_full_rotation(file, head_dim);
+  const std::int64_t heads = config.at("num_attention_heads");
+  if (head_dim * heads != config.at("hidden_size")) {
+    bad_input("{}: found {} heads of {}, expected them to make the embedding_length", file.name(), heads,
+              head_dim);
+  }
+  config["rope_scaling"] = rope_scaling(file);
+}
+
+void complete_qwen3(const GgufFile& file, Json& config) {
+  const std::int64_t head_dim = head_dim_of(file, config);
+  require_full_rotation(file, head_dim);
+  config["head_dim"] = head_dim;
+  config["rope_scaling"] = rope_scaling(file);
+}
+
+// ---- gemma2, gemma3: norm weights are stored as 1 + w
+
+constexpr TensorRule kGemmaModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", "none", RowOrder::kSame, -1.0f},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kGemma2Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"attn_q", "model.layers.*.self_attn.q_proj"},
+    {"attn_k", "model.layers.*.self_attn.k_proj"},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"post_attention_norm", "model.layers.*.post_attention_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"ffn_norm", "model.layers.*.pre_feedforward_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"post_ffw_norm", "model.layers.*.post_feedforward_layernorm", "none", RowOrder::kSame, -1.0f},
+};
+
+constexpr TensorRule kGemma3Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"attn_q", "model.layers.*.self_attn.q_proj"},
+    {"attn_k", "model.layers.*.self_attn.k_proj"},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"attn_q_norm", "model.layers.*.self_attn.q_norm", "none", RowOrder::kSame, -1.0f},
+    {"attn_k_norm", "model.layers.*.self_attn.k_norm", "none", RowOrder::kSame, -1.0f},
+    {"post_attention_norm", "model.layers.*.post_attention_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"ffn_norm", "model.layers.*.pre_feedforward_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"post_ffw_norm", "model.layers.*.post_feedforward_layernorm", "none", RowOrder::kSame, -1.0f},
+};
+
+// One full-attention layer in each `period`, the others slide.
+Json sliding_layers(std::int64_t num_layers, std::int64_t period) {
+  Json layers = Json::array();
+  for (std::int64_t i = 0; i < num_layers; ++i) {
+    layers.push_back((i + 1) % period == 0 ? "full_attention" : "sliding_attention");
+  }
+  return layers;
+}
+
+// Files do not say what the queries are scaled by; llama.cpp knows the one size of each generation where it
+// is not the head size by its number of layers.
+void complete_gemma(const GgufFile& file, Json& config, std::int64_t layers_of_27b) {
+  const std::int64_t head_dim = head_dim_of(file, config);
+  const std::int64_t heads = config.at("num_attention_heads"), hidden = config.at("hidden_size");
+  require_full_rotation(file, head_dim);
+  config["head_dim"] = head_dim;
+  config["query_pre_attn_scalar"] =
+      config.at("num_hidden_layers") == layers_of_27b ? hidden / heads : head_dim;
+}
+
+void complete_gemma2(const GgufFile& file, Json& config) {
+  complete_gemma(file, config, 46);
+  config["layer_types"] = sliding_layers(config.at("num_hidden_layers"), 2);
+  config["sliding_window"] = file.integer(key_of(file, "attention.sliding_window")).value_or(4096);
+  config["attn_logit_softcapping"] = file.number(key_of(file, "attn_logit_softcapping")).value_or(50.0);
+  config["final_logit_softcapping"] = file.number(key_of(file, "final_logit_softcapping")).value_or(30.0);
+}
+
+void complete_gemma3(const GgufFile& file, Json& config) {
+  complete_gemma(file, config, 62);
+  constexpr std::int64_t kPeriod = 6;
+  config["layer_types"] = sliding_layers(config.at("num_hidden_layers"), kPeriod);
+  config["sliding_window_pattern"] = kPeriod;
+  config["rope_local_base_freq"] = file.number(key_of(file, "rope.freq_base_swa")).value_or(10000.0);
+  config["rope_scaling"] = rope_scaling(file);
+  const auto cap = file.number(key_of(file, "final_logit_softcapping"));
+  config["final_logit_softcapping"] = cap ? Json(*cap) : Json();
+}
+
+constexpr ConfigField kGemma3Fields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber},
+    {"sliding_window", "attention.sliding_window"},
+};
+
+// ---- phi3 (also Phi-3.5 and Phi-4)
+
+constexpr TensorRule kPhi3ModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"rope_factors_long", ""},
+    {"rope_factors_short", ""},
+};
+
+constexpr TensorRule kPhi3Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_qkv", "model.layers.*.self_attn.qkv_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_up", "model.layers.*.mlp.gate_up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+void complete_phi3(const GgufFile& file, Json& config) {
+  config["partial_rotary_factor"] = rotary_fraction(file, head_dim_of(file, config));
+  const auto window = file.integer(key_of(file, "attention.sliding_window")).value_or(0);
+  config["sliding_window"] = window > 0 ? Json(window) : Json();
+  config["original_max_position_embeddings"] =
+      file.integer(key_of(file, "rope.scaling.original_context_length"))
+          .value_or(config.at("max_position_embeddings").get<std::int64_t>());
+  if (file.find("rope_factors_long.weight") == nullptr) {
+    config["rope_scaling"] = nullptr;
+    return;
+  }
+  config["rope_scaling"] = {{"type", "longrope"},  // the only key for it that Phi3Config has always taken
+                            {"short_factor", float_table(file, "rope_factors_short.weight")},
+                            {"long_factor", float_table(file, "rope_factors_long.weight")}};
+}
+
+// ---- gptneox (Pythia)
+
+constexpr ConfigField kGptNeoxFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"max_position_embeddings", "context_length"},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"use_parallel_residual", "use_parallel_residual", Type::kBoolean},
+};
+
+constexpr TensorRule kGptNeoxModelTensors[] = {
+    {"token_embd", "gpt_neox.embed_in"},
+    {"output_norm", "gpt_neox.final_layer_norm", "required"},
+    {"output", "embed_out"},
+};
+
+constexpr TensorRule kGptNeoxBlock[] = {
+    {"attn_norm", "gpt_neox.layers.*.input_layernorm", "required"},
+    {"attn_qkv", "gpt_neox.layers.*.attention.query_key_value", "attention_bias", RowOrder::kSplitQkv},
+    {"attn_output", "gpt_neox.layers.*.attention.dense", "attention_bias"},
+    {"ffn_norm", "gpt_neox.layers.*.post_attention_layernorm", "required"},
+    {"ffn_up", "gpt_neox.layers.*.mlp.dense_h_to_4h", "required"},
+    {"ffn_down", "gpt_neox.layers.*.mlp.dense_4h_to_h", "required"},
+};
+
+void complete_gptneox(const GgufFile& file, Json& config) {
+  config["rotary_pct"] = rotary_fraction(file, head_dim_of(file, config));
+  config["rotary_emb_base"] = file.number(key_of(file, "rope.freq_base")).value_or(10000.0);
+}
+
+constexpr GgufArchitecture kArchitectures[] = {
+    {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
+     kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM",
+     R"({"hidden_act": "silu", "rope_theta": 10000.0, "use_sliding_window": false})", kLlamaFields,
+     kLlamaModelTensors, kQwen2Block, complete_qwen2, "qwen2"},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM",
+     R"({"hidden_act": "silu", "rope_theta": 10000.0, "use_sliding_window": false})", kLlamaFields,
+     kLlamaModelTensors, kQwen3Block, complete_qwen3, "qwen2"},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM",
+     R"({"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0})",
+     kLlamaFields, kGemmaModelTensors, kGemma2Block, complete_gemma2, "", true},
+    {"gemma3", "gemma3_text", "Gemma3ForCausalLM",
+     R"({"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": null})", kGemma3Fields,
+     kGemmaModelTensors, kGemma3Block, complete_gemma3, "", true},
+    {"phi3", "phi3", "Phi3ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
+     kPhi3ModelTensors, kPhi3Block, complete_phi3, "llama-bpe"},
+    {"gptneox", "gpt_neox", "GPTNeoXForCausalLM", R"({"hidden_act": "gelu"})", kGptNeoxFields,
+     kGptNeoxModelTensors, kGptNeoxBlock, complete_gptneox, "olmo"},
+};
+
+void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
+  const std::string key = key_of(file, field.gguf);
+  if (!file.has(key)) {
+    if (field.required) bad_input("{}: {} is missing", file.name(), key);
+    return;
+  }
+  Json& target = config[std::string(field.hugging_face)];
+  if (field.type == Type::kBoolean) {
+    target = *file.boolean(key);
+  } else if (field.type == Type::kNumber) {
+    // Stored as float32: 1e-05, not 9.999999747378752e-06.
+    const double value = *file.number(key);
+    target = std::stod(fmt::format("{}", static_cast<float>(value)));
+  } else {
+    const std::int64_t value = *file.integer(key);
+    if (value < 1 || value > (std::int64_t{1} << 31)) {
+      bad_input("{}: {}: found {}, expected 1 to 2^31", file.name(), key, value);
+    }
+    target = value;
+  }
+}
+
+}  // namespace
+
+std::span<const GgufArchitecture> gguf_architectures() { return kArchitectures; }
+
+const GgufArchitecture& gguf_architecture_of(const GgufFile& file) {
+  const auto name = file.text("general.architecture");
+  if (!name) bad_input("{}: general.architecture is missing", file.name());
+  std::vector<std::string_view> known;
+  for (const GgufArchitecture& architecture : kArchitectures) {
+    if (architecture.name == *name) return architecture;
+    known.push_back(architecture.name);
+  }
+  bad_input("{}: general.architecture: found {}, expected one of {}; docs/formats.md tells how to add one",
+            file.name(), json_quoted(*name), fmt::join(known, ", "));
+}
+
+Json gguf_config(const GgufFile& file, const GgufArchitecture& architecture) {
+  Json config;
+  config["architectures"] = {architecture.model_class};
+  config["model_type"] = architecture.model_type;
+  config.update(Json::parse(architecture.constants));
+  for (const ConfigField& field : architecture.fields) add_field(file, field, config);
+  const bool has_groups =
+      std::any_of(architecture.fields.begin(), architecture.fields.end(),
+                  [](const ConfigField& f) { return f.hugging_face == "num_key_value_heads"; });
+  if (has_groups && !config.contains("num_key_value_heads")) {
+    config["num_key_value_heads"] = config.at("num_attention_heads");
+  }
+  if (const std::int64_t heads = config.at("num_attention_heads"),
+      groups = config.value("num_key_value_heads", heads);
+      heads % groups != 0) {
+    bad_input("{}: found {} attention heads, expected a multiple of the {} key heads", file.name(), heads,
+              groups);
+  }
+  const GgufTensor* embedding = file.find("token_embd.weight");
+  if (embedding == nullptr || embedding->shape.size() != 2) {
+    bad_input("{}: tensor token_embd.weight: expected a matrix", file.name());
+  }
+  config["vocab_size"] = embedding->shape[0];
+  config["tie_word_embeddings"] = file.find("output.weight") == nullptr;
+  architecture.complete(file, config);
+  return config;
+}
+
+}  // namespace swiftprune

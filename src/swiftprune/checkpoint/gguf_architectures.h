@@ -1,0 +1,62 @@
+// What a GGUF file calls the tensors and the hyper-parameters of each architecture, and what Hugging Face
+// calls them: one descriptor per architecture. Sources: llama.cpp's convert_hf_to_gguf.py (what it changes on
+// the way, undone here), transformers' configuration classes. docs/formats.md tells how to add one.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/gguf.h"
+
+namespace swiftprune {
+
+// The rows of a stored tensor, against those of the Hugging Face tensor.
+enum class RowOrder {
+  kSame,
+  kRotaryPairsOfQ,  // llama: in each query head the two halves of the rotary dimensions are interleaved
+  kRotaryPairsOfK,  // the same, over the key heads
+  kSplitQkv,        // gptneox: all q, all k, all v; Hugging Face has q, k, v for each head
+};
+
+struct TensorRule {
+  std::string_view gguf;          // without "blk.N." and ".weight"
+  std::string_view hugging_face;  // "*" stands for the block; empty: not a weight of the model
+  std::string_view bias =
+      "none";  // "none", "required", or the config field that says whether there are biases
+  RowOrder order = RowOrder::kSame;
+  float offset = 0.0f;  // added to the stored values
+};
+
+struct ConfigField {
+  enum class Type { kInteger, kNumber, kBoolean };
+  std::string_view hugging_face;
+  std::string_view gguf;  // after "<architecture>."
+  Type type = Type::kInteger;
+  bool required = true;
+};
+
+struct GgufArchitecture {
+  std::string_view name;         // general.architecture
+  std::string_view model_type;   // config.json
+  std::string_view model_class;  // config.json
+  std::string_view constants;    // a JSON object: what every model of this architecture has in config.json
+  std::span<const ConfigField> fields;
+  std::span<const TensorRule> model_tensors;
+  std::span<const TensorRule> block_tensors;
+  // Adds to config what the tables cannot say.
+  void (*complete)(const GgufFile& file, nlohmann::ordered_json& config);
+  std::string_view default_pre_tokenizer;  // for byte-level files from before tokenizer.ggml.pre
+  bool overflows_in_f16 = false;  // its hidden states, not its weights: other tools must compute in bf16
+};
+
+std::span<const GgufArchitecture> gguf_architectures();
+// Throws Error{kBadInput} with the list of those that are known.
+const GgufArchitecture& gguf_architecture_of(const GgufFile& file);
+
+// config.json but for dtype, biases and special tokens.
+nlohmann::ordered_json gguf_config(const GgufFile& file, const GgufArchitecture& architecture);
+
+}  // namespace swiftprune

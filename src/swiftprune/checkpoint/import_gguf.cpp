@@ -1,0 +1,313 @@
+#include "swiftprune/checkpoint/import_gguf.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <map>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/gguf.h"
+#include "swiftprune/checkpoint/gguf_architectures.h"
+#include "swiftprune/checkpoint/gguf_tokenizer.h"
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
+
+// One tensor's way from the file to the folder.
+struct TensorPlan {
+  const GgufTensor* source;
+  const TensorRule* rule;
+  std::string name;  // Hugging Face's
+};
+
+// A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias.
+struct TensorName {
+  std::int64_t block = -1;
+  std::string_view stem;
+  std::string_view part;  // "weight" or "bias"
+};
+
+std::optional<TensorName> parse_name(std::string_view name) {
+  TensorName parsed;
+  if (name.starts_with("blk.")) {
+    const char* first = name.data() + 4;
+    const char* last = name.data() + name.size();
+    const auto [end, error] = std::from_chars(first, last, parsed.block);
+    if (error != std::errc() || end == last || *end != '.' || parsed.block < 0) return std::nullopt;
+    name.remove_prefix(static_cast<std::size_t>(end + 1 - name.data()));
+  }
+  const auto dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  parsed.stem = name.substr(0, dot);
+  parsed.part = name.substr(dot + 1);
+  if (parsed.part != "weight" && parsed.part != "bias") return std::nullopt;
+  return parsed;
+}
+
+std::string hugging_face_name(const TensorRule& rule, const TensorName& name) {
+  std::string result(rule.hugging_face);
+  if (const auto star = result.find('*'); star != std::string::npos) {
+    result.replace(star, 1, std::to_string(name.block));
+  }
+  return result + "." + std::string(name.part);
+}
+
+std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitecture& architecture,
+                                     const Json& config) {
+  const std::int64_t num_blocks = config.at("num_hidden_layers");
+  std::vector<TensorPlan> plan;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const auto name = parse_name(tensor.name);
+    const auto rules = name && name->block >= 0 ? architecture.block_tensors : architecture.model_tensors;
+    const auto rule = std::find_if(rules.begin(), rules.end(),
+                                   [&](const TensorRule& r) { return name && r.gguf == name->stem; });
+    if (rule == rules.end() || (name->part == "bias" && rule->bias == "none")) {
+      bad_input("{}: tensor {}: not a tensor of the architecture {} that swiftprune knows", file.name(),
+                tensor.name, architecture.name);
+    }
+    if (name->block >= num_blocks) {
+      bad_input("{}: tensor {}: found block {}, but block_count is {}", file.name(), tensor.name, name->block,
+                num_blocks);
+    }
+    if (!rule->hugging_face.empty()) plan.push_back({&tensor, &*rule, hugging_face_name(*rule, *name)});
+  }
+  return plan;
+}
+
+// Sets the config's bias flags from the biases found, and sees to it that no tensor is missing.
+void check_complete(const GgufFile& file, const GgufArchitecture& architecture, Json& config) {
+  const std::int64_t num_blocks = config.at("num_hidden_layers");
+  for (const TensorRule& rule : architecture.block_tensors) {
+    if (rule.bias == "none" || rule.bias == "required") continue;
+    const std::string field(rule.bias);
+    const bool found = file.find(fmt::format("blk.0.{}.bias", rule.gguf)) != nullptr;
+    config[field] = found || config.value(field, false);
+  }
+  const auto require = [&](const TensorRule& rule, const std::string& prefix) {
+    if (rule.hugging_face.empty()) return;
+    const bool has_bias =
+        rule.bias == "required" || (rule.bias != "none" && config.at(std::string(rule.bias)).get<bool>());
+    for (const char* part : {"weight", "bias"}) {
+      const std::string name = fmt::format("{}{}.{}", prefix, rule.gguf, part);
+      const bool needed = std::string_view(part) == "weight" || has_bias;
+      if (needed != (file.find(name) != nullptr)) {
+        bad_input("{}: tensor {}: {}", file.name(), name, needed ? "is missing" : "was not expected");
+      }
+    }
+  };
+  for (const TensorRule& rule : architecture.model_tensors) {
+    if (rule.gguf != "output") require(rule, "");  // without it the head is the embedding
+  }
+  for (std::int64_t b = 0; b < num_blocks; ++b) {
+    for (const TensorRule& rule : architecture.block_tensors) require(rule, fmt::format("blk.{}.", b));
+  }
+}
+
+DType choose_dtype(const GgufFile& file) {
+  std::map<GgmlType, std::int64_t> elements;
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.shape.size() > 1) elements[tensor.type->type] += tensor.numel();
+  }
+  const auto most = std::max_element(elements.begin(), elements.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most == elements.end()) return DType::kF16;
+  return most->first == GgmlType::kBF16  ? DType::kBF16
+         : most->first == GgmlType::kF32 ? DType::kF32
+                                         : DType::kF16;
+}
+
+// For each row of the Hugging Face tensor, the row of the stored one.
+class RowMap {
+ public:
+  RowMap(const GgufFile& file, const TensorPlan& plan, const Json& config) : order_(plan.rule->order) {
+    rows_ = plan.source->shape[0];
+    if (order_ == RowOrder::kSame) return;
+    heads_ = config.at(order_ == RowOrder::kRotaryPairsOfK ? "num_key_value_heads" : "num_attention_heads");
+    const std::int64_t hidden = config.at("hidden_size");
+    head_dim_ = config.contains("head_dim") ? config.at("head_dim").get<std::int64_t>() : hidden / heads_;
+    const std::int64_t expected = heads_ * head_dim_ * (order_ == RowOrder::kSplitQkv ? 3 : 1);
+    if (rows_ != expected || (order_ != RowOrder::kSplitQkv && head_dim_ % 2 != 0)) {
+      bad_input("{}: tensor {}: found {} rows, expected {} for {} heads of {}", file.name(),
+                plan.source->name, rows_, expected, heads_, head_dim_);
+    }
+    if (plan.source->shape.size() == 1 && plan.source->type->block_size != 1) {
+      bad_input("{}: tensor {}: found the type {} for a bias, expected F32, F16 or BF16", file.name(),
+                plan.source->name, plan.source->type->name);
+    }
+  }
+
+  std::int64_t stored_row(std::int64_t row) const {
+    if (order_ == RowOrder::kSame) return row;
+    if (order_ == RowOrder::kSplitQkv) {
+      const std::int64_t head = row / (3 * head_dim_), part = row / head_dim_ % 3;
+      return (part * heads_ + head) * head_dim_ + row % head_dim_;
+    }
+    const std::int64_t head = row / head_dim_, within = row % head_dim_;
+    const std::int64_t half = within / (head_dim_ / 2), pair = within % (head_dim_ / 2);
+    return head * head_dim_ + 2 * pair + half;
+  }
+
+ private:
+  RowOrder order_;
+  std::int64_t rows_ = 0;
+  std::int64_t heads_ = 0;
+  std::int64_t head_dim_ = 0;
+};
+
+void check_values(const GgufFile& file, const GgufTensor& tensor, std::span<const float> values,
+                  DType dtype) {
+  constexpr float kLargestF16 = 65519.996f;  // rounds to 65504
+  for (const float value : values) {
+    if (!std::isfinite(value))
+      bad_input("{}: tensor {}: found {}, expected finite values", file.name(), tensor.name, value);
+    if (dtype == DType::kF16 && std::abs(value) > kLargestF16) {
+      bad_input("{}: tensor {}: found {}, which f16 cannot hold; use --dtype bf16", file.name(), tensor.name,
+                value);
+    }
+  }
+}
+
+void write_tensor(const GgufFile& file, const TensorPlan& plan, const Json& config, DType dtype,
+                  CheckpointWriter& writer) {
+  const GgufTensor& tensor = *plan.source;
+  const GgmlTypeTraits& type = *tensor.type;
+  const RowMap rows(file, plan, config);
+  const std::int64_t num_rows = tensor.shape[0];
+  const std::int64_t row_size = num_rows == 0 ? 0 : tensor.numel() / num_rows;
+  // A vector that keeps its order is one row, so that its blocks stay whole.
+  const bool one_row = tensor.shape.size() == 1 && plan.rule->order == RowOrder::kSame;
+  const std::int64_t count = one_row ? 1 : num_rows;
+  const std::int64_t size = one_row ? num_rows : row_size;
+  const auto row_bytes = static_cast<std::size_t>(size / type.block_size * type.block_bytes);
+  const auto blocks = file.bytes(tensor);
+  parallel_for(count, std::max<std::int64_t>(1, kConversionChunk / std::max<std::int64_t>(1, size)),
+               [&](std::int64_t first, std::int64_t last) {
+                 check_interrupt();
+                 std::vector<float> values(static_cast<std::size_t>((last - first) * size));
+                 for (std::int64_t r = first; r < last; ++r) {
+                   const auto stored = static_cast<std::size_t>(one_row ? 0 : rows.stored_row(r));
+                   const std::span target(values.data() + (r - first) * size, static_cast<std::size_t>(size));
+                   dequantize(type, blocks.subspan(stored * row_bytes, row_bytes), target);
+                 }
+                 if (plan.rule->offset != 0.0f) {
+                   for (float& value : values) value += plan.rule->offset;
+                 }
+                 check_values(file, tensor, values, dtype);
+                 writer.write_part(plan.name, first * size, values);
+               });
+  file.release(tensor);
+}
+
+// The tokenizer's files of a Hugging Face folder, taken as they are.
+void copy_tokenizer(const fs::path& folder, CheckpointWriter& writer) {
+  constexpr std::array kNames = {"tokenizer.json",
+                                 "tokenizer.model",
+                                 "tokenizer_config.json",
+                                 "special_tokens_map.json",
+                                 "added_tokens.json",
+                                 "vocab.json",
+                                 "merges.txt",
+                                 "chat_template.jinja"};
+  bool found = false;
+  for (const char* name : kNames) {
+    std::error_code ignored;
+    if (!fs::exists(folder / name, ignored)) continue;
+    const MappedFile content(folder / name);
+    writer.write_file(name, {reinterpret_cast<const char*>(content.bytes().data()), content.bytes().size()});
+    found =
+        found || std::string_view(name) == "tokenizer.json" || std::string_view(name) == "tokenizer.model";
+  }
+  if (!found) bad_input("{}: found neither tokenizer.json nor tokenizer.model", folder.string());
+}
+
+void add_special_tokens(const SpecialTokens& special, Json& config, Json& generation) {
+  generation["_from_model_config"] = true;
+  const std::pair<const char*, std::optional<std::int64_t>> entries[] = {
+      {"bos_token_id", special.bos}, {"eos_token_id", special.eos}, {"pad_token_id", special.padding}};
+  for (const auto& [name, id] : entries) {
+    config[name] = id ? Json(*id) : Json();
+    if (id) generation[name] = *id;
+  }
+  // A chat model stops at either.
+  if (special.eos && special.end_of_turn && *special.eos != *special.end_of_turn) {
+    generation["eos_token_id"] = {*special.eos, *special.end_of_turn};
+  }
+}
+
+void refuse_parts(const GgufFile& file) {
+  const std::int64_t parts = file.integer("split.count").value_or(1);
+  if (parts > 1) {
+    bad_input("{}: found part {} of {}; join the parts first: llama-gguf-split --merge FIRST_PART OUT.gguf",
+              file.name(), file.integer("split.no").value_or(0) + 1, parts);
+  }
+}
+
+std::string torch_name(DType dtype) {
+  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+}
+
+}  // namespace
+
+ImportReport import_gguf(const fs::path& path, const fs::path& folder, const ImportOptions& options) {
+  const GgufFile file = GgufFile::open(path);
+  refuse_parts(file);
+  const GgufArchitecture& architecture = gguf_architecture_of(file);
+  Json config = gguf_config(file, architecture);
+  const std::vector<TensorPlan> plan = plan_tensors(file, architecture, config);
+  check_complete(file, architecture, config);
+  const std::int64_t num_embeddings = config.at("vocab_size");
+
+  ImportReport report;
+  report.architecture = architecture.name;
+  report.model_class = architecture.model_class;
+  report.dtype = options.dtype.value_or(choose_dtype(file));
+  const bool compute_in_bf16 = architecture.overflows_in_f16 && report.dtype == DType::kF16;
+  config["torch_dtype"] = torch_name(compute_in_bf16 ? DType::kBF16 : report.dtype);
+  Json generation;
+  add_special_tokens(gguf_special_tokens(file, num_embeddings), config, generation);
+  TokenizerFiles tokenizer;
+  if (options.tokenizer_folder.empty()) {
+    options.progress("tokenizer", 0, 0);
+    tokenizer = make_tokenizer_files(file, num_embeddings, architecture.default_pre_tokenizer);
+    report.notes = tokenizer.notes;
+  }
+
+  std::vector<PlannedTensor> planned;
+  for (const TensorPlan& tensor : plan) {
+    planned.push_back({tensor.name, report.dtype, tensor.source->shape, ""});
+    report.num_parameters += tensor.source->numel();
+  }
+  report.num_tensors = static_cast<std::int64_t>(plan.size());
+  report.bytes = static_cast<std::uint64_t>(report.num_parameters * size_of(report.dtype));
+  assign_shards(planned, options.max_shard_bytes);
+  CheckpointWriter writer(folder, std::move(planned));
+  std::int64_t done = 0;
+  for (const TensorPlan& tensor : plan) {
+    write_tensor(file, tensor, config, report.dtype, writer);
+    options.progress("import", ++done, report.num_tensors);
+  }
+  writer.write_file("config.json", config.dump(2) + "\n");
+  writer.write_file("generation_config.json", generation.dump(2) + "\n");
+  if (!options.tokenizer_folder.empty()) {
+    copy_tokenizer(options.tokenizer_folder, writer);
+  } else {
+    writer.write_file("tokenizer.json", tokenizer.tokenizer);
+    writer.write_file("tokenizer_config.json", tokenizer.tokenizer_config);
+    writer.write_file("special_tokens_map.json", tokenizer.special_tokens_map);
+  }
+  writer.finish();
+  return report;
+}
+
+}  // namespace swiftprune

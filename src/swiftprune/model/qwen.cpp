@@ -1,0 +1,55 @@
+// Qwen2 and Qwen2.5 (bias on q, k and v; arXiv 2407.10671) and Qwen3 (norms on query and key instead; arXiv
+// 2505.09388). Later layers may attend through a sliding window.
+#include <array>
+
+#include <fmt/format.h>
+
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/family_config.h"
+#include "swiftprune/model/rope.h"
+
+namespace swiftprune {
+namespace {
+
+ModelConfig configure(const nlohmann::json& json, bool third) {
+  const ConfigReader c(json);
+  ModelConfig m;
+  m.family = third ? "qwen3" : "qwen2";
+  CommonDefaults defaults{.max_positions = 32768, .num_kv_heads = 32};
+  if (third) defaults.head_size = 128;
+  read_common(c, defaults, m);
+  m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
+  m.activation = read_activation(c, "hidden_act", "silu");
+  m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
+  set_llama_ends(c, false, m);
+  const std::int64_t window = c.boolean("use_sliding_window", false) ? read_sliding_window(c, 4096) : 0;
+  const std::int64_t first_window_layer = c.integer("max_window_layers", 28, 0);
+  const bool attention_bias = third && c.boolean("attention_bias", false);
+  const std::int64_t num_layers = read_num_layers(c);
+  const std::vector<bool> sliding =
+      read_sliding_layers(c, num_layers, [&](std::int64_t i) { return i >= first_window_layer; });
+  for (std::int64_t i = 0; i < num_layers; ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    BlockConfig b = llama_block(m, prefix);
+    set_attention_bias(!third || attention_bias, attention_bias, b);
+    if (third) {
+      b.query_norm = NormTensors{prefix + "self_attn.q_norm.weight", ""};
+      b.key_norm = NormTensors{prefix + "self_attn.k_norm.weight", ""};
+    }
+    if (sliding[static_cast<std::size_t>(i)]) b.attention_window = window;
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
+constexpr std::array<std::string_view, 1> kQwen2Types = {"qwen2"};
+constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3"};
+
+}  // namespace
+
+const ModelFamily kQwen2Family{"qwen2", kQwen2Types,
+                               [](const nlohmann::json& json) { return configure(json, false); }};
+const ModelFamily kQwen3Family{"qwen3", kQwen3Types,
+                               [](const nlohmann::json& json) { return configure(json, true); }};
+
+}  // namespace swiftprune

@@ -1,0 +1,30 @@
+// swiftprune.json, the record that stands beside a pruned checkpoint: everything that is needed to repeat the
+// run.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/pipeline/prune.h"
+
+namespace swiftprune {
+
+struct CalibrationRecord {
+  std::string source;  // file, "self" or "none"
+  std::string ids;     // hash of the token ids, "" without calibration
+  std::int64_t windows = 0;
+  std::int64_t seqlen = 0;
+  std::uint64_t seed = 0;
+};
+
+// command: the options of the run, as given and with the defaults filled in.
+nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
+                                   const PruneOptions& options, const CalibrationRecord& calibration,
+                                   const PruneResult& result, const nlohmann::ordered_json& command);
+
+// SHA-256 of each of the model's weight files and of config.json, by file name.
+nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint);
+
+}  // namespace swiftprune

@@ -1,0 +1,63 @@
+// Alternating directions on "small output error" and "sparse": mask and weights are found together.
+// With n_j = √G_jj + 1e-8, A = G/(n nᵀ) + damping·I, W' = W·n, P = (A + ρI)⁻¹, U = 0, Z = W':
+//   B = (W'A + ρ(Z - U))P;  Y = B + U;  keep the largest |Y| of the pattern;  Z = Y⊙keep;  U = U + B - Z
+// and Z/n in the end, while the sparsity rises along a cubic ramp.
+// Source: ADMM weight update for pruned LLMs (arXiv 2401.02938), ALPS (arXiv 2406.07831).
+//
+// Since A = P⁻¹ - ρI, W'AP = W' - ρW'P =: C, and since U + B = Y, the new U is Y - Z: one matrix T = Z - U =
+// 2Z - Y carries the state, an iteration is the single product Y = C + U + ρTP, and the first needs none (Z =
+// W' and U = 0 give B = W').
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "swiftprune/refinement/refiner.h"
+#include "swiftprune/selection/selector.h"
+
+namespace swiftprune {
+
+struct AdmmOptions {
+  int steps = 20;
+  int ramp = 15;  // the first step with the full sparsity
+  double damping = 0.1;
+  double rho = 1.0;
+};
+
+class AdmmGram final : public PreparedGram {
+ public:
+  std::vector<float> norm;  // [I] n
+  Matrix inverse;           // [I, I] P
+  double damping = 0.0;     // in use
+  int damping_raised = 0;
+};
+AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
+                      std::string_view tensor);
+
+// The iteration by itself: start, then `step` with the target of that step, then the result.
+class AdmmIteration {
+ public:
+  // weight [O, I]; `gram` must outlive this.
+  AdmmIteration(ConstMatrixView weight, const AdmmGram& gram, double rho, const Backend& backend);
+  void step(const PruneTarget& target);
+  const Mask& mask() const { return mask_; }
+  // Z/n [O, I]; ends the iteration.
+  Matrix take_weight();
+
+ private:
+  const AdmmGram& gram_;
+  const Backend& backend_;
+  float rho_;
+  bool first_ = true;
+  Matrix constant_;  // C
+  Matrix y_;         // Y, then C + U between steps
+  Matrix t_;         // Z - U
+  Mask mask_;
+};
+
+// Share of the final sparsity at step t (from 0): 1 - (1 - (t+1)/ramp)³, 1 from `ramp` on.
+double ramp_share(int t, int ramp);
+
+std::unique_ptr<Refiner> make_admm(const AdmmOptions& options);
+
+}  // namespace swiftprune

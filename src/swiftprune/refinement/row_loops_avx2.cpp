@@ -1,0 +1,8 @@
+#include "swiftprune/refinement/row_loops.h"
+#include "swiftprune/refinement/row_loops.inc"
+
+namespace swiftprune {
+
+const RowLoops kAvx2RowLoops = SWIFTPRUNE_ROW_LOOPS;
+
+}  // namespace swiftprune

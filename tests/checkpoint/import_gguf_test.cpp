@@ -1,0 +1,370 @@
+#include "swiftprune/checkpoint/import_gguf.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "support/gguf_builder.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/checkpoint/gguf.h"
+#include "swiftprune/checkpoint/safetensors.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::expect_error;
+using test::GgufBuilder;
+using test::raw;
+using test::TempDir;
+
+fs::path fixture(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/checkpoint/gguf") / name; }
+
+json read_json(const fs::path& path) { return json::parse(test::read_text(path)); }
+
+// ---- models that transformers made: same names, values and configuration
+
+class ImportFamily : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Families, ImportFamily,
+                         testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
+                                         "gptneox"),
+                         [](const auto& test_info) { return test_info.param; });
+
+TEST_P(ImportFamily, TensorsAreThoseOfTransformersBitForBit) {
+  const TempDir dir;
+  const std::string name = GetParam();
+  import_gguf(fixture(name + ".gguf"), dir.path() / "out", {.dtype = DType::kF32});
+  const Checkpoint out = Checkpoint::open(dir.path() / "out");
+  const std::string file = test::read_text(fixture(name + ".safetensors"));
+  const SafetensorsHeader expected = parse_safetensors(std::as_bytes(std::span(file)), name);
+  EXPECT_EQ(out.tensors().size(), expected.tensors.size());
+  for (const TensorInfo& tensor : expected.tensors) {
+    const TensorInfo* found = out.find(tensor.name);
+    ASSERT_NE(found, nullptr) << tensor.name;
+    EXPECT_EQ(found->shape, tensor.shape) << tensor.name;
+    const auto bytes = out.bytes(*found);
+    const std::string_view found_bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    EXPECT_EQ(found_bytes, file.substr(expected.data_begin + tensor.begin, tensor.end - tensor.begin))
+        << tensor.name;
+  }
+}
+
+// transformers 5 keeps rope's numbers in one object; we write the fields that version 4 reads too.
+void expect_same_rope(const json& config, const json& expected) {
+  const json scaling = config.value("rope_scaling", json());
+  const json& rope = expected.at("rope_parameters");
+  const json& full = rope.contains("full_attention") ? rope.at("full_attention") : rope;
+  const char* theta = config.contains("rotary_emb_base") ? "rotary_emb_base" : "rope_theta";
+  EXPECT_EQ(config.at(theta), full.at("rope_theta"));
+  if (rope.contains("sliding_attention")) {
+    EXPECT_EQ(config.at("rope_local_base_freq"), rope.at("sliding_attention").at("rope_theta"));
+  }
+  const char* fraction = config.contains("rotary_pct") ? "rotary_pct" : "partial_rotary_factor";
+  EXPECT_EQ(config.value(fraction, 1.0), full.value("partial_rotary_factor", 1.0));
+  if (full.at("rope_type") == "default") {
+    EXPECT_TRUE(scaling.is_null()) << scaling;
+    return;
+  }
+  EXPECT_EQ(scaling.value("rope_type", scaling.value("type", "")), full.at("rope_type"));
+  for (const auto& [key, value] : full.items()) {
+    if (key == "rope_type" || key == "rope_theta" || key == "partial_rotary_factor") continue;
+    if (key == "original_max_position_embeddings" && config.contains(key)) {
+      EXPECT_EQ(config.at(key), value);
+    } else {
+      EXPECT_EQ(scaling.value(key, json()), value) << key;
+    }
+  }
+}
+
+TEST_P(ImportFamily, ConfigIsThatOfTransformers) {
+  const TempDir dir;
+  const std::string name = GetParam();
+  import_gguf(fixture(name + ".gguf"), dir.path() / "out", {});
+  const json config = read_json(dir.path() / "out/config.json");
+  const json expected = read_json(fixture(name + ".config.json"));
+  int compared = 0;
+  for (const auto& [key, value] : expected.items()) {
+    if (!config.contains(key) || key == "architectures" || key.starts_with("rope")) continue;
+    EXPECT_EQ(config.at(key), value) << key;
+    ++compared;
+  }
+  EXPECT_GE(compared, 12);
+  // What defines the model and has no default that would do.
+  for (const char* key : {"model_type",
+                          "hidden_size",
+                          "intermediate_size",
+                          "num_hidden_layers",
+                          "vocab_size",
+                          "num_attention_heads",
+                          "num_key_value_heads",
+                          "head_dim",
+                          "rms_norm_eps",
+                          "layer_norm_eps",
+                          "sliding_window",
+                          "query_pre_attn_scalar",
+                          "layer_types",
+                          "attn_logit_softcapping",
+                          "final_logit_softcapping",
+                          "use_parallel_residual",
+                          "attention_bias",
+                          "mlp_bias",
+                          "tie_word_embeddings",
+                          "bos_token_id",
+                          "eos_token_id",
+                          "pad_token_id"}) {
+    const json wanted = expected.value(key, json());
+    const bool is_default =
+        wanted.is_null() || wanted == false || wanted == json({"full_attention", "full_attention"});
+    if (is_default) continue;
+    EXPECT_TRUE(config.contains(key)) << key;
+  }
+  expect_same_rope(config, expected);
+}
+
+// ---- a small llama, with every type and every mistake
+
+struct LlamaFile {
+  std::uint32_t heads = 2, kv_heads = 1, blocks = 1;
+  std::string architecture = "llama";
+  std::uint32_t matrix_type = 0;
+  std::string skip = {};  // a tensor or key to leave out
+  std::function<void(GgufBuilder&)> extra = [](GgufBuilder&) {};
+
+  std::string build() const {
+    GgufBuilder b;
+    const auto u32 = [&](const std::string& key, std::uint32_t value) {
+      if (key != skip) b.u32("llama." + key, value);
+    };
+    if (skip != "general.architecture") b.text("general.architecture", architecture);
+    u32("context_length", 16), u32("embedding_length", 32), u32("block_count", blocks);
+    u32("feed_forward_length", 32), u32("attention.head_count", heads),
+        u32("attention.head_count_kv", kv_heads);
+    b.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    b.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "gpt-2");
+    b.texts("tokenizer.ggml.tokens", {"a", "b", "ab", "<e>"}).texts("tokenizer.ggml.merges", {"a b"});
+    b.u32("tokenizer.ggml.eos_token_id", 3);
+    const auto matrix = [&](const std::string& name, std::uint64_t rows) {
+      if (name == skip) return;
+      const GgmlTypeTraits* type = find_ggml_type(matrix_type);
+      const auto bytes = static_cast<std::size_t>(32 / type->block_size * type->block_bytes) * rows;
+      std::string data(bytes, '\0');
+      for (std::size_t i = 0; i < bytes; i += 2) data[i] = static_cast<char>(i % 100);
+      b.tensor(name, {32, rows}, matrix_type, data);
+    };
+    const auto vector = [&](const std::string& name) {
+      if (name != skip) b.floats(name, {32});
+    };
+    matrix("token_embd.weight", 4), vector("output_norm.weight");
+    for (std::uint32_t i = 0; i < blocks; ++i) {
+      const std::string block = "blk." + std::to_string(i) + ".";
+      vector(block + "attn_norm.weight"), vector(block + "ffn_norm.weight");
+      matrix(block + "attn_q.weight", 32), matrix(block + "attn_k.weight", 32 * kv_heads / heads);
+      matrix(block + "attn_v.weight", 32 * kv_heads / heads), matrix(block + "attn_output.weight", 32);
+      for (const char* name : {"ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"})
+        matrix(block + name, 32);
+    }
+    extra(b);
+    return b.build();
+  }
+};
+
+class ImportLlama : public testing::Test {
+ protected:
+  ImportReport import(const LlamaFile& file, const ImportOptions& options = {}) {
+    test::write_text(dir_.path() / "m.gguf", file.build());
+    fs::remove_all(out());
+    return import_gguf(dir_.path() / "m.gguf", out(), options);
+  }
+  void expect_bad(const LlamaFile& file, const std::string& text, const std::string& text2 = "") {
+    expect_error(ErrorKind::kBadInput, [&] { import(file); }, {"m.gguf: ", text, text2});
+    EXPECT_FALSE(fs::exists(out()));
+    EXPECT_EQ(std::distance(fs::directory_iterator(dir_.path()), fs::directory_iterator()), 1)
+        << "something is left";
+  }
+  fs::path out() const { return dir_.path() / "out"; }
+  fs::path folder() const { return dir_.path(); }
+
+ private:
+  TempDir dir_;
+};
+
+TEST_F(ImportLlama, WritesAWholeFolder) {
+  const ImportReport report = import({});
+  EXPECT_EQ(report.model_class, "LlamaForCausalLM");
+  EXPECT_EQ(report.num_tensors, 11);
+  EXPECT_EQ(report.dtype, DType::kF32);
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+                           "special_tokens_map.json", "generation_config.json"}) {
+    EXPECT_TRUE(fs::exists(out() / name)) << name;
+  }
+  const json config = read_json(out() / "config.json");
+  EXPECT_EQ(config.at("tie_word_embeddings"), true);
+  EXPECT_EQ(config.at("rms_norm_eps"), 1e-5);
+  EXPECT_EQ(config.at("torch_dtype"), "float32");
+  EXPECT_EQ(config.at("bos_token_id"), nullptr);
+  EXPECT_EQ(read_json(out() / "generation_config.json").at("eos_token_id"), 3);
+}
+
+TEST_F(ImportLlama, ChoosesTheDType) {
+  EXPECT_EQ(import({.matrix_type = 30}).dtype, DType::kBF16);
+  EXPECT_EQ(import({.matrix_type = 1}).dtype, DType::kF16);
+  EXPECT_EQ(import({.matrix_type = 8}).dtype, DType::kF16);
+  EXPECT_EQ(import({.matrix_type = 8}, {.dtype = DType::kBF16}).dtype, DType::kBF16);
+  EXPECT_EQ(Checkpoint::open(out()).at("model.norm.weight").dtype, DType::kBF16);
+}
+
+TEST_F(ImportLlama, SplitsIntoShards) {
+  import({.blocks = 2}, {.max_shard_bytes = 10'000});
+  EXPECT_FALSE(fs::exists(out() / "model.safetensors"));
+  EXPECT_EQ(Checkpoint::open(out()).tensors().size(), 20u);
+}
+
+TEST_F(ImportLlama, TakesTokenizerFilesAsTheyAre) {
+  fs::create_directory(folder() / "tok");
+  expect_error(
+      ErrorKind::kBadInput, [&] { import({}, {.tokenizer_folder = folder() / "tok"}); },
+      "tok: found neither tokenizer.json nor tokenizer.model");
+  test::write_text(folder() / "tok/tokenizer.json", "mine");
+  test::write_text(folder() / "tok/model.safetensors", "not mine");
+  import({.extra = [](GgufBuilder& b) { b.u32("tokenizer.ggml.bos_token_id", 2);
+}
+}  // namespace
+,
+         {.tokenizer_folder = folder() / "tok"});
+EXPECT_EQ(test::read_text(out() / "tokenizer.json"), "mine");
+EXPECT_FALSE(fs::exists(out() / "tokenizer_config.json"));
+EXPECT_EQ(read_json(out() / "config.json").at("bos_token_id"), 2);
+}  // namespace swiftprune
+
+TEST_F(ImportLlama, EndOfTurnEndsGeneration) {
+  import({.extra = [](GgufBuilder& b) { b.u32("tokenizer.ggml.eot_token_id", 1);
+}
+});
+EXPECT_EQ(read_json(out() / "generation_config.json").at("eos_token_id"), json({3, 1}));
+}
+
+TEST_F(ImportLlama, RefusesWhatItDoesNotKnow) {
+  expect_bad({.architecture = "mamba"},
+             "general.architecture: found \"mamba\", expected one of llama, qwen2");
+  expect_bad({.skip = "general.architecture"}, "general.architecture is missing");
+  expect_bad({.extra =
+                  [](GgufBuilder& b) {
+                    b.floats("blk.0.ffn_gate_inp.weight", {32, 2});
+                  }},
+             "tensor blk.0.ffn_gate_inp.weight: not a tensor of the architecture llama");
+  expect_bad({.extra =
+                  [](GgufBuilder& b) {
+                    b.floats("blk.x.attn_q.weight", {32, 2});
+                  }},
+             "blk.x.attn_q.weight");
+  expect_bad({.extra = [](GgufBuilder& b) { b.floats("output_norm.scale", {32}); }}, "output_norm.scale");
+  expect_bad({.extra = [](GgufBuilder& b) { b.floats("output_norm.bias", {32}); }}, "output_norm.bias");
+  expect_bad({.extra =
+                  [](GgufBuilder& b) {
+                    b.floats("blk.1.attn_q.weight", {32, 32});
+                  }},
+             "tensor blk.1.attn_q.weight: found block 1, but block_count is 1");
+  expect_bad({.extra = [](GgufBuilder& b) { b.u32("split.count", 3).u32("split.no", 1); }},
+             "found part 2 of 3; join the parts first");
+}
+
+TEST_F(ImportLlama, RefusesWhatIsMissing) {
+  for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight",
+                           "blk.0.attn_k.weight", "blk.0.ffn_down.weight"}) {
+    expect_bad({.skip = name}, name);
+  }
+  for (const char* key :
+       {"context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"}) {
+    expect_bad({.skip = key}, std::string("llama.") + key + " is missing");
+  }
+  expect_bad({.blocks = 0}, "llama.block_count: found 0, expected 1 to 2^31");
+  expect_bad({.extra = [](GgufBuilder& b) { b.floats("blk.0.attn_q.bias", {32}); }},
+             "tensor blk.0.attn_k.bias: is missing");
+}
+
+TEST_F(ImportLlama, RefusesContradictions) {
+  expect_bad({.heads = 5}, "found embedding_length 32, expected a multiple of the 5 heads");
+  expect_bad({.heads = 4, .kv_heads = 3}, "found 4 attention heads, expected a multiple of the 3 key heads");
+  expect_bad({.skip = "blk.0.attn_k.weight",
+              .extra =
+                  [](GgufBuilder& b) {
+                    b.floats("blk.0.attn_k.weight", {32, 12});
+                  }},
+             "tensor blk.0.attn_k.weight: found 12 rows, expected 16 for 1 heads of 16");
+  expect_bad({.extra = [](GgufBuilder& b) { b.u32("llama.rope.dimension_count", 8); }},
+             "llama.rope.dimension_count: expected the head size 16");
+  expect_bad({.extra = [](GgufBuilder& b) { b.u32("llama.rope.dimension_count", 17); }},
+             "found 17, expected 1 to the head size 16");
+  expect_bad({.extra = [](GgufBuilder& b) { b.u32("llama.attention.key_length", 0); }},
+             "attention.key_length");
+  expect_bad({.extra = [](GgufBuilder& b) { b.u32("tokenizer.ggml.bos_token_id", 4); }},
+             "tokenizer.ggml.bos_token_id: found 4, expected 0 to 3");
+}
+
+TEST_F(ImportLlama, RefusesUnknownRope) {
+  const auto scaling = [](const char* type) {
+    return LlamaFile{.extra = [type](GgufBuilder& b) { b.text("llama.rope.scaling.type", type); }};
+  };
+  expect_bad(scaling("magic"), "llama.rope.scaling.type: found \"magic\", expected none, linear or yarn");
+  expect_bad(scaling("linear"), "llama.rope.scaling.factor is missing");
+  import(scaling("none"));
+  EXPECT_TRUE(read_json(out() / "config.json").at("rope_scaling").is_null());
+  fs::remove_all(out());
+  expect_bad({.extra = [](GgufBuilder& b) { b.floats("rope_freqs.weight", {8}); }},
+             "tensor rope_freqs.weight: found 0 at 0, expected 1; this rope scaling is not Llama 3's");
+  expect_bad({.extra = [](GgufBuilder& b) { b.floats("rope_freqs.weight", {5}); }},
+             "found 5 values, expected 8");
+}
+
+TEST_F(ImportLlama, RefusesValuesThatAreNotFiniteOrDoNotFit) {
+  const auto bias = [](float value) {
+    return LlamaFile{.matrix_type = 1, .skip = "output_norm.weight", .extra = [value](GgufBuilder& b) {
+                       std::string data(31 * 4, '\0');
+                       b.tensor("output_norm.weight", {32}, 0, data + raw(value));
+                     }};
+  };
+  expect_bad(bias(NAN), "tensor output_norm.weight: found nan, expected finite values");
+  expect_bad(bias(INFINITY), "found inf");
+  expect_bad(bias(65520.0f), "found 65520, which f16 cannot hold; use --dtype bf16");
+  import(bias(65519.0f));
+  EXPECT_EQ(Checkpoint::open(out()).load_vector("model.norm.weight", 32)[31], 65504.0f);
+}
+
+TEST_F(ImportLlama, OutputFolderMustBeNew) {
+  import({});
+  test::write_text(folder() / "m2.gguf", LlamaFile{}.build());
+  expect_error(
+      ErrorKind::kBadInput, [&] { import_gguf(folder() / "m2.gguf", out(), {}); },
+      "out: the folder is not empty");
+}
+
+TEST_F(ImportLlama, EveryTruncationIsRefused) {
+  const std::string file = LlamaFile{}.build();
+  for (std::size_t n = 0; n + 32 < file.size(); n += 1 + n / 64) {
+    test::write_text(folder() / "cut.gguf", file.substr(0, n));
+    expect_error(
+        ErrorKind::kBadInput, [&] { import_gguf(folder() / "cut.gguf", out(), {}); }, "cut.gguf");
+  }
+  EXPECT_FALSE(fs::exists(out()));
+}
+
+// A real file, where the machine has it.
+TEST_F(ImportLlama, RealFile) {
+  const char* shared = std::getenv("SWIFTPRUNE_SHARED");
+  if (shared == nullptr) GTEST_SKIP() << "SWIFTPRUNE_SHARED is not set";
+  const ImportReport report =
+      import_gguf(fs::path(shared) / "data/models/llama-2-tiny-random.gguf", out(), {.dtype = DType::kF32});
+  EXPECT_EQ(report.num_parameters, 513048);
+  const json tokenizer = read_json(out() / "tokenizer.json");
+  EXPECT_EQ(tokenizer.at("model").at("vocab").size(), 32000u);
+  EXPECT_EQ(tokenizer.at("model").at("merges").at(0), "\xe2\x96\x81 t");
+}
+
+}  // namespace
+}  // namespace swiftprune

@@ -1,0 +1,310 @@
+// config.json: what absent and null fields mean in each family, and what every wrong field answers.
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/family_fixture.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/model.h"
+
+namespace swiftprune {
+namespace {
+
+using nlohmann::json;
+using test::kModels;
+
+json config_of(const std::string& name) { return read_json_file(kModels / name / "config.json"); }
+
+// The fields that must be there, and one head of 128 so that the defaults of all families fit.
+json minimal(const std::string& model_type) {
+  return {{"model_type", model_type},
+          {"vocab_size", 64},
+          {"hidden_size", 4096},
+          {"intermediate_size", 8},
+          {"num_hidden_layers", 30},
+          {"num_attention_heads", 32},
+          {"ffn_dim", 8}};
+}
+
+json with(json config, const std::string& key, json value) {
+  config[key] = std::move(value);
+  return config;
+}
+
+std::vector<std::int64_t> windows_of(const ModelConfig& model) {
+  std::vector<std::int64_t> windows;
+  for (const BlockConfig& block : model.blocks) windows.push_back(block.attention_window);
+  return windows;
+}
+
+TEST(Defaults, OfTheConfigurationClasses) {
+  struct Case {
+    const char* model_type;
+    std::int64_t max_positions, num_kv_heads, head_size;
+    float norm_eps;
+    bool tied;
+    Activation activation;
+  };
+  const Case cases[] = {
+      {"llama", 2048, 32, 128, 1e-6f, false, Activation::kSilu},
+      {"mistral", 131072, 8, 128, 1e-6f, false, Activation::kSilu},
+      {"qwen2", 32768, 32, 128, 1e-6f, false, Activation::kSilu},
+      {"qwen3", 32768, 32, 128, 1e-6f, false, Activation::kSilu},
+      {"gemma2", 8192, 4, 256, 1e-6f, true, Activation::kGeluTanh},
+      {"gemma3_text", 131072, 4, 256, 1e-6f, true, Activation::kGeluTanh},
+      {"gpt_neox", 2048, 32, 128, 1e-5f, false, Activation::kGelu},
+      {"phi3", 4096, 32, 128, 1e-5f, false, Activation::kSilu},
+      {"opt", 2048, 32, 128, 1e-5f, true, Activation::kRelu},
+  };
+  for (const Case& c : cases) {
+    const ModelConfig model = model_config(minimal(c.model_type));
+    EXPECT_EQ(model.max_positions, c.max_positions) << c.model_type;
+    EXPECT_EQ(model.num_kv_heads, c.num_kv_heads) << c.model_type;
+    EXPECT_EQ(model.head_size, c.head_size) << c.model_type;
+    EXPECT_EQ(model.norm_eps, c.norm_eps) << c.model_type;
+    EXPECT_EQ(model.head == model.embedding, c.tied) << c.model_type;
+    EXPECT_EQ(model.activation, c.activation) << c.model_type;
+    EXPECT_EQ(model.num_layers(), 30) << c.model_type;
+  }
+}
+
+TEST(Defaults, NullHeadsMeanNoGrouping) {
+  for (const char* type : {"llama", "mistral", "qwen2", "phi3"})
+    EXPECT_EQ(model_config(with(minimal(type), "num_key_value_heads", nullptr)).num_kv_heads, 32) << type;
+}
+
+TEST(Defaults, Bias) {
+  const auto biases = [](const json& config) {
+    std::vector<bool> result;
+    for (const LinearTensors& linear : linears_of(model_config(config).blocks[0]))
+      result.push_back(linear.bias);
+    return result;
+  };
+  using Flags = std::vector<bool>;
+  EXPECT_EQ(biases(minimal("llama")), Flags(7, false));
+  EXPECT_EQ(biases(with(minimal("llama"), "attention_bias", true)), (Flags{1, 1, 1, 1, 0, 0, 0}));
+  EXPECT_EQ(biases(with(minimal("llama"), "mlp_bias", true)), (Flags{0, 0, 0, 0, 1, 1, 1}));
+  EXPECT_EQ(biases(minimal("qwen2")), (Flags{1, 1, 1, 0, 0, 0, 0}));
+  EXPECT_EQ(biases(minimal("qwen3")), Flags(7, false));
+  EXPECT_EQ(biases(with(minimal("qwen3"), "attention_bias", true)), (Flags{1, 1, 1, 1, 0, 0, 0}));
+  EXPECT_EQ(biases(with(minimal("gemma3_text"), "attention_bias", true)), (Flags{1, 1, 1, 1, 0, 0, 0}));
+  EXPECT_EQ(biases(minimal("gpt_neox")), Flags(4, true));
+  EXPECT_EQ(biases(with(minimal("gpt_neox"), "attention_bias", false)), (Flags{0, 0, 1, 1}));
+  EXPECT_EQ(biases(minimal("phi3")), Flags(4, false));
+  EXPECT_EQ(biases(minimal("opt")), Flags(6, true));
+  EXPECT_EQ(biases(with(minimal("opt"), "enable_bias", false)), Flags(6, false));
+}
+
+TEST(SlidingWindow, AbsentNullAndGiven) {
+  using Windows = std::vector<std::int64_t>;
+  EXPECT_EQ(windows_of(model_config(minimal("mistral"))), Windows(30, 4096));
+  EXPECT_EQ(windows_of(model_config(with(minimal("mistral"), "sliding_window", nullptr))), Windows(30, 0));
+  EXPECT_EQ(windows_of(model_config(with(minimal("mistral"), "sliding_window", 7))), Windows(30, 7));
+  EXPECT_EQ(windows_of(model_config(minimal("phi3"))), Windows(30, 0));
+  EXPECT_EQ(windows_of(model_config(with(minimal("phi3"), "sliding_window", 7))), Windows(30, 7));
+  EXPECT_EQ(windows_of(model_config(minimal("llama"))), Windows(30, 0));
+
+  for (const char* type : {"qwen2", "qwen3"}) {
+    json config = with(minimal(type), "sliding_window", 7);
+    EXPECT_EQ(windows_of(model_config(config)), Windows(30, 0)) << "use_sliding_window is false by default";
+    config["use_sliding_window"] = true;
+    Windows last_two(30, 0);
+    last_two[28] = last_two[29] = 7;
+    EXPECT_EQ(windows_of(model_config(config)), last_two);
+    config["max_window_layers"] = 0;
+    EXPECT_EQ(windows_of(model_config(config)), Windows(30, 7));
+    config["num_hidden_layers"] = 2;
+    config["layer_types"] = {"sliding_attention", "full_attention"};
+    EXPECT_EQ(windows_of(model_config(config)), (Windows{7, 0}));
+    config["sliding_window"] = nullptr;
+    EXPECT_EQ(windows_of(model_config(config)), (Windows{0, 0}));
+  }
+}
+
+TEST(SlidingWindow, GemmaAlternates) {
+  using Windows = std::vector<std::int64_t>;
+  const auto of = [](const char* type, const char* key, json value) {
+    return windows_of(model_config(with(with(minimal(type), "num_hidden_layers", 4), key, std::move(value))));
+  };
+  EXPECT_EQ(of("gemma2", "sliding_window", 7), (Windows{7, 0, 7, 0}));
+  EXPECT_EQ(of("gemma3_text", "sliding_window", 7), (Windows{7, 7, 7, 7}));
+  EXPECT_EQ(of("gemma3_text", "sliding_window_pattern", 2), (Windows{4096, 0, 4096, 0}));
+  EXPECT_EQ(of("gemma3_text", "_sliding_window_pattern", 3), (Windows{4096, 4096, 0, 4096}));
+  const ModelConfig model = model_config(with(minimal("gemma3_text"), "num_hidden_layers", 6));
+  EXPECT_EQ(model.blocks[4].rope, 0);
+  EXPECT_EQ(model.blocks[5].rope, 1);
+  EXPECT_FLOAT_EQ(model.ropes[0].inverse_frequency[1], std::pow(1e4f, -2.0f / 256.0f));
+  EXPECT_FLOAT_EQ(model.ropes[1].inverse_frequency[1], std::pow(1e6f, -2.0f / 256.0f));
+}
+
+TEST(Gemma, CapsAndScales) {
+  const ModelConfig absent = model_config(minimal("gemma2"));
+  EXPECT_EQ(absent.attention_softcap, 50.0f);
+  EXPECT_EQ(absent.final_softcap, 30.0f);
+  EXPECT_EQ(absent.attention_scale, 1.0f / 16.0f);
+  EXPECT_EQ(absent.embedding_scale, 64.0f);
+  EXPECT_EQ(absent.norm_gain_offset, 1.0f);
+  const json null_caps =
+      with(with(minimal("gemma2"), "attn_logit_softcapping", nullptr), "final_logit_softcapping", nullptr);
+  EXPECT_EQ(model_config(null_caps).attention_softcap, 0.0f);
+  EXPECT_EQ(model_config(null_caps).final_softcap, 0.0f);
+  EXPECT_EQ(model_config(minimal("gemma3_text")).final_softcap, 0.0f);
+}
+
+TEST(Opt, LearnedPositionsAndFinalNorm) {
+  const ModelConfig model = model_config(minimal("opt"));
+  EXPECT_EQ(model.position_table, "model.decoder.embed_positions.weight");
+  EXPECT_EQ(model.position_offset, 2);
+  EXPECT_EQ(model.blocks[0].rope, -1);
+  EXPECT_TRUE(model.final_norm);
+  EXPECT_FALSE(model_config(with(minimal("opt"), "_remove_final_layer_norm", true)).final_norm);
+}
+
+// `change` is merged into the config; a null removes a field.
+struct BadConfig {
+  const char* model;
+  const char* change;
+  std::vector<std::string> texts;
+};
+
+const BadConfig kBadConfigs[] = {
+    {"llama2", R"({"model_type": null})", {"'model_type'", "absent"}},
+    {"llama2", R"({"model_type": 7})", {"'model_type'", "found 7"}},
+    {"llama2",
+     R"({"model_type": "mamba"})",
+     {"'model_type'", "'mamba'", "llama, mistral, qwen2", "opt", "docs/"}},
+    {"llama2",
+     R"({"quantization_config": {"quant_method": "gptq"}})",
+     {"'quantization_config'", "dequantise"}},
+    {"llama2", R"({"vocab_size": null})", {"'vocab_size'", "absent"}},
+    {"llama2", R"({"hidden_size": null})", {"'hidden_size'", "absent"}},
+    {"llama2", R"({"intermediate_size": null})", {"'intermediate_size'", "absent"}},
+    {"llama2", R"({"num_hidden_layers": null})", {"'num_hidden_layers'", "absent"}},
+    {"llama2", R"({"num_attention_heads": null})", {"'num_attention_heads'", "absent"}},
+    {"opt", R"({"ffn_dim": null})", {"'ffn_dim'", "absent"}},
+    {"llama2", R"({"vocab_size": 0})", {"'vocab_size'", "found 0", "from 1"}},
+    {"llama2", R"({"vocab_size": -5})", {"'vocab_size'", "found -5"}},
+    {"llama2", R"({"vocab_size": 99999999999999999999})", {"'vocab_size'", "expected an integer"}},
+    {"llama2", R"({"hidden_size": 18446744073709551615})", {"'hidden_size'", "found 18446744073709551615"}},
+    {"llama2", R"({"hidden_size": "24"})", {"'hidden_size'", "found \"24\""}},
+    {"llama2", R"({"hidden_size": 24.5})", {"'hidden_size'", "found 24.5"}},
+    {"llama2", R"({"hidden_size": [24]})", {"'hidden_size'", "found [24]"}},
+    {"llama2", R"({"num_hidden_layers": 1000000})", {"'num_hidden_layers'", "found 1000000", "at most"}},
+    {"llama2",
+     R"({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": null})",
+     {"'hidden_size'", "num_attention_heads (5)"}},
+    {"llama2", R"({"num_key_value_heads": 3})", {"'num_key_value_heads'", "found 3", "divisor"}},
+    {"llama2", R"({"head_dim": 2147483647})", {"'head_dim'", "2147483647", "at most"}},
+    {"opt", R"({"hidden_size": 2147483646, "num_attention_heads": 1})", {"'hidden_size'", "at most"}},
+    {"llama2", R"({"rms_norm_eps": 0})", {"'rms_norm_eps'", "found 0", "positive"}},
+    {"llama2", R"({"rms_norm_eps": "1e-5"})", {"'rms_norm_eps'", "found \"1e-5\""}},
+    {"llama2", R"({"hidden_act": "mish"})", {"'hidden_act'", "'mish'", "silu"}},
+    {"llama2", R"({"tie_word_embeddings": 1})", {"'tie_word_embeddings'", "found 1", "true or false"}},
+    {"llama2", R"({"rope_scaling": {"rope_type": "spiral"}})", {"'rope_scaling.rope_type'", "'spiral'"}},
+    {"llama2", R"({"rope_theta": 0})", {"'rope_theta'", "found 0"}},
+    {"mistral", R"({"sliding_window": 0})", {"'sliding_window'", "found 0"}},
+    {"qwen3",
+     R"({"layer_types": ["full_attention"]})",
+     {"'layer_types'", "found 1", "num_hidden_layers (2)"}},
+    {"qwen3",
+     R"({"layer_types": ["full_attention", "linear_attention"]})",
+     {"'layer_types'", "'linear_attention' at 1"}},
+    {"qwen3", R"({"layer_types": "full_attention"})", {"'layer_types'", "array"}},
+    {"qwen3", R"({"layer_types": [1, 2]})", {"'layer_types'", "found 1 at 0"}},
+    {"gemma2", R"({"attn_logit_softcapping": -1})", {"'attn_logit_softcapping'", "found -1"}},
+    {"gemma2", R"({"query_pre_attn_scalar": 0})", {"'query_pre_attn_scalar'", "found 0"}},
+    {"gemma3_text", R"({"use_bidirectional_attention": true})", {"'use_bidirectional_attention'", "causal"}},
+    {"gemma3_text", R"({"sliding_window_pattern": 0})", {"'sliding_window_pattern'", "found 0"}},
+    {"gemma3_text", R"({"rope_local_base_freq": -1})", {"'rope_local_base_freq'", "found -1"}},
+    {"gemma3_with_vision", R"({"text_config": 3})", {"'text_config'", "object"}},
+    {"gemma3_with_vision",
+     R"({"text_config": {"hidden_size": -1}})",
+     {"'text_config.hidden_size'", "found -1"}},
+    {"pythia", R"({"rotary_pct": 2})", {"'rotary_pct'", "found 2"}},
+    {"phi3_longrope",
+     R"({"rope_scaling": {"short_factor": [1]}})",
+     {"'rope_scaling.short_factor'", "found 1", "expected 3"}},
+    {"opt", R"({"do_layer_norm_before": false})", {"'do_layer_norm_before'", "350M"}},
+    {"opt", R"({"word_embed_proj_dim": 12})", {"'word_embed_proj_dim'", "found 12", "350M"}},
+};
+
+TEST(BadConfigs, NameFileAndField) {
+  for (const BadConfig& bad : kBadConfigs) {
+    json config = config_of(bad.model);
+    config.merge_patch(json::parse(bad.change));
+    const auto error = test::error_of([&] { model_config(config); });
+    ASSERT_TRUE(error) << bad.change;
+    EXPECT_EQ(error->kind(), ErrorKind::kBadInput);
+    EXPECT_THAT(error->what(), ::testing::StartsWith("config.json: field ")) << bad.change;
+    for (const std::string& text : bad.texts) EXPECT_THAT(error->what(), ::testing::HasSubstr(text));
+  }
+}
+
+TEST(BadConfigs, NotAnObject) {
+  for (const char* text : {"[]", "3", "null", "\"llama\""}) {
+    test::expect_error(
+        ErrorKind::kBadInput, [&] { model_config(json::parse(text)); }, "config.json", "model_type");
+  }
+}
+
+// Fields that contradict the tensors.
+const BadConfig kContradictions[] = {
+    {"llama2",
+     R"({"vocab_size": 65})",
+     {"'model.embed_tokens.weight'", "[64, 24]", "[65, 24]", "vocab_size"}},
+    {"llama2", R"({"vocab_size": 2147483647})", {"'model.embed_tokens.weight'", "vocab_size"}},
+    {"llama2", R"({"hidden_size": 28, "head_dim": 6})", {"'model.embed_tokens.weight'", "hidden_size"}},
+    {"llama2",
+     R"({"intermediate_size": 41})",
+     {"gate_proj.weight'", "[40, 24]", "[41, 24]", "intermediate_size"}},
+    {"opt", R"({"ffn_dim": 41})", {"fc1.weight'", "[40, 24]", "[41, 24]", "ffn_dim"}},
+    {"llama2",
+     R"({"num_key_value_heads": 2})",
+     {"k_proj.weight'", "[24, 24]", "[12, 24]", "num_key_value_heads"}},
+    {"llama2", R"({"num_hidden_layers": 3})", {"model.layers.2.self_attn.q_proj.weight"}},
+    {"llama2", R"({"head_dim": 65536})", {"q_proj.weight'", "head_dim"}},
+    {"llama2", R"({"attention_bias": true})", {"model.layers.0.self_attn.q_proj.bias"}},
+    {"llama3", R"({"tie_word_embeddings": false})", {"lm_head.weight"}},
+    {"opt",
+     R"({"max_position_embeddings": 65})",
+     {"'model.decoder.embed_positions.weight'", "[66, 24]", "[67, 24]", "max_position_embeddings"}},
+    {"llama2", R"({"model_type": "qwen3"})", {"model.layers.0.self_attn.q_norm.weight"}},
+    {"llama2", R"({"model_type": "gpt_neox"})", {"gpt_neox.embed_in.weight"}},
+};
+
+TEST(BadConfigs, ContradictTensorShapes) {
+  for (const BadConfig& bad : kContradictions) {
+    const test::TempDir dir;
+    std::filesystem::copy_file(kModels / bad.model / kSafetensorsFile, dir.path() / kSafetensorsFile);
+    json config = config_of(bad.model);
+    config.merge_patch(json::parse(bad.change));
+    test::write_text(dir.path() / "config.json", config.dump());
+    const auto error = test::error_of([&] { Model::open(dir.path()); });
+    ASSERT_TRUE(error) << bad.change;
+    EXPECT_EQ(error->kind(), ErrorKind::kBadInput);
+    for (const std::string& text : bad.texts) EXPECT_THAT(error->what(), ::testing::HasSubstr(text));
+  }
+}
+
+TEST(ModelInput, TokenOutsideTheVocabularyAndTooManyPositions) {
+  const auto model = Model::open(kModels / "llama2");
+  Matrix hidden(2, model->config().hidden_size);
+  for (const std::int32_t id : {64, -1, 2147483647}) {
+    test::expect_error(
+        ErrorKind::kBadInput,
+        [&] {
+          model->embed(std::vector<std::int32_t>{1, id}, 2, 0, hidden.view());
+        },
+        "token 1", "vocab_size 64");
+  }
+  model->check_length(64, "--seqlen");
+  test::expect_error(ErrorKind::kUsage, [&] { model->check_length(65, "--seqlen"); },
+                     {"--seqlen", "65", "at most 64"});
+}
+
+}  // namespace
+}  // namespace swiftprune

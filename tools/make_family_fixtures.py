@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Writes tests/data/model: for every case below a tiny random model as transformers saves it, with token ids, the
+logits in float32 and the inputs of the last block's linears; and ropes.json, tables of every rope type.
+
+Made with torch 2.15.0 and transformers 5.23.0. The expected values come from the saved folder, loaded again.
+"""
+import json
+import pathlib
+import re
+import shutil
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "model"
+NUM_SEQUENCES, SEQLEN, WINDOW = 2, 20, 8
+
+# Sizes that most cases share; 3 heads of 8 over 1 key/value head in a hidden size that is no power of two.
+SMALL = dict(vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+             num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0)
+GEMMA = SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=WINDOW,
+                     query_pre_attn_scalar=12)
+PHI3 = SMALL | dict(num_attention_heads=3, num_key_value_heads=3, pad_token_id=0)
+LLAMA3 = dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=32)
+SHORT, LONG = [1.0, 1.25, 1.5], [1.0, 2.5, 4.0]
+
+
+def rope_before_v5(config):
+    """The spelling of transformers 4: rope_theta beside rope_scaling, torch_dtype."""
+    config["torch_dtype"] = config.pop("dtype")
+    rope = config.pop("rope_parameters")
+    if config["model_type"] == "gemma3_text":
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+        del config["layer_types"]
+        config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
+    if config["model_type"] == "gpt_neox":
+        config["rotary_emb_base"] = rope.pop("rope_theta")
+        config["rotary_pct"] = rope.pop("partial_rotary_factor")
+    else:
+        config["rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+
+
+def without_layer_types(config):
+    del config["layer_types"]
+
+
+def without_defaults(config):
+    """Nested text configurations on the hub hold only what differs from the class."""
+    for key in ["query_pre_attn_scalar", "rms_norm_eps", "layer_types", "tie_word_embeddings", "rope_parameters",
+                "hidden_activation", "attention_bias"]:
+        del config["text_config"][key]
+
+
+# name: (model_type, dtype of the file, configuration, change to the written config.json)
+CASES = {
+    "llama2": ("llama", "float16", SMALL | dict(num_attention_heads=4, num_key_value_heads=4), rope_before_v5),
+    "llama3": ("llama", "bfloat16", SMALL | dict(hidden_size=36, num_attention_heads=9, num_key_value_heads=3,
+               tie_word_embeddings=True, rope_parameters=dict(LLAMA3)), rope_before_v5),
+    "llama3_v5": ("llama", "bfloat16", SMALL | dict(num_hidden_layers=3, rope_parameters=dict(LLAMA3)), None),
+    "llama_bias": ("llama", "float32", SMALL | dict(head_dim=10, attention_bias=True, mlp_bias=True, hidden_act="gelu",
+                   rope_parameters=dict(rope_type="yarn", rope_theta=100.0, factor=4.0,
+                                        original_max_position_embeddings=16)), None),
+    "mistral": ("mistral", "bfloat16", SMALL | dict(sliding_window=WINDOW), rope_before_v5),
+    "mistral_no_window": ("mistral", "bfloat16", SMALL | dict(sliding_window=None, head_dim=12), None),
+    "qwen2": ("qwen2", "bfloat16", SMALL | dict(tie_word_embeddings=True), rope_before_v5),
+    "qwen2_sliding": ("qwen2", "bfloat16", SMALL | dict(num_hidden_layers=3, use_sliding_window=True,
+                      sliding_window=WINDOW, max_window_layers=1), without_layer_types),
+    "qwen3": ("qwen3", "bfloat16", SMALL | dict(head_dim=12, use_sliding_window=True, sliding_window=WINDOW,
+              layer_types=["sliding_attention", "full_attention"]), None),
+    "gemma2": ("gemma2", "bfloat16", GEMMA | dict(num_hidden_layers=3, attn_logit_softcapping=2.0,
+               final_logit_softcapping=3.0), rope_before_v5),
+    "gemma3_text": ("gemma3_text", "bfloat16", GEMMA | dict(num_hidden_layers=3, sliding_window_pattern=3,
+                    rope_parameters={"full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e4),
+                                     "sliding_attention": dict(rope_type="default", rope_theta=1e2)}),
+                    rope_before_v5),
+    "gemma3_text_v5": ("gemma3_text", "float16", GEMMA | dict(attention_bias=True, tie_word_embeddings=False,
+                       layer_types=["full_attention", "sliding_attention"],
+                       rope_parameters={"full_attention": dict(rope_type="default", rope_theta=3e3),
+                                        "sliding_attention": dict(rope_type="default", rope_theta=30.0)}), None),
+    "gemma3_with_vision": ("gemma3", "bfloat16", dict(
+        text_config=SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=WINDOW,
+                                 num_hidden_layers=6),
+        vision_config=dict(model_type="siglip_vision_model", hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                           num_attention_heads=1, image_size=8, patch_size=4),
+        mm_tokens_per_image=4, image_token_index=63, boi_token_index=62, eoi_token_index=61), without_defaults),
+    "pythia": ("gpt_neox", "float16", SMALL | dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0,
+               partial_rotary_factor=0.25)), rope_before_v5),
+    # A rotary size of int(8 * 0.65) = 5, which rotates 6 elements.
+    "gpt_neox_sequential": ("gpt_neox", "bfloat16", SMALL | dict(use_parallel_residual=False, attention_bias=False,
+                            hidden_act="gelu_fast", tie_word_embeddings=True, rope_parameters=dict(
+                                rope_type="default", rope_theta=1000.0, partial_rotary_factor=0.65)), None),
+    "phi3": ("phi3", "bfloat16", PHI3 | dict(sliding_window=WINDOW), rope_before_v5),
+    "phi3_longrope": ("phi3", "bfloat16", PHI3 | dict(num_key_value_heads=1, original_max_position_embeddings=16,
+                      tie_word_embeddings=True, rope_parameters=dict(
+                          rope_type="longrope", rope_theta=100.0, partial_rotary_factor=0.75, short_factor=SHORT,
+                          long_factor=LONG)), rope_before_v5),
+    "opt": ("opt", "float16", SMALL | dict(ffn_dim=40), None),
+    "opt_no_bias": ("opt", "bfloat16", SMALL | dict(ffn_dim=40, enable_bias=False, tie_word_embeddings=False,
+                    layer_norm_elementwise_affine=False, activation_function="gelu"), None),
+}
+
+INPUTS = {
+    "attention": r"q_proj|qkv_proj|query_key_value",
+    "attention_output": r"o_proj|out_proj|attention\.dense",
+    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1",
+    "mlp_output": r"down_proj|dense_4h_to_h|fc2",
+}
+
+
+def randomise(model, gemma):
+    """Everything away from its default: gains and biases too, which hide faults when they are 1 and 0."""
+    for name, parameter in model.named_parameters():
+        if re.search(r"norm\d?\.weight", name):
+            parameter.data = 0.3 * torch.randn_like(parameter) + (0.0 if gemma else 1.0)
+        elif name.endswith("bias"):
+            parameter.data = 0.2 * torch.randn_like(parameter)
+        elif "embed" in name:
+            parameter.data = (0.2 if gemma else 1.0) * torch.randn_like(parameter)
+        else:
+            parameter.data = 1.2 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
+
+
+def save_model(name, case):
+    model_type, dtype, settings, change = case
+    folder = FOLDER / name
+    config = AutoConfig.for_model(model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    randomise(model, model_type.startswith("gemma"))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    path = folder / "config.json"
+    written = json.loads(path.read_text())
+    if change:
+        change(written)
+    path.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def save_expected(name):
+    folder = FOLDER / name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = torch.randint(1, 61, (NUM_SEQUENCES, SEQLEN), dtype=torch.int32)
+    tensors = {"ids": ids}
+    layers = model.config.get_text_config().num_hidden_layers
+    for module_name, module in model.named_modules():
+        for key, pattern in INPUTS.items():
+            if f"layers.{layers - 1}." in module_name and "vision" not in module_name and re.search(
+                    rf"({pattern})$", module_name):
+                module.register_forward_pre_hook(
+                    lambda _, args, key=key: tensors.__setitem__(
+                        key, args[0].reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()))
+    with torch.no_grad():
+        tensors["logits"] = model(ids.long()).logits.float()
+    assert set(tensors) == {"ids", "logits", *INPUTS}, tensors.keys()
+    print(f"{name:22} logits up to {tensors['logits'].abs().max():.2f}")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")
+
+
+# name: (model_type, positions of the sequence, rope fields of config.json)
+ROPES = {
+    "default": ("llama", 2048, dict(rope_theta=10000.0)),
+    "default_v5": ("llama", 2048, dict(rope_parameters=dict(rope_type="default", rope_theta=500000.0))),
+    "linear": ("llama", 2048, dict(rope_theta=10000.0, rope_scaling=dict(type="linear", factor=4.0))),
+    "dynamic": ("llama", 2048, dict(rope_theta=10000.0, rope_scaling=dict(rope_type="dynamic", factor=2.0))),
+    "llama3": ("llama", 2048, dict(rope_theta=500000.0, rope_scaling=dict(
+        rope_type="llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=1024))),
+    "yarn": ("llama", 2048, dict(rope_theta=10000.0, rope_scaling=dict(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=512))),
+    "yarn_all_fields": ("qwen2", 2048, dict(rope_parameters=dict(
+        rope_type="yarn", rope_theta=1e6, factor=8.0, original_max_position_embeddings=256, beta_fast=16.0,
+        beta_slow=2.0, mscale=0.8, mscale_all_dim=0.4, truncate=False))),
+    "yarn_attention_factor": ("llama", 2048, dict(rope_theta=10000.0, rope_scaling=dict(
+        rope_type="yarn", factor=2.0, attention_factor=1.5))),
+    "longrope_short": ("phi3", 64, dict(
+        rope_theta=10000.0, original_max_position_embeddings=128,
+        rope_scaling=dict(type="longrope", short_factor=[1 + i / 32 for i in range(16)],
+                          long_factor=[2.0 + i for i in range(16)]))),
+    "longrope_long": ("phi3", 129, dict(
+        rope_theta=10000.0, original_max_position_embeddings=128,
+        rope_scaling=dict(type="longrope", short_factor=[1 + i / 32 for i in range(16)],
+                          long_factor=[2.0 + i for i in range(16)]))),
+    "partial_odd": ("gpt_neox", 2048, dict(rotary_pct=0.3, rotary_emb_base=25000)),
+    "gemma3_hub": ("gemma3_text", 2048, dict(rope_theta=1e6, rope_local_base_freq=1e4, sliding_window_pattern=2,
+                                             rope_scaling=dict(rope_type="linear", factor=8.0))),
+}
+ROPE_SHAPE = dict(vocab_size=64, hidden_size=96, intermediate_size=8, num_hidden_layers=2, num_attention_heads=3,
+                  num_key_value_heads=3, head_dim=32, max_position_embeddings=2048, pad_token_id=0)
+
+
+def rope_rows(embedding, seqlen, positions, layer_type):
+    extra = () if layer_type is None else (layer_type,)
+    cos, sin = embedding(torch.zeros(1), torch.arange(seqlen)[None], *extra)
+    half = cos.shape[-1] // 2
+    return {"cos": cos[0, positions, :half].tolist(), "sin": sin[0, positions, :half].tolist()}
+
+
+def save_ropes():
+    result = []
+    for name, (model_type, seqlen, fields) in ROPES.items():
+        fields = {"model_type": model_type, **ROPE_SHAPE, **fields}
+        config = AutoConfig.for_model(**json.loads(json.dumps(fields)))
+        model = AutoModelForCausalLM.from_config(config)
+        embedding = getattr(model, "gpt_neox", None) or model.model
+        positions = [0, 1, 7, seqlen // 2, seqlen - 1]
+        types = ["sliding_attention", "full_attention"] if model_type == "gemma3_text" else [None]
+        tables = [rope_rows(embedding.rotary_emb, seqlen, positions, t) for t in types]
+        result.append({"name": name, "config": fields, "seqlen": seqlen, "positions": positions, "tables": tables})
+    (FOLDER / "ropes.json").write_text(json.dumps(result) + "\n")
+
+
+def main():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for index, (name, case) in enumerate(CASES.items()):
+        torch.manual_seed(index)
+        save_model(name, case)
+        save_expected(name)
+    save_ropes()
+    for path in FOLDER.rglob("*.safetensors"):
+        path.chmod(0o644)
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    print(f"{size} bytes in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()

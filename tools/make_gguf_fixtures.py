@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Writes tests/data/checkpoint/gguf/: what the GGUF tests compare with.
+
+blocks.bin          random blocks of every type that swiftprune reads, and their values by the `gguf` package
+NAME.gguf           a tiny random model as llama.cpp's converter would store it
+NAME.safetensors    the same weights as transformers names and orders them
+NAME.config.json    transformers' configuration of that model
+spm.*, byte.*       tiny tokenizers and the merges that transformers derives from them
+
+Used: gguf 0.19.0, transformers 5.23.0, torch 2.15.0, sentencepiece 0.2.3.
+"""
+import io
+import json
+import pathlib
+import re
+
+import gguf
+import numpy as np
+import sentencepiece
+import torch
+import transformers
+from gguf.quants import dequantize
+from safetensors.torch import save_file
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.tokenization_utils_base import generate_merges
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "checkpoint" / "gguf"
+VOCAB = 270
+
+
+def write_blocks():
+    random = np.random.default_rng(1)
+    # Where the f16 numbers of a block lie: they are made finite, so that values can be compared.
+    halves = {"F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
+              "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+    with open(OUT / "blocks.bin", "wb") as file:
+        for name in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+                     "Q6_K"]:
+            kind = gguf.GGMLQuantizationType[name]
+            block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+            count = 3 if block_size > 1 else 40
+            raw = random.integers(0, 256, (count, block_bytes), dtype=np.uint8)
+            if name == "F32":
+                raw = random.standard_normal((count, 1), dtype=np.float32).view(np.uint8)
+            if name == "BF16":
+                raw[:, 1] &= 0x3F  # below 2.0
+            for at in halves.get(name, []):
+                half = random.standard_normal(count).astype(np.float16)
+                half[0] = 6e-7  # a subnormal
+                raw[:, at:at + 2] = half.reshape(-1, 1).view(np.uint8)
+            values = dequantize(raw.reshape(1, -1), kind).astype(np.float32).reshape(-1)
+            assert np.isfinite(values).all() and values.size == count * block_size
+            np.array([kind, count], dtype=np.uint32).tofile(file)
+            raw.tofile(file)
+            values.tofile(file)
+
+
+def byte_tokenizer(writer, pre):
+    """256 bytes, some merges, three special tokens."""
+    letters = bytes_to_unicode()
+    tokens = [letters[b] for b in range(256)]
+    merges = ["h e", "l l", "he ll", "Ġ w", "o r", "Ġw or", "Ġwor l"]
+    tokens += [m.replace(" ", "") for m in merges]
+    types = [gguf.TokenType.NORMAL] * len(tokens)
+    tokens += ["<|start|>", "<|end|>", "<tag>", "[PAD266]", "[PAD267]", "[PAD268]", "[PAD269]"]
+    types += [gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.USER_DEFINED] + [gguf.TokenType.UNUSED] * 4
+    assert len(tokens) == VOCAB
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(263)
+    writer.add_eos_token_id(264)
+    writer.add_pad_token_id(264)
+
+
+def rotary_pairs(weight, heads):
+    """llama.cpp's order of q and k rows: rotary pairs side by side."""
+    rows = weight.shape[0]
+    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def split_qkv(weight, heads):
+    """llama.cpp's order of fused rows: all q, all k, all v."""
+    parts = weight.reshape(heads, 3, -1, *weight.shape[1:])
+    return parts.swapaxes(0, 1).reshape(weight.shape)
+
+
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}
+GEMMA_NAMES = LLAMA_NAMES | {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+NEOX_NAMES = {
+    "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm", "embed_out": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "attention.query_key_value": "attn_qkv", "attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+}
+
+
+def gguf_name(name, names):
+    stem, part = name.rsplit(".", 1)
+    prefix = ""
+    if ".layers." in stem:
+        block, stem = stem.split(".layers.")[1].split(".", 1)
+        prefix = f"blk.{block}."
+    return f"{prefix}{names[stem]}.{part}"
+
+
+def write_model(name, arch, config, names, pre, extra):
+    torch.manual_seed(len(name))
+    state = {}
+    for key, value in transformers.AutoModelForCausalLM.from_config(config).state_dict().items():
+        if key == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if "rotary" in key or key.endswith(".attention.bias") or key.endswith("masked_bias"):
+            continue
+        if arch == "gptneox":
+            key = key.replace("lm_head.", "embed_out.")  # its name in files
+        # Norms start as ones and biases as zeros: make every value count.
+        state[key] = torch.randn_like(value, dtype=torch.float32) * 0.3
+    save_file(state, OUT / f"{name}.safetensors", metadata={"format": "pt"})
+    (OUT / f"{name}.config.json").write_text(json.dumps(json.loads(config.to_json_string(use_diff=False)), indent=1))
+
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
+    writer.add_name(name)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    if arch != "gptneox":
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    extra(writer, config)
+    byte_tokenizer(writer, pre)
+    for key, value in state.items():
+        data = value.numpy()
+        if arch == "llama" and ".q_proj." in key:
+            data = rotary_pairs(data, config.num_attention_heads)
+        if arch == "llama" and ".k_proj." in key:
+            data = rotary_pairs(data, config.num_key_value_heads)
+        if arch == "gptneox" and "query_key_value" in key:
+            data = split_qkv(data, config.num_attention_heads)
+        if arch.startswith("gemma") and "norm" in key:
+            data = data + np.float32(1)
+        writer.add_tensor(gguf_name(key, names), np.ascontiguousarray(data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # What the norms of gemma come back as: 1 + w is rounded.
+    if arch.startswith("gemma"):
+        state = {k: ((v + 1) - 1 if "norm" in k else v) for k, v in state.items()}
+        save_file(state, OUT / f"{name}.safetensors", metadata={"format": "pt"})
+
+
+SMALL = dict(vocab_size=VOCAB, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+             num_key_value_heads=1, max_position_embeddings=64, bos_token_id=263, eos_token_id=264, pad_token_id=264)
+
+
+def write_models():
+    head = dict(head_dim=4)
+    llama3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                  original_max_position_embeddings=8192)
+
+    def llama_extra(writer, config):
+        writer.add_rope_dimension_count(config.head_dim)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        if config.rope_parameters["rope_type"] == "llama3":
+            inv, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+            plain = 1.0 / 500000.0 ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+            writer.add_tensor("rope_freqs.weight", (plain / inv).numpy().astype(np.float32))
+
+    write_model(
+        "llama", "llama",
+        transformers.LlamaConfig(**(SMALL | dict(head_dim=16, num_hidden_layers=1)), rope_parameters=llama3, tie_word_embeddings=True),
+        LLAMA_NAMES, "llama-bpe", lambda w, c: (llama_extra(w, c), w.add_key_length(16), w.add_value_length(16)))
+    write_model(
+        "llama_bias", "llama",
+        transformers.LlamaConfig(**(SMALL | head), attention_bias=True, mlp_bias=True, rms_norm_eps=1e-5),
+        LLAMA_NAMES, "smollm", llama_extra)
+
+    def qwen_extra(writer, config):
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+
+    write_model(
+        "qwen2", "qwen2",
+        transformers.Qwen2Config(**SMALL, rope_parameters=dict(
+            rope_type="yarn", factor=4.0, original_max_position_embeddings=16, rope_theta=1e6)),
+        LLAMA_NAMES, "qwen2",
+        lambda w, c: (qwen_extra(w, c), w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                      w.add_rope_scaling_factor(4.0), w.add_rope_scaling_orig_ctx_len(16)))
+    write_model(
+        "qwen3", "qwen3",
+        transformers.Qwen3Config(**SMALL, head_dim=6, tie_word_embeddings=True,
+                                 rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+        LLAMA_NAMES, "qwen2", lambda w, c: (qwen_extra(w, c), w.add_key_length(6), w.add_value_length(6)))
+
+    def gemma_extra(writer, config):
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+        writer.add_sliding_window(config.sliding_window)
+
+    write_model(
+        "gemma2", "gemma2",
+        transformers.Gemma2Config(**SMALL, head_dim=6, query_pre_attn_scalar=6, sliding_window=8,
+                                  attn_logit_softcapping=40.0, final_logit_softcapping=20.0),
+        GEMMA_NAMES, "gpt-2",
+        lambda w, c: (gemma_extra(w, c), w.add_attn_logit_softcapping(40.0), w.add_final_logit_softcapping(20.0)))
+    write_model(
+        "gemma3", "gemma3",
+        transformers.Gemma3TextConfig(**(SMALL | dict(num_hidden_layers=7)), head_dim=6, query_pre_attn_scalar=6,
+                                      sliding_window=8, rope_parameters=dict(
+                                          full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                                          sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
+        GEMMA_NAMES, "gpt-2",
+        lambda w, c: (gemma_extra(w, c), w.add_rope_freq_base(1e6),
+                      w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(8.0)))
+
+    def phi3_extra(writer, config):
+        rope = config.rope_parameters
+        writer.add_rope_dimension_count(4)
+        writer.add_rope_freq_base(rope["rope_theta"])
+        writer.add_rope_scaling_orig_ctx_len(32)
+        writer.add_sliding_window(7)
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], dtype=np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], dtype=np.float32))
+
+    write_model(
+        "phi3", "phi3",
+        transformers.Phi3Config(**(SMALL | dict(hidden_size=16)), original_max_position_embeddings=32, sliding_window=7,
+                                rope_parameters=dict(rope_type="longrope", rope_theta=10000.0,
+                                                     partial_rotary_factor=0.5,
+                                                     original_max_position_embeddings=32,
+                                                     short_factor=[1.0, 1.25], long_factor=[1.5, 4.0])),
+        LLAMA_NAMES, "gpt-4o", phi3_extra)
+
+    def neox_extra(writer, config):
+        writer.add_rope_dimension_count(2)
+        writer.add_parallel_residual(config.use_parallel_residual)
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+
+    small = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
+    write_model(
+        "gptneox", "gptneox",
+        transformers.GPTNeoXConfig(**small, use_parallel_residual=False, layer_norm_eps=1e-5, rope_parameters=dict(
+            rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)),
+        NEOX_NAMES, "olmo", neox_extra)
+
+
+def write_sentencepiece():
+    """A SentencePiece BPE tokenizer, stored as llama.cpp's converter does (added tokens lose their score)."""
+    model = io.BytesIO()
+    text = (OUT.parents[3] / "LICENSE").read_text().splitlines()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True,
+        user_defined_symbols=["<tag>", "▁▁", "▁▁▁", "\n"], normalization_rule_name="identity",
+        remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, minloglevel=2)
+    sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    tokens, scores, types = [], [], []
+    for i in range(sp.get_piece_size()):
+        piece = sp.id_to_piece(i)
+        kind = (gguf.TokenType.UNKNOWN if sp.is_unknown(i) else gguf.TokenType.CONTROL if sp.is_control(i)
+                else gguf.TokenType.BYTE if sp.is_byte(i) else gguf.TokenType.NORMAL)
+        score = sp.get_score(i)
+        if piece in ("<tag>", "▁▁", "▁▁▁", "\n"):
+            kind, score = gguf.TokenType.USER_DEFINED, -1000.0
+            piece = piece.replace("▁", " ")
+        tokens.append(piece), scores.append(score), types.append(kind)
+    writer = gguf.GGUFWriter(OUT / "spm.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(sp.bos_id()), writer.add_eos_token_id(sp.eos_id()), writer.add_unk_token_id(sp.unk_id())
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 1), dtype=np.float32))
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+
+    pieces = {sp.id_to_piece(i): i for i in range(len(tokens))}
+    merges = generate_merges(pieces, {p: sp.get_score(i) for p, i in pieces.items()})
+    cases = ["Hello world", "  two  spaces   three\n", "a<tag>b", "π ≈ 3.14159 — ünïcödé 🙂", "", " ", "def f(x):\n    return x"]
+
+    def ids(text):
+        # Llama's tokenizer.json and llama.cpp encode each piece between added tokens by itself, with its own prefix.
+        found = [sp.bos_id()]
+        for piece in re.split("(<tag>|\n)", text):
+            found += [pieces[piece]] if piece in ("<tag>", "\n") else sp.encode(piece)
+        return found
+
+    (OUT / "spm.json").write_text(json.dumps(
+        {"vocab": pieces, "merges": [" ".join(m) for m in merges],
+         "cases": [{"text": t, "ids": ids(t)} for t in cases]}, ensure_ascii=False, indent=0))
+
+
+if __name__ == "__main__":
+    OUT.mkdir(parents=True, exist_ok=True)
+    write_blocks()
+    write_models()
+    write_sentencepiece()
