@@ -83,10 +83,10 @@ def regex_stand_ins():
         if name != "Cs":
             for c in regex_class(rf"\p{{{name}}}"):
                 category[c] = name
-    word, han = regex_class(r"\w"), regex_class(r"\p{Han}")
+    classes = [regex_class(pattern) for pattern in (r"\w", r"\p{Han}", r"\p{Hiragana}", r"\p{Katakana}")]
 
     def kind(c):
-        return category[c], c in word, c in han, len(chr(c).encode())
+        return category[c], len(chr(c).encode()), *(c in found for found in classes)
 
     same = {}
     for c in CODE_POINTS:

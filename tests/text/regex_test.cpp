@@ -58,6 +58,10 @@ TEST(Regex, ReadsOnigurumaSyntax) {
   EXPECT_EQ(matches(R"(x{a})", "x{a}"), (Strings{"x{a}"}));
   EXPECT_EQ(matches(R"(\u00e9)", "é"), (Strings{"é"}));
   EXPECT_EQ(matches(R"(\p{Letter}+\p{^L})", "ab1"), (Strings{"ab1"}));
+  EXPECT_EQ(matches(R"(\P{^L})", "a1"), (Strings{"a"}));
+  EXPECT_EQ(matches(R"(\p{Han})", "\u4e00\u3001\u3013"), (Strings{"\u4e00"}));  // not those used with Han
+  EXPECT_EQ(matches(R"(\P{han})", "\u4e00\u3001"), (Strings{"\u3001"}));
+  EXPECT_EQ(matches(R"([^\w\s]+)", "-\u00bd-"), (Strings{"-\u00bd-"}));  // in a set there is no Latin-1 table
   EXPECT_EQ(matches(R"(\p{Decimal_Number}\P{Nd})", "1x"), (Strings{"1x"}));
   EXPECT_EQ(matches(R"([[:alpha:]]+)", "aé1"), (Strings{"aé"}));
   EXPECT_EQ(matches(R"([]a]+)", "]a"), (Strings{"]a"}));

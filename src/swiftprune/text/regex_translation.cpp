@@ -8,7 +8,11 @@
 //   X{,n}        from 0 to n | literally
 //   \uHHHH       a code point | not allowed
 //   \p{Letter}   long names of general categories | not known
+//   \p{Han}      code points of the script | also those that are used with the script
 // Set intersection (&&) and nested sets exist only in Oniguruma.
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
@@ -23,8 +27,10 @@
 namespace swiftprune::text {
 namespace {
 
-// The fractions and superscripts of Latin-1 count too, by Oniguruma's own table of the first 256 code points.
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Outside of a set, Oniguruma looks \w up in a table of Latin-1, which has fractions and superscripts too.
+constexpr std::string_view kWordOutsideSet =
+    R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kHexDigit = "0-9A-Fa-f";
 
 constexpr std::pair<std::string_view, std::string_view> kPropertyNames[] = {
@@ -73,6 +79,16 @@ constexpr std::pair<std::string_view, std::string_view> kPropertyNames[] = {
     {"space", "White_Space"},
     {"digit", "Nd"},
 };
+
+bool is_script(std::string_view name) {
+  const std::string pattern = fmt::format("\\p{{sc:{}}}", name);
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF,
+                                   &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
 
 class Translator {
  public:
@@ -195,11 +211,11 @@ class Translator {
     switch (letter) {
       case 'w':
       case 'h':
-        return replace_class(letter == 'w' ? kWord : kHexDigit, false, in_set);
+        return replace_class(letter == 'h' ? kHexDigit : in_set ? kWord : kWordOutsideSet, false, in_set);
       case 'W':
       case 'H':
         if (in_set) throw std::invalid_argument("\\W and \\H in a set are not supported");
-        return replace_class(letter == 'W' ? kWord : kHexDigit, true, in_set);
+        return replace_class(letter == 'H' ? kHexDigit : kWordOutsideSet, true, in_set);
       case 'b':
       case 'B':
         if (in_set) return copy(2);
@@ -231,10 +247,10 @@ class Translator {
   }
 
   static std::string word_boundary(bool negated) {
-    const std::string before = fmt::format("(?<=[{}])", kWord);
-    const std::string not_before = fmt::format("(?<![{}])", kWord);
-    const std::string after = fmt::format("(?=[{}])", kWord);
-    const std::string not_after = fmt::format("(?![{}])", kWord);
+    const std::string before = fmt::format("(?<=[{}])", kWordOutsideSet);
+    const std::string not_before = fmt::format("(?<![{}])", kWordOutsideSet);
+    const std::string after = fmt::format("(?=[{}])", kWordOutsideSet);
+    const std::string not_after = fmt::format("(?![{}])", kWordOutsideSet);
     return fmt::format("(?:{}{}|{}{})", before, negated ? after : not_after, not_before,
                        negated ? not_after : after);
   }
@@ -251,12 +267,12 @@ class Translator {
     if (inverted) name.erase(0, 1);
     const auto* known = std::find_if(std::begin(kPropertyNames), std::end(kPropertyNames),
                                      [&](const auto& row) { return row.first == name; });
-    if (known == std::end(kPropertyNames)) return copy(close + 1 - at_);
-    out_ += '\\';
-    out_ += in_[at_ + 1];
-    out_ += inverted ? "{^" : "{";
-    out_ += known->second;
-    out_ += '}';
+    if (known != std::end(kPropertyNames))
+      name = known->second;
+    else if (is_script(name))
+      name.insert(0, "sc:");
+    const bool negated = (in_[at_ + 1] == 'P') != inverted;
+    out_ += fmt::format("\\{}{{{}}}", negated ? 'P' : 'p', name);
     at_ = close + 1;
   }
 
