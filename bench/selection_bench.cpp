@@ -185,13 +185,17 @@ nlohmann::ordered_json measure(Data& data, const Options& options, bool with_slo
   }
   const double weights = static_cast<double>(data.rows * data.cols);
   const double copy = median(list.front().seconds);
+  const double best_copy = *std::min_element(list.front().seconds.begin(), list.front().seconds.end());
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   double nth_element = 0.0;
   for (const Method& method : list) {
     const double seconds = median(method.seconds);
     if (method.name == "std::nth_element") nth_element = seconds;
+    const double best = *std::min_element(method.seconds.begin(), method.seconds.end());
     rows.push_back({{"method", method.name},
                     {"ms", seconds * 1e3},
+                    {"best_ms", best * 1e3},
+                    {"best_times_memcpy", best / best_copy},
                     {"ns_per_weight", seconds / weights * 1e9},
                     {"times_memcpy", seconds / copy}});
     if (nth_element > 0.0) rows.back()["nth_element_times_slower"] = nth_element / seconds;
@@ -205,11 +209,12 @@ void print_table(const Data& data, int threads, const nlohmann::ordered_json& ro
       "|\n|---|---|---|---|---|\n",
       data.rows, data.cols, name_of(data.dtype), threads, threads == 1 ? "" : "s");
   for (const auto& row : rows) {
-    fmt::print("| {} | {:.2f} | {:.3f} | {:.2f} | {} |\n", row["method"].get<std::string>(),
+    fmt::print("| {} | {:.2f} | {:.3f} | {:.2f} | {} | {:.2f} | {:.2f} |\n", row["method"].get<std::string>(),
                row["ms"].get<double>(), row["ns_per_weight"].get<double>(), row["times_memcpy"].get<double>(),
                row.contains("nth_element_times_slower")
                    ? fmt::format("{:.1f}", row["nth_element_times_slower"].get<double>())
-                   : "");
+                   : "",
+               row["best_ms"].get<double>(), row["best_times_memcpy"].get<double>());
   }
   std::fflush(stdout);
 }

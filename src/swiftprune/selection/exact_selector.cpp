@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <vector>
 
 #include "swiftprune/core/checked_math.h"
@@ -32,8 +33,13 @@ void keep_above(const RowKernels& kernels, const KeyRow& row, const Threshold& t
 
 void zero_row(const RowKernels& kernels, MutableWeightView weight, std::int64_t r,
               const std::uint64_t* words) {
-  const auto zero = size_of(weight.dtype) == 4 ? kernels.zero_32 : kernels.zero_16;
-  zero(weight.row(r), weight.cols, words);
+  zero_part(kernels, weight, r, 0, weight.cols, words);
+}
+
+void zero_part(const RowKernels& kernels, MutableWeightView weight, std::int64_t r, std::int64_t first,
+               std::int64_t count, const std::uint64_t* words) {
+  const std::int64_t bytes = size_of(weight.dtype);
+  (bytes == 4 ? kernels.zero_32 : kernels.zero_16)(weight.row(r) + first * bytes, count, words);
 }
 
 SelectionReport ExactSelector::do_select(const ScoreView& scores, const PruneTarget& target, Mask& mask,
@@ -41,8 +47,11 @@ SelectionReport ExactSelector::do_select(const ScoreView& scores, const PruneTar
   ScoredRows rows(kernels_, scores);
   SelectionReport report;
   switch (target.pattern.kind) {
-    case Pattern::Kind::kRow:
     case Pattern::Kind::kNofM:
+      select_groups(rows, target.pattern, mask, pruned);
+      rows.check_finite(target.tensor);
+      return report;
+    case Pattern::Kind::kRow:
       select_rows(rows, target, mask, pruned, report);
       rows.check_finite(target.tensor);
       return report;
@@ -62,10 +71,31 @@ SelectionReport ExactSelector::do_select(const ScoreView& scores, const PruneTar
   return report;
 }
 
+// Strip by strip, so that the keys stay in the first-level cache.
+void ExactSelector::select_groups(ScoredRows& rows, const Pattern& pattern, Mask& mask,
+                                  const MutableWeightView* pruned) const {
+  constexpr std::int64_t kStrip = 2048;
+  const std::int64_t unit = std::lcm(pattern.m, kKeyBlock);
+  const std::int64_t strip = kStrip / unit * unit;
+  parallel_for(rows.rows(), rows_per_chunk(rows.rows()), [&](std::int64_t first, std::int64_t last) {
+    Matrix keys(1, round_up(strip, kKeyBlock) + kKeySlack);
+    for (std::int64_t r = first; r < last; ++r) {
+      for (std::int64_t c = 0; c < rows.cols(); c += strip) {
+        const KeyRow part = rows.load_part(r, c, std::min(strip, rows.cols() - c), keys.data());
+        const bool row_ends = c + strip >= rows.cols();
+        rows.prefetch(row_ends ? r + 1 : r, row_ends ? 0 : c + strip, strip);
+        std::uint64_t* words = mask.row(r) + c / 64;
+        kernels_.keep_n_of_m(part.keys, part.padded, static_cast<int>(pattern.n), static_cast<int>(pattern.m),
+                             words);
+        clear_padding(words, part.n);
+        if (pruned != nullptr) zero_part(kernels_, *pruned, r, c, part.n, words);
+      }
+    }
+  });
+}
+
 void ExactSelector::select_rows(ScoredRows& rows, const PruneTarget& target, Mask& mask,
                                 const MutableWeightView* pruned, SelectionReport& report) const {
-  const Pattern& pattern = target.pattern;
-  const bool n_of_m = pattern.kind == Pattern::Kind::kNofM;
   const std::vector<std::int64_t> counts = row_prune_counts(target, rows.rows(), rows.cols());
   std::atomic<std::int64_t> missed_windows{0};
   parallel_for(rows.rows(), rows_per_chunk(rows.rows()), [&](std::int64_t first, std::int64_t last) {
@@ -73,13 +103,10 @@ void ExactSelector::select_rows(ScoredRows& rows, const PruneTarget& target, Mas
     ThresholdSearch search(kernels_, method_, rows.buffer_size());
     for (std::int64_t r = first; r < last; ++r) {
       const KeyRow row = rows.load(r, keys.data());
+      rows.prefetch(r + 1, 0, rows.cols());  // reading runs ahead of computing
       const std::int64_t count = counts[static_cast<std::size_t>(r)];
       std::uint64_t* words = mask.row(r);
-      if (n_of_m) {
-        kernels_.keep_n_of_m(row.keys, row.padded, static_cast<int>(pattern.n), static_cast<int>(pattern.m),
-                             words);
-        clear_padding(words, row.n);
-      } else if (count == row.n) {
+      if (count == row.n) {
         std::fill_n(words, mask.words_per_row(), std::uint64_t{0});
       } else {
         keep_above(kernels_, row, count == 0 ? Threshold{} : search.find(row, count), words);

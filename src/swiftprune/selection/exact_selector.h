@@ -17,6 +17,8 @@ class ExactSelector final : public Selector {
  private:
   SelectionReport do_select(const ScoreView& scores, const PruneTarget& target, Mask& mask,
                             const MutableWeightView* pruned) const override;
+  void select_groups(ScoredRows& rows, const Pattern& pattern, Mask& mask,
+                     const MutableWeightView* pruned) const;
   void select_rows(ScoredRows& rows, const PruneTarget& target, Mask& mask, const MutableWeightView* pruned,
                    SelectionReport& report) const;
   void select_layer(ScoredRows& rows, const PruneTarget& target, Mask& mask) const;
@@ -36,6 +38,9 @@ void keep_above(const RowKernels& kernels, const KeyRow& row, const Threshold& t
 // +0 where the mask has 0.
 void zero_row(const RowKernels& kernels, MutableWeightView weight, std::int64_t r,
               const std::uint64_t* words);
+// The same for the columns [first, first + count); `words` begins with the first of them.
+void zero_part(const RowKernels& kernels, MutableWeightView weight, std::int64_t r, std::int64_t first,
+               std::int64_t count, const std::uint64_t* words);
 
 // Whole tiles by their summed scores (double, in row order); ties to the lower tile, counted row by row.
 void select_blocks(ScoredRows& rows, const PruneTarget& target, Mask& mask);

@@ -113,25 +113,60 @@ float* pack(float* target, __m256 keys, uint32_t which) {
 
 uint32_t bits_of(__m256 mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
 
+float as_float(uint32_t bits) {
+  float value = 0.0f;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+uint32_t as_bits(float value) {
+  uint32_t bits = 0;
+  __builtin_memcpy(&bits, &value, 4);
+  return bits;
+}
+
+int64_t add_lanes(const __m256i v[4]) {
+  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3]));
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+}
+
+// Few keys fall inside (two of 64 when rows are alike): up to four of a block are moved one by one without a
+// branch, which costs half of packing every vector.
 int64_t window(const float* keys, int64_t padded, float low, float high, float* inside, int64_t* num_inside) {
-  const __m256 lo = _mm256_set1_ps(low);
-  const __m256 hi = _mm256_set1_ps(high);
+  const __m256i lo = _mm256_set1_epi32(static_cast<int>(as_bits(low)));
+  const __m256i width = _mm256_set1_epi32(static_cast<int>(as_bits(high) - as_bits(low)));
+  __m256i below[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                      _mm256_setzero_si256()};
   float* end = inside;
-  int64_t below_high = 0;
-  for (int64_t j = 0; j < padded; j += 32) {
-    uint32_t below = 0;
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      const __m256 key = _mm256_loadu_ps(keys + j + 8 * u);
-      const uint32_t below_8 = bits_of(_mm256_cmp_ps(key, hi, _CMP_LT_OQ));
-      below |= below_8 << (8 * u);
-      end = pack(end, key, below_8 & bits_of(_mm256_cmp_ps(key, lo, _CMP_GE_OQ)));
+  for (int64_t j = 0; j < padded; j += 64) {
+    uint64_t left = 0;
+#pragma GCC unroll 8
+    for (int u = 0; u < 8; ++u) {
+      const __m256i key = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + j + 8 * u));
+      const __m256i above = _mm256_sub_epi32(key, lo);  // < 0: below
+      below[u % 4] = _mm256_add_epi32(below[u % 4], _mm256_srli_epi32(above, 31));
+      const __m256i in = _mm256_andnot_si256(above, _mm256_cmpgt_epi32(width, above));
+      left |= uint64_t{bits_of(_mm256_castsi256_ps(in))} << (8 * u);
     }
-    below_high += __builtin_popcount(below);
+    const int count = __builtin_popcountll(left);
+    if (__builtin_expect(count > 4, 0)) {
+      for (int u = 0; u < 8; ++u) {
+        end = pack(end, _mm256_loadu_ps(keys + j + 8 * u), static_cast<uint32_t>(left >> (8 * u)) & 0xffu);
+      }
+      continue;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      end[i] = keys[j + (_tzcnt_u64(left) & 63)];
+      left &= left - 1;
+    }
+    end += count;
   }
   *num_inside = end - inside;
   for (int u = 0; u < 8; ++u) _mm256_storeu_ps(end + 8 * u, _mm256_set1_ps(__builtin_inff()));
-  return below_high - *num_inside;
+  return add_lanes(below);
 }
 
 // `bits` and the keys are non-negative floats: signed comparison orders them.
@@ -146,23 +181,7 @@ int64_t count_below(const float* keys, int64_t padded, uint32_t bits) {
       count[u] = _mm256_sub_epi32(count[u], _mm256_cmpgt_epi32(value, key));
     }
   }
-  const __m256i sum =
-      _mm256_add_epi32(_mm256_add_epi32(count[0], count[1]), _mm256_add_epi32(count[2], count[3]));
-  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-  return _mm_cvtsi128_si32(s);
-}
-
-float as_float(uint32_t bits) {
-  float value = 0.0f;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-uint32_t as_bits(float value) {
-  uint32_t bits = 0;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits;
+  return add_lanes(count);
 }
 
 float threshold(const float* keys, int64_t padded, int64_t rank, float low, float high, int64_t* ties) {
@@ -245,6 +264,50 @@ void keep_n_of_group(const float* keys, int64_t padded, int n, uint64_t* words) 
   }
 }
 
+// The n-th largest of the four members of each group: member p of 8 groups in v[p].
+template <int kN>
+__m256 nth_of_four(const __m256 v[4]) {
+  const __m256 high = _mm256_max_ps(v[0], v[1]);
+  const __m256 low = _mm256_min_ps(v[0], v[1]);
+  const __m256 high2 = _mm256_max_ps(v[2], v[3]);
+  const __m256 low2 = _mm256_min_ps(v[2], v[3]);
+  if constexpr (kN == 1) return _mm256_max_ps(high, high2);
+  const __m256 inner = _mm256_min_ps(high, high2);
+  const __m256 outer = _mm256_max_ps(low, low2);
+  return kN == 2 ? _mm256_max_ps(inner, outer) : _mm256_min_ps(inner, outer);
+}
+
+// A group is a 128-bit lane: four vectors are transposed within their lanes, and each group's bound goes back
+// to its lane.
+template <int kN>
+uint32_t keep_n_of_4_in_32(const float* keys) {
+  __m256 v[4];
+#pragma GCC unroll 4
+  for (int u = 0; u < 4; ++u) v[u] = _mm256_loadu_ps(keys + 8 * u);
+  const __m256 a = _mm256_unpacklo_ps(v[0], v[1]);
+  const __m256 b = _mm256_unpackhi_ps(v[0], v[1]);
+  const __m256 c = _mm256_unpacklo_ps(v[2], v[3]);
+  const __m256 d = _mm256_unpackhi_ps(v[2], v[3]);
+  const __m256 members[4] = {_mm256_shuffle_ps(a, c, 0x44), _mm256_shuffle_ps(a, c, 0xee),
+                             _mm256_shuffle_ps(b, d, 0x44), _mm256_shuffle_ps(b, d, 0xee)};
+  const __m256 bound = nth_of_four<kN>(members);
+  return bits_of(_mm256_cmp_ps(v[0], _mm256_permute_ps(bound, 0x00), _CMP_GE_OQ)) |
+         bits_of(_mm256_cmp_ps(v[1], _mm256_permute_ps(bound, 0x55), _CMP_GE_OQ)) << 8 |
+         bits_of(_mm256_cmp_ps(v[2], _mm256_permute_ps(bound, 0xaa), _CMP_GE_OQ)) << 16 |
+         bits_of(_mm256_cmp_ps(v[3], _mm256_permute_ps(bound, 0xff), _CMP_GE_OQ)) << 24;
+}
+
+// Equal keys at the bound give too many kept ones; such a block is done again by rotations.
+template <int kN>
+void keep_n_of_4(const float* keys, int64_t padded, uint64_t* words) {
+  for (int64_t j = 0; j < padded; j += 64) {
+    const uint64_t word = keep_n_of_4_in_32<kN>(keys + j) | uint64_t{keep_n_of_4_in_32<kN>(keys + j + 32)}
+                                                                << 32;
+    words[j / 64] = word;
+    if (__builtin_popcountll(word) != 16 * kN) keep_n_of_group<4>(keys + j, 64, kN, words + j / 64);
+  }
+}
+
 uint32_t compare_32(const float* group, __m256 key, bool equal) {
   uint32_t bits = 0;
 #pragma GCC unroll 4
@@ -275,7 +338,9 @@ void keep_n_of_m(const float* keys, int64_t padded, int n, int m, uint64_t* word
     case 2:
       return keep_n_of_group<2>(keys, padded, n, words);
     case 4:
-      return keep_n_of_group<4>(keys, padded, n, words);
+      return n == 1   ? keep_n_of_4<1>(keys, padded, words)
+             : n == 2 ? keep_n_of_4<2>(keys, padded, words)
+                      : keep_n_of_4<3>(keys, padded, words);
     case 8:
       return keep_n_of_group<8>(keys, padded, n, words);
     default:

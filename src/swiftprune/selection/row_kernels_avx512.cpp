@@ -7,6 +7,7 @@
 namespace swiftprune {
 namespace {
 
+using std::int32_t;
 using std::int64_t;
 using std::uint32_t;
 using std::uint64_t;
@@ -73,31 +74,59 @@ float score(const void* weights, int64_t n, const float* column, float row, cons
   return score_row<T, true, true>(w, n, column, row, slope, keys);
 }
 
+float as_float(uint32_t bits) {
+  float value = 0.0f;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+uint32_t as_bits(float value) {
+  uint32_t bits = 0;
+  __builtin_memcpy(&bits, &value, 4);
+  return bits;
+}
+
 // Packed in registers: a compressing store to memory is microcoded on some processors.
 float* pack(float* target, __m512 keys, __mmask16 which) {
   _mm512_storeu_ps(target, _mm512_maskz_compress_ps(which, keys));
   return target + __builtin_popcount(which);
 }
 
+// Few keys fall inside (two of 64 when rows are alike): up to four of a block are moved one by one without a
+// branch, which costs half of packing every vector.
 int64_t window(const float* keys, int64_t padded, float low, float high, float* inside, int64_t* num_inside) {
-  const __m512 lo = _mm512_set1_ps(low);
-  const __m512 hi = _mm512_set1_ps(high);
+  const __m512i lo = _mm512_set1_epi32(static_cast<int>(as_bits(low)));
+  const __m512i width = _mm512_set1_epi32(static_cast<int>(as_bits(high) - as_bits(low)));
+  __m512i below[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
   float* end = inside;
-  int64_t below_high = 0;
   for (int64_t j = 0; j < padded; j += 64) {
-    __mmask16 below[4];
+    __mmask16 in[4];
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) {
-      const __m512 key = _mm512_loadu_ps(keys + j + 16 * u);
-      below[u] = _mm512_cmp_ps_mask(key, hi, _CMP_LT_OQ);
-      end = pack(end, key, _mm512_mask_cmp_ps_mask(below[u], key, lo, _CMP_GE_OQ));
+      const __m512i above = _mm512_sub_epi32(_mm512_loadu_si512(keys + j + 16 * u), lo);  // < 0: below
+      below[u % 2] = _mm512_add_epi32(below[u % 2], _mm512_srli_epi32(above, 31));
+      in[u] = _mm512_cmplt_epu32_mask(above, width);
     }
-    below_high += __builtin_popcountll(
-        _mm512_kunpackd(_mm512_kunpackw(below[3], below[2]), _mm512_kunpackw(below[1], below[0])));
+    uint64_t left = _mm512_kunpackd(_mm512_kunpackw(in[3], in[2]), _mm512_kunpackw(in[1], in[0]));
+    const int count = __builtin_popcountll(left);
+    if (__builtin_expect(count > 4, 0)) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) end = pack(end, _mm512_loadu_ps(keys + j + 16 * u), in[u]);
+      continue;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      end[i] = keys[j + (_tzcnt_u64(left) & 63)];
+      left &= left - 1;
+    }
+    end += count;
   }
   *num_inside = end - inside;
   for (int u = 0; u < 4; ++u) _mm512_storeu_ps(end + 16 * u, _mm512_set1_ps(__builtin_inff()));
-  return below_high - *num_inside;
+  alignas(64) int32_t lanes[16];
+  _mm512_store_si512(lanes, _mm512_add_epi32(below[0], below[1]));
+  int64_t num_below = 0;
+  for (int lane = 0; lane < 16; ++lane) num_below += lanes[lane];
+  return num_below;
 }
 
 int64_t count_below(const float* keys, int64_t padded, uint32_t bits) {
@@ -113,17 +142,6 @@ int64_t count_below(const float* keys, int64_t padded, uint32_t bits) {
         _mm512_kunpackd(_mm512_kunpackw(below[3], below[2]), _mm512_kunpackw(below[1], below[0])));
   }
   return count;
-}
-
-float as_float(uint32_t bits) {
-  float value = 0.0f;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-uint32_t as_bits(float value) {
-  uint32_t bits = 0;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits;
 }
 
 float threshold(const float* keys, int64_t padded, int64_t rank, float low, float high, int64_t* ties) {
@@ -204,6 +222,45 @@ void keep_n_of_group(const float* keys, int64_t padded, int n, uint64_t* words) 
   }
 }
 
+// The n-th largest of the four members of each group: member p of 16 groups in v[p].
+template <int kN>
+__m512 nth_of_four(const __m512 v[4]) {
+  const __m512 high = _mm512_max_ps(v[0], v[1]);
+  const __m512 low = _mm512_min_ps(v[0], v[1]);
+  const __m512 high2 = _mm512_max_ps(v[2], v[3]);
+  const __m512 low2 = _mm512_min_ps(v[2], v[3]);
+  if constexpr (kN == 1) return _mm512_max_ps(high, high2);
+  const __m512 inner = _mm512_min_ps(high, high2);
+  const __m512 outer = _mm512_max_ps(low, low2);
+  return kN == 2 ? _mm512_max_ps(inner, outer) : _mm512_min_ps(inner, outer);
+}
+
+// A group is a 128-bit lane: four vectors are transposed within their lanes, and each group's bound goes back
+// to its lane. Equal keys at the bound give too many kept ones; such a block is done again by rotations.
+template <int kN>
+void keep_n_of_4(const float* keys, int64_t padded, uint64_t* words) {
+  for (int64_t j = 0; j < padded; j += 64) {
+    __m512 v[4];
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) v[u] = _mm512_loadu_ps(keys + j + 16 * u);
+    const __m512 a = _mm512_unpacklo_ps(v[0], v[1]);
+    const __m512 b = _mm512_unpackhi_ps(v[0], v[1]);
+    const __m512 c = _mm512_unpacklo_ps(v[2], v[3]);
+    const __m512 d = _mm512_unpackhi_ps(v[2], v[3]);
+    const __m512 members[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee),
+                               _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xee)};
+    const __m512 bound = nth_of_four<kN>(members);
+    const __mmask16 kept[4] = {_mm512_cmp_ps_mask(v[0], _mm512_permute_ps(bound, 0x00), _CMP_GE_OQ),
+                               _mm512_cmp_ps_mask(v[1], _mm512_permute_ps(bound, 0x55), _CMP_GE_OQ),
+                               _mm512_cmp_ps_mask(v[2], _mm512_permute_ps(bound, 0xaa), _CMP_GE_OQ),
+                               _mm512_cmp_ps_mask(v[3], _mm512_permute_ps(bound, 0xff), _CMP_GE_OQ)};
+    const uint64_t word =
+        _mm512_kunpackd(_mm512_kunpackw(kept[3], kept[2]), _mm512_kunpackw(kept[1], kept[0]));
+    words[j / 64] = word;
+    if (__builtin_popcountll(word) != 16 * kN) keep_n_of_group<4>(keys + j, 64, kN, words + j / 64);
+  }
+}
+
 void keep_n_of_any(const float* keys, int64_t padded, int n, int m, uint64_t* words) {
   for (int64_t w = 0; w < padded / 64; ++w) words[w] = 0;
   const uint32_t valid = m == 32 ? 0xffffffffu : (1u << m) - 1u;
@@ -228,7 +285,9 @@ void keep_n_of_m(const float* keys, int64_t padded, int n, int m, uint64_t* word
     case 2:
       return keep_n_of_group<2>(keys, padded, n, words);
     case 4:
-      return keep_n_of_group<4>(keys, padded, n, words);
+      return n == 1   ? keep_n_of_4<1>(keys, padded, words)
+             : n == 2 ? keep_n_of_4<2>(keys, padded, words)
+                      : keep_n_of_4<3>(keys, padded, words);
     case 8:
       return keep_n_of_group<8>(keys, padded, n, words);
     case 16:

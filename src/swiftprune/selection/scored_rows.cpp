@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
@@ -23,7 +24,9 @@ RowKernels::Score score_function(const RowKernels& kernels, DType dtype) {
   }
 }
 
-const float* data_or_null(std::span<const float> values) { return values.empty() ? nullptr : values.data(); }
+const float* from(std::span<const float> values, std::int64_t first) {
+  return values.empty() ? nullptr : values.data() + first;
+}
 
 bool has_size(std::span<const float> values, std::int64_t n) {
   return static_cast<std::int64_t>(values.size()) == n;
@@ -42,22 +45,34 @@ ScoredRows::ScoredRows(const RowKernels& kernels, const ScoreView& scores)
 
 std::int64_t ScoredRows::buffer_size() const { return round_up(cols(), kKeyBlock) + kKeySlack; }
 
-KeyRow ScoredRows::load(std::int64_t r, float* buffer) {
+KeyRow ScoredRows::load_part(std::int64_t r, std::int64_t first, std::int64_t count, float* buffer) {
   const float row = scores_.row.empty() ? 0.0f : scores_.row[static_cast<std::size_t>(r)];
-  KeyRow keys{buffer, cols(), round_up(cols(), kKeyBlock), 0.0f};
-  keys.sum = score_(scores_.values.row(r), keys.n, data_or_null(scores_.column), row,
-                    data_or_null(scores_.slope), buffer);
+  const WeightView& values = scores_.values;
+  KeyRow keys{buffer, count, round_up(count, kKeyBlock), 0.0f};
+  keys.sum = score_(values.row(r) + first * size_of(values.dtype), count, from(scores_.column, first), row,
+                    from(scores_.slope, first), buffer);
   if (std::isfinite(keys.sum)) return keys;
   const float* bad = std::find_if(buffer, buffer + keys.n, [](float key) { return !std::isfinite(key); });
   if (bad == buffer + keys.n) return keys;  // finite keys whose sum overflows
   const std::lock_guard lock(mutex_);
-  if (bad_row_ < 0 || r < bad_row_) {
+  const std::int64_t column = first + (bad - buffer);
+  if (bad_row_ < 0 || std::pair(r, column) < std::pair(bad_row_, bad_column_)) {
     bad_row_ = r;
-    bad_column_ = bad - buffer;
+    bad_column_ = column;
   }
   std::fill(buffer, buffer + keys.n, 0.0f);
   keys.sum = 0.0f;
   return keys;
+}
+
+void ScoredRows::prefetch(std::int64_t r, std::int64_t first, std::int64_t count) const {
+  constexpr std::int64_t kLine = 64;
+  if (r >= rows()) return;
+  const std::int64_t bytes = size_of(scores_.values.dtype);
+  const std::byte* end = scores_.values.row(r) + std::min(first + count, cols()) * bytes;
+  for (const std::byte* p = scores_.values.row(r) + first * bytes; p < end; p += kLine) {
+    __builtin_prefetch(p, 1, 2);  // to be written, into the second-level cache
+  }
 }
 
 void ScoredRows::check_finite(std::string_view tensor) const {

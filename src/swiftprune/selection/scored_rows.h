@@ -30,7 +30,12 @@ class ScoredRows {
   // Size of a key buffer.
   std::int64_t buffer_size() const;
   // Fills `buffer` with row r. A row with a key that is not finite is recorded; its keys are then all +0.
-  KeyRow load(std::int64_t r, float* buffer);
+  KeyRow load(std::int64_t r, float* buffer) { return load_part(r, 0, cols(), buffer); }
+  // The same for the columns [first, first + count).
+  KeyRow load_part(std::int64_t r, std::int64_t first, std::int64_t count, float* buffer);
+  // Asks for the weights of `count` columns ahead of their use; what lies outside the matrix is not asked
+  // for.
+  void prefetch(std::int64_t r, std::int64_t first, std::int64_t count) const;
   // Throws Error{kBadInput} for the first key that was not finite, with its position.
   void check_finite(std::string_view tensor) const;
 
