@@ -1,0 +1,1 @@
+swiftprune_test(pipeline/aligned_prune)
