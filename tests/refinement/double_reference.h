@@ -129,11 +129,15 @@ struct ReferenceResult {
   Mask mask;
 };
 
+// target: T [O, I], what B G is to come near to; null: W G. floor: n_j = √(G_jj + floor·mean) + 1e-8.
 inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const Pattern& pattern,
-                                      double sparsity, int steps, int ramp) {
+                                      double sparsity, int steps, int ramp, const Doubles* target = nullptr,
+                                      double floor = 0.0) {
   const std::int64_t n = g.rows;
   std::vector<double> norm(static_cast<std::size_t>(n));
-  for (std::int64_t j = 0; j < n; ++j) norm[static_cast<std::size_t>(j)] = std::sqrt(g.at(j, j)) + 1e-8;
+  for (std::int64_t j = 0; j < n; ++j) {
+    norm[static_cast<std::size_t>(j)] = std::sqrt(g.at(j, j) + floor * mean_diagonal(g)) + 1e-8;
+  }
   Doubles a(n, n);
   Doubles shifted(n, n);
   for (std::int64_t i = 0; i < n; ++i) {
@@ -148,12 +152,17 @@ inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const 
   for (std::int64_t r = 0; r < w.rows; ++r) {
     for (std::int64_t j = 0; j < n; ++j) scaled.at(r, j) *= norm[static_cast<std::size_t>(j)];
   }
-  const Doubles wa = product(scaled, a);
+  Doubles wanted = product(scaled, a);
+  for (std::int64_t r = 0; target != nullptr && r < w.rows; ++r) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      wanted.at(r, j) = target->at(r, j) / norm[static_cast<std::size_t>(j)] + 0.1 * scaled.at(r, j);
+    }
+  }
   Doubles u(w.rows, n);
   Doubles z = scaled;
   Mask mask;
   for (int t = 0; t < steps; ++t) {
-    Doubles right = wa;
+    Doubles right = wanted;
     for (std::size_t i = 0; i < right.values.size(); ++i) right.values[i] += z.values[i] - u.values[i];
     const Doubles b = product(right, p);
     Doubles y = b;
@@ -169,6 +178,32 @@ inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const 
     for (std::int64_t j = 0; j < n; ++j) z.at(r, j) /= norm[static_cast<std::size_t>(j)];
   }
   return {z, mask};
+}
+
+// T = W((1 - α)G + αC) + βR, admm towards it, then every row scaled to the energy it had, half way.
+inline ReferenceResult reference_aligned_admm(const Doubles& w, const Doubles& g, const Doubles& cross,
+                                              const Doubles& residual, double alpha, double beta,
+                                              const Pattern& pattern, double sparsity, int steps, int ramp) {
+  Doubles moments = g;
+  for (std::size_t i = 0; i < moments.values.size(); ++i) {
+    moments.values[i] += alpha * (cross.values[i] - g.values[i]);
+  }
+  Doubles target = product(w, moments);
+  for (std::size_t i = 0; i < target.values.size(); ++i) target.values[i] += beta * residual.values[i];
+  ReferenceResult result = reference_admm(w, g, pattern, sparsity, steps, ramp, &target, 1e-8);
+  const Doubles wg = product(w, g);
+  const Doubles bg = product(result.weight, g);
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    double dense = 0.0;
+    double pruned = 0.0;
+    for (std::int64_t j = 0; j < w.cols; ++j) {
+      dense += w.at(r, j) * wg.at(r, j);
+      pruned += result.weight.at(r, j) * bg.at(r, j);
+    }
+    const double scale = std::sqrt(std::clamp(std::sqrt(dense / pruned), 0.5, 2.0));
+    for (std::int64_t j = 0; j < w.cols; ++j) result.weight.at(r, j) *= scale;
+  }
+  return result;
 }
 
 inline Doubles reference_pcg(const Doubles& w, Doubles g, const Mask& mask, int steps) {

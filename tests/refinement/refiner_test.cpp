@@ -125,6 +125,78 @@ TEST(Admm, PiecesGiveTheWhole) {
   EXPECT_TRUE(std::equal(weight.values().begin(), weight.values().end(), whole.weight.values().begin()));
 }
 
+// Cross moments and residual moments of inputs that differ from the dense model's by noise.
+struct Alignment {
+  Matrix cross;     // [I, I]
+  Matrix residual;  // [O, I]
+};
+Alignment make_alignment(const Problem& problem) {
+  const std::int64_t inputs = problem.gram.rows();
+  Alignment alignment{problem.gram.clone(), Matrix(problem.weight.rows(), inputs)};
+  const Matrix noise = testing::random_matrix(inputs, inputs, 41, 0.3f);
+  const Matrix moved = testing::random_matrix(problem.weight.rows(), inputs, 42, 0.1f);
+  const auto norm = [&](std::int64_t j) { return std::sqrt(problem.gram.at(j, j)); };
+  for (std::int64_t j = 0; j < inputs; ++j) {
+    for (std::int64_t i = 0; i < inputs; ++i) alignment.cross.at(i, j) += noise.at(i, j) * norm(i) * norm(j);
+    for (std::int64_t r = 0; r < moved.rows(); ++r) alignment.residual.at(r, j) = moved.at(r, j) * norm(j);
+  }
+  return alignment;
+}
+
+Refinement refine_aligned(const Refiner& refiner, const Problem& problem, const Alignment& alignment,
+                          const PruneTarget& target, const Backend& backend) {
+  LayerStats stats = testing::stats_of(problem);
+  stats.cross = &alignment.cross;
+  stats.residual = &alignment.residual;
+  RefineTask task;
+  task.weight = problem.weight.view();
+  task.target = target;
+  return refiner.refine(task, *refiner.prepare(stats, backend, "layer"), backend);
+}
+
+TEST(AlignedAdmm, FollowsTheFormulas) {
+  for (const ProblemOptions& options : problems()) {
+    const Problem problem = make_problem(options);
+    const Alignment alignment = make_alignment(problem);
+    for (const PruneTarget& target : targets(options.inputs)) {
+      for (const auto& [alpha, beta] : {std::pair{0.35, 0.5}, std::pair{1.0, 0.0}, std::pair{0.0, 1.0}}) {
+        const auto expected = testing::reference_aligned_admm(
+            Doubles(problem.weight.view()), Doubles(problem.gram.view()), Doubles(alignment.cross.view()),
+            Doubles(alignment.residual.view()), alpha, beta, target.pattern, target.sparsity, 10, 8);
+        const auto refiner = make_refiner(fmt::format("aligned-admm(10,8,{},{})", alpha, beta));
+        for (const Backend* backend : backends()) {
+          const Refinement found = refine_aligned(*refiner, problem, alignment, target, *backend);
+          ASSERT_EQ(found.mask, expected.mask) << backend->name() << " seed " << options.seed;
+          EXPECT_LT(difference(found.weight.view(), expected.weight), kWeightTolerance);
+        }
+      }
+    }
+  }
+}
+
+// Without a second stream the target is the dense weight itself: admm, but for the scale of the rows.
+TEST(AlignedAdmm, IsAdmmWithoutAlignment) {
+  const Problem problem = make_problem({});
+  const PruneTarget target{.sparsity = 0.5};
+  const auto& backend = *backends()[1];
+  const Refinement plain = refine(*make_refiner("admm(10,8)"), problem, target, nullptr, backend);
+  const Refinement aligned = refine(*make_refiner("aligned-admm(10,8)"), problem, target, nullptr, backend);
+  EXPECT_EQ(aligned.mask, plain.mask);
+  for (std::int64_t r = 0; r < plain.weight.rows(); ++r) {
+    double scale = 0.0;
+    for (std::int64_t j = 0; j < plain.weight.cols(); ++j) {
+      if (!plain.mask.kept(r, j)) continue;
+      const double ratio = double{aligned.weight.at(r, j)} / double{plain.weight.at(r, j)};
+      if (scale == 0.0) scale = ratio;
+      if (std::abs(plain.weight.at(r, j)) > 1e-3f) {
+        EXPECT_NEAR(ratio, scale, 0.02 * scale);
+      }
+    }
+    EXPECT_GE(scale, 0.7);
+    EXPECT_LE(scale, 1.5);
+  }
+}
+
 TEST(Pcg, FollowsTheFormulas) {
   for (const ProblemOptions& options : problems()) {
     const Problem problem = make_problem(options);
@@ -308,7 +380,7 @@ TEST(Refiner, DegenerateGramsGiveFiniteWeights) {
       }
       const PruneTarget target{.sparsity = 0.5};
       const Mask mask = magnitude_mask(problem, target);
-      for (const char* spec : {"pcg", "admm", "sparsegpt", "swaps", "admm+pcg"}) {
+      for (const char* spec : {"pcg", "admm", "sparsegpt", "swaps", "admm+pcg", "aligned-admm"}) {
         const Refinement found = refine(*make_refiner(spec), problem, target, &mask, *backend);
         for (float value : found.weight.values()) ASSERT_TRUE(std::isfinite(value)) << spec << " " << kind;
         EXPECT_EQ(found.mask.num_kept(), mask.num_kept()) << spec << " " << kind;
@@ -356,7 +428,8 @@ TEST(Refiner, SameBitsWithAnyNumberOfThreads) {
   for (const char* pattern : {"row", "layer", "1:2"}) {
     const PruneTarget target{.pattern = parse_pattern(pattern), .sparsity = 0.6};
     const Mask mask = magnitude_mask(problem, target);
-    for (const char* spec : {"pcg(5)", "admm(6)", "sparsegpt", "swaps(10)", "admm(4)+pcg(3)"}) {
+    for (const char* spec :
+         {"pcg(5)", "admm(6)", "aligned-admm(6)", "sparsegpt", "swaps(10)", "admm(4)+pcg(3)"}) {
       set_num_threads(1);
       const Refinement one = refine(*make_refiner(spec), problem, target, &mask, backend);
       for (int threads : {2, 3}) {
@@ -407,22 +480,25 @@ TEST(Refiner, ReportsTheErrorOfEvenlySpreadRows) {
 }
 
 TEST(Refiner, ListAndSpecs) {
-  EXPECT_EQ(refiners().size(), 5u);
+  EXPECT_EQ(refiners().size(), 6u);
   for (const RefinerInfo& info : refiners()) EXPECT_NO_THROW(make_refiner(info.name));
   for (const char* spec :
-       {"none", "pcg(20)", "pcg(20,0.1)", "admm(20,15)", "admm(10,8)", "admm(20,15,0.05,1)", "swaps(50)",
-        "sparsegpt", "sparsegpt(0.1)", "admm(20,15)+pcg(20)", "swaps(50)+pcg(20)"}) {
+       {"none", "pcg(20)", "pcg(20,0.1)", "admm(20,15)", "admm(10,8)", "admm(20,15,0.05,1)",
+        "aligned-admm(20,15)", "aligned-admm(20,15,0,0.25)", "swaps(50)", "sparsegpt", "sparsegpt(0.1)",
+        "admm(20,15)+pcg(20)", "swaps(50)+pcg(20)"}) {
     EXPECT_EQ(make_refiner(spec)->name(), spec);
   }
   EXPECT_EQ(make_refiner("admm")->name(), "admm(20,15)");
   EXPECT_EQ(make_refiner("admm(10)")->name(), "admm(10,8)");
   EXPECT_FALSE(make_refiner("admm+pcg")->uses_mask());
+  EXPECT_TRUE(make_refiner("aligned-admm+pcg")->uses_alignment());
+  EXPECT_FALSE(make_refiner("admm+pcg")->uses_alignment());
   EXPECT_TRUE(make_refiner("swaps+pcg")->uses_mask());
   EXPECT_TRUE(make_refiner("swaps")->keeps_weights());
   EXPECT_FALSE(make_refiner("swaps+pcg")->keeps_weights());
-  for (const char* spec :
-       {"", "newton", "pcg(", "pcg()", "pcg(0)", "pcg(1.5)", "pcg(5,)", "pcg(5,1,2)", "pcg(5)x", "pcg(nan)",
-        "admm(20;15)", "none(1)", "sparsegpt(0)", "pcg+", "+pcg", "pcg+admm", "none+pcg", "admm+none"}) {
+  for (const char* spec : {"", "newton", "pcg(", "pcg()", "pcg(0)", "pcg(1.5)", "pcg(5,)", "pcg(5,1,2)",
+                           "pcg(5)x", "pcg(nan)", "admm(20;15)", "none(1)", "sparsegpt(0)",
+                           "aligned-admm(20,15,2)", "pcg+", "+pcg", "pcg+admm", "none+pcg", "admm+none"}) {
     EXPECT_THROW(make_refiner(spec), Error) << spec;
   }
 }

@@ -2,16 +2,71 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 
-ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs)
+namespace {
+
+// x [T, K] -> [K, T], token t multiplied by √weights_t.
+Matrix weighted_transpose(ConstMatrixView x, std::span<const float> roots) {
+  Matrix result(x.cols, x.rows);
+  parallel_for(x.cols, 16, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      const float root = roots.empty() ? 1.0f : roots[static_cast<std::size_t>(t)];
+      for (std::int64_t k = first; k < last; ++k) result.at(k, t) = root * x.at(t, k);
+    }
+  });
+  return result;
+}
+
+Matrix difference(ConstMatrixView a, ConstMatrixView b) {
+  Matrix result(a.rows, a.cols);
+  for (std::int64_t t = 0; t < a.rows; ++t) {
+    for (std::int64_t k = 0; k < a.cols; ++k) result.at(t, k) = a.at(t, k) - b.at(t, k);
+  }
+  return result;
+}
+
+}  // namespace
+
+ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size)
     : needs_(needs), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
   if (needs.ewma_energy) ewma_energy_.assign(energy_.size(), 0.0);
   if (needs.sum) sum_.assign(energy_.size(), 0.0);
   if (needs.gram) gram_ = Matrix::zeros(num_inputs, num_inputs);
+  if (needs.alignment) cross_ = Matrix::zeros(num_inputs, num_inputs);
+  if (needs.alignment && residual_size > 0) residual_ = Matrix::zeros(residual_size, num_inputs);
+}
+
+void ActivationStats::add_window(const Backend& backend, const AlignedWindow& window) {
+  expect(window.dense_x.rows == window.x.rows && window.dense_x.cols == window.x.cols,
+         "add_window: the dense inputs of the same tokens");
+  std::vector<float> roots(window.weights.begin(), window.weights.end());
+  for (float& root : roots) root = std::sqrt(root);
+  Matrix weighted;
+  ConstMatrixView x = window.x;
+  if (!roots.empty()) {
+    weighted = Matrix(x.rows, x.cols);
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      for (std::int64_t k = 0; k < x.cols; ++k) {
+        weighted.at(t, k) = roots[static_cast<std::size_t>(t)] * x.at(t, k);
+      }
+    }
+    x = std::as_const(weighted).view();
+  }
+  add_window(backend, x);
+  if (!cross_.empty()) {
+    const Matrix dense = weighted_transpose(window.dense_x, roots);
+    backend.matmul(dense.view(), x, 1.0f, 1.0f, cross_.view());
+  }
+  if (!residual_.empty()) {
+    const Matrix error = weighted_transpose(difference(window.dense_residual, window.residual).view(), roots);
+    backend.matmul(error.view(), x, 1.0f, 1.0f, residual_.view());
+  }
 }
 
 void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
@@ -47,7 +102,8 @@ void ActivationStats::finish(std::string_view input) {
 }
 
 LayerStats ActivationStats::view() const {
-  return {num_tokens_, energy_, ewma_energy_, sum_, gram_.empty() ? nullptr : &gram_};
+  const auto known = [](const Matrix& m) { return m.empty() ? nullptr : &m; };
+  return {num_tokens_, energy_, ewma_energy_, sum_, known(gram_), known(cross_), known(residual_)};
 }
 
 }  // namespace swiftprune

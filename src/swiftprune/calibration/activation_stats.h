@@ -11,12 +11,24 @@
 
 namespace swiftprune {
 
+// One window of the pruned stream beside the dense one.
+struct AlignedWindow {
+  ConstMatrixView x{};         // [T, I] inputs of the pruned stream
+  ConstMatrixView dense_x{};   // [T, I] of the dense stream
+  ConstMatrixView residual{};  // [T, hidden] of the pruned stream, before the output is added; may be empty
+  ConstMatrixView dense_residual{};  // [T, hidden]
+  std::span<const float> weights{};  // [T] of the tokens in all sums, >= 0; empty: 1
+};
+
 class ActivationStats {
  public:
-  ActivationStats(std::int64_t num_inputs, const StatNeeds& needs);
+  // residual_size: hidden size where residual moments are wanted, else 0.
+  ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size = 0);
 
   // x [T, I]: the inputs of one window; windows come in their order (the EWMA depends on it).
   void add_window(const Backend& backend, ConstMatrixView x);
+  // The same with the moments against the dense stream, where they are needed.
+  void add_window(const Backend& backend, const AlignedWindow& window);
   // After the last window. Throws Error{kBadInput} naming `input` when an activation was not finite.
   void finish(std::string_view input);
 
@@ -27,7 +39,7 @@ class ActivationStats {
   std::int64_t num_tokens_ = 0;
   std::int64_t num_windows_ = 0;
   std::vector<double> energy_, ewma_energy_, sum_;
-  Matrix gram_;
+  Matrix gram_, cross_, residual_;
 };
 
 }  // namespace swiftprune

@@ -43,6 +43,12 @@ void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
   for (BlockLinear& linear : linears_) linear.packed = backend.pack(linear.weight.view(), compute);
 }
 
+void DecoderBlock::pack(const Backend& backend, ComputeType compute, LinearInput input) {
+  for (BlockLinear& linear : linears_) {
+    if (linear.tensors.input == input) linear.packed = backend.pack(linear.weight.view(), compute);
+  }
+}
+
 void DecoderBlock::apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x,
                               MatrixView y) const {
   if (model_.norm == NormKind::kRms) {
@@ -177,8 +183,37 @@ Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
   return gated;
 }
 
+Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const {
+  expect(input == LinearInput::kAttention || input == LinearInput::kMlp, "input_of: a normed input");
+  Matrix x(hidden.rows, hidden.cols);
+  apply_norm(backend, input == LinearInput::kAttention ? attention_norm_ : mlp_norm_, hidden, x.view());
+  return x;
+}
+
+Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMatrixView x) const {
+  const std::size_t output_index = config_.qkv.size();
+  const std::size_t down_index = output_index + 1 + config_.up.size();
+  expect(which == LinearInput::kAttentionOutput || which == LinearInput::kMlpOutput,
+         "project: an output projection");
+  return linear(backend, which == LinearInput::kAttentionOutput ? output_index : down_index, x);
+}
+
+const DecoderBlock::Norm& DecoderBlock::output_norm(LinearInput which) const {
+  return which == LinearInput::kAttentionOutput ? post_attention_norm_ : post_mlp_norm_;
+}
+
+bool DecoderBlock::norms_output(LinearInput which) const { return output_norm(which).present; }
+
+void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixView y,
+                              MatrixView hidden) const {
+  const Norm& norm = output_norm(which);
+  if (norm.present) apply_norm(backend, norm, y, y);
+  backend.add(y, hidden);
+}
+
 void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
                            const BlockForwardOptions& options) const {
+  using enum LinearInput;
   expect(options.sequence_length > 0 && hidden.rows % options.sequence_length == 0, "whole sequences");
   expect(options.caches.empty() ||
              static_cast<std::int64_t>(options.caches.size()) * options.sequence_length == hidden.rows,
@@ -186,29 +221,22 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
   const auto observe = [&](LinearInput input, ConstMatrixView x) {
     if (options.observer != nullptr) (*options.observer)(input, x);
   };
-  const std::size_t output_index = config_.qkv.size();
-  const std::size_t down_index = output_index + 1 + config_.up.size();
 
-  Matrix x(hidden.rows, hidden.cols);
-  apply_norm(backend, attention_norm_, hidden, x.view());
-  observe(LinearInput::kAttention, x.view());
+  Matrix x = input_of(backend, kAttention, hidden);
+  observe(kAttention, x.view());
   const Matrix mixed = attention(backend, ropes, x.view(), options);
-  observe(LinearInput::kAttentionOutput, mixed.view());
-  Matrix attention_out = linear(backend, output_index, mixed.view());
-  if (post_attention_norm_.present)
-    apply_norm(backend, post_attention_norm_, attention_out.view(), attention_out.view());
+  observe(kAttentionOutput, mixed.view());
+  Matrix attention_out = project(backend, kAttentionOutput, mixed.view());
 
   // With a parallel residual the MLP reads the block's input, else the input plus attention.
-  if (!model_.parallel_residual) backend.add(attention_out.view(), hidden);
-  apply_norm(backend, mlp_norm_, hidden, x.view());
-  observe(LinearInput::kMlp, x.view());
+  if (!model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
+  x = input_of(backend, kMlp, hidden);
+  observe(kMlp, x.view());
   const Matrix inner = mlp(backend, x.view());
-  observe(LinearInput::kMlpOutput, inner.view());
+  observe(kMlpOutput, inner.view());
   if (options.observe_only) return;
-  Matrix mlp_out = linear(backend, down_index, inner.view());
-  if (post_mlp_norm_.present) apply_norm(backend, post_mlp_norm_, mlp_out.view(), mlp_out.view());
-  if (model_.parallel_residual) backend.add(attention_out.view(), hidden);
-  backend.add(mlp_out.view(), hidden);
+  if (model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
+  add_output(backend, kMlpOutput, project(backend, kMlpOutput, inner.view()).view(), hidden);
 }
 
 std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {

@@ -49,10 +49,26 @@ class DecoderBlock {
   std::vector<BlockLinear>& linears() { return linears_; }
   const std::vector<BlockLinear>& linears() const { return linears_; }
   void pack(const Backend& backend, ComputeType compute);
+  void pack(const Backend& backend, ComputeType compute, LinearInput input);  // the linears that read it
 
   // hidden [N, hidden]: becomes the block's output. rope: tables of ModelConfig::ropes.
   void forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
                const BlockForwardOptions& options) const;
+
+  // The steps of forward(), for what must stop between them (calibration). hidden [N, hidden].
+  //   x = input_of(kAttention, hidden);  mixed = attention(x);  add_output(kAttentionOutput, project(mixed),
+  //   hidden) x = input_of(kMlp, hidden);        inner = mlp(x);        add_output(kMlpOutput,
+  //   project(inner), hidden)
+  // With a parallel residual the MLP's input comes from the hidden states before attention was added.
+  Matrix input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const;
+  Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
+                   const BlockForwardOptions& options) const;   // [N, H·D], before the output projection
+  Matrix mlp(const Backend& backend, ConstMatrixView x) const;  // [N, I], before the down projection
+  // which: kAttentionOutput or kMlpOutput. The projection alone, then its norm (where there is one) and the
+  // sum.
+  Matrix project(const Backend& backend, LinearInput which, ConstMatrixView x) const;
+  void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
+  bool norms_output(LinearInput which) const;
 
   // Every tensor of the block, for writing and releasing.
   static std::vector<std::string> tensor_names(const BlockConfig& block);
@@ -73,9 +89,7 @@ class DecoderBlock {
   // One sequence: rotates, caches and attends.
   void attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
               ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
-  Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
-                   const BlockForwardOptions& options) const;   // before the output projection
-  Matrix mlp(const Backend& backend, ConstMatrixView x) const;  // before the down projection
+  const Norm& output_norm(LinearInput which) const;
 
   const ModelConfig& model_;
   const BlockConfig& config_;

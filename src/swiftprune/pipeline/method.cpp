@@ -13,10 +13,9 @@ std::string_view name_of(Propagation propagation) {
 std::span<const Method> methods() {
   using enum Propagation;
   static constexpr std::array kMethods = {
-      Method{
-          "best", "wanda", "wanda", "ewma-window", "admm(20)", 16, kPruned, true,
-          "mask and weights found together by ADMM; below SparseGPT's perplexity at a fraction of its time",
-          "this project; arXiv 2401.02938, arXiv 2406.07831"},
+      Method{"best", "wanda", "wanda", "ewma-window", "aligned-admm(20,15)", 16, kPruned, true,
+             "mask and weights found together by ADMM, led back to the dense model's outputs layer by layer",
+             "this project; arXiv 2401.02938, arXiv 2406.07831"},
       Method{"fast", "contribution", "ria(0.7)", "ewma-window", "none", 1, kDense, false,
              "Wanda's quality from one window of text and one forward", "this project"},
       Method{"frozen", "contribution", "contribution", "ewma-window", "swaps(50)", 16, kPruned, false,

@@ -1,5 +1,6 @@
 #include "swiftprune/pipeline/prune.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/two_streams.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/scoring/scorer.h"
@@ -35,6 +37,7 @@ class Stopwatch {
 StatNeeds refiner_needs(const Refiner& refiner) {
   StatNeeds needs;
   needs.energy = needs.gram = refiner.uses_gram();
+  needs.alignment = refiner.uses_alignment();
   return needs;
 }
 
@@ -114,10 +117,20 @@ class BlockPruner {
     const Stopwatch total(result_.seconds.total);
     const std::int64_t last = last_pruned_layer();
     const bool calibrate = needs_calibration(plan_);
-    if (calibrate) embed();
+    const bool aligned = calibrate && is_aligned();
+    if (aligned) {
+      const Stopwatch watch(result_.seconds.calibrate);
+      streams_.emplace(model_, backend_, windows_);
+    } else if (calibrate) {
+      embed();
+    }
     for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) {
       check_interrupt();
-      if (layer <= last) run_block(layer, calibrate, layer < last);
+      if (layer <= last && aligned) {
+        run_aligned_block(layer, layer < last);
+      } else if (layer <= last) {
+        run_block(layer, calibrate, layer < last);
+      }
       if (options_.progress) options_.progress("prune", layer + 1, model_.config().num_layers());
     }
     finish_result();
@@ -131,6 +144,13 @@ class BlockPruner {
       if (entry.prune) last = std::max(last, entry.layer);
     }
     return last;
+  }
+
+  // Without the pruned blocks' effect on the next ones there is no error to make up for.
+  bool is_aligned() const {
+    if (options_.propagation == Propagation::kDense) return false;
+    return std::any_of(plan_.entries.begin(), plan_.entries.end(),
+                       [](const PlanEntry& entry) { return needs_of(entry).alignment; });
   }
 
   void embed() {
@@ -151,18 +171,50 @@ class BlockPruner {
     }
     const std::vector<const PlanEntry*>& entries = entries_.at(layer);
     collect(*block, entries, calibrate, more_to_come, layer);
-    prepared_.clear();
     bool changed = false;
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      if (!entries[i]->prune) continue;
-      prune_linear(block->linears()[i], *entries[i]);
-      changed = true;
+    for (int input = 0; input < kNumLinearInputs; ++input) {
+      changed |= prune_linears(*block, entries, static_cast<LinearInput>(input));
     }
-    prepared_.clear();
     if (calibrate && more_to_come && options_.propagation == Propagation::kPruned) {
       const Stopwatch watch(result_.seconds.calibrate);
       if (changed) block->pack(backend_, options_.compute);
       forward(*block, nullptr, false);
+    }
+    model_.release_block(layer);
+  }
+
+  // Input by input: the linears that read it are pruned before the windows go on.
+  void run_aligned_block(std::int64_t layer, bool more_to_come) {
+    std::optional<DecoderBlock> dense;
+    std::optional<DecoderBlock> block;
+    {
+      const Stopwatch watch(result_.seconds.load);
+      dense.emplace(model_.load_block(layer));
+      block.emplace(model_.load_block(layer));
+    }
+    const std::vector<const PlanEntry*>& entries = entries_.at(layer);
+    {
+      const Stopwatch watch(result_.seconds.calibrate);
+      dense->pack(backend_, options_.compute);
+      streams_->start_block(*dense, *block);
+      make_stats(entries, &*block);
+    }
+    for (int i = 0; i < kNumLinearInputs; ++i) {
+      const auto input = static_cast<LinearInput>(i);
+      auto& stats = stats_[static_cast<std::size_t>(i)];
+      {
+        const Stopwatch watch(result_.seconds.calibrate);
+        streams_->collect(input, stats ? &*stats : nullptr);
+        finish_stats(layer, input);
+      }
+      prune_linears(*block, entries, input);
+      stats.reset();
+      const Stopwatch watch(result_.seconds.calibrate);
+      block->pack(backend_, options_.compute, input);
+    }
+    if (more_to_come) {
+      const Stopwatch watch(result_.seconds.calibrate);
+      streams_->finish_block();
     }
     model_.release_block(layer);
   }
@@ -174,18 +226,7 @@ class BlockPruner {
     if (!calibrate) return;
     const Stopwatch watch(result_.seconds.calibrate);
     block.pack(backend_, options_.compute);
-    std::array<StatNeeds, kNumLinearInputs> needs{};
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      const auto input = static_cast<std::size_t>(entries[i]->input);
-      needs[input] = needs[input] | needs_of(*entries[i]);
-    }
-    bool observed = false;
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      const auto input = static_cast<std::size_t>(entries[i]->input);
-      if (!any(needs[input])) continue;
-      stats_[input].emplace(entries[i]->cols, needs[input]);
-      observed = true;
-    }
+    const bool observed = make_stats(entries, nullptr);
     const bool dense = options_.propagation == Propagation::kDense;
     if (!observed && !(dense && more_to_come)) return;
     const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
@@ -197,9 +238,37 @@ class BlockPruner {
     };
     forward(block, &observer, !dense);
     for (int input = 0; input < kNumLinearInputs; ++input) {
-      auto& stats = stats_[static_cast<std::size_t>(input)];
-      if (stats) stats->finish(fmt::format("block {}, {}", layer, name_of(static_cast<LinearInput>(input))));
+      finish_stats(layer, static_cast<LinearInput>(input));
     }
+  }
+
+  // Empty statistics of what the entries need; false when they need none. aligned: the block, when the dense
+  // stream runs beside the pruned one. Where the output is normed before it joins the residual, making up for
+  // the residual's error would need the norm's inverse: no residual moments there.
+  bool make_stats(const std::vector<const PlanEntry*>& entries, const DecoderBlock* aligned) {
+    stats_ = {};
+    std::array<StatNeeds, kNumLinearInputs> needs{};
+    for (const PlanEntry* entry : entries) {
+      const auto input = static_cast<std::size_t>(entry->input);
+      needs[input] = needs[input] | needs_of(*entry);
+      if (aligned == nullptr) needs[input].alignment = false;
+    }
+    bool observed = false;
+    for (const PlanEntry* entry : entries) {
+      const auto input = static_cast<std::size_t>(entry->input);
+      if (!any(needs[input])) continue;
+      const bool output =
+          entry->input == LinearInput::kAttentionOutput || entry->input == LinearInput::kMlpOutput;
+      const bool residual = aligned != nullptr && output && !aligned->norms_output(entry->input);
+      stats_[input].emplace(entry->cols, needs[input], residual ? model_.config().hidden_size : 0);
+      observed = true;
+    }
+    return observed;
+  }
+
+  void finish_stats(std::int64_t layer, LinearInput input) {
+    auto& stats = stats_[static_cast<std::size_t>(input)];
+    if (stats) stats->finish(fmt::format("block {}, {}", layer, name_of(input)));
   }
 
   // observe_only: the hidden states stay as they are.
@@ -220,6 +289,19 @@ class BlockPruner {
       for (std::int64_t r = 0; r < rows.rows; ++r) std::copy_n(rows.row(r), rows.cols, copy.row(r));
       block.forward(backend_, ropes_, copy.view(), options);
     });
+  }
+
+  // Those that read `input`; false when the plan prunes none of them.
+  bool prune_linears(DecoderBlock& block, const std::vector<const PlanEntry*>& entries, LinearInput input) {
+    bool changed = false;
+    prepared_.clear();
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (!entries[i]->prune || entries[i]->input != input) continue;
+      prune_linear(block.linears()[i], *entries[i]);
+      changed = true;
+    }
+    prepared_.clear();
+    return changed;
   }
 
   void prune_linear(BlockLinear& linear, const PlanEntry& entry) {
@@ -280,7 +362,7 @@ class BlockPruner {
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
   const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner, const LayerStats& stats) {
-    auto& slot = prepared_[{entry.input, entry.refine}];
+    auto& slot = prepared_[entry.refine];
     if (!slot) slot = refiner.prepare(stats, backend_, entry.tensor);
     return *slot;
   }
@@ -307,7 +389,8 @@ class BlockPruner {
   std::vector<RopeTable> ropes_;
   Matrix hidden_;  // [windows·seqlen, hidden]
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
-  std::map<std::pair<LinearInput, std::string>, std::unique_ptr<PreparedGram>> prepared_;
+  std::optional<TwoStreams> streams_;  // of an aligned run; hidden_ and ropes_ are empty then
+  std::map<std::string, std::unique_ptr<PreparedGram>> prepared_;  // by refinement, for the current input
   PruneResult result_;
 };
 

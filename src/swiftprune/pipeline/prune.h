@@ -1,6 +1,6 @@
 // The whole path of a checkpoint through pruning, one decoder block at a time: statistics, scores, selection,
 // refinement, zeros, output. In memory are one block, its statistics and the hidden states of the calibration
-// windows.
+// windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states.
 #pragma once
 
 #include <filesystem>

@@ -2,4 +2,5 @@ target_sources(swiftprune PRIVATE
   pipeline/method.cpp
   pipeline/plan.cpp
   pipeline/prune.cpp
-  pipeline/record.cpp)
+  pipeline/record.cpp
+  pipeline/two_streams.cpp)

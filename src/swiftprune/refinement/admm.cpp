@@ -42,18 +42,7 @@ class AdmmRefiner final : public Refiner {
                        const Backend& backend) const override {
     const auto& gram = static_cast<const AdmmGram&>(prepared);
     AdmmIteration iteration(task.weight, gram, options_.rho, backend);
-    std::vector<std::int64_t> counts(task.target.row_counts.size());
-    for (int t = 0; t < options_.steps; ++t) {
-      check_interrupt();
-      const double share = t + 1 == options_.steps ? 1.0 : ramp_share(t, options_.ramp);
-      PruneTarget target = task.target;
-      target.sparsity *= share;
-      for (std::size_t r = 0; r < counts.size(); ++r) {
-        counts[r] = static_cast<std::int64_t>(static_cast<double>(task.target.row_counts[r]) * share);
-      }
-      target.row_counts = counts;
-      iteration.step(target);
-    }
+    run_steps(iteration, task.target, options_.steps, options_.ramp);
     Refinement result;
     result.weight = iteration.take_weight();
     result.mask = iteration.mask();
@@ -73,6 +62,21 @@ double ramp_share(int t, int ramp) {
   return 1.0 - left * left * left;
 }
 
+void run_steps(AdmmIteration& iteration, const PruneTarget& target, int steps, int ramp) {
+  std::vector<std::int64_t> counts(target.row_counts.size());
+  for (int t = 0; t < steps; ++t) {
+    check_interrupt();
+    const double share = t + 1 == steps ? 1.0 : ramp_share(t, ramp);
+    PruneTarget part = target;
+    part.sparsity *= share;
+    for (std::size_t r = 0; r < counts.size(); ++r) {
+      counts[r] = static_cast<std::int64_t>(static_cast<double>(target.row_counts[r]) * share);
+    }
+    part.row_counts = counts;
+    iteration.step(part);
+  }
+}
+
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
                       std::string_view tensor) {
   const std::int64_t n = gram.rows();
@@ -80,9 +84,10 @@ AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Back
   result.gram = &gram;
   std::vector<double> norm(static_cast<std::size_t>(n));
   result.norm.resize(norm.size());
+  const double floor = options.energy_floor > 0.0 ? options.energy_floor * damping_unit(gram.view()) : 0.0;
   for (std::int64_t j = 0; j < n; ++j) {
     const auto i = static_cast<std::size_t>(j);
-    norm[i] = std::sqrt(double{gram.at(j, j)}) + 1e-8;
+    norm[i] = std::sqrt(double{gram.at(j, j)} + floor) + 1e-8;
     result.norm[i] = static_cast<float>(norm[i]);
   }
   Matrix normalised(n, n);
@@ -111,16 +116,36 @@ AdmmIteration::AdmmIteration(ConstMatrixView weight, const AdmmGram& gram, doubl
       y_(weight.rows, weight.cols),
       t_(weight.rows, weight.cols),
       mask_(weight.rows, weight.cols) {
-  expect(gram.inverse.rows() == weight.cols, "admm: a Gram of this linear's inputs");
+  start(weight, y_);
+  std::copy_n(y_.data(), y_.numel(), constant_.data());
+  backend_.matmul(y_.view(), gram_.inverse.view(), -rho_, 1.0f, constant_.view());
+}
+
+AdmmIteration::AdmmIteration(ConstMatrixView weight, ConstMatrixView right, const AdmmGram& gram, double rho,
+                             const Backend& backend)
+    : gram_(gram),
+      backend_(backend),
+      rho_(static_cast<float>(rho)),
+      first_(false),
+      constant_(weight.rows, weight.cols),
+      y_(weight.rows, weight.cols),
+      t_(weight.rows, weight.cols),
+      mask_(weight.rows, weight.cols) {
+  expect(right.rows == weight.rows && right.cols == weight.cols, "admm: a right side of the weight's shape");
+  start(weight, t_);
+  backend_.matmul(right, gram_.inverse.view(), 1.0f, 0.0f, constant_.view());
+  std::copy_n(constant_.data(), constant_.numel(), y_.data());
+}
+
+void AdmmIteration::start(ConstMatrixView weight, Matrix& scaled) const {
+  expect(gram_.inverse.rows() == weight.cols, "admm: a Gram of this linear's inputs");
   const RowLoops& loops = row_loops();
   parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
-      std::copy_n(weight.row(r), weight.cols, y_.row(r));
-      loops.multiply(gram_.norm.data(), y_.row(r), weight.cols);
-      std::copy_n(y_.row(r), weight.cols, constant_.row(r));
+      std::copy_n(weight.row(r), weight.cols, scaled.row(r));
+      loops.multiply(gram_.norm.data(), scaled.row(r), weight.cols);
     }
   });
-  backend_.matmul(y_.view(), gram_.inverse.view(), -rho_, 1.0f, constant_.view());
 }
 
 void AdmmIteration::step(const PruneTarget& target) {

@@ -22,6 +22,7 @@ struct AdmmOptions {
   int ramp = 15;  // the first step with the full sparsity
   double damping = 0.1;
   double rho = 1.0;
+  double energy_floor = 0.0;  // n_j = √(G_jj + floor·mean G_jj) + 1e-8
 };
 
 class AdmmGram final : public PreparedGram {
@@ -34,17 +35,22 @@ class AdmmGram final : public PreparedGram {
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
                       std::string_view tensor);
 
-// The iteration by itself: start, then `step` with the target of that step, then the result.
+// The iteration by itself: start, then `step` with the target of that step (admm_target()), then the result.
 class AdmmIteration {
  public:
   // weight [O, I]; `gram` must outlive this.
   AdmmIteration(ConstMatrixView weight, const AdmmGram& gram, double rho, const Backend& backend);
+  // right [O, I] in place of W'A: what the weights are to reproduce is no longer W itself.
+  AdmmIteration(ConstMatrixView weight, ConstMatrixView right, const AdmmGram& gram, double rho,
+                const Backend& backend);
   void step(const PruneTarget& target);
   const Mask& mask() const { return mask_; }
   // Z/n [O, I]; ends the iteration.
   Matrix take_weight();
 
  private:
+  void start(ConstMatrixView weight, Matrix& scaled) const;  // W'
+
   const AdmmGram& gram_;
   const Backend& backend_;
   float rho_;
@@ -57,6 +63,8 @@ class AdmmIteration {
 
 // Share of the final sparsity at step t (from 0): 1 - (1 - (t+1)/ramp)³, 1 from `ramp` on.
 double ramp_share(int t, int ramp);
+// All steps of the ramp, the last with the full target.
+void run_steps(AdmmIteration& iteration, const PruneTarget& target, int steps, int ramp);
 
 std::unique_ptr<Refiner> make_admm(const AdmmOptions& options);
 

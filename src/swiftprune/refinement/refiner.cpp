@@ -13,6 +13,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/refinement/admm.h"
+#include "swiftprune/refinement/aligned_admm.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/pcg.h"
 #include "swiftprune/refinement/row_loops.h"
@@ -80,6 +81,7 @@ class ChainRefiner final : public Refiner {
   bool keeps_weights() const override {
     return std::all_of(parts_.begin(), parts_.end(), [](const auto& part) { return part->keeps_weights(); });
   }
+  bool uses_alignment() const override { return parts_.front()->uses_alignment(); }
 
  private:
   struct Prepared final : PreparedGram {
@@ -133,6 +135,15 @@ std::unique_ptr<Refiner> make_admm_from(const Numbers& n) {
   return make_admm(
       {.steps = steps, .ramp = ramp, .damping = number_or(n, 2, 0.1), .rho = number_or(n, 3, 1.0)});
 }
+std::unique_ptr<Refiner> make_aligned_admm_from(const Numbers& n) {
+  const auto steps = static_cast<int>(number_or(n, 0, 20));
+  const auto ramp = static_cast<int>(number_or(n, 1, std::round(0.75 * steps)));
+  const AlignedAdmmOptions defaults;
+  return make_aligned_admm({.steps = steps,
+                            .ramp = ramp,
+                            .alpha = number_or(n, 2, defaults.alpha),
+                            .beta = number_or(n, 3, defaults.beta)});
+}
 std::unique_ptr<Refiner> make_swaps_from(const Numbers& n) {
   return make_swaps({.max_swaps = static_cast<int>(number_or(n, 0, 50))});
 }
@@ -147,6 +158,7 @@ struct Range {
 };
 constexpr Range kSteps{1, 1000, true};
 constexpr Range kDamping{1e-6, 1e3, false};
+constexpr Range kShare{0.0, 1.0, false};
 
 struct Entry {
   RefinerInfo info;
@@ -167,6 +179,11 @@ constexpr std::array kRefiners = {
           .ranges = {kSteps, kSteps, kDamping, kDamping},
           .num_numbers = 4,
           .make = make_admm_from},
+    Entry{.info = {"aligned-admm", "steps 20, ramp 3/4 of them, alpha 0.35, beta 0.5",
+                   "admm that also makes up for the error of the layers before", "this project; as admm"},
+          .ranges = {kSteps, kSteps, kShare, kShare},
+          .num_numbers = 4,
+          .make = make_aligned_admm_from},
     Entry{.info = {"swaps", "swaps a row 50", "exchanges kept and pruned weights, changes no weight",
                    "SwiftPrune"},
           .ranges = {kSteps},

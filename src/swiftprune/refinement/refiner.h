@@ -53,8 +53,11 @@ class Refiner {
   virtual bool uses_gram() const { return true; }
   virtual bool uses_mask() const = 0;                   // false: finds the mask itself, no scores are needed
   virtual bool keeps_weights() const { return false; }  // kept weights stay as they are
+  // Reads LayerStats::cross and residual where they are given, to lead the output back to the dense model's.
+  virtual bool uses_alignment() const { return false; }
 
-  // Throws Error{kBadInput} when the Gram is missing or not finite. `stats.gram` must outlive the result.
+  // Throws Error{kBadInput} when the Gram is missing or not finite. The matrices of `stats` must outlive the
+  // result.
   std::unique_ptr<PreparedGram> prepare(const LayerStats& stats, const Backend& backend,
                                         std::string_view tensor) const;
   // `prepared` comes from this refiner and the statistics of this linear's inputs.

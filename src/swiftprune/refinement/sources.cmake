@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   refinement/cholesky.cpp
   refinement/pcg.cpp
   refinement/admm.cpp
+  refinement/aligned_admm.cpp
   refinement/swaps.cpp
   refinement/sparsegpt.cpp
   refinement/row_loops_baseline.cpp)

@@ -15,6 +15,10 @@ struct LayerStats {
   std::span<const double> ewma_energy{};  // [I] EWMA over the calibration windows of each window's energies
   std::span<const double> sum{};          // [I] Σ_t x_tj
   const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
+  // Where the dense model ran beside the pruned one, x being the pruned one's inputs; else null.
+  const Matrix* cross = nullptr;  // [I, I] Σ_t x_dense,t x_tᵀ
+  const Matrix* residual =
+      nullptr;  // [O, I] Σ_t (r_dense,t - r_t) x_tᵀ of the residuals that the output joins
 };
 
 // Which of them a part reads.
@@ -23,9 +27,11 @@ struct StatNeeds {
   bool ewma_energy = false;
   bool sum = false;
   bool gram = false;
+  bool alignment = false;  // cross, and residual where there is one
 
   StatNeeds operator|(const StatNeeds& other) const {
-    return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum, gram || other.gram};
+    return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum, gram || other.gram,
+            alignment || other.alignment};
   }
 };
 

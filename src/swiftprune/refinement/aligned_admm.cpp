@@ -1,0 +1,136 @@
+#include "swiftprune/refinement/aligned_admm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/refinement/admm.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kRowsPerChunk = 32;
+constexpr double kEnergyFloor = 1e-8;
+
+struct AlignedGram final : PreparedGram {
+  AdmmGram admm;
+  Matrix moments;                    // [I, I] ((1 - α)G + αC)/n: column j divided by n_j
+  const Matrix* residual = nullptr;  // the caller's R, or null
+};
+
+// w_r G w_rᵀ of each row, sums in double.
+std::vector<double> row_energies(ConstMatrixView weight, const Matrix& gram, const Backend& backend) {
+  Matrix product(weight.rows, weight.cols);
+  backend.matmul(weight, gram.view(), 1.0f, 0.0f, product.view());
+  std::vector<double> energies(static_cast<std::size_t>(weight.rows), 0.0);
+  parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      double& energy = energies[static_cast<std::size_t>(r)];
+      for (std::int64_t j = 0; j < weight.cols; ++j) {
+        energy += double{weight.at(r, j)} * double{product.at(r, j)};
+      }
+    }
+  });
+  return energies;
+}
+
+void match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend& backend,
+                        MatrixView weight) {
+  const std::vector<double> wanted = row_energies(dense, gram, backend);
+  const std::vector<double> found = row_energies(weight, gram, backend);
+  for (std::int64_t r = 0; r < weight.rows; ++r) {
+    const auto i = static_cast<std::size_t>(r);
+    if (!(wanted[i] > 0.0 && found[i] > 0.0)) continue;
+    const double scale = std::sqrt(std::clamp(std::sqrt(wanted[i] / found[i]), 0.5, 2.0));
+    for (float& value : weight.row_span(r)) value *= static_cast<float>(scale);
+  }
+}
+
+class AlignedAdmmRefiner final : public Refiner {
+ public:
+  explicit AlignedAdmmRefiner(const AlignedAdmmOptions& options) : options_(options) {}
+  std::string name() const override {
+    const AlignedAdmmOptions& o = options_;
+    const AlignedAdmmOptions defaults;
+    if (o.alpha == defaults.alpha && o.beta == defaults.beta)
+      return fmt::format("aligned-admm({},{})", o.steps, o.ramp);
+    return fmt::format("aligned-admm({},{},{:g},{:g})", o.steps, o.ramp, o.alpha, o.beta);
+  }
+  bool uses_mask() const override { return false; }
+  bool uses_alignment() const override { return true; }
+
+ private:
+  std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
+                                           std::string_view tensor) const override {
+    const Matrix& gram = *stats.gram;
+    const std::int64_t n = gram.rows();
+    expect(stats.cross == nullptr || (stats.cross->rows() == n && stats.cross->cols() == n),
+           "aligned-admm: cross moments [I, I]");
+    auto prepared = std::make_unique<AlignedGram>();
+    prepared->admm =
+        prepare_admm(gram, {.steps = options_.steps, .ramp = options_.ramp, .energy_floor = kEnergyFloor},
+                     backend, tensor);
+    prepared->residual = stats.residual;
+    prepared->moments = Matrix(n, n);
+    const double alpha = stats.cross != nullptr ? options_.alpha : 0.0;
+    parallel_for(n, 64, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        for (std::int64_t j = 0; j < n; ++j) {
+          const double g = double{gram.at(i, j)};
+          const double c = alpha > 0.0 ? double{stats.cross->at(i, j)} : 0.0;
+          prepared->moments.at(i, j) = static_cast<float>(
+              ((1.0 - alpha) * g + alpha * c) / double{prepared->admm.norm[static_cast<std::size_t>(j)]});
+        }
+      }
+    });
+    return prepared;
+  }
+
+  // T/n + damping·W'
+  Matrix right_side(ConstMatrixView weight, const AlignedGram& gram, const Backend& backend) const {
+    const Matrix* residual = options_.beta > 0.0 ? gram.residual : nullptr;
+    expect(residual == nullptr || (residual->rows() == weight.rows && residual->cols() == weight.cols),
+           "aligned-admm: residual moments [O, I]");
+    Matrix right(weight.rows, weight.cols);
+    const auto beta = static_cast<float>(options_.beta);
+    const auto damping = static_cast<float>(gram.admm.damping);
+    parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) {
+        for (std::int64_t j = 0; j < weight.cols; ++j) {
+          const float norm = gram.admm.norm[static_cast<std::size_t>(j)];
+          const float moved = residual != nullptr ? beta * residual->at(r, j) / norm : 0.0f;
+          right.at(r, j) = damping * weight.at(r, j) * norm + moved;
+        }
+      }
+    });
+    backend.matmul(weight, gram.moments.view(), 1.0f, 1.0f, right.view());
+    return right;
+  }
+
+  Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
+                       const Backend& backend) const override {
+    const auto& gram = static_cast<const AlignedGram&>(prepared);
+    const Matrix right = right_side(task.weight, gram, backend);
+    AdmmIteration iteration(task.weight, right.view(), gram.admm, AdmmOptions{}.rho, backend);
+    run_steps(iteration, task.target, options_.steps, options_.ramp);
+    Refinement result;
+    result.weight = iteration.take_weight();
+    result.mask = iteration.mask();
+    result.report.damping = gram.admm.damping;
+    result.report.damping_raised = gram.admm.damping_raised;
+    match_row_energies(task.weight, *gram.gram, backend, result.weight.view());
+    return result;
+  }
+
+  AlignedAdmmOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Refiner> make_aligned_admm(const AlignedAdmmOptions& options) {
+  return std::make_unique<AlignedAdmmRefiner>(options);
+}
+
+}  // namespace swiftprune
