@@ -4,9 +4,7 @@
 #if defined(__AVX512BF16__)
 // GCC 12 warns about its own _mm512_undefined_epi32 (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-
-#define SWIFTPRUNE_UNROLL _Pragma("GCC unroll 32")
+#include "swiftprune/sparse/streams_avx512.h"
 
 namespace swiftprune::sparse_kernels {
 namespace {
@@ -46,6 +44,45 @@ void multiply_panels(const GemmArgs& a) {
   }
 }
 
+// A block of tokens straight from the stream.
+template <class Stream, int kCount>
+void decode_panels(const DecodeArgs& args, std::int64_t panel) {
+  __m512 sums[kCount][kTokens];
+  Stream streams[kCount];
+  SWIFTPRUNE_UNROLL
+  for (int p = 0; p < kCount; ++p) {
+    streams[p].open(*args.weights, panel + p);
+    SWIFTPRUNE_UNROLL
+    for (int t = 0; t < kTokens; ++t) sums[p][t] = _mm512_setzero_ps();
+  }
+  const auto* x = static_cast<const std::int32_t*>(args.x);
+  for (std::int64_t k = 0; k < args.weights->steps; ++k, x += kTokens) {
+    SWIFTPRUNE_UNROLL
+    for (int p = 0; p < kCount; ++p) {
+      const auto weights = reinterpret_cast<__m512bh>(streams[p].next(k));
+      SWIFTPRUNE_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        sums[p][t] =
+            _mm512_dpbf16_ps(sums[p][t], weights, reinterpret_cast<__m512bh>(_mm512_set1_epi32(x[t])));
+      }
+    }
+  }
+  SWIFTPRUNE_UNROLL
+  for (int p = 0; p < kCount; ++p) {
+    SWIFTPRUNE_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      _mm512_storeu_ps(args.y + t * args.y_stride + (panel + p - args.first_panel) * kRows, sums[p][t]);
+    }
+  }
+}
+
+template <class Stream>
+void decode(const DecodeArgs& args) {
+  std::int64_t panel = args.first_panel;
+  for (; panel + 2 <= args.last_panel; panel += 2) decode_panels<Stream, 2>(args, panel);
+  if (panel < args.last_panel) decode_panels<Stream, 1>(args, panel);
+}
+
 void multiply(const GemmArgs& a) {
   switch (a.num_panels) {
     case 1:
@@ -61,6 +98,8 @@ void multiply(const GemmArgs& a) {
 
 void set_avx512_bf16_gemm(Table& table) {
   table.name = "avx512_bf16";
+  table.decode_bf16[kDense] = decode<DenseStream>;
+  table.decode_bf16[kBitmap] = decode<BitmapStream>;
   table.gemm_bf16 = {kTokens, kPanels, multiply};
 }
 

@@ -26,15 +26,14 @@ struct Weights {
   int group_m = 0;
 };
 
-// Panels [first_panel, last_panel) times `tokens` tokens.
+// Panels [first_panel, last_panel) times a block of tokens. `tokens` is 1, 2, 4 or 8.
 struct DecodeArgs {
   const Weights* weights = nullptr;
   std::int64_t first_panel = 0;
   std::int64_t last_panel = 0;
   int tokens = 0;
-  const float* x = nullptr;  // [tokens, x_stride]; steps·2 columns are read
-  std::int64_t x_stride = 0;
-  float* y = nullptr;  // [tokens, y_stride]; column 0 is the first row of first_panel
+  const void* x = nullptr;  // [columns / width, tokens, width], float or bf16; width 2, in nm16 group_m
+  float* y = nullptr;       // [tokens, y_stride]; column 0 is the first row of first_panel
   std::int64_t y_stride = 0;
 };
 
@@ -87,6 +86,7 @@ struct Table {
   const char* name = "";
   int decode_tokens = 0;  // most tokens of one decode call; 0: no decode kernels
   DecodeFn decode[4][2] = {};
+  DecodeFn decode_bf16[4] = {};  // BF16 weights, 8 tokens in bf16
   int decode_int8_tokens = 0;
   // x [n] with |x| <= 32767·scale -> the layout of DecodeInt8Args; n is rounded up to a quad with zeros.
   void (*quantize)(const float* x, std::int64_t n, float scale, void* out) = nullptr;

@@ -90,10 +90,11 @@ void decode_panels(const DecodeArgs& args, std::int64_t panel) {
   SWIFTPRUNE_UNROLL
   for (int p = 0; p < kPanels; ++p) streams[p].open(*args.weights, panel + p);
   const std::int64_t steps = args.weights->steps;
-  for (std::int64_t k = 0; k < steps; ++k) {
+  const auto* inputs = static_cast<const float*>(args.x);
+  for (std::int64_t k = 0; k < steps; ++k, inputs += 2 * kTokens) {
     __m256 x[kTokens];
     SWIFTPRUNE_UNROLL
-    for (int t = 0; t < kTokens; ++t) x[t] = pair_of(args.x + t * args.x_stride + 2 * k);
+    for (int t = 0; t < kTokens; ++t) x[t] = pair_of(inputs + 2 * t);
     SWIFTPRUNE_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       streams[p].begin(k);
@@ -137,14 +138,14 @@ void decode_block_tokens(const DecodeArgs& args) {
     for (std::uint64_t i = w.offsets[panel]; i < w.offsets[panel + 1]; ++i, tile.values += 256) {
       const std::int64_t first = std::int64_t{8} * w.columns[i];
       const std::int64_t steps = w.steps - first < 8 ? w.steps - first : 8;
-      for (std::int64_t k = 0; k < steps; ++k) {
+      const float* x = static_cast<const float*>(args.x) + first * 2 * kTokens;
+      for (std::int64_t k = 0; k < steps; ++k, x += 2 * kTokens) {
         SWIFTPRUNE_UNROLL
         for (int q = 0; q < kQuarters; ++q) {
           const __m256 weights = tile.next(k, q);
           SWIFTPRUNE_UNROLL
           for (int t = 0; t < kTokens; ++t) {
-            sums[t][q] =
-                _mm256_fmadd_ps(weights, pair_of(args.x + t * args.x_stride + 2 * (first + k)), sums[t][q]);
+            sums[t][q] = _mm256_fmadd_ps(weights, pair_of(x + 2 * t), sums[t][q]);
           }
         }
       }
@@ -162,8 +163,7 @@ void decode_block(const DecodeArgs& args) {
   decode_block_tokens<kF16, 2>(args);
 }
 
-// -- N:M
-// -------------------------------------------------------------------------------------------------------
+// -- N:M --
 
 // Two slots' values of eight rows as floats.
 template <bool kF16>
@@ -210,12 +210,13 @@ void decode_nm_panel(const DecodeArgs& args, std::int64_t panel) {
   for (int i = 0; i < 2 * kTokens; ++i)
     a[i / kTokens][i % kTokens] = b[i / kTokens][i % kTokens] = _mm256_setzero_ps();
   const auto* values = static_cast<const std::uint16_t*>(w.values);
+  const auto* x = static_cast<const float*>(args.x);
   std::int64_t group[2] = {0, n == 1 ? 1 : 0};  // of the even and the odd slot
   int within[2] = {0, n == 1 ? 0 : 1};
   const std::int64_t last_group = w.used_slots / n - 1;
   for (std::int64_t s = 0; s < w.slots; s += 2) {
-    const std::int64_t first = group[0] * kM;
-    const std::int64_t second = (group[1] < last_group ? group[1] : last_group) * kM;
+    const std::int64_t first = group[0] * kM * kTokens;
+    const std::int64_t second = (group[1] < last_group ? group[1] : last_group) * kM * kTokens;
     const std::int64_t slot = panel * w.slots + s;
     prefetch(values + slot * kRows);
     SWIFTPRUNE_UNROLL
@@ -224,9 +225,10 @@ void decode_nm_panel(const DecodeArgs& args, std::int64_t panel) {
       slot_pair<kF16>(values + slot * kRows + 16 * half, w0, w1);
       SWIFTPRUNE_UNROLL
       for (int t = 0; t < kTokens; ++t) {
-        const float* x = args.x + t * args.x_stride;
-        a[half][t] = _mm256_fmadd_ps(w0, slot_inputs<kM>(w.indices, slot, half, x + first), a[half][t]);
-        b[half][t] = _mm256_fmadd_ps(w1, slot_inputs<kM>(w.indices, slot + 1, half, x + second), b[half][t]);
+        const __m256 x0 = slot_inputs<kM>(w.indices, slot, half, x + first + kM * t);
+        const __m256 x1 = slot_inputs<kM>(w.indices, slot + 1, half, x + second + kM * t);
+        a[half][t] = _mm256_fmadd_ps(w0, x0, a[half][t]);
+        b[half][t] = _mm256_fmadd_ps(w1, x1, b[half][t]);
       }
     }
     for (int i = 0; i < 2; ++i) {  // two slots on
@@ -261,8 +263,7 @@ void decode_nm(const DecodeArgs& args) {
   decode_nm_groups<kF16, 16, 0>(args);
 }
 
-// -- int8 weights times 16-bit activations
-// ---------------------------------------------------------------------
+// -- int8 weights times 16-bit activations --
 
 // [n rounded up to a quad] int16
 void quantize(const float* x, std::int64_t n, float scale, void* out) {

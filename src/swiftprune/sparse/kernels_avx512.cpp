@@ -5,63 +5,14 @@
 #if defined(__AVX512VBMI2__)
 // GCC 12 warns about its own _mm512_undefined_epi32 (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-
-#define SWIFTPRUNE_UNROLL _Pragma("GCC unroll 16")
+#include "swiftprune/sparse/streams_avx512.h"
 
 namespace swiftprune::sparse_kernels {
 namespace {
 
-// Bytes between the values read and those asked for: streams at half density are too uneven for the
-// processor's own prefetcher.
-constexpr int kPrefetch = 2048;
-
-// vpexpand waits for the old content of its target on some processors (Zen 5: 5 cycles); a fresh zero ends
-// the wait. The load stays apart because its memory form is slow there.
-inline __m512i expand16(std::uint32_t mask, const std::uint16_t* values) {
-  __m512i zero = _mm512_setzero_si512();
-  __m512i packed = _mm512_loadu_si512(values);
-  asm("" : "+v"(zero), "+v"(packed));
-  return _mm512_mask_expand_epi16(zero, mask, packed);
-}
-
-inline __m512i expand8(std::uint64_t mask, const std::int8_t* values) {
-  __m512i zero = _mm512_setzero_si512();
-  __m512i packed = _mm512_loadu_si512(values);
-  asm("" : "+v"(zero), "+v"(packed));
-  return _mm512_mask_expand_epi8(zero, mask, packed);
-}
-
-struct DenseStream {
-  const std::uint16_t* values = nullptr;
-
-  void open(const Weights& w, std::int64_t panel) {
-    values = static_cast<const std::uint16_t*>(w.values) + panel * w.steps * 32;
-  }
-  __m512i next(std::int64_t step) { return _mm512_loadu_si512(values + step * 32); }
-};
-
-struct BitmapStream {
-  const std::uint16_t* values = nullptr;
-  const std::uint32_t* masks = nullptr;
-
-  void open(const Weights& w, std::int64_t panel) {
-    values = static_cast<const std::uint16_t*>(w.values) + w.offsets[panel];
-    masks = static_cast<const std::uint32_t*>(w.masks) + panel * w.steps;
-  }
-  __m512i next(std::int64_t step) {
-    const std::uint32_t mask = masks[step];
-    _mm_prefetch(reinterpret_cast<const char*>(values) + kPrefetch, _MM_HINT_T0);
-    if (step % 16 == 0) _mm_prefetch(reinterpret_cast<const char*>(masks + step) + kPrefetch, _MM_HINT_T0);
-    const __m512i weights = expand16(mask, values);
-    values += __builtin_popcount(mask);
-    return weights;
-  }
-};
-
-// Sums of 16 rows for one token. BF16: even and odd columns apart. F16: rows 0-7 and 8-15, each lane pair one
-// row's two columns.
-template <bool kF16>
+// Sums of 16 rows for one token. BF16: even and odd columns apart (kSplit: two chains, or one when there are
+// enough tokens). F16: rows 0-7 and 8-15, each lane pair one row's two columns.
+template <bool kF16, bool kSplit>
 struct Sums {
   __m512 a = _mm512_setzero_ps();
   __m512 b = _mm512_setzero_ps();
@@ -75,8 +26,9 @@ struct Sums {
       b = _mm512_fmadd_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(weights, 1)), pair, b);
     } else {
       const __m512i odd = _mm512_and_si512(weights, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+      __m512& second = kSplit ? b : a;
       a = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(weights, 16)), _mm512_set1_ps(x[0]), a);
-      b = _mm512_fmadd_ps(_mm512_castsi512_ps(odd), _mm512_set1_ps(x[1]), b);
+      second = _mm512_fmadd_ps(_mm512_castsi512_ps(odd), _mm512_set1_ps(x[1]), second);
     }
   }
   void store(float* y) const {
@@ -86,7 +38,7 @@ struct Sums {
       _mm512_storeu_ps(y,
                        _mm512_add_ps(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)));
     } else {
-      _mm512_storeu_ps(y, _mm512_add_ps(a, b));
+      _mm512_storeu_ps(y, kSplit ? _mm512_add_ps(a, b) : a);
     }
   }
 };
@@ -94,17 +46,18 @@ struct Sums {
 // kPanels panels at once: as many independent streams and sums.
 template <class Stream, bool kF16, int kTokens, int kPanels>
 void decode_panels(const DecodeArgs& args, std::int64_t panel) {
-  Sums<kF16> sums[kPanels][kTokens];
+  Sums<kF16, kTokens <= 4> sums[kPanels][kTokens];
   Stream streams[kPanels];
   SWIFTPRUNE_UNROLL
   for (int p = 0; p < kPanels; ++p) streams[p].open(*args.weights, panel + p);
   const std::int64_t steps = args.weights->steps;
-  for (std::int64_t k = 0; k < steps; ++k) {
+  const auto* x = static_cast<const float*>(args.x);
+  for (std::int64_t k = 0; k < steps; ++k, x += 2 * kTokens) {
     SWIFTPRUNE_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const __m512i weights = streams[p].next(k);
       SWIFTPRUNE_UNROLL
-      for (int t = 0; t < kTokens; ++t) sums[p][t].add(weights, args.x + t * args.x_stride + 2 * k);
+      for (int t = 0; t < kTokens; ++t) sums[p][t].add(weights, x + 2 * t);
     }
   }
   SWIFTPRUNE_UNROLL
@@ -118,12 +71,37 @@ void decode_panels(const DecodeArgs& args, std::int64_t panel) {
 
 template <class Stream, bool kF16, int kTokens>
 void decode_tokens(const DecodeArgs& args) {
-  constexpr int kPanels = kTokens <= 2 ? 4 : 2;
+  constexpr int kPanels =
+      kTokens <= 2 ? 4 : (kTokens == 8 && kF16 ? 1 : 2);  // as many sums as registers allow
   std::int64_t panel = args.first_panel;
   for (; panel + kPanels <= args.last_panel; panel += kPanels) {
     decode_panels<Stream, kF16, kTokens, kPanels>(args, panel);
   }
   for (; panel < args.last_panel; ++panel) decode_panels<Stream, kF16, kTokens, 1>(args, panel);
+}
+
+// Tiles of 8 steps; the sums of a panel pass over the tiles left out.
+template <bool kF16, int kTokens>
+void decode_block_tokens(const DecodeArgs& args) {
+  const Weights& w = *args.weights;
+  for (std::int64_t panel = args.first_panel; panel < args.last_panel; ++panel) {
+    Sums<kF16, kTokens <= 4> sums[kTokens];
+    const auto* tile = static_cast<const std::uint16_t*>(w.values) + w.offsets[panel] * 256;
+    for (std::uint64_t i = w.offsets[panel]; i < w.offsets[panel + 1]; ++i, tile += 256) {
+      const std::int64_t first = std::int64_t{8} * w.columns[i];
+      const std::int64_t steps = w.steps - first < 8 ? w.steps - first : 8;
+      const float* x = static_cast<const float*>(args.x) + first * 2 * kTokens;
+      for (std::int64_t k = 0; k < steps; ++k, x += 2 * kTokens) {
+        const __m512i weights = _mm512_loadu_si512(tile + k * 32);
+        SWIFTPRUNE_UNROLL
+        for (int t = 0; t < kTokens; ++t) sums[t].add(weights, x + 2 * t);
+      }
+    }
+    SWIFTPRUNE_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      sums[t].store(args.y + t * args.y_stride + (panel - args.first_panel) * kRows);
+    }
+  }
 }
 
 template <class Stream, bool kF16>
@@ -133,33 +111,10 @@ void decode(const DecodeArgs& args) {
       return decode_tokens<Stream, kF16, 1>(args);
     case 2:
       return decode_tokens<Stream, kF16, 2>(args);
-    case 3:
-      return decode_tokens<Stream, kF16, 3>(args);
-    default:
+    case 4:
       return decode_tokens<Stream, kF16, 4>(args);
-  }
-}
-
-// Tiles of 8 steps; a panel's sums do not depend on the tiles left out.
-template <bool kF16, int kTokens>
-void decode_block_tokens(const DecodeArgs& args) {
-  const Weights& w = *args.weights;
-  for (std::int64_t panel = args.first_panel; panel < args.last_panel; ++panel) {
-    Sums<kF16> sums[kTokens];
-    const auto* tile = static_cast<const std::uint16_t*>(w.values) + w.offsets[panel] * 256;
-    for (std::uint64_t i = w.offsets[panel]; i < w.offsets[panel + 1]; ++i, tile += 256) {
-      const std::int64_t first = std::int64_t{8} * w.columns[i];
-      const std::int64_t steps = w.steps - first < 8 ? w.steps - first : 8;
-      for (std::int64_t k = 0; k < steps; ++k) {
-        const __m512i weights = _mm512_loadu_si512(tile + k * 32);
-        SWIFTPRUNE_UNROLL
-        for (int t = 0; t < kTokens; ++t) sums[t].add(weights, args.x + t * args.x_stride + 2 * (first + k));
-      }
-    }
-    SWIFTPRUNE_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      sums[t].store(args.y + t * args.y_stride + (panel - args.first_panel) * kRows);
-    }
+    default:
+      return decode_tokens<Stream, kF16, 8>(args);
   }
 }
 
@@ -170,15 +125,14 @@ void decode_block(const DecodeArgs& args) {
       return decode_block_tokens<kF16, 1>(args);
     case 2:
       return decode_block_tokens<kF16, 2>(args);
-    case 3:
-      return decode_block_tokens<kF16, 3>(args);
-    default:
+    case 4:
       return decode_block_tokens<kF16, 4>(args);
+    default:
+      return decode_block_tokens<kF16, 8>(args);
   }
 }
 
-// -- N:M: x is permuted to the weights' places
-// -----------------------------------------------------------------
+// -- N:M: x is permuted to the weights' places --
 
 // Two slots' values of 16 rows as floats.
 template <bool kF16>
@@ -222,26 +176,27 @@ void decode_nm_panels(const DecodeArgs& args, std::int64_t panel) {
     a[i / kTokens][i % kTokens] = b[i / kTokens][i % kTokens] = _mm512_setzero_ps();
   }
   const auto* values = static_cast<const std::uint16_t*>(w.values);
+  const auto* x = static_cast<const float*>(args.x);
   std::int64_t group[2] = {0, n == 1 ? 1 : 0};  // of the even and the odd slot
   int within[2] = {0, n == 1 ? 0 : 1};
   const std::int64_t last_group = w.used_slots / n - 1;
   for (std::int64_t s = 0; s < w.slots; s += 2) {
     // The padding slot of an odd number has weight 0 and may take any input.
-    const std::int64_t first = group[0] * kM;
-    const std::int64_t second = (group[1] < last_group ? group[1] : last_group) * kM;
+    const std::int64_t first = group[0] * kM * kTokens;
+    const std::int64_t second = (group[1] < last_group ? group[1] : last_group) * kM * kTokens;
     SWIFTPRUNE_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const std::int64_t slot = (panel + p) * w.slots + s;
-      if (kPrefetch != 0) {
-        _mm_prefetch(reinterpret_cast<const char*>(values + slot * kRows) + kPrefetch, _MM_HINT_T0);
-      }
+      _mm_prefetch(reinterpret_cast<const char*>(values + slot * kRows) + kPrefetch, _MM_HINT_T0);
       __m512 w0, w1;
       slot_pair<kF16>(values + slot * kRows, w0, w1);
       SWIFTPRUNE_UNROLL
       for (int t = 0; t < kTokens; ++t) {
-        const float* x = args.x + t * args.x_stride;
-        a[p][t] = _mm512_fmadd_ps(w0, slot_inputs<kM>(w.indices, slot, x + first), a[p][t]);
-        b[p][t] = _mm512_fmadd_ps(w1, slot_inputs<kM>(w.indices, slot + 1, x + second), b[p][t]);
+        const __m512 x0 = slot_inputs<kM>(w.indices, slot, x + first + kM * t);
+        const __m512 x1 = slot_inputs<kM>(w.indices, slot + 1, x + second + kM * t);
+        __m512& second_sum = kTokens <= 4 ? b[p][t] : a[p][t];
+        a[p][t] = _mm512_fmadd_ps(w0, x0, a[p][t]);
+        second_sum = _mm512_fmadd_ps(w1, x1, second_sum);
       }
     }
     for (int i = 0; i < 2; ++i) {  // two slots on
@@ -276,10 +231,10 @@ void decode_nm_groups(const DecodeArgs& args) {
       return decode_nm_tokens<kF16, kM, kN, 1>(args);
     case 2:
       return decode_nm_tokens<kF16, kM, kN, 2>(args);
-    case 3:
-      return decode_nm_tokens<kF16, kM, kN, 3>(args);
-    default:
+    case 4:
       return decode_nm_tokens<kF16, kM, kN, 4>(args);
+    default:
+      return decode_nm_tokens<kF16, kM, kN, 8>(args);
   }
 }
 
@@ -292,8 +247,7 @@ void decode_nm(const DecodeArgs& args) {
   decode_nm_groups<kF16, 16, 0>(args);
 }
 
-// -- int8 weights times 16-bit activations
-// ---------------------------------------------------------------------
+// -- int8 weights times 16-bit activations --
 
 // u = q + 32768 as two planes of bytes, high then low: vpdpbusd multiplies unsigned by signed bytes.
 void quantize(const float* x, std::int64_t n, float scale, void* out) {
@@ -310,33 +264,6 @@ void quantize(const float* x, std::int64_t n, float scale, void* out) {
     _mm_mask_storeu_epi8(low + i, store, _mm512_cvtepi32_epi8(u));
   }
 }
-
-struct DenseInt8Stream {
-  const std::int8_t* values = nullptr;
-
-  void open(const Weights& w, std::int64_t panel) {
-    values = static_cast<const std::int8_t*>(w.values) + panel * w.steps * 64;
-  }
-  __m512i next(std::int64_t step) { return _mm512_loadu_si512(values + step * 64); }
-};
-
-struct BitmapInt8Stream {
-  const std::int8_t* values = nullptr;
-  const std::uint64_t* masks = nullptr;
-
-  void open(const Weights& w, std::int64_t panel) {
-    values = static_cast<const std::int8_t*>(w.values) + w.offsets[panel];
-    masks = static_cast<const std::uint64_t*>(w.masks) + panel * w.steps;
-  }
-  __m512i next(std::int64_t step) {
-    const std::uint64_t mask = masks[step];
-    _mm_prefetch(reinterpret_cast<const char*>(values) + kPrefetch, _MM_HINT_T0);
-    if (step % 8 == 0) _mm_prefetch(reinterpret_cast<const char*>(masks + step) + kPrefetch, _MM_HINT_T0);
-    const __m512i weights = expand8(mask, values);
-    values += __builtin_popcountll(mask);
-    return weights;
-  }
-};
 
 template <class Stream, int kTokens, int kPanels>
 void decode_int8_panels(const DecodeInt8Args& args, std::int64_t panel) {
@@ -403,7 +330,7 @@ void decode_int8(const DecodeInt8Args& args) {
 
 void set_avx512_decode(Table& table) {
   table.name = "avx512";
-  table.decode_tokens = 4;
+  table.decode_tokens = 8;
   table.decode[kDense][0] = decode<DenseStream, false>;
   table.decode[kDense][1] = decode<DenseStream, true>;
   table.decode[kBitmap][0] = decode<BitmapStream, false>;

@@ -111,24 +111,104 @@ struct Product {
   float bias_of(std::int64_t row) const { return bias.empty() ? 0.0f : bias[static_cast<std::size_t>(row)]; }
 };
 
-void decode(const Product& product, DecodeFn kernel) {
-  const std::int64_t chunk = panels_per_task(product.weight);
-  parallel_for(product.weight.shape().num_panels(), chunk, [&](std::int64_t first, std::int64_t last) {
+// -- Copies of x in the kernels' order --
+
+// Round to nearest even, as f32_to_bf16, in a form that compilers vectorize.
+std::uint16_t bf16_bits(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+}
+
+// One block of `tokens` tokens: [I / width, tokens, width]; tokens past the last of x are zero.
+template <class T>
+void pack_block(ConstMatrixView x, std::int64_t tokens, std::int64_t width, T* out) {
+  const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
+  std::vector<T> row(static_cast<std::size_t>(x.cols), T{});
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (t < x.rows) {
+      if constexpr (std::is_same_v<T, float>) {
+        std::copy_n(x.row(t), x.cols, row.begin());
+      } else {
+        std::transform(x.row(t), x.row(t) + x.cols, row.begin(), bf16_bits);
+      }
+    } else if (t == x.rows) {
+      std::fill(row.begin(), row.end(), T{});
+    }
+    T* to = out + t * width;
+    for (std::int64_t c = 0; c < x.cols; c += width, to += tokens * width)
+      std::memcpy(to, row.data() + c, bytes);
+  }
+}
+
+// x [N, I] as blocks of `tokens`.
+template <class T>
+void pack_blocks(ConstMatrixView x, std::int64_t tokens, std::int64_t width, T* out) {
+  parallel_for(ceil_div(x.rows, tokens), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t b = first; b < last; ++b) {
+      const std::int64_t count = std::min(tokens, x.rows - b * tokens);
+      pack_block(x.row_block(b * tokens, count), tokens, width, out + b * tokens * x.cols);
+    }
+  });
+}
+
+// -- A few tokens --
+
+struct DecodePlan {
+  DecodeFn kernel = nullptr;
+  std::int64_t block = 0;  // tokens of a call
+  std::int64_t width = 2;  // of the copy of x
+  bool bf16 = false;
+};
+
+// No kernel when products with tiles are better.
+DecodePlan plan_decode(const PackedTensor& w, std::int64_t tokens, ComputeType compute) {
+  const Table& kernels = table();
+  if (tokens > 2 * kernels.decode_tokens) return {};
+  const int kind = kernel_kind(w.kind());
+  const bool f16 = w.shape().dtype == DType::kF16;
+  DecodePlan plan;
+  plan.block = std::min<std::int64_t>(
+      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(tokens))), kernels.decode_tokens);
+  plan.bf16 =
+      compute == ComputeType::kBF16 && !f16 && plan.block == 8 && kernels.decode_bf16[kind] != nullptr;
+  plan.kernel = plan.bf16 ? kernels.decode_bf16[kind] : kernels.decode[kind][f16 ? 1 : 0];
+  if (w.kind() == PackedKind::kNm16) plan.width = w.shape().group_m;
+  return plan;
+}
+
+void decode(const Product& product, const DecodePlan& plan) {
+  const ConstMatrixView& x = product.x;
+  const std::int64_t block_bytes = plan.block * x.cols * (plan.bf16 ? 2 : 4);
+  const auto* blocks = reinterpret_cast<const std::byte*>(x.data);
+  if (plan.block > 1) {
+    thread_local Scratch scratch;
+    auto* copy = scratch.get<std::byte>(ceil_div(x.rows, plan.block) * block_bytes);
+    if (plan.bf16) {
+      pack_blocks(x, plan.block, plan.width, reinterpret_cast<std::uint16_t*>(copy));
+    } else {
+      pack_blocks(x, plan.block, plan.width, reinterpret_cast<float*>(copy));
+    }
+    blocks = copy;
+  }
+  const std::int64_t panels = product.weight.shape().num_panels();
+  parallel_for(panels, panels_per_task(product.weight), [&](std::int64_t first, std::int64_t last) {
     alignas(64) std::array<float, kMaxDecodeTokens * kMaxPanelsPerTask * kRows> sums;
     const std::int64_t stride = (last - first) * kRows;
-    kernel({.weights = &product.view,
-            .first_panel = first,
-            .last_panel = last,
-            .tokens = static_cast<int>(product.x.rows),
-            .x = product.x.data,
-            .x_stride = product.x.stride,
-            .y = sums.data(),
-            .y_stride = stride});
     const std::int64_t rows = std::min(stride, product.weight.rows() - first * kRows);
-    for (std::int64_t t = 0; t < product.x.rows; ++t) {
-      float* y = product.y.row(t) + first * kRows;
-      const float* sum = sums.data() + t * stride;
-      for (std::int64_t r = 0; r < rows; ++r) y[r] = sum[r] + product.bias_of(first * kRows + r);
+    for (std::int64_t t0 = 0; t0 < x.rows; t0 += plan.block) {
+      plan.kernel({.weights = &product.view,
+                   .first_panel = first,
+                   .last_panel = last,
+                   .tokens = static_cast<int>(plan.block),
+                   .x = blocks + t0 / plan.block * block_bytes,
+                   .y = sums.data(),
+                   .y_stride = stride});
+      for (std::int64_t t = t0; t < std::min(x.rows, t0 + plan.block); ++t) {
+        float* y = product.y.row(t) + first * kRows;
+        const float* sum = sums.data() + (t - t0) * stride;
+        for (std::int64_t r = 0; r < rows; ++r) y[r] = sum[r] + product.bias_of(first * kRows + r);
+      }
     }
   });
 }
@@ -175,44 +255,7 @@ void decode_int8(const Product& product, const Table& kernels, DecodeInt8Fn kern
                });
 }
 
-// -- Products with tiles
-// ---------------------------------------------------------------------------------------
-
-// Round to nearest even, as f32_to_bf16, in a form that compilers vectorize.
-std::uint32_t bf16_bits(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
-}
-
-// x [N, I] -> blocks of tokens, [blocks, pairs, tokens, 2]; tokens past the last are zero.
-void pack_tokens(ConstMatrixView x, std::int64_t tokens, float* out) {
-  const std::int64_t pairs = x.cols / 2;
-  parallel_for(ceil_div(x.rows, tokens), 1, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first * tokens; i < last * tokens; ++i) {
-      float* to = out + i / tokens * tokens * 2 * pairs + i % tokens * 2;
-      for (std::int64_t k = 0; k < pairs; ++k, to += 2 * tokens) {
-        to[0] = i < x.rows ? x.row(i)[2 * k] : 0.0f;
-        to[1] = i < x.rows ? x.row(i)[2 * k + 1] : 0.0f;
-      }
-    }
-  });
-}
-
-void pack_tokens_bf16(ConstMatrixView x, std::int64_t tokens, std::uint32_t* out) {
-  const std::int64_t pairs = x.cols / 2;
-  parallel_for(ceil_div(x.rows, tokens), 1, [&](std::int64_t first, std::int64_t last) {
-    std::vector<std::uint32_t> row(static_cast<std::size_t>(pairs));
-    for (std::int64_t i = first * tokens; i < last * tokens; ++i) {
-      for (std::int64_t k = 0; k < pairs; ++k) {
-        row[static_cast<std::size_t>(k)] =
-            i < x.rows ? bf16_bits(x.row(i)[2 * k]) | bf16_bits(x.row(i)[2 * k + 1]) << 16 : 0u;
-      }
-      std::uint32_t* to = out + i / tokens * tokens * pairs + i % tokens;
-      for (std::int64_t k = 0; k < pairs; ++k) to[k * tokens] = row[static_cast<std::size_t>(k)];
-    }
-  });
-}
+// -- Products with tiles --
 
 struct TilePlan {
   const Gemm* gemm = nullptr;
@@ -281,9 +324,9 @@ void multiply_tiles(const Product& product, const TilePlan& plan) {
   thread_local Scratch x_scratch;
   auto* x_blocks = x_scratch.get<std::byte>(padded_tokens * product.x.cols * (plan.bf16 ? 2 : 4));
   if (plan.bf16) {
-    pack_tokens_bf16(product.x, tokens, reinterpret_cast<std::uint32_t*>(x_blocks));
+    pack_blocks(product.x, tokens, 2, reinterpret_cast<std::uint16_t*>(x_blocks));
   } else {
-    pack_tokens(product.x, tokens, reinterpret_cast<float*>(x_blocks));
+    pack_blocks(product.x, tokens, 2, reinterpret_cast<float*>(x_blocks));
   }
   parallel_for(
       product.weight.shape().num_panels(), plan.gemm->panels, [&](std::int64_t first, std::int64_t last) {
@@ -319,13 +362,13 @@ void Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixView 
   const Weights view = kernel_view(weight_);
   Matrix copy;
   const ConstMatrixView whole = whole_steps(x, view.steps * (int8 ? 4 : 2), copy);
-  const int kind = kernel_kind(weight_.kind());
-  if (int8 && kernels.decode_int8[kind] != nullptr && x.rows <= kMaxInt8DecodeTokens) {
-    return decode_int8({weight_, whole, bias, y, view}, kernels, kernels.decode_int8[kind]);
+  if (int8 && kernels.decode_int8[kernel_kind(weight_.kind())] != nullptr && x.rows <= kMaxInt8DecodeTokens) {
+    return decode_int8({weight_, whole, bias, y, view}, kernels,
+                       kernels.decode_int8[kernel_kind(weight_.kind())]);
   }
-  if (!int8 && x.rows <= kernels.decode_tokens) {
-    return decode({weight_, whole, bias, y, view},
-                  kernels.decode[kind][weight_.shape().dtype == DType::kF16 ? 1 : 0]);
+  if (!int8) {
+    const DecodePlan plan = plan_decode(weight_, x.rows, compute);
+    if (plan.kernel != nullptr) return decode({weight_, whole, bias, y, view}, plan);
   }
   const TilePlan plan = plan_tiles(weight_, compute);
   for (std::int64_t t = 0; t < x.rows; t += kTokensPerPass) {

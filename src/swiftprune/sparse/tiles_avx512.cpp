@@ -4,9 +4,7 @@
 #if defined(__AVX512VBMI2__)
 // GCC 12 warns about its own _mm512_undefined_epi32 (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-
-#define SWIFTPRUNE_UNROLL _Pragma("GCC unroll 32")
+#include "swiftprune/sparse/streams_avx512.h"
 
 namespace swiftprune::sparse_kernels {
 namespace {
@@ -58,11 +56,7 @@ std::int64_t expand_bitmap(const ExpandArgs& a) {
   const auto* first = static_cast<const std::uint16_t*>(a.weights->values) + a.weights->offsets[a.panel];
   const std::uint16_t* value = first + a.cursor;
   for (std::int64_t k = a.first_pair; k < a.last_pair; ++k) {
-    // A fresh zero and a separate load, as in kernels_avx512.cpp.
-    __m512i zero = _mm512_setzero_si512();
-    __m512i packed = _mm512_loadu_si512(value);
-    asm("" : "+v"(zero), "+v"(packed));
-    tile.put(k - a.first_pair, _mm512_mask_expand_epi16(zero, masks[k], packed));
+    tile.put(k - a.first_pair, expand16(masks[k], value));
     value += __builtin_popcount(masks[k]);
   }
   return value - first;
@@ -185,10 +179,7 @@ std::int64_t expand_bitmap_int8(const ExpandArgs& a) {
   const auto* first = static_cast<const std::int8_t*>(a.weights->values) + a.weights->offsets[a.panel];
   const std::int8_t* value = first + a.cursor;
   for (std::int64_t q = a.first_pair / 2; q < a.last_pair / 2; ++q) {
-    __m512i zero = _mm512_setzero_si512();
-    __m512i packed = _mm512_loadu_si512(value);
-    asm("" : "+v"(zero), "+v"(packed));
-    tile.put(q - a.first_pair / 2, _mm512_mask_expand_epi8(zero, masks[q], packed));
+    tile.put(q - a.first_pair / 2, expand8(masks[q], value));
     value += __builtin_popcountll(masks[q]);
   }
   return value - first;
