@@ -4,6 +4,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(SWIFTPRUNE_AVX2_FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt)
   set(SWIFTPRUNE_AVX512_FLAGS ${SWIFTPRUNE_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2
       -mavx512vnni -mprefer-vector-width=512)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # GCC 12's own AVX-512 header warns about its _mm512_undefined_* (GCC bug 105593).
+    list(APPEND SWIFTPRUNE_AVX512_FLAGS -Wno-maybe-uninitialized)
+  endif()
   set(SWIFTPRUNE_AVX512BF16_FLAGS ${SWIFTPRUNE_AVX512_FLAGS} -mavx512bf16)
   set(SWIFTPRUNE_AMX_FLAGS ${SWIFTPRUNE_AVX512BF16_FLAGS} -mamx-tile -mamx-bf16 -mamx-int8)
 endif()

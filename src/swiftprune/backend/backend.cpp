@@ -118,6 +118,11 @@ void Backend::gated_activate(Activation activation, MatrixView gate, ConstMatrix
   do_gated_activate(activation, gate, up);
 }
 
+void Backend::softcap(float cap, MatrixView x) const {
+  expect(cap > 0.0f, "softcap: a positive cap");
+  do_softcap(cap, x);
+}
+
 void Backend::add(ConstMatrixView x, MatrixView y) const {
   expect(same_shape(x, y), "add: shapes agree");
   do_add(x, y);

@@ -23,7 +23,8 @@ std::string_view name_of(Activation activation);
 // The precision of the operands of a linear layer's product; sums are always float.
 enum class ComputeType { kF32, kBF16 };
 
-// A linear's weight [O, I] in the layout that the backend multiplies with fastest.
+// A weight [O, I] in the layout that the backend multiplies with fastest. It may keep a view of the matrix it
+// was packed from: that one must outlive it unchanged.
 class PackedWeight {
  public:
   virtual ~PackedWeight() = default;
@@ -91,6 +92,8 @@ class Backend {
   void activate(Activation activation, MatrixView x) const;
   // gate [N, I], up [N, I] -> gate = act(gate)·up
   void gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const;
+  // x = cap · tanh(x / cap)
+  void softcap(float cap, MatrixView x) const;
   // y += x
   void add(ConstMatrixView x, MatrixView y) const;
 
@@ -121,6 +124,7 @@ class Backend {
                             const AttentionParams& params, MatrixView out) const = 0;
   virtual void do_activate(Activation activation, MatrixView x) const = 0;
   virtual void do_gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const = 0;
+  virtual void do_softcap(float cap, MatrixView x) const = 0;
   virtual void do_add(ConstMatrixView x, MatrixView y) const = 0;
   virtual void do_add_energy(ConstMatrixView x, std::span<double> energy) const = 0;
   virtual void do_target_log_probs(ConstMatrixView logits, std::span<const std::int32_t> targets,

@@ -15,7 +15,8 @@
 
 namespace swiftprune {
 
-// A tensor to come. `file` gives the shard; offsets are assigned by the writer in the order of the plan.
+// A tensor to come. `file` gives the shard; offsets are assigned by the writer: in each file larger elements
+// come first (so that all are aligned), else in the order of the plan.
 struct PlannedTensor {
   std::string name;
   DType dtype = DType::kF32;
@@ -45,7 +46,8 @@ class CheckpointWriter {
   void write(std::string_view name, std::span<const float> values);
   void write_bytes(std::string_view name, std::span<const std::byte> bytes);
   void write_file(std::string_view file_name, std::string_view content);
-  // Every file of the source folder but its weights and weight index, and but the names in `except`.
+  // Every file of the source folder and its subfolders, but hidden ones, weights in any format (.safetensors,
+  // .bin, .gguf, ...) and their indexes, the names in `except`, and what this writer has already written.
   void copy_other_files(const Checkpoint& source, std::span<const std::string> except = {});
   // Throws when a planned tensor was not written. Afterwards the folder stands under its own name.
   void finish();

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/tensor/dtype_kernels.h"
 
 namespace swiftprune {
 namespace {
@@ -48,7 +50,10 @@ float f16_to_f32(std::uint16_t bits) {
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
   const std::uint32_t exponent = (bits >> 10) & 0x1fu;
   const std::uint32_t mantissa = bits & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent == 0x1f) {
+    const std::uint32_t quiet = mantissa != 0 ? 0x00400000u : 0u;
+    return std::bit_cast<float>(sign | 0x7f800000u | quiet | (mantissa << 13));
+  }
   if (exponent == 0) {
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
     return sign != 0 ? -magnitude : magnitude;
@@ -60,7 +65,9 @@ std::uint16_t f32_to_f16(float value) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
+  if (magnitude > 0x7f800000u) {
+    return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  }
   if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
   if (magnitude < 0x38800000u) {
     // Subnormal result: adding 0.5 puts the rounded mantissa in the low bits (round to nearest even by the
@@ -80,41 +87,76 @@ std::uint16_t f32_to_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+namespace {
+
+std::uint16_t load_u16(const std::byte* source) {
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, source, 2);
+  return bits;
+}
+
+void f16_to_f32_baseline(const std::byte* source, float* target, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) target[i] = f16_to_f32(load_u16(source + 2 * i));
+}
+
+void bf16_to_f32_baseline(const std::byte* source, float* target, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) target[i] = bf16_to_f32(load_u16(source + 2 * i));
+}
+
+void store_u16(std::uint16_t bits, std::byte* target) {
+  if (bits == 0x8000u) bits = 0;  // -0, or an underflow to it
+  std::memcpy(target, &bits, 2);
+}
+
+void f32_to_f16_baseline(const float* source, std::byte* target, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) store_u16(f32_to_f16(source[i]), target + 2 * i);
+}
+
+void f32_to_bf16_baseline(const float* source, std::byte* target, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) store_u16(f32_to_bf16(source[i]), target + 2 * i);
+}
+
+constexpr DTypeKernels kBaselineKernels = {f16_to_f32_baseline, bf16_to_f32_baseline, f32_to_f16_baseline,
+                                           f32_to_bf16_baseline};
+
+const DTypeKernels& dtype_kernels() {
+  static const DTypeKernels& kernels = [&]() -> const DTypeKernels& {
+    if (cpu_features().avx512 && dtype_kernels_avx512() != nullptr) return *dtype_kernels_avx512();
+    if (cpu_features().avx2 && dtype_kernels_avx2() != nullptr) return *dtype_kernels_avx2();
+    return kBaselineKernels;
+  }();
+  return kernels;
+}
+
+}  // namespace
+
 void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<float> target) {
-  expect(
-      static_cast<std::int64_t>(source.size()) == static_cast<std::int64_t>(target.size()) * size_of(dtype),
-      "convert_to_f32: sizes match");
-  if (dtype == DType::kF32) {
-    if (!target.empty()) std::memcpy(target.data(), source.data(), source.size());
-    return;
-  }
+  const auto n = static_cast<std::int64_t>(target.size());
+  expect(static_cast<std::int64_t>(source.size()) == n * size_of(dtype), "convert_to_f32: sizes match");
   expect(is_weight_dtype(dtype), "convert_to_f32: a weight dtype");
-  const auto load = [&](std::size_t i) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, source.data() + 2 * i, 2);
-    return bits;
-  };
-  if (dtype == DType::kF16) {
-    for (std::size_t i = 0; i < target.size(); ++i) target[i] = f16_to_f32(load(i));
+  if (dtype == DType::kF32) {
+    if (n > 0) std::memcpy(target.data(), source.data(), source.size());
+  } else if (dtype == DType::kF16) {
+    dtype_kernels().f16_to_f32(source.data(), target.data(), n);
   } else {
-    for (std::size_t i = 0; i < target.size(); ++i) target[i] = bf16_to_f32(load(i));
+    dtype_kernels().bf16_to_f32(source.data(), target.data(), n);
   }
 }
 
 void convert_from_f32(std::span<const float> source, DType dtype, std::span<std::byte> target) {
-  expect(
-      static_cast<std::int64_t>(target.size()) == static_cast<std::int64_t>(source.size()) * size_of(dtype),
-      "convert_from_f32: sizes match");
+  const auto n = static_cast<std::int64_t>(source.size());
+  expect(static_cast<std::int64_t>(target.size()) == n * size_of(dtype), "convert_from_f32: sizes match");
   expect(is_weight_dtype(dtype), "convert_from_f32: a weight dtype");
-  for (std::size_t i = 0; i < source.size(); ++i) {
-    const float value = source[i] == 0.0f ? 0.0f : source[i];
-    if (dtype == DType::kF32) {
-      std::memcpy(target.data() + 4 * i, &value, 4);
-    } else {
-      std::uint16_t bits = dtype == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
-      if (bits == 0x8000u) bits = 0;  // an underflow to -0
-      std::memcpy(target.data() + 2 * i, &bits, 2);
+  if (dtype == DType::kF32) {
+    for (std::size_t i = 0; i < source.size(); ++i) {
+      auto bits = std::bit_cast<std::uint32_t>(source[i]);
+      if (bits == 0x80000000u) bits = 0;
+      std::memcpy(target.data() + 4 * i, &bits, 4);
     }
+  } else if (dtype == DType::kF16) {
+    dtype_kernels().f32_to_f16(source.data(), target.data(), n);
+  } else {
+    dtype_kernels().f32_to_bf16(source.data(), target.data(), n);
   }
 }
 

@@ -32,10 +32,12 @@ std::string_view name_of(DType dtype);                        // safetensors' sp
 std::optional<DType> dtype_from_name(std::string_view name);  // nothing when unknown
 bool is_weight_dtype(DType dtype);  // F32, F16 or BF16: what swiftprune computes with
 
+// Conversions round to nearest even; overflow gives infinity; NaN stays NaN, made quiet, with the upper bits
+// of its payload.
 float f16_to_f32(std::uint16_t bits);
-std::uint16_t f32_to_f16(float value);  // round to nearest even; overflow gives infinity
+std::uint16_t f32_to_f16(float value);
 float bf16_to_f32(std::uint16_t bits);
-std::uint16_t f32_to_bf16(float value);  // round to nearest even; NaN stays NaN
+std::uint16_t f32_to_bf16(float value);
 
 // source: `target.size()` elements of F32, F16 or BF16 (little endian, any alignment).
 void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<float> target);

@@ -2,3 +2,6 @@ target_sources(swiftprune PRIVATE
   tensor/dtype.cpp
   tensor/matrix.cpp
   tensor/mask.cpp)
+swiftprune_isa_sources(swiftprune
+  AVX2 tensor/dtype_kernels_avx2.cpp
+  AVX512 tensor/dtype_kernels_avx512.cpp)

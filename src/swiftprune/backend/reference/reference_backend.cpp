@@ -216,6 +216,13 @@ class ReferenceBackend final : public Backend {
     }
   }
 
+  void do_softcap(float cap, MatrixView x) const override {
+    for (std::int64_t n = 0; n < x.rows; ++n) {
+      for (float& value : x.row_span(n))
+        value = static_cast<float>(double{cap} * std::tanh(double{value} / double{cap}));
+    }
+  }
+
   void do_add(ConstMatrixView x, MatrixView y) const override {
     for (std::int64_t n = 0; n < x.rows; ++n) {
       for (std::int64_t i = 0; i < x.cols; ++i) y.at(n, i) += x.at(n, i);

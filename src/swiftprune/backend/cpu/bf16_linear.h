@@ -1,0 +1,26 @@
+// y = x Wᵀ with operands rounded to bf16 and float sums, through oneDNN's matmul on a weight in oneDNN's own
+// blocked layout. Twice the rate of float where the processor has bf16 products (AVX-512 bf16, AMX).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune::cpu {
+
+class Bf16Linear {
+ public:
+  static bool available();  // does this processor have bf16 products?
+  explicit Bf16Linear(ConstMatrixView weight);
+  ~Bf16Linear();
+  // x [N, I], bias [O] or empty -> y [N, O]
+  void forward(ConstMatrixView x, std::span<const float> bias, MatrixView y) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swiftprune::cpu

@@ -1,0 +1,163 @@
+// The CPU backend: element-wise work by rows over threads, products by oneDNN.
+#include <algorithm>
+#include <vector>
+
+#include "swiftprune/backend/backend.h"
+#include "swiftprune/backend/cpu/attention.h"
+#include "swiftprune/backend/cpu/bf16_linear.h"
+#include "swiftprune/backend/cpu/kernels.h"
+#include "swiftprune/backend/cpu/products.h"
+#include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune {
+namespace cpu {
+
+const Kernels& kernels() {
+  static const Kernels& table = cpu_features().avx512 ? kAvx512Kernels
+                                : cpu_features().avx2 ? kAvx2Kernels
+                                                      : kBaselineKernels;
+  return table;
+}
+
+}  // namespace cpu
+
+namespace {
+
+using cpu::kernels;
+
+constexpr std::int64_t kRowChunk = 64;
+
+class CpuWeight final : public PackedWeight {
+ public:
+  CpuWeight(ConstMatrixView weight, ComputeType compute) : weight_(weight) {
+    if (compute == ComputeType::kBF16 && cpu::Bf16Linear::available()) {
+      bf16_ = std::make_unique<cpu::Bf16Linear>(weight);
+    }
+  }
+  void forward(ConstMatrixView x, std::span<const float> bias, MatrixView y) const {
+    if (bf16_) {
+      bf16_->forward(x, bias, y);
+    } else {
+      cpu::linear(x, weight_, bias, y);
+    }
+  }
+
+ private:
+  ConstMatrixView weight_;
+  std::unique_ptr<cpu::Bf16Linear> bf16_;
+};
+
+template <class Body>
+void for_rows(std::int64_t rows, const Body& body) {
+  parallel_for(rows, kRowChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) body(r);
+  });
+}
+
+auto activation_kernel(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return kernels().silu;
+    case Activation::kGelu:
+      return kernels().gelu;
+    case Activation::kGeluTanh:
+      return kernels().gelu_tanh;
+    case Activation::kRelu:
+      break;
+  }
+  return kernels().relu;
+}
+
+class CpuBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "cpu"; }
+
+ private:
+  std::unique_ptr<PackedWeight> do_pack(ConstMatrixView weight, ComputeType compute) const override {
+    return std::make_unique<CpuWeight>(weight, compute);
+  }
+  void do_linear(ConstMatrixView x, const PackedWeight& weight, std::span<const float> bias,
+                 MatrixView y) const override {
+    static_cast<const CpuWeight&>(weight).forward(x, bias, y);
+  }
+  void do_matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta,
+                 MatrixView c) const override {
+    cpu::matmul(a, b, b_transposed, alpha, beta, c);
+  }
+  void do_add_gram(ConstMatrixView x, MatrixView gram) const override { cpu::add_gram(x, gram); }
+  bool do_invert_spd(MatrixView a) const override { return cpu::invert_spd(a); }
+
+  void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
+                   MatrixView y) const override {
+    for_rows(x.rows, [&](std::int64_t r) {
+      kernels().rms_norm_row(x.row(r), gain.data(), gain_offset, eps, x.cols, y.row(r));
+    });
+  }
+  void do_layer_norm(ConstMatrixView x, std::span<const float> gain, std::span<const float> bias, float eps,
+                     MatrixView y) const override {
+    for_rows(x.rows, [&](std::int64_t r) {
+      kernels().layer_norm_row(x.row(r), gain.empty() ? nullptr : gain.data(),
+                               bias.empty() ? nullptr : bias.data(), eps, x.cols, y.row(r));
+    });
+  }
+  void do_rope(MatrixView x, const RopeTable& table, std::int64_t head_size,
+               std::int64_t first_position) const override {
+    for_rows(x.rows, [&](std::int64_t r) {
+      const std::int64_t position = first_position + r;
+      for (std::int64_t h = 0; h < x.cols; h += head_size) {
+        kernels().rope_head(x.row(r) + h, table.cos.row(position), table.sin.row(position), table.cos.cols());
+      }
+    });
+  }
+  void do_attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& params,
+                    MatrixView out) const override {
+    cpu::attention(q, k, v, params, out);
+  }
+  void do_activate(Activation activation, MatrixView x) const override {
+    const auto kernel = activation_kernel(activation);
+    for_rows(x.rows, [&](std::int64_t r) { kernel(x.row(r), x.cols); });
+  }
+  void do_gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const override {
+    const auto kernel = activation_kernel(activation);
+    for_rows(gate.rows, [&](std::int64_t r) {
+      kernel(gate.row(r), gate.cols);
+      kernels().multiply(gate.row(r), up.row(r), gate.cols);
+    });
+  }
+  void do_softcap(float cap, MatrixView x) const override {
+    for_rows(x.rows, [&](std::int64_t r) { kernels().softcap(x.row(r), x.cols, cap); });
+  }
+  void do_add(ConstMatrixView x, MatrixView y) const override {
+    for_rows(x.rows, [&](std::int64_t r) { kernels().add(x.row(r), y.row(r), x.cols); });
+  }
+
+  // Float sums over chunks of 64 rows, added in double in the order of the chunks.
+  void do_add_energy(ConstMatrixView x, std::span<double> energy) const override {
+    const std::int64_t num_chunks = ceil_div(x.rows, kRowChunk);
+    Matrix partial = Matrix::zeros(num_chunks, x.cols);
+    for_rows(x.rows,
+             [&](std::int64_t r) { kernels().add_squares(x.row(r), partial.row(r / kRowChunk), x.cols); });
+    for (std::int64_t c = 0; c < num_chunks; ++c) {
+      for (std::int64_t i = 0; i < x.cols; ++i)
+        energy[static_cast<std::size_t>(i)] += double{partial.at(c, i)};
+    }
+  }
+  void do_target_log_probs(ConstMatrixView logits, std::span<const std::int32_t> targets,
+                           std::span<double> log_probs, std::span<std::int32_t> best) const override {
+    for_rows(logits.rows, [&](std::int64_t r) {
+      const auto s = static_cast<std::size_t>(r);
+      std::int64_t top = 0;
+      const double total = kernels().log_sum_exp(logits.row(r), logits.cols, best.empty() ? nullptr : &top);
+      log_probs[s] = double{logits.at(r, targets[s])} - total;
+      if (!best.empty()) best[s] = static_cast<std::int32_t>(top);
+    });
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+
+}  // namespace swiftprune

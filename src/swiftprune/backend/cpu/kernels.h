@@ -1,0 +1,44 @@
+// The element-wise inner loops of the CPU backend, one table an instruction set. Raw pointers only across
+// this border; kernels.inc holds the loops once and is compiled with each set's flags.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace swiftprune::cpu {
+
+struct Kernels {
+  const char* isa;
+  // One row of attention scores s[0..n): s = exp(scale·s − new_max) with new_max = max(*top, max(scale·s)),
+  // after the soft cap when softcap > 0. *top = new_max; *total = *total·correction + Σ s; returns correction
+  // = exp(old top − new top).
+  float (*softmax_row)(float* s, std::int64_t n, float scale, float softcap, float* top, float* total);
+  void (*scale_row)(float* x, std::int64_t n, float factor);
+  void (*rms_norm_row)(const float* x, const float* gain, float gain_offset, float eps, std::int64_t n,
+                       float* y);
+  // gain and bias may be null
+  void (*layer_norm_row)(const float* x, const float* gain, const float* bias, float eps, std::int64_t n,
+                         float* y);
+  // one head: halves x[0..half) and x[half..2·half)
+  void (*rope_head)(float* x, const float* cos, const float* sin, std::int64_t half);
+  void (*silu)(float* x, std::int64_t n);
+  void (*gelu)(float* x, std::int64_t n);
+  void (*gelu_tanh)(float* x, std::int64_t n);
+  void (*relu)(float* x, std::int64_t n);
+  void (*softcap)(float* x, std::int64_t n, float cap);              // x = cap·tanh(x / cap)
+  void (*multiply)(float* x, const float* y, std::int64_t n);        // x *= y
+  void (*add)(const float* x, float* y, std::int64_t n);             // y += x
+  void (*add_squares)(const float* x, float* sums, std::int64_t n);  // sums += x²
+  // log Σ exp(x − max), and the place of the first maximum
+  double (*log_sum_exp)(const float* x, std::int64_t n, std::int64_t* best);
+  void (*to_bf16)(const float* x, std::uint16_t* y, std::int64_t n);  // round to nearest even
+};
+
+extern const Kernels kBaselineKernels;
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+
+// The best table for this processor (cpu_features()).
+const Kernels& kernels();
+
+}  // namespace swiftprune::cpu

@@ -1,0 +1,164 @@
+#include "swiftprune/backend/cpu/products.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include "swiftprune/backend/backend.h"
+#include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune::cpu {
+namespace {
+
+// sgemm reaches its full rate from about 200 rows; equal parts keep two threads busy to the end.
+constexpr std::int64_t kTile = 256;
+constexpr std::int64_t kWideTile = 1024;
+constexpr std::int64_t kFewRows = 64;  // up to here only the columns give the threads work
+constexpr std::int64_t kNarrowTile = 96;
+
+struct Split {
+  std::int64_t parts;
+  std::int64_t size;
+};
+
+Split split(std::int64_t n, std::int64_t tile) {
+  const std::int64_t parts = std::max<std::int64_t>(1, ceil_div(n, tile));
+  return {parts, round_up(ceil_div(n, parts), 16)};
+}
+
+// Calls body(r0, rows, c0, cols) for every tile of [rows, cols].
+template <class Body>
+void for_tiles(std::int64_t rows, std::int64_t cols, std::int64_t col_tile, const Body& body) {
+  const Split r = split(rows, kTile);
+  const Split c = split(cols, col_tile);
+  parallel_for(r.parts * c.parts, 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      const std::int64_t r0 = (t / c.parts) * r.size;
+      const std::int64_t c0 = (t % c.parts) * c.size;
+      if (r0 < rows && c0 < cols) body(r0, std::min(r.size, rows - r0), c0, std::min(c.size, cols - c0));
+    }
+  });
+}
+
+// -- Inverse of a positive definite matrix
+// --------------------------------------------------------------------------- Recursive Cholesky that carries
+// L⁻¹ along, so that every large step is a matrix product:
+//   A = [A11 ·; A21 A22], L11 and W11 = L11⁻¹ from A11; L21 = A21 W11ᵀ; L22, W22 from A22 − L21 L21ᵀ; W21 =
+//   −W22 L21 W11.
+constexpr std::int64_t kBase = 64;
+
+// a: lower triangle of A in, W = L⁻¹ out (zeros above). In double.
+bool invert_cholesky_base(MatrixView a) {
+  const std::int64_t n = a.rows;
+  double l[kBase][kBase];
+  double w[kBase][kBase] = {};
+  for (std::int64_t j = 0; j < n; ++j) {
+    for (std::int64_t i = j; i < n; ++i) {
+      double sum = a.at(i, j);
+      for (std::int64_t k = 0; k < j; ++k) sum -= l[i][k] * l[j][k];
+      if (i == j) {
+        if (!(sum > 0.0) || !std::isfinite(sum)) return false;
+        l[j][j] = std::sqrt(sum);
+      } else {
+        l[i][j] = sum / l[j][j];
+      }
+    }
+  }
+  for (std::int64_t j = 0; j < n; ++j) {
+    w[j][j] = 1.0 / l[j][j];
+    for (std::int64_t i = j + 1; i < n; ++i) {
+      double sum = 0.0;
+      for (std::int64_t k = j; k < i; ++k) sum -= l[i][k] * w[k][j];
+      w[i][j] = sum / l[i][i];
+    }
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) a.at(i, j) = j <= i ? static_cast<float>(w[i][j]) : 0.0f;
+  }
+  return true;
+}
+
+bool invert_cholesky(MatrixView a) {
+  const std::int64_t n = a.rows;
+  if (n <= kBase) return invert_cholesky_base(a);
+  const std::int64_t n1 = round_up(n / 2, kBase);
+  const std::int64_t n2 = n - n1;
+  const MatrixView a11 = a.row_block(0, n1).col_block(0, n1);
+  const MatrixView a21 = a.row_block(n1, n2).col_block(0, n1);
+  const MatrixView a22 = a.row_block(n1, n2).col_block(n1, n2);
+  if (!invert_cholesky(a11)) return false;
+  Matrix l21(n2, n1);
+  matmul(a21, a11, true, 1.0f, 0.0f, l21.view());
+  matmul(l21.view(), l21.view(), true, -1.0f, 1.0f, a22);
+  if (!invert_cholesky(a22)) return false;
+  Matrix product(n2, n1);
+  matmul(l21.view(), a11, false, 1.0f, 0.0f, product.view());
+  matmul(a22, product.view(), false, -1.0f, 0.0f, a21);
+  const MatrixView a12 = a.row_block(0, n1).col_block(n1, n2);
+  for (std::int64_t r = 0; r < n1; ++r) std::fill_n(a12.row(r), n2, 0.0f);
+  return true;
+}
+
+}  // namespace
+
+void sgemm(bool a_transposed, bool b_transposed, float alpha, ConstMatrixView a, ConstMatrixView b,
+           float beta, MatrixView c) {
+  if (c.numel() == 0) return;
+  const std::int64_t k = a_transposed ? a.rows : a.cols;
+  const dnnl_status_t status = dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', c.rows, c.cols,
+                                          k, alpha, a.data, std::max<std::int64_t>(1, a.stride), b.data,
+                                          std::max<std::int64_t>(1, b.stride), beta, c.data, c.stride);
+  expect(status == dnnl_success, "dnnl_sgemm succeeds");
+}
+
+void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta, MatrixView c) {
+  for_tiles(c.rows, c.cols, kTile,
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+              sgemm(false, b_transposed, alpha, a.row_block(r0, rows),
+                    b_transposed ? b.row_block(c0, cols) : b.col_block(c0, cols), beta,
+                    c.row_block(r0, rows).col_block(c0, cols));
+            });
+}
+
+void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y) {
+  const std::int64_t col_tile = y.rows <= kFewRows ? kNarrowTile : kWideTile;
+  for_tiles(y.rows, y.cols, col_tile,
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+              const MatrixView tile = y.row_block(r0, rows).col_block(c0, cols);
+              if (!bias.empty()) {
+                for (std::int64_t r = 0; r < rows; ++r) std::copy_n(bias.data() + c0, cols, tile.row(r));
+              }
+              sgemm(false, true, 1.0f, x.row_block(r0, rows), weight.row_block(c0, cols),
+                    bias.empty() ? 0.0f : 1.0f, tile);
+            });
+}
+
+void add_gram(ConstMatrixView x, MatrixView gram) {
+  const Split s = split(x.cols, kTile);
+  parallel_for(s.parts * s.parts, 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      const std::int64_t i0 = (t / s.parts) * s.size;
+      const std::int64_t j0 = (t % s.parts) * s.size;
+      if (j0 > i0 || i0 >= x.cols) continue;
+      const std::int64_t rows = std::min(s.size, x.cols - i0);
+      const std::int64_t cols = std::min(s.size, x.cols - j0);
+      sgemm(true, false, 1.0f, x.col_block(i0, rows), x.col_block(j0, cols), 1.0f,
+            gram.row_block(i0, rows).col_block(j0, cols));
+    }
+  });
+}
+
+// A⁻¹ = Wᵀ W with W = L⁻¹.
+bool invert_spd(MatrixView a) {
+  if (!invert_cholesky(a)) return false;
+  Matrix inverse = Matrix::zeros(a.rows, a.cols);
+  add_gram(a, inverse.view());
+  Backend::symmetrize(inverse.view());
+  for (std::int64_t r = 0; r < a.rows; ++r) std::copy_n(inverse.row(r), a.cols, a.row(r));
+  return true;
+}
+
+}  // namespace swiftprune::cpu

@@ -1,0 +1,23 @@
+// Matrix products of the CPU backend: oneDNN's sgemm, one thread a tile. The tiles depend on the sizes alone,
+// so results are the same bits with any number of threads.
+#pragma once
+
+#include <span>
+
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune::cpu {
+
+// c = alpha op(a) op(b) + beta c, on the calling thread; op transposes when the flag is set.
+void sgemm(bool a_transposed, bool b_transposed, float alpha, ConstMatrixView a, ConstMatrixView b,
+           float beta, MatrixView c);
+
+// The same in parallel; a is never transposed.
+void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta, MatrixView c);
+// x [N, I], weight [O, I], bias [O] or empty -> y [N, O]
+void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y);
+// gram [I, I] += xᵀ x on the tiles that touch the lower triangle
+void add_gram(ConstMatrixView x, MatrixView gram);
+bool invert_spd(MatrixView a);
+
+}  // namespace swiftprune::cpu

@@ -1,0 +1,3 @@
+target_sources(swiftprune PRIVATE
+  calibration/activation_stats.cpp
+  calibration/self_text.cpp)

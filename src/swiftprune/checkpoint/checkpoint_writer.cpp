@@ -1,0 +1,348 @@
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <unordered_map>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
+constexpr std::uint64_t kReserveBytes = 1'000'000;                // for the small files of the folder
+
+[[noreturn]] void fail_write(const fs::path& path, int error) {
+  if (error == ENOSPC || error == EDQUOT) {
+    fail(ErrorKind::kFailure, "{}: the disk is full; free some space or choose another folder",
+         path.string());
+  }
+  fail(ErrorKind::kFailure, "{}: cannot be written: {}", path.string(), std::strerror(error));
+}
+
+class OutputFile {
+ public:
+  explicit OutputFile(fs::path path)
+      : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (fd_ < 0) fail_write(path_, errno);
+  }
+  OutputFile(OutputFile&& other) noexcept
+      : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+  ~OutputFile() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+  // Sets the file's length, and its room on the disk where the file system can do so.
+  void reserve(std::uint64_t bytes) {
+    if (bytes == 0) return;
+    const auto size = static_cast<off_t>(bytes);
+    if (::fallocate(fd_, 0, 0, size) != 0) {
+      if (errno != EOPNOTSUPP && errno != ENOSYS) fail_write(path_, errno);
+      if (::ftruncate(fd_, size) != 0) fail_write(path_, errno);
+    }
+  }
+
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_write(path_, errno);
+      offset += static_cast<std::uint64_t>(written);
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+    }
+  }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+};
+
+void sync(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_write(path, errno);
+  // EINVAL: a file system that cannot sync a folder.
+  const int error = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
+  ::close(fd);
+  if (error != 0) fail_write(path, error);
+}
+
+bool is_plain_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos;
+}
+
+// Weights in any format: the dense originals beside a pruned model would be a trap.
+bool is_weight_file(const fs::path& name) {
+  constexpr std::array<std::string_view, 10> kExtensions = {
+      ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"};
+  const std::string extension = name.extension().string();
+  return std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end() ||
+         name.string().ends_with(".safetensors.index.json") || name.string().ends_with(".bin.index.json");
+}
+
+}  // namespace
+
+std::vector<PlannedTensor> plan_like(const Checkpoint& source) {
+  std::vector<PlannedTensor> plan;
+  plan.reserve(source.tensors().size());
+  for (const TensorInfo& tensor : source.tensors()) {
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.file});
+  }
+  return plan;
+}
+
+namespace {
+
+std::uint64_t bytes_of(const PlannedTensor& tensor) {
+  const auto numel = checked_numel(tensor.shape);
+  const auto bytes = numel ? checked_mul(*numel, static_cast<std::uint64_t>(size_of(tensor.dtype))) : numel;
+  expect(bytes.has_value(), "PlannedTensor: a size that fits");
+  return *bytes;
+}
+
+}  // namespace
+
+void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes) {
+  std::vector<std::size_t> shard_of(plan.size());
+  std::size_t shard = 0;
+  std::uint64_t filled = 0;
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    const std::uint64_t bytes = bytes_of(plan[i]);
+    if (filled > 0 && bytes > max_shard_bytes - std::min(filled, max_shard_bytes)) {
+      ++shard;
+      filled = 0;
+    }
+    filled += bytes;
+    shard_of[i] = shard;
+  }
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    plan[i].file = shard == 0 ? kSafetensorsFile
+                              : fmt::format("model-{:05}-of-{:05}.safetensors", shard_of[i] + 1, shard + 1);
+  }
+}
+
+struct CheckpointWriter::Impl {
+  struct Tensor {
+    TensorInfo info;
+    const OutputFile* file = nullptr;
+    std::uint64_t file_offset = 0;
+    std::atomic<bool> written = false;
+  };
+
+  fs::path folder;
+  fs::path temporary;
+  fs::path created_parent;  // the topmost folder that had to be made for `folder`, or empty
+  bool finished = false;
+  std::map<std::string, OutputFile> files;
+  std::unordered_map<std::string, Tensor> tensors;
+
+  ~Impl() {
+    if (finished) return;
+    files.clear();
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    if (!created_parent.empty()) {
+      for (fs::path p = folder.parent_path(); fs::remove(p, ignored) && p != created_parent;
+           p = p.parent_path()) {
+      }
+    }
+  }
+
+  void set_folder(const fs::path& wanted) {
+    std::error_code error;
+    folder = fs::absolute(wanted).lexically_normal();
+    if (!folder.has_filename()) folder = folder.parent_path();
+    if (fs::exists(folder, error)) {
+      if (!fs::is_directory(folder, error)) {
+        bad_input("{}: found a file, expected a new folder for the model", wanted.string());
+      }
+      if (!fs::is_empty(folder, error) || error) {
+        bad_input("{}: the folder is not empty; choose a new one, nothing is overwritten", wanted.string());
+      }
+      folder = fs::canonical(folder);
+    }
+    if (!folder.has_filename()) bad_input("{}: expected a new folder for the model", wanted.string());
+  }
+
+  void make_temporary() {
+    const fs::path parent = folder.parent_path();
+    for (fs::path p = parent; !fs::exists(p); p = p.parent_path()) created_parent = p;
+    std::error_code error;
+    fs::create_directories(parent, error);
+    if (error) fail_write(parent, error.value());
+    std::string name = (parent / fmt::format(".{}.partial-XXXXXX", folder.filename().string())).string();
+    if (::mkdtemp(name.data()) == nullptr) fail_write(parent, errno);
+    temporary = name;
+    const mode_t mask = ::umask(0);
+    ::umask(mask);
+    if (::chmod(name.c_str(), 0777 & ~mask) != 0) fail_write(temporary, errno);
+  }
+
+  void check_free_space(std::uint64_t bytes) const {
+    struct statvfs disk {};
+    if (::statvfs(temporary.c_str(), &disk) != 0) return;
+    const std::uint64_t free = std::uint64_t{disk.f_bavail} * disk.f_frsize;
+    if (bytes + kReserveBytes > free) {
+      fail(ErrorKind::kFailure,
+           "{}: the disk is too small: found {:.1f} MB free, expected {:.1f} MB; free some "
+           "space or choose another folder",
+           folder.string(), static_cast<double>(free) * 1e-6,
+           static_cast<double>(bytes + kReserveBytes) * 1e-6);
+    }
+  }
+
+  // Places the tensors of each file: in the order of the plan, larger elements first so that each is aligned.
+  std::map<std::string, std::vector<TensorInfo>> lay_out(std::vector<PlannedTensor> plan) {
+    std::stable_sort(plan.begin(), plan.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
+      return size_of(a.dtype) > size_of(b.dtype);
+    });
+    std::map<std::string, std::vector<TensorInfo>> layout;
+    for (PlannedTensor& tensor : plan) {
+      expect(is_plain_name(tensor.file) && tensor.file.ends_with(".safetensors"),
+             "PlannedTensor: a file name");
+      std::vector<TensorInfo>& file = layout[tensor.file];
+      const std::uint64_t begin = file.empty() ? 0 : file.back().end;
+      const std::uint64_t end = begin + bytes_of(tensor);
+      file.push_back(
+          {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.file, begin, end});
+    }
+    return layout;
+  }
+
+  void create_files(std::map<std::string, std::vector<TensorInfo>> layout) {
+    std::uint64_t total = 0;
+    for (const auto& [name, infos] : layout) total += infos.back().end;
+    check_free_space(total);
+    for (auto& [name, infos] : layout) {
+      const OutputFile& file = files.emplace(name, OutputFile(temporary / name)).first->second;
+      const std::string header = format_safetensors_header(infos);
+      files.at(name).reserve(header.size() + infos.back().end);
+      file.write_at(0, std::as_bytes(std::span(header)));
+      for (TensorInfo& info : infos) {
+        const std::string tensor_name = info.name;
+        const auto [entry, is_new] = tensors.try_emplace(tensor_name);
+        expect(is_new, "CheckpointWriter: every tensor planned once");
+        entry->second.file = &file;
+        entry->second.file_offset = header.size() + info.begin;
+        entry->second.info = std::move(info);
+      }
+    }
+  }
+
+  // Marks the tensor as written.
+  Tensor& take(std::string_view name) {
+    const auto entry = tensors.find(std::string(name));
+    expect(entry != tensors.end(), "CheckpointWriter: a planned tensor");
+    expect(!entry->second.written.exchange(true), "CheckpointWriter: every tensor written once");
+    return entry->second;
+  }
+
+  std::string index() const {
+    std::uint64_t total = 0;
+    nlohmann::ordered_json weight_map;
+    std::map<std::string, std::string> sorted;
+    for (const auto& [name, tensor] : tensors) {
+      total += tensor.info.end - tensor.info.begin;
+      sorted.emplace(name, tensor.info.file);
+    }
+    for (const auto& [name, file] : sorted) weight_map[name] = file;
+    nlohmann::ordered_json index;
+    index["metadata"] = {{"total_size", total}};
+    index["weight_map"] = std::move(weight_map);
+    return index.dump(2) + "\n";
+  }
+};
+
+CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> plan)
+    : impl_(std::make_unique<Impl>()) {
+  expect(!plan.empty(), "CheckpointWriter: tensors to write");
+  impl_->set_folder(folder);
+  impl_->make_temporary();
+  impl_->create_files(impl_->lay_out(std::move(plan)));
+}
+
+CheckpointWriter::~CheckpointWriter() = default;
+
+const fs::path& CheckpointWriter::temporary_folder() const { return impl_->temporary; }
+
+void CheckpointWriter::write(std::string_view name, std::span<const float> values) {
+  const Impl::Tensor& tensor = impl_->take(name);
+  expect(static_cast<std::int64_t>(values.size()) == tensor.info.numel(), "write: as many values as planned");
+  const std::int64_t size = size_of(tensor.info.dtype);
+  parallel_for(static_cast<std::int64_t>(values.size()), kConversionChunk,
+               [&](std::int64_t first, std::int64_t last) {
+                 std::vector<std::byte> buffer(static_cast<std::size_t>((last - first) * size));
+                 convert_from_f32(
+                     values.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)),
+                     tensor.info.dtype, buffer);
+                 tensor.file->write_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), buffer);
+               });
+}
+
+void CheckpointWriter::write_bytes(std::string_view name, std::span<const std::byte> bytes) {
+  const Impl::Tensor& tensor = impl_->take(name);
+  expect(static_cast<std::int64_t>(bytes.size()) == tensor.info.num_bytes(),
+         "write_bytes: as many as planned");
+  tensor.file->write_at(tensor.file_offset, bytes);
+}
+
+void CheckpointWriter::write_file(std::string_view file_name, std::string_view content) {
+  expect(is_plain_name(file_name), "write_file: a file name");
+  const OutputFile file(impl_->temporary / file_name);
+  file.write_at(0, std::as_bytes(std::span(content)));
+}
+
+void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<const std::string> except) {
+  // Links to files are followed (a download cache is made of them), links to folders are not.
+  for (auto entry = fs::recursive_directory_iterator(source.folder()); entry != fs::end(entry); ++entry) {
+    const fs::path name = entry->path().lexically_relative(source.folder());
+    const bool hidden = name.filename().string().starts_with('.');
+    if (entry->is_directory()) {
+      if (hidden) entry.disable_recursion_pending();
+      continue;
+    }
+    if (!entry->is_regular_file() || hidden || is_weight_file(name.filename())) continue;
+    if (std::find(except.begin(), except.end(), name.string()) != except.end()) continue;
+    const fs::path target = impl_->temporary / name;
+    if (fs::exists(target)) continue;  // written by this run
+    std::error_code error;
+    fs::create_directories(target.parent_path(), error);
+    if (error) fail_write(target, error.value());
+    const MappedFile content(entry->path());
+    OutputFile(target).write_at(0, content.bytes());
+  }
+}
+
+void CheckpointWriter::finish() {
+  for (const auto& [name, tensor] : impl_->tensors) {
+    if (!tensor.written)
+      fail(ErrorKind::kFailure, "{}: tensor {} was never written", impl_->folder.string(), name);
+  }
+  if (impl_->files.size() != 1 || impl_->files.begin()->first != kSafetensorsFile)
+    write_file(kSafetensorsIndexFile, impl_->index());
+  impl_->files.clear();
+  for (const auto& entry : fs::recursive_directory_iterator(impl_->temporary)) sync(entry.path());
+  sync(impl_->temporary);
+  // An empty folder of that name is replaced; a folder that filled up meanwhile is not.
+  if (::rename(impl_->temporary.c_str(), impl_->folder.c_str()) != 0) fail_write(impl_->folder, errno);
+  impl_->finished = true;
+  sync(impl_->folder.parent_path());
+}
+
+}  // namespace swiftprune

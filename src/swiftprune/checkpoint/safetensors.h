@@ -1,0 +1,34 @@
+// The header of a safetensors file, read and written.
+// Layout: u64 N, N bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...}, then the
+// data; offsets count from the start of the data, leave no hole and end with the file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "swiftprune/checkpoint/checkpoint.h"
+
+namespace swiftprune {
+
+// What a model folder's weights are called: one file, or shards and their index. The single file wins.
+inline constexpr const char* kSafetensorsFile = "model.safetensors";
+inline constexpr const char* kSafetensorsIndexFile = "model.safetensors.index.json";
+
+inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
+
+struct SafetensorsHeader {
+  std::vector<TensorInfo> tensors;  // by offset; TensorInfo::file is left empty
+  std::uint64_t data_begin = 0;     // where the data starts in the file
+};
+
+// file: all bytes of the file. Throws Error{kBadInput} that starts with `name`.
+SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::string& name);
+
+// The length and the JSON for tensors that lie as `begin` and `end` say, padded with spaces so that the data
+// starts at a multiple of 8.
+std::string format_safetensors_header(std::span<const TensorInfo> tensors);
+
+}  // namespace swiftprune

@@ -1,0 +1,2 @@
+target_sources(swiftprune PRIVATE
+  evaluation/perplexity.cpp)

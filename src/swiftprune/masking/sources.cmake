@@ -1,0 +1,2 @@
+target_sources(swiftprune PRIVATE
+  masking/apply_mask.cpp)

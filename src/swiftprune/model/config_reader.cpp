@@ -1,0 +1,96 @@
+#include "swiftprune/model/config_reader.h"
+
+#include <cmath>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+
+std::string excerpt(const nlohmann::json& value) {
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 40) text = text.substr(0, 37) + "...";
+  return text;
+}
+
+}  // namespace
+
+std::string ConfigReader::where(std::string_view key) const {
+  return fmt::format("config.json: field '{}{}'", prefix_, key);
+}
+
+const nlohmann::json* ConfigReader::value(std::string_view key) const {
+  if (!object_.is_object()) return nullptr;
+  const auto it = object_.find(key);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+bool ConfigReader::has(std::string_view key) const { return value(key) != nullptr; }
+
+std::int64_t ConfigReader::integer(std::string_view key, std::optional<std::int64_t> fallback,
+                                   std::int64_t minimum) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr) {
+    if (fallback) return *fallback;
+    bad_input("{}: absent, expected an integer", where(key));
+  }
+  const bool in_range = v->is_number_unsigned() ? v->get<std::uint64_t>() < static_cast<std::uint64_t>(kLimit)
+                                                : v->is_number_integer() && v->get<std::int64_t>() < kLimit;
+  if (!in_range || v->get<std::int64_t>() < minimum) {
+    bad_input("{}: found {}, expected an integer from {} to {}", where(key), excerpt(*v), minimum,
+              kLimit - 1);
+  }
+  return v->get<std::int64_t>();
+}
+
+double ConfigReader::number(std::string_view key, std::optional<double> fallback) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr) {
+    if (fallback) return *fallback;
+    bad_input("{}: absent, expected a number", where(key));
+  }
+  if (!v->is_number() || !std::isfinite(v->get<double>())) {
+    bad_input("{}: found {}, expected a finite number", where(key), excerpt(*v));
+  }
+  return v->get<double>();
+}
+
+bool ConfigReader::boolean(std::string_view key, bool fallback) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr) return fallback;
+  if (!v->is_boolean()) bad_input("{}: found {}, expected true or false", where(key), excerpt(*v));
+  return v->get<bool>();
+}
+
+std::string ConfigReader::text(std::string_view key, std::optional<std::string> fallback) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr) {
+    if (fallback) return *fallback;
+    bad_input("{}: absent, expected a string", where(key));
+  }
+  if (!v->is_string()) bad_input("{}: found {}, expected a string", where(key), excerpt(*v));
+  return v->get<std::string>();
+}
+
+std::vector<double> ConfigReader::numbers(std::string_view key) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr || !v->is_array()) bad_input("{}: expected an array of numbers", where(key));
+  std::vector<double> result;
+  for (const nlohmann::json& item : *v) {
+    if (!item.is_number() || !std::isfinite(item.get<double>())) {
+      bad_input("{}[{}]: found {}, expected a finite number", where(key), result.size(), excerpt(item));
+    }
+    result.push_back(item.get<double>());
+  }
+  return result;
+}
+
+ConfigReader ConfigReader::child(std::string_view key) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr || !v->is_object()) bad_input("{}: expected an object", where(key));
+  return ConfigReader(*v, fmt::format("{}{}.", prefix_, key));
+}
+
+}  // namespace swiftprune

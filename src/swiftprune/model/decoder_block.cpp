@@ -1,0 +1,233 @@
+#include "swiftprune/model/decoder_block.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune {
+// Query, key and value of N tokens; views into the fused product where its layout allows it.
+struct DecoderBlock::Qkv {
+  Matrix q_storage, k_storage, v_storage;
+  MatrixView q, k, v;
+};
+
+void DecoderBlock::load_norm(const Checkpoint& checkpoint, const NormTensors& tensors, std::int64_t size,
+                             Norm& norm) const {
+  norm.present = true;
+  if (!tensors.gain.empty()) norm.gain = checkpoint.load_vector(tensors.gain, size);
+  if (!tensors.bias.empty()) norm.bias = checkpoint.load_vector(tensors.bias, size);
+}
+
+DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer)
+    : model_(model), config_(model.blocks[static_cast<std::size_t>(layer)]) {
+  for (const LinearTensors& tensors : linears_of(config_)) {
+    BlockLinear linear;
+    linear.tensors = tensors;
+    linear.dtype = checkpoint.at(tensors.name + ".weight").dtype;
+    linear.weight = checkpoint.load_matrix(tensors.name + ".weight", tensors.outputs, tensors.inputs);
+    if (tensors.bias) linear.bias = checkpoint.load_vector(tensors.name + ".bias", tensors.outputs);
+    linears_.push_back(std::move(linear));
+  }
+  load_norm(checkpoint, config_.attention_norm, model.hidden_size, attention_norm_);
+  if (!config_.mlp_norm.gain.empty()) load_norm(checkpoint, config_.mlp_norm, model.hidden_size, mlp_norm_);
+  if (config_.post_attention_norm) {
+    load_norm(checkpoint, *config_.post_attention_norm, model.hidden_size, post_attention_norm_);
+  }
+  if (config_.post_mlp_norm) load_norm(checkpoint, *config_.post_mlp_norm, model.hidden_size, post_mlp_norm_);
+  if (config_.query_norm) load_norm(checkpoint, *config_.query_norm, model.head_size, query_norm_);
+  if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.head_size, key_norm_);
+}
+
+void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
+  for (BlockLinear& linear : linears_) linear.packed = backend.pack(linear.weight.view(), compute);
+}
+
+void DecoderBlock::apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x,
+                              MatrixView y) const {
+  if (model_.norm == NormKind::kRms) {
+    backend.rms_norm(x, norm.gain, model_.norm_gain_offset, model_.norm_eps, y);
+  } else {
+    backend.layer_norm(x, norm.gain, norm.bias, model_.norm_eps, y);
+  }
+}
+
+// Each head is a row of its own.
+void DecoderBlock::apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const {
+  expect(x.stride == x.cols, "head norms act on contiguous rows");
+  const MatrixView heads{x.data, x.numel() / model_.head_size, model_.head_size, model_.head_size};
+  apply_norm(backend, norm, heads, heads);
+}
+
+Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatrixView x) const {
+  const BlockLinear& l = linears_[index];
+  expect(l.packed != nullptr, "pack() comes before forward()");
+  Matrix y(x.rows, l.tensors.outputs);
+  backend.linear(x, *l.packed, l.bias, y.view());
+  return y;
+}
+
+DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixView x) const {
+  const std::int64_t d = model_.head_size;
+  const std::int64_t q_size = model_.num_heads * d;
+  const std::int64_t kv_size = model_.num_kv_heads * d;
+  Qkv qkv;
+  switch (model_.qkv_layout) {
+    case QkvLayout::kSeparate:
+      qkv.q_storage = linear(backend, 0, x);
+      qkv.k_storage = linear(backend, 1, x);
+      qkv.v_storage = linear(backend, 2, x);
+      break;
+    case QkvLayout::kStacked:
+      qkv.q_storage = linear(backend, 0, x);
+      qkv.q = qkv.q_storage.view().col_block(0, q_size);
+      qkv.k = qkv.q_storage.view().col_block(q_size, kv_size);
+      qkv.v = qkv.q_storage.view().col_block(q_size + kv_size, kv_size);
+      return qkv;
+    case QkvLayout::kInterleaved: {
+      const Matrix fused = linear(backend, 0, x);
+      for (Matrix* part : {&qkv.q_storage, &qkv.k_storage, &qkv.v_storage}) *part = Matrix(x.rows, q_size);
+      for (std::int64_t n = 0; n < x.rows; ++n) {
+        for (std::int64_t h = 0; h < model_.num_heads; ++h) {
+          const float* head = fused.row(n) + 3 * h * d;
+          std::copy_n(head, d, qkv.q_storage.row(n) + h * d);
+          std::copy_n(head + d, d, qkv.k_storage.row(n) + h * d);
+          std::copy_n(head + 2 * d, d, qkv.v_storage.row(n) + h * d);
+        }
+      }
+      break;
+    }
+  }
+  qkv.q = qkv.q_storage.view();
+  qkv.k = qkv.k_storage.view();
+  qkv.v = qkv.v_storage.view();
+  return qkv;
+}
+
+void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q,
+                          MatrixView k, ConstMatrixView v, std::int64_t first_position, KvCache* cache,
+                          MatrixView out) const {
+  if (config_.rope >= 0) {
+    const RopeTable& table = ropes[static_cast<std::size_t>(config_.rope)];
+    backend.rope(q, table, model_.head_size, first_position);
+    backend.rope(k, table, model_.head_size, first_position);
+  }
+  AttentionParams params{model_.num_heads,       model_.num_kv_heads,      model_.head_size,
+                         model_.attention_scale, model_.attention_softcap, config_.attention_window,
+                         first_position};
+  if (cache == nullptr) {
+    expect(first_position == 0, "only a cache holds earlier positions");
+    backend.attention(q, k, v, params, out);
+    return;
+  }
+  const std::int64_t total = first_position + q.rows;
+  expect(total <= cache->keys.rows(), "the cache holds the new positions");
+  for (std::int64_t n = 0; n < q.rows; ++n) {
+    std::copy_n(k.row(n), k.cols, cache->keys.row(first_position + n));
+    std::copy_n(v.row(n), v.cols, cache->values.row(first_position + n));
+  }
+  const Matrix& keys = cache->keys;
+  const Matrix& values = cache->values;
+  backend.attention(q, keys.view().row_block(0, total), values.view().row_block(0, total), params, out);
+}
+
+Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
+                               const BlockForwardOptions& options) const {
+  Qkv qkv = project_qkv(backend, x);
+  if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
+  if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
+  const std::int64_t length = options.sequence_length;
+  const std::int64_t num_sequences = x.rows / length;
+  Matrix out(x.rows, model_.num_heads * model_.head_size);
+  const auto run = [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t s = first; s < last; ++s) {
+      KvCache* cache = options.caches.empty() ? nullptr : &options.caches[static_cast<std::size_t>(s)];
+      attend(backend, ropes, qkv.q.row_block(s * length, length), qkv.k.row_block(s * length, length),
+             qkv.v.row_block(s * length, length), options.first_position, cache,
+             out.view().row_block(s * length, length));
+    }
+  };
+  // Long sequences keep all threads busy one by one; short ones (decoding) go side by side.
+  constexpr std::int64_t kShort = 64;
+  if (length <= kShort) {
+    parallel_for(num_sequences, 1, run);
+  } else {
+    run(0, num_sequences);
+  }
+  return out;
+}
+
+Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
+  const std::size_t first_up = config_.qkv.size() + 1;
+  Matrix first = linear(backend, first_up, x);
+  if (!model_.gated_mlp) {
+    backend.activate(model_.activation, first.view());
+    return first;
+  }
+  if (config_.up.size() == 2) {
+    const Matrix up = linear(backend, first_up + 1, x);
+    backend.gated_activate(model_.activation, first.view(), up.view());
+    return first;
+  }
+  const std::int64_t size = model_.intermediate_size;
+  backend.gated_activate(model_.activation, first.view().col_block(0, size),
+                         first.view().col_block(size, size));
+  Matrix gated(x.rows, size);
+  for (std::int64_t n = 0; n < x.rows; ++n) std::copy_n(first.row(n), size, gated.row(n));
+  return gated;
+}
+
+void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
+                           const BlockForwardOptions& options) const {
+  expect(options.sequence_length > 0 && hidden.rows % options.sequence_length == 0, "whole sequences");
+  expect(options.caches.empty() ||
+             static_cast<std::int64_t>(options.caches.size()) * options.sequence_length == hidden.rows,
+         "one cache for each sequence");
+  const auto observe = [&](LinearInput input, ConstMatrixView x) {
+    if (options.observer != nullptr) (*options.observer)(input, x);
+  };
+  const std::size_t output_index = config_.qkv.size();
+  const std::size_t down_index = output_index + 1 + config_.up.size();
+
+  Matrix x(hidden.rows, hidden.cols);
+  apply_norm(backend, attention_norm_, hidden, x.view());
+  observe(LinearInput::kAttention, x.view());
+  const Matrix mixed = attention(backend, ropes, x.view(), options);
+  observe(LinearInput::kAttentionOutput, mixed.view());
+  Matrix attention_out = linear(backend, output_index, mixed.view());
+  if (post_attention_norm_.present)
+    apply_norm(backend, post_attention_norm_, attention_out.view(), attention_out.view());
+
+  // With a parallel residual the MLP reads the block's input, else the input plus attention.
+  if (!model_.parallel_residual) backend.add(attention_out.view(), hidden);
+  if (mlp_norm_.present) apply_norm(backend, mlp_norm_, hidden, x.view());
+  observe(LinearInput::kMlp, x.view());
+  const Matrix inner = mlp(backend, x.view());
+  observe(LinearInput::kMlpOutput, inner.view());
+  if (options.observe_only) return;
+  Matrix mlp_out = linear(backend, down_index, inner.view());
+  if (post_mlp_norm_.present) apply_norm(backend, post_mlp_norm_, mlp_out.view(), mlp_out.view());
+  if (model_.parallel_residual) backend.add(attention_out.view(), hidden);
+  backend.add(mlp_out.view(), hidden);
+}
+
+std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
+  std::vector<std::string> names;
+  for (const LinearTensors& linear : linears_of(block)) {
+    names.push_back(linear.name + ".weight");
+    if (linear.bias) names.push_back(linear.name + ".bias");
+  }
+  const auto add_norm = [&](const NormTensors& norm) {
+    if (!norm.gain.empty()) names.push_back(norm.gain);
+    if (!norm.bias.empty()) names.push_back(norm.bias);
+  };
+  add_norm(block.attention_norm);
+  add_norm(block.mlp_norm);
+  for (const auto* norm :
+       {&block.post_attention_norm, &block.post_mlp_norm, &block.query_norm, &block.key_norm}) {
+    if (*norm) add_norm(**norm);
+  }
+  return names;
+}
+
+}  // namespace swiftprune

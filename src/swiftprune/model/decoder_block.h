@@ -1,0 +1,86 @@
+// One decoder block: its weights as float, and its forward pass over whole sequences or, with a cache, over
+// new tokens.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "swiftprune/backend/backend.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/model/model_config.h"
+
+namespace swiftprune {
+
+struct BlockLinear {
+  LinearTensors tensors;
+  DType dtype = DType::kF32;  // of the checkpoint's tensor
+  Matrix weight;              // [O, I]
+  std::vector<float> bias;    // [O] or empty
+  std::unique_ptr<PackedWeight> packed;
+};
+
+// Keys and values of one block for the positions seen so far.
+struct KvCache {
+  Matrix keys;    // [capacity, Hkv·D]
+  Matrix values;  // [capacity, Hkv·D]
+};
+
+// Called with each distinct input x [N, I] of the block's linears, in the order of LinearInput.
+using InputObserver = std::function<void(LinearInput input, ConstMatrixView x)>;
+
+struct BlockForwardOptions {
+  std::int64_t sequence_length = 0;  // hidden holds whole sequences of this many rows each
+  std::int64_t first_position =
+      0;  // position of each sequence's first row (with caches: the number of cached positions)
+  std::span<KvCache> caches;  // one for each sequence, or none
+  const InputObserver* observer = nullptr;
+  bool observe_only = false;  // stop after the last observation: hidden is left undefined
+};
+
+class DecoderBlock {
+ public:
+  // Loads and checks the block's tensors. Throws Error{kBadInput} naming the tensor.
+  DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer);
+
+  // The linears in the order of linears_of(). After a change of weights call pack() before forward().
+  std::vector<BlockLinear>& linears() { return linears_; }
+  const std::vector<BlockLinear>& linears() const { return linears_; }
+  void pack(const Backend& backend, ComputeType compute);
+
+  // hidden [N, hidden]: becomes the block's output. rope: tables of ModelConfig::ropes.
+  void forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
+               const BlockForwardOptions& options) const;
+
+  // Every tensor of the block, for writing and releasing.
+  static std::vector<std::string> tensor_names(const BlockConfig& block);
+
+ private:
+  struct Norm {
+    std::vector<float> gain;
+    std::vector<float> bias;
+    bool present = false;
+  };
+  void load_norm(const Checkpoint& checkpoint, const NormTensors& tensors, std::int64_t size,
+                 Norm& norm) const;
+  void apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x, MatrixView y) const;
+  void apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const;
+  Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
+  struct Qkv;
+  Qkv project_qkv(const Backend& backend, ConstMatrixView x) const;
+  // One sequence: rotates, caches and attends.
+  void attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
+              ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
+  Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
+                   const BlockForwardOptions& options) const;   // before the output projection
+  Matrix mlp(const Backend& backend, ConstMatrixView x) const;  // before the down projection
+
+  const ModelConfig& model_;
+  const BlockConfig& config_;
+  std::vector<BlockLinear> linears_;
+  Norm attention_norm_, mlp_norm_, post_attention_norm_, post_mlp_norm_, query_norm_, key_norm_;
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,30 @@
+// The list of model families. A family is one file and one line in all_families(): it turns config.json into
+// a ModelConfig. How to add one: docs/architecture.md.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/model/model_config.h"
+
+namespace swiftprune {
+
+struct ModelFamily {
+  std::string_view name;  // "llama"
+  // config.json's "architectures"[0] or "model_type" values that it serves.
+  std::span<const std::string_view> model_types;
+  ModelConfig (*configure)(const nlohmann::json& config);
+};
+
+std::span<const ModelFamily> all_families();
+
+// Throws Error{kBadInput} that lists the supported families when model_type is unknown.
+const ModelFamily& family_for(const nlohmann::json& config);
+ModelConfig model_config(const nlohmann::json& config);
+
+extern const ModelFamily kLlamaFamily;
+
+}  // namespace swiftprune

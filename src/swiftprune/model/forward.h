@@ -1,0 +1,32 @@
+// The dense forward over many windows, block by block: each block's weights are loaded once for all windows.
+#pragma once
+
+#include <functional>
+
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+struct ForwardOptions {
+  ComputeType compute = ComputeType::kF32;
+  std::int64_t hidden_bytes = std::int64_t{256}
+                              << 20;  // windows are taken in groups whose hidden states fit in this
+  ProgressFn progress;                // stage "forward", in windows·blocks
+};
+
+// Windows of one group share their rows: small windows are joined to about this many tokens a pass.
+inline constexpr std::int64_t kTokensPerPass = 2048;
+
+// Runs `body(first_window, count)` over groups of windows that make up about kTokensPerPass rows.
+void for_window_groups(std::int64_t num_windows, std::int64_t seqlen,
+                       const std::function<void(std::int64_t first_window, std::int64_t count)>& body);
+
+// Hands over the logits [rows, vocab] of consecutive rows of each window: rows first_row .. first_row + rows
+// of `window`.
+using LogitsFn = std::function<void(std::int64_t window, std::int64_t first_row, ConstMatrixView logits)>;
+void for_each_logits(const Model& model, const Backend& backend, const TokenWindows& windows,
+                     const ForwardOptions& options, const LogitsFn& consume);
+
+}  // namespace swiftprune

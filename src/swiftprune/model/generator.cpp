@@ -1,0 +1,52 @@
+#include "swiftprune/model/generator.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/progress.h"
+
+namespace swiftprune {
+
+Generator::Generator(const Model& model, const Backend& backend, ComputeType compute,
+                     std::int64_t num_sequences, std::int64_t capacity)
+    : model_(model),
+      backend_(backend),
+      num_sequences_(num_sequences),
+      capacity_(capacity),
+      ropes_(model.rope_tables(capacity)),
+      head_(model.load_head(backend, compute)),
+      logits_(num_sequences, model.config().vocab_size) {
+  const std::int64_t kv_size = model.config().num_kv_heads * model.config().head_size;
+  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
+    blocks_.push_back(model.load_block(layer));
+    blocks_.back().pack(backend, compute);
+    model.release_block(layer);
+    std::vector<KvCache> caches;
+    for (std::int64_t s = 0; s < num_sequences; ++s)
+      caches.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});
+    caches_.push_back(std::move(caches));
+  }
+}
+
+const Matrix& Generator::append(std::span<const std::int32_t> ids) {
+  check_interrupt();
+  const std::int64_t length = static_cast<std::int64_t>(ids.size()) / num_sequences_;
+  expect(length > 0 && position_ + length <= capacity_, "append: tokens that fit");
+  Matrix hidden(num_sequences_ * length, model_.config().hidden_size);
+  model_.embed(ids, length, position_, hidden.view());
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    BlockForwardOptions options;
+    options.sequence_length = length;
+    options.first_position = position_;
+    options.caches = caches_[layer];
+    blocks_[layer].forward(backend_, ropes_, hidden.view(), options);
+  }
+  position_ += length;
+  Matrix last(num_sequences_, hidden.cols());
+  for (std::int64_t s = 0; s < num_sequences_; ++s) {
+    std::copy_n(hidden.row((s + 1) * length - 1), hidden.cols(), last.row(s));
+  }
+  head_.logits(backend_, last.view(), logits_.view());
+  return logits_;
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,37 @@
+// Autoregressive generation: all blocks stay in memory, keys and values are cached, several sequences go in
+// lockstep.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "swiftprune/model/model.h"
+
+namespace swiftprune {
+
+class Generator {
+ public:
+  // capacity: positions of each sequence at most. Keeps a reference to the model and the backend.
+  Generator(const Model& model, const Backend& backend, ComputeType compute, std::int64_t num_sequences,
+            std::int64_t capacity);
+
+  // Appends the same number of tokens to every sequence: ids [S·length], sequence by sequence. Returns the
+  // logits of each sequence's last token [S, vocab].
+  const Matrix& append(std::span<const std::int32_t> ids);
+  std::int64_t position() const { return position_; }  // tokens in each sequence
+  void restart() { position_ = 0; }
+
+ private:
+  const Model& model_;
+  const Backend& backend_;
+  std::int64_t num_sequences_, capacity_;
+  std::int64_t position_ = 0;
+  std::vector<RopeTable> ropes_;
+  std::vector<DecoderBlock> blocks_;
+  ModelHead head_;
+  std::vector<std::vector<KvCache>> caches_;  // [layer][sequence]
+  Matrix logits_;
+};
+
+}  // namespace swiftprune

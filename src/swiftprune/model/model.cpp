@@ -1,0 +1,139 @@
+#include "swiftprune/model/model.h"
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/rope.h"
+
+namespace swiftprune {
+namespace {
+
+void check_shape(const Checkpoint& checkpoint, const std::string& name,
+                 std::initializer_list<std::int64_t> shape) {
+  const TensorInfo& tensor = checkpoint.at(name);
+  const std::vector<std::int64_t> expected(shape);
+  if (tensor.shape != expected) {
+    bad_input("{}: tensor '{}': found shape [{}], expected [{}] from config.json", tensor.file, name,
+              fmt::join(tensor.shape, ", "), fmt::join(expected, ", "));
+  }
+  if (!is_weight_dtype(tensor.dtype)) {
+    bad_input("{}: tensor '{}': found dtype {}, expected F32, F16 or BF16", tensor.file, name,
+              name_of(tensor.dtype));
+  }
+}
+
+void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int64_t size) {
+  if (!norm.gain.empty()) check_shape(checkpoint, norm.gain, {size});
+  if (!norm.bias.empty()) check_shape(checkpoint, norm.bias, {size});
+}
+
+void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
+  check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size});
+  if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size});
+  if (m.head_bias) check_shape(checkpoint, *m.head_bias, {m.vocab_size});
+  if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size);
+  for (const BlockConfig& block : m.blocks) {
+    for (const LinearTensors& linear : linears_of(block)) {
+      check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs});
+      if (linear.bias) check_shape(checkpoint, linear.name + ".bias", {linear.outputs});
+    }
+    check_norm(checkpoint, block.attention_norm, m.hidden_size);
+    check_norm(checkpoint, block.mlp_norm, m.hidden_size);
+    for (const auto* norm : {&block.post_attention_norm, &block.post_mlp_norm}) {
+      if (*norm) check_norm(checkpoint, **norm, m.hidden_size);
+    }
+    for (const auto* norm : {&block.query_norm, &block.key_norm}) {
+      if (*norm) check_norm(checkpoint, **norm, m.head_size);
+    }
+  }
+}
+
+}  // namespace
+
+ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
+                     ComputeType compute)
+    : model_(model), weight_(checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size)) {
+  if (model.final_norm) {
+    if (!model.final_norm->gain.empty())
+      norm_gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
+    if (!model.final_norm->bias.empty())
+      norm_bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
+  }
+  if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
+  packed_ = backend.pack(weight_.view(), compute);
+}
+
+void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const {
+  Matrix normed(hidden.rows, hidden.cols);
+  ConstMatrixView x = hidden;
+  if (model_.final_norm) {
+    if (model_.norm == NormKind::kRms) {
+      backend.rms_norm(hidden, norm_gain_, model_.norm_gain_offset, model_.norm_eps, normed.view());
+    } else {
+      backend.layer_norm(hidden, norm_gain_, norm_bias_, model_.norm_eps, normed.view());
+    }
+    x = normed.view();
+  }
+  backend.linear(x, *packed_, head_bias_, logits);
+  if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
+}
+
+Model::Model(Checkpoint checkpoint)
+    : checkpoint_(std::move(checkpoint)), config_(model_config(checkpoint_.config())) {
+  check_tensors(checkpoint_, config_);
+}
+
+std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
+  return std::unique_ptr<Model>(new Model(Checkpoint::open(folder)));
+}
+
+void Model::release_block(std::int64_t layer) const {
+  for (const std::string& name :
+       DecoderBlock::tensor_names(config_.blocks[static_cast<std::size_t>(layer)])) {
+    checkpoint_.release(checkpoint_.at(name));
+  }
+}
+
+std::vector<RopeTable> Model::rope_tables(std::int64_t num_positions) const {
+  std::vector<RopeTable> tables;
+  for (const RopeConfig& rope : config_.ropes) tables.push_back(make_rope_table(rope, num_positions));
+  return tables;
+}
+
+void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_length,
+                  std::int64_t first_position, MatrixView hidden) const {
+  expect(static_cast<std::int64_t>(ids.size()) == hidden.rows && hidden.cols == config_.hidden_size,
+         "embed: shapes agree");
+  const TensorInfo& table = checkpoint_.at(config_.embedding);
+  for (std::int64_t n = 0; n < hidden.rows; ++n) {
+    const std::int32_t id = ids[static_cast<std::size_t>(n)];
+    if (id < 0 || id >= config_.vocab_size) {
+      bad_input(
+          "token {}: found id {}, expected less than vocab_size {}; was the text made with this model's "
+          "tokenizer?",
+          n, id, config_.vocab_size);
+    }
+    checkpoint_.load_rows(table, id, hidden.row_block(n, 1));
+  }
+  if (config_.embedding_scale != 1.0f) {
+    for (std::int64_t n = 0; n < hidden.rows; ++n) {
+      for (float& value : hidden.row_span(n)) value *= config_.embedding_scale;
+    }
+  }
+  if (!config_.position_table) return;
+  const TensorInfo& positions = checkpoint_.at(*config_.position_table);
+  Matrix row(1, hidden.cols);
+  for (std::int64_t n = 0; n < hidden.rows; ++n) {
+    checkpoint_.load_rows(positions, config_.position_offset + first_position + n % sequence_length,
+                          row.view());
+    for (std::int64_t i = 0; i < hidden.cols; ++i) hidden.at(n, i) += row.at(0, i);
+  }
+}
+
+void Model::check_length(std::int64_t num_positions, std::string_view flag) const {
+  if (num_positions > config_.max_positions) {
+    bad_usage("{}: found {} positions, expected at most {} (max_position_embeddings of config.json)", flag,
+              num_positions, config_.max_positions);
+  }
+}
+
+}  // namespace swiftprune

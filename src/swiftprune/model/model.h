@@ -1,0 +1,61 @@
+// A checkpoint understood: configuration, embedding, blocks on demand and head. Weights stay in the mapped
+// files until a block is loaded, so a model may be larger than memory.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "swiftprune/backend/backend.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/model/decoder_block.h"
+#include "swiftprune/model/model_config.h"
+
+namespace swiftprune {
+
+// Final norm, output projection and soft cap.
+class ModelHead {
+ public:
+  ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
+            ComputeType compute);
+  // hidden [N, hidden] -> logits [N, vocab]
+  void logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const;
+
+ private:
+  const ModelConfig& model_;
+  std::vector<float> norm_gain_, norm_bias_, head_bias_;
+  Matrix weight_;
+  std::unique_ptr<PackedWeight> packed_;
+};
+
+class Model {
+ public:
+  // Reads config.json and checks that every tensor of the family is there with its shape.
+  static std::unique_ptr<Model> open(const std::filesystem::path& folder);
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const ModelConfig& config() const { return config_; }
+
+  DecoderBlock load_block(std::int64_t layer) const { return DecoderBlock(checkpoint_, config_, layer); }
+  // The block's pages of the mapped files are not needed for now.
+  void release_block(std::int64_t layer) const;
+  ModelHead load_head(const Backend& backend, ComputeType compute) const {
+    return ModelHead(checkpoint_, config_, backend, compute);
+  }
+  // Tables of all rotary embeddings for positions [0, num_positions).
+  std::vector<RopeTable> rope_tables(std::int64_t num_positions) const;
+  // ids [S·sequence_length], the positions of each sequence counted from first_position -> hidden [N,
+  // hidden]. Throws Error{kBadInput} for an id outside the vocabulary.
+  void embed(std::span<const std::int32_t> ids, std::int64_t sequence_length, std::int64_t first_position,
+             MatrixView hidden) const;
+  // Throws Error{kUsage} naming `flag` when more positions are asked for than the model has.
+  void check_length(std::int64_t num_positions, std::string_view flag) const;
+
+ private:
+  explicit Model(Checkpoint checkpoint);
+  Checkpoint checkpoint_;
+  ModelConfig config_;
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,55 @@
+#include "swiftprune/pipeline/method.h"
+
+#include <array>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+
+std::string_view name_of(Propagation propagation) {
+  return propagation == Propagation::kPruned ? "pruned" : "dense";
+}
+
+std::span<const Method> methods() {
+  using enum Propagation;
+  static constexpr std::array kMethods = {
+      Method{
+          "best", "wanda", "wanda", "ewma-window", "admm(20)", 16, kPruned, true,
+          "mask and weights found together by ADMM; below SparseGPT's perplexity at a fraction of its time",
+          "this project; arXiv 2401.02938, arXiv 2406.07831"},
+      Method{"fast", "contribution", "ria(0.7)", "ewma-window", "none", 1, kDense, false,
+             "Wanda's quality from one window of text and one forward", "this project"},
+      Method{"frozen", "contribution", "contribution", "ewma-window", "swaps(50)", 16, kPruned, false,
+             "only the mask is refined; kept weights stay as they are", "this project"},
+      Method{"paper", "paper", "paper", "ewma-window", "none", 16, kPruned, false,
+             "SwiftPrune's contribution score as published", "arXiv 2501.16376"},
+      Method{"magnitude", "magnitude", "magnitude", "ewma-window", "none", 0, kDense, false,
+             "smallest weights, without calibration", "LeCun et al. 1989; Han et al. 2015"},
+      Method{"random", "random", "random", "ewma-window", "none", 0, kDense, false,
+             "random weights: the floor", ""},
+      Method{"wanda", "wanda", "wanda", "ewma-window", "none", 128, kPruned, false,
+             "weight times the norm of its input", "arXiv 2306.11695"},
+      Method{"contribution", "contribution", "contribution", "ewma-window", "none", 16, kPruned, false,
+             "loss change of zeroing a weight, EWMA over the calibration windows", "this project"},
+      Method{"ria", "ria(0.5)", "ria(0.5)", "ewma-window", "none", 128, kPruned, false,
+             "relative importance and activations", "Zhang et al., ICLR 2024"},
+      Method{"stade", "stade", "stade", "ewma-window", "none", 128, kPruned, false,
+             "weight times the standard deviation of its input", "arXiv 2503.22451"},
+      Method{"obs", "obs", "obs", "ewma-window", "pcg(20)", 16, kPruned, false,
+             "Optimal Brain Surgeon's score, kept weights refitted", "Hassibi and Stork 1993"},
+      Method{"sparsegpt", "obs", "obs", "ewma-window", "sparsegpt", 128, kPruned, false,
+             "the Hessian baseline", "arXiv 2301.00774"},
+  };
+  return kMethods;
+}
+
+const Method& method_by_name(std::string_view name) {
+  std::string known;
+  for (const Method& method : methods()) {
+    if (method.name == name) return method;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", method.name);
+  }
+  bad_usage("--method: found '{}', expected one of {}", name, known);
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,35 @@
+// The methods by name: each is a composition of a score, a selection and a refinement, with the calibration
+// it needs. A comparison between two of them runs the same code but for these parts.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace swiftprune {
+
+enum class Propagation {
+  kPruned,  // the next block sees what the pruned blocks give (two forwards)
+  kDense,   // the next block sees what the dense model gives (one forward)
+};
+std::string_view name_of(Propagation propagation);
+
+struct Method {
+  std::string_view name;
+  std::string_view score;      // scorer spec for unstructured and block patterns
+  std::string_view n_m_score;  // for N:M
+  std::string_view select;
+  std::string_view refine;
+  int windows;  // of calibration text
+  Propagation propagation;
+  bool allocate;  // sparsity spread over the model by sensitivity (unstructured patterns)
+  std::string_view summary;
+  std::string_view source;
+};
+
+inline constexpr std::string_view kDefaultMethod = "best";
+std::span<const Method> methods();
+// Throws Error{kUsage} naming --method, with the list.
+const Method& method_by_name(std::string_view name);
+
+}  // namespace swiftprune

@@ -1,0 +1,70 @@
+// What is done to each linear of the model: the one thing that prune() executes. Options, overrides by name,
+// allocation and a plan file all end up here, and the plan that was used is written beside the result, to be
+// edited and run again.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/model/model.h"
+#include "swiftprune/selection/pattern.h"
+
+namespace swiftprune {
+
+struct PlanEntry {
+  std::string tensor;  // "model.layers.0.mlp.up_proj.weight"
+  std::int64_t layer = 0;
+  LinearInput input = LinearInput::kAttention;
+  std::int64_t rows = 0;  // outputs
+  std::int64_t cols = 0;  // inputs
+  bool prune = true;
+  Pattern pattern;
+  double sparsity = 0.0;  // of unstructured and block patterns
+  std::string score;      // scorer spec
+  std::string refine;     // refiner spec
+
+  double asked_sparsity() const;  // 0 when not pruned; of N:M 1 - N/M
+  PruneTarget target(PruneTarget::Rounding rounding) const;
+};
+
+struct Plan {
+  std::vector<PlanEntry> entries;  // in the order of the blocks' linears
+  // How a share becomes a number of weights: rounded down in each row as in the published methods, or once a
+  // matrix.
+  PruneTarget::Rounding rounding = PruneTarget::Rounding::kFloor;
+
+  // Share of the weights of all entries that the plan prunes.
+  double sparsity() const;
+};
+
+// Overrides of single tensors: `match` is a shell pattern ("*.k_proj.weight", "model.layers.0.*") on the
+// tensor's name.
+struct PlanOverride {
+  std::string match;
+  bool skip = false;
+  std::optional<double> sparsity;
+  std::optional<Pattern> pattern;
+};
+
+// The same entry for every linear. Throws Error{kUsage} for an override that matches nothing and
+// Error{kBadInput} for a pattern that does not divide a tensor's inputs.
+struct PlanDefaults {
+  Pattern pattern;
+  double sparsity = 0.5;
+  std::string score;
+  std::string refine;
+};
+Plan uniform_plan(const Model& model, const PlanDefaults& defaults,
+                  const std::vector<PlanOverride>& overrides);
+
+// {"tensors": [{"name", "prune", "pattern", "sparsity", "score", "refine"}...]}; tensors that the file does
+// not name keep the defaults. Throws Error{kBadInput} with the file's name and the place for unknown tensors,
+// doubles and values out of range.
+void apply_plan_file(const std::string& path, Plan& plan);
+nlohmann::ordered_json to_json(const Plan& plan);
+
+}  // namespace swiftprune

@@ -1,0 +1,4 @@
+target_sources(swiftprune PRIVATE
+  pipeline/method.cpp
+  pipeline/plan.cpp
+  pipeline/prune.cpp)

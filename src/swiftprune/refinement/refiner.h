@@ -1,0 +1,82 @@
+// Better weights (and, for some, a better mask) for the same sparsity without retraining: the layer's outputs
+// x Wᵀ on the calibration inputs are to change as little as possible. With the Gram matrix G = XᵀX the error
+// of new weights B is E(B) = tr (W - B) G (W - B)ᵀ.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "swiftprune/backend/backend.h"
+#include "swiftprune/scoring/layer_stats.h"
+#include "swiftprune/selection/pattern.h"
+#include "swiftprune/tensor/mask.h"
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune {
+
+struct RefineTask {
+  ConstMatrixView weight{};       // [O, I] the dense weights
+  const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
+  const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
+  PruneTarget target{};
+  bool measure_error = true;  // fill the report's errors (two more products)
+};
+
+struct RefineReport {
+  double damping = 0.0;       // added to the Gram's diagonal, relative to its mean
+  int damping_raised = 0;     // how often it was raised tenfold because the Gram was not positive definite
+  std::int64_t num_dead = 0;  // inputs that are zero on all tokens
+  double error_before = 0.0;  // E(dense weights under the given mask, or the final one) / E(0)
+  double error_after = 0.0;   // E(B) / E(0)
+};
+
+struct Refinement {
+  Matrix weight;  // [O, I], +0 where pruned; never NaN
+  Mask mask;      // [O, I]
+  RefineReport report;
+};
+
+// What depends on the Gram alone (an inverse, say): made once for all linears that share an input.
+class PreparedGram {
+ public:
+  virtual ~PreparedGram() = default;
+};
+
+class Refiner {
+ public:
+  virtual ~Refiner() = default;
+  virtual std::string name() const = 0;  // with its parameters: "admm(20)"
+  virtual bool uses_gram() const { return true; }
+  virtual bool uses_mask() const = 0;                   // false: finds the mask itself, no scores are needed
+  virtual bool keeps_weights() const { return false; }  // kept weights stay as they are
+
+  // Throws Error{kBadInput} when the Gram is missing or not finite. `stats.gram` must outlive the result.
+  std::unique_ptr<PreparedGram> prepare(const LayerStats& stats, const Backend& backend,
+                                        std::string_view tensor) const;
+  // `prepared` comes from this refiner and the statistics of this linear's inputs.
+  Refinement refine(const RefineTask& task, const PreparedGram& prepared, const Backend& backend) const;
+
+ private:
+  virtual std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
+                                                   std::string_view tensor) const = 0;
+  virtual Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
+                               const Backend& backend) const = 0;
+};
+
+struct RefinerInfo {
+  std::string_view name;
+  std::string_view parameters;  // meaning and defaults of the numbers in brackets; empty: takes none
+  std::string_view summary;
+  std::string_view source;
+};
+
+std::span<const RefinerInfo> refiners();
+
+// spec: "none", "admm", "admm(20,15)", "admm(20)+pcg(20)" (each continues from the one before). Throws
+// Error{kUsage}.
+std::unique_ptr<Refiner> make_refiner(std::string_view spec);
+
+}  // namespace swiftprune

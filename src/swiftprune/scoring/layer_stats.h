@@ -1,0 +1,32 @@
+// What scores and refinements know of the calibration data: statistics of one linear's inputs x [N, I]. The
+// spans belong to the caller; those that no part in use needs may be empty.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "swiftprune/tensor/matrix.h"
+
+namespace swiftprune {
+
+struct LayerStats {
+  std::int64_t num_tokens = 0;            // N
+  std::span<const double> energy{};       // [I] e_j = Σ_t x_tj²
+  std::span<const double> ewma_energy{};  // [I] EWMA over the calibration windows of each window's energies
+  std::span<const double> sum{};          // [I] Σ_t x_tj
+  const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
+};
+
+// Which of them a part reads.
+struct StatNeeds {
+  bool energy = false;
+  bool ewma_energy = false;
+  bool sum = false;
+  bool gram = false;
+
+  StatNeeds operator|(const StatNeeds& other) const {
+    return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum, gram || other.gram};
+  }
+};
+
+}  // namespace swiftprune

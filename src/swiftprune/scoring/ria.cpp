@@ -1,0 +1,82 @@
+// (|w|/Σ_i |w_ij| + |w|/Σ_j |w_ij|)·(e_j/N)^(a/2): relative importance and activations (Zhang et al.,
+// Plug-and-Play, ICLR 2024); published with a = 0.5.
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/scoring/scorer_list.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kRowsPerChunk = 64;
+
+struct AbsSums {
+  std::vector<double> column;  // [I] Σ_i |w_ij|
+  std::vector<double> row;     // [O] Σ_j |w_ij|
+};
+
+// A row's sum runs in 16 interleaved lanes and a column's in chunks of rows: a fixed order that vectorises.
+AbsSums abs_sums(WeightView weight) {
+  constexpr std::int64_t kLanes = 16;
+  const std::int64_t num_chunks = ceil_div(weight.rows, kRowsPerChunk);
+  Matrix chunk_columns = Matrix::zeros(num_chunks, weight.cols);
+  AbsSums sums{std::vector<double>(static_cast<std::size_t>(weight.cols)),
+               std::vector<double>(static_cast<std::size_t>(weight.rows))};
+  parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    Matrix values = Matrix::zeros(1, round_up(weight.cols, kLanes));
+    float* columns = chunk_columns.row(first / kRowsPerChunk);
+    for (std::int64_t r = first; r < last; ++r) {
+      convert_to_f32({weight.row(r), static_cast<std::size_t>(weight.cols * size_of(weight.dtype))},
+                     weight.dtype, values.values().first(static_cast<std::size_t>(weight.cols)));
+      std::array<float, kLanes> lanes{};
+      for (std::int64_t j = 0; j < values.cols(); j += kLanes) {
+        for (std::int64_t l = 0; l < kLanes; ++l) {
+          lanes[static_cast<std::size_t>(l)] += std::abs(values.data()[j + l]);
+        }
+      }
+      for (float lane : lanes) sums.row[static_cast<std::size_t>(r)] += double{lane};
+      for (std::int64_t j = 0; j < weight.cols; ++j) columns[j] += std::abs(values.data()[j]);
+    }
+  });
+  for (std::int64_t c = 0; c < num_chunks; ++c) {
+    for (std::int64_t j = 0; j < weight.cols; ++j) {
+      sums.column[static_cast<std::size_t>(j)] += double{chunk_columns.at(c, j)};
+    }
+  }
+  return sums;
+}
+
+// All weights of a row or column without size are zero, so any factor serves.
+double inverse_or_zero(double x) { return x > 0.0 ? 1.0 / x : 0.0; }
+
+class RiaScorer final : public Scorer {
+ public:
+  explicit RiaScorer(double exponent) : exponent_(exponent) {}
+  std::string name() const override { return fmt::format("ria({:g})", exponent_); }
+  StatNeeds needs() const override { return {.energy = true}; }
+
+ private:
+  Scores do_score(WeightView weight, const LayerStats& stats, const Backend&,
+                  std::string_view) const override {
+    const AbsSums sums = abs_sums(weight);
+    const auto n = static_cast<double>(std::max<std::int64_t>(1, stats.num_tokens));
+    const auto activation = [&](std::size_t j) { return std::pow(stats.energy[j] / n, exponent_ / 2.0); };
+    Scores scores;
+    scores.column = column_factors(
+        weight.cols, [&](std::size_t j) { return activation(j) * inverse_or_zero(sums.column[j]); });
+    scores.slope = column_factors(weight.cols, activation);
+    scores.row = column_factors(weight.rows, [&](std::size_t i) { return inverse_or_zero(sums.row[i]); });
+    return scores;
+  }
+
+  double exponent_;
+};
+
+}  // namespace
+
+std::unique_ptr<Scorer> make_ria_scorer(double parameter) { return std::make_unique<RiaScorer>(parameter); }
+
+}  // namespace swiftprune

@@ -1,0 +1,12 @@
+target_sources(swiftprune PRIVATE
+  scoring/scores.cpp
+  scoring/damped_inverse.cpp
+  scoring/scorer.cpp
+  scoring/magnitude.cpp
+  scoring/random.cpp
+  scoring/paper.cpp
+  scoring/contribution.cpp
+  scoring/wanda.cpp
+  scoring/ria.cpp
+  scoring/stade.cpp
+  scoring/obs.cpp)

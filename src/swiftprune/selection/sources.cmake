@@ -1,0 +1,12 @@
+target_sources(swiftprune PRIVATE
+  selection/pattern.cpp
+  selection/scored_rows.cpp
+  selection/threshold_search.cpp
+  selection/exact_selector.cpp
+  selection/sort_selector.cpp
+  selection/ewma_selector.cpp
+  selection/selector.cpp
+  selection/row_kernels_baseline.cpp)
+swiftprune_isa_sources(swiftprune
+  AVX2 selection/row_kernels_avx2.cpp
+  AVX512 selection/row_kernels_avx512.cpp)

@@ -1,0 +1,288 @@
+// Every operation of the CPU backend against the reference, over sizes around the vector lanes and tiles,
+// strided too.
+#include "swiftprune/backend/backend.h"
+
+#include <cmath>
+#include <cstdio>
+
+#include <gtest/gtest.h>
+
+#include "support/random_matrix.h"
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/tensor/dtype.h"
+
+namespace swiftprune {
+namespace {
+
+using testing::random_matrix;
+using testing::random_strided;
+
+// Tolerances relative to the size of the result: float rounding over the sums of each operation.
+constexpr double kExact = 0.0;
+constexpr double kElementwise = 2e-6;
+constexpr double kGelu = 1e-5;  // the erf approximation is exact to 1.5e-7 absolutely
+constexpr double kProduct = 1e-5;
+constexpr double kInverse = 2e-4;
+
+double relative_error(ConstMatrixView found, ConstMatrixView expected) {
+  double difference = 0.0;
+  double size = 0.0;
+  for (std::int64_t r = 0; r < expected.rows; ++r) {
+    for (std::int64_t c = 0; c < expected.cols; ++c) {
+      const double d = double{found.at(r, c)} - double{expected.at(r, c)};
+      if (std::isnan(d)) return d;
+      difference += d * d;
+      size += double{expected.at(r, c)} * double{expected.at(r, c)};
+    }
+  }
+  return size == 0.0 ? difference : std::sqrt(difference / size);
+}
+
+struct Shape {
+  std::int64_t rows, cols;
+};
+const Shape kShapes[] = {{1, 1},   {3, 7},  {2, 8},    {5, 15},  {4, 16},
+                         {65, 17}, {7, 31}, {130, 33}, {64, 64}, {3, 257}};
+
+class BackendTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Backend> reference_ = make_reference_backend();
+  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
+};
+
+TEST_F(BackendTest, Linear) {
+  for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBF16}) {
+    for (const auto& [rows, inputs] : kShapes) {
+      for (const std::int64_t outputs : {std::int64_t{1}, std::int64_t{19}, std::int64_t{1100}}) {
+        auto x = random_strided(rows, inputs, 1);
+        Matrix weight = random_matrix(outputs, inputs, 2);
+        if (compute == ComputeType::kBF16) {  // operands that bf16 holds exactly: what is left is the sum
+          for (float& value : x.storage.values()) value = bf16_to_f32(f32_to_bf16(value));
+          for (float& value : weight.values()) value = bf16_to_f32(f32_to_bf16(value));
+        }
+        const Matrix bias = random_matrix(1, outputs, 3);
+        Matrix expected(rows, outputs);
+        auto y = random_strided(rows, outputs, 4);
+        for (const bool with_bias : {false, true}) {
+          const std::span<const float> b = with_bias ? bias.values() : std::span<const float>{};
+          reference_->linear(x.view, *reference_->pack(weight.view(), compute), b, expected.view());
+          cpu_->linear(x.view, *cpu_->pack(weight.view(), compute), b, y.view);
+          EXPECT_LE(relative_error(y.view, expected.view()), kProduct)
+              << rows << "x" << inputs << " -> " << outputs;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(BackendTest, LinearGivesTheSameBitsWithAnyNumberOfThreads) {
+  const Matrix x = random_matrix(700, 300, 1);
+  const Matrix weight = random_matrix(1500, 300, 2);
+  for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBF16}) {
+    Matrix one(700, 1500);
+    Matrix many(700, 1500);
+    set_num_threads(1);
+    cpu_->linear(x.view(), *cpu_->pack(weight.view(), compute), {}, one.view());
+    for (const int threads : {2, 3}) {
+      set_num_threads(threads);
+      cpu_->linear(x.view(), *cpu_->pack(weight.view(), compute), {}, many.view());
+      EXPECT_EQ(relative_error(many.view(), one.view()), kExact);
+    }
+    set_num_threads(0);
+  }
+}
+
+TEST_F(BackendTest, Matmul) {
+  for (const auto& [rows, inner] : kShapes) {
+    for (const std::int64_t cols : {std::int64_t{1}, std::int64_t{18}, std::int64_t{300}}) {
+      const auto a = random_strided(rows, inner, 1);
+      const auto b = random_strided(inner, cols, 2);
+      const auto bt = random_strided(cols, inner, 3);
+      Matrix expected = random_matrix(rows, cols, 4);
+      Matrix found = expected.clone();
+      reference_->matmul(a.view, b.view, 0.5f, 2.0f, expected.view());
+      cpu_->matmul(a.view, b.view, 0.5f, 2.0f, found.view());
+      EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+      reference_->matmul_transposed(a.view, bt.view, -1.0f, 0.0f, expected.view());
+      cpu_->matmul_transposed(a.view, bt.view, -1.0f, 0.0f, found.view());
+      EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+    }
+  }
+}
+
+TEST_F(BackendTest, GramIsSymmetricAndAddsUp) {
+  for (const auto& [rows, cols] : kShapes) {
+    const auto x = random_strided(rows, cols, 1);
+    Matrix expected = Matrix::zeros(cols, cols);
+    Matrix found = Matrix::zeros(cols, cols);
+    for (int pass = 0; pass < 2; ++pass) {
+      reference_->add_gram(x.view, expected.view());
+      cpu_->add_gram(x.view, found.view());
+    }
+    Backend::symmetrize(expected.view());
+    Backend::symmetrize(found.view());
+    EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+  }
+}
+
+TEST_F(BackendTest, InverseOfPositiveDefinite) {
+  for (const std::int64_t n : {1, 2, 63, 64, 65, 128, 200}) {
+    const Matrix x = random_matrix(2 * n, n, 5);
+    Matrix a = Matrix::zeros(n, n);
+    reference_->add_gram(x.view(), a.view());
+    Backend::symmetrize(a.view());
+    Matrix expected = a.clone();
+    ASSERT_TRUE(reference_->invert_spd(expected.view()));
+    ASSERT_TRUE(cpu_->invert_spd(a.view()));
+    EXPECT_LE(relative_error(a.view(), expected.view()), kInverse) << n;
+  }
+}
+
+TEST_F(BackendTest, InverseRefusesIndefinite) {
+  for (Backend* backend : {reference_.get(), cpu_.get()}) {
+    Matrix a = Matrix::zeros(70, 70);
+    for (std::int64_t i = 0; i < 70; ++i) a.at(i, i) = i == 68 ? -1.0f : 1.0f;
+    EXPECT_FALSE(backend->invert_spd(a.view()));
+  }
+}
+
+TEST_F(BackendTest, Norms) {
+  for (const auto& [rows, cols] : kShapes) {
+    const auto x = random_strided(rows, cols, 1, 3.0f);
+    const Matrix gain = random_matrix(1, cols, 2);
+    const Matrix bias = random_matrix(1, cols, 3);
+    Matrix expected(rows, cols);
+    auto y = random_strided(rows, cols, 4);
+    for (const float offset : {0.0f, 1.0f}) {
+      reference_->rms_norm(x.view, gain.values(), offset, 1e-5f, expected.view());
+      cpu_->rms_norm(x.view, gain.values(), offset, 1e-5f, y.view);
+      EXPECT_LE(relative_error(y.view, expected.view()), kElementwise);
+    }
+    reference_->layer_norm(x.view, gain.values(), bias.values(), 1e-5f, expected.view());
+    cpu_->layer_norm(x.view, gain.values(), bias.values(), 1e-5f, y.view);
+    EXPECT_LE(relative_error(y.view, expected.view()), kProduct);
+    reference_->layer_norm(x.view, {}, {}, 1e-5f, expected.view());
+    cpu_->layer_norm(x.view, {}, {}, 1e-5f, y.view);
+    EXPECT_LE(relative_error(y.view, expected.view()), kProduct);
+  }
+}
+
+TEST_F(BackendTest, RopeRotatesTheFirstPartOfEachHead) {
+  RopeTable table{random_matrix(40, 3, 1), random_matrix(40, 3, 2)};
+  for (const std::int64_t head_size : {std::int64_t{6}, std::int64_t{9}}) {
+    auto expected = random_strided(33, 4 * head_size, 3);
+    auto found = random_strided(33, 4 * head_size, 3);
+    reference_->rope(expected.view, table, head_size, 5);
+    cpu_->rope(found.view, table, head_size, 5);
+    EXPECT_LE(relative_error(found.view, expected.view), kElementwise);
+  }
+}
+
+struct AttentionCase {
+  std::int64_t queries, first_position, heads, kv_heads, head_size, window;
+  float softcap;
+};
+
+TEST_F(BackendTest, Attention) {
+  const AttentionCase cases[] = {
+      {1, 0, 1, 1, 1, 0, 0.0f},    {1, 70, 4, 2, 16, 0, 0.0f},    {5, 0, 3, 1, 7, 0, 0.0f},
+      {300, 0, 2, 2, 8, 0, 0.0f},  {300, 300, 6, 2, 8, 0, 0.0f},  {130, 0, 2, 1, 16, 1, 0.0f},
+      {300, 0, 2, 1, 8, 40, 0.0f}, {280, 20, 4, 4, 8, 270, 2.0f}, {64, 0, 3, 3, 33, 0, 5.0f},
+  };
+  for (const AttentionCase& c : cases) {
+    const std::int64_t keys = c.first_position + c.queries;
+    const auto q = random_strided(c.queries, c.heads * c.head_size, 1, 2.0f);
+    const auto k = random_strided(keys, c.kv_heads * c.head_size, 2, 2.0f);
+    const auto v = random_strided(keys, c.kv_heads * c.head_size, 3);
+    const AttentionParams params{c.heads,   c.kv_heads, c.head_size,     0.7f,
+                                 c.softcap, c.window,   c.first_position};
+    Matrix expected(c.queries, c.heads * c.head_size);
+    auto found = random_strided(c.queries, c.heads * c.head_size, 4);
+    reference_->attention(q.view, k.view, v.view, params, expected.view());
+    cpu_->attention(q.view, k.view, v.view, params, found.view);
+    EXPECT_LE(relative_error(found.view, expected.view()), kProduct)
+        << c.queries << " queries, window " << c.window;
+  }
+}
+
+TEST_F(BackendTest, Activations) {
+  for (const Activation activation :
+       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const auto& [rows, cols] : kShapes) {
+      const double tolerance = activation == Activation::kGelu ? kGelu : kElementwise;
+      for (const float scale : {0.01f, 4.0f, 60.0f}) {
+        auto expected = random_strided(rows, cols, 1, scale);
+        auto found = random_strided(rows, cols, 1, scale);
+        const Matrix up = random_matrix(rows, cols, 2);
+        reference_->activate(activation, expected.view);
+        cpu_->activate(activation, found.view);
+        EXPECT_LE(relative_error(found.view, expected.view), tolerance)
+            << name_of(activation) << " " << scale;
+        reference_->gated_activate(activation, expected.view, up.view());
+        cpu_->gated_activate(activation, found.view, up.view());
+        EXPECT_LE(relative_error(found.view, expected.view), 2 * tolerance)
+            << name_of(activation) << " " << scale;
+      }
+    }
+  }
+}
+
+TEST_F(BackendTest, Softcap) {
+  for (const auto& [rows, cols] : kShapes) {
+    auto expected = random_strided(rows, cols, 1, 40.0f);
+    auto found = random_strided(rows, cols, 1, 40.0f);
+    reference_->softcap(30.0f, expected.view);
+    cpu_->softcap(30.0f, found.view);
+    EXPECT_LE(relative_error(found.view, expected.view), kElementwise);
+  }
+}
+
+TEST_F(BackendTest, AddAndEnergy) {
+  for (const auto& [rows, cols] : kShapes) {
+    const auto x = random_strided(rows, cols, 1);
+    auto expected = random_strided(rows, cols, 2);
+    auto found = random_strided(rows, cols, 2);
+    reference_->add(x.view, expected.view);
+    cpu_->add(x.view, found.view);
+    EXPECT_EQ(relative_error(found.view, expected.view), kExact);
+    std::vector<double> expected_energy(static_cast<std::size_t>(cols), 0.5);
+    std::vector<double> found_energy(static_cast<std::size_t>(cols), 0.5);
+    reference_->add_energy(x.view, expected_energy);
+    cpu_->add_energy(x.view, found_energy);
+    for (std::size_t i = 0; i < expected_energy.size(); ++i) {
+      EXPECT_NEAR(found_energy[i], expected_energy[i], kElementwise * expected_energy[i]);
+    }
+  }
+}
+
+TEST_F(BackendTest, TargetLogProbs) {
+  for (const auto& [rows, cols] : kShapes) {
+    auto logits = random_strided(rows, cols, 1, 20.0f);
+    std::vector<std::int32_t> targets;
+    for (std::int64_t r = 0; r < rows; ++r) targets.push_back(static_cast<std::int32_t>(r % cols));
+    std::vector<double> expected(targets.size());
+    std::vector<double> found(targets.size());
+    std::vector<std::int32_t> expected_best(targets.size());
+    std::vector<std::int32_t> found_best(targets.size());
+    reference_->target_log_probs(logits.view, targets, expected, expected_best);
+    cpu_->target_log_probs(logits.view, targets, found, found_best);
+    EXPECT_EQ(found_best, expected_best);
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_NEAR(found[i], expected[i], 1e-5 * (1.0 - expected[i]));
+  }
+}
+
+}  // namespace
+}  // namespace swiftprune
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  try {
+    std::printf("instruction set: %s\n", swiftprune::isa_name().c_str());
+  } catch (const std::exception& error) {
+    std::printf("skipped: %s\n", error.what());
+    return 77;
+  }
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,3 @@
+swiftprune_test(checkpoint/safetensors)
+swiftprune_test(checkpoint/checkpoint)
+swiftprune_test(checkpoint/checkpoint_writer)

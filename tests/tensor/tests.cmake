@@ -1,0 +1,2 @@
+swiftprune_test(tensor/dtype)
+swiftprune_test(tensor/mask)
