@@ -27,7 +27,9 @@ class LinearTest : public ::testing::Test {
     } catch (const Error& error) {
       GTEST_SKIP() << error.what();
     }
+    set_num_threads(1);
   }
+  void TearDown() override { set_num_threads(0); }
 };
 
 Matrix random_matrix(std::int64_t rows, std::int64_t cols, std::uint32_t seed) {
@@ -152,7 +154,6 @@ TEST_F(LinearTest, ThreadsDoNotChangeBits) {
       linear.forward(x.view(), {}, one.view());
       set_num_threads(3);
       linear.forward(x.view(), {}, three.view());
-      set_num_threads(0);
       ASSERT_EQ(0, std::memcmp(one.data(), three.data(), one.values().size_bytes()));
     }
   }

@@ -186,7 +186,12 @@ TEST(PackedTensor, BitmapRules) {
                       [&](Bytes& b, const PackedSections&) {
                         b.set(kNumValues, b.get<std::uint64_t>(kNumValues) - 1);
                       }),
-              HasSubstr("found"));
+              HasSubstr("after the values"));
+  EXPECT_THAT(damaged(bitmap,
+                      [&](Bytes& b, const PackedSections&) {
+                        b.set(kNumValues, b.get<std::uint64_t>(kNumValues) + 1);
+                      }),
+              HasSubstr("the masks count"));
 }
 
 TEST(PackedTensor, Int8Rules) {

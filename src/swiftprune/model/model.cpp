@@ -3,6 +3,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/rope.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
@@ -33,7 +34,9 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size);
   for (const BlockConfig& block : m.blocks) {
     for (const LinearTensors& linear : linears_of(block)) {
-      check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs});
+      if (checkpoint.find(linear.name + ".weight" + kPackedSuffix) == nullptr) {  // else checked when loaded
+        check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs});
+      }
       if (linear.bias) check_shape(checkpoint, linear.name + ".bias", {linear.outputs});
     }
     check_norm(checkpoint, block.attention_norm, m.hidden_size);
@@ -50,8 +53,8 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
 }  // namespace
 
 ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
-                     ComputeType compute)
-    : model_(model), weight_(checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size)) {
+                     ComputeType compute, WeightUse use)
+    : model_(model), compute_(compute) {
   if (model.final_norm) {
     if (!model.final_norm->gain.empty())
       norm_gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
@@ -59,6 +62,9 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
       norm_bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
   }
   if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
+  if (use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
+  if (compact_) return;
+  weight_ = checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size);
   packed_ = backend.pack(weight_.view(), compute);
 }
 
@@ -73,7 +79,11 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
     }
     x = normed.view();
   }
-  backend.linear(x, *packed_, head_bias_, logits);
+  if (compact_) {
+    compact_->forward(x, head_bias_, logits, compute_);
+  } else {
+    backend.linear(x, *packed_, head_bias_, logits);
+  }
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }
 
@@ -89,7 +99,8 @@ std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
 void Model::release_block(std::int64_t layer) const {
   for (const std::string& name :
        DecoderBlock::tensor_names(config_.blocks[static_cast<std::size_t>(layer)])) {
-    checkpoint_.release(checkpoint_.at(name));
+    const TensorInfo* packed = checkpoint_.find(name + kPackedSuffix);
+    checkpoint_.release(packed != nullptr ? *packed : checkpoint_.at(name));
   }
 }
 

@@ -12,7 +12,7 @@ namespace swiftprune {
 
 class Linear {
  public:
-  explicit Linear(PackedTensor weight);
+  Linear(PackedTensor weight);  // NOLINT: a packed tensor is a linear
 
   const PackedTensor& weight() const { return weight_; }
   std::int64_t out_features() const { return weight_.rows(); }

@@ -177,8 +177,9 @@ PackedSections sections_of(const PackedShape& shape) {
 
 PackedTensor PackedTensor::parse(std::span<const std::byte> bytes, std::string_view name,
                                  std::shared_ptr<const void> owner) {
-  expect(reinterpret_cast<std::uintptr_t>(bytes.data()) % 64 == 0,
-         "packed tensors start at 64-byte boundaries");
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % 64 != 0) {
+    bad_input("{}: found at an offset that is no multiple of 64; pack the model again", name);
+  }
   if (bytes.size() < sizeof(Header)) {
     bad_input("{}: found {} bytes, a packed tensor has a header of {}", name, bytes.size(), sizeof(Header));
   }

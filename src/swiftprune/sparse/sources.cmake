@@ -7,7 +7,8 @@ target_sources(swiftprune PRIVATE
   sparse/reference_linear.cpp
   sparse/kernels_baseline.cpp
   sparse/shuffle_tables.cpp
-  sparse/read_ceiling.cpp)
+  sparse/read_ceiling.cpp
+  sparse/packed_checkpoint.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 sparse/kernels_avx2.cpp sparse/tiles_avx2.cpp
   AVX512 sparse/kernels_avx512.cpp sparse/tiles_avx512.cpp
