@@ -1,6 +1,7 @@
 swiftprune_test(sparse/packed_tensor)
 swiftprune_test(sparse/pack)
 swiftprune_test(sparse/linear)
+swiftprune_test(sparse/autotune)
 swiftprune_test(sparse/packed_checkpoint)
 # Every instruction set that the processor has, chosen as a user would; the test itself skips the others.
 foreach(isa baseline avx2 avx512)

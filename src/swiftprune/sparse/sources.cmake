@@ -8,7 +8,8 @@ target_sources(swiftprune PRIVATE
   sparse/kernels_baseline.cpp
   sparse/shuffle_tables.cpp
   sparse/read_ceiling.cpp
-  sparse/packed_checkpoint.cpp)
+  sparse/packed_checkpoint.cpp
+  sparse/autotune.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 sparse/kernels_avx2.cpp sparse/tiles_avx2.cpp
   AVX512 sparse/kernels_avx512.cpp sparse/tiles_avx512.cpp
