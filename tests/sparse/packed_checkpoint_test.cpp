@@ -173,6 +173,29 @@ TEST(PackedCheckpoint, PackedModelGivesTheDenseModelsText) {
   }
 }
 
+// A tuner that finds every packed linear slow: the model is run dense, with the same text.
+TEST(PackedCheckpoint, TunedModelGivesTheSameText) {
+  const TempDir dir;
+  const auto linears = write_tiny_model(dir.path() / "dense", DType::kBF16);
+  pack_checkpoint(Checkpoint::open(dir.path() / "dense"), linears, dir.path() / "packed", {});
+  const auto model = Model::open(dir.path() / "packed");
+  const auto backend = make_cpu_backend();
+  int asked = 0;
+  Autotuner tuner({});
+  tuner.set_stopwatch([&](const PackedTensor&, std::int64_t tokens, ComputeType) {
+    EXPECT_EQ(tokens, 1);
+    ++asked;
+    return TuneResult{2.0, 1.0};
+  });
+  Generator tuned(*model, *backend, ComputeType::kF32, 1, 16, &tuner);
+  Generator plain(*model, *backend, ComputeType::kF32, 1, 16);
+  EXPECT_GT(asked, 0);
+  const std::vector<std::int32_t> ids = {1, 2, 3};
+  const Matrix& a = tuned.append(ids);
+  const Matrix& b = plain.append(ids);
+  for (std::int64_t i = 0; i < kVocab; ++i) EXPECT_NEAR(a.at(0, i), b.at(0, i), 1e-4f);
+}
+
 TEST(PackedCheckpoint, WhatCannotBePacked) {
   const TempDir dir;
   const auto linears = write_tiny_model(dir.path() / "dense", DType::kBF16);

@@ -48,6 +48,12 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
   if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.head_size, key_norm_);
 }
 
+void DecoderBlock::tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute) {
+  for (BlockLinear& linear : linears_) {
+    if (linear.compact) linear.compact = tuner.faster(linear.compact->weight(), num_tokens, compute);
+  }
+}
+
 void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
   compute_ = compute;
   for (BlockLinear& linear : linears_) {

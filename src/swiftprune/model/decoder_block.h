@@ -12,6 +12,7 @@
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/sparse/autotune.h"
 #include "swiftprune/sparse/linear.h"
 
 namespace swiftprune {
@@ -57,6 +58,8 @@ class DecoderBlock {
   std::vector<BlockLinear>& linears() { return linears_; }
   const std::vector<BlockLinear>& linears() const { return linears_; }
   void pack(const Backend& backend, ComputeType compute);
+  // Packed linears become dense where that is faster for this many tokens a call.
+  void tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute);
 
   // hidden [N, hidden]: becomes the block's output. rope: tables of ModelConfig::ropes.
   void forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,

@@ -8,7 +8,7 @@
 namespace swiftprune {
 
 Generator::Generator(const Model& model, const Backend& backend, ComputeType compute,
-                     std::int64_t num_sequences, std::int64_t capacity)
+                     std::int64_t num_sequences, std::int64_t capacity, Autotuner* tuner)
     : model_(model),
       backend_(backend),
       num_sequences_(num_sequences),
@@ -20,6 +20,7 @@ Generator::Generator(const Model& model, const Backend& backend, ComputeType com
   const std::int64_t kv_size = model.config().num_kv_heads * model.config().head_size;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     blocks_.push_back(model.load_block(layer, WeightUse::kCompact));
+    if (tuner != nullptr) blocks_.back().tune(*tuner, num_sequences, compute);
     blocks_.back().pack(backend, compute);
     if (!packed) model.release_block(layer);  // packed weights stay in the mapped file
     std::vector<KvCache> caches;
