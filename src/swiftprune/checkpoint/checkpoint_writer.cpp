@@ -207,10 +207,11 @@ struct CheckpointWriter::Impl {
     }
   }
 
-  // Places the tensors of each file: in the order of the plan, larger elements first so that each is aligned.
+  // Places the tensors of each file: in the order of the plan, aligned ones and larger elements first so that
+  // each is aligned.
   std::map<std::string, std::vector<TensorInfo>> lay_out(std::vector<PlannedTensor> plan) {
     std::stable_sort(plan.begin(), plan.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
-      return size_of(a.dtype) > size_of(b.dtype);
+      return a.aligned != b.aligned ? a.aligned : size_of(a.dtype) > size_of(b.dtype);
     });
     std::map<std::string, std::vector<TensorInfo>> layout;
     for (PlannedTensor& tensor : plan) {
@@ -219,6 +220,7 @@ struct CheckpointWriter::Impl {
       std::vector<TensorInfo>& file = layout[tensor.file];
       const std::uint64_t begin = file.empty() ? 0 : file.back().end;
       const std::uint64_t end = begin + bytes_of(tensor);
+      expect(!tensor.aligned || (begin % 64 == 0 && end % 64 == 0), "PlannedTensor: an aligned size");
       file.push_back(
           {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.file, begin, end});
     }

@@ -22,6 +22,7 @@ struct PlannedTensor {
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;
   std::string file;
+  bool aligned = false;  // to 64 bytes: goes first in its file; its size is a multiple of 64
 };
 
 // The source's own tensors, dtypes and shards.

@@ -220,7 +220,7 @@ std::string format_safetensors_header(std::span<const TensorInfo> tensors) {
                     name_of(tensor.dtype), fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
   }
   text += '}';
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
   expect(text.size() <= kMaxSafetensorsHeaderBytes,
          "format_safetensors_header: a header within the format's limit");
   const std::uint64_t size = text.size();

@@ -4,6 +4,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 // Query, key and value of N tokens; views into the fused product where its layout allows it.
@@ -19,13 +20,21 @@ void DecoderBlock::load_norm(const Checkpoint& checkpoint, const NormTensors& te
   if (!tensors.bias.empty()) norm.bias = checkpoint.load_vector(tensors.bias, size);
 }
 
-DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer)
+DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer,
+                           WeightUse use)
     : model_(model), config_(model.blocks[static_cast<std::size_t>(layer)]) {
   for (const LinearTensors& tensors : linears_of(config_)) {
     BlockLinear linear;
     linear.tensors = tensors;
-    linear.dtype = checkpoint.at(tensors.name + ".weight").dtype;
-    linear.weight = checkpoint.load_matrix(tensors.name + ".weight", tensors.outputs, tensors.inputs);
+    const std::string name = tensors.name + ".weight";
+    linear.compact = find_packed(checkpoint, name, tensors.outputs, tensors.inputs);
+    if (!linear.compact && use == WeightUse::kCompact) linear.compact = pack_dense(checkpoint, name);
+    if (linear.compact) {
+      linear.dtype = linear.compact->weight().shape().dtype;
+    } else {
+      linear.dtype = checkpoint.at(name).dtype;
+      linear.weight = checkpoint.load_matrix(name, tensors.outputs, tensors.inputs);
+    }
     if (tensors.bias) linear.bias = checkpoint.load_vector(tensors.name + ".bias", tensors.outputs);
     linears_.push_back(std::move(linear));
   }
@@ -39,8 +48,17 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
   if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.head_size, key_norm_);
 }
 
+void DecoderBlock::tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute) {
+  for (BlockLinear& linear : linears_) {
+    if (linear.compact) linear.compact = tuner.faster(linear.compact->weight(), num_tokens, compute);
+  }
+}
+
 void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
-  for (BlockLinear& linear : linears_) linear.packed = backend.pack(linear.weight.view(), compute);
+  compute_ = compute;
+  for (BlockLinear& linear : linears_) {
+    if (!linear.compact) linear.packed = backend.pack(linear.weight.view(), compute);
+  }
 }
 
 void DecoderBlock::pack(const Backend& backend, ComputeType compute, LinearInput input) {
@@ -67,8 +85,12 @@ void DecoderBlock::apply_head_norm(const Backend& backend, const Norm& norm, Mat
 
 Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatrixView x) const {
   const BlockLinear& l = linears_[index];
-  expect(l.packed != nullptr, "pack() comes before forward()");
   Matrix y(x.rows, l.tensors.outputs);
+  if (l.compact) {
+    l.compact->forward(x, l.bias, y.view(), compute_);
+    return y;
+  }
+  expect(l.packed != nullptr, "pack() comes before forward()");
   backend.linear(x, *l.packed, l.bias, y.view());
   return y;
 }

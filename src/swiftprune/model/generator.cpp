@@ -3,23 +3,26 @@
 #include <algorithm>
 
 #include "swiftprune/core/progress.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 
 Generator::Generator(const Model& model, const Backend& backend, ComputeType compute,
-                     std::int64_t num_sequences, std::int64_t capacity)
+                     std::int64_t num_sequences, std::int64_t capacity, Autotuner* tuner)
     : model_(model),
       backend_(backend),
       num_sequences_(num_sequences),
       capacity_(capacity),
       ropes_(model.rope_tables(capacity)),
-      head_(model.load_head(backend, compute)),
+      head_(model.load_head(backend, compute, WeightUse::kCompact)),
       logits_(num_sequences, model.config().vocab_size) {
+  const bool packed = has_packed_tensors(model.checkpoint());
   const std::int64_t kv_size = model.config().num_kv_heads * model.config().head_size;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    blocks_.push_back(model.load_block(layer));
+    blocks_.push_back(model.load_block(layer, WeightUse::kCompact));
+    if (tuner != nullptr) blocks_.back().tune(*tuner, num_sequences, compute);
     blocks_.back().pack(backend, compute);
-    model.release_block(layer);
+    if (!packed) model.release_block(layer);  // packed weights stay in the mapped file
     std::vector<KvCache> caches;
     for (std::int64_t s = 0; s < num_sequences; ++s)
       caches.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});

@@ -7,14 +7,16 @@
 #include <vector>
 
 #include "swiftprune/model/model.h"
+#include "swiftprune/sparse/autotune.h"
 
 namespace swiftprune {
 
 class Generator {
  public:
-  // capacity: positions of each sequence at most. Keeps a reference to the model and the backend.
+  // capacity: positions of each sequence at most. Keeps a reference to the model and the backend. With a
+  // tuner, a packed linear that is slower here than a dense one is run dense.
   Generator(const Model& model, const Backend& backend, ComputeType compute, std::int64_t num_sequences,
-            std::int64_t capacity);
+            std::int64_t capacity, Autotuner* tuner = nullptr);
 
   // Appends the same number of tokens to every sequence: ids [S·length], sequence by sequence. Returns the
   // logits of each sequence's last token [S, vocab].

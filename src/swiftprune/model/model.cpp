@@ -3,6 +3,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/rope.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
@@ -33,7 +34,10 @@ void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
     const bool of_mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
     const std::string fields = of_mlp ? "hidden_size and " + m.intermediate_field
                                       : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
-    check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs}, fields);
+    if (checkpoint.find(linear.name + ".weight" + kPackedSuffix) ==
+        nullptr) {  // packed ones are checked when loaded
+      check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs}, fields);
+    }
     if (linear.bias) check_shape(checkpoint, linear.name + ".bias", {linear.outputs}, fields);
   }
 }
@@ -64,8 +68,8 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
 }  // namespace
 
 ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
-                     ComputeType compute)
-    : model_(model), weight_(checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size)) {
+                     ComputeType compute, WeightUse use)
+    : model_(model), compute_(compute) {
   if (model.final_norm) {
     if (!model.final_norm->gain.empty())
       norm_gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
@@ -73,6 +77,9 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
       norm_bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
   }
   if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
+  if (use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
+  if (compact_) return;
+  weight_ = checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size);
   packed_ = backend.pack(weight_.view(), compute);
 }
 
@@ -87,7 +94,11 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
     }
     x = normed.view();
   }
-  backend.linear(x, *packed_, head_bias_, logits);
+  if (compact_) {
+    compact_->forward(x, head_bias_, logits, compute_);
+  } else {
+    backend.linear(x, *packed_, head_bias_, logits);
+  }
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }
 
@@ -103,7 +114,8 @@ std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
 void Model::release_block(std::int64_t layer) const {
   for (const std::string& name :
        DecoderBlock::tensor_names(config_.blocks[static_cast<std::size_t>(layer)])) {
-    checkpoint_.release(checkpoint_.at(name));
+    const TensorInfo* packed = checkpoint_.find(name + kPackedSuffix);
+    checkpoint_.release(packed != nullptr ? *packed : checkpoint_.at(name));
   }
 }
 

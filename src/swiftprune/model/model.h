@@ -18,7 +18,7 @@ namespace swiftprune {
 class ModelHead {
  public:
   ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
-            ComputeType compute);
+            ComputeType compute, WeightUse use);
   // hidden [N, hidden] -> logits [N, vocab]
   void logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const;
 
@@ -27,6 +27,8 @@ class ModelHead {
   std::vector<float> norm_gain_, norm_bias_, head_bias_;
   Matrix weight_;
   std::unique_ptr<PackedWeight> packed_;
+  std::optional<Linear> compact_;
+  ComputeType compute_;
 };
 
 class Model {
@@ -37,11 +39,13 @@ class Model {
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelConfig& config() const { return config_; }
 
-  DecoderBlock load_block(std::int64_t layer) const { return DecoderBlock(checkpoint_, config_, layer); }
+  DecoderBlock load_block(std::int64_t layer, WeightUse use = WeightUse::kFloat) const {
+    return DecoderBlock(checkpoint_, config_, layer, use);
+  }
   // The block's pages of the mapped files are not needed for now.
   void release_block(std::int64_t layer) const;
-  ModelHead load_head(const Backend& backend, ComputeType compute) const {
-    return ModelHead(checkpoint_, config_, backend, compute);
+  ModelHead load_head(const Backend& backend, ComputeType compute, WeightUse use = WeightUse::kFloat) const {
+    return ModelHead(checkpoint_, config_, backend, compute, use);
   }
   // Tables of all rotary embeddings for positions [0, num_positions).
   std::vector<RopeTable> rope_tables(std::int64_t num_positions) const;

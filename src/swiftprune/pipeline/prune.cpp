@@ -16,6 +16,7 @@
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/scoring/scorer.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
@@ -405,6 +406,10 @@ bool needs_calibration(const Plan& plan) {
 
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output) {
+  if (has_packed_tensors(model.checkpoint())) {
+    bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
+              model.checkpoint().folder().string());
+  }
   if (needs_calibration(plan))
     expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
   return BlockPruner(model, backend, plan, windows, options, output).run();

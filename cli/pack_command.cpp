@@ -1,0 +1,97 @@
+#include <map>
+#include <memory>
+
+#include "command.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string model, out, quantize = "none";
+};
+
+std::string format_name(const PackFormat& format) {
+  if (format.kind != PackedKind::kNm16) return std::string(name_of(format.kind));
+  return fmt::format("{}:{}", format.group_n, format.group_m);
+}
+
+void print_report(const PackReport& report, const Options& options) {
+  const auto share = [](std::int64_t part, std::int64_t whole) {
+    return static_cast<double>(part) / static_cast<double>(whole);
+  };
+  if (options.common.json) {
+    auto linears = nlohmann::ordered_json::array();
+    for (const PackedLinear& l : report.linears) {
+      linears.push_back({{"name", l.name},
+                         {"format", format_name(l.format)},
+                         {"density", l.density},
+                         {"dense_bytes", l.dense_bytes},
+                         {"packed_bytes", l.packed_bytes}});
+    }
+    print_json({{"out", options.out},
+                {"quantize", options.quantize},
+                {"linears", linears},
+                {"left_dense", report.left},
+                {"dense_bytes", report.dense_bytes},
+                {"packed_bytes", report.packed_bytes},
+                {"ratio", share(report.packed_bytes, report.dense_bytes)},
+                {"model_bytes_before", report.source_bytes},
+                {"model_bytes_after", report.target_bytes}});
+    return;
+  }
+  std::map<std::string, int> kinds;
+  double density = 0.0;
+  for (const PackedLinear& l : report.linears) {
+    ++kinds[format_name(l.format)];
+    density += l.density * share(l.dense_bytes, report.dense_bytes);
+  }
+  for (const auto& [kind, count] : kinds) fmt::print("{:>5} linears as {}\n", count, kind);
+  if (!report.left.empty()) fmt::print("{:>5} linears of F32 left as they are\n", report.left.size());
+  fmt::print("linears: {} -> {} ({:.1f} %; {:.1f} % of the weights are not zero)\n",
+             human_bytes(static_cast<double>(report.dense_bytes)),
+             human_bytes(static_cast<double>(report.packed_bytes)),
+             100.0 * share(report.packed_bytes, report.dense_bytes), 100.0 * density);
+  fmt::print("model:   {} -> {} ({:.1f} %)\n", human_bytes(static_cast<double>(report.source_bytes)),
+             human_bytes(static_cast<double>(report.target_bytes)),
+             100.0 * share(report.target_bytes, report.source_bytes));
+  if (report.packed_bytes >= report.dense_bytes && !options.common.quiet) {
+    fmt::print(stderr, "hint: nothing became smaller; prune the model first: swiftprune prune {} --out DIR\n",
+               options.model);
+  }
+}
+
+void run(const Options& options) {
+  apply(options.common);
+  const Checkpoint source = Checkpoint::open(options.model);
+  if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
+  std::vector<std::string> weights;
+  for (const BlockConfig& block : model_config(source.config()).blocks) {
+    for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
+  }
+  PackOptions pack;
+  pack.quantize = options.quantize == "int8" ? Quantize::kInt8 : Quantize::kNone;
+  pack.progress = terminal_progress(options.common);
+  print_report(pack_checkpoint(source, weights, options.out, pack), options);
+}
+
+}  // namespace
+
+void declare_pack(CLI::App& program) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
+  command->add_option("MODEL", options->model, "Model folder")->required();
+  command->add_option("--out", options->out, "New folder for the packed model")->required();
+  command->add_option("--quantize", options->quantize, "none: lossless; int8: 8 bits a weight, a scale a row")
+      ->check(CLI::IsMember({"none", "int8"}))
+      ->capture_default_str();
+  add_common_options(*command, options->common);
+  command->footer("Example: swiftprune pack pruned --out pruned-packed\nBack again: swiftprune unpack");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace swiftprune::cli

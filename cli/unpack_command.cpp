@@ -1,0 +1,38 @@
+#include <memory>
+
+#include "command.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string model, out;
+};
+
+void run(const Options& options) {
+  apply(options.common);
+  const Checkpoint source = Checkpoint::open(options.model);
+  unpack_checkpoint(source, options.out, terminal_progress(options.common));
+  if (options.common.json) {
+    print_json({{"out", options.out}, {"tensors", source.tensors().size()}});
+  } else {
+    fmt::print("{}: {} tensors\n", options.out, source.tensors().size());
+  }
+}
+
+}  // namespace
+
+void declare_unpack(CLI::App& program) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      program.add_subcommand("unpack", "Turn a packed model back into a dense Hugging Face folder");
+  command->add_option("MODEL", options->model, "Packed model folder")->required();
+  command->add_option("--out", options->out, "New folder for the dense model")->required();
+  add_common_options(*command, options->common);
+  command->footer("Example: swiftprune unpack pruned-packed --out pruned");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace swiftprune::cli

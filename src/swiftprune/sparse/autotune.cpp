@@ -1,0 +1,149 @@
+#include "swiftprune/sparse/autotune.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/linear.h"
+#include "swiftprune/sparse/pack.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int kRounds = 5;
+constexpr std::int64_t kMaxFlushBytes = std::int64_t{128} << 20;
+
+// Pushes everything else out of the cache by reading more than fits.
+class CacheFlush {
+ public:
+  CacheFlush() {
+    const long cache = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const std::int64_t bytes =
+        std::min(kMaxFlushBytes, std::max<std::int64_t>(cache, std::int64_t{16} << 20) * 3 / 2);
+    words_.assign(static_cast<std::size_t>(bytes / 8), 1);
+  }
+  void run() {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < words_.size(); i += 8) sum += words_[i];
+    words_[0] = sum;  // keeps the reads
+  }
+
+ private:
+  std::vector<std::uint64_t> words_;
+};
+
+double microseconds(const Linear& linear, ConstMatrixView x, MatrixView y, ComputeType compute) {
+  const auto start = std::chrono::steady_clock::now();
+  linear.forward(x, {}, y, compute);
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+PackedTensor to_dense(const PackedTensor& packed) {
+  const std::vector<std::uint16_t> bits = unpack(packed);
+  return pack({bits, packed.rows(), packed.cols(), packed.shape().dtype}, {PackedKind::kDense16});
+}
+
+TuneResult time_both(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
+  const Linear sparse(packed);
+  const Linear dense(to_dense(packed));
+  const Matrix x = Matrix::zeros(tokens, packed.cols());
+  Matrix y(tokens, packed.rows());
+  CacheFlush flush;
+  TuneResult best{std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
+  for (int round = 0; round <= kRounds; ++round) {
+    flush.run();
+    const double dense_us = microseconds(dense, x.view(), y.view(), compute);
+    flush.run();
+    const double packed_us = microseconds(sparse, x.view(), y.view(), compute);
+    if (round == 0) continue;  // code and threads were cold
+    best = {std::min(best.packed_us, packed_us), std::min(best.dense_us, dense_us)};
+  }
+  return best;
+}
+
+bool is_time(const nlohmann::json& value) { return value.is_number() && value.get<double>() > 0.0; }
+
+}  // namespace
+
+Autotuner::Autotuner(fs::path cache_file) : cache_file_(std::move(cache_file)), stopwatch_(time_both) {
+  std::ifstream file(cache_file_);
+  if (!file) return;
+  const nlohmann::json document = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!document.is_object()) return;
+  for (const auto& [key, entry] : document.items()) {
+    if (!entry.is_object() || !is_time(entry.value("packed_us", nlohmann::json())) ||
+        !is_time(entry.value("dense_us", nlohmann::json()))) {
+      continue;
+    }
+    results_[key] = {entry["packed_us"].get<double>(), entry["dense_us"].get<double>()};
+  }
+}
+
+fs::path Autotuner::default_cache_file() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path folder;
+  if (cache != nullptr && *cache != '\0') {
+    folder = cache;
+  } else if (home != nullptr && *home != '\0') {
+    folder = fs::path(home) / ".cache";
+  } else {
+    return {};
+  }
+  return folder / "swiftprune" / "autotune.json";
+}
+
+std::string Autotuner::key(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
+  const PackedShape& shape = packed.shape();
+  return fmt::format("{} | {} | {} threads | {} | {}x{} {} {} {}:{} {:.2f} | {} tokens {}", cpu_model_name(),
+                     isa_name(), num_threads(), SWIFTPRUNE_VERSION, shape.rows, shape.cols,
+                     name_of(shape.kind), name_of(shape.dtype), shape.group_n, shape.group_m,
+                     std::round(packed.density() * 20.0) / 20.0, tokens,
+                     compute == ComputeType::kBF16 ? "bf16" : "f32");
+}
+
+TuneResult Autotuner::measure(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
+  const std::string name = key(packed, tokens, compute);
+  if (const auto known = results_.find(name); known != results_.end()) return known->second;
+  return results_[name] = stopwatch_(packed, tokens, compute);
+}
+
+PackedTensor Autotuner::faster(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
+  if (packed.kind() == PackedKind::kDense16 || measure(packed, tokens, compute).packed_wins()) return packed;
+  return to_dense(packed);
+}
+
+void Autotuner::save() const {
+  if (cache_file_.empty()) return;
+  nlohmann::ordered_json document = nlohmann::ordered_json::object();
+  for (const auto& [name, result] : results_) {
+    document[name] = {{"packed_us", result.packed_us}, {"dense_us", result.dense_us}};
+  }
+  std::error_code ignored;
+  fs::create_directories(cache_file_.parent_path(), ignored);
+  fs::path temporary = cache_file_;
+  temporary += fmt::format(".{}", ::getpid());
+  {
+    std::ofstream file(temporary);
+    file << document.dump(2) << "\n";
+    file.close();
+    if (!file) {
+      fs::remove(temporary, ignored);
+      return;
+    }
+  }
+  fs::rename(temporary, cache_file_, ignored);
+}
+
+}  // namespace swiftprune
