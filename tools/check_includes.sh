@@ -13,13 +13,12 @@ declare -A allowed=(
   [selection]="core tensor scoring"
   [masking]="core tensor selection"
   [refinement]="core tensor backend scoring selection"
-  [sparse]="core tensor backend"
+  [sparse]="core tensor backend checkpoint"
   [model]="core tensor backend checkpoint text sparse"
   [calibration]="core tensor backend scoring text model"
   [evaluation]="core tensor backend text model"
-  [pipeline]="core tensor backend checkpoint text scoring selection masking refinement model calibration evaluation"
-  [export]="core tensor checkpoint selection masking"
-  [report]="core tensor pipeline evaluation"
+  [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
+  [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
 
 status=0
