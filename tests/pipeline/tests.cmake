@@ -1,1 +1,2 @@
 swiftprune_test(pipeline/aligned_prune)
+swiftprune_test(pipeline/allocate)
