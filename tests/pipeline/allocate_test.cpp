@@ -4,9 +4,12 @@
 #include <cmath>
 #include <numeric>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/temp_dir.h"
+#include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
@@ -94,6 +97,34 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
               plan.entries[static_cast<std::size_t>(most)].sparsity);
   }
   set_num_threads(0);
+}
+
+TEST(Allocate, APlanFileRepeatsIt) {
+  const auto model = Model::open(test::kModels / "llama3");
+  PlanDefaults defaults;
+  defaults.score = "wanda";
+  defaults.refine = "none";
+  Plan plan = uniform_plan(*model, defaults, {});
+  std::vector<double> h(plan.entries.size());
+  for (std::size_t i = 0; i < h.size(); ++i) h[i] = 0.01 * static_cast<double>(i + 1);
+  allocate_by_sensitivity(h, plan);
+  const test::TempDir folder;
+  const std::string path = folder.path() / "plan.json";
+  test::write_text(path, to_json(plan).dump());
+  Plan read = uniform_plan(*model, defaults, {});
+  apply_plan_file(path, read);
+  EXPECT_EQ(read.rounding, plan.rounding);
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    EXPECT_EQ(read.entries[i].sparsity, plan.entries[i].sparsity);
+  }
+  test::write_text(path, R"({"rounding": "column", "tensors": []})");
+  try {
+    apply_plan_file(path, read);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("\"column\""));
+  }
 }
 
 TEST(Allocate, LeavesNofMAlone) {
