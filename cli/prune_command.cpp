@@ -14,6 +14,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/refinement/refiner.h"
@@ -30,6 +31,7 @@ struct PruneFlags {
   std::string score, select, refine, propagate;  // empty: the method's
   double sparsity = 0.5;
   std::string pattern = "row";
+  std::string allocate = "none";
   std::string calibration = "self";
   std::string field = "text";
   std::int64_t windows = 0;  // 0: the method's
@@ -80,6 +82,10 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   }
   defaults.score = !flags.score.empty() ? flags.score : std::string(n_m ? method.n_m_score : method.score);
   defaults.refine = !flags.refine.empty() ? flags.refine : std::string(method.refine);
+  if (flags.allocate != "none" && (n_m || !flags.plan_file.empty())) {
+    bad_usage("--allocate: found {}, but {} fixes the sparsities; leave one of them out", flags.allocate,
+              n_m ? "--pattern " + flags.pattern : "--plan");
+  }
   std::vector<PlanOverride> overrides;
   for (const std::string& match : flags.skip) overrides.push_back({match, true, {}, {}});
   Plan plan = uniform_plan(model, defaults, overrides);
@@ -117,12 +123,22 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
   for (const PlanEntry& entry : plan.entries) {
     if (entry.prune && first == nullptr) first = &entry;
   }
-  nlohmann::ordered_json command = {
-      {"model", f.model},       {"out", f.out},         {"method", f.method},
-      {"sparsity", f.sparsity}, {"pattern", f.pattern}, {"calibration", f.calibration},
-      {"field", f.field},       {"windows", f.windows}, {"seqlen", f.seqlen},
-      {"seed", f.seed},         {"compute", f.compute}, {"skip", f.skip},
-      {"plan", f.plan_file},    {"alpha", f.alpha},     {"beta", f.beta}};
+  nlohmann::ordered_json command = {{"model", f.model},
+                                    {"out", f.out},
+                                    {"method", f.method},
+                                    {"sparsity", f.sparsity},
+                                    {"allocate", f.allocate},
+                                    {"pattern", f.pattern},
+                                    {"calibration", f.calibration},
+                                    {"field", f.field},
+                                    {"windows", f.windows},
+                                    {"seqlen", f.seqlen},
+                                    {"seed", f.seed},
+                                    {"compute", f.compute},
+                                    {"skip", f.skip},
+                                    {"plan", f.plan_file},
+                                    {"alpha", f.alpha},
+                                    {"beta", f.beta}};
   if (f.lambda) command["lambda"] = *f.lambda;
   if (first != nullptr) {
     command["score"] = first->score;
@@ -158,7 +174,8 @@ void run(const PruneFlags& flags) {
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
-  const Plan plan = make_plan(*model, flags, method);
+  Plan plan = make_plan(*model, flags, method);
+  const bool allocate = flags.allocate == "sensitivity";
 
   PruneOptions options;
   options.select = flags.select.empty() ? std::string(method.select) : flags.select;
@@ -175,10 +192,14 @@ void run(const PruneFlags& flags) {
   CheckpointWriter writer(flags.out, plan_like(model->checkpoint()));
   TokenWindows windows;
   CalibrationRecord calibration{"none", "", 0, 0, flags.seed};
-  if (needs_calibration(plan)) {
+  if (needs_calibration(plan) || allocate) {
     const std::int64_t count = flags.windows > 0 ? flags.windows : std::max(1, method.windows);
     windows = calibration_windows(*model, *backend, flags, count, options);
     calibration = {flags.calibration, windows.hash(), windows.num_windows(), windows.seqlen, flags.seed};
+  }
+  if (allocate) {
+    allocate_by_sensitivity(
+        measure_sensitivities(*model, *backend, plan, windows, options.compute, options.progress), plan);
   }
   CheckpointOutput output(model->checkpoint(), writer);
   const PruneResult result = prune(*model, *backend, plan, windows, options, output);
@@ -228,6 +249,13 @@ void add_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
       ->check(CLI::IsMember({"pruned", "dense"}));
+  command
+      .add_option(
+          "--allocate", f.allocate,
+          "How the sparsity is spread over the linears: none (the same for all) or sensitivity (those whose "
+          "pruning changes the output little lose more)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"none", "sensitivity"}));
   command.add_option("--skip", f.skip,
                      "Leave tensors dense: a shell pattern such as '*.down_proj.weight'; repeatable");
   command.add_option("--plan", f.plan_file,

@@ -94,6 +94,13 @@ void apply_plan_file(const std::string& path, Plan& plan) {
   if (!document.is_object() || !document.contains("tensors") || !document["tensors"].is_array()) {
     bad_input("{}: expected an object with an array 'tensors'; a run writes such a file as plan.json", path);
   }
+  if (document.contains("rounding")) {
+    const nlohmann::json& rounding = document["rounding"];
+    if (rounding != "row" && rounding != "matrix") {
+      bad_input("{}: rounding: found {}, expected \"row\" or \"matrix\"", path, rounding.dump());
+    }
+    plan.rounding = rounding == "row" ? PruneTarget::Rounding::kFloor : PruneTarget::Rounding::kExactTotal;
+  }
   std::map<std::string, PlanEntry*> by_name;
   for (PlanEntry& entry : plan.entries) by_name[entry.tensor] = &entry;
   std::set<std::string> seen;
@@ -147,7 +154,8 @@ nlohmann::ordered_json to_json(const Plan& plan) {
     }
     tensors.push_back(std::move(item));
   }
-  return {{"tensors", std::move(tensors)}};
+  const bool exact = plan.rounding == PruneTarget::Rounding::kExactTotal;
+  return {{"rounding", exact ? "matrix" : "row"}, {"tensors", std::move(tensors)}};
 }
 
 }  // namespace swiftprune

@@ -61,9 +61,9 @@ struct PlanDefaults {
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults,
                   const std::vector<PlanOverride>& overrides);
 
-// {"tensors": [{"name", "prune", "pattern", "sparsity", "score", "refine"}...]}; tensors that the file does
-// not name keep the defaults. Throws Error{kBadInput} with the file's name and the place for unknown tensors,
-// doubles and values out of range.
+// {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity", "score",
+// "refine"}...]}; what the file does not name keeps its default. Throws Error{kBadInput} with the file's name
+// and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);
 nlohmann::ordered_json to_json(const Plan& plan);
 

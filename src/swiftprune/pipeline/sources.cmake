@@ -1,4 +1,5 @@
 target_sources(swiftprune PRIVATE
+  pipeline/allocate.cpp
   pipeline/method.cpp
   pipeline/plan.cpp
   pipeline/prune.cpp

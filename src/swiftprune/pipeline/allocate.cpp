@@ -1,0 +1,313 @@
+#include "swiftprune/pipeline/allocate.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/refinement/refiner.h"
+
+namespace swiftprune {
+namespace {
+
+// -- Shares
+
+constexpr std::array kLevels = {0.3, 0.5, 0.7, 0.85};
+constexpr std::array kLogCosts = {-1.677, 0.0, 1.253, 2.167};
+constexpr double kLeast = 0.05;
+constexpr double kMost = 0.95;
+constexpr int kGrid = 901;  // shares that are tried: steps of 0.001
+
+double log_cost(double share) {
+  const auto slope = [](std::size_t i) {
+    return (kLogCosts[i + 1] - kLogCosts[i]) / (kLevels[i + 1] - kLevels[i]);
+  };
+  if (share > kLevels.back()) return kLogCosts.back() + 1.5 * slope(2) * (share - kLevels.back());
+  std::size_t i = 0;
+  while (i + 2 < kLevels.size() && share > kLevels[i + 1]) ++i;
+  return kLogCosts[i] + slope(i) * (share - kLevels[i]);
+}
+
+double weighted_mean(std::span<const double> values, std::span<const double> sizes) {
+  double sum = 0.0;
+  double total = 0.0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    sum += values[i] * sizes[i];
+    total += sizes[i];
+  }
+  return sum / total;
+}
+
+// Where an increasing function crosses zero, to the last bit.
+template <class Function>
+double crossing(double low, double high, const Function& f) {
+  for (int i = 0; i < 100; ++i) {
+    const double middle = 0.5 * (low + high);
+    (f(middle) < 0.0 ? low : high) = middle;
+  }
+  return high;
+}
+
+bool is_free(const PlanEntry& entry) { return entry.prune && entry.pattern.kind != Pattern::Kind::kNofM; }
+
+// -- Sensitivities
+
+constexpr std::int64_t kProbeTokens = 512;
+constexpr std::int64_t kGramWindows = 4;
+constexpr double kProbeSparsity = 0.5;
+constexpr const char* kProbeRefiner = "admm(10,8)";
+
+Matrix copy_rows(ConstMatrixView m) {
+  Matrix copy(m.rows, m.cols);
+  for (std::int64_t r = 0; r < m.rows; ++r) std::copy_n(m.row(r), m.cols, copy.row(r));
+  return copy;
+}
+
+// Mean over the rows of |y - x|² / |x|².
+double relative_change(ConstMatrixView x, ConstMatrixView y) {
+  double mean = 0.0;
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    double change = 0.0;
+    double size = 0.0;
+    for (std::int64_t c = 0; c < x.cols; ++c) {
+      change += std::pow(double{y.at(r, c)} - double{x.at(r, c)}, 2);
+      size += std::pow(double{x.at(r, c)}, 2);
+    }
+    if (size > 0.0) mean += change / size;
+  }
+  return mean / static_cast<double>(x.rows);
+}
+
+class Probe {
+ public:
+  Probe(const Model& model, const Backend& backend, const TokenWindows& windows, ComputeType compute)
+      : model_(model),
+        backend_(backend),
+        compute_(compute),
+        length_(windows.seqlen),
+        tokens_(std::min(kProbeTokens, windows.seqlen)),
+        ropes_(model.rope_tables(windows.seqlen)),
+        refiner_(make_refiner(kProbeRefiner)) {
+    const std::int64_t count = std::min(kGramWindows, windows.num_windows());
+    hidden_ = Matrix(count * length_, model.config().hidden_size);
+    for (std::int64_t w = 0; w < count; ++w) {
+      model.embed(windows.window(w), length_, 0, hidden_.view().row_block(w * length_, length_));
+    }
+    changed_ = Matrix(model.config().num_layers() * tokens_, model.config().hidden_size);
+  }
+
+  // Local changes of the block's linears (0 where not pruned).
+  std::vector<double> block(std::int64_t layer, const std::vector<const PlanEntry*>& entries) {
+    DecoderBlock block = model_.load_block(layer);
+    block.pack(backend_, compute_);
+    const Matrix input = copy_rows(hidden_.view().row_block(0, tokens_));
+    if (layer > 0) forward(block, changed_.view().row_block(0, layer * tokens_), tokens_, nullptr);
+    std::vector<Matrix> pruned = pruned_weights(block, entries);
+    const Matrix dense = output(block, input);
+
+    std::vector<double> changes(entries.size(), 0.0);
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (pruned[i].empty()) continue;
+      BlockLinear& linear = block.linears()[i];
+      std::swap(linear.weight, pruned[i]);
+      linear.packed = backend_.pack(linear.weight.view(), compute_);
+      changes[i] = relative_change(dense.view(), output(block, input).view());
+      std::swap(linear.weight, pruned[i]);
+      linear.packed = backend_.pack(linear.weight.view(), compute_);
+    }
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (!pruned[i].empty()) block.linears()[i].weight = std::move(pruned[i]);
+    }
+    block.pack(backend_, compute_);
+    const Matrix all = output(block, input);
+    std::copy_n(all.data(), all.numel(), changed_.row(layer * tokens_));
+    local_.push_back(relative_change(dense.view(), all.view()));
+    model_.release_block(layer);
+    return changes;
+  }
+
+  // After the last block: what the later blocks and the final norm make of the change behind each block.
+  std::vector<double> amplifications() {
+    Matrix dense = copy_rows(hidden_.view().row_block(0, tokens_));
+    final_norm(dense.view());
+    final_norm(changed_.view());
+    std::vector<double> result;
+    for (std::size_t b = 0; b < local_.size(); ++b) {
+      const auto first = static_cast<std::int64_t>(b) * tokens_;
+      const double change = relative_change(dense.view(), changed_.view().row_block(first, tokens_));
+      result.push_back(local_[b] > 0.0 ? change / local_[b] : 0.0);
+    }
+    return result;
+  }
+
+ private:
+  void forward(const DecoderBlock& block, MatrixView hidden, std::int64_t length,
+               const InputObserver* observer) const {
+    BlockForwardOptions options;
+    options.sequence_length = length;
+    options.observer = observer;
+    for (std::int64_t first = 0; first < hidden.rows; first += length) {
+      check_interrupt();
+      block.forward(backend_, ropes_, hidden.row_block(first, length), options);
+    }
+  }
+
+  Matrix output(const DecoderBlock& block, const Matrix& input) const {
+    Matrix hidden = input.clone();
+    forward(block, hidden.view(), tokens_, nullptr);
+    return hidden;
+  }
+
+  // Runs the dense stream on; each linear's pruned weight, empty where the plan leaves it dense.
+  std::vector<Matrix> pruned_weights(const DecoderBlock& block,
+                                     const std::vector<const PlanEntry*>& entries) {
+    std::array<std::optional<ActivationStats>, kNumLinearInputs> stats;
+    for (const PlanEntry* entry : entries) {
+      auto& slot = stats[static_cast<std::size_t>(entry->input)];
+      if (is_free(*entry) && !slot) slot.emplace(entry->cols, StatNeeds{.energy = true, .gram = true});
+    }
+    const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
+      auto& slot = stats[static_cast<std::size_t>(input)];
+      if (slot) slot->add_window(backend_, x);
+    };
+    forward(block, hidden_.view(), length_, &observer);
+    std::vector<Matrix> result(entries.size());
+    for (std::size_t input = 0; input < stats.size(); ++input) {
+      if (!stats[input]) continue;
+      std::unique_ptr<PreparedGram> prepared;
+      for (std::size_t i = 0; i < entries.size(); ++i) {
+        const PlanEntry& entry = *entries[i];
+        if (!is_free(entry) || static_cast<std::size_t>(entry.input) != input) continue;
+        if (!prepared) {
+          stats[input]->finish(entry.tensor);
+          prepared = refiner_->prepare(stats[input]->view(), backend_, entry.tensor);
+        }
+        RefineTask task;
+        task.weight = block.linears()[i].weight.view();
+        task.target.sparsity = kProbeSparsity;
+        task.target.tensor = entry.tensor;
+        task.measure_error = false;
+        result[i] = refiner_->refine(task, *prepared, backend_).weight;
+      }
+      stats[input].reset();
+    }
+    return result;
+  }
+
+  void final_norm(MatrixView hidden) const {
+    const ModelConfig& config = model_.config();
+    if (!config.final_norm) return;
+    const auto load = [&](const std::string& name) {
+      return name.empty() ? std::vector<float>{} : model_.checkpoint().load_vector(name, config.hidden_size);
+    };
+    const std::vector<float> gain = load(config.final_norm->gain);
+    if (config.norm == NormKind::kRms) {
+      backend_.rms_norm(hidden, gain, config.norm_gain_offset, config.norm_eps, hidden);
+    } else {
+      backend_.layer_norm(hidden, gain, load(config.final_norm->bias), config.norm_eps, hidden);
+    }
+  }
+
+  const Model& model_;
+  const Backend& backend_;
+  ComputeType compute_;
+  std::int64_t length_, tokens_;
+  std::vector<RopeTable> ropes_;
+  std::unique_ptr<Refiner> refiner_;
+  Matrix hidden_;              // [windows·seqlen, hidden] of the dense model
+  Matrix changed_;             // [layers·tokens, hidden]: part b has only block b pruned
+  std::vector<double> local_;  // change behind each pruned block
+};
+
+}  // namespace
+
+std::vector<double> allocate_shares(std::span<const double> sensitivities, std::span<const double> sizes,
+                                    double sparsity) {
+  expect(sensitivities.size() == sizes.size() && !sizes.empty(), "allocate_shares: a size for each linear");
+  const double least = std::min(kLeast, sparsity);
+  const double most = std::max(kMost, sparsity);
+  double mean_size = 0.0;
+  for (const double size : sizes) mean_size += size / static_cast<double>(sizes.size());
+  std::array<double, kGrid> share{};
+  std::array<double, kGrid> cost{};
+  for (std::size_t g = 0; g < share.size(); ++g) {
+    share[g] = least + (most - least) * static_cast<double>(g) / (kGrid - 1);
+    cost[g] = std::exp(log_cost(share[g]));
+  }
+  std::vector<double> result(sizes.size());
+  // Each linear's best share at the price exp(log_price) of a share of the mean size.
+  const auto best_at = [&](double log_price) {
+    for (std::size_t u = 0; u < result.size(); ++u) {
+      const double price = std::exp(log_price) * sizes[u] / mean_size;
+      std::size_t best = 0;
+      double lowest = std::numeric_limits<double>::infinity();
+      for (std::size_t g = 0; g < share.size(); ++g) {
+        const double value = sensitivities[u] * cost[g] - price * share[g];
+        if (value < lowest) {
+          lowest = value;
+          best = g;
+        }
+      }
+      result[u] = share[best];
+    }
+    return weighted_mean(result, sizes) - sparsity;
+  };
+  best_at(crossing(-60.0, 60.0, best_at));
+  // The grid leaves a rest: one shift of all shares makes the mean exact.
+  const std::vector<double> shares = result;
+  const auto shifted = [&](double by) {
+    for (std::size_t u = 0; u < result.size(); ++u) result[u] = std::clamp(shares[u] + by, least, most);
+    return weighted_mean(result, sizes) - sparsity;
+  };
+  shifted(crossing(-1.0, 1.0, shifted));
+  return result;
+}
+
+std::vector<double> measure_sensitivities(const Model& model, const Backend& backend, const Plan& plan,
+                                          const TokenWindows& windows, ComputeType compute,
+                                          const ProgressFn& progress) {
+  expect(windows.num_windows() > 0, "measure_sensitivities: calibration windows");
+  std::map<std::int64_t, std::vector<const PlanEntry*>> entries;
+  for (const PlanEntry& entry : plan.entries) entries[entry.layer].push_back(&entry);
+  Probe probe(model, backend, windows, compute);
+  std::vector<double> result;
+  for (const auto& [layer, of_block] : entries) {
+    const std::vector<double> changes = probe.block(layer, of_block);
+    result.insert(result.end(), changes.begin(), changes.end());
+    if (progress) progress("allocate", layer + 1, model.config().num_layers());
+  }
+  const std::vector<double> amplifications = probe.amplifications();
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    result[i] *= amplifications[static_cast<std::size_t>(plan.entries[i].layer)];
+  }
+  return result;
+}
+
+void allocate_by_sensitivity(std::span<const double> sensitivities, Plan& plan) {
+  expect(sensitivities.size() == plan.entries.size(), "allocate_by_sensitivity: one for each entry");
+  std::vector<double> h;
+  std::vector<double> sizes;
+  std::vector<double> asked;
+  for (std::size_t i = 0; i < plan.entries.size(); ++i) {
+    const PlanEntry& entry = plan.entries[i];
+    if (!is_free(entry)) continue;
+    h.push_back(std::max(sensitivities[i], 1e-12));  // a linear without effect still has a price
+    sizes.push_back(static_cast<double>(entry.rows) * static_cast<double>(entry.cols));
+    asked.push_back(entry.sparsity);
+  }
+  if (h.empty()) return;
+  const std::vector<double> shares = allocate_shares(h, sizes, weighted_mean(asked, sizes));
+  std::size_t next = 0;
+  for (PlanEntry& entry : plan.entries) {
+    if (is_free(entry)) entry.sparsity = shares[next++];
+  }
+  plan.rounding = PruneTarget::Rounding::kExactTotal;
+}
+
+}  // namespace swiftprune

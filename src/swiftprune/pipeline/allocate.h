@@ -1,0 +1,35 @@
+// Sparsity spread over a model's linears by sensitivity: the mean stays, but linears whose pruning changes
+// the model's output little lose more. Patterns with a free share only (row, layer, block).
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+// Shares s_u in [0.05, 0.95] (as far as the mean allows it) with Σ size_u·s_u = sparsity·Σ size_u that
+// minimise Σ h_u·φ(s_u). ln φ is linear between ln φ = −1.677, 0, 1.253, 2.167 at s = 0.3, 0.5, 0.7, 0.85, a
+// curve measured on single linears (docs/method.md), and goes on with the first slope below and 1.5 times the
+// last slope above. sensitivities, sizes: > 0, of equal length.
+std::vector<double> allocate_shares(std::span<const double> sensitivities, std::span<const double> sizes,
+                                    double sparsity);
+
+// What pruning one linear alone by half changes of the model's final normed hidden state, for every entry of
+// the plan (0 for those that it does not prune): the mean relative change, over the first 512 tokens of the
+// first window, of the block's own output, times what the later blocks make of the change when the whole
+// block is pruned. Each linear is pruned by admm(10,8) on the Gram matrices of up to four windows of the
+// dense model.
+std::vector<double> measure_sensitivities(const Model& model, const Backend& backend, const Plan& plan,
+                                          const TokenWindows& windows, ComputeType compute,
+                                          const ProgressFn& progress);
+
+// Sets the sparsities of the plan's pruned entries with a free share; their mean, weighted by size, stays.
+// Shares become numbers of weights once a matrix, so that the mean is exact.
+void allocate_by_sensitivity(std::span<const double> sensitivities, Plan& plan);
+
+}  // namespace swiftprune
