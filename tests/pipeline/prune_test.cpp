@@ -43,15 +43,15 @@ struct PruneRun {
 };
 
 PruneRun run(const Model& model, const Backend& backend, const Method& method, const std::string& pattern,
-        double sparsity) {
+             double sparsity) {
   PlanDefaults defaults{parse_pattern(pattern), sparsity, std::string(method.score),
                         std::string(method.refine)};
   PruneOptions options;
   options.select = method.select;
   options.propagation = method.propagation;
   PruneRun pruned;
-  pruned.result = prune(model, backend, uniform_plan(model, defaults, {}), random_windows(model, 3, 24), options,
-                     pruned.output);
+  pruned.result = prune(model, backend, uniform_plan(model, defaults, {}), random_windows(model, 3, 24),
+                        options, pruned.output);
   return pruned;
 }
 

@@ -54,7 +54,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;  // "reference", "cpu"
-  // Are products of bf16 operands faster than float ones here? (Otherwise ComputeType::kBF16 may compute in float.)
+  // Are products of bf16 operands faster than float ones here? (Otherwise ComputeType::kBF16 may compute in
+  // float.)
   virtual bool has_fast_bf16() const { return false; }
 
   // -- Products

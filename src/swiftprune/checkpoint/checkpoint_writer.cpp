@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -209,6 +210,7 @@ struct CheckpointWriter::Impl {
 
   // Places the tensors of each file: in the order of the plan, aligned ones and larger elements first so that
   // each is aligned.
+  std::set<std::string> aligned_files;
   std::map<std::string, std::vector<TensorInfo>> lay_out(std::vector<PlannedTensor> plan) {
     std::stable_sort(plan.begin(), plan.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
       return a.aligned != b.aligned ? a.aligned : size_of(a.dtype) > size_of(b.dtype);
@@ -220,6 +222,7 @@ struct CheckpointWriter::Impl {
       std::vector<TensorInfo>& file = layout[tensor.file];
       const std::uint64_t begin = file.empty() ? 0 : file.back().end;
       const std::uint64_t end = begin + bytes_of(tensor);
+      if (tensor.aligned) aligned_files.insert(tensor.file);
       expect(!tensor.aligned || (begin % 64 == 0 && end % 64 == 0), "PlannedTensor: an aligned size");
       file.push_back(
           {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.file, begin, end});
@@ -233,7 +236,7 @@ struct CheckpointWriter::Impl {
     check_free_space(total);
     for (auto& [name, infos] : layout) {
       const OutputFile& file = files.emplace(name, OutputFile(temporary / name)).first->second;
-      const std::string header = format_safetensors_header(infos);
+      const std::string header = format_safetensors_header(infos, aligned_files.contains(name) ? 64 : 8);
       files.at(name).reserve(header.size() + infos.back().end);
       file.write_at(0, std::as_bytes(std::span(header)));
       for (TensorInfo& info : infos) {

@@ -211,7 +211,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::
   return header;
 }
 
-std::string format_safetensors_header(std::span<const TensorInfo> tensors) {
+std::string format_safetensors_header(std::span<const TensorInfo> tensors, std::size_t alignment) {
   // transformers refuses a file whose metadata does not name the framework.
   std::string text = R"({"__metadata__":{"format":"pt"})";
   for (const TensorInfo& tensor : tensors) {
@@ -220,7 +220,7 @@ std::string format_safetensors_header(std::span<const TensorInfo> tensors) {
                     name_of(tensor.dtype), fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
   }
   text += '}';
-  text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
+  text.resize((8 + text.size() + alignment - 1) / alignment * alignment - 8, ' ');
   expect(text.size() <= kMaxSafetensorsHeaderBytes,
          "format_safetensors_header: a header within the format's limit");
   const std::uint64_t size = text.size();

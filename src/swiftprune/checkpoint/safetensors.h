@@ -28,7 +28,7 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::string& name);
 
 // The length and the JSON for tensors that lie as `begin` and `end` say, padded with spaces so that the data
-// starts at a multiple of 64.
-std::string format_safetensors_header(std::span<const TensorInfo> tensors);
+// starts at a multiple of `alignment` (8 as the safetensors library does).
+std::string format_safetensors_header(std::span<const TensorInfo> tensors, std::size_t alignment = 8);
 
 }  // namespace swiftprune
