@@ -86,9 +86,7 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
     bad_usage("--allocate: found {}, but {} fixes the sparsities; leave one of them out", flags.allocate,
               n_m ? "--pattern " + flags.pattern : "--plan");
   }
-  std::vector<PlanOverride> overrides;
-  for (const std::string& match : flags.skip) overrides.push_back({match, true, {}, {}});
-  Plan plan = uniform_plan(model, defaults, overrides);
+  Plan plan = uniform_plan(model, defaults, flags.skip);
   if (!flags.plan_file.empty()) apply_plan_file(flags.plan_file, plan);
   return plan;
 }

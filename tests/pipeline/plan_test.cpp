@@ -42,7 +42,7 @@ TEST_F(PlanTest, HoldsEveryLinearOfEveryBlock) {
 }
 
 TEST_F(PlanTest, SkipLeavesTensorsDense) {
-  const Plan plan = uniform_plan(*model_, half(), {{"*.down_proj.weight", true, {}, {}}});
+  const Plan plan = uniform_plan(*model_, half(), {"*.down_proj.weight"});
   for (const PlanEntry& entry : plan.entries) {
     EXPECT_EQ(entry.prune, entry.tensor.find("down_proj") == std::string::npos) << entry.tensor;
   }
@@ -50,9 +50,7 @@ TEST_F(PlanTest, SkipLeavesTensorsDense) {
 }
 
 TEST_F(PlanTest, RefusesOverridesThatMatchNothingAndSparsityOutOfRange) {
-  EXPECT_THAT(error_of([&] {
-                uniform_plan(*model_, half(), {{"*.nothing", true, {}, {}}});
-              }),
+  EXPECT_THAT(error_of([&] { uniform_plan(*model_, half(), {"*.nothing"}); }),
               ::testing::HasSubstr("--skip"));
   for (const double sparsity : {-0.1, 1.0, 2.0, std::nan("")}) {
     PlanDefaults defaults = half();
@@ -69,7 +67,7 @@ TEST_F(PlanTest, RefusesAPatternThatDoesNotDivideTheInputs) {
 }
 
 TEST_F(PlanTest, ReadsBackWhatItWrites) {
-  Plan plan = uniform_plan(*model_, half(), {{"*.layers.0.*", true, {}, {}}});
+  Plan plan = uniform_plan(*model_, half(), {"*.layers.0.*"});
   plan.entries.back().sparsity = 0.25;
   Plan other = uniform_plan(*model_, half(), {});
   apply_plan_file(write(to_json(plan).dump()), other);

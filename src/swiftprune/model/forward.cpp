@@ -45,10 +45,7 @@ void for_each_logits(const Model& model, const Backend& backend, const TokenWind
   std::int64_t done = 0;
   for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
     const std::int64_t count = std::min(group, windows.num_windows() - first);
-    Matrix hidden(count * seqlen, config.hidden_size);
-    for (std::int64_t w = 0; w < count; ++w) {
-      model.embed(windows.window(first + w), seqlen, 0, hidden.view().row_block(w * seqlen, seqlen));
-    }
+    Matrix hidden = model.embed_windows(windows, first, count);
     run_blocks(model, backend, ropes, hidden, seqlen, options.compute, [&](std::int64_t n) {
       done += n;
       if (options.progress) options.progress("forward", done, total);

@@ -67,15 +67,26 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
 
 }  // namespace
 
+FinalNorm::FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model) : model_(model) {
+  if (!present()) return;
+  if (!model.final_norm->gain.empty())
+    gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
+  if (!model.final_norm->bias.empty())
+    bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
+}
+
+void FinalNorm::apply(const Backend& backend, ConstMatrixView hidden, MatrixView y) const {
+  expect(present(), "FinalNorm: a model that has one");
+  if (model_.norm == NormKind::kRms) {
+    backend.rms_norm(hidden, gain_, model_.norm_gain_offset, model_.norm_eps, y);
+  } else {
+    backend.layer_norm(hidden, gain_, bias_, model_.norm_eps, y);
+  }
+}
+
 ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
                      ComputeType compute, WeightUse use)
-    : model_(model), compute_(compute) {
-  if (model.final_norm) {
-    if (!model.final_norm->gain.empty())
-      norm_gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
-    if (!model.final_norm->bias.empty())
-      norm_bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
-  }
+    : model_(model), norm_(checkpoint, model), compute_(compute) {
   if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
   if (use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
   if (compact_) return;
@@ -86,12 +97,8 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
 void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const {
   Matrix normed(hidden.rows, hidden.cols);
   ConstMatrixView x = hidden;
-  if (model_.final_norm) {
-    if (model_.norm == NormKind::kRms) {
-      backend.rms_norm(hidden, norm_gain_, model_.norm_gain_offset, model_.norm_eps, normed.view());
-    } else {
-      backend.layer_norm(hidden, norm_gain_, norm_bias_, model_.norm_eps, normed.view());
-    }
+  if (norm_.present()) {
+    norm_.apply(backend, hidden, normed.view());
     x = normed.view();
   }
   if (compact_) {
@@ -153,6 +160,16 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
                           row.view());
     for (std::int64_t i = 0; i < hidden.cols; ++i) hidden.at(n, i) += row.at(0, i);
   }
+}
+
+Matrix Model::embed_windows(const TokenWindows& windows, std::int64_t first, std::int64_t count) const {
+  const std::int64_t seqlen = windows.seqlen;
+  Matrix hidden(count * seqlen, config_.hidden_size);
+  const auto ids =
+      std::span(windows.ids)
+          .subspan(static_cast<std::size_t>(first * seqlen), static_cast<std::size_t>(count * seqlen));
+  embed(ids, seqlen, 0, hidden.view());
+  return hidden;
 }
 
 void Model::check_length(std::int64_t num_positions, std::string_view flag) const {

@@ -11,8 +11,22 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
+
+// The norm before the output projection.
+class FinalNorm {
+ public:
+  FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model);
+  bool present() const { return model_.final_norm.has_value(); }
+  // hidden [N, hidden] -> y [N, hidden], which may be hidden; only when present().
+  void apply(const Backend& backend, ConstMatrixView hidden, MatrixView y) const;
+
+ private:
+  const ModelConfig& model_;
+  std::vector<float> gain_, bias_;
+};
 
 // Final norm, output projection and soft cap.
 class ModelHead {
@@ -24,7 +38,8 @@ class ModelHead {
 
  private:
   const ModelConfig& model_;
-  std::vector<float> norm_gain_, norm_bias_, head_bias_;
+  FinalNorm norm_;
+  std::vector<float> head_bias_;
   Matrix weight_;
   std::unique_ptr<PackedWeight> packed_;
   std::optional<Linear> compact_;
@@ -53,6 +68,8 @@ class Model {
   // hidden]. Throws Error{kBadInput} for an id outside the vocabulary.
   void embed(std::span<const std::int32_t> ids, std::int64_t sequence_length, std::int64_t first_position,
              MatrixView hidden) const;
+  // Windows [first, first + count), each from position 0 -> [count·seqlen, hidden].
+  Matrix embed_windows(const TokenWindows& windows, std::int64_t first, std::int64_t count) const;
   // Throws Error{kUsage} naming `flag` when more positions are asked for than the model has.
   void check_length(std::int64_t num_positions, std::string_view flag) const;
 

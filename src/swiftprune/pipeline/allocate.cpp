@@ -63,12 +63,6 @@ constexpr std::int64_t kGramWindows = 4;
 constexpr double kProbeSparsity = 0.5;
 constexpr const char* kProbeRefiner = "admm(10,8)";
 
-Matrix copy_rows(ConstMatrixView m) {
-  Matrix copy(m.rows, m.cols);
-  for (std::int64_t r = 0; r < m.rows; ++r) std::copy_n(m.row(r), m.cols, copy.row(r));
-  return copy;
-}
-
 // Mean over the rows of |y - x|² / |x|².
 double relative_change(ConstMatrixView x, ConstMatrixView y) {
   double mean = 0.0;
@@ -95,10 +89,7 @@ class Probe {
         ropes_(model.rope_tables(windows.seqlen)),
         refiner_(make_refiner(kProbeRefiner)) {
     const std::int64_t count = std::min(kGramWindows, windows.num_windows());
-    hidden_ = Matrix(count * length_, model.config().hidden_size);
-    for (std::int64_t w = 0; w < count; ++w) {
-      model.embed(windows.window(w), length_, 0, hidden_.view().row_block(w * length_, length_));
-    }
+    hidden_ = model.embed_windows(windows, 0, count);
     changed_ = Matrix(model.config().num_layers() * tokens_, model.config().hidden_size);
   }
 
@@ -106,7 +97,7 @@ class Probe {
   std::vector<double> block(std::int64_t layer, const std::vector<const PlanEntry*>& entries) {
     DecoderBlock block = model_.load_block(layer);
     block.pack(backend_, compute_);
-    const Matrix input = copy_rows(hidden_.view().row_block(0, tokens_));
+    const Matrix input = copy_of(hidden_.view().row_block(0, tokens_));
     if (layer > 0) forward(block, changed_.view().row_block(0, layer * tokens_), tokens_, nullptr);
     std::vector<Matrix> pruned = pruned_weights(block, entries);
     const Matrix dense = output(block, input);
@@ -134,9 +125,12 @@ class Probe {
 
   // After the last block: what the later blocks and the final norm make of the change behind each block.
   std::vector<double> amplifications() {
-    Matrix dense = copy_rows(hidden_.view().row_block(0, tokens_));
-    final_norm(dense.view());
-    final_norm(changed_.view());
+    Matrix dense = copy_of(hidden_.view().row_block(0, tokens_));
+    const FinalNorm norm(model_.checkpoint(), model_.config());
+    if (norm.present()) {
+      norm.apply(backend_, dense.view(), dense.view());
+      norm.apply(backend_, changed_.view(), changed_.view());
+    }
     std::vector<double> result;
     for (std::size_t b = 0; b < local_.size(); ++b) {
       const auto first = static_cast<std::int64_t>(b) * tokens_;
@@ -198,20 +192,6 @@ class Probe {
       stats[input].reset();
     }
     return result;
-  }
-
-  void final_norm(MatrixView hidden) const {
-    const ModelConfig& config = model_.config();
-    if (!config.final_norm) return;
-    const auto load = [&](const std::string& name) {
-      return name.empty() ? std::vector<float>{} : model_.checkpoint().load_vector(name, config.hidden_size);
-    };
-    const std::vector<float> gain = load(config.final_norm->gain);
-    if (config.norm == NormKind::kRms) {
-      backend_.rms_norm(hidden, gain, config.norm_gain_offset, config.norm_eps, hidden);
-    } else {
-      backend_.layer_norm(hidden, gain, load(config.final_norm->bias), config.norm_eps, hidden);
-    }
   }
 
   const Model& model_;

@@ -22,7 +22,6 @@ struct Method {
   std::string_view refine;
   int windows;  // of calibration text
   Propagation propagation;
-  bool allocate;  // sparsity spread over the model by sensitivity (unstructured patterns)
   std::string_view summary;
   std::string_view source;
 };

@@ -31,19 +31,18 @@ void check_entry(const PlanEntry& entry) {
   check_target(entry.target(PruneTarget::Rounding::kFloor), entry.rows, entry.cols);
 }
 
-void apply_override(const PlanOverride& change, const std::string& flag, Plan& plan) {
+void skip_matches(const std::string& pattern, Plan& plan) {
   bool found = false;
   for (PlanEntry& entry : plan.entries) {
-    if (!matches(change.match, entry.tensor)) continue;
+    if (!matches(pattern, entry.tensor)) continue;
     found = true;
-    if (change.skip) entry.prune = false;
-    if (change.sparsity) entry.sparsity = *change.sparsity;
-    if (change.pattern) entry.pattern = *change.pattern;
+    entry.prune = false;
   }
   if (!found) {
     bad_usage(
-        "{}: '{}' matches no linear of the model, expected a shell pattern such as '{}' or '*.layers.0.*'",
-        flag, change.match, plan.entries.front().tensor);
+        "--skip: '{}' matches no linear of the model, expected a shell pattern such as '{}' or "
+        "'*.layers.0.*'",
+        pattern, plan.entries.front().tensor);
   }
 }
 
@@ -73,8 +72,7 @@ double Plan::sparsity() const {
   return total > 0.0 ? pruned / total : 0.0;
 }
 
-Plan uniform_plan(const Model& model, const PlanDefaults& defaults,
-                  const std::vector<PlanOverride>& overrides) {
+Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
   Plan plan;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
@@ -83,8 +81,7 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults,
                               true, defaults.pattern, defaults.sparsity, defaults.score, defaults.refine});
     }
   }
-  for (const PlanOverride& change : overrides)
-    apply_override(change, change.skip ? "--skip" : "--override", plan);
+  for (const std::string& pattern : skip) skip_matches(pattern, plan);
   for (const PlanEntry& entry : plan.entries) check_entry(entry);
   return plan;
 }

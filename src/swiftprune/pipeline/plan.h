@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,25 +40,16 @@ struct Plan {
   double sparsity() const;
 };
 
-// Overrides of single tensors: `match` is a shell pattern ("*.k_proj.weight", "model.layers.0.*") on the
-// tensor's name.
-struct PlanOverride {
-  std::string match;
-  bool skip = false;
-  std::optional<double> sparsity;
-  std::optional<Pattern> pattern;
-};
-
-// The same entry for every linear. Throws Error{kUsage} for an override that matches nothing and
-// Error{kBadInput} for a pattern that does not divide a tensor's inputs.
+// The same entry for every linear, but for those whose name a shell pattern of `skip` matches
+// ("*.k_proj.weight", "model.layers.0.*"): they stay dense. Throws Error{kUsage} for a pattern of `skip` that
+// matches nothing and Error{kBadInput} for a sparsity pattern that does not divide a tensor's inputs.
 struct PlanDefaults {
   Pattern pattern;
   double sparsity = 0.5;
   std::string score;
   std::string refine;
 };
-Plan uniform_plan(const Model& model, const PlanDefaults& defaults,
-                  const std::vector<PlanOverride>& overrides);
+Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 
 // {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity", "score",
 // "refine"}...]}; what the file does not name keeps its default. Throws Error{kBadInput} with the file's name

@@ -157,11 +157,7 @@ class BlockPruner {
   void embed() {
     const Stopwatch watch(result_.seconds.calibrate);
     ropes_ = model_.rope_tables(windows_.seqlen);
-    hidden_ = Matrix(windows_.num_windows() * windows_.seqlen, model_.config().hidden_size);
-    for (std::int64_t w = 0; w < windows_.num_windows(); ++w) {
-      model_.embed(windows_.window(w), windows_.seqlen, 0,
-                   hidden_.view().row_block(w * windows_.seqlen, windows_.seqlen));
-    }
+    hidden_ = model_.embed_windows(windows_, 0, windows_.num_windows());
   }
 
   void run_block(std::int64_t layer, bool calibrate, bool more_to_come) {
@@ -286,8 +282,7 @@ class BlockPruner {
         block.forward(backend_, ropes_, rows, options);
         return;
       }
-      Matrix copy(rows.rows, rows.cols);
-      for (std::int64_t r = 0; r < rows.rows; ++r) std::copy_n(rows.row(r), rows.cols, copy.row(r));
+      Matrix copy = copy_of(rows);
       block.forward(backend_, ropes_, copy.view(), options);
     });
   }
@@ -330,6 +325,7 @@ class BlockPruner {
       task.weight = dense.view();
       task.mask = refiner->uses_mask() ? &mask : nullptr;
       task.target = target;
+      task.measure_error = false;  // measured below, on the rounded weights
       Refinement refined = refiner->refine(task, prepared(entry, *refiner, stats), backend_);
       if (refined.report.damping_raised > 0) tensor.damping = refined.report.damping;
       linear.weight = std::move(refined.weight);

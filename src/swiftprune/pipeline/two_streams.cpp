@@ -37,13 +37,8 @@ TwoStreams::TwoStreams(const Model& model, const Backend& backend, const TokenWi
       backend_(backend),
       windows_(windows),
       ropes_(model.rope_tables(windows.seqlen)),
-      hidden_(windows.num_windows() * windows.seqlen, model.config().hidden_size) {
-  const std::int64_t length = windows.seqlen;
-  for (std::int64_t w = 0; w < windows.num_windows(); ++w) {
-    model.embed(windows.window(w), length, 0, hidden_.view().row_block(w * length, length));
-  }
-  dense_hidden_ = hidden_.clone();
-}
+      hidden_(model.embed_windows(windows, 0, windows.num_windows())),
+      dense_hidden_(hidden_.clone()) {}
 
 void TwoStreams::start_block(const DecoderBlock& dense, const DecoderBlock& pruned) {
   dense_ = &dense;

@@ -14,12 +14,6 @@ bool all_finite(const Matrix& m) {
   return std::all_of(m.values().begin(), m.values().end(), [](float x) { return std::isfinite(x); });
 }
 
-Matrix copy_of(ConstMatrixView m) {
-  Matrix copy(m.rows, m.cols);
-  for (std::int64_t r = 0; r < m.rows; ++r) std::copy_n(m.row(r), m.cols, copy.row(r));
-  return copy;
-}
-
 }  // namespace
 
 double damping_unit(ConstMatrixView a) {

@@ -29,4 +29,10 @@ Matrix Matrix::clone() const {
   return copy;
 }
 
+Matrix copy_of(ConstMatrixView m) {
+  Matrix copy(m.rows, m.cols);
+  for (std::int64_t r = 0; r < m.rows; ++r) std::copy_n(m.row(r), m.cols, copy.row(r));
+  return copy;
+}
+
 }  // namespace swiftprune

@@ -68,4 +68,7 @@ class Matrix {
   std::int64_t cols_ = 0;
 };
 
+// A contiguous copy of any window.
+Matrix copy_of(ConstMatrixView m);
+
 }  // namespace swiftprune
