@@ -14,6 +14,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
@@ -104,7 +105,7 @@ TokenWindows calibration_windows(const Model& model, const Backend& backend, con
     self.progress = options.progress;
     return self_text(model, backend, self);
   }
-  if (holds_ids(flags.calibration)) {
+  if (holds_token_ids(flags.calibration)) {
     WindowOptions window_options;
     window_options.seqlen = flags.seqlen;
     window_options.max_windows = windows;

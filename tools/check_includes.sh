@@ -16,7 +16,7 @@ declare -A allowed=(
   [sparse]="core tensor backend checkpoint"
   [model]="core tensor backend checkpoint text sparse"
   [calibration]="core tensor backend scoring text model"
-  [evaluation]="core tensor backend text model"
+  [evaluation]="core tensor backend checkpoint text sparse masking model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
   [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
