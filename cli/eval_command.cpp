@@ -24,8 +24,6 @@ struct EvalOptions {
   CommonOptions common;
   std::string model;
   EvaluationFlags text;
-  std::string convention = "windows";
-  std::int64_t stride = 0;
   std::vector<std::string> tasks;
   std::int64_t limit = 0;
   bool items = false;
@@ -149,15 +147,9 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
                                        const ForwardOptions& forward, ordered_json& document) {
   std::vector<TextResult> results;
   if (options.text.files.empty()) return results;
-  model.check_length(options.text.seqlen, "--seqlen");
-  ConventionOptions convention;
-  convention.convention = convention_by_name(options.convention);
-  convention.seqlen = options.text.seqlen;
-  convention.stride = options.stride;
-  convention.max_windows = options.text.windows;
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
-  convention.bos = window_bos(model, tokenizer.get(), options.text.bos, convention.convention);
-  document["convention"] = options.convention;
+  const ConventionOptions convention = convention_options(model, tokenizer.get(), options.text);
+  document["convention"] = options.text.convention;
   document["convention_label"] = label_of(convention.convention, convention.seqlen, convention.stride);
   document["seqlen"] = convention.seqlen;
   document["bos"] = convention.bos.has_value();
@@ -177,10 +169,6 @@ void run(const EvalOptions& options) {
   apply(options.common);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
-  }
-  if (options.stride > 0 && options.convention != "strided") {
-    bad_usage("--stride: found {} with --convention {}, expected --convention strided", options.stride,
-              options.convention);
   }
   const auto backend = make_cpu_backend();
   const auto model = Model::open(options.model);
@@ -225,16 +213,6 @@ void declare_eval(CLI::App& program) {
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on texts, accuracy on tasks");
   command->add_option("MODEL", options->model, "Hugging Face model folder, dense or packed")->required();
   add_evaluation_flags(*command, options->text);
-  command
-      ->add_option("--convention", options->convention,
-                   "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
-                   "window), strided (every token once, with overlapping windows)")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"windows", "llama.cpp", "strided"}));
-  command
-      ->add_option("--stride", options->stride,
-                   "With strided: tokens from window to window (0: half of --seqlen)")
-      ->check(CLI::NonNegativeNumber);
   command->add_option("--task", options->tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");
   command->add_option("--limit", options->limit, "First so many items of each task (0: all)")

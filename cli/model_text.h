@@ -11,6 +11,7 @@
 #include "command.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/report/comparison.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune::cli {
@@ -22,14 +23,21 @@ struct EvaluationFlags {
   std::int64_t seqlen = 2048;
   std::int64_t windows = 0;  // 0: all
   std::string bos = "auto";
+  std::string convention = "windows";
+  std::int64_t stride = 0;
 };
-// Declares --text, --seqlen, --windows, --field and --bos.
+// Declares --text, --seqlen, --windows, --field, --bos, --convention and --stride.
 void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags);
 // The model's tokenizer; null when the folder has none and every file holds token ids.
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files);
-// What each window starts with under --bos; tokenizer may be null.
-std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* tokenizer, const std::string& bos,
-                                       Convention convention);
+// The windows that the flags mean for this model; tokenizer may be null.
+ConventionOptions convention_options(const Model& model, const Tokenizer* tokenizer,
+                                     const EvaluationFlags& flags);
+
+// Reads every text of the flags into the comparison's windows; one text after the other.
+void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input);
+// The flags as they were given, for commands that repeat a run.
+void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "gate_flags.h"
 #include "model_text.h"
 #include "swiftprune/calibration/self_text.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -44,6 +45,7 @@ struct PruneFlags {
   std::optional<double> lambda;
   double alpha = 0.125;
   double beta = 0.125;
+  PruneGate gate;
   bool sparsity_given = false;
 };
 
@@ -169,6 +171,7 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
 
 void run(const PruneFlags& flags) {
   apply(flags.common);
+  check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
@@ -216,6 +219,14 @@ void run(const PruneFlags& flags) {
   } else {
     print_summary(flags, result, calibration, seconds);
   }
+  run_prune_gate(flags.gate,
+                 {.dense = flags.model,
+                  .pruned = flags.out,
+                  .field = flags.field,
+                  .seqlen = flags.seqlen,
+                  .forward = {.compute = options.compute, .progress = options.progress},
+                  .quiet = flags.common.quiet},
+                 *backend);
 }
 
 void add_flags(CLI::App& command, PruneFlags& f) {
@@ -264,6 +275,7 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       ->capture_default_str();
   command.add_option("--beta", f.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
+  add_prune_gate_flags(command, f.gate);
   add_compute_flag(command, f.compute);
   add_common_options(command, f.common);
 }

@@ -18,7 +18,7 @@ declare -A allowed=(
   [calibration]="core tensor backend scoring text model"
   [evaluation]="core tensor backend checkpoint text sparse masking model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
-  [report]="core tensor checkpoint selection masking model pipeline evaluation"
+  [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
 )
 
 status=0

@@ -1,3 +1,5 @@
 swiftprune_test(evaluation/scored_windows)
 swiftprune_test(evaluation/perplexity)
 swiftprune_test(evaluation/tasks)
+swiftprune_test(evaluation/divergence)
+swiftprune_test(evaluation/generation_drift)

@@ -6,4 +6,5 @@ target_sources(swiftprune PRIVATE
   evaluation/task_formats.cpp
   evaluation/tasks.cpp
   evaluation/divergence.cpp
-  evaluation/block_errors.cpp)
+  evaluation/block_errors.cpp
+  evaluation/generation_drift.cpp)
