@@ -117,16 +117,9 @@ class Comparison {
   Comparison(std::span<const Model* const> models, const Backend& backend, const CompareOptions& options)
       : models_(models), backend_(backend), options_(options) {
     for (const Model* model : models) {
-      const std::int64_t found = model->config().vocab_size, expected = models[0]->config().vocab_size;
-      if (found != expected) {
-        bad_input(
-            "{}: found a vocabulary of {} tokens, expected {} as in {}; models with different tokenizers "
-            "compare by bits per byte (swiftprune eval)",
-            model->checkpoint().folder().string(), found, expected,
-            models[0]->checkpoint().folder().string());
-      }
+      require_same_vocabulary(*models[0], *model);
       heads_.push_back(model->load_head(backend, options.forward.compute));
-      logits_.emplace_back(found);
+      logits_.emplace_back(model->config().vocab_size);
       tallies_.emplace_back(options.num_worst);
     }
     // The hidden states of all models share the memory.
@@ -273,6 +266,16 @@ double student_t(std::size_t degrees) {
 }
 
 }  // namespace
+
+void require_same_vocabulary(const Model& dense, const Model& other) {
+  const std::int64_t found = other.config().vocab_size, expected = dense.config().vocab_size;
+  if (found == expected) return;
+  bad_input(
+      "{}: found a vocabulary of {} tokens, expected {} as in {}; models with different tokenizers compare "
+      "by "
+      "bits per byte (swiftprune eval)",
+      other.checkpoint().folder().string(), found, expected, dense.checkpoint().folder().string());
+}
 
 double quantile(std::vector<float> values, double share) {
   expect(!values.empty() && share > 0.0 && share <= 1.0, "quantile: values and a share of them");

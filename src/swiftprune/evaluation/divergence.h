@@ -59,6 +59,9 @@ std::vector<ComparedModel> compare_models(std::span<const Model* const> models, 
                                           std::span<const ScoredWindows> parts,
                                           const CompareOptions& options);
 
+// Throws Error{kBadInput} naming `other` when it has another number of tokens.
+void require_same_vocabulary(const Model& dense, const Model& other);
+
 // exp of mean ± t·(standard error) of the paired differences of window losses (pruned - dense), Student's t
 // with n - 1 degrees of freedom. Nothing for fewer than two windows.
 std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,

@@ -63,6 +63,7 @@ class DecoderBlock {
   DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer,
                WeightUse use = WeightUse::kFloat);
 
+  const BlockConfig& config() const { return config_; }
   // The linears in the order of linears_of(). After a change of weights call pack() before forward().
   std::vector<BlockLinear>& linears() { return linears_; }
   const std::vector<BlockLinear>& linears() const { return linears_; }

@@ -142,6 +142,7 @@ ComparisonReport compare(const ComparisonInput& input, const Backend& backend) {
   if (has_tokenizer(*input.models[0])) tokenizer = Tokenizer::open(input.models[0]->checkpoint().folder());
   for (std::size_t m = 0; m < input.models.size(); ++m) {
     const Model& model = *input.models[m];
+    require_same_vocabulary(*input.models[0], model);
     if (m > 0 && tokenizer != nullptr && has_tokenizer(model)) {
       check_tokenizers(*tokenizer, *Tokenizer::open(model.checkpoint().folder()), input.prompts, model);
     }

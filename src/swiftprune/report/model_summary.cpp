@@ -54,6 +54,13 @@ std::vector<std::string> arguments_of(const json& command) {
     if (empty || (key == "sparsity" && fixes_sparsity)) continue;
     if (key == "model") {
       arguments.insert(arguments.begin() + 2, text_of(value));
+    } else if (key == "overrides" && value.is_array()) {
+      for (const json& item : value) {
+        if (item.is_object() && item.contains("tensors") && item.contains("settings")) {
+          arguments.insert(arguments.end(),
+                           {"--override", text_of(item["tensors"]), text_of(item["settings"])});
+        }
+      }
     } else if (value.is_array()) {
       for (const json& item : value) arguments.insert(arguments.end(), {"--" + key, text_of(item)});
     } else if (value == true) {
