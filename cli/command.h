@@ -20,6 +20,7 @@ void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
+void declare_pilot(CLI::App& program);
 void declare_generate(CLI::App& program);
 void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);

@@ -19,6 +19,7 @@ declare -A allowed=(
   [evaluation]="core tensor backend checkpoint text sparse masking model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
+  [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
 )
 
 status=0

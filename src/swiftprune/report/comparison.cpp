@@ -169,6 +169,10 @@ Verdict verdict_of(const ComparisonReport& report) {
   const ModelReport* best = nullptr;
   for (const ModelReport& model : report.models) {
     if (!model.divergence) continue;
+    if (model.summary.name == report.recommended) {
+      best = &model;
+      break;
+    }
     if (best == nullptr || model.divergence->perplexity_ratio < best->divergence->perplexity_ratio)
       best = &model;
   }
@@ -193,7 +197,9 @@ Verdict verdict_of(const ComparisonReport& report) {
                         : fmt::format("Failed: {} of {} models do not keep the limits", failed.size(), count);
     return verdict;
   }
-  const std::string subject = single ? "The pruned model" : "The best model, " + best->summary.name + ",";
+  const std::string_view kind = report.recommended.empty() ? "best" : "recommended";
+  const std::string subject =
+      single ? "The pruned model" : fmt::format("The {} model, {},", kind, best->summary.name);
   if (ratio <= 1.02) {
     verdict.mood = Verdict::Mood::kGood;
     verdict.headline = subject + " is as good as the dense one on this text";

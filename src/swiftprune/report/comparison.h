@@ -32,6 +32,7 @@ struct ModelReport {
   std::optional<double> bits_per_byte;
   std::optional<double> forward_tokens_per_second;
   std::optional<double> decode_tokens_per_second;
+  std::optional<std::int64_t> packed_bytes;  // of a pilot's trial: what `pack` makes of it, and decodes with
   // Against the dense model; nothing for itself.
   std::optional<Divergence> divergence;
   std::vector<WorstExample> worst;
@@ -53,6 +54,7 @@ struct ComparisonReport {
   std::vector<GateResult> gates;              // failed first
   std::vector<std::string> commands;          // what repeats everything, in order
   std::optional<std::string> recommendation;  // of a pilot: the one command
+  std::string recommended;                    // and its model
   std::vector<std::string> notes;
 
   bool passed() const;  // no gate failed

@@ -21,6 +21,10 @@ std::string number(const std::optional<double>& value, int digits) {
 
 std::string percent(double share) { return fmt::format("{:.1f} %", 100.0 * share); }
 
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
 // Perplexities of broken models run into the thousands.
 std::string perplexity_text(double value) {
   if (value >= 1e6) return fmt::format("{:.2e}", value);
@@ -35,6 +39,9 @@ class Page {
  public:
   explicit Page(const ComparisonReport& report) : report_(report) {
     for (const ModelReport& model : report.models) {
+      const bool chosen = model.summary.name == report.recommended;
+      if (chosen) best_ = &model;
+      if (!report.recommended.empty()) continue;
       const bool better = model.divergence && (best_ == nullptr || model.divergence->perplexity_ratio <
                                                                        best_->divergence->perplexity_ratio);
       if (better) best_ = &model;
@@ -72,6 +79,10 @@ class Page {
     return std::any_of(report_.models.begin(), report_.models.end(), has);
   }
 
+  bool has_decode() const {
+    return any([](const ModelReport& model) { return model.decode_tokens_per_second.has_value(); });
+  }
+
   void head() {
     const Verdict verdict = verdict_of(report_);
     put("<header>\n<h1>{}</h1>\n", escape(report_.title));
@@ -88,8 +99,7 @@ class Page {
     }
     put("</div>\n");
     if (report_.recommendation) {
-      put("<p>Recommended, for the whole text and your own limits:</p>\n<pre><code>{}</code></pre>\n",
-          escape(*report_.recommendation));
+      put("<p>Recommended:</p>\n<pre><code>{}</code></pre>\n", escape(*report_.recommendation));
     }
     if (!report_.text.empty()) {
       const auto& measured = report_.models[0].perplexity;
@@ -113,7 +123,8 @@ class Page {
         &model == best_ && report_.models.size() > 2 ? " class=\"best\"" : "", escape(s.name),
         s.method.empty() ? "–" : escape(s.method), escape(s.pattern));
     cell("Zeros", percent(s.sparsity));
-    cell("Size", fmt::format("{:.1f} MB", static_cast<double>(s.num_bytes) / 1e6));
+    cell("Size", megabytes(s.num_bytes),
+         model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "");
     if (!report_.text.empty()) {
       cell("Perplexity", model.perplexity ? perplexity_text(model.perplexity->perplexity) : "–",
            model.bits_per_byte ? fmt::format("{:.3f} bits a byte", *model.bits_per_byte) : "");
@@ -128,7 +139,7 @@ class Page {
       cell("Same top", of([](const Divergence& v) { return percent(v.top1); }));
       cell("Forward", number(model.forward_tokens_per_second, 0));
     }
-    if (!report_.prompts.empty()) cell("Decode", number(model.decode_tokens_per_second, 1));
+    if (has_decode()) cell("Decode", number(model.decode_tokens_per_second, 1));
     put("</tr>\n");
   }
 
@@ -144,7 +155,7 @@ class Page {
           "top<small>token</small></th>"
           "<th class=\"num\">Forward<small>tokens/s</small></th>");
     }
-    if (!report_.prompts.empty()) put("<th class=\"num\">Decode<small>tokens/s</small></th>");
+    if (has_decode()) put("<th class=\"num\">Decode<small>tokens/s</small></th>");
     put("</tr></thead>\n<tbody>\n");
     for (const ModelReport& model : report_.models) model_row(model);
     put("</tbody></table></div>\n");

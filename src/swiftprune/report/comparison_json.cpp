@@ -84,6 +84,7 @@ ordered_json model_json(const ComparisonReport& report, const ModelReport& model
   if (model.bits_per_byte) json["bits_per_byte"] = *model.bits_per_byte;
   if (model.forward_tokens_per_second) json["forward_tokens_per_second"] = *model.forward_tokens_per_second;
   if (model.decode_tokens_per_second) json["decode_tokens_per_second"] = *model.decode_tokens_per_second;
+  if (model.packed_bytes) json["packed_bytes"] = *model.packed_bytes;
   if (model.divergence) json["divergence"] = divergence_json(*model.divergence);
   for (const WorstExample& example : model.worst) {
     json["worst"].push_back({{"before", example.before},
@@ -130,7 +131,9 @@ ordered_json to_json(const ComparisonReport& report) {
                              {"passed", gate.passed}});
   }
   for (const ModelReport& model : report.models) json["models"].push_back(model_json(report, model));
-  if (report.recommendation) json["recommendation"] = *report.recommendation;
+  if (report.recommendation) {
+    json["recommendation"] = {{"model", report.recommended}, {"command", *report.recommendation}};
+  }
   if (!report.notes.empty()) json["notes"] = report.notes;
   return json;
 }
