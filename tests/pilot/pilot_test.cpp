@@ -36,10 +36,13 @@ TEST(SplitTextTest, HalvesDoNotOverlap) {
 }
 
 TEST(SplitTextTest, KeepsToLimits) {
-  const PilotText text = split_text(counting(100000), "t", 160, 300, 1);
+  const PilotText text = split_text(counting(100000), "t", 160, 300, 512);
   EXPECT_EQ(text.calibration.seqlen, 128);  // the model has 160 positions
   EXPECT_EQ(text.calibration.num_windows(), 2);
-  EXPECT_EQ(text.evaluation.at(0).windows.num_windows(), 1);
+  EXPECT_EQ(text.evaluation.at(0).windows.num_windows(), 4);
+  // Four windows are measured where the limit allows it.
+  EXPECT_EQ(split_text(counting(100000), "t", 160, 300, 500).calibration.seqlen, 64);
+  EXPECT_EQ(split_text(counting(100000), "t", 160, 300, 1).evaluation.at(0).windows.num_windows(), 1);
   expect_error(ErrorKind::kBadInput, [] { split_text(counting(511), "own.txt", 160, 300, 300); },
                {"own.txt", "found 511 tokens", "at least 512"});
 }

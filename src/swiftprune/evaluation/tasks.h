@@ -3,6 +3,7 @@
 // their log-likelihood a character (acc_norm). Formats of the files: docs/evaluation.md.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>

@@ -110,7 +110,7 @@ class Pilot {
   ComparisonReport run() {
     estimate();
     for (const Candidate& candidate : candidates_) {
-      if (!trials_.empty() && seconds_since(start_) + candidate.estimated_seconds > options_.budget_seconds) {
+      if (!trials_.empty() && seconds_since(start_) + seconds_of(candidate) > options_.budget_seconds) {
         left_out_.push_back(candidate.name());
         continue;
       }
@@ -176,8 +176,18 @@ class Pilot {
     });
   }
 
+  static bool allocates(const Candidate& candidate) {
+    return candidate.method->allocates && candidate.unstructured();
+  }
+
+  // The first run that allocates measures sensitivities too: about half as much again.
+  double seconds_of(const Candidate& candidate) const {
+    const bool measures = allocates(candidate) && sensitivities_.empty();
+    return candidate.estimated_seconds * (measures ? 1.5 : 1.0);
+  }
+
   void allocate(const Candidate& candidate, Plan& plan) {
-    if (!candidate.method->allocates || !candidate.unstructured()) return;
+    if (!allocates(candidate)) return;
     // What half of each linear's weights are worth does not depend on the sparsity on trial.
     if (sensitivities_.empty()) {
       sensitivities_ = measure_sensitivities(model_, backend_, plan, calibration(*candidate.method),
@@ -190,7 +200,9 @@ class Pilot {
     const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
     const TrialFolder packed(options_.work / fmt::format("trial-{}-packed", trials_.size()));
     Plan plan = plan_of(candidate);
+    const auto begin = Clock::now();
     allocate(candidate, plan);
+    const double allocate_seconds = seconds_since(begin);
     PruneResult result;
     {
       CheckpointWriter writer(folder.path(), plan_like(model_.checkpoint()));
@@ -217,20 +229,22 @@ class Pilot {
       report_.models[0].decode_tokens_per_second =
           decode_speed(model_, backend_, text_, options_.forward.compute);
     }
-    describe(candidate, result, trial);
+    describe(candidate, result, allocate_seconds, trial);
     measure_packed(*pruned, packed.path(), trial);
     measure_seconds_ = seconds_since(start);
     trials_.push_back({candidate, std::move(trial)});
   }
 
-  void describe(const Candidate& candidate, const PruneResult& result, ModelReport& trial) const {
+  void describe(const Candidate& candidate, const PruneResult& result, double allocate_seconds,
+                ModelReport& trial) const {
     ModelSummary& s = trial.summary;
     s.name = candidate.name();
     s.folder.clear();
     s.method = candidate.method->name;
     const StageSeconds& t = result.seconds;
-    s.stage_seconds = {{"load", t.load},     {"calibrate", t.calibrate}, {"score", t.score},
-                       {"select", t.select}, {"refine", t.refine},       {"write", t.write}};
+    s.stage_seconds = {
+        {"allocate", allocate_seconds}, {"load", t.load},     {"calibrate", t.calibrate}, {"score", t.score},
+        {"select", t.select},           {"refine", t.refine}, {"write", t.write}};
     s.prune_command = command(candidate);
   }
 
@@ -343,8 +357,9 @@ PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& na
   constexpr std::int64_t kWindows = 4, kShortest = 64, kLongest = 2048;
   const std::int64_t half = std::ssize(ids) / 2;
   std::int64_t seqlen = kLongest;
-  while (seqlen > kShortest && (seqlen > max_positions || half / seqlen < kWindows)) seqlen /= 2;
-  if (seqlen > max_positions || half / seqlen < kWindows) {
+  const auto fits = [&] { return seqlen <= max_positions && half / seqlen >= kWindows; };
+  while (seqlen > kShortest && (!fits() || max_evaluation / seqlen < kWindows)) seqlen /= 2;
+  if (!fits()) {
     bad_input("{}: found {} tokens, expected at least {} for calibration and evaluation; use a longer text",
               name, ids.size(), 2 * kWindows * kShortest);
   }

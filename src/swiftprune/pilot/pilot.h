@@ -19,8 +19,8 @@ struct PilotText {
   std::string convention;
 };
 // First half for calibration, second for evaluation; windows of the largest power of two (64 to 2048 tokens)
-// that gives each half four of them. At most max_calibration and max_evaluation tokens (or one window).
-// Throws Error{kBadInput} naming `name` when the text is too short.
+// that gives each half, and what is measured, four of them. At most max_calibration and max_evaluation tokens
+// (or one window). Throws Error{kBadInput} naming `name` when the text is too short.
 PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& name,
                      std::int64_t max_positions, std::int64_t max_calibration, std::int64_t max_evaluation);
 

@@ -162,8 +162,7 @@ ComparisonReport compare(const ComparisonInput& input, const Backend& backend) {
   return report;
 }
 
-// Thresholds of the words, not of the gates: within 2 % is what two calibration draws differ by
-// (docs/method.md), within 10 % is commonly taken as usable without further training.
+// The words and their limits: docs/report.md.
 Verdict verdict_of(const ComparisonReport& report) {
   Verdict verdict;
   const ModelReport* best = nullptr;

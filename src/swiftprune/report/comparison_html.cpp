@@ -169,7 +169,9 @@ class Page {
     for (const ModelReport& model : report_.models) {
       if (!model.divergence) continue;
       const ModelSummary& s = model.summary;
-      const std::string name = s.method.empty() ? s.name : s.method;
+      // A line joins the sparsities of one method and one kind of pattern.
+      const std::string of_pattern = s.pattern == "unstructured" ? "" : ", " + s.pattern;
+      const std::string name = s.method.empty() ? s.name : s.method + of_pattern;
       const std::string label = fmt::format("{}: {} zeros, perplexity {}", s.name, percent(s.sparsity),
                                             perplexity_text(model.perplexity->perplexity));
       const auto [it, is_new] = index.try_emplace(name, series.size());

@@ -9,11 +9,11 @@ inline constexpr std::string_view kPageStyle = R"css(
 :root { color-scheme: light dark;
   --page: #fbfbfa; --card: #ffffff; --text: #1b1f24; --muted: #5b6570; --line: #e2e5e8; --soft: #f1f3f4;
   --good: #17784a; --fair: #8a6100; --bad: #b3261e; --mark: #fff1b8;
-  --s0: #1f6feb; --s1: #c2410c; --s2: #0f766e; --s3: #7c3aed; --s4: #a16207; --s5: #be185d; }
+  --s0: #1f6feb; --s1: #c2410c; --s2: #0f766e; --s3: #7c3aed; --s4: #a16207; --s5: #be185d; --s6: #64748b; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #121518; --card: #191d21; --text: #e4e7ea; --muted: #9aa5b0; --line: #2c3238; --soft: #22272c;
   --good: #4cc38a; --fair: #e0b04a; --bad: #ff8a80; --mark: #4a3f12;
-  --s0: #6cb0ff; --s1: #ff9b61; --s2: #4fd1c0; --s3: #b79bff; --s4: #e3bd4f; --s5: #ff8ab8; } }
+  --s0: #6cb0ff; --s1: #ff9b61; --s2: #4fd1c0; --s3: #b79bff; --s4: #e3bd4f; --s5: #ff8ab8; --s6: #94a3b8; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", "DejaVu Sans", sans-serif; }
@@ -52,9 +52,9 @@ svg .grid { stroke: var(--line); } svg .axis { stroke: var(--muted); } svg .lead
 svg .reference { stroke: var(--muted); stroke-dasharray: 5 4; }
 svg.mask { width: 9rem; background: var(--soft); border: 1px solid var(--line); shape-rendering: crispEdges; }
 svg .kept { fill: var(--s0); } svg .sparsity { fill: var(--s0); } svg .own { fill: var(--s1); } svg .total { fill: var(--s2); }
-.c0 { fill: var(--s0); } .c1 { fill: var(--s1); } .c2 { fill: var(--s2); } .c3 { fill: var(--s3); } .c4 { fill: var(--s4); } .c5 { fill: var(--s5); }
+.c0 { fill: var(--s0); } .c1 { fill: var(--s1); } .c2 { fill: var(--s2); } .c3 { fill: var(--s3); } .c4 { fill: var(--s4); } .c5 { fill: var(--s5); } .c6 { fill: var(--s6); }
 .curve { fill: none; stroke-width: 2; } .l0 { stroke: var(--s0); } .l1 { stroke: var(--s1); } .l2 { stroke: var(--s2); }
-.l3 { stroke: var(--s3); } .l4 { stroke: var(--s4); } .l5 { stroke: var(--s5); }
+.l3 { stroke: var(--s3); } .l4 { stroke: var(--s4); } .l5 { stroke: var(--s5); } .l6 { stroke: var(--s6); }
 .example { border: 1px solid var(--line); border-radius: .5rem; background: var(--card); padding: 1rem 1.2rem; margin: .8rem 0; break-inside: avoid; }
 .example > p { margin: 0 0 .7rem; max-width: none; white-space: pre-wrap; overflow-wrap: anywhere; }
 .sides { display: grid; gap: .6rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
@@ -77,7 +77,7 @@ details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; 
   .cards th, .cards td { display: flex; justify-content: space-between; align-items: baseline; flex-wrap: wrap; padding: 0; border: 0; text-align: right; }
   .cards th { grid-column: 1 / -1; position: static; background: none; white-space: normal; overflow-wrap: anywhere; font-size: 1rem; }
   .cards td::before { content: attr(data-label); color: var(--muted); font-weight: 400; text-align: left; }
-  .cards td small { flex: 1 0 100%; } }
+  .cards td small { flex: 1 0 100%; } .cards tr.best { background: var(--soft); } }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --muted: #444; --line: #bbb; --soft: #eee; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } table { font-size: 7.5pt; } th, td { padding: .25rem .35rem; }
   .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2 { break-after: avoid; }

@@ -13,7 +13,7 @@ namespace swiftprune {
 namespace {
 
 constexpr double kWidth = 560.0;
-constexpr int kNumColours = 6;
+constexpr int kNumColours = 7;
 
 std::string opening(const ChartText& text, double width, double height, std::string_view style) {
   return fmt::format(
@@ -178,7 +178,7 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
 
 std::string block_bars(const ChartText& text, std::span<const double> values, double top,
                        std::string_view style, bool percent) {
-  constexpr double kBarWidth = 380, kHeight = 150, kLeft = 44, kBottom = 122, kTop = 12;
+  constexpr double kBarWidth = 380, kHeight = 150, kLeft = 50, kBottom = 122, kTop = 12;
   const double largest = values.empty() ? 0.0 : *std::max_element(values.begin(), values.end());
   if (top <= 0.0) top = largest > 0.0 ? largest : 1.0;
   const auto number = [&](double v) { return percent ? fmt::format("{:.0f} %", 100 * v) : short_number(v); };
