@@ -48,6 +48,10 @@ def number(value):
     return f"{value:.2e}" if value >= 1e5 else f"{value:.0f}" if value >= 1000 else f"{value:.{1 if value >= 100 else 2}f}"
 
 
+def windows(count):
+    return "1 window" if count == 1 else f"{count} windows"
+
+
 def paper_sentence(results):
     parts = []
     for pattern in PATTERNS:
@@ -64,9 +68,9 @@ def paper_sentence(results):
 def table(arguments, dense, results, methods):
     lines = [BEGIN, "## Every method and pattern", "",
              f"Model: {pathlib.Path(arguments.model).name}; dense perplexity **{number(dense['perplexity'])}**. "
-             f"Text: {pathlib.Path(arguments.text).name}, {arguments.eval_windows} windows of {arguments.eval_seqlen} tokens "
+             f"Text: {pathlib.Path(arguments.text).name}, {windows(arguments.eval_windows)} of {arguments.eval_seqlen} tokens "
              f"(Hugging Face / GPTQ convention, {arguments.compute}). Calibration: {pathlib.Path(arguments.calibration).name}, "
-             f"{arguments.windows or 1} windows of {arguments.seqlen} tokens for every method. {dense['threads']} threads, "
+             f"{windows(arguments.windows or 1)} of {arguments.seqlen} tokens for every method. {dense['threads']} threads, "
              f"{dense['instruction_set']}; {datetime.date.today().isoformat()}. In brackets: seconds to prune, reading and "
              "writing included.", "",
              "| method | " + " | ".join(arguments.patterns) + " |", "|---" * (len(arguments.patterns) + 1) + "|"]

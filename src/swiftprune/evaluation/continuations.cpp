@@ -5,15 +5,42 @@
 namespace swiftprune {
 namespace {
 
-// Tokens that all sequences start with; the last token of a sequence is never run.
-std::int64_t common_length(std::span<const ScoredSequence> sequences) {
-  std::int64_t common = std::ssize(sequences[0].ids) - 1;
-  for (const ScoredSequence& s : sequences) {
-    common = std::min(common, std::ssize(s.ids) - 1);
-    const auto first = sequences[0].ids.begin();
-    common = std::mismatch(first, first + common, s.ids.begin()).first - first;
+// Tokens that these sequences start with; the last token of a sequence is never run.
+std::int64_t common_length(std::span<const ScoredSequence> sequences, std::span<const std::size_t> indices) {
+  const std::vector<std::int32_t>& first = sequences[indices[0]].ids;
+  std::int64_t common = std::ssize(first) - 1;
+  for (const std::size_t i : indices) {
+    const std::vector<std::int32_t>& ids = sequences[i].ids;
+    common = std::min(common, std::ssize(ids) - 1);
+    common = std::mismatch(first.begin(), first.begin() + common, ids.begin()).first - first.begin();
   }
   return common;
+}
+
+// Sequences of an item that run together. Some rotary embeddings (longrope) have other frequencies for long
+// sequences, so that a beginning is not the same in a long one and in a short one.
+struct Unit {
+  std::size_t item = 0;
+  bool is_long = false;
+  std::vector<std::size_t> sequences;
+};
+
+std::vector<Unit> units_of(const Model& model, std::span<const std::vector<ScoredSequence>> items) {
+  std::int64_t long_from = model.config().max_positions;
+  for (const RopeConfig& rope : model.config().ropes) {
+    if (!rope.long_inverse_frequency.empty()) long_from = std::min(long_from, rope.long_from);
+  }
+  std::vector<Unit> units;
+  for (const bool is_long : {false, true}) {
+    for (std::size_t item = 0; item < items.size(); ++item) {
+      Unit unit{item, is_long, {}};
+      for (std::size_t i = 0; i < items[item].size(); ++i) {
+        if ((std::ssize(items[item][i].ids) - 1 > long_from) == is_long) unit.sequences.push_back(i);
+      }
+      if (!unit.sequences.empty()) units.push_back(std::move(unit));
+    }
+  }
+  return units;
 }
 
 // Rows of several items, as they go through a block together.
@@ -25,11 +52,13 @@ class ItemBatch {
     std::size_t item, sequence;
   };
 
-  void add(std::size_t item, std::span<const ScoredSequence> sequences) {
-    const std::int64_t common = common_length(sequences);
+  // indices: which of the item's sequences
+  void add(std::size_t item, std::span<const ScoredSequence> sequences,
+           std::span<const std::size_t> indices) {
+    const std::int64_t common = common_length(sequences, indices);
     const std::int64_t first_row = num_rows();
-    const std::int64_t prefix = common > 0 ? append(sequences[0].ids, 0, common, -1) : -1;
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const std::int64_t prefix = common > 0 ? append(sequences[indices[0]].ids, 0, common, -1) : -1;
+    for (const std::size_t i : indices) {
       const ScoredSequence& s = sequences[i];
       expect(s.num_context >= 1 && s.num_context < std::ssize(s.ids),
              "score_continuations: context and more");
@@ -140,11 +169,13 @@ ContinuationScores score_continuations(const Model& model, const Backend& backen
   const std::int64_t row_bytes = model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t max_rows = std::max<std::int64_t>(1, options.hidden_bytes / row_bytes);
   const std::int64_t num_layers = model.config().num_layers();
-  for (std::size_t next = 0; next < items.size();) {
+  const std::vector<Unit> units = units_of(model, items);
+  for (std::size_t next = 0; next < units.size();) {
     ItemBatch batch;
     const std::size_t begin = next;
-    while (next < items.size() && batch.num_rows() < max_rows) {
-      batch.add(next, items[next]);
+    while (next < units.size() && batch.num_rows() < max_rows &&
+           units[next].is_long == units[begin].is_long) {
+      batch.add(units[next].item, items[units[next].item], units[next].sequences);
       ++next;
     }
     Matrix hidden = batch.embed(model);
@@ -157,7 +188,7 @@ ContinuationScores score_continuations(const Model& model, const Backend& backen
       if (options.progress) {
         const auto in_batch = static_cast<std::int64_t>(next - begin);
         options.progress("tasks", static_cast<std::int64_t>(begin) * num_layers + (layer + 1) * in_batch,
-                         std::ssize(items) * num_layers);
+                         std::ssize(units) * num_layers);
       }
     }
     score_targets(model, backend, head, hidden, batch.targets(), scores);
