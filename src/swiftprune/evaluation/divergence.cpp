@@ -72,6 +72,7 @@ class WorstTokens {
   explicit WorstTokens(std::size_t limit) : limit_(limit) {}
 
   bool wants(const DivergentToken& token) const {
+    if (!(token.kl > 0.0)) return false;
     const auto same = find_stretch(token);
     if (same != tokens_.end()) return token.kl > same->kl;
     return tokens_.size() < limit_ || (limit_ > 0 && token.kl > tokens_.back().kl);

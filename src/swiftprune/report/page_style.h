@@ -15,7 +15,7 @@ inline constexpr std::string_view kPageStyle = R"css(
   --good: #4cc38a; --fair: #e0b04a; --bad: #ff8a80; --mark: #4a3f12;
   --s0: #6cb0ff; --s1: #ff9b61; --s2: #4fd1c0; --s3: #b79bff; --s4: #e3bd4f; --s5: #ff8ab8; --s6: #94a3b8; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
+body { margin: 0; background: var(--page); color: var(--text); overflow-wrap: break-word;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", "DejaVu Sans", sans-serif; }
 main { max-width: 70rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 header p, .quiet { color: var(--muted); }
