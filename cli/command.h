@@ -20,6 +20,8 @@ void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_generate(CLI::App& program);
+void declare_bench(CLI::App& program);
+void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);
 void declare_tokenize(CLI::App& program);

@@ -16,8 +16,9 @@ declare -A allowed=(
   [sparse]="core tensor backend checkpoint"
   [model]="core tensor backend checkpoint text sparse"
   [calibration]="core tensor backend scoring text model"
-  [evaluation]="core tensor backend text model"
+  [evaluation]="core tensor backend text model sparse"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
+  [serving]="core tensor backend checkpoint text sparse model"
   [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
 

@@ -1,2 +1,3 @@
 target_sources(swiftprune PRIVATE
-  evaluation/perplexity.cpp)
+  evaluation/perplexity.cpp
+  evaluation/speed.cpp)
