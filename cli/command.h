@@ -22,6 +22,8 @@ void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);
 void declare_generate(CLI::App& program);
+void declare_bench(CLI::App& program);
+void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);
 void declare_tokenize(CLI::App& program);

@@ -20,6 +20,7 @@ declare -A allowed=(
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
+  [serving]="core tensor backend checkpoint text sparse model"
 )
 
 status=0

@@ -7,4 +7,5 @@ target_sources(swiftprune PRIVATE
   evaluation/tasks.cpp
   evaluation/divergence.cpp
   evaluation/block_errors.cpp
-  evaluation/generation_drift.cpp)
+  evaluation/generation_drift.cpp
+  evaluation/speed.cpp)

@@ -217,8 +217,11 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
   const auto run = [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t s = first; s < last; ++s) {
       KvCache* cache = options.caches.empty() ? nullptr : &options.caches[static_cast<std::size_t>(s)];
+      const std::int64_t position = options.first_positions.empty()
+                                        ? options.first_position
+                                        : options.first_positions[static_cast<std::size_t>(s)];
       attend(backend, ropes, qkv.q.row_block(s * length, length), qkv.k.row_block(s * length, length),
-             qkv.v.row_block(s * length, length), options.first_position, cache,
+             qkv.v.row_block(s * length, length), position, cache,
              out.view().row_block(s * length, length));
     }
   };

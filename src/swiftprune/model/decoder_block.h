@@ -50,7 +50,8 @@ struct BlockForwardOptions {
   std::int64_t sequence_length = 0;  // hidden holds whole sequences of this many rows each
   std::int64_t first_position =
       0;  // position of each sequence's first row (with caches: the number of cached positions)
-  std::span<KvCache> caches;  // one for each sequence, or none
+  std::span<const std::int64_t> first_positions;  // the same, where each sequence has its own
+  std::span<KvCache> caches;                      // one for each sequence, or none
   // Instead of whole sequences (and without caches): the rows' runs, in order.
   std::span<const Segment> segments = {};
   const InputObserver* observer = nullptr;
