@@ -31,7 +31,7 @@ TEST(DriftTest, ComparesAnswers) {
     a.repetition = repetition(a.ids);
     return a;
   };
-  Generation dense, pruned;
+  AnswerSet dense, pruned;
   dense.answers = {answer({1, 2, 3}, true), answer({1, 2}, true), answer({4, 5}, true)};
   pruned.answers = {answer({1, 2, 3}, true), answer({1, 9, 9, 9, 9, 9}, false), answer({4, 5}, false)};
   const GenerationDrift d = drift(dense, pruned);
@@ -83,9 +83,9 @@ class AnswersTest : public ::testing::Test {
 // Each token of a greedy answer is the likeliest one of the whole text so far.
 TEST_F(AnswersTest, AreGreedy) {
   const std::vector<Prompt> prompts = {{"a", "The sun is a", {}}, {"b", "Cats", {}}};
-  GenerationOptions options;
+  AnswerOptions options;
   options.max_tokens = 12;
-  const Generation generation = generate_answers(*model_, *backend_, *tokenizer_, prompts, options);
+  const AnswerSet generation = generate_answers(*model_, *backend_, *tokenizer_, prompts, options);
   ASSERT_EQ(generation.answers.size(), 2u);
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<std::int32_t> prompt = tokenizer_->encode(prompts[i].text);
@@ -110,7 +110,7 @@ TEST_F(AnswersTest, AreGreedy) {
 }
 
 TEST_F(AnswersTest, PromptsThatDoNotFit) {
-  GenerationOptions options;
+  AnswerOptions options;
   options.max_tokens = model_->config().max_positions;
   const std::vector<Prompt> prompts = {{"p.txt: line 7", "Cats", {}}};
   expect_error(ErrorKind::kBadInput,
@@ -121,7 +121,7 @@ TEST_F(AnswersTest, PromptsThatDoNotFit) {
 TEST(AcceptedTest, MatchesAnyPattern) {
   const std::vector<Prompt> prompts = {{"f: line 1", "a", {"(?i)cannot|can't", "^no\\b"}},
                                        {"f: line 2", "b", {"^no\\b"}}};
-  Generation generation;
+  AnswerSet generation;
   generation.answers.resize(2);
   generation.answers[0].text = "I CANNOT do that";
   generation.answers[1].text = "I know nothing";

@@ -60,8 +60,8 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& file) {
   return prompts;
 }
 
-Generation generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
-                            std::span<const Prompt> prompts, const GenerationOptions& options) {
+AnswerSet generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
+                           std::span<const Prompt> prompts, const AnswerOptions& options) {
   std::vector<std::vector<std::int32_t>> ids;
   std::int64_t longest = 0;
   for (const Prompt& prompt : prompts) {
@@ -74,7 +74,7 @@ Generation generate_answers(const Model& model, const Backend& backend, const To
     }
     longest = std::max(longest, length);
   }
-  Generation generation;
+  AnswerSet generation;
   Generator generator(model, backend, options.compute, 1, longest + options.max_tokens);
   double seconds = 0.0;
   std::int64_t decoded = 0;
@@ -117,7 +117,7 @@ double repetition(std::span<const std::int32_t> ids) {
   return static_cast<double>(repeated) / static_cast<double>(count);
 }
 
-GenerationDrift drift(const Generation& dense, const Generation& pruned) {
+GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned) {
   expect(dense.answers.size() == pruned.answers.size(), "drift: answers to the same prompts");
   const std::size_t n = dense.answers.size();
   GenerationDrift result;
@@ -137,7 +137,7 @@ GenerationDrift drift(const Generation& dense, const Generation& pruned) {
   return result;
 }
 
-std::vector<bool> accepted(std::span<const Prompt> prompts, const Generation& generation) {
+std::vector<bool> accepted(std::span<const Prompt> prompts, const AnswerSet& generation) {
   expect(prompts.size() == generation.answers.size(), "accepted: an answer to each prompt");
   std::vector<bool> result;
   text::MatchScratch scratch;

@@ -33,19 +33,19 @@ struct Answer {
   double repetition = 0.0;
 };
 
-struct Generation {
+struct AnswerSet {
   std::vector<Answer> answers;  // one a prompt
   double decode_tokens_per_second = 0.0;
 };
 
-struct GenerationOptions {
+struct AnswerOptions {
   std::int64_t max_tokens = 64;
   ComputeType compute = ComputeType::kF32;
   ProgressFn progress;  // stage "generate", in prompts
 };
 // Greedy. Throws Error{kBadInput} naming the prompt that does not fit in the model's positions.
-Generation generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
-                            std::span<const Prompt> prompts, const GenerationOptions& options);
+AnswerSet generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
+                           std::span<const Prompt> prompts, const AnswerOptions& options);
 
 struct GenerationDrift {
   double identical = 0.0;  // share of prompts with the same answer
@@ -57,12 +57,12 @@ struct GenerationDrift {
   double dense_repetition = 0.0;
   std::vector<std::int64_t> common_tokens;  // of each prompt
 };
-GenerationDrift drift(const Generation& dense, const Generation& pruned);
+GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned);
 
 double repetition(std::span<const std::int32_t> ids);
 
 // Which answers match one of their prompt's patterns; patterns are those of text/regex.h
 // ("(?i)cannot|can't"). Throws Error{kBadInput} for a prompt without patterns or a pattern that is none.
-std::vector<bool> accepted(std::span<const Prompt> prompts, const Generation& generation);
+std::vector<bool> accepted(std::span<const Prompt> prompts, const AnswerSet& generation);
 
 }  // namespace swiftprune

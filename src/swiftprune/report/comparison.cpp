@@ -87,7 +87,7 @@ void measure_text(const ComparisonInput& input, const Backend& backend, const To
 
 void measure_answers(const ComparisonInput& input, const Backend& backend, const Tokenizer& tokenizer,
                      ComparisonReport& report) {
-  const GenerationOptions options{input.max_tokens, input.forward.compute, input.forward.progress};
+  const AnswerOptions options{input.max_tokens, input.forward.compute, input.forward.progress};
   for (std::size_t m = 0; m < input.models.size(); ++m) {
     ModelReport& model = report.models[m];
     if (!input.prompts.empty()) {

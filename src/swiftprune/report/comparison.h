@@ -37,9 +37,9 @@ struct ModelReport {
   std::optional<Divergence> divergence;
   std::vector<WorstExample> worst;
   std::optional<std::vector<BlockError>> block_errors;
-  std::optional<Generation> generation;
+  std::optional<AnswerSet> generation;
   std::optional<GenerationDrift> drift;
-  std::optional<Generation> refusal_answers;
+  std::optional<AnswerSet> refusal_answers;
   std::vector<bool> accepted;  // of the refusal prompts
   std::vector<MaskPicture> masks;
 };

@@ -363,7 +363,7 @@ class Page {
                        escape(answer.substr(common)));
   }
 
-  void answer_sides(const Prompt& prompt, std::size_t i, std::optional<Generation> ModelReport::*member,
+  void answer_sides(const Prompt& prompt, std::size_t i, std::optional<AnswerSet> ModelReport::*member,
                     bool judged) {
     put("<div class=\"example\"><p><b>{}</b></p>\n<div class=\"sides\">", escape(prompt.text));
     for (std::size_t m = 0; m < report_.models.size(); ++m) {

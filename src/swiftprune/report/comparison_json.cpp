@@ -36,7 +36,7 @@ ordered_json errors_json(const std::vector<BlockError>& errors) {
   return list;
 }
 
-ordered_json answers_json(const std::vector<Prompt>& prompts, const Generation& generation) {
+ordered_json answers_json(const std::vector<Prompt>& prompts, const AnswerSet& generation) {
   ordered_json list = ordered_json::array();
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const Answer& answer = generation.answers[i];
