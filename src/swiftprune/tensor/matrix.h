@@ -61,6 +61,7 @@ class Matrix {
 
  private:
   struct Free {
+    std::size_t bytes;
     void operator()(float* p) const;
   };
   std::unique_ptr<float[], Free> data_;
