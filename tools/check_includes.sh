@@ -17,6 +17,7 @@ declare -A allowed=(
   [model]="core tensor backend checkpoint text sparse"
   [calibration]="core tensor backend scoring text model"
   [evaluation]="core tensor backend text model"
+  [export]="core tensor checkpoint sparse model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
   [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
