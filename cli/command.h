@@ -19,6 +19,7 @@ void declare_export(CLI::App& program);
 void declare_inspect(CLI::App& program);
 void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
+void declare_shrink(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_generate(CLI::App& program);
 void declare_pack(CLI::App& program);

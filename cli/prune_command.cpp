@@ -7,9 +7,9 @@
 
 #include <fmt/format.h>
 
+#include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
-#include "swiftprune/calibration/self_text.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -32,11 +32,8 @@ struct PruneFlags {
   double sparsity = 0.5;
   std::string pattern = "row";
   std::string allocate = "none";
-  std::string calibration = "self";
-  std::string field = "text";
+  CalibrationText calibration;
   std::int64_t windows = 0;  // 0: the method's
-  std::int64_t seqlen = 2048;
-  std::uint64_t seed = 0;
   std::string compute = "auto";
   std::vector<std::string> skip;
   std::string plan_file;
@@ -91,31 +88,6 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   return plan;
 }
 
-TokenWindows calibration_windows(const Model& model, const Backend& backend, const PruneFlags& flags,
-                                 std::int64_t windows, const PruneOptions& options) {
-  model.check_length(flags.seqlen, "--seqlen");
-  if (flags.calibration == "self") {
-    SelfTextOptions self;
-    self.windows = windows;
-    self.seqlen = flags.seqlen;
-    self.seed = flags.seed;
-    self.first_token = first_token(model);
-    self.compute = options.compute;
-    self.progress = options.progress;
-    return self_text(model, backend, self);
-  }
-  if (holds_ids(flags.calibration)) {
-    WindowOptions window_options;
-    window_options.seqlen = flags.seqlen;
-    window_options.max_windows = windows;
-    return windows_of_ids(read_token_ids(flags.calibration, model.config().vocab_size), flags.calibration,
-                          window_options);
-  }
-  const auto tokenizer = Tokenizer::open(model.checkpoint().folder());
-  return sample_windows(*tokenizer, read_corpus(flags.calibration, flags.field), windows, flags.seqlen,
-                        flags.seed);
-}
-
 nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
   const PlanEntry* first = nullptr;
   for (const PlanEntry& entry : plan.entries) {
@@ -127,11 +99,11 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
                                     {"sparsity", f.sparsity},
                                     {"allocate", f.allocate},
                                     {"pattern", f.pattern},
-                                    {"calibration", f.calibration},
-                                    {"field", f.field},
+                                    {"calibration", f.calibration.source},
+                                    {"field", f.calibration.field},
                                     {"windows", f.windows},
-                                    {"seqlen", f.seqlen},
-                                    {"seed", f.seed},
+                                    {"seqlen", f.calibration.seqlen},
+                                    {"seed", f.calibration.seed},
                                     {"compute", f.compute},
                                     {"skip", f.skip},
                                     {"plan", f.plan_file},
@@ -189,11 +161,13 @@ void run(const PruneFlags& flags) {
   // The output is claimed before the work, so that a wrong path costs nothing.
   CheckpointWriter writer(flags.out, plan_like(model->checkpoint()));
   TokenWindows windows;
-  CalibrationRecord calibration{"none", "", 0, 0, flags.seed};
+  CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
     const std::int64_t count = flags.windows > 0 ? flags.windows : std::max(1, method.windows);
-    windows = calibration_windows(*model, *backend, flags, count, options);
-    calibration = {flags.calibration, windows.hash(), windows.num_windows(), windows.seqlen, flags.seed};
+    windows =
+        calibration_windows(*model, *backend, flags.calibration, count, options.compute, options.progress);
+    calibration = {flags.calibration.source, windows.hash(), windows.num_windows(), windows.seqlen,
+                   flags.calibration.seed};
   }
   if (allocate) {
     allocate_by_sensitivity(
@@ -204,8 +178,10 @@ void run(const PruneFlags& flags) {
   output.copy_rest();
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
-  const nlohmann::ordered_json record =
+  nlohmann::ordered_json record =
       make_record(*model, plan, flags.method, options, calibration, result, echo(flags, plan));
+  if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
+    record["previous"] = std::move(previous);
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
   writer.finish();
@@ -228,18 +204,9 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
-  command
-      .add_option("--calibration,--ids", f.calibration,
-                  "Text (.txt, .jsonl), token ids (.u16, .u32), or self: text that the model writes itself")
-      ->capture_default_str();
-  command.add_option("--field", f.field, "Member of each .jsonl line that holds the text")
-      ->capture_default_str();
+  add_calibration_flags(command, f.calibration);
   command.add_option("--windows", f.windows, "Calibration windows (0: the method's)")
       ->check(CLI::Range(0, 1 << 20));
-  command.add_option("--seqlen", f.seqlen, "Tokens a window")
-      ->capture_default_str()
-      ->check(CLI::Range(2, 1 << 24));
-  command.add_option("--seed", f.seed, "Seed of the draws of text")->capture_default_str();
   command.add_option("--score", f.score, "Score, instead of the method's");
   command.add_option("--select", f.select, "Selection, instead of the method's");
   command.add_option("--refine", f.refine,

@@ -18,7 +18,8 @@ declare -A allowed=(
   [calibration]="core tensor backend scoring text model"
   [evaluation]="core tensor backend text model"
   [export]="core tensor checkpoint sparse model"
-  [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
+  [structure]="core tensor backend scoring model"
+  [pipeline]="core tensor backend checkpoint text scoring selection masking structure refinement sparse model calibration evaluation"
   [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
 

@@ -1,7 +1,13 @@
 target_sources(swiftprune PRIVATE
   pipeline/allocate.cpp
+  pipeline/decode_time.cpp
+  pipeline/layer_choice.cpp
   pipeline/method.cpp
+  pipeline/one_stream.cpp
   pipeline/plan.cpp
   pipeline/prune.cpp
   pipeline/record.cpp
+  pipeline/shape_choice.cpp
+  pipeline/shrink.cpp
+  pipeline/shrunk_checkpoint.cpp
   pipeline/two_streams.cpp)

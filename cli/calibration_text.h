@@ -1,0 +1,25 @@
+// Flags for the text that statistics are collected on: own text, token ids, or text that the model writes
+// itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "command.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune::cli {
+
+struct CalibrationText {
+  std::string source = "self";  // a file, or "self"
+  std::string field = "text";
+  std::int64_t seqlen = 2048;
+  std::uint64_t seed = 0;
+};
+// Declares --calibration (--ids), --field, --seqlen and --seed.
+void add_calibration_flags(CLI::App& command, CalibrationText& text);
+TokenWindows calibration_windows(const Model& model, const Backend& backend, const CalibrationText& text,
+                                 std::int64_t windows, ComputeType compute, const ProgressFn& progress);
+
+}  // namespace swiftprune::cli
