@@ -75,9 +75,11 @@ class WidthLosses {
       for (std::int64_t row = 0; row < x.rows; row += windows_.seqlen) {
         stats.add_window(backend_, x.row_block(row, windows_.seqlen));
       }
+      stats.finish(name_of(input));
       for (const BlockLinear& linear : block.linears()) {
         if (linear.tensors.input != input) continue;
-        scores[static_cast<std::size_t>(input)] = scorer.score(linear.weight.view(), stats.view());
+        scores[static_cast<std::size_t>(input)] =
+            scorer.score(linear.weight.view(), stats.view(), x.cols, backend_);
       }
     };
     run(block, ropes, hidden, &observer);

@@ -177,11 +177,13 @@ class BlockShrinker {
   void shrink_output(BlockLinear& linear, LinearInput output, const LayerStats& stats,
                      ShrunkBlock& shrunk) const {
     const ModelConfig& m = model_.config();
-    const std::vector<double> scores = scorer_.score(linear.weight.view(), stats);
     const bool mlp = output == kMlpOutput;
     const std::int64_t unit = mlp ? 1 : m.num_heads / m.num_kv_heads * m.head_size;
+    const std::int64_t count = mlp ? shape_.channels : shape_.groups;
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
-    units = best_units(scores, unit, mlp ? shape_.channels : shape_.groups);
+    // Head groups are ranked by one look at all of them: sums over columns that go together.
+    const std::int64_t num_kept = mlp ? count : linear.tensors.inputs;
+    units = best_units(scorer_.score(linear.weight.view(), stats, num_kept, backend_), unit, count);
     const std::vector<std::int64_t> columns = kept_columns(m, output, shrunk.kept);
     const Matrix dense = linear.weight.clone();
     const bool refit = aligned() || options_.compensation == Compensation::kRefit;

@@ -84,6 +84,10 @@ std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) 
         "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
         model.family);
   }
+  const bool longrope = !model.ropes.empty() && !model.ropes.front().long_inverse_frequency.empty();
+  if (longrope) {
+    return "transformers takes the size of longrope's tables from hidden_size / num_attention_heads";
+  }
   if (model.num_kv_heads < 2) {
     return fmt::format("all {} query heads share one key head, and a group goes as a whole", model.num_heads);
   }

@@ -59,32 +59,41 @@ DampedInverse inverse_of(const Matrix& gram, std::span<const std::int64_t> kept,
 
 }  // namespace
 
-Matrix refit_columns(ConstMatrixView weight, const LayerStats& stats, std::span<const std::int64_t> kept,
-                     const RefitOptions& options, const Backend& backend, std::string_view tensor) {
-  expect(stats.gram != nullptr && stats.gram->rows() == weight.cols, "refit_columns: a Gram matrix [I, I]");
+ColumnFit fit_columns(ConstMatrixView weight, const LayerStats& stats, std::span<const std::int64_t> kept,
+                      const RefitOptions& options, const Backend& backend, std::string_view tensor) {
+  expect(stats.gram != nullptr && stats.gram->rows() == weight.cols, "fit_columns: a Gram matrix [I, I]");
   const std::vector<double> norms = norms_of(*stats.gram);
-  const DampedInverse inverse = inverse_of(*stats.gram, kept, norms, options.damping, backend, tensor);
+  DampedInverse inverse = inverse_of(*stats.gram, kept, norms, options.damping, backend, tensor);
   const Matrix* residual = options.beta > 0.0 ? stats.residual : nullptr;
   const std::int64_t n = std::ssize(kept);
+  ColumnFit fit;
+  for (const std::int64_t j : kept) fit.norms.push_back(norms[static_cast<std::size_t>(j)]);
   Matrix right(weight.rows, n);  // βR/n + δW'
   for (std::int64_t o = 0; o < weight.rows; ++o) {
     for (std::int64_t k = 0; k < n; ++k) {
       const std::int64_t j = kept[static_cast<std::size_t>(k)];
-      const double norm = norms[static_cast<std::size_t>(j)];
+      const double norm = fit.norms[static_cast<std::size_t>(k)];
       const double moved = residual != nullptr ? options.beta * double{residual->at(o, j)} / norm : 0.0;
       right.at(o, k) = static_cast<float>(inverse.damping * double{weight.at(o, j)} * norm + moved);
     }
   }
   backend.matmul(weight, moments_of(stats, kept, norms, options.alpha).view(), 1.0f, 1.0f, right.view());
-  Matrix result(weight.rows, n);
-  backend.matmul(right.view(), inverse.inverse.view(), 1.0f, 0.0f, result.view());
+  fit.scaled = Matrix(weight.rows, n);
+  backend.matmul(right.view(), inverse.inverse.view(), 1.0f, 0.0f, fit.scaled.view());
+  fit.inverse = std::move(inverse.inverse);
+  return fit;
+}
+
+Matrix refit_columns(ConstMatrixView weight, const LayerStats& stats, std::span<const std::int64_t> kept,
+                     const RefitOptions& options, const Backend& backend, std::string_view tensor) {
+  ColumnFit fit = fit_columns(weight, stats, kept, options, backend, tensor);
   for (std::int64_t o = 0; o < weight.rows; ++o) {
-    for (std::int64_t k = 0; k < n; ++k) {
-      const auto j = static_cast<std::size_t>(kept[static_cast<std::size_t>(k)]);
-      result.at(o, k) = static_cast<float>(double{result.at(o, k)} / norms[j]);
+    for (std::size_t k = 0; k < kept.size(); ++k) {
+      float& value = fit.scaled.at(o, static_cast<std::int64_t>(k));
+      value = static_cast<float>(double{value} / fit.norms[k]);
     }
   }
-  return result;
+  return std::move(fit.scaled);
 }
 
 std::vector<float> mean_error(ConstMatrixView weight, ConstMatrixView shrunk, const LayerStats& stats) {

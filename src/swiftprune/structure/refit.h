@@ -24,6 +24,15 @@ struct RefitOptions {
   double beta = 0.0;     // share of the residual's error
 };
 
+// The solution and what it was made of, for the columns K in units of n.
+struct ColumnFit {
+  Matrix scaled;              // [O, |K|] B·n
+  Matrix inverse;             // [|K|, |K|] (G_KK/(n nᵀ) + δI)⁻¹
+  std::vector<double> norms;  // [|K|] n
+};
+ColumnFit fit_columns(ConstMatrixView weight, const LayerStats& stats, std::span<const std::int64_t> kept,
+                      const RefitOptions& options, const Backend& backend, std::string_view tensor);
+
 // weight [O, I], stats of its inputs with a Gram matrix, kept: rising columns -> [O, |kept|].
 Matrix refit_columns(ConstMatrixView weight, const LayerStats& stats, std::span<const std::int64_t> kept,
                      const RefitOptions& options, const Backend& backend, std::string_view tensor);

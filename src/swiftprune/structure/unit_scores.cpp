@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/structure/refit.h"
 
 namespace swiftprune {
 namespace {
@@ -24,19 +25,20 @@ std::vector<double> squared_norms(ConstMatrixView weight) {
   return column_sums(weight, [](float w) { return double{w} * double{w}; });
 }
 
-std::vector<double> contribution(ConstMatrixView weight, const LayerStats& stats) {
+std::vector<double> contribution(ConstMatrixView weight, const LayerStats& stats, std::int64_t,
+                                 const Backend&) {
   std::vector<double> scores = squared_norms(weight);
   for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= stats.ewma_energy[j];
   return scores;
 }
 
-std::vector<double> wanda_sp(ConstMatrixView weight, const LayerStats& stats) {
+std::vector<double> wanda_sp(ConstMatrixView weight, const LayerStats& stats, std::int64_t, const Backend&) {
   std::vector<double> scores = column_sums(weight, [](float w) { return std::abs(double{w}); });
   for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= std::sqrt(stats.energy[j]);
   return scores;
 }
 
-std::vector<double> flap(ConstMatrixView weight, const LayerStats& stats) {
+std::vector<double> flap(ConstMatrixView weight, const LayerStats& stats, std::int64_t, const Backend&) {
   std::vector<double> scores = squared_norms(weight);
   const auto n = static_cast<double>(stats.num_tokens);
   for (std::size_t j = 0; j < scores.size(); ++j) {
@@ -46,7 +48,47 @@ std::vector<double> flap(ConstMatrixView weight, const LayerStats& stats) {
   return scores;
 }
 
-std::vector<double> magnitude(ConstMatrixView weight, const LayerStats&) { return squared_norms(weight); }
+std::vector<double> magnitude(ConstMatrixView weight, const LayerStats&, std::int64_t, const Backend&) {
+  return squared_norms(weight);
+}
+
+// Optimal Brain Surgeon for whole columns: what the output's error rises by when column j goes and the others
+// are refitted, |b_j|² / [(G/(n nᵀ) + δI)⁻¹]_jj in units of n. In rounds, each on what the last one left,
+// since columns that can stand in for each other must not both go.
+std::vector<double> obs(ConstMatrixView weight, const LayerStats& stats, std::int64_t num_kept,
+                        const Backend& backend) {
+  constexpr int kRounds = 4;
+  constexpr double kDamping = 0.03;
+  const auto num_columns = std::ssize(stats.energy);
+  std::vector<std::int64_t> left(static_cast<std::size_t>(num_columns));
+  std::iota(left.begin(), left.end(), 0);
+  std::vector<double> scores(left.size(), 0.0);
+  for (int round = 1; round <= kRounds; ++round) {
+    const ColumnFit fit = fit_columns(weight, stats, left, {.damping = kDamping}, backend, "obs");
+    std::vector<double> costs = squared_norms(fit.scaled.view());
+    for (std::size_t k = 0; k < left.size(); ++k) {
+      const auto i = static_cast<std::int64_t>(k);
+      costs[k] /= double{fit.inverse.at(i, i)};
+      // Later rounds outrank earlier ones: what was removed stays removed.
+      scores[static_cast<std::size_t>(left[k])] = costs[k];
+    }
+    if (num_kept == num_columns) break;
+    const std::int64_t keep = num_columns - (num_columns - num_kept) * round / kRounds;
+    const std::vector<std::int64_t> best = best_units(costs, 1, keep);
+    std::vector<std::int64_t> next;
+    std::size_t b = 0;
+    for (std::size_t k = 0; k < left.size(); ++k) {
+      if (b < best.size() && best[b] == static_cast<std::int64_t>(k)) {
+        next.push_back(left[k]);
+        ++b;
+      } else {
+        scores[static_cast<std::size_t>(left[k])] = -1.0;
+      }
+    }
+    left = std::move(next);
+  }
+  return scores;
+}
 
 constexpr std::array kScorers = {
     UnitScorer{"contribution",
@@ -64,6 +106,11 @@ constexpr std::array kScorers = {
                flap,
                "variance of the input times the column's squared norm (WIFV)",
                "arXiv 2312.11983"},
+    UnitScorer{"obs",
+               {.energy = true, .gram = true},
+               obs,
+               "rise of the output's error when the column goes and the others are refitted",
+               "Hassibi and Stork 1993"},
     UnitScorer{"magnitude", {}, magnitude, "the column's squared norm", ""},
 };
 

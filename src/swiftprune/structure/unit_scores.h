@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "swiftprune/backend/backend.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/tensor/matrix.h"
 
@@ -16,8 +17,10 @@ namespace swiftprune {
 struct UnitScorer {
   std::string_view name;
   StatNeeds needs;
-  // weight [O, I] of the output projection -> [I]
-  std::vector<double> (*score)(ConstMatrixView weight, const LayerStats& stats);
+  // weight [O, I] of the output projection -> [I]. num_kept: how many of the columns will stay, for a score
+  // that depends on what else goes.
+  std::vector<double> (*score)(ConstMatrixView weight, const LayerStats& stats, std::int64_t num_kept,
+                               const Backend& backend);
   std::string_view summary;
   std::string_view source;
 };
