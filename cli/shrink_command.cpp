@@ -33,7 +33,7 @@ struct ShrinkFlags {
   std::int64_t align = 32;
   std::string score = "contribution";
   std::string layers_by = "greedy";
-  std::string compensate = "aligned";
+  std::string compensate = "refit";
   double damping = ShrinkOptions{}.refit.damping;
   double alpha = ShrinkOptions{}.refit.alpha;
   double beta = ShrinkOptions{}.refit.beta;
@@ -57,13 +57,7 @@ double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Backend&
   }
   if (flags.ratio) return *flags.ratio;
   if (flags.target_params) {
-    const std::int64_t all = num_parameters(model.checkpoint());
-    const std::int64_t blocks = block_parameters(model.config(), shape_of(model.config()));
-    if (*flags.target_params >= all || *flags.target_params <= all - blocks) {
-      bad_usage("--target-params: found {}, expected between {} (nothing left in the blocks) and {} (dense)",
-                *flags.target_params, all - blocks, all);
-    }
-    return static_cast<double>(all - *flags.target_params) / static_cast<double>(blocks);
+    return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *flags.target_params);
   }
   const DecodeTime dense = measure_decode(model, backend, compute);
   measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *flags.target_ms}};
@@ -226,7 +220,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   command
       .add_option("--score", f.score,
-                  "Score of channels and head groups: contribution, wanda-sp, flap, magnitude")
+                  "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")
       ->capture_default_str();
   command
       .add_option("--layers-by", f.layers_by,

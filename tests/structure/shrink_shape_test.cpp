@@ -65,6 +65,17 @@ TEST(ShrinkShape, RefusesWhatLeavesNothing) {
   bad({0.2, {UnitKind::kMlp}, 2048}, "--align: found 2048, expected at most the MLP's width 1536", "");
 }
 
+TEST(ShrinkShape, RatioForANumberOfParameters) {
+  const ModelConfig m = smollm2();
+  const std::int64_t blocks = block_parameters(m, shape_of(m)), total = blocks + 1'000'000;
+  EXPECT_DOUBLE_EQ(ratio_for_parameters(m, total, total - blocks / 4), 0.25);
+  for (const std::int64_t target : {total, total + 1, std::int64_t{1'000'000}, std::int64_t{5}}) {
+    expect_error(
+        ErrorKind::kUsage, [&] { ratio_for_parameters(m, total, target); },
+        fmt::format("--target-params: found {}, expected between 1000000", target));
+  }
+}
+
 TEST(ShrinkShape, NamesInseparableUnitsAndWhatIsPossible) {
   ModelConfig m = smollm2();
   m.num_kv_heads = 1;

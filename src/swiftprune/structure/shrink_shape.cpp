@@ -91,6 +91,16 @@ double ratio_of(const ModelConfig& model, const ShrinkShape& shape) {
                    static_cast<double>(block_parameters(model, shape_of(model)));
 }
 
+double ratio_for_parameters(const ModelConfig& model, std::int64_t total, std::int64_t target) {
+  const std::int64_t blocks = block_parameters(model, shape_of(model));
+  if (target >= total || target <= total - blocks) {
+    bad_usage(
+        "--target-params: found {}, expected between {} (nothing left in the blocks) and {} (the model)",
+        target, total - blocks, total);
+  }
+  return static_cast<double>(total - target) / static_cast<double>(blocks);
+}
+
 std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest& request) {
   check(model, request);
   const ShrinkShape full = shape_of(model);

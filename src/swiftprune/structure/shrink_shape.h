@@ -23,6 +23,11 @@ std::int64_t block_parameters(const ModelConfig& model, const ShrinkShape& shape
 // Share of them that `shape` has lost.
 double ratio_of(const ModelConfig& model, const ShrinkShape& shape);
 
+// The ratio that leaves `target` parameters of a model of `total`, embeddings and all. Throws Error{kUsage}
+// naming
+// --target-params when that is more than there are or leaves nothing in the blocks.
+double ratio_for_parameters(const ModelConfig& model, std::int64_t total, std::int64_t target);
+
 struct ShapeRequest {
   double ratio = 0.2;  // share of the blocks' parameters to remove, 0 < ratio < 1
   std::vector<UnitKind> units;
