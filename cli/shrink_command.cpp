@@ -131,6 +131,7 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
         {"solve", s.solve},
         {"write", s.write},
         {"total", s.total}}},
+      {"tensors", Json::array()},  // nothing is zero
       {"kept", std::move(blocks)}};
   if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
