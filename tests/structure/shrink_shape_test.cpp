@@ -52,6 +52,18 @@ TEST(ShrinkShape, MixturesHitTheRatioWithTheWidth) {
   }
 }
 
+// Layers and groups come in large pieces, and so do channels by 512.
+TEST(ShrinkShape, TakesTheNearestWhereThereIsAGap) {
+  ModelConfig m = smollm2();
+  m.blocks.resize(2);
+  const auto shapes = shapes_for(m, {0.45, {UnitKind::kLayers, UnitKind::kHeads}, 1});
+  ASSERT_EQ(shapes.size(), 1u);
+  EXPECT_EQ(shapes[0], (ShrinkShape{1536, 3, 1}));
+  const auto narrow = shapes_for(m, {0.76, {UnitKind::kMlp, UnitKind::kLayers}, 512});
+  ASSERT_EQ(narrow.size(), 1u);
+  EXPECT_EQ(narrow[0], (ShrinkShape{512, 3, 1}));
+}
+
 TEST(ShrinkShape, RefusesWhatLeavesNothing) {
   const ModelConfig m = smollm2();
   const auto bad = [&](const ShapeRequest& request, const std::string& a, const std::string& b) {

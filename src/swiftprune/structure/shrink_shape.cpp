@@ -58,19 +58,16 @@ bool is_loadable(const ModelConfig& model, std::int64_t groups) {
   return !strict || groups == model.num_kv_heads || model.hidden_size % heads == 0;
 }
 
-// The width that leaves `wanted` weights in all layers; nothing when there is none.
+// The width that comes nearest to leaving `wanted` weights in all layers: a multiple of `align`, or the dense
+// width, which need not be one.
 std::int64_t width_for(const ModelConfig& model, const ShrinkShape& shape, double wanted,
                        std::int64_t align) {
   const BlockSizes sizes = block_sizes(model);
   const double of_mlp =
       wanted / static_cast<double>(shape.layers) - sizes.group * static_cast<double>(shape.groups);
-  const double steps = of_mlp / sizes.channel / static_cast<double>(align);
-  if (steps < 0.5 && !(steps > 0.0 && align == 1)) return 0;
-  const std::int64_t width = std::max<std::int64_t>(1, std::llround(steps)) * align;
-  const std::int64_t most = model.intermediate_size;
-  // The dense width need not be a multiple.
-  if (width <= most) return width;
-  return of_mlp <= sizes.channel * (static_cast<double>(most) + 0.5 * static_cast<double>(align)) ? most : 0;
+  const std::int64_t steps =
+      std::max<std::int64_t>(1, std::llround(of_mlp / sizes.channel / static_cast<double>(align)));
+  return std::min(steps * align, model.intermediate_size);
 }
 
 }  // namespace
@@ -115,19 +112,21 @@ std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest
       if (groups < full.groups && !has(request, UnitKind::kHeads)) break;
       if (!is_loadable(model, groups)) continue;
       ShrinkShape shape{full.channels, groups, layers};
-      most = std::max(most, ratio_of(model, {mlp ? request.align : full.channels, groups, layers}));
       if (mlp) shape.channels = width_for(model, shape, wanted, request.align);
-      if (shape.channels == 0 || shape == full) continue;
+      most = std::max(most, ratio_of(model, shape));
+      if (shape == full) continue;
       nearest = std::min(nearest, distance(shape));
       shapes.push_back(shape);
     }
   }
-  // Units that come in large pieces may miss the ratio by half a piece.
-  constexpr double kSlack = 1e-9;
-  const double step =
-      std::max(ratio_of(model, {full.channels, full.groups, std::max<std::int64_t>(1, full.layers - 1)}),
-               ratio_of(model, {full.channels, std::max<std::int64_t>(1, full.groups - 1), full.layers}));
-  if (shapes.empty() || (!mlp && nearest > step)) {
+  // Half a step of what is removed is as near as one can come: a multiple of channels, or one layer or group.
+  const auto smaller = [&](std::int64_t channels, std::int64_t groups, std::int64_t layers) {
+    return ratio_of(model, {full.channels - channels, full.groups - groups, full.layers - layers});
+  };
+  const double fine = mlp ? smaller(std::min(request.align, full.channels - 1), 0, 0) : 0.0;
+  const double coarse = std::max({fine, has(request, UnitKind::kLayers) ? smaller(0, 0, 1) : 0.0,
+                                  has(request, UnitKind::kHeads) ? smaller(0, 1, 0) : 0.0});
+  if (shapes.empty() || (request.ratio > most && nearest > 0.5 * coarse)) {
     std::vector<std::string_view> names;
     for (const UnitKind kind : request.units) names.push_back(name_of(kind));
     bad_usage(
@@ -137,9 +136,9 @@ std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest
         mlp ? fmt::format("{} channels (--align), one head group and one layer", request.align)
             : "one head group and one layer");
   }
-  if (!mlp) {
-    std::erase_if(shapes, [&](const ShrinkShape& s) { return distance(s) > nearest + kSlack; });
-  }
+  constexpr double kSlack = 1e-9;
+  const double limit = std::max(nearest, 0.5 * fine) + kSlack;
+  std::erase_if(shapes, [&](const ShrinkShape& s) { return distance(s) > limit; });
   return shapes;
 }
 

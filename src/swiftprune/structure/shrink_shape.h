@@ -34,9 +34,9 @@ struct ShapeRequest {
   std::int64_t align = 1;  // the MLP's width becomes a multiple of it
 };
 
-// Every shape that comes as near to the ratio as its units allow: with mlp among them one for each number of
-// layers and groups, else the nearest. Throws Error{kUsage} naming --ratio, --align or --units when a unit
-// cannot be removed from this model, or nothing would be left of one.
+// Every shape whose ratio is within half a step of the MLP's width of the wanted one (one for each number of
+// layers and groups that allows it), else the nearest. Throws Error{kUsage} naming --ratio, --align or
+// --units when a unit cannot be removed from this model, or nothing would be left of one.
 std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest& request);
 
 }  // namespace swiftprune
