@@ -33,7 +33,7 @@ struct ShrinkFlags {
   std::int64_t align = 32;
   std::string score = "contribution";
   std::string layers_by = "greedy";
-  std::string compensate = "refit";
+  std::string compensate = "auto";
   double damping = ShrinkOptions{}.refit.damping;
   double alpha = ShrinkOptions{}.refit.alpha;
   double beta = ShrinkOptions{}.refit.beta;
@@ -95,7 +95,8 @@ Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
 }
 
 Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const ShapeChoice& choice,
-                        const ShrinkResult& result, const TokenWindows& windows, std::int64_t parameters) {
+                        const ShrinkResult& result, const TokenWindows& windows, Compensation compensation,
+                        std::int64_t parameters) {
   const ModelConfig& m = model.config();
   Json blocks = Json::array();
   for (const ShrunkBlock& block : result.blocks) {
@@ -110,7 +111,8 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
       {"command", echo(flags)},
       {"method", "shrink"},
       {"family", m.family},
-      {"weights_changed", flags.compensate != "none"},
+      {"weights_changed", compensation != Compensation::kNone},
+      {"compensation", name_of(compensation)},
       {"dense", shape_json(m, shape_of(m))},
       {"shape", shape_json(m, choice.shape)},
       {"removed_layers", choice.removed_layers},
@@ -166,7 +168,7 @@ void run(const ShrinkFlags& flags) {
   const auto model = Model::open(flags.model);
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
-  options.compensation = parse_compensation(flags.compensate);
+  if (flags.compensate != "auto") options.compensation = parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
   options.compute = parse_compute(flags.compute, *backend);
   options.progress = terminal_progress(flags.common);
@@ -185,11 +187,16 @@ void run(const ShrinkFlags& flags) {
   choice_options.layers = {options.compute, options.progress};
   ShapeChoice choice = choose_shape(*model, *backend, request, windows, choice_options);
   choice.measured.update(decode);
+  // Only what runs beside the dense model can make up for layers that are gone.
+  if (flags.compensate == "auto") {
+    options.compensation = choice.removed_layers.empty() ? Compensation::kRefit : Compensation::kAligned;
+  }
 
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out);
   const ShrinkResult result =
       shrink(*model, *backend, choice.shape, choice.removed_layers, windows, options, output);
-  const Json record = make_shrink_record(flags, *model, choice, result, windows, output.num_parameters());
+  const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
+                                         output.num_parameters());
   output.finish(record);
   if (flags.target_ms) {
     const DecodeTime now = measure_decode(*Model::open(flags.out), *backend, options.compute);
@@ -231,7 +238,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--compensate", f.compensate,
                   "What is left: none (as it is), bias (means of what went, where there are biases), refit "
-                  "(output projections by least squares), aligned (all linears, towards the dense model)")
+                  "(output projections by least squares), aligned (all linears, towards the dense model; two "
+                  "forwards), auto (aligned when layers go, else refit)")
       ->capture_default_str();
   command.add_option("--damping", f.damping, "Of the least squares: higher stays nearer to the old weights")
       ->capture_default_str()

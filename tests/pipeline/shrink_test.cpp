@@ -347,7 +347,7 @@ TEST(Shrink, ThenPruneThenPack) {
 TEST(Shrink, UnknownCompensation) {
   test::expect_error(
       ErrorKind::kUsage, [] { parse_compensation("some"); },
-      "--compensate: found 'some', expected none, bias, refit or aligned");
+      "--compensate: found 'some', expected auto, none, bias, refit or aligned");
 }
 
 }  // namespace

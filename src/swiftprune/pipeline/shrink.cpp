@@ -230,7 +230,7 @@ Compensation parse_compensation(std::string_view name) {
   for (const auto& [value, known] : kCompensations) {
     if (name == known) return value;
   }
-  bad_usage("--compensate: found '{}', expected none, bias, refit or aligned", name);
+  bad_usage("--compensate: found '{}', expected auto, none, bias, refit or aligned", name);
 }
 
 BlockLinear& output_projection(DecoderBlock& block, LinearInput output) {
