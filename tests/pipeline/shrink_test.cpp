@@ -155,7 +155,8 @@ TEST_P(ShrinkFamily, AlignedRunsEverywhere) {
   shape.channels = 28;
   shape.layers -= 1;
   shrink_to(shape, {0}, Compensation::kAligned, dir_.path() / "out");
-  for (const float logit : logits_of(*Model::open(dir_.path() / "out"), *backend_, windows_).values()) {
+  const Matrix logits = logits_of(*Model::open(dir_.path() / "out"), *backend_, windows_);
+  for (const float logit : logits.values()) {
     ASSERT_TRUE(std::isfinite(logit));
   }
 }
