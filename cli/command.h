@@ -15,9 +15,11 @@
 namespace swiftprune::cli {
 
 void declare_import(CLI::App& program);
+void declare_export(CLI::App& program);
 void declare_inspect(CLI::App& program);
 void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
+void declare_shrink(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);

@@ -16,10 +16,10 @@ int main(int argc, char** argv) {
   program.set_version_flag("--version", std::string("swiftprune ") + SWIFTPRUNE_VERSION);
   program.require_subcommand(1);
   program.footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare : {cli::declare_import, cli::declare_inspect, cli::declare_prune, cli::declare_eval,
-                        cli::declare_compare, cli::declare_pilot, cli::declare_generate, cli::declare_bench,
-                        cli::declare_serve, cli::declare_tokenize, cli::declare_verify, cli::declare_pack,
-                        cli::declare_unpack}) {
+  for (auto* declare : {cli::declare_import, cli::declare_export, cli::declare_inspect, cli::declare_prune,
+                        cli::declare_shrink, cli::declare_eval, cli::declare_compare, cli::declare_pilot,
+                        cli::declare_generate, cli::declare_bench, cli::declare_serve, cli::declare_tokenize,
+                        cli::declare_verify, cli::declare_pack, cli::declare_unpack}) {
     declare(program);
   }
   try {

@@ -9,12 +9,11 @@
 #include <set>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
+#include "calibration_text.h"
 #include "command.h"
 #include "gate_flags.h"
 #include "model_text.h"
-#include "swiftprune/calibration/self_text.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
@@ -40,11 +39,8 @@ struct PruneFlags {
   double sparsity = 0.5;
   std::string pattern = "row";
   std::string allocate;  // empty: the method's
-  std::vector<std::string> calibration = {"self"};
-  std::string field = "text";
+  CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
-  std::int64_t seqlen = 2048;
-  std::uint64_t seed = 0;
   std::string compute = "auto";
   std::vector<std::string> skip;
   std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
@@ -55,8 +51,7 @@ struct PruneFlags {
   PruneGate gate;
   bool sparsity_given = false;
   bool resume = false;
-
-  std::string calibration_source() const { return fmt::format("{}", fmt::join(calibration, ", ")); }
+  ", fmt::join(calibration, ", ")); }
 };
 
 // Pruned tensors go straight to their place in the output; every other tensor is copied byte for byte.
@@ -122,41 +117,6 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   return plan;
 }
 
-// `at_most`: fewer where there is less text.
-TokenWindows calibration_windows(const Model& model, const Backend& backend, const PruneFlags& flags,
-                                 std::int64_t windows, bool at_most, const PruneOptions& options) {
-  model.check_length(flags.seqlen, "--seqlen");
-  if (flags.calibration == std::vector<std::string>{"self"}) {
-    SelfTextOptions self;
-    self.windows = windows;
-    self.seqlen = flags.seqlen;
-    self.seed = flags.seed;
-    self.first_token = first_token(model);
-    self.compute = options.compute;
-    self.progress = options.progress;
-    return self_text(model, backend, self);
-  }
-  const auto ids = std::find_if(flags.calibration.begin(), flags.calibration.end(), holds_token_ids);
-  if (ids != flags.calibration.end()) {
-    if (flags.calibration.size() > 1)
-      bad_usage("--calibration: found {} beside other files, expected token ids alone", *ids);
-    std::vector<std::int32_t> tokens = read_token_ids(*ids, model.config().vocab_size);
-    WindowOptions window_options;
-    window_options.seqlen = flags.seqlen;
-    const auto found = static_cast<std::int64_t>(tokens.size()) / flags.seqlen;
-    window_options.max_windows = at_most ? std::clamp<std::int64_t>(found, 1, windows) : windows;
-    return windows_of_ids(std::move(tokens), *ids, window_options);
-  }
-  Corpus corpus{flags.calibration_source(), {}};
-  for (const std::string& file : flags.calibration) {
-    if (file == "self") bad_usage("--calibration: found self beside files, expected one or the other");
-    Corpus part = read_corpus(file, flags.field);
-    std::move(part.documents.begin(), part.documents.end(), std::back_inserter(corpus.documents));
-  }
-  const auto tokenizer = Tokenizer::open(model.checkpoint().folder());
-  return sample_windows(*tokenizer, corpus, windows, flags.seqlen, flags.seed, at_most);
-}
-
 std::int64_t parse_windows(const std::string& text) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -178,16 +138,18 @@ Calibration calibrate(const Model& model, const Backend& backend, const PruneFla
   if (flags.windows != "auto") {
     const std::int64_t count =
         flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(model, backend, flags, count, false, options);
+    result.windows = calibration_windows(model, backend, flags.calibration, count, false, options.compute,
+                                         options.progress);
     return result;
   }
-  const bool self = flags.calibration.front() == "self";
-  result.windows = calibration_windows(model, backend, flags,
-                                       self ? std::max(1, method.windows) : kMostByItself, true, options);
+  const bool self = flags.calibration.is_self();
+  result.windows = calibration_windows(model, backend, flags.calibration,
+                                       self ? std::max(1, method.windows) : kMostByItself, true,
+                                       options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
   result.stopping =
       windows_until_stable(model, backend, result.windows, options.compute, tolerance, options.progress);
-  result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.seqlen));
+  result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.calibration.seqlen));
   return result;
 }
 
@@ -210,11 +172,11 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
       {"sparsity", f.sparsity},
       {"allocate", allocates(f, method_by_name(f.method)) ? "sensitivity" : "none"},
       {"pattern", f.pattern},
-      {"calibration", f.calibration_source()},
-      {"field", f.field},
+      {"calibration", f.calibration.source()},
+      {"field", f.calibration.field},
       {"windows", f.windows},
-      {"seqlen", f.seqlen},
-      {"seed", f.seed},
+      {"seqlen", f.calibration.seqlen},
+      {"seed", f.calibration.seed},
       {"compute", f.compute},
       {"skip", f.skip},
       {"plan", f.plan_file},
@@ -326,11 +288,11 @@ void run(const PruneFlags& flags) {
                           flags.resume ? Leftover::kContinue : Leftover::kDiscard);
   if (flags.resume) writer.keep_when_unfinished();
   Calibration calibrated;
-  CalibrationRecord calibration{"none", "", 0, 0, flags.seed};
+  CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
     calibrated = calibrate(*model, *backend, flags, method, plan, options);
-    calibration = {flags.calibration_source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
-                   calibrated.windows.seqlen, flags.seed};
+    calibration = {flags.calibration.source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
+                   calibrated.windows.seqlen, flags.calibration.seed};
     calibration.stopping = calibrated.stopping;
   }
   const nlohmann::ordered_json identity = {{"version", SWIFTPRUNE_VERSION},
@@ -369,8 +331,10 @@ void run(const PruneFlags& flags) {
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
-  const nlohmann::ordered_json record =
+  nlohmann::ordered_json record =
       make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan));
+  if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
+    record["previous"] = std::move(previous);
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
   writer.finish();
@@ -383,8 +347,8 @@ void run(const PruneFlags& flags) {
   run_prune_gate(flags.gate,
                  {.dense = flags.model,
                   .pruned = flags.out,
-                  .field = flags.field,
-                  .seqlen = flags.seqlen,
+                  .field = flags.calibration.field,
+                  .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
                   .quiet = flags.common.quiet},
                  *backend);
@@ -401,21 +365,11 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
-  command
-      .add_option("--calibration,--ids", f.calibration,
-                  "Text (.txt, .jsonl; repeatable), token ids (.u16, .u32), or self: text that the model "
-                  "writes itself")
-      ->capture_default_str();
-  command.add_option("--field", f.field, "Member of each .jsonl line that holds the text")
-      ->capture_default_str();
+  add_calibration_flags(command, f.calibration);
   command.add_option(
       "--windows", f.windows,
       "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
       "the method's");
-  command.add_option("--seqlen", f.seqlen, "Tokens a window")
-      ->capture_default_str()
-      ->check(CLI::Range(2, 1 << 24));
-  command.add_option("--seed", f.seed, "Seed of the draws of text")->capture_default_str();
   command.add_option("--score", f.score, "Score, instead of the method's");
   command.add_option("--select", f.select, "Selection, instead of the method's");
   command.add_option("--refine", f.refine,

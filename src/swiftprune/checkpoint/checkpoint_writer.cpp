@@ -1,7 +1,5 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -10,7 +8,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <set>
@@ -20,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
@@ -32,80 +30,6 @@ namespace {
 constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 constexpr const char* kLockFile = ".lock";
 constexpr std::uint64_t kReserveBytes = 1'000'000;  // for the small files of the folder
-
-[[noreturn]] void fail_write(const fs::path& path, int error) {
-  if (error == ENOSPC || error == EDQUOT) {
-    fail(ErrorKind::kFailure, "{}: the disk is full; free some space or choose another folder",
-         path.string());
-  }
-  fail(ErrorKind::kFailure, "{}: cannot be written: {}", path.string(), std::strerror(error));
-}
-
-class OutputFile {
- public:
-  explicit OutputFile(fs::path path, bool keep_content = false)
-      : path_(std::move(path)),
-        fd_(::open(path_.c_str(), O_RDWR | O_CLOEXEC | (keep_content ? 0 : O_CREAT | O_TRUNC), 0666)) {
-    if (fd_ < 0) fail_write(path_, errno);
-  }
-  OutputFile(OutputFile&& other) noexcept
-      : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
-  ~OutputFile() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-
-  // Sets the file's length, and its room on the disk where the file system can do so.
-  void reserve(std::uint64_t bytes) {
-    if (bytes == 0) return;
-    const auto size = static_cast<off_t>(bytes);
-    if (::fallocate(fd_, 0, 0, size) != 0) {
-      if (errno != EOPNOTSUPP && errno != ENOSYS) fail_write(path_, errno);
-      if (::ftruncate(fd_, size) != 0) fail_write(path_, errno);
-    }
-  }
-
-  void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail_write(path_, errno);
-      offset += static_cast<std::uint64_t>(written);
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-    }
-  }
-
-  // False when the file is too short.
-  bool read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t found = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (found < 0 && errno == EINTR) continue;
-      if (found <= 0) return false;
-      offset += static_cast<std::uint64_t>(found);
-      bytes = bytes.subspan(static_cast<std::size_t>(found));
-    }
-    return true;
-  }
-
-  void sync_data() const {
-    if (::fdatasync(fd_) != 0) fail_write(path_, errno);
-  }
-
-  // No other process holds it, and none can until this one ends.
-  bool lock() const { return ::flock(fd_, LOCK_EX | LOCK_NB) == 0; }
-
- private:
-  fs::path path_;
-  int fd_ = -1;
-};
-
-void sync_path(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail_write(path, errno);
-  // EINVAL: a file system that cannot sync a folder.
-  const int error = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
-  ::close(fd);
-  if (error != 0) fail_write(path, error);
-}
 
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos;

@@ -409,6 +409,17 @@ void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
 
 }  // namespace
 
+std::int64_t stored_row(RowOrder order, std::int64_t row, std::int64_t heads, std::int64_t head_dim) {
+  if (order == RowOrder::kSame) return row;
+  if (order == RowOrder::kSplitQkv) {
+    const std::int64_t head = row / (3 * head_dim), part = row / head_dim % 3;
+    return (part * heads + head) * head_dim + row % head_dim;
+  }
+  const std::int64_t head = row / head_dim, within = row % head_dim;
+  const std::int64_t half = within / (head_dim / 2), pair = within % (head_dim / 2);
+  return head * head_dim + 2 * pair + half;
+}
+
 std::span<const GgufArchitecture> gguf_architectures() { return kArchitectures; }
 
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file) {

@@ -3,6 +3,7 @@
 // the way, undone here), transformers' configuration classes. docs/formats.md tells how to add one.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,9 @@ enum class RowOrder {
   kRotaryPairsOfK,  // the same, over the key heads
   kSplitQkv,        // gptneox: all q, all k, all v; Hugging Face has q, k, v for each head
 };
+
+// The stored row of a row of the Hugging Face tensor. heads: query heads, for kRotaryPairsOfK key heads.
+std::int64_t stored_row(RowOrder order, std::int64_t row, std::int64_t heads, std::int64_t head_dim);
 
 struct TensorRule {
   std::string_view gguf;          // without "blk.N." and ".weight"

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "swiftprune/checkpoint/gguf_pre_tokenizers.h"
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
 
@@ -28,71 +29,6 @@ struct Vocabulary {
   std::vector<TokenType> types;
   SpecialTokens special;
 };
-
-// ---- byte-level BPE
-
-// How text is cut before BPE. `names`: the values of tokenizer.ggml.pre, separated by spaces.
-struct PreTokenizer {
-  enum class Kind { kByteLevel, kDigitsThenByteLevel, kSplitThenByteLevel };
-  std::string_view names;
-  Kind kind;
-  std::string_view pattern;  // of kSplitThenByteLevel
-  bool normalize = false;    // to NFC
-  bool ignore_merges = false;
-  bool add_bos = false;  // where tokenizer.ggml.add_bos_token is absent
-};
-
-constexpr std::string_view kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kTekkenPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kGpt4oPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-using Kind = PreTokenizer::Kind;
-constexpr PreTokenizer kPreTokenizers[] = {
-    {"gpt-2 phi-2", Kind::kByteLevel, ""},
-    {"olmo mpt", Kind::kByteLevel, "", true},  // the GPT-NeoX tokenizer (Pythia) goes by these names
-    {"smollm starcoder refact", Kind::kDigitsThenByteLevel, ""},
-    {"command-r", Kind::kDigitsThenByteLevel, "", true},
-    {"llama-bpe llama3 llama-v3 falcon3", Kind::kSplitThenByteLevel, kLlama3Pattern, false, true, true},
-    {"dbrx smaug-bpe", Kind::kSplitThenByteLevel, kLlama3Pattern},
-    {"qwen2 deepseek-r1-qwen megrez", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
-    {"tekken", Kind::kSplitThenByteLevel, kTekkenPattern, false, true, true},
-    {"gpt-4o llama4", Kind::kSplitThenByteLevel, kGpt4oPattern},
-};
-
-const PreTokenizer& pre_tokenizer_of(const GgufFile& file, std::string_view name) {
-  std::vector<std::string_view> known;
-  for (const PreTokenizer& pre : kPreTokenizers) {
-    if (fmt::format(" {} ", pre.names).find(fmt::format(" {} ", name)) != std::string::npos) return pre;
-    known.push_back(pre.names);
-  }
-  bad_input(
-      "{}: tokenizer.ggml.pre: found {}, expected one of {}; give the model's own tokenizer files with "
-      "--tokenizer FOLDER",
-      file.name(), json_quoted(name), fmt::join(known, " "));
-}
-
-Json byte_level(bool use_regex) {
-  return {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-Json pre_tokenizer_json(const PreTokenizer& pre) {
-  if (pre.kind == Kind::kByteLevel) return byte_level(true);
-  Json first = {{"type", "Digits"}, {"individual_digits", true}};
-  if (pre.kind == Kind::kSplitThenByteLevel) {
-    first = {{"type", "Split"},
-             {"pattern", {{"Regex", pre.pattern}}},
-             {"behavior", "Isolated"},
-             {"invert", false}};
-  }
-  return {{"type", "Sequence"},
-          {"pretokenizers", Json::array({first, byte_level(pre.kind == Kind::kDigitsThenByteLevel)})}};
-}
 
 // ---- SentencePiece BPE
 
@@ -316,7 +252,7 @@ Model byte_level_model(const GgufFile& file, std::string_view default_pre_tokeni
                     default_pre_tokenizer));
     name = default_pre_tokenizer;
   }
-  const PreTokenizer& pre = pre_tokenizer_of(file, name);
+  const PreTokenizer& pre = pre_tokenizer_named(name, file.name());
   const auto merges = file.texts("tokenizer.ggml.merges");
   if (!merges) bad_input("{}: tokenizer.ggml.merges is missing", file.name());
   Model model;

@@ -148,14 +148,7 @@ class RowMap {
   }
 
   std::int64_t stored_row(std::int64_t row) const {
-    if (order_ == RowOrder::kSame) return row;
-    if (order_ == RowOrder::kSplitQkv) {
-      const std::int64_t head = row / (3 * head_dim_), part = row / head_dim_ % 3;
-      return (part * heads_ + head) * head_dim_ + row % head_dim_;
-    }
-    const std::int64_t head = row / head_dim_, within = row % head_dim_;
-    const std::int64_t half = within / (head_dim_ / 2), pair = within % (head_dim_ / 2);
-    return head * head_dim_ + 2 * pair + half;
+    return swiftprune::stored_row(order_, row, heads_, head_dim_);
   }
 
  private:

@@ -3,10 +3,12 @@ target_sources(swiftprune PRIVATE
   checkpoint/json_file.cpp
   checkpoint/safetensors.cpp
   checkpoint/checkpoint.cpp
+  checkpoint/output_file.cpp
   checkpoint/checkpoint_writer.cpp
   checkpoint/gguf.cpp
   checkpoint/gguf_dequantize.cpp
   checkpoint/gguf_architectures.cpp
+  checkpoint/gguf_pre_tokenizers.cpp
   checkpoint/gguf_tokenizer.cpp
   checkpoint/import_gguf.cpp)
 # Dequantised values must not depend on whether the processor has FMA.

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/sha256.h"
@@ -72,6 +73,13 @@ nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
   nlohmann::ordered_json hashes = nlohmann::ordered_json::object();
   for (const std::string& file : files) hashes[file] = "sha256:" + sha256_file(checkpoint.folder() / file);
   return hashes;
+}
+
+nlohmann::ordered_json previous_record(const Checkpoint& checkpoint) {
+  const std::filesystem::path file = checkpoint.folder() / "swiftprune.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(file, ignored)) return {};
+  return read_json_file(file);
 }
 
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,

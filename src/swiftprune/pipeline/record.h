@@ -31,4 +31,8 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
 // SHA-256 of each of the model's weight files and of config.json, by file name.
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint);
 
+// The swiftprune.json that stands beside the model already, or null: a model that is shrunk and then pruned
+// keeps the records of all its steps, each as "previous" of the next.
+nlohmann::ordered_json previous_record(const Checkpoint& checkpoint);
+
 }  // namespace swiftprune

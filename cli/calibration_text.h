@@ -1,0 +1,31 @@
+// Flags for the text that statistics are collected on: own text, token ids, or text that the model writes
+// itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "command.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune::cli {
+
+struct CalibrationText {
+  std::vector<std::string> sources = {"self"};  // files, or "self"
+  std::string field = "text";
+  std::int64_t seqlen = 2048;
+  std::uint64_t seed = 0;
+
+  bool is_self() const { return sources == std::vector<std::string>{"self"}; }
+  std::string source() const;  // for records and messages
+};
+// Declares --calibration (--ids), --field, --seqlen and --seed.
+void add_calibration_flags(CLI::App& command, CalibrationText& text);
+// at_most: fewer windows where there is less text.
+TokenWindows calibration_windows(const Model& model, const Backend& backend, const CalibrationText& text,
+                                 std::int64_t windows, bool at_most, ComputeType compute,
+                                 const ProgressFn& progress);
+
+}  // namespace swiftprune::cli

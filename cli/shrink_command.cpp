@@ -1,0 +1,275 @@
+// swiftprune shrink: a checkpoint folder in, a smaller dense checkpoint folder of the same family out.
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "calibration_text.h"
+#include "command.h"
+#include "model_text.h"
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/pipeline/decode_time.h"
+#include "swiftprune/pipeline/record.h"
+#include "swiftprune/pipeline/shape_choice.h"
+#include "swiftprune/pipeline/shrunk_checkpoint.h"
+#include "swiftprune/structure/unit_scores.h"
+
+namespace swiftprune::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct ShrinkFlags {
+  CommonOptions common;
+  std::string model;
+  std::string out;
+  std::optional<double> ratio;
+  std::optional<std::int64_t> target_params;
+  std::optional<double> target_ms;
+  std::string units = "mlp";
+  std::int64_t align = 32;
+  std::string score = "contribution";
+  std::string layers_by = "greedy";
+  std::string compensate = "auto";
+  double damping = ShrinkOptions{}.refit.damping;
+  double alpha = ShrinkOptions{}.refit.alpha;
+  double beta = ShrinkOptions{}.refit.beta;
+  CalibrationText calibration;
+  std::int64_t windows = 16;
+  std::string compute = "auto";
+};
+
+std::int64_t num_parameters(const Checkpoint& checkpoint) {
+  std::int64_t sum = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) sum += tensor.numel();
+  return sum;
+}
+
+double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Backend& backend, ComputeType compute,
+                    Json& measured) {
+  const int given =
+      int{flags.ratio.has_value()} + int{flags.target_params.has_value()} + int{flags.target_ms.has_value()};
+  if (given != 1) {
+    bad_usage("--ratio, --target-params, --target-ms: found {} of them, expected one", given);
+  }
+  if (flags.ratio) return *flags.ratio;
+  if (flags.target_params) {
+    return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *flags.target_params);
+  }
+  const DecodeTime dense = measure_decode(model, backend, compute);
+  measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *flags.target_ms}};
+  return ratio_for(dense, *flags.target_ms);
+}
+
+Json echo(const ShrinkFlags& f) {
+  Json command = {{"model", f.model},
+                  {"out", f.out},
+                  {"units", f.units},
+                  {"align", f.align},
+                  {"score", f.score},
+                  {"layers_by", f.layers_by},
+                  {"compensate", f.compensate},
+                  {"damping", f.damping},
+                  {"alpha", f.alpha},
+                  {"beta", f.beta},
+                  {"calibration", f.calibration.source()},
+                  {"field", f.calibration.field},
+                  {"windows", f.windows},
+                  {"seqlen", f.calibration.seqlen},
+                  {"seed", f.calibration.seed},
+                  {"compute", f.compute}};
+  if (f.ratio) command["ratio"] = *f.ratio;
+  if (f.target_params) command["target_params"] = *f.target_params;
+  if (f.target_ms) command["target_ms"] = *f.target_ms;
+  return command;
+}
+
+Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
+  return {{"intermediate_size", shape.channels},
+          {"num_attention_heads", model.num_heads / model.num_kv_heads * shape.groups},
+          {"num_key_value_heads", shape.groups},
+          {"num_hidden_layers", shape.layers}};
+}
+
+Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const ShapeChoice& choice,
+                        const ShrinkResult& result, const TokenWindows& windows, Compensation compensation,
+                        std::int64_t parameters) {
+  const ModelConfig& m = model.config();
+  Json blocks = Json::array();
+  for (const ShrunkBlock& block : result.blocks) {
+    Json item = {{"layer", block.layer}};
+    if (choice.shape.channels < m.intermediate_size) item["channels"] = block.kept.channels;
+    if (choice.shape.groups < m.num_kv_heads) item["groups"] = block.kept.groups;
+    blocks.push_back(std::move(item));
+  }
+  const ShrinkSeconds& s = result.seconds;
+  Json record = {
+      {"swiftprune", SWIFTPRUNE_VERSION},
+      {"command", echo(flags)},
+      {"method", "shrink"},
+      {"family", m.family},
+      {"weights_changed", compensation != Compensation::kNone},
+      {"compensation", name_of(compensation)},
+      {"dense", shape_json(m, shape_of(m))},
+      {"shape", shape_json(m, choice.shape)},
+      {"removed_layers", choice.removed_layers},
+      {"ratio", ratio_of(m, choice.shape)},
+      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
+      {"measured", choice.measured},
+      {"calibration",
+       {{"source", flags.calibration.source()},
+        {"ids", windows.hash()},
+        {"windows", windows.num_windows()},
+        {"seqlen", windows.seqlen},
+        {"seed", flags.calibration.seed}}},
+      {"input", model_hashes(model.checkpoint())},
+      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
+      {"seconds",
+       {{"load", s.load},
+        {"forward", s.forward},
+        {"solve", s.solve},
+        {"write", s.write},
+        {"total", s.total}}},
+      {"tensors", Json::array()},  // nothing is zero
+      {"kept", std::move(blocks)}};
+  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
+    record["previous"] = std::move(previous);
+  return record;
+}
+
+void print_summary(const ShrinkFlags& flags, const Json& record, double seconds) {
+  const Json& shape = record.at("shape");
+  fmt::print("shrunk      {}\n", flags.out);
+  fmt::print(
+      "size        {:.2f} % of the blocks' parameters removed: {} layers, {} heads ({} key heads), MLP {}\n",
+      100.0 * record.at("ratio").get<double>(), shape.at("num_hidden_layers").get<std::int64_t>(),
+      shape.at("num_attention_heads").get<std::int64_t>(),
+      shape.at("num_key_value_heads").get<std::int64_t>(), shape.at("intermediate_size").get<std::int64_t>());
+  fmt::print("parameters  {} of {}\n", record.at("parameters").at("shrunk").get<std::int64_t>(),
+             record.at("parameters").at("dense").get<std::int64_t>());
+  if (const Json& layers = record.at("removed_layers"); !layers.empty())
+    fmt::print("layers gone {}\n", layers.dump());
+  const Json& s = record.at("seconds");
+  fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
+             s.at("forward").get<double>(), s.at("solve").get<double>(),
+             s.at("load").get<double>() + s.at("write").get<double>());
+  if (flags.common.quiet) return;
+  fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n      swiftprune export {} --gguf FILE.gguf\n",
+             flags.out, flags.out);
+}
+
+void run(const ShrinkFlags& flags) {
+  apply(flags.common);
+  const auto start = std::chrono::steady_clock::now();
+  const auto backend = make_cpu_backend();
+  const auto model = Model::open(flags.model);
+  ShrinkOptions options;
+  options.score = unit_scorer(flags.score).name;
+  if (flags.compensate != "auto") options.compensation = parse_compensation(flags.compensate);
+  options.refit = {flags.damping, flags.alpha, flags.beta};
+  options.compute = parse_compute(flags.compute, *backend);
+  options.progress = terminal_progress(flags.common);
+
+  Json decode = Json::object();
+  ShapeRequest request;
+  request.units = parse_units(flags.units);
+  request.align = flags.align;
+  request.ratio = wanted_ratio(flags, *model, *backend, options.compute, decode);
+  shapes_for(model->config(), request);  // a wrong request costs nothing
+  const TokenWindows windows = calibration_windows(*model, *backend, flags.calibration, flags.windows, false,
+                                                   options.compute, options.progress);
+  ShapeChoiceOptions choice_options;
+  choice_options.score = options.score;
+  choice_options.greedy = flags.layers_by == "greedy";
+  choice_options.layers = {options.compute, options.progress};
+  ShapeChoice choice = choose_shape(*model, *backend, request, windows, choice_options);
+  choice.measured.update(decode);
+  // Only what runs beside the dense model can make up for layers that are gone.
+  if (flags.compensate == "auto") {
+    options.compensation = choice.removed_layers.empty() ? Compensation::kRefit : Compensation::kAligned;
+  }
+
+  ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out);
+  const ShrinkResult result =
+      shrink(*model, *backend, choice.shape, choice.removed_layers, windows, options, output);
+  const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
+                                         output.num_parameters());
+  output.finish(record);
+  if (flags.target_ms) {
+    const DecodeTime now = measure_decode(*Model::open(flags.out), *backend, options.compute);
+    fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
+               *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (flags.common.json) {
+    print_json(record);
+  } else {
+    print_summary(flags, record, seconds);
+  }
+}
+
+void add_flags(CLI::App& command, ShrinkFlags& f) {
+  command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
+  command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
+  command.add_option("--ratio", f.ratio, "Share of the blocks' parameters to remove, 0 < r < 1");
+  command.add_option("--target-params", f.target_params, "Parameters of the whole shrunk model");
+  command.add_option("--target-ms", f.target_ms,
+                     "Milliseconds a decoded token here; the dense model is measured first");
+  command
+      .add_option("--units", f.units,
+                  "What to remove: mlp (channels), heads (whole key-head groups), layers, or several of them "
+                  "with commas, mixed by measured loss")
+      ->capture_default_str();
+  command.add_option("--align", f.align, "The MLP's width becomes a multiple of this")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--score", f.score,
+                  "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")
+      ->capture_default_str();
+  command
+      .add_option("--layers-by", f.layers_by,
+                  "Choice of layers: greedy (measured loss) or influence (of the block)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"greedy", "influence"}));
+  command
+      .add_option("--compensate", f.compensate,
+                  "What is left: none (as it is), bias (means of what went, where there are biases), refit "
+                  "(output projections by least squares), aligned (all linears, towards the dense model; two "
+                  "forwards), auto (aligned when layers go, else refit)")
+      ->capture_default_str();
+  command.add_option("--damping", f.damping, "Of the least squares: higher stays nearer to the old weights")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command.add_option("--alpha", f.alpha, "With aligned: share of the inputs' error to make up for")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--beta", f.beta, "With aligned: share of the residual's error to make up for")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  add_calibration_flags(command, f.calibration);
+  command.add_option("--windows", f.windows, "Calibration windows")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  add_compute_flag(command, f.compute);
+  add_common_options(command, f.common);
+}
+
+}  // namespace
+
+void declare_shrink(CLI::App& program) {
+  auto flags = std::make_shared<ShrinkFlags>();
+  CLI::App* command = program.add_subcommand(
+      "shrink", "Take channels, heads or layers out and write a smaller dense checkpoint");
+  add_flags(*command, *flags);
+  command->footer(
+      "Examples:\n"
+      "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --ratio 0.2 --calibration my_text.txt\n"
+      "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace swiftprune::cli

@@ -1,0 +1,253 @@
+#include "swiftprune/export/gguf_metadata.h"
+
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <set>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/config_reader.h"
+
+namespace swiftprune {
+namespace {
+
+using Json = nlohmann::json;
+
+// family, GGUF's architecture, its fixed activation, one full-attention layer in so many (0: all layers
+// attend alike), the number of layers for which queries are scaled by hidden / heads instead of the head size
+struct ArchitectureRules {
+  std::string_view family;
+  std::string_view architecture;
+  Activation activation;
+  std::int64_t sliding_period = 0;
+  std::int64_t layers_of_27b = 0;
+};
+constexpr ArchitectureRules kRules[] = {
+    {"llama", "llama", Activation::kSilu},
+    {"mistral", "llama", Activation::kSilu},
+    {"qwen2", "qwen2", Activation::kSilu},
+    {"qwen3", "qwen3", Activation::kSilu},
+    {"gemma2", "gemma2", Activation::kGeluTanh, 2, 46},
+    {"gemma3", "gemma3", Activation::kGeluTanh, 6, 62},
+    {"phi3", "phi3", Activation::kSilu},
+    {"gpt_neox", "gptneox", Activation::kGelu},
+};
+
+const ArchitectureRules& rules_of(const ModelConfig& model) {
+  std::set<std::string_view> known;
+  for (const ArchitectureRules& rules : kRules) {
+    if (rules.family == model.family) return rules;
+    known.insert(rules.family);
+  }
+  bad_input("config.json: found the family {}, which llama.cpp cannot hold; GGUF export knows {}",
+            model.family, fmt::join(known, ", "));
+}
+
+// The rotary embedding's fields in either spelling of transformers.
+struct RopeFields {
+  double theta = 10000.0;
+  std::optional<double> local_theta;  // of sliding layers, where it is another
+  Json scaling;                       // an object or null
+};
+
+RopeFields read_rope_fields(const Json& config) {
+  RopeFields rope;
+  const ConfigReader c(config);
+  rope.theta = c.positive("rope_theta", c.positive("rotary_emb_base", 10000.0));
+  if (c.has("rope_local_base_freq")) rope.local_theta = c.positive("rope_local_base_freq");
+  if (c.has("rope_scaling")) rope.scaling = c.child("rope_scaling").object();
+  if (!c.has("rope_parameters")) return rope;
+  const ConfigReader parameters = c.child("rope_parameters");
+  const bool by_layer = parameters.has("full_attention");
+  const ConfigReader full = by_layer ? parameters.child("full_attention") : parameters;
+  rope.theta = full.positive("rope_theta", rope.theta);
+  rope.scaling = full.object();
+  if (parameters.has("sliding_attention")) {
+    rope.local_theta = parameters.child("sliding_attention").positive("rope_theta", 10000.0);
+  }
+  return rope;
+}
+
+// Llama 3's factors of the wavelengths: transformers' rope type "llama3".
+std::vector<float> llama3_factors(const ConfigReader& scaling, double theta, std::int64_t head_size) {
+  const double factor = scaling.positive("factor");
+  const double low = scaling.positive("low_freq_factor"), high = scaling.positive("high_freq_factor");
+  const double original = scaling.positive("original_max_position_embeddings");
+  std::vector<float> factors;
+  for (std::int64_t i = 0; i < head_size / 2; ++i) {
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_size);
+    const double turns = original / (2.0 * std::numbers::pi * std::pow(theta, exponent));
+    const double smooth = (turns - low) / (high - low);
+    factors.push_back(static_cast<float>(turns < low    ? factor
+                                         : turns > high ? 1.0
+                                                        : 1.0 / ((1.0 - smooth) / factor + smooth)));
+  }
+  return factors;
+}
+
+class Describer {
+ public:
+  Describer(const Model& model, const GgufArchitecture& architecture, GgufMetadata& metadata)
+      : m_(model.config()),
+        config_(text_config(model.checkpoint())),
+        rules_(rules_of(model.config())),
+        name_(architecture.name),
+        metadata_(metadata) {}
+
+  GgufHyperParameters run() {
+    check();
+    sizes();
+    attention();
+    rope(read_rope_fields(config_));
+    return std::move(result_);
+  }
+
+ private:
+  std::string key(std::string_view suffix) const { return fmt::format("{}.{}", name_, suffix); }
+
+  void check() const {
+    if (m_.activation != rules_.activation) {
+      bad_input("config.json: found the activation {}, expected {}: llama.cpp's {} knows no other",
+                name_of(m_.activation), name_of(rules_.activation), name_);
+    }
+    if (rules_.sliding_period == 0) return;
+    for (std::size_t i = 0; i < m_.blocks.size(); ++i) {
+      const bool slides = (static_cast<std::int64_t>(i) + 1) % rules_.sliding_period != 0;
+      if ((m_.blocks[i].attention_window > 0) != slides) {
+        bad_input(
+            "config.json: field 'layer_types': found {} attention in layer {}, expected full attention in "
+            "every {}th layer and no other: llama.cpp's {} knows no other order",
+            slides ? "full" : "sliding", i, rules_.sliding_period, name_);
+      }
+    }
+    const auto scaled_by = static_cast<double>(
+        m_.num_layers() == rules_.layers_of_27b ? m_.hidden_size / m_.num_heads : m_.head_size);
+    const ConfigReader c(config_);
+    if (const double found = c.positive("query_pre_attn_scalar", 256.0); found != scaled_by) {
+      bad_input("{}: found {}, expected {}: llama.cpp's {} with {} layers knows no other",
+                c.where("query_pre_attn_scalar"), found, scaled_by, name_, m_.num_layers());
+    }
+  }
+
+  void sizes() {
+    metadata_.u32(key("vocab_size"), m_.vocab_size);
+    metadata_.u32(key("context_length"), m_.max_positions);
+    metadata_.u32(key("embedding_length"), m_.hidden_size);
+    metadata_.u32(key("block_count"), m_.num_layers());
+    metadata_.u32(key("feed_forward_length"), m_.intermediate_size);
+  }
+
+  void attention() {
+    metadata_.u32(key("attention.head_count"), m_.num_heads);
+    if (name_ == "gptneox") {
+      metadata_.f32(key("attention.layer_norm_epsilon"), double{m_.norm_eps});
+      metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
+    } else {
+      metadata_.u32(key("attention.head_count_kv"), m_.num_kv_heads);
+      metadata_.f32(key("attention.layer_norm_rms_epsilon"), double{m_.norm_eps});
+      if (config_.contains("head_dim") || m_.num_heads * m_.head_size != m_.hidden_size) {
+        metadata_.u32(key("attention.key_length"), m_.head_size);
+        metadata_.u32(key("attention.value_length"), m_.head_size);
+      }
+    }
+    if (m_.attention_softcap > 0.0f) metadata_.f32(key("attn_logit_softcapping"), m_.attention_softcap);
+    if (m_.final_softcap > 0.0f) metadata_.f32(key("final_logit_softcapping"), m_.final_softcap);
+    std::int64_t window = 0;
+    for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
+    if (rules_.sliding_period > 0 || name_ == "phi3") {
+      metadata_.u32(key("attention.sliding_window"), window);
+    } else if (window > 0) {
+      result_.notes.push_back(
+          fmt::format("llama.cpp's {} attends to all positions: the sliding window of {} tokens is not kept",
+                      name_, window));
+    }
+  }
+
+  void rope(const RopeFields& fields) {
+    const double fraction = m_.ropes.empty()
+                                ? 1.0
+                                : 2.0 * static_cast<double>(m_.ropes.back().inverse_frequency.size()) /
+                                      static_cast<double>(m_.head_size);
+    metadata_.u32(key("rope.dimension_count"),
+                  static_cast<std::int64_t>(std::lround(fraction * static_cast<double>(m_.head_size))));
+    metadata_.f32(key("rope.freq_base"), fields.theta);
+    if (fields.local_theta && *fields.local_theta != 10000.0) {
+      metadata_.f32(key("rope.freq_base_swa"), *fields.local_theta);
+    }
+    if (name_ == "phi3") {
+      const ConfigReader c(config_);
+      metadata_.u32(key("rope.scaling.original_context_length"),
+                    c.integer("original_max_position_embeddings", 4096));
+    }
+    if (!fields.scaling.is_object()) return;
+    const ConfigReader scaling(fields.scaling, "rope_scaling.");
+    scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
+  }
+
+  void scale(const ConfigReader& scaling, const std::string& type, double theta) {
+    if (type == "default") return;
+    if (type == "llama3" && name_ == "llama") {
+      result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
+    } else if (type == "longrope" && name_ == "phi3") {
+      long_rope(scaling);
+    } else if (type == "linear" || type == "yarn") {
+      metadata_.text(key("rope.scaling.type"), type);
+      metadata_.f32(key("rope.scaling.factor"), scaling.positive("factor"));
+      if (type == "linear") return;
+      for (const char* field : {"attention_factor", "mscale", "mscale_all_dim"}) {
+        if (scaling.has(field)) {
+          bad_input("{}: GGUF has no place for it", scaling.where(field));
+        }
+      }
+      metadata_.u32(key("rope.scaling.original_context_length"),
+                    scaling.integer("original_max_position_embeddings", m_.max_positions));
+      for (const char* beta : {"beta_fast", "beta_slow"}) {
+        if (scaling.has(beta)) {
+          metadata_.f32(key(fmt::format("rope.scaling.yarn_{}", beta)), scaling.positive(beta));
+        }
+      }
+    } else {
+      bad_input("{}: found {}, which llama.cpp's {} cannot hold", scaling.where("rope_type"), type, name_);
+    }
+  }
+
+  void long_rope(const ConfigReader& scaling) {
+    const auto table = [&](const char* field, const char* name) {
+      const std::vector<double> factors = scaling.numbers(field);
+      result_.tables.push_back({name, {factors.begin(), factors.end()}});
+    };
+    table("long_factor", "rope_factors_long.weight");
+    table("short_factor", "rope_factors_short.weight");
+    metadata_.f32(key("rope.scaling.attn_factor"), m_.ropes.front().magnitude);
+  }
+
+  const ModelConfig& m_;
+  const Json& config_;
+  const ArchitectureRules& rules_;
+  std::string_view name_;
+  GgufMetadata& metadata_;
+  GgufHyperParameters result_;
+};
+
+}  // namespace
+
+const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
+  const ArchitectureRules& rules = rules_of(model);
+  for (const GgufArchitecture& architecture : gguf_architectures()) {
+    if (architecture.name == rules.architecture) return architecture;
+  }
+  expect(false, "kRules: architectures of gguf_architectures()");
+  return gguf_architectures().front();
+}
+
+const nlohmann::json& text_config(const Checkpoint& checkpoint) {
+  const auto text = checkpoint.config().find("text_config");
+  return text == checkpoint.config().end() ? checkpoint.config() : *text;
+}
+
+GgufHyperParameters add_gguf_hyper_parameters(const Model& model, const GgufArchitecture& architecture,
+                                              GgufMetadata& metadata) {
+  return Describer(model, architecture, metadata).run();
+}
+
+}  // namespace swiftprune

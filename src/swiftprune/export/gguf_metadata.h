@@ -1,0 +1,35 @@
+// The hyper-parameters of a model as llama.cpp's converter writes them, and whether llama.cpp can hold them:
+// its architectures fix what config.json leaves open (activation, which layers slide, what queries are scaled
+// by), and a model that differs is refused by name instead of coming out as another one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "swiftprune/checkpoint/gguf_architectures.h"
+#include "swiftprune/export/gguf_writer.h"
+#include "swiftprune/model/model.h"
+
+namespace swiftprune {
+
+// Tables of the rotary embedding that GGUF keeps as tensors.
+struct GgufTable {
+  std::string name;
+  std::vector<float> values;
+};
+
+struct GgufHyperParameters {
+  std::vector<GgufTable> tables;
+  std::vector<std::string> notes;  // what llama.cpp will not do as transformers does
+};
+
+// Throws Error{kBadInput} naming the family when llama.cpp has no architecture for it.
+const GgufArchitecture& gguf_architecture_for(const ModelConfig& model);
+// config.json, or the part of it that describes the text model.
+const nlohmann::json& text_config(const Checkpoint& checkpoint);
+
+// Appends "<architecture>.*". Throws Error{kBadInput} naming the field that llama.cpp cannot hold.
+GgufHyperParameters add_gguf_hyper_parameters(const Model& model, const GgufArchitecture& architecture,
+                                              GgufMetadata& metadata);
+
+}  // namespace swiftprune

@@ -1,0 +1,8 @@
+target_sources(swiftprune PRIVATE
+  export/gguf_writer.cpp
+  export/gguf_quantize.cpp
+  export/gguf_metadata.cpp
+  export/gguf_vocabulary.cpp
+  export/export_gguf.cpp)
+# Quantised values must not depend on whether the processor has FMA.
+set_source_files_properties(export/gguf_quantize.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

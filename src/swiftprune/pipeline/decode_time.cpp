@@ -1,0 +1,62 @@
+#include "swiftprune/pipeline/decode_time.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/generator.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr int kPromptTokens = 16;
+constexpr int kSteps = 48;
+constexpr int kWarmUp = 4;
+
+double median_ms(const std::function<void()>& step) {
+  std::vector<double> ms;
+  for (int i = 0; i < kWarmUp + kSteps; ++i) {
+    check_interrupt();
+    const auto start = std::chrono::steady_clock::now();
+    step();
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+    if (i >= kWarmUp) ms.push_back(time.count());
+  }
+  std::nth_element(ms.begin(), ms.begin() + kSteps / 2, ms.end());
+  return ms[kSteps / 2];
+}
+
+}  // namespace
+
+DecodeTime measure_decode(const Model& model, const Backend& backend, ComputeType compute) {
+  DecodeTime time;
+  Generator generator(model, backend, compute, 1, kPromptTokens + kWarmUp + kSteps);
+  std::vector<std::int32_t> prompt(kPromptTokens);
+  for (int i = 0; i < kPromptTokens; ++i) {
+    prompt[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % model.config().vocab_size);
+  }
+  generator.append(prompt);
+  time.total_ms = median_ms([&] { generator.append(std::vector<std::int32_t>{0}); });
+
+  const ModelHead head = model.load_head(backend, compute, WeightUse::kCompact);
+  const Matrix hidden = Matrix::zeros(1, model.config().hidden_size);
+  Matrix logits(1, model.config().vocab_size);
+  time.head_ms = median_ms([&] { head.logits(backend, hidden.view(), logits.view()); });
+  return time;
+}
+
+double ratio_for(const DecodeTime& dense, double target_ms) {
+  const double blocks = dense.total_ms - dense.head_ms;
+  if (!(target_ms > dense.head_ms && target_ms < dense.total_ms)) {
+    bad_usage(
+        "--target-ms: found {}, expected between {:.2f} (the output projection alone) and {:.2f} (the dense "
+        "model, measured)",
+        target_ms, dense.head_ms, dense.total_ms);
+  }
+  return 1.0 - (target_ms - dense.head_ms) / blocks;
+}
+
+}  // namespace swiftprune

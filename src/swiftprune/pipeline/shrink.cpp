@@ -1,0 +1,269 @@
+#include "swiftprune/pipeline/shrink.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/one_stream.h"
+#include "swiftprune/pipeline/two_streams.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/structure/unit_scores.h"
+#include "swiftprune/tensor/dtype.h"
+
+namespace swiftprune {
+namespace {
+
+using enum LinearInput;
+
+constexpr std::array kCompensations = {
+    std::pair{Compensation::kNone, "none"}, std::pair{Compensation::kBias, "bias"},
+    std::pair{Compensation::kRefit, "refit"}, std::pair{Compensation::kAligned, "aligned"}};
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
+
+// Columns back at their places, zeros elsewhere.
+void spread_columns(ConstMatrixView narrow, std::span<const std::int64_t> columns, MatrixView wide) {
+  for (std::int64_t r = 0; r < wide.rows; ++r) {
+    std::fill_n(wide.row(r), wide.cols, 0.0f);
+    for (std::int64_t k = 0; k < std::ssize(columns); ++k) {
+      wide.at(r, columns[static_cast<std::size_t>(k)]) = narrow.at(r, k);
+    }
+  }
+}
+
+// Rounds to the checkpoint's dtype and back, so that later blocks see what the file will hold.
+void round_to(DType dtype, std::span<float> values) {
+  if (dtype == DType::kF32) return;
+  std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(size_of(dtype)));
+  convert_from_f32(values, dtype, bytes);
+  convert_to_f32(bytes, dtype, values);
+}
+
+class BlockShrinker {
+ public:
+  BlockShrinker(const Model& model, const Backend& backend, const ShrinkShape& shape,
+                std::span<const std::int64_t> removed, const TokenWindows& windows,
+                const ShrinkOptions& options, ShrinkOutput& output)
+      : model_(model),
+        backend_(backend),
+        shape_(shape),
+        removed_(removed),
+        windows_(windows),
+        options_(options),
+        output_(output),
+        scorer_(unit_scorer(options.score)) {}
+
+  ShrinkResult run() {
+    const Stopwatch total(result_.seconds.total);
+    {
+      const Stopwatch watch(result_.seconds.forward);
+      if (aligned()) {
+        two_.emplace(model_, backend_, windows_);
+      } else {
+        one_.emplace(model_, backend_, windows_);
+      }
+    }
+    const std::int64_t layers = model_.config().num_layers();
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      check_interrupt();
+      run_block(layer, layer + 1 < layers);
+      options_.progress("shrink", layer + 1, layers);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  bool aligned() const { return options_.compensation == Compensation::kAligned; }
+
+  void run_block(std::int64_t layer, bool more_to_come) {
+    const bool removed = std::find(removed_.begin(), removed_.end(), layer) != removed_.end();
+    if (removed && !aligned()) return;
+    std::optional<DecoderBlock> dense, block;
+    {
+      const Stopwatch watch(result_.seconds.load);
+      if (aligned()) dense.emplace(model_.load_block(layer));
+      block.emplace(model_.load_block(layer));
+      if (removed) silence(*block);
+    }
+    {
+      const Stopwatch watch(result_.seconds.forward);
+      if (dense) dense->pack(backend_, options_.compute);
+      block->pack(backend_, options_.compute);
+      aligned() ? two_->start_block(*dense, *block) : one_->start_block(*block);
+    }
+    ShrunkBlock shrunk{layer, all_units(model_.config())};
+    for (int i = 0; i < kNumLinearInputs; ++i) {
+      const auto input = static_cast<LinearInput>(i);
+      if (aligned() || is_output(input)) run_input(*block, input, removed, shrunk);
+    }
+    if (more_to_come) {
+      const Stopwatch watch(result_.seconds.forward);
+      aligned() ? two_->finish_block() : one_->finish_block();
+    }
+    if (!removed) {
+      const Stopwatch watch(result_.seconds.write);
+      output_.write(std::ssize(result_.blocks), shrunk, *block);
+      result_.blocks.push_back(std::move(shrunk));
+    }
+    model_.release_block(layer);
+  }
+
+  void run_input(DecoderBlock& block, LinearInput input, bool removed, ShrunkBlock& shrunk) {
+    std::optional<ActivationStats> stats;
+    if (!removed) stats = make_stats(block, input);
+    {
+      const Stopwatch watch(result_.seconds.forward);
+      aligned() ? two_->collect(input, stats ? &*stats : nullptr)
+                : one_->collect(input, stats ? &*stats : nullptr);
+      if (stats) stats->finish(fmt::format("block {}, {}", shrunk.layer, name_of(input)));
+    }
+    if (removed || !stats) return;
+    {
+      const Stopwatch watch(result_.seconds.solve);
+      is_output(input) ? shrink_output(output_projection(block, input), input, stats->view(), shrunk)
+                       : refit_readers(block, input, stats->view());
+    }
+    const Stopwatch watch(result_.seconds.forward);
+    block.pack(backend_, options_.compute, input);
+  }
+
+  // Nothing when the linears that read the input stay as they are.
+  std::optional<ActivationStats> make_stats(const DecoderBlock& block, LinearInput input) const {
+    StatNeeds needs;
+    needs.energy = needs.gram = aligned() || options_.compensation == Compensation::kRefit;
+    needs.alignment = aligned();
+    needs.sum = options_.compensation != Compensation::kNone;
+    if (is_output(input)) needs = needs | scorer_.needs;
+    std::int64_t inputs = 0;
+    for (const BlockLinear& linear : block.linears()) {
+      if (linear.tensors.input == input) inputs = linear.tensors.inputs;
+    }
+    // Where the output is normed before it joins the residual, making up for the residual's error would need
+    // the norm's inverse.
+    const bool residual = aligned() && is_output(input) && !block.norms_output(input);
+    return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0);
+  }
+
+  void refit_readers(DecoderBlock& block, LinearInput input, const LayerStats& stats) const {
+    for (BlockLinear& linear : block.linears()) {
+      if (linear.tensors.input != input) continue;
+      std::vector<std::int64_t> all(static_cast<std::size_t>(linear.tensors.inputs));
+      for (std::size_t j = 0; j < all.size(); ++j) all[j] = static_cast<std::int64_t>(j);
+      linear.weight = refit_columns(linear.weight.view(), stats, all, options_.refit, backend_,
+                                    linear.tensors.name + ".weight");
+      round_to(linear.dtype, linear.weight.values());
+    }
+  }
+
+  // Chooses the units, refits what is left and balances the bias.
+  void shrink_output(BlockLinear& linear, LinearInput output, const LayerStats& stats,
+                     ShrunkBlock& shrunk) const {
+    const ModelConfig& m = model_.config();
+    const bool mlp = output == kMlpOutput;
+    const std::int64_t unit = mlp ? 1 : m.num_heads / m.num_kv_heads * m.head_size;
+    const std::int64_t count = mlp ? shape_.channels : shape_.groups;
+    std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
+    // Head groups are ranked by one look at all of them: sums over columns that go together.
+    const std::int64_t num_kept = mlp ? count : linear.tensors.inputs;
+    units = best_units(scorer_.score(linear.weight.view(), stats, num_kept, backend_), unit, count);
+    const std::vector<std::int64_t> columns = kept_columns(m, output, shrunk.kept);
+    const Matrix dense = linear.weight.clone();
+    const bool refit = aligned() || options_.compensation == Compensation::kRefit;
+    if (refit) {
+      RefitOptions options = options_.refit;
+      if (!aligned()) options.alpha = options.beta = 0.0;
+      spread_columns(
+          refit_columns(dense.view(), stats, columns, options, backend_, linear.tensors.name + ".weight")
+              .view(),
+          columns, linear.weight.view());
+    } else {
+      keep_columns(linear, columns);
+    }
+    round_to(linear.dtype, linear.weight.values());
+    if (options_.compensation == Compensation::kNone || aligned() || linear.bias.empty()) return;
+    const std::vector<float> shift = mean_error(dense.view(), linear.weight.view(), stats);
+    for (std::size_t o = 0; o < shift.size(); ++o) linear.bias[o] += shift[o];
+    round_to(linear.dtype, linear.bias);
+  }
+
+  const Model& model_;
+  const Backend& backend_;
+  const ShrinkShape& shape_;
+  std::span<const std::int64_t> removed_;
+  const TokenWindows& windows_;
+  const ShrinkOptions& options_;
+  ShrinkOutput& output_;
+  const UnitScorer& scorer_;
+  std::optional<TwoStreams> two_;
+  std::optional<OneStream> one_;
+  ShrinkResult result_;
+};
+
+}  // namespace
+
+std::string_view name_of(Compensation compensation) {
+  for (const auto& [value, name] : kCompensations) {
+    if (value == compensation) return name;
+  }
+  return "";
+}
+
+Compensation parse_compensation(std::string_view name) {
+  for (const auto& [value, known] : kCompensations) {
+    if (name == known) return value;
+  }
+  bad_usage("--compensate: found '{}', expected auto, none, bias, refit or aligned", name);
+}
+
+BlockLinear& output_projection(DecoderBlock& block, LinearInput output) {
+  const auto found = std::find_if(block.linears().begin(), block.linears().end(),
+                                  [&](const BlockLinear& l) { return l.tensors.input == output; });
+  expect(is_output(output) && found != block.linears().end(), "output_projection: an output's input");
+  return *found;
+}
+
+void silence(DecoderBlock& block) {
+  for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
+    BlockLinear& linear = output_projection(block, output);
+    std::fill(linear.weight.values().begin(), linear.weight.values().end(), 0.0f);
+    std::fill(linear.bias.begin(), linear.bias.end(), 0.0f);
+  }
+}
+
+void keep_columns(BlockLinear& linear, std::span<const std::int64_t> kept) {
+  const Matrix narrow = take_columns(std::as_const(linear.weight).view(), kept);
+  spread_columns(narrow.view(), kept, linear.weight.view());
+}
+
+ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
+                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                    const ShrinkOptions& options, ShrinkOutput& output) {
+  expect(windows.num_windows() > 0, "shrink: calibration windows");
+  expect(std::ssize(removed_layers) == model.config().num_layers() - shape.layers,
+         "shrink: as many layers removed as the shape lacks");
+  if (has_packed_tensors(model.checkpoint())) {
+    bad_input("{}: a packed model cannot be shrunk; make it dense first: swiftprune unpack",
+              model.checkpoint().folder().string());
+  }
+  return BlockShrinker(model, backend, shape, removed_layers, windows, options, output).run();
+}
+
+}  // namespace swiftprune

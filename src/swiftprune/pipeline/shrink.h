@@ -1,0 +1,74 @@
+// Structured pruning: units are taken out of every block and the output projections that read them are
+// refitted, one decoder block at a time, so that a smaller dense model of the same family is left. While the
+// calibration runs, removed units are zero columns of their output projection, which computes the same.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/structure/refit.h"
+#include "swiftprune/structure/shrink_shape.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+enum class Compensation {
+  kNone,     // what is left stays as it is
+  kBias,     // the mean of what went is added to a bias, where the family has one (FLAP)
+  kRefit,    // output projections by least squares on the shrunk model's own inputs; one forward
+  kAligned,  // every linear by least squares towards the dense model's outputs; two forwards
+};
+std::string_view name_of(Compensation compensation);
+Compensation parse_compensation(std::string_view name);  // Error{kUsage} naming --compensate
+
+struct ShrinkOptions {
+  std::string score = "contribution";
+  Compensation compensation = Compensation::kAligned;
+  RefitOptions refit{.damping = 0.1, .alpha = 0.35, .beta = 0.5};  // alpha and beta of kAligned
+  ComputeType compute = ComputeType::kF32;
+  ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
+};
+
+struct ShrinkSeconds {
+  double load = 0.0;
+  double forward = 0.0;  // of the calibration windows, and their statistics
+  double solve = 0.0;    // scores and least squares
+  double write = 0.0;
+  double total = 0.0;
+};
+
+struct ShrunkBlock {
+  std::int64_t layer = 0;  // of the dense model
+  KeptUnits kept;
+};
+
+struct ShrinkResult {
+  std::vector<ShrunkBlock> blocks;
+  ShrinkSeconds seconds;
+};
+
+// Takes each finished block: weights still at their old size, zero in the columns that go.
+class ShrinkOutput {
+ public:
+  virtual ~ShrinkOutput() = default;
+  virtual void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) = 0;
+};
+
+// removed_layers: rising; shape.layers are left. windows: calibration text, at least one window.
+// Throws Error{kBadInput} for activations that are not finite.
+ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
+                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                    const ShrinkOptions& options, ShrinkOutput& output);
+
+// The block's output projection that reads `output`'s units.
+BlockLinear& output_projection(DecoderBlock& block, LinearInput output);
+// Makes the block pass its input on: nothing is added to the residual.
+void silence(DecoderBlock& block);
+// Zeroes all columns but the kept ones.
+void keep_columns(BlockLinear& linear, std::span<const std::int64_t> kept);
+
+}  // namespace swiftprune

@@ -1,0 +1,175 @@
+#include "swiftprune/pipeline/shrunk_checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/progress.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// "model.layers." of "model.layers.0.mlp.down_proj".
+std::string layers_prefix(const ModelConfig& model) {
+  const std::string& name = model.blocks.front().down.name;
+  const auto at = name.find("layers.0.");
+  expect(at != std::string::npos, "families name their blocks layers.N");
+  return name.substr(0, at + std::string_view("layers.").size());
+}
+
+// The layer that a tensor belongs to; nothing outside the blocks.
+std::optional<std::int64_t> layer_of(const std::string& name, const std::string& prefix) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  std::int64_t layer = 0;
+  const char* last = name.data() + name.size();
+  const auto [end, error] = std::from_chars(name.data() + prefix.size(), last, layer);
+  if (error != std::errc() || end == last || *end != '.') return std::nullopt;
+  return layer;
+}
+
+// What config.json says, in its own order. The file has been checked when the checkpoint was opened.
+Json read_config(const Checkpoint& checkpoint) {
+  const MappedFile file(checkpoint.folder() / "config.json");
+  return Json::parse(
+      std::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
+}
+
+std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<const std::int64_t> removed) {
+  std::map<std::int64_t, std::int64_t> result;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    if (std::find(removed.begin(), removed.end(), layer) != removed.end()) continue;
+    result.emplace(layer, static_cast<std::int64_t>(result.size()));
+  }
+  return result;
+}
+
+}  // namespace
+
+ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
+                                   std::span<const std::int64_t> removed_layers, const fs::path& folder,
+                                   std::uint64_t max_shard_bytes)
+    : model_(model),
+      shape_(shape),
+      layers_prefix_(layers_prefix(model.config())),
+      new_index_(new_indices(model.config().num_layers(), removed_layers)),
+      writer_(folder, plan(max_shard_bytes)) {}
+
+std::string ShrunkCheckpoint::new_name(const std::string& name) const {
+  const auto layer = layer_of(name, layers_prefix_);
+  if (!layer) return name;
+  const auto index = new_index_.find(*layer);
+  if (index == new_index_.end()) return "";
+  const std::string_view rest =
+      std::string_view(name).substr(layers_prefix_.size() + std::to_string(*layer).size());
+  return fmt::format("{}{}{}", layers_prefix_, index->second, rest);
+}
+
+std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) const {
+  const auto layer = layer_of(tensor.name, layers_prefix_);
+  if (!layer) return tensor.shape;
+  KeptUnits kept = all_units(model_.config());  // any units of the right number
+  kept.channels.resize(static_cast<std::size_t>(shape_.channels));
+  kept.groups.resize(static_cast<std::size_t>(shape_.groups));
+  const std::vector<LinearTensors> linears =
+      linears_of(model_.config().blocks[static_cast<std::size_t>(*layer)]);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const auto rows = std::ssize(kept_rows(model_.config(), i, kept));
+    if (tensor.name == linears[i].name + ".bias") return {rows};
+    if (tensor.name != linears[i].name + ".weight") continue;
+    const LinearInput input = linears[i].input;
+    const bool output = input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
+    return {rows, output ? std::ssize(kept_columns(model_.config(), input, kept)) : linears[i].inputs};
+  }
+  return tensor.shape;
+}
+
+std::vector<PlannedTensor> ShrunkCheckpoint::plan(std::uint64_t max_shard_bytes) {
+  std::vector<PlannedTensor> planned;
+  bool single = true;
+  for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
+    const std::string name = new_name(tensor.name);
+    if (name.empty()) continue;
+    single = single && tensor.file == kSafetensorsFile;
+    planned.push_back({name, tensor.dtype, new_shape(tensor), kSafetensorsFile});
+    std::int64_t numel = 1;
+    for (const std::int64_t extent : planned.back().shape) numel *= extent;
+    num_parameters_ += numel;
+  }
+  if (!single) assign_shards(planned, max_shard_bytes);
+  return planned;
+}
+
+void ShrunkCheckpoint::write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) {
+  expect(new_index_.at(block.layer) == new_layer, "write: layers in order");
+  const std::vector<BlockLinear>& linears = weights.linears();
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const BlockLinear& linear = linears[i];
+    const std::vector<std::int64_t> rows = kept_rows(model_.config(), i, block.kept);
+    Matrix kept = take_rows(linear.weight.view(), rows);
+    const LinearInput input = linear.tensors.input;
+    if (input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput) {
+      kept = take_columns(std::as_const(kept).view(), kept_columns(model_.config(), input, block.kept));
+    }
+    const std::string weight = linear.tensors.name + ".weight";
+    writer_.write(new_name(weight), std::as_const(kept).values());
+    written_.insert(weight);
+    if (!linear.tensors.bias) continue;
+    std::vector<float> bias;
+    for (const std::int64_t row : rows) bias.push_back(linear.bias[static_cast<std::size_t>(row)]);
+    writer_.write(new_name(linear.tensors.name + ".bias"), bias);
+    written_.insert(linear.tensors.name + ".bias");
+  }
+}
+
+Json ShrunkCheckpoint::config() const {
+  const ModelConfig& m = model_.config();
+  Json whole = read_config(model_.checkpoint());
+  Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
+  config[m.intermediate_field] = shape_.channels;
+  config["num_hidden_layers"] = shape_.layers;
+  if (shape_.groups != m.num_kv_heads) {
+    config["num_attention_heads"] = m.num_heads / m.num_kv_heads * shape_.groups;
+    config["num_key_value_heads"] = shape_.groups;
+    config["head_dim"] = m.head_size;
+  }
+  if (shape_.layers == m.num_layers()) return whole;
+  // Which layers slide follows from their place unless it is said.
+  const auto slides = [&](std::int64_t layer) {
+    return m.blocks[static_cast<std::size_t>(layer)].attention_window > 0;
+  };
+  const bool mixed = std::any_of(m.blocks.begin(), m.blocks.end(),
+                                 [&](const BlockConfig& b) { return (b.attention_window > 0) != slides(0); });
+  if (!mixed && !config.contains("layer_types")) return whole;
+  Json types = Json::array();
+  for (const auto& [layer, index] : new_index_) {
+    types.push_back(slides(layer) ? "sliding_attention" : "full_attention");
+  }
+  config["layer_types"] = std::move(types);
+  return whole;
+}
+
+void ShrunkCheckpoint::copy(const TensorInfo& tensor) {
+  writer_.write_bytes(new_name(tensor.name), model_.checkpoint().bytes(tensor));
+  model_.checkpoint().release(tensor);
+}
+
+void ShrunkCheckpoint::finish(const Json& record) {
+  for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
+    if (written_.contains(tensor.name) || new_name(tensor.name).empty()) continue;
+    check_interrupt();
+    copy(tensor);
+  }
+  writer_.write_file("config.json", config().dump(2) + "\n");
+  writer_.write_file("swiftprune.json", record.dump(1) + "\n");
+  const std::string plan_of_prune[] = {"plan.json"};
+  writer_.copy_other_files(model_.checkpoint(), plan_of_prune);
+  writer_.finish();
+}
+
+}  // namespace swiftprune

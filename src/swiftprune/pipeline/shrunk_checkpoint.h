@@ -1,0 +1,49 @@
+// The folder of a shrunk model: tensors at their new sizes, layers renumbered, config.json with the new
+// numbers, everything else as it was. transformers and llama.cpp load it like any other model of the family.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pipeline/shrink.h"
+
+namespace swiftprune {
+
+class ShrunkCheckpoint final : public ShrinkOutput {
+ public:
+  // max_shard_bytes: shards are made anew when the source has several.
+  ShrunkCheckpoint(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
+                   const std::filesystem::path& folder, std::uint64_t max_shard_bytes = 5'000'000'000);
+
+  void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) override;
+  // After the last block: the tensors outside the blocks, config.json, the other files, the record. The
+  // folder then stands under its own name.
+  void finish(const nlohmann::ordered_json& record);
+
+  std::int64_t num_parameters() const { return num_parameters_; }  // all tensors of the new folder
+
+ private:
+  // "model.layers.7.mlp.up_proj.weight" in its new place; empty when its layer is gone.
+  std::string new_name(const std::string& name) const;
+  std::vector<std::int64_t> new_shape(const TensorInfo& tensor) const;
+  std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
+  nlohmann::ordered_json config() const;
+  void copy(const TensorInfo& tensor);
+
+  const Model& model_;
+  ShrinkShape shape_;
+  std::string layers_prefix_;                       // "model.layers."
+  std::map<std::int64_t, std::int64_t> new_index_;  // of the layers that stay
+  std::set<std::string> written_;                   // old names
+  std::int64_t num_parameters_ = 0;
+  CheckpointWriter writer_;
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,128 @@
+#include "swiftprune/structure/block_units.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::array kKinds = {UnitKind::kMlp, UnitKind::kHeads, UnitKind::kLayers};
+
+std::vector<std::int64_t> all_of(std::int64_t n) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(n));
+  std::iota(indices.begin(), indices.end(), 0);
+  return indices;
+}
+
+// `size` consecutive indices for each unit, the first unit's at `offset`.
+void append_runs(const std::vector<std::int64_t>& units, std::int64_t size, std::int64_t offset,
+                 std::vector<std::int64_t>& indices) {
+  for (const std::int64_t unit : units) {
+    for (std::int64_t i = 0; i < size; ++i) indices.push_back(offset + unit * size + i);
+  }
+}
+
+std::vector<std::int64_t> kept_qkv_rows(const ModelConfig& m, std::size_t linear,
+                                        const std::vector<std::int64_t>& groups) {
+  const std::int64_t heads_a_group = m.num_heads / m.num_kv_heads;
+  const std::int64_t q = heads_a_group * m.head_size, kv = m.head_size;
+  std::vector<std::int64_t> rows;
+  switch (m.qkv_layout) {
+    case QkvLayout::kSeparate:
+      append_runs(groups, linear == 0 ? q : kv, 0, rows);
+      break;
+    case QkvLayout::kStacked:
+      append_runs(groups, q, 0, rows);
+      append_runs(groups, kv, m.num_heads * m.head_size, rows);
+      append_runs(groups, kv, (m.num_heads + m.num_kv_heads) * m.head_size, rows);
+      break;
+    case QkvLayout::kInterleaved:  // every head has its own key: one run of q, k, v
+      append_runs(groups, 3 * m.head_size, 0, rows);
+      break;
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::string_view name_of(UnitKind kind) {
+  switch (kind) {
+    case UnitKind::kMlp:
+      return "mlp";
+    case UnitKind::kHeads:
+      return "heads";
+    case UnitKind::kLayers:
+      return "layers";
+  }
+  return "";
+}
+
+std::vector<UnitKind> parse_units(std::string_view text) {
+  std::vector<UnitKind> kinds;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view name = text.substr(begin, end - begin);
+    const auto kind =
+        std::find_if(kKinds.begin(), kKinds.end(), [&](UnitKind k) { return name_of(k) == name; });
+    if (kind == kKinds.end()) {
+      bad_usage("--units: found '{}', expected mlp, heads, layers or several of them with commas", text);
+    }
+    if (std::find(kinds.begin(), kinds.end(), *kind) == kinds.end()) kinds.push_back(*kind);
+    begin = end + 1;
+  }
+  return kinds;
+}
+
+std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) {
+  if (kind == UnitKind::kLayers && model.num_layers() < 2) return "the model has a single layer";
+  if (kind != UnitKind::kHeads) return std::nullopt;
+  if (model.family == "gpt_neox" || model.family == "opt") {
+    return fmt::format(
+        "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
+        model.family);
+  }
+  const bool longrope = !model.ropes.empty() && !model.ropes.front().long_inverse_frequency.empty();
+  if (longrope) {
+    return "transformers takes the size of longrope's tables from hidden_size / num_attention_heads";
+  }
+  if (model.num_kv_heads < 2) {
+    return fmt::format("all {} query heads share one key head, and a group goes as a whole", model.num_heads);
+  }
+  return std::nullopt;
+}
+
+KeptUnits all_units(const ModelConfig& model) {
+  return {all_of(model.intermediate_size), all_of(model.num_kv_heads)};
+}
+
+std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept) {
+  if (output == LinearInput::kMlpOutput) return kept.channels;
+  expect(output == LinearInput::kAttentionOutput, "kept_columns: an output projection");
+  std::vector<std::int64_t> columns;
+  append_runs(kept.groups, model.num_heads / model.num_kv_heads * model.head_size, 0, columns);
+  return columns;
+}
+
+std::vector<std::int64_t> kept_rows(const ModelConfig& model, std::size_t linear, const KeptUnits& kept) {
+  const std::vector<LinearTensors> linears = linears_of(model.blocks.front());
+  const LinearTensors& tensors = linears.at(linear);
+  switch (tensors.input) {
+    case LinearInput::kAttention:
+      return kept_qkv_rows(model, linear, kept.groups);
+    case LinearInput::kMlp: {
+      std::vector<std::int64_t> rows = kept.channels;
+      const bool fused = tensors.outputs == 2 * model.intermediate_size;  // gate over up
+      if (fused) append_runs(kept.channels, 1, model.intermediate_size, rows);
+      return rows;
+    }
+    case LinearInput::kAttentionOutput:
+    case LinearInput::kMlpOutput:
+      break;
+  }
+  return all_of(tensors.outputs);
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,145 @@
+#include "swiftprune/structure/shrink_shape.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+bool has(const ShapeRequest& request, UnitKind kind) {
+  return std::find(request.units.begin(), request.units.end(), kind) != request.units.end();
+}
+
+struct BlockSizes {
+  double channel = 0.0;  // weights of one MLP channel
+  double group = 0.0;    // of one head group
+};
+
+BlockSizes block_sizes(const ModelConfig& model) {
+  BlockSizes sizes;
+  for (const LinearTensors& linear : linears_of(model.blocks.front())) {
+    const double weights = static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
+    const bool mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
+    if (mlp) {
+      sizes.channel += weights / static_cast<double>(model.intermediate_size);
+    } else {
+      sizes.group += weights / static_cast<double>(model.num_kv_heads);
+    }
+  }
+  return sizes;
+}
+
+void check(const ModelConfig& model, const ShapeRequest& request) {
+  if (!(request.ratio > 0.0 && request.ratio < 1.0)) {
+    bad_usage("--ratio: found {}, expected more than 0 and less than 1", request.ratio);
+  }
+  for (const UnitKind kind : request.units) {
+    const auto reason = inseparable(model, kind);
+    if (!reason) continue;
+    std::vector<std::string_view> possible;
+    for (const UnitKind other : {UnitKind::kMlp, UnitKind::kHeads, UnitKind::kLayers}) {
+      if (!inseparable(model, other)) possible.push_back(name_of(other));
+    }
+    bad_usage("--units: {} cannot be removed from this model: {}; possible: {}", name_of(kind), *reason,
+              fmt::join(possible, ", "));
+  }
+  if (has(request, UnitKind::kMlp) && request.align > model.intermediate_size) {
+    bad_usage("--align: found {}, expected at most the MLP's width {}", request.align,
+              model.intermediate_size);
+  }
+}
+
+// transformers refuses a number of heads that does not divide the hidden size in some families.
+bool is_loadable(const ModelConfig& model, std::int64_t groups) {
+  const std::int64_t heads = groups * (model.num_heads / model.num_kv_heads);
+  const bool strict = model.family == "llama" || model.family == "gemma2" || model.family == "gemma3";
+  return !strict || groups == model.num_kv_heads || model.hidden_size % heads == 0;
+}
+
+// The width that comes nearest to leaving `wanted` weights in all layers: a multiple of `align`, or the dense
+// width, which need not be one.
+std::int64_t width_for(const ModelConfig& model, const ShrinkShape& shape, double wanted,
+                       std::int64_t align) {
+  const BlockSizes sizes = block_sizes(model);
+  const double of_mlp =
+      wanted / static_cast<double>(shape.layers) - sizes.group * static_cast<double>(shape.groups);
+  const std::int64_t steps =
+      std::max<std::int64_t>(1, std::llround(of_mlp / sizes.channel / static_cast<double>(align)));
+  return std::min(steps * align, model.intermediate_size);
+}
+
+}  // namespace
+
+ShrinkShape shape_of(const ModelConfig& model) {
+  return {model.intermediate_size, model.num_kv_heads, model.num_layers()};
+}
+
+std::int64_t block_parameters(const ModelConfig& model, const ShrinkShape& shape) {
+  const BlockSizes sizes = block_sizes(model);
+  return std::llround(static_cast<double>(shape.layers) *
+                      (sizes.channel * static_cast<double>(shape.channels) +
+                       sizes.group * static_cast<double>(shape.groups)));
+}
+
+double ratio_of(const ModelConfig& model, const ShrinkShape& shape) {
+  return 1.0 - static_cast<double>(block_parameters(model, shape)) /
+                   static_cast<double>(block_parameters(model, shape_of(model)));
+}
+
+double ratio_for_parameters(const ModelConfig& model, std::int64_t total, std::int64_t target) {
+  const std::int64_t blocks = block_parameters(model, shape_of(model));
+  if (target >= total || target <= total - blocks) {
+    bad_usage(
+        "--target-params: found {}, expected between {} (nothing left in the blocks) and {} (the model)",
+        target, total - blocks, total);
+  }
+  return static_cast<double>(total - target) / static_cast<double>(blocks);
+}
+
+std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest& request) {
+  check(model, request);
+  const ShrinkShape full = shape_of(model);
+  const double wanted = (1.0 - request.ratio) * static_cast<double>(block_parameters(model, full));
+  const bool mlp = has(request, UnitKind::kMlp);
+  std::vector<ShrinkShape> shapes;
+  double nearest = 1.0, most = 0.0;
+  const auto distance = [&](const ShrinkShape& s) { return std::abs(ratio_of(model, s) - request.ratio); };
+  for (std::int64_t layers = full.layers; layers >= 1; --layers) {
+    if (layers < full.layers && !has(request, UnitKind::kLayers)) break;
+    for (std::int64_t groups = full.groups; groups >= 1; --groups) {
+      if (groups < full.groups && !has(request, UnitKind::kHeads)) break;
+      if (!is_loadable(model, groups)) continue;
+      ShrinkShape shape{full.channels, groups, layers};
+      if (mlp) shape.channels = width_for(model, shape, wanted, request.align);
+      most = std::max(most, ratio_of(model, shape));
+      if (shape == full) continue;
+      nearest = std::min(nearest, distance(shape));
+      shapes.push_back(shape);
+    }
+  }
+  // Half a step of what is removed is as near as one can come: a multiple of channels, or one layer or group.
+  const auto smaller = [&](std::int64_t channels, std::int64_t groups, std::int64_t layers) {
+    return ratio_of(model, {full.channels - channels, full.groups - groups, full.layers - layers});
+  };
+  const double fine = mlp ? smaller(std::min(request.align, full.channels - 1), 0, 0) : 0.0;
+  const double coarse = std::max({fine, has(request, UnitKind::kLayers) ? smaller(0, 0, 1) : 0.0,
+                                  has(request, UnitKind::kHeads) ? smaller(0, 1, 0) : 0.0});
+  if (shapes.empty() || (request.ratio > most && nearest > 0.5 * coarse)) {
+    std::vector<std::string_view> names;
+    for (const UnitKind kind : request.units) names.push_back(name_of(kind));
+    bad_usage(
+        "--ratio: found {}, expected at most {:.3f}: of {} at least {} must be left in every block; add "
+        "units or lower the ratio",
+        request.ratio, most, fmt::join(names, ", "),
+        mlp ? fmt::format("{} channels (--align), one head group and one layer", request.align)
+            : "one head group and one layer");
+  }
+  constexpr double kSlack = 1e-9;
+  const double limit = std::max(nearest, 0.5 * fine) + kSlack;
+  std::erase_if(shapes, [&](const ShrinkShape& s) { return distance(s) > limit; });
+  return shapes;
+}
+
+}  // namespace swiftprune

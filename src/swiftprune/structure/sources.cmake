@@ -1,0 +1,5 @@
+target_sources(swiftprune PRIVATE
+  structure/block_units.cpp
+  structure/unit_scores.cpp
+  structure/refit.cpp
+  structure/shrink_shape.cpp)

@@ -1,0 +1,275 @@
+#include "swiftprune/export/export_gguf.h"
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "support/tiny_llama.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/checkpoint/gguf.h"
+#include "swiftprune/checkpoint/import_gguf.h"
+#include "swiftprune/export/gguf_quantize.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::expect_error;
+using test::TempDir;
+using test::TinyLlama;
+
+fs::path fixture(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/checkpoint/gguf") / name; }
+
+json read_json(const fs::path& path) { return json::parse(test::read_text(path)); }
+
+std::string bytes_of(const Checkpoint& checkpoint, const TensorInfo& tensor) {
+  const auto bytes = checkpoint.bytes(tensor);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void expect_same_tensors(const fs::path& a, const fs::path& b) {
+  const Checkpoint first = Checkpoint::open(a), second = Checkpoint::open(b);
+  ASSERT_EQ(first.tensors().size(), second.tensors().size());
+  for (const TensorInfo& tensor : first.tensors()) {
+    const TensorInfo* other = second.find(tensor.name);
+    ASSERT_NE(other, nullptr) << tensor.name;
+    EXPECT_EQ(tensor.shape, other->shape) << tensor.name;
+    EXPECT_EQ(tensor.dtype, other->dtype) << tensor.name;
+    EXPECT_EQ(bytes_of(first, tensor), bytes_of(second, *other)) << tensor.name;
+  }
+}
+
+// ---- models that transformers made, of every architecture
+
+class ExportFamily : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
+                         testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
+                                         "gptneox"),
+                         [](const auto& test_info) { return test_info.param; });
+
+// import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
+TEST_P(ExportFamily, ImportGivesTheFolderBack) {
+  const TempDir dir;
+  for (const auto& [name, dtype] : {std::pair{"f32", DType::kF32}, {"bf16", DType::kBF16}}) {
+    const fs::path folder = dir.path() / name, file = dir.path() / (std::string(name) + ".gguf"),
+                   back = dir.path() / (std::string(name) + "_back");
+    import_gguf(fixture(std::string(GetParam()) + ".gguf"), folder, {.dtype = dtype});
+    const auto model = Model::open(folder);
+    const ExportReport report = export_gguf(*model, file, {.name = "tiny"});
+    EXPECT_EQ(report.type, dtype == DType::kF32 ? "F32" : "BF16");
+    import_gguf(file, back, {});
+    expect_same_tensors(folder, back);
+    for (const char* text : {"config.json", "generation_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "special_tokens_map.json"}) {
+      EXPECT_EQ(read_json(folder / text), read_json(back / text)) << text;
+    }
+  }
+}
+
+// What llama.cpp's converter wrote for the same model: every key that it has, but those that only name the
+// file, is there with the same value, and every tensor has the same bytes.
+TEST_P(ExportFamily, FileIsThatOfTheConverter) {
+  const TempDir dir;
+  const fs::path original = fixture(std::string(GetParam()) + ".gguf");
+  import_gguf(original, dir.path() / "m", {.dtype = DType::kF32});
+  export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {});
+  const GgufFile expected = GgufFile::open(original), found = GgufFile::open(dir.path() / "m.gguf");
+  EXPECT_EQ(found.text("general.architecture"), expected.text("general.architecture"));
+  const std::string a(*found.text("general.architecture"));
+  for (const char* key :
+       {"context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+        "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon",
+        "attention.key_length", "attention.sliding_window", "rope.freq_base", "rope.dimension_count",
+        "rope.scaling.factor", "rope.scaling.original_context_length", "attn_logit_softcapping",
+        "final_logit_softcapping"}) {
+    const std::string name = a + "." + key;
+    if (expected.has(name)) {
+      EXPECT_EQ(found.number(name), expected.number(name)) << name;
+    }
+  }
+  for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.pre"}) {
+    EXPECT_EQ(found.text(key), expected.text(key)) << key;
+  }
+  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
+    EXPECT_EQ(found.texts(key), expected.texts(key)) << key;
+  }
+  EXPECT_EQ(found.numbers("tokenizer.ggml.token_type"), expected.numbers("tokenizer.ggml.token_type"));
+  ASSERT_EQ(found.tensors().size(), expected.tensors().size());
+  for (const GgufTensor& tensor : expected.tensors()) {
+    const GgufTensor* other = found.find(tensor.name);
+    ASSERT_NE(other, nullptr) << tensor.name;
+    EXPECT_EQ(other->shape, tensor.shape) << tensor.name;
+    std::vector<float> x(static_cast<std::size_t>(tensor.numel())), y = x;
+    dequantize(*tensor.type, expected.bytes(tensor), x);
+    dequantize(*other->type, found.bytes(*other), y);
+    // Tables of the rotary embedding are computed, everything else is copied.
+    const float tolerance = tensor.name.starts_with("rope_freqs") ? 1e-6f : 0.0f;
+    for (std::size_t k = 0; k < x.size(); ++k) EXPECT_NEAR(y[k], x[k], tolerance * x[k]) << tensor.name;
+  }
+}
+
+// ---- types
+
+// A folder with the tokenizer of an imported one.
+void write_tiny(const TinyLlama& tiny, const fs::path& folder, const fs::path& scratch) {
+  import_gguf(fixture("llama_bias.gguf"), scratch, {});
+  TinyLlama copy = tiny;
+  copy.files["tokenizer.json"] = test::read_text(scratch / "tokenizer.json");
+  copy.files["tokenizer_config.json"] = test::read_text(scratch / "tokenizer_config.json");
+  copy.write(folder);
+}
+
+// The fixture's tokenizer has 270 tokens.
+TinyLlama tiny_llama() {
+  TinyLlama tiny;
+  tiny.config.replace(tiny.config.find("\"vocab_size\": 40"), 16, "\"vocab_size\": 270");
+  tiny.add("model.embed_tokens.weight", {270, 32});
+  return tiny;
+}
+
+class ExportLlama : public testing::Test {
+ protected:
+  ExportReport export_it(const TinyLlama& tiny, const char* type = "auto") {
+    fs::remove_all(dir_.path() / "m");
+    fs::remove_all(dir_.path() / "scratch");
+    fs::remove(file());
+    write_tiny(tiny, dir_.path() / "m", dir_.path() / "scratch");
+    return export_gguf(*Model::open(dir_.path() / "m"), file(), {.type = writable_ggml_type(type)});
+  }
+  void expect_bad(const TinyLlama& tiny, const std::string& text, const char* type = "auto") {
+    expect_error(
+        ErrorKind::kBadInput, [&] { export_it(tiny, type); }, text);
+    EXPECT_FALSE(fs::exists(file()));
+  }
+  fs::path file() const { return dir_.path() / "m.gguf"; }
+  fs::path folder() const { return dir_.path(); }
+
+ private:
+  TempDir dir_;
+};
+
+TEST_F(ExportLlama, VectorsStayF32InEveryType) {
+  for (const auto& [type, number, file_type] :
+       {std::tuple{"f16", 1u, 1}, {"bf16", 30u, 32}, {"q8_0", 8u, 7}, {"f32", 0u, 0}}) {
+    export_it(tiny_llama(), type);
+    const GgufFile gguf = GgufFile::open(file());
+    EXPECT_EQ(gguf.integer("general.file_type"), file_type);
+    for (const GgufTensor& tensor : gguf.tensors()) {
+      const auto found = static_cast<std::uint32_t>(tensor.type->type);
+      EXPECT_EQ(found, tensor.shape.size() == 1 ? 0u : number) << tensor.name;
+    }
+  }
+}
+
+TEST_F(ExportLlama, RowsWithoutWholeBlocksBecomeF16) {
+  TinyLlama tiny = tiny_llama();
+  tiny.config.replace(tiny.config.find("\"intermediate_size\": 64"), 23, "\"intermediate_size\": 40");
+  for (const std::string block : {"model.layers.0.", "model.layers.1."}) {
+    tiny.add(block + "mlp.gate_proj.weight", {40, 32}), tiny.add(block + "mlp.up_proj.weight", {40, 32});
+    tiny.add(block + "mlp.down_proj.weight", {32, 40});
+  }
+  export_it(tiny, "q8_0");
+  const GgufFile gguf = GgufFile::open(file());
+  EXPECT_EQ(gguf.find("blk.0.ffn_down.weight")->type->type, GgmlType::kF16);
+  EXPECT_EQ(gguf.find("blk.0.ffn_up.weight")->type->type, GgmlType::kQ8_0);
+}
+
+TEST_F(ExportLlama, PrunedZerosSurviveQuantization) {
+  TinyLlama tiny = tiny_llama();
+  tiny.prune(2, 4);
+  export_it(tiny, "q8_0");
+  const GgufFile gguf = GgufFile::open(file());
+  const GgufTensor& down = *gguf.find("blk.1.ffn_down.weight");
+  std::vector<float> values(static_cast<std::size_t>(down.numel()));
+  dequantize(*down.type, gguf.bytes(down), values);
+  EXPECT_EQ(std::count(values.begin(), values.end(), 0.0f), 32 * 64 / 2);
+}
+
+TEST_F(ExportLlama, TiedEmbeddingsHaveNoOutputTensor) {
+  TinyLlama tiny = tiny_llama();
+  tiny.add("lm_head.weight", {270, 32});  // beside tied embeddings: nobody reads it
+  export_it(tiny);
+  EXPECT_EQ(GgufFile::open(file()).find("output.weight"), nullptr);
+}
+
+// ---- what GGUF cannot hold
+
+TEST_F(ExportLlama, NamesWhatLlamaCppCannotHold) {
+  TinyLlama tiny = tiny_llama();
+  tiny.config.replace(tiny.config.find("\"silu\""), 6, "\"relu\"");
+  expect_bad(tiny, "config.json: found the activation relu, expected silu: llama.cpp's llama knows no other");
+
+  tiny = tiny_llama();
+  tiny.add("model.layers.0.extra.weight", {2});
+  expect_bad(tiny, "tensor 'model.layers.0.extra.weight': llama.cpp's llama has no place for it");
+
+  tiny = tiny_llama();
+  tiny.config.replace(tiny.config.rfind('}'), 1,
+                      R"(, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}})");
+  expect_bad(tiny, "'rope_scaling.rope_type': found dynamic, which llama.cpp's llama cannot hold");
+
+  tiny = tiny_llama();
+  tiny.values["model.layers.0.mlp.up_proj.weight"][3] = 1e5f;
+  tiny.dtype = DType::kF32;
+  expect_bad(tiny, "found 100000, which f16 cannot hold; use --type bf16", "f16");
+}
+
+TEST_F(ExportLlama, RefusesTokenizersWithoutAName) {
+  const auto with = [&](const std::string& tokenizer) {
+    fs::remove_all(folder() / "m");
+    TinyLlama tiny = tiny_llama();
+    tiny.files["tokenizer.json"] = tokenizer;
+    tiny.write(folder() / "m");
+    export_gguf(*Model::open(folder() / "m"), file(), {});
+  };
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({})", "tokenizer.json"},
+      {R"({"model": {"type": "Unigram", "vocab": [], "merges": []}})", "found \"Unigram\", expected BPE"},
+      {R"({"model": {"type": "BPE", "vocab": {"a": 270}, "merges": []}})",
+       "token \"a\": found id 270, expected less than the 270 rows"},
+      {R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}, "pre_tokenizer":
+          {"type": "ByteLevel", "add_prefix_space": false}})",
+       "model.merges: found \"a\", expected two tokens"},
+      {R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Whitespace"}})",
+       "found a pre-tokenizer that swiftprune knows no llama.cpp name for"},
+      {R"({"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}})", "tokenizer.json"}};
+  for (const auto& [tokenizer, message] : cases) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { with(tokenizer); }, message);
+    EXPECT_FALSE(fs::exists(file()));
+  }
+  TinyLlama tiny = tiny_llama();
+  tiny.files.clear();
+  fs::remove_all(folder() / "m");
+  tiny.write(folder() / "m");
+  expect_error(
+      ErrorKind::kBadInput, [&] { export_gguf(*Model::open(folder() / "m"), file(), {}); },
+      "found no tokenizer.json");
+}
+
+TEST(ExportGguf, RefusesFamiliesThatLlamaCppDoesNotHave) {
+  const TempDir dir;
+  const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
+  expect_error(
+      ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
+      "found the family opt, which llama.cpp cannot hold; GGUF export knows gemma2, gemma3, gpt_neox, llama");
+}
+
+// Layers taken out of a Gemma break the order of its sliding layers, which llama.cpp fixes.
+TEST(ExportGguf, RefusesAnotherOrderOfSlidingLayers) {
+  const TempDir dir;
+  import_gguf(fixture("gemma3.gguf"), dir.path() / "m", {.dtype = DType::kF32});
+  json config = read_json(dir.path() / "m/config.json");
+  config["layer_types"][5] = "sliding_attention";
+  test::write_text(dir.path() / "m/config.json", config.dump());
+  expect_error(
+      ErrorKind::kBadInput, [&] { export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {}); },
+      "found sliding attention in layer 5, expected full attention in every 6th layer");
+}
+
+}  // namespace
+}  // namespace swiftprune

@@ -1,0 +1,355 @@
+// Whole runs of structured pruning on the tiny models of every family.
+#include "swiftprune/pipeline/shrink.h"
+
+#include <cmath>
+#include <filesystem>
+#include <random>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/record.h"
+#include "swiftprune/pipeline/shape_choice.h"
+#include "swiftprune/pipeline/shrunk_checkpoint.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TempDir;
+using ::testing::ElementsAre;
+
+fs::path tiny(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/model") / name; }
+
+nlohmann::json read_json(const fs::path& file) { return nlohmann::json::parse(test::read_text(file)); }
+
+TokenWindows random_windows(const Model& model, std::int64_t windows = 3, std::int64_t seqlen = 24) {
+  std::mt19937 generator(3);
+  TokenWindows result;
+  result.seqlen = seqlen;
+  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
+    result.ids.push_back(
+        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
+  }
+  return result;
+}
+
+Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
+  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
+  for_each_logits(model, backend, windows, {},
+                  [&](std::int64_t window, std::int64_t row, ConstMatrixView part) {
+                    for (std::int64_t r = 0; r < part.rows; ++r) {
+                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + row + r));
+                    }
+                  });
+  return logits;
+}
+
+// The dense model with the units that are gone as zero columns and the layers as silent ones.
+Matrix masked_logits(const Model& model, const Backend& backend, const TokenWindows& windows,
+                     const ShrinkResult& result) {
+  const std::vector<RopeTable> ropes = model.rope_tables(windows.seqlen);
+  Matrix hidden = model.embed_windows(windows, 0, windows.num_windows());
+  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
+    DecoderBlock block = model.load_block(layer);
+    const auto kept = std::find_if(result.blocks.begin(), result.blocks.end(),
+                                   [&](const ShrunkBlock& b) { return b.layer == layer; });
+    if (kept == result.blocks.end()) {
+      silence(block);
+    } else {
+      for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
+        keep_columns(output_projection(block, output), kept_columns(model.config(), output, kept->kept));
+      }
+    }
+    block.pack(backend, ComputeType::kF32);
+    BlockForwardOptions options;
+    options.sequence_length = windows.seqlen;
+    block.forward(backend, ropes, hidden.view(), options);
+  }
+  Matrix logits(hidden.rows(), model.config().vocab_size);
+  model.load_head(backend, ComputeType::kF32).logits(backend, hidden.view(), logits.view());
+  return logits;
+}
+
+double largest_difference(const Matrix& a, const Matrix& b) {
+  double most = 0.0;
+  for (std::size_t i = 0; i < a.values().size(); ++i) {
+    most = std::max(most, std::abs(double{a.values()[i]} - double{b.values()[i]}));
+  }
+  return most;
+}
+
+double squared_error(const Matrix& a, const Matrix& b) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < a.values().size(); ++i) {
+    const double d = double{a.values()[i]} - double{b.values()[i]};
+    sum += d * d;
+  }
+  return sum;
+}
+
+class ShrinkFamily : public ::testing::TestWithParam<const char*> {
+ protected:
+  ShrinkResult shrink_to(const ShrinkShape& shape, const std::vector<std::int64_t>& removed,
+                         Compensation compensation, const fs::path& out) {
+    ShrunkCheckpoint output(*model_, shape, removed, out);
+    ShrinkOptions options;
+    options.compensation = compensation;
+    const ShrinkResult result = shrink(*model_, *backend_, shape, removed, windows_, options, output);
+    output.finish({{"method", "shrink"}});
+    return result;
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Model> model_ = Model::open(tiny(GetParam()));
+  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  TokenWindows windows_ = random_windows(*model_);
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, ShrinkFamily,
+                         ::testing::Values("llama2", "llama3", "llama_bias", "mistral", "qwen2_sliding",
+                                           "qwen3", "gemma2", "gemma3_text", "gemma3_with_vision", "phi3",
+                                           "pythia", "gpt_neox_sequential", "opt", "opt_no_bias"),
+                         [](const auto& test_info) { return test_info.param; });
+
+// Everything that can go from this family at once: the folder is a model that computes what the dense one
+// does with zeros in place of the units.
+TEST_P(ShrinkFamily, SmallerModelComputesWhatZerosDo) {
+  ShrinkShape shape = shape_of(model_->config());
+  shape.channels = 24;
+  if (!inseparable(model_->config(), UnitKind::kHeads)) shape.groups -= 1;
+  shape.layers -= 1;
+  const std::vector<std::int64_t> removed = {shape.layers / 2};
+  const ShrinkResult result = shrink_to(shape, removed, Compensation::kNone, dir_.path() / "out");
+  const auto small = Model::open(dir_.path() / "out");
+  EXPECT_EQ(shape_of(small->config()), shape);
+  const Matrix expected = masked_logits(*model_, *backend_, windows_, result);
+  EXPECT_LT(largest_difference(logits_of(*small, *backend_, windows_), expected), 1e-4);
+  EXPECT_GT(largest_difference(logits_of(*model_, *backend_, windows_), expected), 1e-2) << "nothing changed";
+  // Tied stays tied, and no head is invented.
+  EXPECT_EQ(small->config().head == small->config().embedding,
+            model_->config().head == model_->config().embedding);
+}
+
+TEST_P(ShrinkFamily, RefitBringsTheOutputNearer) {
+  ShrinkShape shape = shape_of(model_->config());
+  shape.channels = 28;
+  shrink_to(shape, {}, Compensation::kNone, dir_.path() / "none");
+  shrink_to(shape, {}, Compensation::kRefit, dir_.path() / "refit");
+  const Matrix dense = logits_of(*model_, *backend_, windows_);
+  const auto error = [&](const char* name) {
+    return squared_error(logits_of(*Model::open(dir_.path() / name), *backend_, windows_), dense);
+  };
+  EXPECT_LT(error("refit"), error("none"));
+}
+
+TEST_P(ShrinkFamily, AlignedRunsEverywhere) {
+  ShrinkShape shape = shape_of(model_->config());
+  shape.channels = 28;
+  shape.layers -= 1;
+  shrink_to(shape, {0}, Compensation::kAligned, dir_.path() / "out");
+  const Matrix logits = logits_of(*Model::open(dir_.path() / "out"), *backend_, windows_);
+  for (const float logit : logits.values()) {
+    ASSERT_TRUE(std::isfinite(logit));
+  }
+}
+
+using ShrinkOne = ShrinkFamily;
+INSTANTIATE_TEST_SUITE_P(Pythia, ShrinkOne, ::testing::Values("pythia", "opt"),
+                         [](const auto& test_info) { return test_info.param; });
+
+// Where there is a bias it takes the mean of what went: the mean output of the last block is the dense one's
+// when only that block loses channels.
+TEST_P(ShrinkOne, BiasTakesTheMean) {
+  ShrinkShape shape = shape_of(model_->config());
+  shape.channels = 20;
+  shrink_to(shape, {}, Compensation::kBias, dir_.path() / "bias");
+  shrink_to(shape, {}, Compensation::kNone, dir_.path() / "none");
+  const auto bias = Checkpoint::open(dir_.path() / "bias"), none = Checkpoint::open(dir_.path() / "none");
+  const std::string down = model_->config().blocks[0].down.name;
+  const auto with = bias.load_vector(down + ".bias", 24), without = none.load_vector(down + ".bias", 24);
+  EXPECT_NE(with, without);
+  const auto dense = model_->checkpoint().load_vector(down + ".bias", 24);
+  EXPECT_EQ(without, dense);
+}
+
+TEST(ShrunkCheckpoint, ConfigNamesTheNewSizes) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("llama3"));
+  const ShrinkShape shape{16, 1, 2};
+  ShrunkCheckpoint output(*model, shape, {}, dir.path() / "out");
+  const auto backend = make_cpu_backend();
+  const TokenWindows windows = random_windows(*model);
+  shrink(*model, *backend, shape, {}, windows, {}, output);
+  output.finish({{"method", "shrink"}});
+  nlohmann::json config = read_json(dir.path() / "out/config.json"),
+                 dense = read_json(tiny("llama3") / "config.json");
+  EXPECT_EQ(config.at("intermediate_size"), 16);
+  EXPECT_EQ(config.at("num_attention_heads"), 3);
+  EXPECT_EQ(config.at("num_key_value_heads"), 1);
+  EXPECT_EQ(config.at("head_dim"), 4);
+  EXPECT_EQ(config.at("num_hidden_layers"), 2);
+  for (const char* key : {"intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"}) {
+    config.erase(key), dense.erase(key);
+  }
+  EXPECT_EQ(config, dense);  // and nothing else
+  EXPECT_EQ(read_json(dir.path() / "out/swiftprune.json").at("method"), "shrink");
+}
+
+TEST(ShrunkCheckpoint, SaysWhichLayersSlide) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("gemma3_with_vision"));  // every 6th of its layers is full
+  ShrinkShape shape = shape_of(model->config());
+  shape.layers = 4;
+  const std::vector<std::int64_t> removed = {1, 4};
+  ShrunkCheckpoint output(*model, shape, removed, dir.path() / "out");
+  const auto backend = make_cpu_backend();
+  shrink(*model, *backend, shape, removed, random_windows(*model), {}, output);
+  output.finish({});
+  const auto text = read_json(dir.path() / "out/config.json").at("text_config");
+  EXPECT_THAT(text.at("layer_types"),
+              ElementsAre("sliding_attention", "sliding_attention", "sliding_attention", "full_attention"));
+}
+
+// ---- layers
+
+// A layer that adds nothing is the one to go, whoever chooses.
+TEST(LayerChoice, FindsTheSilentLayer) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("gemma2"));
+  CheckpointWriter writer(dir.path() / "m", plan_like(model->checkpoint()));
+  for (const TensorInfo& tensor : model->checkpoint().tensors()) {
+    const bool silent = tensor.name.find("layers.1.") != std::string::npos &&
+                        (tensor.name.ends_with("o_proj.weight") || tensor.name.ends_with("down_proj.weight"));
+    if (silent) {
+      writer.write(tensor.name, std::vector<float>(static_cast<std::size_t>(tensor.numel()), 0.0f));
+    } else {
+      writer.write_bytes(tensor.name, model->checkpoint().bytes(tensor));
+    }
+  }
+  writer.copy_other_files(model->checkpoint());
+  writer.finish();
+  const auto silent = Model::open(dir.path() / "m");
+  const auto backend = make_cpu_backend();
+  const TokenWindows windows = random_windows(*silent);
+  const std::vector<double> influence = block_influence(*silent, *backend, windows, {});
+  ASSERT_EQ(influence.size(), 3u);
+  EXPECT_NEAR(influence[1], 0.0, 1e-6);
+  EXPECT_GT(influence[0], 1e-3);
+  EXPECT_GT(influence[2], 1e-3);
+  const GreedyLayers greedy = greedy_layers(*silent, *backend, windows, 2, {});
+  ASSERT_EQ(greedy.order.size(), 2u);
+  EXPECT_LE(greedy.losses[0], greedy.dense_loss + 1e-6);  // no worse than without the silent one
+  // Its losses are those of the folders without these layers.
+  EXPECT_NEAR(perplexity(*silent, *backend, windows, {}).mean_nll, greedy.dense_loss, 1e-5);
+  for (std::size_t n = 1; n <= 2; ++n) {
+    std::vector<std::int64_t> removed(greedy.order.begin(),
+                                      greedy.order.begin() + static_cast<std::ptrdiff_t>(n));
+    std::sort(removed.begin(), removed.end());
+    ShrinkShape shape = shape_of(silent->config());
+    shape.layers -= static_cast<std::int64_t>(n);
+    const fs::path out = dir.path() / std::to_string(n);
+    ShrunkCheckpoint output(*silent, shape, removed, out);
+    ShrinkOptions options;
+    options.compensation = Compensation::kNone;
+    shrink(*silent, *backend, shape, removed, windows, options, output);
+    output.finish({});
+    EXPECT_NEAR(perplexity(*Model::open(out), *backend, windows, {}).mean_nll, greedy.losses[n - 1], 1e-4);
+  }
+}
+
+TEST(ShapeChoice, MixesByMeasuredLoss) {
+  const auto model = Model::open(tiny("llama3"));
+  const auto backend = make_cpu_backend();
+  const ShapeRequest request{0.4, {UnitKind::kMlp, UnitKind::kHeads, UnitKind::kLayers}, 1};
+  const ShapeChoice choice = choose_shape(*model, *backend, request, random_windows(*model), {});
+  EXPECT_NEAR(ratio_of(model->config(), choice.shape), 0.4, 0.02);
+  EXPECT_EQ(std::ssize(choice.removed_layers), model->config().num_layers() - choice.shape.layers);
+  EXPECT_TRUE(choice.measured.contains("widths"));
+}
+
+// ---- chains
+
+TEST(Shrink, ThenPruneThenPack) {
+  const TempDir dir;
+  const auto dense = Model::open(tiny("llama2"));
+  const auto backend = make_cpu_backend();
+  const TokenWindows windows = random_windows(*dense);
+  {
+    ShrinkShape shape = shape_of(dense->config());
+    shape.channels = 24;
+    shape.groups = 2;
+    ShrunkCheckpoint output(*dense, shape, {}, dir.path() / "shrunk");
+    shrink(*dense, *backend, shape, {}, windows, {}, output);
+    output.finish({{"method", "shrink"}});
+  }
+  const auto shrunk = Model::open(dir.path() / "shrunk");
+  EXPECT_EQ(previous_record(shrunk->checkpoint()).at("method"), "shrink");
+  EXPECT_TRUE(previous_record(dense->checkpoint()).is_null());
+  {
+    class Output final : public PruneOutput {
+     public:
+      explicit Output(CheckpointWriter& writer) : writer_(writer) {}
+      void write(const std::string& name, std::span<const float> values) override {
+        writer_.write(name, values);
+        written.insert(name);
+      }
+      std::set<std::string> written;
+
+     private:
+      CheckpointWriter& writer_;
+    };
+    std::vector<PlannedTensor> plan = plan_like(shrunk->checkpoint());
+    for (PlannedTensor& tensor : plan) tensor.dtype = DType::kBF16;  // packing takes 16-bit weights
+    CheckpointWriter writer(dir.path() / "pruned", plan);
+    Output output(writer);
+    prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, "wanda", "none"}, {}), windows,
+          {}, output);
+    for (const TensorInfo& tensor : shrunk->checkpoint().tensors()) {
+      if (output.written.contains(tensor.name)) continue;
+      std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
+      convert_to_f32(shrunk->checkpoint().bytes(tensor), tensor.dtype, values);
+      writer.write(tensor.name, values);
+    }
+    writer.copy_other_files(shrunk->checkpoint());
+    writer.finish();
+  }
+  const auto pruned = Model::open(dir.path() / "pruned");
+  std::vector<std::string> weights;
+  for (const BlockConfig& block : pruned->config().blocks) {
+    for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
+  }
+  PackOptions pack;
+  pack.quantize = Quantize::kInt8;
+  pack_checkpoint(pruned->checkpoint(), weights, dir.path() / "packed", pack);
+  const auto packed = Model::open(dir.path() / "packed");
+  const Matrix expected = logits_of(*pruned, *backend, windows),
+               found = logits_of(*packed, *backend, windows);
+  EXPECT_LT(std::sqrt(squared_error(found, expected) /
+                      squared_error(expected, Matrix::zeros(expected.rows(), expected.cols()))),
+            0.03);
+  test::expect_error(
+      ErrorKind::kBadInput,
+      [&] {
+        ShrinkShape shape = shape_of(packed->config());
+        ShrunkCheckpoint output(*packed, shape, {}, dir.path() / "again");
+        shrink(*packed, *backend, shape, {}, windows, {}, output);
+      },
+      "a packed model cannot be shrunk; make it dense first: swiftprune unpack");
+}
+
+TEST(Shrink, UnknownCompensation) {
+  test::expect_error(
+      ErrorKind::kUsage, [] { parse_compensation("some"); },
+      "--compensate: found 'some', expected auto, none, bias, refit or aligned");
+}
+
+}  // namespace
+}  // namespace swiftprune

@@ -1,0 +1,72 @@
+#include "swiftprune/structure/block_units.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "swiftprune/model/model.h"
+
+namespace swiftprune {
+namespace {
+
+using test::expect_error;
+using ::testing::ElementsAre;
+
+ModelConfig config_of(const std::string& name) {
+  return Model::open(std::string(SWIFTPRUNE_TEST_DATA "/model/") + name)->config();
+}
+
+TEST(ParseUnits, TakesAnyMix) {
+  EXPECT_THAT(parse_units("mlp"), ElementsAre(UnitKind::kMlp));
+  EXPECT_THAT(parse_units("layers,mlp,layers"), ElementsAre(UnitKind::kLayers, UnitKind::kMlp));
+  for (const char* text : {"", "mlp,", "attention", "mlp;heads"}) {
+    expect_error(
+        ErrorKind::kUsage, [&] { parse_units(text); }, "--units: found '", "expected mlp, heads, layers");
+  }
+}
+
+// llama3: 9 query heads of 4 share 3 key heads.
+TEST(BlockUnits, SeparateLinears) {
+  const ModelConfig m = config_of("llama3");
+  const KeptUnits kept{{1, 3}, {0, 2}};
+  const std::vector<std::int64_t> q = kept_rows(m, 0, kept);
+  ASSERT_EQ(q.size(), 24u);
+  EXPECT_EQ(q[11], 11);
+  EXPECT_EQ(q[12], 24);
+  EXPECT_THAT(kept_rows(m, 1, kept), ElementsAre(0, 1, 2, 3, 8, 9, 10, 11));
+  EXPECT_EQ(kept_rows(m, 1, kept), kept_rows(m, 2, kept));
+  EXPECT_EQ(kept_columns(m, LinearInput::kAttentionOutput, kept), q);
+  EXPECT_EQ(kept_rows(m, 3, kept).size(), 36u);  // o
+  EXPECT_THAT(kept_rows(m, 4, kept), ElementsAre(1, 3));
+  EXPECT_THAT(kept_rows(m, 5, kept), ElementsAre(1, 3));
+  EXPECT_THAT(kept_columns(m, LinearInput::kMlpOutput, kept), ElementsAre(1, 3));
+}
+
+// phi3: 3 heads of 8, key and value heads as many; gate over up with 40 channels.
+TEST(BlockUnits, FusedLinears) {
+  const ModelConfig m = config_of("phi3");
+  const KeptUnits kept{{0, 39}, {2}};
+  const std::vector<std::int64_t> rows = kept_rows(m, 0, kept);
+  ASSERT_EQ(rows.size(), 24u);
+  EXPECT_EQ(rows[0], 16);       // q of head 2
+  EXPECT_EQ(rows[8], 24 + 16);  // its key
+  EXPECT_EQ(rows[16], 48 + 16);
+  EXPECT_THAT(kept_rows(m, 2, kept), ElementsAre(0, 39, 40, 79));
+}
+
+TEST(BlockUnits, NamesWhatIsInseparable) {
+  for (const char* name : {"pythia", "opt"}) {
+    const auto reason = inseparable(config_of(name), UnitKind::kHeads);
+    ASSERT_TRUE(reason.has_value());
+    EXPECT_THAT(*reason, ::testing::HasSubstr("has no head_dim in config.json"));
+    EXPECT_EQ(inseparable(config_of(name), UnitKind::kMlp), std::nullopt);
+    EXPECT_EQ(inseparable(config_of(name), UnitKind::kLayers), std::nullopt);
+  }
+  EXPECT_THAT(*inseparable(config_of("mistral"), UnitKind::kHeads),
+              ::testing::HasSubstr("all 3 query heads share one key head"));
+  EXPECT_THAT(*inseparable(config_of("phi3_longrope"), UnitKind::kHeads), ::testing::HasSubstr("longrope"));
+  EXPECT_EQ(inseparable(config_of("llama3"), UnitKind::kHeads), std::nullopt);
+}
+
+}  // namespace
+}  // namespace swiftprune
