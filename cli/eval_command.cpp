@@ -8,6 +8,7 @@
 #include "model_text.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/perplexity.h"
 
 namespace swiftprune::cli {
@@ -18,18 +19,22 @@ struct EvalOptions {
   std::string model;
   EvaluationText text;
   std::string compute = "f32";
+  DeviceFlags device;
 };
 
 void run(const EvalOptions& options) {
   apply(options.common);
+  const cuda::DeviceChoice device = cuda::choose_device(options.device.device);
   const auto backend = make_cpu_backend();
   const auto model = Model::open(options.model);
   const TokenWindows windows = evaluation_windows(*model, options.text);
   ForwardOptions forward;
-  forward.compute = parse_compute(options.compute, *backend);
+  forward.compute = parse_compute(options.compute, *backend, device);
   forward.progress = terminal_progress(options.common);
   const auto start = std::chrono::steady_clock::now();
-  const PerplexityResult result = perplexity(*model, *backend, windows, forward);
+  const PerplexityResult result =
+      device.use_cuda ? cuda::perplexity(*model, windows, forward, device_options(device, options.device))
+                      : perplexity(*model, *backend, windows, forward);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const double tokens_per_second = static_cast<double>(windows.ids.size()) / seconds;
   if (options.common.json) {
@@ -43,6 +48,7 @@ void run(const EvalOptions& options) {
                 {"seqlen", windows.seqlen},
                 {"ids", windows.hash()},
                 {"compute", forward.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+                {"device", cuda::device_name(device)},
                 {"threads", num_threads()},
                 {"instruction_set", isa_name()},
                 {"seconds", seconds},
@@ -54,8 +60,9 @@ void run(const EvalOptions& options) {
       "perplexity  {:.4f}   {} windows of {} tokens, next-token loss of tokens 2..{} (Hugging Face / GPTQ "
       "convention)\n",
       result.perplexity, windows.num_windows(), windows.seqlen, windows.seqlen);
-  fmt::print("speed       {:.0f} tokens/s   {:.1f} s, {} threads, {}\n", tokens_per_second, seconds,
-             num_threads(), isa_name());
+  const std::string where = device.use_cuda ? cuda::device_name(device)
+                                            : fmt::format("{} threads, {}", num_threads(), isa_name());
+  fmt::print("speed       {:.0f} tokens/s   {:.1f} s, {}\n", tokens_per_second, seconds, where);
 }
 
 }  // namespace
@@ -70,6 +77,7 @@ void declare_eval(CLI::App& program) {
       ->required();
   add_evaluation_flags(*command, options->text);
   add_compute_flag(*command, options->compute);
+  add_device_flags(*command, options->device);
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune eval ./SmolLM2-135M --text wiki.txt --windows 32");
   command->callback([options] { run(*options); });

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "command.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -31,7 +32,17 @@ TokenWindows evaluation_windows(const Model& model, const EvaluationText& text);
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);
 
-ComputeType parse_compute(const std::string& name, const Backend& backend);
+// auto: bf16 where it is fast.
+ComputeType parse_compute(const std::string& name, const Backend& backend,
+                          const cuda::DeviceChoice& device = {});
 void add_compute_flag(CLI::App& command, std::string& compute);
+
+// Where the work runs: --device, --gpu-memory.
+struct DeviceFlags {
+  std::string device = "cpu";
+  std::string gpu_memory;  // empty: what is free
+};
+void add_device_flags(CLI::App& command, DeviceFlags& flags);
+cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags);
 
 }  // namespace swiftprune::cli

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -14,6 +15,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
@@ -38,6 +40,7 @@ struct PruneFlags {
   std::int64_t seqlen = 2048;
   std::uint64_t seed = 0;
   std::string compute = "auto";
+  DeviceFlags device;
   std::vector<std::string> skip;
   std::string plan_file;
   std::optional<double> lambda;
@@ -54,6 +57,11 @@ class CheckpointOutput final : public PruneOutput {
     writer_.write(name, values);
     written_.insert(name);
   }
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
+    writer_.write_bytes_part(name, first, bytes);
+    const std::lock_guard lock(mutex_);
+    written_.insert(name);
+  }
   void copy_rest() {
     for (const TensorInfo& tensor : source_.tensors()) {
       if (written_.contains(tensor.name)) continue;
@@ -66,6 +74,7 @@ class CheckpointOutput final : public PruneOutput {
  private:
   const Checkpoint& source_;
   CheckpointWriter& writer_;
+  std::mutex mutex_;
   std::set<std::string> written_;
 };
 
@@ -133,6 +142,7 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
                                     {"seqlen", f.seqlen},
                                     {"seed", f.seed},
                                     {"compute", f.compute},
+                                    {"device", f.device.device},
                                     {"skip", f.skip},
                                     {"plan", f.plan_file},
                                     {"alpha", f.alpha},
@@ -169,6 +179,7 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
 void run(const PruneFlags& flags) {
   apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
+  const cuda::DeviceChoice device = cuda::choose_device(flags.device.device);
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
@@ -183,7 +194,7 @@ void run(const PruneFlags& flags) {
   options.propagation = method.propagation;
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
-  options.compute = parse_compute(flags.compute, *backend);
+  options.compute = parse_compute(flags.compute, *backend, device);
   options.progress = terminal_progress(flags.common);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
@@ -200,7 +211,10 @@ void run(const PruneFlags& flags) {
         measure_sensitivities(*model, *backend, plan, windows, options.compute, options.progress), plan);
   }
   CheckpointOutput output(model->checkpoint(), writer);
-  const PruneResult result = prune(*model, *backend, plan, windows, options, output);
+  const PruneResult result =
+      device.use_cuda
+          ? cuda::prune(*model, plan, windows, options, device_options(device, flags.device), output)
+          : prune(*model, *backend, plan, windows, options, output);
   output.copy_rest();
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
@@ -264,6 +278,7 @@ void add_flags(CLI::App& command, PruneFlags& f) {
   command.add_option("--beta", f.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
   add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
   add_common_options(command, f.common);
 }
 

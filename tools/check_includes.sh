@@ -18,6 +18,7 @@ declare -A allowed=(
   [calibration]="core tensor backend scoring text model"
   [evaluation]="core tensor backend text model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
+  [cuda]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation pipeline"
   [report]="core tensor checkpoint selection masking model pipeline evaluation"
 )
 

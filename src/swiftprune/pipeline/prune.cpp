@@ -393,6 +393,12 @@ class BlockPruner {
 
 }  // namespace
 
+void PruneOutput::write_part(const std::string&, std::int64_t, std::span<const std::byte>) {
+  expect(false, "PruneOutput: an output of a run on a GPU takes parts");
+}
+
+StatNeeds stat_needs(const PlanEntry& entry) { return needs_of(entry); }
+
 bool needs_calibration(const Plan& plan) {
   for (const PlanEntry& entry : plan.entries) {
     if (any(needs_of(entry))) return true;

@@ -3,6 +3,7 @@
 // windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/selector.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -62,6 +64,9 @@ class PruneOutput {
  public:
   virtual ~PruneOutput() = default;
   virtual void write(const std::string& name, std::span<const float> values) = 0;
+  // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a GPU
+  // calls instead, from several threads at once.
+  virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
 };
 
 // windows: calibration text; may be empty when no part of the plan reads statistics.
@@ -70,6 +75,8 @@ class PruneOutput {
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output);
 
+// What its score and refinement read.
+StatNeeds stat_needs(const PlanEntry& entry);
 // Does the plan read calibration statistics?
 bool needs_calibration(const Plan& plan);
 
