@@ -1,18 +1,19 @@
-// The GPU's selection, statistics and forward at the shapes of LLaMA-2-7B, each beside the device's own copy or read
-// rate in the same run: gpu_bench; the forward with gpu_bench --model FOLDER (tools/make_random_model).
+// The GPU's selection, statistics and forward at the shapes of LLaMA-2-7B, each beside the device's own copy
+// or read rate in the same run: gpu_bench; the forward with gpu_bench --model FOLDER
+// (tools/make_random_model).
 #include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "swiftprune/cuda/block.h"
-#include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/calibration.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/streaming.h"
 
 namespace swiftprune {
 namespace {
@@ -20,7 +21,8 @@ namespace {
 struct Shape {
   std::int64_t rows, cols;
 };
-constexpr Shape kBlock[] = {{4096, 4096}, {4096, 4096}, {4096, 4096}, {4096, 4096}, {11008, 4096}, {11008, 4096}, {4096, 11008}};
+constexpr Shape kBlock[] = {{4096, 4096},  {4096, 4096},  {4096, 4096}, {4096, 4096},
+                            {11008, 4096}, {11008, 4096}, {4096, 11008}};
 constexpr std::int64_t kLayers = 32;
 
 class Bench {
@@ -55,8 +57,10 @@ class Bench {
     const cuda::DeviceBuffer counters(memory_, sizeof(cuda::PruneCounters), "counters");
     fill_normal(in, numel);
     std::vector<float> factors(11008);
-    for (std::size_t j = 0; j < factors.size(); ++j) factors[j] = 0.5f + static_cast<float>(j * 7919 % 1000) / 1000.0f;
-    cuda::check(cudaMemcpyAsync(column.data(), factors.data(), column.bytes(), cudaMemcpyHostToDevice, stream_));
+    for (std::size_t j = 0; j < factors.size(); ++j)
+      factors[j] = 0.5f + static_cast<float>(j * 7919 % 1000) / 1000.0f;
+    cuda::check(
+        cudaMemcpyAsync(column.data(), factors.data(), column.bytes(), cudaMemcpyHostToDevice, stream_));
     cuda::check(cudaMemsetAsync(counters.data(), 0, counters.bytes(), stream_));
     const double copy = time([&] {
       cuda::check(cudaMemcpyAsync(out.data(), in.data(), bytes, cudaMemcpyDeviceToDevice, stream_));
@@ -87,7 +91,8 @@ class Bench {
                  2e-6 * static_cast<double>(bytes) / ms, 100.0 * copy / ms);
       std::fflush(stdout);
     };
-    fmt::print("selection, 224 bf16 matrices of LLaMA-2-7B ({:.2f} GB read and written)\n", 1e-9 * static_cast<double>(bytes));
+    fmt::print("selection, 224 bf16 matrices of LLaMA-2-7B ({:.2f} GB read and written)\n",
+               1e-9 * static_cast<double>(bytes));
     report("device copy", copy);
     report("2:4, wanda", time([&] { all(true, true); }));
     report("50 % per row, wanda", time([&] { all(false, true); }));
@@ -102,7 +107,8 @@ class Bench {
     fill_normal(x, kRows * kCols);
     const cuda::DeviceBuffer energy(memory_, kCols * 8, "sums");
     const cuda::DeviceBuffer peak(memory_, kCols * 4, "sums");
-    const cuda::DeviceBuffer scratch(memory_, static_cast<std::uint64_t>(cuda::statistics_scratch(kRows, kCols)), "sums");
+    const cuda::DeviceBuffer scratch(
+        memory_, static_cast<std::uint64_t>(cuda::statistics_scratch(kRows, kCols)), "sums");
     const cuda::DeviceBuffer copy(memory_, x.bytes(), "copy");
     const double copy_ms = time([&] {
       cuda::check(cudaMemcpyAsync(copy.data(), x.data(), x.bytes(), cudaMemcpyDeviceToDevice, stream_));
@@ -137,29 +143,42 @@ class Bench {
     cuda::BlockForward forward(memory_, products, *model, rows, kSeqlen, DType::kBF16, stream_);
     const cuda::DeviceMatrix hidden(memory_, DType::kF32, rows, config.hidden_size, "hidden states");
     std::vector<float> values(static_cast<std::size_t>(rows * config.hidden_size));
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 7919 % 2003) / 1000.0f - 1.0f;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(i * 7919 % 2003) / 1000.0f - 1.0f;
     const auto reset = [&] {
-      cuda::check(cudaMemcpyAsync(hidden.view().data, values.data(), values.size() * 4, cudaMemcpyHostToDevice, stream_));
+      cuda::check(cudaMemcpyAsync(hidden.view().data, values.data(), values.size() * 4,
+                                  cudaMemcpyHostToDevice, stream_));
     };
     reset();
     double weights = 0.0;
-    for (const auto& weight : block.layout().weights) weights += static_cast<double>(weight.rows * weight.cols);
+    for (const auto& weight : block.layout().weights)
+      weights += static_cast<double>(weight.rows * weight.cols);
     const auto tokens = static_cast<double>(rows);
-    const double flops = 2.0 * weights * tokens + 2.0 * tokens * kSeqlen * static_cast<double>(config.num_heads * config.head_size);
+    const double flops = 2.0 * weights * tokens +
+                         2.0 * tokens * kSeqlen * static_cast<double>(config.num_heads * config.head_size);
     const std::int64_t passes = std::max<std::int64_t>(1, num_windows * kSeqlen / rows);
     const double ms = time([&] {
       for (std::int64_t i = 0; i < passes; ++i) forward.run(block, hidden.view());
     });
-    fmt::print("forward of one block, {} windows of {} tokens, {} at a time\n", num_windows, kSeqlen, rows / kSeqlen);
-    fmt::print("{:<34} {:8.3f} ms  {:6.1f} TFLOP/s\n", "block", ms, 1e-9 * flops * static_cast<double>(passes) / ms);
-    part("norm", [&] { forward.input_of(block, LinearInput::kAttention, hidden.view()); }, passes);
+    fmt::print("forward of one block, {} windows of {} tokens, {} at a time\n", num_windows, kSeqlen,
+               rows / kSeqlen);
+    fmt::print("{:<34} {:8.3f} ms  {:6.1f} TFLOP/s\n", "block", ms,
+               1e-9 * flops * static_cast<double>(passes) / ms);
+    part(
+        "norm", [&] { forward.input_of(block, LinearInput::kAttention, hidden.view()); }, passes);
     const cuda::DeviceView x = forward.input_of(block, LinearInput::kAttention, hidden.view());
-    part("query, key, value and attention", [&] { forward.attention(block, x); }, passes);
+    part(
+        "query, key, value and attention", [&] { forward.attention(block, x); }, passes);
     const cuda::DeviceView mixed = forward.attention(block, x);
-    part("attention's output", [&] { forward.project_and_add(block, LinearInput::kAttentionOutput, mixed, hidden.view()); }, passes);
-    part("gate, up and activation", [&] { forward.mlp(block, x); }, passes);
+    part(
+        "attention's output",
+        [&] { forward.project_and_add(block, LinearInput::kAttentionOutput, mixed, hidden.view()); }, passes);
+    part(
+        "gate, up and activation", [&] { forward.mlp(block, x); }, passes);
     const cuda::DeviceView inner = forward.mlp(block, x);
-    part("down", [&] { forward.project_and_add(block, LinearInput::kMlpOutput, inner, hidden.view()); }, passes);
+    part(
+        "down", [&] { forward.project_and_add(block, LinearInput::kMlpOutput, inner, hidden.view()); },
+        passes);
   }
 
  private:
@@ -179,7 +198,8 @@ class Bench {
     for (std::uint16_t& value : host) {
       float sum = 0.0f;
       state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-      for (int shift = 0; shift < 64; shift += 16) sum += static_cast<float>((state >> shift) & 0xffff) / 65536.0f - 0.5f;
+      for (int shift = 0; shift < 64; shift += 16)
+        sum += static_cast<float>((state >> shift) & 0xffff) / 65536.0f - 0.5f;
       value = f32_to_bf16(0.02f * sum);
     }
     // Chunks begin at different places, so that no two matrices are alike.

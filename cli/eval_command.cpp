@@ -60,8 +60,8 @@ void run(const EvalOptions& options) {
       "perplexity  {:.4f}   {} windows of {} tokens, next-token loss of tokens 2..{} (Hugging Face / GPTQ "
       "convention)\n",
       result.perplexity, windows.num_windows(), windows.seqlen, windows.seqlen);
-  const std::string where = device.use_cuda ? cuda::device_name(device)
-                                            : fmt::format("{} threads, {}", num_threads(), isa_name());
+  const std::string where =
+      device.use_cuda ? cuda::device_name(device) : fmt::format("{} threads, {}", num_threads(), isa_name());
   fmt::print("speed       {:.0f} tokens/s   {:.1f} s, {}\n", tokens_per_second, seconds, where);
 }
 

@@ -211,10 +211,9 @@ void run(const PruneFlags& flags) {
         measure_sensitivities(*model, *backend, plan, windows, options.compute, options.progress), plan);
   }
   CheckpointOutput output(model->checkpoint(), writer);
-  const PruneResult result =
-      device.use_cuda
-          ? cuda::prune(*model, plan, windows, options, device_options(device, flags.device), output)
-          : prune(*model, *backend, plan, windows, options, output);
+  const PruneResult result = device.use_cuda ? cuda::prune(*model, plan, windows, options,
+                                                           device_options(device, flags.device), output)
+                                             : prune(*model, *backend, plan, windows, options, output);
   output.copy_rest();
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);

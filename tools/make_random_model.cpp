@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -26,8 +26,8 @@ struct Shapes {
   std::vector<PlannedTensor> tensors;
 };
 
-Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t intermediate, std::int64_t kv_heads, double theta,
-             std::int64_t positions) {
+Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t intermediate, std::int64_t kv_heads,
+             double theta, std::int64_t positions) {
   constexpr std::int64_t kHidden = 4096;
   constexpr std::int64_t kHeads = 32;
   const std::int64_t kv = kv_heads * kHidden / kHeads;
@@ -197,7 +197,9 @@ int main(int argc, char** argv) {
   std::uint64_t seed = 0;
   app.add_option("MODEL", model, "llama-2-7b, llama-3-8b or pythia-6.9b")->required();
   app.add_option("FOLDER", folder, "Folder to write; must not exist or be empty")->required();
-  app.add_option("--layers", layers, "Blocks (the whole model: 32)")->capture_default_str()->check(CLI::Range(1, 1024));
+  app.add_option("--layers", layers, "Blocks (the whole model: 32)")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
   app.add_option("--seed", seed, "Seed of the weights")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {

@@ -14,9 +14,9 @@ using test::relative_error;
 using test::rounded;
 using testing::random_matrix;
 
-constexpr double kFloat = 1e-5;   // float sums in another order
-constexpr double kHalf = 1e-3;    // results rounded to F16
-constexpr double kBf16 = 6e-3;    // results rounded to BF16
+constexpr double kFloat = 1e-5;  // float sums in another order
+constexpr double kHalf = 1e-3;   // results rounded to F16
+constexpr double kBf16 = 6e-3;   // results rounded to BF16
 constexpr double kInverse = 2e-4;
 
 double rounding(DType dtype) { return dtype == DType::kF32 ? kFloat : dtype == DType::kF16 ? kHalf : kBf16; }
@@ -35,12 +35,14 @@ class CudaArithmeticTest : public test::GpuTest {
 TEST_F(CudaArithmeticTest, LinearWithBiasAndSum) {
   for (const DType dtype : kDTypes) {
     for (const DType out : {dtype, DType::kF32}) {
-      for (const auto& [rows, inputs, outputs] : {std::array{1, 8, 8}, {3, 40, 24}, {70, 64, 136}, {130, 264, 520}}) {
+      for (const auto& [rows, inputs, outputs] :
+           {std::array{1, 8, 8}, {3, 40, 24}, {70, 64, 136}, {130, 264, 520}}) {
         const Matrix x = rounded(random_matrix(rows, inputs, 1), dtype);
         const Matrix w = rounded(random_matrix(outputs, inputs, 2), dtype);
         const Matrix bias = rounded(random_matrix(1, outputs, 3), out);
         Matrix expected(rows, outputs);
-        reference_->linear(x.view(), *reference_->pack(w.view(), ComputeType::kF32), bias.values(), expected.view());
+        reference_->linear(x.view(), *reference_->pack(w.view(), ComputeType::kF32), bias.values(),
+                           expected.view());
         const auto dx = upload_as(x, dtype);
         const auto dw = upload_as(w, dtype);
         const auto db = upload_as(bias, out);
@@ -51,7 +53,8 @@ TEST_F(CudaArithmeticTest, LinearWithBiasAndSum) {
         products_->linear(view_of(dx.data(), dtype, rows, inputs), view_of(dw.data(), dtype, outputs, inputs),
                           db.data(), view_of(y.data(), out, rows, outputs), true);
         for (float& value : expected.values()) value *= 2.0f;
-        EXPECT_LE(relative_error(download_as(y, out, rows, outputs).view(), expected.view()), 2 * rounding(out));
+        EXPECT_LE(relative_error(download_as(y, out, rows, outputs).view(), expected.view()),
+                  2 * rounding(out));
       }
     }
   }
@@ -113,8 +116,8 @@ TEST_F(CudaArithmeticTest, SumsOfAbsoluteWeights) {
       const auto row_sums = poisoned(rows * 8);
       const auto column_sums = poisoned(cols * 8);
       const auto scratch = poisoned(cuda::statistics_scratch(rows, cols));
-      cuda::abs_sums(dw.data(), dtype, rows, cols, row_sums.as<double>(), column_sums.as<double>(), scratch.data(),
-                     *stream_);
+      cuda::abs_sums(dw.data(), dtype, rows, cols, row_sums.as<double>(), column_sums.as<double>(),
+                     scratch.data(), *stream_);
       const auto by_row = download<double>(row_sums);
       const auto by_column = download<double>(column_sums);
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -150,7 +153,9 @@ TEST_F(CudaArithmeticTest, GramOfWindows) {
         stats.add_gram(*products_, window);
       }
       stats.finish("x");
-      EXPECT_LE(relative_error(download_as(moments.gram, DType::kF32, inputs, inputs).view(), expected.view()), kFloat);
+      EXPECT_LE(
+          relative_error(download_as(moments.gram, DType::kF32, inputs, inputs).view(), expected.view()),
+          kFloat);
       const LayerStats view = stats.view();
       for (std::int64_t j = 0; j < inputs; ++j) {
         EXPECT_NEAR(view.energy[static_cast<std::size_t>(j)], expected.at(j, j), 1e-5 * expected.at(j, j));
@@ -170,7 +175,8 @@ TEST_F(CudaArithmeticTest, InverseOfPositiveDefinite) {
     const auto scratch = poisoned(4 * cuda::inverse_scratch(n) + 4);
     const std::vector<int> zero(1, 0);
     const auto bad = upload(std::span<const int>(zero));
-    cuda::invert_spd(*products_, view_of(da.data(), DType::kF32, n, n), scratch.as<float>(), bad.as<int>(), *stream_);
+    cuda::invert_spd(*products_, view_of(da.data(), DType::kF32, n, n), scratch.as<float>(), bad.as<int>(),
+                     *stream_);
     ASSERT_TRUE(cpu->invert_spd(a.view()));
     EXPECT_EQ(download<int>(bad).front(), 0);
     EXPECT_LE(relative_error(download_as(da, DType::kF32, n, n).view(), a.view()), kInverse) << n;
@@ -185,7 +191,8 @@ TEST_F(CudaArithmeticTest, InverseRefusesIndefinite) {
     const auto scratch = poisoned(4 * cuda::inverse_scratch(n) + 4);
     const std::vector<int> zero(1, 0);
     const auto bad = upload(std::span<const int>(zero));
-    cuda::invert_spd(*products_, view_of(da.data(), DType::kF32, n, n), scratch.as<float>(), bad.as<int>(), *stream_);
+    cuda::invert_spd(*products_, view_of(da.data(), DType::kF32, n, n), scratch.as<float>(), bad.as<int>(),
+                     *stream_);
     EXPECT_EQ(download<int>(bad).front(), 1);
   }
 }
@@ -216,7 +223,8 @@ TEST_F(CudaArithmeticTest, Norms) {
         args.rows = 3;
         args.cols = cols;
         cuda::norm(args, y.data(), dtype, *stream_);
-        EXPECT_LE(relative_error(download_as(y, dtype, 3, cols).view(), expected.view()), rounding(dtype)) << cols;
+        EXPECT_LE(relative_error(download_as(y, dtype, 3, cols).view(), expected.view()), rounding(dtype))
+            << cols;
         const auto sum = upload_as(x, DType::kF32);
         cuda::norm_add(args, sum.as<float>(), *stream_);
         reference_->add(x.view(), expected.view());
@@ -253,7 +261,8 @@ TEST_F(CudaArithmeticTest, RotaryEmbeddingOfStridedHeads) {
       args.pairs = pairs;
       args.sequence_length = kLength;
       cuda::prepare_heads(args, *stream_);
-      EXPECT_LE(relative_error(download_as(dx, dtype, x.rows(), x.cols()).view(), expected.view()), rounding(dtype));
+      EXPECT_LE(relative_error(download_as(dx, dtype, x.rows(), x.cols()).view(), expected.view()),
+                rounding(dtype));
     }
   }
 }
@@ -261,8 +270,10 @@ TEST_F(CudaArithmeticTest, RotaryEmbeddingOfStridedHeads) {
 TEST_F(CudaArithmeticTest, Activations) {
   using enum cuda::ActivationKind;
   for (const DType dtype : kDTypes) {
-    for (const auto& [kind, activation] : {std::pair{kSilu, Activation::kSilu}, {kGelu, Activation::kGelu},
-                                           {kGeluTanh, Activation::kGeluTanh}, {kRelu, Activation::kRelu}}) {
+    for (const auto& [kind, activation] : {std::pair{kSilu, Activation::kSilu},
+                                           {kGelu, Activation::kGelu},
+                                           {kGeluTanh, Activation::kGeluTanh},
+                                           {kRelu, Activation::kRelu}}) {
       for (const std::int64_t cols : {1, 7, 64}) {
         const Matrix x = rounded(random_matrix(5, 2 * cols, 3), dtype);
         Matrix gated = copy_of(x.view().col_block(0, cols));
@@ -294,7 +305,8 @@ TEST_F(CudaArithmeticTest, LogProbabilities) {
       std::vector<double> expected(4);
       reference_->target_log_probs(logits.view(), targets, expected);
       const auto found = download<double>(out);
-      for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(found[i], expected[i], 2e-5 * (1.0 + std::abs(expected[i])));
+      for (std::size_t i = 0; i < 4; ++i)
+        EXPECT_NEAR(found[i], expected[i], 2e-5 * (1.0 + std::abs(expected[i])));
     }
   }
 }

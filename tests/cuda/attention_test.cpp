@@ -1,4 +1,5 @@
-// Attention on the GPU against the reference backend: lengths around the tiles, grouped heads, windows, soft caps.
+// Attention on the GPU against the reference backend: lengths around the tiles, grouped heads, windows, soft
+// caps.
 #include "cuda/gpu.h"
 #include "swiftprune/backend/backend.h"
 
@@ -12,8 +13,9 @@ using testing::random_matrix;
 struct Shape {
   std::int64_t length, sequences, heads, kv_heads, head_size;
 };
-const Shape kShapes[] = {{1, 2, 2, 2, 8},   {5, 1, 2, 1, 6},    {63, 1, 4, 2, 16},  {64, 2, 2, 1, 32}, {65, 1, 2, 2, 64},
-                         {130, 2, 3, 1, 80}, {200, 1, 2, 2, 96}, {257, 1, 2, 1, 128}, {150, 1, 2, 1, 256}, {33, 3, 1, 1, 20}};
+const Shape kShapes[] = {{1, 2, 2, 2, 8},     {5, 1, 2, 1, 6},    {63, 1, 4, 2, 16},  {64, 2, 2, 1, 32},
+                         {65, 1, 2, 2, 64},   {130, 2, 3, 1, 80}, {200, 1, 2, 2, 96}, {257, 1, 2, 1, 128},
+                         {150, 1, 2, 1, 256}, {33, 3, 1, 1, 20}};
 
 class CudaAttentionTest : public test::GpuTest {};
 
@@ -38,8 +40,8 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
           const auto part = qkv.view().row_block(i * s.length, s.length);
           reference->attention(part.col_block(0, s.heads * s.head_size),
                                part.col_block(s.heads * s.head_size, s.kv_heads * s.head_size),
-                               part.col_block((s.heads + s.kv_heads) * s.head_size, s.kv_heads * s.head_size), params,
-                               expected.view().row_block(i * s.length, s.length));
+                               part.col_block((s.heads + s.kv_heads) * s.head_size, s.kv_heads * s.head_size),
+                               params, expected.view().row_block(i * s.length, s.length));
         }
         const auto data = upload_as(qkv, dtype);
         const auto out = poisoned(expected.numel() * size_of(dtype));
@@ -61,9 +63,10 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
         args.softcap = softcap;
         args.window = window;
         cuda::attention(args, *stream_);
-        EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()), tolerance)
-            << name_of(dtype) << " length " << s.length << " head size " << s.head_size << " window " << window
-            << " cap " << softcap;
+        EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()),
+                  tolerance)
+            << name_of(dtype) << " length " << s.length << " head size " << s.head_size << " window "
+            << window << " cap " << softcap;
       }
     }
   }

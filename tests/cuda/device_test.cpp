@@ -18,17 +18,20 @@ TEST(DeviceTest, TheCpuIsAlwaysThere) {
 TEST(DeviceTest, UnknownNamesAreUsageErrors) {
   if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "names of GPUs are read where there is one";
   for (const char* name : {"gpu", "cuda:", "cuda:x", "cuda:0x", "cuda:-1", "cudax"}) {
-    expect_error(ErrorKind::kUsage, [&] { cuda::choose_device(name); }, "--device");
+    expect_error(
+        ErrorKind::kUsage, [&] { cuda::choose_device(name); }, "--device");
   }
 }
 
 TEST(DeviceTest, AMissingGpuIsADeviceErrorWithAHint) {
   // More GPUs than any machine has.
-  expect_error(ErrorKind::kDevice, [] { cuda::choose_device("cuda:4711"); }, "--device cpu");
+  expect_error(
+      ErrorKind::kDevice, [] { cuda::choose_device("cuda:4711"); }, "--device cpu");
 }
 
 TEST(DeviceTest, AnythingElseIsAUsageError) {
-  expect_error(ErrorKind::kUsage, [] { cuda::choose_device("gpu"); }, "expected cpu, cuda, cuda:N or auto");
+  expect_error(
+      ErrorKind::kUsage, [] { cuda::choose_device("gpu"); }, "expected cpu, cuda, cuda:N or auto");
 }
 
 }  // namespace

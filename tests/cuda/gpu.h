@@ -36,7 +36,8 @@ class GpuTest : public ::testing::Test {
   template <class T>
   std::vector<T> download(const cuda::DeviceBuffer& buffer) {
     std::vector<T> values(buffer.bytes() / sizeof(T));
-    cuda::check(cudaMemcpyAsync(values.data(), buffer.data(), buffer.bytes(), cudaMemcpyDeviceToHost, *stream_));
+    cuda::check(
+        cudaMemcpyAsync(values.data(), buffer.data(), buffer.bytes(), cudaMemcpyDeviceToHost, *stream_));
     stream_->synchronize();
     return values;
   }
@@ -49,7 +50,8 @@ class GpuTest : public ::testing::Test {
   Matrix download_as(const cuda::DeviceBuffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols) {
     const std::vector<std::byte> bytes = download<std::byte>(buffer);
     Matrix m(rows, cols);
-    convert_to_f32(std::span(bytes).first(static_cast<std::size_t>(m.numel() * size_of(dtype))), dtype, m.values());
+    convert_to_f32(std::span(bytes).first(static_cast<std::size_t>(m.numel() * size_of(dtype))), dtype,
+                   m.values());
     return m;
   }
   // Poisoned, so that what is not written shows.

@@ -117,14 +117,17 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
   const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
   const TokenWindows windows = random_windows(5, seqlen);
   // Selections differ where two scores are closer than the rounding of the forward.
-  for (const auto& [recipe, agreement] :
-       {std::pair{Recipe{"magnitude", "none", "row", kDense}, 1.0}, {Recipe{"magnitude", "none", "2:4", kDense}, 1.0},
-        {Recipe{"wanda", "none", "row", kPruned}, 0.999}, {Recipe{"contribution", "none", "row", kDense}, 0.999},
-        {Recipe{"ria(0.7)", "none", "2:4", kDense}, 0.999}, {Recipe{"stade", "none", "row", kDense}, 0.999},
-        {Recipe{"paper", "none", "1:4", kPruned}, 0.999}, {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.97},
-        {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.97},
-        {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.97},
-        {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.97}}) {
+  for (const auto& [recipe, agreement] : {std::pair{Recipe{"magnitude", "none", "row", kDense}, 1.0},
+                                          {Recipe{"magnitude", "none", "2:4", kDense}, 1.0},
+                                          {Recipe{"wanda", "none", "row", kPruned}, 0.999},
+                                          {Recipe{"contribution", "none", "row", kDense}, 0.999},
+                                          {Recipe{"ria(0.7)", "none", "2:4", kDense}, 0.999},
+                                          {Recipe{"stade", "none", "row", kDense}, 0.999},
+                                          {Recipe{"paper", "none", "1:4", kPruned}, 0.999},
+                                          {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.97},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.97},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.97},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.97}}) {
     Collected expected(model_->checkpoint());
     Collected found(model_->checkpoint());
     run_on_cpu(recipe, windows, expected);
@@ -169,7 +172,8 @@ TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
   expect_error(
       ErrorKind::kDevice,
       [&] {
-        run({"wanda", "none", "row", Propagation::kPruned}, windows, ComputeType::kF32, output, (std::uint64_t{32} << 20) + 4096);
+        run({"wanda", "none", "row", Propagation::kPruned}, windows, ComputeType::kF32, output,
+            (std::uint64_t{32} << 20) + 4096);
       },
       "--gpu-memory");
 }

@@ -1,4 +1,5 @@
-// admm and aligned-admm on the GPU against the CPU's: nearly the same mask, and no larger error of the outputs.
+// admm and aligned-admm on the GPU against the CPU's: nearly the same mask, and no larger error of the
+// outputs.
 #include <cmath>
 
 #include "cuda/gpu.h"
@@ -71,8 +72,8 @@ class CudaRefinementTest : public test::GpuTest {
     const auto out = poisoned(weight.numel() * size_of(dtype));
     const cuda::DeviceBuffer count(*memory_, sizeof(cuda::PruneCounters), "test");
     cuda::check(cudaMemsetAsync(count.data(), 0, count.bytes(), *stream_));
-    admm.refine(view_of(w.data(), dtype, kOutputs, kInputs), target, view_of(out.data(), dtype, kOutputs, kInputs),
-                count.as<cuda::PruneCounters>());
+    admm.refine(view_of(w.data(), dtype, kOutputs, kInputs), target,
+                view_of(out.data(), dtype, kOutputs, kInputs), count.as<cuda::PruneCounters>());
     counters = download<cuda::PruneCounters>(count).front();
     return download_as(out, dtype, kOutputs, kInputs);
   }
@@ -89,8 +90,9 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
   for (std::int64_t i = 0; i < dense_x.numel(); ++i) dense_x.data()[i] += noise.data()[i];
   const Matrix residual = random_matrix(kTokens, kOutputs, 8);
   const Matrix dense_residual = random_matrix(kTokens, kOutputs, 9);
-  for (const Case& c : {Case{"admm(20,15)", row, 0.5}, Case{"admm(10,8)", row, 0.7}, Case{"admm(20,15)", two_of_four, 0.0},
-                        Case{"aligned-admm(20,15)", row, 0.5}, Case{"aligned-admm(20,15)", two_of_four, 0.0}}) {
+  for (const Case& c :
+       {Case{"admm(20,15)", row, 0.5}, Case{"admm(10,8)", row, 0.7}, Case{"admm(20,15)", two_of_four, 0.0},
+        Case{"aligned-admm(20,15)", row, 0.5}, Case{"aligned-admm(20,15)", two_of_four, 0.0}}) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       const Matrix weight = test::rounded(random_matrix(kOutputs, kInputs, 3, 0.05f), dtype);
       PruneTarget target;

@@ -1,5 +1,5 @@
-// The GPU's selection against the CPU's `sort` selector: the same bytes, for every pattern, dtype, kind of score and
-// row length, with many ties.
+// The GPU's selection against the CPU's `sort` selector: the same bytes, for every pattern, dtype, kind of
+// score and row length, with many ties.
 #include <cmath>
 #include <numeric>
 
@@ -49,12 +49,14 @@ class CudaSelectionTest : public test::GpuTest {
     if (!scores.slope.empty()) args.slope = slope.as<float>();
     args.counters = count.as<cuda::PruneCounters>();
     if (target.pattern.kind == Pattern::Kind::kNofM) {
-      cuda::prune_groups(args, static_cast<int>(target.pattern.n), static_cast<int>(target.pattern.m), *stream_);
+      cuda::prune_groups(args, static_cast<int>(target.pattern.n), static_cast<int>(target.pattern.m),
+                         *stream_);
     } else {
       const auto counts = row_prune_counts(target, weight.rows(), weight.cols());
       const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
       const cuda::DeviceBuffer device_counts = upload(std::span(narrow));
-      const bool uniform = std::all_of(counts.begin(), counts.end(), [&](auto c) { return c == counts.front(); });
+      const bool uniform =
+          std::all_of(counts.begin(), counts.end(), [&](auto c) { return c == counts.front(); });
       cuda::prune_rows(args, counts.front(), uniform ? nullptr : device_counts.as<std::int32_t>(), *stream_);
       stream_->synchronize();
     }
@@ -62,7 +64,8 @@ class CudaSelectionTest : public test::GpuTest {
     return download_as(w, dtype, weight.rows(), weight.cols());
   }
 
-  void expect_same(Matrix weight, DType dtype, ScoreKind kind, const PruneTarget& target, const std::string& what) {
+  void expect_same(Matrix weight, DType dtype, ScoreKind kind, const PruneTarget& target,
+                   const std::string& what) {
     weight = rounded(std::move(weight), dtype);
     const Scores scores = make_scores(kind, weight.rows(), weight.cols());
     Matrix expected = weight.clone();
@@ -132,7 +135,8 @@ TEST_F(CudaSelectionTest, ManyRowsWithDifferentCounts) {
     for (std::size_t r = 0; r < counts.size(); ++r) counts[r] = static_cast<std::int64_t>(r) % 73;  // 0 .. 72
     PruneTarget target = row_target(0.5);
     target.row_counts = counts;
-    expect_same(testing::random_matrix(700, 72, 8), dtype, ScoreKind::kColumn, target, std::string(name_of(dtype)));
+    expect_same(testing::random_matrix(700, 72, 8), dtype, ScoreKind::kColumn, target,
+                std::string(name_of(dtype)));
   }
 }
 
@@ -141,7 +145,8 @@ TEST_F(CudaSelectionTest, TiesGoFromTheLowerIndexOn) {
     for (const std::int64_t cols : {40, 4096, 11008, 40000}) {
       for (const double sparsity : {0.25, 0.5, 0.75}) {
         Matrix few = testing::random_matrix(40, cols, 9);
-        for (float& value : few.values()) value = std::round(value * 2.0f);  // a handful of values, many zeros
+        for (float& value : few.values())
+          value = std::round(value * 2.0f);  // a handful of values, many zeros
         expect_same(std::move(few), dtype, ScoreKind::kPlain, row_target(sparsity),
                     fmt::format("{} {} columns at {}", name_of(dtype), cols, sparsity));
       }
@@ -160,7 +165,8 @@ TEST_F(CudaSelectionTest, HeavyTails) {
   for (float& value : heavy.values()) value = std::pow(value, 9.0f);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const double sparsity : {0.05, 0.5, 0.95}) {
-      expect_same(heavy.clone(), dtype, ScoreKind::kColumn, row_target(sparsity), std::string(name_of(dtype)));
+      expect_same(heavy.clone(), dtype, ScoreKind::kColumn, row_target(sparsity),
+                  std::string(name_of(dtype)));
     }
   }
 }
@@ -168,7 +174,8 @@ TEST_F(CudaSelectionTest, HeavyTails) {
 TEST_F(CudaSelectionTest, GroupsOfEverySize) {
   for (const DType dtype : kDTypes) {
     for (const ScoreKind kind : kKinds) {
-      for (const auto& [n, m] : {std::pair{1, 2}, {2, 4}, {1, 4}, {3, 4}, {4, 8}, {5, 8}, {2, 3}, {8, 16}, {7, 32}}) {
+      for (const auto& [n, m] :
+           {std::pair{1, 2}, {2, 4}, {1, 4}, {3, 4}, {4, 8}, {5, 8}, {2, 3}, {8, 16}, {7, 32}}) {
         for (const std::int64_t groups : {1, 6, 32}) {
           Matrix w = testing::random_matrix(9, groups * m, 4);
           for (float& value : w.values()) value = std::round(value * 4.0f) / 4.0f;  // ties

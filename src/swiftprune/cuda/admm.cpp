@@ -15,7 +15,9 @@ namespace {
 constexpr int kMaxRaises = 12;
 constexpr double kAlignedEnergyFloor = 1e-8;
 
-std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) { return static_cast<std::uint64_t>(numel * size); }
+std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
+  return static_cast<std::uint64_t>(numel * size);
+}
 
 }  // namespace
 
@@ -37,14 +39,17 @@ std::vector<double> numbers_in_brackets(std::string_view name) {
 
 std::optional<DeviceAdmmOptions> parse_admm(std::string_view name) {
   const std::string_view kind = name.substr(0, name.find('('));
-  if (name.find('+') != std::string_view::npos || (kind != "admm" && kind != "aligned-admm")) return std::nullopt;
+  if (name.find('+') != std::string_view::npos || (kind != "admm" && kind != "aligned-admm"))
+    return std::nullopt;
   const std::vector<double> numbers = numbers_in_brackets(name);
   DeviceAdmmOptions options;
   options.aligned = kind == "aligned-admm";
   const AdmmOptions plain;
   options.damping = plain.damping;
   options.rho = plain.rho;
-  const auto number = [&](std::size_t i, double fallback) { return i < numbers.size() ? numbers[i] : fallback; };
+  const auto number = [&](std::size_t i, double fallback) {
+    return i < numbers.size() ? numbers[i] : fallback;
+  };
   options.steps = static_cast<int>(number(0, plain.steps));
   options.ramp = static_cast<int>(number(1, plain.ramp));
   if (options.aligned) {
@@ -68,7 +73,8 @@ DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, std::int64_t ma
   const std::int64_t square = max_cols * max_cols;
   a_half_ = DeviceBuffer(memory, bytes_of(square, 2), kGram);
   // The scratch of the inverse lies here before P does.
-  p_half_ = DeviceBuffer(memory, std::max(bytes_of(square, 2), bytes_of(inverse_scratch(max_cols), sizeof(float))), kGram);
+  p_half_ = DeviceBuffer(
+      memory, std::max(bytes_of(square, 2), bytes_of(inverse_scratch(max_cols), sizeof(float))), kGram);
   bad_ = DeviceBuffer(memory, sizeof(int), kGram);
   wide_ = DeviceBuffer(memory, bytes_of(max_numel, sizeof(float)), kLinear);
   constant_ = DeviceBuffer(memory, bytes_of(max_numel, sizeof(float)), kLinear);
@@ -90,30 +96,34 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
   admm_norms(stats.gram(), inputs_, options.energy_floor, norm, stream_);
   moments_ = moments;
   if (options.aligned) {
-    aligned_moments(stats.gram(), stats.cross(), norm, inputs_, static_cast<float>(options.alpha), moments_, stream_);
+    aligned_moments(stats.gram(), stats.cross(), norm, inputs_, static_cast<float>(options.alpha), moments_,
+                    stream_);
   }
   normalised_gram(stats.gram(), norm, inputs_, 0.0f, 1.0f, a_half_.data(), DType::kF16, stream_);
   p_ = stats.gram();
-  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.damping + options.rho), 1.0f, p_, DType::kF32,
-                  stream_);
+  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.damping + options.rho), 1.0f, p_,
+                  DType::kF32, stream_);
   invert(tensor);
   convert(p_, DType::kF32, p_half_.data(), DType::kF16, inputs_ * inputs_, stream_);
 }
 
-// P in place. Where rounding made the matrix indefinite, its damping is raised tenfold; the Gram matrix then comes
-// from its F16 copy, which is as exact as that damping asks for.
+// P in place. Where rounding made the matrix indefinite, its damping is raised tenfold; the Gram matrix then
+// comes from its F16 copy, which is as exact as that damping asks for.
 void DeviceAdmm::invert(std::string_view tensor) {
   damping_ = options_.damping;
   for (raised_ = 0;; ++raised_) {
     check(cudaMemsetAsync(bad_.data(), 0, sizeof(int), stream_));
-    invert_spd(products_, view_of(p_, DType::kF32, inputs_, inputs_), p_half_.as<float>(), bad_.as<int>(), stream_);
+    invert_spd(products_, view_of(p_, DType::kF32, inputs_, inputs_), p_half_.as<float>(), bad_.as<int>(),
+               stream_);
     int bad = 0;
     check(cudaMemcpyAsync(&bad, bad_.data(), sizeof(int), cudaMemcpyDeviceToHost, stream_));
     check(cudaStreamSynchronize(stream_));
     if (bad == 0) return;
     if (raised_ == kMaxRaises) {
-      bad_input("tensor '{}': its Gram matrix has no inverse, with a damping of {:g} neither; expected finite "
-                "activations of a common size", tensor, damping_);
+      bad_input(
+          "tensor '{}': its Gram matrix has no inverse, with a damping of {:g} neither; expected finite "
+          "activations of a common size",
+          tensor, damping_);
     }
     damping_ *= 10.0;
     convert(a_half_.data(), DType::kF16, p_, DType::kF32, inputs_ * inputs_, stream_);
@@ -127,7 +137,8 @@ void DeviceAdmm::row_energies(DeviceView x, double* energies) {
   row_dots(x.data, static_cast<const float*>(product.data), x.rows, x.cols, energies, stream_);
 }
 
-void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target, double share) {
+void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target,
+                      double share) {
   AdmmStepArgs args;
   args.y = static_cast<float*>(y.data);
   args.constant = static_cast<const float*>(constant.data);
@@ -147,19 +158,25 @@ void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, cons
   }
   part.row_counts = row_counts;
   const std::vector<std::int64_t> counts = row_prune_counts(part, y.rows, y.cols);
-  const bool uniform = std::all_of(counts.begin(), counts.end(), [&](std::int64_t c) { return c == counts.front(); });
+  const bool uniform =
+      std::all_of(counts.begin(), counts.end(), [&](std::int64_t c) { return c == counts.front(); });
   if (!uniform) {
     const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
-    check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice,
+    check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
+                          cudaMemcpyHostToDevice,
                           stream_));  // pageable: the values are read before the call returns
   }
-  admm_step_rows(args, counts.empty() ? 0 : counts.front(), uniform ? nullptr : counts_.as<std::int32_t>(), stream_);
+  admm_step_rows(args, counts.empty() ? 0 : counts.front(), uniform ? nullptr : counts_.as<std::int32_t>(),
+                 stream_);
 }
 
-void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters) {
+void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView out,
+                        PruneCounters* counters) {
   const std::int64_t rows = weight.rows;
   const std::int64_t cols = weight.cols;
-  const auto matrix = [&](const DeviceBuffer& buffer, DType dtype) { return view_of(buffer.data(), dtype, rows, cols); };
+  const auto matrix = [&](const DeviceBuffer& buffer, DType dtype) {
+    return view_of(buffer.data(), dtype, rows, cols);
+  };
   const DeviceView wide = matrix(wide_, DType::kF32);
   const DeviceView constant = matrix(constant_, DType::kF32);
   const DeviceView y = matrix(y_, DType::kF32);
@@ -170,7 +187,8 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
   auto* scale = scale_.as<float>();
   const auto rho = static_cast<float>(options_.rho);
   const auto copy = [&](DeviceView from, DeviceView to) {
-    check(cudaMemcpyAsync(to.data, from.data, bytes_of(rows * cols, sizeof(float)), cudaMemcpyDeviceToDevice, stream_));
+    check(cudaMemcpyAsync(to.data, from.data, bytes_of(rows * cols, sizeof(float)), cudaMemcpyDeviceToDevice,
+                          stream_));
   };
 
   // t = W' (Z = W', U = 0), constant = C
@@ -204,8 +222,8 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     row_energies(t, found_.as<double>());
     wanted = wanted_.as<double>();
   }
-  admm_finish(static_cast<const float*>(wide.data), scale, norm, wanted, found_.as<double>(), rows, cols, out.data,
-              out.dtype, counters, stream_);
+  admm_finish(static_cast<const float*>(wide.data), scale, norm, wanted, found_.as<double>(), rows, cols,
+              out.data, out.dtype, counters, stream_);
 }
 
 }  // namespace swiftprune::cuda

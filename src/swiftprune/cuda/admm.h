@@ -1,6 +1,6 @@
-// admm and aligned-admm on the device: the algorithm of refinement/admm.h and refinement/aligned_admm.h. The step
-// products take F16 operands (as many significant bits as TF32, at twice the rate): each row is scaled to at most 1
-// first, which changes nothing in the solution.
+// admm and aligned-admm on the device: the algorithm of refinement/admm.h and refinement/aligned_admm.h. The
+// step products take F16 operands (as many significant bits as TF32, at twice the rate): each row is scaled
+// to at most 1 first, which changes nothing in the solution.
 #pragma once
 
 #include <optional>
@@ -25,7 +25,8 @@ struct DeviceAdmmOptions {
   double beta = 0.0;
 };
 
-// The options of "admm(20,15)" or "aligned-admm(20,15,0.35,0.5)" (Refiner::name()); nothing for other refinements.
+// The options of "admm(20,15)" or "aligned-admm(20,15,0.35,0.5)" (Refiner::name()); nothing for other
+// refinements.
 std::optional<DeviceAdmmOptions> parse_admm(std::string_view refiner_name);
 
 // The numbers of "ria(0.7)" or "admm(20,15)"; empty without brackets.
@@ -37,9 +38,10 @@ class DeviceAdmm {
   DeviceAdmm(DeviceMemory& memory, Products& products, std::int64_t max_rows, std::int64_t max_cols,
              std::int64_t max_numel, cudaStream_t stream);
 
-  // Uses up the matrices of `stats`: they hold other things afterwards. moments [I, I]: the memory of the cross
-  // moments, whether there are any or not (aligned only). Waits for the device.
-  void prepare(const DeviceStats& stats, const DeviceAdmmOptions& options, float* moments, std::string_view tensor);
+  // Uses up the matrices of `stats`: they hold other things afterwards. moments [I, I]: the memory of the
+  // cross moments, whether there are any or not (aligned only). Waits for the device.
+  void prepare(const DeviceStats& stats, const DeviceAdmmOptions& options, float* moments,
+               std::string_view tensor);
   double damping() const { return damping_; }
   bool damping_raised() const { return raised_ > 0; }
   // weight [O, I] -> refined and rounded into `out` [O, I] of the same dtype.
@@ -56,9 +58,9 @@ class DeviceAdmm {
   double damping_ = 0.0;
   int raised_ = 0;
   std::int64_t inputs_ = 0;
-  DeviceBuffer norm_, p_half_, a_half_, bad_;               // of the input
-  float* p_ = nullptr;        // [I, I] P, in the memory of the Gram matrix
-  float* moments_ = nullptr;  // [I, I], in the memory of the cross moments
+  DeviceBuffer norm_, p_half_, a_half_, bad_;  // of the input
+  float* p_ = nullptr;                         // [I, I] P, in the memory of the Gram matrix
+  float* moments_ = nullptr;                   // [I, I], in the memory of the cross moments
   const float* residual_ = nullptr;
   DeviceBuffer wide_, constant_, y_, t_, scale_, wanted_, found_, counts_;  // of the linear
 };

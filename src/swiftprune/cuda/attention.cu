@@ -1,5 +1,5 @@
-// Causal attention in tiles with a running softmax (the method of arXiv 2205.14135 and 2307.08691): 16-bit operands
-// go through the tensor cores, float ones through plain arithmetic. No N×N matrix exists.
+// Causal attention in tiles with a running softmax (the method of arXiv 2205.14135 and 2307.08691): 16-bit
+// operands go through the tensor cores, float ones through plain arithmetic. No N×N matrix exists.
 #include <algorithm>
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -8,7 +8,6 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-
 
 __device__ __forceinline__ bool visible(int query, int key, const AttentionArgs& args) {
   return key <= query && (args.window == 0 || key > query - static_cast<int>(args.window));
@@ -39,17 +38,19 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
                : "r"(address));
 }
 // c [16, 8] += a [16, 16] b [16, 8]
-__device__ __forceinline__ void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
-                                         __nv_bfloat16) {
+__device__ __forceinline__ void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                         std::uint32_t b1, __nv_bfloat16) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-__device__ __forceinline__ void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
-                                         __half) {
+__device__ __forceinline__ void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                         std::uint32_t b1, __half) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -62,8 +63,8 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high, __half) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// A tile of 64 rows of kSize elements in shared memory; chunks of 16 bytes are swizzled by the row, so that eight
-// rows of one chunk lie in different banks.
+// A tile of 64 rows of kSize elements in shared memory; chunks of 16 bytes are swizzled by the row, so that
+// eight rows of one chunk lie in different banks.
 template <int kSize>
 __device__ __forceinline__ int chunk_offset(int row, int chunk) {  // in elements
   return row * kSize + ((chunk ^ (row & 7)) << 3);
@@ -71,8 +72,8 @@ __device__ __forceinline__ int chunk_offset(int row, int chunk) {  // in element
 
 // Rows first .. first + 64 of a head; zeros beyond `length` and beyond the head's size.
 template <class T, int kSize>
-__device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t row_stride, int first, int length,
-                                          int size, bool vectors) {
+__device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t row_stride, int first,
+                                          int length, int size, bool vectors) {
   constexpr int kChunks = kSize / 8;
   for (int i = static_cast<int>(threadIdx.x); i < kTile * kChunks; i += kBlockThreads) {
     const int row = i / kChunks;
@@ -95,11 +96,11 @@ __device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t r
 
 template <class T, int kSize>
 __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs args, bool vectors) {
-  constexpr int kSteps = kSize / 16;           // of 16 elements of a head
-  constexpr bool kKeepQuery = kSize <= 128;    // its fragments stay in registers
+  constexpr int kSteps = kSize / 16;         // of 16 elements of a head
+  constexpr bool kKeepQuery = kSize <= 128;  // its fragments stay in registers
   extern __shared__ uint4 dynamic[];
   T* const q_tile = reinterpret_cast<T*>(dynamic);
-  T* const k_tiles = q_tile + kTile * kSize;    // two
+  T* const k_tiles = q_tile + kTile * kSize;       // two
   T* const v_tiles = k_tiles + 2 * kTile * kSize;  // two
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -131,8 +132,10 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
   int s = 0;
   for (int first = begin; first < end; first += kTile, s ^= 1) {
     if (first + kTile < end) {
-      load_tile<T, kSize>(k_tiles + (s ^ 1) * kTile * kSize, k, args.row_stride, first + kTile, length, size, vectors);
-      load_tile<T, kSize>(v_tiles + (s ^ 1) * kTile * kSize, v, args.row_stride, first + kTile, length, size, vectors);
+      load_tile<T, kSize>(k_tiles + (s ^ 1) * kTile * kSize, k, args.row_stride, first + kTile, length, size,
+                          vectors);
+      load_tile<T, kSize>(v_tiles + (s ^ 1) * kTile * kSize, v, args.row_stride, first + kTile, length, size,
+                          vectors);
     }
     asm volatile("cp.async.commit_group;");
     asm volatile("cp.async.wait_group 1;" ::: "memory");
@@ -180,7 +183,8 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
       for (int i = 0; i < 4; ++i) {
         float value = score[t][i] * scale;
         if (args.softcap > 0.0f) value = cap * tanhf(value);
-        if (masked && !visible(query + i / 2 * 8, first + 8 * t + 2 * (lane % 4) + i % 2, args)) value = -INFINITY;
+        if (masked && !visible(query + i / 2 * 8, first + 8 * t + 2 * (lane % 4) + i % 2, args))
+          value = -INFINITY;
         score[t][i] = value;
         highest[i / 2] = fmaxf(highest[i / 2], value);
       }
@@ -211,9 +215,10 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
     }
 #pragma unroll
     for (int t = 0; t < kTile / 16; ++t) {
-      const std::uint32_t p[4] = {
-          pack(score[2 * t][0], score[2 * t][1], T{}), pack(score[2 * t][2], score[2 * t][3], T{}),
-          pack(score[2 * t + 1][0], score[2 * t + 1][1], T{}), pack(score[2 * t + 1][2], score[2 * t + 1][3], T{})};
+      const std::uint32_t p[4] = {pack(score[2 * t][0], score[2 * t][1], T{}),
+                                  pack(score[2 * t][2], score[2 * t][3], T{}),
+                                  pack(score[2 * t + 1][0], score[2 * t + 1][1], T{}),
+                                  pack(score[2 * t + 1][2], score[2 * t + 1][3], T{})};
       const int key = 16 * t + lane % 8 + lane / 8 % 2 * 8;
 #pragma unroll
       for (int d = 0; d < kSteps; ++d) {
@@ -265,8 +270,10 @@ __global__ __launch_bounds__(kBlockThreads) void float_kernel(AttentionArgs args
   const std::int64_t first_row = std::int64_t{blockIdx.z} * length;
   const int size = static_cast<int>(args.head_size);
   const auto* q = static_cast<const float*>(args.q) + first_row * args.row_stride + head * args.head_stride;
-  const auto* k = static_cast<const float*>(args.k) + first_row * args.row_stride + kv_head * args.head_stride;
-  const auto* v = static_cast<const float*>(args.v) + first_row * args.row_stride + kv_head * args.head_stride;
+  const auto* k =
+      static_cast<const float*>(args.k) + first_row * args.row_stride + kv_head * args.head_stride;
+  const auto* v =
+      static_cast<const float*>(args.v) + first_row * args.row_stride + kv_head * args.head_stride;
   const int part = static_cast<int>(threadIdx.x) % kLanes;
   const int query = first_query + static_cast<int>(threadIdx.x) / kLanes;
   const auto element = [&](int i) { return (i / 4 * kLanes + part) * 4 + i % 4; };  // of the head
@@ -328,12 +335,13 @@ __global__ __launch_bounds__(kBlockThreads) void float_kernel(AttentionArgs args
 
 template <class Kernel>
 void allow_shared(Kernel kernel, int bytes) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);  // a refusal fails the launch
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       bytes);  // a refusal fails the launch
 }
 
 dim3 grid_of(const AttentionArgs& args, std::int64_t queries) {
-  return {static_cast<unsigned>((args.sequence_length + queries - 1) / queries), static_cast<unsigned>(args.num_heads),
-          static_cast<unsigned>(args.rows / args.sequence_length)};
+  return {static_cast<unsigned>((args.sequence_length + queries - 1) / queries),
+          static_cast<unsigned>(args.num_heads), static_cast<unsigned>(args.rows / args.sequence_length)};
 }
 
 template <class T, int kSize>

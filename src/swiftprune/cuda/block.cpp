@@ -65,8 +65,12 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
   for (const auto& group : linears_by_input(block)) {
     end = aligned(end);
     for (const LinearTensors& linear : group) {
-      BlockLayout::Weight weight{linear.name + ".weight", model_.checkpoint().at(linear.name + ".weight").dtype,
-                                 linear.input, linear.outputs, linear.inputs, end};
+      BlockLayout::Weight weight{linear.name + ".weight",
+                                 model_.checkpoint().at(linear.name + ".weight").dtype,
+                                 linear.input,
+                                 linear.outputs,
+                                 linear.inputs,
+                                 end};
       end += weight.bytes();
       extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
       layout.weights.push_back(std::move(weight));
@@ -81,7 +85,8 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
   return layout;
 }
 
-BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compute) : model_(model), compute_(compute) {
+BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compute)
+    : model_(model), compute_(compute) {
   std::uint64_t bytes = 0;
   std::uint64_t converted = 0;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
@@ -103,7 +108,8 @@ std::uint64_t BlockWeights::max_weight_bytes(const Model& model) {
   std::uint64_t most = 0;
   for (const BlockConfig& block : model.config().blocks) {
     for (const LinearTensors& linear : linears_of(block)) {
-      most = std::max(most, static_cast<std::uint64_t>(model.checkpoint().at(linear.name + ".weight").num_bytes()));
+      most = std::max(most,
+                      static_cast<std::uint64_t>(model.checkpoint().at(linear.name + ".weight").num_bytes()));
     }
   }
   return most;
@@ -176,7 +182,8 @@ DeviceView BlockWeights::group(LinearInput input) const {
   }
   if (is_converted(input)) {
     // Groups stay aligned: each may begin up to kAlignment elements later.
-    const std::int64_t start = round_up(elements_before, kAlignment) + static_cast<std::int64_t>(at(input)) * kAlignment;
+    const std::int64_t start =
+        round_up(elements_before, kAlignment) + static_cast<std::int64_t>(at(input)) * kAlignment;
     first = converted_.data() + start * size_of(compute_);
   }
   return view_of(const_cast<std::byte*>(first), compute_, rows, cols);
@@ -208,7 +215,8 @@ void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   layout_ = other.layout_;
   norms_ = other.norms_;
   bias_offsets_ = other.bias_offsets_;
-  check(cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));
+  check(
+      cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));
   refresh(stream);
 }
 
@@ -223,7 +231,12 @@ BlockWeights::Norm BlockWeights::norm(NormIndex index) const {
 
 BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
                            std::int64_t seqlen, DType compute, cudaStream_t stream)
-    : model_(model.config()), products_(products), rows_(rows), seqlen_(seqlen), compute_(compute), stream_(stream) {
+    : model_(model.config()),
+      products_(products),
+      rows_(rows),
+      seqlen_(seqlen),
+      compute_(compute),
+      stream_(stream) {
   expect(rows > 0 && rows % seqlen == 0, "BlockForward: whole sequences");
   std::int64_t qkv = 0;
   std::int64_t up = 0;
@@ -339,12 +352,14 @@ DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
   const DeviceView up = view_of(up_.view().data, compute_, x.rows, weight.rows);
   products_.linear(x, weight, block.bias(kMlp), up);
   const DeviceView inner = inner_.view().row_block(0, x.rows);
-  activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_, stream_);
+  activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
+           stream_);
   return inner;
 }
 
 bool BlockForward::norms_output(const BlockWeights& block, LinearInput which) {
-  return block.norm(which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm).present;
+  return block.norm(which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm)
+      .present;
 }
 
 DeviceView BlockForward::project(const BlockWeights& block, LinearInput which, DeviceView x) {
@@ -353,8 +368,10 @@ DeviceView BlockForward::project(const BlockWeights& block, LinearInput which, D
   return out;
 }
 
-void BlockForward::add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden) {
-  const auto index = which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm;
+void BlockForward::add_projected(const BlockWeights& block, LinearInput which, DeviceView y,
+                                 DeviceView hidden) {
+  const auto index =
+      which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm;
   const BlockWeights::Norm norm = block.norm(index);
   auto* target = static_cast<float*>(hidden.data);
   if (norm.present) {
@@ -364,7 +381,8 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   }
 }
 
-void BlockForward::project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden) {
+void BlockForward::project_and_add(const BlockWeights& block, LinearInput which, DeviceView x,
+                                   DeviceView hidden) {
   if (norms_output(block, which)) {
     add_projected(block, which, project(block, which, x), hidden);
   } else {

@@ -1,5 +1,5 @@
-// One decoder block on the device: its tensors in one buffer, and its forward over whole sequences, driven by the
-// features of ModelConfig like model/decoder_block.h. Linears that read one input are one product.
+// One decoder block on the device: its tensors in one buffer, and its forward over whole sequences, driven by
+// the features of ModelConfig like model/decoder_block.h. Linears that read one input are one product.
 #pragma once
 
 #include <array>
@@ -14,8 +14,8 @@
 
 namespace swiftprune::cuda {
 
-// The weights of the linears lie one after the other in the order of linears_of(), as in the checkpoint; then come
-// the norms (F32) and biases (in the dtype of the product's output), prepared on the host.
+// The weights of the linears lie one after the other in the order of linears_of(), as in the checkpoint; then
+// come the norms (F32) and biases (in the dtype of the product's output), prepared on the host.
 struct BlockLayout {
   struct Weight {
     std::string tensor;
@@ -56,7 +56,15 @@ class BlockWeights {
     const float* bias = nullptr;
     bool present = false;
   };
-  enum NormIndex { kAttentionNorm, kMlpNorm, kPostAttentionNorm, kPostMlpNorm, kQueryNorm, kKeyNorm, kNumNorms };
+  enum NormIndex {
+    kAttentionNorm,
+    kMlpNorm,
+    kPostAttentionNorm,
+    kPostMlpNorm,
+    kQueryNorm,
+    kKeyNorm,
+    kNumNorms
+  };
   Norm norm(NormIndex index) const;
   const BlockConfig& config() const { return model_.config().blocks[static_cast<std::size_t>(layer_)]; }
 
@@ -86,8 +94,8 @@ using DeviceObserver = std::function<void(LinearInput input, DeviceView x)>;
 class BlockForward {
  public:
   // rows: most rows a call; whole sequences of seqlen rows.
-  BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows, std::int64_t seqlen,
-               DType compute, cudaStream_t stream);
+  BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
+               std::int64_t seqlen, DType compute, cudaStream_t stream);
 
   // hidden [N, hidden] F32 becomes the block's output.
   void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);

@@ -150,7 +150,8 @@ __device__ __forceinline__ float activated(float x) {
 
 // kSpan elements a thread.
 template <class T, ActivationKind kKind, bool kGated, int kSpan>
-__global__ __launch_bounds__(kThreads) void activate_kernel(const T* x, std::int64_t rows, std::int64_t cols, T* y) {
+__global__ __launch_bounds__(kThreads) void activate_kernel(const T* x, std::int64_t rows, std::int64_t cols,
+                                                            T* y) {
   const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kSpan;
   if (index >= rows * cols) return;
   const std::int64_t r = index / cols;
@@ -187,8 +188,9 @@ __global__ __launch_bounds__(kThreads) void add_kernel(const float* x, float* y,
   for (std::int64_t i = thread; i < n; i += step) y[i] += x[i];
 }
 
-__global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits, std::int64_t cols, float cap,
-                                                             const std::int32_t* targets, double* log_probs) {
+__global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits, std::int64_t cols,
+                                                             float cap, const std::int32_t* targets,
+                                                             double* log_probs) {
   __shared__ float scratch[kWarp + 1];
   __shared__ double scratch_double[kWarp + 1];
   const std::int64_t r = blockIdx.x;
@@ -208,7 +210,8 @@ __global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits
 unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 
 template <class T, ActivationKind kKind>
-void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y, cudaStream_t stream) {
+void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,
+                     cudaStream_t stream) {
   const auto* in = static_cast<const T*>(x);
   auto* out = static_cast<T*>(y);
   const std::int64_t n = rows * cols;
@@ -229,9 +232,9 @@ void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t 
 void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
   const auto blocks = static_cast<unsigned>(args.rows);
-  const bool in_registers = !args.layer && args.gain != nullptr && args.bias == nullptr && args.cols % 4 == 0 &&
-                            args.cols <= std::int64_t{4} * kQuads * kThreads && is_aligned(args.x) &&
-                            is_aligned(args.gain) && is_aligned(y);
+  const bool in_registers = !args.layer && args.gain != nullptr && args.bias == nullptr &&
+                            args.cols % 4 == 0 && args.cols <= std::int64_t{4} * kQuads * kThreads &&
+                            is_aligned(args.x) && is_aligned(args.gain) && is_aligned(y);
   with_type(y_dtype, [&](auto zero) {
     using Y = decltype(zero);
     if (in_registers) {
@@ -307,7 +310,8 @@ void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t 
 void target_log_probs(const float* logits, std::int64_t rows, std::int64_t cols, float cap,
                       const std::int32_t* targets, double* log_probs, cudaStream_t stream) {
   if (rows == 0) return;
-  log_probs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, cols, cap, targets, log_probs);
+  log_probs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, cols, cap, targets,
+                                                                         log_probs);
   check_launch("target_log_probs");
 }
 

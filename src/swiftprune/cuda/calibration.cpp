@@ -12,12 +12,14 @@ namespace {
 constexpr int kSums = 3;
 constexpr std::int64_t kPanels = 4;  // of the lower triangle: 62 % of the work of the square
 
-std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) { return static_cast<std::uint64_t>(numel * size); }
+std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
+  return static_cast<std::uint64_t>(numel * size);
+}
 
 }  // namespace
 
-StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows, std::int64_t inputs,
-                                     std::int64_t hidden)
+StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows,
+                                     std::int64_t inputs, std::int64_t hidden)
     : compute_(compute),
       sums_(memory, static_cast<std::uint64_t>(statistics_scratch(rows, inputs)), "statistics of one pass") {
   if (hidden == 0) return;
@@ -93,12 +95,13 @@ void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scrat
   if (rows.roots != nullptr) {
     x = scratch.x(rows.x.rows, rows.x.cols);
     dense = scratch.dense_x(rows.x.rows, rows.x.cols);
-    scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, x.rows, x.cols, x.data, x.dtype,
-                      stream_);
-    scaled_difference(rows.dense_x.data, rows.dense_x.dtype, nullptr, rows.dense_x.dtype, rows.roots, x.rows, x.cols,
-                      dense.data, dense.dtype, stream_);
+    scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, x.rows, x.cols, x.data,
+                      x.dtype, stream_);
+    scaled_difference(rows.dense_x.data, rows.dense_x.dtype, nullptr, rows.dense_x.dtype, rows.roots, x.rows,
+                      x.cols, dense.data, dense.dtype, stream_);
   }
-  for (std::int64_t first = 0; first < x.rows; first += seqlen) add_window(scratch, x.row_block(first, seqlen));
+  for (std::int64_t first = 0; first < x.rows; first += seqlen)
+    add_window(scratch, x.row_block(first, seqlen));
   add_gram(products, x);
   if (cross_ != nullptr) {
     products.run({.a = dense,
@@ -109,8 +112,8 @@ void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scrat
   }
   if (residual_ == nullptr || rows.residual.data == nullptr) return;
   const DeviceView error = scratch.residual(x.rows, residual_size_);
-  scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots, x.rows,
-                    residual_size_, error.data, error.dtype, stream_);
+  scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots,
+                    x.rows, residual_size_, error.data, error.dtype, stream_);
   products.run({.a = error,
                 .b = x,
                 .c = view_of(residual_, DType::kF32, residual_size_, inputs_),
@@ -120,7 +123,8 @@ void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scrat
 
 void DeviceStats::finish(std::string_view input) {
   if (gram_ != nullptr) symmetrize(gram_, inputs_, stream_);
-  check(cudaMemcpyAsync(host_.data(), sums_.data(), host_.size() * sizeof(double), cudaMemcpyDeviceToHost, stream_));
+  check(cudaMemcpyAsync(host_.data(), sums_.data(), host_.size() * sizeof(double), cudaMemcpyDeviceToHost,
+                        stream_));
   check(cudaStreamSynchronize(stream_));
   for (std::int64_t i = 0; i < inputs_; ++i) {
     if (!std::isfinite(host_[static_cast<std::size_t>(i)])) {

@@ -1,4 +1,5 @@
-// Statistics of one linear input on the device: what calibration/activation_stats.h adds up, with the same meaning.
+// Statistics of one linear input on the device: what calibration/activation_stats.h adds up, with the same
+// meaning.
 #pragma once
 
 #include <vector>
@@ -13,16 +14,17 @@ namespace swiftprune::cuda {
 struct AlignedRows {
   DeviceView x{};
   DeviceView dense_x{};
-  DeviceView residual{};        // F32; data null where no residual moments are wanted
-  DeviceView dense_residual{};  // F32
-  const float* roots = nullptr; // [rows] square roots of the tokens' weights, or null
+  DeviceView residual{};         // F32; data null where no residual moments are wanted
+  DeviceView dense_residual{};   // F32
+  const float* roots = nullptr;  // [rows] square roots of the tokens' weights, or null
 };
 
 // Buffers that all statistics share: those of one pass over rows.
 class StatisticsScratch {
  public:
   // most rows of a pass, most inputs; hidden: 0 without alignment
-  StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows, std::int64_t inputs, std::int64_t hidden);
+  StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows, std::int64_t inputs,
+                    std::int64_t hidden);
   void* sums() const { return sums_.data(); }
   DeviceView x(std::int64_t rows, std::int64_t cols) const { return part(x_, rows, cols); }
   DeviceView dense_x(std::int64_t rows, std::int64_t cols) const { return part(dense_x_, rows, cols); }
@@ -36,8 +38,8 @@ class StatisticsScratch {
   DeviceBuffer sums_, x_, dense_x_, residual_;
 };
 
-// Gram matrices [I, I], cross moments [I, I] and residual moments [hidden, I] of the input in hand, F32; their
-// memory is taken once and serves one input after another.
+// Gram matrices [I, I], cross moments [I, I] and residual moments [hidden, I] of the input in hand, F32;
+// their memory is taken once and serves one input after another.
 struct Moments {
   DeviceBuffer gram, cross, residual;
 };
@@ -45,16 +47,18 @@ struct Moments {
 class DeviceStats {
  public:
   DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream);
-  // Begins again. moments: where the matrices go that `needs` names. residual_size: 0 without residual moments.
+  // Begins again. moments: where the matrices go that `needs` names. residual_size: 0 without residual
+  // moments.
   void start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments, std::int64_t residual_size);
 
   // x [T, I]: one window; windows come in their order.
   void add_window(const StatisticsScratch& scratch, DeviceView x);
   // Adds xᵀx of any number of rows.
   void add_gram(Products& products, DeviceView x);
-  void add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows, std::int64_t seqlen);
-  // After the last window: symmetric Gram, and the sums on the host. Throws Error{kBadInput} naming `input` when an
-  // activation was not finite.
+  void add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows,
+                   std::int64_t seqlen);
+  // After the last window: symmetric Gram, and the sums on the host. Throws Error{kBadInput} naming `input`
+  // when an activation was not finite.
   void finish(std::string_view input);
 
   LayerStats view() const;  // without matrices

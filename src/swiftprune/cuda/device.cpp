@@ -15,7 +15,8 @@ std::string why_not(int index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorInsufficientDriver) {
-    return fmt::format("the driver is missing or older than this program needs ({})", cudaGetErrorString(status));
+    return fmt::format("the driver is missing or older than this program needs ({})",
+                       cudaGetErrorString(status));
   }
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) return "no GPU was found";
   if (status != cudaSuccess) return cudaGetErrorString(status);

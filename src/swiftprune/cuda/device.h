@@ -28,9 +28,9 @@ struct DeviceOptions {
   std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
 };
 
-// What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and back
-// while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only, Error{kDevice}
-// when the memory does not suffice or the device fails.
+// What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and
+// back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
+// Error{kDevice} when the memory does not suffice or the device fails.
 PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
 

@@ -77,8 +77,8 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// Over all threads of the block, the result in each; `scratch` holds 33 values and may be used again after the
-// next barrier.
+// Over all threads of the block, the result in each; `scratch` holds 33 values and may be used again after
+// the next barrier.
 template <class T>
 __device__ __forceinline__ T block_sum(T x, T* scratch) {
   x = warp_sum(x);

@@ -179,7 +179,8 @@ unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads
 
 void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
-  const bool vectors = args.cols % 8 == 0 && is_aligned(args.in) && is_aligned(args.out) && (m == 2 || m == 4 || m == 8);
+  const bool vectors =
+      args.cols % 8 == 0 && is_aligned(args.in) && is_aligned(args.out) && (m == 2 || m == 4 || m == 8);
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (!vectors) {

@@ -35,8 +35,8 @@ void invert_spd(Products& products, DeviceView a, float* scratch, int* bad, cuda
   invert_spd(products, rest, scratch + round_up((n - h) * h, 64), bad, stream);
   products.run({.a = rest, .b = x, .c = side, .alpha = -1.0f});
   products.run({.a = x, .b = side, .c = top, .a_transposed = true, .alpha = -1.0f, .beta = 1.0f});
-  transpose(static_cast<const float*>(side.data), side.stride, n - h, h, static_cast<float*>(upper.data), upper.stride,
-            stream);
+  transpose(static_cast<const float*>(side.data), side.stride, n - h, h, static_cast<float*>(upper.data),
+            upper.stride, stream);
 }
 
 }  // namespace swiftprune::cuda

@@ -1,6 +1,6 @@
 // The inverse of a symmetric positive definite matrix on the device, by halves: with M = [A Bᵀ; B D],
-// X = B A⁻¹ and the Schur complement S = D - X Bᵀ, the inverse is [A⁻¹ + Xᵀ S⁻¹ X, -(S⁻¹X)ᵀ; -S⁻¹X, S⁻¹]. All but the
-// small base blocks is products in float.
+// X = B A⁻¹ and the Schur complement S = D - X Bᵀ, the inverse is [A⁻¹ + Xᵀ S⁻¹ X, -(S⁻¹X)ᵀ; -S⁻¹X, S⁻¹]. All
+// but the small base blocks is products in float.
 #pragma once
 
 #include "swiftprune/cuda/products.h"

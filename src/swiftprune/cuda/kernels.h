@@ -1,6 +1,6 @@
 // The project's own kernels: launchers over raw device pointers. All are asynchronous on `stream`, add in a
-// fixed order (equal inputs give equal bits) and throw Error{kDevice} when the launch fails. Element types are
-// F32, F16 or BF16; matrices are row-major.
+// fixed order (equal inputs give equal bits) and throw Error{kDevice} when the launch fails. Element types
+// are F32, F16 or BF16; matrices are row-major.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ void check_launch(const char* kernel);
 
 // What a pruning launch adds up, in device memory; zero it before the first launch.
 struct PruneCounters {
-  static constexpr int kLanes = 64;          // spread, so that blocks do not queue for one counter
-  unsigned long long zeros[kLanes * 4];      // weights that are zero afterwards: the sum of all entries
-  unsigned int not_finite;                   // not 0: a key was not finite, and the output is to be dropped
+  static constexpr int kLanes = 64;      // spread, so that blocks do not queue for one counter
+  unsigned long long zeros[kLanes * 4];  // weights that are zero afterwards: the sum of all entries
+  unsigned int not_finite;               // not 0: a key was not finite, and the output is to be dropped
 };
 
 struct PruneRowsArgs {
@@ -39,13 +39,14 @@ struct PruneRowsArgs {
 
 // Prunes counts[r] (or, when null, `count`) weights of row r. One pass over the memory for cols <= 32768 that
 // are a multiple of 8 (F32: 16384), else several over the cache.
-void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_t* counts, cudaStream_t stream);
+void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_t* counts,
+                cudaStream_t stream);
 // Keeps n of every m consecutive weights; m divides cols, m <= 32.
 void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream);
 
-// One step of admm (refinement/admm.h) after its product: y [rows, cols] holds Y; the weights of the pattern are
-// chosen by |Y|, then t = 2Z - Y (F16) and y = constant + Y - Z. `result`, when given, gets Z (F32) instead of
-// both: the last step.
+// One step of admm (refinement/admm.h) after its product: y [rows, cols] holds Y; the weights of the pattern
+// are chosen by |Y|, then t = 2Z - Y (F16) and y = constant + Y - Z. `result`, when given, gets Z (F32)
+// instead of both: the last step.
 struct AdmmStepArgs {
   float* y = nullptr;               // [rows, cols]
   const float* constant = nullptr;  // [rows, cols]
@@ -54,12 +55,13 @@ struct AdmmStepArgs {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
 };
-void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts, cudaStream_t stream);
+void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts,
+                    cudaStream_t stream);
 void admm_step_groups(const AdmmStepArgs& args, int n, int m, cudaStream_t stream);
 
 // -- Statistics (statistics.cu) -----------------------------------------------------------------------------
-// One pass over x [rows, cols]: energy[j] += Σ x², and where given sum[j] += Σ x, peak[j] = max(peak[j], max|x|),
-// ewma[j] += ewma_weight·(Σ x² - ewma[j]). partial: statistics_scratch(rows, cols) bytes.
+// One pass over x [rows, cols]: energy[j] += Σ x², and where given sum[j] += Σ x, peak[j] = max(peak[j],
+// max|x|), ewma[j] += ewma_weight·(Σ x² - ewma[j]). partial: statistics_scratch(rows, cols) bytes.
 struct StatisticsArgs {
   const void* x = nullptr;
   DType dtype = DType::kBF16;
@@ -68,8 +70,8 @@ struct StatisticsArgs {
   double* energy = nullptr;  // [cols]
   double* ewma = nullptr;    // [cols] or null
   double ewma_weight = 1.0;
-  double* sum = nullptr;   // [cols] or null
-  float* peak = nullptr;   // [cols] or null
+  double* sum = nullptr;  // [cols] or null
+  float* peak = nullptr;  // [cols] or null
   void* scratch = nullptr;
 };
 std::int64_t statistics_scratch(std::int64_t rows, std::int64_t cols);
@@ -97,7 +99,7 @@ struct NormArgs {
   std::int64_t cols = 0;
 };
 void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
-void norm_add(const NormArgs& args, float* y, cudaStream_t stream);  // y += norm(x)
+void norm_add(const NormArgs& args, float* y, cudaStream_t stream);       // y += norm(x)
 void add(const float* x, float* y, std::int64_t n, cudaStream_t stream);  // y += x
 
 // Per head, in place: norm (when gain is given), then the rotary embedding (when cos is given).
@@ -159,11 +161,12 @@ void admm_norms(const float* gram, std::int64_t n, double floor, float* norm, cu
 // a_ij = G_ij/(n_i n_j), + shift on the diagonal; y in F32 or F16
 void normalised_gram(const float* gram, const float* norm, std::int64_t n, float shift, float scale, void* y,
                      DType y_dtype, cudaStream_t stream);
-// moments_ij = ((1 - alpha)·G_ij + alpha·C_ij)/n_j in place of C; cross may be null: then written to `moments`
+// moments_ij = ((1 - alpha)·G_ij + alpha·C_ij)/n_j in place of C; cross may be null: then written to
+// `moments`
 void aligned_moments(const float* gram, const float* cross, const float* norm, std::int64_t n, float alpha,
                      float* moments, cudaStream_t stream);
-// A base block of the inverse: a [n, n] (stride), n <= kInverseBlock, becomes its inverse; *bad is set when a pivot
-// is not positive.
+// A base block of the inverse: a [n, n] (stride), n <= kInverseBlock, becomes its inverse; *bad is set when a
+// pivot is not positive.
 inline constexpr std::int64_t kInverseBlock = 128;
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream);
 // y [cols, rows] = xᵀ
@@ -175,15 +178,15 @@ void admm_start(const void* weight, DType dtype, const float* norm, std::int64_t
                 float* scale, void* scaled, float* wide, bool scale_wide, cudaStream_t stream);
 void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream);
 // right [rows, cols] = (right + damping·w·n + beta·R/n)/scale; residual may be null
-void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta, float damping,
-                const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream);
+void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta,
+                float damping, const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream);
 // energies [rows] = Σ_j x_rj·p_rj in double, x F16, p F32
 void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
               cudaStream_t stream);
-// weight = z·scale/n, each row times clip(√(wanted/found), 1/2, 2)^½ where both are positive (null: no factor);
-// pruned ones (z = 0) stay +0.
-void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted, const double* found,
-                 std::int64_t rows, std::int64_t cols, void* weight, DType dtype, PruneCounters* counters,
-                 cudaStream_t stream);
+// weight = z·scale/n, each row times clip(√(wanted/found), 1/2, 2)^½ where both are positive (null: no
+// factor); pruned ones (z = 0) stay +0.
+void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted,
+                 const double* found, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                 PruneCounters* counters, cudaStream_t stream);
 
 }  // namespace swiftprune::cuda

@@ -35,10 +35,13 @@ class DeviceHead {
       convert(raw.data(), head.dtype, weight_.view().data, compute, vocab * hidden, stream);
     }
     const auto vector = [&](const std::string& name, std::int64_t size) {
-      return upload(memory, std::span<const float>(checkpoint.load_vector(name, size)), "the final norm", stream);
+      return upload(memory, std::span<const float>(checkpoint.load_vector(name, size)), "the final norm",
+                    stream);
     };
-    if (model_.final_norm && !model_.final_norm->gain.empty()) gain_ = vector(model_.final_norm->gain, hidden);
-    if (model_.final_norm && !model_.final_norm->bias.empty()) bias_ = vector(model_.final_norm->bias, hidden);
+    if (model_.final_norm && !model_.final_norm->gain.empty())
+      gain_ = vector(model_.final_norm->gain, hidden);
+    if (model_.final_norm && !model_.final_norm->bias.empty())
+      bias_ = vector(model_.final_norm->bias, hidden);
     if (model_.head_bias) head_bias_ = vector(*model_.head_bias, vocab);
     rows_ = std::max<std::int64_t>(1, kLogitBytes / (vocab * static_cast<std::int64_t>(sizeof(float))));
     normed_ = DeviceMatrix(memory, compute, rows_, hidden, "the final norm");
@@ -67,8 +70,8 @@ class DeviceHead {
     }
     const DeviceView logits = logits_.view().row_block(0, hidden.rows);
     products_.linear(x, weight_.view(), head_bias_.data(), logits);
-    target_log_probs(static_cast<const float*>(logits.data), hidden.rows, logits.cols, model_.final_softcap, targets,
-                     log_probs, stream_);
+    target_log_probs(static_cast<const float*>(logits.data), hidden.rows, logits.cols, model_.final_softcap,
+                     targets, log_probs, stream_);
   }
 
  private:
@@ -83,9 +86,11 @@ class DeviceHead {
 
 // Windows whose hidden states fit beside everything else.
 std::int64_t windows_at_once(const DeviceMemory& memory, const Model& model, const TokenWindows& windows) {
-  const auto window_bytes = static_cast<std::uint64_t>(windows.seqlen * model.config().hidden_size) * sizeof(float);
+  const auto window_bytes =
+      static_cast<std::uint64_t>(windows.seqlen * model.config().hidden_size) * sizeof(float);
   const std::uint64_t free = memory.limit() - memory.used();
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(free / 2 / window_bytes), 1, windows.num_windows());
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(free / 2 / window_bytes), 1,
+                                  windows.num_windows());
 }
 
 TokenWindows part_of(const TokenWindows& windows, std::int64_t first, std::int64_t count) {
@@ -131,14 +136,17 @@ PerplexityResult perplexity(const Model& model, const TokenWindows& windows, con
       stream.synchronize();  // the block before may still be running on the weights that are replaced now
       if (layer + 1 < num_layers) loader.start(layer + 1, slots[static_cast<std::size_t>((layer + 1) % 2)]);
       block.refresh(stream);
-      for_passes(part, [&](std::int64_t row, std::int64_t rows) { forward.run(block, hidden.view().row_block(row, rows)); });
+      for_passes(part, [&](std::int64_t row, std::int64_t rows) {
+        forward.run(block, hidden.view().row_block(row, rows));
+      });
       done += part.num_windows();
       if (options.progress) options.progress("forward", done, windows.num_windows() * num_layers);
     }
     for (std::int64_t w = 0; w < part.num_windows(); ++w) {
       // Row r predicts token r + 1; the last row of a window predicts nothing that is known.
       const auto ids = part.window(w);
-      check(cudaMemcpyAsync(targets.data(), ids.data() + 1, static_cast<std::size_t>(seqlen - 1) * sizeof(std::int32_t),
+      check(cudaMemcpyAsync(targets.data(), ids.data() + 1,
+                            static_cast<std::size_t>(seqlen - 1) * sizeof(std::int32_t),
                             cudaMemcpyHostToDevice, stream));
       for (std::int64_t row = 0; row < seqlen - 1; row += head.rows()) {
         const std::int64_t rows = std::min(head.rows(), seqlen - 1 - row);
@@ -146,7 +154,8 @@ PerplexityResult perplexity(const Model& model, const TokenWindows& windows, con
                        log_probs.as<double>() + row);
       }
       std::vector<double> host(static_cast<std::size_t>(seqlen - 1));
-      check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double), cudaMemcpyDeviceToHost, stream));
+      check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double),
+                            cudaMemcpyDeviceToHost, stream));
       stream.synchronize();
       result.window_nll[static_cast<std::size_t>(first + w)] =
           -std::accumulate(host.begin(), host.end(), 0.0) / static_cast<double>(seqlen - 1);

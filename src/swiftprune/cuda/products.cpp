@@ -37,7 +37,8 @@ cudaDataType_t type_of(DType dtype) {
 // The largest power of two up to 256 that divides the address.
 std::uint32_t alignment_of(const void* data) {
   const auto address = reinterpret_cast<std::uintptr_t>(data);
-  return static_cast<std::uint32_t>(std::min<std::uintptr_t>(256, address == 0 ? 256 : address & (~address + 1)));
+  return static_cast<std::uint32_t>(
+      std::min<std::uintptr_t>(256, address == 0 ? 256 : address & (~address + 1)));
 }
 
 }  // namespace
@@ -68,13 +69,15 @@ struct Products::Library {
   template <class Function>
   void find(const char* name, Function& function) {
     function = reinterpret_cast<Function>(::dlsym(library, name));
-    if (function == nullptr) fail(ErrorKind::kDevice, "cuBLASLt: found no function {}; update the CUDA toolkit", name);
+    if (function == nullptr)
+      fail(ErrorKind::kDevice, "cuBLASLt: found no function {}; update the CUDA toolkit", name);
   }
 
   Library() {
     const std::string version = std::to_string(CUBLAS_VER_MAJOR);
-    for (const std::string& name : {"libcublasLt.so." + version,
-                                    SWIFTPRUNE_CUDA_LIBRARIES "/libcublasLt.so." + version, std::string("libcublasLt.so")}) {
+    for (const std::string& name :
+         {"libcublasLt.so." + version, SWIFTPRUNE_CUDA_LIBRARIES "/libcublasLt.so." + version,
+          std::string("libcublasLt.so")}) {
       if (library == nullptr) library = ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     }
     if (library == nullptr) {
@@ -116,7 +119,9 @@ struct Products::Plan {
 };
 
 Products::Products(DeviceMemory& memory, cudaStream_t stream)
-    : library_(Library::open()), stream_(stream), workspace_(memory, kWorkspaceBytes, "workspace of cuBLASLt") {
+    : library_(Library::open()),
+      stream_(stream),
+      workspace_(memory, kWorkspaceBytes, "workspace of cuBLASLt") {
   cublasLtHandle_t handle = nullptr;
   check_blas(library_.Create(&handle));
   handle_ = handle;
@@ -135,8 +140,17 @@ const Products::Plan& Products::plan(const Product& p) {
                                                    alignment_of(p.c.data)};
   const int flags = (p.a_transposed ? 1 : 0) | (p.b_transposed ? 2 : 0) | (p.bias != nullptr ? 4 : 0) |
                     (p.tf32 ? 8 : 0) | (p.beta != 0.0f ? 16 : 0);
-  const Key key{static_cast<int>(p.a.dtype), static_cast<int>(p.c.dtype), flags, m, n, k, p.a.stride, p.b.stride,
-                p.c.stride, 0, alignments[0] | (alignments[1] << 10) | (alignments[2] << 20)};
+  const Key key{static_cast<int>(p.a.dtype),
+                static_cast<int>(p.c.dtype),
+                flags,
+                m,
+                n,
+                k,
+                p.a.stride,
+                p.b.stride,
+                p.c.stride,
+                0,
+                alignments[0] | (alignments[1] << 10) | (alignments[2] << 20)};
   auto& slot = plans_[key];
   if (slot) return *slot;
   auto made = std::make_unique<Plan>(library_);
@@ -154,7 +168,8 @@ const Products::Plan& Products::plan(const Product& p) {
     set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(type_of(p.c.dtype)));
   }
   const auto layout = [&](cublasLtMatrixLayout_t& target, const DeviceView& view) {
-    check_blas(library_.MatrixLayoutCreate(&target, type_of(view.dtype), static_cast<std::uint64_t>(view.cols),
+    check_blas(library_.MatrixLayoutCreate(&target, type_of(view.dtype),
+                                           static_cast<std::uint64_t>(view.cols),
                                            static_cast<std::uint64_t>(view.rows), view.stride));
   };
   layout(made->a, p.b);
@@ -174,12 +189,13 @@ const Products::Plan& Products::plan(const Product& p) {
   cublasLtMatmulHeuristicResult_t found{};
   int count = 0;
   const cublasStatus_t status =
-      library_.MatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), made->description, made->a, made->b,
-                                      made->c, made->c, preference, 1, &found, &count);
+      library_.MatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), made->description, made->a,
+                                      made->b, made->c, made->c, preference, 1, &found, &count);
   library_.MatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
-    fail(ErrorKind::kDevice, "cuBLASLt: found no algorithm for [{}, {}, {}] of {} (status {}); use --device cpu", m, n,
-         k, name_of(p.a.dtype), static_cast<int>(status));
+    fail(ErrorKind::kDevice,
+         "cuBLASLt: found no algorithm for [{}, {}, {}] of {} (status {}); use --device cpu", m, n, k,
+         name_of(p.a.dtype), static_cast<int>(status));
   }
   made->algorithm = found.algo;
   slot = std::move(made);
@@ -189,7 +205,8 @@ const Products::Plan& Products::plan(const Product& p) {
 void Products::run(const Product& p) {
   const std::int64_t k = p.a_transposed ? p.a.rows : p.a.cols;
   expect(p.a.dtype == p.b.dtype, "product: operands of one dtype");
-  expect((p.a_transposed ? p.a.cols : p.a.rows) == p.c.rows && (p.b_transposed ? p.b.rows : p.b.cols) == p.c.cols &&
+  expect((p.a_transposed ? p.a.cols : p.a.rows) == p.c.rows &&
+             (p.b_transposed ? p.b.rows : p.b.cols) == p.c.cols &&
              (p.b_transposed ? p.b.cols : p.b.rows) == k,
          "product: shapes agree");
   if (p.c.numel() == 0) return;
@@ -198,9 +215,9 @@ void Products::run(const Product& p) {
     check_blas(library_.MatmulDescSetAttribute(ready.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
                                                sizeof(p.bias)));
   }
-  check_blas(library_.Matmul(static_cast<cublasLtHandle_t>(handle_), ready.description, &p.alpha, p.b.data, ready.a,
-                             p.a.data, ready.b, &p.beta, p.c.data, ready.c, p.c.data, ready.c, &ready.algorithm,
-                             workspace_.data(), kWorkspaceBytes, stream_));
+  check_blas(library_.Matmul(static_cast<cublasLtHandle_t>(handle_), ready.description, &p.alpha, p.b.data,
+                             ready.a, p.a.data, ready.b, &p.beta, p.c.data, ready.c, p.c.data, ready.c,
+                             &ready.algorithm, workspace_.data(), kWorkspaceBytes, stream_));
 }
 
 void Products::linear(DeviceView x, DeviceView weight, const void* bias, DeviceView y, bool accumulate) {

@@ -10,7 +10,8 @@
 
 namespace swiftprune::cuda {
 
-// c [M, N] = alpha op(a) op(b) + beta c, op transposing where the flag is set; a and b of one dtype, sums float.
+// c [M, N] = alpha op(a) op(b) + beta c, op transposing where the flag is set; a and b of one dtype, sums
+// float.
 struct Product {
   DeviceView a{};
   DeviceView b{};

@@ -25,7 +25,9 @@ class Stopwatch {
   explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
 
  private:
   double& seconds_;
@@ -40,7 +42,8 @@ std::string_view base_name(std::string_view spec) { return spec.substr(0, spec.f
 // Throws Error{kUsage} for what only the CPU does.
 void check_entry(const PlanEntry& entry) {
   const auto cpu_only = [&](std::string_view flag, std::string_view found, std::string_view expected) {
-    bad_usage("{}: {}: found {}, expected {} on a GPU; use --device cpu", entry.tensor, flag, found, expected);
+    bad_usage("{}: {}: found {}, expected {} on a GPU; use --device cpu", entry.tensor, flag, found,
+              expected);
   };
   if (entry.pattern.kind != Pattern::Kind::kRow && entry.pattern.kind != Pattern::Kind::kNofM) {
     cpu_only("pattern", format(entry.pattern), "row or N:M");
@@ -50,7 +53,8 @@ void check_entry(const PlanEntry& entry) {
     cpu_only("refine", entry.refine, "none, admm or aligned-admm");
   }
   if (!refiner->uses_mask()) return;
-  constexpr std::array<std::string_view, 6> kScores = {"magnitude", "wanda", "contribution", "paper", "ria", "stade"};
+  constexpr std::array<std::string_view, 6> kScores = {"magnitude", "wanda", "contribution",
+                                                       "paper",     "ria",   "stade"};
   if (std::find(kScores.begin(), kScores.end(), base_name(entry.score)) == kScores.end()) {
     cpu_only("score", entry.score, fmt::format("{}", fmt::join(kScores, ", ")));
   }
@@ -83,7 +87,8 @@ class DevicePruner {
     for (const TensorResult& tensor : result_.tensors) {
       zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
     }
-    for (const PlanEntry& entry : plan_.entries) all += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    for (const PlanEntry& entry : plan_.entries)
+      all += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
     result_.sparsity = all > 0.0 ? zeros / all : 0.0;
     return std::move(result_);
   }
@@ -144,12 +149,14 @@ class DevicePruner {
       auto& size = gram_size[static_cast<std::size_t>(entry.input)];
       if (needs.gram) size = std::max(size, entry.cols);
     }
-    factors_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * max_cols + max_rows) * sizeof(float), "scores");
+    factors_ =
+        DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * max_cols + max_rows) * sizeof(float), "scores");
     counts_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(max_rows) * sizeof(std::int32_t), "scores");
     sums_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(max_cols + max_rows) * sizeof(double), "scores");
-    const auto block_linears = static_cast<std::uint64_t>(std::max_element(entries_.begin(), entries_.end(), [](auto& a, auto& b) {
-      return a.second.size() < b.second.size();
-    })->second.size());
+    const auto block_linears =
+        static_cast<std::uint64_t>(std::max_element(entries_.begin(), entries_.end(), [](auto& a, auto& b) {
+                                     return a.second.size() < b.second.size();
+                                   })->second.size());
     counters_ = DeviceBuffer(memory_, block_linears * sizeof(PruneCounters), "counters");
     if (refines) admm_.emplace(memory_, products_, max_rows, max_cols, max_numel, stream_);
     const std::int64_t ria_scratch = statistics_scratch(max_rows, max_cols);
@@ -177,8 +184,8 @@ class DevicePruner {
   }
 
   // With two streams one input is in hand at a time and all share the memory; else all four collect together.
-  void prepare_moments(const std::array<std::int64_t, kNumLinearInputs>& sizes, bool aligned, bool two_streams,
-                       std::int64_t hidden) {
+  void prepare_moments(const std::array<std::int64_t, kNumLinearInputs>& sizes, bool aligned,
+                       bool two_streams, std::int64_t hidden) {
     const auto square = [](std::int64_t n) { return static_cast<std::uint64_t>(n * n) * sizeof(float); };
     const std::int64_t largest = *std::max_element(sizes.begin(), sizes.end());
     if (largest == 0) return;
@@ -187,8 +194,8 @@ class DevicePruner {
     }
     if (aligned) moments_[0].cross = DeviceBuffer(memory_, square(largest), "cross moments");
     if (two_streams) {
-      moments_[0].residual =
-          DeviceBuffer(memory_, static_cast<std::uint64_t>(hidden * largest) * sizeof(float), "residual moments");
+      moments_[0].residual = DeviceBuffer(
+          memory_, static_cast<std::uint64_t>(hidden * largest) * sizeof(float), "residual moments");
     }
   }
 
@@ -196,7 +203,8 @@ class DevicePruner {
     const std::vector<const PlanEntry*>& entries = entries_.at(layer);
     collect(layer, block, entries, more_to_come);
     start_counters();
-    for (int i = 0; i < kNumLinearInputs; ++i) prune_linears(block, block, entries, static_cast<LinearInput>(i));
+    for (int i = 0; i < kNumLinearInputs; ++i)
+      prune_linears(block, block, entries, static_cast<LinearInput>(i));
     finish_linears(block, entries, writer);
     if (hidden_.empty() || !more_to_come || options_.propagation != Propagation::kPruned) return;
     const Stopwatch watch(result_.seconds.calibrate);
@@ -251,7 +259,8 @@ class DevicePruner {
     return 0;
   }
 
-  static std::array<StatNeeds, kNumLinearInputs> needs_by_input(const std::vector<const PlanEntry*>& entries) {
+  static std::array<StatNeeds, kNumLinearInputs> needs_by_input(
+      const std::vector<const PlanEntry*>& entries) {
     std::array<StatNeeds, kNumLinearInputs> needs{};
     for (const PlanEntry* entry : entries) {
       StatNeeds& of_input = needs[static_cast<std::size_t>(entry->input)];
@@ -288,7 +297,8 @@ class DevicePruner {
       DeviceView hidden = hidden_.view().row_block(first, rows);
       if (!dense) {
         const DeviceView copy = pass_hidden_.view().row_block(0, rows);
-        check(cudaMemcpyAsync(copy.data, hidden.data, static_cast<std::size_t>(hidden.numel()) * sizeof(float),
+        check(cudaMemcpyAsync(copy.data, hidden.data,
+                              static_cast<std::size_t>(hidden.numel()) * sizeof(float),
                               cudaMemcpyDeviceToDevice, stream_));
         hidden = copy;
       }
@@ -308,8 +318,8 @@ class DevicePruner {
   }
 
   // Those that read `input`: from `dense` into `pruned`, which may be the same.
-  void prune_linears(const BlockWeights& dense, const BlockWeights& pruned, const std::vector<const PlanEntry*>& entries,
-                     LinearInput input) {
+  void prune_linears(const BlockWeights& dense, const BlockWeights& pruned,
+                     const std::vector<const PlanEntry*>& entries, LinearInput input) {
     std::string prepared;  // the refinement that admm_ is prepared for
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
@@ -324,8 +334,9 @@ class DevicePruner {
       if (prepared != entry.refine) {
         expect(prepared.empty(), "one refinement for the linears of an input");
         prepared = entry.refine;
-        admm_->prepare(*stats_[static_cast<std::size_t>(input)], *parse_admm(make_refiner(entry.refine)->name()),
-                       moments_[0].cross.as<float>(), entry.tensor);
+        admm_->prepare(*stats_[static_cast<std::size_t>(input)],
+                       *parse_admm(make_refiner(entry.refine)->name()), moments_[0].cross.as<float>(),
+                       entry.tensor);
       }
       admm_->refine(dense.weight(i), entry.target(plan_.rounding), pruned.weight(i), counters);
       if (admm_->damping_raised()) damping_[i] = admm_->damping();
@@ -353,12 +364,12 @@ class DevicePruner {
       return;
     }
     const std::vector<std::int64_t> counts = row_prune_counts(target, entry.rows, entry.cols);
-    const bool uniform =
-        std::all_of(counts.begin(), counts.end(), [&](std::int64_t count) { return count == counts.front(); });
+    const bool uniform = std::all_of(counts.begin(), counts.end(),
+                                     [&](std::int64_t count) { return count == counts.front(); });
     if (!uniform) {
       const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
-      check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice,
-                            stream_));
+      check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
+                            cudaMemcpyHostToDevice, stream_));
     }
     prune_rows(args, counts.front(), uniform ? nullptr : counts_.as<std::int32_t>(), stream_);
   }
@@ -370,14 +381,16 @@ class DevicePruner {
     if (base_name(entry.score) == "ria") {
       scores = ria_scores(weight, entry, stats);
     } else {
-      scores = make_scorer(entry.score)->score({nullptr, weight.dtype, weight.rows, weight.cols, weight.cols}, stats,
-                                               *cpu_, entry.tensor);
+      scores = make_scorer(entry.score)
+                   ->score({nullptr, weight.dtype, weight.rows, weight.cols, weight.cols}, stats, *cpu_,
+                           entry.tensor);
     }
     auto* place = factors_.as<float>();
     const auto put = [&](const std::vector<float>& values) -> const float* {
       if (values.empty()) return nullptr;
       const float* start = place;
-      check(cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, stream_));
+      check(cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice,
+                            stream_));
       place += values.size();
       return start;
     };
@@ -389,9 +402,11 @@ class DevicePruner {
   Scores ria_scores(DeviceView weight, const PlanEntry& entry, const LayerStats& stats) {
     auto* column_sums = sums_.as<double>();
     auto* row_sums = column_sums + weight.cols;
-    abs_sums(weight.data, weight.dtype, weight.rows, weight.cols, row_sums, column_sums, abs_scratch_.data(), stream_);
+    abs_sums(weight.data, weight.dtype, weight.rows, weight.cols, row_sums, column_sums, abs_scratch_.data(),
+             stream_);
     std::vector<double> host(static_cast<std::size_t>(weight.cols + weight.rows));
-    check(cudaMemcpyAsync(host.data(), column_sums, host.size() * sizeof(double), cudaMemcpyDeviceToHost, stream_));
+    check(cudaMemcpyAsync(host.data(), column_sums, host.size() * sizeof(double), cudaMemcpyDeviceToHost,
+                          stream_));
     stream_.synchronize();
     const std::span<const double> all(host);
     const auto cols = static_cast<std::size_t>(weight.cols);
@@ -400,7 +415,8 @@ class DevicePruner {
   }
 
   // Reads the counters of a block whose linears are all launched, and hands its tensors to the writer.
-  void finish_linears(const BlockWeights& block, const std::vector<const PlanEntry*>& entries, TensorWriter& writer) {
+  void finish_linears(const BlockWeights& block, const std::vector<const PlanEntry*>& entries,
+                      TensorWriter& writer) {
     std::vector<PruneCounters> counters(entries.size());
     {
       const Stopwatch watch(refines() ? result_.seconds.refine : result_.seconds.select);
@@ -412,8 +428,15 @@ class DevicePruner {
       const PlanEntry& entry = *entries[i];
       if (!entry.prune) continue;
       if (counters[i].not_finite != 0) fail_not_finite(entry);
-      TensorResult tensor{
-          entry.tensor, format(entry.pattern), entry.rows, entry.cols, entry.asked_sparsity(), 0.0, {}, {}, {}};
+      TensorResult tensor{entry.tensor,
+                          format(entry.pattern),
+                          entry.rows,
+                          entry.cols,
+                          entry.asked_sparsity(),
+                          0.0,
+                          {},
+                          {},
+                          {}};
       const unsigned long long zeros =
           std::accumulate(std::begin(counters[i].zeros), std::end(counters[i].zeros), 0ULL);
       tensor.sparsity = static_cast<double>(zeros) / static_cast<double>(entry.rows * entry.cols);
@@ -435,9 +458,10 @@ class DevicePruner {
                   entry.tensor, weight.at(r, c), r, c);
       }
     }
-    bad_input("tensor '{}': its scores or refined weights are not finite, expected finite ones; try --compute f32; "
-              "nothing was written",
-              entry.tensor);
+    bad_input(
+        "tensor '{}': its scores or refined weights are not finite, expected finite ones; try --compute f32; "
+        "nothing was written",
+        entry.tensor);
   }
 
   const Model& model_;
@@ -460,18 +484,18 @@ class DevicePruner {
   std::optional<BlockForward> forward_;
   std::optional<BlockWeights> pruned_;  // of a run with two streams
   std::optional<DeviceTwoStreams> streams_;
-  DeviceMatrix hidden_;       // [N, hidden] F32 of a run with one
-  DeviceMatrix pass_hidden_;  // [rows of a pass, hidden] F32
-  std::vector<DeviceStats> all_stats_;                    // by LinearInput; empty without calibration
-  std::array<DeviceStats*, kNumLinearInputs> stats_{};    // those that the block in hand fills
-  std::map<std::size_t, double> damping_;  // raised ones of the block in hand, by linear
+  DeviceMatrix hidden_;                                 // [N, hidden] F32 of a run with one
+  DeviceMatrix pass_hidden_;                            // [rows of a pass, hidden] F32
+  std::vector<DeviceStats> all_stats_;                  // by LinearInput; empty without calibration
+  std::array<DeviceStats*, kNumLinearInputs> stats_{};  // those that the block in hand fills
+  std::map<std::size_t, double> damping_;               // raised ones of the block in hand, by linear
   PruneResult result_;
 };
 
 }  // namespace
 
-PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows, const PruneOptions& options,
-                  const DeviceOptions& device, PruneOutput& output) {
+PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, const DeviceOptions& device, PruneOutput& output) {
   if (has_packed_tensors(model.checkpoint())) {
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());

@@ -1,5 +1,5 @@
-// What the refinement needs beside its products: normalised Gram matrices, the base case of the inverse, and the
-// first and last steps of admm. The steps between are in rows.cu and groups.cu.
+// What the refinement needs beside its products: normalised Gram matrices, the base case of the inverse, and
+// the first and last steps of admm. The steps between are in rows.cu and groups.cu.
 #include <algorithm>
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -28,21 +28,24 @@ __global__ void symmetrize_kernel(float* a, std::int64_t n) {
   }
 }
 
-__global__ void transpose_kernel(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols, float* y,
-                                 std::int64_t y_stride) {
+__global__ void transpose_kernel(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
+                                 float* y, std::int64_t y_stride) {
   __shared__ float tile[kTile][kTile + 1];
   const std::int64_t row = std::int64_t{blockIdx.y} * kTile;
   const std::int64_t col = std::int64_t{blockIdx.x} * kTile;
   for (int i = static_cast<int>(threadIdx.y); i < kTile; i += static_cast<int>(blockDim.y)) {
-    if (row + i < rows && col + threadIdx.x < cols) tile[i][threadIdx.x] = x[(row + i) * x_stride + col + threadIdx.x];
+    if (row + i < rows && col + threadIdx.x < cols)
+      tile[i][threadIdx.x] = x[(row + i) * x_stride + col + threadIdx.x];
   }
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.y); i < kTile; i += static_cast<int>(blockDim.y)) {
-    if (col + i < cols && row + threadIdx.x < rows) y[(col + i) * y_stride + row + threadIdx.x] = tile[threadIdx.x][i];
+    if (col + i < cols && row + threadIdx.x < rows)
+      y[(col + i) * y_stride + row + threadIdx.x] = tile[threadIdx.x][i];
   }
 }
 
-__global__ __launch_bounds__(1024) void norms_kernel(const float* gram, std::int64_t n, double floor, float* norm) {
+__global__ __launch_bounds__(1024) void norms_kernel(const float* gram, std::int64_t n, double floor,
+                                                     float* norm) {
   __shared__ double scratch[kWarp + 1];
   double sum = 0.0;
   for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) sum += static_cast<double>(gram[j * n + j]);
@@ -54,8 +57,8 @@ __global__ __launch_bounds__(1024) void norms_kernel(const float* gram, std::int
 }
 
 template <class Y>
-__global__ __launch_bounds__(kThreads) void normalise_kernel(const float* gram, const float* norm, std::int64_t n,
-                                                             float shift, float scale, Y* y) {
+__global__ __launch_bounds__(kThreads) void normalise_kernel(const float* gram, const float* norm,
+                                                             std::int64_t n, float shift, float scale, Y* y) {
   const std::int64_t i = blockIdx.x;
   const float row = scale / norm[i];
   for (std::int64_t j = threadIdx.x; j < n; j += kThreads) {
@@ -64,8 +67,9 @@ __global__ __launch_bounds__(kThreads) void normalise_kernel(const float* gram, 
   }
 }
 
-__global__ __launch_bounds__(kThreads) void moments_kernel(const float* gram, const float* cross, const float* norm,
-                                                           std::int64_t n, float alpha, float* moments) {
+__global__ __launch_bounds__(kThreads) void moments_kernel(const float* gram, const float* cross,
+                                                           const float* norm, std::int64_t n, float alpha,
+                                                           float* moments) {
   const std::int64_t i = blockIdx.x;
   for (std::int64_t j = threadIdx.x; j < n; j += kThreads) {
     const float g = gram[i * n + j];
@@ -76,11 +80,12 @@ __global__ __launch_bounds__(kThreads) void moments_kernel(const float* gram, co
 
 // Gauss-Jordan without pivoting: stable for positive definite matrices, whose pivots stay positive.
 constexpr int kInverseThreads = 512;
-__global__ __launch_bounds__(kInverseThreads) void invert_kernel(float* a, std::int64_t stride, int n, int* bad) {
+__global__ __launch_bounds__(kInverseThreads) void invert_kernel(float* a, std::int64_t stride, int n,
+                                                                 int* bad) {
   extern __shared__ float shared[];
   const int width = n + 1;
-  float* const m = shared;               // [n][width]
-  float* const row = m + n * width;      // the pivot's
+  float* const m = shared;           // [n][width]
+  float* const row = m + n * width;  // the pivot's
   float* const column = row + n;
   for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
     m[i / n * width + i % n] = a[i / n * stride + i % n];
@@ -118,8 +123,9 @@ __global__ __launch_bounds__(kThreads) void diagonal_kernel(float* a, std::int64
 }
 
 template <class T>
-__global__ __launch_bounds__(kThreads) void start_kernel(const T* weight, const float* norm, std::int64_t cols,
-                                                         float* scale, __half* scaled, float* wide, bool scale_wide) {
+__global__ __launch_bounds__(kThreads) void start_kernel(const T* weight, const float* norm,
+                                                         std::int64_t cols, float* scale, __half* scaled,
+                                                         float* wide, bool scale_wide) {
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   float top = 0.0f;
@@ -153,8 +159,8 @@ __global__ __launch_bounds__(kThreads) void right_kernel(float* right, const flo
   }
 }
 
-__global__ __launch_bounds__(kThreads) void row_dots_kernel(const __half* x, const float* p, std::int64_t cols,
-                                                            double* energies) {
+__global__ __launch_bounds__(kThreads) void row_dots_kernel(const __half* x, const float* p,
+                                                            std::int64_t cols, double* energies) {
   __shared__ double scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   double sum = 0.0;
@@ -166,9 +172,10 @@ __global__ __launch_bounds__(kThreads) void row_dots_kernel(const __half* x, con
 }
 
 template <class T>
-__global__ __launch_bounds__(kThreads) void finish_kernel(const float* z, const float* scale, const float* norm,
-                                                          const double* wanted, const double* found, std::int64_t cols,
-                                                          T* weight, PruneCounters* counters) {
+__global__ __launch_bounds__(kThreads) void finish_kernel(const float* z, const float* scale,
+                                                          const float* norm, const double* wanted,
+                                                          const double* found, std::int64_t cols, T* weight,
+                                                          PruneCounters* counters) {
   __shared__ unsigned total;
   const std::int64_t r = blockIdx.x;
   if (threadIdx.x == 0) total = 0;
@@ -210,7 +217,8 @@ void symmetrize(float* gram, std::int64_t n, cudaStream_t stream) {
 void transpose(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols, float* y,
                std::int64_t y_stride, cudaStream_t stream) {
   if (rows * cols == 0) return;
-  transpose_kernel<<<dim3(tiles(cols), tiles(rows)), kTileThreads, 0, stream>>>(x, x_stride, rows, cols, y, y_stride);
+  transpose_kernel<<<dim3(tiles(cols), tiles(rows)), kTileThreads, 0, stream>>>(x, x_stride, rows, cols, y,
+                                                                                y_stride);
   check_launch("transpose");
 }
 
@@ -239,7 +247,8 @@ void aligned_moments(const float* gram, const float* cross, const float* norm, s
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream) {
   const auto bytes = static_cast<int>((n * (n + 1) + 2 * n) * static_cast<std::int64_t>(sizeof(float)));
   cudaFuncSetAttribute(invert_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  invert_kernel<<<1, kInverseThreads, static_cast<std::size_t>(bytes), stream>>>(a, stride, static_cast<int>(n), bad);
+  invert_kernel<<<1, kInverseThreads, static_cast<std::size_t>(bytes), stream>>>(a, stride,
+                                                                                 static_cast<int>(n), bad);
   check_launch("invert_block");
 }
 
@@ -253,31 +262,32 @@ void admm_start(const void* weight, DType dtype, const float* norm, std::int64_t
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    start_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(weight), norm, cols, scale,
-                                                                       static_cast<__half*>(scaled), wide,
-                                                                       scale_wide);
+    start_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+        static_cast<const T*>(weight), norm, cols, scale, static_cast<__half*>(scaled), wide, scale_wide);
   });
   check_launch("admm_start");
 }
 
-void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta, float damping,
-                const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream) {
+void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta,
+                float damping, const float* scale, std::int64_t rows, std::int64_t cols,
+                cudaStream_t stream) {
   if (rows * cols == 0) return;
-  right_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(right, wide, norm, residual, beta, damping, scale,
-                                                                     cols);
+  right_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(right, wide, norm, residual, beta,
+                                                                     damping, scale, cols);
   check_launch("admm_right");
 }
 
 void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
               cudaStream_t stream) {
   if (rows * cols == 0) return;
-  row_dots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const __half*>(x), p, cols, energies);
+  row_dots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const __half*>(x), p,
+                                                                        cols, energies);
   check_launch("row_dots");
 }
 
-void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted, const double* found,
-                 std::int64_t rows, std::int64_t cols, void* weight, DType dtype, PruneCounters* counters,
-                 cudaStream_t stream) {
+void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted,
+                 const double* found, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                 PruneCounters* counters, cudaStream_t stream) {
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -1,10 +1,10 @@
 // Exact selection in each row: the k lowest keys, ties from the lower index on.
 //
-// The row's keys stay in registers, spread over a block's threads; a threshold is guessed, the keys below it are
-// counted by all threads, and the guess is corrected by interpolation between the best bounds until the count is
-// k, or the bounds are neighbouring floats and what is left are ties. Blocks stay for many rows: the next row is
-// copied into shared memory meanwhile, and the first guess is the last rows' threshold relative to the mean key
-// (an EWMA, the idea of selection/threshold_search.h), which leaves about three counts a row.
+// The row's keys stay in registers, spread over a block's threads; a threshold is guessed, the keys below it
+// are counted by all threads, and the guess is corrected by interpolation between the best bounds until the
+// count is k, or the bounds are neighbouring floats and what is left are ties. Blocks stay for many rows: the
+// next row is copied into shared memory meanwhile, and the first guess is the last rows' threshold relative
+// to the mean key (an EWMA, the idea of selection/threshold_search.h), which leaves about three counts a row.
 #include <algorithm>
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -12,7 +12,7 @@
 namespace swiftprune::cuda {
 namespace {
 
-constexpr int kVectors = 4;          // of eight keys, in each thread
+constexpr int kVectors = 4;  // of eight keys, in each thread
 constexpr int kKeys = 8 * kVectors;
 constexpr int kMaxWarps = 32;
 constexpr std::uint32_t kInfinityBits = 0x7f800000u;
@@ -48,10 +48,11 @@ __device__ __forceinline__ int count_block(int x, Scratch& scratch, int& phase) 
   return __reduce_add_sync(kFullWarp, lane < static_cast<int>(blockDim.x) / kWarp ? buffer[lane] : 0);
 }
 
-// The search itself. below(p): keys whose bits are below p, over the block. sum: of the n keys. Keys are multiples
-// of 1 << shift in their bits. 0 <= k < n.
+// The search itself. below(p): keys whose bits are below p, over the block. sum: of the n keys. Keys are
+// multiples of 1 << shift in their bits. 0 <= k < n.
 template <class Below>
-__device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, int k, int shift, Guess& guess) {
+__device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, int k, int shift,
+                                        Guess& guess) {
   if (k <= 0) return {};
   const std::uint32_t unit = 1u << shift;
   std::uint32_t low = 0;  // below(low) <= k <= below(high)
@@ -84,9 +85,9 @@ __device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, in
     }
     if (low != 0 && high != kInfinityBits) {
       density = static_cast<float>(below_high - below_low) / static_cast<float>(high - low);
-      p = low + static_cast<std::uint32_t>(static_cast<float>(high - low) *
-                                           (static_cast<float>(k - below_low) /
-                                            static_cast<float>(below_high - below_low)));
+      p = low + static_cast<std::uint32_t>(
+                    static_cast<float>(high - low) *
+                    (static_cast<float>(k - below_low) / static_cast<float>(below_high - below_low)));
     } else {
       // A little too far on purpose: the other bound comes close as well.
       const float step = 1.15f * static_cast<float>(k - count) / density;
@@ -97,8 +98,11 @@ __device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, in
   const Cut cut = exact ? Cut{found, 0} : Cut{low, k - below_low};
   const float ratio = __uint_as_float(cut.threshold) / mean;
   if (ratio < INFINITY) {
-    guess.threshold_of_mean = guess.keys_per_bit == 0.0f ? ratio : guess.threshold_of_mean + kForget * (ratio - guess.threshold_of_mean);
-    guess.keys_per_bit = guess.keys_per_bit == 0.0f ? density : guess.keys_per_bit + kForget * (density - guess.keys_per_bit);
+    guess.threshold_of_mean = guess.keys_per_bit == 0.0f
+                                  ? ratio
+                                  : guess.threshold_of_mean + kForget * (ratio - guess.threshold_of_mean);
+    guess.keys_per_bit =
+        guess.keys_per_bit == 0.0f ? density : guess.keys_per_bit + kForget * (density - guess.keys_per_bit);
   }
   return cut;
 }
@@ -125,10 +129,10 @@ __device__ __forceinline__ int count_below(const float (&q)[kKeys], std::uint32_
   return count;
 }
 
-// Ties before this thread's vector v, in index order (vector v of thread t has index v·threads + t): four counters
-// of 16 bits in one scan.
-__device__ __forceinline__ void ties_before(const float (&q)[kKeys], std::uint32_t threshold, Scratch& scratch,
-                                            int (&before)[kVectors]) {
+// Ties before this thread's vector v, in index order (vector v of thread t has index v·threads + t): four
+// counters of 16 bits in one scan.
+__device__ __forceinline__ void ties_before(const float (&q)[kKeys], std::uint32_t threshold,
+                                            Scratch& scratch, int (&before)[kVectors]) {
   std::uint32_t own[2] = {};
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
@@ -226,7 +230,8 @@ __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, i
   const int vectors = static_cast<int>(args.cols / 8);
   const int n = static_cast<int>(args.cols);
   const int threads = static_cast<int>(blockDim.x);
-  const RowStage<T> stage{reinterpret_cast<Eight<T>*>(dynamic), static_cast<const T*>(args.in), vectors, args.cols};
+  const RowStage<T> stage{reinterpret_cast<Eight<T>*>(dynamic), static_cast<const T*>(args.in), vectors,
+                          args.cols};
   T* out = static_cast<T*>(args.out);
   Guess guess;
   int phase = 0;
@@ -389,8 +394,8 @@ __global__ __launch_bounds__(kMaxThreads) void admm_rows_kernel(AdmmStepArgs arg
 // Any length and alignment: the keys are made again from the (cached) row for every count. Thread t owns a
 // contiguous part, so ties are in index order. out(j, kept) writes column j.
 template <class Key, class Out>
-__device__ void any_row(const Key& key, const Out& out, int n, int k, int shift, Scratch& scratch, Guess& guess,
-                        unsigned int* not_finite) {
+__device__ void any_row(const Key& key, const Out& out, int n, int k, int shift, Scratch& scratch,
+                        Guess& guess, unsigned int* not_finite) {
   const int threads = static_cast<int>(blockDim.x);
   float sum = 0.0f;
   bool bad = false;
@@ -407,7 +412,8 @@ __device__ void any_row(const Key& key, const Out& out, int n, int k, int shift,
   int phase = 0;
   const auto below = [&](std::uint32_t p) {
     int count = 0;
-    for (int j = static_cast<int>(threadIdx.x); j < n; j += threads) count += __float_as_uint(key(j)) < p ? 1 : 0;
+    for (int j = static_cast<int>(threadIdx.x); j < n; j += threads)
+      count += __float_as_uint(key(j)) < p ? 1 : 0;
     return count_block(count, scratch, phase);
   };
   Cut cut{kInfinityBits, 0};
@@ -429,7 +435,8 @@ __device__ void any_row(const Key& key, const Out& out, int n, int k, int shift,
   if (lane == kWarp - 1) scratch.ties[threadIdx.x / kWarp][0] = static_cast<std::uint32_t>(scan);
   __syncthreads();
   int rank = scan - equal;
-  for (int w = 0; w < static_cast<int>(threadIdx.x) / kWarp; ++w) rank += static_cast<int>(scratch.ties[w][0]);
+  for (int w = 0; w < static_cast<int>(threadIdx.x) / kWarp; ++w)
+    rank += static_cast<int>(scratch.ties[w][0]);
   for (int j = first; j < last; ++j) {
     const std::uint32_t bits = __float_as_uint(key(j));
     bool kept = bits >= cut.threshold;
@@ -461,8 +468,8 @@ __global__ __launch_bounds__(kAnyThreads) void any_rows_kernel(PruneRowsArgs arg
       zeros += zero ? 1u : 0u;
       out[j] = zero ? from_float<T>(0.0f) : in[j];
     };
-    any_row(key, write, static_cast<int>(args.cols), counts != nullptr ? counts[row] : uniform_count, shift, scratch,
-            guess, &args.counters->not_finite);
+    any_row(key, write, static_cast<int>(args.cols), counts != nullptr ? counts[row] : uniform_count, shift,
+            scratch, guess, &args.counters->not_finite);
   }
   zeros = __reduce_add_sync(kFullWarp, zeros);
   if (threadIdx.x % kWarp == 0) add_zeros(args.counters, zeros);
@@ -485,8 +492,8 @@ __global__ __launch_bounds__(kAnyThreads) void any_admm_rows_kernel(AdmmStepArgs
       static_cast<__half*>(args.t)[at] = __float2half_rn(kept ? value : -value);
       y[j] = args.constant[at] + (kept ? 0.0f : value);
     };
-    any_row(key, write, static_cast<int>(args.cols), counts != nullptr ? counts[row] : uniform_count, 0, scratch,
-            guess, nullptr);
+    any_row(key, write, static_cast<int>(args.cols), counts != nullptr ? counts[row] : uniform_count, 0,
+            scratch, guess, nullptr);
   }
 }
 
@@ -504,7 +511,8 @@ int multiprocessors() {
 template <class Kernel>
 unsigned resident_blocks(Kernel kernel, int threads, int shared_bytes, std::int64_t rows) {
   int blocks = 0;
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess ||
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) !=
+          cudaSuccess ||
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes) != cudaSuccess) {
     check_launch("occupancy");
   }
@@ -515,7 +523,9 @@ unsigned resident_blocks(Kernel kernel, int threads, int shared_bytes, std::int6
 // Threads that hold a row of `vectors` in registers: whole warps; 0 when it does not fit.
 int threads_for(std::int64_t vectors) {
   const std::int64_t threads = (vectors + kVectors - 1) / kVectors;
-  return threads > 1024 ? 0 : static_cast<int>(std::max<std::int64_t>(kWarp, (threads + kWarp - 1) / kWarp * kWarp));
+  return threads > 1024
+             ? 0
+             : static_cast<int>(std::max<std::int64_t>(kWarp, (threads + kWarp - 1) / kWarp * kWarp));
 }
 
 template <class T, int kMaxThreads>
@@ -524,21 +534,23 @@ void launch_rows(const PruneRowsArgs& args, int count, const std::int32_t* count
   const int shared_bytes = 2 * kVectors * threads * static_cast<int>(sizeof(Eight<T>));
   const auto kernel = rows_kernel<T, kMaxThreads>;
   const unsigned blocks = resident_blocks(kernel, threads, shared_bytes, args.rows);
-  kernel<<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes), stream>>>(args, count,
-                                                                                                   counts, shift);
+  kernel<<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes), stream>>>(
+      args, count, counts, shift);
 }
 
 template <class T>
 bool launch_register_rows(const PruneRowsArgs& args, int count, const std::int32_t* counts, int shift,
                           cudaStream_t stream) {
   constexpr std::int64_t kSharedBytes = 220 * 1024;  // what a block may have on sm_90; less on sm_80
-  const int threads = args.cols % 8 == 0 && is_aligned(args.in) && is_aligned(args.out) ? threads_for(args.cols / 8) : 0;
+  const int threads =
+      args.cols % 8 == 0 && is_aligned(args.in) && is_aligned(args.out) ? threads_for(args.cols / 8) : 0;
   if (threads == 0) return false;
   int device = 0;
   int limit = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  const std::int64_t bytes = std::int64_t{2} * kVectors * threads * static_cast<std::int64_t>(sizeof(Eight<T>));
+  const std::int64_t bytes =
+      std::int64_t{2} * kVectors * threads * static_cast<std::int64_t>(sizeof(Eight<T>));
   if (bytes > std::min<std::int64_t>(kSharedBytes, limit - 2048)) return false;
   if (threads <= 256) {
     launch_rows<T, 256>(args, count, counts, shift, threads, stream);
@@ -560,7 +572,8 @@ void launch_admm_rows(const AdmmStepArgs& args, int count, const std::int32_t* c
 
 }  // namespace
 
-void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_t* counts, cudaStream_t stream) {
+void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_t* counts,
+                cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -576,7 +589,8 @@ void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_
   check_launch("prune_rows");
 }
 
-void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts, cudaStream_t stream) {
+void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts,
+                    cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
   const int k = static_cast<int>(count);
   const int threads = args.cols % 8 == 0 ? threads_for(args.cols / 8) : 0;

@@ -11,16 +11,20 @@ void check(cudaError_t status, std::source_location where) {
   const char* text = cudaGetErrorString(status);
   switch (status) {
     case cudaErrorMemoryAllocation:
-      fail(ErrorKind::kDevice, "cuda: out of memory ({}); use fewer --windows, a shorter --seqlen or --device cpu",
-           text);
+      fail(ErrorKind::kDevice,
+           "cuda: out of memory ({}); use fewer --windows, a shorter --seqlen or --device cpu", text);
     case cudaErrorInsufficientDriver:
-      fail(ErrorKind::kDevice, "cuda: the driver is missing or older than this program needs ({}); update it or "
-                               "use --device cpu", text);
+      fail(ErrorKind::kDevice,
+           "cuda: the driver is missing or older than this program needs ({}); update it or "
+           "use --device cpu",
+           text);
     case cudaErrorNoDevice:
       fail(ErrorKind::kDevice, "cuda: no GPU was found ({}); use --device cpu", text);
     case cudaErrorNoKernelImageForDevice:
-      fail(ErrorKind::kDevice, "cuda: this program holds no code for this GPU ({}); build with its "
-                               "-DSWIFTPRUNE_CUDA_ARCHITECTURES or use --device cpu", text);
+      fail(ErrorKind::kDevice,
+           "cuda: this program holds no code for this GPU ({}); build with its "
+           "-DSWIFTPRUNE_CUDA_ARCHITECTURES or use --device cpu",
+           text);
     default:
       fail(ErrorKind::kDevice, "cuda: {} ({}:{}); the device may be lost, nothing was written", text,
            where.file_name(), where.line());
@@ -59,7 +63,8 @@ DeviceMemory::DeviceMemory(std::uint64_t limit_bytes) : limit_(limit_bytes) {
 void* DeviceMemory::allocate(std::uint64_t bytes, std::string_view what) {
   if (bytes > limit_ || used_ > limit_ - bytes) {
     fail(ErrorKind::kDevice,
-         "cuda: {} needs {:.2f} GB beside {:.2f} GB in use, expected at most {:.2f} GB in all; use fewer --windows, "
+         "cuda: {} needs {:.2f} GB beside {:.2f} GB in use, expected at most {:.2f} GB in all; use fewer "
+         "--windows, "
          "a shorter --seqlen or a larger --gpu-memory",
          what, static_cast<double>(bytes) * 1e-9, static_cast<double>(used_) * 1e-9,
          static_cast<double>(limit_) * 1e-9);

@@ -112,9 +112,7 @@ struct DeviceView {
   std::int64_t cols = 0;
   std::int64_t stride = 0;
 
-  std::byte* row(std::int64_t r) const {
-    return static_cast<std::byte*>(data) + r * stride * size_of(dtype);
-  }
+  std::byte* row(std::int64_t r) const { return static_cast<std::byte*>(data) + r * stride * size_of(dtype); }
   DeviceView row_block(std::int64_t first, std::int64_t count) const {
     expect(first >= 0 && count >= 0 && first + count <= rows, "row_block: rows inside the matrix");
     return {row(first), dtype, count, cols, stride};

@@ -1,5 +1,5 @@
-// Sums over columns of tall matrices in one pass, in a fixed order: each block sums a strip of rows, and a second
-// kernel adds the strips' sums in double.
+// Sums over columns of tall matrices in one pass, in a fixed order: each block sums a strip of rows, and a
+// second kernel adds the strips' sums in double.
 #include <algorithm>
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -17,7 +17,9 @@ struct StripSums {  // [strips, cols] each
 
 // Short strips keep the GPU busy on one window, long ones leave little to add up.
 std::int64_t rows_per_strip(std::int64_t rows) { return std::clamp<std::int64_t>(rows / 32, 32, 256); }
-std::int64_t num_strips(std::int64_t rows) { return (rows + rows_per_strip(rows) - 1) / rows_per_strip(rows); }
+std::int64_t num_strips(std::int64_t rows) {
+  return (rows + rows_per_strip(rows) - 1) / rows_per_strip(rows);
+}
 
 // kSpan columns a thread. kAbsolute: |x| in place of x in the plain sums, and no squares.
 template <class T, int kSpan, bool kAbsolute>
@@ -64,7 +66,8 @@ __global__ __launch_bounds__(kThreads) void strip_kernel(const T* x, std::int64_
   }
 }
 
-__global__ __launch_bounds__(kThreads) void finish_kernel(StripSums in, std::int64_t strips, StatisticsArgs args) {
+__global__ __launch_bounds__(kThreads) void finish_kernel(StripSums in, std::int64_t strips,
+                                                          StatisticsArgs args) {
   const std::int64_t j = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (j >= args.cols) return;
   double square = 0.0;
@@ -91,8 +94,8 @@ __global__ __launch_bounds__(kThreads) void row_abs_kernel(const T* x, std::int6
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-__global__ __launch_bounds__(kThreads) void roots_kernel(const float* hidden, std::int64_t cols, const float* out,
-                                                         float* root) {
+__global__ __launch_bounds__(kThreads) void roots_kernel(const float* hidden, std::int64_t cols,
+                                                         const float* out, float* root) {
   __shared__ double scratch[kWarp + 1];
   constexpr double kTiny = 1e-12;  // keeps tokens that are zero finite
   const std::int64_t t = blockIdx.x;
@@ -132,9 +135,11 @@ void launch_strips(const void* x, DType dtype, std::int64_t rows, std::int64_t c
     const auto* data = static_cast<const T*>(x);
     const auto strips = static_cast<unsigned>(num_strips(rows));
     if (cols % 8 == 0 && is_aligned(x)) {
-      strip_kernel<T, 8, kAbsolute><<<dim3(blocks_for(cols / 8), strips), kThreads, 0, stream>>>(data, rows, cols, rows_per_strip(rows), sums);
+      strip_kernel<T, 8, kAbsolute><<<dim3(blocks_for(cols / 8), strips), kThreads, 0, stream>>>(
+          data, rows, cols, rows_per_strip(rows), sums);
     } else {
-      strip_kernel<T, 1, kAbsolute><<<dim3(blocks_for(cols), strips), kThreads, 0, stream>>>(data, rows, cols, rows_per_strip(rows), sums);
+      strip_kernel<T, 1, kAbsolute><<<dim3(blocks_for(cols), strips), kThreads, 0, stream>>>(
+          data, rows, cols, rows_per_strip(rows), sums);
     }
   });
 }
@@ -169,7 +174,8 @@ void abs_sums(const void* weight, DType dtype, std::int64_t rows, std::int64_t c
   finish_kernel<<<blocks_for(cols), kThreads, 0, stream>>>(sums, num_strips(rows), args);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    row_abs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(weight), cols, row_sums);
+    row_abs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(weight), cols,
+                                                                         row_sums);
   });
   check_launch("abs_sums");
 }
@@ -186,7 +192,8 @@ void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtyp
   if (rows * cols == 0) return;
   constexpr std::int64_t kMaxBlocksY = 32768;
   const auto y_blocks = static_cast<unsigned>(std::min(rows, kMaxBlocksY));
-  const dim3 grid(std::min(blocks_for(cols), 8u), y_blocks, static_cast<unsigned>((rows + y_blocks - 1) / y_blocks));
+  const dim3 grid(std::min(blocks_for(cols), 8u), y_blocks,
+                  static_cast<unsigned>((rows + y_blocks - 1) / y_blocks));
   with_type(a_dtype, [&](auto a_zero) {
     using A = decltype(a_zero);
     with_type(y_dtype, [&](auto y_zero) {

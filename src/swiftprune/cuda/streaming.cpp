@@ -60,7 +60,8 @@ void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::
       lane.next ^= 1;
       lane.copied[slot].synchronize();
       std::memcpy(lane.pinned[slot].data(), source.data() + first, bytes);
-      check(cudaMemcpyAsync(to + first, lane.pinned[slot].data(), bytes, cudaMemcpyHostToDevice, lane.stream));
+      check(
+          cudaMemcpyAsync(to + first, lane.pinned[slot].data(), bytes, cudaMemcpyHostToDevice, lane.stream));
       lane.copied[slot].record(lane.stream);
     }
   };
@@ -107,8 +108,8 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
     const std::lock_guard lock(mutex_);
     if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
     for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
-      tasks_.push_back({name, static_cast<std::int64_t>(first) / size, static_cast<std::byte*>(values.data) + first,
-                        std::min(kChunkBytes, total - first)});
+      tasks_.push_back({name, static_cast<std::int64_t>(first) / size,
+                        static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
       ++unread_;
       ++unwritten_;
     }

@@ -1,5 +1,5 @@
-// Blocks to the device and pruned tensors back, beside the computation: a few threads, each with its own stream and
-// pinned memory, copy between the mapped files, pinned memory and the device.
+// Blocks to the device and pruned tensors back, beside the computation: a few threads, each with its own
+// stream and pinned memory, copy between the mapped files, pinned memory and the device.
 #pragma once
 
 #include <condition_variable>
@@ -69,7 +69,7 @@ class TensorWriter {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;
-  std::int64_t unread_ = 0;     // handed over and still on the device
+  std::int64_t unread_ = 0;  // handed over and still on the device
   std::int64_t unwritten_ = 0;
   bool stop_ = false;
   std::exception_ptr error_;

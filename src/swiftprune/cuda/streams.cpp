@@ -27,7 +27,8 @@ void for_passes(const TokenWindows& windows, const std::function<void(std::int64
   }
 }
 
-DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows, cudaStream_t stream) {
+DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
+                   cudaStream_t stream) {
   DeviceMatrix hidden(memory, DType::kF32, num_rows(windows), model.config().hidden_size,
                       "the hidden states of the calibration windows");
   for (std::int64_t w = 0; w < windows.num_windows(); ++w) {
@@ -40,8 +41,8 @@ DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows&
 }
 
 DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward,
-                                   const StatisticsScratch& scratch, const Model& model, const TokenWindows& windows,
-                                   cudaStream_t stream)
+                                   const StatisticsScratch& scratch, const Model& model,
+                                   const TokenWindows& windows, cudaStream_t stream)
     : products_(products),
       forward_(forward),
       scratch_(scratch),
@@ -49,15 +50,19 @@ DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, Blo
       windows_(windows),
       stream_(stream),
       hidden_(embed(memory, model, windows, stream)),
-      dense_hidden_(memory, DType::kF32, num_rows(windows), model_.hidden_size, "the dense model's hidden states") {
+      dense_hidden_(memory, DType::kF32, num_rows(windows), model_.hidden_size,
+                    "the dense model's hidden states") {
   copy(hidden_.view(), dense_hidden_.view());
   const std::int64_t widest = std::max(model_.num_heads * model_.head_size, model_.intermediate_size);
-  inner_ = DeviceBuffer(memory, static_cast<std::uint64_t>(num_rows(windows) * widest * size_of(forward.compute())),
+  inner_ = DeviceBuffer(memory,
+                        static_cast<std::uint64_t>(num_rows(windows) * widest * size_of(forward.compute())),
                         "the inputs of the output projections");
-  roots_ = DeviceBuffer(memory, static_cast<std::uint64_t>(forward.rows()) * sizeof(float), "weights of tokens");
+  roots_ =
+      DeviceBuffer(memory, static_cast<std::uint64_t>(forward.rows()) * sizeof(float), "weights of tokens");
   if (!model_.parallel_residual) return;
   for (DeviceMatrix* input : {&block_input_, &dense_block_input_}) {
-    *input = DeviceMatrix(memory, DType::kF32, num_rows(windows), model_.hidden_size, "the inputs of a block");
+    *input =
+        DeviceMatrix(memory, DType::kF32, num_rows(windows), model_.hidden_size, "the inputs of a block");
   }
 }
 
@@ -120,7 +125,8 @@ void DeviceTwoStreams::collect_output(LinearInput which, DeviceStats* stats) {
   for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
     const DeviceView mixed = inner(*pruned_, which, source(which, false).row_block(first, rows));
     inner_cols_ = mixed.cols;
-    const DeviceView x = view_of(inner_.data(), mixed.dtype, hidden_.view().rows, mixed.cols).row_block(first, rows);
+    const DeviceView x =
+        view_of(inner_.data(), mixed.dtype, hidden_.view().rows, mixed.cols).row_block(first, rows);
     copy(mixed, x);
     const DeviceView dense = inner(*dense_, which, source(which, true).row_block(first, rows));
     const DeviceView dense_out = forward_.project(*dense_, which, dense);
@@ -140,7 +146,8 @@ void DeviceTwoStreams::collect_output(LinearInput which, DeviceStats* stats) {
 void DeviceTwoStreams::add_output(LinearInput which) {
   const DeviceView inner = view_of(inner_.data(), forward_.compute(), hidden_.view().rows, inner_cols_);
   for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
-    forward_.project_and_add(*pruned_, which, inner.row_block(first, rows), hidden_.view().row_block(first, rows));
+    forward_.project_and_add(*pruned_, which, inner.row_block(first, rows),
+                             hidden_.view().row_block(first, rows));
   });
 }
 

@@ -1,5 +1,5 @@
-// The calibration windows on the device: hidden states of all windows, one stream of them or the dense and the pruned
-// one side by side (pipeline/two_streams.h, whose order of work and weights this follows).
+// The calibration windows on the device: hidden states of all windows, one stream of them or the dense and
+// the pruned one side by side (pipeline/two_streams.h, whose order of work and weights this follows).
 #pragma once
 
 #include <functional>
@@ -18,12 +18,14 @@ std::int64_t rows_per_pass(const TokenWindows& windows);
 void for_passes(const TokenWindows& windows, const std::function<void(std::int64_t, std::int64_t)>& body);
 
 // Embedded windows on the device [N, hidden] F32.
-DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows, cudaStream_t stream);
+DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
+                   cudaStream_t stream);
 
 class DeviceTwoStreams {
  public:
-  DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward, const StatisticsScratch& scratch,
-                   const Model& model, const TokenWindows& windows, cudaStream_t stream);
+  DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward,
+                   const StatisticsScratch& scratch, const Model& model, const TokenWindows& windows,
+                   cudaStream_t stream);
   void start_block(const BlockWeights& dense, const BlockWeights& pruned);
   void collect(LinearInput input, DeviceStats* stats);
   void finish_block();
@@ -46,7 +48,7 @@ class DeviceTwoStreams {
   const BlockWeights* pruned_ = nullptr;
   DeviceMatrix hidden_, dense_hidden_;
   DeviceMatrix block_input_, dense_block_input_;  // what the MLP reads with a parallel residual; else empty
-  DeviceBuffer inner_;                            // [N, I] pruned stream's input of the current output projection
+  DeviceBuffer inner_;  // [N, I] pruned stream's input of the current output projection
   std::int64_t inner_cols_ = 0;
   DeviceBuffer roots_;
 };
