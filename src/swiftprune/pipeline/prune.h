@@ -64,8 +64,8 @@ class PruneOutput {
  public:
   virtual ~PruneOutput() = default;
   virtual void write(const std::string& name, std::span<const float> values) = 0;
-  // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a GPU
-  // calls instead, from several threads at once.
+  // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
+  // GPU calls instead, from several threads at once.
   virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
 };
 
