@@ -65,8 +65,10 @@ class Bench {
     const double copy = time([&] {
       cuda::check(cudaMemcpyAsync(out.data(), in.data(), bytes, cudaMemcpyDeviceToDevice, stream_));
     });
+    cuda::Lanes lanes;
     const auto all = [&](bool groups, bool scored) {
       std::int64_t first = 0;
+      lanes.fork(stream_);
       for (std::int64_t layer = 0; layer < kLayers; ++layer) {
         for (const Shape& shape : kBlock) {
           cuda::PruneRowsArgs args;
@@ -78,13 +80,14 @@ class Bench {
           if (scored) args.column = column.as<float>();
           args.counters = counters.as<cuda::PruneCounters>();
           if (groups) {
-            cuda::prune_groups(args, 2, 4, stream_);
+            cuda::prune_groups(args, 2, 4, lanes.next());
           } else {
-            cuda::prune_rows(args, shape.cols / 2, nullptr, stream_);
+            cuda::prune_rows(args, shape.cols / 2, nullptr, lanes.next());
           }
           first += shape.rows * shape.cols;
         }
       }
+      lanes.join(stream_);
     };
     const auto report = [&](std::string_view name, double ms) {
       fmt::print("{:<34} {:8.2f} ms  {:6.0f} GB/s  {:5.1f} % of the copy rate\n", name, ms,

@@ -1,6 +1,7 @@
 // swiftprune prune: a checkpoint folder in, a pruned checkpoint folder out.
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -183,6 +184,11 @@ void run(const PruneFlags& flags) {
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
+  // Beside a GPU the processor has time for the record's hashes.
+  std::future<nlohmann::ordered_json> hashes;
+  if (device.use_cuda) {
+    hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
+  }
   Plan plan = make_plan(*model, flags, method);
   const bool allocate = flags.allocate == "sensitivity";
 
@@ -218,7 +224,8 @@ void run(const PruneFlags& flags) {
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
   const nlohmann::ordered_json record =
-      make_record(*model, plan, flags.method, options, calibration, result, echo(flags, plan));
+      make_record(*model, plan, flags.method, options, calibration, result, echo(flags, plan),
+                  hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
   writer.finish();

@@ -201,7 +201,8 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     admm_right(static_cast<float*>(y.data), static_cast<const float*>(wide.data), norm, residual_,
                static_cast<float>(options_.beta), static_cast<float>(damping_), scale, rows, cols, stream_);
     products_.run({.a = y, .b = p, .c = constant, .tf32 = true});
-    copy(constant, y);
+    admm_rescale(static_cast<float*>(constant.data), static_cast<float*>(y.data), t.data, scale,
+                 wanted_.as<double>(), rows, cols, stream_);
   } else {
     // W'A P = W' - rho·W'P, and the first step needs no product: B = W'.
     copy(wide, constant);

@@ -20,8 +20,7 @@ __device__ __forceinline__ int first_key(int query, int tile, const AttentionArg
 
 // -- 16-bit operands ----------------------------------------------------------------------------------------
 
-constexpr int kTile = 64;  // queries of a block and keys of a step
-constexpr int kWarps = 4;  // 16 queries each
+constexpr int kWarps = 4;
 constexpr int kBlockThreads = kWarps * kWarp;
 
 __device__ __forceinline__ unsigned shared_address(const void* p) {
@@ -63,19 +62,26 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high, __half) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// A tile of 64 rows of kSize elements in shared memory; chunks of 16 bytes are swizzled by the row, so that
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// A tile of rows of kSize elements in shared memory; chunks of 16 bytes are swizzled by the row, so that
 // eight rows of one chunk lie in different banks.
 template <int kSize>
 __device__ __forceinline__ int chunk_offset(int row, int chunk) {  // in elements
   return row * kSize + ((chunk ^ (row & 7)) << 3);
 }
 
-// Rows first .. first + 64 of a head; zeros beyond `length` and beyond the head's size.
-template <class T, int kSize>
+// Rows first .. first + kRows of a head; zeros beyond `length` and beyond the head's size.
+template <class T, int kSize, int kRows>
 __device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t row_stride, int first,
                                           int length, int size, bool vectors) {
   constexpr int kChunks = kSize / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kChunks; i += kBlockThreads) {
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kBlockThreads) {
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     T* target = tile + chunk_offset<kSize>(row, chunk);
@@ -94,19 +100,22 @@ __device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t r
   }
 }
 
-template <class T, int kSize>
+// kTiles: of 16 queries a warp, which share every fragment of keys and values; kKeyTile: keys of a step.
+template <class T, int kSize, int kTiles, int kKeyTile>
 __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs args, bool vectors) {
-  constexpr int kSteps = kSize / 16;         // of 16 elements of a head
-  constexpr bool kKeepQuery = kSize <= 128;  // its fragments stay in registers
+  constexpr int kSteps = kSize / 16;  // of 16 elements of a head
+  constexpr int kWarpQueries = 16 * kTiles;
+  constexpr int kBlockQueries = kWarps * kWarpQueries;
   extern __shared__ uint4 dynamic[];
   T* const q_tile = reinterpret_cast<T*>(dynamic);
-  T* const k_tiles = q_tile + kTile * kSize;       // two
-  T* const v_tiles = k_tiles + 2 * kTile * kSize;  // two
+  T* const k_tiles = q_tile + kBlockQueries * kSize;  // two
+  T* const v_tiles = k_tiles + 2 * kKeyTile * kSize;  // two
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int length = static_cast<int>(args.sequence_length);
-  const int num_tiles = (length + kTile - 1) / kTile;
-  const int first_query = (num_tiles - 1 - static_cast<int>(blockIdx.x)) * kTile;  // the longest first
+  const int num_tiles = (length + kBlockQueries - 1) / kBlockQueries;
+  const int first_query =
+      (num_tiles - 1 - static_cast<int>(blockIdx.x)) * kBlockQueries;  // the longest first
   const int head = static_cast<int>(blockIdx.y);
   const int kv_head = head / static_cast<int>(args.num_heads / args.num_kv_heads);
   const std::int64_t first_row = std::int64_t{blockIdx.z} * length;
@@ -115,137 +124,160 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
   const T* k = static_cast<const T*>(args.k) + first_row * args.row_stride + kv_head * args.head_stride;
   const T* v = static_cast<const T*>(args.v) + first_row * args.row_stride + kv_head * args.head_stride;
 
-  const int begin = first_key(first_query, kTile, args);
-  const int end = min(length, first_query + kTile);
-  load_tile<T, kSize>(q_tile, q, args.row_stride, first_query, length, size, vectors);
-  load_tile<T, kSize>(k_tiles, k, args.row_stride, begin, length, size, vectors);
-  load_tile<T, kSize>(v_tiles, v, args.row_stride, begin, length, size, vectors);
+  const int begin = first_key(first_query, kKeyTile, args);
+  const int end = min(length, first_query + kBlockQueries);
+  load_tile<T, kSize, kBlockQueries>(q_tile, q, args.row_stride, first_query, length, size, vectors);
+  load_tile<T, kSize, kKeyTile>(k_tiles, k, args.row_stride, begin, length, size, vectors);
+  load_tile<T, kSize, kKeyTile>(v_tiles, v, args.row_stride, begin, length, size, vectors);
   asm volatile("cp.async.commit_group;");
 
-  const int q_row = 16 * warp + lane % 8 + (lane / 8 % 2) * 8;
-  std::uint32_t q_kept[kKeepQuery ? kSteps : 1][4];
-  float out[kSize / 8][4] = {};
-  float top[2] = {-INFINITY, -INFINITY};
-  float total[2] = {};
-  const float scale = args.softcap > 0.0f ? args.scale / args.softcap : args.scale * kLog2E;
+  const int warp_query = first_query + kWarpQueries * warp;
+  float out[kTiles][kSize / 8][4] = {};
+  float top[kTiles][2];
+  float total[kTiles][2] = {};
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) top[m][0] = top[m][1] = -INFINITY;
+  const bool capped = args.softcap > 0.0f;
   const float cap = args.softcap * kLog2E;
+  const float cap_scale = capped ? args.scale / args.softcap : 1.0f;
+  const float scale = capped ? 1.0f : args.scale * kLog2E;  // of what exp2 takes
   int s = 0;
-  for (int first = begin; first < end; first += kTile, s ^= 1) {
-    if (first + kTile < end) {
-      load_tile<T, kSize>(k_tiles + (s ^ 1) * kTile * kSize, k, args.row_stride, first + kTile, length, size,
-                          vectors);
-      load_tile<T, kSize>(v_tiles + (s ^ 1) * kTile * kSize, v, args.row_stride, first + kTile, length, size,
-                          vectors);
+  for (int first = begin; first < end; first += kKeyTile, s ^= 1) {
+    if (first + kKeyTile < end) {
+      const int next = (s ^ 1) * kKeyTile * kSize;
+      load_tile<T, kSize, kKeyTile>(k_tiles + next, k, args.row_stride, first + kKeyTile, length, size,
+                                    vectors);
+      load_tile<T, kSize, kKeyTile>(v_tiles + next, v, args.row_stride, first + kKeyTile, length, size,
+                                    vectors);
     }
     asm volatile("cp.async.commit_group;");
     asm volatile("cp.async.wait_group 1;" ::: "memory");
     __syncthreads();
-    const T* k_tile = k_tiles + s * kTile * kSize;
-    const T* v_tile = v_tiles + s * kTile * kSize;
-    if constexpr (kKeepQuery) {
-      if (first == begin) {
-#pragma unroll
-        for (int d = 0; d < kSteps; ++d) {
-          load_matrices(q_kept[d], shared_address(q_tile + chunk_offset<kSize>(q_row, 2 * d + lane / 16)));
-        }
-      }
-    }
-    float score[kTile / 8][4] = {};
-#pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      std::uint32_t q_now[4];
-      if constexpr (!kKeepQuery) {
-        load_matrices(q_now, shared_address(q_tile + chunk_offset<kSize>(q_row, 2 * d + lane / 16)));
-      }
-      const auto& q_fragment = [&]() -> const std::uint32_t(&)[4] {
-        if constexpr (kKeepQuery) {
-          return q_kept[d];
-        } else {
-          return q_now;
-        }
-      }();
-#pragma unroll
-      for (int t = 0; t < kTile / 16; ++t) {
-        std::uint32_t b[4];
-        const int key = 16 * t + lane % 8 + lane / 16 * 8;
-        load_matrices(b, shared_address(k_tile + chunk_offset<kSize>(key, 2 * d + lane / 8 % 2)));
-        multiply(score[2 * t], q_fragment, b[0], b[1], T{});
-        multiply(score[2 * t + 1], q_fragment, b[2], b[3], T{});
-      }
-    }
-    // score[t][i]: query lane / 4 + 8·(i / 2) of the warp, key 8t + 2·(lane % 4) + i % 2 of the tile
-    const int query = first_query + 16 * warp + lane / 4;
-    const bool masked = first + kTile > first_query + 16 * warp + 1 || args.window > 0;
-    float highest[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-    for (int t = 0; t < kTile / 8; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float value = score[t][i] * scale;
-        if (args.softcap > 0.0f) value = cap * tanhf(value);
-        if (masked && !visible(query + i / 2 * 8, first + 8 * t + 2 * (lane % 4) + i % 2, args))
-          value = -INFINITY;
-        score[t][i] = value;
-        highest[i / 2] = fmaxf(highest[i / 2], value);
-      }
-    }
-    float shift[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      highest[h] = fmaxf(highest[h], __shfl_xor_sync(kFullWarp, highest[h], 1));
-      highest[h] = fmaxf(highest[h], __shfl_xor_sync(kFullWarp, highest[h], 2));
-      const float next = fmaxf(top[h], highest[h]);
-      shift[h] = next == -INFINITY ? 0.0f : next;  // a query that sees nothing of this tile
-      const float correction = exp2f(top[h] - shift[h]);
-      top[h] = next;
-      total[h] *= correction;
-#pragma unroll
-      for (int d = 0; d < kSize / 8; ++d) {
-        out[d][2 * h] *= correction;
-        out[d][2 * h + 1] *= correction;
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < kTile / 8; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        score[t][i] = exp2f(score[t][i] - shift[i / 2]);
-        total[i / 2] += score[t][i];
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < kTile / 16; ++t) {
-      const std::uint32_t p[4] = {pack(score[2 * t][0], score[2 * t][1], T{}),
-                                  pack(score[2 * t][2], score[2 * t][3], T{}),
-                                  pack(score[2 * t + 1][0], score[2 * t + 1][1], T{}),
-                                  pack(score[2 * t + 1][2], score[2 * t + 1][3], T{})};
-      const int key = 16 * t + lane % 8 + lane / 8 % 2 * 8;
+    const T* k_tile = k_tiles + s * kKeyTile * kSize;
+    const T* v_tile = v_tiles + s * kKeyTile * kSize;
+    if (first <= warp_query + kWarpQueries - 1) {  // else no query of this warp sees the tile
+      float score[kTiles][kKeyTile / 8][4] = {};
 #pragma unroll
       for (int d = 0; d < kSteps; ++d) {
-        std::uint32_t b[4];
-        load_matrices_transposed(b, shared_address(v_tile + chunk_offset<kSize>(key, 2 * d + lane / 16)));
-        multiply(out[2 * d], p, b[0], b[1], T{});
-        multiply(out[2 * d + 1], p, b[2], b[3], T{});
+        std::uint32_t a[kTiles][4];
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) {
+          const int row = kWarpQueries * warp + 16 * m + lane % 16;
+          load_matrices(a[m], shared_address(q_tile + chunk_offset<kSize>(row, 2 * d + lane / 16)));
+        }
+#pragma unroll
+        for (int t = 0; t < kKeyTile / 16; ++t) {
+          std::uint32_t b[4];
+          const int key = 16 * t + lane % 8 + lane / 16 * 8;
+          load_matrices(b, shared_address(k_tile + chunk_offset<kSize>(key, 2 * d + lane / 8 % 2)));
+#pragma unroll
+          for (int m = 0; m < kTiles; ++m) {
+            multiply(score[m][2 * t], a[m], b[0], b[1], T{});
+            multiply(score[m][2 * t + 1], a[m], b[2], b[3], T{});
+          }
+        }
+      }
+      // score[m][t][i]: query 16m + lane / 4 + 8·(i / 2) of the warp, key 8t + 2·(lane % 4) + i % 2 of the
+      // tile
+      const bool masked = first + kKeyTile > warp_query + 1 || args.window > 0;
+#pragma unroll
+      for (int m = 0; m < kTiles; ++m) {
+        const int query = warp_query + 16 * m + lane / 4;
+        float highest[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+        for (int t = 0; t < kKeyTile / 8; ++t) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float& value = score[m][t][i];
+            if (capped) value = cap * tanhf(value * cap_scale);
+            if (masked && !visible(query + i / 2 * 8, first + 8 * t + 2 * (lane % 4) + i % 2, args))
+              value = -INFINITY;
+            highest[i / 2] = fmaxf(highest[i / 2], value);
+          }
+        }
+        float shift[2];
+        float correction[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          highest[h] = fmaxf(highest[h], __shfl_xor_sync(kFullWarp, highest[h], 1));
+          highest[h] = fmaxf(highest[h], __shfl_xor_sync(kFullWarp, highest[h], 2));
+          const float next = fmaxf(top[m][h], highest[h]);
+          const float base = next == -INFINITY ? 0.0f : next;  // a query that sees nothing yet
+          shift[h] = -base * scale;
+          correction[h] = exp2_fast(fmaf(top[m][h], scale, shift[h]));
+          top[m][h] = next;
+          total[m][h] *= correction[h];
+        }
+        if (__any_sync(kFullWarp, correction[0] != 1.0f || correction[1] != 1.0f)) {
+#pragma unroll
+          for (int d = 0; d < kSize / 8; ++d) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) out[m][d][i] *= correction[i / 2];
+          }
+        }
+#pragma unroll
+        for (int t = 0; t < kKeyTile / 8; ++t) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            score[m][t][i] = exp2_fast(fmaf(score[m][t][i], scale, shift[i / 2]));
+            total[m][i / 2] += score[m][t][i];
+          }
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kKeyTile / 16; ++t) {
+        std::uint32_t p[kTiles][4];
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const float(&pair)[4] = score[m][2 * t + h];
+            p[m][2 * h] = pack(pair[0], pair[1], T{});
+            p[m][2 * h + 1] = pack(pair[2], pair[3], T{});
+          }
+        }
+        const int key = 16 * t + lane % 16;
+#pragma unroll
+        for (int d = 0; d < kSteps; ++d) {
+          std::uint32_t b[4];
+          load_matrices_transposed(b, shared_address(v_tile + chunk_offset<kSize>(key, 2 * d + lane / 16)));
+#pragma unroll
+          for (int m = 0; m < kTiles; ++m) {
+            multiply(out[m][2 * d], p[m], b[0], b[1], T{});
+            multiply(out[m][2 * d + 1], p[m], b[2], b[3], T{});
+          }
+        }
       }
     }
     __syncthreads();  // the tile is overwritten by the load after the next
   }
-  float inverse[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    total[h] += __shfl_xor_sync(kFullWarp, total[h], 1);
-    total[h] += __shfl_xor_sync(kFullWarp, total[h], 2);
-    inverse[h] = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
-  }
   T* target = static_cast<T*>(args.out) + first_row * args.num_heads * args.head_size + head * args.head_size;
 #pragma unroll
-  for (int d = 0; d < kSize / 8; ++d) {
+  for (int m = 0; m < kTiles; ++m) {
+    float inverse[2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = first_query + 16 * warp + lane / 4 + i / 2 * 8;
-      const int column = 8 * d + 2 * (lane % 4) + i % 2;
-      if (row >= length || column >= size) continue;
-      target[row * args.num_heads * args.head_size + column] = from_float<T>(out[d][i] * inverse[i / 2]);
+    for (int h = 0; h < 2; ++h) {
+      total[m][h] += __shfl_xor_sync(kFullWarp, total[m][h], 1);
+      total[m][h] += __shfl_xor_sync(kFullWarp, total[m][h], 2);
+      inverse[h] = total[m][h] > 0.0f ? 1.0f / total[m][h] : 0.0f;
+    }
+#pragma unroll
+    for (int d = 0; d < kSize / 8; ++d) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp_query + 16 * m + lane / 4 + 8 * h;
+        const int column = 8 * d + 2 * (lane % 4);
+        if (row >= length || column >= size) continue;
+        T* place = target + row * args.num_heads * args.head_size + column;
+        const std::uint32_t both =
+            pack(out[m][d][2 * h] * inverse[h], out[m][d][2 * h + 1] * inverse[h], T{});
+        if (vectors) {
+          *reinterpret_cast<std::uint32_t*>(place) = both;
+        } else {
+          place[0] = from_float<T>(out[m][d][2 * h] * inverse[h]);
+          if (column + 1 < size) place[1] = from_float<T>(out[m][d][2 * h + 1] * inverse[h]);
+        }
+      }
     }
   }
 }
@@ -344,14 +376,15 @@ dim3 grid_of(const AttentionArgs& args, std::int64_t queries) {
           static_cast<unsigned>(args.num_heads), static_cast<unsigned>(args.rows / args.sequence_length)};
 }
 
-template <class T, int kSize>
+template <class T, int kSize, int kTiles, int kKeyTile>
 void launch_tensor(const AttentionArgs& args, cudaStream_t stream) {
-  const auto aligned = [&](const void* p) { return is_aligned(p); };
   const bool vectors = args.head_size % 8 == 0 && args.row_stride % 8 == 0 && args.head_stride % 8 == 0 &&
-                       aligned(args.q) && aligned(args.k) && aligned(args.v);
-  constexpr int kBytes = 5 * kTile * kSize * static_cast<int>(sizeof(T));
-  allow_shared(tensor_kernel<T, kSize>, kBytes);
-  tensor_kernel<T, kSize><<<grid_of(args, kTile), kBlockThreads, kBytes, stream>>>(args, vectors);
+                       is_aligned(args.q) && is_aligned(args.k) && is_aligned(args.v) && is_aligned(args.out);
+  constexpr int kQueriesOfBlock = kWarps * 16 * kTiles;
+  constexpr int kBytes = (kQueriesOfBlock + 4 * kKeyTile) * kSize * static_cast<int>(sizeof(T));
+  const auto kernel = tensor_kernel<T, kSize, kTiles, kKeyTile>;
+  allow_shared(kernel, kBytes);
+  kernel<<<grid_of(args, kQueriesOfBlock), kBlockThreads, kBytes, stream>>>(args, vectors);
 }
 
 template <int kSize>
@@ -372,9 +405,9 @@ void attention(const AttentionArgs& args, cudaStream_t stream) {
       if (args.head_size <= 128) return launch_float<128>(args, stream);
       launch_float<256>(args, stream);
     } else {
-      if (args.head_size <= 64) return launch_tensor<T, 64>(args, stream);
-      if (args.head_size <= 128) return launch_tensor<T, 128>(args, stream);
-      launch_tensor<T, 256>(args, stream);
+      if (args.head_size <= 64) return launch_tensor<T, 64, 2, 64>(args, stream);
+      if (args.head_size <= 128) return launch_tensor<T, 128, 2, 32>(args, stream);
+      launch_tensor<T, 256, 1, 32>(args, stream);
     }
   });
   check_launch("attention");

@@ -323,8 +323,14 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     }
     prepare_heads(args, stream_);
   };
-  prepare(0, model_.num_heads, BlockWeights::kQueryNorm);
-  prepare(k_start, model_.num_kv_heads, BlockWeights::kKeyNorm);
+  const bool normed =
+      block.norm(BlockWeights::kQueryNorm).present || block.norm(BlockWeights::kKeyNorm).present;
+  if (!normed && !interleaved) {
+    prepare(0, model_.num_heads + model_.num_kv_heads, BlockWeights::kQueryNorm);  // one after the other
+  } else {
+    prepare(0, model_.num_heads, BlockWeights::kQueryNorm);
+    prepare(k_start, model_.num_kv_heads, BlockWeights::kKeyNorm);
+  }
 
   const DeviceView mixed = mixed_.view().row_block(0, x.rows);
   AttentionArgs args;

@@ -55,9 +55,18 @@ __device__ __forceinline__ void store_eight(T* p, const Eight<T>& e) {
 // Zeroes the elements whose bit of `keep` is 0.
 template <class T>
 __device__ __forceinline__ void keep_only(Eight<T>& e, std::uint32_t keep) {
+  if constexpr (sizeof(T) == 2) {
+    auto* words = reinterpret_cast<std::uint32_t*>(&e);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (((keep >> i) & 1u) == 0) e.v[i] = from_float<T>(0.0f);
+    for (int i = 0; i < 4; ++i) {
+      words[i] &=
+          ((keep >> (2 * i)) & 1u ? 0x0000ffffu : 0u) | ((keep >> (2 * i + 1)) & 1u ? 0xffff0000u : 0u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (((keep >> i) & 1u) == 0) e.v[i] = from_float<T>(0.0f);
+    }
   }
 }
 

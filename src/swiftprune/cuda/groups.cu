@@ -5,7 +5,8 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kRowsPerThread = 4;  // the column factors are read once for so many rows
+constexpr int kRowsPerThread = 4;  // in flight together
+constexpr int kBatches = 2;        // of rows a thread; the column factors are read once for all
 constexpr int kMaxGroup = 32;
 
 // Bits of the n largest of m keys; equal keys: the higher index is kept.
@@ -43,7 +44,7 @@ template <class T, int kM>
 __global__ __launch_bounds__(kThreads) void groups_kernel(PruneRowsArgs args, int n) {
   const int x = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   const std::int64_t vectors = args.cols / 8;
-  const std::int64_t first_row = std::int64_t{blockIdx.y} * kRowsPerThread;
+  const std::int64_t block_row = std::int64_t{blockIdx.y} * kRowsPerThread * kBatches;
   unsigned zeros = 0;
   bool bad = false;
   if (x < vectors) {
@@ -54,37 +55,46 @@ __global__ __launch_bounds__(kThreads) void groups_kernel(PruneRowsArgs args, in
       column[i] = args.column != nullptr ? args.column[8 * x + i] : 1.0f;
       slope[i] = args.slope != nullptr ? args.slope[8 * x + i] : 0.0f;
     }
-    Eight<T> w[kRowsPerThread];
     const T* in = static_cast<const T*>(args.in);
     T* out = static_cast<T*>(args.out);
 #pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) {
-      if (first_row + r < args.rows) w[r] = load_eight(in + (first_row + r) * args.cols + 8 * x);
-    }
+    for (int batch = 0; batch < kBatches; ++batch) {
+      const std::int64_t first_row = block_row + batch * kRowsPerThread;
+      Eight<T> w[kRowsPerThread];
 #pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) {
-      if (first_row + r >= args.rows) break;
-      const float row = args.slope != nullptr ? args.row[first_row + r] : 0.0f;
-      float key[8];
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float factor = args.slope != nullptr ? fmaf(row, slope[i], column[i]) : column[i];
-        key[i] = fabsf(to_float(w[r].v[i]) * factor);
-        sum += key[i] * 0.0f;  // NaN when a key is NaN or infinite
+      for (int r = 0; r < kRowsPerThread; ++r) {
+        if (first_row + r < args.rows) w[r] = load_eight(in + (first_row + r) * args.cols + 8 * x);
       }
-      bad |= !(sum == 0.0f);
-      std::uint32_t keep = 0;
 #pragma unroll
-      for (int g = 0; g < 8; g += kM) keep |= keep_largest<kM>(key + g, n) << g;
-      keep_only(w[r], keep);
+      for (int r = 0; r < kRowsPerThread; ++r) {
+        if (first_row + r >= args.rows) break;
+        const float row = args.slope != nullptr ? args.row[first_row + r] : 0.0f;
+        float key[8];
+        float sum = 0.0f;
+        float least = INFINITY;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (to_float(w[r].v[i]) != 0.0f) continue;
-        ++zeros;
-        w[r].v[i] = from_float<T>(0.0f);  // a kept -0 too, as in all written files
+        for (int i = 0; i < 8; ++i) {
+          const float factor = args.slope != nullptr ? fmaf(row, slope[i], column[i]) : column[i];
+          key[i] = fabsf(to_float(w[r].v[i]) * factor);
+          sum += key[i];
+          least = fminf(least, key[i]);
+        }
+        std::uint32_t keep = 0;
+#pragma unroll
+        for (int g = 0; g < 8; g += kM) keep |= keep_largest<kM>(key + g, n) << g;
+        keep_only(w[r], keep);
+        zeros += 8 - n * (8 / kM);
+        if (!(least > 0.0f && sum < INFINITY)) {  // rare: a kept weight may be zero, a key not finite
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+            bad |= !(key[i] < INFINITY);
+            if (((keep >> i) & 1u) == 0 || to_float(w[r].v[i]) != 0.0f) continue;
+            ++zeros;
+            w[r].v[i] = from_float<T>(0.0f);  // a kept -0 too, as in all written files
+          }
+        }
+        store_eight(out + (first_row + r) * args.cols + 8 * x, w[r]);
       }
-      store_eight(out + (first_row + r) * args.cols + 8 * x, w[r]);
     }
   }
   report(args.counters, zeros, bad);
@@ -189,14 +199,15 @@ void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream) 
     }
     const dim3 grid(blocks_for(args.cols / 8), 1);
     constexpr std::int64_t kMaxBlocksY = 65535;  // of a grid
-    const std::int64_t rows_a_launch = kMaxBlocksY * kRowsPerThread;
+    constexpr std::int64_t kBlockRows = std::int64_t{kRowsPerThread} * kBatches;
+    const std::int64_t rows_a_launch = kMaxBlocksY * kBlockRows;
     for (std::int64_t first = 0; first < args.rows; first += rows_a_launch) {
       PruneRowsArgs part = args;
       part.rows = args.rows - first < rows_a_launch ? args.rows - first : rows_a_launch;
       part.in = static_cast<const T*>(args.in) + first * args.cols;
       part.out = static_cast<T*>(args.out) + first * args.cols;
       if (args.row != nullptr) part.row = args.row + first;
-      const dim3 blocks(grid.x, static_cast<unsigned>((part.rows + kRowsPerThread - 1) / kRowsPerThread));
+      const dim3 blocks(grid.x, static_cast<unsigned>((part.rows + kBlockRows - 1) / kBlockRows));
       if (m == 2) groups_kernel<T, 2><<<blocks, kThreads, 0, stream>>>(part, n);
       if (m == 4) groups_kernel<T, 4><<<blocks, kThreads, 0, stream>>>(part, n);
       if (m == 8) groups_kernel<T, 8><<<blocks, kThreads, 0, stream>>>(part, n);

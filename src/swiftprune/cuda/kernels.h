@@ -180,6 +180,10 @@ void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream);
 // right [rows, cols] = (right + damping·w·n + beta·R/n)/scale; residual may be null
 void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta,
                 float damping, const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream);
+// The target may be much larger than the weights: where a row's |constant| exceeds 2, constant, t and scale⁻¹
+// (and the square root of wanted) are divided by the power of two that ends it. y becomes a copy of constant.
+void admm_rescale(float* constant, float* y, void* t, float* scale, double* wanted, std::int64_t rows,
+                  std::int64_t cols, cudaStream_t stream);
 // energies [rows] = Σ_j x_rj·p_rj in double, x F16, p F32
 void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
               cudaStream_t stream);

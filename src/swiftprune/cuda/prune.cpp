@@ -149,14 +149,15 @@ class DevicePruner {
       auto& size = gram_size[static_cast<std::size_t>(entry.input)];
       if (needs.gram) size = std::max(size, entry.cols);
     }
-    factors_ =
-        DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * max_cols + max_rows) * sizeof(float), "scores");
-    counts_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(max_rows) * sizeof(std::int32_t), "scores");
+    std::size_t block_linears = 0;
+    for (const auto& [layer, entries] : entries_) block_linears = std::max(block_linears, entries.size());
+    // One of each for every linear of a block: they are selected side by side.
+    for (std::size_t i = 0; i < block_linears; ++i) {
+      factors_.emplace_back(memory_, static_cast<std::uint64_t>(2 * max_cols + max_rows) * sizeof(float),
+                            "scores");
+      counts_.emplace_back(memory_, static_cast<std::uint64_t>(max_rows) * sizeof(std::int32_t), "scores");
+    }
     sums_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(max_cols + max_rows) * sizeof(double), "scores");
-    const auto block_linears =
-        static_cast<std::uint64_t>(std::max_element(entries_.begin(), entries_.end(), [](auto& a, auto& b) {
-                                     return a.second.size() < b.second.size();
-                                   })->second.size());
     counters_ = DeviceBuffer(memory_, block_linears * sizeof(PruneCounters), "counters");
     if (refines) admm_.emplace(memory_, products_, max_rows, max_cols, max_numel, stream_);
     const std::int64_t ria_scratch = statistics_scratch(max_rows, max_cols);
@@ -321,18 +322,24 @@ class DevicePruner {
   void prune_linears(const BlockWeights& dense, const BlockWeights& pruned,
                      const std::vector<const PlanEntry*>& entries, LinearInput input) {
     std::string prepared;  // the refinement that admm_ is prepared for
+    lanes_.fork(stream_);
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
       if (!entry.prune || entry.input != input) continue;
       check_interrupt();
       PruneCounters* counters = counters_.as<PruneCounters>() + i;
       if (entry.refine == "none") {
-        select(dense.weight(i), entry, pruned.weight(i), counters);
+        select(dense.weight(i), i, entry, pruned.weight(i), counters);
         continue;
       }
       const Stopwatch watch(result_.seconds.refine);
       if (prepared != entry.refine) {
-        expect(prepared.empty(), "one refinement for the linears of an input");
+        if (!prepared.empty()) {
+          bad_usage(
+              "{}: refine: found {}, expected {} as for the other linears of its input on a GPU; use "
+              "--device cpu",
+              entry.tensor, entry.refine, prepared);
+        }
         prepared = entry.refine;
         admm_->prepare(*stats_[static_cast<std::size_t>(input)],
                        *parse_admm(make_refiner(entry.refine)->name()), moments_[0].cross.as<float>(),
@@ -342,9 +349,12 @@ class DevicePruner {
       if (admm_->damping_raised()) damping_[i] = admm_->damping();
       result_.weights_changed = true;
     }
+    lanes_.join(stream_);
   }
 
-  void select(DeviceView weight, const PlanEntry& entry, DeviceView out, PruneCounters* counters) {
+  void select(DeviceView weight, std::size_t linear, const PlanEntry& entry, DeviceView out,
+              PruneCounters* counters) {
+    const cudaStream_t lane = lanes_.next();
     const DeviceStats* stats = stats_[static_cast<std::size_t>(entry.input)];
     PruneRowsArgs args;
     args.in = weight.data;
@@ -355,12 +365,13 @@ class DevicePruner {
     args.counters = counters;
     {
       const Stopwatch watch(result_.seconds.score);
-      set_factors(weight, entry, stats != nullptr ? stats->view() : LayerStats{}, args);
+      set_factors(weight, entry, stats != nullptr ? stats->view() : LayerStats{}, factors_[linear], lane,
+                  args);
     }
     const Stopwatch watch(result_.seconds.select);
     const PruneTarget target = entry.target(plan_.rounding);
     if (entry.pattern.kind == Pattern::Kind::kNofM) {
-      prune_groups(args, static_cast<int>(entry.pattern.n), static_cast<int>(entry.pattern.m), stream_);
+      prune_groups(args, static_cast<int>(entry.pattern.n), static_cast<int>(entry.pattern.m), lane);
       return;
     }
     const std::vector<std::int64_t> counts = row_prune_counts(target, entry.rows, entry.cols);
@@ -368,14 +379,15 @@ class DevicePruner {
                                      [&](std::int64_t count) { return count == counts.front(); });
     if (!uniform) {
       const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
-      check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
-                            cudaMemcpyHostToDevice, stream_));
+      check(cudaMemcpyAsync(counts_[linear].data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
+                            cudaMemcpyHostToDevice, lane));
     }
-    prune_rows(args, counts.front(), uniform ? nullptr : counts_.as<std::int32_t>(), stream_);
+    prune_rows(args, counts.front(), uniform ? nullptr : counts_[linear].as<std::int32_t>(), lane);
   }
 
   // The score's factors on the device. All scores here are functions of the statistics alone, but for ria.
-  void set_factors(DeviceView weight, const PlanEntry& entry, const LayerStats& stats, PruneRowsArgs& args) {
+  void set_factors(DeviceView weight, const PlanEntry& entry, const LayerStats& stats,
+                   const DeviceBuffer& factors, cudaStream_t lane, PruneRowsArgs& args) {
     if (base_name(entry.score) == "magnitude") return;
     Scores scores;
     if (base_name(entry.score) == "ria") {
@@ -385,12 +397,12 @@ class DevicePruner {
                    ->score({nullptr, weight.dtype, weight.rows, weight.cols, weight.cols}, stats, *cpu_,
                            entry.tensor);
     }
-    auto* place = factors_.as<float>();
+    auto* place = factors.as<float>();
     const auto put = [&](const std::vector<float>& values) -> const float* {
       if (values.empty()) return nullptr;
       const float* start = place;
-      check(cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice,
-                            stream_));
+      check(
+          cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, lane));
       place += values.size();
       return start;
     };
@@ -477,7 +489,9 @@ class DevicePruner {
   std::unique_ptr<Backend> cpu_;  // asked for by the scorers' interface
   std::map<std::int64_t, std::vector<const PlanEntry*>> entries_;
   std::vector<BlockWeights> slots_;
-  DeviceBuffer factors_, counts_, sums_, abs_scratch_, counters_;
+  Lanes lanes_;
+  std::vector<DeviceBuffer> factors_, counts_;  // by linear
+  DeviceBuffer sums_, abs_scratch_, counters_;
   std::array<Moments, kNumLinearInputs> moments_;
   std::optional<DeviceAdmm> admm_;
   std::optional<StatisticsScratch> scratch_;

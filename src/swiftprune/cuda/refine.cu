@@ -159,6 +159,29 @@ __global__ __launch_bounds__(kThreads) void right_kernel(float* right, const flo
   }
 }
 
+__global__ __launch_bounds__(kThreads) void rescale_kernel(float* constant, float* y, __half* t, float* scale,
+                                                           double* wanted, std::int64_t cols) {
+  __shared__ float scratch[kWarp + 1];
+  const std::int64_t r = blockIdx.x;
+  float top = 0.0f;
+  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) top = fmaxf(top, fabsf(constant[r * cols + j]));
+  top = block_max(top, scratch);
+  int exponent = 1;
+  if (top > 2.0f && top < INFINITY) frexpf(top, &exponent);
+  const float factor = ldexpf(1.0f, 1 - exponent);
+  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
+    const float value = constant[r * cols + j] * factor;
+    y[r * cols + j] = value;
+    if (exponent == 1) continue;
+    constant[r * cols + j] = value;
+    t[r * cols + j] = __float2half_rn(__half2float(t[r * cols + j]) * factor);
+  }
+  if (threadIdx.x == 0 && exponent != 1) {
+    scale[r] /= factor;
+    wanted[r] *= static_cast<double>(factor) * static_cast<double>(factor);
+  }
+}
+
 __global__ __launch_bounds__(kThreads) void row_dots_kernel(const __half* x, const float* p,
                                                             std::int64_t cols, double* energies) {
   __shared__ double scratch[kWarp + 1];
@@ -275,6 +298,14 @@ void admm_right(float* right, const float* wide, const float* norm, const float*
   right_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(right, wide, norm, residual, beta,
                                                                      damping, scale, cols);
   check_launch("admm_right");
+}
+
+void admm_rescale(float* constant, float* y, void* t, float* scale, double* wanted, std::int64_t rows,
+                  std::int64_t cols, cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  rescale_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(constant, y, static_cast<__half*>(t),
+                                                                       scale, wanted, cols);
+  check_launch("admm_rescale");
 }
 
 void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,

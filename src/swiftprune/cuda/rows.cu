@@ -2,9 +2,10 @@
 //
 // The row's keys stay in registers, spread over a block's threads; a threshold is guessed, the keys below it
 // are counted by all threads, and the guess is corrected by interpolation between the best bounds until the
-// count is k, or the bounds are neighbouring floats and what is left are ties. Blocks stay for many rows: the
-// next row is copied into shared memory meanwhile, and the first guess is the last rows' threshold relative
-// to the mean key (an EWMA, the idea of selection/threshold_search.h), which leaves about three counts a row.
+// count is k, at most 32 keys lie between the bounds (a warp ranks those), or the bounds are neighbouring
+// floats and what is left are ties. Blocks stay for many rows: the next row is copied into shared memory
+// meanwhile, and the first guess is the last rows' threshold relative to the mean key (an EWMA, the idea of
+// selection/threshold_search.h).
 #include <algorithm>
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -29,9 +30,12 @@ struct Cut {
 struct Guess {
   float threshold_of_mean = 0.85f;  // half-normal keys at one half
   float keys_per_bit = 0.0f;        // density of keys over float bits at the threshold; 0: unknown
+  bool seen = false;
 };
 
 struct Scratch {
+  int num_candidates;
+  std::uint32_t candidates[kWarp];
   int count[2][kMaxWarps];
   float sum[kMaxWarps + 1];
   std::uint32_t ties[kMaxWarps][2];
@@ -48,11 +52,25 @@ __device__ __forceinline__ int count_block(int x, Scratch& scratch, int& phase) 
   return __reduce_add_sync(kFullWarp, lane < static_cast<int>(blockDim.x) / kWarp ? buffer[lane] : 0);
 }
 
-// The search itself. below(p): keys whose bits are below p, over the block. sum: of the n keys. Keys are
-// multiples of 1 << shift in their bits. 0 <= k < n.
-template <class Below>
-__device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, int k, int shift,
-                                        Guess& guess) {
+// The cut among `num` <= 32 candidates in the scratch, whose `rank` lowest go: in each warp by itself.
+__device__ __forceinline__ Cut cut_candidates(const Scratch& scratch, int num, int rank) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const std::uint32_t own = lane < num ? scratch.candidates[lane] : 0xffffffffu;
+  int less = 0;
+#pragma unroll
+  for (int i = 0; i < kWarp; ++i) less += __shfl_sync(kFullWarp, own, i) < own ? 1 : 0;
+  const bool low_enough = lane < num && less <= rank;
+  const std::uint32_t value = __reduce_max_sync(kFullWarp, low_enough ? own : 0u);
+  const int below = __reduce_max_sync(kFullWarp, low_enough && own == value ? less : 0);
+  return {value, rank - below};
+}
+
+// The search itself. below(p): keys whose bits are below p, over the block. gather(low, high): puts the keys
+// in [low, high), at most 32, into the scratch. sum: of the n keys. Keys are multiples of 1 << shift in their
+// bits. 0 <= k < n.
+template <class Below, class Gather>
+__device__ __forceinline__ Cut find_cut(const Below& below, const Gather& gather, const Scratch& scratch,
+                                        float sum, int n, int k, int shift, Guess& guess) {
   if (k <= 0) return {};
   const std::uint32_t unit = 1u << shift;
   std::uint32_t low = 0;  // below(low) <= k <= below(high)
@@ -60,11 +78,14 @@ __device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, in
   int below_low = 0;
   int below_high = n;
   const float mean = sum / static_cast<float>(n);
-  float density = guess.keys_per_bit > 0.0f ? guess.keys_per_bit : 0.3f * static_cast<float>(n) / 8388608.0f;
+  const float density =
+      guess.keys_per_bit > 0.0f ? guess.keys_per_bit : 0.3f * static_cast<float>(n) / 8388608.0f;
   const float first = guess.threshold_of_mean * mean;
   std::uint32_t p = first < INFINITY ? __float_as_uint(fmaxf(first, 0.0f)) : kInfinityBits / 2;
-  std::uint32_t found = 0;
-  bool exact = false;
+  Cut cut{};
+  bool found = false;
+  bool bounded = false;
+  float new_density = 0.0f;
   for (int i = 0; high - low > unit; ++i) {
     if (i >= kInterpolations) p = low + (high - low) / 2;
     p &= ~(unit - 1);
@@ -72,8 +93,8 @@ __device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, in
     if (p >= high) p = high - unit;
     const int count = below(p);
     if (count == k) {
-      found = p;
-      exact = true;
+      cut = {p, 0};
+      found = true;
       break;
     }
     if (count < k) {
@@ -83,26 +104,38 @@ __device__ __forceinline__ Cut find_cut(const Below& below, float sum, int n, in
       high = p;
       below_high = count;
     }
+    const int between = below_high - below_low;
     if (low != 0 && high != kInfinityBits) {
-      density = static_cast<float>(below_high - below_low) / static_cast<float>(high - low);
-      p = low + static_cast<std::uint32_t>(
-                    static_cast<float>(high - low) *
-                    (static_cast<float>(k - below_low) / static_cast<float>(below_high - below_low)));
+      // The first bounds hold enough keys to tell the density; later ones tell chance.
+      if (!bounded && between >= 8)
+        new_density = static_cast<float>(between) / static_cast<float>(high - low);
+      bounded = true;
+      if (between <= kWarp) {
+        gather(low, high);
+        cut = cut_candidates(scratch, between, k - below_low);
+        found = true;
+        break;
+      }
+      p = low + static_cast<std::uint32_t>(static_cast<float>(high - low) *
+                                           (static_cast<float>(k - below_low) / static_cast<float>(between)));
     } else {
       // A little too far on purpose: the other bound comes close as well.
-      const float step = 1.15f * static_cast<float>(k - count) / density;
+      const float step = (1.15f * static_cast<float>(k - count) + (k > count ? 2.0f : -2.0f)) / density;
       const auto next = std::int64_t{p} + static_cast<std::int64_t>(fminf(fmaxf(step, -2e8f), 2e8f));
       p = static_cast<std::uint32_t>(min(max(next, std::int64_t{low}), std::int64_t{high}));
     }
   }
-  const Cut cut = exact ? Cut{found, 0} : Cut{low, k - below_low};
+  if (!found) cut = {low, k - below_low};
   const float ratio = __uint_as_float(cut.threshold) / mean;
   if (ratio < INFINITY) {
-    guess.threshold_of_mean = guess.keys_per_bit == 0.0f
-                                  ? ratio
-                                  : guess.threshold_of_mean + kForget * (ratio - guess.threshold_of_mean);
-    guess.keys_per_bit =
-        guess.keys_per_bit == 0.0f ? density : guess.keys_per_bit + kForget * (density - guess.keys_per_bit);
+    const float weight = guess.seen ? kForget : 1.0f;
+    guess.threshold_of_mean += weight * (ratio - guess.threshold_of_mean);
+    guess.seen = true;
+  }
+  if (new_density > 0.0f) {
+    guess.keys_per_bit = guess.keys_per_bit > 0.0f
+                             ? guess.keys_per_bit + kForget * (new_density - guess.keys_per_bit)
+                             : new_density;
   }
   return cut;
 }
@@ -127,6 +160,27 @@ __device__ __forceinline__ int count_below(const float (&q)[kKeys], std::uint32_
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) count += __float_as_uint(q[i]) < p ? 1 : 0;
   return count;
+}
+
+__device__ __forceinline__ void start_gather(Scratch& scratch) {
+  if (threadIdx.x == 0) scratch.num_candidates = 0;
+  __syncthreads();
+}
+__device__ __forceinline__ void add_candidate(Scratch& scratch, std::uint32_t bits) {
+  const int slot = atomicAdd(&scratch.num_candidates, 1);
+  if (slot < kWarp) scratch.candidates[slot] = bits;
+}
+
+// The keys in [low, high) of all threads.
+__device__ __forceinline__ void gather_keys(const float (&q)[kKeys], std::uint32_t low, std::uint32_t high,
+                                            Scratch& scratch) {
+  start_gather(scratch);
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    const std::uint32_t bits = __float_as_uint(q[i]);
+    if (bits - low < high - low) add_candidate(scratch, bits);
+  }
+  __syncthreads();
 }
 
 // Ties before this thread's vector v, in index order (vector v of thread t has index v·threads + t): four
@@ -290,8 +344,9 @@ __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, i
     }
     const int k = counts != nullptr ? counts[row] : uniform_count;
     const auto below = [&](std::uint32_t p) { return count_block(count_below(q, p), scratch, phase); };
+    const auto gather = [&](std::uint32_t low, std::uint32_t high) { gather_keys(q, low, high, scratch); };
     Cut cut{kInfinityBits, 0};  // k == n: nothing stays
-    if (k < n) cut = find_cut(below, sum, n, k, shift, guess);
+    if (k < n) cut = find_cut(below, gather, scratch, sum, n, k, shift, guess);
     const bool ordinary = cut.ties == 0 && cut.threshold != 0;
     int before[kVectors] = {};
     if (cut.ties > 0) ties_before(q, cut.threshold, scratch, before);
@@ -358,8 +413,9 @@ __global__ __launch_bounds__(kMaxThreads) void admm_rows_kernel(AdmmStepArgs arg
     sum = block_sum(sum, scratch.sum);
     const int k = counts != nullptr ? counts[row] : uniform_count;
     const auto below = [&](std::uint32_t p) { return count_block(count_below(q, p), scratch, phase); };
+    const auto gather = [&](std::uint32_t low, std::uint32_t high) { gather_keys(q, low, high, scratch); };
     Cut cut{kInfinityBits, 0};
-    if (k < n) cut = find_cut(below, sum, n, k, 0, guess);
+    if (k < n) cut = find_cut(below, gather, scratch, sum, n, k, 0, guess);
     int before[kVectors] = {};
     if (cut.ties > 0) ties_before(q, cut.threshold, scratch, before);
 #pragma unroll
@@ -416,8 +472,16 @@ __device__ void any_row(const Key& key, const Out& out, int n, int k, int shift,
       count += __float_as_uint(key(j)) < p ? 1 : 0;
     return count_block(count, scratch, phase);
   };
+  const auto gather = [&](std::uint32_t low, std::uint32_t high) {
+    start_gather(scratch);
+    for (int j = static_cast<int>(threadIdx.x); j < n; j += threads) {
+      const std::uint32_t bits = __float_as_uint(key(j));
+      if (bits - low < high - low) add_candidate(scratch, bits);
+    }
+    __syncthreads();
+  };
   Cut cut{kInfinityBits, 0};
-  if (k < n) cut = find_cut(below, sum, n, k, shift, guess);
+  if (k < n) cut = find_cut(below, gather, scratch, sum, n, k, shift, guess);
   const int part = (n + threads - 1) / threads;
   const int first = min(n, part * static_cast<int>(threadIdx.x));
   const int last = min(n, first + part);

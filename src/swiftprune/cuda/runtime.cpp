@@ -52,6 +52,21 @@ float Event::ms_since(const Event& start) const {
   return ms;
 }
 
+void Lanes::fork(cudaStream_t stream) {
+  forked_.record(stream);
+  for (const Stream& lane : lanes_) forked_.hold(lane);
+}
+cudaStream_t Lanes::next() {
+  turn_ = (turn_ + 1) % kNumLanes;
+  return lanes_[turn_];
+}
+void Lanes::join(cudaStream_t stream) {
+  for (int i = 0; i < kNumLanes; ++i) {
+    joined_[i].record(lanes_[i]);
+    joined_[i].hold(stream);
+  }
+}
+
 DeviceMemory::DeviceMemory(std::uint64_t limit_bytes) : limit_(limit_bytes) {
   if (limit_ != 0) return;
   std::size_t free = 0;

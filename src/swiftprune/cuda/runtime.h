@@ -47,6 +47,23 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
+// A few streams in turn for kernels that do not depend on each other: the end of one overlaps the start of
+// the next.
+class Lanes {
+ public:
+  // The lanes wait for what `stream` has been given.
+  void fork(cudaStream_t stream);
+  cudaStream_t next();
+  // `stream` waits for the lanes.
+  void join(cudaStream_t stream);
+
+ private:
+  static constexpr int kNumLanes = 3;
+  Stream lanes_[kNumLanes];
+  Event forked_, joined_[kNumLanes];
+  int turn_ = 0;
+};
+
 // The device memory of one run: everything is taken from here, so that a limit holds and the peak is known.
 class DeviceMemory {
  public:

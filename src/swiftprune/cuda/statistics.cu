@@ -41,7 +41,7 @@ __global__ __launch_bounds__(kThreads) void strip_kernel(const T* x, std::int64_
       if (!kAbsolute) peaks[i] = fmaxf(peaks[i], fabsf(value));
     }
   };
-  constexpr int kAhead = 4;  // loads in flight
+  constexpr int kAhead = 8;  // loads in flight
   std::int64_t r = first;
   for (; r + kAhead <= last; r += kAhead) {
     Eight<T> v[kAhead];
@@ -66,22 +66,46 @@ __global__ __launch_bounds__(kThreads) void strip_kernel(const T* x, std::int64_
   }
 }
 
-__global__ __launch_bounds__(kThreads) void finish_kernel(StripSums in, std::int64_t strips,
-                                                          StatisticsArgs args) {
-  const std::int64_t j = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (j >= args.cols) return;
+// A warp's lanes are columns; the block's warps share the strips of each, and their sums are added in order.
+constexpr int kFinishWarps = 16;
+__global__ __launch_bounds__(kWarp* kFinishWarps) void finish_kernel(StripSums in, std::int64_t strips,
+                                                                     StatisticsArgs args) {
+  __shared__ double squares[kFinishWarps][kWarp];
+  __shared__ double values[kFinishWarps][kWarp];
+  __shared__ float peaks[kFinishWarps][kWarp];
+  const int lane = static_cast<int>(threadIdx.x);
+  const int warp = static_cast<int>(threadIdx.y);
+  const std::int64_t j = std::int64_t{blockIdx.x} * kWarp + lane;
   double square = 0.0;
   double value = 0.0;
   float peak = 0.0f;
-  for (std::int64_t s = 0; s < strips; ++s) {
+#pragma unroll 4
+  for (std::int64_t s = warp; s < strips; s += kFinishWarps) {
+    if (j >= args.cols) break;
     if (in.squares != nullptr) square += static_cast<double>(in.squares[s * args.cols + j]);
     if (in.values != nullptr) value += static_cast<double>(in.values[s * args.cols + j]);
     if (in.peaks != nullptr) peak = fmaxf(peak, in.peaks[s * args.cols + j]);
+  }
+  squares[warp][lane] = square;
+  values[warp][lane] = value;
+  peaks[warp][lane] = peak;
+  __syncthreads();
+  if (warp != 0 || j >= args.cols) return;
+  for (int w = 1; w < kFinishWarps; ++w) {
+    square += squares[w][lane];
+    value += values[w][lane];
+    peak = fmaxf(peak, peaks[w][lane]);
   }
   if (args.energy != nullptr) args.energy[j] += square;
   if (args.ewma != nullptr) args.ewma[j] += args.ewma_weight * (square - args.ewma[j]);
   if (args.sum != nullptr) args.sum[j] += value;
   if (args.peak != nullptr) args.peak[j] = fmaxf(args.peak[j], peak);
+}
+
+void launch_finish(const StripSums& sums, std::int64_t strips, const StatisticsArgs& args,
+                   cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((args.cols + kWarp - 1) / kWarp);
+  finish_kernel<<<blocks, dim3(kWarp, kFinishWarps), 0, stream>>>(sums, strips, args);
 }
 
 template <class T>
@@ -157,7 +181,7 @@ void add_statistics(const StatisticsArgs& args, cudaStream_t stream) {
   StripSums sums{scratch, args.sum != nullptr ? scratch + size : nullptr,
                  args.peak != nullptr ? scratch + 2 * size : nullptr};
   launch_strips<false>(args.x, args.dtype, args.rows, args.cols, sums, stream);
-  finish_kernel<<<blocks_for(args.cols), kThreads, 0, stream>>>(sums, num_strips(args.rows), args);
+  launch_finish(sums, num_strips(args.rows), args, stream);
   check_launch("add_statistics");
 }
 
@@ -171,7 +195,7 @@ void abs_sums(const void* weight, DType dtype, std::int64_t rows, std::int64_t c
   StatisticsArgs args;
   args.cols = cols;
   args.sum = column_sums;
-  finish_kernel<<<blocks_for(cols), kThreads, 0, stream>>>(sums, num_strips(rows), args);
+  launch_finish(sums, num_strips(rows), args, stream);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     row_abs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(weight), cols,

@@ -27,14 +27,22 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
   std::set<std::string> files = {"config.json"};
   for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
+  const std::vector<std::string> list(files.begin(), files.end());
+  std::vector<std::string> digests(list.size());
+  parallel_for(static_cast<std::int64_t>(list.size()), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      digests[i] = "sha256:" + sha256_file(checkpoint.folder() / list[i]);
+    }
+  });
   nlohmann::ordered_json hashes = nlohmann::ordered_json::object();
-  for (const std::string& file : files) hashes[file] = "sha256:" + sha256_file(checkpoint.folder() / file);
+  for (std::size_t i = 0; i < list.size(); ++i) hashes[list[i]] = digests[i];
   return hashes;
 }
 
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
                                    const PruneOptions& options, const CalibrationRecord& calibration,
-                                   const PruneResult& result, const nlohmann::ordered_json& command) {
+                                   const PruneResult& result, const nlohmann::ordered_json& command,
+                                   const nlohmann::ordered_json& hashes) {
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const TensorResult& tensor : result.tensors) tensors.push_back(tensor_record(tensor));
   const StageSeconds& s = result.seconds;
@@ -55,7 +63,7 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
         {"windows", calibration.windows},
         {"seqlen", calibration.seqlen},
         {"seed", calibration.seed}}},
-      {"input", model_hashes(model.checkpoint())},
+      {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
       {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
       {"seconds",
        {{"load", s.load},
