@@ -4,6 +4,7 @@
 #include <charconv>
 #include <vector>
 
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/inverse.h"
 #include "swiftprune/refinement/admm.h"
@@ -13,6 +14,7 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr int kMaxRaises = 12;
+constexpr std::int64_t kPanels = 4;
 constexpr double kAlignedEnergyFloor = 1e-8;
 
 std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
@@ -100,21 +102,34 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
                     stream_);
   }
   normalised_gram(stats.gram(), norm, inputs_, 0.0f, 1.0f, a_half_.data(), DType::kF16, stream_);
-  p_ = stats.gram();
-  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.damping + options.rho), 1.0f, p_,
-                  DType::kF32, stream_);
-  invert(tensor);
-  convert(p_, DType::kF32, p_half_.data(), DType::kF16, inputs_ * inputs_, stream_);
+  factor_ = stats.gram();
+  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.damping + options.rho), 1.0f,
+                  factor_, DType::kF32, stream_);
+  factorise(tensor);
+  // P = WᵀW panel by panel, since W has no rows above a panel's; F32 panels lie where a linear's matrices
+  // will.
+  const DeviceView w = view_of(factor_, DType::kF32, inputs_, inputs_);
+  const DeviceView p = view_of(p_half_.data(), DType::kF16, inputs_, inputs_);
+  const auto room = static_cast<std::int64_t>(y_.bytes() / sizeof(float)) / inputs_;
+  const std::int64_t panel = std::max<std::int64_t>(1, std::min(room, ceil_div(inputs_, kPanels)));
+  for (std::int64_t first = 0; first < inputs_; first += panel) {
+    const std::int64_t count = std::min(panel, inputs_ - first);
+    const DeviceView wide = view_of(y_.data(), DType::kF32, count, inputs_);
+    const DeviceView below = w.row_block(first, inputs_ - first);
+    products_.run(
+        {.a = below.col_block(first, count), .b = below, .c = wide, .a_transposed = true, .tf32 = true});
+    convert(wide.data, DType::kF32, p.row(first), DType::kF16, wide.numel(), stream_);
+  }
 }
 
-// P in place. Where rounding made the matrix indefinite, its damping is raised tenfold; the Gram matrix then
+// W in place. Where rounding made the matrix indefinite, its damping is raised tenfold; the Gram matrix then
 // comes from its F16 copy, which is as exact as that damping asks for.
-void DeviceAdmm::invert(std::string_view tensor) {
+void DeviceAdmm::factorise(std::string_view tensor) {
   damping_ = options_.damping;
   for (raised_ = 0;; ++raised_) {
     check(cudaMemsetAsync(bad_.data(), 0, sizeof(int), stream_));
-    invert_spd(products_, view_of(p_, DType::kF32, inputs_, inputs_), p_half_.as<float>(), bad_.as<int>(),
-               stream_);
+    inverse_factor(products_, view_of(factor_, DType::kF32, inputs_, inputs_), p_half_.as<float>(),
+                   bad_.as<int>(), stream_);
     int bad = 0;
     check(cudaMemcpyAsync(&bad, bad_.data(), sizeof(int), cudaMemcpyDeviceToHost, stream_));
     check(cudaStreamSynchronize(stream_));
@@ -126,8 +141,8 @@ void DeviceAdmm::invert(std::string_view tensor) {
           tensor, damping_);
     }
     damping_ *= 10.0;
-    convert(a_half_.data(), DType::kF16, p_, DType::kF32, inputs_ * inputs_, stream_);
-    add_diagonal(p_, inputs_, static_cast<float>(damping_ + options_.rho), stream_);
+    convert(a_half_.data(), DType::kF16, factor_, DType::kF32, inputs_ * inputs_, stream_);
+    add_diagonal(factor_, inputs_, static_cast<float>(damping_ + options_.rho), stream_);
   }
 }
 
@@ -182,7 +197,7 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
   const DeviceView y = matrix(y_, DType::kF32);
   const DeviceView t = matrix(t_, DType::kF16);
   const DeviceView p_half = view_of(p_half_.data(), DType::kF16, inputs_, inputs_);
-  const DeviceView p = view_of(p_, DType::kF32, inputs_, inputs_);
+  const DeviceView factor = view_of(factor_, DType::kF32, inputs_, inputs_);
   const auto* norm = norm_.as<float>();
   auto* scale = scale_.as<float>();
   const auto rho = static_cast<float>(options_.rho);
@@ -200,7 +215,8 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     products_.run({.a = wide, .b = view_of(moments_, DType::kF32, inputs_, inputs_), .c = y, .tf32 = true});
     admm_right(static_cast<float*>(y.data), static_cast<const float*>(wide.data), norm, residual_,
                static_cast<float>(options_.beta), static_cast<float>(damping_), scale, rows, cols, stream_);
-    products_.run({.a = y, .b = p, .c = constant, .tf32 = true});
+    products_.run({.a = y, .b = factor, .c = constant, .b_transposed = true, .tf32 = true});
+    products_.run({.a = constant, .b = factor, .c = y, .tf32 = true});  // C = (T/n + damping·W')WᵀW
     admm_rescale(static_cast<float*>(constant.data), static_cast<float*>(y.data), t.data, scale,
                  wanted_.as<double>(), rows, cols, stream_);
   } else {

@@ -48,7 +48,7 @@ class DeviceAdmm {
   void refine(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters);
 
  private:
-  void invert(std::string_view tensor);
+  void factorise(std::string_view tensor);
   void step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target, double share);
   void row_energies(DeviceView x, double* energies);
 

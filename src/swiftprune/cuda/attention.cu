@@ -100,8 +100,9 @@ __device__ __forceinline__ void load_tile(T* tile, const T* head, std::int64_t r
   }
 }
 
-// kTiles: of 16 queries a warp, which share every fragment of keys and values; kKeyTile: keys of a step.
-template <class T, int kSize, int kTiles, int kKeyTile>
+// kTiles: of 16 queries a warp, which share every fragment of keys and values; kKeyTile: keys of a step;
+// kCapped: scores go through the soft cap.
+template <class T, int kSize, int kTiles, int kKeyTile, bool kCapped>
 __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs args, bool vectors) {
   constexpr int kSteps = kSize / 16;  // of 16 elements of a head
   constexpr int kWarpQueries = 16 * kTiles;
@@ -137,10 +138,9 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
   float total[kTiles][2] = {};
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) top[m][0] = top[m][1] = -INFINITY;
-  const bool capped = args.softcap > 0.0f;
   const float cap = args.softcap * kLog2E;
-  const float cap_scale = capped ? args.scale / args.softcap : 1.0f;
-  const float scale = capped ? 1.0f : args.scale * kLog2E;  // of what exp2 takes
+  const float cap_scale = kCapped ? args.scale / args.softcap : 1.0f;
+  const float scale = kCapped ? 1.0f : args.scale * kLog2E;  // of what exp2 takes
   int s = 0;
   for (int first = begin; first < end; first += kKeyTile, s ^= 1) {
     if (first + kKeyTile < end) {
@@ -183,17 +183,28 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
 #pragma unroll
       for (int m = 0; m < kTiles; ++m) {
         const int query = warp_query + 16 * m + lane / 4;
+        if constexpr (kCapped) {
+#pragma unroll
+          for (int t = 0; t < kKeyTile / 8; ++t) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) score[m][t][i] = cap * tanhf(score[m][t][i] * cap_scale);
+          }
+        }
+        if (masked) {
+#pragma unroll
+          for (int t = 0; t < kKeyTile / 8; ++t) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const int key = first + 8 * t + 2 * (lane % 4) + i % 2;
+              if (!visible(query + i / 2 * 8, key, args)) score[m][t][i] = -INFINITY;
+            }
+          }
+        }
         float highest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
         for (int t = 0; t < kKeyTile / 8; ++t) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            float& value = score[m][t][i];
-            if (capped) value = cap * tanhf(value * cap_scale);
-            if (masked && !visible(query + i / 2 * 8, first + 8 * t + 2 * (lane % 4) + i % 2, args))
-              value = -INFINITY;
-            highest[i / 2] = fmaxf(highest[i / 2], value);
-          }
+          for (int i = 0; i < 4; ++i) highest[i / 2] = fmaxf(highest[i / 2], score[m][t][i]);
         }
         float shift[2];
         float correction[2];
@@ -382,9 +393,15 @@ void launch_tensor(const AttentionArgs& args, cudaStream_t stream) {
                        is_aligned(args.q) && is_aligned(args.k) && is_aligned(args.v) && is_aligned(args.out);
   constexpr int kQueriesOfBlock = kWarps * 16 * kTiles;
   constexpr int kBytes = (kQueriesOfBlock + 4 * kKeyTile) * kSize * static_cast<int>(sizeof(T));
-  const auto kernel = tensor_kernel<T, kSize, kTiles, kKeyTile>;
-  allow_shared(kernel, kBytes);
-  kernel<<<grid_of(args, kQueriesOfBlock), kBlockThreads, kBytes, stream>>>(args, vectors);
+  const auto launch = [&](auto kernel) {
+    allow_shared(kernel, kBytes);
+    kernel<<<grid_of(args, kQueriesOfBlock), kBlockThreads, kBytes, stream>>>(args, vectors);
+  };
+  if (args.softcap > 0.0f) {
+    launch(tensor_kernel<T, kSize, kTiles, kKeyTile, true>);
+  } else {
+    launch(tensor_kernel<T, kSize, kTiles, kKeyTile, false>);
+  }
 }
 
 template <int kSize>

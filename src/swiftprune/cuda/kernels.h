@@ -165,13 +165,10 @@ void normalised_gram(const float* gram, const float* norm, std::int64_t n, float
 // `moments`
 void aligned_moments(const float* gram, const float* cross, const float* norm, std::int64_t n, float alpha,
                      float* moments, cudaStream_t stream);
-// A base block of the inverse: a [n, n] (stride), n <= kInverseBlock, becomes its inverse; *bad is set when a
-// pivot is not positive.
+// A base block of inverse.h: a [n, n] (stride), n <= kInverseBlock, both halves given, becomes L⁻¹; *bad is
+// set when a pivot is not positive.
 inline constexpr std::int64_t kInverseBlock = 128;
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream);
-// y [cols, rows] = xᵀ
-void transpose(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols, float* y,
-               std::int64_t y_stride, cudaStream_t stream);
 // Rows are brought to a common size, so that F16 holds them: scale [rows] is the power of two above the row's
 // largest |w·n|. scaled = w·n/scale (F16), wide (F32) the same when scale_wide, else w.
 void admm_start(const void* weight, DType dtype, const float* norm, std::int64_t rows, std::int64_t cols,
@@ -180,8 +177,8 @@ void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream);
 // right [rows, cols] = (right + damping·w·n + beta·R/n)/scale; residual may be null
 void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta,
                 float damping, const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream);
-// The target may be much larger than the weights: where a row's |constant| exceeds 2, constant, t and scale⁻¹
-// (and the square root of wanted) are divided by the power of two that ends it. y becomes a copy of constant.
+// y holds C, which may be much larger than the weights: where a row's |C| exceeds 2, C, t and 1/scale (and
+// the square root of wanted) are divided by the power of two that ends it. C goes to constant and stays in y.
 void admm_rescale(float* constant, float* y, void* t, float* scale, double* wanted, std::int64_t rows,
                   std::int64_t cols, cudaStream_t stream);
 // energies [rows] = Σ_j x_rj·p_rj in double, x F16, p F32

@@ -28,22 +28,6 @@ __global__ void symmetrize_kernel(float* a, std::int64_t n) {
   }
 }
 
-__global__ void transpose_kernel(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
-                                 float* y, std::int64_t y_stride) {
-  __shared__ float tile[kTile][kTile + 1];
-  const std::int64_t row = std::int64_t{blockIdx.y} * kTile;
-  const std::int64_t col = std::int64_t{blockIdx.x} * kTile;
-  for (int i = static_cast<int>(threadIdx.y); i < kTile; i += static_cast<int>(blockDim.y)) {
-    if (row + i < rows && col + threadIdx.x < cols)
-      tile[i][threadIdx.x] = x[(row + i) * x_stride + col + threadIdx.x];
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.y); i < kTile; i += static_cast<int>(blockDim.y)) {
-    if (col + i < cols && row + threadIdx.x < rows)
-      y[(col + i) * y_stride + row + threadIdx.x] = tile[threadIdx.x][i];
-  }
-}
-
 __global__ __launch_bounds__(1024) void norms_kernel(const float* gram, std::int64_t n, double floor,
                                                      float* norm) {
   __shared__ double scratch[kWarp + 1];
@@ -78,7 +62,9 @@ __global__ __launch_bounds__(kThreads) void moments_kernel(const float* gram, co
   }
 }
 
-// Gauss-Jordan without pivoting: stable for positive definite matrices, whose pivots stay positive.
+// Elimination below the diagonal, of the matrix and of the identity beside it: what the identity becomes
+// takes the place of the eliminated elements. With pivots d the inverse Cholesky factor is diag(d)^-1/2 times
+// that.
 constexpr int kInverseThreads = 512;
 __global__ __launch_bounds__(kInverseThreads) void invert_kernel(float* a, std::int64_t stride, int n,
                                                                  int* bad) {
@@ -86,34 +72,37 @@ __global__ __launch_bounds__(kInverseThreads) void invert_kernel(float* a, std::
   const int width = n + 1;
   float* const m = shared;           // [n][width]
   float* const row = m + n * width;  // the pivot's
-  float* const column = row + n;
+  float* const column = row + n;     // of factors
+  float* const pivots = column + n;
   for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
     m[i / n * width + i % n] = a[i / n * stride + i % n];
   }
   for (int k = 0; k < n; ++k) {
     __syncthreads();
     const float pivot = m[k * width + k];
-    if (threadIdx.x == 0 && !(pivot > 0.0f)) *bad = 1;
-    const float inverse = 1.0f / pivot;
+    if (threadIdx.x == 0) {
+      pivots[k] = pivot;
+      if (!(pivot > 0.0f)) *bad = 1;
+    }
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kInverseThreads) {
-      row[i] = m[k * width + i] * inverse;
-      column[i] = m[i * width + k];
+      row[i] = m[k * width + i];
+      column[i] = m[i * width + k] / pivot;
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
-      const int r = i / n;
+    const int below = n - k - 1;
+    for (int i = static_cast<int>(threadIdx.x); i < below * n; i += kInverseThreads) {
+      const int r = k + 1 + i / n;
       const int c = i % n;
       float& value = m[r * width + c];
-      if (r == k) {
-        value = c == k ? inverse : row[c];
-      } else {
-        value = c == k ? -column[r] * inverse : fmaf(-column[r], row[c], value);
-      }
+      value = c == k ? -column[r] : fmaf(-column[r], row[c], value);
     }
   }
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
-    a[i / n * stride + i % n] = m[i / n * width + i % n];
+    const int r = i / n;
+    const int c = i % n;
+    const float unit = c < r ? m[r * width + c] : c == r ? 1.0f : 0.0f;
+    a[r * stride + c] = unit / sqrtf(pivots[r]);
   }
 }
 
@@ -164,17 +153,16 @@ __global__ __launch_bounds__(kThreads) void rescale_kernel(float* constant, floa
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   float top = 0.0f;
-  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) top = fmaxf(top, fabsf(constant[r * cols + j]));
+  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) top = fmaxf(top, fabsf(y[r * cols + j]));
   top = block_max(top, scratch);
   int exponent = 1;
   if (top > 2.0f && top < INFINITY) frexpf(top, &exponent);
   const float factor = ldexpf(1.0f, 1 - exponent);
   for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
-    const float value = constant[r * cols + j] * factor;
+    const float value = y[r * cols + j] * factor;
     y[r * cols + j] = value;
-    if (exponent == 1) continue;
     constant[r * cols + j] = value;
-    t[r * cols + j] = __float2half_rn(__half2float(t[r * cols + j]) * factor);
+    if (exponent != 1) t[r * cols + j] = __float2half_rn(__half2float(t[r * cols + j]) * factor);
   }
   if (threadIdx.x == 0 && exponent != 1) {
     scale[r] /= factor;
@@ -237,14 +225,6 @@ void symmetrize(float* gram, std::int64_t n, cudaStream_t stream) {
   check_launch("symmetrize");
 }
 
-void transpose(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols, float* y,
-               std::int64_t y_stride, cudaStream_t stream) {
-  if (rows * cols == 0) return;
-  transpose_kernel<<<dim3(tiles(cols), tiles(rows)), kTileThreads, 0, stream>>>(x, x_stride, rows, cols, y,
-                                                                                y_stride);
-  check_launch("transpose");
-}
-
 void admm_norms(const float* gram, std::int64_t n, double floor, float* norm, cudaStream_t stream) {
   norms_kernel<<<1, 1024, 0, stream>>>(gram, n, floor, norm);
   check_launch("admm_norms");
@@ -268,7 +248,7 @@ void aligned_moments(const float* gram, const float* cross, const float* norm, s
 }
 
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream) {
-  const auto bytes = static_cast<int>((n * (n + 1) + 2 * n) * static_cast<std::int64_t>(sizeof(float)));
+  const auto bytes = static_cast<int>((n * (n + 1) + 3 * n) * static_cast<std::int64_t>(sizeof(float)));
   cudaFuncSetAttribute(invert_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   invert_kernel<<<1, kInverseThreads, static_cast<std::size_t>(bytes), stream>>>(a, stride,
                                                                                  static_cast<int>(n), bad);
