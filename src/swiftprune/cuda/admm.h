@@ -59,7 +59,7 @@ class DeviceAdmm {
   int raised_ = 0;
   std::int64_t inputs_ = 0;
   DeviceBuffer norm_, p_half_, a_half_, bad_;  // of the input
-  float* p_ = nullptr;                         // [I, I] P, in the memory of the Gram matrix
+  float* factor_ = nullptr;                    // [I, I] W with P = WᵀW, in the memory of the Gram matrix
   float* moments_ = nullptr;                   // [I, I], in the memory of the cross moments
   const float* residual_ = nullptr;
   DeviceBuffer wide_, constant_, y_, t_, scale_, wanted_, found_, counts_;  // of the linear

@@ -25,7 +25,6 @@ StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::i
   if (hidden == 0) return;
   constexpr std::string_view kWhat = "weighted activations of one pass";
   x_ = DeviceBuffer(memory, bytes_of(rows * inputs, size_of(compute)), kWhat);
-  dense_x_ = DeviceBuffer(memory, bytes_of(rows * inputs, size_of(compute)), kWhat);
   residual_ = DeviceBuffer(memory, bytes_of(rows * hidden, size_of(compute)), kWhat);
 }
 
@@ -91,10 +90,9 @@ void DeviceStats::add_gram(Products& products, DeviceView x) {
 void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows,
                               std::int64_t seqlen) {
   DeviceView x = rows.x;
-  DeviceView dense = rows.dense_x;
+  const DeviceView dense = rows.dense_x;
   if (rows.roots != nullptr) {
     x = scratch.x(rows.x.rows, rows.x.cols);
-    dense = scratch.dense_x(rows.x.rows, rows.x.cols);
     scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, x.rows, x.cols, x.data,
                       x.dtype, stream_);
     scaled_difference(rows.dense_x.data, rows.dense_x.dtype, nullptr, rows.dense_x.dtype, rows.roots, x.rows,

@@ -14,8 +14,9 @@ namespace swiftprune::cuda {
 struct AlignedRows {
   DeviceView x{};
   DeviceView dense_x{};
-  DeviceView residual{};         // F32; data null where no residual moments are wanted
-  DeviceView dense_residual{};   // F32
+  DeviceView residual{};        // F32; data null where no residual moments are wanted
+  DeviceView dense_residual{};  // F32
+  // [rows] square roots of the tokens' weights, or null; dense_x is multiplied by them in place.
   const float* roots = nullptr;  // [rows] square roots of the tokens' weights, or null
 };
 
@@ -27,7 +28,6 @@ class StatisticsScratch {
                     std::int64_t hidden);
   void* sums() const { return sums_.data(); }
   DeviceView x(std::int64_t rows, std::int64_t cols) const { return part(x_, rows, cols); }
-  DeviceView dense_x(std::int64_t rows, std::int64_t cols) const { return part(dense_x_, rows, cols); }
   DeviceView residual(std::int64_t rows, std::int64_t cols) const { return part(residual_, rows, cols); }
 
  private:
@@ -35,7 +35,7 @@ class StatisticsScratch {
     return view_of(buffer.data(), compute_, rows, cols);
   }
   DType compute_;
-  DeviceBuffer sums_, x_, dense_x_, residual_;
+  DeviceBuffer sums_, x_, residual_;
 };
 
 // Gram matrices [I, I], cross moments [I, I] and residual moments [hidden, I] of the input in hand, F32;
