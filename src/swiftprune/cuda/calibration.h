@@ -17,7 +17,7 @@ struct AlignedRows {
   DeviceView residual{};        // F32; data null where no residual moments are wanted
   DeviceView dense_residual{};  // F32
   // [rows] square roots of the tokens' weights, or null; dense_x is multiplied by them in place.
-  const float* roots = nullptr;  // [rows] square roots of the tokens' weights, or null
+  const float* roots = nullptr;
 };
 
 // Buffers that all statistics share: those of one pass over rows.
