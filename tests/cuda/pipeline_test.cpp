@@ -116,7 +116,8 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
   using enum Propagation;
   const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
   const TokenWindows windows = random_windows(5, seqlen);
-  // Selections differ where two scores are closer than the rounding of the forward.
+  // Selections differ where two scores are closer than the rounding of the forward; a refinement's, where
+  // weights of few tokens' statistics (160 here) are near a tie after twenty steps.
   for (const auto& [recipe, agreement] : {std::pair{Recipe{"magnitude", "none", "row", kDense}, 1.0},
                                           {Recipe{"magnitude", "none", "2:4", kDense}, 1.0},
                                           {Recipe{"wanda", "none", "row", kPruned}, 0.999},
@@ -124,10 +125,10 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
                                           {Recipe{"ria(0.7)", "none", "2:4", kDense}, 0.999},
                                           {Recipe{"stade", "none", "row", kDense}, 0.999},
                                           {Recipe{"paper", "none", "1:4", kPruned}, 0.999},
-                                          {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.97},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.97},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.97},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.97}}) {
+                                          {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96}}) {
     Collected expected(model_->checkpoint());
     Collected found(model_->checkpoint());
     run_on_cpu(recipe, windows, expected);
