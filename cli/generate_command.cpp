@@ -64,8 +64,10 @@ void run(const GenerateOptions& options) {
   const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
   model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
 
+  Autotuner tuner(Autotuner::default_cache_file());
   Generator generator(*model, *backend, parse_compute(options.compute, *backend), 1,
-                      prompt_tokens + options.max_tokens);
+                      prompt_tokens + options.max_tokens, &tuner);
+  tuner.save();
   Sampler sampler(options.sampler);
   TextStream stream(*tokenizer, !options.common.json);
   if (!options.common.json) fmt::print("{}", options.prompt);

@@ -1,4 +1,4 @@
-// Finds the command and maps errors to exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 device.
+// Finds the command and maps errors to exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 device, 5 gate.
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
   program.require_subcommand(1);
   program.footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
   for (auto* declare : {cli::declare_import, cli::declare_inspect, cli::declare_prune, cli::declare_eval,
-                        cli::declare_generate, cli::declare_tokenize, cli::declare_verify, cli::declare_pack,
+                        cli::declare_compare, cli::declare_pilot, cli::declare_generate, cli::declare_bench,
+                        cli::declare_serve, cli::declare_tokenize, cli::declare_verify, cli::declare_pack,
                         cli::declare_unpack}) {
     declare(program);
   }

@@ -1,42 +1,128 @@
 #include "model_text.h"
 
+#include <algorithm>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include "swiftprune/core/error.h"
+#include "swiftprune/evaluation/evaluation_text.h"
 
 namespace swiftprune::cli {
+namespace {
 
-bool holds_ids(const std::string& file) {
-  const std::string extension = std::filesystem::path(file).extension();
-  return extension == ".u16" || extension == ".u32";
+// What each window starts with.
+std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* tokenizer, const std::string& bos,
+                                       Convention convention) {
+  if (bos == "none") return std::nullopt;
+  const auto id = tokenizer == nullptr ? std::nullopt : tokenizer->bos();
+  if (bos == "auto") {
+    if (convention == Convention::kLlamaCpp) {
+      const auto added = tokenizer == nullptr ? std::vector<std::int32_t>{} : tokenizer->encode("");
+      return !added.empty() && id == added.front() ? id : std::nullopt;
+    }
+    if (!model.config().needs_bos) return std::nullopt;
+  }
+  if (!id) {
+    bad_input("{}: windows are to start with BOS (--bos {}), but the tokenizer has none",
+              model.checkpoint().folder().string(), bos);
+  }
+  return id;
 }
 
-void add_evaluation_flags(CLI::App& command, EvaluationText& text) {
-  command.add_option("--field", text.field, "Member of each .jsonl line that holds the text")
+}  // namespace
+
+void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
+  command.add_option(
+      "--text,--ids", flags.files,
+      "Texts: .txt, .jsonl (see --field), or token ids as .u16 / .u32 (little endian, no header)");
+  command.add_option("--field", flags.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
-  command.add_option("--seqlen", text.seqlen, "Tokens a window")
+  command.add_option("--seqlen", flags.seqlen, "Tokens a window")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 24));
-  command.add_option("--windows", text.windows, "First so many windows (0: all)")
+  command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
       ->check(CLI::NonNegativeNumber);
   command
-      .add_option("--bos", text.bos,
-                  "A BOS at the start of each window: each, none, or auto (what the family needs)")
+      .add_option("--bos", flags.bos,
+                  "A BOS at the start of each window: each, none, or auto (what the family needs; with "
+                  "--convention llama.cpp what the tokenizer adds)")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "each", "none"}));
+  command
+      .add_option("--convention", flags.convention,
+                  "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
+                  "window), strided (every token once, with overlapping windows)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"windows", "llama.cpp", "strided"}));
+  command
+      .add_option("--stride", flags.stride,
+                  "With strided: tokens from window to window (0: half of --seqlen)")
+      ->check(CLI::NonNegativeNumber);
 }
 
-TokenWindows evaluation_windows(const Model& model, const EvaluationText& text) {
-  model.check_length(text.seqlen, "--seqlen");
-  WindowOptions options;
-  options.seqlen = text.seqlen;
-  if (text.windows > 0) options.max_windows = text.windows;
-  if (holds_ids(text.file)) {
-    return windows_of_ids(read_token_ids(text.file, model.config().vocab_size), text.file, options);
+std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
+  const std::filesystem::path& folder = model.checkpoint().folder();
+  const bool has_text =
+      std::any_of(files.begin(), files.end(), [](const auto& f) { return !holds_token_ids(f); });
+  if (!has_text && !std::filesystem::exists(folder / "tokenizer.json") &&
+      !std::filesystem::exists(folder / "tokenizer.model")) {
+    return nullptr;
   }
-  const auto tokenizer = Tokenizer::open(model.checkpoint().folder());
-  options.bos_each_window = text.bos == "each" || (text.bos == "auto" && model.config().needs_bos);
-  return windows_of_text(*tokenizer, read_corpus(text.file, text.field), options);
+  return Tokenizer::open(folder);
+}
+
+ConventionOptions convention_options(const Model& model, const Tokenizer* tokenizer,
+                                     const EvaluationFlags& flags) {
+  if (flags.stride > 0 && flags.convention != "strided") {
+    bad_usage("--stride: found {} with --convention {}, expected --convention strided", flags.stride,
+              flags.convention);
+  }
+  model.check_length(flags.seqlen, "--seqlen");
+  ConventionOptions options;
+  options.convention = convention_by_name(flags.convention);
+  options.seqlen = flags.seqlen;
+  options.stride = flags.stride;
+  options.max_windows = flags.windows;
+  options.bos = window_bos(model, tokenizer, flags.bos, options.convention);
+  return options;
+}
+
+void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input) {
+  const auto tokenizer = evaluation_tokenizer(dense, flags.files);
+  const ConventionOptions convention = convention_options(dense, tokenizer.get(), flags);
+  input.convention = label_of(convention.convention, convention.seqlen, convention.stride);
+  double bytes = 0.0, tokens = 0.0;
+  bool has_bytes = true;
+  for (const std::string& file : flags.files) {
+    const EvaluationText text =
+        read_evaluation_text(file, flags.field, tokenizer.get(), dense.config().vocab_size);
+    for (ScoredWindows& part : scored_windows(text.ids, text.name, convention)) {
+      const auto scored = static_cast<double>(part.num_scored());
+      tokens += scored;
+      bytes += scored * text.bytes_per_token.value_or(0.0);
+      input.parts.push_back(std::move(part));
+    }
+    has_bytes = has_bytes && text.bytes_per_token.has_value();
+    input.text += (input.text.empty() ? "" : ", ") + text.name;
+  }
+  if (has_bytes) input.bytes_per_token = bytes / tokens;
+}
+
+void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments) {
+  if (flags.files.empty()) return;
+  const EvaluationFlags defaults;
+  arguments.push_back("--text");
+  arguments.insert(arguments.end(), flags.files.begin(), flags.files.end());
+  const auto add = [&](const char* flag, const auto& value, const auto& absent) {
+    if (value != absent) arguments.insert(arguments.end(), {flag, fmt::format("{}", value)});
+  };
+  add("--field", flags.field, defaults.field);
+  add("--seqlen", flags.seqlen, defaults.seqlen);
+  add("--windows", flags.windows, defaults.windows);
+  add("--bos", flags.bos, defaults.bos);
+  add("--convention", flags.convention, defaults.convention);
+  add("--stride", flags.stride, defaults.stride);
 }
 
 std::int32_t first_token(const Model& model) {

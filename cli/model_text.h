@@ -3,31 +3,42 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "command.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
-#include "swiftprune/text/token_windows.h"
+#include "swiftprune/report/comparison.h"
+#include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune::cli {
 
-// A file that holds ids instead of text: .u16 or .u32.
-bool holds_ids(const std::string& file);
-
-// Evaluation: consecutive windows of one text.
-struct EvaluationText {
-  std::string file;
+// Flags of evaluation on texts, and the windows that they mean.
+struct EvaluationFlags {
+  std::vector<std::string> files;
   std::string field = "text";
   std::int64_t seqlen = 2048;
   std::int64_t windows = 0;  // 0: all
   std::string bos = "auto";
+  std::string convention = "windows";
+  std::int64_t stride = 0;
 };
-// Declares --seqlen, --windows, --field and --bos; the caller declares the files.
-void add_evaluation_flags(CLI::App& command, EvaluationText& text);
-TokenWindows evaluation_windows(const Model& model, const EvaluationText& text);
+// Declares --text, --seqlen, --windows, --field, --bos, --convention and --stride.
+void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags);
+// The model's tokenizer; null when the folder has none and every file holds token ids.
+std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files);
+// The windows that the flags mean for this model; tokenizer may be null.
+ConventionOptions convention_options(const Model& model, const Tokenizer* tokenizer,
+                                     const EvaluationFlags& flags);
+
+// Reads every text of the flags into the comparison's windows; one text after the other.
+void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input);
+// The flags as they were given, for commands that repeat a run.
+void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);

@@ -1,23 +1,31 @@
 // swiftprune prune: a checkpoint folder in, a pruned checkpoint folder out.
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "command.h"
+#include "gate_flags.h"
 #include "model_text.h"
 #include "swiftprune/calibration/self_text.h"
+#include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/refinement/refiner.h"
@@ -34,26 +42,41 @@ struct PruneFlags {
   std::string score, select, refine, propagate;  // empty: the method's
   double sparsity = 0.5;
   std::string pattern = "row";
-  std::string allocate = "none";
-  std::string calibration = "self";
+  std::string allocate;  // empty: the method's
+  std::vector<std::string> calibration = {"self"};
   std::string field = "text";
-  std::int64_t windows = 0;  // 0: the method's
+  std::string windows;  // a number, "auto", or empty: the method's
   std::int64_t seqlen = 2048;
   std::uint64_t seed = 0;
   std::string compute = "auto";
   DeviceFlags device;
   std::vector<std::string> skip;
+  std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
   std::string plan_file;
   std::optional<double> lambda;
   double alpha = 0.125;
   double beta = 0.125;
+  PruneGate gate;
   bool sparsity_given = false;
+  bool resume = false;
+
+  std::string calibration_source() const { return fmt::format("{}", fmt::join(calibration, ", ")); }
 };
 
 // Pruned tensors go straight to their place in the output; every other tensor is copied byte for byte.
+// Finished blocks go to the journal, so that a killed run can be resumed.
 class CheckpointOutput final : public PruneOutput {
  public:
-  CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer) : source_(source), writer_(writer) {}
+  CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer, Journal& journal,
+                   std::span<const FinishedBlock> finished)
+      : source_(source), writer_(writer), journal_(journal) {
+    for (const FinishedBlock& block : finished) {
+      for (const TensorResult& tensor : block.tensors) {
+        writer_.mark_written(tensor.name);
+        written_.insert(tensor.name);
+      }
+    }
+  }
   void write(const std::string& name, std::span<const float> values) override {
     writer_.write(name, values);
     written_.insert(name);
@@ -63,6 +86,8 @@ class CheckpointOutput final : public PruneOutput {
     const std::lock_guard lock(mutex_);
     written_.insert(name);
   }
+  void finish(const FinishedBlock& block) override { journal_.add(block); }
+  void read(const std::string& name, std::span<float> values) override { writer_.read(name, values); }
   void copy_rest() {
     for (const TensorInfo& tensor : source_.tensors()) {
       if (written_.contains(tensor.name)) continue;
@@ -76,6 +101,7 @@ class CheckpointOutput final : public PruneOutput {
   const Checkpoint& source_;
   CheckpointWriter& writer_;
   std::mutex mutex_;
+  Journal& journal_;
   std::set<std::string> written_;
 };
 
@@ -84,27 +110,33 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   defaults.pattern = parse_pattern(flags.pattern);
   defaults.sparsity = flags.sparsity;
   const bool n_m = defaults.pattern.kind == Pattern::Kind::kNofM;
-  if (n_m && flags.sparsity_given &&
-      std::abs(flags.sparsity - (1.0 - static_cast<double>(defaults.pattern.n) /
-                                           static_cast<double>(defaults.pattern.m))) > 1e-9) {
+  if (flags.sparsity_given && contradicts(defaults.pattern, flags.sparsity)) {
     bad_usage("--sparsity: found {}, but --pattern {} fixes it; leave --sparsity out", flags.sparsity,
               flags.pattern);
   }
   defaults.score = !flags.score.empty() ? flags.score : std::string(n_m ? method.n_m_score : method.score);
   defaults.refine = !flags.refine.empty() ? flags.refine : std::string(method.refine);
-  if (flags.allocate != "none" && (n_m || !flags.plan_file.empty())) {
-    bad_usage("--allocate: found {}, but {} fixes the sparsities; leave one of them out", flags.allocate,
-              n_m ? "--pattern " + flags.pattern : "--plan");
+  if (flags.allocate == "sensitivity") {
+    if (!flags.plan_file.empty())
+      bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
+    if (n_m && defaults.pattern.m < kLeastAllocatedGroup) {
+      bad_usage(
+          "--allocate: found sensitivity with --pattern {}, expected an unstructured pattern or N:M with M "
+          ">= {}",
+          flags.pattern, kLeastAllocatedGroup);
+    }
   }
   Plan plan = uniform_plan(model, defaults, flags.skip);
   if (!flags.plan_file.empty()) apply_plan_file(flags.plan_file, plan);
+  for (const auto& [name_pattern, settings] : flags.overrides) apply_override(name_pattern, settings, plan);
   return plan;
 }
 
+// `at_most`: fewer where there is less text.
 TokenWindows calibration_windows(const Model& model, const Backend& backend, const PruneFlags& flags,
-                                 std::int64_t windows, const PruneOptions& options) {
+                                 std::int64_t windows, bool at_most, const PruneOptions& options) {
   model.check_length(flags.seqlen, "--seqlen");
-  if (flags.calibration == "self") {
+  if (flags.calibration == std::vector<std::string>{"self"}) {
     SelfTextOptions self;
     self.windows = windows;
     self.seqlen = flags.seqlen;
@@ -114,16 +146,66 @@ TokenWindows calibration_windows(const Model& model, const Backend& backend, con
     self.progress = options.progress;
     return self_text(model, backend, self);
   }
-  if (holds_ids(flags.calibration)) {
+  const auto ids = std::find_if(flags.calibration.begin(), flags.calibration.end(), holds_token_ids);
+  if (ids != flags.calibration.end()) {
+    if (flags.calibration.size() > 1)
+      bad_usage("--calibration: found {} beside other files, expected token ids alone", *ids);
+    std::vector<std::int32_t> tokens = read_token_ids(*ids, model.config().vocab_size);
     WindowOptions window_options;
     window_options.seqlen = flags.seqlen;
-    window_options.max_windows = windows;
-    return windows_of_ids(read_token_ids(flags.calibration, model.config().vocab_size), flags.calibration,
-                          window_options);
+    const auto found = static_cast<std::int64_t>(tokens.size()) / flags.seqlen;
+    window_options.max_windows = at_most ? std::clamp<std::int64_t>(found, 1, windows) : windows;
+    return windows_of_ids(std::move(tokens), *ids, window_options);
+  }
+  Corpus corpus{flags.calibration_source(), {}};
+  for (const std::string& file : flags.calibration) {
+    if (file == "self") bad_usage("--calibration: found self beside files, expected one or the other");
+    Corpus part = read_corpus(file, flags.field);
+    std::move(part.documents.begin(), part.documents.end(), std::back_inserter(corpus.documents));
   }
   const auto tokenizer = Tokenizer::open(model.checkpoint().folder());
-  return sample_windows(*tokenizer, read_corpus(flags.calibration, flags.field), windows, flags.seqlen,
-                        flags.seed);
+  return sample_windows(*tokenizer, corpus, windows, flags.seqlen, flags.seed, at_most);
+}
+
+std::int64_t parse_windows(const std::string& text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > (1 << 20))
+    bad_usage("--windows: found '{}', expected auto or a number from 1 to {}", text, 1 << 20);
+  return value;
+}
+
+// The windows that the run reads, and for --windows auto what was measured.
+struct Calibration {
+  TokenWindows windows;
+  std::optional<StableWindows> stopping;
+};
+
+Calibration calibrate(const Model& model, const Backend& backend, const PruneFlags& flags,
+                      const Method& method, const Plan& plan, const PruneOptions& options) {
+  constexpr std::int64_t kMostByItself = 64;  // windows of --windows auto
+  Calibration result;
+  if (flags.windows != "auto") {
+    const std::int64_t count =
+        flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
+    result.windows = calibration_windows(model, backend, flags, count, false, options);
+    return result;
+  }
+  const bool self = flags.calibration.front() == "self";
+  result.windows = calibration_windows(model, backend, flags,
+                                       self ? std::max(1, method.windows) : kMostByItself, true, options);
+  const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
+  result.stopping =
+      windows_until_stable(model, backend, result.windows, options.compute, tolerance, options.progress);
+  result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.seqlen));
+  return result;
+}
+
+bool allocates(const PruneFlags& flags, const Method& method) {
+  if (!flags.allocate.empty()) return flags.allocate == "sensitivity";
+  const Pattern::Kind kind = parse_pattern(flags.pattern).kind;
+  return method.allocates && flags.plan_file.empty() &&
+         (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
 }
 
 nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
@@ -131,23 +213,26 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
   for (const PlanEntry& entry : plan.entries) {
     if (entry.prune && first == nullptr) first = &entry;
   }
-  nlohmann::ordered_json command = {{"model", f.model},
-                                    {"out", f.out},
-                                    {"method", f.method},
-                                    {"sparsity", f.sparsity},
-                                    {"allocate", f.allocate},
-                                    {"pattern", f.pattern},
-                                    {"calibration", f.calibration},
-                                    {"field", f.field},
-                                    {"windows", f.windows},
-                                    {"seqlen", f.seqlen},
-                                    {"seed", f.seed},
-                                    {"compute", f.compute},
-                                    {"device", f.device.device},
-                                    {"skip", f.skip},
-                                    {"plan", f.plan_file},
-                                    {"alpha", f.alpha},
-                                    {"beta", f.beta}};
+  nlohmann::ordered_json command = {
+      {"model", f.model},
+      {"out", f.out},
+      {"method", f.method},
+      {"sparsity", f.sparsity},
+      {"allocate", allocates(f, method_by_name(f.method)) ? "sensitivity" : "none"},
+      {"pattern", f.pattern},
+      {"calibration", f.calibration_source()},
+      {"field", f.field},
+      {"windows", f.windows},
+      {"seqlen", f.seqlen},
+      {"seed", f.seed},
+      {"compute", f.compute},
+      {"device", f.device.device},
+      {"skip", f.skip},
+      {"plan", f.plan_file},
+      {"alpha", f.alpha},
+      {"beta", f.beta}};
+  for (const auto& [name_pattern, settings] : f.overrides)
+    command["overrides"].push_back({{"tensors", name_pattern}, {"settings", settings}});
   if (f.lambda) command["lambda"] = *f.lambda;
   if (first != nullptr) {
     command["score"] = first->score;
@@ -157,7 +242,7 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
 }
 
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
-                   double seconds) {
+                   const std::optional<Allocation>& allocation, double seconds) {
   const StageSeconds& s = result.seconds;
   fmt::print("pruned      {}\n", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
@@ -169,16 +254,66 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
                calibration.source);
   }
   fmt::print(
-      "time        {:.1f} s: calibrate {:.1f}, score {:.2f}, select {:.2f}, refine {:.1f}, read and write "
+      "time        {:.1f} s: {}calibrate {:.1f}, score {:.2f}, select {:.2f}, refine {:.1f}, read and write "
       "{:.1f}\n",
-      seconds, s.calibrate, s.score, s.select, s.refine, s.load + s.write);
+      seconds, allocation ? fmt::format("allocate {:.1f}, ", allocation->seconds) : "", s.calibrate, s.score,
+      s.select, s.refine, s.load + s.write);
   if (flags.common.quiet) return;
   fmt::print(stderr, "Next: swiftprune verify {} {}\n      swiftprune eval {} --text FILE\n", flags.model,
              flags.out, flags.out);
 }
 
+// What tells a model from a changed one without reading it whole.
+nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
+  std::set<std::string> files = {"config.json"};
+  for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
+  nlohmann::ordered_json stamps;
+  for (const std::string& file : files) {
+    const std::filesystem::path path = checkpoint.folder() / file;
+    stamps[file] = {std::filesystem::file_size(path),
+                    std::filesystem::last_write_time(path).time_since_epoch().count()};
+  }
+  return stamps;
+}
+
+std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const CheckpointWriter& writer,
+                                             const nlohmann::ordered_json& identity) {
+  auto unfinished = writer.continues() ? read_journal(writer.temporary_folder()) : std::nullopt;
+  if (!unfinished) {
+    if (!flags.common.quiet)
+      fmt::print(stderr, "--resume: no unfinished run for {}; starting one\n", flags.out);
+    return std::nullopt;
+  }
+  const nlohmann::ordered_json& head = unfinished->head;
+  if (!head.is_object() || !head.contains("identity") || !head.contains("plan") ||
+      head["identity"] != identity) {
+    bad_usage(
+        "--resume: the unfinished run for {} had other options, another model or other calibration text; "
+        "repeat its command, or leave --resume out to start again",
+        flags.out);
+  }
+  if (!flags.common.quiet)
+    fmt::print(stderr, "--resume: going on behind {} finished blocks\n", unfinished->blocks.size());
+  return unfinished;
+}
+
+PruneResult prune_keeping_blocks(const Model& model, const Backend& backend, const Plan& plan,
+                                 const TokenWindows& windows, const PruneOptions& options,
+                                 PruneOutput& output, Journal& journal, bool resumable) {
+  try {
+    return prune(model, backend, plan, windows, options, output);
+  } catch (const Error&) {
+    if (resumable) {
+      journal.flush();
+      fmt::print(stderr, "finished blocks are kept; the same command goes on with them\n");
+    }
+    throw;
+  }
+}
+
 void run(const PruneFlags& flags) {
   apply(flags.common);
+  check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
   const cuda::DeviceChoice device = cuda::choose_device(flags.device.device);
   const auto backend = make_cpu_backend();
@@ -190,7 +325,12 @@ void run(const PruneFlags& flags) {
     hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
   }
   Plan plan = make_plan(*model, flags, method);
-  const bool allocate = flags.allocate == "sensitivity";
+  if (device.use_cuda && flags.resume) {
+    bad_usage("--resume: found --device {}, expected cpu: a run on a GPU keeps no journal",
+              flags.device.device);
+  }
+  // Sensitivities are measured on the CPU, which takes longer than the GPU's whole run: only when asked for.
+  const bool allocate = allocates(flags, method) && (!device.use_cuda || !flags.allocate.empty());
 
   PruneOptions options;
   options.select = flags.select.empty() ? std::string(method.select) : flags.select;
@@ -204,27 +344,61 @@ void run(const PruneFlags& flags) {
   options.progress = terminal_progress(flags.common);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
-  CheckpointWriter writer(flags.out, plan_like(model->checkpoint()));
-  TokenWindows windows;
+  CheckpointWriter writer(flags.out, plan_like(model->checkpoint()),
+                          flags.resume ? Leftover::kContinue : Leftover::kDiscard);
+  if (flags.resume) writer.keep_when_unfinished();
+  Calibration calibrated;
   CalibrationRecord calibration{"none", "", 0, 0, flags.seed};
   if (needs_calibration(plan) || allocate) {
-    const std::int64_t count = flags.windows > 0 ? flags.windows : std::max(1, method.windows);
-    windows = calibration_windows(*model, *backend, flags, count, options);
-    calibration = {flags.calibration, windows.hash(), windows.num_windows(), windows.seqlen, flags.seed};
+    calibrated = calibrate(*model, *backend, flags, method, plan, options);
+    calibration = {flags.calibration_source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
+                   calibrated.windows.seqlen, flags.seed};
+    calibration.stopping = calibrated.stopping;
   }
-  if (allocate) {
-    allocate_by_sensitivity(
-        measure_sensitivities(*model, *backend, plan, windows, options.compute, options.progress), plan);
+  const nlohmann::ordered_json identity = {{"version", SWIFTPRUNE_VERSION},
+                                           {"command", echo(flags, plan)},
+                                           {"model", file_stamps(model->checkpoint())},
+                                           {"calibration", calibration.ids}};
+  std::optional<Allocation> allocation;
+  std::optional<UnfinishedRun> unfinished =
+      flags.resume ? find_unfinished(flags, writer, identity) : std::nullopt;
+  if (unfinished) {
+    options.finished = std::move(unfinished->blocks);
+    apply_plan(unfinished->head.at("plan"), Journal::kFileName, plan);
+    if (unfinished->head.contains("sensitivities"))
+      allocation = Allocation{unfinished->head.at("sensitivities").get<std::vector<double>>(), 0.0};
+  } else if (allocate) {
+    const auto begin = std::chrono::steady_clock::now();
+    allocation.emplace();
+    allocation->sensitivities =
+        measure_sensitivities(*model, *backend, plan, calibrated.windows, options.compute, options.progress);
+    allocate_by_sensitivity(allocation->sensitivities, plan);
+    if (device.use_cuda) {
+      for (PlanEntry& entry : plan.entries) entry.row_budgets = false;  // of the CPU only
+    }
+    allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  CheckpointOutput output(model->checkpoint(), writer);
-  const PruneResult result = device.use_cuda ? cuda::prune(*model, plan, windows, options,
-                                                           device_options(device, flags.device), output)
-                                             : prune(*model, *backend, plan, windows, options, output);
+  const auto sync = [&writer] { writer.sync(); };
+  std::optional<Journal> journal;
+  if (unfinished) {
+    journal.emplace(writer.temporary_folder(), sync);
+  } else {
+    nlohmann::ordered_json head = {{"identity", identity}, {"plan", to_json(plan)}};
+    if (allocation) head["sensitivities"] = allocation->sensitivities;
+    journal.emplace(writer.temporary_folder(), head, sync);
+  }
+  CheckpointOutput output(model->checkpoint(), writer, *journal, options.finished);
+  const PruneResult result = device.use_cuda
+                                 ? cuda::prune(*model, plan, calibrated.windows, options,
+                                               device_options(device, flags.device), output)
+                                 : prune_keeping_blocks(*model, *backend, plan, calibrated.windows, options,
+                                                        output, *journal, flags.resume);
   output.copy_rest();
+  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
   const nlohmann::ordered_json record =
-      make_record(*model, plan, flags.method, options, calibration, result, echo(flags, plan),
+      make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan),
                   hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
@@ -233,8 +407,16 @@ void run(const PruneFlags& flags) {
   if (flags.common.json) {
     print_json(record);
   } else {
-    print_summary(flags, result, calibration, seconds);
+    print_summary(flags, result, calibration, allocation, seconds);
   }
+  run_prune_gate(flags.gate,
+                 {.dense = flags.model,
+                  .pruned = flags.out,
+                  .field = flags.field,
+                  .seqlen = flags.seqlen,
+                  .forward = {.compute = options.compute, .progress = options.progress},
+                  .quiet = flags.common.quiet},
+                 *backend);
 }
 
 void add_flags(CLI::App& command, PruneFlags& f) {
@@ -250,12 +432,15 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       ->capture_default_str();
   command
       .add_option("--calibration,--ids", f.calibration,
-                  "Text (.txt, .jsonl), token ids (.u16, .u32), or self: text that the model writes itself")
+                  "Text (.txt, .jsonl; repeatable), token ids (.u16, .u32), or self: text that the model "
+                  "writes itself")
       ->capture_default_str();
   command.add_option("--field", f.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
-  command.add_option("--windows", f.windows, "Calibration windows (0: the method's)")
-      ->check(CLI::Range(0, 1 << 20));
+  command.add_option(
+      "--windows", f.windows,
+      "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
+      "the method's");
   command.add_option("--seqlen", f.seqlen, "Tokens a window")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 24));
@@ -268,14 +453,23 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
       ->check(CLI::IsMember({"pruned", "dense"}));
   command
-      .add_option(
-          "--allocate", f.allocate,
-          "How the sparsity is spread over the linears: none (the same for all) or sensitivity (those whose "
-          "pruning changes the output little lose more)")
-      ->capture_default_str()
+      .add_option("--allocate", f.allocate,
+                  "How the sparsity is spread: none (the same everywhere) or sensitivity (linears and rows "
+                  "whose pruning "
+                  "changes the output little lose more); default: sensitivity with --method best and "
+                  "unstructured patterns")
       ->check(CLI::IsMember({"none", "sensitivity"}));
   command.add_option("--skip", f.skip,
                      "Leave tensors dense: a shell pattern such as '*.down_proj.weight'; repeatable");
+  command
+      .add_option(
+          "--override", f.overrides,
+          "Other settings for some tensors: a shell pattern and settings, such as '*.down_proj.weight' "
+          "sparsity=0.4,refine=none; repeatable")
+      ->type_size(2);
+  command.add_flag(
+      "--resume", f.resume,
+      "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
   command.add_option("--plan", f.plan_file,
                      "A plan for single tensors; every run writes its own as plan.json");
   command.add_option("--lambda", f.lambda, "With --select ewma: keep scores above mean + lambda * deviation");
@@ -283,6 +477,7 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       ->capture_default_str();
   command.add_option("--beta", f.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
+  add_prune_gate_flags(command, f.gate);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
   add_common_options(command, f.common);

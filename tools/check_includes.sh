@@ -16,10 +16,12 @@ declare -A allowed=(
   [sparse]="core tensor backend checkpoint"
   [model]="core tensor backend checkpoint text sparse"
   [calibration]="core tensor backend scoring text model"
-  [evaluation]="core tensor backend text model"
+  [evaluation]="core tensor backend checkpoint text sparse masking model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation"
   [cuda]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation pipeline"
-  [report]="core tensor checkpoint selection masking model pipeline evaluation"
+  [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
+  [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
+  [serving]="core tensor backend checkpoint text sparse model"
 )
 
 status=0

@@ -3,9 +3,11 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
@@ -162,6 +164,56 @@ TEST(CheckpointWriter, WithoutFinishNothingIsLeft) {
     CheckpointWriter writer(dir.path() / "new/deep/out", {{"a", DType::kU8, {1}, "model.safetensors"}});
     writer.write_file("config.json", "{}");
     EXPECT_TRUE(fs::exists(dir.path() / "new/deep"));
+  }
+  EXPECT_TRUE(names_in(dir.path()).empty());
+}
+
+TEST(CheckpointWriter, AnUnfinishedFolderIsTakenOverOrDiscarded) {
+  const TempDir dir;
+  const std::vector<PlannedTensor> plan = {{"a", DType::kF32, {2}, "model.safetensors"},
+                                           {"b", DType::kF32, {2}, "model.safetensors"}};
+  const std::array<float, 2> values = {1.5f, -2.0f};
+  const fs::path folder = dir.path() / "out";
+  const auto leave = [&] {
+    CheckpointWriter writer(folder, plan, Leftover::kDiscard);
+    EXPECT_FALSE(writer.continues());
+    writer.keep_when_unfinished();
+    writer.write("a", values);
+  };
+  leave();
+  EXPECT_FALSE(fs::exists(folder));
+  {
+    CheckpointWriter writer(folder, plan, Leftover::kContinue);
+    ASSERT_TRUE(writer.continues());
+    std::array<float, 2> found{};
+    writer.read("a", found);
+    EXPECT_EQ(found, values);
+    writer.mark_written("a");
+    writer.write("b", values);
+    writer.finish();
+  }
+  EXPECT_THAT(names_in(folder), ::testing::ElementsAre("model.safetensors"));
+  fs::remove_all(folder);
+
+  leave();
+  std::vector<PlannedTensor> other = plan;
+  other[1].shape = {3};
+  {
+    CheckpointWriter writer(folder, other, Leftover::kContinue);
+    EXPECT_FALSE(writer.continues());
+  }
+  EXPECT_TRUE(names_in(dir.path()).empty());
+
+  leave();
+  {
+    CheckpointWriter writer(folder, plan, Leftover::kDiscard);
+    std::array<float, 2> found = values;
+    writer.read("a", found);
+    EXPECT_EQ(found, (std::array<float, 2>{}));
+    expect_error(
+        ErrorKind::kUsage, [&] { CheckpointWriter(folder, plan, Leftover::kDiscard); }, "another");
+    expect_error(
+        ErrorKind::kUsage, [&] { CheckpointWriter(folder, plan, Leftover::kContinue); }, "another");
   }
   EXPECT_TRUE(names_in(dir.path()).empty());
 }

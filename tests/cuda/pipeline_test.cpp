@@ -98,17 +98,22 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(CudaPipelineTest, PerplexityAgreesWithTheCpu) {
+  // The first window is scored whole, of the others the second half.
   const TokenWindows windows = test::Expected(GetParam()).windows();
-  const PerplexityResult expected = perplexity(*model_, *cpu_, windows, {});
+  ScoredWindows scored{windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()),
+                                                          std::max<std::int64_t>(1, windows.seqlen / 2))};
+  scored.first_target.front() = 1;
+  const std::vector<ScoredWindows> parts{std::move(scored)};
+  const PerplexityResult expected = perplexity(*model_, *cpu_, parts, {});
   ForwardOptions options;
-  const PerplexityResult found = cuda::perplexity(*model_, windows, options, {});
+  const PerplexityResult found = cuda::perplexity(*model_, parts, options, {});
   ASSERT_EQ(found.window_nll.size(), expected.window_nll.size());
   EXPECT_EQ(found.num_tokens, expected.num_tokens);
   for (std::size_t w = 0; w < found.window_nll.size(); ++w) {
     EXPECT_NEAR(found.window_nll[w], expected.window_nll[w], 1e-4);
   }
   options.compute = ComputeType::kBF16;
-  const PerplexityResult in_bf16 = cuda::perplexity(*model_, windows, options, {});
+  const PerplexityResult in_bf16 = cuda::perplexity(*model_, parts, options, {});
   EXPECT_NEAR(in_bf16.mean_nll, expected.mean_nll, 0.02 * expected.mean_nll);
 }
 

@@ -116,6 +116,7 @@ TEST(Allocate, APlanFileRepeatsIt) {
   EXPECT_EQ(read.rounding, plan.rounding);
   for (std::size_t i = 0; i < h.size(); ++i) {
     EXPECT_EQ(read.entries[i].sparsity, plan.entries[i].sparsity);
+    EXPECT_TRUE(read.entries[i].has_row_budgets());
   }
   test::write_text(path, R"({"rounding": "column", "tensors": []})");
   try {
@@ -127,7 +128,60 @@ TEST(Allocate, APlanFileRepeatsIt) {
   }
 }
 
-TEST(Allocate, LeavesNofMAlone) {
+TEST(AllocateGroupCounts, NoSingleStepIsCheaper) {
+  const std::vector<double> h = {0.002, 0.01, 0.05, 0.004, 0.3, 0.00001};
+  const std::vector<double> sizes = {100, 400, 100, 200, 100, 50};
+  const std::vector<std::int64_t> kept = allocate_group_counts(h, sizes, 4, 8);
+  double mean = 0.0;
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    EXPECT_GE(kept[i], 2);
+    EXPECT_LE(kept[i], 6);
+    mean += static_cast<double>(kept[i]) * sizes[i];
+  }
+  mean /= std::accumulate(sizes.begin(), sizes.end(), 0.0);
+  EXPECT_GE(mean, 4.0);
+  EXPECT_LT(mean, 4.0 + 50.0 / 950.0);
+  const auto price = [&](std::size_t i, std::int64_t n) {
+    return cost(h[i], 1.0 - static_cast<double>(n) / 8.0);
+  };
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    for (std::size_t j = 0; j < h.size(); ++j) {
+      if (i == j || sizes[i] != sizes[j] || kept[i] == 6 || kept[j] == 2) continue;
+      EXPECT_GE(price(i, kept[i] + 1) + price(j, kept[j] - 1), price(i, kept[i]) + price(j, kept[j]));
+    }
+  }
+}
+
+TEST(AllocateGroupCounts, EqualLinearsKeepTheSame) {
+  for (const std::int64_t n : {1, 4, 7}) {
+    for (const std::int64_t kept :
+         allocate_group_counts(std::vector<double>(5, 0.1), std::vector<double>(5, 10.0), n, 8)) {
+      EXPECT_EQ(kept, n);
+    }
+  }
+}
+
+TEST(Allocate, MixesNofEight) {
+  const auto model = Model::open(test::kModels / "qwen2");
+  PlanDefaults defaults;
+  defaults.pattern = parse_pattern("4:8");
+  defaults.score = "wanda";
+  defaults.refine = "none";
+  Plan plan = uniform_plan(*model, defaults, {});
+  std::vector<double> h(plan.entries.size());
+  for (std::size_t i = 0; i < h.size(); ++i) h[i] = std::pow(10.0, static_cast<double>(i % 4));
+  allocate_by_sensitivity(h, plan);
+  EXPECT_LE(plan.sparsity(), 0.5);
+  EXPECT_GT(plan.sparsity(), 0.45);
+  bool mixed = false;
+  for (const PlanEntry& entry : plan.entries) {
+    EXPECT_EQ(entry.pattern.m, 8);
+    mixed |= entry.pattern.n != 4;
+  }
+  EXPECT_TRUE(mixed);
+}
+
+TEST(Allocate, LeavesSmallGroupsAlone) {
   const auto model = Model::open(test::kModels / "llama3");
   PlanDefaults defaults;
   defaults.pattern = parse_pattern("1:2");

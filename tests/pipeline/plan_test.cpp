@@ -49,6 +49,38 @@ TEST_F(PlanTest, SkipLeavesTensorsDense) {
   EXPECT_LT(plan.sparsity(), 0.5);
 }
 
+TEST_F(PlanTest, OverridesChangeWhatTheyName) {
+  Plan plan = uniform_plan(*model_, half(), {});
+  apply_override("*.down_proj.weight", "sparsity=0.25,refine=admm(20,15)", plan);
+  apply_override("*.layers.0.*q_proj*", "pattern=1:2", plan);
+  apply_override("*.o_proj.weight", "prune=no", plan);
+  for (const PlanEntry& entry : plan.entries) {
+    const auto is = [&](const char* part) { return entry.tensor.find(part) != std::string::npos; };
+    const bool down = is("down_proj");
+    EXPECT_EQ(entry.sparsity, down ? 0.25 : 0.5) << entry.tensor;
+    EXPECT_EQ(entry.refine, down ? "admm(20,15)" : "none");
+    EXPECT_EQ(format(entry.pattern), is("layers.0.self_attn.q_proj") ? "1:2" : "row");
+    EXPECT_EQ(entry.prune, !is("o_proj"));
+    EXPECT_EQ(entry.fixed, down || is("layers.0.self_attn.q_proj"));
+  }
+}
+
+TEST_F(PlanTest, RefusesOverridesThatMakeNoSense) {
+  const std::string tensors = "*.down_proj.weight";
+  const std::pair<const char*, const char*> cases[] = {
+      {"sparsity=2", "sparsity"},   {"sparsity=half", "half"},           {"speed=3", "speed"},
+      {"sparsity", "settings"},     {"pattern=2:4,sparsity=0.3", "2:4"}, {"prune=maybe", "maybe"},
+      {"score=nothing", "nothing"}, {"pattern=3:7", "down_proj"},
+  };
+  for (const auto& [settings, expected] : cases) {
+    Plan plan = uniform_plan(*model_, half(), {});
+    EXPECT_THAT(error_of([&] { apply_override(tensors, settings, plan); }), ::testing::HasSubstr(expected));
+  }
+  Plan plan = uniform_plan(*model_, half(), {});
+  EXPECT_THAT(error_of([&] { apply_override("*.nothing", "sparsity=0.1", plan); }),
+              ::testing::HasSubstr("--override"));
+}
+
 TEST_F(PlanTest, RefusesOverridesThatMatchNothingAndSparsityOutOfRange) {
   EXPECT_THAT(error_of([&] { uniform_plan(*model_, half(), {"*.nothing"}); }),
               ::testing::HasSubstr("--skip"));

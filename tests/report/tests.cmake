@@ -1,2 +1,3 @@
 swiftprune_test(report/inspect)
 swiftprune_test(report/verify)
+swiftprune_test(report/comparison)

@@ -11,6 +11,8 @@ namespace swiftprune {
 
 namespace {
 
+constexpr std::int64_t kSampledTokens = 1024;
+
 // x [T, K] -> [K, T], token t multiplied by √weights_t.
 Matrix weighted_transpose(ConstMatrixView x, std::span<const float> roots) {
   Matrix result(x.cols, x.rows);
@@ -85,6 +87,7 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
     }
   }
   if (needs_.gram) backend.add_gram(x, gram_.view());
+  if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
   ++num_windows_;
 }
@@ -103,7 +106,8 @@ void ActivationStats::finish(std::string_view input) {
 
 LayerStats ActivationStats::view() const {
   const auto known = [](const Matrix& m) { return m.empty() ? nullptr : &m; };
-  return {num_tokens_, energy_, ewma_energy_, sum_, known(gram_), known(cross_), known(residual_)};
+  return {num_tokens_,  energy_,        ewma_energy_,  sum_,
+          known(gram_), known(sample_), known(cross_), known(residual_)};
 }
 
 }  // namespace swiftprune

@@ -39,7 +39,7 @@ class ActivationStats {
   std::int64_t num_tokens_ = 0;
   std::int64_t num_windows_ = 0;
   std::vector<double> energy_, ewma_energy_, sum_;
-  Matrix gram_, cross_, residual_;
+  Matrix gram_, cross_, residual_, sample_;
 };
 
 }  // namespace swiftprune

@@ -1,3 +1,4 @@
 target_sources(swiftprune PRIVATE
   calibration/activation_stats.cpp
-  calibration/self_text.cpp)
+  calibration/self_text.cpp
+  calibration/stopping.cpp)

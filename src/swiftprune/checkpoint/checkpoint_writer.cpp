@@ -1,6 +1,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -28,7 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
-constexpr std::uint64_t kReserveBytes = 1'000'000;                // for the small files of the folder
+constexpr const char* kLockFile = ".lock";
+constexpr std::uint64_t kReserveBytes = 1'000'000;  // for the small files of the folder
 
 [[noreturn]] void fail_write(const fs::path& path, int error) {
   if (error == ENOSPC || error == EDQUOT) {
@@ -40,8 +43,9 @@ constexpr std::uint64_t kReserveBytes = 1'000'000;                // for the sma
 
 class OutputFile {
  public:
-  explicit OutputFile(fs::path path)
-      : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+  explicit OutputFile(fs::path path, bool keep_content = false)
+      : path_(std::move(path)),
+        fd_(::open(path_.c_str(), O_RDWR | O_CLOEXEC | (keep_content ? 0 : O_CREAT | O_TRUNC), 0666)) {
     if (fd_ < 0) fail_write(path_, errno);
   }
   OutputFile(OutputFile&& other) noexcept
@@ -78,12 +82,31 @@ class OutputFile {
     }
   }
 
+  // False when the file is too short.
+  bool read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t found = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (found < 0 && errno == EINTR) continue;
+      if (found <= 0) return false;
+      offset += static_cast<std::uint64_t>(found);
+      bytes = bytes.subspan(static_cast<std::size_t>(found));
+    }
+    return true;
+  }
+
+  void sync_data() const {
+    if (::fdatasync(fd_) != 0) fail_write(path_, errno);
+  }
+
+  // No other process holds it, and none can until this one ends.
+  bool lock() const { return ::flock(fd_, LOCK_EX | LOCK_NB) == 0; }
+
  private:
   fs::path path_;
   int fd_ = -1;
 };
 
-void sync(const fs::path& path) {
+void sync_path(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) fail_write(path, errno);
   // EINVAL: a file system that cannot sync a folder.
@@ -157,12 +180,16 @@ struct CheckpointWriter::Impl {
   fs::path folder;
   fs::path temporary;
   fs::path created_parent;  // the topmost folder that had to be made for `folder`, or empty
+  Leftover leftover = Leftover::kUnknown;
+  bool continues = false;
+  bool keep = false;  // the temporary folder, when unfinished
   bool finished = false;
+  std::optional<OutputFile> lock;
   std::map<std::string, OutputFile> files;
   std::unordered_map<std::string, Tensor> tensors;
 
   ~Impl() {
-    if (finished) return;
+    if (finished || keep) return;
     files.clear();
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
@@ -195,12 +222,51 @@ struct CheckpointWriter::Impl {
     std::error_code error;
     fs::create_directories(parent, error);
     if (error) fail_write(parent, error.value());
+    if (leftover != Leftover::kUnknown) {
+      take_fixed_folder(parent / fmt::format(".{}.partial", folder.filename().string()));
+      return;
+    }
     std::string name = (parent / fmt::format(".{}.partial-XXXXXX", folder.filename().string())).string();
     if (::mkdtemp(name.data()) == nullptr) fail_write(parent, errno);
     temporary = name;
     const mode_t mask = ::umask(0);
     ::umask(mask);
     if (::chmod(name.c_str(), 0777 & ~mask) != 0) fail_write(temporary, errno);
+  }
+
+  // One name for all runs, so that a later one finds it. The lock file tells a running process from a killed
+  // one; until the lock is held nothing may be removed, by this object's destructor either.
+  void take_fixed_folder(const fs::path& path) {
+    std::error_code error;
+    fs::create_directory(path, error);
+    if (error) fail_write(path, error.value());
+    OutputFile file(path / kLockFile, fs::exists(path / kLockFile));
+    if (!file.lock()) {
+      bad_usage("{}: another swiftprune is writing there; wait for it or choose another folder",
+                folder.string());
+    }
+    lock.emplace(std::move(file));
+    temporary = path;
+    if (leftover == Leftover::kContinue) return;
+    for (const auto& entry : fs::directory_iterator(path)) {
+      if (entry.path().filename() == kLockFile) continue;
+      fs::remove_all(entry.path(), error);
+      if (error) fail_write(entry.path(), error.value());
+    }
+  }
+
+  // Are the weight files that stand in the temporary folder those of this layout?
+  bool is_laid_out(const std::map<std::string, std::vector<TensorInfo>>& layout) const {
+    for (const auto& [name, infos] : layout) {
+      const std::string header = format_safetensors_header(infos, aligned_files.contains(name) ? 64 : 8);
+      std::error_code error;
+      if (fs::file_size(temporary / name, error) != header.size() + infos.back().end || error) return false;
+      std::string found(header.size(), '\0');
+      if (!OutputFile(temporary / name, true).read_at(0, std::as_writable_bytes(std::span(found))) ||
+          found != header)
+        return false;
+    }
+    return true;
   }
 
   void check_free_space(std::uint64_t bytes) const {
@@ -241,12 +307,15 @@ struct CheckpointWriter::Impl {
   void create_files(std::map<std::string, std::vector<TensorInfo>> layout) {
     std::uint64_t total = 0;
     for (const auto& [name, infos] : layout) total += infos.back().end;
-    check_free_space(total);
+    continues = leftover == Leftover::kContinue && is_laid_out(layout);
+    if (!continues) check_free_space(total);
     for (auto& [name, infos] : layout) {
-      const OutputFile& file = files.emplace(name, OutputFile(temporary / name)).first->second;
+      const OutputFile& file = files.emplace(name, OutputFile(temporary / name, continues)).first->second;
       const std::string header = format_safetensors_header(infos, aligned_files.contains(name) ? 64 : 8);
-      files.at(name).reserve(header.size() + infos.back().end);
-      file.write_at(0, std::as_bytes(std::span(header)));
+      if (!continues) {
+        files.at(name).reserve(header.size() + infos.back().end);
+        file.write_at(0, std::as_bytes(std::span(header)));
+      }
       for (TensorInfo& info : infos) {
         const std::string tensor_name = info.name;
         const auto [entry, is_new] = tensors.try_emplace(tensor_name);
@@ -285,9 +354,10 @@ struct CheckpointWriter::Impl {
   }
 };
 
-CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> plan)
+CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> plan, Leftover leftover)
     : impl_(std::make_unique<Impl>()) {
   expect(!plan.empty(), "CheckpointWriter: tensors to write");
+  impl_->leftover = leftover;
   impl_->set_folder(folder);
   impl_->make_temporary();
   impl_->create_files(impl_->lay_out(std::move(plan)));
@@ -296,6 +366,29 @@ CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> p
 CheckpointWriter::~CheckpointWriter() = default;
 
 const fs::path& CheckpointWriter::temporary_folder() const { return impl_->temporary; }
+
+bool CheckpointWriter::continues() const { return impl_->continues; }
+
+void CheckpointWriter::read(std::string_view name, std::span<float> values) const {
+  const Impl::Tensor& tensor = impl_->find(name);
+  expect(static_cast<std::int64_t>(values.size()) == tensor.info.numel(), "read: as many values as planned");
+  std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.info.num_bytes()));
+  if (!tensor.file->read_at(tensor.file_offset, bytes)) {
+    fail(ErrorKind::kFailure, "{}: cannot be read; start again without --resume", impl_->temporary.string());
+  }
+  convert_to_f32(bytes, tensor.info.dtype, values);
+}
+
+void CheckpointWriter::mark_written(std::string_view name) {
+  Impl::Tensor& tensor = impl_->find(name);
+  Impl::count_written(tensor, tensor.info.numel());
+}
+
+void CheckpointWriter::sync() const {
+  for (const auto& [name, file] : impl_->files) file.sync_data();
+}
+
+void CheckpointWriter::keep_when_unfinished() { impl_->keep = true; }
 
 void CheckpointWriter::write(std::string_view name, std::span<const float> values) {
   const auto count = static_cast<std::int64_t>(values.size());
@@ -376,12 +469,13 @@ void CheckpointWriter::finish() {
   if (impl_->files.size() != 1 || impl_->files.begin()->first != kSafetensorsFile)
     write_file(kSafetensorsIndexFile, impl_->index());
   impl_->files.clear();
-  for (const auto& entry : fs::recursive_directory_iterator(impl_->temporary)) sync(entry.path());
-  sync(impl_->temporary);
+  if (impl_->lock) fs::remove(impl_->temporary / kLockFile);
+  for (const auto& entry : fs::recursive_directory_iterator(impl_->temporary)) sync_path(entry.path());
+  sync_path(impl_->temporary);
   // An empty folder of that name is replaced; a folder that filled up meanwhile is not.
   if (::rename(impl_->temporary.c_str(), impl_->folder.c_str()) != 0) fail_write(impl_->folder, errno);
   impl_->finished = true;
-  sync(impl_->folder.parent_path());
+  sync_path(impl_->folder.parent_path());
 }
 
 }  // namespace swiftprune

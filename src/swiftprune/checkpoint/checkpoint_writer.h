@@ -1,7 +1,8 @@
 // A Hugging Face model folder, written: tensors may come in any order, one at a time, straight to their place
 // in the file. Everything goes to a temporary folder beside the target; finish() syncs and renames it.
 // Without finish() (an error, Ctrl-C) the destructor removes it: there is never a half folder that looks
-// whole.
+// whole. A killed process leaves its hidden temporary folder behind; work that writes block by block can find
+// it again (Leftover) and go on.
 #pragma once
 
 #include <filesystem>
@@ -31,14 +32,31 @@ std::vector<PlannedTensor> plan_like(const Checkpoint& source);
 // "model-0000i-of-0000k.safetensors".
 void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes);
 
+// What becomes of the temporary folder of a killed run to the same target.
+enum class Leftover {
+  kUnknown,   // each run has a temporary folder of its own name
+  kDiscard,   // one name for all runs; what stands there is removed
+  kContinue,  // what stands there is taken over, if it was laid out for the same plan
+};
+
 class CheckpointWriter {
  public:
   // Throws Error{kBadInput} when `folder` exists and is not an empty folder, Error{kFailure} when the disk is
-  // too small.
-  CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan);
+  // too small, and Error{kUsage} when another run is writing to the folder (kDiscard, kContinue).
+  CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan,
+                   Leftover leftover = Leftover::kUnknown);
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
   ~CheckpointWriter();
+
+  // kContinue found a folder of the same layout: its tensors can be read and marked as written.
+  bool continues() const;
+  void read(std::string_view name, std::span<float> values) const;
+  void mark_written(std::string_view name);
+  // What was written so far reaches the disk.
+  void sync() const;
+  // From now on the destructor leaves the temporary folder for a later run (kDiscard, kContinue).
+  void keep_when_unfinished();
 
   // Where extra files (config.json, tokenizer files, the record) are to be written before finish().
   const std::filesystem::path& temporary_folder() const;

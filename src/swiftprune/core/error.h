@@ -10,8 +10,8 @@
 
 namespace swiftprune {
 
-// The numeric value is the program's exit code.
-enum class ErrorKind { kFailure = 1, kUsage = 2, kBadInput = 3, kDevice = 4 };
+// The numeric value is the program's exit code. kGate: a model that does not keep the limits asked for.
+enum class ErrorKind { kFailure = 1, kUsage = 2, kBadInput = 3, kDevice = 4, kGate = 5 };
 
 // Message format: "<file, tensor or flag>: found <x>, expected <y>; <hint>". One line, no trailing full stop.
 class Error : public std::runtime_error {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,7 +36,7 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
 
 // What evaluation/perplexity.h's perplexity() does, on the GPU.
-PerplexityResult perplexity(const Model& model, const TokenWindows& windows, const ForwardOptions& options,
-                            const DeviceOptions& device);
+PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
+                            const ForwardOptions& options, const DeviceOptions& device);
 
 }  // namespace swiftprune::cuda

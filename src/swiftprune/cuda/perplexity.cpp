@@ -1,7 +1,8 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <vector>
 
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/streaming.h"
@@ -98,72 +99,122 @@ TokenWindows part_of(const TokenWindows& windows, std::int64_t first, std::int64
   return {windows.seqlen, std::vector<std::int32_t>(begin, begin + count * windows.seqlen)};
 }
 
+// What stays the same for all parts of a text.
+class Evaluator {
+ public:
+  Evaluator(const Model& model, const ForwardOptions& options, const DeviceOptions& device)
+      : model_(model),
+        options_(options),
+        memory_(device.memory_bytes),
+        compute_(options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        products_(memory_, stream_),
+        head_(memory_, products_, model, compute_, stream_),
+        loader_(model, device.index) {
+    for (int i = 0; i < 2; ++i) slots_.emplace_back(memory_, model, compute_);
+  }
+
+  // Σ of the scored tokens' losses of each window.
+  std::vector<double> window_sums(const ScoredWindows& scored) {
+    const TokenWindows& windows = scored.windows;
+    BlockForward forward(memory_, products_, model_, rows_per_pass(windows), windows.seqlen, compute_,
+                         stream_);
+    const std::int64_t total = windows.num_windows() * model_.config().num_layers();
+    const std::int64_t group = windows_at_once(memory_, model_, windows);
+    std::vector<double> sums;
+    std::int64_t done = 0;
+    for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
+      const TokenWindows part = part_of(windows, first, std::min(group, windows.num_windows() - first));
+      const DeviceMatrix hidden = embed(memory_, model_, part, stream_);
+      run_blocks(forward, part, hidden, [&] {
+        done += part.num_windows();
+        if (options_.progress) options_.progress("forward", done, total);
+      });
+      for (std::int64_t w = 0; w < part.num_windows(); ++w) {
+        const std::int64_t first_target = scored.first_target[static_cast<std::size_t>(first + w)];
+        sums.push_back(
+            loss(part.window(w), hidden.view().row_block(w * windows.seqlen, windows.seqlen), first_target));
+      }
+    }
+    return sums;
+  }
+
+ private:
+  void run_blocks(BlockForward& forward, const TokenWindows& part, const DeviceMatrix& hidden,
+                  const std::function<void()>& step) {
+    const std::int64_t num_layers = model_.config().num_layers();
+    loader_.start(0, slots_[0]);
+    for (std::int64_t layer = 0; layer < num_layers; ++layer) {
+      BlockWeights& block = slots_[static_cast<std::size_t>(layer % 2)];
+      loader_.finish();
+      stream_.synchronize();  // the block before may still be running on the weights that are replaced now
+      if (layer + 1 < num_layers) {
+        loader_.start(layer + 1, slots_[static_cast<std::size_t>((layer + 1) % 2)]);
+      }
+      block.refresh(stream_);
+      for_passes(part, [&](std::int64_t row, std::int64_t rows) {
+        forward.run(block, hidden.view().row_block(row, rows));
+      });
+      step();
+    }
+  }
+
+  // Row r predicts token r + 1; tokens from first_target on are scored.
+  double loss(std::span<const std::int32_t> ids, DeviceView hidden, std::int64_t first_target) {
+    const std::int64_t count = hidden.rows - first_target;
+    const std::vector<std::int32_t> wanted(ids.begin() + first_target, ids.end());
+    const DeviceBuffer targets = upload(memory_, std::span<const std::int32_t>(wanted), "targets", stream_);
+    const DeviceBuffer log_probs(memory_, static_cast<std::uint64_t>(count) * sizeof(double), "losses");
+    for (std::int64_t row = 0; row < count; row += head_.rows()) {
+      const std::int64_t rows = std::min(head_.rows(), count - row);
+      head_.log_probs(hidden.row_block(first_target - 1 + row, rows), targets.as<std::int32_t>() + row,
+                      log_probs.as<double>() + row);
+    }
+    std::vector<double> host(static_cast<std::size_t>(count));
+    check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double), cudaMemcpyDeviceToHost,
+                          stream_));
+    stream_.synchronize();
+    return -std::accumulate(host.begin(), host.end(), 0.0);
+  }
+
+  const Model& model_;
+  const ForwardOptions& options_;
+  DeviceMemory memory_;
+  Stream stream_;
+  DType compute_;
+  Products products_;
+  DeviceHead head_;
+  BlockLoader loader_;
+  std::vector<BlockWeights> slots_;
+};
+
 }  // namespace
 
-PerplexityResult perplexity(const Model& model, const TokenWindows& windows, const ForwardOptions& options,
-                            const DeviceOptions& device) {
-  expect(windows.seqlen >= 2 && windows.num_windows() > 0, "perplexity: windows of two tokens or more");
+PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
+                            const ForwardOptions& options, const DeviceOptions& device) {
   if (has_packed_tensors(model.checkpoint())) {
     bad_input("{}: a packed model runs on the CPU only; use --device cpu, or swiftprune unpack",
               model.checkpoint().folder().string());
   }
   check(cudaSetDevice(device.index));
-  DeviceMemory memory(device.memory_bytes);
-  const Stream stream;
-  Products products(memory, stream);
-  const DType compute = options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
-  std::vector<BlockWeights> slots;
-  for (int i = 0; i < 2; ++i) slots.emplace_back(memory, model, compute);
-  BlockForward forward(memory, products, model, rows_per_pass(windows), windows.seqlen, compute, stream);
-  DeviceHead head(memory, products, model, compute, stream);
-  const std::int64_t seqlen = windows.seqlen;
-  DeviceBuffer targets(memory, static_cast<std::uint64_t>(seqlen) * sizeof(std::int32_t), "targets");
-  DeviceBuffer log_probs(memory, static_cast<std::uint64_t>(seqlen) * sizeof(double), "losses");
-  BlockLoader loader(model, device.index);
-
+  Evaluator evaluator(model, options, device);
   PerplexityResult result;
-  result.window_nll.assign(static_cast<std::size_t>(windows.num_windows()), 0.0);
-  const std::int64_t num_layers = model.config().num_layers();
-  const std::int64_t group = windows_at_once(memory, model, windows);
-  std::int64_t done = 0;
-  for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
-    const TokenWindows part = part_of(windows, first, std::min(group, windows.num_windows() - first));
-    const DeviceMatrix hidden = embed(memory, model, part, stream);
-    loader.start(0, slots[0]);
-    for (std::int64_t layer = 0; layer < num_layers; ++layer) {
-      BlockWeights& block = slots[static_cast<std::size_t>(layer % 2)];
-      loader.finish();
-      stream.synchronize();  // the block before may still be running on the weights that are replaced now
-      if (layer + 1 < num_layers) loader.start(layer + 1, slots[static_cast<std::size_t>((layer + 1) % 2)]);
-      block.refresh(stream);
-      for_passes(part, [&](std::int64_t row, std::int64_t rows) {
-        forward.run(block, hidden.view().row_block(row, rows));
-      });
-      done += part.num_windows();
-      if (options.progress) options.progress("forward", done, windows.num_windows() * num_layers);
+  double total = 0.0;
+  for (const ScoredWindows& scored : parts) {
+    const std::vector<double> sums = evaluator.window_sums(scored);
+    for (std::size_t w = 0; w < sums.size(); ++w) {
+      total += sums[w];
+      result.window_nll.push_back(sums[w] /
+                                  static_cast<double>(scored.windows.seqlen - scored.first_target[w]));
     }
-    for (std::int64_t w = 0; w < part.num_windows(); ++w) {
-      // Row r predicts token r + 1; the last row of a window predicts nothing that is known.
-      const auto ids = part.window(w);
-      check(cudaMemcpyAsync(targets.data(), ids.data() + 1,
-                            static_cast<std::size_t>(seqlen - 1) * sizeof(std::int32_t),
-                            cudaMemcpyHostToDevice, stream));
-      for (std::int64_t row = 0; row < seqlen - 1; row += head.rows()) {
-        const std::int64_t rows = std::min(head.rows(), seqlen - 1 - row);
-        head.log_probs(hidden.view().row_block(w * seqlen + row, rows), targets.as<std::int32_t>() + row,
-                       log_probs.as<double>() + row);
-      }
-      std::vector<double> host(static_cast<std::size_t>(seqlen - 1));
-      check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double),
-                            cudaMemcpyDeviceToHost, stream));
-      stream.synchronize();
-      result.window_nll[static_cast<std::size_t>(first + w)] =
-          -std::accumulate(host.begin(), host.end(), 0.0) / static_cast<double>(seqlen - 1);
-    }
+    result.num_tokens += scored.num_scored();
+    result.num_forwarded += std::ssize(scored.windows.ids);
   }
-  result.num_tokens = windows.num_windows() * (seqlen - 1);
-  result.mean_nll = std::accumulate(result.window_nll.begin(), result.window_nll.end(), 0.0) /
-                    static_cast<double>(windows.num_windows());
+  expect(result.num_tokens > 0, "perplexity: tokens to score");
+  result.mean_nll = total / static_cast<double>(result.num_tokens);
+  if (!std::isfinite(result.mean_nll)) {
+    bad_input("{}: the loss is not finite; weights or activations overflow (try --compute f32)",
+              model.checkpoint().folder().string());
+  }
   result.perplexity = std::exp(result.mean_nll);
   return result;
 }

@@ -48,6 +48,7 @@ void check_entry(const PlanEntry& entry) {
   if (entry.pattern.kind != Pattern::Kind::kRow && entry.pattern.kind != Pattern::Kind::kNofM) {
     cpu_only("pattern", format(entry.pattern), "row or N:M");
   }
+  if (entry.has_row_budgets()) cpu_only("row_budgets", "true", "false");
   const auto refiner = make_refiner(entry.refine);
   if (entry.refine != "none" && !parse_admm(refiner->name())) {
     cpu_only("refine", entry.refine, "none, admm or aligned-admm");
@@ -514,6 +515,7 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());
   }
+  expect(options.finished.empty(), "prune on a GPU: no finished blocks");
   if (options.select == "ewma") {
     bad_usage("--select: found ewma, expected an exact selection on a GPU; use --device cpu");
   }

@@ -25,7 +25,8 @@ PruneResult prune(const Model&, const Plan&, const TokenWindows&, const PruneOpt
   no_cuda();
 }
 
-PerplexityResult perplexity(const Model&, const TokenWindows&, const ForwardOptions&, const DeviceOptions&) {
+PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const ForwardOptions&,
+                            const DeviceOptions&) {
   no_cuda();
 }
 

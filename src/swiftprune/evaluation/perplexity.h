@@ -1,11 +1,12 @@
-// Perplexity by windows: exp of the mean, over all windows, of the mean next-token negative log-likelihood of
-// tokens 2..seqlen. (Hugging Face / GPTQ convention; other conventions give other numbers, so results carry
-// their name.)
+// Perplexity: exp of the mean negative log-likelihood of the tokens that a convention scores
+// (scored_windows.h).
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/forward.h"
 
 namespace swiftprune {
@@ -14,10 +15,15 @@ struct PerplexityResult {
   double perplexity = 0.0;
   double mean_nll = 0.0;           // nats a token
   std::int64_t num_tokens = 0;     // scored tokens
+  std::int64_t num_forwarded = 0;  // tokens that the model ran on
   std::vector<double> window_nll;  // mean of each window
+
+  // Bits that the model needs for a byte of text: compares models with different tokenizers.
+  double bits_per_byte(double bytes_per_token) const;
 };
 
-PerplexityResult perplexity(const Model& model, const Backend& backend, const TokenWindows& windows,
+// Throws Error{kBadInput} when a loss is not finite, for then weights or activations have overflowed.
+PerplexityResult perplexity(const Model& model, const Backend& backend, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options);
 
 }  // namespace swiftprune

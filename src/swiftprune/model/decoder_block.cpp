@@ -140,9 +140,7 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
     backend.rope(q, table, model_.head_size, first_position);
     backend.rope(k, table, model_.head_size, first_position);
   }
-  AttentionParams params{model_.num_heads,       model_.num_kv_heads,      model_.head_size,
-                         model_.attention_scale, model_.attention_softcap, config_.attention_window,
-                         first_position};
+  const AttentionParams params = attention_params(first_position);
   if (cache == nullptr) {
     expect(first_position == 0, "only a cache holds earlier positions");
     backend.attention(q, k, v, params, out);
@@ -159,19 +157,71 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
   backend.attention(q, keys.view().row_block(0, total), values.view().row_block(0, total), params, out);
 }
 
+AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {
+  return {model_.num_heads,         model_.num_kv_heads,      model_.head_size, model_.attention_scale,
+          model_.attention_softcap, config_.attention_window, first_position};
+}
+
+void DecoderBlock::attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes,
+                                   const Qkv& qkv, std::span<const Segment> segments, MatrixView out) const {
+  const auto prefix_of = [&](const Segment& s) {
+    return s.prefix < 0 ? Segment{} : segments[static_cast<std::size_t>(s.prefix)];
+  };
+  const auto for_segments = [&](const std::function<void(const Segment&)>& body) {
+    parallel_for(std::ssize(segments), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) body(segments[static_cast<std::size_t>(i)]);
+    });
+  };
+  if (config_.rope >= 0) {
+    const RopeTable& table = ropes[static_cast<std::size_t>(config_.rope)];
+    for_segments([&](const Segment& s) {
+      const std::int64_t position = prefix_of(s).length;
+      backend.rope(qkv.q.row_block(s.first_row, s.length), table, model_.head_size, position);
+      backend.rope(qkv.k.row_block(s.first_row, s.length), table, model_.head_size, position);
+    });
+  }
+  for_segments([&](const Segment& s) {
+    const MatrixView q = qkv.q.row_block(s.first_row, s.length), y = out.row_block(s.first_row, s.length);
+    const Segment prefix = prefix_of(s);
+    if (prefix.length == 0) {
+      backend.attention(q, qkv.k.row_block(s.first_row, s.length), qkv.v.row_block(s.first_row, s.length),
+                        attention_params(0), y);
+      return;
+    }
+    const auto joined = [&](ConstMatrixView x) {
+      Matrix all(prefix.length + s.length, x.cols);
+      for (std::int64_t n = 0; n < all.rows(); ++n) {
+        const bool before = n < prefix.length;
+        std::copy_n(x.row(before ? prefix.first_row + n : s.first_row + n - prefix.length), x.cols,
+                    all.row(n));
+      }
+      return all;
+    };
+    const Matrix k = joined(qkv.k), v = joined(qkv.v);
+    backend.attention(q, k.view(), v.view(), attention_params(prefix.length), y);
+  });
+}
+
 Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
                                const BlockForwardOptions& options) const {
   Qkv qkv = project_qkv(backend, x);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
   if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
+  Matrix out(x.rows, model_.num_heads * model_.head_size);
+  if (!options.segments.empty()) {
+    attend_segments(backend, ropes, qkv, options.segments, out.view());
+    return out;
+  }
   const std::int64_t length = options.sequence_length;
   const std::int64_t num_sequences = x.rows / length;
-  Matrix out(x.rows, model_.num_heads * model_.head_size);
   const auto run = [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t s = first; s < last; ++s) {
       KvCache* cache = options.caches.empty() ? nullptr : &options.caches[static_cast<std::size_t>(s)];
+      const std::int64_t position = options.first_positions.empty()
+                                        ? options.first_position
+                                        : options.first_positions[static_cast<std::size_t>(s)];
       attend(backend, ropes, qkv.q.row_block(s * length, length), qkv.k.row_block(s * length, length),
-             qkv.v.row_block(s * length, length), options.first_position, cache,
+             qkv.v.row_block(s * length, length), position, cache,
              out.view().row_block(s * length, length));
     }
   };
@@ -236,7 +286,9 @@ void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixV
 void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
                            const BlockForwardOptions& options) const {
   using enum LinearInput;
-  expect(options.sequence_length > 0 && hidden.rows % options.sequence_length == 0, "whole sequences");
+  expect(!options.segments.empty() ||
+             (options.sequence_length > 0 && hidden.rows % options.sequence_length == 0),
+         "whole sequences");
   expect(options.caches.empty() ||
              static_cast<std::int64_t>(options.caches.size()) * options.sequence_length == hidden.rows,
          "one cache for each sequence");

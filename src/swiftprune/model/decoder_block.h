@@ -39,11 +39,21 @@ struct KvCache {
 // Called with each distinct input x [N, I] of the block's linears, in the order of LinearInput.
 using InputObserver = std::function<void(LinearInput input, ConstMatrixView x)>;
 
+// Consecutive rows that hold one run of tokens: from position 0, or after the run of another segment.
+struct Segment {
+  std::int64_t first_row = 0;
+  std::int64_t length = 0;
+  std::int64_t prefix = -1;  // the segment (one without a prefix) that these tokens continue; -1: none
+};
+
 struct BlockForwardOptions {
   std::int64_t sequence_length = 0;  // hidden holds whole sequences of this many rows each
   std::int64_t first_position =
       0;  // position of each sequence's first row (with caches: the number of cached positions)
-  std::span<KvCache> caches;  // one for each sequence, or none
+  std::span<const std::int64_t> first_positions;  // the same, where each sequence has its own
+  std::span<KvCache> caches;                      // one for each sequence, or none
+  // Instead of whole sequences (and without caches): the rows' runs, in order.
+  std::span<const Segment> segments = {};
   const InputObserver* observer = nullptr;
   bool observe_only = false;  // stop after the last observation: hidden is left undefined
 };
@@ -54,6 +64,7 @@ class DecoderBlock {
   DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer,
                WeightUse use = WeightUse::kFloat);
 
+  const BlockConfig& config() const { return config_; }
   // The linears in the order of linears_of(). After a change of weights call pack() before forward().
   std::vector<BlockLinear>& linears() { return linears_; }
   const std::vector<BlockLinear>& linears() const { return linears_; }
@@ -100,6 +111,9 @@ class DecoderBlock {
   // One sequence: rotates, caches and attends.
   void attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
               ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
+  void attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
+                       std::span<const Segment> segments, MatrixView out) const;
+  AttentionParams attention_params(std::int64_t first_position) const;
   const Norm& output_norm(LinearInput which) const;
 
   const ModelConfig& model_;

@@ -26,7 +26,7 @@ const ModelFamily& family_for(const nlohmann::json& config) {
       supported += fmt::format("{}{}", supported.empty() ? "" : ", ", name);
   }
   bad_input(
-      "config.json: field 'model_type': found '{}', expected one of {}; docs/adding-a-family.md shows how to "
+      "config.json: field 'model_type': found '{}', expected one of {}; docs/architecture.md shows how to "
       "add a family",
       type, supported);
 }

@@ -1,5 +1,5 @@
 // The list of model families. A family is one file and one line in all_families(): it turns config.json into
-// a ModelConfig. How to add one: docs/adding-a-family.md.
+// a ModelConfig. How to add one: docs/architecture.md.
 #pragma once
 
 #include <span>

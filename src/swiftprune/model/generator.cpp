@@ -30,6 +30,20 @@ Generator::Generator(const Model& model, const Backend& backend, ComputeType com
   }
 }
 
+std::int64_t Generator::bytes_per_step(std::int64_t position) const {
+  std::int64_t bytes = head_.num_bytes();
+  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+    const std::int64_t window = model_.config().blocks[layer].attention_window;
+    const std::int64_t keys = window > 0 ? std::min(window, position) : position;
+    const std::int64_t kv_size = model_.config().num_kv_heads * model_.config().head_size;
+    bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
+    for (const BlockLinear& linear : blocks_[layer].linears())
+      bytes += linear.compact ? linear.compact->num_bytes()
+                              : linear.weight.numel() * static_cast<std::int64_t>(sizeof(float));
+  }
+  return bytes;
+}
+
 const Matrix& Generator::append(std::span<const std::int32_t> ids) {
   check_interrupt();
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / num_sequences_;

@@ -23,6 +23,8 @@ class Generator {
   const Matrix& append(std::span<const std::int32_t> ids);
   std::int64_t position() const { return position_; }  // tokens in each sequence
   void restart() { position_ = 0; }
+  // Bytes of weights, and of cached keys and values at this position, that one step of all sequences reads.
+  std::int64_t bytes_per_step(std::int64_t position) const;
 
  private:
   const Model& model_;

@@ -94,6 +94,10 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
   packed_ = backend.pack(weight_.view(), compute);
 }
 
+std::int64_t ModelHead::num_bytes() const {
+  return compact_ ? compact_->num_bytes() : weight_.numel() * static_cast<std::int64_t>(sizeof(float));
+}
+
 void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const {
   Matrix normed(hidden.rows, hidden.cols);
   ConstMatrixView x = hidden;

@@ -35,6 +35,7 @@ class ModelHead {
             ComputeType compute, WeightUse use);
   // hidden [N, hidden] -> logits [N, vocab]
   void logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const;
+  std::int64_t num_bytes() const;  // of the output projection, as it is multiplied with
 
  private:
   const ModelConfig& model_;

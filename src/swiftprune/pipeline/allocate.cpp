@@ -54,7 +54,13 @@ double crossing(double low, double high, const Function& f) {
   return high;
 }
 
-bool is_free(const PlanEntry& entry) { return entry.prune && entry.pattern.kind != Pattern::Kind::kNofM; }
+bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind::kNofM; }
+bool is_free(const PlanEntry& entry) {
+  return entry.prune && !entry.fixed && (!is_n_m(entry) || entry.pattern.m >= kLeastAllocatedGroup);
+}
+double size_of(const PlanEntry& entry) {
+  return static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+}
 
 // -- Sensitivities
 
@@ -269,25 +275,73 @@ std::vector<double> measure_sensitivities(const Model& model, const Backend& bac
   return result;
 }
 
+std::vector<std::int64_t> allocate_group_counts(std::span<const double> sensitivities,
+                                                std::span<const double> sizes, std::int64_t n,
+                                                std::int64_t m) {
+  expect(sensitivities.size() == sizes.size() && !sizes.empty(),
+         "allocate_group_counts: a size for each linear");
+  const std::int64_t least = std::max<std::int64_t>(1, n - m / 4);
+  const std::int64_t most = std::min(m - 1, n + m / 4);
+  const auto cost = [&](std::size_t u, std::int64_t kept) {
+    return sensitivities[u] * std::exp(log_cost(1.0 - static_cast<double>(kept) / static_cast<double>(m)));
+  };
+  // From the most weights kept downwards: the step that costs least for the weights that it saves, as long as
+  // it leaves the mean at n or above. Between such steps φ is all but convex, so single steps find the
+  // cheapest way.
+  std::vector<std::int64_t> kept(sizes.size(), most);
+  double surplus = 0.0;
+  for (const double size : sizes) surplus += size * static_cast<double>(most - n);
+  const double slack = 1e-9 * surplus;
+  while (true) {
+    std::optional<std::size_t> best;
+    double lowest = std::numeric_limits<double>::infinity();
+    for (std::size_t u = 0; u < sizes.size(); ++u) {
+      if (kept[u] == least || sizes[u] > surplus + slack) continue;
+      const double price = (cost(u, kept[u] - 1) - cost(u, kept[u])) / sizes[u];
+      if (price < lowest) {
+        lowest = price;
+        best = u;
+      }
+    }
+    if (!best) return kept;
+    --kept[*best];
+    surplus -= sizes[*best];
+  }
+}
+
 void allocate_by_sensitivity(std::span<const double> sensitivities, Plan& plan) {
   expect(sensitivities.size() == plan.entries.size(), "allocate_by_sensitivity: one for each entry");
-  std::vector<double> h;
-  std::vector<double> sizes;
-  std::vector<double> asked;
+  // Groups of N:M share among themselves, all other patterns together.
+  std::map<std::pair<std::int64_t, std::int64_t>, std::vector<std::size_t>> groups;
   for (std::size_t i = 0; i < plan.entries.size(); ++i) {
     const PlanEntry& entry = plan.entries[i];
     if (!is_free(entry)) continue;
-    h.push_back(std::max(sensitivities[i], 1e-12));  // a linear without effect still has a price
-    sizes.push_back(static_cast<double>(entry.rows) * static_cast<double>(entry.cols));
-    asked.push_back(entry.sparsity);
+    groups[is_n_m(entry) ? std::pair(entry.pattern.n, entry.pattern.m)
+                         : std::pair<std::int64_t, std::int64_t>()]
+        .push_back(i);
   }
-  if (h.empty()) return;
-  const std::vector<double> shares = allocate_shares(h, sizes, weighted_mean(asked, sizes));
-  std::size_t next = 0;
-  for (PlanEntry& entry : plan.entries) {
-    if (is_free(entry)) entry.sparsity = shares[next++];
+  for (const auto& [n_m, members] : groups) {
+    std::vector<double> h;
+    std::vector<double> sizes;
+    std::vector<double> asked;
+    for (const std::size_t i : members) {
+      h.push_back(std::max(sensitivities[i], 1e-12));  // a linear without effect still has a price
+      sizes.push_back(size_of(plan.entries[i]));
+      asked.push_back(plan.entries[i].sparsity);
+    }
+    if (n_m.second > 0) {
+      const std::vector<std::int64_t> kept = allocate_group_counts(h, sizes, n_m.first, n_m.second);
+      for (std::size_t u = 0; u < members.size(); ++u) plan.entries[members[u]].pattern.n = kept[u];
+      continue;
+    }
+    const std::vector<double> shares = allocate_shares(h, sizes, weighted_mean(asked, sizes));
+    for (std::size_t u = 0; u < members.size(); ++u) {
+      PlanEntry& entry = plan.entries[members[u]];
+      entry.sparsity = shares[u];
+      entry.row_budgets = entry.pattern.kind == Pattern::Kind::kRow;
+    }
+    plan.rounding = PruneTarget::Rounding::kExactTotal;
   }
-  plan.rounding = PruneTarget::Rounding::kExactTotal;
 }
 
 }  // namespace swiftprune

@@ -22,6 +22,7 @@ struct Method {
   std::string_view refine;
   int windows;  // of calibration text
   Propagation propagation;
+  bool allocates;  // unstructured patterns: spreads the sparsity by sensitivity unless told otherwise
   std::string_view summary;
   std::string_view source;
 };

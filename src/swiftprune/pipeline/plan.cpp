@@ -3,6 +3,8 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <map>
 #include <set>
 
@@ -31,6 +33,12 @@ void check_entry(const PlanEntry& entry) {
   check_target(entry.target(PruneTarget::Rounding::kFloor), entry.rows, entry.cols);
 }
 
+[[noreturn]] void no_match(std::string_view flag, const std::string& pattern, const Plan& plan) {
+  bad_usage(
+      "{}: '{}' matches no linear of the model, expected a shell pattern such as '{}' or '*.layers.0.*'",
+      flag, pattern, plan.entries.front().tensor);
+}
+
 void skip_matches(const std::string& pattern, Plan& plan) {
   bool found = false;
   for (PlanEntry& entry : plan.entries) {
@@ -38,15 +46,82 @@ void skip_matches(const std::string& pattern, Plan& plan) {
     found = true;
     entry.prune = false;
   }
-  if (!found) {
-    bad_usage(
-        "--skip: '{}' matches no linear of the model, expected a shell pattern such as '{}' or "
-        "'*.layers.0.*'",
-        pattern, plan.entries.front().tensor);
+  if (!found) no_match("--skip", pattern, plan);
+}
+
+// "key=value,key=value"
+std::vector<std::pair<std::string, std::string>> parse_settings(const std::string& settings) {
+  std::vector<std::pair<std::string, std::string>> result;
+  int depth = 0;  // commas in brackets belong to a value: "admm(20,15)"
+  std::string part;
+  const auto finish = [&] {
+    const std::size_t equals = part.find('=');
+    if (equals == std::string::npos)
+      bad_usage("--override: found '{}', expected settings such as sparsity=0.3,refine=none", settings);
+    result.emplace_back(part.substr(0, equals), part.substr(equals + 1));
+    part.clear();
+  };
+  for (const char c : settings) {
+    depth += c == '(' ? 1 : c == ')' ? -1 : 0;
+    if (c == ',' && depth == 0) {
+      finish();
+    } else {
+      part += c;
+    }
+  }
+  finish();
+  return result;
+}
+
+void override_entry(const std::vector<std::pair<std::string, std::string>>& settings, PlanEntry& entry) {
+  bool sparsity_given = false;
+  for (const auto& [key, value] : settings) {
+    if (key == "pattern") {
+      entry.pattern = parse_pattern(value);
+    } else if (key == "sparsity") {
+      char* end = nullptr;
+      entry.sparsity = std::strtod(value.c_str(), &end);
+      if (value.empty() || *end != '\0')
+        bad_usage("--override: sparsity: found '{}', expected a number", value);
+      check_sparsity(entry.sparsity, "--override: sparsity");
+      sparsity_given = true;
+    } else if (key == "score") {
+      entry.score = value;
+    } else if (key == "refine") {
+      entry.refine = value;
+    } else if (key == "prune") {
+      if (value != "yes" && value != "no")
+        bad_usage("--override: prune: found '{}', expected yes or no", value);
+      entry.prune = value == "yes";
+    } else {
+      bad_usage("--override: found '{}', expected sparsity, pattern, score, refine or prune", key);
+    }
+    entry.fixed |= key == "pattern" || key == "sparsity";
+  }
+  if (sparsity_given && contradicts(entry.pattern, entry.sparsity)) {
+    bad_usage("--override: sparsity {} contradicts the pattern {}, which fixes it; leave one of them out",
+              entry.sparsity, format(entry.pattern));
   }
 }
 
 }  // namespace
+
+bool contradicts(const Pattern& pattern, double sparsity) {
+  return pattern.kind == Pattern::Kind::kNofM &&
+         std::abs(sparsity - (1.0 - static_cast<double>(pattern.n) / static_cast<double>(pattern.m))) > 1e-3;
+}
+
+void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan) {
+  const auto parsed = parse_settings(settings);
+  bool found = false;
+  for (PlanEntry& entry : plan.entries) {
+    if (!matches(name_pattern, entry.tensor)) continue;
+    found = true;
+    override_entry(parsed, entry);
+    check_entry(entry);
+  }
+  if (!found) no_match("--override", name_pattern, plan);
+}
 
 double PlanEntry::asked_sparsity() const {
   return prune ? target_sparsity(target(PruneTarget::Rounding::kFloor)) : 0.0;
@@ -78,7 +153,8 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
       plan.entries.push_back({linear.name + ".weight", layer, linear.input, linear.outputs, linear.inputs,
-                              true, defaults.pattern, defaults.sparsity, defaults.score, defaults.refine});
+                              true, defaults.pattern, defaults.sparsity, false, false, defaults.score,
+                              defaults.refine});
     }
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);
@@ -86,8 +162,9 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
   return plan;
 }
 
-void apply_plan_file(const std::string& path, Plan& plan) {
-  const nlohmann::json document = read_json_file(path);
+void apply_plan_file(const std::string& path, Plan& plan) { apply_plan(read_json_file(path), path, plan); }
+
+void apply_plan(const nlohmann::json& document, const std::string& path, Plan& plan) {
   if (!document.is_object() || !document.contains("tensors") || !document["tensors"].is_array()) {
     bad_input("{}: expected an object with an array 'tensors'; a run writes such a file as plan.json", path);
   }
@@ -118,19 +195,23 @@ void apply_plan_file(const std::string& path, Plan& plan) {
         if (!(sparsity >= 0.0 && sparsity < 1.0)) {
           bad_input("{}: found sparsity {}, expected 0 <= sparsity < 1", where, sparsity);
         }
-        const bool fixed = entry.pattern.kind == Pattern::Kind::kNofM;
-        if (fixed && std::abs(sparsity - (1.0 - static_cast<double>(entry.pattern.n) /
-                                                    static_cast<double>(entry.pattern.m))) > 1e-3) {
+        if (contradicts(entry.pattern, sparsity)) {
           bad_input("{}: sparsity {} contradicts the pattern {}, which fixes it; leave one of them out",
                     where, sparsity, format(entry.pattern));
         }
         entry.sparsity = sparsity;
       }
+      entry.row_budgets = item.value("row_budgets", entry.row_budgets);
+      if (entry.row_budgets && entry.pattern.kind != Pattern::Kind::kRow) {
+        bad_input("{}: row_budgets: found true with the pattern {}, expected the pattern row", where,
+                  format(entry.pattern));
+      }
       entry.score = item.value("score", entry.score);
       entry.refine = item.value("refine", entry.refine);
       check_entry(entry);
     } catch (const nlohmann::json::exception& error) {
-      bad_input("{}: {}; expected name, prune, pattern, sparsity, score, refine", where, error.what());
+      bad_input("{}: {}; expected name, prune, pattern, sparsity, row_budgets, score, refine", where,
+                error.what());
     } catch (const Error& error) {
       const std::string_view message = error.what();
       if (message.starts_with(path)) throw;
@@ -146,6 +227,7 @@ nlohmann::ordered_json to_json(const Plan& plan) {
     if (entry.prune) {
       item["pattern"] = format(entry.pattern);
       if (entry.pattern.kind != Pattern::Kind::kNofM) item["sparsity"] = entry.sparsity;
+      if (entry.has_row_budgets()) item["row_budgets"] = true;
       item["score"] = entry.score;
       item["refine"] = entry.refine;
     }

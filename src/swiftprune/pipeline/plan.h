@@ -23,9 +23,13 @@ struct PlanEntry {
   bool prune = true;
   Pattern pattern;
   double sparsity = 0.0;  // of unstructured and block patterns
-  std::string score;      // scorer spec
-  std::string refine;     // refiner spec
+  bool row_budgets =
+      false;           // Kind::kRow: rows of little effect lose more (row_budgets.h), else all lose the same
+  bool fixed = false;  // asked for by name: allocation leaves it as it is
+  std::string score;   // scorer spec
+  std::string refine;  // refiner spec
 
+  bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
   double asked_sparsity() const;  // 0 when not pruned; of N:M 1 - N/M
   PruneTarget target(PruneTarget::Rounding rounding) const;
 };
@@ -51,10 +55,20 @@ struct PlanDefaults {
 };
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 
-// {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity", "score",
-// "refine"}...]}; what the file does not name keeps its default. Throws Error{kBadInput} with the file's name
-// and the place for unknown tensors, doubles and values out of range.
+// Does the pattern fix another sparsity?
+bool contradicts(const Pattern& pattern, double sparsity);
+
+// Other settings for the linears whose name a shell pattern matches: "sparsity=0.3",
+// "pattern=2:4,refine=none"; the keys are those of a plan file. Throws Error{kUsage} for a pattern that
+// matches nothing, unknown keys and values out of range.
+void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan);
+
+// {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity",
+// "row_budgets", "score", "refine"}...]}; what the file does not name keeps its default. Throws
+// Error{kBadInput} with the file's name and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);
 nlohmann::ordered_json to_json(const Plan& plan);
+// The same of a document that to_json() made; `where` names it in messages.
+void apply_plan(const nlohmann::json& document, const std::string& where, Plan& plan);
 
 }  // namespace swiftprune

@@ -6,12 +6,16 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <set>
+#include <utility>
 
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/row_budgets.h"
 #include "swiftprune/pipeline/two_streams.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
@@ -46,7 +50,10 @@ StatNeeds needs_of(const PlanEntry& entry) {
   if (!entry.prune) return {};
   const auto refiner = make_refiner(entry.refine);
   const StatNeeds scores = refiner->uses_mask() ? make_scorer(entry.score)->needs() : StatNeeds{};
-  return scores | refiner_needs(*refiner);
+  StatNeeds budgets;
+  budgets.energy = entry.has_row_budgets();
+  budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
+  return scores | budgets | refiner_needs(*refiner);
 }
 
 bool any(const StatNeeds& needs) { return needs.energy || needs.ewma_energy || needs.sum || needs.gram; }
@@ -61,17 +68,9 @@ std::optional<double> output_error(ConstMatrixView dense, ConstMatrixView pruned
   const std::int64_t step = std::max<std::int64_t>(1, dense.rows / kSampledRows);
   const Matrix change = sampled_difference(dense, pruned, step);
   const Matrix whole = sampled_difference(dense, {}, step);
-  const auto energy_error = [&](const Matrix& w) {
-    double sum = 0.0;
-    for (std::int64_t r = 0; r < w.rows(); ++r) {
-      for (std::int64_t c = 0; c < w.cols(); ++c) {
-        sum += double{w.at(r, c)} * double{w.at(r, c)} * stats.energy[static_cast<std::size_t>(c)];
-      }
-    }
-    return sum;
-  };
   const auto error = [&](const Matrix& w) {
-    return stats.gram != nullptr ? layer_error(w.view(), stats.gram->view(), backend) : energy_error(w);
+    const std::vector<double> energies = row_energies(w.view(), stats, backend);
+    return std::accumulate(energies.begin(), energies.end(), 0.0);
   };
   const double total = error(whole);
   return total > 0.0 ? std::max(0.0, error(change) / total) : 0.0;
@@ -111,10 +110,20 @@ class BlockPruner {
         options_(options),
         output_(output),
         selector_(make_selector(options.select, options.selector)) {
-    for (const PlanEntry& entry : plan.entries) entries_[entry.layer].push_back(&entry);
+    for (const PlanEntry& entry : plan.entries) {
+      entries_[entry.layer].push_back(&entry);
+      if (entry.has_row_budgets() && !row_effects_) row_effects_.emplace(model, backend);
+    }
   }
 
   PruneResult run() {
+    run_blocks();
+    finish_result();
+    return std::move(result_);
+  }
+
+ private:
+  void run_blocks() {
     const Stopwatch total(result_.seconds.total);
     const std::int64_t last = last_pruned_layer();
     const bool calibrate = needs_calibration(plan_);
@@ -127,18 +136,56 @@ class BlockPruner {
     }
     for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) {
       check_interrupt();
-      if (layer <= last && aligned) {
-        run_aligned_block(layer, layer < last);
+      if (layer < static_cast<std::int64_t>(options_.finished.size())) {
+        pass_through(layer, calibrate && layer < last, aligned);
       } else if (layer <= last) {
-        run_block(layer, calibrate, layer < last);
+        const std::size_t first = result_.tensors.size();
+        aligned ? run_aligned_block(layer, layer < last) : run_block(layer, calibrate, layer < last);
+        finish_block(layer, first);
       }
       if (options_.progress) options_.progress("prune", layer + 1, model_.config().num_layers());
     }
-    finish_result();
-    return std::move(result_);
   }
 
- private:
+  void finish_block(std::int64_t layer, std::size_t first_tensor) {
+    output_.finish(
+        {layer,
+         weights_changed_,
+         {result_.tensors.begin() + static_cast<std::ptrdiff_t>(first_tensor), result_.tensors.end()}});
+    result_.weights_changed |= std::exchange(weights_changed_, false);
+  }
+
+  // A block that an earlier run finished: what comes out of it is what came out then.
+  void pass_through(std::int64_t layer, bool calibrate, bool aligned) {
+    const FinishedBlock& finished = options_.finished[static_cast<std::size_t>(layer)];
+    result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
+    result_.weights_changed |= finished.weights_changed;
+    ++result_.resumed_blocks;
+    if (!calibrate) return;
+    const Stopwatch watch(result_.seconds.calibrate);
+    DecoderBlock block = model_.load_block(layer);
+    if (aligned || options_.propagation == Propagation::kPruned) {
+      std::set<std::string> names;
+      for (const TensorResult& tensor : finished.tensors) names.insert(tensor.name);
+      for (BlockLinear& linear : block.linears()) {
+        const std::string name = linear.tensors.name + ".weight";
+        if (names.contains(name)) output_.read(name, linear.weight.values());
+      }
+    }
+    block.pack(backend_, options_.compute);
+    if (aligned) {
+      DecoderBlock dense = model_.load_block(layer);
+      dense.pack(backend_, options_.compute);
+      streams_->start_block(dense, block);
+      for (int input = 0; input < kNumLinearInputs; ++input)
+        streams_->collect(static_cast<LinearInput>(input), nullptr);
+      streams_->finish_block();
+    } else {
+      forward(block, nullptr, false);
+    }
+    model_.release_block(layer);
+  }
+
   std::int64_t last_pruned_layer() const {
     std::int64_t last = -1;
     for (const PlanEntry& entry : plan_.entries) {
@@ -291,21 +338,46 @@ class BlockPruner {
   bool prune_linears(DecoderBlock& block, const std::vector<const PlanEntry*>& entries, LinearInput input) {
     bool changed = false;
     prepared_.clear();
+    const auto& input_stats = stats_[static_cast<std::size_t>(input)];
+    const LayerStats stats = input_stats ? input_stats->view() : LayerStats{};
+    const std::vector<std::vector<std::int64_t>> counts = budgets(block, entries, input, stats);
     for (std::size_t i = 0; i < entries.size(); ++i) {
       if (!entries[i]->prune || entries[i]->input != input) continue;
-      prune_linear(block.linears()[i], *entries[i]);
+      PruneTarget target = entries[i]->target(plan_.rounding);
+      target.row_counts = counts[i];
+      prune_linear(block.linears()[i], *entries[i], stats, target);
       changed = true;
     }
     prepared_.clear();
     return changed;
   }
 
-  void prune_linear(BlockLinear& linear, const PlanEntry& entry) {
+  // The rows' numbers of weights to prune, for the entries that have row budgets; from the weights of all
+  // linears of this input before the first is pruned.
+  std::vector<std::vector<std::int64_t>> budgets(const DecoderBlock& block,
+                                                 const std::vector<const PlanEntry*>& entries,
+                                                 LinearInput input, const LayerStats& stats) {
+    std::vector<std::vector<std::int64_t>> counts(entries.size());
+    const bool wanted = std::any_of(entries.begin(), entries.end(), [&](const PlanEntry* entry) {
+      return entry->input == input && entry->has_row_budgets();
+    });
+    if (!wanted) return counts;
+    const Stopwatch watch(result_.seconds.score);
+    const auto effects = row_effects_->of(block, entries.front()->layer, input, stats);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (entries[i]->input != input) continue;
+      const std::vector<float>& effect = effects[next++];
+      if (!entries[i]->has_row_budgets()) continue;
+      counts[i] = row_budgets(block.linears()[i].weight.view(), stats.energy, effect, entries[i]->sparsity);
+    }
+    return counts;
+  }
+
+  void prune_linear(BlockLinear& linear, const PlanEntry& entry, const LayerStats& stats,
+                    const PruneTarget& target) {
     check_interrupt();
     check_finite(linear.weight.view(), entry.tensor);
-    const auto& input_stats = stats_[static_cast<std::size_t>(entry.input)];
-    const LayerStats stats = input_stats ? input_stats->view() : LayerStats{};
-    const PruneTarget target = entry.target(plan_.rounding);
     const auto refiner = make_refiner(entry.refine);
     TensorResult tensor{
         entry.tensor, format(entry.pattern), entry.rows, entry.cols, entry.asked_sparsity(), 0.0, {}, {}, {}};
@@ -329,7 +401,7 @@ class BlockPruner {
       Refinement refined = refiner->refine(task, prepared(entry, *refiner, stats), backend_);
       if (refined.report.damping_raised > 0) tensor.damping = refined.report.damping;
       linear.weight = std::move(refined.weight);
-      result_.weights_changed |= !refiner->keeps_weights();
+      weights_changed_ |= !refiner->keeps_weights();
     }
     round_to(linear.dtype, linear.weight.view());
     check_finite(linear.weight.view(), entry.tensor);
@@ -386,8 +458,10 @@ class BlockPruner {
   std::vector<RopeTable> ropes_;
   Matrix hidden_;  // [windows·seqlen, hidden]
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
-  std::optional<TwoStreams> streams_;  // of an aligned run; hidden_ and ropes_ are empty then
+  std::optional<RowEffects> row_effects_;  // where the plan has row budgets
+  std::optional<TwoStreams> streams_;      // of an aligned run; hidden_ and ropes_ are empty then
   std::map<std::string, std::unique_ptr<PreparedGram>> prepared_;  // by refinement, for the current input
+  bool weights_changed_ = false;                                   // in this block
   PruneResult result_;
 };
 
@@ -399,12 +473,17 @@ void PruneOutput::write_part(const std::string&, std::int64_t, std::span<const s
 
 StatNeeds stat_needs(const PlanEntry& entry) { return needs_of(entry); }
 
-bool needs_calibration(const Plan& plan) {
-  for (const PlanEntry& entry : plan.entries) {
-    if (any(needs_of(entry))) return true;
-  }
-  return false;
+void PruneOutput::read(const std::string&, std::span<float>) {
+  expect(false, "PruneOutput: read() where blocks are finished already");
 }
+
+StatNeeds calibration_needs(const Plan& plan) {
+  StatNeeds needs;
+  for (const PlanEntry& entry : plan.entries) needs = needs | needs_of(entry);
+  return needs;
+}
+
+bool needs_calibration(const Plan& plan) { return any(calibration_needs(plan)); }
 
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output) {

@@ -19,14 +19,6 @@
 
 namespace swiftprune {
 
-struct PruneOptions {
-  std::string select{kDefaultSelector};
-  SelectorOptions selector;
-  Propagation propagation = Propagation::kPruned;
-  ComputeType compute = ComputeType::kF32;  // of the calibration forwards
-  ProgressFn progress;                      // stage "prune", in blocks
-};
-
 struct TensorResult {
   std::string name;
   std::string pattern;
@@ -39,6 +31,24 @@ struct TensorResult {
   std::optional<double> error;
   std::optional<double> damping;  // raised from the refinement's own when the Gram matrix needed it
   std::optional<double> lambda;   // of the faithful EWMA selector
+};
+
+// All that a block's pruning told.
+struct FinishedBlock {
+  std::int64_t layer = 0;
+  bool weights_changed = false;
+  std::vector<TensorResult> tensors;
+};
+
+struct PruneOptions {
+  std::string select{kDefaultSelector};
+  SelectorOptions selector;
+  Propagation propagation = Propagation::kPruned;
+  ComputeType compute = ComputeType::kF32;  // of the calibration forwards
+  ProgressFn progress;                      // stage "prune", in blocks
+  // Blocks 0, 1, ... of the same run that were finished before it was killed: their weights come from
+  // PruneOutput::read(), and only the calibration windows pass through them again. The result is the same.
+  std::vector<FinishedBlock> finished;
 };
 
 struct StageSeconds {
@@ -55,11 +65,11 @@ struct PruneResult {
   std::vector<TensorResult> tensors;
   StageSeconds seconds;
   bool weights_changed = false;
-  double sparsity = 0.0;  // of all linears of the blocks
+  std::int64_t resumed_blocks = 0;  // taken over from an earlier run
+  double sparsity = 0.0;            // of all linears of the blocks
 };
 
-// Runs `plan` on the model and hands every tensor of the checkpoint to `write(name, values)` (pruned ones) or
-// `copy(name)`.
+// Where pruned tensors go: write() once for each, finish() once for each block after its tensors.
 class PruneOutput {
  public:
   virtual ~PruneOutput() = default;
@@ -67,6 +77,9 @@ class PruneOutput {
   // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
   // GPU calls instead, from several threads at once.
   virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
+  virtual void finish(const FinishedBlock&) {}
+  // What an earlier run wrote; asked for only for PruneOptions::finished.
+  virtual void read(const std::string& name, std::span<float> values);
 };
 
 // windows: calibration text; may be empty when no part of the plan reads statistics.
@@ -75,9 +88,10 @@ class PruneOutput {
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output);
 
-// What its score and refinement read.
+// What a linear's score and refinement read.
 StatNeeds stat_needs(const PlanEntry& entry);
-// Does the plan read calibration statistics?
+// Which calibration statistics does the plan read, and does it read any?
+StatNeeds calibration_needs(const Plan& plan);
 bool needs_calibration(const Plan& plan);
 
 }  // namespace swiftprune

@@ -1,5 +1,7 @@
 #include "swiftprune/pipeline/record.h"
 
+#include <algorithm>
+#include <map>
 #include <set>
 
 #include "swiftprune/core/cpu_features.h"
@@ -8,6 +10,46 @@
 
 namespace swiftprune {
 namespace {
+
+nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration) {
+  nlohmann::ordered_json record = {{"source", calibration.source},
+                                   {"ids", calibration.ids},
+                                   {"windows", calibration.windows},
+                                   {"seqlen", calibration.seqlen},
+                                   {"seed", calibration.seed}};
+  if (calibration.stopping) {
+    record["stopping"] = {{"stable", calibration.stopping->stable},
+                          {"changes", calibration.stopping->changes}};
+  }
+  return record;
+}
+
+// Share of zeros and largest output error of each block's linears.
+nlohmann::ordered_json block_records(const Plan& plan, const PruneResult& result) {
+  struct Block {
+    double weights = 0.0;
+    double zeros = 0.0;
+    std::optional<double> error;
+  };
+  std::map<std::int64_t, Block> blocks;
+  std::map<std::string, std::int64_t> layer_of;
+  for (const PlanEntry& entry : plan.entries) {
+    blocks[entry.layer].weights += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    layer_of[entry.tensor] = entry.layer;
+  }
+  for (const TensorResult& tensor : result.tensors) {
+    Block& block = blocks[layer_of.at(tensor.name)];
+    block.zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+    if (tensor.error) block.error = std::max(block.error.value_or(0.0), *tensor.error);
+  }
+  nlohmann::ordered_json records = nlohmann::ordered_json::array();
+  for (const auto& [layer, block] : blocks) {
+    nlohmann::ordered_json record = {{"layer", layer}, {"sparsity", block.zeros / block.weights}};
+    if (block.error) record["largest_output_error"] = *block.error;
+    records.push_back(std::move(record));
+  }
+  return records;
+}
 
 nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
   nlohmann::ordered_json item = {{"name", tensor.name},
@@ -41,10 +83,17 @@ nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
 
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
                                    const PruneOptions& options, const CalibrationRecord& calibration,
-                                   const PruneResult& result, const nlohmann::ordered_json& command,
+                                   const std::optional<Allocation>& allocation, const PruneResult& result,
+                                   const nlohmann::ordered_json& command,
                                    const nlohmann::ordered_json& hashes) {
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const TensorResult& tensor : result.tensors) tensors.push_back(tensor_record(tensor));
+  if (allocation) {
+    std::map<std::string, double> sensitivity_of;
+    for (std::size_t i = 0; i < plan.entries.size(); ++i)
+      sensitivity_of[plan.entries[i].tensor] = allocation->sensitivities[i];
+    for (auto& tensor : tensors) tensor["sensitivity"] = sensitivity_of.at(tensor["name"].get<std::string>());
+  }
   const StageSeconds& s = result.seconds;
   return {
       {"swiftprune", SWIFTPRUNE_VERSION},
@@ -54,25 +103,23 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
       {"weights_changed", result.weights_changed},
       {"asked_sparsity", plan.sparsity()},
       {"sparsity", result.sparsity},
+      {"resumed_blocks", result.resumed_blocks},
       {"select", options.select},
       {"propagate", name_of(options.propagation)},
       {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-      {"calibration",
-       {{"source", calibration.source},
-        {"ids", calibration.ids},
-        {"windows", calibration.windows},
-        {"seqlen", calibration.seqlen},
-        {"seed", calibration.seed}}},
+      {"calibration", calibration_record(calibration)},
       {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
       {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
       {"seconds",
-       {{"load", s.load},
+       {{"allocate", allocation ? allocation->seconds : 0.0},
+        {"load", s.load},
         {"calibrate", s.calibrate},
         {"score", s.score},
         {"select", s.select},
         {"refine", s.refine},
         {"write", s.write},
-        {"total", s.total}}},
+        {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
+      {"blocks", block_records(plan, result)},
       {"tensors", tensors}};
 }
 

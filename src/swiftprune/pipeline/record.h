@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "swiftprune/calibration/stopping.h"
+#include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/prune.h"
 
 namespace swiftprune {
@@ -17,13 +19,15 @@ struct CalibrationRecord {
   std::int64_t windows = 0;
   std::int64_t seqlen = 0;
   std::uint64_t seed = 0;
+  std::optional<StableWindows> stopping = {};  // of --windows auto
 };
 
 // command: the options of the run, as given and with the defaults filled in. hashes: of model_hashes(), when
 // the caller has them already (they take a while for a large model).
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
                                    const PruneOptions& options, const CalibrationRecord& calibration,
-                                   const PruneResult& result, const nlohmann::ordered_json& command,
+                                   const std::optional<Allocation>& allocation, const PruneResult& result,
+                                   const nlohmann::ordered_json& command,
                                    const nlohmann::ordered_json& hashes = nullptr);
 
 // SHA-256 of each of the model's weight files and of config.json, by file name.

@@ -7,6 +7,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/refinement/admm.h"
+#include "swiftprune/refinement/layer_error.h"
 
 namespace swiftprune {
 namespace {
@@ -20,26 +21,10 @@ struct AlignedGram final : PreparedGram {
   const Matrix* residual = nullptr;  // the caller's R, or null
 };
 
-// w_r G w_rᵀ of each row, sums in double.
-std::vector<double> row_energies(ConstMatrixView weight, const Matrix& gram, const Backend& backend) {
-  Matrix product(weight.rows, weight.cols);
-  backend.matmul(weight, gram.view(), 1.0f, 0.0f, product.view());
-  std::vector<double> energies(static_cast<std::size_t>(weight.rows), 0.0);
-  parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t r = first; r < last; ++r) {
-      double& energy = energies[static_cast<std::size_t>(r)];
-      for (std::int64_t j = 0; j < weight.cols; ++j) {
-        energy += double{weight.at(r, j)} * double{product.at(r, j)};
-      }
-    }
-  });
-  return energies;
-}
-
 void match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend& backend,
                         MatrixView weight) {
-  const std::vector<double> wanted = row_energies(dense, gram, backend);
-  const std::vector<double> found = row_energies(weight, gram, backend);
+  const std::vector<double> wanted = row_energies(dense, gram.view(), backend);
+  const std::vector<double> found = row_energies(weight, gram.view(), backend);
   for (std::int64_t r = 0; r < weight.rows; ++r) {
     const auto i = static_cast<std::size_t>(r);
     if (!(wanted[i] > 0.0 && found[i] > 0.0)) continue;

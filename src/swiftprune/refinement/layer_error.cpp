@@ -1,19 +1,42 @@
 #include "swiftprune/refinement/layer_error.h"
 
+#include <numeric>
+
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 
-double layer_error(ConstMatrixView change, ConstMatrixView gram, const Backend& backend) {
-  Matrix product(change.rows, change.cols);
-  backend.matmul(change, gram, 1.0f, 0.0f, product.view());
-  double error = 0.0;
-  for (std::int64_t r = 0; r < change.rows; ++r) {
-    double row = 0.0;
-    for (std::int64_t c = 0; c < change.cols; ++c) row += double{change.at(r, c)} * double{product.at(r, c)};
-    error += row;
+std::vector<double> row_energies(ConstMatrixView weight, ConstMatrixView gram, const Backend& backend) {
+  Matrix product(weight.rows, weight.cols);
+  backend.matmul(weight, gram, 1.0f, 0.0f, product.view());
+  std::vector<double> energies(static_cast<std::size_t>(weight.rows), 0.0);
+  parallel_for(weight.rows, 32, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      double& energy = energies[static_cast<std::size_t>(r)];
+      for (std::int64_t j = 0; j < weight.cols; ++j) {
+        energy += double{weight.at(r, j)} * double{product.at(r, j)};
+      }
+    }
+  });
+  return energies;
+}
+
+std::vector<double> row_energies(ConstMatrixView weight, const LayerStats& stats, const Backend& backend) {
+  if (stats.gram != nullptr) return row_energies(weight, stats.gram->view(), backend);
+  std::vector<double> energies(static_cast<std::size_t>(weight.rows), 0.0);
+  for (std::int64_t r = 0; r < weight.rows; ++r) {
+    double& energy = energies[static_cast<std::size_t>(r)];
+    for (std::int64_t j = 0; j < weight.cols; ++j) {
+      energy += double{weight.at(r, j)} * double{weight.at(r, j)} * stats.energy[static_cast<std::size_t>(j)];
+    }
   }
-  return error;
+  return energies;
+}
+
+double layer_error(ConstMatrixView change, ConstMatrixView gram, const Backend& backend) {
+  const std::vector<double> energies = row_energies(change, gram, backend);
+  return std::accumulate(energies.begin(), energies.end(), 0.0);
 }
 
 Matrix sampled_difference(ConstMatrixView a, ConstMatrixView b, std::int64_t step) {

@@ -1,12 +1,20 @@
 // The change of a linear's outputs on the calibration inputs: E(D) = tr D G Dᵀ for a change D of the weights.
 #pragma once
 
+#include <vector>
+
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune {
 
-// change [O, I], gram [I, I] -> E, each row's sum in double, rows added in order.
+// w_r G w_rᵀ of each row, sums in double. [O]
+std::vector<double> row_energies(ConstMatrixView weight, ConstMatrixView gram, const Backend& backend);
+// The same with the Gram matrix of `stats`, or, where none was kept, from the inputs' energies, as if they
+// were uncorrelated.
+std::vector<double> row_energies(ConstMatrixView weight, const LayerStats& stats, const Backend& backend);
+// Their sum, rows added in order: E of a change [O, I].
 double layer_error(ConstMatrixView change, ConstMatrixView gram, const Backend& backend);
 
 // a - b over every `step`-th row, as a matrix of those rows; b may be empty (counts as zero).

@@ -15,6 +15,7 @@ struct LayerStats {
   std::span<const double> ewma_energy{};  // [I] EWMA over the calibration windows of each window's energies
   std::span<const double> sum{};          // [I] Σ_t x_tj
   const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
+  const Matrix* sample = nullptr;         // [n, I] the first of the x_t
   // Where the dense model ran beside the pruned one, x being the pruned one's inputs; else null.
   const Matrix* cross = nullptr;  // [I, I] Σ_t x_dense,t x_tᵀ
   const Matrix* residual =
@@ -28,10 +29,11 @@ struct StatNeeds {
   bool sum = false;
   bool gram = false;
   bool alignment = false;  // cross, and residual where there is one
+  bool sample = false;
 
   StatNeeds operator|(const StatNeeds& other) const {
-    return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum, gram || other.gram,
-            alignment || other.alignment};
+    return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum,
+            gram || other.gram,     alignment || other.alignment,     sample || other.sample};
   }
 };
 

@@ -1,37 +1,25 @@
 #include "swiftprune/text/corpus.h"
 
-#include <algorithm>
 #include <fstream>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/text/json_field.h"
-#include "swiftprune/text/unicode.h"
+#include "swiftprune/text/json_lines.h"
 
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-
-bool is_json_lines(const std::filesystem::path& file) {
-  return file.extension() == ".jsonl" || file.extension() == ".ndjson";
-}
-
-std::string json_document(std::string_view line, const std::string& where, const std::string& field) {
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(line);
-  } catch (const nlohmann::json::exception& error) {
-    bad_input("{}: not valid JSON: {}", where, error.what());
-  }
-  if (!json.is_object())
-    bad_input("{}: found no JSON object, expected one with the member \"{}\"", where, field);
-  const auto member = json.find(field);
-  if (member == json.end()) {
+std::string json_document(const JsonLine& line, const std::string& field) {
+  if (!line.value.is_object())
+    bad_input("{}: found no JSON object, expected one with the member \"{}\"", line.where, field);
+  const auto member = line.value.find(field);
+  if (member == line.value.end()) {
     std::vector<std::string_view> names;
-    for (const auto& item : json.items()) names.push_back(item.key());
-    bad_input("{}: the member \"{}\" is missing; the line has: {}", where, field, text::joined_types(names));
+    for (const auto& item : line.value.items()) names.push_back(item.key());
+    bad_input("{}: the member \"{}\" is missing; the line has: {}", line.where, field,
+              text::joined_types(names));
   }
-  if (!member->is_string()) bad_input("{}: the member \"{}\" is not a string", where, field);
+  if (!member->is_string()) bad_input("{}: the member \"{}\" is not a string", line.where, field);
   return member->get<std::string>();
 }
 
@@ -46,29 +34,11 @@ std::size_t id_bytes(const std::filesystem::path& file) {
 
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field) {
   Corpus corpus{file.string(), {}};
-  std::string bytes = text::file_bytes(file);
-  if (bytes.starts_with(kByteOrderMark)) bytes.erase(0, kByteOrderMark.size());
-  if (const auto position = text::invalid_utf8_position(bytes)) {
-    const auto line =
-        1 + std::count(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(*position), '\n');
-    bad_input("{}: found the byte 0x{:02x} at position {} (line {}), expected UTF-8", corpus.name,
-              static_cast<unsigned char>(bytes[*position]), *position, line);
-  }
   if (!is_json_lines(file)) {
-    corpus.documents.push_back(std::move(bytes));
+    corpus.documents.push_back(read_utf8_file(file));
     return corpus;
   }
-  std::size_t number = 0;
-  for (std::size_t begin = 0; begin < bytes.size();) {
-    const std::size_t end = std::min(bytes.find('\n', begin), bytes.size());
-    const std::string_view line = std::string_view(bytes).substr(begin, end - begin);
-    ++number;
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
-      corpus.documents.push_back(json_document(line, fmt::format("{}: line {}", corpus.name, number), field));
-    }
-    begin = end + 1;
-  }
-  if (corpus.documents.empty()) bad_input("{}: found no line, expected one JSON object a line", corpus.name);
+  for (const JsonLine& line : read_json_lines(file)) corpus.documents.push_back(json_document(line, field));
   return corpus;
 }
 

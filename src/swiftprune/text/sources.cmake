@@ -2,6 +2,7 @@ target_sources(swiftprune PRIVATE
   text/unicode.cpp
   text/unicode_tables.cpp
   text/json_field.cpp
+  text/json_lines.cpp
   text/regex_translation.cpp
   text/regex.cpp
   text/pattern.cpp

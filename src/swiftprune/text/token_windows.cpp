@@ -33,12 +33,13 @@ std::vector<std::size_t> drawn_order(std::size_t n, std::uint64_t seed) {
 }
 
 TokenWindows sample_of_one(const Tokenizer& tokenizer, const Corpus& corpus, std::int64_t num_windows,
-                           std::int64_t seqlen, std::uint64_t seed) {
+                           std::int64_t seqlen, std::uint64_t seed, bool at_most) {
   std::vector<std::int32_t> ids;
   if (tokenizer.bos()) ids.push_back(*tokenizer.bos());
   const std::vector<std::int32_t> body = tokenizer.encode(corpus.documents[0], false);
   ids.insert(ids.end(), body.begin(), body.end());
   const auto found = static_cast<std::int64_t>(ids.size());
+  if (at_most) num_windows = std::clamp<std::int64_t>(found / seqlen, 1, num_windows);
   if (found / seqlen < num_windows) too_short(corpus.name, found, num_windows, seqlen);
   std::vector<std::size_t> chosen = drawn_order(static_cast<std::size_t>(found / seqlen), seed);
   chosen.resize(static_cast<std::size_t>(num_windows));
@@ -96,16 +97,21 @@ TokenWindows windows_of_ids(std::vector<std::int32_t> ids, const std::string& na
 }
 
 TokenWindows sample_windows(const Tokenizer& tokenizer, const Corpus& corpus, std::int64_t num_windows,
-                            std::int64_t seqlen, std::uint64_t seed) {
+                            std::int64_t seqlen, std::uint64_t seed, bool at_most) {
   check_shape(num_windows, seqlen);
-  if (corpus.documents.size() == 1) return sample_of_one(tokenizer, corpus, num_windows, seqlen, seed);
+  if (corpus.documents.size() == 1)
+    return sample_of_one(tokenizer, corpus, num_windows, seqlen, seed, at_most);
   TokenWindows windows{seqlen, {}};
-  const auto wanted = static_cast<std::size_t>(num_windows * seqlen);
+  auto wanted = static_cast<std::size_t>(num_windows * seqlen);
   for (const std::size_t document : drawn_order(corpus.documents.size(), seed)) {
     if (windows.ids.size() >= wanted) break;
     if (tokenizer.bos()) windows.ids.push_back(*tokenizer.bos());
     const std::vector<std::int32_t> body = tokenizer.encode(corpus.documents[document], false);
     windows.ids.insert(windows.ids.end(), body.begin(), body.end());
+  }
+  if (at_most && windows.ids.size() < wanted) {
+    num_windows = std::max<std::int64_t>(1, static_cast<std::int64_t>(windows.ids.size()) / seqlen);
+    wanted = static_cast<std::size_t>(num_windows * seqlen);
   }
   if (windows.ids.size() < wanted) {
     too_short(corpus.name, static_cast<std::int64_t>(windows.ids.size()), num_windows, seqlen);

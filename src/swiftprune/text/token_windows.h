@@ -42,8 +42,9 @@ TokenWindows windows_of_ids(std::vector<std::int32_t> ids, const std::string& na
 
 // For calibration: documents in an order that the seed draws, BOS (where the tokenizer has one) before each,
 // packed without padding into num_windows windows. Of a single document, num_windows of its windows are
-// drawn, in the order of the text. Text too short: Error{kBadInput}.
+// drawn, in the order of the text. Text too short: Error{kBadInput}; with at_most, only when it fills no
+// window.
 TokenWindows sample_windows(const Tokenizer& tokenizer, const Corpus& corpus, std::int64_t num_windows,
-                            std::int64_t seqlen, std::uint64_t seed);
+                            std::int64_t seqlen, std::uint64_t seed, bool at_most = false);
 
 }  // namespace swiftprune

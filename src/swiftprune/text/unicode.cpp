@@ -194,6 +194,14 @@ void append_lowercase(std::string& out, char32_t c) {
   }
 }
 
+void append_titlecase(std::string& out, char32_t c) {
+  append_utf8(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+}
+
+std::int64_t num_code_points(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
 // Code points below `stable` keep their place and shape in this form and never join what stands before them,
 // so only the stretches from the last one before a higher code point up to the next one need work.
 std::string normalized(std::string_view text, NormalForm form) {

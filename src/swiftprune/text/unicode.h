@@ -38,6 +38,8 @@ bool is_combining_mark(char32_t c);  // categories M*
 // Length of the extended grapheme cluster at position (Unicode 15, UAX 29).
 std::size_t grapheme_bytes(std::string_view text, std::size_t position);
 void append_lowercase(std::string& out, char32_t c);
+void append_titlecase(std::string& out, char32_t c);  // single code points only
+std::int64_t num_code_points(std::string_view text);  // of well-formed text
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalized(std::string_view text, NormalForm form);

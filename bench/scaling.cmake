@@ -1,0 +1,2 @@
+swiftprune_bench(scaling_bench)
+target_link_libraries(scaling_bench PRIVATE CLI11::CLI11)

@@ -1,0 +1,143 @@
+// swiftprune bench: tokens a second, bytes and memory of models that generate, side by side.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "command.h"
+#include "model_text.h"
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/evaluation/speed.h"
+
+namespace swiftprune::cli {
+namespace {
+
+struct BenchFlags {
+  CommonOptions common;
+  std::string model;
+  std::vector<std::string> against;
+  SpeedOptions speed;
+  std::string compute = "auto";
+  bool tune = true;
+};
+
+nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std::string>& folders,
+                               const std::vector<std::uint64_t>& file_bytes, const BenchFlags& flags) {
+  nlohmann::ordered_json models = nlohmann::ordered_json::array();
+  for (std::size_t m = 0; m < folders.size(); ++m) {
+    nlohmann::ordered_json batches = nlohmann::ordered_json::array();
+    for (const BatchSpeed& speed : report.models[m].batches) {
+      batches.push_back({{"batch", speed.batch},
+                         {"prefill_tokens_per_second", speed.prefill_tokens_per_second},
+                         {"decode_tokens_per_second", speed.decode_tokens_per_second},
+                         {"prefill_ratio", speed.prefill_ratio},
+                         {"decode_ratio", speed.decode_ratio},
+                         {"bytes_per_step", speed.bytes_per_step},
+                         {"share_of_read_ceiling", speed.share_of_read_ceiling}});
+    }
+    models.push_back({{"model", folders[m]},
+                      {"file_bytes", file_bytes[m]},
+                      {"load_seconds", report.models[m].load_seconds},
+                      {"resident_bytes", report.models[m].resident_bytes},
+                      {"batches", std::move(batches)}});
+  }
+  return {
+      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
+      {"compute", flags.compute},
+      {"prompt_tokens", flags.speed.prompt_tokens},
+      {"decode_tokens", flags.speed.decode_tokens},
+      {"rounds", flags.speed.rounds},
+      {"read_ceiling_bytes_per_second", report.read_ceiling_bytes_per_second},
+      {"models", std::move(models)}};
+}
+
+void print_table(const SpeedReport& report, const std::vector<std::string>& folders,
+                 const std::vector<std::uint64_t>& file_bytes, const BenchFlags& flags) {
+  fmt::print("{}, {}, {} threads; prompts of {} tokens, {} tokens decoded; medians of {} rounds\n",
+             cpu_model_name(), isa_name(), num_threads(), flags.speed.prompt_tokens,
+             flags.speed.decode_tokens, flags.speed.rounds);
+  fmt::print("memory read ceiling {:.1f} GB/s\n", report.read_ceiling_bytes_per_second / 1e9);
+  for (std::size_t m = 0; m < folders.size(); ++m) {
+    const ModelSpeed& model = report.models[m];
+    fmt::print("\n{}\n  weights {} in files, {} resident, loaded in {:.2f} s\n", folders[m],
+               human_bytes(static_cast<double>(file_bytes[m])),
+               human_bytes(static_cast<double>(model.resident_bytes)), model.load_seconds);
+    fmt::print("  {:>5}  {:>16} {:>6}  {:>16} {:>6}  {:>12} {:>15}\n", "batch", "prefill tokens/s", "ratio",
+               "decode tokens/s", "ratio", "bytes a step", "of the ceiling");
+    for (const BatchSpeed& speed : model.batches) {
+      fmt::print("  {:>5}  {:>16.1f} {:>6.2f}  {:>16.1f} {:>6.2f}  {:>12} {:>13.0f} %\n", speed.batch,
+                 speed.prefill_tokens_per_second, speed.prefill_ratio, speed.decode_tokens_per_second,
+                 speed.decode_ratio, human_bytes(static_cast<double>(speed.bytes_per_step)),
+                 100.0 * speed.share_of_read_ceiling);
+    }
+  }
+}
+
+std::uint64_t weight_bytes(const Model& model) {
+  std::uint64_t bytes = 0;
+  for (const TensorInfo& tensor : model.checkpoint().tensors())
+    bytes += static_cast<std::uint64_t>(tensor.num_bytes());
+  return bytes;
+}
+
+void run(BenchFlags& flags) {
+  apply(flags.common);
+  const auto backend = make_cpu_backend();
+  // The models to compare with come first: ratios are to the first.
+  std::vector<std::string> folders = flags.against;
+  folders.push_back(flags.model);
+  std::vector<std::unique_ptr<Model>> owners;
+  std::vector<const Model*> models;
+  std::vector<std::uint64_t> file_bytes;
+  for (const std::string& folder : folders) {
+    owners.push_back(Model::open(folder));
+    owners.back()->check_length(flags.speed.prompt_tokens + flags.speed.decode_tokens,
+                                "--prompt and --decode");
+    models.push_back(owners.back().get());
+    file_bytes.push_back(weight_bytes(*owners.back()));
+  }
+  flags.speed.compute = parse_compute(flags.compute, *backend);
+  flags.speed.progress = terminal_progress(flags.common);
+  Autotuner tuner(Autotuner::default_cache_file());
+  if (flags.tune) flags.speed.tuner = &tuner;
+  const SpeedReport report = measure_speed(models, *backend, flags.speed);
+  tuner.save();
+  if (flags.common.json) {
+    print_json(to_json(report, folders, file_bytes, flags));
+  } else {
+    print_table(report, folders, file_bytes, flags);
+  }
+}
+
+}  // namespace
+
+void declare_bench(CLI::App& program) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command =
+      program.add_subcommand("bench", "Measure the speed and memory of a model that generates");
+  command->add_option("MODEL", flags->model, "Hugging Face model folder, dense or packed")->required();
+  command->add_option("--against", flags->against,
+                      "Model folders to measure in the same rounds; ratios are to the first");
+  command->add_option("--batch", flags->speed.batches, "Sequences side by side")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--prompt", flags->speed.prompt_tokens, "Tokens of each prompt")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--decode", flags->speed.decode_tokens, "Tokens decoded behind it")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--rounds", flags->speed.rounds, "Rounds; figures are medians")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  command->add_flag("!--no-tune", flags->tune, "Run packed weights packed, also where dense is faster here");
+  add_compute_flag(*command, flags->compute);
+  add_common_options(*command, flags->common);
+  command->footer("Example: swiftprune bench ./SmolLM2-50.packed --against ./SmolLM2-135M");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace swiftprune::cli

@@ -1,0 +1,202 @@
+// swiftprune compare: what pruning cost, against the dense model, on own text and own prompts.
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "command.h"
+#include "gate_flags.h"
+#include "model_text.h"
+#include "swiftprune/core/error.h"
+
+namespace swiftprune::cli {
+namespace {
+
+struct CompareFlags {
+  CommonOptions common;
+  std::string dense;
+  std::vector<std::string> pruned;
+  EvaluationFlags text;
+  std::string prompts, refusals;
+  std::vector<std::string> accept;
+  std::int64_t max_tokens = 64;
+  std::int64_t error_tokens = 2048;
+  std::vector<std::string> masks;
+  std::string report, markdown;
+  GateLimits gates;
+  std::string compute = "f32";
+};
+
+std::vector<std::string> arguments_of(const CompareFlags& flags) {
+  std::vector<std::string> arguments = {"swiftprune", "compare", flags.dense};
+  arguments.insert(arguments.end(), flags.pruned.begin(), flags.pruned.end());
+  echo(flags.text, arguments);
+  const auto add = [&](const char* flag, const std::string& value) {
+    if (!value.empty()) arguments.insert(arguments.end(), {flag, value});
+  };
+  add("--prompts", flags.prompts);
+  add("--refusals", flags.refusals);
+  for (const std::string& pattern : flags.accept) add("--accept", pattern);
+  if (!flags.prompts.empty() || !flags.refusals.empty())
+    add("--max-tokens", std::to_string(flags.max_tokens));
+  for (const std::string& mask : flags.masks) add("--mask", mask);
+  echo(flags.gates, arguments);
+  add("--compute", flags.compute);
+  add("--report", flags.report);
+  add("--markdown", flags.markdown);
+  return arguments;
+}
+
+// One attention and one MLP linear of the middle block.
+std::vector<std::string> default_masks(const Model& model) {
+  const BlockConfig& block = model.config().blocks[static_cast<std::size_t>(model.config().num_layers() / 2)];
+  return {block.qkv.front().name + ".weight", block.down.name + ".weight"};
+}
+
+void print_model(const ModelReport& model) {
+  const ModelSummary& s = model.summary;
+  fmt::print("{:<20} {:>6.1f} % {:>9}", s.name.substr(0, 20), 100.0 * s.sparsity,
+             human_bytes(static_cast<double>(s.num_bytes)));
+  if (model.perplexity) fmt::print(" {:>11.3f}", model.perplexity->perplexity);
+  if (const auto& d = model.divergence) {
+    const std::string interval =
+        d->ratio_interval ? fmt::format("{:.3f}-{:.3f}", d->ratio_interval->low, d->ratio_interval->high)
+                          : "";
+    fmt::print(" {:>8.3f} {:>15} {:>8.4f} {:>8.3f} {:>6.1f} %", d->perplexity_ratio, interval, d->mean_kl,
+               d->p99_kl, 100.0 * d->top1);
+  }
+  fmt::print("\n");
+}
+
+void print_report(const ComparisonReport& report, const CompareFlags& flags) {
+  for (const GateResult& gate : report.gates) fmt::print("{}\n", gate.line());
+  const Verdict verdict = verdict_of(report);
+  fmt::print("{}\n{}\n\n", verdict.headline, verdict.detail);
+  fmt::print("{:<20} {:>8} {:>9}", "model", "zeros", "size");
+  if (!report.text.empty()) {
+    fmt::print(" {:>11} {:>8} {:>15} {:>8} {:>8} {:>8}", "perplexity", "ratio", "95 %", "KL", "KL p99",
+               "top-1");
+  }
+  fmt::print("\n");
+  for (const ModelReport& model : report.models) print_model(model);
+  for (const ModelReport& model : report.models) {
+    if (!model.drift) continue;
+    fmt::print(
+        "{:<20} {:.0f} % of {} answers the same, {:.1f} tokens in common, {:.1f} tokens long (dense {:.1f}), "
+        "repetition {:.1f} % (dense {:.1f} %)\n",
+        model.summary.name.substr(0, 20), 100.0 * model.drift->identical, report.prompts.size(),
+        model.drift->mean_common_tokens, model.drift->mean_tokens, model.drift->dense_mean_tokens,
+        100.0 * model.drift->repetition, 100.0 * model.drift->dense_repetition);
+  }
+  for (const ModelReport& model : report.models) {
+    if (model.accepted.empty()) continue;
+    fmt::print("{:<20} {} of {} refusal prompts answered as accepted\n", model.summary.name.substr(0, 20),
+               std::count(model.accepted.begin(), model.accepted.end(), true), model.accepted.size());
+  }
+  if (!report.convention.empty()) fmt::print("convention  {}\n", report.convention);
+  if (!flags.common.quiet && flags.report.empty()) {
+    fmt::print(stderr, "Next: add --report out.html for the page with curves, blocks, masks and examples\n");
+  }
+}
+
+std::vector<Prompt> refusal_prompts(const CompareFlags& flags) {
+  if (flags.refusals.empty()) return {};
+  std::vector<Prompt> prompts = read_prompts(flags.refusals);
+  for (Prompt& prompt : prompts)
+    prompt.accept.insert(prompt.accept.end(), flags.accept.begin(), flags.accept.end());
+  return prompts;
+}
+
+void check_flags(const CompareFlags& flags) {
+  if (flags.text.files.empty() && flags.prompts.empty() && flags.refusals.empty()) {
+    bad_usage("compare: found no --text, --prompts or --refusals, expected at least one");
+  }
+  if (flags.gates.any() && flags.text.files.empty()) {
+    bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
+  }
+  if (!flags.accept.empty() && flags.refusals.empty())
+    bad_usage("--accept: found no prompts, expected --refusals");
+}
+
+void run(const CompareFlags& flags) {
+  apply(flags.common);
+  check_flags(flags);
+  const auto backend = make_cpu_backend();
+  ComparisonInput input;
+  input.folders = {flags.dense};
+  input.folders.insert(input.folders.end(), flags.pruned.begin(), flags.pruned.end());
+  std::vector<std::unique_ptr<Model>> models;
+  for (const std::string& folder : input.folders) {
+    models.push_back(Model::open(folder));
+    input.models.push_back(models.back().get());
+  }
+  input.forward.compute = parse_compute(flags.compute, *backend);
+  input.forward.progress = terminal_progress(flags.common);
+  if (!flags.text.files.empty()) read_texts(*models[0], flags.text, input);
+  if (!flags.prompts.empty()) input.prompts = read_prompts(flags.prompts);
+  input.refusals = refusal_prompts(flags);
+  input.max_tokens = flags.max_tokens;
+  input.error_tokens = flags.error_tokens;
+  input.masks = flags.masks;
+  if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
+  input.gates = flags.gates;
+
+  ComparisonReport report = compare(input, *backend);
+  for (const ModelReport& model : report.models) {
+    if (!model.summary.prune_command.empty())
+      report.commands.push_back(shell_command(model.summary.prune_command));
+  }
+  report.commands.push_back(shell_command(arguments_of(flags)));
+  if (!flags.report.empty()) write_report(flags.report, to_html(report));
+  if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
+  if (flags.common.json) {
+    print_json(to_json(report));
+  } else {
+    print_report(report, flags);
+  }
+  require_passed(report);
+}
+
+void add_flags(CLI::App& command, CompareFlags& f) {
+  command.add_option("DENSE", f.dense, "The model before pruning")->required();
+  command.add_option("PRUNED", f.pruned, "Pruned or packed models")->required()->expected(1, 100);
+  add_evaluation_flags(command, f.text);
+  command.add_option("--prompts", f.prompts,
+                     "Prompts to answer greedily: .jsonl with \"prompt\", or text with one a line");
+  command.add_option(
+      "--refusals", f.refusals,
+      "Prompts whose answers are to match: .jsonl with \"prompt\" and \"accept\" (regular expressions)");
+  command.add_option("--accept", f.accept, "With --refusals: a regular expression that any answer may match");
+  command.add_option("--max-tokens", f.max_tokens, "Tokens of an answer")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--error-tokens", f.error_tokens,
+                  "Tokens for the blocks' output errors (0: leave them out)")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--mask", f.masks, "Tensor to picture in the report, by its full name; repeatable");
+  command.add_option("--report", f.report, "Write one self-contained HTML page");
+  command.add_option("--markdown", f.markdown, "Write the table as Markdown");
+  add_gate_flags(command, f.gates);
+  add_compute_flag(command, f.compute);
+  add_common_options(command, f.common);
+}
+
+}  // namespace
+
+void declare_compare(CLI::App& program) {
+  auto flags = std::make_shared<CompareFlags>();
+  CLI::App* command =
+      program.add_subcommand("compare", "What pruning cost: divergence, perplexity, answers, a report page");
+  add_flags(*command, *flags);
+  command->footer(
+      "Exit code 5: a gate failed; the first line says which.\n"
+      "Examples:\n"
+      "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 ./SmolLM2-24 --text my_text.txt --windows 16 "
+      "--report out.html\n"
+      "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 --text my_text.txt --max-perplexity-ratio 1.10 "
+      "--min-top1 0.9");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace swiftprune::cli

@@ -1,0 +1,88 @@
+#include "gate_flags.h"
+
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "model_text.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/evaluation/evaluation_text.h"
+
+namespace swiftprune::cli {
+
+void add_gate_flags(CLI::App& command, GateLimits& limits) {
+  command
+      .add_option("--max-perplexity-ratio", limits.max_perplexity_ratio,
+                  "Gate: perplexity at most so many times the dense model's; exit code 5 when a gate fails")
+      ->check(CLI::PositiveNumber);
+  command
+      .add_option("--min-top1", limits.min_top1,
+                  "Gate: share of tokens (0 to 1) whose likeliest next token stays the same")
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--max-kl", limits.max_kl, "Gate: mean divergence from the dense model, nats a token")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void echo(const GateLimits& limits, std::vector<std::string>& arguments) {
+  const auto add = [&](const char* flag, const std::optional<double>& value) {
+    if (value) arguments.insert(arguments.end(), {flag, fmt::format("{}", *value)});
+  };
+  add("--max-perplexity-ratio", limits.max_perplexity_ratio);
+  add("--min-top1", limits.min_top1);
+  add("--max-kl", limits.max_kl);
+}
+
+void require_passed(const ComparisonReport& report) {
+  if (report.passed()) return;
+  const GateResult& first = report.gates.front();
+  fail(ErrorKind::kGate, "{}: gate {} failed: found {:.4f}, limit {:.4f}", first.model, first.gate,
+       first.found, first.limit);
+}
+
+void add_prune_gate_flags(CLI::App& command, PruneGate& gate) {
+  command.add_option(
+      "--gate", gate.text,
+      "Text (.txt, .jsonl, .u16, .u32) to compare the result with the dense model on, against the "
+      "limits below");
+  command.add_option("--gate-windows", gate.windows, "With --gate: windows of --seqlen tokens (0: all)")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  add_gate_flags(command, gate.limits);
+}
+
+void check(const PruneGate& gate) {
+  if (gate.text.empty() && gate.limits.any()) {
+    bad_usage(
+        "gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --gate TEXT");
+  }
+  if (!gate.text.empty() && !gate.limits.any()) {
+    bad_usage("--gate: found no limit, expected --max-perplexity-ratio, --min-top1 or --max-kl");
+  }
+}
+
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend) {
+  if (gate.text.empty()) return;
+  const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned);
+  EvaluationFlags flags;
+  flags.files = {gate.text};
+  flags.field = run.field;
+  flags.seqlen = run.seqlen;
+  flags.windows = gate.windows;
+  const ComparisonReport report = [&] {
+    ComparisonInput input;
+    input.models = {dense.get(), pruned.get()};
+    input.folders = {run.dense, run.pruned};
+    read_texts(*dense, flags, input);
+    input.error_tokens = 0;
+    input.gates = gate.limits;
+    input.forward = run.forward;
+    input.num_worst = 0;
+    return compare(input, backend);
+  }();
+  if (!run.quiet) {
+    for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());
+  }
+  require_passed(report);
+}
+
+}  // namespace swiftprune::cli

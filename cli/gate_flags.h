@@ -1,0 +1,35 @@
+// Flags of the limits that a pruned model must keep.
+#pragma once
+
+#include "command.h"
+#include "swiftprune/report/comparison.h"
+
+namespace swiftprune::cli {
+
+// Declares --max-perplexity-ratio, --min-top1 and --max-kl.
+void add_gate_flags(CLI::App& command, GateLimits& limits);
+// The flags as they were given, for commands that repeat a run.
+void echo(const GateLimits& limits, std::vector<std::string>& arguments);
+// Throws Error{kGate} with the first failed line.
+void require_passed(const ComparisonReport& report);
+
+// `prune --gate FILE`: compares the written model with the dense one on this text.
+struct PruneGate {
+  std::string text;
+  std::int64_t windows = 8;
+  GateLimits limits;
+};
+void add_prune_gate_flags(CLI::App& command, PruneGate& gate);
+// Throws Error{kUsage} for limits without a text and a text without limits: before anything is pruned.
+void check(const PruneGate& gate);
+// Prints failed gates first; throws Error{kGate} when one fails. The written folder stays.
+struct PruneGateRun {
+  std::string dense, pruned;
+  std::string field;
+  std::int64_t seqlen = 2048;
+  ForwardOptions forward;
+  bool quiet = false;
+};
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend);
+
+}  // namespace swiftprune::cli

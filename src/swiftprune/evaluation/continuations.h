@@ -1,0 +1,35 @@
+// Log-likelihoods of continuations. The sequences of an item (a question with each of its choices) share
+// their common beginning, which is run once; many items go through a block together.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "swiftprune/model/forward.h"
+
+namespace swiftprune {
+
+struct ScoredSequence {
+  std::vector<std::int32_t> ids;
+  std::int64_t num_context = 0;  // tokens [num_context, size) are scored; at least 1
+};
+
+struct SequenceScore {
+  double log_prob = 0.0;  // of all scored tokens, nats
+  bool greedy = true;     // each of them is the likeliest one
+};
+
+struct ContinuationScores {
+  std::vector<std::vector<SequenceScore>> items;  // as given
+  std::int64_t num_forwarded = 0;                 // tokens that the model ran on
+  std::int64_t num_unshared = 0;                  // tokens of all sequences, had each been run alone
+};
+
+// Sequences have at most max_positions + 1 tokens (the last one is not run). options.hidden_bytes bounds the
+// hidden states of the items that go together.
+ContinuationScores score_continuations(const Model& model, const Backend& backend,
+                                       std::span<const std::vector<ScoredSequence>> items,
+                                       const ForwardOptions& options);
+
+}  // namespace swiftprune

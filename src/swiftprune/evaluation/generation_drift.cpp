@@ -1,0 +1,159 @@
+#include "swiftprune/evaluation/generation_drift.h"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/generator.h"
+#include "swiftprune/model/sampler.h"
+#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/json_lines.h"
+#include "swiftprune/text/regex.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::size_t kRepeatLength = 4;
+
+Prompt prompt_of(const JsonLine& line) {
+  const text::JsonField field(line.value, line.where);
+  Prompt prompt{line.where, field.at("prompt").string(), {}};
+  if (const auto accept = field.find("accept")) {
+    for (const text::JsonField& pattern : accept->items()) prompt.accept.push_back(pattern.string());
+  }
+  return prompt;
+}
+
+std::vector<Prompt> prompt_lines(const std::filesystem::path& file) {
+  const std::string text = read_utf8_file(file);
+  std::vector<Prompt> prompts;
+  std::size_t number = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    if (line.ends_with('\r')) line.pop_back();
+    ++number;
+    if (!line.empty()) prompts.push_back({fmt::format("{}: line {}", file.string(), number), line, {}});
+    begin = end + 1;
+  }
+  return prompts;
+}
+
+template <class Value>
+double mean_of(std::size_t n, const Value& value) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(value(i));
+  return n == 0 ? 0.0 : sum / static_cast<double>(n);
+}
+
+}  // namespace
+
+std::vector<Prompt> read_prompts(const std::filesystem::path& file) {
+  std::vector<Prompt> prompts;
+  if (is_json_lines(file)) {
+    for (const JsonLine& line : read_json_lines(file)) prompts.push_back(prompt_of(line));
+  } else {
+    prompts = prompt_lines(file);
+  }
+  if (prompts.empty()) bad_input("{}: found no prompt, expected one a line", file.string());
+  return prompts;
+}
+
+AnswerSet generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
+                           std::span<const Prompt> prompts, const AnswerOptions& options) {
+  std::vector<std::vector<std::int32_t>> ids;
+  std::int64_t longest = 0;
+  for (const Prompt& prompt : prompts) {
+    ids.push_back(tokenizer.encode(prompt.text));
+    const std::int64_t length = std::ssize(ids.back());
+    if (length == 0) bad_input("{}: found a prompt without tokens, expected text", prompt.where);
+    if (length + options.max_tokens > model.config().max_positions) {
+      bad_input("{}: found a prompt of {} tokens and an answer of {}, expected at most {} together",
+                prompt.where, length, options.max_tokens, model.config().max_positions);
+    }
+    longest = std::max(longest, length);
+  }
+  AnswerSet generation;
+  Generator generator(model, backend, options.compute, 1, longest + options.max_tokens);
+  double seconds = 0.0;
+  std::int64_t decoded = 0;
+  for (std::size_t p = 0; p < ids.size(); ++p) {
+    generator.restart();
+    Sampler greedy({});
+    Answer answer;
+    const Matrix* logits = &generator.append(ids[p]);
+    const auto start = std::chrono::steady_clock::now();
+    while (std::ssize(answer.ids) < options.max_tokens) {
+      const std::int32_t id = greedy.next({logits->row(0), static_cast<std::size_t>(logits->cols())});
+      if (tokenizer.eos() == id) {
+        answer.ended = true;
+        break;
+      }
+      answer.ids.push_back(id);
+      if (std::ssize(answer.ids) == options.max_tokens) break;
+      logits = &generator.append(std::vector{id});
+      ++decoded;
+    }
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    answer.text = tokenizer.decode(answer.ids);
+    answer.repetition = repetition(answer.ids);
+    generation.answers.push_back(std::move(answer));
+    if (options.progress) options.progress("generate", static_cast<std::int64_t>(p) + 1, std::ssize(ids));
+  }
+  generation.decode_tokens_per_second = seconds > 0.0 ? static_cast<double>(decoded) / seconds : 0.0;
+  return generation;
+}
+
+double repetition(std::span<const std::int32_t> ids) {
+  if (ids.size() <= kRepeatLength) return 0.0;
+  std::set<std::vector<std::int32_t>> seen;
+  std::size_t repeated = 0;
+  const std::size_t count = ids.size() - kRepeatLength + 1;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto gram = ids.subspan(i, kRepeatLength);
+    if (!seen.emplace(gram.begin(), gram.end()).second) ++repeated;
+  }
+  return static_cast<double>(repeated) / static_cast<double>(count);
+}
+
+GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned) {
+  expect(dense.answers.size() == pruned.answers.size(), "drift: answers to the same prompts");
+  const std::size_t n = dense.answers.size();
+  GenerationDrift result;
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto& a = dense.answers[i].ids;
+    const auto& b = pruned.answers[i].ids;
+    result.common_tokens.push_back(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+  }
+  result.identical = mean_of(n, [&](std::size_t i) {
+    return dense.answers[i].ids == pruned.answers[i].ids && dense.answers[i].ended == pruned.answers[i].ended;
+  });
+  result.mean_common_tokens = mean_of(n, [&](std::size_t i) { return result.common_tokens[i]; });
+  result.mean_tokens = mean_of(n, [&](std::size_t i) { return pruned.answers[i].ids.size(); });
+  result.dense_mean_tokens = mean_of(n, [&](std::size_t i) { return dense.answers[i].ids.size(); });
+  result.repetition = mean_of(n, [&](std::size_t i) { return pruned.answers[i].repetition; });
+  result.dense_repetition = mean_of(n, [&](std::size_t i) { return dense.answers[i].repetition; });
+  return result;
+}
+
+std::vector<bool> accepted(std::span<const Prompt> prompts, const AnswerSet& generation) {
+  expect(prompts.size() == generation.answers.size(), "accepted: an answer to each prompt");
+  std::vector<bool> result;
+  text::MatchScratch scratch;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].accept.empty()) {
+      bad_input("{}: found no pattern, expected \"accept\": [\"regex\", ...] or --accept", prompts[i].where);
+    }
+    bool matches = false;
+    for (const std::string& pattern : prompts[i].accept) {
+      std::vector<text::Span> spans;
+      text::Regex(pattern, prompts[i].where).find_all(generation.answers[i].text, scratch, spans);
+      matches = matches || std::any_of(spans.begin(), spans.end(), [](const auto& s) { return s.is_match; });
+    }
+    result.push_back(matches);
+  }
+  return result;
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,384 @@
+#include "swiftprune/pilot/pilot.h"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/generator.h"
+#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kTrialBlocks = 2;
+constexpr std::int64_t kDecodePrompt = 32, kDecodeTokens = 24;
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Candidate {
+  const Method* method = nullptr;
+  Pattern pattern;
+  double sparsity = 0.5;  // of unstructured patterns
+  double estimated_seconds = 0.0;
+
+  bool unstructured() const { return pattern.kind == Pattern::Kind::kRow; }
+  std::string target() const {
+    return unstructured() ? fmt::format("{:.0f} %", 100.0 * sparsity) : format(pattern);
+  }
+  std::string name() const { return fmt::format("{} {}", method->name, target()); }
+};
+
+class NullOutput final : public PruneOutput {
+ public:
+  void write(const std::string&, std::span<const float>) override {}
+};
+
+class FolderOutput final : public PruneOutput {
+ public:
+  FolderOutput(const Checkpoint& source, CheckpointWriter& writer) : source_(source), writer_(writer) {}
+  void write(const std::string& name, std::span<const float> values) override {
+    writer_.write(name, values);
+    written_.insert(name);
+  }
+  void complete() {
+    for (const TensorInfo& tensor : source_.tensors()) {
+      if (!written_.contains(tensor.name)) writer_.write_bytes(tensor.name, source_.bytes(tensor));
+    }
+    writer_.copy_other_files(source_);
+    writer_.finish();
+  }
+
+ private:
+  const Checkpoint& source_;
+  CheckpointWriter& writer_;
+  std::set<std::string> written_;
+};
+
+// A folder that goes when the trial is over.
+class TrialFolder {
+ public:
+  explicit TrialFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  TrialFolder(const TrialFolder&) = delete;
+  TrialFolder& operator=(const TrialFolder&) = delete;
+  ~TrialFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Tokens a second of generation, after a short prompt of the text.
+double decode_speed(const Model& model, const Backend& backend, const PilotText& text, ComputeType compute) {
+  const auto window = text.evaluation.front().windows.window(0);
+  const auto prompt = std::min<std::int64_t>(kDecodePrompt, std::ssize(window) / 2);
+  const auto tokens = std::min<std::int64_t>(kDecodeTokens, std::ssize(window) - prompt);
+  Generator generator(model, backend, compute, 1, prompt + tokens);
+  generator.append(window.first(static_cast<std::size_t>(prompt)));
+  const auto start = Clock::now();
+  for (std::int64_t t = 0; t < tokens; ++t)
+    generator.append(window.subspan(static_cast<std::size_t>(prompt + t), 1));
+  return static_cast<double>(tokens) / std::max(1e-9, seconds_since(start));
+}
+
+class Pilot {
+ public:
+  Pilot(const Model& model, const Backend& backend, const PilotText& text, const PilotOptions& options)
+      : model_(model), backend_(backend), text_(text), options_(options) {
+    for (const std::string& name : options.methods) {
+      const Method& method = method_by_name(name);
+      for (const double sparsity : options.sparsities) candidates_.push_back({&method, {}, sparsity});
+      for (const std::string& pattern : options.patterns) {
+        candidates_.push_back({&method, parse_pattern(pattern), 0.0});
+        if (candidates_.back().pattern.kind != Pattern::Kind::kNofM) {
+          bad_usage("--pattern: found {}, expected N:M such as 2:4", pattern);
+        }
+      }
+    }
+    if (candidates_.empty()) bad_usage("pilot: found no --sparsity and no --pattern, expected at least one");
+  }
+
+  ComparisonReport run() {
+    estimate();
+    for (const Candidate& candidate : candidates_) {
+      if (!trials_.empty() && seconds_since(start_) + seconds_of(candidate) > options_.budget_seconds) {
+        left_out_.push_back(candidate.name());
+        continue;
+      }
+      try_whole(candidate);
+    }
+    return finish();
+  }
+
+ private:
+  // The first windows, as many as the method wants and the text has.
+  TokenWindows calibration(const Method& method) const {
+    const std::int64_t count =
+        std::min<std::int64_t>(std::max(1, method.windows), text_.calibration.num_windows());
+    TokenWindows windows{text_.calibration.seqlen, {}};
+    windows.ids.assign(text_.calibration.ids.begin(),
+                       text_.calibration.ids.begin() + count * text_.calibration.seqlen);
+    return windows;
+  }
+
+  Plan plan_of(const Candidate& candidate) const {
+    PlanDefaults defaults;
+    defaults.pattern = candidate.pattern;
+    defaults.sparsity = candidate.sparsity;
+    defaults.score = candidate.unstructured() ? candidate.method->score : candidate.method->n_m_score;
+    defaults.refine = candidate.method->refine;
+    return uniform_plan(model_, defaults, {});
+  }
+
+  PruneResult prune_with(const Candidate& candidate, const Plan& plan, PruneOutput& output) const {
+    PruneOptions options;
+    options.select = candidate.method->select;
+    options.propagation = candidate.method->propagation;
+    options.compute = options_.forward.compute;
+    options.progress = options_.forward.progress;
+    TokenWindows windows;
+    if (needs_calibration(plan)) windows = calibration(*candidate.method);
+    return prune(model_, backend_, plan, windows, options, output);
+  }
+
+  // Each method on the first blocks: what a whole run will take, and the error of a layer's output.
+  void estimate() {
+    const double share = static_cast<double>(model_.config().num_layers()) /
+                         static_cast<double>(std::min(kTrialBlocks, model_.config().num_layers()));
+    for (Candidate& candidate : candidates_) {
+      Plan plan = plan_of(candidate);
+      for (PlanEntry& entry : plan.entries) entry.prune = entry.layer < kTrialBlocks;
+      NullOutput nowhere;
+      const auto start = Clock::now();
+      const PruneResult result = prune_with(candidate, plan, nowhere);
+      const double seconds = seconds_since(start);
+      candidate.estimated_seconds = seconds * share + measure_seconds_;
+      double error = 0.0;
+      int count = 0;
+      for (const TensorResult& tensor : result.tensors) {
+        if (tensor.error && tensor.sparsity > 0.0) error += *tensor.error, ++count;
+      }
+      trial_notes_.push_back(
+          fmt::format("{}: {:.1f} s{}", candidate.name(), seconds,
+                      count > 0 ? fmt::format(", mean output error {:.4f}", error / count) : ""));
+    }
+    std::stable_sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+      return a.estimated_seconds < b.estimated_seconds;
+    });
+  }
+
+  static bool allocates(const Candidate& candidate) {
+    return candidate.method->allocates && candidate.unstructured();
+  }
+
+  // The first run that allocates measures sensitivities too: about half as much again.
+  double seconds_of(const Candidate& candidate) const {
+    const bool measures = allocates(candidate) && sensitivities_.empty();
+    return candidate.estimated_seconds * (measures ? 1.5 : 1.0);
+  }
+
+  void allocate(const Candidate& candidate, Plan& plan) {
+    if (!allocates(candidate)) return;
+    // What half of each linear's weights are worth does not depend on the sparsity on trial.
+    if (sensitivities_.empty()) {
+      sensitivities_ = measure_sensitivities(model_, backend_, plan, calibration(*candidate.method),
+                                             options_.forward.compute, options_.forward.progress);
+    }
+    allocate_by_sensitivity(sensitivities_, plan);
+  }
+
+  void try_whole(const Candidate& candidate) {
+    const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
+    const TrialFolder packed(options_.work / fmt::format("trial-{}-packed", trials_.size()));
+    Plan plan = plan_of(candidate);
+    const auto begin = Clock::now();
+    allocate(candidate, plan);
+    const double allocate_seconds = seconds_since(begin);
+    PruneResult result;
+    {
+      CheckpointWriter writer(folder.path(), plan_like(model_.checkpoint()));
+      FolderOutput output(model_.checkpoint(), writer);
+      result = prune_with(candidate, plan, output);
+      output.complete();
+    }
+    const auto start = Clock::now();
+    const auto pruned = Model::open(folder.path());
+    ComparisonInput input;
+    input.models = {&model_, pruned.get()};
+    input.folders = {options_.model, candidate.name()};
+    input.text = options_.text;
+    input.convention = text_.convention;
+    input.parts = text_.evaluation;
+    input.bytes_per_token = options_.bytes_per_token;
+    input.masks = options_.masks;
+    input.forward = options_.forward;
+    ComparisonReport comparison = compare(input, backend_);
+    ModelReport trial = std::move(comparison.models[1]);
+    if (trials_.empty()) {
+      comparison.models.pop_back();
+      report_ = std::move(comparison);
+      report_.models[0].decode_tokens_per_second =
+          decode_speed(model_, backend_, text_, options_.forward.compute);
+    }
+    describe(candidate, result, allocate_seconds, trial);
+    measure_packed(*pruned, packed.path(), trial);
+    measure_seconds_ = seconds_since(start);
+    trials_.push_back({candidate, std::move(trial)});
+  }
+
+  void describe(const Candidate& candidate, const PruneResult& result, double allocate_seconds,
+                ModelReport& trial) const {
+    ModelSummary& s = trial.summary;
+    s.name = candidate.name();
+    s.folder.clear();
+    s.method = candidate.method->name;
+    const StageSeconds& t = result.seconds;
+    s.stage_seconds = {
+        {"allocate", allocate_seconds}, {"load", t.load},     {"calibrate", t.calibrate}, {"score", t.score},
+        {"select", t.select},           {"refine", t.refine}, {"write", t.write}};
+    s.prune_command = command(candidate);
+  }
+
+  // The whole text may calibrate the real run.
+  std::vector<std::string> command(const Candidate& candidate) const {
+    std::vector<std::string> arguments = {"swiftprune",
+                                          "prune",
+                                          options_.model,
+                                          "--out",
+                                          "PRUNED",
+                                          "--method",
+                                          std::string(candidate.method->name)};
+    if (candidate.unstructured()) {
+      arguments.insert(arguments.end(), {"--sparsity", fmt::format("{}", candidate.sparsity)});
+    } else {
+      arguments.insert(arguments.end(), {"--pattern", format(candidate.pattern)});
+    }
+    if (needs_calibration(plan_of(candidate))) {
+      const std::int64_t windows = calibration(*candidate.method).num_windows();
+      arguments.insert(arguments.end(), {"--calibration", options_.text, "--windows", std::to_string(windows),
+                                         "--seqlen", std::to_string(text_.calibration.seqlen)});
+    }
+    return arguments;
+  }
+
+  void measure_packed(const Model& pruned, const std::filesystem::path& folder, ModelReport& trial) const {
+    std::vector<std::string> linears;
+    for (const LinearSummary& linear : trial.summary.linears) {
+      const DType dtype = pruned.checkpoint().at(linear.name).dtype;
+      if (dtype == DType::kBF16 || dtype == DType::kF16) linears.push_back(linear.name);
+    }
+    if (linears.empty()) {  // F32 is not packed
+      trial.decode_tokens_per_second = decode_speed(pruned, backend_, text_, options_.forward.compute);
+      return;
+    }
+    trial.packed_bytes = pack_checkpoint(pruned.checkpoint(), linears, folder, {}).target_bytes;
+    trial.decode_tokens_per_second =
+        decode_speed(*Model::open(folder), backend_, text_, options_.forward.compute);
+  }
+
+  struct Trial {
+    Candidate candidate;
+    ModelReport report;
+    double ratio() const { return report.divergence->perplexity_ratio; }
+    double sparsity() const { return report.summary.sparsity; }
+  };
+
+  const Trial& recommended() const {
+    const double limit = options_.max_perplexity_ratio;
+    const auto better = [limit](const Trial& a, const Trial& b) {
+      const bool a_keeps = a.ratio() <= limit, b_keeps = b.ratio() <= limit;
+      if (a_keeps != b_keeps) return a_keeps;
+      // Within a hundredth, sparsities count as the same.
+      if (a_keeps && std::abs(a.sparsity() - b.sparsity()) > 0.01) return a.sparsity() > b.sparsity();
+      return a.ratio() < b.ratio();
+    };
+    const Trial* best = &trials_.front();
+    for (const Trial& trial : trials_) {
+      if (better(trial, *best)) best = &trial;
+    }
+    return *best;
+  }
+
+  ComparisonReport finish() {
+    const Trial& best = recommended();
+    report_.title = fmt::format("Pilot of {}", report_.models[0].summary.name);
+    report_.recommendation = shell_command(best.report.summary.prune_command);
+    report_.recommended = best.candidate.name();
+    report_.notes.push_back(
+        best.ratio() <= options_.max_perplexity_ratio
+            ? fmt::format(
+                  "{} is the sparsest trial whose perplexity stays within {:.2f} times the dense model's.",
+                  best.candidate.name(), options_.max_perplexity_ratio)
+            : fmt::format(
+                  "No trial stays within {:.2f} times the dense model's perplexity; {} comes nearest.",
+                  options_.max_perplexity_ratio, best.candidate.name()));
+    report_.notes.push_back(fmt::format("First {} blocks alone: {}.",
+                                        std::min(kTrialBlocks, model_.config().num_layers()),
+                                        fmt::join(trial_notes_, "; ")));
+    if (!left_out_.empty()) {
+      report_.notes.push_back(
+          fmt::format("Left out, for they would not have ended in time: {}.", fmt::join(left_out_, ", ")));
+    }
+    std::stable_sort(trials_.begin(), trials_.end(),
+                     [](const Trial& a, const Trial& b) { return a.ratio() < b.ratio(); });
+    for (Trial& trial : trials_) {
+      report_.commands.push_back(shell_command(trial.report.summary.prune_command));
+      report_.models.push_back(std::move(trial.report));
+    }
+    return std::move(report_);
+  }
+
+  const Model& model_;
+  const Backend& backend_;
+  const PilotText& text_;
+  const PilotOptions& options_;
+  Clock::time_point start_ = Clock::now();
+  std::vector<Candidate> candidates_;  // cheapest first, after estimate()
+  std::vector<double> sensitivities_;
+  double measure_seconds_ = 0.0;  // of the last trial's comparison
+  std::vector<std::string> trial_notes_, left_out_;
+  std::vector<Trial> trials_;
+  ComparisonReport report_;
+};
+
+}  // namespace
+
+PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& name,
+                     std::int64_t max_positions, std::int64_t max_calibration, std::int64_t max_evaluation) {
+  constexpr std::int64_t kWindows = 4, kShortest = 64, kLongest = 2048;
+  const std::int64_t half = std::ssize(ids) / 2;
+  std::int64_t seqlen = kLongest;
+  const auto fits = [&] { return seqlen <= max_positions && half / seqlen >= kWindows; };
+  while (seqlen > kShortest && (!fits() || max_evaluation / seqlen < kWindows)) seqlen /= 2;
+  if (!fits()) {
+    bad_input("{}: found {} tokens, expected at least {} for calibration and evaluation; use a longer text",
+              name, ids.size(), 2 * kWindows * kShortest);
+  }
+  const auto windows = [&](std::int64_t first, std::int64_t most) {
+    const std::int64_t count = std::clamp<std::int64_t>(most / seqlen, 1, half / seqlen);
+    return TokenWindows{seqlen, {ids.begin() + first, ids.begin() + first + count * seqlen}};
+  };
+  PilotText text;
+  text.calibration = windows(0, max_calibration);
+  ScoredWindows scored{windows(half, max_evaluation), {}};
+  scored.first_target.assign(static_cast<std::size_t>(scored.windows.num_windows()), 1);
+  text.evaluation = {std::move(scored)};
+  text.convention = label_of(Convention::kWindows, seqlen, 0) + ", second half of the text";
+  return text;
+}
+
+ComparisonReport run_pilot(const Model& model, const Backend& backend, const PilotText& text,
+                           const PilotOptions& options) {
+  return Pilot(model, backend, text, options).run();
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,2 @@
+target_sources(swiftprune PRIVATE
+  pilot/pilot.cpp)

@@ -1,0 +1,108 @@
+#include "swiftprune/pipeline/journal.h"
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::chrono::seconds kInterval{5};
+
+nlohmann::ordered_json to_json(const FinishedBlock& block) {
+  nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+  for (const TensorResult& t : block.tensors) {
+    nlohmann::ordered_json item = {{"name", t.name},
+                                   {"pattern", t.pattern},
+                                   {"rows", t.rows},
+                                   {"cols", t.cols},
+                                   {"asked_sparsity", t.asked_sparsity},
+                                   {"sparsity", t.sparsity}};
+    if (t.error) item["error"] = *t.error;
+    if (t.damping) item["damping"] = *t.damping;
+    if (t.lambda) item["lambda"] = *t.lambda;
+    tensors.push_back(std::move(item));
+  }
+  return {
+      {"layer", block.layer}, {"weights_changed", block.weights_changed}, {"tensors", std::move(tensors)}};
+}
+
+FinishedBlock block_of(const nlohmann::ordered_json& line) {
+  FinishedBlock block;
+  block.layer = line.at("layer").get<std::int64_t>();
+  block.weights_changed = line.at("weights_changed").get<bool>();
+  const auto number = [](const nlohmann::ordered_json& item, const char* key) -> std::optional<double> {
+    if (!item.contains(key)) return std::nullopt;
+    return item.at(key).get<double>();
+  };
+  for (const auto& item : line.at("tensors")) {
+    block.tensors.push_back({item.at("name").get<std::string>(), item.at("pattern").get<std::string>(),
+                             item.at("rows").get<std::int64_t>(), item.at("cols").get<std::int64_t>(),
+                             item.at("asked_sparsity").get<double>(), item.at("sparsity").get<double>(),
+                             number(item, "error"), number(item, "damping"), number(item, "lambda")});
+  }
+  return block;
+}
+
+}  // namespace
+
+Journal::Journal(const std::filesystem::path& folder, const nlohmann::ordered_json& head,
+                 std::function<void()> sync)
+    : file_(folder / kFileName, std::ios::trunc), sync_(std::move(sync)) {
+  append(head.dump() + "\n");
+}
+
+Journal::Journal(const std::filesystem::path& folder, std::function<void()> sync)
+    : file_(folder / kFileName, std::ios::app), sync_(std::move(sync)) {
+  append("\n");  // ends a line that was cut off
+}
+
+void Journal::add(FinishedBlock block) {
+  waiting_.push_back(std::move(block));
+  if (std::chrono::steady_clock::now() - last_ >= kInterval) flush();
+}
+
+void Journal::flush() {
+  if (waiting_.empty()) return;
+  sync_();
+  std::string lines;
+  for (const FinishedBlock& block : waiting_) lines += to_json(block).dump() + "\n";
+  append(lines);
+  waiting_.clear();
+  last_ = std::chrono::steady_clock::now();
+}
+
+void Journal::append(const std::string& lines) {
+  file_ << lines << std::flush;
+  if (!file_) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", kFileName);
+}
+
+std::optional<UnfinishedRun> read_journal(const std::filesystem::path& folder) {
+  std::ifstream file(folder / Journal::kFileName);
+  std::string line;
+  UnfinishedRun run;
+  bool first = true;
+  while (std::getline(file, line)) {
+    if (line.empty()) continue;
+    const auto document = nlohmann::ordered_json::parse(line, nullptr, false);
+    try {
+      if (document.is_discarded()) {
+        if (first) return std::nullopt;
+        continue;
+      }
+      if (first) {
+        run.head = document;
+      } else {
+        FinishedBlock block = block_of(document);
+        // Only an unbroken series from block 0 on can be gone on from.
+        if (block.layer != static_cast<std::int64_t>(run.blocks.size())) break;
+        run.blocks.push_back(std::move(block));
+      }
+      first = false;
+    } catch (const nlohmann::json::exception&) {
+      break;
+    }
+  }
+  if (first) return std::nullopt;
+  return run;
+}
+
+}  // namespace swiftprune

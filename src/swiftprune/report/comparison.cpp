@@ -1,0 +1,241 @@
+#include "swiftprune/report/comparison.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <set>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kContextTokens = 48;  // shown before a worst token
+
+std::vector<std::pair<std::string, double>> as_text(const Tokenizer& tokenizer,
+                                                    const std::vector<LikelyToken>& tokens) {
+  std::vector<std::pair<std::string, double>> result;
+  for (const LikelyToken& token : tokens) {
+    result.emplace_back(tokenizer.decode(std::vector{token.id}, false), token.probability);
+  }
+  return result;
+}
+
+WorstExample example_of(const Tokenizer& tokenizer, std::span<const ScoredWindows> parts,
+                        const DivergentToken& token) {
+  const auto window = parts[token.part].windows.window(token.window);
+  const std::int64_t begin = std::max<std::int64_t>(0, token.position - kContextTokens);
+  WorstExample example;
+  example.before = tokenizer.decode(
+      window.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(token.position - begin)),
+      false);
+  example.token = tokenizer.decode(window.subspan(static_cast<std::size_t>(token.position), 1), false);
+  example.kl = token.kl;
+  example.dense_probability = token.dense_probability;
+  example.pruned_probability = token.pruned_probability;
+  example.dense = as_text(tokenizer, token.dense);
+  example.pruned = as_text(tokenizer, token.pruned);
+  return example;
+}
+
+bool has_tokenizer(const Model& model) {
+  const auto& folder = model.checkpoint().folder();
+  return std::filesystem::exists(folder / "tokenizer.json") ||
+         std::filesystem::exists(folder / "tokenizer.model");
+}
+
+// The same text must mean the same tokens.
+void check_tokenizers(const Tokenizer& dense, const Tokenizer& other, std::span<const Prompt> prompts,
+                      const Model& model) {
+  if (dense.fingerprint() == other.fingerprint()) return;
+  constexpr std::string_view kProbe =
+      "The quick brown fox, 3.14 jumps\n\n\tover; naïve «Übung» 漢字 🙂 {x: [1]}";
+  bool same = dense.encode(kProbe) == other.encode(kProbe);
+  for (const Prompt& prompt : prompts) same = same && dense.encode(prompt.text) == other.encode(prompt.text);
+  if (!same) {
+    bad_input(
+        "{}: found a tokenizer that cuts text into other tokens than the dense model's, expected the same",
+        model.checkpoint().folder().string());
+  }
+}
+
+void measure_text(const ComparisonInput& input, const Backend& backend, const Tokenizer* tokenizer,
+                  ComparisonReport& report) {
+  const std::vector<ComparedModel> compared =
+      compare_models(input.models, backend, input.parts, {input.forward, input.num_worst});
+  for (std::size_t m = 0; m < compared.size(); ++m) {
+    ModelReport& model = report.models[m];
+    model.perplexity = compared[m].perplexity;
+    if (input.bytes_per_token) model.bits_per_byte = model.perplexity->bits_per_byte(*input.bytes_per_token);
+    model.forward_tokens_per_second =
+        static_cast<double>(model.perplexity->num_forwarded) / compared[m].forward_seconds;
+    model.divergence = compared[m].divergence;
+    if (!model.divergence) continue;
+    for (const DivergentToken& token : model.divergence->worst) {
+      if (tokenizer != nullptr) model.worst.push_back(example_of(*tokenizer, input.parts, token));
+    }
+    for (GateResult& gate : check_gates(input.gates, model.summary.name, *model.divergence)) {
+      report.gates.push_back(std::move(gate));
+    }
+    if (input.error_tokens > 0) {
+      model.block_errors = block_errors(*input.models[0], *input.models[m], backend, input.parts[0].windows,
+                                        input.error_tokens, input.forward.compute, input.forward.progress);
+    }
+  }
+  sort_failed_first(report.gates);
+}
+
+void measure_answers(const ComparisonInput& input, const Backend& backend, const Tokenizer& tokenizer,
+                     ComparisonReport& report) {
+  const AnswerOptions options{input.max_tokens, input.forward.compute, input.forward.progress};
+  for (std::size_t m = 0; m < input.models.size(); ++m) {
+    ModelReport& model = report.models[m];
+    if (!input.prompts.empty()) {
+      model.generation = generate_answers(*input.models[m], backend, tokenizer, input.prompts, options);
+      model.decode_tokens_per_second = model.generation->decode_tokens_per_second;
+      if (m > 0) model.drift = drift(*report.models[0].generation, *model.generation);
+    }
+    if (!input.refusals.empty()) {
+      model.refusal_answers = generate_answers(*input.models[m], backend, tokenizer, input.refusals, options);
+      model.accepted = accepted(input.refusals, *model.refusal_answers);
+    }
+  }
+}
+
+std::string times(double ratio) { return fmt::format("{:.{}f}", ratio, ratio < 10.0 ? 3 : 1); }
+
+std::string describe(const ModelReport& model) {
+  const Divergence& d = *model.divergence;
+  std::string text =
+      fmt::format("{:.1f} % of the linears' weights are zero; perplexity {:.2f}, {} times the dense model's",
+                  100.0 * model.summary.sparsity, model.perplexity->perplexity, times(d.perplexity_ratio));
+  if (d.ratio_interval) {
+    text += fmt::format(" (95 %: {} to {})", times(d.ratio_interval->low), times(d.ratio_interval->high));
+  }
+  return text + fmt::format(
+                    "; the likeliest next token is the same for {:.1f} % of the text; mean divergence {:.3f} "
+                    "nats a token.",
+                    100.0 * d.top1, d.mean_kl);
+}
+
+}  // namespace
+
+bool ComparisonReport::passed() const {
+  return std::all_of(gates.begin(), gates.end(), [](const GateResult& gate) { return gate.passed; });
+}
+
+ComparisonReport compare(const ComparisonInput& input, const Backend& backend) {
+  expect(input.models.size() >= 2 && input.models.size() == input.folders.size(),
+         "compare: two models or more");
+  if (input.gates.any() && input.parts.empty()) {
+    bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
+  }
+  ComparisonReport report;
+  report.title = fmt::format("{}, pruned",
+                             std::filesystem::path(input.folders[0]).lexically_normal().filename().string());
+  report.text = input.text;
+  report.convention = input.convention;
+  report.compute = input.forward.compute == ComputeType::kBF16 ? "bf16" : "f32";
+  report.prompts = input.prompts;
+  report.refusals = input.refusals;
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (has_tokenizer(*input.models[0])) tokenizer = Tokenizer::open(input.models[0]->checkpoint().folder());
+  for (std::size_t m = 0; m < input.models.size(); ++m) {
+    const Model& model = *input.models[m];
+    require_same_vocabulary(*input.models[0], model);
+    if (m > 0 && tokenizer != nullptr && has_tokenizer(model)) {
+      check_tokenizers(*tokenizer, *Tokenizer::open(model.checkpoint().folder()), input.prompts, model);
+    }
+    ModelReport& entry = report.models.emplace_back();
+    entry.summary = summarize_model(model, input.folders[m]);
+    for (const std::string& tensor : input.masks) {
+      if (m > 0) entry.masks.push_back(picture_mask(model, tensor));
+    }
+  }
+  if (!input.parts.empty()) measure_text(input, backend, tokenizer.get(), report);
+  if (!input.prompts.empty() || !input.refusals.empty()) {
+    if (tokenizer == nullptr) {
+      bad_input("{}: found no tokenizer, expected one for the prompts", input.folders[0]);
+    }
+    measure_answers(input, backend, *tokenizer, report);
+  }
+  return report;
+}
+
+// The words and their limits: docs/report.md.
+Verdict verdict_of(const ComparisonReport& report) {
+  Verdict verdict;
+  const ModelReport* best = nullptr;
+  for (const ModelReport& model : report.models) {
+    if (!model.divergence) continue;
+    if (model.summary.name == report.recommended) {
+      best = &model;
+      break;
+    }
+    if (best == nullptr || model.divergence->perplexity_ratio < best->divergence->perplexity_ratio)
+      best = &model;
+  }
+  if (best == nullptr) {
+    verdict.headline = "No text was measured";
+    verdict.detail = "Pass --text FILE for perplexity, divergence and a verdict.";
+    return verdict;
+  }
+  const double ratio = best->divergence->perplexity_ratio;
+  const bool single = report.models.size() == 2;
+  verdict.detail = (single ? "" : best->summary.name + ": ") + describe(*best);
+  if (!report.gates.empty()) {
+    verdict.mood = report.passed() ? Verdict::Mood::kGood : Verdict::Mood::kBad;
+    std::set<std::string> failed;
+    for (const GateResult& gate : report.gates) {
+      if (!gate.passed) failed.insert(gate.model);
+    }
+    const std::size_t count = report.models.size() - 1;
+    verdict.headline =
+        report.passed() ? (single ? "Passed: every limit is kept" : "Passed: all models keep every limit")
+        : single        ? "Failed: a limit is not kept"
+                        : fmt::format("Failed: {} of {} models do not keep the limits", failed.size(), count);
+    return verdict;
+  }
+  const std::string_view kind = report.recommended.empty() ? "best" : "recommended";
+  const std::string subject =
+      single ? "The pruned model" : fmt::format("The {} model, {},", kind, best->summary.name);
+  if (ratio <= 1.02) {
+    verdict.mood = Verdict::Mood::kGood;
+    verdict.headline = subject + " is as good as the dense one on this text";
+  } else if (ratio <= 1.10) {
+    verdict.mood = Verdict::Mood::kGood;
+    verdict.headline = subject + " loses little on this text";
+  } else if (ratio <= 1.5) {
+    verdict.headline = subject + " loses noticeably on this text";
+  } else {
+    verdict.mood = Verdict::Mood::kBad;
+    verdict.headline = subject + " loses much on this text";
+  }
+  return verdict;
+}
+
+std::string shell_command(std::span<const std::string> arguments) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  std::string line;
+  for (const std::string& argument : arguments) {
+    if (!line.empty()) line += ' ';
+    if (!argument.empty() && argument.find_first_not_of(kPlain) == std::string::npos) {
+      line += argument;
+      continue;
+    }
+    line += '\'';
+    for (const char c : argument) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
+void write_report(const std::string& file, const std::string& content) {
+  std::ofstream out(file, std::ios::binary);
+  out.write(content.data(), static_cast<std::streamsize>(content.size()));
+  out.close();
+  if (!out) fail(ErrorKind::kFailure, "{}: cannot be written", file);
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,177 @@
+#include "swiftprune/report/model_summary.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <map>
+
+#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kNoticeable = 0.01;  // models come with a few zeros of their own
+
+LinearSummary summarize(const Checkpoint& checkpoint, const LinearTensors& linear, std::int64_t layer) {
+  LinearSummary summary{linear.name + ".weight", layer, linear.outputs, linear.inputs, 0.0, "dense"};
+  if (const auto packed = find_packed(checkpoint, summary.name, linear.outputs, linear.inputs)) {
+    summary.sparsity = 1.0 - packed->density();
+    summary.pattern = name_of(packed->kind());
+    return summary;
+  }
+  const TensorInfo& info = checkpoint.at(summary.name);
+  const ZeroScan scan =
+      scan_zeros({checkpoint.bytes(info).data(), info.dtype, linear.outputs, linear.inputs, linear.inputs});
+  checkpoint.release(info);
+  summary.sparsity = scan.sparsity();
+  if (const auto pattern = find_pattern(scan)) {
+    summary.pattern = format(*pattern);
+  } else if (summary.sparsity >= kNoticeable) {
+    summary.pattern = "unstructured";
+  }
+  return summary;
+}
+
+std::string text_of(const json& value) {
+  return value.is_string() ? value.get<std::string>()
+                           : value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+// The options of the run as flags; those that were left at "nothing" are left out.
+std::vector<std::string> arguments_of(const json& command) {
+  std::vector<std::string> arguments = {"swiftprune", "prune"};
+  const auto pattern = command.find("pattern");
+  const bool fixes_sparsity = pattern != command.end() && pattern->is_string() &&
+                              std::isdigit(static_cast<unsigned char>(text_of(*pattern)[0])) != 0;
+  for (const auto& [key, value] : command.items()) {
+    const bool empty =
+        value.is_null() || value == "" || value == false || (value.is_array() && value.empty());
+    if (empty || (key == "sparsity" && fixes_sparsity)) continue;
+    if (key == "model") {
+      arguments.insert(arguments.begin() + 2, text_of(value));
+    } else if (key == "overrides" && value.is_array()) {
+      for (const json& item : value) {
+        if (item.is_object() && item.contains("tensors") && item.contains("settings")) {
+          arguments.insert(arguments.end(),
+                           {"--override", text_of(item["tensors"]), text_of(item["settings"])});
+        }
+      }
+    } else if (value.is_array()) {
+      for (const json& item : value) arguments.insert(arguments.end(), {"--" + key, text_of(item)});
+    } else if (value == true) {
+      arguments.push_back("--" + key);
+    } else {
+      arguments.insert(arguments.end(), {"--" + key, text_of(value)});
+    }
+  }
+  return arguments;
+}
+
+void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
+  const std::filesystem::path path = folder / "swiftprune.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  const json record = read_json_file(path);
+  if (!record.is_object()) bad_input("{}: expected an object", path.string());
+  if (const auto method = record.find("method"); method != record.end()) summary.method = text_of(*method);
+  if (const auto seconds = record.find("seconds"); seconds != record.end() && seconds->is_object()) {
+    for (const char* stage : {"allocate", "load", "calibrate", "score", "select", "refine", "write"}) {
+      const auto value = seconds->find(stage);
+      if (value != seconds->end() && value->is_number()) summary.stage_seconds.emplace_back(stage, *value);
+    }
+  }
+  if (const auto text = record.find("calibration"); text != record.end() && text->is_object()) {
+    const auto member = [&](const char* key) { return text->contains(key) ? text_of((*text)[key]) : "?"; };
+    if (member("windows") != "0") {
+      summary.calibration = fmt::format("{} windows of {} tokens from {}", member("windows"),
+                                        member("seqlen"), member("source"));
+    }
+  }
+  if (const auto command = record.find("command"); command != record.end() && command->is_object()) {
+    summary.prune_command = arguments_of(*command);
+  }
+}
+
+}  // namespace
+
+ModelSummary summarize_model(const Model& model, const std::string& folder) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  ModelSummary summary;
+  summary.folder = folder;
+  std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();
+  summary.name = path.filename().string();
+  summary.family = model.config().family;
+  summary.packed = has_packed_tensors(checkpoint);
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    summary.num_bytes += info.num_bytes();
+    if (!info.name.ends_with(kPackedSuffix)) summary.num_parameters += info.numel();
+  }
+  std::map<std::string, std::int64_t> patterns;
+  double zeros = 0.0, weights = 0.0;
+  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
+    double block_zeros = 0.0, block_weights = 0.0;
+    for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
+      const LinearSummary& l = summary.linears.emplace_back(summarize(checkpoint, linear, layer));
+      const auto size = static_cast<double>(l.rows * l.cols);
+      block_zeros += l.sparsity * size;
+      block_weights += size;
+      if (checkpoint.find(l.name) == nullptr) summary.num_parameters += l.rows * l.cols;
+      if (l.pattern != "dense") ++patterns[l.pattern];
+    }
+    summary.block_sparsity.push_back(block_zeros / block_weights);
+    zeros += block_zeros;
+    weights += block_weights;
+  }
+  summary.sparsity = weights > 0.0 ? zeros / weights : 0.0;
+  summary.pattern = "dense";
+  std::int64_t most = 0;
+  for (const auto& [pattern, count] : patterns) {
+    if (count > most) summary.pattern = pattern;
+    most = std::max(most, count);
+  }
+  read_record(checkpoint.folder(), summary);
+  return summary;
+}
+
+MaskPicture picture_mask(const Model& model, const std::string& tensor) {
+  for (const BlockConfig& block : model.config().blocks) {
+    for (const LinearTensors& linear : linears_of(block)) {
+      if (linear.name + ".weight" != tensor) continue;
+      const auto packed = find_packed(model.checkpoint(), tensor, linear.outputs, linear.inputs);
+      const Matrix weight = packed ? unpack_f32(*packed)
+                                   : model.checkpoint().load_matrix(tensor, linear.outputs, linear.inputs);
+      MaskPicture picture{tensor, linear.outputs, linear.inputs, kMaskCorner, {}, {}};
+      for (std::int64_t r = 0; r < std::min(kMaskCorner, linear.outputs); ++r) {
+        auto& row = picture.corner.emplace_back();
+        for (std::int64_t c = 0; c < std::min(kMaskCorner, linear.inputs); ++c) {
+          row.push_back(weight.at(r, c) != 0.0f);
+        }
+      }
+      const std::int64_t rows = std::min(kMaskTiles, linear.outputs),
+                         cols = std::min(kMaskTiles, linear.inputs);
+      picture.density = Matrix::zeros(rows, cols);
+      Matrix counts = Matrix::zeros(rows, cols);
+      for (std::int64_t r = 0; r < linear.outputs; ++r) {
+        for (std::int64_t c = 0; c < linear.inputs; ++c) {
+          const std::int64_t i = r * rows / linear.outputs, j = c * cols / linear.inputs;
+          picture.density.at(i, j) += weight.at(r, c) != 0.0f ? 1.0f : 0.0f;
+          counts.at(i, j) += 1.0f;
+        }
+      }
+      for (std::size_t i = 0; i < counts.values().size(); ++i)
+        picture.density.values()[i] /= counts.values()[i];
+      return picture;
+    }
+  }
+  bad_usage(
+      "--mask: found '{}', expected the weight of a block's linear; swiftprune inspect --tensors lists them",
+      tensor);
+}
+
+}  // namespace swiftprune

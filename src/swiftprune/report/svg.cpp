@@ -1,0 +1,285 @@
+#include "swiftprune/report/svg.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "swiftprune/text/unicode.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr double kWidth = 560.0;
+constexpr int kNumColours = 7;
+
+std::string opening(const ChartText& text, double width, double height, std::string_view style) {
+  return fmt::format(
+      "<svg class=\"{}\" role=\"img\" aria-labelledby=\"{}-t {}-d\" viewBox=\"0 0 {:.0f} {:.0f}\">"
+      "<title id=\"{}-t\">{}</title><desc id=\"{}-d\">{}</desc>\n",
+      style, text.id, text.id, width, height, text.id, escape_html(text.title), text.id,
+      escape_html(text.description));
+}
+
+std::string label(double x, double y, std::string_view anchor, std::string_view style,
+                  std::string_view text) {
+  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" class=\"{}\">{}</text>\n", x, y,
+                     anchor, style, escape_html(text));
+}
+
+std::string line(double x1, double y1, double x2, double y2, std::string_view style) {
+  return fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" class=\"{}\"/>\n", x1, y1,
+                     x2, y2, style);
+}
+
+// Each series has its own shape, so that colour is not needed to tell them apart.
+std::string marker(double x, double y, std::size_t series) {
+  const std::size_t colour = series % kNumColours;
+  constexpr double r = 5.0;
+  switch (colour) {
+    case 1:
+      return fmt::format("<rect class=\"c1\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"9\" height=\"9\"/>", x - 4.5,
+                         y - 4.5);
+    case 2:
+      return fmt::format("<path class=\"c2\" d=\"M{:.1f} {:.1f}l6 10h-12z\"/>", x, y - 6);
+    case 3:
+      return fmt::format("<path class=\"c3\" d=\"M{:.1f} {:.1f}l6 6l-6 6l-6 -6z\"/>", x, y - 6);
+    case 4:
+      return fmt::format("<path class=\"c4\" d=\"M{:.1f} {:.1f}l6 -10h-12z\"/>", x, y + 6);
+    default:
+      return fmt::format("<circle class=\"c{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"/>", colour, x, y, r);
+  }
+}
+
+// 1, 2, 5, 10, ... inside [low, high]; at least one step on each side is drawn by the caller's margins.
+std::vector<double> log_ticks(double low, double high) {
+  std::vector<double> ticks;
+  const bool wide = high / low > 50.0;
+  for (double decade = std::pow(10.0, std::floor(std::log10(low))); decade <= high; decade *= 10.0) {
+    for (const double step : {1.0, 1.5, 2.0, 3.0, 5.0, 7.0}) {
+      if (wide && step != 1.0 && (step != 3.0 || high / low > 5000.0)) continue;
+      const double tick = decade * step;
+      if (tick >= low && tick <= high) ticks.push_back(tick);
+    }
+  }
+  return ticks;
+}
+
+struct Range {
+  double low, high;
+};
+
+// Labels at the right end, moved apart where they would touch.
+std::vector<double> spread(std::vector<double> wanted, double gap, double low, double high) {
+  std::vector<std::size_t> order(wanted.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return wanted[a] < wanted[b]; });
+  double next = low;
+  for (const std::size_t i : order) {
+    wanted[i] = std::max(wanted[i], next);
+    next = wanted[i] + gap;
+  }
+  double last = high;
+  for (auto i = order.rbegin(); i != order.rend(); ++i) {
+    wanted[*i] = std::min(wanted[*i], last);
+    last = wanted[*i] - gap;
+  }
+  return wanted;
+}
+
+}  // namespace
+
+std::string escape_html(std::string_view text) {
+  std::string result;
+  for (const char c : text::replace_invalid_utf8(text)) {
+    switch (c) {
+      case '&':
+        result += "&amp;";
+        break;
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '"':
+        result += "&quot;";
+        break;
+      case '\'':
+        result += "&#39;";
+        break;
+      default:
+        if (static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\t') result += c;
+    }
+  }
+  return result;
+}
+
+std::string short_number(double value) {
+  const double size = std::abs(value);
+  if (!std::isfinite(value)) return "∞";
+  if (size >= 1e6) return fmt::format("{:.1e}", value);
+  return fmt::format("{:.{}f}", value, size >= 100 || size == 0 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
+}
+
+std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series,
+                        const ChartPoint& reference, std::string_view y_label) {
+  constexpr double kHeight = 340, kLeft = 58, kRight = 420, kTop = 26, kBottom = 292;
+  Range x{reference.x, reference.x}, y{reference.y, reference.y};
+  for (const ChartSeries& s : series) {
+    for (const ChartPoint& p : s.points) {
+      x = {std::min(x.low, p.x), std::max(x.high, p.x)};
+      y = {std::min(y.low, p.y), std::max(y.high, p.y)};
+    }
+  }
+  x = {std::max(0.0, std::floor((x.low - 2) / 10) * 10), std::min(100.0, std::ceil((x.high + 2) / 10) * 10)};
+  y = {y.low / 1.12, std::max(y.high, y.low * 1.2) * 1.12};
+  const auto at_x = [&](double v) { return kLeft + (v - x.low) / (x.high - x.low) * (kRight - kLeft); };
+  const auto at_y = [&](double v) {
+    return kBottom - std::log(v / y.low) / std::log(y.high / y.low) * (kBottom - kTop);
+  };
+  std::string svg = opening(text, kWidth, kHeight, "chart");
+  for (const double tick : log_ticks(y.low, y.high)) {
+    svg += line(kLeft, at_y(tick), kRight, at_y(tick), "grid");
+    svg += label(kLeft - 8, at_y(tick) + 4, "end", "tick", fmt::format("{:g}", tick));
+  }
+  for (double tick = x.low; tick <= x.high + 0.1; tick += 10.0) {
+    svg += label(at_x(tick), kBottom + 18, "middle", "tick", fmt::format("{:.0f} %", tick));
+  }
+  svg += line(kLeft, kBottom, kRight, kBottom, "axis");
+  svg += label((kLeft + kRight) / 2, kHeight - 8, "middle", "name", "zero weights of the linears");
+  svg += label(kLeft - 44, kTop - 10, "start", "name", y_label);
+  svg += line(kLeft, at_y(reference.y), kRight, at_y(reference.y), "reference");
+
+  std::vector<double> ends = {at_y(reference.y)};
+  for (const ChartSeries& s : series) ends.push_back(at_y(s.points.back().y));
+  ends = spread(ends, 16, kTop, kBottom);
+  svg += label(kRight + 12, ends[0] + 4, "start", "series", reference.label);
+  for (std::size_t i = 0; i < series.size(); ++i) {
+    std::string path;
+    for (const ChartPoint& p : series[i].points) {
+      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", at_x(p.x), at_y(p.y));
+    }
+    if (series[i].points.size() > 1)
+      svg += fmt::format("<path class=\"curve l{}\" d=\"{}\"/>\n", i % kNumColours, path);
+    const ChartPoint& last = series[i].points.back();
+    svg += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>\n", at_x(last.x) + 7,
+                       at_y(last.y), kRight + 8, ends[i + 1]);
+    for (const ChartPoint& p : series[i].points) {
+      svg +=
+          fmt::format("<g>{}<title>{}</title></g>\n", marker(at_x(p.x), at_y(p.y), i), escape_html(p.label));
+    }
+    svg += label(kRight + 12, ends[i + 1] + 4, "start", "series", series[i].name);
+  }
+  return svg + "</svg>\n";
+}
+
+std::string block_bars(const ChartText& text, std::span<const double> values, double top,
+                       std::string_view style, bool percent) {
+  constexpr double kBarWidth = 380, kHeight = 150, kLeft = 50, kBottom = 122, kTop = 12;
+  const double largest = values.empty() ? 0.0 : *std::max_element(values.begin(), values.end());
+  if (top <= 0.0) top = largest > 0.0 ? largest : 1.0;
+  const auto number = [&](double v) { return percent ? fmt::format("{:.0f} %", 100 * v) : short_number(v); };
+  std::string svg = opening(text, kBarWidth, kHeight, "chart small");
+  for (const double part : {0.0, 0.5, 1.0}) {
+    const double y = kBottom - part * (kBottom - kTop);
+    svg += line(kLeft, y, kBarWidth, y, part == 0.0 ? "axis" : "grid");
+    svg += label(kLeft - 6, y + 4, "end", "tick", number(part * top));
+  }
+  const auto n = static_cast<double>(values.size());
+  const double step = (kBarWidth - kLeft) / std::max(1.0, n);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double height = std::clamp(values[i] / top, 0.0, 1.0) * (kBottom - kTop);
+    svg += fmt::format(
+        "<rect class=\"{}\" x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"><title>block {}: "
+        "{}</title></rect>\n",
+        style, kLeft + (static_cast<double>(i) + 0.12) * step, kBottom - height, 0.76 * step, height, i,
+        percent ? fmt::format("{:.1f} %", 100 * values[i]) : short_number(values[i]));
+  }
+  const std::size_t every = values.size() <= 16 ? 4 : values.size() <= 40 ? 8 : 16;
+  for (std::size_t i = 0; i < values.size(); i += every) {
+    svg += label(kLeft + (static_cast<double>(i) + 0.5) * step, kBottom + 17, "middle", "tick",
+                 std::to_string(i));
+  }
+  return svg + "</svg>\n";
+}
+
+std::string stage_bars(const ChartText& text, std::span<const std::string> stages,
+                       std::span<const StageBar> bars) {
+  constexpr double kRow = 34, kLeft = 130, kRight = 480, kTop = 34;
+  const double height = kTop + kRow * static_cast<double>(bars.size()) + 6;
+  double longest = 0.0;
+  for (const StageBar& bar : bars) {
+    longest = std::max(longest, std::accumulate(bar.seconds.begin(), bar.seconds.end(), 0.0));
+  }
+  std::string svg = opening(text, kWidth, height, "chart");
+  double x = 0.0;
+  for (std::size_t s = 0; s < stages.size(); ++s) {
+    svg += fmt::format("<rect class=\"c{}\" x=\"{:.1f}\" y=\"6\" width=\"11\" height=\"11\"/>",
+                       s % kNumColours, x);
+    svg += label(x + 16, 16, "start", "tick", stages[s]);
+    x += 34 + 7.0 * static_cast<double>(stages[s].size());
+  }
+  for (std::size_t b = 0; b < bars.size(); ++b) {
+    const double y = kTop + kRow * static_cast<double>(b);
+    const bool too_long = text::num_code_points(bars[b].label) > 17;
+    svg += label(0, y + 16, "start", "series", too_long ? bars[b].label.substr(0, 15) + "…" : bars[b].label);
+    double at = kLeft, total = 0.0;
+    for (std::size_t s = 0; s < bars[b].seconds.size(); ++s) {
+      const double seconds = bars[b].seconds[s];
+      const double width = longest > 0.0 ? seconds / longest * (kRight - kLeft) : 0.0;
+      svg += fmt::format(
+          "<rect class=\"c{}\" x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"20\"><title>{}: {} "
+          "s</title></rect>\n",
+          s % kNumColours, at, y + 2, width, escape_html(s < stages.size() ? stages[s] : ""),
+          short_number(seconds));
+      at += width;
+      total += seconds;
+    }
+    svg += label(at + 8, y + 16, "start", "tick", short_number(total) + " s");
+  }
+  return svg + "</svg>\n";
+}
+
+std::string mask_corner(const ChartText& text, const MaskPicture& picture) {
+  const auto size = static_cast<double>(picture.corner_size);
+  std::string svg = opening(text, size, size, "mask");
+  std::string path;
+  for (std::size_t r = 0; r < picture.corner.size(); ++r) {
+    const std::vector<bool>& row = picture.corner[r];
+    for (std::size_t c = 0; c < row.size();) {
+      const bool kept = row[c];
+      const std::size_t begin = c;
+      while (c < row.size() && row[c] == kept) ++c;
+      if (kept) path += fmt::format("M{} {}h{}v1h-{}z", begin, r, c - begin, c - begin);
+    }
+  }
+  return svg + fmt::format("<path class=\"kept\" d=\"{}\"/></svg>\n", path);
+}
+
+std::string mask_density(const ChartText& text, const MaskPicture& picture) {
+  constexpr int kLevels = 8;
+  const Matrix& density = picture.density;
+  std::string svg =
+      opening(text, static_cast<double>(density.cols()), static_cast<double>(density.rows()), "mask");
+  std::vector<std::string> paths(kLevels + 1);
+  for (std::int64_t r = 0; r < density.rows(); ++r) {
+    for (std::int64_t c = 0; c < density.cols(); ++c) {
+      const auto level =
+          static_cast<std::size_t>(std::lround(density.at(r, c) * static_cast<float>(kLevels)));
+      paths[level] += fmt::format("M{} {}h1v1h-1z", c, r);
+    }
+  }
+  for (int level = 1; level <= kLevels; ++level) {
+    const std::string& path = paths[static_cast<std::size_t>(level)];
+    if (!path.empty()) {
+      svg += fmt::format("<path class=\"kept\" opacity=\"{:.3f}\" d=\"{}\"/>\n",
+                         static_cast<double>(level) / kLevels, path);
+    }
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace swiftprune

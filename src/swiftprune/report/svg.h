@@ -1,0 +1,52 @@
+// Charts as inline SVG for the report page: colours come from the page's style sheet (light and dark), every
+// chart has a title and a description for screen readers.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "swiftprune/report/model_summary.h"
+
+namespace swiftprune {
+
+// & < > " ' as entities; bytes that are not UTF-8 become U+FFFD, control characters but \n and \t go.
+std::string escape_html(std::string_view text);
+
+struct ChartText {
+  std::string id;  // unique on the page
+  std::string title;
+  std::string description;
+};
+
+struct ChartPoint {
+  double x = 0.0, y = 0.0;
+  std::string label;
+};
+struct ChartSeries {
+  std::string name;
+  std::vector<ChartPoint> points;  // joined by a line in this order
+};
+// x in percent, y > 0 on a logarithmic axis. reference: a dashed horizontal line, with its label.
+std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series,
+                        const ChartPoint& reference, std::string_view y_label);
+
+// One bar a block, all values >= 0. top: the axis' end; 0: the largest value. style: a class of the sheet.
+std::string block_bars(const ChartText& text, std::span<const double> values, double top,
+                       std::string_view style, bool percent);
+
+struct StageBar {
+  std::string label;
+  std::vector<double> seconds;  // of each stage
+};
+std::string stage_bars(const ChartText& text, std::span<const std::string> stages,
+                       std::span<const StageBar> bars);
+
+std::string mask_corner(const ChartText& text, const MaskPicture& picture);
+std::string mask_density(const ChartText& text, const MaskPicture& picture);
+
+// 12.3, 123, 1.23: three digits that mean something.
+std::string short_number(double value);
+
+}  // namespace swiftprune

@@ -1,0 +1,1 @@
+swiftprune_test(calibration/stopping)

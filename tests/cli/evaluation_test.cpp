@@ -1,0 +1,142 @@
+// eval, compare, pilot and prune --gate as a user runs them: exit codes, what stands in the first line,
+// files.
+#include <sys/wait.h>
+
+#include <cstdlib>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "evaluation/pruned_copy.h"
+#include "support/temp_dir.h"
+#include "swiftprune/report/comparison.h"
+#include "swiftprune/text/corpus.h"
+
+namespace swiftprune {
+namespace {
+
+using test::kTinyModel;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class EvaluationProgramTest : public ::testing::Test {
+ protected:
+  EvaluationProgramTest() {
+    test::write_changed(at("half"), test::zeros(1, 2));
+    std::vector<std::int32_t> ids;
+    for (std::int32_t i = 0; i < 700; ++i) ids.push_back(i * 31 % 300);
+    write_token_ids(at("own.u16"), ids);
+    test::write_text(at("own.txt"), std::string(3000, 'x') + "The sun is a star. ");
+  }
+  std::string at(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  int run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), SWIFTPRUNE_PROGRAM);
+    const std::string command = shell_command(arguments) + " >" + at("out") + " 2>" + at("error");
+    const int status = std::system(command.c_str());
+    out_ = test::read_text(at("out"));
+    error_ = test::read_text(at("error"));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  test::TempDir folder_;
+  std::string out_, error_;
+};
+
+TEST_F(EvaluationProgramTest, EvalPrintsTheConvention) {
+  const std::string model = kTinyModel.string();
+  ASSERT_EQ(run({"eval", model, "--text", at("own.txt"), at("own.u16"), "--seqlen", "32", "--windows", "2",
+                 "--json"}),
+            0)
+      << error_;
+  const auto json = nlohmann::json::parse(out_);
+  EXPECT_EQ(json["convention"], "windows");
+  EXPECT_EQ(json["texts"].size(), 2u);
+  EXPECT_EQ(json["tokens"], 4 * 31);
+  EXPECT_TRUE(json.contains("bits_per_byte"));
+  for (const char* convention : {"llama.cpp", "strided"}) {
+    ASSERT_EQ(run({"eval", model, "--text", at("own.u16"), "--seqlen", "32", "--convention", convention}), 0)
+        << error_;
+    EXPECT_THAT(out_, HasSubstr(std::string("(") + convention + ")"));
+  }
+  ASSERT_EQ(
+      run({"eval", model, "--task", (test::kEvaluationData / "piqa.jsonl").string(), "--json", "--items"}),
+      0);
+  EXPECT_EQ(nlohmann::json::parse(out_)["tasks"][0]["results"].size(), 3u);
+}
+
+TEST_F(EvaluationProgramTest, CompareWritesItsFiles) {
+  ASSERT_EQ(run({"compare", kTinyModel.string(), at("half"), "--text", at("own.u16"), "--seqlen", "64",
+                 "--report", at("page.html"), "--markdown", at("table.md"), "--json"}),
+            0)
+      << error_;
+  EXPECT_EQ(nlohmann::json::parse(out_)["models"].size(), 2u);
+  EXPECT_THAT(test::read_text(at("page.html")), StartsWith("<!DOCTYPE html>"));
+  EXPECT_THAT(test::read_text(at("table.md")), HasSubstr("| half |"));
+}
+
+TEST_F(EvaluationProgramTest, AFailedGateComesFirst) {
+  const std::vector<std::string> command = {
+      "compare", kTinyModel.string(),      at("half"), "--text",   at("own.u16"), "--seqlen",
+      "64",      "--max-perplexity-ratio", "1e9",      "--max-kl", "1e-6"};
+  EXPECT_EQ(run(command), 5);
+  EXPECT_THAT(out_, StartsWith("FAIL  half: --max-kl: found "));
+  EXPECT_THAT(error_, HasSubstr("half: gate --max-kl failed"));
+  auto kept = command;
+  kept.back() = "1e9";
+  EXPECT_EQ(run(kept), 0);
+}
+
+TEST_F(EvaluationProgramTest, PruneHasGatesToo) {
+  const std::vector<std::string> command = {
+      "prune", kTinyModel.string(), "--out", at("pruned"), "--method",    "magnitude", "--sparsity",
+      "0.5",   "--seqlen",          "64",    "--gate",     at("own.u16"), "--max-kl"};
+  auto strict = command;
+  strict.push_back("1e-6");
+  EXPECT_EQ(run(strict), 5);
+  EXPECT_THAT(error_, HasSubstr("FAIL  pruned: --max-kl"));
+  EXPECT_TRUE(std::filesystem::exists(at("pruned")));
+  std::filesystem::remove_all(at("pruned"));
+  auto loose = command;
+  loose.push_back("1e6");
+  EXPECT_EQ(run(loose), 0) << error_;
+}
+
+TEST_F(EvaluationProgramTest, PilotRecommendsACommand) {
+  ASSERT_EQ(run({"pilot", kTinyModel.string(), "--text", at("own.u16"), "--method", "magnitude", "--sparsity",
+                 "0.3", "--report", at("pilot.html")}),
+            0)
+      << error_;
+  EXPECT_THAT(out_, HasSubstr("Recommended:\n  swiftprune prune "));
+  EXPECT_THAT(test::read_text(at("pilot.html")), HasSubstr("Recommended"));
+}
+
+TEST_F(EvaluationProgramTest, WrongInputIsRefused) {
+  const std::string model = kTinyModel.string(), gate = "--max-kl";
+  const auto refused = [&](const std::vector<std::string>& arguments, int code, const std::string& text) {
+    EXPECT_EQ(run(arguments), code) << error_;
+    EXPECT_THAT(error_, HasSubstr(text));
+    EXPECT_EQ(std::count(error_.begin(), error_.end(), '\n'), 1) << error_;
+  };
+  test::write_text(at("empty.txt"), "");
+  test::write_text(at("latin1.txt"), "caf\xe9");
+  test::write_text(at("fields.jsonl"), "{\"text\": \"a\"}\n{\"body\": \"b\"}\n");
+  refused({"eval", model}, 2, "found neither --text nor --task");
+  refused({"eval", model, "--text", at("empty.txt"), "--seqlen", "8"}, 3, "empty");
+  refused({"eval", model, "--text", at("latin1.txt"), "--seqlen", "8"}, 3, "expected UTF-8");
+  refused({"eval", model, "--text", at("fields.jsonl"), "--seqlen", "8"}, 3, "line 2");
+  refused({"eval", model, "--text", at("own.txt"), "--seqlen", "32", "--stride", "4"}, 2,
+          "--convention strided");
+  refused({"eval", model, "--task", at("fields.jsonl")}, 3, "fields.jsonl: line 1: field");
+  refused({"compare", model, at("half"), "--prompts", at("own.txt"), gate, "1"}, 2, "found no measurement");
+  refused({"compare", model, at("half")}, 2, "expected at least one");
+  refused({"compare", model, SWIFTPRUNE_TEST_DATA "/model/llama3", "--text", at("own.u16"), "--seqlen", "8"},
+          3, "found a vocabulary of 64 tokens");
+  refused({"prune", model, "--out", at("p"), gate, "1"}, 2, "expected --gate TEXT");
+  refused({"prune", model, "--out", at("p"), "--gate", at("own.txt")}, 2, "found no limit");
+  refused({"pilot", model, "--text", at("empty.txt")}, 3, "empty");
+}
+
+}  // namespace
+}  // namespace swiftprune

@@ -1,0 +1,278 @@
+// The program from the outside: the whole way of a model, faults in the middle of it, and what it says to
+// wrong input (one line on stderr, an exit code, nothing left behind).
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "model/family_fixture.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/text/corpus.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+struct Finished {
+  int exit_code = -1;
+  std::string out;
+  std::string error;
+};
+
+pid_t start(const std::vector<std::string>& arguments, const fs::path& out, const fs::path& error) {
+  std::vector<char*> argv;
+  std::string program = SWIFTPRUNE_PROGRAM;
+  argv.push_back(program.data());
+  std::vector<std::string> copies = arguments;
+  for (std::string& argument : copies) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
+    ::dup2(::open(error.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
+    ::execv(program.c_str(), argv.data());
+    ::_exit(127);
+  }
+  return child;
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+bool same_tensors(const fs::path& a, const fs::path& b) {
+  const Checkpoint first = Checkpoint::open(a);
+  const Checkpoint second = Checkpoint::open(b);
+  if (first.tensors().size() != second.tensors().size()) return false;
+  return std::all_of(first.tensors().begin(), first.tensors().end(), [&](const TensorInfo& tensor) {
+    const auto left = first.bytes(tensor);
+    const auto right = second.bytes(second.at(tensor.name));
+    return std::equal(left.begin(), left.end(), right.begin(), right.end());
+  });
+}
+
+class ProgramTest : public ::testing::Test {
+ protected:
+  Finished run(const std::vector<std::string>& arguments) {
+    Finished result;
+    result.exit_code = wait_for(start(arguments, at("stdout"), at("stderr")));
+    result.out = test::read_text(at("stdout"));
+    result.error = test::read_text(at("stderr"));
+    return result;
+  }
+  std::string at(const std::string& name) const { return folder_.path() / name; }
+  static std::string model(const std::string& name) { return test::kModels / name; }
+
+  // Random ids below the tiny models' vocabulary.
+  std::string ids(std::int64_t count) {
+    std::mt19937 random(5);
+    std::vector<std::int32_t> values;
+    for (std::int64_t i = 0; i < count; ++i) values.push_back(static_cast<std::int32_t>(random() % 60));
+    const std::string file = at("ids.u16");
+    write_token_ids(file, values);
+    return file;
+  }
+
+  void expect_refused(const std::vector<std::string>& arguments, int exit_code, const std::string& text) {
+    const Finished result = run(arguments);
+    EXPECT_EQ(result.exit_code, exit_code) << result.error;
+    EXPECT_THAT(result.error, HasSubstr(text));
+    EXPECT_LE(std::count(result.error.begin(), result.error.end(), '\n'), 2) << result.error;
+    EXPECT_FALSE(fs::exists(at("out")));
+  }
+
+  std::vector<std::string> hidden_files() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_.path())) {
+      const std::string name = entry.path().filename();
+      if (name.starts_with('.')) names.push_back(name);
+    }
+    return names;
+  }
+
+  test::TempDir folder_;
+};
+
+TEST_F(ProgramTest, PrunesVerifiesEvaluatesPacksAndUnpacks) {
+  const std::string text = ids(400);
+  for (const std::string pattern : {"row", "1:2"}) {
+    for (const std::string method : {"best", "fast", "magnitude"}) {
+      SCOPED_TRACE(pattern + " " + method);
+      const std::string out = at(method + pattern);
+      Finished result = run({"prune", model("llama3"), "-o", out, "--pattern", pattern, "--method", method,
+                             "--ids", text, "--windows", "4", "--seqlen", "32", "--json"});
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const auto record = nlohmann::json::parse(result.out);
+      EXPECT_NEAR(record.at("sparsity").get<double>(), 0.5, 0.03);
+      EXPECT_GT(record.at("seconds").at("total").get<double>(), 0.0);
+      EXPECT_EQ(record.at("command").at("allocate"),
+                pattern == "row" && method == "best" ? "sensitivity" : "none");
+      EXPECT_EQ(nlohmann::json::parse(test::read_text(out + "/swiftprune.json")), record);
+      result = run({"verify", model("llama3"), out});
+      EXPECT_EQ(result.exit_code, 0) << result.out << result.error;
+      result = run({"eval", out, "--ids", text, "--seqlen", "32", "--json"});
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const double perplexity = nlohmann::json::parse(result.out).at("perplexity").get<double>();
+      EXPECT_GT(perplexity, 1.0);
+      ASSERT_EQ(run({"pack", out, "--out", out + ".packed"}).exit_code, 0);
+      ASSERT_EQ(run({"unpack", out + ".packed", "--out", out + ".dense"}).exit_code, 0);
+      EXPECT_TRUE(same_tensors(out + ".dense", out));
+      EXPECT_TRUE(hidden_files().empty());
+    }
+  }
+}
+
+TEST_F(ProgramTest, APlanThatWasWrittenRepeatsTheRun) {
+  const std::string text = ids(400);
+  const std::vector<std::string> common = {"--ids", text, "--windows", "4", "--seqlen", "32"};
+  std::vector<std::string> first = {"prune",      model("llama2"),      "-o",           at("one"),
+                                    "--override", "*.down_proj.weight", "sparsity=0.25"};
+  std::vector<std::string> second = {"prune",   model("llama2"), "-o",
+                                     at("two"), "--plan",        at("one/plan.json")};
+  for (auto* arguments : {&first, &second}) {
+    arguments->insert(arguments->end(), common.begin(), common.end());
+    const Finished result = run(*arguments);
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+  }
+  EXPECT_EQ(test::read_text(at("one/model.safetensors")), test::read_text(at("two/model.safetensors")));
+  EXPECT_EQ(test::read_text(at("one/plan.json")), test::read_text(at("two/plan.json")));
+}
+
+TEST_F(ProgramTest, WindowsAutoTellsWhatItRead) {
+  const Finished result = run({"prune", model("llama2"), "-o", at("out"), "--method", "wanda", "--ids",
+                               ids(2000), "--windows", "auto", "--seqlen", "32", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  const auto calibration = nlohmann::json::parse(result.out).at("calibration");
+  EXPECT_GE(calibration.at("windows").get<int>(), 1);
+  EXPECT_EQ(calibration.at("stopping").at("changes").size(), calibration.at("windows").get<std::size_t>());
+}
+
+// Interrupted again and again at later moments until a run is through.
+TEST_F(ProgramTest, InterruptedRunsLeaveNothing) {
+  const std::string text = ids(40000);
+  const std::string before = test::read_text(model("llama2") + "/model.safetensors");
+  bool interrupted = false;
+  for (int milliseconds = 5; milliseconds < 60000; milliseconds *= 2) {
+    const pid_t child = start({"prune", model("llama2"), "-o", at("out"), "--ids", text, "--windows", "600",
+                               "--seqlen", "64", "--threads", "1"},
+                              at("stdout"), at("stderr"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    ::kill(child, SIGINT);
+    const int code = wait_for(child);
+    EXPECT_TRUE(hidden_files().empty());
+    if (code == 0) break;
+    if (code == 1) {
+      interrupted = true;
+      EXPECT_THAT(test::read_text(at("stderr")), HasSubstr("interrupted"));
+    }
+    EXPECT_FALSE(fs::exists(at("out")));
+  }
+  EXPECT_TRUE(interrupted);
+  EXPECT_TRUE(test::read_text(model("llama2") + "/model.safetensors") == before);
+}
+
+TEST_F(ProgramTest, AKilledRunGoesOnToTheSameBytes) {
+  const std::string text = ids(40000);
+  const auto arguments = [&](const std::string& out) {
+    return std::vector<std::string>{"prune",     model("llama2"), "-o",       at(out), "--ids",     text,
+                                    "--windows", "600",           "--seqlen", "64",    "--threads", "1"};
+  };
+  ASSERT_EQ(run(arguments("whole")).exit_code, 0);
+  std::vector<std::string> resumed = arguments("out");
+  resumed.push_back("--resume");
+  for (int milliseconds = 20; milliseconds < 60000; milliseconds *= 2) {
+    const pid_t child = start(resumed, at("stdout"), at("stderr"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    ::kill(child, SIGKILL);
+    if (wait_for(child) == 0) break;
+    EXPECT_FALSE(fs::exists(at("out")));
+  }
+  EXPECT_EQ(test::read_text(at("out/model.safetensors")), test::read_text(at("whole/model.safetensors")));
+  EXPECT_TRUE(hidden_files().empty());
+}
+
+TEST_F(ProgramTest, ResumeRefusesOtherOptions) {
+  const std::string text = ids(4000);
+  std::vector<std::string> arguments = {"prune", model("llama2"), "-o", at("out"), "--ids", text, "--windows",
+                                        "60",    "--seqlen",      "64", "--resume"};
+  const fs::path partial = at(".out.partial");
+  pid_t child = start(arguments, at("stdout"), at("stderr"));
+  while (!fs::exists(partial / "journal.jsonl") || fs::file_size(partial / "journal.jsonl") == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(child, SIGKILL);
+  if (wait_for(child) == 0) GTEST_SKIP() << "the run was through before it could be killed";
+  arguments.insert(arguments.end(), {"--sparsity", "0.25"});
+  const Finished result = run(arguments);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.error, HasSubstr("--resume"));
+  EXPECT_TRUE(fs::exists(partial));
+  arguments.erase(std::find(arguments.begin(), arguments.end(), "--resume"));
+  EXPECT_EQ(run(arguments).exit_code, 0);
+  EXPECT_TRUE(hidden_files().empty());
+}
+
+TEST_F(ProgramTest, RefusesWrongOptions) {
+  const std::string text = ids(400);
+  const auto prune = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"prune", model("llama2"), "-o", at("out"), "--ids", text};
+    const std::pair<const char*, const char*> defaults[] = {{"--windows", "2"}, {"--seqlen", "32"}};
+    for (const auto& [flag, value] : defaults) {
+      if (more[0] != flag) arguments.insert(arguments.end(), {flag, value});
+    }
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  expect_refused(prune({"--sparsity", "1.5"}), 2, "--sparsity");
+  expect_refused(prune({"--sparsity", "nan"}), 2, "--sparsity");
+  expect_refused(prune({"--pattern", "2:4", "--sparsity", "0.3"}), 2, "--sparsity");
+  expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");
+  expect_refused(prune({"--pattern", "5:4"}), 2, "5:4");
+  expect_refused(prune({"--method", "nothing"}), 2, "--method");
+  expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");
+  expect_refused(prune({"--windows", "0"}), 2, "--windows");
+  expect_refused(prune({"--windows", "1000"}), 3, "ids.u16");
+  expect_refused(prune({"--seqlen", "100000"}), 2, "--seqlen");
+  expect_refused(prune({"--override", "*.nothing", "sparsity=0.1"}), 2, "--override");
+  expect_refused(prune({"--allocate", "sensitivity", "--pattern", "2:4"}), 2, "--allocate");
+  expect_refused({"prune", at("missing"), "-o", at("out")}, 3, "missing");
+  expect_refused(
+      {"prune", model("llama2"), "-o", at("out"), "--calibration", at("missing.txt"), "--seqlen", "32"}, 3,
+      "missing.txt");
+  std::ofstream(at("short.txt")) << "too short";
+  expect_refused(
+      {"prune", model("llama2"), "-o", at("out"), "--calibration", at("short.txt"), "--seqlen", "32"}, 3,
+      "tokenizer");
+}
+
+TEST_F(ProgramTest, RefusesAFullFolderAndBrokenFiles) {
+  fs::create_directory(at("full"));
+  std::ofstream(at("full/file")) << "x";
+  expect_refused({"prune", model("llama2"), "-o", at("full"), "--method", "magnitude"}, 3, "not empty");
+
+  fs::copy(model("llama2"), at("broken"));
+  fs::resize_file(at("broken/model.safetensors"), 2000);
+  expect_refused({"prune", at("broken"), "-o", at("out"), "--method", "magnitude"}, 3, "model.safetensors");
+  fs::copy_file(model("llama2") + "/model.safetensors", at("broken/model.safetensors"),
+                fs::copy_options::overwrite_existing);
+  std::ofstream(at("broken/config.json")) << R"({"model_type": "unknown_model"})";
+  expect_refused({"prune", at("broken"), "-o", at("out"), "--method", "magnitude"}, 3, "unknown_model");
+}
+
+}  // namespace
+}  // namespace swiftprune

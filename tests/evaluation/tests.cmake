@@ -1,0 +1,7 @@
+swiftprune_test(evaluation/scored_windows)
+swiftprune_test(evaluation/perplexity)
+swiftprune_test(evaluation/tasks)
+swiftprune_test(evaluation/divergence)
+swiftprune_test(evaluation/generation_drift)
+swiftprune_test(evaluation/continuations)
+swiftprune_test(evaluation/speed)

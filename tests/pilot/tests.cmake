@@ -1,0 +1,1 @@
+swiftprune_test(pilot/pilot)
