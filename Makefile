@@ -33,10 +33,10 @@ bench: deps
 	@for program in $(BUILD)/bench/*_bench; do echo "== $$program"; done; echo "run them one by one: docs/performance.md says how"
 
 format:
-	clang-format -i $$(git ls-files '*.h' '*.cpp')
+	clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 lint:
-	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	tools/check_includes.sh
 
 # Installs only what is missing, and says what.

@@ -11,6 +11,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/evaluation/tasks.h"
@@ -28,6 +29,7 @@ struct EvalOptions {
   std::int64_t limit = 0;
   bool items = false;
   std::string compute = "f32";
+  DeviceFlags device;
 };
 
 struct TextResult {
@@ -42,7 +44,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 TextResult evaluate(const Model& model, const Backend& backend, EvaluationText text,
-                    const ConventionOptions& convention, const ForwardOptions& forward) {
+                    const ConventionOptions& convention, const ForwardOptions& forward,
+                    const cuda::DeviceChoice& device, const DeviceFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<ScoredWindows> parts = scored_windows(text.ids, text.name, convention);
   TextResult result;
@@ -51,7 +54,8 @@ TextResult evaluate(const Model& model, const Backend& backend, EvaluationText t
     all.ids.insert(all.ids.end(), part.windows.ids.begin(), part.windows.ids.end());
   }
   result.ids = all.hash();
-  result.result = perplexity(model, backend, parts, forward);
+  result.result = device.use_cuda ? cuda::perplexity(model, parts, forward, device_options(device, flags))
+                                  : perplexity(model, backend, parts, forward);
   result.text = std::move(text);
   result.seconds = seconds_since(start);
   return result;
@@ -144,7 +148,8 @@ void print_task(const TaskResult& task) {
 }
 
 std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backend, const EvalOptions& options,
-                                       const ForwardOptions& forward, ordered_json& document) {
+                                       const ForwardOptions& forward, const cuda::DeviceChoice& device,
+                                       ordered_json& document) {
   std::vector<TextResult> results;
   if (options.text.files.empty()) return results;
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
@@ -156,7 +161,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
   for (const std::string& file : options.text.files) {
     EvaluationText text =
         read_evaluation_text(file, options.text.field, tokenizer.get(), model.config().vocab_size);
-    results.push_back(evaluate(model, backend, std::move(text), convention, forward));
+    results.push_back(evaluate(model, backend, std::move(text), convention, forward, device, options.device));
     if (!options.common.json) print_text(results.back());
   }
   if (!options.common.json) fmt::print("convention  {}\n", document["convention_label"].get<std::string>());
@@ -167,20 +172,25 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
 
 void run(const EvalOptions& options) {
   apply(options.common);
+  const cuda::DeviceChoice device = cuda::choose_device(options.device.device);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
+  }
+  if (device.use_cuda && !options.tasks.empty()) {
+    bad_usage("--device: found {} with --task, expected cpu: tasks run on the CPU only",
+              options.device.device);
   }
   const auto backend = make_cpu_backend();
   const auto model = Model::open(options.model);
   ForwardOptions forward;
-  forward.compute = parse_compute(options.compute, *backend);
+  forward.compute = parse_compute(options.compute, *backend, device);
   forward.progress = terminal_progress(options.common);
   // Files are read before anything is computed, so that a wrong one costs no time.
   std::vector<Task> tasks;
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
 
   ordered_json document = {{"model", options.model}};
-  evaluate_texts(*model, *backend, options, forward, document);
+  evaluate_texts(*model, *backend, options, forward, device, document);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!tasks.empty()) tokenizer = Tokenizer::open(model->checkpoint().folder());
   for (const Task& task : tasks) {
@@ -189,6 +199,7 @@ void run(const EvalOptions& options) {
     document["tasks"].push_back(to_json(result, options.items));
   }
   document["compute"] = forward.compute == ComputeType::kBF16 ? "bf16" : "f32";
+  document["device"] = cuda::device_name(device);
   document["threads"] = num_threads();
   document["instruction_set"] = isa_name();
   if (options.common.json) print_json(document);
@@ -219,6 +230,7 @@ void declare_eval(CLI::App& program) {
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--items", options->items, "With --json: the scores of every item");
   add_compute_flag(*command, options->compute);
+  add_device_flags(*command, options->device);
   add_common_options(*command, options->common);
   command->footer(task_help());
   command->callback([options] { run(*options); });

@@ -142,8 +142,10 @@ std::int32_t first_token(const Model& model) {
   return 0;
 }
 
-ComputeType parse_compute(const std::string& name, const Backend& backend) {
-  if (name == "auto") return backend.has_fast_bf16() ? ComputeType::kBF16 : ComputeType::kF32;
+ComputeType parse_compute(const std::string& name, const Backend& backend, const cuda::DeviceChoice& device) {
+  if (name == "auto") {
+    return device.use_cuda || backend.has_fast_bf16() ? ComputeType::kBF16 : ComputeType::kF32;
+  }
   return name == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
@@ -153,6 +155,20 @@ void add_compute_flag(CLI::App& command, std::string& compute) {
                   "Precision of the forward's products: f32, bf16, or auto (bf16 where the processor has it)")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
+}
+
+void add_device_flags(CLI::App& command, DeviceFlags& flags) {
+  command.add_option("--device", flags.device, "cpu, cuda, cuda:N, or auto (a GPU where there is one)")
+      ->capture_default_str();
+  command.add_option("--gpu-memory", flags.gpu_memory,
+                     "Most GPU memory to take, such as 6GB (default: what is free)");
+}
+
+cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags) {
+  cuda::DeviceOptions options;
+  options.index = choice.index;
+  if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
+  return options;
 }
 
 }  // namespace swiftprune::cli

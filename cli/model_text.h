@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "command.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/report/comparison.h"
@@ -42,7 +43,17 @@ void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);
 
-ComputeType parse_compute(const std::string& name, const Backend& backend);
+// auto: bf16 where it is fast.
+ComputeType parse_compute(const std::string& name, const Backend& backend,
+                          const cuda::DeviceChoice& device = {});
 void add_compute_flag(CLI::App& command, std::string& compute);
+
+// Where the work runs: --device, --gpu-memory.
+struct DeviceFlags {
+  std::string device = "cpu";
+  std::string gpu_memory;  // empty: what is free
+};
+void add_device_flags(CLI::App& command, DeviceFlags& flags);
+cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags);
 
 }  // namespace swiftprune::cli

@@ -3,8 +3,10 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -19,6 +21,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/journal.h"
@@ -42,6 +45,7 @@ struct PruneFlags {
   CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
+  DeviceFlags device;
   std::vector<std::string> skip;
   std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
   std::string plan_file;
@@ -72,6 +76,11 @@ class CheckpointOutput final : public PruneOutput {
     writer_.write(name, values);
     written_.insert(name);
   }
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
+    writer_.write_bytes_part(name, first, bytes);
+    const std::lock_guard lock(mutex_);
+    written_.insert(name);
+  }
   void finish(const FinishedBlock& block) override { journal_.add(block); }
   void read(const std::string& name, std::span<float> values) override { writer_.read(name, values); }
   void copy_rest() {
@@ -86,6 +95,7 @@ class CheckpointOutput final : public PruneOutput {
  private:
   const Checkpoint& source_;
   CheckpointWriter& writer_;
+  std::mutex mutex_;
   Journal& journal_;
   std::set<std::string> written_;
 };
@@ -178,6 +188,7 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
       {"seqlen", f.calibration.seqlen},
       {"seed", f.calibration.seed},
       {"compute", f.compute},
+      {"device", f.device.device},
       {"skip", f.skip},
       {"plan", f.plan_file},
       {"alpha", f.alpha},
@@ -266,11 +277,22 @@ void run(const PruneFlags& flags) {
   apply(flags.common);
   check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
+  const cuda::DeviceChoice device = cuda::choose_device(flags.device.device);
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
+  // Beside a GPU the processor has time for the record's hashes.
+  std::future<nlohmann::ordered_json> hashes;
+  if (device.use_cuda) {
+    hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
+  }
   Plan plan = make_plan(*model, flags, method);
-  const bool allocate = allocates(flags, method);
+  if (device.use_cuda && flags.resume) {
+    bad_usage("--resume: found --device {}, expected cpu: a run on a GPU keeps no journal",
+              flags.device.device);
+  }
+  // Sensitivities are measured on the CPU, which takes longer than the GPU's whole run: only when asked for.
+  const bool allocate = allocates(flags, method) && (!device.use_cuda || !flags.allocate.empty());
 
   PruneOptions options;
   options.select = flags.select.empty() ? std::string(method.select) : flags.select;
@@ -280,7 +302,7 @@ void run(const PruneFlags& flags) {
   options.propagation = method.propagation;
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
-  options.compute = parse_compute(flags.compute, *backend);
+  options.compute = parse_compute(flags.compute, *backend, device);
   options.progress = terminal_progress(flags.common);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
@@ -313,6 +335,9 @@ void run(const PruneFlags& flags) {
     allocation->sensitivities =
         measure_sensitivities(*model, *backend, plan, calibrated.windows, options.compute, options.progress);
     allocate_by_sensitivity(allocation->sensitivities, plan);
+    if (device.use_cuda) {
+      for (PlanEntry& entry : plan.entries) entry.row_budgets = false;  // of the CPU only
+    }
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   const auto sync = [&writer] { writer.sync(); };
@@ -325,14 +350,18 @@ void run(const PruneFlags& flags) {
     journal.emplace(writer.temporary_folder(), head, sync);
   }
   CheckpointOutput output(model->checkpoint(), writer, *journal, options.finished);
-  const PruneResult result = prune_keeping_blocks(*model, *backend, plan, calibrated.windows, options, output,
-                                                  *journal, flags.resume);
+  const PruneResult result = device.use_cuda
+                                 ? cuda::prune(*model, plan, calibrated.windows, options,
+                                               device_options(device, flags.device), output)
+                                 : prune_keeping_blocks(*model, *backend, plan, calibrated.windows, options,
+                                                        output, *journal, flags.resume);
   output.copy_rest();
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
   nlohmann::ordered_json record =
-      make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan));
+      make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan),
+                  hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
@@ -404,6 +433,7 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       ->capture_default_str();
   add_prune_gate_flags(command, f.gate);
   add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
   add_common_options(command, f.common);
 }
 

@@ -20,6 +20,7 @@ declare -A allowed=(
   [export]="core tensor checkpoint sparse model"
   [structure]="core tensor backend scoring model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking structure refinement sparse model calibration evaluation"
+  [cuda]="core tensor backend checkpoint text scoring selection masking refinement sparse model calibration evaluation pipeline"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
   [serving]="core tensor backend checkpoint text sparse model"

@@ -32,7 +32,7 @@ void expect_error(ErrorKind kind, Call&& call, std::initializer_list<std::string
   }
   EXPECT_EQ(error->kind(), kind) << error->what();
   const std::string message = error->what();
-  for (const std::string& text : texts) EXPECT_THAT(message, testing::HasSubstr(text));
+  for (const std::string& text : texts) EXPECT_THAT(message, ::testing::HasSubstr(text));
   EXPECT_EQ(message.find('\n'), std::string::npos) << message;
 }
 

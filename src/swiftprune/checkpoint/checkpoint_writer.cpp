@@ -334,6 +334,20 @@ void CheckpointWriter::write_bytes(std::string_view name, std::span<const std::b
   tensor.file->write_at(tensor.file_offset, bytes);
 }
 
+void CheckpointWriter::write_bytes_part(std::string_view name, std::int64_t first,
+                                        std::span<const std::byte> bytes) {
+  Impl::Tensor& tensor = impl_->find(name);
+  const std::int64_t size = size_of(tensor.info.dtype);
+  const auto count = static_cast<std::int64_t>(bytes.size()) / size;
+  expect(count * size == static_cast<std::int64_t>(bytes.size()) && first >= 0 &&
+             first + count <= tensor.info.numel(),
+         "write_bytes_part: elements of the tensor");
+  Impl::count_written(tensor, count);
+  const std::uint64_t offset = tensor.file_offset + static_cast<std::uint64_t>(first * size);
+  tensor.file->write_at(offset, bytes);
+  tensor.file->start_writing(offset, bytes.size());
+}
+
 void CheckpointWriter::write_file(std::string_view file_name, std::string_view content) {
   expect(is_plain_name(file_name), "write_file: a file name");
   const OutputFile file(impl_->temporary / file_name);

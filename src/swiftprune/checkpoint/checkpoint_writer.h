@@ -67,6 +67,8 @@ class CheckpointWriter {
   // overlap. Thread-safe for different parts.
   void write_part(std::string_view name, std::int64_t first, std::span<const float> values);
   void write_bytes(std::string_view name, std::span<const std::byte> bytes);
+  // Elements [first, ...) in the planned dtype, like write_part().
+  void write_bytes_part(std::string_view name, std::int64_t first, std::span<const std::byte> bytes);
   void write_file(std::string_view file_name, std::string_view content);
   // Every file of the source folder and its subfolders, but hidden ones, weights in any format (.safetensors,
   // .bin, .gguf, ...) and their indexes, the names in `except`, and what this writer has already written.

@@ -53,6 +53,13 @@ void OutputFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes
   }
 }
 
+void OutputFile::start_writing([[maybe_unused]] std::uint64_t offset,
+                               [[maybe_unused]] std::uint64_t bytes) const {
+#ifdef SYNC_FILE_RANGE_WRITE
+  (void)::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+#endif
+}
+
 bool OutputFile::read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
   while (!bytes.empty()) {
     const ssize_t found = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));

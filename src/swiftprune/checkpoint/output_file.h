@@ -23,6 +23,8 @@ class OutputFile {
   void reserve(std::uint64_t bytes);
   // Thread-safe for different ranges.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  // Asks the system to begin writing what write_at() left in its cache, so that a later sync waits less.
+  void start_writing(std::uint64_t offset, std::uint64_t bytes) const;
   // False when the file is too short.
   bool read_at(std::uint64_t offset, std::span<std::byte> bytes) const;
   void sync_data() const;

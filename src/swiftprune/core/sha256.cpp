@@ -6,7 +6,13 @@
 #include <fstream>
 #include <vector>
 
+#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/sha256_blocks.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace swiftprune {
 namespace {
@@ -21,6 +27,22 @@ constexpr std::array<std::uint32_t, 64> kRound = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+// The processor's own instructions, about eight times as fast; null where there are none.
+Sha256Blocks fast_blocks() {
+  static const Sha256Blocks found = []() -> Sha256Blocks {
+#if defined(__x86_64__)
+    constexpr unsigned kShaBit = 1u << 29;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    // AVX2 processors have SSE4.1; SWIFTPRUNE_ISA=baseline turns both off.
+    if (cpu_features().avx2 && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & kShaBit) != 0) {
+      return sha256_blocks_shani();
+    }
+#endif
+    return nullptr;
+  }();
+  return found;
+}
 
 std::uint32_t big_endian_word(const std::uint8_t* p) {
   return static_cast<std::uint32_t>(p[0]) << 24 | static_cast<std::uint32_t>(p[1]) << 16 |
@@ -54,6 +76,13 @@ void Sha256::update(std::span<const std::byte> bytes) {
   std::size_t left = bytes.size();
   total_bytes_ += left;
   while (left > 0) {
+    if (block_bytes_ == 0 && left >= block_.size() && fast_blocks() != nullptr) {
+      const std::size_t count = left / block_.size();
+      fast_blocks()(state_.data(), p, count);
+      p += count * block_.size();
+      left -= count * block_.size();
+      continue;
+    }
     if (block_bytes_ == 0 && left >= block_.size()) {
       compress(p);
       p += block_.size();

@@ -467,6 +467,12 @@ class BlockPruner {
 
 }  // namespace
 
+void PruneOutput::write_part(const std::string&, std::int64_t, std::span<const std::byte>) {
+  expect(false, "PruneOutput: an output of a run on a GPU takes parts");
+}
+
+StatNeeds stat_needs(const PlanEntry& entry) { return needs_of(entry); }
+
 void PruneOutput::read(const std::string&, std::span<float>) {
   expect(false, "PruneOutput: read() where blocks are finished already");
 }

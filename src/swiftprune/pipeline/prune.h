@@ -3,6 +3,7 @@
 // windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -73,6 +74,9 @@ class PruneOutput {
  public:
   virtual ~PruneOutput() = default;
   virtual void write(const std::string& name, std::span<const float> values) = 0;
+  // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
+  // GPU calls instead, from several threads at once.
+  virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
   virtual void finish(const FinishedBlock&) {}
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);
@@ -84,6 +88,8 @@ class PruneOutput {
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output);
 
+// What a linear's score and refinement read.
+StatNeeds stat_needs(const PlanEntry& entry);
 // Which calibration statistics does the plan read, and does it read any?
 StatNeeds calibration_needs(const Plan& plan);
 bool needs_calibration(const Plan& plan);

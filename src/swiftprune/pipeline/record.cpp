@@ -70,8 +70,15 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
   std::set<std::string> files = {"config.json"};
   for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
+  const std::vector<std::string> list(files.begin(), files.end());
+  std::vector<std::string> digests(list.size());
+  parallel_for(static_cast<std::int64_t>(list.size()), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      digests[i] = "sha256:" + sha256_file(checkpoint.folder() / list[i]);
+    }
+  });
   nlohmann::ordered_json hashes = nlohmann::ordered_json::object();
-  for (const std::string& file : files) hashes[file] = "sha256:" + sha256_file(checkpoint.folder() / file);
+  for (std::size_t i = 0; i < list.size(); ++i) hashes[list[i]] = digests[i];
   return hashes;
 }
 
@@ -85,7 +92,8 @@ nlohmann::ordered_json previous_record(const Checkpoint& checkpoint) {
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
                                    const PruneOptions& options, const CalibrationRecord& calibration,
                                    const std::optional<Allocation>& allocation, const PruneResult& result,
-                                   const nlohmann::ordered_json& command) {
+                                   const nlohmann::ordered_json& command,
+                                   const nlohmann::ordered_json& hashes) {
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const TensorResult& tensor : result.tensors) tensors.push_back(tensor_record(tensor));
   if (allocation) {
@@ -108,7 +116,7 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
       {"propagate", name_of(options.propagation)},
       {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
       {"calibration", calibration_record(calibration)},
-      {"input", model_hashes(model.checkpoint())},
+      {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
       {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
       {"seconds",
        {{"allocate", allocation ? allocation->seconds : 0.0},

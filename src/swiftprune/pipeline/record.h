@@ -22,11 +22,13 @@ struct CalibrationRecord {
   std::optional<StableWindows> stopping = {};  // of --windows auto
 };
 
-// command: the options of the run, as given and with the defaults filled in.
+// command: the options of the run, as given and with the defaults filled in. hashes: of model_hashes(), when
+// the caller has them already (they take a while for a large model).
 nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const std::string& method,
                                    const PruneOptions& options, const CalibrationRecord& calibration,
                                    const std::optional<Allocation>& allocation, const PruneResult& result,
-                                   const nlohmann::ordered_json& command);
+                                   const nlohmann::ordered_json& command,
+                                   const nlohmann::ordered_json& hashes = nullptr);
 
 // SHA-256 of each of the model's weight files and of config.json, by file name.
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint);

@@ -6,6 +6,7 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/scoring/ria.h"
 #include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
@@ -62,20 +63,27 @@ class RiaScorer final : public Scorer {
   Scores do_score(WeightView weight, const LayerStats& stats, const Backend&,
                   std::string_view) const override {
     const AbsSums sums = abs_sums(weight);
-    const auto n = static_cast<double>(std::max<std::int64_t>(1, stats.num_tokens));
-    const auto activation = [&](std::size_t j) { return std::pow(stats.energy[j] / n, exponent_ / 2.0); };
-    Scores scores;
-    scores.column = column_factors(
-        weight.cols, [&](std::size_t j) { return activation(j) * inverse_or_zero(sums.column[j]); });
-    scores.slope = column_factors(weight.cols, activation);
-    scores.row = column_factors(weight.rows, [&](std::size_t i) { return inverse_or_zero(sums.row[i]); });
-    return scores;
+    return ria_scores(exponent_, sums.column, sums.row, stats);
   }
 
   double exponent_;
 };
 
 }  // namespace
+
+Scores ria_scores(double exponent, std::span<const double> column_sums, std::span<const double> row_sums,
+                  const LayerStats& stats) {
+  const auto n = static_cast<double>(std::max<std::int64_t>(1, stats.num_tokens));
+  const auto num_inputs = static_cast<std::int64_t>(column_sums.size());
+  const auto activation = [&](std::size_t j) { return std::pow(stats.energy[j] / n, exponent / 2.0); };
+  Scores scores;
+  scores.column = column_factors(
+      num_inputs, [&](std::size_t j) { return activation(j) * inverse_or_zero(column_sums[j]); });
+  scores.slope = column_factors(num_inputs, activation);
+  scores.row = column_factors(static_cast<std::int64_t>(row_sums.size()),
+                              [&](std::size_t i) { return inverse_or_zero(row_sums[i]); });
+  return scores;
+}
 
 std::unique_ptr<Scorer> make_ria_scorer(double parameter) { return std::make_unique<RiaScorer>(parameter); }
 

@@ -1,0 +1,31 @@
+# CUDA is used when nvcc is there: device code for named architectures, everything else compiled by the host
+# compiler. The runtime is linked statically and cuBLASLt is opened when it is first needed, so one program starts
+# on machines without a driver.
+find_program(SWIFTPRUNE_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH PATHS /usr/local/cuda/bin PATH_SUFFIXES bin)
+if(SWIFTPRUNE_NVCC)
+  option(SWIFTPRUNE_CUDA "Build the CUDA path" ON)
+else()
+  option(SWIFTPRUNE_CUDA "Build the CUDA path" OFF)
+endif()
+set(SWIFTPRUNE_CUDA_ARCHITECTURES "80;90a;100;ptx80" CACHE STRING
+  "GPU architectures: numbers for machine code, ptxNN for what newer GPUs compile themselves")
+
+if(SWIFTPRUNE_CUDA)
+  # CMake 3.25 knows neither nvcc's C++20 flag nor architecture names such as 90a.
+  set(CMAKE_CUDA_COMPILER ${SWIFTPRUNE_NVCC})
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  enable_language(CUDA)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  find_package(CUDAToolkit REQUIRED)
+  foreach(architecture ${SWIFTPRUNE_CUDA_ARCHITECTURES})
+    if(architecture MATCHES "^ptx([0-9]+a?)$")
+      list(APPEND gencode "-gencode=arch=compute_${CMAKE_MATCH_1},code=compute_${CMAKE_MATCH_1}")
+    else()
+      list(APPEND gencode "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+    endif()
+  endforeach()
+  add_library(swiftprune_cuda_flags INTERFACE)
+  target_compile_options(swiftprune_cuda_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CUDA>:${gencode};-std=c++20;--threads=2;-Xcompiler=-Wall>)
+endif()

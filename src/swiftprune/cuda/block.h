@@ -1,0 +1,132 @@
+// One decoder block on the device: its tensors in one buffer, and its forward over whole sequences, driven by
+// the features of ModelConfig like model/decoder_block.h. Linears that read one input are one product.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/products.h"
+#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/model/model.h"
+
+namespace swiftprune::cuda {
+
+// The weights of the linears lie one after the other in the order of linears_of(), as in the checkpoint; then
+// come the norms (F32) and biases (in the dtype of the product's output), prepared on the host.
+struct BlockLayout {
+  struct Weight {
+    std::string tensor;
+    DType dtype = DType::kF32;
+    LinearInput input = LinearInput::kAttention;
+    std::int64_t rows = 0;
+    std::int64_t cols = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes() const { return static_cast<std::uint64_t>(rows * cols * size_of(dtype)); }
+  };
+  std::vector<Weight> weights;
+  std::uint64_t extras_offset = 0;
+  std::uint64_t extras_bytes = 0;
+  std::uint64_t bytes = 0;  // of everything
+};
+
+class BlockWeights {
+ public:
+  // Room for any block of the model.
+  BlockWeights(DeviceMemory& memory, const Model& model, DType compute);
+
+  // Lays out block `layer` and returns its norms and biases for the device.
+  std::vector<std::byte> set_layer(std::int64_t layer);
+  const BlockLayout& layout() const { return layout_; }
+  std::byte* data() const { return buffer_.data(); }
+  // The linear's weights [O, I] in the checkpoint's dtype.
+  DeviceView weight(std::size_t linear) const;
+  // All weights that read `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().
+  DeviceView group(LinearInput input) const;
+  const void* bias(LinearInput input) const;
+  void refresh(LinearInput input, cudaStream_t stream);
+  void refresh(cudaStream_t stream);
+  // The same tensors as `other`, by a copy on the device.
+  void copy_from(const BlockWeights& other, cudaStream_t stream);
+
+  struct Norm {
+    const float* gain = nullptr;
+    const float* bias = nullptr;
+    bool present = false;
+  };
+  enum NormIndex {
+    kAttentionNorm,
+    kMlpNorm,
+    kPostAttentionNorm,
+    kPostMlpNorm,
+    kQueryNorm,
+    kKeyNorm,
+    kNumNorms
+  };
+  Norm norm(NormIndex index) const;
+  const BlockConfig& config() const { return model_.config().blocks[static_cast<std::size_t>(layer_)]; }
+
+  static std::uint64_t max_weight_bytes(const Model& model);
+
+ private:
+  struct NormOffsets {
+    bool present = false, has_gain = false, has_bias = false;
+    std::uint64_t gain = 0, bias = 0;
+  };
+  BlockLayout layout_of(std::int64_t layer) const;
+  bool is_converted(LinearInput input) const;
+
+  const Model& model_;
+  DType compute_;
+  std::int64_t layer_ = 0;
+  BlockLayout layout_;
+  std::array<NormOffsets, kNumNorms> norms_{};
+  std::array<std::int64_t, kNumLinearInputs> bias_offsets_{};  // -1: none
+  DeviceBuffer buffer_;
+  DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
+};
+
+// Called with each distinct input x [rows, I] of the block's linears, in the order of LinearInput.
+using DeviceObserver = std::function<void(LinearInput input, DeviceView x)>;
+
+class BlockForward {
+ public:
+  // rows: most rows a call; whole sequences of seqlen rows.
+  BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
+               std::int64_t seqlen, DType compute, cudaStream_t stream);
+
+  // hidden [N, hidden] F32 becomes the block's output.
+  void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);
+
+  // The steps of run(), as in DecoderBlock. The results stand until the same step is called again.
+  DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
+  DeviceView attention(const BlockWeights& block, DeviceView x);
+  DeviceView mlp(const BlockWeights& block, DeviceView x);
+  DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x);  // F32, before its norm
+  void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden);
+  void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden);
+  static bool norms_output(const BlockWeights& block, LinearInput which);
+  std::int64_t rows() const { return rows_; }
+  DType compute() const { return compute_; }
+  NormArgs norm_args(const BlockWeights::Norm& norm, DeviceView x) const;
+
+ private:
+  const ModelConfig& model_;
+  Products& products_;
+  std::int64_t rows_, seqlen_;
+  DType compute_;
+  cudaStream_t stream_;
+  DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;
+  struct Rope {
+    DeviceBuffer cos, sin;
+    std::int64_t pairs = 0;
+  };
+  std::vector<Rope> ropes_;
+};
+
+// The linears of a block by the input that they read, in the order of LinearInput.
+std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);
+
+}  // namespace swiftprune::cuda

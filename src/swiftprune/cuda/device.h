@@ -1,0 +1,42 @@
+// The GPU as the rest of the program sees it: which one, whether there is one, and the work that runs on it.
+// Exactly one of device.cpp (with CUDA) and unavailable.cpp (without) is compiled behind this header; no CUDA
+// type appears in it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/pipeline/prune.h"
+
+namespace swiftprune::cuda {
+
+struct DeviceChoice {
+  bool use_cuda = false;
+  int index = 0;
+};
+
+// "cpu", "cuda", "cuda:1", or "auto" (a GPU where there is one). Throws Error{kUsage} for another text and
+// Error{kDevice} when a GPU is asked for by name and cannot be used, saying why.
+DeviceChoice choose_device(std::string_view text);
+// "NVIDIA H100 80GB HBM3"
+std::string device_name(const DeviceChoice& choice);
+
+struct DeviceOptions {
+  int index = 0;
+  std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
+};
+
+// What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and
+// back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
+// Error{kDevice} when the memory does not suffice or the device fails.
+PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
+
+// What evaluation/perplexity.h's perplexity() does, on the GPU.
+PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
+                            const ForwardOptions& options, const DeviceOptions& device);
+
+}  // namespace swiftprune::cuda

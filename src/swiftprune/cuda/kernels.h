@@ -1,0 +1,193 @@
+// The project's own kernels: launchers over raw device pointers. All are asynchronous on `stream`, add in a
+// fixed order (equal inputs give equal bits) and throw Error{kDevice} when the launch fails. Element types
+// are F32, F16 or BF16; matrices are row-major.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "swiftprune/tensor/dtype.h"
+
+namespace swiftprune::cuda {
+
+// After each launch: throws Error{kDevice} naming the kernel when it could not start.
+void check_launch(const char* kernel);
+
+// -- Selection (rows.cu, groups.cu) -------------------------------------------------------------------------
+// Keys as in scoring/scores.h: |w·fma(row, slope, column)| to the bit; the lowest are pruned, ties from the
+// lower index on: the masks of the CPU's selectors.
+
+// What a pruning launch adds up, in device memory; zero it before the first launch.
+struct PruneCounters {
+  static constexpr int kLanes = 64;      // spread, so that blocks do not queue for one counter
+  unsigned long long zeros[kLanes * 4];  // weights that are zero afterwards: the sum of all entries
+  unsigned int not_finite;               // not 0: a key was not finite, and the output is to be dropped
+};
+
+struct PruneRowsArgs {
+  const void* in = nullptr;  // [rows, cols] weights
+  void* out = nullptr;       // [rows, cols], may be `in`; pruned ones become +0
+  DType dtype = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  const float* column = nullptr;  // [cols] or null (ones)
+  const float* row = nullptr;     // [rows] or null, with slope
+  const float* slope = nullptr;   // [cols] or null
+  PruneCounters* counters = nullptr;
+};
+
+// Prunes counts[r] (or, when null, `count`) weights of row r. One pass over the memory for cols <= 32768 that
+// are a multiple of 8 (F32: 16384), else several over the cache.
+void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_t* counts,
+                cudaStream_t stream);
+// Keeps n of every m consecutive weights; m divides cols, m <= 32.
+void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream);
+
+// One step of admm (refinement/admm.h) after its product: y [rows, cols] holds Y; the weights of the pattern
+// are chosen by |Y|, then t = 2Z - Y (F16) and y = constant + Y - Z. `result`, when given, gets Z (F32)
+// instead of both: the last step.
+struct AdmmStepArgs {
+  float* y = nullptr;               // [rows, cols]
+  const float* constant = nullptr;  // [rows, cols]
+  void* t = nullptr;                // [rows, cols] F16
+  float* result = nullptr;          // [rows, cols] or null
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts,
+                    cudaStream_t stream);
+void admm_step_groups(const AdmmStepArgs& args, int n, int m, cudaStream_t stream);
+
+// -- Statistics (statistics.cu) -----------------------------------------------------------------------------
+// One pass over x [rows, cols]: energy[j] += Σ x², and where given sum[j] += Σ x, peak[j] = max(peak[j],
+// max|x|), ewma[j] += ewma_weight·(Σ x² - ewma[j]). partial: statistics_scratch(rows, cols) bytes.
+struct StatisticsArgs {
+  const void* x = nullptr;
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  double* energy = nullptr;  // [cols]
+  double* ewma = nullptr;    // [cols] or null
+  double ewma_weight = 1.0;
+  double* sum = nullptr;  // [cols] or null
+  float* peak = nullptr;  // [cols] or null
+  void* scratch = nullptr;
+};
+std::int64_t statistics_scratch(std::int64_t rows, std::int64_t cols);
+void add_statistics(const StatisticsArgs& args, cudaStream_t stream);
+// weight [rows, cols] -> row_sums [rows] = Σ_j |w_ij|, column_sums [cols] = Σ_i |w_ij|
+void abs_sums(const void* weight, DType dtype, std::int64_t rows, std::int64_t cols, double* row_sums,
+              double* column_sums, void* scratch, cudaStream_t stream);
+// Weighted residuals and inputs of the aligned refinement. root [rows] = 1/sqrt(rms(hidden_t)), times
+// 1/sqrt(rms(out_t)) when `out` [rows, out_cols] F32 is given.
+void token_roots(const float* hidden, std::int64_t rows, std::int64_t cols, const float* out, float* root,
+                 cudaStream_t stream);
+// y [rows, cols] = root_t · (a - b); b may be null. a, b, y of their own types.
+void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtype, const float* root,
+                       std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
+
+// -- Block arithmetic (block_ops.cu) ------------------------------------------------------------------------
+struct NormArgs {
+  const float* x = nullptr;     // [rows, cols]
+  const float* gain = nullptr;  // [cols] or null
+  const float* bias = nullptr;  // [cols] or null
+  bool layer = false;           // LayerNorm, else RMSNorm
+  float gain_offset = 0.0f;
+  float eps = 1e-5f;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
+void norm_add(const NormArgs& args, float* y, cudaStream_t stream);       // y += norm(x)
+void add(const float* x, float* y, std::int64_t n, cudaStream_t stream);  // y += x
+
+// Per head, in place: norm (when gain is given), then the rotary embedding (when cos is given).
+struct HeadsArgs {
+  void* data = nullptr;  // first head of the first row
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t row_stride = 0;   // elements
+  std::int64_t head_stride = 0;  // elements
+  std::int64_t num_heads = 0;
+  std::int64_t head_size = 0;  // at most 512
+  const float* gain = nullptr;
+  const float* bias = nullptr;
+  bool layer = false;
+  float gain_offset = 0.0f;
+  float eps = 1e-5f;
+  const float* cos = nullptr;  // [positions, pairs]
+  const float* sin = nullptr;
+  std::int64_t pairs = 0;
+  std::int64_t sequence_length = 0;  // row r is at position r % sequence_length
+};
+void prepare_heads(const HeadsArgs& args, cudaStream_t stream);
+
+enum class ActivationKind { kSilu, kGelu, kGeluTanh, kRelu };
+// gated: x [rows, 2·cols] -> y [rows, cols] = act(first half)·second half; else x [rows, cols] -> y = act(x)
+void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,
+              DType dtype, cudaStream_t stream);
+void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t n, cudaStream_t stream);
+// logits [rows, cols] F32 (soft-capped when cap > 0), targets [rows] -> log softmax(logits)_target in double
+void target_log_probs(const float* logits, std::int64_t rows, std::int64_t cols, float cap,
+                      const std::int32_t* targets, double* log_probs, cudaStream_t stream);
+
+// -- Attention (attention.cu) -------------------------------------------------------------------------------
+// Causal attention of whole sequences: row r belongs to sequence r / sequence_length. No N×N matrix exists.
+struct AttentionArgs {
+  const void* q = nullptr;  // head h of row r at r·row_stride + h·head_stride elements; k, v likewise
+  const void* k = nullptr;
+  const void* v = nullptr;
+  void* out = nullptr;  // [rows, heads·head_size]
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t sequence_length = 0;
+  std::int64_t row_stride = 0;
+  std::int64_t head_stride = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t head_size = 0;  // at most 256
+  float scale = 1.0f;
+  float softcap = 0.0f;     // > 0: cap·tanh(score/cap)
+  std::int64_t window = 0;  // > 0: keys a query sees, itself included
+};
+void attention(const AttentionArgs& args, cudaStream_t stream);
+
+// -- Refinement (refine.cu) ---------------------------------------------------------------------------------
+// gram [n, n]: the upper triangle becomes the mirror of the lower.
+void symmetrize(float* gram, std::int64_t n, cudaStream_t stream);
+// norm_j = √(G_jj + floor·mean) + 1e-8, mean the diagonal's
+void admm_norms(const float* gram, std::int64_t n, double floor, float* norm, cudaStream_t stream);
+// a_ij = G_ij/(n_i n_j), + shift on the diagonal; y in F32 or F16
+void normalised_gram(const float* gram, const float* norm, std::int64_t n, float shift, float scale, void* y,
+                     DType y_dtype, cudaStream_t stream);
+// moments_ij = ((1 - alpha)·G_ij + alpha·C_ij)/n_j in place of C; cross may be null: then written to
+// `moments`
+void aligned_moments(const float* gram, const float* cross, const float* norm, std::int64_t n, float alpha,
+                     float* moments, cudaStream_t stream);
+// A base block of inverse.h: a [n, n] (stride), n <= kInverseBlock, both halves given, becomes L⁻¹; *bad is
+// set when a pivot is not positive.
+inline constexpr std::int64_t kInverseBlock = 128;
+void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream);
+// Rows are brought to a common size, so that F16 holds them: scale [rows] is the power of two above the row's
+// largest |w·n|. scaled = w·n/scale (F16), wide (F32) the same when scale_wide, else w.
+void admm_start(const void* weight, DType dtype, const float* norm, std::int64_t rows, std::int64_t cols,
+                float* scale, void* scaled, float* wide, bool scale_wide, cudaStream_t stream);
+void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream);
+// right [rows, cols] = (right + damping·w·n + beta·R/n)/scale; residual may be null
+void admm_right(float* right, const float* wide, const float* norm, const float* residual, float beta,
+                float damping, const float* scale, std::int64_t rows, std::int64_t cols, cudaStream_t stream);
+// y holds C, which may be much larger than the weights: where a row's |C| exceeds 2, C, t and 1/scale (and
+// the square root of wanted) are divided by the power of two that ends it. C goes to constant and stays in y.
+void admm_rescale(float* constant, float* y, void* t, float* scale, double* wanted, std::int64_t rows,
+                  std::int64_t cols, cudaStream_t stream);
+// energies [rows] = Σ_j x_rj·p_rj in double, x F16, p F32
+void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
+              cudaStream_t stream);
+// weight = z·scale/n, each row times clip(√(wanted/found), 1/2, 2)^½ where both are positive (null: no
+// factor); pruned ones (z = 0) stay +0.
+void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted,
+                 const double* found, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                 PruneCounters* counters, cudaStream_t stream);
+
+}  // namespace swiftprune::cuda

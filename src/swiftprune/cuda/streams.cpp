@@ -1,0 +1,154 @@
+#include "swiftprune/cuda/streams.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/progress.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+using enum LinearInput;
+
+std::int64_t num_rows(const TokenWindows& windows) { return windows.num_windows() * windows.seqlen; }
+
+}  // namespace
+
+std::int64_t rows_per_pass(const TokenWindows& windows) {
+  const std::int64_t group = std::max<std::int64_t>(1, kTokensPerPass / windows.seqlen);
+  return std::min(group, std::max<std::int64_t>(1, windows.num_windows())) * windows.seqlen;
+}
+
+void for_passes(const TokenWindows& windows, const std::function<void(std::int64_t, std::int64_t)>& body) {
+  const std::int64_t step = rows_per_pass(windows);
+  const std::int64_t total = num_rows(windows);
+  for (std::int64_t first = 0; first < total; first += step) {
+    check_interrupt();
+    body(first, std::min(step, total - first));
+  }
+}
+
+DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
+                   cudaStream_t stream) {
+  DeviceMatrix hidden(memory, DType::kF32, num_rows(windows), model.config().hidden_size,
+                      "the hidden states of the calibration windows");
+  for (std::int64_t w = 0; w < windows.num_windows(); ++w) {
+    const Matrix rows = model.embed_windows(windows, w, 1);
+    check(cudaMemcpyAsync(hidden.view().row(w * windows.seqlen), rows.data(), rows.values().size_bytes(),
+                          cudaMemcpyHostToDevice, stream));
+    check(cudaStreamSynchronize(stream));  // `rows` lives until here
+  }
+  return hidden;
+}
+
+DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward,
+                                   const StatisticsScratch& scratch, const Model& model,
+                                   const TokenWindows& windows, cudaStream_t stream)
+    : products_(products),
+      forward_(forward),
+      scratch_(scratch),
+      model_(model.config()),
+      windows_(windows),
+      stream_(stream),
+      hidden_(embed(memory, model, windows, stream)),
+      dense_hidden_(memory, DType::kF32, num_rows(windows), model_.hidden_size,
+                    "the dense model's hidden states") {
+  copy(hidden_.view(), dense_hidden_.view());
+  const std::int64_t widest = std::max(model_.num_heads * model_.head_size, model_.intermediate_size);
+  inner_ = DeviceBuffer(memory,
+                        static_cast<std::uint64_t>(num_rows(windows) * widest * size_of(forward.compute())),
+                        "the inputs of the output projections");
+  roots_ =
+      DeviceBuffer(memory, static_cast<std::uint64_t>(forward.rows()) * sizeof(float), "weights of tokens");
+  if (!model_.parallel_residual) return;
+  for (DeviceMatrix* input : {&block_input_, &dense_block_input_}) {
+    *input =
+        DeviceMatrix(memory, DType::kF32, num_rows(windows), model_.hidden_size, "the inputs of a block");
+  }
+}
+
+void DeviceTwoStreams::copy(DeviceView from, DeviceView to) const {
+  check(cudaMemcpyAsync(to.data, from.data, static_cast<std::size_t>(from.numel() * size_of(from.dtype)),
+                        cudaMemcpyDeviceToDevice, stream_));
+}
+
+void DeviceTwoStreams::start_block(const BlockWeights& dense, const BlockWeights& pruned) {
+  dense_ = &dense;
+  pruned_ = &pruned;
+  if (!model_.parallel_residual) return;
+  copy(hidden_.view(), block_input_.view());
+  copy(dense_hidden_.view(), dense_block_input_.view());
+}
+
+void DeviceTwoStreams::collect(LinearInput input, DeviceStats* stats) {
+  switch (input) {
+    case kMlp:
+      add_output(kAttentionOutput);
+      [[fallthrough]];
+    case kAttention:
+      if (stats != nullptr) collect_normed(input, *stats);
+      break;
+    case kAttentionOutput:
+    case kMlpOutput:
+      collect_output(input, stats);
+      break;
+  }
+}
+
+void DeviceTwoStreams::finish_block() { add_output(kMlpOutput); }
+
+// What a sub-layer reads. With a parallel residual the MLP reads the block's input.
+DeviceView DeviceTwoStreams::source(LinearInput input, bool dense) const {
+  const bool from_input = model_.parallel_residual && (input == kMlp || input == kMlpOutput);
+  if (dense) return (from_input ? dense_block_input_ : dense_hidden_).view();
+  return (from_input ? block_input_ : hidden_).view();
+}
+
+void DeviceTwoStreams::collect_normed(LinearInput input, DeviceStats& stats) {
+  for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+    const DeviceView normed = forward_.input_of(*pruned_, input, source(input, false).row_block(first, rows));
+    const DeviceView x = scratch_.x(rows, normed.cols);
+    copy(normed, x);
+    const DeviceView dense = forward_.input_of(*dense_, input, source(input, true).row_block(first, rows));
+    AlignedRows aligned;
+    aligned.x = x;
+    aligned.dense_x = dense;
+    stats.add_aligned(products_, scratch_, aligned, windows_.seqlen);
+  });
+}
+
+DeviceView DeviceTwoStreams::inner(const BlockWeights& block, LinearInput which, DeviceView hidden) {
+  if (which == kMlpOutput) return forward_.mlp(block, forward_.input_of(block, kMlp, hidden));
+  return forward_.attention(block, forward_.input_of(block, kAttention, hidden));
+}
+
+void DeviceTwoStreams::collect_output(LinearInput which, DeviceStats* stats) {
+  for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+    const DeviceView mixed = inner(*pruned_, which, source(which, false).row_block(first, rows));
+    inner_cols_ = mixed.cols;
+    const DeviceView x =
+        view_of(inner_.data(), mixed.dtype, hidden_.view().rows, mixed.cols).row_block(first, rows);
+    copy(mixed, x);
+    const DeviceView dense = inner(*dense_, which, source(which, true).row_block(first, rows));
+    const DeviceView dense_out = forward_.project(*dense_, which, dense);
+    const DeviceView dense_hidden = dense_hidden_.view().row_block(first, rows);
+    if (stats != nullptr) {
+      const bool normed = BlockForward::norms_output(*dense_, which);
+      token_roots(static_cast<const float*>(dense_hidden.data), rows, dense_hidden.cols,
+                  normed ? static_cast<const float*>(dense_out.data) : nullptr, roots_.as<float>(), stream_);
+      stats->add_aligned(products_, scratch_,
+                         {x, dense, hidden_.view().row_block(first, rows), dense_hidden, roots_.as<float>()},
+                         windows_.seqlen);
+    }
+    forward_.add_projected(*dense_, which, dense_out, dense_hidden);
+  });
+}
+
+void DeviceTwoStreams::add_output(LinearInput which) {
+  const DeviceView inner = view_of(inner_.data(), forward_.compute(), hidden_.view().rows, inner_cols_);
+  for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+    forward_.project_and_add(*pruned_, which, inner.row_block(first, rows),
+                             hidden_.view().row_block(first, rows));
+  });
+}
+
+}  // namespace swiftprune::cuda

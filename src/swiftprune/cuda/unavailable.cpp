@@ -1,0 +1,33 @@
+#include "swiftprune/core/error.h"
+#include "swiftprune/cuda/device.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+[[noreturn]] void no_cuda() {
+  fail(ErrorKind::kDevice,
+       "--device: found cuda, but this program was built without CUDA; use --device cpu, or build with "
+       "-DSWIFTPRUNE_CUDA=ON");
+}
+
+}  // namespace
+
+DeviceChoice choose_device(std::string_view text) {
+  if (text == "cpu" || text == "auto") return {};
+  if (text.starts_with("cuda")) no_cuda();
+  bad_usage("--device: found '{}', expected cpu, cuda, cuda:N or auto", text);
+}
+
+std::string device_name(const DeviceChoice&) { return "cpu"; }
+
+PruneResult prune(const Model&, const Plan&, const TokenWindows&, const PruneOptions&, const DeviceOptions&,
+                  PruneOutput&) {
+  no_cuda();
+}
+
+PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const ForwardOptions&,
+                            const DeviceOptions&) {
+  no_cuda();
+}
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,202 @@
+// Whole runs on the GPU against the CPU, over the tiny models of every family.
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <random>
+
+#include "cuda/gpu.h"
+#include "model/family_fixture.h"
+#include "support/expect_error.h"
+#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/pipeline/prune.h"
+
+namespace swiftprune {
+namespace {
+
+using test::expect_error;
+using test::kModels;
+
+using Bytes = std::vector<std::byte>;
+
+class Collected final : public PruneOutput {
+ public:
+  explicit Collected(const Checkpoint& source) : source_(source) {}
+  void write(const std::string& name, std::span<const float> values) override {
+    Bytes& bytes = tensors[name];
+    const DType dtype = source_.at(name).dtype;
+    bytes.resize(values.size() * static_cast<std::size_t>(size_of(dtype)));
+    convert_from_f32(values, dtype, bytes);
+  }
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> part) override {
+    const std::lock_guard lock(mutex_);
+    Bytes& bytes = tensors[name];
+    bytes.resize(static_cast<std::size_t>(source_.at(name).num_bytes()));
+    const auto offset = static_cast<std::size_t>(first * size_of(source_.at(name).dtype));
+    std::copy(part.begin(), part.end(), bytes.begin() + static_cast<std::ptrdiff_t>(offset));
+  }
+  std::vector<float> values(const std::string& name) const {
+    const Bytes& bytes = tensors.at(name);
+    const DType dtype = source_.at(name).dtype;
+    std::vector<float> result(bytes.size() / static_cast<std::size_t>(size_of(dtype)));
+    convert_to_f32(bytes, dtype, result);
+    return result;
+  }
+  std::map<std::string, Bytes> tensors;
+
+ private:
+  const Checkpoint& source_;
+  std::mutex mutex_;
+};
+
+struct Recipe {
+  std::string score;
+  std::string refine;
+  std::string pattern;
+  Propagation propagation;
+};
+
+class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+  }
+
+  TokenWindows random_windows(std::int64_t windows, std::int64_t seqlen) const {
+    std::mt19937 generator(3);
+    TokenWindows result;
+    result.seqlen = seqlen;
+    for (std::int64_t i = 0; i < windows * seqlen; ++i) {
+      result.ids.push_back(
+          static_cast<std::int32_t>(generator() % static_cast<unsigned>(model_->config().vocab_size)));
+    }
+    return result;
+  }
+
+  Plan plan(const Recipe& recipe) const {
+    PlanDefaults defaults;
+    defaults.pattern = parse_pattern(recipe.pattern);
+    defaults.score = recipe.score;
+    defaults.refine = recipe.refine;
+    return uniform_plan(*model_, defaults, {});
+  }
+
+  PruneResult run(const Recipe& recipe, const TokenWindows& windows, ComputeType compute, Collected& output,
+                  std::uint64_t memory_bytes = 0) const {
+    PruneOptions options;
+    options.propagation = recipe.propagation;
+    options.compute = compute;
+    return cuda::prune(*model_, plan(recipe), windows, options, {.memory_bytes = memory_bytes}, output);
+  }
+  PruneResult run_on_cpu(const Recipe& recipe, const TokenWindows& windows, Collected& output) const {
+    PruneOptions options;
+    options.propagation = recipe.propagation;
+    return prune(*model_, *cpu_, plan(recipe), windows, options, output);
+  }
+
+  std::unique_ptr<Model> model_ = Model::open(kModels / GetParam());
+  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
+};
+
+TEST_P(CudaPipelineTest, PerplexityAgreesWithTheCpu) {
+  // The first window is scored whole, of the others the second half.
+  const TokenWindows windows = test::Expected(GetParam()).windows();
+  ScoredWindows scored{windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()),
+                                                          std::max<std::int64_t>(1, windows.seqlen / 2))};
+  scored.first_target.front() = 1;
+  const std::vector<ScoredWindows> parts{std::move(scored)};
+  const PerplexityResult expected = perplexity(*model_, *cpu_, parts, {});
+  ForwardOptions options;
+  const PerplexityResult found = cuda::perplexity(*model_, parts, options, {});
+  ASSERT_EQ(found.window_nll.size(), expected.window_nll.size());
+  EXPECT_EQ(found.num_tokens, expected.num_tokens);
+  for (std::size_t w = 0; w < found.window_nll.size(); ++w) {
+    EXPECT_NEAR(found.window_nll[w], expected.window_nll[w], 1e-4);
+  }
+  options.compute = ComputeType::kBF16;
+  const PerplexityResult in_bf16 = cuda::perplexity(*model_, parts, options, {});
+  EXPECT_NEAR(in_bf16.mean_nll, expected.mean_nll, 0.02 * expected.mean_nll);
+}
+
+TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
+  using enum Propagation;
+  const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
+  const TokenWindows windows = random_windows(5, seqlen);
+  // Selections differ where two scores are closer than the rounding of the forward; a refinement's, where
+  // weights of few tokens' statistics (160 here) are near a tie after twenty steps.
+  for (const auto& [recipe, agreement] : {std::pair{Recipe{"magnitude", "none", "row", kDense}, 1.0},
+                                          {Recipe{"magnitude", "none", "2:4", kDense}, 1.0},
+                                          {Recipe{"wanda", "none", "row", kPruned}, 0.999},
+                                          {Recipe{"contribution", "none", "row", kDense}, 0.999},
+                                          {Recipe{"ria(0.7)", "none", "2:4", kDense}, 0.999},
+                                          {Recipe{"stade", "none", "row", kDense}, 0.999},
+                                          {Recipe{"paper", "none", "1:4", kPruned}, 0.999},
+                                          {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96}}) {
+    Collected expected(model_->checkpoint());
+    Collected found(model_->checkpoint());
+    run_on_cpu(recipe, windows, expected);
+    const PruneResult result = run(recipe, windows, ComputeType::kF32, found);
+    const std::string what = recipe.score + " " + recipe.refine + " " + recipe.pattern;
+    ASSERT_EQ(found.tensors.size(), expected.tensors.size()) << what;
+    std::int64_t same = 0;
+    std::int64_t total = 0;
+    std::int64_t zeros = 0;
+    for (const auto& [name, bytes] : expected.tensors) {
+      const std::vector<float> a = expected.values(name);
+      const std::vector<float> b = found.values(name);
+      ASSERT_EQ(a.size(), b.size());
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        same += (a[i] == 0.0f) == (b[i] == 0.0f) ? 1 : 0;
+        zeros += b[i] == 0.0f ? 1 : 0;
+      }
+      total += static_cast<std::int64_t>(a.size());
+      if (recipe.score == "magnitude") {
+        EXPECT_EQ(bytes, found.tensors.at(name)) << name;
+      }
+    }
+    EXPECT_GE(static_cast<double>(same), agreement * static_cast<double>(total)) << what;
+    EXPECT_NEAR(result.sparsity, static_cast<double>(zeros) / static_cast<double>(total), 1e-12) << what;
+  }
+}
+
+TEST_P(CudaPipelineTest, EqualRunsGiveEqualBytes) {
+  const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
+  const TokenWindows windows = random_windows(3, seqlen);
+  const Recipe recipe{"wanda", "aligned-admm(20,15)", "row", Propagation::kPruned};
+  Collected one(model_->checkpoint());
+  Collected two(model_->checkpoint());
+  run(recipe, windows, ComputeType::kBF16, one);
+  run(recipe, windows, ComputeType::kBF16, two, std::uint64_t{200} << 20);
+  EXPECT_EQ(one.tensors, two.tensors);
+}
+
+TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
+  const TokenWindows windows = random_windows(3, 8);
+  Collected output(model_->checkpoint());
+  expect_error(
+      ErrorKind::kDevice,
+      [&] {
+        run({"wanda", "none", "row", Propagation::kPruned}, windows, ComputeType::kF32, output,
+            (std::uint64_t{32} << 20) + 4096);
+      },
+      "--gpu-memory");
+}
+
+TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
+  const TokenWindows windows = random_windows(1, 8);
+  Collected output(model_->checkpoint());
+  for (const Recipe& recipe : {Recipe{"wanda", "none", "layer", Propagation::kDense},
+                               Recipe{"obs", "none", "row", Propagation::kDense},
+                               Recipe{"wanda", "pcg(20)", "row", Propagation::kDense}}) {
+    expect_error(
+        ErrorKind::kUsage, [&] { run(recipe, windows, ComputeType::kF32, output); }, "--device cpu");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::model_names()),
+                         [](const auto& family) { return family.param; });
+
+}  // namespace
+}  // namespace swiftprune

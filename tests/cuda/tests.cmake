@@ -1,0 +1,7 @@
+swiftprune_test(cuda/device)
+if(SWIFTPRUNE_CUDA)
+  foreach(unit selection arithmetic attention refinement pipeline)
+    swiftprune_test(cuda/${unit})
+    target_link_libraries(cuda_${unit}_test PRIVATE CUDA::cudart_static)
+  endforeach()
+endif()
