@@ -8,6 +8,7 @@
 #include "model_text.h"
 #include "swiftprune/calibration/self_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/evaluation/evaluation_text.h"
 
 namespace swiftprune::cli {
 

@@ -55,7 +55,6 @@ struct PruneFlags {
   PruneGate gate;
   bool sparsity_given = false;
   bool resume = false;
-  ", fmt::join(calibration, ", ")); }
 };
 
 // Pruned tensors go straight to their place in the output; every other tensor is copied byte for byte.

@@ -12,7 +12,6 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kLogitRows = 256;  // rows of logits in memory at a time
 
 void run(const DecoderBlock& block, const Backend& backend, const std::vector<RopeTable>& ropes,
          std::int64_t seqlen, MatrixView hidden) {
