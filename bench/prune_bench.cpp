@@ -61,7 +61,8 @@ TokenWindows first_windows(const TokenWindows& all, std::int64_t count) {
 }
 
 Outcome run(const Model& model, const Backend& backend, const Candidate& candidate, const Pattern& pattern,
-            double sparsity, const TokenWindows& calibration, const TokenWindows& text, ComputeType compute) {
+            double sparsity, const TokenWindows& calibration, std::span<const ScoredWindows> text,
+            ComputeType compute) {
   const Method& method = method_by_name(candidate.method);
   const bool n_m = pattern.kind == Pattern::Kind::kNofM;
   Plan plan = uniform_plan(
@@ -151,7 +152,9 @@ int main(int argc, char** argv) {
       return windows_of_ids(read_token_ids(file, model->config().vocab_size), file, options);
     };
     const TokenWindows calibration = read(calibration_file, windows);
-    const TokenWindows text = read(text_file, eval_windows);
+    TokenWindows text_windows = read(text_file, eval_windows);
+    const std::vector<ScoredWindows> text = {
+        {std::move(text_windows), std::vector<std::int64_t>(static_cast<std::size_t>(eval_windows), 1)}};
     fmt::print("{}, {}, {} threads, {}; windows of {} tokens\n", cpu_model_name(), isa_name(), num_threads(),
                compute, seqlen);
     const std::vector<Candidate> candidates = {
