@@ -221,8 +221,7 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
                                         ? options.first_position
                                         : options.first_positions[static_cast<std::size_t>(s)];
       attend(backend, ropes, qkv.q.row_block(s * length, length), qkv.k.row_block(s * length, length),
-             qkv.v.row_block(s * length, length), position, cache,
-             out.view().row_block(s * length, length));
+             qkv.v.row_block(s * length, length), position, cache, out.view().row_block(s * length, length));
     }
   };
   // Long sequences keep all threads busy one by one; short ones (decoding) go side by side.

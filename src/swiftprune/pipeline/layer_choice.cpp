@@ -12,7 +12,6 @@
 namespace swiftprune {
 namespace {
 
-
 void run(const DecoderBlock& block, const Backend& backend, const std::vector<RopeTable>& ropes,
          std::int64_t seqlen, MatrixView hidden) {
   BlockForwardOptions options;

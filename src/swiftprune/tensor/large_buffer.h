@@ -8,7 +8,7 @@
 
 namespace swiftprune {
 
-inline constexpr std::size_t kLargeBytes = std::size_t{2} << 20;  // from here on a buffer counts as large
+inline constexpr std::size_t kLargeBytes = std::size_t{1} << 20;  // from here on a buffer counts as large
 
 // bytes: at least kLargeBytes. Aligned to a huge page, uninitialised. Throws std::bad_alloc.
 void* allocate_large(std::size_t bytes);
