@@ -125,5 +125,16 @@ TEST(EvaluationTextTest, TokenIdsAreChecked) {
                {"ids.u16", "empty"});
 }
 
+TEST(ScoredWindows, WindowsThatStartWithBosGetNoSecondOne) {
+  ConventionOptions options;
+  options.seqlen = 4;
+  options.bos = 9;
+  const std::vector<std::int32_t> with = {9, 1, 2, 3, 9, 4, 5, 6};
+  EXPECT_EQ(scored_windows(with, "ids", options)[0].windows.ids, with);
+  const std::vector<std::int32_t> without = {9, 1, 2, 3, 4, 5, 6, 7};  // only the text's own beginning
+  EXPECT_EQ(scored_windows(without, "ids", options)[0].windows.ids,
+            (std::vector<std::int32_t>{9, 9, 1, 2, 9, 3, 4, 5}));
+}
+
 }  // namespace
 }  // namespace swiftprune

@@ -55,6 +55,16 @@ std::vector<ScoredWindows> overlapping(const std::vector<std::int32_t>& ids, con
   return parts;
 }
 
+// Ids that were cut into windows elsewhere, each with its BOS already.
+bool starts_windows(const std::vector<std::int32_t>& ids, std::int32_t bos, std::int64_t seqlen) {
+  if (static_cast<std::int64_t>(ids.size()) < seqlen) return false;
+  for (std::size_t first = 0; first + static_cast<std::size_t>(seqlen) <= ids.size();
+       first += static_cast<std::size_t>(seqlen)) {
+    if (ids[first] != bos) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 std::string_view name_of(Convention convention) { return kNames[static_cast<std::size_t>(convention)]; }
@@ -98,7 +108,8 @@ std::vector<ScoredWindows> scored_windows(const std::vector<std::int32_t>& ids, 
   }
   WindowOptions window_options;
   window_options.seqlen = options.seqlen;
-  window_options.bos_each_window = options.bos.has_value();
+  window_options.bos_each_window =
+      options.bos.has_value() && !starts_windows(ids, *options.bos, options.seqlen);
   if (options.max_windows > 0) window_options.max_windows = options.max_windows;
   ScoredWindows scored{windows_of_ids(ids, name, window_options, options.bos), {}};
   scored.first_target.assign(static_cast<std::size_t>(scored.windows.num_windows()), 1);

@@ -35,9 +35,10 @@ struct ScoredWindows {
 struct ConventionOptions {
   Convention convention = Convention::kWindows;
   std::int64_t seqlen = 2048;
-  std::int64_t stride = 0;               // of kStrided; 0: half of seqlen
-  std::int64_t max_windows = 0;          // 0: all
-  std::optional<std::int32_t> bos = {};  // each window starts with it
+  std::int64_t stride = 0;       // of kStrided; 0: half of seqlen
+  std::int64_t max_windows = 0;  // 0: all
+  std::optional<std::int32_t> bos =
+      {};  // each window starts with it; kWindows: added unless all have it already
 };
 
 // ids: a whole text without special tokens. kStrided gives a second part when the last window is shorter.
