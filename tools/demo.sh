@@ -42,7 +42,7 @@ prune() {  # name flags...
   rm -rf "$out"
   echo "== pruning: $name"
   start=$(date +%s.%N)
-  "$swiftprune" prune "$dense" --out "$out" --calibration "$demo/calibration.txt" --windows 8 "$@"
+  "$swiftprune" prune "$dense" --out "$out" --calibration "$demo/calibration.txt" --windows 4 "$@"
   end=$(date +%s.%N)
   "$swiftprune" verify "$dense" "$out" > "$demo/verify.txt" || { cat "$demo/verify.txt"; exit 1; }
   local seconds sparsity
