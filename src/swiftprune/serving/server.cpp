@@ -1,7 +1,9 @@
 #include "swiftprune/serving/server.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <functional>
 
 #include <fmt/format.h>
@@ -102,6 +104,7 @@ struct Server::Impl {
   std::atomic<std::int64_t> next_id = 0;
   httplib::Server http;
   int port = 0;
+  socket_t listening = INVALID_SOCKET;  // the last that the library made: the one it bound
 
   void set_up() {
     const std::size_t threads =
@@ -114,9 +117,10 @@ struct Server::Impl {
     http.set_keep_alive_max_count(1000);
     http.set_tcp_nodelay(true);
     // Not the library's SO_REUSEPORT: two servers on one port would share its requests.
-    http.set_socket_options([](socket_t socket) {
+    http.set_socket_options([this](socket_t socket) {
       const int yes = 1;
       ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+      listening = socket;
     });
     http.Get("/health", [this](const httplib::Request&, httplib::Response& response) {
       answer(response, scheduler.stopped() ? 503 : 200,
@@ -157,6 +161,11 @@ struct Server::Impl {
                             : http.bind_to_port(options.host, port = options.port))) {
       fail(ErrorKind::kFailure, "--port: {}:{} cannot be bound; is another server running there?",
            options.host, options.port);
+    }
+    // The library asks for room for five connections that nobody accepted yet; of more at once some are
+    // reset.
+    if (::listen(listening, SOMAXCONN) != 0) {
+      fail(ErrorKind::kFailure, "--port: {}:{}: {}", options.host, port, std::strerror(errno));
     }
   }
 
