@@ -6,7 +6,6 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -19,7 +18,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/allocate.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
 
 namespace {
 
@@ -41,19 +40,6 @@ struct Outcome {
   double sparsity = 0.0;
   double score_and_select() const { return seconds.score + seconds.select; }
   double total() const { return seconds.total + allocate; }
-};
-
-class Writer final : public PruneOutput {
- public:
-  explicit Writer(CheckpointWriter& writer) : writer_(writer) {}
-  void write(const std::string& name, std::span<const float> values) override {
-    writer_.write(name, values);
-    written.insert(name);
-  }
-  std::set<std::string> written;
-
- private:
-  CheckpointWriter& writer_;
 };
 
 TokenWindows first_windows(const TokenWindows& all, std::int64_t count) {
@@ -79,7 +65,7 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
   Outcome outcome;
   {
     CheckpointWriter writer(folder, plan_like(model.checkpoint()));
-    Writer output(writer);
+    CheckpointOutput output(model.checkpoint(), writer);
     if (method.allocates && !n_m) {
       const auto start = std::chrono::steady_clock::now();
       allocate_by_sensitivity(measure_sensitivities(model, backend, plan, windows, compute, {}), plan);
@@ -88,10 +74,7 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
     const PruneResult result = prune(model, backend, plan, windows, options, output);
     outcome.seconds = result.seconds;
     outcome.sparsity = result.sparsity;
-    for (const TensorInfo& tensor : model.checkpoint().tensors()) {
-      if (!output.written.contains(tensor.name))
-        writer.write_bytes(tensor.name, model.checkpoint().bytes(tensor));
-    }
+    output.copy_rest();
     writer.copy_other_files(model.checkpoint());
     writer.finish();
   }

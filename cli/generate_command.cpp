@@ -11,6 +11,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/sampler.h"
+#include "swiftprune/text/text_stream.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -28,32 +29,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Prints what decoding more tokens adds to the text; a token may end inside a UTF-8 character, which then
-// waits.
-class TextStream {
- public:
-  TextStream(const Tokenizer& tokenizer, bool print) : tokenizer_(tokenizer), print_(print) {}
-
-  void add(std::int32_t id) {
-    ids_.push_back(id);
-    const std::string text = tokenizer_.decode(ids_);
-    const bool whole = !text.ends_with("\xEF\xBF\xBD");  // U+FFFD: an incomplete character so far
-    if (print_ && whole && text.size() > printed_) {
-      fmt::print("{}", text.substr(printed_));
-      std::fflush(stdout);
-      printed_ = text.size();
-    }
-  }
-  std::string text() const { return tokenizer_.decode(ids_); }
-  std::size_t size() const { return ids_.size(); }
-
- private:
-  const Tokenizer& tokenizer_;
-  bool print_;
-  std::vector<std::int32_t> ids_;
-  std::size_t printed_ = 0;
-};
-
 void run(const GenerateOptions& options) {
   apply(options.common);
   const auto backend = make_cpu_backend();
@@ -69,7 +44,15 @@ void run(const GenerateOptions& options) {
                       prompt_tokens + options.max_tokens, &tuner);
   tuner.save();
   Sampler sampler(options.sampler);
-  TextStream stream(*tokenizer, !options.common.json);
+  TextStream stream(*tokenizer);
+  std::string text;
+  std::int64_t tokens = 0;
+  const auto show = [&](const std::string& piece) {
+    text += piece;
+    if (options.common.json) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  };
   if (!options.common.json) fmt::print("{}", options.prompt);
   const auto start = std::chrono::steady_clock::now();
   const Matrix* logits = &generator.append(prompt);
@@ -81,16 +64,18 @@ void run(const GenerateOptions& options) {
       stop = "eos";
       break;
     }
-    stream.add(id);
+    show(stream.add(id));
+    ++tokens;
     if (t + 1 < options.max_tokens) logits = &generator.append(std::vector{id});
   }
+  text += stream.rest();  // an incomplete character: not for the terminal
   const double decode_seconds = seconds_since(start) - prefill_seconds;
-  const double decode_rate = static_cast<double>(stream.size()) / std::max(1e-9, decode_seconds);
+  const double decode_rate = static_cast<double>(tokens) / std::max(1e-9, decode_seconds);
   if (options.common.json) {
     print_json({{"prompt", options.prompt},
-                {"text", stream.text()},
+                {"text", text},
                 {"prompt_tokens", prompt_tokens},
-                {"tokens", stream.size()},
+                {"tokens", tokens},
                 {"stop", stop},
                 {"prefill_seconds", prefill_seconds},
                 {"decode_seconds", decode_seconds},
@@ -99,8 +84,8 @@ void run(const GenerateOptions& options) {
   }
   fmt::print("\n");
   if (!options.common.quiet) {
-    fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n",
-               stream.size(), decode_seconds, decode_rate, prompt_tokens, prefill_seconds);
+    fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n", tokens,
+               decode_seconds, decode_rate, prompt_tokens, prefill_seconds);
   }
 }
 

@@ -4,11 +4,8 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
-#include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <set>
 
 #include <fmt/format.h>
 
@@ -24,6 +21,7 @@
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
@@ -55,48 +53,6 @@ struct PruneFlags {
   PruneGate gate;
   bool sparsity_given = false;
   bool resume = false;
-};
-
-// Pruned tensors go straight to their place in the output; every other tensor is copied byte for byte.
-// Finished blocks go to the journal, so that a killed run can be resumed.
-class CheckpointOutput final : public PruneOutput {
- public:
-  CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer, Journal& journal,
-                   std::span<const FinishedBlock> finished)
-      : source_(source), writer_(writer), journal_(journal) {
-    for (const FinishedBlock& block : finished) {
-      for (const TensorResult& tensor : block.tensors) {
-        writer_.mark_written(tensor.name);
-        written_.insert(tensor.name);
-      }
-    }
-  }
-  void write(const std::string& name, std::span<const float> values) override {
-    writer_.write(name, values);
-    written_.insert(name);
-  }
-  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
-    writer_.write_bytes_part(name, first, bytes);
-    const std::lock_guard lock(mutex_);
-    written_.insert(name);
-  }
-  void finish(const FinishedBlock& block) override { journal_.add(block); }
-  void read(const std::string& name, std::span<float> values) override { writer_.read(name, values); }
-  void copy_rest() {
-    for (const TensorInfo& tensor : source_.tensors()) {
-      if (written_.contains(tensor.name)) continue;
-      check_interrupt();
-      writer_.write_bytes(tensor.name, source_.bytes(tensor));
-      source_.release(tensor);
-    }
-  }
-
- private:
-  const Checkpoint& source_;
-  CheckpointWriter& writer_;
-  std::mutex mutex_;
-  Journal& journal_;
-  std::set<std::string> written_;
 };
 
 Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method) {
@@ -226,10 +182,8 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
 
 // What tells a model from a changed one without reading it whole.
 nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
-  std::set<std::string> files = {"config.json"};
-  for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
   nlohmann::ordered_json stamps;
-  for (const std::string& file : files) {
+  for (const std::string& file : model_files(checkpoint)) {
     const std::filesystem::path path = checkpoint.folder() / file;
     stamps[file] = {std::filesystem::file_size(path),
                     std::filesystem::last_write_time(path).time_since_epoch().count()};
@@ -348,7 +302,7 @@ void run(const PruneFlags& flags) {
     if (allocation) head["sensitivities"] = allocation->sensitivities;
     journal.emplace(writer.temporary_folder(), head, sync);
   }
-  CheckpointOutput output(model->checkpoint(), writer, *journal, options.finished);
+  CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
   const PruneResult result = device.use_cuda
                                  ? cuda::prune(*model, plan, calibrated.windows, options,
                                                device_options(device, flags.device), output)

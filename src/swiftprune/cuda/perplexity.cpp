@@ -197,26 +197,8 @@ PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> p
   }
   check(cudaSetDevice(device.index));
   Evaluator evaluator(model, options, device);
-  PerplexityResult result;
-  double total = 0.0;
-  for (const ScoredWindows& scored : parts) {
-    const std::vector<double> sums = evaluator.window_sums(scored);
-    for (std::size_t w = 0; w < sums.size(); ++w) {
-      total += sums[w];
-      result.window_nll.push_back(sums[w] /
-                                  static_cast<double>(scored.windows.seqlen - scored.first_target[w]));
-    }
-    result.num_tokens += scored.num_scored();
-    result.num_forwarded += std::ssize(scored.windows.ids);
-  }
-  expect(result.num_tokens > 0, "perplexity: tokens to score");
-  result.mean_nll = total / static_cast<double>(result.num_tokens);
-  if (!std::isfinite(result.mean_nll)) {
-    bad_input("{}: the loss is not finite; weights or activations overflow (try --compute f32)",
-              model.checkpoint().folder().string());
-  }
-  result.perplexity = std::exp(result.mean_nll);
-  return result;
+  return swiftprune::perplexity_of(model, parts,
+                                   [&](const ScoredWindows& part) { return evaluator.window_sums(part); });
 }
 
 }  // namespace swiftprune::cuda

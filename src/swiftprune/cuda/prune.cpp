@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -8,6 +7,7 @@
 #include <optional>
 
 #include "swiftprune/core/progress.h"
+#include "swiftprune/core/stopwatch.h"
 #include "swiftprune/cuda/admm.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/streaming.h"
@@ -19,22 +19,6 @@
 
 namespace swiftprune::cuda {
 namespace {
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_;
-};
-
-bool any(const StatNeeds& needs) { return needs.energy || needs.ewma_energy || needs.sum || needs.gram; }
 
 // "ria" of "ria(0.7)"
 std::string_view base_name(std::string_view spec) { return spec.substr(0, spec.find('(')); }
@@ -88,8 +72,7 @@ class DevicePruner {
     for (const TensorResult& tensor : result_.tensors) {
       zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
     }
-    for (const PlanEntry& entry : plan_.entries)
-      all += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    for (const PlanEntry& entry : plan_.entries) all += entry.num_weights();
     result_.sparsity = all > 0.0 ? zeros / all : 0.0;
     return std::move(result_);
   }
@@ -228,7 +211,7 @@ class DevicePruner {
       const auto index = static_cast<std::size_t>(i);
       {
         const Stopwatch watch(result_.seconds.calibrate);
-        if (any(needs[index])) {
+        if (needs[index].any()) {
           const bool output = input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
           const bool residual = output && !BlockForward::norms_output(dense, input);
           start_stats(input, entries, needs[index], moments_[0], residual ? model_.config().hidden_size : 0);
@@ -281,7 +264,7 @@ class DevicePruner {
     bool observed = false;
     for (std::size_t i = 0; i < needs.size(); ++i) {
       needs[i].alignment = false;
-      if (!any(needs[i])) continue;
+      if (!needs[i].any()) continue;
       start_stats(static_cast<LinearInput>(i), entries, needs[i], moments_[i], 0);
       observed = true;
     }

@@ -37,10 +37,16 @@ double PerplexityResult::bits_per_byte(double bytes_per_token) const {
 
 PerplexityResult perplexity(const Model& model, const Backend& backend, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options) {
+  return perplexity_of(model, parts,
+                       [&](const ScoredWindows& part) { return window_sums(model, backend, part, options); });
+}
+
+PerplexityResult perplexity_of(const Model& model, std::span<const ScoredWindows> parts,
+                               const WindowSums& window_sums) {
   PerplexityResult result;
   double total = 0.0;
   for (const ScoredWindows& scored : parts) {
-    const std::vector<double> sums = window_sums(model, backend, scored, options);
+    const std::vector<double> sums = window_sums(scored);
     for (std::size_t w = 0; w < sums.size(); ++w) {
       total += sums[w];
       result.window_nll.push_back(sums[w] /

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -22,7 +23,13 @@ struct PerplexityResult {
   double bits_per_byte(double bytes_per_token) const;
 };
 
-// Throws Error{kBadInput} when a loss is not finite, for then weights or activations have overflowed.
+// What the losses make. window_sums: of each window of a part the summed loss of its scored tokens, in nats;
+// model: for messages. Throws Error{kBadInput} when a loss is not finite, for then weights or activations
+// have overflowed.
+using WindowSums = std::function<std::vector<double>(const ScoredWindows& part)>;
+PerplexityResult perplexity_of(const Model& model, std::span<const ScoredWindows> parts,
+                               const WindowSums& window_sums);
+// The same with the model's own losses.
 PerplexityResult perplexity(const Model& model, const Backend& backend, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options);
 

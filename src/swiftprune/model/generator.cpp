@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "swiftprune/core/progress.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 
@@ -13,31 +12,17 @@ Generator::Generator(const Model& model, const Backend& backend, ComputeType com
       backend_(backend),
       num_sequences_(num_sequences),
       capacity_(capacity),
-      ropes_(model.rope_tables(capacity)),
-      head_(model.load_head(backend, compute, WeightUse::kCompact)),
-      logits_(num_sequences, model.config().vocab_size) {
-  const bool packed = has_packed_tensors(model.checkpoint());
-  const std::int64_t kv_size = model.config().num_kv_heads * model.config().head_size;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    blocks_.push_back(model.load_block(layer, WeightUse::kCompact));
-    if (tuner != nullptr) blocks_.back().tune(*tuner, num_sequences, compute);
-    blocks_.back().pack(backend, compute);
-    if (!packed) model.release_block(layer);  // packed weights stay in the mapped file
-    std::vector<KvCache> caches;
-    for (std::int64_t s = 0; s < num_sequences; ++s)
-      caches.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});
-    caches_.push_back(std::move(caches));
-  }
-}
+      resident_(model, backend, compute, num_sequences, capacity, tuner),
+      logits_(num_sequences, model.config().vocab_size) {}
 
 std::int64_t Generator::bytes_per_step(std::int64_t position) const {
-  std::int64_t bytes = head_.num_bytes();
-  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+  std::int64_t bytes = resident_.head.num_bytes();
+  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     const std::int64_t window = model_.config().blocks[layer].attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
     const std::int64_t kv_size = model_.config().num_kv_heads * model_.config().head_size;
     bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
-    for (const BlockLinear& linear : blocks_[layer].linears())
+    for (const BlockLinear& linear : resident_.blocks[layer].linears())
       bytes += linear.compact ? linear.compact->num_bytes()
                               : linear.weight.numel() * static_cast<std::int64_t>(sizeof(float));
   }
@@ -50,19 +35,19 @@ const Matrix& Generator::append(std::span<const std::int32_t> ids) {
   expect(length > 0 && position_ + length <= capacity_, "append: tokens that fit");
   Matrix hidden(num_sequences_ * length, model_.config().hidden_size);
   model_.embed(ids, length, position_, hidden.view());
-  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     BlockForwardOptions options;
     options.sequence_length = length;
     options.first_position = position_;
-    options.caches = caches_[layer];
-    blocks_[layer].forward(backend_, ropes_, hidden.view(), options);
+    options.caches = resident_.caches[layer];
+    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
   }
   position_ += length;
   Matrix last(num_sequences_, hidden.cols());
   for (std::int64_t s = 0; s < num_sequences_; ++s) {
     std::copy_n(hidden.row((s + 1) * length - 1), hidden.cols(), last.row(s));
   }
-  head_.logits(backend_, last.view(), logits_.view());
+  resident_.head.logits(backend_, last.view(), logits_.view());
   return logits_;
 }
 

@@ -6,8 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/model/model.h"
-#include "swiftprune/sparse/autotune.h"
+#include "swiftprune/model/resident_model.h"
 
 namespace swiftprune {
 
@@ -31,10 +30,7 @@ class Generator {
   const Backend& backend_;
   std::int64_t num_sequences_, capacity_;
   std::int64_t position_ = 0;
-  std::vector<RopeTable> ropes_;
-  std::vector<DecoderBlock> blocks_;
-  ModelHead head_;
-  std::vector<std::vector<KvCache>> caches_;  // [layer][sequence]
+  ResidentModel resident_;
   Matrix logits_;
 };
 

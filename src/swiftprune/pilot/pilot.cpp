@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <set>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -38,27 +38,6 @@ struct Candidate {
 class NullOutput final : public PruneOutput {
  public:
   void write(const std::string&, std::span<const float>) override {}
-};
-
-class FolderOutput final : public PruneOutput {
- public:
-  FolderOutput(const Checkpoint& source, CheckpointWriter& writer) : source_(source), writer_(writer) {}
-  void write(const std::string& name, std::span<const float> values) override {
-    writer_.write(name, values);
-    written_.insert(name);
-  }
-  void complete() {
-    for (const TensorInfo& tensor : source_.tensors()) {
-      if (!written_.contains(tensor.name)) writer_.write_bytes(tensor.name, source_.bytes(tensor));
-    }
-    writer_.copy_other_files(source_);
-    writer_.finish();
-  }
-
- private:
-  const Checkpoint& source_;
-  CheckpointWriter& writer_;
-  std::set<std::string> written_;
 };
 
 // A folder that goes when the trial is over.
@@ -206,9 +185,11 @@ class Pilot {
     PruneResult result;
     {
       CheckpointWriter writer(folder.path(), plan_like(model_.checkpoint()));
-      FolderOutput output(model_.checkpoint(), writer);
+      CheckpointOutput output(model_.checkpoint(), writer);
       result = prune_with(candidate, plan, output);
-      output.complete();
+      output.copy_rest();
+      writer.copy_other_files(model_.checkpoint());
+      writer.finish();
     }
     const auto start = Clock::now();
     const auto pruned = Model::open(folder.path());

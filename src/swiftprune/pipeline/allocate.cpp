@@ -58,9 +58,6 @@ bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind
 bool is_free(const PlanEntry& entry) {
   return entry.prune && !entry.fixed && (!is_n_m(entry) || entry.pattern.m >= kLeastAllocatedGroup);
 }
-double size_of(const PlanEntry& entry) {
-  return static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
-}
 
 // -- Sensitivities
 
@@ -326,7 +323,7 @@ void allocate_by_sensitivity(std::span<const double> sensitivities, Plan& plan) 
     std::vector<double> asked;
     for (const std::size_t i : members) {
       h.push_back(std::max(sensitivities[i], 1e-12));  // a linear without effect still has a price
-      sizes.push_back(size_of(plan.entries[i]));
+      sizes.push_back(plan.entries[i].num_weights());
       asked.push_back(plan.entries[i].sparsity);
     }
     if (n_m.second > 0) {

@@ -140,7 +140,7 @@ double Plan::sparsity() const {
   double pruned = 0.0;
   double total = 0.0;
   for (const PlanEntry& entry : entries) {
-    const double weights = static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    const double weights = entry.num_weights();
     pruned += entry.asked_sparsity() * weights;
     total += weights;
   }

@@ -29,6 +29,7 @@ struct PlanEntry {
   std::string score;   // scorer spec
   std::string refine;  // refiner spec
 
+  double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
   double asked_sparsity() const;  // 0 when not pruned; of N:M 1 - N/M
   PruneTarget target(PruneTarget::Rounding rounding) const;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -13,6 +12,7 @@
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/stopwatch.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/pipeline/row_budgets.h"
@@ -24,20 +24,6 @@
 
 namespace swiftprune {
 namespace {
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_;
-};
 
 StatNeeds refiner_needs(const Refiner& refiner) {
   StatNeeds needs;
@@ -55,8 +41,6 @@ StatNeeds needs_of(const PlanEntry& entry) {
   budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
   return scores | budgets | refiner_needs(*refiner);
 }
-
-bool any(const StatNeeds& needs) { return needs.energy || needs.ewma_energy || needs.sum || needs.gram; }
 
 // Relative change of the linear's outputs on its calibration inputs; nothing without calibration. Over a
 // sample of the rows where the Gram matrix is known, else from the channels' energies, as if they were
@@ -300,7 +284,7 @@ class BlockPruner {
     bool observed = false;
     for (const PlanEntry* entry : entries) {
       const auto input = static_cast<std::size_t>(entry->input);
-      if (!any(needs[input])) continue;
+      if (!needs[input].any()) continue;
       const bool output =
           entry->input == LinearInput::kAttentionOutput || entry->input == LinearInput::kMlpOutput;
       const bool residual = aligned != nullptr && output && !aligned->norms_output(entry->input);
@@ -442,8 +426,7 @@ class BlockPruner {
     for (const TensorResult& tensor : result_.tensors) {
       zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
     }
-    for (const PlanEntry& entry : plan_.entries)
-      total += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    for (const PlanEntry& entry : plan_.entries) total += entry.num_weights();
     result_.sparsity = total > 0.0 ? zeros / total : 0.0;
   }
 
@@ -483,7 +466,7 @@ StatNeeds calibration_needs(const Plan& plan) {
   return needs;
 }
 
-bool needs_calibration(const Plan& plan) { return any(calibration_needs(plan)); }
+bool needs_calibration(const Plan& plan) { return calibration_needs(plan).any(); }
 
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output) {

@@ -35,7 +35,7 @@ nlohmann::ordered_json block_records(const Plan& plan, const PruneResult& result
   std::map<std::int64_t, Block> blocks;
   std::map<std::string, std::int64_t> layer_of;
   for (const PlanEntry& entry : plan.entries) {
-    blocks[entry.layer].weights += static_cast<double>(entry.rows) * static_cast<double>(entry.cols);
+    blocks[entry.layer].weights += entry.num_weights();
     layer_of[entry.tensor] = entry.layer;
   }
   for (const TensorResult& tensor : result.tensors) {
@@ -67,9 +67,14 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
 
 }  // namespace
 
-nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
+std::set<std::string> model_files(const Checkpoint& checkpoint) {
   std::set<std::string> files = {"config.json"};
   for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
+  return files;
+}
+
+nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
+  const std::set<std::string> files = model_files(checkpoint);
   const std::vector<std::string> list(files.begin(), files.end());
   std::vector<std::string> digests(list.size());
   parallel_for(static_cast<std::int64_t>(list.size()), 1, [&](std::int64_t first, std::int64_t last) {

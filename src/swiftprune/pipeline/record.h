@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -30,6 +31,8 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
                                    const nlohmann::ordered_json& command,
                                    const nlohmann::ordered_json& hashes = nullptr);
 
+// The names of config.json and of the weight files.
+std::set<std::string> model_files(const Checkpoint& checkpoint);
 // SHA-256 of each of the model's weight files and of config.json, by file name.
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint);
 

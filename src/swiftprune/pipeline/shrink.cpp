@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <optional>
 #include <utility>
 
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/one_stream.h"
 #include "swiftprune/pipeline/two_streams.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -22,20 +22,6 @@ using enum LinearInput;
 constexpr std::array kCompensations = {
     std::pair{Compensation::kNone, "none"}, std::pair{Compensation::kBias, "bias"},
     std::pair{Compensation::kRefit, "refit"}, std::pair{Compensation::kAligned, "aligned"}};
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_;
-};
 
 bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
 

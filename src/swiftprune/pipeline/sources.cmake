@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   pipeline/allocate.cpp
+  pipeline/checkpoint_output.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp
   pipeline/layer_choice.cpp

@@ -31,6 +31,9 @@ struct StatNeeds {
   bool alignment = false;  // cross, and residual where there is one
   bool sample = false;
 
+  // Whether calibration has to run; alignment and samples come with one of the others.
+  bool any() const { return energy || ewma_energy || sum || gram; }
+
   StatNeeds operator|(const StatNeeds& other) const {
     return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum,
             gram || other.gram,     alignment || other.alignment,     sample || other.sample};

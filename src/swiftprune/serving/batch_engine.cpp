@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 
@@ -14,28 +13,15 @@ BatchEngine::BatchEngine(const Model& model, const Backend& backend, ComputeType
       backend_(backend),
       num_lanes_(lanes),
       capacity_(capacity),
-      ropes_(model.rope_tables(capacity)),
-      head_(model.load_head(backend, compute, WeightUse::kCompact)),
+      resident_(model, backend, compute, lanes, capacity, tuner),
       positions_(static_cast<std::size_t>(lanes), 0) {
   expect(lanes > 0 && capacity > 0, "BatchEngine: room for sequences");
-  const bool packed = has_packed_tensors(model.checkpoint());
-  const std::int64_t kv_size = model.config().num_kv_heads * model.config().head_size;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    blocks_.push_back(model.load_block(layer, WeightUse::kCompact));
-    if (tuner != nullptr) blocks_.back().tune(*tuner, lanes, compute);
-    blocks_.back().pack(backend, compute);
-    if (!packed) model.release_block(layer);
-    std::vector<KvCache> caches;
-    for (std::int64_t lane = 0; lane < lanes; ++lane)
-      caches.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});
-    caches_.push_back(std::move(caches));
-  }
 }
 
 void BatchEngine::swap(std::int64_t a, std::int64_t b) {
   const auto i = static_cast<std::size_t>(a);
   const auto j = static_cast<std::size_t>(b);
-  for (std::vector<KvCache>& layer : caches_) std::swap(layer[i], layer[j]);
+  for (std::vector<KvCache>& layer : resident_.caches) std::swap(layer[i], layer[j]);
   std::swap(positions_[i], positions_[j]);
 }
 
@@ -45,12 +31,12 @@ const Matrix& BatchEngine::prefill(std::int64_t lane, std::span<const std::int32
   expect(length > 0 && positions_[index] + length <= capacity_, "prefill: tokens that fit");
   Matrix hidden(length, model_.config().hidden_size);
   model_.embed(ids, length, positions_[index], hidden.view());
-  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     BlockForwardOptions options;
     options.sequence_length = length;
     options.first_position = positions_[index];
-    options.caches = std::span(caches_[layer]).subspan(index, 1);
-    blocks_[layer].forward(backend_, ropes_, hidden.view(), options);
+    options.caches = std::span(resident_.caches[layer]).subspan(index, 1);
+    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
   }
   positions_[index] += length;
   Matrix last(1, hidden.cols());
@@ -67,12 +53,12 @@ const Matrix& BatchEngine::decode(std::span<const std::int32_t> ids) {
     model_.embed(ids.subspan(static_cast<std::size_t>(lane), 1), 1, position(lane),
                  hidden.view().row_block(lane, 1));
   }
-  for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     BlockForwardOptions options;
     options.sequence_length = 1;
     options.first_positions = std::span(positions_).first(ids.size());
-    options.caches = std::span(caches_[layer]).first(ids.size());
-    blocks_[layer].forward(backend_, ropes_, hidden.view(), options);
+    options.caches = std::span(resident_.caches[layer]).first(ids.size());
+    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
   }
   for (std::int64_t lane = 0; lane < n; ++lane) ++positions_[static_cast<std::size_t>(lane)];
   return head(hidden);
@@ -80,7 +66,7 @@ const Matrix& BatchEngine::decode(std::span<const std::int32_t> ids) {
 
 const Matrix& BatchEngine::head(const Matrix& hidden) {
   if (logits_.rows() != hidden.rows()) logits_ = Matrix(hidden.rows(), model_.config().vocab_size);
-  head_.logits(backend_, hidden.view(), logits_.view());
+  resident_.head.logits(backend_, hidden.view(), logits_.view());
   return logits_;
 }
 

@@ -6,8 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/model/model.h"
-#include "swiftprune/sparse/autotune.h"
+#include "swiftprune/model/resident_model.h"
 
 namespace swiftprune {
 
@@ -37,11 +36,8 @@ class BatchEngine {
   const Model& model_;
   const Backend& backend_;
   std::int64_t num_lanes_, capacity_;
-  std::vector<RopeTable> ropes_;
-  std::vector<DecoderBlock> blocks_;
-  ModelHead head_;
-  std::vector<std::vector<KvCache>> caches_;  // [layer][lane]
-  std::vector<std::int64_t> positions_;       // [lane]
+  ResidentModel resident_;
+  std::vector<std::int64_t> positions_;  // [lane]
   Matrix logits_;
 };
 

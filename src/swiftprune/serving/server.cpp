@@ -10,7 +10,7 @@
 #include <httplib.h>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/serving/text_stream.h"
+#include "swiftprune/text/text_stream.h"
 
 namespace swiftprune {
 namespace {

@@ -3,5 +3,4 @@ target_sources(swiftprune PRIVATE
   serving/chat_template.cpp
   serving/openai_api.cpp
   serving/scheduler.cpp
-  serving/server.cpp
-  serving/text_stream.cpp)
+  serving/server.cpp)

@@ -29,4 +29,5 @@ target_sources(swiftprune PRIVATE
   text/tiktoken.cpp
   text/tokenizer.cpp
   text/corpus.cpp
+  text/text_stream.cpp
   text/token_windows.cpp)

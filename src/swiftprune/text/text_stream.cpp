@@ -1,4 +1,4 @@
-#include "swiftprune/serving/text_stream.h"
+#include "swiftprune/text/text_stream.h"
 
 #include <span>
 

@@ -1,0 +1,38 @@
+// Pruned tensors go straight to their place in a new checkpoint; every other tensor is copied byte for byte.
+#pragma once
+
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pipeline/journal.h"
+#include "swiftprune/pipeline/prune.h"
+
+namespace swiftprune {
+
+class CheckpointOutput final : public PruneOutput {
+ public:
+  // With a journal, finished blocks go to it, so that a killed run can be resumed. finished: blocks that the
+  // writer took over from such a run.
+  CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer, Journal* journal = nullptr,
+                   std::span<const FinishedBlock> finished = {});
+
+  void write(const std::string& name, std::span<const float> values) override;
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
+  void finish(const FinishedBlock& block) override;
+  void read(const std::string& name, std::span<float> values) override;
+  // After prune(): what was not pruned.
+  void copy_rest();
+
+ private:
+  void mark(const std::string& name);
+
+  const Checkpoint& source_;
+  CheckpointWriter& writer_;
+  Journal* journal_;
+  std::mutex mutex_;
+  std::set<std::string> written_;
+};
+
+}  // namespace swiftprune
