@@ -67,7 +67,12 @@ class TimedBackend final : public Backend {
                  MatrixView c) const override {
     b_transposed ? inner_.matmul_transposed(a, b, alpha, beta, c) : inner_.matmul(a, b, alpha, beta, c);
   }
-  void do_add_gram(ConstMatrixView x, MatrixView gram) const override { inner_.add_gram(x, gram); }
+  void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const override {
+    inner_.add_gram(x, gram, compute);
+  }
+  void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType compute) const override {
+    inner_.add_cross(a, b, c, compute);
+  }
   bool do_invert_spd(MatrixView a) const override { return inner_.invert_spd(a); }
   void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float offset, float eps,
                    MatrixView y) const override {

@@ -144,6 +144,7 @@ int main(int argc, char** argv) {
         {"Wanda procedure", "wanda", "sort", windows, 0},
         {"fast", "fast", "ewma-window", 1, 0},
         {"SparseGPT procedure", "sparsegpt", "ewma-window", windows, 2},
+        {"best", "best", "ewma-window", std::min<std::int64_t>(8, windows), 2},
         {"best", "best", "ewma-window", std::min<std::int64_t>(16, windows), 2}};
     for (const std::string& pattern : patterns) {
       std::vector<Outcome> outcomes;

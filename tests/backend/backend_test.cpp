@@ -39,6 +39,10 @@ double relative_error(ConstMatrixView found, ConstMatrixView expected) {
   return size == 0.0 ? difference : std::sqrt(difference / size);
 }
 
+void round_to_bf16(Matrix& m) {
+  for (float& value : m.values()) value = bf16_to_f32(f32_to_bf16(value));
+}
+
 struct Shape {
   std::int64_t rows, cols;
 };
@@ -58,8 +62,8 @@ TEST_F(BackendTest, Linear) {
         auto x = random_strided(rows, inputs, 1);
         Matrix weight = random_matrix(outputs, inputs, 2);
         if (compute == ComputeType::kBF16) {  // operands that bf16 holds exactly: what is left is the sum
-          for (float& value : x.storage.values()) value = bf16_to_f32(f32_to_bf16(value));
-          for (float& value : weight.values()) value = bf16_to_f32(f32_to_bf16(value));
+          round_to_bf16(x.storage);
+          round_to_bf16(weight);
         }
         const Matrix bias = random_matrix(1, outputs, 3);
         Matrix expected(rows, outputs);
@@ -123,6 +127,42 @@ TEST_F(BackendTest, GramIsSymmetricAndAddsUp) {
     Backend::symmetrize(expected.view());
     Backend::symmetrize(found.view());
     EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+  }
+}
+
+TEST_F(BackendTest, CrossMomentsAddUp) {
+  for (const auto& [rows, cols] : kShapes) {
+    const std::int64_t others = cols / 2 + 3;
+    const auto a = random_strided(rows, cols, 1);
+    const auto b = random_strided(rows, others, 2);
+    Matrix expected = random_matrix(cols, others, 3);
+    Matrix found = expected.clone();
+    reference_->add_cross(a.view, b.view, expected.view());
+    cpu_->add_cross(a.view, b.view, found.view());
+    EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+  }
+}
+
+// Where the processor has bf16 products the operands are rounded: the exact sums of the rounded values.
+TEST_F(BackendTest, Bf16MomentsAreExactForBf16Values) {
+  for (const auto& [rows, cols] : kShapes) {
+    const std::int64_t others = cols / 2 + 3;
+    Matrix a = random_matrix(rows, cols, 1);
+    Matrix b = random_matrix(rows, others, 2);
+    round_to_bf16(a);
+    round_to_bf16(b);
+    Matrix expected = random_matrix(cols, others, 3);
+    Matrix found = expected.clone();
+    reference_->add_cross(std::as_const(a).view(), std::as_const(b).view(), expected.view());
+    cpu_->add_cross(std::as_const(a).view(), std::as_const(b).view(), found.view(), ComputeType::kBF16);
+    EXPECT_LE(relative_error(found.view(), expected.view()), kProduct);
+    Matrix expected_gram = Matrix::zeros(cols, cols);
+    Matrix found_gram = Matrix::zeros(cols, cols);
+    reference_->add_gram(std::as_const(a).view(), expected_gram.view());
+    cpu_->add_gram(std::as_const(a).view(), found_gram.view(), ComputeType::kBF16);
+    Backend::symmetrize(expected_gram.view());
+    Backend::symmetrize(found_gram.view());
+    EXPECT_LE(relative_error(found_gram.view(), expected_gram.view()), kProduct);
   }
 }
 

@@ -57,9 +57,14 @@ void Backend::matmul_transposed(ConstMatrixView a, ConstMatrixView b, float alph
   if (c.numel() > 0) do_matmul(a, b, true, alpha, beta, c);
 }
 
-void Backend::add_gram(ConstMatrixView x, MatrixView gram) const {
+void Backend::add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const {
   expect(gram.rows == x.cols && gram.cols == x.cols, "add_gram: gram [I, I]");
-  if (x.numel() > 0) do_add_gram(x, gram);
+  if (x.numel() > 0) do_add_gram(x, gram, compute);
+}
+
+void Backend::add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType compute) const {
+  expect(a.rows == b.rows && c.rows == a.cols && c.cols == b.cols, "add_cross: shapes agree");
+  if (a.rows > 0 && c.numel() > 0) do_add_cross(a, b, c, compute);
 }
 
 void Backend::symmetrize(MatrixView a) {

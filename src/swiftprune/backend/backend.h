@@ -70,7 +70,10 @@ class Backend {
   void matmul_transposed(ConstMatrixView a, ConstMatrixView b, float alpha, float beta, MatrixView c) const;
   // x [N, I] -> gram [I, I] += xᵀ x. Only blocks on and below the diagonal are computed; call symmetrize once
   // at the end.
-  void add_gram(ConstMatrixView x, MatrixView gram) const;
+  void add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute = ComputeType::kF32) const;
+  // a [N, A], b [N, B] -> c [A, B] += aᵀ b
+  void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c,
+                 ComputeType compute = ComputeType::kF32) const;
   // a [n, n]: the upper triangle becomes the mirror of the lower.
   static void symmetrize(MatrixView a);
   // a [n, n] symmetric positive definite (both halves given) -> its inverse, in place.
@@ -115,7 +118,9 @@ class Backend {
                          MatrixView y) const = 0;
   virtual void do_matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta,
                          MatrixView c) const = 0;
-  virtual void do_add_gram(ConstMatrixView x, MatrixView gram) const = 0;
+  virtual void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const = 0;
+  virtual void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c,
+                            ComputeType compute) const = 0;
   virtual bool do_invert_spd(MatrixView a) const = 0;
   virtual void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
                            MatrixView y) const = 0;

@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   backend/cpu/kernels_baseline.cpp
   backend/cpu/products.cpp
   backend/cpu/bf16_linear.cpp
+  backend/cpu/bf16_products.cpp
   backend/cpu/attention.cpp
   backend/cpu/cpu_backend.cpp)
 swiftprune_isa_sources(swiftprune

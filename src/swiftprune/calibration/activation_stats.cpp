@@ -13,30 +13,34 @@ namespace {
 
 constexpr std::int64_t kSampledTokens = 1024;
 
-// x [T, K] -> [K, T], token t multiplied by √weights_t.
-Matrix weighted_transpose(ConstMatrixView x, std::span<const float> roots) {
-  Matrix result(x.cols, x.rows);
-  parallel_for(x.cols, 16, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t t = 0; t < x.rows; ++t) {
+// [T, K]: (a_t - b_t)·√weights_t; no b: a_t·√weights_t.
+Matrix weighted_difference(ConstMatrixView a, const ConstMatrixView* b, std::span<const float> roots) {
+  Matrix result(a.rows, a.cols);
+  parallel_for(a.rows, 64, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
       const float root = roots.empty() ? 1.0f : roots[static_cast<std::size_t>(t)];
-      for (std::int64_t k = first; k < last; ++k) result.at(k, t) = root * x.at(t, k);
+      const float* from = a.row(t);
+      const float* less = b != nullptr ? b->row(t) : nullptr;
+      float* to = result.row(t);
+      for (std::int64_t k = 0; k < a.cols; ++k)
+        to[k] = root * (less != nullptr ? from[k] - less[k] : from[k]);
     }
   });
   return result;
 }
 
-Matrix difference(ConstMatrixView a, ConstMatrixView b) {
-  Matrix result(a.rows, a.cols);
-  for (std::int64_t t = 0; t < a.rows; ++t) {
-    for (std::int64_t k = 0; k < a.cols; ++k) result.at(t, k) = a.at(t, k) - b.at(t, k);
-  }
-  return result;
+// x, or its weighted copy in `storage`.
+ConstMatrixView weighted(ConstMatrixView x, std::span<const float> roots, Matrix& storage) {
+  if (roots.empty()) return x;
+  storage = weighted_difference(x, nullptr, roots);
+  return std::as_const(storage).view();
 }
 
 }  // namespace
 
-ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size)
-    : needs_(needs), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
+ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size,
+                                 ComputeType compute)
+    : needs_(needs), compute_(compute), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
   if (needs.ewma_energy) ewma_energy_.assign(energy_.size(), 0.0);
   if (needs.sum) sum_.assign(energy_.size(), 0.0);
   if (needs.gram) gram_ = Matrix::zeros(num_inputs, num_inputs);
@@ -49,25 +53,15 @@ void ActivationStats::add_window(const Backend& backend, const AlignedWindow& wi
          "add_window: the dense inputs of the same tokens");
   std::vector<float> roots(window.weights.begin(), window.weights.end());
   for (float& root : roots) root = std::sqrt(root);
-  Matrix weighted;
-  ConstMatrixView x = window.x;
-  if (!roots.empty()) {
-    weighted = Matrix(x.rows, x.cols);
-    for (std::int64_t t = 0; t < x.rows; ++t) {
-      for (std::int64_t k = 0; k < x.cols; ++k) {
-        weighted.at(t, k) = roots[static_cast<std::size_t>(t)] * x.at(t, k);
-      }
-    }
-    x = std::as_const(weighted).view();
-  }
+  Matrix storage, dense_storage;
+  const ConstMatrixView x = weighted(window.x, roots, storage);
   add_window(backend, x);
   if (!cross_.empty()) {
-    const Matrix dense = weighted_transpose(window.dense_x, roots);
-    backend.matmul(dense.view(), x, 1.0f, 1.0f, cross_.view());
+    backend.add_cross(weighted(window.dense_x, roots, dense_storage), x, cross_.view(), compute_);
   }
   if (!residual_.empty()) {
-    const Matrix error = weighted_transpose(difference(window.dense_residual, window.residual).view(), roots);
-    backend.matmul(error.view(), x, 1.0f, 1.0f, residual_.view());
+    const Matrix error = weighted_difference(window.dense_residual, &window.residual, roots);
+    backend.add_cross(error.view(), x, residual_.view(), compute_);
   }
 }
 
@@ -86,7 +80,7 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
       for (std::int64_t i = 0; i < x.cols; ++i) sum_[static_cast<std::size_t>(i)] += double{x.at(n, i)};
     }
   }
-  if (needs_.gram) backend.add_gram(x, gram_.view());
+  if (needs_.gram) backend.add_gram(x, gram_.view(), compute_);
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
   ++num_windows_;
@@ -106,8 +100,17 @@ void ActivationStats::finish(std::string_view input) {
 
 LayerStats ActivationStats::view() const {
   const auto known = [](const Matrix& m) { return m.empty() ? nullptr : &m; };
-  return {num_tokens_,  energy_,        ewma_energy_,  sum_,
-          known(gram_), known(sample_), known(cross_), known(residual_)};
+  LayerStats stats;
+  stats.num_tokens = num_tokens_;
+  stats.energy = energy_;
+  stats.ewma_energy = ewma_energy_;
+  stats.sum = sum_;
+  stats.gram = known(gram_);
+  stats.sample = known(sample_);
+  stats.compute = compute_;
+  stats.cross = known(cross_);
+  stats.residual = known(residual_);
+  return stats;
 }
 
 }  // namespace swiftprune

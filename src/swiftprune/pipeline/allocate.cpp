@@ -110,10 +110,10 @@ class Probe {
       if (pruned[i].empty()) continue;
       BlockLinear& linear = block.linears()[i];
       std::swap(linear.weight, pruned[i]);
-      linear.packed = backend_.pack(linear.weight.view(), compute_);
+      auto dense_packed = std::exchange(linear.packed, backend_.pack(linear.weight.view(), compute_));
       changes[i] = relative_change(dense.view(), output(block, input).view());
       std::swap(linear.weight, pruned[i]);
-      linear.packed = backend_.pack(linear.weight.view(), compute_);
+      linear.packed = std::move(dense_packed);
     }
     for (std::size_t i = 0; i < entries.size(); ++i) {
       if (!pruned[i].empty()) block.linears()[i].weight = std::move(pruned[i]);
@@ -167,7 +167,8 @@ class Probe {
     std::array<std::optional<ActivationStats>, kNumLinearInputs> stats;
     for (const PlanEntry* entry : entries) {
       auto& slot = stats[static_cast<std::size_t>(entry->input)];
-      if (is_free(*entry) && !slot) slot.emplace(entry->cols, StatNeeds{.energy = true, .gram = true});
+      if (is_free(*entry) && !slot)
+        slot.emplace(entry->cols, StatNeeds{.energy = true, .gram = true}, 0, compute_);
     }
     const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
       auto& slot = stats[static_cast<std::size_t>(input)];

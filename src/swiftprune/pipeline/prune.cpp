@@ -288,7 +288,8 @@ class BlockPruner {
       const bool output =
           entry->input == LinearInput::kAttentionOutput || entry->input == LinearInput::kMlpOutput;
       const bool residual = aligned != nullptr && output && !aligned->norms_output(entry->input);
-      stats_[input].emplace(entry->cols, needs[input], residual ? model_.config().hidden_size : 0);
+      stats_[input].emplace(entry->cols, needs[input], residual ? model_.config().hidden_size : 0,
+                            options_.compute);
       observed = true;
     }
     return observed;

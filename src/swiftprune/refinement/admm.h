@@ -29,11 +29,13 @@ class AdmmGram final : public PreparedGram {
  public:
   std::vector<float> norm;  // [I] n
   Matrix inverse;           // [I, I] P
-  double damping = 0.0;     // in use
+  // P again, in bf16, where the iteration multiplies so; else null.
+  std::unique_ptr<PackedWeight> rounded;
+  double damping = 0.0;  // in use
   int damping_raised = 0;
 };
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
-                      std::string_view tensor);
+                      std::string_view tensor, ComputeType compute = ComputeType::kF32);
 
 // The iteration by itself: start, then `step` with the target of that step (admm_target()), then the result.
 class AdmmIteration {
@@ -50,6 +52,7 @@ class AdmmIteration {
 
  private:
   void start(ConstMatrixView weight, Matrix& scaled) const;  // W'
+  void multiply();                                           // Y += ρ(Z - U)P
 
   const AdmmGram& gram_;
   const Backend& backend_;
@@ -58,6 +61,7 @@ class AdmmIteration {
   Matrix constant_;  // C
   Matrix y_;         // Y, then C + U between steps
   Matrix t_;         // Z - U
+  Matrix product_;   // (Z - U)P where P is in bf16
   Mask mask_;
 };
 

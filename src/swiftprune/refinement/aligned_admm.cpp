@@ -56,7 +56,7 @@ class AlignedAdmmRefiner final : public Refiner {
     auto prepared = std::make_unique<AlignedGram>();
     prepared->admm =
         prepare_admm(gram, {.steps = options_.steps, .ramp = options_.ramp, .energy_floor = kEnergyFloor},
-                     backend, tensor);
+                     backend, tensor, stats.compute);
     prepared->residual = stats.residual;
     prepared->moments = Matrix(n, n);
     const double alpha = stats.cross != nullptr ? options_.alpha : 0.0;

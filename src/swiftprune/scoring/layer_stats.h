@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "swiftprune/backend/backend.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune {
@@ -16,6 +17,7 @@ struct LayerStats {
   std::span<const double> sum{};          // [I] Σ_t x_tj
   const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
   const Matrix* sample = nullptr;         // [n, I] the first of the x_t
+  ComputeType compute = ComputeType::kF32;  // how the moments were multiplied, and refinements may
   // Where the dense model ran beside the pruned one, x being the pruned one's inputs; else null.
   const Matrix* cross = nullptr;  // [I, I] Σ_t x_dense,t x_tᵀ
   const Matrix* residual =

@@ -5,6 +5,7 @@
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/backend/cpu/attention.h"
 #include "swiftprune/backend/cpu/bf16_linear.h"
+#include "swiftprune/backend/cpu/bf16_products.h"
 #include "swiftprune/backend/cpu/kernels.h"
 #include "swiftprune/backend/cpu/products.h"
 #include "swiftprune/core/checked_math.h"
@@ -87,7 +88,14 @@ class CpuBackend final : public Backend {
                  MatrixView c) const override {
     cpu::matmul(a, b, b_transposed, alpha, beta, c);
   }
-  void do_add_gram(ConstMatrixView x, MatrixView gram) const override { cpu::add_gram(x, gram); }
+  void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const override {
+    const bool bf16 = compute == ComputeType::kBF16 && cpu::Bf16Linear::available();
+    bf16 ? cpu::add_gram_bf16(x, gram) : cpu::add_gram(x, gram);
+  }
+  void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType compute) const override {
+    const bool bf16 = compute == ComputeType::kBF16 && cpu::Bf16Linear::available();
+    bf16 ? cpu::add_cross_bf16(a, b, c) : cpu::add_cross(a, b, c);
+  }
   bool do_invert_spd(MatrixView a) const override { return cpu::invert_spd(a); }
 
   void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,

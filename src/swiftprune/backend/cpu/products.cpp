@@ -151,6 +151,14 @@ void add_gram(ConstMatrixView x, MatrixView gram) {
   });
 }
 
+void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c) {
+  for_tiles(c.rows, c.cols, kTile,
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+              sgemm(true, false, 1.0f, a.col_block(r0, rows), b.col_block(c0, cols), 1.0f,
+                    c.row_block(r0, rows).col_block(c0, cols));
+            });
+}
+
 // A⁻¹ = Wᵀ W with W = L⁻¹.
 bool invert_spd(MatrixView a) {
   if (!invert_cholesky(a)) return false;

@@ -18,6 +18,8 @@ void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha
 void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y);
 // gram [I, I] += xᵀ x on the tiles that touch the lower triangle
 void add_gram(ConstMatrixView x, MatrixView gram);
+// a [N, A], b [N, B] -> c [A, B] += aᵀ b
+void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c);
 bool invert_spd(MatrixView a);
 
 }  // namespace swiftprune::cpu

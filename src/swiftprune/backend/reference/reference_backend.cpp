@@ -36,6 +36,13 @@ double activated(Activation activation, double x) {
   return x;
 }
 
+// sum += Σ_n a_ni b_nj
+void add_dot(ConstMatrixView a, std::int64_t i, ConstMatrixView b, std::int64_t j, float& sum) {
+  double total = sum;
+  for (std::int64_t n = 0; n < a.rows; ++n) total += double{a.at(n, i)} * double{b.at(n, j)};
+  sum = static_cast<float>(total);
+}
+
 class ReferenceBackend final : public Backend {
  public:
   std::string_view name() const override { return "reference"; }
@@ -71,13 +78,14 @@ class ReferenceBackend final : public Backend {
     }
   }
 
-  void do_add_gram(ConstMatrixView x, MatrixView gram) const override {
+  void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType) const override {
     for (std::int64_t i = 0; i < x.cols; ++i) {
-      for (std::int64_t j = 0; j <= i; ++j) {
-        double sum = gram.at(i, j);
-        for (std::int64_t n = 0; n < x.rows; ++n) sum += double{x.at(n, i)} * double{x.at(n, j)};
-        gram.at(i, j) = static_cast<float>(sum);
-      }
+      for (std::int64_t j = 0; j <= i; ++j) add_dot(x, i, x, j, gram.at(i, j));
+    }
+  }
+  void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType) const override {
+    for (std::int64_t i = 0; i < a.cols; ++i) {
+      for (std::int64_t j = 0; j < b.cols; ++j) add_dot(a, i, b, j, c.at(i, j));
     }
   }
 
