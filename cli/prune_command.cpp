@@ -137,7 +137,7 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
       {"sparsity", f.sparsity},
       {"allocate", allocates(f, method_by_name(f.method)) ? "sensitivity" : "none"},
       {"pattern", f.pattern},
-      {"calibration", f.calibration.source()},
+      {"calibration", f.calibration.sources},
       {"field", f.calibration.field},
       {"windows", f.windows},
       {"seqlen", f.calibration.seqlen},

@@ -2,7 +2,7 @@
 """Prunes a model by every method and pattern, measures each result, and writes the table into docs/evaluation.md
 (between the two `results` comments).
 
-  tools/results_page.py build/release/swiftprune MODEL --calibration C4 --text TEXT --work FOLDER [--windows 8]
+  tools/results_page.py build/release/swiftprune MODEL --calibration C4 --text TEXT --work FOLDER [--windows 8] [--device cuda]
 
 Models are removed once measured; their numbers stay in FOLDER/results.jsonl, so that an interrupted run goes on.
 """
@@ -15,7 +15,7 @@ import subprocess
 import time
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-PATTERNS = {"30 %": ["--sparsity", "0.3"], "50 %": ["--sparsity", "0.5"], "70 %": ["--sparsity", "0.7"],
+PATTERNS = {"50 %": ["--sparsity", "0.5"], "60 %": ["--sparsity", "0.6"], "70 %": ["--sparsity", "0.7"],
             "4:8": ["--pattern", "4:8"], "2:4": ["--pattern", "2:4"]}
 
 
@@ -26,7 +26,7 @@ def run_json(command):
 def evaluate(arguments, folder):
     return run_json([arguments.swiftprune, "eval", str(folder), "--text", arguments.text, "--windows",
                      str(arguments.eval_windows), "--seqlen", str(arguments.eval_seqlen), "--compute", arguments.compute,
-                     "--json", "--quiet"])
+                     "--device", arguments.device, "--json", "--quiet"])
 
 
 def measure(arguments, method, pattern):
@@ -34,7 +34,9 @@ def measure(arguments, method, pattern):
     shutil.rmtree(folder, ignore_errors=True)
     command = [arguments.swiftprune, "prune", arguments.model, "--out", str(folder), "--method", method,
                *PATTERNS[pattern], "--calibration", arguments.calibration, "--seqlen", str(arguments.seqlen),
-               "--windows", str(arguments.windows or 1), "--compute", arguments.compute, "--json", "--quiet"]
+               "--compute", arguments.compute, "--device", arguments.device, "--json", "--quiet"]
+    if arguments.windows:
+        command += ["--windows", str(arguments.windows)]
     start = time.time()
     record = run_json(command)
     seconds = time.time() - start
@@ -46,6 +48,12 @@ def measure(arguments, method, pattern):
 
 def number(value):
     return f"{value:.2e}" if value >= 1e5 else f"{value:.0f}" if value >= 1000 else f"{value:.{1 if value >= 100 else 2}f}"
+
+
+def machine(dense):
+    if dense["device"] != "cpu":
+        return dense["device"]
+    return f"{dense['threads']} threads, {dense['instruction_set']}"
 
 
 def windows(count):
@@ -70,13 +78,13 @@ def table(arguments, dense, results, methods):
              f"Model: {pathlib.Path(arguments.model).name}; dense perplexity **{number(dense['perplexity'])}**. "
              f"Text: {pathlib.Path(arguments.text).name}, {windows(arguments.eval_windows)} of {arguments.eval_seqlen} tokens "
              f"(Hugging Face / GPTQ convention, {arguments.compute}). Calibration: {pathlib.Path(arguments.calibration).name}, "
-             f"{windows(arguments.windows or 1)} of {arguments.seqlen} tokens for every method. {dense['threads']} threads, "
-             f"{dense['instruction_set']}; {datetime.date.today().isoformat()}. In brackets: seconds to prune, reading and "
-             "writing included.", "",
-             "| method | " + " | ".join(arguments.patterns) + " |", "|---" * (len(arguments.patterns) + 1) + "|"]
+             f"windows of {arguments.seqlen} tokens. {machine(dense)}; {datetime.date.today().isoformat()}. "
+             "In brackets: seconds to prune, reading and writing included.", "",
+             "| method | windows | " + " | ".join(arguments.patterns) + " |", "|---" * (len(arguments.patterns) + 2) + "|"]
     best = {p: min((r["perplexity"] for (m, q), r in results.items() if q == p), default=None) for p in arguments.patterns}
     for method in methods:
-        cells = []
+        counts = sorted({r["windows"] for (m, p), r in results.items() if m == method and p in arguments.patterns})
+        cells = [", ".join(map(str, counts)) or "–"]
         for pattern in arguments.patterns:
             result = results.get((method, pattern))
             if result is None:
@@ -88,7 +96,7 @@ def table(arguments, dense, results, methods):
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
     lines += ["", paper_sentence(results)] if paper_sentence(results) else [""]
     command = (f"tools/results_page.py build/release/swiftprune MODEL --calibration C4 --text TEXT --work FOLDER "
-               f"--windows {arguments.windows or 1} --seqlen {arguments.seqlen} --eval-windows {arguments.eval_windows} "
+               f"{f'--windows {arguments.windows} ' if arguments.windows else ''}--device {arguments.device} --seqlen {arguments.seqlen} --eval-windows {arguments.eval_windows} "
                f"--eval-seqlen {arguments.eval_seqlen} --compute {arguments.compute}")
     return "\n".join(lines + [f"`{command}`", END]) + "\n"
 
@@ -110,11 +118,12 @@ def main():
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--text", required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--windows", type=int, default=8, help="calibration windows of every method")
+    parser.add_argument("--windows", type=int, help="calibration windows of every method; default: each method's own number")
     parser.add_argument("--seqlen", type=int, default=2048)
     parser.add_argument("--eval-windows", type=int, default=32)
     parser.add_argument("--eval-seqlen", type=int, default=2048)
     parser.add_argument("--compute", default="auto")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--methods", nargs="+", help="default: all but random")
     parser.add_argument("--patterns", nargs="+", default=list(PATTERNS), choices=list(PATTERNS))
     parser.add_argument("--doc", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent / "docs" / "evaluation.md")

@@ -25,7 +25,7 @@ using ::testing::Not;
 constexpr const char* kRecord =
     R"({"swiftprune": "9", "method": "<i>own</i>", "weights_changed": false, "tensors": [],
   "command": {"model": "my dense", "out": "o", "pattern": "2:4", "sparsity": 0.5, "skip": ["*.k_proj.weight"],
-              "plan": "", "sequential": true},
+              "calibration": ["a.txt", "b.jsonl"], "plan": "", "sequential": true},
   "calibration": {"source": "c4.u16", "windows": 2, "seqlen": 64},
   "seconds": {"load": 1.5, "calibrate": 2.0, "refine": 0.25, "total": 4.0}})";
 
@@ -79,7 +79,8 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_EQ(s.stage_seconds, (std::vector<std::pair<std::string, double>>{
                                  {"load", 1.5}, {"calibrate", 2.0}, {"refine", 0.25}}));
   EXPECT_EQ(shell_command(s.prune_command),
-            "swiftprune prune 'my dense' --out o --pattern 2:4 --sequential --skip '*.k_proj.weight'");
+            "swiftprune prune 'my dense' --calibration a.txt --calibration b.jsonl --out o --pattern 2:4 "
+            "--sequential --skip '*.k_proj.weight'");
 
   const auto packed = Model::open(folder_.path() / "packed");
   const ModelSummary p = summarize_model(*packed, "packed");
@@ -187,6 +188,7 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
     EXPECT_THAT(html.substr(at, 400), HasSubstr(fmt::format("<title id=\"chart{}-t\">", pictures)));
   }
   EXPECT_EQ(pictures, 1u + 3u + 2u + 1u);  // curve, blocks, mask, stages
+  EXPECT_THAT(html, HasSubstr("the forwards alone of Wanda and SparseGPT as published"));
 
   const std::string markdown = to_markdown(report);
   EXPECT_THAT(markdown, HasSubstr("| half | <i>own</i> | 2:4 | 50.0 % |"));

@@ -306,6 +306,19 @@ class Page {
         "machine.</p>\n"
         "<figure>\n{}</figure>\n",
         stage_bars(chart("Seconds of each stage", description), stages, bars));
+    peers();
+  }
+
+  // What the procedures of the literature would spend on their forwards alone, at the speed measured here.
+  void peers() {
+    constexpr double kPublishedTokens = 128.0 * 2048.0;  // arXiv 2306.11695 and 2301.00774
+    constexpr double kForwards = 2.0;                    // one collects, one feeds the next block
+    const auto& speed = report_.models.front().forward_tokens_per_second;
+    if (!speed || *speed <= 0.0) return;
+    put("<p>For comparison: the forwards alone of Wanda and SparseGPT as published (128 windows of 2048 "
+        "tokens, "
+        "two forwards of each) would take {} s here, computed from the dense model's {} tokens/s.</p>\n",
+        short_number(kForwards * kPublishedTokens / *speed), short_number(*speed));
   }
 
   void guesses(std::string_view title, const std::vector<std::pair<std::string, double>>& tokens) {
