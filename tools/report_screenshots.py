@@ -34,7 +34,7 @@ def main():
                     problems.append(f"{scheme} {name}: the page is {found} pixels wide, the window {width}")
                 page.screenshot(path=arguments.folder / f"{scheme}-{name}.png", full_page=True)
                 if scheme == "light" and name == "desktop":
-                    page.pdf(path=arguments.folder / "print.pdf", format="A4")
+                    page.pdf(path=arguments.folder / "print.pdf", prefer_css_page_size=True)
                 page.close()
         browser.close()
     for problem in problems:

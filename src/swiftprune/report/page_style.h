@@ -78,9 +78,10 @@ details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; 
   .cards th { grid-column: 1 / -1; position: static; background: none; white-space: normal; overflow-wrap: anywhere; font-size: 1rem; }
   .cards td::before { content: attr(data-label); color: var(--muted); font-weight: 400; text-align: left; }
   .cards td small { flex: 1 0 100%; } .cards tr.best { background: var(--soft); } }
+@page { size: A4; margin: 1.4cm; }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --muted: #444; --line: #bbb; --soft: #eee; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } table { font-size: 7.5pt; } th, td { padding: .25rem .35rem; }
-  .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2, h3, h4 { break-after: avoid; }
   figure, .verdict { break-inside: avoid; } svg.chart { width: 34rem; } }
 )css";
 
