@@ -104,6 +104,17 @@ TEST_F(LinearTest, DenseAndBitmapMatchReference) {
   }
 }
 
+// Light panels: a task takes as many as it may.
+TEST_F(LinearTest, ManyPanelsATask) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const TestWeight weight = random_weight(1041, 40, dtype, 0.9);
+    for (const PackedKind kind : {PackedKind::kDense16, PackedKind::kBitmap16, PackedKind::kDenseInt8,
+                                  PackedKind::kBitmapInt8, PackedKind::kBlock16}) {
+      check_all_batches(weight, {kind});
+    }
+  }
+}
+
 TEST_F(LinearTest, NmMatchesReference) {
   const std::pair<int, int> kGroups[] = {{2, 4}, {1, 4}, {3, 4}, {4, 8}, {1, 8}, {3, 8}, {2, 16}, {5, 16}};
   for (const auto& [n, m] : kGroups) {

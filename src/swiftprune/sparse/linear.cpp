@@ -20,18 +20,23 @@ using namespace sparse_kernels;
 
 constexpr std::int64_t kBytesPerTask = 128 * 1024;  // of weights: long beside the cost of handing it out
 constexpr std::int64_t kMaxPanelsPerTask = 32;
-constexpr int kMaxDecodeTokens = 4;                // of any table
+constexpr int kMaxDecodeTokens = 8;                // of one call, in any table
 constexpr std::int64_t kMaxInt8DecodeTokens = 16;  // above, products with tiles are faster
 constexpr std::int64_t kTilePairs = 128;           // columns of a tile / 2: three float panels fill 48 KB
 constexpr std::int64_t kTokensPerPass = 512;       // of a product with tiles: bounds the copy of x
 
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
+    const auto checked = [](const Table& table) -> const Table& {
+      expect(std::max(table.decode_tokens, table.decode_int8_tokens) <= kMaxDecodeTokens,
+             "the sums of a decode call fit");
+      return table;
+    };
     const CpuFeatures& cpu = cpu_features();
-    if (cpu.avx512_bf16 && avx512_bf16_table() != nullptr) return *avx512_bf16_table();
-    if (cpu.avx512 && avx512_table() != nullptr) return *avx512_table();
-    if (cpu.avx2 && avx2_table() != nullptr) return *avx2_table();
-    return kBaselineTable;
+    if (cpu.avx512_bf16 && avx512_bf16_table() != nullptr) return checked(*avx512_bf16_table());
+    if (cpu.avx512 && avx512_table() != nullptr) return checked(*avx512_table());
+    if (cpu.avx2 && avx2_table() != nullptr) return checked(*avx2_table());
+    return checked(kBaselineTable);
   }();
   return chosen;
 }
