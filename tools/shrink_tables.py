@@ -3,7 +3,7 @@
 perplexity of each result and writes the tables as Markdown.
 
   tools/shrink_tables.py build/release/swiftprune MODEL --ids IDS --eval-ids IDS --work FOLDER -o TABLE.md
-      [--windows 8] [--eval-windows 8] [--eval-seqlen 512] [--threads 2]
+      [--windows 8] [--eval-windows 8] [--eval-seqlen 512] [--threads 2] [--main]
 
 Results are removed once measured; their numbers stay in FOLDER/results.jsonl, so that an interrupted run goes on.
 A combination that the model's family has no room for (a bias where config.json knows none) is left out of the table.
@@ -24,17 +24,23 @@ REMOVED_LAYERS = [3, 6, 9]
 USAGE_ERROR = 2
 
 
-def jobs(num_layers):
-    """(kind, options) in the order of what the tables say first."""
-    main = [OURS, ("contribution", "none"), *PUBLISHED, ("flap", "none")]
-    every = [(s, c) for s in SCORES for c in COMPENSATIONS]
-    for score, compensation in main + [pair for pair in every if pair not in main]:
+def jobs(num_layers, everything):
+    """The options of each run, in the order of what the tables say first."""
+    pairs = [OURS, *PUBLISHED, ("contribution", "none"), ("flap", "none")]
+    for score, compensation in pairs:
         for ratio in RATIOS:
             yield {"units": "mlp", "ratio": ratio, "score": score, "compensate": compensation}
     for compensation in ["none", "aligned"]:
         for count in REMOVED_LAYERS:
             for choice in ["greedy", "influence"]:
                 yield {"units": "layers", "ratio": count / num_layers, "layers-by": choice, "compensate": compensation}
+    if not everything:
+        return
+    for score in SCORES:
+        for compensation in COMPENSATIONS:
+            for ratio in RATIOS:
+                if (score, compensation) not in pairs:
+                    yield {"units": "mlp", "ratio": ratio, "score": score, "compensate": compensation}
 
 
 def run_json(command):
@@ -128,6 +134,7 @@ def main():
     parser.add_argument("--eval-windows", type=int, default=8)
     parser.add_argument("--eval-seqlen", type=int, default=512)
     parser.add_argument("--compute", default="bf16")
+    parser.add_argument("--main", action="store_true", help="only ours, the published methods and layers")
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -141,7 +148,7 @@ def main():
         with journal.open("a") as file:
             file.write(json.dumps({"options": {}, "perplexity": dense}) + "\n")
     results = [r for r in results if r["options"]]
-    for options in jobs(num_layers):
+    for options in jobs(num_layers, not a.main):
         if any(r["options"] == options for r in results):
             continue
         results.append({"options": options, **measure(a, options)})
