@@ -1,4 +1,5 @@
 // swiftprune compare: what pruning cost, against the dense model, on own text and own prompts.
+#include <algorithm>
 #include <memory>
 
 #include <fmt/format.h>
@@ -142,8 +143,12 @@ void run(const CompareFlags& flags) {
 
   ComparisonReport report = compare(input, *backend);
   for (const ModelReport& model : report.models) {
-    if (!model.summary.prune_command.empty())
-      report.commands.push_back(shell_command(model.summary.prune_command));
+    for (const ModelStep& step : model.summary.steps) {
+      const std::string line = shell_command(step.command);
+      const bool known =
+          std::find(report.commands.begin(), report.commands.end(), line) != report.commands.end();
+      if (!line.empty() && !known) report.commands.push_back(line);
+    }
   }
   report.commands.push_back(shell_command(arguments_of(flags)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));

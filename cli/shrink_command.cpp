@@ -8,6 +8,7 @@
 #include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
@@ -94,6 +95,12 @@ Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
           {"num_hidden_layers", shape.layers}};
 }
 
+Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensation compensation) {
+  Json names = Json::array();
+  for (const LinearInput output : added_biases(model, shape, compensation)) names.push_back(name_of(output));
+  return names;
+}
+
 Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const ShapeChoice& choice,
                         const ShrinkResult& result, const TokenWindows& windows, Compensation compensation,
                         std::int64_t parameters) {
@@ -113,6 +120,7 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
       {"family", m.family},
       {"weights_changed", compensation != Compensation::kNone},
       {"compensation", name_of(compensation)},
+      {"added_biases", biases_json(m, choice.shape, compensation)},
       {"dense", shape_json(m, shape_of(m))},
       {"shape", shape_json(m, choice.shape)},
       {"removed_layers", choice.removed_layers},
@@ -166,9 +174,12 @@ void run(const ShrinkFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const auto backend = make_cpu_backend();
   const auto model = Model::open(flags.model);
+  check_shrinkable(*model);
+  check_new_folder(flags.out);
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
-  if (flags.compensate != "auto") options.compensation = parse_compensation(flags.compensate);
+  options.compensation =
+      flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
   options.compute = parse_compute(flags.compute, *backend);
   options.progress = terminal_progress(flags.common);
@@ -178,7 +189,10 @@ void run(const ShrinkFlags& flags) {
   request.units = parse_units(flags.units);
   request.align = flags.align;
   request.ratio = wanted_ratio(flags, *model, *backend, options.compute, decode);
-  shapes_for(model->config(), request);  // a wrong request costs nothing
+  // A wrong request costs nothing.
+  for (const ShrinkShape& shape : shapes_for(model->config(), request)) {
+    added_biases(model->config(), shape, options.compensation);
+  }
   const TokenWindows windows = calibration_windows(*model, *backend, flags.calibration, flags.windows, false,
                                                    options.compute, options.progress);
   ShapeChoiceOptions choice_options;
@@ -188,11 +202,12 @@ void run(const ShrinkFlags& flags) {
   ShapeChoice choice = choose_shape(*model, *backend, request, windows, choice_options);
   choice.measured.update(decode);
   // Only what runs beside the dense model can make up for layers that are gone.
-  if (flags.compensate == "auto") {
-    options.compensation = choice.removed_layers.empty() ? Compensation::kRefit : Compensation::kAligned;
+  if (flags.compensate == "auto" && !choice.removed_layers.empty()) {
+    options.compensation = Compensation::kAligned;
   }
 
-  ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out);
+  const std::vector<LinearInput> biases = added_biases(model->config(), choice.shape, options.compensation);
+  ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
   const ShrinkResult result =
       shrink(*model, *backend, choice.shape, choice.removed_layers, windows, options, output);
   const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
@@ -237,7 +252,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::IsMember({"greedy", "influence"}));
   command
       .add_option("--compensate", f.compensate,
-                  "What is left: none (as it is), bias (means of what went, where there are biases), refit "
+                  "What is left: none (as it is), bias (means of what went, in biases that "
+                  "config.json of the family allows), refit "
                   "(output projections by least squares), aligned (all linears, towards the dense model; two "
                   "forwards), auto (aligned when layers go, else refit)")
       ->capture_default_str();

@@ -185,6 +185,85 @@ TEST_P(ShrinkOne, BiasTakesTheMean) {
   EXPECT_EQ(without, dense);
 }
 
+// FLAP's compensation in a family that has no biases but whose config.json can switch them on.
+TEST(Shrink, AddsABiasWhereTheFamilyAllowsOne) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("llama3"));
+  const auto backend = make_cpu_backend();
+  const TokenWindows windows = random_windows(*model);
+  ShrinkShape shape = shape_of(model->config());
+  shape.channels = 20;
+  ShrinkOptions options;
+  const auto shrink_with = [&](Compensation compensation, const std::string& name) {
+    options.compensation = compensation;
+    const auto biases = added_biases(model->config(), shape, compensation);
+    ShrunkCheckpoint output(*model, shape, {}, dir.path() / name, biases);
+    shrink(*model, *backend, shape, {}, windows, options, output);
+    output.finish({{"method", "shrink"}});
+    return Model::open(dir.path() / name);
+  };
+  const auto bias = shrink_with(Compensation::kBias, "bias"), none = shrink_with(Compensation::kNone, "none");
+  EXPECT_EQ(read_json(dir.path() / "bias/config.json").at("mlp_bias"), true);
+  EXPECT_EQ(read_json(dir.path() / "bias/config.json").value("attention_bias", false), false);
+  const LinearTensors& down = bias->config().blocks[0].down;
+  EXPECT_TRUE(down.bias);
+  EXPECT_FALSE(bias->config().blocks[0].attention_output.bias);
+  EXPECT_FALSE(none->config().blocks[0].down.bias);
+  for (const LinearTensors& up : bias->config().blocks[0].up) {
+    EXPECT_THAT(bias->checkpoint().load_vector(up.name + ".bias", 20), ::testing::Each(0.0f));
+  }
+  // By hand: the mean output of the first MLP's channels that are gone.
+  const std::vector<float> found = bias->checkpoint().load_vector(down.name + ".bias", down.outputs);
+  const auto mean_output = [&](const Model& m) {
+    Matrix hidden = m.embed_windows(windows, 0, windows.num_windows());
+    DecoderBlock block = m.load_block(0);
+    block.pack(*backend, ComputeType::kF32);
+    std::vector<double> mean(static_cast<std::size_t>(down.outputs), 0.0);
+    BlockForwardOptions forward;
+    forward.sequence_length = windows.seqlen;
+    const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
+      if (input != LinearInput::kMlpOutput) return;
+      const Matrix y = block.project(*backend, input, x);
+      for (std::int64_t r = 0; r < y.rows(); ++r) {
+        for (std::int64_t c = 0; c < y.cols(); ++c) {
+          mean[static_cast<std::size_t>(c)] += double{y.at(r, c)} / static_cast<double>(y.rows());
+        }
+      }
+    };
+    forward.observer = &observer;
+    block.forward(*backend, m.rope_tables(windows.seqlen), hidden.view(), forward);
+    return mean;
+  };
+  const std::vector<double> dense = mean_output(*model), with = mean_output(*bias),
+                            without = mean_output(*none);
+  constexpr double kRounding = 1e-3;  // of a bf16 bias below 0.25
+  for (std::size_t o = 0; o < found.size(); ++o) {
+    EXPECT_NEAR(found[o], dense[o] - without[o], kRounding);
+    EXPECT_NEAR(with[o], dense[o], kRounding);
+  }
+}
+
+TEST(Shrink, NamesFamiliesWithoutRoomForABias) {
+  const auto bad = [](const char* name, const char* text) {
+    const ModelConfig model = Model::open(tiny(name))->config();
+    ShrinkShape shape = shape_of(model);
+    EXPECT_THAT(added_biases(model, shape, Compensation::kBias), ::testing::IsEmpty());  // nothing goes
+    shape.channels -= 4;
+    EXPECT_THAT(added_biases(model, shape, Compensation::kRefit), ::testing::IsEmpty());
+    test::expect_error(
+        ErrorKind::kUsage, [&] { added_biases(model, shape, Compensation::kBias); },
+        "--compensate: found bias", text);
+  };
+  bad("mistral", "model.layers.0.mlp.down_proj has no room: config.json of the family mistral");
+  bad("gemma2", "expected none, refit or aligned");
+  bad("qwen3", "expected none, refit or aligned");
+  const ModelConfig biased = Model::open(tiny("llama_bias"))->config();
+  ShrinkShape shape = shape_of(biased);
+  shape.channels -= 4;
+  EXPECT_THAT(added_biases(biased, shape, Compensation::kBias),
+              ::testing::IsEmpty());  // there are some already
+}
+
 TEST(ShrunkCheckpoint, ConfigNamesTheNewSizes) {
   const TempDir dir;
   const auto model = Model::open(tiny("llama3"));

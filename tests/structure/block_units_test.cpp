@@ -42,6 +42,13 @@ TEST(BlockUnits, SeparateLinears) {
   EXPECT_THAT(kept_columns(m, LinearInput::kMlpOutput, kept), ElementsAre(1, 3));
 }
 
+TEST(BlockUnits, PartsOfTheBlock) {
+  EXPECT_EQ(output_of(LinearInput::kAttention), LinearInput::kAttentionOutput);
+  EXPECT_EQ(output_of(LinearInput::kAttentionOutput), LinearInput::kAttentionOutput);
+  EXPECT_EQ(output_of(LinearInput::kMlp), LinearInput::kMlpOutput);
+  EXPECT_EQ(output_of(LinearInput::kMlpOutput), LinearInput::kMlpOutput);
+}
+
 // phi3: 3 heads of 8, key and value heads as many; gate over up with 40 channels.
 TEST(BlockUnits, FusedLinears) {
   const ModelConfig m = config_of("phi3");

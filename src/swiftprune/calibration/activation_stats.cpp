@@ -12,6 +12,7 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kSampledTokens = 1024;
+constexpr std::int64_t kColumnChunk = 128;  // columns whose sums one task holds
 
 // [T, K]: (a_t - b_t)·√weights_t; no b: a_t·√weights_t.
 Matrix weighted_difference(ConstMatrixView a, const ConstMatrixView* b, std::span<const float> roots) {
@@ -76,9 +77,11 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
       ewma_energy_[i] += weight * (window_energy[i] - ewma_energy_[i]);
   }
   if (needs_.sum) {
-    for (std::int64_t n = 0; n < x.rows; ++n) {
-      for (std::int64_t i = 0; i < x.cols; ++i) sum_[static_cast<std::size_t>(i)] += double{x.at(n, i)};
-    }
+    parallel_for(x.cols, kColumnChunk, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t n = 0; n < x.rows; ++n) {
+        for (std::int64_t i = first; i < last; ++i) sum_[static_cast<std::size_t>(i)] += double{x.at(n, i)};
+      }
+    });
   }
   if (needs_.gram) backend.add_gram(x, gram_.view(), compute_);
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));

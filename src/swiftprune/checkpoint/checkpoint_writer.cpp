@@ -64,7 +64,27 @@ std::uint64_t bytes_of(const PlannedTensor& tensor) {
   return *bytes;
 }
 
+// Its absolute path.
+fs::path new_folder(const fs::path& wanted) {
+  std::error_code error;
+  fs::path folder = fs::absolute(wanted).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  if (fs::exists(folder, error)) {
+    if (!fs::is_directory(folder, error)) {
+      bad_input("{}: found a file, expected a new folder for the model", wanted.string());
+    }
+    if (!fs::is_empty(folder, error) || error) {
+      bad_input("{}: the folder is not empty; choose a new one, nothing is overwritten", wanted.string());
+    }
+    folder = fs::canonical(folder);
+  }
+  if (!folder.has_filename()) bad_input("{}: expected a new folder for the model", wanted.string());
+  return folder;
+}
+
 }  // namespace
+
+void check_new_folder(const fs::path& folder) { new_folder(folder); }
 
 void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes) {
   std::vector<std::size_t> shard_of(plan.size());
@@ -114,22 +134,6 @@ struct CheckpointWriter::Impl {
            p = p.parent_path()) {
       }
     }
-  }
-
-  void set_folder(const fs::path& wanted) {
-    std::error_code error;
-    folder = fs::absolute(wanted).lexically_normal();
-    if (!folder.has_filename()) folder = folder.parent_path();
-    if (fs::exists(folder, error)) {
-      if (!fs::is_directory(folder, error)) {
-        bad_input("{}: found a file, expected a new folder for the model", wanted.string());
-      }
-      if (!fs::is_empty(folder, error) || error) {
-        bad_input("{}: the folder is not empty; choose a new one, nothing is overwritten", wanted.string());
-      }
-      folder = fs::canonical(folder);
-    }
-    if (!folder.has_filename()) bad_input("{}: expected a new folder for the model", wanted.string());
   }
 
   void make_temporary() {
@@ -274,7 +278,7 @@ CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> p
     : impl_(std::make_unique<Impl>()) {
   expect(!plan.empty(), "CheckpointWriter: tensors to write");
   impl_->leftover = leftover;
-  impl_->set_folder(folder);
+  impl_->folder = new_folder(folder);
   impl_->make_temporary();
   impl_->create_files(impl_->lay_out(std::move(plan)));
 }

@@ -39,6 +39,10 @@ enum class Leftover {
   kContinue,  // what stands there is taken over, if it was laid out for the same plan
 };
 
+// Before the work that is to go there: throws Error{kBadInput} when `folder` exists and is not an empty
+// folder.
+void check_new_folder(const std::filesystem::path& folder);
+
 class CheckpointWriter {
  public:
   // Throws Error{kBadInput} when `folder` exists and is not an empty folder, Error{kFailure} when the disk is

@@ -23,6 +23,7 @@ namespace {
 void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
   const std::string_view kv_key = "num_key_value_heads";
   m.num_kv_heads = m.num_heads;
+  m.has_head_size_field = defaults.reads_heads;
   if (defaults.reads_heads && !c.is_null(kv_key)) {
     m.num_kv_heads = c.integer(kv_key, defaults.num_kv_heads.value_or(m.num_heads));
   }

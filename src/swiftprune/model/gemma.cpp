@@ -17,6 +17,8 @@ namespace {
 
 void read_gemma(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
   read_common(c, defaults, m);
+  m.heads_divide_hidden_size = true;
+  m.attention_bias_field = "attention_bias";
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.norm_gain_offset = 1.0f;
   m.activation = read_activation(c, "hidden_activation", "gelu_pytorch_tanh");
@@ -31,7 +33,7 @@ void read_gemma(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
 
 BlockConfig gemma_block(const ConfigReader& c, const ModelConfig& m, const std::string& prefix) {
   BlockConfig b = llama_block(m, prefix);
-  const bool bias = c.boolean("attention_bias", false);
+  const bool bias = c.boolean(m.attention_bias_field, false);
   set_attention_bias(bias, bias, b);
   b.post_attention_norm = NormTensors{prefix + "post_attention_layernorm.weight", ""};
   b.mlp_norm.gain = prefix + "pre_feedforward_layernorm.weight";

@@ -15,12 +15,15 @@ ModelConfig configure(const nlohmann::json& json) {
   ModelConfig m;
   m.family = "llama";
   read_common(c, {}, m);
+  m.heads_divide_hidden_size = true;
+  m.attention_bias_field = "attention_bias";
+  m.mlp_bias_field = "mlp_bias";
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.activation = read_activation(c, "hidden_act", "silu");
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
   set_llama_ends(c, false, m);
-  const bool attention_bias = c.boolean("attention_bias", false);
-  const bool mlp_bias = c.boolean("mlp_bias", false);
+  const bool attention_bias = c.boolean(m.attention_bias_field, false);
+  const bool mlp_bias = c.boolean(m.mlp_bias_field, false);
   const std::int64_t num_layers = read_num_layers(c);
   for (std::int64_t i = 0; i < num_layers; ++i) {
     BlockConfig b = llama_block(m, fmt::format("model.layers.{}.", i));

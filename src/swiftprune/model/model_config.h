@@ -77,6 +77,11 @@ struct ModelConfig {
   std::int64_t intermediate_size = 0;
   std::string intermediate_field = "intermediate_size";  // its name in config.json, for messages
   std::int64_t max_positions = 0;
+  // What config.json can say of the family's models at other sizes (structure/).
+  bool has_head_size_field = true;        // "head_dim"; else it is hidden_size / num_attention_heads
+  bool heads_divide_hidden_size = false;  // transformers refuses other numbers of heads
+  // The boolean that gives all linears of attention or MLP a bias; empty where the family knows none.
+  std::string attention_bias_field, mlp_bias_field;
   bool needs_bos = false;  // the model was trained with BOS before everything and fails without it (Gemma)
 
   NormKind norm = NormKind::kRms;

@@ -18,13 +18,14 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   CommonDefaults defaults{.max_positions = 32768, .num_kv_heads = 32};
   if (third) defaults.head_size = 128;
   read_common(c, defaults, m);
+  if (third) m.attention_bias_field = "attention_bias";
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.activation = read_activation(c, "hidden_act", "silu");
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
   set_llama_ends(c, false, m);
   const std::int64_t window = c.boolean("use_sliding_window", false) ? read_sliding_window(c, 4096) : 0;
   const std::int64_t first_window_layer = c.integer("max_window_layers", 28, 0);
-  const bool attention_bias = third && c.boolean("attention_bias", false);
+  const bool attention_bias = third && c.boolean(m.attention_bias_field, false);
   const std::int64_t num_layers = read_num_layers(c);
   const std::vector<bool> sliding =
       read_sliding_layers(c, num_layers, [&](std::int64_t i) { return i >= first_window_layer; });

@@ -4,10 +4,17 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/forward.h"
 
 namespace swiftprune {
+
+namespace {
+
+constexpr std::int64_t kRowsATask = 64;
+
+}  // namespace
 
 using enum LinearInput;
 
@@ -16,7 +23,9 @@ OneStream::OneStream(const Model& model, const Backend& backend, const TokenWind
       backend_(backend),
       windows_(windows),
       ropes_(model.rope_tables(windows.seqlen)),
-      hidden_(model.embed_windows(windows, 0, windows.num_windows())) {}
+      hidden_(model.embed_windows(windows, 0, windows.num_windows())),
+      inner_(hidden_.rows(), std::max(model.config().num_heads * model.config().head_size,
+                                      model.config().intermediate_size)) {}
 
 void OneStream::start_block(const DecoderBlock& block) {
   block_ = &block;
@@ -37,7 +46,6 @@ void OneStream::collect(LinearInput output, ActivationStats* stats) {
   const Matrix& source = from_input ? block_input_ : hidden_;
   BlockForwardOptions options;
   options.sequence_length = windows_.seqlen;
-  inner_ = Matrix();
   for_rows([&](std::int64_t first, std::int64_t rows) {
     const ConstMatrixView hidden = source.view().row_block(first, rows);
     const Matrix x = output == kMlpOutput
@@ -47,8 +55,10 @@ void OneStream::collect(LinearInput output, ActivationStats* stats) {
     for (std::int64_t row = 0; stats != nullptr && row < rows; row += windows_.seqlen) {
       stats->add_window(backend_, x.view().row_block(row, windows_.seqlen));
     }
-    if (inner_.empty()) inner_ = Matrix(hidden_.rows(), x.cols());
-    std::copy_n(x.data(), x.numel(), inner_.row(first));
+    inner_size_ = x.cols();
+    parallel_for(rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) std::copy_n(x.row(r), x.cols(), inner_.row(first + r));
+    });
   });
 }
 
@@ -59,7 +69,8 @@ void OneStream::finish_block() {
 
 void OneStream::add_output(LinearInput which) {
   for_rows([&](std::int64_t first, std::int64_t rows) {
-    Matrix out = block_->project(backend_, which, std::as_const(inner_).view().row_block(first, rows));
+    const ConstMatrixView inner = std::as_const(inner_).view().col_block(0, inner_size_);
+    Matrix out = block_->project(backend_, which, inner.row_block(first, rows));
     block_->add_output(backend_, which, out.view(), hidden_.view().row_block(first, rows));
   });
 }

@@ -32,8 +32,9 @@ class OneStream {
   const TokenWindows& windows_;
   std::vector<RopeTable> ropes_;
   const DecoderBlock* block_ = nullptr;
-  Matrix hidden_;       // [N, hidden]
-  Matrix inner_;        // [N, I] input of the current output projection
+  Matrix hidden_;  // [N, hidden]
+  Matrix inner_;   // [N, largest I] input of the current output projection, in the first columns
+  std::int64_t inner_size_ = 0;
   Matrix block_input_;  // what the MLP reads with a parallel residual; else empty
 };
 

@@ -55,10 +55,19 @@ class BlockShrinker {
         windows_(windows),
         options_(options),
         output_(output),
-        scorer_(unit_scorer(options.score)) {}
+        scorer_(unit_scorer(options.score)),
+        added_biases_(added_biases(model.config(), shape, options.compensation)) {}
 
   ShrinkResult run() {
-    const Stopwatch total(result_.seconds.total);
+    {
+      const Stopwatch total(result_.seconds.total);
+      run_blocks();
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void run_blocks() {
     {
       const Stopwatch watch(result_.seconds.forward);
       if (aligned()) {
@@ -73,10 +82,8 @@ class BlockShrinker {
       run_block(layer, layer + 1 < layers);
       options_.progress("shrink", layer + 1, layers);
     }
-    return std::move(result_);
   }
 
- private:
   bool aligned() const { return options_.compensation == Compensation::kAligned; }
 
   void run_block(std::int64_t layer, bool more_to_come) {
@@ -88,6 +95,7 @@ class BlockShrinker {
       if (aligned()) dense.emplace(model_.load_block(layer));
       block.emplace(model_.load_block(layer));
       if (removed) silence(*block);
+      add_biases(*block);
     }
     {
       const Stopwatch watch(result_.seconds.forward);
@@ -112,16 +120,26 @@ class BlockShrinker {
     model_.release_block(layer);
   }
 
+  void add_biases(DecoderBlock& block) const {
+    for (BlockLinear& linear : block.linears()) {
+      const LinearInput output = output_of(linear.tensors.input);
+      if (linear.tensors.bias || std::count(added_biases_.begin(), added_biases_.end(), output) == 0)
+        continue;
+      linear.tensors.bias = true;
+      linear.bias.assign(static_cast<std::size_t>(linear.tensors.outputs), 0.0f);
+    }
+  }
+
   void run_input(DecoderBlock& block, LinearInput input, bool removed, ShrunkBlock& shrunk) {
     std::optional<ActivationStats> stats;
-    if (!removed) stats = make_stats(block, input);
+    if (!removed && changes(input)) stats = make_stats(block, input);
     {
       const Stopwatch watch(result_.seconds.forward);
       aligned() ? two_->collect(input, stats ? &*stats : nullptr)
                 : one_->collect(input, stats ? &*stats : nullptr);
       if (stats) stats->finish(fmt::format("block {}, {}", shrunk.layer, name_of(input)));
     }
-    if (removed || !stats) return;
+    if (!stats) return;
     {
       const Stopwatch watch(result_.seconds.solve);
       is_output(input) ? shrink_output(output_projection(block, input), input, stats->view(), shrunk)
@@ -131,21 +149,33 @@ class BlockShrinker {
     block.pack(backend_, options_.compute, input);
   }
 
-  // Nothing when the linears that read the input stay as they are.
-  std::optional<ActivationStats> make_stats(const DecoderBlock& block, LinearInput input) const {
+  // Do the linears that read the input become other ones? A fit of all columns to their own outputs gives
+  // back what there was.
+  bool changes(LinearInput input) const {
+    if (aligned()) return true;
+    return input == kMlpOutput ? shape_.channels < model_.config().intermediate_size
+                               : shape_.groups < model_.config().num_kv_heads;
+  }
+
+  ActivationStats make_stats(const DecoderBlock& block, LinearInput input) const {
     StatNeeds needs;
     needs.energy = needs.gram = aligned() || options_.compensation == Compensation::kRefit;
     needs.alignment = aligned();
-    needs.sum = options_.compensation != Compensation::kNone;
     if (is_output(input)) needs = needs | scorer_.needs;
     std::int64_t inputs = 0;
     for (const BlockLinear& linear : block.linears()) {
-      if (linear.tensors.input == input) inputs = linear.tensors.inputs;
+      if (linear.tensors.input != input) continue;
+      inputs = linear.tensors.inputs;
+      needs.sum |= balances_bias(linear);
     }
     // Where the output is normed before it joins the residual, making up for the residual's error would need
     // the norm's inverse.
     const bool residual = aligned() && is_output(input) && !block.norms_output(input);
     return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0);
+  }
+
+  bool balances_bias(const BlockLinear& linear) const {
+    return options_.compensation != Compensation::kNone && !aligned() && !linear.bias.empty();
   }
 
   void refit_readers(DecoderBlock& block, LinearInput input, const LayerStats& stats) const {
@@ -184,7 +214,7 @@ class BlockShrinker {
       keep_columns(linear, columns);
     }
     round_to(linear.dtype, linear.weight.values());
-    if (options_.compensation == Compensation::kNone || aligned() || linear.bias.empty()) return;
+    if (!balances_bias(linear)) return;
     const std::vector<float> shift = mean_error(dense.view(), linear.weight.view(), stats);
     for (std::size_t o = 0; o < shift.size(); ++o) linear.bias[o] += shift[o];
     round_to(linear.dtype, linear.bias);
@@ -198,6 +228,7 @@ class BlockShrinker {
   const ShrinkOptions& options_;
   ShrinkOutput& output_;
   const UnitScorer& scorer_;
+  const std::vector<LinearInput> added_biases_;
   std::optional<TwoStreams> two_;
   std::optional<OneStream> one_;
   ShrinkResult result_;
@@ -217,6 +248,28 @@ Compensation parse_compensation(std::string_view name) {
     if (name == known) return value;
   }
   bad_usage("--compensate: found '{}', expected auto, none, bias, refit or aligned", name);
+}
+
+std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShape& shape,
+                                      Compensation compensation) {
+  std::vector<LinearInput> added;
+  if (compensation != Compensation::kBias) return added;
+  const auto add = [&](LinearInput output, const LinearTensors& linear, const std::string& field) {
+    if (linear.bias) return;
+    if (field.empty()) {
+      bad_usage(
+          "--compensate: found bias, for which {} has no room: config.json of the family {} knows no bias "
+          "there; expected none, refit or aligned",
+          linear.name, model.family);
+    }
+    added.push_back(output);
+  };
+  const BlockConfig& block = model.blocks.front();
+  if (shape.groups < model.num_kv_heads) {
+    add(kAttentionOutput, block.attention_output, model.attention_bias_field);
+  }
+  if (shape.channels < model.intermediate_size) add(kMlpOutput, block.down, model.mlp_bias_field);
+  return added;
 }
 
 BlockLinear& output_projection(DecoderBlock& block, LinearInput output) {
@@ -239,16 +292,19 @@ void keep_columns(BlockLinear& linear, std::span<const std::int64_t> kept) {
   spread_columns(narrow.view(), kept, linear.weight.view());
 }
 
+void check_shrinkable(const Model& model) {
+  if (!has_packed_tensors(model.checkpoint())) return;
+  bad_input("{}: a packed model cannot be shrunk; make it dense first: swiftprune unpack",
+            model.checkpoint().folder().string());
+}
+
 ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
                     std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                     const ShrinkOptions& options, ShrinkOutput& output) {
   expect(windows.num_windows() > 0, "shrink: calibration windows");
   expect(std::ssize(removed_layers) == model.config().num_layers() - shape.layers,
          "shrink: as many layers removed as the shape lacks");
-  if (has_packed_tensors(model.checkpoint())) {
-    bad_input("{}: a packed model cannot be shrunk; make it dense first: swiftprune unpack",
-              model.checkpoint().folder().string());
-  }
+  check_shrinkable(model);
   return BlockShrinker(model, backend, shape, removed_layers, windows, options, output).run();
 }
 

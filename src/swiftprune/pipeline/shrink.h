@@ -18,12 +18,18 @@ namespace swiftprune {
 
 enum class Compensation {
   kNone,     // what is left stays as it is
-  kBias,     // the mean of what went is added to a bias, where the family has one (FLAP)
+  kBias,     // the mean of what went is added to a bias, which config.json must know (FLAP)
   kRefit,    // output projections by least squares on the shrunk model's own inputs; one forward
   kAligned,  // every linear by least squares towards the dense model's outputs; two forwards
 };
 std::string_view name_of(Compensation compensation);
 Compensation parse_compensation(std::string_view name);  // Error{kUsage} naming --compensate
+
+// The output projections that lose units and need a bias which the dense model lacks; the other linears of
+// that part of the block get one of zeros, since config.json has one switch for all of them. Empty but for
+// kBias. Throws Error{kUsage} naming --compensate where the family has no such switch.
+std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShape& shape,
+                                      Compensation compensation);
 
 struct ShrinkOptions {
   std::string score = "contribution";
@@ -57,6 +63,9 @@ class ShrinkOutput {
   virtual ~ShrinkOutput() = default;
   virtual void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) = 0;
 };
+
+// Throws Error{kBadInput} for a packed model.
+void check_shrinkable(const Model& model);
 
 // removed_layers: rising; shape.layers are left. windows: calibration text, at least one window.
 // Throws Error{kBadInput} for activations that are not finite.

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
@@ -53,9 +56,10 @@ std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<
 
 ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
                                    std::span<const std::int64_t> removed_layers, const fs::path& folder,
-                                   std::uint64_t max_shard_bytes)
+                                   std::vector<LinearInput> added_biases, std::uint64_t max_shard_bytes)
     : model_(model),
       shape_(shape),
+      added_biases_(std::move(added_biases)),
       layers_prefix_(layers_prefix(model.config())),
       new_index_(new_indices(model.config().num_layers(), removed_layers)),
       writer_(folder, plan(max_shard_bytes)) {}
@@ -89,6 +93,18 @@ std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) 
   return tensor.shape;
 }
 
+std::string ShrunkCheckpoint::added_bias(const std::string& weight) const {
+  const auto layer = layer_of(weight, layers_prefix_);
+  if (!layer) return "";
+  for (const LinearTensors& linear : linears_of(model_.config().blocks[static_cast<std::size_t>(*layer)])) {
+    if (linear.bias || weight != linear.name + ".weight") continue;
+    const bool added =
+        std::find(added_biases_.begin(), added_biases_.end(), output_of(linear.input)) != added_biases_.end();
+    return added ? linear.name + ".bias" : "";
+  }
+  return "";
+}
+
 std::vector<PlannedTensor> ShrunkCheckpoint::plan(std::uint64_t max_shard_bytes) {
   std::vector<PlannedTensor> planned;
   bool single = true;
@@ -97,9 +113,13 @@ std::vector<PlannedTensor> ShrunkCheckpoint::plan(std::uint64_t max_shard_bytes)
     if (name.empty()) continue;
     single = single && tensor.file == kSafetensorsFile;
     planned.push_back({name, tensor.dtype, new_shape(tensor), kSafetensorsFile});
-    std::int64_t numel = 1;
-    for (const std::int64_t extent : planned.back().shape) numel *= extent;
-    num_parameters_ += numel;
+    if (const std::string bias = added_bias(tensor.name); !bias.empty()) {
+      planned.push_back({new_name(bias), tensor.dtype, {planned.back().shape.front()}, kSafetensorsFile});
+    }
+  }
+  for (const PlannedTensor& tensor : planned) {
+    num_parameters_ +=
+        std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>());
   }
   if (!single) assign_shards(planned, max_shard_bytes);
   return planned;
@@ -137,6 +157,9 @@ Json ShrunkCheckpoint::config() const {
     config["num_attention_heads"] = m.num_heads / m.num_kv_heads * shape_.groups;
     config["num_key_value_heads"] = shape_.groups;
     config["head_dim"] = m.head_size;
+  }
+  for (const LinearInput output : added_biases_) {
+    config[output == LinearInput::kMlpOutput ? m.mlp_bias_field : m.attention_bias_field] = true;
   }
   if (shape_.layers == m.num_layers()) return whole;
   // Which layers slide follows from their place unless it is said.

@@ -18,9 +18,10 @@ namespace swiftprune {
 
 class ShrunkCheckpoint final : public ShrinkOutput {
  public:
-  // max_shard_bytes: shards are made anew when the source has several.
+  // added_biases: of added_biases(). max_shard_bytes: shards are made anew when the source has several.
   ShrunkCheckpoint(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
-                   const std::filesystem::path& folder, std::uint64_t max_shard_bytes = 5'000'000'000);
+                   const std::filesystem::path& folder, std::vector<LinearInput> added_biases = {},
+                   std::uint64_t max_shard_bytes = 5'000'000'000);
 
   void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) override;
   // After the last block: the tensors outside the blocks, config.json, the other files, the record. The
@@ -33,12 +34,15 @@ class ShrunkCheckpoint final : public ShrinkOutput {
   // "model.layers.7.mlp.up_proj.weight" in its new place; empty when its layer is gone.
   std::string new_name(const std::string& name) const;
   std::vector<std::int64_t> new_shape(const TensorInfo& tensor) const;
+  // The name of the bias that the linear with this weight gets; empty when it gets none.
+  std::string added_bias(const std::string& weight) const;
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
   nlohmann::ordered_json config() const;
   void copy(const TensorInfo& tensor);
 
   const Model& model_;
   ShrinkShape shape_;
+  std::vector<LinearInput> added_biases_;
   std::string layers_prefix_;                       // "model.layers."
   std::map<std::int64_t, std::int64_t> new_index_;  // of the layers that stay
   std::set<std::string> written_;                   // old names

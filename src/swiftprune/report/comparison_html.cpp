@@ -121,7 +121,7 @@ class Page {
     const ModelSummary& s = model.summary;
     put("<tr{}><th scope=\"row\">{}</th><td data-label=\"Method\">{}<small>{}</small></td>",
         &model == best_ && report_.models.size() > 2 ? " class=\"best\"" : "", escape(s.name),
-        s.method.empty() ? "–" : escape(s.method), escape(s.pattern));
+        escape(steps_text(s)), escape(s.pattern));
     cell("Zeros", percent(s.sparsity));
     cell("Size", megabytes(s.num_bytes),
          model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "");

@@ -60,6 +60,9 @@ ordered_json summary_json(const ModelSummary& s) {
                        {"pattern", s.pattern},
                        {"block_sparsity", s.block_sparsity}};
   if (!s.method.empty()) json["method"] = s.method;
+  for (const ModelStep& step : s.steps) {
+    json["steps"].push_back({{"method", step.method}, {"command", step.command}});
+  }
   if (!s.calibration.empty()) json["calibration"] = s.calibration;
   for (const auto& [stage, seconds] : s.stage_seconds) json["stage_seconds"][stage] = seconds;
   if (!s.prune_command.empty()) json["prune_command"] = s.prune_command;

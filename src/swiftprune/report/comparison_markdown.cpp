@@ -28,8 +28,8 @@ std::string row(const ModelReport& model) {
     ratio += fmt::format(" ({:.3f}–{:.3f})", d->ratio_interval->low, d->ratio_interval->high);
   }
   return fmt::format("| {} | {} | {} | {:.1f} % | {:.1f} MB | {} | {} | {} | {} | {} | {} | {} |\n",
-                     cell(s.name), cell(s.method.empty() ? "–" : s.method), cell(s.pattern),
-                     100.0 * s.sparsity, static_cast<double>(s.num_bytes) / 1e6,
+                     cell(s.name), cell(steps_text(s)), cell(s.pattern), 100.0 * s.sparsity,
+                     static_cast<double>(s.num_bytes) / 1e6,
                      model.perplexity ? fmt::format("{:.3f}", model.perplexity->perplexity) : "–", ratio,
                      number(model.bits_per_byte, 4), number(of(&Divergence::mean_kl), 4),
                      number(d ? std::optional(100.0 * d->top1) : std::nullopt, 1),

@@ -43,12 +43,14 @@ std::string text_of(const json& value) {
 }
 
 // The options of the run as flags; those that were left at "nothing" are left out.
-std::vector<std::string> arguments_of(const json& command) {
-  std::vector<std::string> arguments = {"swiftprune", "prune"};
+std::vector<std::string> arguments_of(const std::string& subcommand, const json& command) {
+  std::vector<std::string> arguments = {"swiftprune", subcommand};
   const auto pattern = command.find("pattern");
   const bool fixes_sparsity = pattern != command.end() && pattern->is_string() &&
                               std::isdigit(static_cast<unsigned char>(text_of(*pattern)[0])) != 0;
-  for (const auto& [key, value] : command.items()) {
+  for (const auto& [name, value] : command.items()) {
+    std::string key = name;
+    std::replace(key.begin(), key.end(), '_', '-');
     const bool empty =
         value.is_null() || value == "" || value == false || (value.is_array() && value.empty());
     if (empty || (key == "sparsity" && fixes_sparsity)) continue;
@@ -72,6 +74,32 @@ std::vector<std::string> arguments_of(const json& command) {
   return arguments;
 }
 
+// A run and, as "previous", the ones before it. The parser bounds the depth.
+std::vector<ModelStep> steps_of(const json& record) {
+  std::vector<ModelStep> steps;
+  for (const json* run = &record; run != nullptr && run->is_object();) {
+    ModelStep& step = steps.emplace_back();
+    if (const auto method = run->find("method"); method != run->end()) step.method = text_of(*method);
+    if (const auto command = run->find("command"); command != run->end() && command->is_object()) {
+      step.command = arguments_of(step.method == "shrink" ? "shrink" : "prune", *command);
+    }
+    const auto previous = run->find("previous");
+    run = previous == run->end() ? nullptr : &*previous;
+  }
+  std::reverse(steps.begin(), steps.end());
+  return steps;
+}
+
+void read_pack_record(const std::filesystem::path& folder, ModelSummary& summary) {
+  const std::filesystem::path path = folder / kPackedRecordFile;
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  const json record = read_json_file(path);
+  if (!record.is_object()) bad_input("{}: expected an object", path.string());
+  const std::string quantize = record.contains("quantize") ? text_of(record["quantize"]) : "none";
+  summary.steps.push_back({quantize == "none" ? "pack" : "pack " + quantize, {}});
+}
+
 void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
   const std::filesystem::path path = folder / "swiftprune.json";
   std::error_code ignored;
@@ -92,9 +120,8 @@ void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
                                         member("seqlen"), member("source"));
     }
   }
-  if (const auto command = record.find("command"); command != record.end() && command->is_object()) {
-    summary.prune_command = arguments_of(*command);
-  }
+  summary.steps = steps_of(record);
+  summary.prune_command = summary.steps.back().command;
 }
 
 }  // namespace
@@ -136,7 +163,17 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
     most = std::max(most, count);
   }
   read_record(checkpoint.folder(), summary);
+  if (summary.packed) read_pack_record(checkpoint.folder(), summary);
   return summary;
+}
+
+std::string steps_text(const ModelSummary& summary) {
+  std::string text;
+  for (const ModelStep& step : summary.steps) {
+    if (!step.method.empty()) text += (text.empty() ? "" : ", ") + step.method;
+  }
+  if (text.empty()) text = summary.method;
+  return text.empty() ? "–" : text;
 }
 
 MaskPicture picture_mask(const Model& model, const std::string& tensor) {

@@ -20,6 +20,12 @@ struct LinearSummary {
   std::string pattern;  // "dense", "unstructured", "2:4", ...; of a packed linear its kind
 };
 
+// One of the runs that made a model out of the dense one.
+struct ModelStep {
+  std::string method;                // "shrink", a method of prune, "pack int8"
+  std::vector<std::string> command;  // arguments that repeat the run; empty where no record says them
+};
+
 struct ModelSummary {
   std::string name;    // the folder's own name
   std::string folder;  // as given
@@ -32,7 +38,8 @@ struct ModelSummary {
   std::vector<double> block_sparsity;
   std::vector<LinearSummary> linears;
 
-  // From swiftprune.json; empty without one.
+  // From swiftprune.json; empty without one. All but the steps: of the last run that it records.
+  std::vector<ModelStep> steps;  // the first run first
   std::string method;
   std::string calibration;                                    // "8 windows of 2048 tokens from FILE"
   std::vector<std::pair<std::string, double>> stage_seconds;  // in the order of the run
@@ -41,6 +48,9 @@ struct ModelSummary {
 
 // folder: the name that the user gave. Throws Error{kBadInput} for a damaged tensor or record.
 ModelSummary summarize_model(const Model& model, const std::string& folder);
+
+// "shrink, best, pack int8"; the method where no record tells of the steps; "–" for a dense model.
+std::string steps_text(const ModelSummary& summary);
 
 // Pictures of where a weight's zeros are.
 struct MaskPicture {

@@ -79,7 +79,7 @@ std::vector<UnitKind> parse_units(std::string_view text) {
 std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) {
   if (kind == UnitKind::kLayers && model.num_layers() < 2) return "the model has a single layer";
   if (kind != UnitKind::kHeads) return std::nullopt;
-  if (model.family == "gpt_neox" || model.family == "opt") {
+  if (!model.has_head_size_field) {
     return fmt::format(
         "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
         model.family);
@@ -96,6 +96,11 @@ std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) 
 
 KeptUnits all_units(const ModelConfig& model) {
   return {all_of(model.intermediate_size), all_of(model.num_kv_heads)};
+}
+
+LinearInput output_of(LinearInput input) {
+  const bool attention = input == LinearInput::kAttention || input == LinearInput::kAttentionOutput;
+  return attention ? LinearInput::kAttentionOutput : LinearInput::kMlpOutput;
 }
 
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept) {

@@ -32,6 +32,9 @@ struct KeptUnits {
 };
 KeptUnits all_units(const ModelConfig& model);
 
+// kAttentionOutput or kMlpOutput: the output projection of the part of the block that reads this input.
+LinearInput output_of(LinearInput input);
+
 // The columns of an output projection (kAttentionOutput, kMlpOutput) that stay.
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept);
 // The rows of the block's linear (index into linears_of()) that stay. Output projections keep theirs all.

@@ -11,6 +11,7 @@ namespace swiftprune {
 namespace {
 
 constexpr double kEnergyFloor = 1e-8;
+constexpr std::int64_t kRowsATask = 64;
 
 // n_j of all columns.
 std::vector<double> norms_of(const Matrix& gram) {
@@ -22,19 +23,28 @@ std::vector<double> norms_of(const Matrix& gram) {
   return norms;
 }
 
+// [|kept|] 1/n_k
+std::vector<double> reciprocals(const std::vector<double>& norms, std::span<const std::int64_t> kept) {
+  std::vector<double> result;
+  for (const std::int64_t j : kept) result.push_back(1.0 / norms[static_cast<std::size_t>(j)]);
+  return result;
+}
+
 // [I, |kept|] ((1 - α)G + αC)/n_k
 Matrix moments_of(const LayerStats& stats, std::span<const std::int64_t> kept,
                   const std::vector<double>& norms, double alpha) {
   const Matrix& gram = *stats.gram;
   if (stats.cross == nullptr) alpha = 0.0;
+  const std::vector<double> scale = reciprocals(norms, kept);
   Matrix moments(gram.rows(), std::ssize(kept));
-  parallel_for(gram.rows(), 64, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(gram.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      for (std::int64_t k = 0; k < std::ssize(kept); ++k) {
-        const std::int64_t j = kept[static_cast<std::size_t>(k)];
-        const double cross = alpha > 0.0 ? double{stats.cross->at(i, j)} : 0.0;
-        moments.at(i, k) = static_cast<float>(((1.0 - alpha) * double{gram.at(i, j)} + alpha * cross) /
-                                              norms[static_cast<std::size_t>(j)]);
+      const float* own = gram.row(i);
+      const float* cross = alpha > 0.0 ? stats.cross->row(i) : own;
+      for (std::size_t k = 0; k < kept.size(); ++k) {
+        const std::int64_t j = kept[k];
+        const double moment = (1.0 - alpha) * double{own[j]} + alpha * double{cross[j]};
+        moments.at(i, static_cast<std::int64_t>(k)) = static_cast<float>(moment * scale[k]);
       }
     }
   });
@@ -45,15 +55,17 @@ DampedInverse inverse_of(const Matrix& gram, std::span<const std::int64_t> kept,
                          const std::vector<double>& norms, double damping, const Backend& backend,
                          std::string_view tensor) {
   const std::int64_t n = std::ssize(kept);
+  const std::vector<double> scale = reciprocals(norms, kept);
   Matrix a(n, n);
-  for (std::int64_t p = 0; p < n; ++p) {
-    const std::int64_t i = kept[static_cast<std::size_t>(p)];
-    for (std::int64_t q = 0; q < n; ++q) {
-      const std::int64_t j = kept[static_cast<std::size_t>(q)];
-      a.at(p, q) = static_cast<float>(double{gram.at(i, j)} / norms[static_cast<std::size_t>(i)] /
-                                      norms[static_cast<std::size_t>(j)]);
+  parallel_for(n, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t p = first; p < last; ++p) {
+      const float* row = gram.row(kept[static_cast<std::size_t>(p)]);
+      for (std::int64_t q = 0; q < n; ++q) {
+        const auto k = static_cast<std::size_t>(q);
+        a.at(p, q) = static_cast<float>(double{row[kept[k]]} * scale[static_cast<std::size_t>(p)] * scale[k]);
+      }
     }
-  }
+  });
   return damped_inverse(a.view(), {.relative = damping, .unit = 1.0, .shift = 0.0}, backend, tensor);
 }
 

@@ -54,8 +54,7 @@ void check(const ModelConfig& model, const ShapeRequest& request) {
 // transformers refuses a number of heads that does not divide the hidden size in some families.
 bool is_loadable(const ModelConfig& model, std::int64_t groups) {
   const std::int64_t heads = groups * (model.num_heads / model.num_kv_heads);
-  const bool strict = model.family == "llama" || model.family == "gemma2" || model.family == "gemma3";
-  return !strict || groups == model.num_kv_heads || model.hidden_size % heads == 0;
+  return !model.heads_divide_hidden_size || groups == model.num_kv_heads || model.hidden_size % heads == 0;
 }
 
 // The width that comes nearest to leaving `wanted` weights in all layers: a multiple of `align`, or the dense
