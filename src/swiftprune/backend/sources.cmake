@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   backend/backend.cpp
+  backend/rounded_gram.cpp
   backend/reference/reference_backend.cpp
   backend/cpu/kernels_baseline.cpp
   backend/cpu/products.cpp
@@ -8,6 +9,7 @@ target_sources(swiftprune PRIVATE
   backend/cpu/cpu_backend.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 backend/cpu/kernels_avx2.cpp
-  AVX512 backend/cpu/kernels_avx512.cpp)
+  AVX512 backend/cpu/kernels_avx512.cpp
+  AVX512BF16 backend/cpu/gram_avx512bf16.cpp)
 set_property(SOURCE backend/cpu/kernels_baseline.cpp backend/cpu/kernels_avx2.cpp backend/cpu/kernels_avx512.cpp
   APPEND PROPERTY COMPILE_OPTIONS -O3 -fno-math-errno -fno-trapping-math)

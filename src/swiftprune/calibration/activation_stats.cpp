@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "swiftprune/backend/rounded_gram.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
@@ -36,8 +37,9 @@ Matrix difference(ConstMatrixView a, ConstMatrixView b) {
 
 }  // namespace
 
-ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size)
-    : needs_(needs), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
+ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size,
+                                 ComputeType gram_of)
+    : needs_(needs), gram_of_(gram_of), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
   if (needs.ewma_energy) ewma_energy_.assign(energy_.size(), 0.0);
   if (needs.sum) sum_.assign(energy_.size(), 0.0);
   if (needs.gram) gram_ = Matrix::zeros(num_inputs, num_inputs);
@@ -89,7 +91,11 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
       }
     });
   }
-  if (needs_.gram) backend.add_gram(x, gram_.view());
+  if (needs_.gram && gram_of_ == ComputeType::kBF16) {
+    add_rounded_gram(backend, x, gram_.view());
+  } else if (needs_.gram) {
+    backend.add_gram(x, gram_.view());
+  }
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
   ++num_windows_;

@@ -22,8 +22,10 @@ struct AlignedWindow {
 
 class ActivationStats {
  public:
-  // residual_size: hidden size where residual moments are wanted, else 0.
-  ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size = 0);
+  // residual_size: hidden size where residual moments are wanted, else 0. gram_of: kBF16 for the Gram matrix
+  // of rounded inputs.
+  ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size = 0,
+                  ComputeType gram_of = ComputeType::kF32);
 
   // x [T, I]: the inputs of one window; windows come in their order (the EWMA depends on it).
   void add_window(const Backend& backend, ConstMatrixView x);
@@ -36,6 +38,7 @@ class ActivationStats {
 
  private:
   StatNeeds needs_;
+  ComputeType gram_of_;
   std::int64_t num_tokens_ = 0;
   std::int64_t num_windows_ = 0;
   std::vector<double> energy_, ewma_energy_, sum_;

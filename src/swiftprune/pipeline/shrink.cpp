@@ -171,7 +171,9 @@ class BlockShrinker {
     // Where the output is normed before it joins the residual, making up for the residual's error would need
     // the norm's inverse.
     const bool residual = aligned() && is_output(input) && !block.norms_output(input);
-    return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0);
+    // Beside the float moments of two streams a rounded Gram matrix would be another problem's.
+    const ComputeType gram_of = aligned() ? ComputeType::kF32 : options_.compute;
+    return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0, gram_of);
   }
 
   bool balances_bias(const BlockLinear& linear) const {
