@@ -171,7 +171,7 @@ class BlockShrinker {
     // Where the output is normed before it joins the residual, making up for the residual's error would need
     // the norm's inverse.
     const bool residual = aligned() && is_output(input) && !block.norms_output(input);
-    return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0);
+    return ActivationStats(inputs, needs, residual ? model_.config().hidden_size : 0, options_.compute);
   }
 
   bool balances_bias(const BlockLinear& linear) const {
