@@ -4,24 +4,20 @@
 // this way in SpInfer (Fan et al., EuroSys 2025).
 #include <algorithm>
 
-#include "swiftprune/cuda/packed_kernels.h"
+#include "swiftprune/cuda/packed_device.cuh"
 #include "swiftprune/cuda/tensor_core.cuh"
 
 namespace swiftprune::cuda {
 namespace {
 
-constexpr int kRows = 16;                    // of a panel
-constexpr int kPairs = 32;                   // of columns, of a block: a mask word each
-constexpr int kValuesAt = kPairs * (4 + 2);  // bytes into a chunk
-constexpr int kMostWarps = 16;               // of a block of threads
-constexpr int kSlots = 4;                    // chunks of a bitmap in shared memory, a warp
-constexpr int kAhead = 4;                    // blocks of 2:4 in registers
-constexpr int kBitmapWarps = 32;             // of a multiprocessor, by their registers
-constexpr int kTwoFourWarps = 28;
-constexpr int kMostDirect = 4;   // tokens
-constexpr int kSlotsInputs = 3;  // blocks of x in shared memory, a warp
-constexpr int kInputPitch =
-    static_cast<int>(kCompactBlock) * 2 + 16;  // bytes of a token's row: no bank conflicts
+constexpr int kMostWarps = 16;     // of a block of threads
+constexpr int kSlots = 4;          // chunks of a bitmap in shared memory, a warp
+constexpr int kAhead = 4;          // blocks of 2:4 in registers
+constexpr int kBitmapWarps = 32;   // of a multiprocessor, by their registers
+constexpr int kTwoFourWarps = 28;  // the same
+constexpr int kMostDirect = 4;     // tokens
+constexpr int kSlotsInputs = 3;    // blocks of x in shared memory, a warp
+constexpr int kInputPitch = static_cast<int>(kCompactBlock) * 2 + 16;  // bytes of a row: no bank conflicts
 
 // Programmatic dependent launch: the weights are fetched while the kernel before still runs.
 __device__ __forceinline__ void wait_for_inputs() {
@@ -62,34 +58,21 @@ __device__ __forceinline__ void fetch_inputs(const CompactArgs& args, int b, std
 __device__ __forceinline__ int token_of(const CompactArgs& args, int j, int g) {
   return min(8 * j + g, static_cast<int>(args.tokens) - 1);
 }
-// 32 bytes.
-struct alignas(16) Words {
-  std::uint32_t v[8];
-};
-__device__ __forceinline__ Words load_words(const std::byte* p) {
-  Words words;
-  const auto* source = reinterpret_cast<const uint4*>(p);
-  reinterpret_cast<uint4*>(&words)[0] = source[0];
-  reinterpret_cast<uint4*>(&words)[1] = source[1];
-  return words;
-}
-__device__ __forceinline__ void store_words(void* p, const Words& words) {
-  reinterpret_cast<uint4*>(p)[0] = reinterpret_cast<const uint4*>(&words)[0];
-  reinterpret_cast<uint4*>(p)[1] = reinterpret_cast<const uint4*>(&words)[1];
-}
 // x[0 .. 15], of which `cols` exist; the others are zero.
 template <class T, bool kWhole>
 __device__ __forceinline__ Words load_inputs(const T* x, int cols) {
-  if constexpr (kWhole) return load_words(reinterpret_cast<const std::byte*>(x));
-  Words words;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  if constexpr (kWhole) {
+    return load_words(reinterpret_cast<const std::byte*>(x));
+  } else {
+    Words words;
     const auto* bits = reinterpret_cast<const std::uint16_t*>(x);
-    const std::uint32_t low = 2 * i < cols ? bits[2 * i] : 0;
-    const std::uint32_t high = 2 * i + 1 < cols ? bits[2 * i + 1] : 0;
-    words.v[i] = low | high << 16;
+    for (int i = 0; i < 8; ++i) {
+      const std::uint32_t low = 2 * i < cols ? bits[2 * i] : 0;
+      const std::uint32_t high = 2 * i + 1 < cols ? bits[2 * i + 1] : 0;
+      words.v[i] = low | high << 16;
+    }
+    return words;
   }
-  return words;
 }
 __device__ __forceinline__ std::uint32_t input_pair(const std::byte* row, int pair) {
   return reinterpret_cast<const std::uint32_t*>(row)[pair];
@@ -135,60 +118,6 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[kTiles][4], float* 
 }
 
 // -- Bitmap -------------------------------------------------------------------------------------------------
-
-// How the values of four positions, packed in two words, go to their places: byte permutations for positions
-// 0, 1 (from the first word and zero) and 2, 3 (from both words), and which of 2, 3 there are.
-struct Spread {
-  std::uint32_t selectors;
-  std::uint32_t mask;
-};
-__device__ __forceinline__ Spread spread_of(std::uint32_t bits) {
-  const std::uint32_t b[4] = {bits & 1u, bits >> 1 & 1u, bits >> 2 & 1u, bits >> 3 & 1u};
-  const auto half = [](std::uint32_t index) { return 0x10u + 0x22u * index; };  // bytes 2·index, + 1
-  constexpr std::uint32_t kZero = 0x44u;
-  const std::uint32_t upper = (b[0] != 0 ? half(0) : kZero) | (b[1] != 0 ? half(b[0]) : kZero) << 8;
-  const std::uint32_t lower = half(b[0] + b[1]) | half(b[0] + b[1] + b[2]) << 8;
-  return {upper | lower << 16, (b[2] != 0 ? 0xffffu : 0u) | (b[3] != 0 ? 0xffff0000u : 0u)};
-}
-
-// __byte_perm without its mask of the selectors.
-__device__ __forceinline__ std::uint32_t permute(std::uint32_t low, std::uint32_t high,
-                                                 std::uint32_t selectors) {
-  std::uint32_t result;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selectors));
-  return result;
-}
-
-// What a lane needs to decode its words. Lane 4g + t takes pairs 8t .. 8t + 7, one a step, of each bits
-// 4g .. 4g + 3: rows 2g and 2g + 1. So the values of a step lie side by side, and the inputs of a lane too.
-class Decoder {
- public:
-  // table: 128-byte aligned
-  __device__ Decoder(const Spread* table, int g)
-      : table_(shared_address(table)), below_((1u << (4 * g)) - 1u), rotation_(35 - 4 * g) {}
-  // first: shared address of the word's first value. upper: row 2g (two columns), lower: row 2g + 1. Reads up
-  // to 12 bytes beyond the last value.
-  __device__ __forceinline__ void decode(std::uint32_t word, unsigned first, std::uint32_t& upper,
-                                         std::uint32_t& lower) const {
-    const unsigned address = first + 2 * __popc(word & below_);
-    std::uint32_t w[3];
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(w[0]) : "r"(address & ~3u));
-    asm volatile("ld.shared.u32 %0, [%1+4];" : "=r"(w[1]) : "r"(address & ~3u));
-    asm volatile("ld.shared.u32 %0, [%1+8];" : "=r"(w[2]) : "r"(address & ~3u));
-    const unsigned entry = table_ | (__funnelshift_l(word, word, rotation_) & 0x78u);  // 8·bits
-    Spread spread;
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(spread.selectors), "=r"(spread.mask) : "r"(entry));
-    const std::uint32_t low = __funnelshift_r(w[0], w[1], address << 3);  // from the middle of a word or not
-    const std::uint32_t high = __funnelshift_r(w[1], w[2], address << 3);
-    upper = permute(low, 0u, spread.selectors);
-    lower = permute(low, high, spread.selectors >> 16) & spread.mask;
-  }
-
- private:
-  unsigned table_;
-  std::uint32_t below_;
-  std::uint32_t rotation_;
-};
 
 // A warp's chunks on their way to shared memory.
 class ChunkStream {
@@ -386,106 +315,10 @@ __global__ __launch_bounds__(kMostWarps* kWarp, 1) void two_four_kernel(TwoFourW
   write_sums<T, kTiles>(args, shared, warp_bytes);
 }
 
-// -- Expansion ----------------------------------------------------------------------------------------------
-
-constexpr int kExpandWarps = 8;
-constexpr int kTileCols = static_cast<int>(kCompactBlock);
-
-// A warp's tile [16, 64] to rows of the dense matrix.
-__device__ __forceinline__ void store_tile(const std::uint16_t (*tile)[kTileCols], std::uint16_t* dense,
-                                           std::int64_t first_row, std::int64_t first_col, std::int64_t rows,
-                                           std::int64_t cols, int lane) {
-  const bool vectors = cols % 8 == 0;
-  for (int i = lane; i < kRows * kTileCols / 8; i += kWarp) {
-    const int r = i / (kTileCols / 8);
-    const int c = i % (kTileCols / 8) * 8;
-    if (first_row + r >= rows) continue;
-    std::uint16_t* target = dense + (first_row + r) * cols + first_col + c;
-    if (vectors) {
-      if (first_col + c < cols)
-        *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(&tile[r][c]);
-      continue;
-    }
-    for (int e = 0; e < 8 && first_col + c + e < cols; ++e) target[e] = tile[r][c + e];
-  }
-}
-
-__global__ __launch_bounds__(kExpandWarps* kWarp) void expand_bitmap_kernel(BitmapWeight weight,
-                                                                            std::int64_t rows,
-                                                                            std::int64_t cols, int blocks,
-                                                                            std::uint16_t* dense) {
-  extern __shared__ uint4 dynamic[];
-  __shared__ alignas(16) std::uint16_t tiles[kExpandWarps][kRows][kTileCols];
-  __shared__ alignas(128) Spread table[16];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int b = static_cast<int>(blockIdx.x) * kExpandWarps + warp;
-  const std::int64_t panel = blockIdx.y;
-  if (threadIdx.x < 16) table[threadIdx.x] = spread_of(threadIdx.x);
-  uint4* const slot = dynamic + warp * (weight.most + 1);
-  if (b < blocks) {
-    const std::uint32_t begin = weight.starts[panel * blocks + b];
-    const std::uint32_t size = weight.starts[panel * blocks + b + 1] - begin;
-    for (std::uint32_t i = lane; i < size; i += kWarp) slot[i] = weight.chunks[begin + i];
-  }
-  __syncthreads();
-  if (b >= blocks) return;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  const auto* chunk = reinterpret_cast<const std::byte*>(slot);
-  const Decoder decoder(table, g);
-  const Words words = load_words(chunk + 32 * t);
-  const auto* starts = reinterpret_cast<const std::uint16_t*>(chunk + 4 * kPairs) + 8 * t;
-  Words upper;
-  Words lower;
-#pragma unroll
-  for (int s = 0; s < 8; ++s) {
-    decoder.decode(words.v[s], shared_address(chunk + kValuesAt) + starts[s], upper.v[s], lower.v[s]);
-  }
-  auto& tile = tiles[warp];
-  store_words(&tile[2 * g][16 * t], upper);
-  store_words(&tile[2 * g + 1][16 * t], lower);
-  __syncwarp();
-  store_tile(tile, dense, panel * kRows, std::int64_t{b} * kTileCols, rows, cols, lane);
-}
-
-__global__ __launch_bounds__(kExpandWarps* kWarp) void expand_two_four_kernel(TwoFourWeight weight,
-                                                                              std::int64_t rows,
-                                                                              std::int64_t cols, int blocks,
-                                                                              std::uint16_t* dense) {
-  __shared__ alignas(16) std::uint16_t tiles[kExpandWarps][kRows][kTileCols];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int b = static_cast<int>(blockIdx.x) * kExpandWarps + warp;
-  const std::int64_t panel = blockIdx.y;
-  if (b >= blocks) return;
-  auto& tile = tiles[warp];
-  const std::uint32_t indices = weight.indices[(panel * blocks + b) * kWarp + lane];
-  for (int i = lane; i < kRows * kTileCols / 2; i += kWarp) reinterpret_cast<std::uint32_t*>(tile)[i] = 0;
-  __syncwarp();
-  for (int s = 0; s < 2; ++s) {
-    const uint4 a = weight.values[((panel * blocks + b) * 2 + s) * kWarp + lane];
-    const std::uint32_t pairs[4] = {a.x, a.y, a.z, a.w};
-    for (int i = 0; i < 4; ++i) {
-      const int half = i / 2;  // of the step: groups 0 .. 3, 4 .. 7
-      const std::uint32_t four =
-          __shfl_sync(kFullWarp, indices, lane / 4 * 4 + 2 * s + half) >> (16 * (i % 2) + 4 * (lane % 4));
-      std::uint16_t* group = &tile[lane / 4 + 8 * (i % 2)][32 * s + 16 * half + 4 * (lane % 4)];
-      group[four & 3u] = static_cast<std::uint16_t>(pairs[i]);
-      group[four >> 2 & 3u] = static_cast<std::uint16_t>(pairs[i] >> 16);
-    }
-  }
-  __syncwarp();
-  store_tile(tile, dense, panel * kRows, std::int64_t{b} * kTileCols, rows, cols, lane);
-}
-
 // -- Launches -----------------------------------------------------------------------------------------------
 
 template <int kTiles>
 constexpr int kSumBytes = kRows * 8 * kTiles* static_cast<int>(sizeof(float));
-
-int blocks_of(std::int64_t cols) { return static_cast<int>((cols + kCompactBlock - 1) / kCompactBlock); }
-std::int64_t panels_of(std::int64_t rows) { return (rows + kRows - 1) / kRows; }
 
 int device_attribute(cudaDeviceAttr attribute) {
   int device = 0;
@@ -572,28 +405,6 @@ void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cud
       launch(two_four_kernel<decltype(zero), kTiles, kWhole, false>);
     }
   });
-}
-
-void expand_bitmap(const BitmapWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
-                   cudaStream_t stream) {
-  const int blocks = blocks_of(cols);
-  const dim3 grid(static_cast<unsigned>((blocks + kExpandWarps - 1) / kExpandWarps),
-                  static_cast<unsigned>(panels_of(rows)));
-  const int shared = kExpandWarps * 16 * static_cast<int>(weight.most + 1);
-  cudaFuncSetAttribute(expand_bitmap_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  expand_bitmap_kernel<<<grid, kExpandWarps * kWarp, shared, stream>>>(weight, rows, cols, blocks,
-                                                                       static_cast<std::uint16_t*>(dense));
-  check_launch("expand_bitmap");
-}
-
-void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
-                     cudaStream_t stream) {
-  const int blocks = blocks_of(cols);
-  const dim3 grid(static_cast<unsigned>((blocks + kExpandWarps - 1) / kExpandWarps),
-                  static_cast<unsigned>(panels_of(rows)));
-  expand_two_four_kernel<<<grid, kExpandWarps * kWarp, 0, stream>>>(weight, rows, cols, blocks,
-                                                                    static_cast<std::uint16_t*>(dense));
-  check_launch("expand_two_four");
 }
 
 }  // namespace swiftprune::cuda

@@ -10,6 +10,10 @@ if(SWIFTPRUNE_CUDA)
     cuda/attention.cu
     cuda/refine.cu
     cuda/packed.cu
+    cuda/packed_expand.cu
+    cuda/generation.cu
+    cuda/generator.cpp
+    cuda/head.cpp
     cuda/packed_weight.cpp
     cuda/block.cpp
     cuda/streaming.cpp
