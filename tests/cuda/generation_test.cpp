@@ -7,6 +7,7 @@
 #include "model/family_fixture.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -95,6 +96,24 @@ TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
     const auto packed = Model::open(dir.path() / "packed");
     expect_equal_logits(*sparse, *packed, kHalf);
   }
+}
+
+TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
+  const auto source = Model::open(kModels / GetParam());
+  for (const TensorInfo& tensor : source->checkpoint().tensors()) {
+    if (tensor.dtype == DType::kF32) GTEST_SKIP() << "only 16-bit weights are packed";
+  }
+  const TempDir dir;
+  const auto linears = write_sparse(*source, false, dir.path() / "sparse");
+  const auto sparse = Model::open(dir.path() / "sparse");
+  pack_checkpoint(sparse->checkpoint(), linears, dir.path() / "packed", {});
+  const auto packed = Model::open(dir.path() / "packed");
+  const TokenWindows windows = test::Expected(GetParam()).windows();
+  const std::vector<ScoredWindows> parts{
+      {windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)}};
+  const auto backend = make_cpu_backend();
+  const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
+  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),

@@ -187,24 +187,21 @@ TEST_F(CudaPackedTest, StructuredProductsOfTheLibrary) {
   if (!why_not.empty()) GTEST_SKIP() << why_not;
   cuda::StructuredProducts structured(*memory_, *stream_);
   constexpr DType dtype = DType::kBF16;
-  {
-    for (const auto& [rows, cols, tokens] : {std::array{64, 128, 8}, {256, 512, 136}, {1024, 768, 512}}) {
-      const PackedTensor packed = pack(random_nm_weight(rows, cols, dtype, 2, 4).view(), kTwoFour);
-      cuda::DevicePacked weight(*memory_, std::span(&packed, 1), *stream_);
-      const auto dense = poisoned(2 * rows * cols);
-      weight.expand(dense.data(), *stream_);
-      const auto compressed = structured.compress(view_of(dense.data(), dtype, rows, cols));
-      const Matrix x = rounded(random_matrix(tokens, cols, 1), dtype);
-      Matrix expected(tokens, rows);
-      reference_linear(packed, x.view(), {}, expected.view());
-      const auto dx = upload_as(x, dtype);
-      for (int i = 0; i < 2; ++i) {  // searching, and with the plan that was kept
-        const auto y = poisoned(tokens * rows * 2);
-        structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
-                          view_of(y.data(), dtype, tokens, rows));
-        EXPECT_LE(relative_error(download_as(y, dtype, tokens, rows).view(), expected.view()),
-                  rounding(dtype));
-      }
+  for (const auto& [rows, cols, tokens] : {std::array{64, 128, 8}, {256, 512, 136}, {1024, 768, 512}}) {
+    const PackedTensor packed = pack(random_nm_weight(rows, cols, dtype, 2, 4).view(), kTwoFour);
+    cuda::DevicePacked weight(*memory_, std::span(&packed, 1), *stream_);
+    const auto dense = poisoned(2 * rows * cols);
+    weight.expand(dense.data(), *stream_);
+    const auto compressed = structured.compress(view_of(dense.data(), dtype, rows, cols));
+    const Matrix x = rounded(random_matrix(tokens, cols, 1), dtype);
+    Matrix expected(tokens, rows);
+    reference_linear(packed, x.view(), {}, expected.view());
+    const auto dx = upload_as(x, dtype);
+    for (int i = 0; i < 2; ++i) {  // searching, and with the plan that was kept
+      const auto y = poisoned(tokens * rows * 2);
+      structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
+                        view_of(y.data(), dtype, tokens, rows));
+      EXPECT_LE(relative_error(download_as(y, dtype, tokens, rows).view(), expected.view()), rounding(dtype));
     }
   }
 }

@@ -36,7 +36,8 @@ struct DeviceOptions {
 PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
 
-// What evaluation/perplexity.h's perplexity() does, on the GPU.
+// What evaluation/perplexity.h's perplexity() does, on the GPU. Packed models compute in their weights'
+// dtype.
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options, const DeviceOptions& device);
 

@@ -7,24 +7,11 @@
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/streaming.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 constexpr std::int64_t kPieceTokens = 2048;  // of a prompt at a time
-
-// Products with packed weights take inputs of the weights' dtype; dense ones are converted as asked for.
-DType compute_dtype(const Model& model, ComputeType compute) {
-  for (const BlockConfig& block : model.config().blocks) {
-    for (const LinearTensors& linear : linears_of(block)) {
-      const auto packed =
-          find_packed(model.checkpoint(), linear.name + ".weight", linear.outputs, linear.inputs);
-      if (packed) return packed->shape().dtype;
-    }
-  }
-  return compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
-}
 
 }  // namespace
 

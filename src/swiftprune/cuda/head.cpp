@@ -2,12 +2,25 @@
 
 #include <algorithm>
 
+#include "swiftprune/sparse/packed_checkpoint.h"
+
 namespace swiftprune::cuda {
 namespace {
 
 constexpr std::int64_t kLogitBytes = std::int64_t{256} << 20;  // logits in memory at a time
 
 }  // namespace
+
+DType compute_dtype(const Model& model, ComputeType compute) {
+  for (const BlockConfig& block : model.config().blocks) {
+    for (const LinearTensors& linear : linears_of(block)) {
+      const auto packed =
+          find_packed(model.checkpoint(), linear.name + ".weight", linear.outputs, linear.inputs);
+      if (packed) return packed->shape().dtype;
+    }
+  }
+  return compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
+}
 
 DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute,
                        std::int64_t rows, cudaStream_t stream)

@@ -8,6 +8,10 @@
 
 namespace swiftprune::cuda {
 
+// The dtype of activations: that of packed weights where the model has some (their products take no other),
+// else as asked for.
+DType compute_dtype(const Model& model, ComputeType compute);
+
 class DeviceHead {
  public:
   // rows: most rows a call; 0: as many as bounded memory for the logits holds.

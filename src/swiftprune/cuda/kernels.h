@@ -154,8 +154,8 @@ struct AttentionArgs {
 void attention(const AttentionArgs& args, cudaStream_t stream);
 
 // -- Generation (generation.cu) -----------------------------------------------------------------------------
-// Keys and values of one sequence, [capacity, kv_heads·head_size] of the attention's dtype; row r of q, k and v
-// (AttentionArgs, one sequence) is at position first_position + r.
+// Keys and values of one sequence, [capacity, kv_heads·head_size] of the attention's dtype; row r of q, k and
+// v (AttentionArgs, one sequence) is at position first_position + r.
 struct CacheArgs {
   void* keys = nullptr;
   void* values = nullptr;

@@ -8,7 +8,6 @@
 #include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/streams.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -34,7 +33,7 @@ class Evaluator {
       : model_(model),
         options_(options),
         memory_(device.memory_bytes),
-        compute_(options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        compute_(compute_dtype(model, options.compute)),
         products_(memory_, stream_),
         head_(memory_, products_, model, compute_, 0, stream_),
         loader_(model, device.index) {
@@ -78,6 +77,7 @@ class Evaluator {
       if (layer + 1 < num_layers) {
         loader_.start(layer + 1, slots_[static_cast<std::size_t>((layer + 1) % 2)]);
       }
+      block.load_packed(memory_, stream_);
       block.refresh(stream_);
       for_passes(part, [&](std::int64_t row, std::int64_t rows) {
         forward.run(block, hidden.view().row_block(row, rows));
@@ -119,10 +119,6 @@ class Evaluator {
 
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options, const DeviceOptions& device) {
-  if (has_packed_tensors(model.checkpoint())) {
-    bad_input("{}: a packed model runs on the CPU only; use --device cpu, or swiftprune unpack",
-              model.checkpoint().folder().string());
-  }
   check(cudaSetDevice(device.index));
   Evaluator evaluator(model, options, device);
   return swiftprune::perplexity_of(model, parts,
