@@ -1,4 +1,6 @@
 if(SWIFTPRUNE_CUDA)
-  swiftprune_bench(gpu_bench)
-  target_link_libraries(gpu_bench PRIVATE CLI11::CLI11 CUDA::cudart_static)
+  foreach(name gpu_bench gpu_sparse_bench)
+    swiftprune_bench(${name})
+    target_link_libraries(${name} PRIVATE CLI11::CLI11 CUDA::cudart_static)
+  endforeach()
 endif()

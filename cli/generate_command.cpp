@@ -1,7 +1,9 @@
 // swiftprune generate: continues a prompt.
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include <fmt/format.h>
@@ -9,6 +11,7 @@
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/text_stream.h"
@@ -23,10 +26,29 @@ struct GenerateOptions {
   std::int64_t max_tokens = 128;
   SamplerOptions sampler;
   std::string compute = "f32";
+  DeviceFlags device;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Tokens in, the logits of the last one out.
+using AppendFn = std::function<const Matrix&(std::span<const std::int32_t>)>;
+
+AppendFn make_append(const GenerateOptions& options, const Model& model, const Backend& backend,
+                     std::int64_t capacity) {
+  const cuda::DeviceChoice device = cuda::choose_device(options.device.device);
+  const ComputeType compute = parse_compute(options.compute, backend);
+  if (device.use_cuda) {
+    const auto generator = std::make_shared<cuda::DeviceGenerator>(model, compute, capacity,
+                                                                   device_options(device, options.device));
+    return [generator](std::span<const std::int32_t> ids) -> const Matrix& { return generator->append(ids); };
+  }
+  Autotuner tuner(Autotuner::default_cache_file());
+  const auto generator = std::make_shared<Generator>(model, backend, compute, 1, capacity, &tuner);
+  tuner.save();
+  return [generator](std::span<const std::int32_t> ids) -> const Matrix& { return generator->append(ids); };
 }
 
 void run(const GenerateOptions& options) {
@@ -39,10 +61,7 @@ void run(const GenerateOptions& options) {
   const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
   model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
 
-  Autotuner tuner(Autotuner::default_cache_file());
-  Generator generator(*model, *backend, parse_compute(options.compute, *backend), 1,
-                      prompt_tokens + options.max_tokens, &tuner);
-  tuner.save();
+  const auto append = make_append(options, *model, *backend, prompt_tokens + options.max_tokens);
   Sampler sampler(options.sampler);
   TextStream stream(*tokenizer);
   std::string text;
@@ -55,7 +74,7 @@ void run(const GenerateOptions& options) {
   };
   if (!options.common.json) fmt::print("{}", options.prompt);
   const auto start = std::chrono::steady_clock::now();
-  const Matrix* logits = &generator.append(prompt);
+  const Matrix* logits = &append(prompt);
   const double prefill_seconds = seconds_since(start);
   std::string stop = "length";
   for (std::int64_t t = 0; t < options.max_tokens; ++t) {
@@ -66,7 +85,7 @@ void run(const GenerateOptions& options) {
     }
     show(stream.add(id));
     ++tokens;
-    if (t + 1 < options.max_tokens) logits = &generator.append(std::vector{id});
+    if (t + 1 < options.max_tokens) logits = &append(std::vector{id});
   }
   text += stream.rest();  // an incomplete character: not for the terminal
   const double decode_seconds = seconds_since(start) - prefill_seconds;
@@ -109,6 +128,7 @@ void declare_generate(CLI::App& program) {
       ->check(CLI::Range(1e-6, 1.0));
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);
+  add_device_flags(*command, options->device);
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune generate ./SmolLM2-135M --prompt \"The sun is\" --max-tokens 40");
   command->callback([options] { run(*options); });

@@ -18,6 +18,9 @@ if(SWIFTPRUNE_CUDA)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   find_package(CUDAToolkit REQUIRED)
+  # Optional: 2:4 products of many tokens. The wheel nvidia-cusparselt-cu13 holds header and library.
+  find_path(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR cusparseLt.h HINTS ENV CUSPARSELT_PATH ${CUDAToolkit_INCLUDE_DIRS}
+    PATH_SUFFIXES include)
   foreach(architecture ${SWIFTPRUNE_CUDA_ARCHITECTURES})
     if(architecture MATCHES "^ptx([0-9]+a?)$")
       list(APPEND gencode "-gencode=arch=compute_${CMAKE_MATCH_1},code=compute_${CMAKE_MATCH_1}")

@@ -93,6 +93,15 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
     return prune(*model_, *cpu_, plan(recipe), windows, options, output);
   }
 
+  bool inputs_are_multiples_of(std::int64_t m) const {
+    for (const BlockConfig& block : model_->config().blocks) {
+      for (const LinearTensors& linear : linears_of(block)) {
+        if (linear.inputs % m != 0) return false;
+      }
+    }
+    return true;
+  }
+
   std::unique_ptr<Model> model_ = Model::open(kModels / GetParam());
   std::unique_ptr<Backend> cpu_ = make_cpu_backend();
 };
@@ -134,6 +143,7 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.96},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.96},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96}}) {
+    if (recipe.pattern.ends_with(":4") && !inputs_are_multiples_of(4)) continue;
     Collected expected(model_->checkpoint());
     Collected found(model_->checkpoint());
     run_on_cpu(recipe, windows, expected);

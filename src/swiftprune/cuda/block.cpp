@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -35,6 +36,13 @@ class Extras {
   std::vector<std::byte> bytes_;
 };
 
+// Whether any weight of the group is packed: then the group is not part of the layout.
+bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group) {
+  return std::any_of(group.begin(), group.end(), [&](const LinearTensors& linear) {
+    return checkpoint.find(linear.name + ".weight" + kPackedSuffix) != nullptr;
+  });
+}
+
 ActivationKind kind_of(Activation activation) {
   switch (activation) {
     case Activation::kSilu:
@@ -64,7 +72,10 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
   std::uint64_t extras = 0;
   for (const auto& group : linears_by_input(block)) {
     end = aligned(end);
+    const bool packed = is_packed(model_.checkpoint(), group);
     for (const LinearTensors& linear : group) {
+      extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
+      if (packed) continue;
       BlockLayout::Weight weight{linear.name + ".weight",
                                  model_.checkpoint().at(linear.name + ".weight").dtype,
                                  linear.input,
@@ -72,7 +83,6 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
                                  linear.inputs,
                                  end};
       end += weight.bytes();
-      extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
       layout.weights.push_back(std::move(weight));
     }
   }
@@ -210,6 +220,42 @@ void BlockWeights::refresh(cudaStream_t stream) {
   for (int i = 0; i < kNumLinearInputs; ++i) refresh(static_cast<LinearInput>(i), stream);
 }
 
+void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
+  const auto groups = linears_by_input(config());
+  const Checkpoint& checkpoint = model_.checkpoint();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    packed_[i].reset();
+    if (!is_packed(checkpoint, groups[i])) continue;
+    std::vector<PackedTensor> parts;
+    for (const LinearTensors& linear : groups[i]) {
+      const std::string name = linear.name + ".weight";
+      std::optional<PackedTensor> part = find_packed(checkpoint, name, linear.outputs, linear.inputs);
+      if (!part) part = pack_dense(checkpoint, name);
+      if (!part || part->shape().dtype != compute_) {
+        bad_input(
+            "{}: found {}, expected packed or dense {} as the other weights that read its input; use "
+            "--device cpu",
+            name, part ? name_of(part->shape().dtype) : "a dtype that cannot be packed", name_of(compute_));
+      }
+      parts.push_back(std::move(*part));
+    }
+    packed_[i].emplace(memory, parts, stream);
+  }
+}
+
+std::int64_t BlockWeights::group_rows(LinearInput input) const {
+  return packed_[at(input)] ? packed_[at(input)]->rows() : group(input).rows;
+}
+
+void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
+                          void* scratch, cudaStream_t stream) const {
+  if (packed_[at(input)]) {
+    packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
+  } else {
+    products.linear(x, group(input), bias(input), y, accumulate);
+  }
+}
+
 void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   layer_ = other.layer_;
   layout_ = other.layout_;
@@ -237,9 +283,10 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       seqlen_(seqlen),
       compute_(compute),
       stream_(stream) {
-  expect(rows > 0 && rows % seqlen == 0, "BlockForward: whole sequences");
+  expect(rows > 0, "BlockForward: rows");
   std::int64_t qkv = 0;
   std::int64_t up = 0;
+  std::int64_t expanded = 0;
   for (const BlockConfig& block : model_.blocks) {
     const auto groups = linears_by_input(block);
     const auto outputs = [&](LinearInput input) {
@@ -249,6 +296,10 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
     };
     qkv = std::max(qkv, outputs(kAttention));
     up = std::max(up, outputs(kMlp));
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      if (!is_packed(model.checkpoint(), groups[i])) continue;
+      expanded = std::max(expanded, outputs(static_cast<LinearInput>(i)) * groups[i].front().inputs);
+    }
   }
   constexpr std::string_view kWhat = "the activations of one pass";
   x_ = DeviceMatrix(memory, compute, rows, model_.hidden_size, kWhat);
@@ -257,6 +308,10 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   up_ = DeviceMatrix(memory, compute, rows, up, kWhat);
   inner_ = DeviceMatrix(memory, compute, rows, model_.intermediate_size, kWhat);
   out_ = DeviceMatrix(memory, DType::kF32, rows, model_.hidden_size, kWhat);
+  if (expanded > 0 && rows > kMaxDecodeTokens) {
+    expanded_ =
+        DeviceBuffer(memory, static_cast<std::uint64_t>(expanded * size_of(compute)), "expanded weights");
+  }
   for (const RopeTable& table : model.rope_tables(seqlen)) {
     Rope rope;
     rope.pairs = table.cos.cols();
@@ -288,9 +343,8 @@ DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, 
 }
 
 DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
-  const DeviceView weight = block.group(kAttention);
-  const DeviceView qkv = view_of(qkv_.view().data, compute_, x.rows, weight.rows);
-  products_.linear(x, weight, block.bias(kAttention), qkv);
+  const DeviceView qkv = view_of(qkv_.view().data, compute_, x.rows, block.group_rows(kAttention));
+  linear(block, kAttention, x, qkv);
   const std::int64_t d = model_.head_size;
   const bool interleaved = model_.qkv_layout == QkvLayout::kInterleaved;
   const std::int64_t head_stride = interleaved ? 3 * d : d;
@@ -314,11 +368,11 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     args.layer = model_.norm == NormKind::kLayer;
     args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
     args.eps = model_.norm_eps;
-    args.sequence_length = seqlen_;
+    args.sequence_length = cache_ == nullptr ? seqlen_ : x.rows;
     if (block.config().rope >= 0) {
       const Rope& rope = ropes_[static_cast<std::size_t>(block.config().rope)];
-      args.cos = rope.cos.as<float>();
-      args.sin = rope.sin.as<float>();
+      args.cos = rope.cos.as<float>() + first_position_ * rope.pairs;
+      args.sin = rope.sin.as<float>() + first_position_ * rope.pairs;
       args.pairs = rope.pairs;
     }
     prepare_heads(args, stream_);
@@ -340,7 +394,7 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.out = mixed.data;
   args.dtype = compute_;
   args.rows = x.rows;
-  args.sequence_length = seqlen_;
+  args.sequence_length = cache_ == nullptr ? seqlen_ : x.rows;
   args.row_stride = qkv.stride;
   args.head_stride = head_stride;
   args.num_heads = model_.num_heads;
@@ -349,14 +403,23 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.scale = model_.attention_scale;
   args.softcap = model_.attention_softcap;
   args.window = block.config().attention_window;
-  cuda::attention(args, stream_);
+  if (cache_ == nullptr) {
+    cuda::attention(args, stream_);
+    return mixed;
+  }
+  const CacheArgs cache{cache_->keys.view().data, cache_->values.view().data, first_position_};
+  append_cache(args, cache, stream_);
+  if (first_position_ == 0) {
+    cuda::attention(args, stream_);
+  } else {
+    cached_attention(args, cache, stream_);
+  }
   return mixed;
 }
 
 DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
-  const DeviceView weight = block.group(kMlp);
-  const DeviceView up = view_of(up_.view().data, compute_, x.rows, weight.rows);
-  products_.linear(x, weight, block.bias(kMlp), up);
+  const DeviceView up = view_of(up_.view().data, compute_, x.rows, block.group_rows(kMlp));
+  linear(block, kMlp, x, up);
   const DeviceView inner = inner_.view().row_block(0, x.rows);
   activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
            stream_);
@@ -370,7 +433,7 @@ bool BlockForward::norms_output(const BlockWeights& block, LinearInput which) {
 
 DeviceView BlockForward::project(const BlockWeights& block, LinearInput which, DeviceView x) {
   const DeviceView out = out_.view().row_block(0, x.rows);
-  products_.linear(x, block.group(which), block.bias(which), out);
+  linear(block, which, x, out);
   return out;
 }
 
@@ -392,8 +455,18 @@ void BlockForward::project_and_add(const BlockWeights& block, LinearInput which,
   if (norms_output(block, which)) {
     add_projected(block, which, project(block, which, x), hidden);
   } else {
-    products_.linear(x, block.group(which), block.bias(which), hidden, true);
+    linear(block, which, x, hidden, true);
   }
+}
+
+void BlockForward::run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache,
+                              std::int64_t first_position) {
+  expect(first_position + hidden.rows <= cache.keys.view().rows, "run_cached: positions that fit");
+  cache_ = &cache;
+  first_position_ = first_position;
+  run(block, hidden);
+  cache_ = nullptr;
+  first_position_ = 0;
 }
 
 void BlockForward::run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer) {

@@ -4,10 +4,12 @@
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/packed_weight.h"
 #include "swiftprune/cuda/products.h"
 #include "swiftprune/cuda/runtime.h"
 #include "swiftprune/model/model.h"
@@ -48,6 +50,14 @@ class BlockWeights {
   const void* bias(LinearInput input) const;
   void refresh(LinearInput input, cudaStream_t stream);
   void refresh(cudaStream_t stream);
+  // Packed weights of the layer from the checkpoint, by groups; the layer must be set, and its layout then
+  // holds the groups that are not packed. `compute` must be their dtype. Throws Error{kBadInput} for a group
+  // that is packed in part beside F32 weights.
+  void load_packed(DeviceMemory& memory, cudaStream_t stream);
+  // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked.
+  void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
+              void* scratch, cudaStream_t stream) const;
+  std::int64_t group_rows(LinearInput input) const;
   // The same tensors as `other`, by a copy on the device.
   void copy_from(const BlockWeights& other, cudaStream_t stream);
 
@@ -85,7 +95,13 @@ class BlockWeights {
   std::array<NormOffsets, kNumNorms> norms_{};
   std::array<std::int64_t, kNumLinearInputs> bias_offsets_{};  // -1: none
   DeviceBuffer buffer_;
+  std::array<std::optional<DevicePacked>, kNumLinearInputs> packed_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
+};
+
+// Keys and values of one block for the positions seen so far, [capacity, Hkv·D] in the compute dtype.
+struct DeviceCache {
+  DeviceMatrix keys, values;
 };
 
 // Called with each distinct input x [rows, I] of the block's linears, in the order of LinearInput.
@@ -93,12 +109,17 @@ using DeviceObserver = std::function<void(LinearInput input, DeviceView x)>;
 
 class BlockForward {
  public:
-  // rows: most rows a call; whole sequences of seqlen rows.
+  // rows: most rows a call; run() takes whole sequences of seqlen rows.
   BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
                std::int64_t seqlen, DType compute, cudaStream_t stream);
 
   // hidden [N, hidden] F32 becomes the block's output.
   void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);
+
+  // One sequence's new tokens at positions first_position ..., after those in the cache. From now on seqlen
+  // is only the number of positions that there may be.
+  void run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache,
+                  std::int64_t first_position);
 
   // The steps of run(), as in DecoderBlock. The results stand until the same step is called again.
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
@@ -118,7 +139,15 @@ class BlockForward {
   std::int64_t rows_, seqlen_;
   DType compute_;
   cudaStream_t stream_;
+  void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
+              bool accumulate = false) {
+    block.linear(products_, input, x, y, accumulate, expanded_.data(), stream_);
+  }
+
   DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;
+  DeviceBuffer expanded_;         // packed models: the weights of one group
+  DeviceCache* cache_ = nullptr;  // of the block that runs
+  std::int64_t first_position_ = 0;
   struct Rope {
     DeviceBuffer cos, sin;
     std::int64_t pairs = 0;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,8 +36,25 @@ struct DeviceOptions {
 PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
 
-// What evaluation/perplexity.h's perplexity() does, on the GPU.
+// What evaluation/perplexity.h's perplexity() does, on the GPU. Packed models compute in their weights'
+// dtype.
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options, const DeviceOptions& device);
+
+// What model/generator.h's Generator does for one sequence, on the GPU: all blocks and the cache of keys and
+// values lie in its memory. Packed models keep their packed form and compute in their weights' dtype.
+class DeviceGenerator {
+ public:
+  // capacity: positions at most. Keeps a reference to the model.
+  DeviceGenerator(const Model& model, ComputeType compute, std::int64_t capacity,
+                  const DeviceOptions& device);
+  ~DeviceGenerator();
+  // Appends tokens; the logits of the last one [1, vocab].
+  const Matrix& append(std::span<const std::int32_t> ids);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace swiftprune::cuda

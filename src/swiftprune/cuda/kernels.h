@@ -153,6 +153,18 @@ struct AttentionArgs {
 };
 void attention(const AttentionArgs& args, cudaStream_t stream);
 
+// -- Generation (generation.cu) -----------------------------------------------------------------------------
+// Keys and values of one sequence, [capacity, kv_heads·head_size] of the attention's dtype; row r of q, k and
+// v (AttentionArgs, one sequence) is at position first_position + r.
+struct CacheArgs {
+  void* keys = nullptr;
+  void* values = nullptr;
+  std::int64_t first_position = 0;
+};
+void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
+// Attention of the rows with all cached positions up to their own.
+void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
+
 // -- Refinement (refine.cu) ---------------------------------------------------------------------------------
 // gram [n, n]: the upper triangle becomes the mirror of the lower.
 void symmetrize(float* gram, std::int64_t n, cudaStream_t stream);

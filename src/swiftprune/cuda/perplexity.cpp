@@ -5,85 +5,12 @@
 #include <vector>
 
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/streams.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
 namespace {
-
-constexpr std::int64_t kLogitBytes = std::int64_t{256} << 20;  // logits in memory at a time
-
-// The final norm and the output projection on the device.
-class DeviceHead {
- public:
-  DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute, cudaStream_t stream)
-      : model_(model.config()), products_(products), compute_(compute), stream_(stream) {
-    const Checkpoint& checkpoint = model.checkpoint();
-    const TensorInfo& head = checkpoint.at(model_.head);
-    const std::int64_t vocab = model_.vocab_size;
-    const std::int64_t hidden = model_.hidden_size;
-    weight_ = DeviceMatrix(memory, compute, vocab, hidden, "the output projection");
-    DeviceBuffer raw;
-    void* target = weight_.view().data;
-    if (head.dtype != compute) {
-      raw = DeviceBuffer(memory, static_cast<std::uint64_t>(head.num_bytes()), "the output projection");
-      target = raw.data();
-    }
-    const auto bytes = checkpoint.bytes(head);
-    check(cudaMemcpyAsync(target, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
-    if (head.dtype != compute) {
-      convert(raw.data(), head.dtype, weight_.view().data, compute, vocab * hidden, stream);
-    }
-    const auto vector = [&](const std::string& name, std::int64_t size) {
-      return upload(memory, std::span<const float>(checkpoint.load_vector(name, size)), "the final norm",
-                    stream);
-    };
-    if (model_.final_norm && !model_.final_norm->gain.empty())
-      gain_ = vector(model_.final_norm->gain, hidden);
-    if (model_.final_norm && !model_.final_norm->bias.empty())
-      bias_ = vector(model_.final_norm->bias, hidden);
-    if (model_.head_bias) head_bias_ = vector(*model_.head_bias, vocab);
-    rows_ = std::max<std::int64_t>(1, kLogitBytes / (vocab * static_cast<std::int64_t>(sizeof(float))));
-    normed_ = DeviceMatrix(memory, compute, rows_, hidden, "the final norm");
-    logits_ = DeviceMatrix(memory, DType::kF32, rows_, vocab, "logits");
-    check(cudaStreamSynchronize(stream));
-  }
-
-  std::int64_t rows() const { return rows_; }  // most rows a call
-
-  // hidden [N, hidden] F32, targets [N] and log_probs [N] on the device
-  void log_probs(DeviceView hidden, const std::int32_t* targets, double* log_probs) {
-    const DeviceView x = normed_.view().row_block(0, hidden.rows);
-    if (model_.final_norm) {
-      NormArgs args;
-      args.x = static_cast<const float*>(hidden.data);
-      args.gain = gain_.as<float>();
-      args.bias = bias_.as<float>();
-      args.layer = model_.norm == NormKind::kLayer;
-      args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
-      args.eps = model_.norm_eps;
-      args.rows = hidden.rows;
-      args.cols = hidden.cols;
-      norm(args, x.data, compute_, stream_);
-    } else {
-      convert(hidden.data, DType::kF32, x.data, compute_, hidden.numel(), stream_);
-    }
-    const DeviceView logits = logits_.view().row_block(0, hidden.rows);
-    products_.linear(x, weight_.view(), head_bias_.data(), logits);
-    target_log_probs(static_cast<const float*>(logits.data), hidden.rows, logits.cols, model_.final_softcap,
-                     targets, log_probs, stream_);
-  }
-
- private:
-  const ModelConfig& model_;
-  Products& products_;
-  DType compute_;
-  cudaStream_t stream_;
-  std::int64_t rows_ = 0;
-  DeviceMatrix weight_, normed_, logits_;
-  DeviceBuffer gain_, bias_, head_bias_;
-};
 
 // Windows whose hidden states fit beside everything else.
 std::int64_t windows_at_once(const DeviceMemory& memory, const Model& model, const TokenWindows& windows) {
@@ -106,9 +33,9 @@ class Evaluator {
       : model_(model),
         options_(options),
         memory_(device.memory_bytes),
-        compute_(options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        compute_(compute_dtype(model, options.compute)),
         products_(memory_, stream_),
-        head_(memory_, products_, model, compute_, stream_),
+        head_(memory_, products_, model, compute_, 0, stream_),
         loader_(model, device.index) {
     for (int i = 0; i < 2; ++i) slots_.emplace_back(memory_, model, compute_);
   }
@@ -150,6 +77,7 @@ class Evaluator {
       if (layer + 1 < num_layers) {
         loader_.start(layer + 1, slots_[static_cast<std::size_t>((layer + 1) % 2)]);
       }
+      block.load_packed(memory_, stream_);
       block.refresh(stream_);
       for_passes(part, [&](std::int64_t row, std::int64_t rows) {
         forward.run(block, hidden.view().row_block(row, rows));
@@ -191,10 +119,6 @@ class Evaluator {
 
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options, const DeviceOptions& device) {
-  if (has_packed_tensors(model.checkpoint())) {
-    bad_input("{}: a packed model runs on the CPU only; use --device cpu, or swiftprune unpack",
-              model.checkpoint().folder().string());
-  }
   check(cudaSetDevice(device.index));
   Evaluator evaluator(model, options, device);
   return swiftprune::perplexity_of(model, parts,

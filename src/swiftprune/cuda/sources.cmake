@@ -9,6 +9,12 @@ if(SWIFTPRUNE_CUDA)
     cuda/block_ops.cu
     cuda/attention.cu
     cuda/refine.cu
+    cuda/packed.cu
+    cuda/packed_expand.cu
+    cuda/generation.cu
+    cuda/generator.cpp
+    cuda/head.cpp
+    cuda/packed_weight.cpp
     cuda/block.cpp
     cuda/streaming.cpp
     cuda/inverse.cpp
@@ -17,6 +23,13 @@ if(SWIFTPRUNE_CUDA)
     cuda/streams.cpp
     cuda/prune.cpp
     cuda/perplexity.cpp)
+  if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)
+    target_sources(swiftprune PRIVATE cuda/structured.cpp)
+    set_property(SOURCE cuda/structured.cpp APPEND PROPERTY COMPILE_OPTIONS
+      -isystem${SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR})
+  else()
+    target_sources(swiftprune PRIVATE cuda/structured_unavailable.cpp)
+  endif()
   target_link_libraries(swiftprune PRIVATE CUDA::cudart_static swiftprune_cuda_flags ${CMAKE_DL_LIBS})
   target_compile_definitions(swiftprune PRIVATE SWIFTPRUNE_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
 else()

@@ -30,4 +30,9 @@ PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const 
   no_cuda();
 }
 
+struct DeviceGenerator::State {};
+DeviceGenerator::DeviceGenerator(const Model&, ComputeType, std::int64_t, const DeviceOptions&) { no_cuda(); }
+DeviceGenerator::~DeviceGenerator() = default;
+const Matrix& DeviceGenerator::append(std::span<const std::int32_t>) { no_cuda(); }
+
 }  // namespace swiftprune::cuda

@@ -1,0 +1,261 @@
+// Products with pruned weights on the GPU beside the dense bf16 ones, over the linears of LLaMA-2-7B (query,
+// key and value are one product, gate and up another), in one run: medians of whole passes over several
+// layers, so that no weight comes from the cache.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/packed_weight.h"
+#include "swiftprune/cuda/structured.h"
+#include "swiftprune/sparse/pack.h"
+
+namespace swiftprune {
+namespace {
+
+struct Shape {
+  std::int64_t rows, cols;
+};
+constexpr Shape kShapes[] = {{12288, 4096}, {4096, 4096}, {22016, 4096}, {4096, 11008}};
+constexpr std::int64_t kLayers = 32;  // of the model, for the figures a token
+
+std::uint64_t mixed(std::uint64_t x) {  // splitmix64
+  x += 0x9e3779b97f4a7c15ULL;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+// Normal enough; pruned are the `pruned` smallest of every `group` consecutive weights of a row.
+std::vector<std::uint16_t> random_weight(Shape shape, std::int64_t group, double pruned, DType dtype) {
+  std::vector<std::uint16_t> bits(static_cast<std::size_t>(shape.rows * shape.cols));
+  const std::int64_t span = group == 0 ? shape.cols : group;
+  const auto count = static_cast<std::ptrdiff_t>(pruned * static_cast<double>(span) + 0.5);
+  parallel_for(shape.rows, 16, [&](std::int64_t first, std::int64_t last) {
+    std::vector<std::pair<std::uint16_t, std::int64_t>> order(static_cast<std::size_t>(span));
+    for (std::int64_t r = first; r < last; ++r) {
+      std::uint16_t* row = bits.data() + r * shape.cols;
+      for (std::int64_t c = 0; c < shape.cols; ++c) {
+        const std::uint64_t random = mixed(static_cast<std::uint64_t>(r * shape.cols + c));
+        float sum = 0.0f;
+        for (int shift = 0; shift < 64; shift += 16)
+          sum += static_cast<float>((random >> shift) & 0xffff) / 65536.0f - 0.5f;
+        row[c] = dtype == DType::kF16 ? f32_to_f16(0.02f * sum) : f32_to_bf16(0.02f * sum);
+      }
+      for (std::int64_t begin = 0; begin < shape.cols; begin += span) {
+        for (std::int64_t c = 0; c < span; ++c) {
+          order[static_cast<std::size_t>(c)] = {static_cast<std::uint16_t>(row[begin + c] & 0x7fff),
+                                                begin + c};
+        }
+        std::nth_element(order.begin(), order.begin() + count, order.end());
+        for (std::ptrdiff_t i = 0; i < count; ++i) row[order[static_cast<std::size_t>(i)].second] = 0;
+      }
+    }
+  });
+  return bits;
+}
+
+struct Case {
+  const char* name;
+  std::int64_t group;
+  double pruned;
+  PackFormat format;
+};
+const Case kCases[] = {{"50 % per row, bitmap", 0, 0.5, {.kind = PackedKind::kBitmap16}},
+                       {"70 % per row, bitmap", 0, 0.7, {.kind = PackedKind::kBitmap16}},
+                       {"2:4", 4, 0.5, {.kind = PackedKind::kNm16, .group_n = 2, .group_m = 4}}};
+
+class Bench {
+ public:
+  Bench(int repeats, std::int64_t layers, DType dtype, int pause_ms)
+      : memory_(0),
+        products_(memory_, stream_),
+        repeats_(repeats),
+        layers_(layers),
+        dtype_(dtype),
+        pause_ms_(pause_ms) {
+    const std::int64_t tokens = kTokens;
+    x_ = cuda::DeviceMatrix(memory_, dtype, tokens, 11008, "inputs");
+    y_ = cuda::DeviceMatrix(memory_, dtype, tokens, 22016, "outputs");
+    const auto random = random_weight({tokens, 11008}, 0, 0.0, dtype);
+    cuda::check(
+        cudaMemcpyAsync(x_.view().data, random.data(), random.size() * 2, cudaMemcpyHostToDevice, stream_));
+    stream_.synchronize();
+    std::int64_t most = 0;
+    for (const Shape& shape : kShapes) most = std::max(most, shape.rows * shape.cols);
+    scratch_ = cuda::DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * most), "expanded weights");
+  }
+
+  void run(const std::vector<std::int64_t>& all_tokens, std::string_view only) {
+    load_dense();
+    fmt::print("{:<28} {:>6} {:>12} {:>14} {:>10} {:>8}\n", name_of(dtype_), "tokens", "ms, 32 layers",
+               "GB/s of weights", "dense, ms", "faster");
+    for (const std::int64_t tokens : all_tokens) {
+      dense_ms_[tokens] =
+          time([&] { dense_pass(tokens); }) * static_cast<double>(kLayers) / static_cast<double>(layers_);
+      report("dense", tokens, dense_ms_[tokens], dense_bytes());
+    }
+    for (const Case& item : kCases) {
+      if (std::string_view(item.name).starts_with(only)) run_case(item);
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kTokens = 2048;
+
+  static std::int64_t dense_bytes() {
+    std::int64_t bytes = 0;
+    for (const Shape& shape : kShapes) bytes += 2 * shape.rows * shape.cols;
+    return bytes;
+  }
+
+  void load_dense() {
+    for (const Shape& shape : kShapes) {
+      const auto bits = random_weight(shape, 0, 0.0, dtype_);
+      for (std::int64_t layer = 0; layer < layers_; ++layer) {
+        dense_.emplace_back(memory_, dtype_, shape.rows, shape.cols, "weights");
+        cuda::check(cudaMemcpyAsync(dense_.back().view().data, bits.data(), bits.size() * 2,
+                                    cudaMemcpyHostToDevice, stream_));
+      }
+      stream_.synchronize();
+    }
+  }
+
+  cuda::DeviceView x(std::int64_t tokens, std::int64_t cols) const {
+    return cuda::view_of(x_.view().data, dtype_, tokens, cols);
+  }
+  cuda::DeviceView y(std::int64_t tokens, std::int64_t rows) const {
+    return cuda::view_of(y_.view().data, dtype_, tokens, rows);
+  }
+  std::size_t at(std::size_t shape, std::int64_t layer) const {
+    return shape * static_cast<std::size_t>(layers_) + static_cast<std::size_t>(layer);
+  }
+
+  void each(const std::function<void(std::size_t, const Shape&)>& body) const {
+    for (std::int64_t layer = 0; layer < layers_; ++layer) {
+      for (std::size_t s = 0; s < std::size(kShapes); ++s) body(at(s, layer), kShapes[s]);
+    }
+  }
+
+  void dense_pass(std::int64_t tokens) {
+    each([&](std::size_t i, const Shape& shape) {
+      products_.linear(x(tokens, shape.cols), dense_[i].view(), nullptr, y(tokens, shape.rows));
+    });
+  }
+
+  void run_case(const Case& item) {
+    std::vector<cuda::DevicePacked> weights;
+    std::vector<cuda::StructuredProducts::Weight> compressed;
+    std::optional<cuda::StructuredProducts> structured;
+    const bool with_library =
+        item.group == 4 && dtype_ == DType::kBF16 && cuda::StructuredProducts::why_not().empty();
+    if (with_library) structured.emplace(memory_, stream_);
+    std::int64_t bytes = 0;
+    for (const Shape& shape : kShapes) {
+      const auto bits = random_weight(shape, item.group, item.pruned, dtype_);
+      const PackedTensor packed = pack({bits, shape.rows, shape.cols, dtype_}, item.format);
+      for (std::int64_t layer = 0; layer < layers_; ++layer) {
+        weights.emplace_back(memory_, std::span(&packed, 1), stream_);
+        if (!with_library) continue;
+        weights.back().expand(scratch_.data(), stream_);
+        compressed.push_back(
+            structured->compress(cuda::view_of(scratch_.data(), dtype_, shape.rows, shape.cols)));
+      }
+      bytes += static_cast<std::int64_t>(weights.back().bytes());
+    }
+    for (const auto& [tokens, unused] : dense_ms_) {
+      const double ms = time([&] {
+        each([&](std::size_t i, const Shape& shape) {
+          weights[i].linear(products_, x(tokens, shape.cols), nullptr, y(tokens, shape.rows), false,
+                            scratch_.data(), stream_);
+        });
+      });
+      report(item.name, tokens, ms * static_cast<double>(kLayers) / static_cast<double>(layers_), bytes);
+      if (!with_library || tokens % 8 != 0) continue;
+      const double library_ms = time([&] {
+        each([&](std::size_t i, const Shape& shape) {
+          structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows));
+        });
+      });
+      report("2:4, cuSPARSELt", tokens,
+             library_ms * static_cast<double>(kLayers) / static_cast<double>(layers_), bytes);
+    }
+    if (item.group == 4 && !with_library) fmt::print("{}\n", cuda::StructuredProducts::why_not());
+  }
+
+  void report(std::string_view name, std::int64_t tokens, double ms, std::int64_t bytes) {
+    fmt::print("{:<28} {:>6} {:>12.3f} {:>14.0f} {:>10.3f} {:>8.3f}\n", name, tokens, ms,
+               1e-6 * static_cast<double>(bytes * kLayers) / ms, dense_ms_[tokens], dense_ms_[tokens] / ms);
+    std::fflush(stdout);
+  }
+
+  // Median milliseconds on the device of a pass, after one that warms up.
+  double time(const std::function<void()>& body) {
+    for (int i = 0; i < 3; ++i) body();
+    std::vector<float> ms;
+    for (int i = 0; i < repeats_; ++i) {
+      const cuda::Event start(true);
+      const cuda::Event end(true);
+      if (pause_ms_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms_));
+      start.record(stream_);
+      body();
+      end.record(stream_);
+      end.synchronize();
+      ms.push_back(end.ms_since(start));
+    }
+    std::sort(ms.begin(), ms.end());
+    return ms[ms.size() / 2];
+  }
+
+  cuda::DeviceMemory memory_;
+  cuda::Stream stream_;
+  cuda::Products products_;
+  int repeats_;
+  std::int64_t layers_;
+  DType dtype_;
+  int pause_ms_;
+  cuda::DeviceMatrix x_, y_;
+  cuda::DeviceBuffer scratch_;
+  std::vector<cuda::DeviceMatrix> dense_;  // [shape][layer]
+  std::map<std::int64_t, double> dense_ms_;
+};
+
+}  // namespace
+}  // namespace swiftprune
+
+int main(int argc, char** argv) {
+  using namespace swiftprune;
+  CLI::App app{"Times products with pruned weights at the shapes of LLaMA-2-7B on the GPU"};
+  int repeats = 21;
+  std::int64_t layers = 8;
+  std::string dtype = "bf16";
+  app.add_option("--repeats", repeats, "Passes of which the median counts")->check(CLI::Range(1, 1000));
+  app.add_option("--layers", layers, "Layers in memory")->check(CLI::Range(1, 32));
+  app.add_option("--dtype", dtype, "bf16 or f16")->check(CLI::IsMember({"bf16", "f16"}));
+  std::vector<std::int64_t> tokens = {1, 2, 4, 8, 16, 512, 2048};
+  std::string only;
+  int pause_ms = 0;
+  app.add_option("--tokens", tokens, "Numbers of tokens, at most 2048")->check(CLI::Range(1, 2048));
+  app.add_option("--only", only, "Cases whose name begins so");
+  app.add_option("--pause-ms", pause_ms, "Rest before each pass, so that the power limit is not reached")
+      ->check(CLI::Range(0, 10000));
+  CLI11_PARSE(app, argc, argv);
+  try {
+    const cuda::DeviceChoice device = cuda::choose_device("cuda");
+    cuda::check(cudaSetDevice(device.index));
+    fmt::print("{}\n", cuda::device_name(device));
+    Bench(repeats, layers, dtype == "f16" ? DType::kF16 : DType::kBF16, pause_ms).run(tokens, only);
+  } catch (const Error& error) {
+    fmt::print(stderr, "gpu_sparse_bench: {}\n", error.what());
+    return static_cast<int>(error.kind());
+  }
+}

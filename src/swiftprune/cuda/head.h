@@ -1,0 +1,37 @@
+// The final norm and the output projection on the device.
+#pragma once
+
+#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/products.h"
+#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/model/model.h"
+
+namespace swiftprune::cuda {
+
+// The dtype of activations: that of packed weights where the model has some (their products take no other),
+// else as asked for.
+DType compute_dtype(const Model& model, ComputeType compute);
+
+class DeviceHead {
+ public:
+  // rows: most rows a call; 0: as many as bounded memory for the logits holds.
+  DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute, std::int64_t rows,
+             cudaStream_t stream);
+  std::int64_t rows() const { return rows_; }
+
+  // hidden [N, hidden] F32 -> [N, vocab] F32, before the soft cap; they stand until the next call.
+  DeviceView logits(DeviceView hidden);
+  // hidden [N, hidden] F32, targets [N] and log_probs [N] on the device
+  void log_probs(DeviceView hidden, const std::int32_t* targets, double* log_probs);
+
+ private:
+  const ModelConfig& model_;
+  Products& products_;
+  DType compute_;
+  cudaStream_t stream_;
+  std::int64_t rows_ = 0;
+  DeviceMatrix weight_, normed_, logits_;
+  DeviceBuffer gain_, bias_, head_bias_;
+};
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,56 @@
+// Products of a few tokens with packed weights on the device, and their expansion: launchers over raw device
+// pointers, asynchronous, with sums in a fixed order. Panels are those of sparse/packed_tensor.h.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "swiftprune/tensor/dtype.h"
+
+namespace swiftprune::cuda {
+
+inline constexpr std::int64_t kMaxDecodeTokens = 16;  // of one launch
+inline constexpr std::int64_t kCompactBlock = 64;     // columns of a block
+
+// bitmap16 in chunks of one block each, which a warp copies as they are: 32 mask words (one a pair of
+// columns, bit 2·row + column of the pair), for each of them where its values begin (16 bits, in bytes), then
+// the values, those of pairs 0, 8, 16, 24, 1, 9, ... after each other, then zeros to 16 bytes.
+struct BitmapWeight {
+  const uint4* chunks = nullptr;          // of panel 0, block 0; then block 1 ...
+  const std::uint32_t* starts = nullptr;  // [panels·blocks + 1], in uint4
+  std::int64_t most = 0;                  // uint4 of a chunk at most
+};
+// 2:4 in the order of mma.sp's operands, a lane's four registers side by side: lane 4g + t of step s (32
+// columns) holds the kept pairs of row g, group 8s + t; row g + 8; and both of group 8s + t + 4.
+struct TwoFourWeight {
+  const uint4* values = nullptr;           // [panels, 2·blocks, 32 lanes]
+  const std::uint32_t* indices = nullptr;  // [panels, blocks, 32 lanes]: t = 2·(step % 2) + half of the step,
+                                           // rows g (low bits) and g + 8, four bits a group
+};
+
+struct CompactArgs {
+  DType dtype = DType::kBF16;  // of weights and x: BF16 or F16
+  std::int64_t rows = 0;       // O
+  std::int64_t cols = 0;       // I
+  const void* x = nullptr;     // [tokens, I]
+  std::int64_t x_stride = 0;
+  std::int64_t tokens = 0;       // 1 .. kMaxDecodeTokens
+  void* y = nullptr;             // [tokens, O]
+  DType y_dtype = DType::kBF16;  // dtype or F32
+  std::int64_t y_stride = 0;
+  bool accumulate = false;     // y +=, F32 only
+  const void* bias = nullptr;  // [O] of y_dtype, or null
+};
+// May start before earlier work on the stream is done and then waits for it before x or y is touched; the
+// weights must be there when it is launched.
+void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
+void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
+
+// dense [rows, cols] of 16 bits, contiguous
+void expand_bitmap(const BitmapWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
+                   cudaStream_t stream);
+void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
+                     cudaStream_t stream);
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,291 @@
+#include "swiftprune/cuda/packed_weight.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/pack.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
+constexpr std::int64_t kValuesAt = kWords * (4 + 2);  // bytes into a chunk
+constexpr std::int64_t kUnit = 16;                    // bytes: chunks are whole ones
+
+bool is_two_four(const PackedTensor& part) {
+  return part.kind() == PackedKind::kNm16 && part.shape().group_n == 2 && part.shape().group_m == 4;
+}
+
+DevicePacked::Kind kind_of(const PackedTensor& part) {
+  if (part.kind() == PackedKind::kBitmap16) return DevicePacked::Kind::kBitmap;
+  return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
+}
+
+// The part as the device takes it.
+PackedTensor device_form(const PackedTensor& part) {
+  if (kind_of(part) != DevicePacked::Kind::kDense || part.kind() == PackedKind::kDense16) return part;
+  const std::vector<std::uint16_t> bits = unpack(part);
+  const WeightBits weight{bits, part.rows(), part.cols(), part.shape().dtype};
+  PackedTensor bitmap = pack(weight, {.kind = PackedKind::kBitmap16});
+  if (bitmap.bytes().size() < bits.size() * sizeof(std::uint16_t)) return bitmap;
+  return pack(weight, {.kind = PackedKind::kDense16});
+}
+
+// Panels follow each other only when those before the last part are full.
+bool can_follow(const PackedTensor& before, const PackedTensor& part) {
+  return kind_of(before) == kind_of(part) && before.rows() % kPanelRows == 0;
+}
+
+template <class T>
+DeviceBuffer to_device(DeviceMemory& memory, const std::vector<T>& values, cudaStream_t stream) {
+  DeviceBuffer buffer = upload(memory, std::span<const T>(values), "packed weights", stream);
+  check(cudaStreamSynchronize(stream));  // `values` may go
+  return buffer;
+}
+
+// The mask words of one block of a panel; fewer than kWords at the end of a row.
+std::span<const std::uint32_t> words_of(const PackedTensor& part, std::int64_t panel, std::int64_t block) {
+  const std::int64_t pairs = part.shape().num_pairs();
+  const std::int64_t first = block * kWords;
+  return {static_cast<const std::uint32_t*>(part.masks()) + panel * pairs + first,
+          static_cast<std::size_t>(std::min(kWords, pairs - first))};
+}
+std::int64_t count_bits(std::span<const std::uint32_t> words) {
+  std::int64_t count = 0;
+  for (const std::uint32_t word : words) count += std::popcount(word);
+  return count;
+}
+// One panel's chunks as in BitmapWeight; `chunks` is zero.
+void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32_t* starts,
+                 std::int64_t blocks, std::byte* chunks) {
+  const auto* source = static_cast<const std::uint16_t*>(part.values()) + part.offsets()[panel];
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    std::byte* chunk = chunks + starts[b] * kUnit;
+    const auto words = words_of(part, panel, b);
+    std::array<const std::uint16_t*, kWords> first{};  // value of each pair
+    for (std::size_t pair = 0; pair < words.size(); ++pair) {
+      first[pair] = source;
+      source += std::popcount(words[pair]);
+    }
+    std::memcpy(chunk, words.data(), words.size_bytes());
+    std::uint16_t start = 0;
+    for (std::size_t i = 0; i < kWords; ++i) {
+      const std::size_t pair = i % 4 * 8 + i / 4;
+      std::memcpy(chunk + 4 * kWords + 2 * pair, &start, sizeof start);
+      if (pair >= words.size()) continue;
+      const auto bytes = static_cast<std::uint16_t>(2 * std::popcount(words[pair]));
+      std::memcpy(chunk + kValuesAt + start, first[pair], bytes);
+      start = static_cast<std::uint16_t>(start + bytes);
+    }
+  }
+}
+
+constexpr std::int64_t kLanes = 32;
+constexpr std::int64_t kPanelValues = 2 * kLanes * 4;  // registers of a panel's block
+
+// One panel of a 2:4 weight in the order of TwoFourWeight; both targets are zero.
+void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t blocks, std::uint32_t* values,
+                    std::uint32_t* indices) {
+  constexpr std::uint32_t kNothing = 0b0100;  // indices 0 and 1, beyond the last group
+  const std::int64_t groups = part.cols() / 4;
+  const std::int64_t num_slots = part.shape().num_slots();
+  const auto* pairs =
+      static_cast<const std::uint32_t*>(part.values()) + panel * num_slots / 2 * kPanelRows;  // [groups, 16]
+  const auto* words = static_cast<const std::uint32_t*>(part.indices()) + panel * num_slots;  // [2·groups]
+  const auto four = [&](std::int64_t group, std::int64_t row) {
+    if (group >= groups) return kNothing;
+    return (words[2 * group] >> (2 * row) & 3u) | (words[2 * group + 1] >> (2 * row) & 3u) << 2;
+  };
+  for (std::int64_t s = 0; s < 2 * blocks; ++s) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t i = 0; i < 4; ++i) {
+        const std::int64_t group = 8 * s + lane % 4 + i / 2 * 4;
+        const std::int64_t row = lane / 4 + i % 2 * 8;
+        if (group < groups) values[(s * kLanes + lane) * 4 + i] = pairs[group * kPanelRows + row];
+      }
+    }
+  }
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t i = 0; i < 4; ++i) {  // of the 16 columns that lane % 4 stands for
+        const std::int64_t group = 16 * b + lane % 4 * 4 + i;
+        indices[b * kLanes + lane] |= four(group, lane / 4) << (4 * i) | four(group, lane / 4 + 8)
+                                                                             << (16 + 4 * i);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+BitmapWeight DevicePacked::Piece::bitmap() const {
+  return {.chunks = values.as<uint4>(), .starts = starts.as<std::uint32_t>(), .most = most};
+}
+TwoFourWeight DevicePacked::Piece::two_four() const {
+  return {.values = values.as<uint4>(), .indices = indices.as<std::uint32_t>()};
+}
+
+DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                              cudaStream_t stream) const {
+  const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  std::vector<std::uint32_t> starts;
+  std::uint32_t end = 0;
+  Piece piece;
+  piece.kind = Kind::kBitmap;
+  for (const PackedTensor& part : parts) {
+    for (std::int64_t p = 0; p < part.shape().num_panels(); ++p) {
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        starts.push_back(end);
+        const std::int64_t values = count_bits(words_of(part, p, b));
+        const std::int64_t size = ceil_div(kValuesAt + 2 * values, kUnit);
+        piece.most = std::max(piece.most, size);
+        end += static_cast<std::uint32_t>(size);  // 2^32 of them are 64 GB
+      }
+    }
+  }
+  starts.push_back(end);
+  std::vector<std::byte> chunks(static_cast<std::size_t>(end) * kUnit);
+  std::int64_t first_panel = 0;
+  for (const PackedTensor& part : parts) {
+    parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t last) {
+      for (std::int64_t p = begin; p < last; ++p) {
+        fill_chunks(part, p, starts.data() + (first_panel + p) * blocks, blocks, chunks.data());
+      }
+    });
+    first_panel += part.shape().num_panels();
+  }
+  piece.values = to_device(memory, chunks, stream);
+  piece.starts = to_device(memory, starts, stream);
+  return piece;
+}
+
+DevicePacked::Piece DevicePacked::make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                                cudaStream_t stream) const {
+  const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  std::int64_t panels = 0;
+  for (const PackedTensor& part : parts) panels += part.shape().num_panels();
+  std::vector<std::uint32_t> values(static_cast<std::size_t>(panels * blocks * kPanelValues));
+  std::vector<std::uint32_t> indices(static_cast<std::size_t>(panels * blocks * kLanes));
+  std::int64_t first_panel = 0;
+  for (const PackedTensor& part : parts) {
+    parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t p = begin; p < end; ++p) {
+        const std::int64_t first = (first_panel + p) * blocks;
+        order_two_four(part, p, blocks, values.data() + first * kPanelValues,
+                       indices.data() + first * kLanes);
+      }
+    });
+    first_panel += part.shape().num_panels();
+  }
+  Piece piece;
+  piece.kind = Kind::kTwoFour;
+  piece.values = to_device(memory, values, stream);
+  piece.indices = to_device(memory, indices, stream);
+  return piece;
+}
+
+DevicePacked::Piece DevicePacked::make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                             cudaStream_t stream) const {
+  std::vector<std::uint16_t> values;
+  for (const PackedTensor& part : parts) {
+    const std::vector<std::uint16_t> bits = unpack(part);
+    values.insert(values.end(), bits.begin(), bits.end());
+  }
+  Piece piece;
+  piece.values = to_device(memory, values, stream);
+  return piece;
+}
+
+DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) {
+  expect(!parts.empty(), "DevicePacked: a weight");
+  cols_ = parts.front().cols();
+  dtype_ = parts.front().shape().dtype;
+  std::vector<PackedTensor> forms;
+  for (const PackedTensor& part : parts) {
+    expect(part.cols() == cols_ && part.shape().dtype == dtype_,
+           "DevicePacked: parts of one width and dtype");
+    forms.push_back(device_form(part));
+  }
+  for (std::size_t first = 0, end = 0; first < forms.size(); first = end) {
+    std::int64_t rows = forms[first].rows();
+    for (end = first + 1; end < forms.size() && can_follow(forms[end - 1], forms[end]); ++end) {
+      rows += forms[end].rows();
+    }
+    const auto group = std::span(forms).subspan(first, end - first);
+    Piece piece = kind_of(forms[first]) == Kind::kBitmap    ? make_bitmap(memory, group, stream)
+                  : kind_of(forms[first]) == Kind::kTwoFour ? make_two_four(memory, group, stream)
+                                                            : make_dense(memory, group, stream);
+    piece.first_row = rows_;
+    piece.rows = rows;
+    rows_ += rows;
+    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes();
+    pieces_.push_back(std::move(piece));
+  }
+}
+
+bool DevicePacked::is_dense() const {
+  return std::all_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::kDense; });
+}
+
+void DevicePacked::linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
+                          void* scratch, cudaStream_t stream) const {
+  expect(x.dtype == dtype_ && x.cols == cols_ && y.cols == rows_ && y.rows == x.rows, "linear: shapes agree");
+  expect(!accumulate || y.dtype == DType::kF32, "linear: sums in F32");
+  const auto bias_at = [&](std::int64_t row) {
+    return bias == nullptr ? nullptr : static_cast<const std::byte*>(bias) + row * size_of(y.dtype);
+  };
+  if (x.rows > kMaxDecodeTokens && !is_dense()) {
+    expand(scratch, stream);
+    products.linear(x, view_of(scratch, dtype_, rows_, cols_), bias, y, accumulate);
+    return;
+  }
+  for (const Piece& piece : pieces_) {
+    const DeviceView target = y.col_block(piece.first_row, piece.rows);
+    if (piece.kind == Kind::kDense) {
+      products.linear(x, view_of(piece.values.data(), dtype_, piece.rows, cols_), bias_at(piece.first_row),
+                      target, accumulate);
+      continue;
+    }
+    CompactArgs args;
+    args.dtype = dtype_;
+    args.rows = piece.rows;
+    args.cols = cols_;
+    args.x = x.data;
+    args.x_stride = x.stride;
+    args.tokens = x.rows;
+    args.y = target.data;
+    args.y_dtype = y.dtype;
+    args.y_stride = y.stride;
+    args.accumulate = accumulate;
+    args.bias = bias_at(piece.first_row);
+    if (piece.kind == Kind::kBitmap) {
+      multiply_bitmap(piece.bitmap(), args, stream);
+    } else {
+      multiply_two_four(piece.two_four(), args, stream);
+    }
+  }
+}
+
+void DevicePacked::expand(void* dense, cudaStream_t stream) const {
+  for (const Piece& piece : pieces_) {
+    std::byte* target = static_cast<std::byte*>(dense) + 2 * piece.first_row * cols_;
+    switch (piece.kind) {
+      case Kind::kDense:
+        check(cudaMemcpyAsync(target, piece.values.data(), static_cast<std::size_t>(2 * piece.rows * cols_),
+                              cudaMemcpyDeviceToDevice, stream));
+        break;
+      case Kind::kBitmap:
+        expand_bitmap(piece.bitmap(), piece.rows, cols_, target, stream);
+        break;
+      case Kind::kTwoFour:
+        expand_two_four(piece.two_four(), piece.rows, cols_, target, stream);
+        break;
+    }
+  }
+}
+
+}  // namespace swiftprune::cuda

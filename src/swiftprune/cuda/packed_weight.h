@@ -1,0 +1,58 @@
+// Packed linears on the device: bitmap16 and 2:4 as they are (their bytes in the order of packed_kernels.h),
+// other kinds as whichever of bitmap16 and dense takes fewer bytes.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "swiftprune/cuda/packed_kernels.h"
+#include "swiftprune/cuda/products.h"
+#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/sparse/packed_tensor.h"
+
+namespace swiftprune::cuda {
+
+class DevicePacked {
+ public:
+  enum class Kind { kDense, kBitmap, kTwoFour };
+
+  // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
+  // the bytes are on the device. int8 kinds become 16-bit weights (value · scale, rounded).
+  DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream);
+
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
+  DType dtype() const { return dtype_; }
+  std::uint64_t bytes() const { return bytes_; }  // on the device: read by a product of a few tokens
+  bool is_dense() const;                          // nothing in it is left out
+
+  // x [N, I] of dtype() -> y [N, ΣO] (+)= x Wᵀ + bias [ΣO] of y's dtype (dtype() or F32; sums only F32). Up
+  // to kMaxDecodeTokens tokens read the packed bytes; more go through expanded weights and a dense product,
+  // for which `scratch` holds ΣO·I elements.
+  void linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
+              void* scratch, cudaStream_t stream) const;
+  // dense [ΣO, I], contiguous
+  void expand(void* dense, cudaStream_t stream) const;
+
+ private:
+  // One launch: parts whose panels follow each other.
+  struct Piece {
+    Kind kind = Kind::kDense;
+    std::int64_t first_row = 0;
+    std::int64_t rows = 0;
+    DeviceBuffer values, starts, indices;
+    std::int64_t most = 0;
+    BitmapWeight bitmap() const;
+    TwoFourWeight two_four() const;
+  };
+  Piece make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
+  Piece make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
+  Piece make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
+
+  std::vector<Piece> pieces_;
+  std::int64_t rows_ = 0, cols_ = 0;
+  DType dtype_ = DType::kBF16;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,123 @@
+// Generation on the GPU against the CPU's generator: every family, and packed models.
+#include <algorithm>
+#include <fstream>
+#include <random>
+
+#include "cuda/gpu.h"
+#include "model/family_fixture.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/model/generator.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+using test::kModels;
+using test::relative_error;
+using test::TempDir;
+
+constexpr double kFloat = 1e-4;
+constexpr double kHalf = 3e-2;  // activations of 16 bits
+
+class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+  }
+
+  // The prompt, a piece of several tokens after it, then single ones.
+  static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance) {
+    const std::int64_t length = std::min<std::int64_t>(24, model.config().max_positions);
+    const std::int64_t prompt = length / 2;
+    const auto backend = make_cpu_backend();
+    Generator expected(model, *backend, ComputeType::kF32, 1, length);
+    cuda::DeviceGenerator found(on_gpu, ComputeType::kF32, length, {});
+    std::mt19937 engine(3);
+    std::uniform_int_distribution<std::int32_t> token(
+        0, static_cast<std::int32_t>(model.config().vocab_size) - 1);
+    for (std::int64_t done = 0; done < length;) {
+      const std::int64_t count = done == 0        ? prompt
+                                 : done == prompt ? std::min<std::int64_t>(3, length - done)
+                                                  : 1;
+      std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+      for (std::int32_t& id : ids) id = token(engine);
+      const Matrix& a = expected.append(ids);
+      const Matrix& b = found.append(ids);
+      EXPECT_LE(relative_error(b.view(), a.view()), tolerance) << "after " << done + count << " tokens";
+      done += count;
+    }
+  }
+
+  // A copy of the model whose linears have zeros: 2:4 where `two_four`, else about half of them. Returns the
+  // names of the linears' weights.
+  static std::vector<std::string> write_sparse(const Model& model, bool two_four,
+                                               const std::filesystem::path& folder) {
+    const Checkpoint& source = model.checkpoint();
+    std::vector<std::string> linears;
+    for (const BlockConfig& block : model.config().blocks) {
+      for (const LinearTensors& linear : linears_of(block)) linears.push_back(linear.name + ".weight");
+    }
+    CheckpointWriter writer(folder, plan_like(source));
+    std::mt19937 engine(5);
+    for (const TensorInfo& tensor : source.tensors()) {
+      const auto bytes = source.bytes(tensor);
+      std::vector<std::uint16_t> bits(bytes.size() / 2);
+      std::memcpy(bits.data(), bytes.data(), bytes.size());
+      if (std::find(linears.begin(), linears.end(), tensor.name) != linears.end()) {
+        for (std::size_t i = 0; i < bits.size(); ++i) {
+          if (two_four ? i % 4 == i / 4 % 4 || i % 4 == (i / 4 + 1) % 4 : engine() % 2 == 0) bits[i] = 0;
+        }
+      }
+      writer.write_bytes(tensor.name, std::as_bytes(std::span(bits)));
+    }
+    writer.write_file("config.json", source.config().dump());
+    writer.finish();
+    return linears;
+  }
+};
+
+TEST_P(CudaGenerationTest, LogitsAgreeWithTheCpu) {
+  const auto model = Model::open(kModels / GetParam());
+  expect_equal_logits(*model, *model, kFloat);
+}
+
+TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
+  const auto source = Model::open(kModels / GetParam());
+  for (const TensorInfo& tensor : source->checkpoint().tensors()) {
+    if (tensor.dtype == DType::kF32) GTEST_SKIP() << "only 16-bit weights are packed";
+  }
+  for (const bool two_four : {false, true}) {
+    const TempDir dir;
+    const auto linears = write_sparse(*source, two_four, dir.path() / "sparse");
+    const auto sparse = Model::open(dir.path() / "sparse");
+    pack_checkpoint(sparse->checkpoint(), linears, dir.path() / "packed", {});
+    const auto packed = Model::open(dir.path() / "packed");
+    expect_equal_logits(*sparse, *packed, kHalf);
+  }
+}
+
+TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
+  const auto source = Model::open(kModels / GetParam());
+  for (const TensorInfo& tensor : source->checkpoint().tensors()) {
+    if (tensor.dtype == DType::kF32) GTEST_SKIP() << "only 16-bit weights are packed";
+  }
+  const TempDir dir;
+  const auto linears = write_sparse(*source, false, dir.path() / "sparse");
+  const auto sparse = Model::open(dir.path() / "sparse");
+  pack_checkpoint(sparse->checkpoint(), linears, dir.path() / "packed", {});
+  const auto packed = Model::open(dir.path() / "packed");
+  const TokenWindows windows = test::Expected(GetParam()).windows();
+  const std::vector<ScoredWindows> parts{
+      {windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)}};
+  const auto backend = make_cpu_backend();
+  const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
+  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),
+                         [](const auto& family) { return family.param; });
+
+}  // namespace
+}  // namespace swiftprune

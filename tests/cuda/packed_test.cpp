@@ -1,0 +1,210 @@
+// Products with packed weights on the GPU, and their expansion, against the plain loops over the unpacked
+// weight.
+#include "cuda/gpu.h"
+#include "sparse/weights.h"
+#include "swiftprune/cuda/packed_weight.h"
+#include "swiftprune/cuda/structured.h"
+#include "swiftprune/sparse/linear.h"
+
+namespace swiftprune {
+namespace {
+
+using cuda::view_of;
+using test::relative_error;
+using test::rounded;
+using testing::random_matrix;
+using testing_sparse::random_block_weight;
+using testing_sparse::random_nm_weight;
+using testing_sparse::random_weight;
+using testing_sparse::TestWeight;
+
+constexpr PackFormat kBitmap{.kind = PackedKind::kBitmap16};
+constexpr PackFormat kTwoFour{.kind = PackedKind::kNm16, .group_n = 2, .group_m = 4};
+
+double rounding(DType dtype) { return dtype == DType::kF32 ? 2e-5 : dtype == DType::kF16 ? 1e-3 : 6e-3; }
+
+class CudaPackedTest : public test::GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (memory_) products_ = std::make_unique<cuda::Products>(*memory_, *stream_);
+  }
+
+  // linear() of the parts' rows one after another against the reference of each.
+  void expect_products(const std::vector<PackedTensor>& parts, std::int64_t tokens, DType y_dtype) {
+    const std::int64_t cols = parts.front().cols();
+    const DType dtype = parts.front().shape().dtype;
+    cuda::DevicePacked weight(*memory_, parts, *stream_);
+    std::int64_t rows = 0;
+    for (const PackedTensor& part : parts) rows += part.rows();
+    ASSERT_EQ(weight.rows(), rows);
+    const Matrix x = rounded(random_matrix(tokens, cols, 1), dtype);
+    const Matrix bias = rounded(random_matrix(1, rows, 2), y_dtype);
+    Matrix expected(tokens, rows);
+    std::int64_t first = 0;
+    for (const PackedTensor& part : parts) {
+      reference_linear(
+          part, x.view(),
+          bias.values().subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(part.rows())),
+          expected.view().col_block(first, part.rows()));
+      first += part.rows();
+    }
+    const auto dx = upload_as(x, dtype);
+    const auto db = upload_as(bias, y_dtype);
+    const auto y = poisoned(tokens * rows * size_of(y_dtype));
+    const auto scratch = poisoned(2 * rows * cols);
+    const auto run = [&](const void* bias_data, bool accumulate) {
+      weight.linear(*products_, view_of(dx.data(), dtype, tokens, cols), bias_data,
+                    view_of(y.data(), y_dtype, tokens, rows), accumulate, scratch.data(), *stream_);
+      return download_as(y, y_dtype, tokens, rows);
+    };
+    const auto name = [&] {
+      return fmt::format("{} {} [{}, {}], {} tokens", name_of(parts.front().kind()), name_of(dtype), rows,
+                         cols, tokens);
+    };
+    EXPECT_LE(relative_error(run(db.data(), false).view(), expected.view()), rounding(y_dtype)) << name();
+    if (y_dtype != DType::kF32) return;
+    const Matrix once = run(nullptr, true);  // y + x Wᵀ = 2 x Wᵀ + bias
+    Matrix twice(tokens, rows);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t o = 0; o < rows; ++o) {
+        twice.at(t, o) = 2.0f * expected.at(t, o) - bias.at(0, o);
+      }
+    }
+    EXPECT_LE(relative_error(once.view(), twice.view()), 2 * rounding(y_dtype)) << name();
+  }
+
+  void expect_expansion(const std::vector<PackedTensor>& parts) {
+    cuda::DevicePacked weight(*memory_, parts, *stream_);
+    const auto dense = poisoned(2 * weight.rows() * weight.cols());
+    weight.expand(dense.data(), *stream_);
+    std::vector<std::uint16_t> expected;
+    for (const PackedTensor& part : parts) {
+      const auto bits = unpack(part);
+      expected.insert(expected.end(), bits.begin(), bits.end());
+    }
+    EXPECT_EQ(download<std::uint16_t>(dense), expected)
+        << name_of(parts.front().kind()) << " " << weight.rows() << " " << weight.cols();
+  }
+
+  std::unique_ptr<cuda::Products> products_;
+};
+
+TEST_F(CudaPackedTest, BitmapOfAnyShapeAndDensity) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, cols] : {std::pair{1, 1},
+                                     {15, 2},
+                                     {16, 63},
+                                     {17, 64},
+                                     {40, 65},
+                                     {33, 129},
+                                     {272, 1000},
+                                     {64, 4096},
+                                     {16, 8200}}) {
+      for (const double sparsity : {0.0, 0.5, 0.9, 1.0}) {
+        const PackedTensor packed = pack(random_weight(rows, cols, dtype, sparsity).view(), kBitmap);
+        for (const std::int64_t tokens : {1, 3, 8, 9, 16}) {
+          expect_products({packed}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+        }
+        expect_expansion({packed});
+      }
+    }
+  }
+}
+
+TEST_F(CudaPackedTest, TwoFourOfAnyShape) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, cols] :
+         {std::pair{1, 4}, {16, 60}, {17, 64}, {40, 68}, {33, 128}, {272, 1000}, {64, 4096}, {16, 8200}}) {
+      const PackedTensor packed = pack(random_nm_weight(rows, cols, dtype, 2, 4).view(), kTwoFour);
+      for (const std::int64_t tokens : {1, 3, 8, 9, 16}) {
+        expect_products({packed}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+      }
+      expect_expansion({packed});
+    }
+  }
+}
+
+// Enough panels that blocks of threads have few warps.
+TEST_F(CudaPackedTest, ManyPanels) {
+  for (const PackFormat& format : {kBitmap, kTwoFour}) {
+    const PackedTensor packed = pack(random_nm_weight(44000, 192, DType::kBF16, 2, 4).view(), format);
+    expect_products({packed}, 1, DType::kBF16);
+    expect_products({packed}, 16, DType::kF32);
+  }
+}
+
+TEST_F(CudaPackedTest, PartsFollowEachOther) {
+  const auto bitmap = [](std::int64_t rows) {
+    return pack(random_weight(rows, 96, DType::kBF16, 0.5, static_cast<std::uint32_t>(rows)).view(), kBitmap);
+  };
+  const auto two_four = [](std::int64_t rows) {
+    return pack(random_nm_weight(rows, 96, DType::kBF16, 2, 4).view(), kTwoFour);
+  };
+  for (const auto& parts :
+       {std::vector{bitmap(32), bitmap(16), bitmap(7)}, std::vector{bitmap(7), bitmap(9), bitmap(48)},
+        std::vector{two_four(48), two_four(16), two_four(5)},
+        std::vector{two_four(16), bitmap(16), two_four(3)}}) {
+    for (const std::int64_t tokens : {1, 12, 40}) expect_products(parts, tokens, DType::kF32);
+    expect_expansion(parts);
+  }
+}
+
+// Kinds without a kernel of their own, and more tokens than a decode kernel takes.
+TEST_F(CudaPackedTest, EveryKind) {
+  const std::vector<PackedTensor> kinds = {
+      pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDense16}),
+      pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDenseInt8}),
+      pack(random_weight(40, 128, DType::kBF16, 0.6).view(), {.kind = PackedKind::kBitmapInt8}),
+      pack(random_nm_weight(40, 128, DType::kBF16, 4, 8).view(),
+           {.kind = PackedKind::kNm16, .group_n = 4, .group_m = 8}),
+      pack(random_block_weight(48, 128, DType::kBF16, 0.5).view(), {.kind = PackedKind::kBlock16}),
+      pack(random_weight(40, 128, DType::kBF16, 0.5).view(), kBitmap),
+      pack(random_nm_weight(40, 128, DType::kBF16, 2, 4).view(), kTwoFour)};
+  for (const PackedTensor& packed : kinds) {
+    // int8 kinds are rounded to 16 bits
+    for (const std::int64_t tokens : {2, 17, 64}) expect_products({packed}, tokens, DType::kBF16);
+    expect_expansion({packed});
+  }
+}
+
+TEST_F(CudaPackedTest, EqualRunsGiveEqualBits) {
+  const PackedTensor packed = pack(random_weight(512, 4096, DType::kBF16, 0.5).view(), kBitmap);
+  cuda::DevicePacked weight(*memory_, std::span(&packed, 1), *stream_);
+  const auto x = upload_as(rounded(random_matrix(3, 4096, 1), DType::kBF16), DType::kBF16);
+  std::vector<std::vector<float>> results;
+  for (int i = 0; i < 2; ++i) {
+    const auto y = poisoned(3 * 512 * 4);
+    weight.linear(*products_, view_of(x.data(), DType::kBF16, 3, 4096), nullptr,
+                  view_of(y.data(), DType::kF32, 3, 512), false, nullptr, *stream_);
+    results.push_back(download<float>(y));
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
+TEST_F(CudaPackedTest, StructuredProductsOfTheLibrary) {
+  const std::string why_not = cuda::StructuredProducts::why_not();
+  if (!why_not.empty()) GTEST_SKIP() << why_not;
+  cuda::StructuredProducts structured(*memory_, *stream_);
+  constexpr DType dtype = DType::kBF16;
+  for (const auto& [rows, cols, tokens] : {std::array{64, 128, 8}, {256, 512, 136}, {1024, 768, 512}}) {
+    const PackedTensor packed = pack(random_nm_weight(rows, cols, dtype, 2, 4).view(), kTwoFour);
+    cuda::DevicePacked weight(*memory_, std::span(&packed, 1), *stream_);
+    const auto dense = poisoned(2 * rows * cols);
+    weight.expand(dense.data(), *stream_);
+    const auto compressed = structured.compress(view_of(dense.data(), dtype, rows, cols));
+    const Matrix x = rounded(random_matrix(tokens, cols, 1), dtype);
+    Matrix expected(tokens, rows);
+    reference_linear(packed, x.view(), {}, expected.view());
+    const auto dx = upload_as(x, dtype);
+    for (int i = 0; i < 2; ++i) {  // searching, and with the plan that was kept
+      const auto y = poisoned(tokens * rows * 2);
+      structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
+                        view_of(y.data(), dtype, tokens, rows));
+      EXPECT_LE(relative_error(download_as(y, dtype, tokens, rows).view(), expected.view()), rounding(dtype));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace swiftprune
