@@ -74,7 +74,8 @@ void ActivationStats::add_window(const Backend& backend, const AlignedWindow& wi
   }
 }
 
-void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
+void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram) {
+  if (for_gram.data == nullptr) for_gram = x;
   std::vector<double> window_energy(energy_.size(), 0.0);
   backend.add_energy(x, window_energy);
   for (std::size_t i = 0; i < energy_.size(); ++i) energy_[i] += window_energy[i];
@@ -92,9 +93,9 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
     });
   }
   if (needs_.gram && gram_of_ == ComputeType::kBF16) {
-    add_rounded_gram(backend, x, gram_.view());
+    add_rounded_gram(backend, for_gram, gram_.view());
   } else if (needs_.gram) {
-    backend.add_gram(x, gram_.view());
+    backend.add_gram(for_gram, gram_.view());
   }
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
