@@ -66,7 +66,8 @@ void ActivationStats::add_window(const Backend& backend, const AlignedWindow& wi
   }
 }
 
-void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
+void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram) {
+  if (for_gram.data == nullptr) for_gram = x;
   std::vector<double> window_energy(energy_.size(), 0.0);
   backend.add_energy(x, window_energy);
   for (std::size_t i = 0; i < energy_.size(); ++i) energy_[i] += window_energy[i];
@@ -83,7 +84,7 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x) {
       }
     });
   }
-  if (needs_.gram) backend.add_gram(x, gram_.view(), compute_);
+  if (needs_.gram) backend.add_gram(for_gram, gram_.view(), compute_);
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
   ++num_windows_;

@@ -27,14 +27,16 @@ class ActivationStats {
   ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size = 0,
                   ComputeType compute = ComputeType::kF32);
 
-  // x [T, I]: the inputs of one window; windows come in their order (the EWMA depends on it).
-  void add_window(const Backend& backend, ConstMatrixView x);
+  // x [T, I]: the inputs of one window; windows come in their order (the EWMA depends on it). for_gram: the
+  // same tokens as the Gram matrix is to count them; empty: x.
+  void add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram = {});
   // The same with the moments against the dense stream, where they are needed.
   void add_window(const Backend& backend, const AlignedWindow& window);
   // After the last window. Throws Error{kBadInput} naming `input` when an activation was not finite.
   void finish(std::string_view input);
 
   LayerStats view() const;
+  bool has_gram() const { return needs_.gram; }
 
  private:
   StatNeeds needs_;

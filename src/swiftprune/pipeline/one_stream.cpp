@@ -1,6 +1,7 @@
 #include "swiftprune/pipeline/one_stream.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "swiftprune/core/error.h"
@@ -52,14 +53,34 @@ void OneStream::collect(LinearInput output, ActivationStats* stats) {
                          ? block_->mlp(backend_, block_->input_of(backend_, kMlp, hidden).view())
                          : block_->attention(backend_, ropes_,
                                              block_->input_of(backend_, kAttention, hidden).view(), options);
+    const bool relative = stats != nullptr && stats->has_gram() && block_->norms_output(output);
+    const Matrix weighted = relative ? relative_to_output(output, x.view()) : Matrix();
     for (std::int64_t row = 0; stats != nullptr && row < rows; row += windows_.seqlen) {
-      stats->add_window(backend_, x.view().row_block(row, windows_.seqlen));
+      const ConstMatrixView for_gram =
+          relative ? weighted.view().row_block(row, windows_.seqlen) : ConstMatrixView{};
+      stats->add_window(backend_, x.view().row_block(row, windows_.seqlen), for_gram);
     }
     inner_size_ = x.cols();
     parallel_for(rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) std::copy_n(x.row(r), x.cols(), inner_.row(first + r));
     });
   });
+}
+
+Matrix OneStream::relative_to_output(LinearInput which, ConstMatrixView x) const {
+  constexpr double kTiny = 1e-12;  // keeps outputs that are zero finite
+  const Matrix out = block_->project(backend_, which, x);
+  Matrix result(x.rows, x.cols);
+  parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      double sum = 0.0;
+      for (const float value : out.view().row_span(t)) sum += double{value} * double{value};
+      const double scale = 1.0 / std::sqrt(sum / static_cast<double>(out.cols()) + kTiny);
+      for (std::int64_t i = 0; i < x.cols; ++i)
+        result.at(t, i) = static_cast<float>(scale * double{x.at(t, i)});
+    }
+  });
+  return result;
 }
 
 void OneStream::finish_block() {
