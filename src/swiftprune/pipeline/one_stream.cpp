@@ -75,7 +75,8 @@ Matrix OneStream::relative_to_output(LinearInput which, ConstMatrixView x) const
     for (std::int64_t t = first; t < last; ++t) {
       double sum = 0.0;
       for (const float value : out.view().row_span(t)) sum += double{value} * double{value};
-      const double scale = 1.0 / std::sqrt(sum / static_cast<double>(out.cols()) + kTiny);
+      const double rms = std::sqrt(sum / static_cast<double>(out.cols()) + kTiny);
+      const double scale = 1.0 / std::sqrt(rms);
       for (std::int64_t i = 0; i < x.cols; ++i)
         result.at(t, i) = static_cast<float>(scale * double{x.at(t, i)});
     }

@@ -26,7 +26,8 @@ class OneStream {
  private:
   void for_rows(const std::function<void(std::int64_t first_row, std::int64_t rows)>& body) const;
   void add_output(LinearInput which);
-  // [rows, I] x_t / rms(output_t): where a norm follows, an error counts relative to the output's own size.
+  // [rows, I] tokens weighted by 1/rms(output), as two_streams.h does where a norm follows: x_t /
+  // √rms(output_t).
   Matrix relative_to_output(LinearInput which, ConstMatrixView x) const;
 
   const Model& model_;
