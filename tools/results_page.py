@@ -43,7 +43,8 @@ def measure(arguments, method, pattern):
     result = evaluate(arguments, folder)
     shutil.rmtree(folder)
     return {"method": method, "pattern": pattern, "perplexity": result["perplexity"], "seconds": seconds,
-            "sparsity": record["sparsity"], "windows": record["calibration"]["windows"]}
+            "sparsity": record["sparsity"], "windows": record["calibration"]["windows"],
+            "device": "GPU" if arguments.device.startswith("cuda") else f"{result['threads']} CPU threads"}
 
 
 def number(value):
@@ -80,11 +81,12 @@ def table(arguments, dense, results, methods):
              f"(Hugging Face / GPTQ convention, {arguments.compute}). Calibration: {pathlib.Path(arguments.calibration).name}, "
              f"windows of {arguments.seqlen} tokens. {machine(dense)}; {datetime.date.today().isoformat()}. "
              "In brackets: seconds to prune, reading and writing included.", "",
-             "| method | windows | " + " | ".join(arguments.patterns) + " |", "|---" * (len(arguments.patterns) + 2) + "|"]
+             "| method | windows | pruned on | " + " | ".join(arguments.patterns) + " |", "|---" * (len(arguments.patterns) + 3) + "|"]
     best = {p: min((r["perplexity"] for (m, q), r in results.items() if q == p), default=None) for p in arguments.patterns}
     for method in methods:
         counts = sorted({r["windows"] for (m, p), r in results.items() if m == method and p in arguments.patterns})
-        cells = [", ".join(map(str, counts)) or "–"]
+        devices = sorted({r["device"] for (m, p), r in results.items() if m == method and p in arguments.patterns})
+        cells = [", ".join(map(str, counts)) or "–", ", ".join(devices) or "–"]
         for pattern in arguments.patterns:
             result = results.get((method, pattern))
             if result is None:
