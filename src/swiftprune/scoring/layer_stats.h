@@ -11,12 +11,12 @@
 namespace swiftprune {
 
 struct LayerStats {
-  std::int64_t num_tokens = 0;            // N
-  std::span<const double> energy{};       // [I] e_j = Σ_t x_tj²
-  std::span<const double> ewma_energy{};  // [I] EWMA over the calibration windows of each window's energies
-  std::span<const double> sum{};          // [I] Σ_t x_tj
-  const Matrix* gram = nullptr;           // [I, I] Σ_t x_t x_tᵀ, both halves
-  const Matrix* sample = nullptr;         // [n, I] the first of the x_t
+  std::int64_t num_tokens = 0;              // N
+  std::span<const double> energy{};         // [I] e_j = Σ_t x_tj²
+  std::span<const double> ewma_energy{};    // [I] EWMA over the calibration windows of each window's energies
+  std::span<const double> sum{};            // [I] Σ_t x_tj
+  const Matrix* gram = nullptr;             // [I, I] Σ_t x_t x_tᵀ, both halves
+  const Matrix* sample = nullptr;           // [n, I] the first of the x_t
   ComputeType compute = ComputeType::kF32;  // how the moments were multiplied, and refinements may
   // Where the dense model ran beside the pruned one, x being the pruned one's inputs; else null.
   const Matrix* cross = nullptr;  // [I, I] Σ_t x_dense,t x_tᵀ
