@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "gpu_timing.h"
 #include "swiftprune/cuda/block.h"
 #include "swiftprune/cuda/calibration.h"
 #include "swiftprune/cuda/device.h"
@@ -29,22 +30,7 @@ class Bench {
  public:
   explicit Bench(int repeats) : memory_(0), repeats_(repeats) {}
 
-  // Median milliseconds on the device.
-  double time(const std::function<void()>& body) {
-    body();
-    std::vector<float> ms;
-    for (int i = 0; i < repeats_; ++i) {
-      const cuda::Event start(true);
-      const cuda::Event end(true);
-      start.record(stream_);
-      body();
-      end.record(stream_);
-      end.synchronize();
-      ms.push_back(end.ms_since(start));
-    }
-    std::sort(ms.begin(), ms.end());
-    return ms[ms.size() / 2];
-  }
+  double time(const std::function<void()>& body) { return median_ms(stream_, {.repeats = repeats_}, body); }
 
   void selection() {
     std::int64_t numel = 0;

@@ -2,17 +2,16 @@
 // key and value are one product, gate and up another), in one run: medians of whole passes over several
 // layers, so that no weight comes from the cache.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <map>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "gpu_timing.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/packed_weight.h"
@@ -198,22 +197,8 @@ class Bench {
     std::fflush(stdout);
   }
 
-  // Median milliseconds on the device of a pass, after one that warms up.
   double time(const std::function<void()>& body) {
-    for (int i = 0; i < 3; ++i) body();
-    std::vector<float> ms;
-    for (int i = 0; i < repeats_; ++i) {
-      const cuda::Event start(true);
-      const cuda::Event end(true);
-      if (pause_ms_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms_));
-      start.record(stream_);
-      body();
-      end.record(stream_);
-      end.synchronize();
-      ms.push_back(end.ms_since(start));
-    }
-    std::sort(ms.begin(), ms.end());
-    return ms[ms.size() / 2];
+    return median_ms(stream_, {.warm_ups = 3, .repeats = repeats_, .pause_ms = pause_ms_}, body);
   }
 
   cuda::DeviceMemory memory_;

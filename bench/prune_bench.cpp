@@ -3,7 +3,6 @@
 // the same pipeline.
 //   prune_bench MODEL --calibration C4.u16 --text VALID.u16 [--windows 128] [--eval-windows 8] [--pattern row
 //   2:4]
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -16,6 +15,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/stopwatch.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
@@ -67,9 +67,8 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
     CheckpointWriter writer(folder, plan_like(model.checkpoint()));
     CheckpointOutput output(model.checkpoint(), writer);
     if (method.allocates && !n_m) {
-      const auto start = std::chrono::steady_clock::now();
+      const Stopwatch watch(outcome.allocate);
       allocate_by_sensitivity(measure_sensitivities(model, backend, plan, windows, compute, {}), plan);
-      outcome.allocate = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     const PruneResult result = prune(model, backend, plan, windows, options, output);
     outcome.seconds = result.seconds;

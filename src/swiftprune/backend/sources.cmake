@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   backend/reference/reference_backend.cpp
   backend/cpu/kernels_baseline.cpp
   backend/cpu/products.cpp
+  backend/cpu/bf16.cpp
   backend/cpu/bf16_linear.cpp
   backend/cpu/bf16_products.cpp
   backend/cpu/attention.cpp

@@ -20,25 +20,28 @@ void check_sparse(cusparseStatus_t status, std::source_location where = std::sou
 
 constexpr cudaDataType kType = CUDA_R_16BF;
 
+#define SWIFTPRUNE_CUSPARSELT(X) \
+  X(Init)                        \
+  X(Destroy)                     \
+  X(GetProperty)                 \
+  X(DenseDescriptorInit)         \
+  X(StructuredDescriptorInit)    \
+  X(MatDescriptorDestroy)        \
+  X(MatmulDescriptorInit)        \
+  X(MatmulAlgSelectionInit)      \
+  X(MatmulPlanInit)              \
+  X(MatmulPlanDestroy)           \
+  X(MatmulGetWorkspace)          \
+  X(MatmulSearch)                \
+  X(Matmul)                      \
+  X(SpMMACompressedSize2)        \
+  X(SpMMACompress2)
+
 // Opened once; its functions, or why there are none.
 struct Functions {
-#define SWIFTPRUNE_CUSPARSELT(name) decltype(&cusparseLt##name) name = nullptr
-  SWIFTPRUNE_CUSPARSELT(Init);
-  SWIFTPRUNE_CUSPARSELT(Destroy);
-  SWIFTPRUNE_CUSPARSELT(GetProperty);
-  SWIFTPRUNE_CUSPARSELT(DenseDescriptorInit);
-  SWIFTPRUNE_CUSPARSELT(StructuredDescriptorInit);
-  SWIFTPRUNE_CUSPARSELT(MatDescriptorDestroy);
-  SWIFTPRUNE_CUSPARSELT(MatmulDescriptorInit);
-  SWIFTPRUNE_CUSPARSELT(MatmulAlgSelectionInit);
-  SWIFTPRUNE_CUSPARSELT(MatmulPlanInit);
-  SWIFTPRUNE_CUSPARSELT(MatmulPlanDestroy);
-  SWIFTPRUNE_CUSPARSELT(MatmulGetWorkspace);
-  SWIFTPRUNE_CUSPARSELT(MatmulSearch);
-  SWIFTPRUNE_CUSPARSELT(Matmul);
-  SWIFTPRUNE_CUSPARSELT(SpMMACompressedSize2);
-  SWIFTPRUNE_CUSPARSELT(SpMMACompress2);
-#undef SWIFTPRUNE_CUSPARSELT
+#define SWIFTPRUNE_DECLARE(name) decltype(&cusparseLt##name) name = nullptr;
+  SWIFTPRUNE_CUSPARSELT(SWIFTPRUNE_DECLARE)
+#undef SWIFTPRUNE_DECLARE
   std::string why_not;
 
   static const Functions& open() {
@@ -61,23 +64,9 @@ struct Functions {
             std::string("cuSPARSELt: found no function ") + name + "; use the version it was built with";
       }
     };
-#define SWIFTPRUNE_CUSPARSELT(name) find("cusparseLt" #name, name)
-    SWIFTPRUNE_CUSPARSELT(Init);
-    SWIFTPRUNE_CUSPARSELT(Destroy);
-    SWIFTPRUNE_CUSPARSELT(GetProperty);
-    SWIFTPRUNE_CUSPARSELT(DenseDescriptorInit);
-    SWIFTPRUNE_CUSPARSELT(StructuredDescriptorInit);
-    SWIFTPRUNE_CUSPARSELT(MatDescriptorDestroy);
-    SWIFTPRUNE_CUSPARSELT(MatmulDescriptorInit);
-    SWIFTPRUNE_CUSPARSELT(MatmulAlgSelectionInit);
-    SWIFTPRUNE_CUSPARSELT(MatmulPlanInit);
-    SWIFTPRUNE_CUSPARSELT(MatmulPlanDestroy);
-    SWIFTPRUNE_CUSPARSELT(MatmulGetWorkspace);
-    SWIFTPRUNE_CUSPARSELT(MatmulSearch);
-    SWIFTPRUNE_CUSPARSELT(Matmul);
-    SWIFTPRUNE_CUSPARSELT(SpMMACompressedSize2);
-    SWIFTPRUNE_CUSPARSELT(SpMMACompress2);
-#undef SWIFTPRUNE_CUSPARSELT
+#define SWIFTPRUNE_FIND(name) find("cusparseLt" #name, name);
+    SWIFTPRUNE_CUSPARSELT(SWIFTPRUNE_FIND)
+#undef SWIFTPRUNE_FIND
     if (!why_not.empty()) return;
     // Before version 1 the descriptors' sizes change from one minor version to the next.
     int major = -1;

@@ -8,6 +8,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/root_mean_square.h"
 
 namespace swiftprune {
 
@@ -68,15 +69,11 @@ void OneStream::collect(LinearInput output, ActivationStats* stats) {
 }
 
 Matrix OneStream::relative_to_output(LinearInput which, ConstMatrixView x) const {
-  constexpr double kTiny = 1e-12;  // keeps outputs that are zero finite
   const Matrix out = block_->project(backend_, which, x);
   Matrix result(x.rows, x.cols);
   parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
-      double sum = 0.0;
-      for (const float value : out.view().row_span(t)) sum += double{value} * double{value};
-      const double rms = std::sqrt(sum / static_cast<double>(out.cols()) + kTiny);
-      const double scale = 1.0 / std::sqrt(rms);
+      const double scale = 1.0 / std::sqrt(root_mean_square(out.view().row_span(t)));
       for (std::int64_t i = 0; i < x.cols; ++i)
         result.at(t, i) = static_cast<float>(scale * double{x.at(t, i)});
     }

@@ -1,12 +1,12 @@
 #include "swiftprune/pipeline/two_streams.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/root_mean_square.h"
 
 namespace swiftprune {
 namespace {
@@ -15,13 +15,9 @@ using enum LinearInput;
 
 // weights_t /= rms(x_t)
 void divide_by_rms(ConstMatrixView x, std::span<float> weights) {
-  constexpr double kTiny = 1e-12;  // keeps tokens that are zero finite
   parallel_for(x.rows, 64, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
-      double sum = 0.0;
-      for (const float value : x.row_span(t)) sum += double{value} * double{value};
-      weights[static_cast<std::size_t>(t)] /=
-          static_cast<float>(std::sqrt(sum / static_cast<double>(x.cols) + kTiny));
+      weights[static_cast<std::size_t>(t)] /= static_cast<float>(root_mean_square(x.row_span(t)));
     }
   });
 }

@@ -8,8 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include <oneapi/dnnl/dnnl.hpp>
-
+#include "swiftprune/backend/cpu/bf16.h"
 #include "swiftprune/backend/cpu/kernels.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/cpu_features.h"
@@ -20,11 +19,6 @@ namespace {
 
 constexpr std::int64_t kRowChunk = 256;    // rows of x a task
 constexpr std::int64_t kPanelRows = 1024;  // outputs a task; each panel of W is packed by itself
-
-dnnl::engine& engine() {
-  static dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
-  return cpu;
-}
 
 dnnl::memory::desc row_major(std::int64_t rows, std::int64_t cols, std::int64_t stride,
                              dnnl::memory::data_type type) {
@@ -121,12 +115,8 @@ Bf16Linear::Bf16Linear(ConstMatrixView weight) : impl_(std::make_unique<Impl>())
                  for (std::int64_t p = first; p < last; ++p) {
                    const std::int64_t r0 = p * impl_->panel_rows;
                    const std::int64_t rows = std::min(impl_->panel_rows, weight.rows - r0);
-                   std::vector<std::uint16_t> rounded(static_cast<std::size_t>(rows * weight.cols));
-                   for (std::int64_t r = 0; r < rows; ++r) {
-                     kernels().to_bf16(weight.row(r0 + r), rounded.data() + r * weight.cols, weight.cols);
-                   }
                    impl_->panels[static_cast<std::size_t>(p)] =
-                       std::make_unique<Panel>(rounded.data(), rows, weight.cols);
+                       std::make_unique<Panel>(rounded(weight.row_block(r0, rows)).data(), rows, weight.cols);
                  }
                });
 }
@@ -135,11 +125,7 @@ Bf16Linear::~Bf16Linear() = default;
 
 void Bf16Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixView y) const {
   const std::int64_t inputs = impl_->inputs;
-  std::vector<std::uint16_t> rounded(static_cast<std::size_t>(x.rows * inputs));
-  parallel_for(x.rows, kRowChunk, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t r = first; r < last; ++r)
-      kernels().to_bf16(x.row(r), rounded.data() + r * inputs, inputs);
-  });
+  const std::vector<std::uint16_t> operand = rounded(x);
   const auto num_panels = static_cast<std::int64_t>(impl_->panels.size());
   parallel_for(ceil_div(x.rows, kRowChunk) * num_panels, 1, [&](std::int64_t first, std::int64_t last) {
     thread_local std::vector<std::byte> scratch;
@@ -152,7 +138,7 @@ void Bf16Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixV
       const bool direct = y.stride == cols;
       product.resize(direct ? 0 : static_cast<std::size_t>(rows * cols));
       float* target = direct ? y.row(r0) : product.data();
-      impl_->panels[static_cast<std::size_t>(t % num_panels)]->run(rounded.data() + r0 * inputs, rows, target,
+      impl_->panels[static_cast<std::size_t>(t % num_panels)]->run(operand.data() + r0 * inputs, rows, target,
                                                                    scratch);
       for (std::int64_t r = 0; r < rows; ++r) {
         float* out = y.row(r0 + r) + c0;

@@ -1,45 +1,19 @@
 #include "swiftprune/backend/cpu/bf16_products.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
-#include <oneapi/dnnl/dnnl.hpp>
-
-#include "swiftprune/backend/cpu/kernels.h"
-#include "swiftprune/core/checked_math.h"
-#include "swiftprune/core/parallel.h"
+#include "swiftprune/backend/cpu/bf16.h"
+#include "swiftprune/backend/cpu/tiles.h"
 
 namespace swiftprune::cpu {
 namespace {
 
 constexpr std::int64_t kTile = 256;
-constexpr std::int64_t kRowChunk = 256;
-
-dnnl::engine& engine() {
-  static dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
-  return cpu;
-}
-
-struct Rounded {
-  std::vector<std::uint16_t> values;
-  std::int64_t rows;
-  std::int64_t cols;
-};
-
-Rounded rounded(ConstMatrixView x) {
-  Rounded result{std::vector<std::uint16_t>(static_cast<std::size_t>(x.numel())), x.rows, x.cols};
-  parallel_for(x.rows, kRowChunk, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t r = first; r < last; ++r)
-      kernels().to_bf16(x.row(r), result.values.data() + r * x.cols, x.cols);
-  });
-  return result;
-}
-
 // c [rows, cols] += aᵀ b of one tile, planned for one thread: how every task runs.
 class TileProduct {
  public:
@@ -92,44 +66,30 @@ const TileProduct& product_for(const TileProduct::Shape& shape) {
   return *slot;
 }
 
-struct Split {
-  std::int64_t parts;
-  std::int64_t size;
-};
-
 // Never one part alone: it would not run as a task, and oneDNN would plan it for the number of threads.
-Split split(std::int64_t n) {
-  const std::int64_t parts = std::max<std::int64_t>(2, ceil_div(n, kTile));
-  const std::int64_t size = round_up(ceil_div(n, parts), 16);
-  return {std::max<std::int64_t>(2, ceil_div(n, size)), size};
-}
+constexpr std::int64_t kLeastParts = 2;
 
-void add_tiles(const Rounded& a, const Rounded& b, bool lower_half, MatrixView c) {
-  const Split rows = split(c.rows);
-  const Split cols = split(c.cols);
-  parallel_for(rows.parts * cols.parts, 1, [&](std::int64_t first, std::int64_t last) {
-    thread_local std::vector<std::byte> scratch;
-    for (std::int64_t t = first; t < last; ++t) {
-      const std::int64_t r0 = (t / cols.parts) * rows.size;
-      const std::int64_t c0 = (t % cols.parts) * cols.size;
-      if (r0 >= c.rows || c0 >= c.cols || (lower_half && c0 > r0)) continue;
-      const TileProduct::Shape shape{
-          a.rows,  std::min(rows.size, c.rows - r0), std::min(cols.size, c.cols - c0), a.cols, b.cols,
-          c.stride};
-      product_for(shape).run(a.values.data() + r0, b.values.data() + c0, c.row(r0) + c0, scratch);
-    }
-  });
+// a and b: the rounded operands of c, without gaps
+void add_tiles(std::int64_t tokens, const std::vector<std::uint16_t>& a, const std::vector<std::uint16_t>& b,
+               bool lower_half, MatrixView c) {
+  for_tiles(c.rows, c.cols, split(c.rows, kTile, kLeastParts), split(c.cols, kTile, kLeastParts),
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+              if (lower_half && c0 > r0) return;
+              thread_local std::vector<std::byte> scratch;
+              product_for({tokens, rows, cols, c.rows, c.cols, c.stride})
+                  .run(a.data() + r0, b.data() + c0, c.row(r0) + c0, scratch);
+            });
 }
 
 }  // namespace
 
 void add_cross_bf16(ConstMatrixView a, ConstMatrixView b, MatrixView c) {
-  add_tiles(rounded(a), rounded(b), false, c);
+  add_tiles(a.rows, rounded(a), rounded(b), false, c);
 }
 
 void add_gram_bf16(ConstMatrixView x, MatrixView gram) {
-  const Rounded values = rounded(x);
-  add_tiles(values, values, true, gram);
+  const std::vector<std::uint16_t> values = rounded(x);
+  add_tiles(x.rows, values, values, true, gram);
 }
 
 }  // namespace swiftprune::cpu

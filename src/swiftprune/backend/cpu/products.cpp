@@ -7,6 +7,7 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/backend/cpu/tiles.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/parallel.h"
 
@@ -18,30 +19,6 @@ constexpr std::int64_t kTile = 256;
 constexpr std::int64_t kWideTile = 1024;
 constexpr std::int64_t kFewRows = 64;  // up to here only the columns give the threads work
 constexpr std::int64_t kNarrowTile = 96;
-
-struct Split {
-  std::int64_t parts;
-  std::int64_t size;
-};
-
-Split split(std::int64_t n, std::int64_t tile) {
-  const std::int64_t parts = std::max<std::int64_t>(1, ceil_div(n, tile));
-  return {parts, round_up(ceil_div(n, parts), 16)};
-}
-
-// Calls body(r0, rows, c0, cols) for every tile of [rows, cols].
-template <class Body>
-void for_tiles(std::int64_t rows, std::int64_t cols, std::int64_t col_tile, const Body& body) {
-  const Split r = split(rows, kTile);
-  const Split c = split(cols, col_tile);
-  parallel_for(r.parts * c.parts, 1, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t t = first; t < last; ++t) {
-      const std::int64_t r0 = (t / c.parts) * r.size;
-      const std::int64_t c0 = (t % c.parts) * c.size;
-      if (r0 < rows && c0 < cols) body(r0, std::min(r.size, rows - r0), c0, std::min(c.size, cols - c0));
-    }
-  });
-}
 
 // -- Inverse of a positive definite matrix
 // --------------------------------------------------------------------------- Recursive Cholesky that carries
@@ -115,7 +92,7 @@ void sgemm(bool a_transposed, bool b_transposed, float alpha, ConstMatrixView a,
 }
 
 void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta, MatrixView c) {
-  for_tiles(c.rows, c.cols, kTile,
+  for_tiles(c.rows, c.cols, split(c.rows, kTile), split(c.cols, kTile),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               sgemm(false, b_transposed, alpha, a.row_block(r0, rows),
                     b_transposed ? b.row_block(c0, cols) : b.col_block(c0, cols), beta,
@@ -125,7 +102,7 @@ void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha
 
 void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y) {
   const std::int64_t col_tile = y.rows <= kFewRows ? kNarrowTile : kWideTile;
-  for_tiles(y.rows, y.cols, col_tile,
+  for_tiles(y.rows, y.cols, split(y.rows, kTile), split(y.cols, col_tile),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               const MatrixView tile = y.row_block(r0, rows).col_block(c0, cols);
               if (!bias.empty()) {
@@ -137,22 +114,17 @@ void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bi
 }
 
 void add_gram(ConstMatrixView x, MatrixView gram) {
-  const Split s = split(x.cols, kTile);
-  parallel_for(s.parts * s.parts, 1, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t t = first; t < last; ++t) {
-      const std::int64_t i0 = (t / s.parts) * s.size;
-      const std::int64_t j0 = (t % s.parts) * s.size;
-      if (j0 > i0 || i0 >= x.cols) continue;
-      const std::int64_t rows = std::min(s.size, x.cols - i0);
-      const std::int64_t cols = std::min(s.size, x.cols - j0);
-      sgemm(true, false, 1.0f, x.col_block(i0, rows), x.col_block(j0, cols), 1.0f,
-            gram.row_block(i0, rows).col_block(j0, cols));
-    }
-  });
+  const Split tiles = split(x.cols, kTile);
+  for_tiles(x.cols, x.cols, tiles, tiles,
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+              if (c0 > r0) return;
+              sgemm(true, false, 1.0f, x.col_block(r0, rows), x.col_block(c0, cols), 1.0f,
+                    gram.row_block(r0, rows).col_block(c0, cols));
+            });
 }
 
 void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c) {
-  for_tiles(c.rows, c.cols, kTile,
+  for_tiles(c.rows, c.cols, split(c.rows, kTile), split(c.cols, kTile),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               sgemm(true, false, 1.0f, a.col_block(r0, rows), b.col_block(c0, cols), 1.0f,
                     c.row_block(r0, rows).col_block(c0, cols));
