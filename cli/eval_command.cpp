@@ -172,7 +172,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
 
 void run(const EvalOptions& options) {
   apply(options.common);
-  const cuda::DeviceChoice device = cuda::choose_device(options.device.device);
+  const cuda::DeviceChoice device = choose_device(options.device);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
   }

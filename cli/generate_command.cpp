@@ -38,7 +38,7 @@ using AppendFn = std::function<const Matrix&(std::span<const std::int32_t>)>;
 
 AppendFn make_append(const GenerateOptions& options, const Model& model, const Backend& backend,
                      std::int64_t capacity) {
-  const cuda::DeviceChoice device = cuda::choose_device(options.device.device);
+  const cuda::DeviceChoice device = choose_device(options.device);
   const ComputeType compute = parse_compute(options.compute, backend);
   if (device.use_cuda) {
     const auto generator = std::make_shared<cuda::DeviceGenerator>(model, compute, capacity,

@@ -164,6 +164,11 @@ void add_device_flags(CLI::App& command, DeviceFlags& flags) {
                      "Most GPU memory to take, such as 6GB (default: what is free)");
 }
 
+cuda::DeviceChoice choose_device(const DeviceFlags& flags) {
+  if (!flags.gpu_memory.empty()) parse_bytes("--gpu-memory", flags.gpu_memory);
+  return cuda::choose_device(flags.device);
+}
+
 cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags) {
   cuda::DeviceOptions options;
   options.index = choice.index;

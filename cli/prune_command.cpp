@@ -230,7 +230,7 @@ void run(const PruneFlags& flags) {
   apply(flags.common);
   check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
-  const cuda::DeviceChoice device = cuda::choose_device(flags.device.device);
+  const cuda::DeviceChoice device = choose_device(flags.device);
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);

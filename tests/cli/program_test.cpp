@@ -242,6 +242,7 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   };
   expect_refused(prune({"--sparsity", "1.5"}), 2, "--sparsity");
   expect_refused(prune({"--sparsity", "nan"}), 2, "--sparsity");
+  expect_refused(prune({"--device", "cpu", "--gpu-memory", "6XB"}), 2, "--gpu-memory");
   expect_refused(prune({"--pattern", "2:4", "--sparsity", "0.3"}), 2, "--sparsity");
   expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");
   expect_refused(prune({"--pattern", "5:4"}), 2, "5:4");
