@@ -119,6 +119,39 @@ class Bench {
     }
   }
 
+  void attention() {
+    constexpr std::int64_t kWindows = 2;
+    constexpr std::int64_t kSeqlen = 2048;
+    constexpr std::int64_t kHeads = 32;
+    constexpr std::int64_t kHeadSize = 128;
+    constexpr std::int64_t kWidth = kHeads * kHeadSize;
+    const cuda::DeviceBuffer qkv(memory_, static_cast<std::uint64_t>(2 * kWindows * kSeqlen * 3 * kWidth),
+                                 "heads");
+    const cuda::DeviceBuffer out(memory_, static_cast<std::uint64_t>(2 * kWindows * kSeqlen * kWidth),
+                                 "heads");
+    fill_normal(qkv, kWindows * kSeqlen * 3 * kWidth);
+    cuda::AttentionArgs args;
+    args.q = qkv.data();
+    args.k = qkv.data() + 2 * kWidth;
+    args.v = qkv.data() + 4 * kWidth;
+    args.out = out.data();
+    args.rows = kWindows * kSeqlen;
+    args.sequence_length = kSeqlen;
+    args.row_stride = 3 * kWidth;
+    args.head_stride = kHeadSize;
+    args.num_heads = args.num_kv_heads = kHeads;
+    args.head_size = kHeadSize;
+    args.scale = 0.088f;
+    const double flops = 2.0 * static_cast<double>(kWindows * kSeqlen * kSeqlen * kWidth);
+    fmt::print("causal attention, {} windows of {} tokens, {} heads of {}, bf16\n", kWindows, kSeqlen, kHeads,
+               kHeadSize);
+    for (const auto& [name, kernel] :
+         {std::pair{"chosen for the device", &cuda::attention}, {"portable", &cuda::attention_portable}}) {
+      const double ms = time([&, run = kernel] { run(args, stream_); });
+      fmt::print("{:<34} {:8.3f} ms  {:6.1f} TFLOP/s\n", name, ms, 1e-9 * flops / ms);
+    }
+  }
+
   void forward(const std::string& folder, std::int64_t num_windows) {
     const auto model = Model::open(folder);
     const ModelConfig& config = model->config();
@@ -225,6 +258,7 @@ int main(int argc, char** argv) {
     fmt::print("{}\n", cuda::device_name(device));
     Bench(repeats).selection();
     Bench(repeats).statistics();
+    Bench(repeats).attention();
     if (!model.empty()) Bench(repeats).forward(model, windows);
   } catch (const Error& error) {
     fmt::print(stderr, "gpu_bench: {}\n", error.what());

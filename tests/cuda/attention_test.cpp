@@ -15,7 +15,7 @@ struct Shape {
 };
 const Shape kShapes[] = {{1, 2, 2, 2, 8},     {5, 1, 2, 1, 6},    {63, 1, 4, 2, 16},  {64, 2, 2, 1, 32},
                          {65, 1, 2, 2, 64},   {130, 2, 3, 1, 80}, {200, 1, 2, 2, 96}, {257, 1, 2, 1, 128},
-                         {150, 1, 2, 1, 256}, {33, 3, 1, 1, 20}};
+                         {150, 1, 2, 1, 256}, {33, 3, 1, 1, 20},  {300, 2, 9, 3, 64}, {700, 1, 20, 4, 128}};
 
 class CudaAttentionTest : public test::GpuTest {};
 
@@ -44,13 +44,11 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
                                params, expected.view().row_block(i * s.length, s.length));
         }
         const auto data = upload_as(qkv, dtype);
-        const auto out = poisoned(expected.numel() * size_of(dtype));
         const auto at = [&](std::int64_t element) { return data.data() + element * size_of(dtype); };
         cuda::AttentionArgs args;
         args.q = at(0);
         args.k = at(s.heads * s.head_size);
         args.v = at((s.heads + s.kv_heads) * s.head_size);
-        args.out = out.data();
         args.dtype = dtype;
         args.rows = rows;
         args.sequence_length = s.length;
@@ -62,11 +60,16 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
         args.scale = params.scale;
         args.softcap = softcap;
         args.window = window;
-        cuda::attention(args, *stream_);
-        EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()),
-                  tolerance)
-            << name_of(dtype) << " length " << s.length << " head size " << s.head_size << " window "
-            << window << " cap " << softcap;
+        for (const auto& [name, kernel] :
+             {std::pair{"chosen", &cuda::attention}, {"portable", &cuda::attention_portable}}) {
+          const auto out = poisoned(expected.numel() * size_of(dtype));
+          args.out = out.data();
+          kernel(args, *stream_);
+          EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()),
+                    tolerance)
+              << name << ' ' << name_of(dtype) << " length " << s.length << " head size " << s.head_size
+              << " window " << window << " cap " << softcap;
+        }
       }
     }
   }

@@ -2,6 +2,7 @@
 // operands go through the tensor cores, float ones through plain arithmetic. No N×N matrix exists.
 #include <algorithm>
 
+#include "swiftprune/cuda/attention_hopper.h"
 #include "swiftprune/cuda/tensor_core.cuh"
 
 namespace swiftprune::cuda {
@@ -393,7 +394,7 @@ void launch_float(const AttentionArgs& args, cudaStream_t stream) {
 
 }  // namespace
 
-void attention(const AttentionArgs& args, cudaStream_t stream) {
+void attention_portable(const AttentionArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return;
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -408,6 +409,15 @@ void attention(const AttentionArgs& args, cudaStream_t stream) {
     }
   });
   check_launch("attention");
+}
+
+void attention(const AttentionArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return;
+  if (attention_hopper(args, stream)) {
+    check_launch("attention");
+  } else {
+    attention_portable(args, stream);
+  }
 }
 
 }  // namespace swiftprune::cuda

@@ -151,7 +151,10 @@ struct AttentionArgs {
   float softcap = 0.0f;     // > 0: cap·tanh(score/cap)
   std::int64_t window = 0;  // > 0: keys a query sees, itself included
 };
+// The fastest kernel that the device has for these arguments.
 void attention(const AttentionArgs& args, cudaStream_t stream);
+// The kernel of every device.
+void attention_portable(const AttentionArgs& args, cudaStream_t stream);
 
 // -- Generation (generation.cu) -----------------------------------------------------------------------------
 // Keys and values of one sequence, [capacity, kv_heads·head_size] of the attention's dtype; row r of q, k and

@@ -8,6 +8,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/statistics.cu
     cuda/block_ops.cu
     cuda/attention.cu
+    cuda/attention_hopper.cu
     cuda/refine.cu
     cuda/packed.cu
     cuda/packed_expand.cu
