@@ -70,7 +70,8 @@ void print_summary(const ModelInspection& inspection) {
   fmt::print("model         {}\n", inspection.folder.string());
   fmt::print("architecture  {}{}\n",
              inspection.architecture.empty() ? inspection.model_type : inspection.architecture,
-             inspection.config ? fmt::format(" (family {})", inspection.config->family) : " (not supported)");
+             inspection.config ? fmt::format(" (family {})", inspection.config->family)
+                               : " (cannot be used: see below)");
   fmt::print("size          {} parameters in {} tensors and {} file{}: {}\n",
              human_count(static_cast<double>(inspection.num_parameters)), inspection.tensors.size(),
              inspection.bytes_of_file.size(), inspection.bytes_of_file.size() == 1 ? "" : "s", dtypes);
