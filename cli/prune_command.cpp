@@ -244,8 +244,7 @@ void run(const PruneFlags& flags) {
     bad_usage("--resume: found --device {}, expected cpu: a run on a GPU keeps no journal",
               flags.device.device);
   }
-  // Sensitivities are measured on the CPU, which takes longer than the GPU's whole run: only when asked for.
-  const bool allocate = allocates(flags, method) && (!device.use_cuda || !flags.allocate.empty());
+  const bool allocate = allocates(flags, method);
 
   PruneOptions options;
   options.select = flags.select.empty() ? std::string(method.select) : flags.select;
@@ -285,12 +284,17 @@ void run(const PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    allocation->sensitivities =
-        measure_sensitivities(*model, *backend, plan, calibrated.windows, options.compute, options.progress);
-    allocate_by_sensitivity(allocation->sensitivities, plan);
     if (device.use_cuda) {
-      for (PlanEntry& entry : plan.entries) entry.row_budgets = false;  // of the CPU only
+      cuda::DeviceSensitivities measured =
+          cuda::measure_sensitivities(*model, plan, calibrated.windows, options.compute,
+                                      device_options(device, flags.device), options.progress);
+      allocation->sensitivities = std::move(measured.values);
+      options.readers = std::move(measured.readers);
+    } else {
+      allocation->sensitivities = measure_sensitivities(*model, *backend, plan, calibrated.windows,
+                                                        options.compute, options.progress);
     }
+    allocate_by_sensitivity(allocation->sensitivities, plan);
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   const auto sync = [&writer] { writer.sync(); };

@@ -125,6 +125,7 @@ class BlockForward {
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
   DeviceView attention(const BlockWeights& block, DeviceView x);
   DeviceView mlp(const BlockWeights& block, DeviceView x);
+  DeviceView up(const BlockWeights& block, DeviceView x);  // of mlp(): before the activation, gate first
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x);  // F32, before its norm
   void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden);
   void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden);
@@ -154,6 +155,8 @@ class BlockForward {
   };
   std::vector<Rope> ropes_;
 };
+
+ActivationKind kind_of(Activation activation);
 
 // The linears of a block by the input that they read, in the order of LinearInput.
 std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);

@@ -13,6 +13,7 @@
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/row_budgets.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/selector.h"
 #include "swiftprune/text/token_windows.h"
@@ -46,6 +47,8 @@ struct PruneOptions {
   Propagation propagation = Propagation::kPruned;
   ComputeType compute = ComputeType::kF32;  // of the calibration forwards
   ProgressFn progress;                      // stage "prune", in blocks
+  // Of all blocks, for row budgets, where they are known already; else they are measured first.
+  std::vector<RowEffects::Readers> readers;
   // Blocks 0, 1, ... of the same run that were finished before it was killed: their weights come from
   // PruneOutput::read(), and only the calibration windows pass through them again. The result is the same.
   std::vector<FinishedBlock> finished;
