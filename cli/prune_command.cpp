@@ -3,6 +3,7 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -212,11 +213,9 @@ std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const Chec
   return unfinished;
 }
 
-PruneResult prune_keeping_blocks(const Model& model, const Backend& backend, const Plan& plan,
-                                 const TokenWindows& windows, const PruneOptions& options,
-                                 PruneOutput& output, Journal& journal, bool resumable) {
+PruneResult keeping_blocks(Journal& journal, bool resumable, const std::function<PruneResult()>& prune) {
   try {
-    return prune(model, backend, plan, windows, options, output);
+    return prune();
   } catch (const Error&) {
     if (resumable) {
       journal.flush();
@@ -240,10 +239,6 @@ void run(const PruneFlags& flags) {
     hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
   }
   Plan plan = make_plan(*model, flags, method);
-  if (device.use_cuda && flags.resume) {
-    bad_usage("--resume: found --device {}, expected cpu: a run on a GPU keeps no journal",
-              flags.device.device);
-  }
   const bool allocate = allocates(flags, method);
 
   PruneOptions options;
@@ -307,11 +302,11 @@ void run(const PruneFlags& flags) {
     journal.emplace(writer.temporary_folder(), head, sync);
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
-  const PruneResult result = device.use_cuda
-                                 ? cuda::prune(*model, plan, calibrated.windows, options,
-                                               device_options(device, flags.device), output)
-                                 : prune_keeping_blocks(*model, *backend, plan, calibrated.windows, options,
-                                                        output, *journal, flags.resume);
+  const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
+    if (!device.use_cuda) return prune(*model, *backend, plan, calibrated.windows, options, output);
+    return cuda::prune(*model, plan, calibrated.windows, options, device_options(device, flags.device),
+                       output);
+  });
   output.copy_rest();
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};

@@ -26,6 +26,10 @@ class Collected final : public PruneOutput {
     const auto offset = static_cast<std::size_t>(first * size_of(source_.at(name).dtype));
     std::copy(part.begin(), part.end(), bytes.begin() + static_cast<std::ptrdiff_t>(offset));
   }
+  void finish(const FinishedBlock& block) override { finished.push_back(block); }
+  void read(const std::string& name, std::span<float> to) override {
+    convert_to_f32(tensors.at(name), source_.at(name).dtype, to);
+  }
   std::vector<float> values(const std::string& name) const {
     const Bytes& bytes = tensors.at(name);
     const DType dtype = source_.at(name).dtype;
@@ -34,6 +38,7 @@ class Collected final : public PruneOutput {
     return result;
   }
   std::map<std::string, Bytes> tensors;
+  std::vector<FinishedBlock> finished;
 
  private:
   const Checkpoint& source_;

@@ -164,6 +164,38 @@ TEST_P(CudaPipelineTest, EqualRunsGiveEqualBytes) {
   EXPECT_EQ(one.tensors, two.tensors);
 }
 
+// Blocks that a killed run has written are passed through; the rest comes out as if it had never been killed.
+TEST_P(CudaPipelineTest, AResumedRunGivesEqualBytes) {
+  const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
+  const TokenWindows windows = random_windows(3, seqlen);
+  for (const Recipe& recipe : {Recipe{"wanda", "aligned-admm(8,6)", "row", Propagation::kPruned},
+                               Recipe{"wanda", "none", "row", Propagation::kPruned},
+                               Recipe{"wanda", "none", "row", Propagation::kDense}}) {
+    Collected whole(model_->checkpoint());
+    const PruneResult expected = run(recipe, windows, ComputeType::kBF16, whole);
+    const std::int64_t layers = model_->config().num_layers();
+    ASSERT_EQ(std::ssize(whole.finished), layers);
+    for (std::int64_t done = 1; done <= layers; ++done) {
+      PruneOptions options;
+      options.propagation = recipe.propagation;
+      options.compute = ComputeType::kBF16;
+      options.finished = {whole.finished.begin(), whole.finished.begin() + done};
+      Collected resumed(model_->checkpoint());
+      for (const FinishedBlock& block : options.finished) {
+        EXPECT_EQ(block.layer, &block - options.finished.data());
+        for (const TensorResult& tensor : block.tensors)
+          resumed.tensors[tensor.name] = whole.tensors.at(tensor.name);
+      }
+      const PruneResult result = cuda::prune(*model_, plan(recipe), windows, options, {}, resumed);
+      EXPECT_EQ(result.resumed_blocks, done);
+      EXPECT_EQ(result.sparsity, expected.sparsity);
+      EXPECT_EQ(result.weights_changed, expected.weights_changed);
+      EXPECT_EQ(std::ssize(resumed.finished), layers - done);
+      EXPECT_EQ(resumed.tensors, whole.tensors) << recipe.refine << " behind block " << done;
+    }
+  }
+}
+
 TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
   const TokenWindows windows = random_windows(3, 8);
   Collected output(model_->checkpoint());

@@ -74,7 +74,9 @@ class DevicePruner {
         loader.start(layer + 1, slots_[static_cast<std::size_t>((layer + 1) % 2)]);
       }
       block.refresh(stream_);
-      if (streams_) {
+      if (layer < std::ssize(options_.finished)) {
+        pass_through(layer, block, layer < last);
+      } else if (streams_) {
         run_aligned_block(layer, block, writer, layer < last);
       } else {
         run_block(layer, block, writer, layer < last);
@@ -159,19 +161,62 @@ class DevicePruner {
     }
   }
 
+  // A block that an earlier run finished: what comes out of it is what came out then.
+  void pass_through(std::int64_t layer, BlockWeights& block, bool more_to_come) {
+    const FinishedBlock& finished = options_.finished[static_cast<std::size_t>(layer)];
+    result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
+    result_.weights_changed |= finished.weights_changed;
+    ++result_.resumed_blocks;
+    if (!more_to_come || (!streams_ && hidden_.empty())) return;
+    const Stopwatch watch(result_.seconds.calibrate);
+    if (streams_) {
+      pruned_->copy_from(block, stream_);
+      load_finished(finished, *pruned_);
+      streams_->start_block(block, *pruned_);
+      for (int input = 0; input < kNumLinearInputs; ++input)
+        streams_->collect(static_cast<LinearInput>(input), nullptr);
+      streams_->finish_block();
+      return;
+    }
+    if (options_.propagation == Propagation::kPruned) load_finished(finished, block);
+    forward(block);
+  }
+
+  // The pruned weights that were written, in place of the block's.
+  void load_finished(const FinishedBlock& finished, BlockWeights& block) {
+    for (const TensorResult& tensor : finished.tensors) {
+      const auto& weights = block.layout().weights;
+      const auto found = std::find_if(weights.begin(), weights.end(),
+                                      [&](const auto& weight) { return weight.tensor == tensor.name; });
+      expect(found != weights.end(), "prune on a GPU: a finished tensor of the block");
+      std::vector<float> values(static_cast<std::size_t>(found->rows * found->cols));
+      output_.read(tensor.name, values);
+      std::vector<std::byte> bytes(found->bytes());
+      convert_from_f32(values, found->dtype, bytes);
+      check(cudaMemcpyAsync(block.data() + found->offset, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
+                            stream_));
+      stream_.synchronize();  // `bytes` lives until here
+    }
+    block.refresh(stream_);
+  }
+
+  void forward(const BlockWeights& block) {
+    for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+      forward_->run(block, hidden_.view().row_block(first, rows));
+    });
+  }
+
   void run_block(std::int64_t layer, BlockWeights& block, TensorWriter& writer, bool more_to_come) {
     const std::vector<const PlanEntry*>& entries = entries_.at(layer);
     collect(layer, block, entries, more_to_come);
     pruner_->start_block();
     for (int i = 0; i < kNumLinearInputs; ++i)
       prune_linears(block, block, entries, static_cast<LinearInput>(i));
-    finish_linears(block, entries, writer);
+    finish_linears(layer, block, entries, writer);
     if (hidden_.empty() || !more_to_come || options_.propagation != Propagation::kPruned) return;
     const Stopwatch watch(result_.seconds.calibrate);
     block.refresh(stream_);
-    for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
-      forward_->run(block, hidden_.view().row_block(first, rows));
-    });
+    forward(block);
   }
 
   void run_aligned_block(std::int64_t layer, BlockWeights& dense, TensorWriter& writer, bool more_to_come) {
@@ -202,7 +247,7 @@ class DevicePruner {
       const Stopwatch watch(result_.seconds.calibrate);
       streams_->finish_block();
     }
-    finish_linears(*pruned_, entries, writer);
+    finish_linears(layer, *pruned_, entries, writer);
   }
 
   void start_stats(LinearInput input, const std::vector<const PlanEntry*>& entries, const StatNeeds& needs,
@@ -279,8 +324,9 @@ class DevicePruner {
   }
 
   // Reads the counters of a block whose linears are all launched, and hands its tensors to the writer.
-  void finish_linears(const BlockWeights& block, const std::vector<const PlanEntry*>& entries,
-                      TensorWriter& writer) {
+  void finish_linears(std::int64_t layer, const BlockWeights& block,
+                      const std::vector<const PlanEntry*>& entries, TensorWriter& writer) {
+    const auto first = static_cast<std::ptrdiff_t>(result_.tensors.size());
     std::vector<PruneCounters> counters;
     {
       const Stopwatch watch(pruner_->refines() ? result_.seconds.refine : result_.seconds.select);
@@ -307,6 +353,8 @@ class DevicePruner {
       result_.tensors.push_back(std::move(tensor));
       writer.write(entry.tensor, block.weight(i));
     }
+    writer.end_block(
+        {layer, pruner_->weights_changed(), {result_.tensors.begin() + first, result_.tensors.end()}});
   }
 
   // The weight itself, or what was computed from it.
@@ -360,7 +408,6 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());
   }
-  expect(options.finished.empty(), "prune on a GPU: no finished blocks");
   if (options.select == "ewma") {
     bad_usage(
         "--select: found ewma, whose threshold goes from weight to weight in order, expected an exact "

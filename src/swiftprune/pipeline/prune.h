@@ -80,7 +80,7 @@ class PruneOutput {
   // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
   // GPU calls instead, from several threads at once.
   virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
-  virtual void finish(const FinishedBlock&) {}
+  virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);
 };
