@@ -98,9 +98,12 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
           zeros[1] += in_row[1];
         }
         EXPECT_EQ(zeros[0], zeros[1]) << entry.tensor;
-        // Counts of the same rows differ where a key is near the threshold, and by the carried rest.
-        EXPECT_LE(difference, std::max<std::int64_t>(spread / 3, entry.rows / 2))
-            << refine << " " << entry.tensor;
+        // Counts of the same rows differ where a key is near the threshold, and by the carried rest; behind
+        // the first refined linears the inputs are no longer the same.
+        if (entry.refine == "none" || (entry.layer == 0 && entry.input == LinearInput::kAttention)) {
+          EXPECT_LE(difference, std::max<std::int64_t>(spread / 5, entry.rows / 4))
+              << refine << " " << entry.tensor;
+        }
       }
     }
   }

@@ -43,6 +43,7 @@ class BlockWeights {
   std::vector<std::byte> set_layer(std::int64_t layer);
   const BlockLayout& layout() const { return layout_; }
   std::byte* data() const { return buffer_.data(); }
+  std::uint64_t bytes() const { return buffer_.bytes() + converted_.bytes(); }  // on the device
   // The linear's weights [O, I] in the checkpoint's dtype.
   DeviceView weight(std::size_t linear) const;
   // All weights that read `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().

@@ -17,6 +17,9 @@
 namespace swiftprune::cuda {
 namespace {
 
+// What else may be allocated while blocks run is small beside a block.
+constexpr std::uint64_t kRoomForSecondSlot = 3;
+
 class DevicePruner {
  public:
   DevicePruner(const Model& model, const Plan& plan, const TokenWindows& windows, const PruneOptions& options,
@@ -70,7 +73,7 @@ class DevicePruner {
       loader.finish();
       if (layer < last) {
         stream_.synchronize();  // the block before may still be running on the weights that are replaced now
-        writer.wait_read();
+        if (!streams_) writer.wait_read();  // else it reads the pruned slots
         loader.start(layer + 1, slots_[static_cast<std::size_t>((layer + 1) % 2)]);
       }
       block.refresh(stream_);
@@ -120,8 +123,12 @@ class DevicePruner {
                        options_.readers.empty() ? measured_readers() : options_.readers, stream_);
     }
     if (two_streams) {
-      pruned_.emplace(memory_, model_, compute_);
+      pruned_slots_.emplace_back(memory_, model_, compute_);
       streams_.emplace(memory_, products_, *forward_, *scratch_, model_, windows_, stream_);
+      // A second one where there is room: a block's tensors leave the device while the next computes.
+      const std::uint64_t free = memory_.limit() - memory_.used();
+      if (free > kRoomForSecondSlot * pruned_slots_.front().bytes())
+        pruned_slots_.emplace_back(memory_, model_, compute_);
     } else {
       hidden_ = embed(memory_, model_, windows_, stream_);
       if (options_.propagation == Propagation::kPruned) {
@@ -170,9 +177,10 @@ class DevicePruner {
     if (!more_to_come || (!streams_ && hidden_.empty())) return;
     const Stopwatch watch(result_.seconds.calibrate);
     if (streams_) {
-      pruned_->copy_from(block, stream_);
-      load_finished(finished, *pruned_);
-      streams_->start_block(block, *pruned_);
+      BlockWeights& pruned = pruned_slots_.front();
+      pruned.copy_from(block, stream_);
+      load_finished(finished, pruned);
+      streams_->start_block(block, pruned);
       for (int input = 0; input < kNumLinearInputs; ++input)
         streams_->collect(static_cast<LinearInput>(input), nullptr);
       streams_->finish_block();
@@ -221,9 +229,10 @@ class DevicePruner {
 
   void run_aligned_block(std::int64_t layer, BlockWeights& dense, TensorWriter& writer, bool more_to_come) {
     const std::vector<const PlanEntry*>& entries = entries_.at(layer);
-    writer.wait_read();
-    pruned_->copy_from(dense, stream_);
-    streams_->start_block(dense, *pruned_);
+    writer.wait_read(pruned_slots_.size() > 1);
+    BlockWeights& pruned = pruned_slots_[static_cast<std::size_t>(layer) % pruned_slots_.size()];
+    pruned.copy_from(dense, stream_);
+    streams_->start_block(dense, pruned);
     pruner_->start_block();
     const auto needs = needs_by_input(entries);
     for (int i = 0; i < kNumLinearInputs; ++i) {
@@ -239,15 +248,15 @@ class DevicePruner {
         streams_->collect(input, stats_[index]);
         finish_stats(layer, input);
       }
-      prune_linears(dense, *pruned_, entries, input);
-      pruned_->refresh(input, stream_);
+      prune_linears(dense, pruned, entries, input);
+      pruned.refresh(input, stream_);
       stats_[index] = nullptr;
     }
     if (more_to_come) {
       const Stopwatch watch(result_.seconds.calibrate);
       streams_->finish_block();
     }
-    finish_linears(layer, *pruned_, entries, writer);
+    finish_linears(layer, pruned, entries, writer);
   }
 
   void start_stats(LinearInput input, const std::vector<const PlanEntry*>& entries, const StatNeeds& needs,
@@ -391,7 +400,7 @@ class DevicePruner {
   bool has_budgets_ = false;
   std::optional<StatisticsScratch> scratch_;
   std::optional<BlockForward> forward_;
-  std::optional<BlockWeights> pruned_;  // of a run with two streams
+  std::vector<BlockWeights> pruned_slots_;  // of a run with two streams: one or two
   std::optional<DeviceTwoStreams> streams_;
   DeviceMatrix hidden_;                                 // [N, hidden] F32 of a run with one
   DeviceMatrix pass_hidden_;                            // [rows of a pass, hidden] F32

@@ -108,10 +108,12 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
     const std::lock_guard lock(mutex_);
     if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
     if (blocks_.empty() || blocks_.back()->ended) blocks_.push_back(std::make_shared<Block>());
+    last_block_ = blocks_.back();
     for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
       tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
                         static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
-      ++blocks_.back()->unwritten;
+      ++last_block_->unread;
+      ++last_block_->unwritten;
       ++unread_;
       ++unwritten_;
     }
@@ -161,6 +163,7 @@ void TensorWriter::work() {
       {
         const std::lock_guard lock(mutex_);
         --unread_;
+        --task.block->unread;
       }
       changed_.notify_all();
       output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
@@ -184,9 +187,12 @@ void TensorWriter::rethrow() {
   if (error_) std::rethrow_exception(error_);
 }
 
-void TensorWriter::wait_read() {
+void TensorWriter::wait_read(bool but_last_block) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return error_ != nullptr || unread_ == 0; });
+  changed_.wait(lock, [&] {
+    const std::int64_t of_last = but_last_block && last_block_ ? last_block_->unread : 0;
+    return error_ != nullptr || unread_ == of_last;
+  });
   rethrow();
 }
 

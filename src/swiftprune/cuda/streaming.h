@@ -53,8 +53,9 @@ class TensorWriter {
   // All tensors of a block are handed over: the output learns it when the last of them is written, block
   // after block.
   void end_block(FinishedBlock block);
-  // Until everything handed over is off the device; throws what went wrong.
-  void wait_read();
+  // Until everything handed over is off the device, or all but the last block's tensors; throws what went
+  // wrong.
+  void wait_read(bool but_last_block = false);
   // Until everything is written; throws what went wrong.
   void finish();
   double busy_seconds() const { return busy_seconds_; }  // with anything to copy or write
@@ -62,7 +63,7 @@ class TensorWriter {
  private:
   struct Block {
     std::optional<FinishedBlock> ended;
-    std::int64_t unwritten = 0;
+    std::int64_t unread = 0, unwritten = 0;
   };
   struct Task {
     std::shared_ptr<Block> block;
@@ -81,6 +82,7 @@ class TensorWriter {
   std::condition_variable changed_;
   std::deque<Task> tasks_;
   std::deque<std::shared_ptr<Block>> blocks_;  // not yet told to the output
+  std::shared_ptr<Block> last_block_;          // whose tensors were handed over last
   std::mutex finish_mutex_;                    // held while the output is told
   std::int64_t unread_ = 0;                    // handed over and still on the device
   std::int64_t unwritten_ = 0;
