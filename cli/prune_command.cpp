@@ -3,6 +3,7 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -212,11 +213,9 @@ std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const Chec
   return unfinished;
 }
 
-PruneResult prune_keeping_blocks(const Model& model, const Backend& backend, const Plan& plan,
-                                 const TokenWindows& windows, const PruneOptions& options,
-                                 PruneOutput& output, Journal& journal, bool resumable) {
+PruneResult keeping_blocks(Journal& journal, bool resumable, const std::function<PruneResult()>& prune) {
   try {
-    return prune(model, backend, plan, windows, options, output);
+    return prune();
   } catch (const Error&) {
     if (resumable) {
       journal.flush();
@@ -240,12 +239,7 @@ void run(const PruneFlags& flags) {
     hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
   }
   Plan plan = make_plan(*model, flags, method);
-  if (device.use_cuda && flags.resume) {
-    bad_usage("--resume: found --device {}, expected cpu: a run on a GPU keeps no journal",
-              flags.device.device);
-  }
-  // Sensitivities are measured on the CPU, which takes longer than the GPU's whole run: only when asked for.
-  const bool allocate = allocates(flags, method) && (!device.use_cuda || !flags.allocate.empty());
+  const bool allocate = allocates(flags, method);
 
   PruneOptions options;
   options.select = flags.select.empty() ? std::string(method.select) : flags.select;
@@ -285,12 +279,17 @@ void run(const PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    allocation->sensitivities =
-        measure_sensitivities(*model, *backend, plan, calibrated.windows, options.compute, options.progress);
-    allocate_by_sensitivity(allocation->sensitivities, plan);
     if (device.use_cuda) {
-      for (PlanEntry& entry : plan.entries) entry.row_budgets = false;  // of the CPU only
+      cuda::DeviceSensitivities measured =
+          cuda::measure_sensitivities(*model, plan, calibrated.windows, options.compute,
+                                      device_options(device, flags.device), options.progress);
+      allocation->sensitivities = std::move(measured.values);
+      options.readers = std::move(measured.readers);
+    } else {
+      allocation->sensitivities = measure_sensitivities(*model, *backend, plan, calibrated.windows,
+                                                        options.compute, options.progress);
     }
+    allocate_by_sensitivity(allocation->sensitivities, plan);
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   const auto sync = [&writer] { writer.sync(); };
@@ -303,11 +302,11 @@ void run(const PruneFlags& flags) {
     journal.emplace(writer.temporary_folder(), head, sync);
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
-  const PruneResult result = device.use_cuda
-                                 ? cuda::prune(*model, plan, calibrated.windows, options,
-                                               device_options(device, flags.device), output)
-                                 : prune_keeping_blocks(*model, *backend, plan, calibrated.windows, options,
-                                                        output, *journal, flags.resume);
+  const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
+    if (!device.use_cuda) return prune(*model, *backend, plan, calibrated.windows, options, output);
+    return cuda::prune(*model, plan, calibrated.windows, options, device_options(device, flags.device),
+                       output);
+  });
   output.copy_rest();
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};

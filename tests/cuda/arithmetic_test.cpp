@@ -36,7 +36,7 @@ class CudaArithmeticTest : public test::GpuTest {
     const std::vector<int> zero(1, 0);
     const auto bad = upload(std::span<const int>(zero));
     const auto w = view_of(da.data(), DType::kF32, n, n);
-    cuda::inverse_factor(*products_, w, scratch.as<float>(), bad.as<int>(), *stream_);
+    cuda::inverse_factor(*products_, w, scratch.as<float>(), bad.as<int>(), false, *stream_);
     EXPECT_EQ(download<int>(bad).front(), expected_bad);
     const auto result = poisoned(4 * n * n);
     products_->run({.a = w, .b = w, .c = view_of(result.data(), DType::kF32, n, n), .a_transposed = true});

@@ -1,9 +1,8 @@
 // Whole runs on the GPU against the CPU, over the tiny models of every family.
 #include <cmath>
-#include <map>
-#include <mutex>
 #include <random>
 
+#include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
 #include "support/expect_error.h"
@@ -16,37 +15,7 @@ namespace {
 using test::expect_error;
 using test::kModels;
 
-using Bytes = std::vector<std::byte>;
-
-class Collected final : public PruneOutput {
- public:
-  explicit Collected(const Checkpoint& source) : source_(source) {}
-  void write(const std::string& name, std::span<const float> values) override {
-    Bytes& bytes = tensors[name];
-    const DType dtype = source_.at(name).dtype;
-    bytes.resize(values.size() * static_cast<std::size_t>(size_of(dtype)));
-    convert_from_f32(values, dtype, bytes);
-  }
-  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> part) override {
-    const std::lock_guard lock(mutex_);
-    Bytes& bytes = tensors[name];
-    bytes.resize(static_cast<std::size_t>(source_.at(name).num_bytes()));
-    const auto offset = static_cast<std::size_t>(first * size_of(source_.at(name).dtype));
-    std::copy(part.begin(), part.end(), bytes.begin() + static_cast<std::ptrdiff_t>(offset));
-  }
-  std::vector<float> values(const std::string& name) const {
-    const Bytes& bytes = tensors.at(name);
-    const DType dtype = source_.at(name).dtype;
-    std::vector<float> result(bytes.size() / static_cast<std::size_t>(size_of(dtype)));
-    convert_to_f32(bytes, dtype, result);
-    return result;
-  }
-  std::map<std::string, Bytes> tensors;
-
- private:
-  const Checkpoint& source_;
-  std::mutex mutex_;
-};
+using test::Collected;
 
 struct Recipe {
   std::string score;
@@ -142,8 +111,21 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
                                           {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.96},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.96},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.96},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96}}) {
-    if (recipe.pattern.ends_with(":4") && !inputs_are_multiples_of(4)) continue;
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96},
+                                          {Recipe{"magnitude", "none", "layer", kDense}, 1.0},
+                                          {Recipe{"magnitude", "none", "block:4x4", kDense}, 1.0},
+                                          {Recipe{"random(7)", "none", "row", kDense}, 1.0},
+                                          {Recipe{"random(7)", "none", "block:4x4", kDense}, 1.0},
+                                          {Recipe{"ria(0.7)", "none", "layer", kDense}, 0.999},
+                                          {Recipe{"obs", "none", "row", kPruned}, 0.99},
+                                          {Recipe{"wanda", "pcg(10)", "row", kPruned}, 0.999},
+                                          {Recipe{"wanda", "swaps(20)", "row", kPruned}, 0.99},
+                                          {Recipe{"wanda", "swaps(20)", "2:4", kPruned}, 0.99},
+                                          {Recipe{"wanda", "sparsegpt", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "sparsegpt", "2:4", kPruned}, 0.96},
+                                          {Recipe{"wanda", "admm(10,8)+pcg(5)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(10,8)", "layer", kPruned}, 0.96}}) {
+    if (recipe.pattern.ends_with("4") && !inputs_are_multiples_of(4)) continue;
     Collected expected(model_->checkpoint());
     Collected found(model_->checkpoint());
     run_on_cpu(recipe, windows, expected);
@@ -162,7 +144,7 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
         zeros += b[i] == 0.0f ? 1 : 0;
       }
       total += static_cast<std::int64_t>(a.size());
-      if (recipe.score == "magnitude") {
+      if (agreement == 1.0) {
         EXPECT_EQ(bytes, found.tensors.at(name)) << name;
       }
     }
@@ -182,6 +164,38 @@ TEST_P(CudaPipelineTest, EqualRunsGiveEqualBytes) {
   EXPECT_EQ(one.tensors, two.tensors);
 }
 
+// Blocks that a killed run has written are passed through; the rest comes out as if it had never been killed.
+TEST_P(CudaPipelineTest, AResumedRunGivesEqualBytes) {
+  const std::int64_t seqlen = std::min<std::int64_t>(32, model_->config().max_positions);
+  const TokenWindows windows = random_windows(3, seqlen);
+  for (const Recipe& recipe : {Recipe{"wanda", "aligned-admm(8,6)", "row", Propagation::kPruned},
+                               Recipe{"wanda", "none", "row", Propagation::kPruned},
+                               Recipe{"wanda", "none", "row", Propagation::kDense}}) {
+    Collected whole(model_->checkpoint());
+    const PruneResult expected = run(recipe, windows, ComputeType::kBF16, whole);
+    const std::int64_t layers = model_->config().num_layers();
+    ASSERT_EQ(std::ssize(whole.finished), layers);
+    for (std::int64_t done = 1; done <= layers; ++done) {
+      PruneOptions options;
+      options.propagation = recipe.propagation;
+      options.compute = ComputeType::kBF16;
+      options.finished = {whole.finished.begin(), whole.finished.begin() + done};
+      Collected resumed(model_->checkpoint());
+      for (const FinishedBlock& block : options.finished) {
+        EXPECT_EQ(block.layer, &block - options.finished.data());
+        for (const TensorResult& tensor : block.tensors)
+          resumed.tensors[tensor.name] = whole.tensors.at(tensor.name);
+      }
+      const PruneResult result = cuda::prune(*model_, plan(recipe), windows, options, {}, resumed);
+      EXPECT_EQ(result.resumed_blocks, done);
+      EXPECT_EQ(result.sparsity, expected.sparsity);
+      EXPECT_EQ(result.weights_changed, expected.weights_changed);
+      EXPECT_EQ(std::ssize(resumed.finished), layers - done);
+      EXPECT_EQ(resumed.tensors, whole.tensors) << recipe.refine << " behind block " << done;
+    }
+  }
+}
+
 TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
   const TokenWindows windows = random_windows(3, 8);
   Collected output(model_->checkpoint());
@@ -197,12 +211,19 @@ TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
 TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   const TokenWindows windows = random_windows(1, 8);
   Collected output(model_->checkpoint());
-  for (const Recipe& recipe : {Recipe{"wanda", "none", "layer", Propagation::kDense},
-                               Recipe{"obs", "none", "row", Propagation::kDense},
-                               Recipe{"wanda", "pcg(20)", "row", Propagation::kDense}}) {
+  if (inputs_are_multiples_of(2)) {
     expect_error(
-        ErrorKind::kUsage, [&] { run(recipe, windows, ComputeType::kF32, output); }, "--device cpu");
+        ErrorKind::kUsage,
+        [&] {
+          run({"wanda", "sparsegpt", "block:1x2", Propagation::kDense}, windows, ComputeType::kF32, output);
+        },
+        "--device cpu");
   }
+  PruneOptions options;
+  options.select = "ewma";
+  const Plan wanda = plan({"wanda", "none", "row", Propagation::kDense});
+  expect_error(
+      ErrorKind::kUsage, [&] { cuda::prune(*model_, wanda, windows, options, {}, output); }, "--device cpu");
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::model_names()),

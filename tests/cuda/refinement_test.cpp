@@ -66,7 +66,8 @@ class CudaRefinementTest : public test::GpuTest {
     rows.dense_residual = view_of(ddr.data(), DType::kF32, kTokens, kOutputs);
     stats.add_aligned(*products_, scratch, rows, kTokens);
     stats.finish("x");
-    cuda::DeviceAdmm admm(*memory_, *products_, kOutputs, kInputs, kOutputs * kInputs, *stream_);
+    cuda::MatrixSelect matrix(*memory_, *stream_);
+    cuda::DeviceAdmm admm(*memory_, *products_, matrix, kOutputs, kInputs, kOutputs * kInputs, *stream_);
     admm.prepare(stats, *options, moments.cross.as<float>(), "w");
     const auto w = upload_as(weight, dtype);
     const auto out = poisoned(weight.numel() * size_of(dtype));
@@ -83,6 +84,8 @@ class CudaRefinementTest : public test::GpuTest {
 TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
   const Pattern row;
   const Pattern two_of_four{Pattern::Kind::kNofM, 2, 4};
+  const Pattern layer{Pattern::Kind::kLayer};
+  const Pattern block = parse_pattern("block:8x4");
   const auto cpu = make_cpu_backend();
   const Matrix x = inputs(1);
   Matrix dense_x = inputs(1);
@@ -92,7 +95,8 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
   const Matrix dense_residual = random_matrix(kTokens, kOutputs, 9);
   for (const Case& c :
        {Case{"admm(20,15)", row, 0.5}, Case{"admm(10,8)", row, 0.7}, Case{"admm(20,15)", two_of_four, 0.0},
-        Case{"aligned-admm(20,15)", row, 0.5}, Case{"aligned-admm(20,15)", two_of_four, 0.0}}) {
+        Case{"admm(10,8)", layer, 0.6}, Case{"admm(10,8)", block, 0.5}, Case{"aligned-admm(20,15)", row, 0.5},
+        Case{"aligned-admm(20,15)", two_of_four, 0.0}}) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       const Matrix weight = test::rounded(random_matrix(kOutputs, kInputs, 3, 0.05f), dtype);
       PruneTarget target;
@@ -147,7 +151,9 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
         zeros += found.data()[i] == 0.0f ? 1 : 0;
       }
       const std::string what = fmt::format("{} at {}, {}", c.refine, format(c.pattern), name_of(dtype));
-      EXPECT_EQ(zeros, total_prune_count(target, kOutputs, kInputs)) << what;
+      const Pattern& p = target.pattern;
+      const std::int64_t unit = p.kind == Pattern::Kind::kBlock ? p.block_rows * p.block_cols : 1;
+      EXPECT_EQ(zeros, unit * total_prune_count(target, kOutputs, kInputs)) << what;
       unsigned long long counted = 0;
       for (const auto value : counters.zeros) counted += value;
       EXPECT_EQ(counted, static_cast<unsigned long long>(zeros)) << what;

@@ -65,7 +65,7 @@ TEST(RowEffects, CoverEveryRowOfEveryFamily) {
     SCOPED_TRACE(name);
     const auto model = Model::open(test::kModels / name);
     const auto backend = make_cpu_backend();
-    const RowEffects effects(*model, *backend);
+    const RowEffects effects(*model);
     for (std::int64_t layer = 0; layer < model->config().num_layers(); ++layer) {
       const DecoderBlock block = model->load_block(layer);
       for (int i = 0; i < kNumLinearInputs; ++i) {
@@ -81,7 +81,7 @@ TEST(RowEffects, CoverEveryRowOfEveryFamily) {
         std::copy(values.begin(), values.end(), x.data());
         stats.add_window(*backend, x.view());
         stats.finish(name);
-        const auto found = effects.of(block, layer, input, stats.view());
+        const auto found = effects.of(*backend, block, layer, input, stats.view());
         ASSERT_EQ(found.size(), readers.size());
         for (std::size_t r = 0; r < readers.size(); ++r) {
           ASSERT_EQ(static_cast<std::int64_t>(found[r].size()), readers[r]->weight.rows());
@@ -100,7 +100,7 @@ TEST(RowEffects, CoverEveryRowOfEveryFamily) {
 TEST(RowEffects, OfTheMlpAreTheChangesOfItsOutput) {
   const auto model = Model::open(test::kModels / "llama3");
   const auto backend = make_reference_backend();
-  const RowEffects effects(*model, *backend);
+  const RowEffects effects(*model);
   DecoderBlock block = model->load_block(0);
   const std::size_t gate = model->config().blocks[0].qkv.size() + 1;
   const std::int64_t inputs = block.linears()[gate].weight.cols();
@@ -109,7 +109,7 @@ TEST(RowEffects, OfTheMlpAreTheChangesOfItsOutput) {
   const auto values = random_values(static_cast<std::size_t>(x.numel()), 7);
   std::copy(values.begin(), values.end(), x.data());
   stats.add_window(*backend, x.view());
-  const auto found = effects.of(block, 0, LinearInput::kMlp, stats.view());
+  const auto found = effects.of(*backend, block, 0, LinearInput::kMlp, stats.view());
   const auto output = [&] {
     block.pack(*backend, ComputeType::kF32);
     return block.project(*backend, LinearInput::kMlpOutput, block.mlp(*backend, x.view()).view());

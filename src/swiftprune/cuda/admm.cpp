@@ -21,6 +21,10 @@ std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
   return static_cast<std::uint64_t>(numel * size);
 }
 
+bool is_whole_matrix(const Pattern& pattern) {
+  return pattern.kind == Pattern::Kind::kLayer || pattern.kind == Pattern::Kind::kBlock;
+}
+
 }  // namespace
 
 std::vector<double> numbers_in_brackets(std::string_view name) {
@@ -66,9 +70,9 @@ std::optional<DeviceAdmmOptions> parse_admm(std::string_view name) {
   return options;
 }
 
-DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, std::int64_t max_rows, std::int64_t max_cols,
-                       std::int64_t max_numel, cudaStream_t stream)
-    : products_(products), stream_(stream) {
+DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, MatrixSelect& matrix, std::int64_t max_rows,
+                       std::int64_t max_cols, std::int64_t max_numel, cudaStream_t stream)
+    : memory_(memory), products_(products), matrix_(matrix), stream_(stream) {
   constexpr std::string_view kGram = "the inverse Gram matrix";
   constexpr std::string_view kLinear = "the refinement of a linear";
   norm_ = DeviceBuffer(memory, bytes_of(max_cols, sizeof(float)), kGram);
@@ -86,6 +90,19 @@ DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, std::int64_t ma
   wanted_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(double)), kLinear);
   found_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(double)), kLinear);
   counts_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(std::int32_t)), kLinear);
+}
+
+// What the patterns layer and block need beside the others.
+void DeviceAdmm::prepare_matrix_step(DeviceView y) {
+  const auto bytes = static_cast<std::uint64_t>(y.numel());
+  if (mask_.bytes() < bytes) mask_ = DeviceBuffer(memory_, bytes, "masks");
+  std::vector<float> values(static_cast<std::size_t>(2 * y.cols), 0.0f);
+  std::fill(values.begin() + y.cols, values.end(), 1.0f);
+  if (zeros_and_ones_.bytes() < values.size() * sizeof(float))
+    zeros_and_ones_ = DeviceBuffer(memory_, values.size() * sizeof(float), "scores");
+  check(cudaMemcpyAsync(zeros_and_ones_.data(), values.data(), values.size() * sizeof(float),
+                        cudaMemcpyHostToDevice,
+                        stream_));  // pageable: the values are read before the call returns
 }
 
 void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& options, float* moments,
@@ -129,7 +146,7 @@ void DeviceAdmm::factorise(std::string_view tensor) {
   for (raised_ = 0;; ++raised_) {
     check(cudaMemsetAsync(bad_.data(), 0, sizeof(int), stream_));
     inverse_factor(products_, view_of(factor_, DType::kF32, inputs_, inputs_), p_half_.as<float>(),
-                   bad_.as<int>(), stream_);
+                   bad_.as<int>(), true, stream_);
     int bad = 0;
     check(cudaMemcpyAsync(&bad, bad_.data(), sizeof(int), cudaMemcpyDeviceToHost, stream_));
     check(cudaStreamSynchronize(stream_));
@@ -149,7 +166,7 @@ void DeviceAdmm::factorise(std::string_view tensor) {
 void DeviceAdmm::row_energies(DeviceView x, double* energies) {
   const DeviceView product = view_of(y_.data(), DType::kF32, x.rows, x.cols);
   products_.run({.a = x, .b = view_of(a_half_.data(), DType::kF16, inputs_, inputs_), .c = product});
-  row_dots(x.data, static_cast<const float*>(product.data), x.rows, x.cols, energies, stream_);
+  row_dots(x.data, x.dtype, static_cast<const float*>(product.data), x.rows, x.cols, energies, stream_);
 }
 
 void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target,
@@ -167,6 +184,23 @@ void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, cons
   }
   PruneTarget part = target;
   part.sparsity *= share;
+  if (is_whole_matrix(target.pattern)) {
+    PruneRowsArgs keys;
+    keys.in = y.data;
+    keys.rows = y.rows;
+    keys.cols = y.cols;
+    // Rows are compared, so their scales count: |y·(row·1 + 0)|.
+    keys.column = zeros_and_ones_.as<float>();
+    keys.slope = keys.column + y.cols;
+    keys.row = scale_.as<float>();
+    if (target.pattern.kind == Pattern::Kind::kLayer) {
+      admm_step_rows(args, 0, matrix_.row_counts(keys, total_prune_count(part, y.rows, y.cols)), stream_);
+      return;
+    }
+    matrix_.tiles(keys, part, 2, mask_.as<std::uint8_t>());
+    admm_step_mask(args, mask_.as<std::uint8_t>(), stream_);
+    return;
+  }
   std::vector<std::int64_t> row_counts;
   for (const std::int64_t count : target.row_counts) {
     row_counts.push_back(static_cast<std::int64_t>(static_cast<double>(count) * share));
@@ -226,6 +260,7 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     copy(wide, y);
     first_is_free = true;
   }
+  if (is_whole_matrix(target.pattern)) prepare_matrix_step(y);
   for (int s = 0; s < options_.steps; ++s) {
     check_interrupt();
     if (!first_is_free) products_.run({.a = t, .b = p_half, .c = y, .alpha = rho, .beta = 1.0f});

@@ -10,6 +10,7 @@
 
 #include "swiftprune/cuda/calibration.h"
 #include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/matrix_select.h"
 #include "swiftprune/selection/pattern.h"
 
 namespace swiftprune::cuda {
@@ -35,8 +36,8 @@ std::vector<double> numbers_in_brackets(std::string_view name);
 class DeviceAdmm {
  public:
   // Room for linears of at most so many rows and columns.
-  DeviceAdmm(DeviceMemory& memory, Products& products, std::int64_t max_rows, std::int64_t max_cols,
-             std::int64_t max_numel, cudaStream_t stream);
+  DeviceAdmm(DeviceMemory& memory, Products& products, MatrixSelect& matrix, std::int64_t max_rows,
+             std::int64_t max_cols, std::int64_t max_numel, cudaStream_t stream);
 
   // Uses up the matrices of `stats`: they hold other things afterwards. moments [I, I]: the memory of the
   // cross moments, whether there are any or not (aligned only). Waits for the device.
@@ -50,9 +51,12 @@ class DeviceAdmm {
  private:
   void factorise(std::string_view tensor);
   void step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target, double share);
+  void prepare_matrix_step(DeviceView y);
   void row_energies(DeviceView x, double* energies);
 
+  DeviceMemory& memory_;
   Products& products_;
+  MatrixSelect& matrix_;
   cudaStream_t stream_;
   DeviceAdmmOptions options_;
   double damping_ = 0.0;
@@ -63,6 +67,7 @@ class DeviceAdmm {
   float* moments_ = nullptr;                   // [I, I], in the memory of the cross moments
   const float* residual_ = nullptr;
   DeviceBuffer wide_, constant_, y_, t_, scale_, wanted_, found_, counts_;  // of the linear
+  DeviceBuffer mask_, zeros_and_ones_;                                      // of the patterns layer and block
 };
 
 }  // namespace swiftprune::cuda

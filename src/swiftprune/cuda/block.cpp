@@ -43,6 +43,8 @@ bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& g
   });
 }
 
+}  // namespace
+
 ActivationKind kind_of(Activation activation) {
   switch (activation) {
     case Activation::kSilu:
@@ -56,8 +58,6 @@ ActivationKind kind_of(Activation activation) {
   }
   return ActivationKind::kSilu;
 }
-
-}  // namespace
 
 std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block) {
   std::array<std::vector<LinearTensors>, kNumLinearInputs> groups;
@@ -417,9 +417,14 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   return mixed;
 }
 
-DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
+DeviceView BlockForward::up(const BlockWeights& block, DeviceView x) {
   const DeviceView up = view_of(up_.view().data, compute_, x.rows, block.group_rows(kMlp));
   linear(block, kMlp, x, up);
+  return up;
+}
+
+DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
+  const DeviceView up = this->up(block, x);
   const DeviceView inner = inner_.view().row_block(0, x.rows);
   activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
            stream_);

@@ -43,6 +43,7 @@ class BlockWeights {
   std::vector<std::byte> set_layer(std::int64_t layer);
   const BlockLayout& layout() const { return layout_; }
   std::byte* data() const { return buffer_.data(); }
+  std::uint64_t bytes() const { return buffer_.bytes() + converted_.bytes(); }  // on the device
   // The linear's weights [O, I] in the checkpoint's dtype.
   DeviceView weight(std::size_t linear) const;
   // All weights that read `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().
@@ -125,6 +126,7 @@ class BlockForward {
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
   DeviceView attention(const BlockWeights& block, DeviceView x);
   DeviceView mlp(const BlockWeights& block, DeviceView x);
+  DeviceView up(const BlockWeights& block, DeviceView x);  // of mlp(): before the activation, gate first
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x);  // F32, before its norm
   void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden);
   void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden);
@@ -154,6 +156,8 @@ class BlockForward {
   };
   std::vector<Rope> ropes_;
 };
+
+ActivationKind kind_of(Activation activation);
 
 // The linears of a block by the input that they read, in the order of LinearInput.
 std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);

@@ -175,6 +175,30 @@ __global__ __launch_bounds__(kThreads) void activate_kernel(const T* x, std::int
   }
 }
 
+// A thread a column; tokens one after the other.
+constexpr int kEffectThreads = 64;
+template <class T, ActivationKind kKind>
+__global__ __launch_bounds__(kEffectThreads) void effects_kernel(const T* x, bool gated, std::int64_t tokens,
+                                                                 std::int64_t cols, double* gate,
+                                                                 double* up) {
+  constexpr float kStep = 1e-2f;  // kSlopeStep of pipeline/row_budgets.h
+  const std::int64_t j = std::int64_t{blockIdx.x} * kEffectThreads + threadIdx.x;
+  if (j >= cols) return;
+  double of_gate = 0.0;
+  double of_up = 0.0;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const T* row = x + t * (gated ? 2 : 1) * cols + j;
+    const float g = to_float(*row);
+    const float slope = (activated<kKind>(g + kStep) - activated<kKind>(g - kStep)) / (2.0f * kStep);
+    const auto change = static_cast<double>(gated ? to_float(row[cols]) * slope : slope);
+    const auto value = static_cast<double>(activated<kKind>(g));
+    of_gate += change * change;
+    of_up += value * value;
+  }
+  gate[j] = of_gate / static_cast<double>(tokens);
+  up[j] = of_up / static_cast<double>(tokens);
+}
+
 template <class X, class Y>
 __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std::int64_t n) {
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
@@ -293,6 +317,24 @@ void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows,
     }
   });
   check_launch("activate");
+}
+
+void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
+                 std::int64_t cols, double* gate, double* up, cudaStream_t stream) {
+  if (tokens * cols == 0) return;
+  const auto blocks = static_cast<unsigned>((cols + kEffectThreads - 1) / kEffectThreads);
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto launch = [&](auto kernel) {
+      kernel<<<blocks, kEffectThreads, 0, stream>>>(static_cast<const T*>(x), gated, tokens, cols, gate, up);
+    };
+    using enum ActivationKind;
+    if (kind == kSilu) launch(effects_kernel<T, kSilu>);
+    if (kind == kGelu) launch(effects_kernel<T, kGelu>);
+    if (kind == kGeluTanh) launch(effects_kernel<T, kGeluTanh>);
+    if (kind == kRelu) launch(effects_kernel<T, kRelu>);
+  });
+  check_launch("mlp_effects");
 }
 
 void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t n, cudaStream_t stream) {

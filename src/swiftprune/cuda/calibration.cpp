@@ -10,7 +10,8 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr int kSums = 3;
-constexpr std::int64_t kPanels = 4;  // of the lower triangle: 62 % of the work of the square
+constexpr std::int64_t kSampledTokens = 1024;  // as calibration/activation_stats.cpp
+constexpr std::int64_t kPanels = 4;            // of the lower triangle: 62 % of the work of the square
 
 std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
   return static_cast<std::uint64_t>(numel * size);
@@ -29,13 +30,16 @@ StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::i
 }
 
 DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream)
-    : stream_(stream), sums_(memory, bytes_of(kSums * max_inputs, sizeof(double)), "sums over activations") {}
+    : stream_(stream),
+      sums_(memory, bytes_of(kSums * max_inputs, sizeof(double)), "sums over activations"),
+      memory_(memory) {}
 
 void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments,
                         std::int64_t residual_size) {
   needs_ = needs;
   inputs_ = inputs;
   num_tokens_ = num_windows_ = 0;
+  sample_ = {};
   host_.assign(static_cast<std::size_t>(kSums * inputs), 0.0);
   expect(sums_.bytes() >= host_.size() * sizeof(double), "DeviceStats: room for the sums");
   check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_));
@@ -67,6 +71,13 @@ void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
   if (needs_.sum) args.sum = sums + 2 * inputs_;
   args.scratch = scratch.sums();
   add_statistics(args, stream_);
+  if (needs_.sample && num_windows_ == 0) {
+    const std::int64_t rows = std::min(x.rows, kSampledTokens);
+    const std::uint64_t bytes = bytes_of(rows * x.cols, size_of(x.dtype));
+    if (sample_memory_.bytes() < bytes) sample_memory_ = DeviceBuffer(memory_, bytes, "a sample of inputs");
+    sample_ = view_of(sample_memory_.data(), x.dtype, rows, x.cols);
+    check(cudaMemcpyAsync(sample_.data, x.data, bytes, cudaMemcpyDeviceToDevice, stream_));
+  }
   num_tokens_ += x.rows;
   ++num_windows_;
 }

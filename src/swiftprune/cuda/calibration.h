@@ -66,6 +66,9 @@ class DeviceStats {
   float* gram() const { return gram_; }
   float* cross() const { return cross_; }
   float* residual() const { return residual_; }
+  const double* device_energy() const { return sums_.as<double>(); }
+  // The first of the inputs [n, I], where `needs` asks for a sample.
+  DeviceView sample() const { return sample_; }
 
  private:
   StatNeeds needs_;
@@ -78,6 +81,9 @@ class DeviceStats {
   float* cross_ = nullptr;
   float* residual_ = nullptr;
   std::vector<double> host_;
+  DeviceMemory& memory_;
+  DeviceBuffer sample_memory_;
+  DeviceView sample_{};
 };
 
 }  // namespace swiftprune::cuda

@@ -10,7 +10,9 @@
 #include <string_view>
 
 #include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/row_budgets.h"
 
 namespace swiftprune::cuda {
 
@@ -29,6 +31,16 @@ struct DeviceOptions {
   int index = 0;
   std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
 };
+
+// What pipeline/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes by, what
+// row budgets read of the others (PruneOptions::readers).
+struct DeviceSensitivities {
+  std::vector<double> values;
+  std::vector<RowEffects::Readers> readers;
+};
+DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
+                                          ComputeType compute, const DeviceOptions& device,
+                                          const ProgressFn& progress);
 
 // What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and
 // back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,

@@ -70,6 +70,14 @@ __device__ __forceinline__ void keep_only(Eight<T>& e, std::uint32_t keep) {
   }
 }
 
+// Eight bytes of a mask, 1 where the bit of `keep` is; 8-byte aligned.
+__device__ __forceinline__ void store_mask(std::uint8_t* mask, std::uint32_t keep) {
+  std::uint64_t bytes = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) bytes |= std::uint64_t{(keep >> i) & 1u} << (8 * i);
+  *reinterpret_cast<std::uint64_t*>(mask) = bytes;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kFullWarp, x, offset);

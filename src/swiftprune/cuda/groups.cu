@@ -83,6 +83,7 @@ __global__ __launch_bounds__(kThreads) void groups_kernel(PruneRowsArgs args, in
 #pragma unroll
         for (int g = 0; g < 8; g += kM) keep |= keep_largest<kM>(key + g, n) << g;
         keep_only(w[r], keep);
+        if (args.mask != nullptr) store_mask(args.mask + (first_row + r) * args.cols + 8 * x, keep);
         zeros += 8 - n * (8 / kM);
         if (!(least > 0.0f && sum < INFINITY)) {  // rare: a kept weight may be zero, a key not finite
 #pragma unroll
@@ -123,6 +124,7 @@ __global__ __launch_bounds__(kThreads) void any_groups_kernel(PruneRowsArgs args
     for (int a = 0; a < m; ++a) {
       int before = 0;
       for (int b = 0; b < m; ++b) before += key[b] < key[a] || (key[b] == key[a] && b < a) ? 1 : 0;
+      if (args.mask != nullptr) args.mask[r * args.cols + first + a] = before >= m - n ? 1 : 0;
       if (before >= m - n && to_float(in[a]) != 0.0f) {
         kept |= 1u << a;
       } else {
@@ -207,6 +209,7 @@ void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream) 
       part.in = static_cast<const T*>(args.in) + first * args.cols;
       part.out = static_cast<T*>(args.out) + first * args.cols;
       if (args.row != nullptr) part.row = args.row + first;
+      if (args.mask != nullptr) part.mask = args.mask + first * args.cols;
       const dim3 blocks(grid.x, static_cast<unsigned>((part.rows + kBlockRows - 1) / kBlockRows));
       if (m == 2) groups_kernel<T, 2><<<blocks, kThreads, 0, stream>>>(part, n);
       if (m == 4) groups_kernel<T, 4><<<blocks, kThreads, 0, stream>>>(part, n);

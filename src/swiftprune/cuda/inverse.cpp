@@ -21,7 +21,8 @@ std::int64_t inverse_scratch(std::int64_t n) {
   return std::max(inverse_scratch(h), side_size(n) + std::max(side_size(n), inverse_scratch(n - h)));
 }
 
-void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, cudaStream_t stream) {
+void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, bool tf32,
+                    cudaStream_t stream) {
   const std::int64_t n = a.rows;
   if (n <= kInverseBlock) {
     if (n > 0) invert_block(static_cast<float*>(a.data), a.stride, n, bad, stream);
@@ -32,14 +33,20 @@ void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, 
   const DeviceView side = a.row_block(h, n - h).col_block(0, h);
   const DeviceView rest = a.row_block(h, n - h).col_block(h, n - h);
   const DeviceView upper = a.row_block(0, h).col_block(h, n - h);
-  inverse_factor(products, top, scratch, bad, stream);
+  inverse_factor(products, top, scratch, bad, tf32, stream);
   const DeviceView factor = view_of(scratch, DType::kF32, n - h, h);  // L₂₁
-  products.run({.a = side, .b = top, .c = factor, .b_transposed = true});
-  products.run({.a = factor, .b = factor, .c = rest, .b_transposed = true, .alpha = -1.0f, .beta = 1.0f});
-  inverse_factor(products, rest, scratch + side_size(n), bad, stream);
+  products.run({.a = side, .b = top, .c = factor, .b_transposed = true, .tf32 = tf32});
+  products.run({.a = factor,
+                .b = factor,
+                .c = rest,
+                .b_transposed = true,
+                .alpha = -1.0f,
+                .beta = 1.0f,
+                .tf32 = tf32});
+  inverse_factor(products, rest, scratch + side_size(n), bad, tf32, stream);
   const DeviceView product = view_of(scratch + side_size(n), DType::kF32, n - h, h);  // L₂₁W₁
-  products.run({.a = factor, .b = top, .c = product});
-  products.run({.a = rest, .b = product, .c = side, .alpha = -1.0f});
+  products.run({.a = factor, .b = top, .c = product, .tf32 = tf32});
+  products.run({.a = rest, .b = product, .c = side, .alpha = -1.0f, .tf32 = tf32});
   check(cudaMemset2DAsync(upper.data, static_cast<std::size_t>(upper.stride) * sizeof(float), 0,
                           static_cast<std::size_t>(upper.cols) * sizeof(float),
                           static_cast<std::size_t>(upper.rows), stream));

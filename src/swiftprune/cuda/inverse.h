@@ -11,7 +11,8 @@ namespace swiftprune::cuda {
 // Floats of scratch that inverse_factor() needs.
 std::int64_t inverse_scratch(std::int64_t n);
 // a [n, n] = L Lᵀ (both halves given) becomes W = L⁻¹, lower triangular with zeros above: a⁻¹ = WᵀW. *bad
-// (device) is set when a pivot was not positive.
-void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, cudaStream_t stream);
+// (device) is set when a pivot was not positive. tf32: products in TF32, for matrices with a large diagonal.
+void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, bool tf32,
+                    cudaStream_t stream);
 
 }  // namespace swiftprune::cuda

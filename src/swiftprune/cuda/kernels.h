@@ -34,6 +34,7 @@ struct PruneRowsArgs {
   const float* column = nullptr;  // [cols] or null (ones)
   const float* row = nullptr;     // [rows] or null, with slope
   const float* slope = nullptr;   // [cols] or null
+  std::uint8_t* mask = nullptr;   // [rows, cols] gets 1 where kept, else 0; or null
   PruneCounters* counters = nullptr;
 };
 
@@ -43,6 +44,23 @@ void prune_rows(const PruneRowsArgs& args, std::int64_t count, const std::int32_
                 cudaStream_t stream);
 // Keeps n of every m consecutive weights; m divides cols, m <= 32.
 void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream);
+
+// Over the whole matrix (layer_select.cu). counts [rows]: how many weights of each row are among the `count`
+// lowest of the matrix, as prune_rows() takes them. scratch: layer_scratch(rows) bytes.
+std::int64_t layer_scratch(std::int64_t rows);
+void layer_counts(const PruneRowsArgs& args, std::int64_t count, void* scratch, std::int32_t* counts,
+                  cudaStream_t stream);
+// sums [tiles] of key^power over tiles that divide the matrix, tile rows first; then, with the host's choice
+// kept [tiles], the mask [rows, cols].
+void tile_sums(const PruneRowsArgs& args, std::int64_t tile_rows, std::int64_t tile_cols, int power,
+               double* sums, cudaStream_t stream);
+void expand_tiles(const std::uint8_t* kept, std::int64_t rows, std::int64_t cols, std::int64_t tile_rows,
+                  std::int64_t tile_cols, std::uint8_t* mask, cudaStream_t stream);
+// out = in where the mask is 1, else +0; n weights.
+void apply_mask(const void* in, const std::uint8_t* mask, std::int64_t n, void* out, DType dtype,
+                PruneCounters* counters, cudaStream_t stream);
+// The numbers of scoring/random.cpp from its first state on.
+void random_scores(std::uint64_t first_state, std::int64_t n, float* scores, cudaStream_t stream);
 
 // One step of admm (refinement/admm.h) after its product: y [rows, cols] holds Y; the weights of the pattern
 // are chosen by |Y|, then t = 2Z - Y (F16) and y = constant + Y - Z. `result`, when given, gets Z (F32)
@@ -58,6 +76,7 @@ struct AdmmStepArgs {
 void admm_step_rows(const AdmmStepArgs& args, std::int64_t count, const std::int32_t* counts,
                     cudaStream_t stream);
 void admm_step_groups(const AdmmStepArgs& args, int n, int m, cudaStream_t stream);
+void admm_step_mask(const AdmmStepArgs& args, const std::uint8_t* mask, cudaStream_t stream);  // refine.cu
 
 // -- Statistics (statistics.cu) -----------------------------------------------------------------------------
 // One pass over x [rows, cols]: energy[j] += Σ x², and where given sum[j] += Σ x, peak[j] = max(peak[j],
@@ -180,8 +199,8 @@ void normalised_gram(const float* gram, const float* norm, std::int64_t n, float
 // `moments`
 void aligned_moments(const float* gram, const float* cross, const float* norm, std::int64_t n, float alpha,
                      float* moments, cudaStream_t stream);
-// A base block of inverse.h: a [n, n] (stride), n <= kInverseBlock, both halves given, becomes L⁻¹; *bad is
-// set when a pivot is not positive.
+// A base block of inverse.h (invert_block.cu): a [n, n] (stride), n <= kInverseBlock, both halves given,
+// becomes L⁻¹; *bad is set when a pivot is not positive.
 inline constexpr std::int64_t kInverseBlock = 128;
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream);
 // Rows are brought to a common size, so that F16 holds them: scale [rows] is the power of two above the row's
@@ -196,13 +215,100 @@ void admm_right(float* right, const float* wide, const float* norm, const float*
 // the square root of wanted) are divided by the power of two that ends it. C goes to constant and stays in y.
 void admm_rescale(float* constant, float* y, void* t, float* scale, double* wanted, std::int64_t rows,
                   std::int64_t cols, cudaStream_t stream);
-// energies [rows] = Σ_j x_rj·p_rj in double, x F16, p F32
-void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
-              cudaStream_t stream);
+// energies [rows] = Σ_j x_rj·p_rj in double, p F32
+void row_dots(const void* x, DType dtype, const float* p, std::int64_t rows, std::int64_t cols,
+              double* energies, cudaStream_t stream);
+// energies [rows] = Σ_j x_rj²·weights_j
+void weighted_row_energies(const void* x, DType dtype, const double* weights, std::int64_t rows,
+                           std::int64_t cols, double* energies, cudaStream_t stream);
 // weight = z·scale/n, each row times clip(√(wanted/found), 1/2, 2)^½ where both are positive (null: no
 // factor); pruned ones (z = 0) stay +0.
 void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted,
                  const double* found, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
                  PruneCounters* counters, cudaStream_t stream);
+
+// b [rows, cols] F32 rounded into `weight`, counted as in admm_finish.
+void round_weights(const float* b, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                   PruneCounters* counters, cudaStream_t stream);
+// mask = 1 where b is not 0
+void mask_of(const float* b, std::int64_t n, std::uint8_t* mask, cudaStream_t stream);
+// The inverse of [n, n] symmetric a reversed in both directions has the factor of a⁻¹ reversed: element i
+// goes to n - 1 - i.
+void reverse(float* a, std::int64_t n, cudaStream_t stream);
+// a_jj += shift; an a_jj of 0 becomes dead_diagonal first
+void damp_diagonal(float* a, std::int64_t n, float shift, float dead_diagonal, cudaStream_t stream);
+
+// Least squares on the kept weights (refinement/pcg.h) around its products p·G (pcg.cu); damping is added to
+// the diagonal of G in all of them. [rows, cols] F32 each.
+struct PcgArgs {
+  const void* weight = nullptr;
+  DType dtype = DType::kF32;
+  const std::uint8_t* mask = nullptr;
+  const float* diagonal = nullptr;  // [cols] 1/(G_jj + damping)
+  float damping = 0.0f;
+  float* b = nullptr;
+  float* p = nullptr;
+  float* q = nullptr;  // the product
+  float* r = nullptr;
+  float* energy = nullptr;  // [rows]
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+};
+// diagonal [n] of a Gram matrix
+void pcg_diagonal(const float* gram, std::int64_t n, float damping, float* diagonal, cudaStream_t stream);
+// start [rows, cols] or null: b = start or the weights under the mask, p = W - b.
+void pcg_start(const PcgArgs& args, const float* start, cudaStream_t stream);
+void pcg_begin(const PcgArgs& args, cudaStream_t stream);  // q = (W - b)G -> r, p, energy
+void pcg_step(const PcgArgs& args, cudaStream_t stream);   // q = pG -> b, r, p, energy
+
+// Exchanges of kept and pruned weights (refinement/swaps.h), rows side by side (swaps.cu).
+struct SwapsArgs {
+  const void* weight = nullptr;  // [rows, cols]
+  DType dtype = DType::kF32;
+  const float* gram = nullptr;      // [cols, cols]
+  const float* diagonal = nullptr;  // [cols] of it
+  float* c = nullptr;               // [rows, cols] pruned part times Gram, changes
+  std::uint8_t* mask = nullptr;     // [rows, cols], changes
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  int max_swaps = 0;
+  int group = 0;  // m of n:m, 0: the whole row
+};
+void take_diagonal(const float* a, std::int64_t n, float* diagonal, cudaStream_t stream);
+// pruned [rows, cols] F32 = the weights where the mask is 0, else 0
+void pruned_part(const void* weight, DType dtype, const std::uint8_t* mask, std::int64_t n, float* pruned,
+                 cudaStream_t stream);
+void swap_weights(const SwapsArgs& args, cudaStream_t stream);
+
+// SparseGPT (refinement/sparsegpt.h), columns in blocks (sparsegpt.cu).
+inline constexpr std::int64_t kSparseGptBlock = 128;
+struct SparseGptArgs {
+  float* w = nullptr;  // [rows, stride] F32, the block's first column
+  std::int64_t stride = 0;
+  const float* factor = nullptr;  // U of H⁻¹ = UᵀU, the block's corner on the diagonal
+  std::int64_t factor_stride = 0;
+  const std::uint8_t* mask = nullptr;  // [rows, size], or null with a group
+  float* errors = nullptr;             // [rows, size]
+  std::int64_t rows = 0;
+  int size = 0;  // columns, at most kSparseGptBlock
+  int kept = 0;  // of each `group` columns, chosen as they come; 0: by the mask
+  int group = 0;
+};
+// w = weight (F32), 0 in columns where the diagonal of `gram` is 0
+void sparsegpt_start(const void* weight, DType dtype, const float* gram, std::int64_t rows, std::int64_t cols,
+                     float* w, cudaStream_t stream);
+// column [size] = 1/U_jj of the block; keys [rows, size] the block's weights, contiguous
+void sparsegpt_block(const SparseGptArgs& args, float* column, float* keys, cudaStream_t stream);
+// Zeroes what goes and makes up for it in the block's columns to the right.
+void sparsegpt_compensate(const SparseGptArgs& args, cudaStream_t stream);
+
+// -- Row effects and sensitivities (block_ops.cu, statistics.cu) --------------------------------------------
+// x [tokens, 2·cols] (gated) or [tokens, cols]: means over tokens of (up · act'(gate))² and act(gate)² as in
+// pipeline/row_budgets.h.
+void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
+                 std::int64_t cols, double* gate, double* up, cudaStream_t stream);
+// changes [rows] = |y - x|² / |x|² of each row, 0 where x is
+void relative_changes(const float* x, const float* y, std::int64_t rows, std::int64_t cols, double* changes,
+                      cudaStream_t stream);
 
 }  // namespace swiftprune::cuda

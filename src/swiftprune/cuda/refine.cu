@@ -62,50 +62,6 @@ __global__ __launch_bounds__(kThreads) void moments_kernel(const float* gram, co
   }
 }
 
-// Elimination below the diagonal, of the matrix and of the identity beside it: what the identity becomes
-// takes the place of the eliminated elements. With pivots d the inverse Cholesky factor is diag(d)^-1/2 times
-// that.
-constexpr int kInverseThreads = 512;
-__global__ __launch_bounds__(kInverseThreads) void invert_kernel(float* a, std::int64_t stride, int n,
-                                                                 int* bad) {
-  extern __shared__ float shared[];
-  const int width = n + 1;
-  float* const m = shared;           // [n][width]
-  float* const row = m + n * width;  // the pivot's
-  float* const column = row + n;     // of factors
-  float* const pivots = column + n;
-  for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
-    m[i / n * width + i % n] = a[i / n * stride + i % n];
-  }
-  for (int k = 0; k < n; ++k) {
-    __syncthreads();
-    const float pivot = m[k * width + k];
-    if (threadIdx.x == 0) {
-      pivots[k] = pivot;
-      if (!(pivot > 0.0f)) *bad = 1;
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kInverseThreads) {
-      row[i] = m[k * width + i];
-      column[i] = m[i * width + k] / pivot;
-    }
-    __syncthreads();
-    const int below = n - k - 1;
-    for (int i = static_cast<int>(threadIdx.x); i < below * n; i += kInverseThreads) {
-      const int r = k + 1 + i / n;
-      const int c = i % n;
-      float& value = m[r * width + c];
-      value = c == k ? -column[r] : fmaf(-column[r], row[c], value);
-    }
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < n * n; i += kInverseThreads) {
-    const int r = i / n;
-    const int c = i % n;
-    const float unit = c < r ? m[r * width + c] : c == r ? 1.0f : 0.0f;
-    a[r * stride + c] = unit / sqrtf(pivots[r]);
-  }
-}
-
 __global__ __launch_bounds__(kThreads) void diagonal_kernel(float* a, std::int64_t n, float shift) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < n) a[i * n + i] += shift;
@@ -170,16 +126,41 @@ __global__ __launch_bounds__(kThreads) void rescale_kernel(float* constant, floa
   }
 }
 
-__global__ __launch_bounds__(kThreads) void row_dots_kernel(const __half* x, const float* p,
-                                                            std::int64_t cols, double* energies) {
+template <class T>
+__global__ __launch_bounds__(kThreads) void row_dots_kernel(const T* x, const float* p, std::int64_t cols,
+                                                            double* energies) {
   __shared__ double scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   double sum = 0.0;
   for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
-    sum += static_cast<double>(__half2float(x[r * cols + j]) * p[r * cols + j]);
+    sum += static_cast<double>(to_float(x[r * cols + j]) * p[r * cols + j]);
   }
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) energies[r] = sum;
+}
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void weighted_energies_kernel(const T* x, const double* weights,
+                                                                     std::int64_t cols, double* energies) {
+  __shared__ double scratch[kWarp + 1];
+  const std::int64_t r = blockIdx.x;
+  double sum = 0.0;
+  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
+    const auto value = static_cast<double>(to_float(x[r * cols + j]));
+    sum += value * value * weights[j];
+  }
+  sum = block_sum(sum, scratch);
+  if (threadIdx.x == 0) energies[r] = sum;
+}
+
+// The last steps of all refinements: rounded, counted, checked.
+template <class T>
+__device__ __forceinline__ T rounded(float x, unsigned& zeros, bool& bad) {
+  const T value = from_float<T>(x);
+  bad |= !(fabsf(to_float(value)) < INFINITY);
+  if (to_float(value) != 0.0f) return value;
+  ++zeros;
+  return from_float<T>(0.0f);  // -0 too
 }
 
 template <class T>
@@ -198,14 +179,7 @@ __global__ __launch_bounds__(kThreads) void finish_kernel(const float* z, const 
   unsigned zeros = 0;
   bool bad = false;
   for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
-    T value = from_float<T>(z[r * cols + j] * factor / norm[j]);
-    const float rounded = to_float(value);
-    bad |= !(fabsf(rounded) < INFINITY);
-    if (rounded == 0.0f) {
-      ++zeros;
-      value = from_float<T>(0.0f);  // -0 too
-    }
-    weight[r * cols + j] = value;
+    weight[r * cols + j] = rounded<T>(z[r * cols + j] * factor / norm[j], zeros, bad);
   }
   zeros = __reduce_add_sync(kFullWarp, zeros);
   if (threadIdx.x % kWarp == 0) atomicAdd(&total, zeros);
@@ -214,6 +188,58 @@ __global__ __launch_bounds__(kThreads) void finish_kernel(const float* z, const 
   if (threadIdx.x == 0) add_zeros(counters, total);
 }
 
+template <class T>
+__global__ __launch_bounds__(kThreads) void round_kernel(const float* b, std::int64_t cols, T* weight,
+                                                         PruneCounters* counters) {
+  __shared__ unsigned total;
+  if (threadIdx.x == 0) total = 0;
+  __syncthreads();
+  const std::int64_t row = std::int64_t{blockIdx.x} * cols;
+  unsigned zeros = 0;
+  bool bad = false;
+  for (std::int64_t i = row + threadIdx.x; i < row + cols; i += kThreads)
+    weight[i] = rounded<T>(b[i], zeros, bad);
+  zeros = __reduce_add_sync(kFullWarp, zeros);
+  if (threadIdx.x % kWarp == 0) atomicAdd(&total, zeros);
+  if (bad) atomicOr(&counters->not_finite, 1u);
+  __syncthreads();
+  if (threadIdx.x == 0) add_zeros(counters, total);
+}
+
+__global__ __launch_bounds__(kThreads) void mask_kernel(const float* b, std::int64_t n, std::uint8_t* mask) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) mask[i] = b[i] != 0.0f ? 1 : 0;
+}
+
+__global__ __launch_bounds__(kThreads) void reverse_kernel(float* a, std::int64_t count) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count / 2) return;
+  const float x = a[i];
+  a[i] = a[count - 1 - i];
+  a[count - 1 - i] = x;
+}
+
+__global__ __launch_bounds__(kThreads) void damp_kernel(float* a, std::int64_t n, float shift, float dead) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= n) return;
+  float& diagonal = a[i * n + i];
+  diagonal = (diagonal == 0.0f ? dead : diagonal) + shift;
+}
+
+__global__ __launch_bounds__(kThreads) void admm_mask_kernel(AdmmStepArgs args, const std::uint8_t* mask) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= args.rows * args.cols) return;
+  const float value = args.y[i];
+  const bool kept = mask[i] != 0;
+  if (args.result != nullptr) {
+    args.result[i] = kept ? value : 0.0f;
+    return;
+  }
+  static_cast<__half*>(args.t)[i] = __float2half_rn(kept ? value : -value);
+  args.y[i] = args.constant[i] + (kept ? 0.0f : value);
+}
+
+unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 unsigned tiles(std::int64_t n) { return static_cast<unsigned>((n + kTile - 1) / kTile); }
 const dim3 kTileThreads(kTile, 8);
 
@@ -245,14 +271,6 @@ void aligned_moments(const float* gram, const float* cross, const float* norm, s
                      float* moments, cudaStream_t stream) {
   moments_kernel<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(gram, cross, norm, n, alpha, moments);
   check_launch("aligned_moments");
-}
-
-void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream) {
-  const auto bytes = static_cast<int>((n * (n + 1) + 3 * n) * static_cast<std::int64_t>(sizeof(float)));
-  cudaFuncSetAttribute(invert_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  invert_kernel<<<1, kInverseThreads, static_cast<std::size_t>(bytes), stream>>>(a, stride,
-                                                                                 static_cast<int>(n), bad);
-  check_launch("invert_block");
 }
 
 void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream) {
@@ -288,12 +306,26 @@ void admm_rescale(float* constant, float* y, void* t, float* scale, double* want
   check_launch("admm_rescale");
 }
 
-void row_dots(const void* x, const float* p, std::int64_t rows, std::int64_t cols, double* energies,
-              cudaStream_t stream) {
+void row_dots(const void* x, DType dtype, const float* p, std::int64_t rows, std::int64_t cols,
+              double* energies, cudaStream_t stream) {
   if (rows * cols == 0) return;
-  row_dots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const __half*>(x), p,
-                                                                        cols, energies);
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    row_dots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(x), p, cols,
+                                                                          energies);
+  });
   check_launch("row_dots");
+}
+
+void weighted_row_energies(const void* x, DType dtype, const double* weights, std::int64_t rows,
+                           std::int64_t cols, double* energies, cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    weighted_energies_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<const T*>(x),
+                                                                                   weights, cols, energies);
+  });
+  check_launch("weighted_row_energies");
 }
 
 void admm_finish(const float* z, const float* scale, const float* norm, const double* wanted,
@@ -306,6 +338,41 @@ void admm_finish(const float* z, const float* scale, const float* norm, const do
                                                                         static_cast<T*>(weight), counters);
   });
   check_launch("admm_finish");
+}
+
+void round_weights(const float* b, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                   PruneCounters* counters, cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    round_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(b, cols, static_cast<T*>(weight),
+                                                                       counters);
+  });
+  check_launch("round_weights");
+}
+
+void mask_of(const float* b, std::int64_t n, std::uint8_t* mask, cudaStream_t stream) {
+  if (n == 0) return;
+  mask_kernel<<<blocks_for(n), kThreads, 0, stream>>>(b, n, mask);
+  check_launch("mask_of");
+}
+
+void reverse(float* a, std::int64_t n, cudaStream_t stream) {
+  if (n == 0) return;
+  reverse_kernel<<<blocks_for(n * n), kThreads, 0, stream>>>(a, n * n);
+  check_launch("reverse");
+}
+
+void damp_diagonal(float* a, std::int64_t n, float shift, float dead_diagonal, cudaStream_t stream) {
+  if (n == 0) return;
+  damp_kernel<<<blocks_for(n), kThreads, 0, stream>>>(a, n, shift, dead_diagonal);
+  check_launch("damp_diagonal");
+}
+
+void admm_step_mask(const AdmmStepArgs& args, const std::uint8_t* mask, cudaStream_t stream) {
+  if (args.rows * args.cols == 0) return;
+  admm_mask_kernel<<<blocks_for(args.rows * args.cols), kThreads, 0, stream>>>(args, mask);
+  check_launch("admm_step_mask");
 }
 
 }  // namespace swiftprune::cuda

@@ -128,9 +128,16 @@ __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, i
         for (int i = 0; i < 8; ++i) {
           if (q[8 * v + i] < threshold) w.v[i] = from_float<T>(0.0f);
         }
+        if (args.mask != nullptr) {
+          std::uint32_t keep = 0;
+#pragma unroll
+          for (int i = 0; i < 8; ++i) keep |= (q[8 * v + i] < threshold ? 0u : 1u) << i;
+          store_mask(args.mask + row * args.cols + 8 * x, keep);
+        }
       } else {
         const std::uint32_t keep = kept_bits(q + 8 * v, cut, before[v]);
         keep_only(w, keep);
+        if (args.mask != nullptr) store_mask(args.mask + row * args.cols + 8 * x, keep);
         if (cut.threshold == 0) {  // only then can a kept weight be zero
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
@@ -296,6 +303,7 @@ __global__ __launch_bounds__(kAnyThreads) void any_rows_kernel(PruneRowsArgs arg
     const auto write = [&](int j, bool kept) {
       const bool zero = !kept || to_float(in[j]) == 0.0f;
       zeros += zero ? 1u : 0u;
+      if (args.mask != nullptr) args.mask[row * args.cols + j] = kept ? 1 : 0;
       out[j] = zero ? from_float<T>(0.0f) : in[j];
     };
     any_row(key, write, static_cast<int>(args.cols), counts != nullptr ? counts[row] : uniform_count, shift,

@@ -5,6 +5,11 @@ if(SWIFTPRUNE_CUDA)
     cuda/products.cpp
     cuda/groups.cu
     cuda/rows.cu
+    cuda/layer_select.cu
+    cuda/invert_block.cu
+    cuda/pcg.cu
+    cuda/swaps.cu
+    cuda/sparsegpt.cu
     cuda/statistics.cu
     cuda/block_ops.cu
     cuda/attention.cu
@@ -22,6 +27,13 @@ if(SWIFTPRUNE_CUDA)
     cuda/admm.cpp
     cuda/calibration.cpp
     cuda/streams.cpp
+    cuda/damped_factor.cpp
+    cuda/matrix_select.cpp
+    cuda/refiner.cpp
+    cuda/selector.cpp
+    cuda/row_effects.cpp
+    cuda/sensitivities.cpp
+    cuda/linear_pruner.cpp
     cuda/prune.cpp
     cuda/perplexity.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)

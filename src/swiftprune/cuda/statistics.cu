@@ -149,6 +149,23 @@ __global__ __launch_bounds__(kThreads) void difference_kernel(const A* a, const 
   }
 }
 
+__global__ __launch_bounds__(kThreads) void changes_kernel(const float* x, const float* y, std::int64_t cols,
+                                                           double* changes) {
+  __shared__ double scratch[kWarp + 1];
+  const std::int64_t row = std::int64_t{blockIdx.x} * cols;
+  double change = 0.0;
+  double size = 0.0;
+  for (std::int64_t i = row + threadIdx.x; i < row + cols; i += kThreads) {
+    const auto value = static_cast<double>(x[i]);
+    const double difference = static_cast<double>(y[i]) - value;
+    change += difference * difference;
+    size += value * value;
+  }
+  change = block_sum(change, scratch);
+  size = block_sum(size, scratch);
+  if (threadIdx.x == 0) changes[blockIdx.x] = size > 0.0 ? change / size : 0.0;
+}
+
 unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 
 template <bool kAbsolute>
@@ -210,6 +227,13 @@ void token_roots(const float* hidden, std::int64_t rows, std::int64_t cols, cons
   if (rows == 0) return;
   roots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(hidden, cols, out, root);
   check_launch("token_roots");
+}
+
+void relative_changes(const float* x, const float* y, std::int64_t rows, std::int64_t cols, double* changes,
+                      cudaStream_t stream) {
+  if (rows == 0) return;
+  changes_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, y, cols, changes);
+  check_launch("relative_changes");
 }
 
 void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtype, const float* root,

@@ -107,14 +107,41 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
   {
     const std::lock_guard lock(mutex_);
     if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
+    if (blocks_.empty() || blocks_.back()->ended) blocks_.push_back(std::make_shared<Block>());
+    last_block_ = blocks_.back();
     for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
-      tasks_.push_back({name, static_cast<std::int64_t>(first) / size,
+      tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
                         static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
+      ++last_block_->unread;
+      ++last_block_->unwritten;
       ++unread_;
       ++unwritten_;
     }
   }
   changed_.notify_all();
+}
+
+void TensorWriter::end_block(FinishedBlock block) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.empty() || blocks_.back()->ended) blocks_.push_back(std::make_shared<Block>());
+    blocks_.back()->ended = std::move(block);
+  }
+  finish_blocks();
+}
+
+void TensorWriter::finish_blocks() {
+  const std::lock_guard order(finish_mutex_);
+  while (true) {
+    std::shared_ptr<Block> block;
+    {
+      const std::lock_guard lock(mutex_);
+      if (blocks_.empty() || !blocks_.front()->ended || blocks_.front()->unwritten > 0) return;
+      block = std::move(blocks_.front());
+      blocks_.pop_front();
+    }
+    output_.finish(*block->ended);
+  }
 }
 
 void TensorWriter::work() {
@@ -136,13 +163,17 @@ void TensorWriter::work() {
       {
         const std::lock_guard lock(mutex_);
         --unread_;
+        --task.block->unread;
       }
       changed_.notify_all();
       output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
+      bool last_of_block = false;
       {
         const std::lock_guard lock(mutex_);
         if (--unwritten_ == 0) busy_seconds_ += seconds_since(busy_since_);
+        last_of_block = --task.block->unwritten == 0;
       }
+      if (last_of_block) finish_blocks();
       changed_.notify_all();
     }
   } catch (...) {
@@ -156,15 +187,22 @@ void TensorWriter::rethrow() {
   if (error_) std::rethrow_exception(error_);
 }
 
-void TensorWriter::wait_read() {
+void TensorWriter::wait_read(bool but_last_block) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return error_ != nullptr || unread_ == 0; });
+  changed_.wait(lock, [&] {
+    const std::int64_t of_last = but_last_block && last_block_ ? last_block_->unread : 0;
+    return error_ != nullptr || unread_ == of_last;
+  });
   rethrow();
 }
 
 void TensorWriter::finish() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return error_ != nullptr || unwritten_ == 0; });
+  rethrow();
+  lock.unlock();
+  finish_blocks();  // and waits for a thread that tells the output of one
+  lock.lock();
   rethrow();
 }
 

@@ -6,7 +6,9 @@
 #include <deque>
 #include <exception>
 #include <future>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,20 +50,30 @@ class TensorWriter {
   ~TensorWriter();
   // The values must be final; `data` must stay until wait_read().
   void write(const std::string& name, DeviceView values);
-  // Until everything handed over is off the device; throws what went wrong.
-  void wait_read();
+  // All tensors of a block are handed over: the output learns it when the last of them is written, block
+  // after block.
+  void end_block(FinishedBlock block);
+  // Until everything handed over is off the device, or all but the last block's tensors; throws what went
+  // wrong.
+  void wait_read(bool but_last_block = false);
   // Until everything is written; throws what went wrong.
   void finish();
   double busy_seconds() const { return busy_seconds_; }  // with anything to copy or write
 
  private:
+  struct Block {
+    std::optional<FinishedBlock> ended;
+    std::int64_t unread = 0, unwritten = 0;
+  };
   struct Task {
+    std::shared_ptr<Block> block;
     std::string name;
     std::int64_t first = 0;  // element
     const std::byte* data = nullptr;
     std::uint64_t bytes = 0;
   };
   void work();
+  void finish_blocks();
   void rethrow();
 
   PruneOutput& output_;
@@ -69,7 +81,10 @@ class TensorWriter {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;
-  std::int64_t unread_ = 0;  // handed over and still on the device
+  std::deque<std::shared_ptr<Block>> blocks_;  // not yet told to the output
+  std::shared_ptr<Block> last_block_;          // whose tensors were handed over last
+  std::mutex finish_mutex_;                    // held while the output is told
+  std::int64_t unread_ = 0;                    // handed over and still on the device
   std::int64_t unwritten_ = 0;
   bool stop_ = false;
   std::exception_ptr error_;

@@ -25,6 +25,11 @@ PruneResult prune(const Model&, const Plan&, const TokenWindows&, const PruneOpt
   no_cuda();
 }
 
+DeviceSensitivities measure_sensitivities(const Model&, const Plan&, const TokenWindows&, ComputeType,
+                                          const DeviceOptions&, const ProgressFn&) {
+  no_cuda();
+}
+
 PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const ForwardOptions&,
                             const DeviceOptions&) {
   no_cuda();

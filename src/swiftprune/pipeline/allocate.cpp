@@ -55,16 +55,8 @@ double crossing(double low, double high, const Function& f) {
 }
 
 bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind::kNofM; }
-bool is_free(const PlanEntry& entry) {
-  return entry.prune && !entry.fixed && (!is_n_m(entry) || entry.pattern.m >= kLeastAllocatedGroup);
-}
 
 // -- Sensitivities
-
-constexpr std::int64_t kProbeTokens = 512;
-constexpr std::int64_t kGramWindows = 4;
-constexpr double kProbeSparsity = 0.5;
-constexpr const char* kProbeRefiner = "admm(10,8)";
 
 // Mean over the rows of |y - x|² / |x|².
 double relative_change(ConstMatrixView x, ConstMatrixView y) {
@@ -91,7 +83,7 @@ class Probe {
         tokens_(std::min(kProbeTokens, windows.seqlen)),
         ropes_(model.rope_tables(windows.seqlen)),
         refiner_(make_refiner(kProbeRefiner)) {
-    const std::int64_t count = std::min(kGramWindows, windows.num_windows());
+    const std::int64_t count = std::min(kProbeGramWindows, windows.num_windows());
     hidden_ = model.embed_windows(windows, 0, count);
     changed_ = Matrix(model.config().num_layers() * tokens_, model.config().hidden_size);
   }
@@ -126,8 +118,9 @@ class Probe {
     return changes;
   }
 
-  // After the last block: what the later blocks and the final norm make of the change behind each block.
-  std::vector<double> amplifications() {
+  // Behind each pruned block, and after the last block the change of the final normed hidden state.
+  const std::vector<double>& local_changes() const { return local_; }
+  std::vector<double> final_changes() {
     Matrix dense = copy_of(hidden_.view().row_block(0, tokens_));
     const FinalNorm norm(model_.checkpoint(), model_.config());
     if (norm.present()) {
@@ -135,10 +128,8 @@ class Probe {
       norm.apply(backend_, changed_.view(), changed_.view());
     }
     std::vector<double> result;
-    for (std::size_t b = 0; b < local_.size(); ++b) {
-      const auto first = static_cast<std::int64_t>(b) * tokens_;
-      const double change = relative_change(dense.view(), changed_.view().row_block(first, tokens_));
-      result.push_back(local_[b] > 0.0 ? change / local_[b] : 0.0);
+    for (std::int64_t b = 0; b < std::ssize(local_); ++b) {
+      result.push_back(relative_change(dense.view(), changed_.view().row_block(b * tokens_, tokens_)));
     }
     return result;
   }
@@ -167,7 +158,7 @@ class Probe {
     std::array<std::optional<ActivationStats>, kNumLinearInputs> stats;
     for (const PlanEntry* entry : entries) {
       auto& slot = stats[static_cast<std::size_t>(entry->input)];
-      if (is_free(*entry) && !slot)
+      if (is_allocated(*entry) && !slot)
         slot.emplace(entry->cols, StatNeeds{.energy = true, .gram = true}, 0, compute_);
     }
     const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
@@ -181,7 +172,7 @@ class Probe {
       std::unique_ptr<PreparedGram> prepared;
       for (std::size_t i = 0; i < entries.size(); ++i) {
         const PlanEntry& entry = *entries[i];
-        if (!is_free(entry) || static_cast<std::size_t>(entry.input) != input) continue;
+        if (!is_allocated(entry) || static_cast<std::size_t>(entry.input) != input) continue;
         if (!prepared) {
           stats[input]->finish(entry.tensor);
           prepared = refiner_->prepare(stats[input]->view(), backend_, entry.tensor);
@@ -266,9 +257,21 @@ std::vector<double> measure_sensitivities(const Model& model, const Backend& bac
     result.insert(result.end(), changes.begin(), changes.end());
     if (progress) progress("allocate", layer + 1, model.config().num_layers());
   }
-  const std::vector<double> amplifications = probe.amplifications();
+  return sensitivities_of(plan, result, probe.local_changes(), probe.final_changes());
+}
+
+bool is_allocated(const PlanEntry& entry) {
+  return entry.prune && !entry.fixed && (!is_n_m(entry) || entry.pattern.m >= kLeastAllocatedGroup);
+}
+
+std::vector<double> sensitivities_of(const Plan& plan, std::span<const double> changes,
+                                     std::span<const double> local, std::span<const double> final_changes) {
+  expect(changes.size() == plan.entries.size() && local.size() == final_changes.size(),
+         "sensitivities_of: a change for each entry");
+  std::vector<double> result(changes.begin(), changes.end());
   for (std::size_t i = 0; i < result.size(); ++i) {
-    result[i] *= amplifications[static_cast<std::size_t>(plan.entries[i].layer)];
+    const auto b = static_cast<std::size_t>(plan.entries[i].layer);
+    result[i] *= local[b] > 0.0 ? final_changes[b] / local[b] : 0.0;
   }
   return result;
 }
@@ -313,7 +316,7 @@ void allocate_by_sensitivity(std::span<const double> sensitivities, Plan& plan) 
   std::map<std::pair<std::int64_t, std::int64_t>, std::vector<std::size_t>> groups;
   for (std::size_t i = 0; i < plan.entries.size(); ++i) {
     const PlanEntry& entry = plan.entries[i];
-    if (!is_free(entry)) continue;
+    if (!is_allocated(entry)) continue;
     groups[is_n_m(entry) ? std::pair(entry.pattern.n, entry.pattern.m)
                          : std::pair<std::int64_t, std::int64_t>()]
         .push_back(i);

@@ -96,7 +96,8 @@ class BlockPruner {
         selector_(make_selector(options.select, options.selector)) {
     for (const PlanEntry& entry : plan.entries) {
       entries_[entry.layer].push_back(&entry);
-      if (entry.has_row_budgets() && !row_effects_) row_effects_.emplace(model, backend);
+      if (!entry.has_row_budgets() || row_effects_) continue;
+      options.readers.empty() ? row_effects_.emplace(model) : row_effects_.emplace(model, options.readers);
     }
   }
 
@@ -348,7 +349,7 @@ class BlockPruner {
     });
     if (!wanted) return counts;
     const Stopwatch watch(result_.seconds.score);
-    const auto effects = row_effects_->of(block, entries.front()->layer, input, stats);
+    const auto effects = row_effects_->of(backend_, block, entries.front()->layer, input, stats);
     std::size_t next = 0;
     for (std::size_t i = 0; i < entries.size(); ++i) {
       if (entries[i]->input != input) continue;

@@ -13,6 +13,7 @@
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/row_budgets.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/selector.h"
 #include "swiftprune/text/token_windows.h"
@@ -46,6 +47,8 @@ struct PruneOptions {
   Propagation propagation = Propagation::kPruned;
   ComputeType compute = ComputeType::kF32;  // of the calibration forwards
   ProgressFn progress;                      // stage "prune", in blocks
+  // Of all blocks, for row budgets, where they are known already; else they are measured first.
+  std::vector<RowEffects::Readers> readers;
   // Blocks 0, 1, ... of the same run that were finished before it was killed: their weights come from
   // PruneOutput::read(), and only the calibration windows pass through them again. The result is the same.
   std::vector<FinishedBlock> finished;
@@ -77,7 +80,7 @@ class PruneOutput {
   // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
   // GPU calls instead, from several threads at once.
   virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
-  virtual void finish(const FinishedBlock&) {}
+  virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);
 };

@@ -19,28 +19,49 @@ namespace swiftprune {
 // (the two of a rotary pair share their mean).
 class RowEffects {
  public:
+  // Σ_i W_ij² over the linears that read a block's two normed inputs: [hidden] each.
+  struct Readers {
+    std::vector<double> attention, mlp;
+  };
   // Reads every block's weights once, for the output projections.
-  RowEffects(const Model& model, const Backend& backend);
+  explicit RowEffects(const Model& model);
+  // From what was measured elsewhere: one for each block.
+  RowEffects(const Model& model, std::span<const Readers> readers);
 
   // r [O] of each linear that reads `input`, in the order of DecoderBlock::linears(). dense: the block's
   // weights before pruning. stats: of that input; energies for kAttention, a sample for kMlp, nothing else.
-  std::vector<std::vector<float>> of(const DecoderBlock& dense, std::int64_t layer, LinearInput input,
-                                     const LayerStats& stats) const;
+  std::vector<std::vector<float>> of(const Backend& backend, const DecoderBlock& dense, std::int64_t layer,
+                                     LinearInput input, const LayerStats& stats) const;
+
+  // The same from sums over weights and tokens. outputs: energy of each row's output, by linear; columns
+  // [heads·head size]: Σ_i W_ij² of the output projection.
+  std::vector<std::vector<float>> of_attention(std::int64_t layer,
+                                               std::span<const std::vector<double>> outputs,
+                                               std::span<const double> columns) const;
+  // gate, up [intermediate]: means over tokens of (up · act'(gate))² and act(gate)²; columns: of the down
+  // projection, its rows times mlp_output_gains().
+  std::vector<std::vector<float>> of_mlp(std::int64_t layer, std::span<const double> gate,
+                                         std::span<const double> up, std::span<const double> columns) const;
+  const std::vector<float>& of_output(std::int64_t layer, LinearInput input) const;
+  // What the norm behind the MLP multiplies its outputs with; empty without one.
+  std::vector<float> mlp_output_gains(std::int64_t layer) const;
 
  private:
-  std::vector<std::vector<float>> of_attention(const DecoderBlock& dense, const LayerStats& stats) const;
-  std::vector<std::vector<float>> of_mlp(const DecoderBlock& dense, const LayerStats& stats) const;
-
   const Model& model_;
-  const Backend& backend_;
   // [layers][hidden] behind attention and behind the MLP of each block
   std::vector<std::vector<float>> attention_output_, mlp_output_;
 };
+
+// act(x ± kSlopeStep) give the slope of any activation.
+inline constexpr float kSlopeStep = 1e-2f;
 
 // Weights to prune in each row, Σ = round(O·I·sparsity): halfway between the same share of every row and one
 // threshold on |W_ij|·√e_j·r_i for the linear, within a quarter of the inputs around the mean, rounded by
 // error diffusion.
 std::vector<std::int64_t> row_budgets(ConstMatrixView weight, std::span<const double> energy,
                                       std::span<const float> effects, double sparsity);
+// The same from the counts that the threshold alone gives; total: their sum.
+std::vector<std::int64_t> row_budgets(std::span<const std::int64_t> by_threshold, std::int64_t inputs,
+                                      std::int64_t total);
 
 }  // namespace swiftprune

@@ -1,4 +1,6 @@
 // A uniform number in (0, 1] for each weight, from the seed and the weight's place alone (splitmix64).
+#include "swiftprune/scoring/random.h"
+
 #include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
@@ -20,8 +22,7 @@ class RandomScorer final : public Scorer {
  private:
   Scores do_score(WeightView weight, const LayerStats&, const Backend&,
                   std::string_view tensor) const override {
-    std::uint64_t stream = seed_;  // each tensor has its own numbers
-    for (char c : tensor) stream = splitmix64(stream ^ static_cast<unsigned char>(c));
+    std::uint64_t stream = random_stream(seed_, tensor);
     Scores scores;
     scores.plain = Matrix(weight.rows, weight.cols);
     for (float& score : scores.plain.values()) {
@@ -35,6 +36,12 @@ class RandomScorer final : public Scorer {
 };
 
 }  // namespace
+
+std::uint64_t random_stream(std::uint64_t seed, std::string_view tensor) {
+  std::uint64_t stream = seed;
+  for (char c : tensor) stream = splitmix64(stream ^ static_cast<unsigned char>(c));
+  return stream;
+}
 
 std::unique_ptr<Scorer> make_random_scorer(double parameter) {
   return std::make_unique<RandomScorer>(static_cast<std::uint64_t>(parameter));
