@@ -180,9 +180,21 @@ class Bench {
       });
       report(item.name, tokens, ms * static_cast<double>(kLayers) / static_cast<double>(layers_), bytes);
       if (!with_library || tokens % 8 != 0) continue;
+      std::vector<cuda::StructuredProducts::Algorithm> algorithms(weights.size());
+      const auto start = std::chrono::steady_clock::now();
+      for (std::size_t s = 0; s < std::size(kShapes); ++s) {
+        const Shape& shape = kShapes[s];
+        const auto found =
+            structured->search(compressed[at(s, 0)], x(tokens, shape.cols), y(tokens, shape.rows));
+        for (std::int64_t layer = 0; layer < layers_; ++layer) algorithms[at(s, layer)] = found;
+      }
+      fmt::print("searched {} shapes in {:.2f} s\n", std::size(kShapes),
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       const double library_ms = time([&] {
         each([&](std::size_t i, const Shape& shape) {
-          structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows));
+          expect(
+              structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows), algorithms[i]),
+              "the algorithm that was found");
         });
       });
       report("2:4, cuSPARSELt", tokens,

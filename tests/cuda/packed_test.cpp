@@ -197,10 +197,13 @@ TEST_F(CudaPackedTest, StructuredProductsOfTheLibrary) {
     Matrix expected(tokens, rows);
     reference_linear(packed, x.view(), {}, expected.view());
     const auto dx = upload_as(x, dtype);
-    for (int i = 0; i < 2; ++i) {  // searching, and with the plan that was kept
-      const auto y = poisoned(tokens * rows * 2);
-      structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
-                        view_of(y.data(), dtype, tokens, rows));
+    const auto y = poisoned(tokens * rows * 2);
+    const auto algorithm = structured.search(compressed, view_of(dx.data(), dtype, tokens, cols),
+                                             view_of(y.data(), dtype, tokens, rows));
+    for (int i = 0; i < 2; ++i) {  // a new plan, and the one that was kept
+      cuda::check(cudaMemsetAsync(y.data(), 0xff, y.bytes(), *stream_));
+      ASSERT_TRUE(structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
+                                    view_of(y.data(), dtype, tokens, rows), algorithm));
       EXPECT_LE(relative_error(download_as(y, dtype, tokens, rows).view(), expected.view()), rounding(dtype));
     }
   }
