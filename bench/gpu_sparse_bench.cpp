@@ -175,7 +175,7 @@ class Bench {
       const double ms = time([&] {
         each([&](std::size_t i, const Shape& shape) {
           weights[i].linear(products_, x(tokens, shape.cols), nullptr, y(tokens, shape.rows), false,
-                            scratch_.data(), stream_);
+                            {scratch_.data(), scratch_.bytes()}, stream_);
         });
       });
       report(item.name, tokens, ms * static_cast<double>(kLayers) / static_cast<double>(layers_), bytes);

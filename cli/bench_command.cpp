@@ -24,6 +24,7 @@ struct BenchFlags {
   std::string compute = "auto";
   DeviceFlags device;
   bool tune = true;
+  bool compact = false;
 };
 
 // Where the models run, for people and for JSON.
@@ -101,6 +102,27 @@ std::uint64_t weight_bytes(const Model& model) {
   return bytes;
 }
 
+SpeedReport measure(const std::vector<const Model*>& models, const Backend& backend,
+                    const cuda::DeviceChoice& device, const BenchFlags& flags) {
+  const ComputeType compute = parse_compute(flags.compute, backend, device);
+  if (device.use_cuda) {
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, flags.device);
+    if (flags.tune) on_device.timings = &timings;
+    on_device.compact = flags.compact;
+    on_device.long_lived = true;
+    const SpeedReport report =
+        measure_speed(models, *cuda::make_speed_target(compute, on_device), flags.speed);
+    timings.save();
+    return report;
+  }
+  Autotuner tuner(Autotuner::default_cache_file());
+  const SpeedReport report = measure_speed(
+      models, *make_cpu_speed_target(backend, compute, flags.tune ? &tuner : nullptr), flags.speed);
+  tuner.save();
+  return report;
+}
+
 void run(BenchFlags& flags) {
   apply(flags.common);
   const cuda::DeviceChoice device = choose_device(flags.device);
@@ -119,13 +141,7 @@ void run(BenchFlags& flags) {
     file_bytes.push_back(weight_bytes(*owners.back()));
   }
   flags.speed.progress = terminal_progress(flags.common);
-  Autotuner tuner(Autotuner::default_cache_file());
-  const ComputeType compute = parse_compute(flags.compute, *backend, device);
-  const auto target = device.use_cuda
-                          ? cuda::make_speed_target(compute, device_options(device, flags.device))
-                          : make_cpu_speed_target(*backend, compute, flags.tune ? &tuner : nullptr);
-  const SpeedReport report = measure_speed(models, *target, flags.speed);
-  tuner.save();
+  const SpeedReport report = measure(models, *backend, device, flags);
   const Machine machine = machine_of(device);
   if (flags.common.json) {
     print_json(to_json(report, folders, file_bytes, machine, flags));
@@ -158,6 +174,7 @@ void declare_bench(CLI::App& program) {
   command->add_flag("!--no-tune", flags->tune, "Run packed weights packed, also where dense is faster here");
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);
+  add_compact_flag(*command, flags->compact);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune bench ./SmolLM2-50.packed --against ./SmolLM2-135M");
   command->callback([flags] { run(*flags); });

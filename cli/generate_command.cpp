@@ -25,6 +25,7 @@ struct GenerateOptions {
   SamplerOptions sampler;
   std::string compute = "f32";
   DeviceFlags device;
+  bool compact = false;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -36,7 +37,13 @@ std::unique_ptr<SequenceGenerator> load(const GenerateOptions& options, const Mo
   const cuda::DeviceChoice device = choose_device(options.device);
   const ComputeType compute = parse_compute(options.compute, backend, device);
   if (device.use_cuda) {
-    return cuda::make_generator(model, compute, 1, capacity, device_options(device, options.device));
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, options.device);
+    on_device.timings = &timings;
+    on_device.compact = options.compact;
+    auto generator = cuda::make_generator(model, compute, 1, capacity, on_device);
+    timings.save();
+    return generator;
   }
   Autotuner tuner(Autotuner::default_cache_file());
   auto generator = std::make_unique<Generator>(model, backend, compute, 1, capacity, &tuner);
@@ -122,6 +129,7 @@ void declare_generate(CLI::App& program) {
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);
+  add_compact_flag(*command, options->compact);
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune generate ./SmolLM2-135M --prompt \"The sun is\" --max-tokens 40");
   command->callback([options] { run(*options); });

@@ -23,6 +23,7 @@ struct ServeFlags {
   std::string compute = "auto";
   std::int64_t lanes = 8;
   DeviceFlags device;
+  bool compact = false;
   std::string max_body = "1MB";
   std::int64_t timeout = 300;
   ServerOptions server;
@@ -37,7 +38,14 @@ std::unique_ptr<SequenceEngine> load(ServeFlags& flags, const Model& model, cons
   const std::int64_t capacity = flags.server.limits.capacity;
   if (device.use_cuda) {
     flags.server.scheduler.prefill_chunk = kDevicePrefillChunk;
-    return cuda::make_engine(model, compute, flags.lanes, capacity, device_options(device, flags.device));
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, flags.device);
+    on_device.timings = &timings;
+    on_device.compact = flags.compact;
+    on_device.long_lived = true;
+    auto engine = cuda::make_engine(model, compute, flags.lanes, capacity, on_device);
+    timings.save();
+    return engine;
   }
   Autotuner tuner(Autotuner::default_cache_file());
   auto engine = std::make_unique<BatchEngine>(model, backend, compute, flags.lanes, capacity, &tuner);
@@ -117,6 +125,7 @@ void declare_serve(CLI::App& program) {
       ->check(CLI::Range(1, 86400));
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);
+  add_compact_flag(*command, flags->compact);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune serve ./SmolLM2-50.packed --port 8080");
   command->callback([flags] { run(*flags); });

@@ -37,12 +37,13 @@ class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
   }
 
   // The prompt, a piece of several tokens after it, then single ones.
-  static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance) {
+  static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance,
+                                  const cuda::DeviceOptions& device = {}) {
     const std::int64_t length = std::min<std::int64_t>(24, model.config().max_positions);
     const std::int64_t prompt = length / 2;
     const auto backend = make_cpu_backend();
     Generator expected(model, *backend, ComputeType::kF32, 1, length);
-    const auto found = cuda::make_generator(on_gpu, ComputeType::kF32, 1, length, {});
+    const auto found = cuda::make_generator(on_gpu, ComputeType::kF32, 1, length, device);
     std::mt19937 engine(3);
     for (std::int64_t done = 0; done < length;) {
       const std::int64_t count = done == 0        ? prompt
@@ -169,6 +170,8 @@ TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
     pack_checkpoint(sparse->checkpoint(), linears, dir.path() / "packed", {});
     const auto packed = Model::open(dir.path() / "packed");
     expect_equal_logits(*sparse, *packed, kHalf);
+    Timings timings({});
+    expect_equal_logits(*sparse, *packed, kHalf, {.timings = &timings, .long_lived = true});
   }
 }
 
@@ -188,6 +191,9 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   const auto backend = make_cpu_backend();
   const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
   EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
+  Timings timings({});
+  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {.timings = &timings}).perplexity, expected,
+              0.02 * expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),

@@ -55,7 +55,8 @@ class CudaPackedTest : public test::GpuTest {
     const auto scratch = poisoned(2 * rows * cols);
     const auto run = [&](const void* bias_data, bool accumulate) {
       weight.linear(*products_, view_of(dx.data(), dtype, tokens, cols), bias_data,
-                    view_of(y.data(), y_dtype, tokens, rows), accumulate, scratch.data(), *stream_);
+                    view_of(y.data(), y_dtype, tokens, rows), accumulate, {scratch.data(), scratch.bytes()},
+                    *stream_);
       return download_as(y, y_dtype, tokens, rows);
     };
     const auto name = [&] {
@@ -176,7 +177,7 @@ TEST_F(CudaPackedTest, EqualRunsGiveEqualBits) {
   for (int i = 0; i < 2; ++i) {
     const auto y = poisoned(3 * 512 * 4);
     weight.linear(*products_, view_of(x.data(), DType::kBF16, 3, 4096), nullptr,
-                  view_of(y.data(), DType::kF32, 3, 512), false, nullptr, *stream_);
+                  view_of(y.data(), DType::kF32, 3, 512), false, {}, *stream_);
     results.push_back(download<float>(y));
   }
   EXPECT_EQ(results[0], results[1]);

@@ -1,6 +1,6 @@
 swiftprune_test(cuda/device)
 if(SWIFTPRUNE_CUDA)
-  foreach(unit selection arithmetic attention packed refinement pipeline generation)
+  foreach(unit selection arithmetic attention packed tuning refinement pipeline generation)
     swiftprune_test(cuda/${unit})
     target_link_libraries(cuda_${unit}_test PRIVATE CUDA::cudart_static)
   endforeach()

@@ -258,7 +258,7 @@ std::int64_t BlockWeights::linear_bytes() const {
 }
 
 void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-                          void* scratch, cudaStream_t stream) const {
+                          DevicePacked::Scratch scratch, cudaStream_t stream) const {
   if (packed_[at(input)]) {
     packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
   } else {
@@ -462,7 +462,7 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   if (norm.present) {
     norm_add(norm_args(norm, y), target, stream_);
   } else {
-    add(static_cast<const float*>(y.data), target, y.numel(), stream_);
+    add(y.data, DType::kF32, target, y.numel(), stream_);
   }
 }
 

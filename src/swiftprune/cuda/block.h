@@ -56,7 +56,14 @@ class BlockWeights {
   void load_packed(DeviceMemory& memory, cudaStream_t stream);
   // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked.
   void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-              void* scratch, cudaStream_t stream) const;
+              DevicePacked::Scratch scratch, cudaStream_t stream) const;
+  // The packed groups of the layer, for a tuner.
+  template <class Body>
+  void for_each_packed(const Body& body) {
+    for (auto& weight : packed_) {
+      if (weight) body(*weight);
+    }
+  }
   std::int64_t group_rows(LinearInput input) const;
   std::int64_t linear_bytes() const;  // of the linears' weights, as a product of a few tokens reads them
   // The same tensors as `other`, by a copy on the device.
@@ -150,7 +157,7 @@ class BlockForward {
   cudaStream_t stream_;
   void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
               bool accumulate = false) {
-    block.linear(products_, input, x, y, accumulate, expanded_.data(), stream_);
+    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_);
   }
 
   DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;

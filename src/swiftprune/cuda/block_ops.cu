@@ -187,10 +187,11 @@ __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std
   for (std::int64_t i = thread; i < n; i += step) y[i] = from_float<Y>(to_float(x[i]));
 }
 
-__global__ __launch_bounds__(kThreads) void add_kernel(const float* x, float* y, std::int64_t n) {
+template <class X>
+__global__ __launch_bounds__(kThreads) void add_kernel(const X* x, float* y, std::int64_t n) {
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (std::int64_t i = thread; i < n; i += step) y[i] += x[i];
+  for (std::int64_t i = thread; i < n; i += step) y[i] += to_float(x[i]);
 }
 
 __global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits, std::int64_t cols,
@@ -257,9 +258,12 @@ void norm_add(const NormArgs& args, float* y, cudaStream_t stream) {
   check_launch("norm_add");
 }
 
-void add(const float* x, float* y, std::int64_t n, cudaStream_t stream) {
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream) {
   if (n == 0) return;
-  add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(x, y, n);
+  with_type(x_dtype, [&](auto zero) {
+    add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(
+        static_cast<const decltype(zero)*>(x), y, n);
+  });
   check_launch("add");
 }
 

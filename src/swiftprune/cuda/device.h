@@ -31,6 +31,13 @@ std::string device_name(const DeviceChoice& choice);
 struct DeviceOptions {
   int index = 0;
   std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
+  // Packed weights take the form that was measured to be fastest (cuda/tuning.h), while they are loaded;
+  // null: they stay as they are.
+  Timings* timings = nullptr;
+  // Without second forms for many tokens, which take more memory.
+  bool compact = false;
+  // Many prompts are to come, which repay a search for the fastest algorithms.
+  bool long_lived = false;
 };
 
 // What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and

@@ -99,8 +99,8 @@ struct NormArgs {
   std::int64_t cols = 0;
 };
 void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
-void norm_add(const NormArgs& args, float* y, cudaStream_t stream);       // y += norm(x)
-void add(const float* x, float* y, std::int64_t n, cudaStream_t stream);  // y += x
+void norm_add(const NormArgs& args, float* y, cudaStream_t stream);                     // y += norm(x)
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream);  // y += x
 
 // Per head, in place: norm (when gain is given), then the rotary embedding (when cos is given).
 struct HeadsArgs {

@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/kernels.h"
 #include "swiftprune/sparse/pack.h"
 
 namespace swiftprune::cuda {
 namespace {
 
+constexpr std::int64_t kStructuredTokens = 256;       // fewer are no gain for cuSPARSELt
 constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
 constexpr std::int64_t kValuesAt = kWords * (4 + 2);  // bytes into a chunk
 constexpr std::int64_t kUnit = 16;                    // bytes: chunks are whole ones
@@ -22,6 +25,18 @@ bool is_two_four(const PackedTensor& part) {
 DevicePacked::Kind kind_of(const PackedTensor& part) {
   if (part.kind() == PackedKind::kBitmap16) return DevicePacked::Kind::kBitmap;
   return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
+}
+
+std::string_view kind_name(DevicePacked::Kind kind) {
+  switch (kind) {
+    case DevicePacked::Kind::kBitmap:
+      return "bitmap16";
+    case DevicePacked::Kind::kTwoFour:
+      return "2:4";
+    case DevicePacked::Kind::kDense:
+      break;
+  }
+  return "dense16";
 }
 
 // The part as the device takes it.
@@ -204,10 +219,13 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
   cols_ = parts.front().cols();
   dtype_ = parts.front().shape().dtype;
   std::vector<PackedTensor> forms;
+  std::string kinds;
+  double values = 0.0;
   for (const PackedTensor& part : parts) {
     expect(part.cols() == cols_ && part.shape().dtype == dtype_,
            "DevicePacked: parts of one width and dtype");
     forms.push_back(device_form(part));
+    values += static_cast<double>(forms.back().shape().num_values);
   }
   for (std::size_t first = 0, end = 0; first < forms.size(); first = end) {
     std::int64_t rows = forms[first].rows();
@@ -221,9 +239,14 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
     piece.first_row = rows_;
     piece.rows = rows;
     rows_ += rows;
+    kinds += kinds.empty() ? "" : "+";
+    kinds += kind_name(piece.kind);
     bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes();
     pieces_.push_back(std::move(piece));
   }
+  const double density = values / static_cast<double>(rows_) / static_cast<double>(cols_);
+  description_ = fmt::format("{}x{} {} {} {:.2f}", rows_, cols_, kinds, name_of(dtype_),
+                             std::round(density * 20.0) / 20.0);
 }
 
 bool DevicePacked::is_dense() const {
@@ -232,17 +255,66 @@ bool DevicePacked::is_dense() const {
 }
 
 void DevicePacked::linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
-                          void* scratch, cudaStream_t stream) const {
+                          Scratch scratch, cudaStream_t stream) const {
   expect(x.dtype == dtype_ && x.cols == cols_ && y.cols == rows_ && y.rows == x.rows, "linear: shapes agree");
   expect(!accumulate || y.dtype == DType::kF32, "linear: sums in F32");
+  if (x.rows <= kMaxDecodeTokens || is_dense()) {
+    multiply_packed(products, x, bias, y, accumulate, stream);
+    return;
+  }
+  if (structured_ && bias == nullptr && x.rows >= kStructuredTokens &&
+      multiply_structured(products, x, y, accumulate, scratch, stream)) {
+    return;
+  }
+  void* dense = dense_.data();
+  if (dense == nullptr) {
+    expect(scratch.bytes >= static_cast<std::uint64_t>(2 * rows_ * cols_), "linear: room to expand");
+    dense = scratch.data;
+    expand(dense, stream);
+  }
+  products.linear(x, view_of(dense, dtype_, rows_, cols_), bias, y, accumulate);
+}
+
+// False, with nothing done, when the library does not take these operands.
+bool DevicePacked::multiply_structured(Products& products, DeviceView x, DeviceView y, bool accumulate,
+                                       Scratch scratch, cudaStream_t stream) const {
+  if (x.stride != x.cols || y.stride != y.cols) return false;
+  const std::int64_t whole = x.rows / 8 * 8;
+  const auto multiply = [&](DeviceView from, DeviceView to) {
+    return structured_->library->linear(structured_->weight, from, to, structured_->algorithm);
+  };
+  if (y.dtype == dtype_) {
+    if (!multiply(x.row_block(0, whole), y.row_block(0, whole))) return false;
+  } else {  // the library writes 16 bits only
+    const std::int64_t most = static_cast<std::int64_t>(scratch.bytes) / 2 / rows_ / 8 * 8;
+    if (most == 0) return false;
+    for (std::int64_t row = 0; row < whole; row += most) {
+      const std::int64_t count = std::min(most, whole - row);
+      const DeviceView part = view_of(scratch.data, dtype_, count, rows_);
+      if (!multiply(x.row_block(row, count), part)) {
+        expect(row == 0, "cuSPARSELt: the shape that it took");
+        return false;
+      }
+      void* target = y.row(row);
+      if (accumulate) {
+        add(part.data, dtype_, static_cast<float*>(target), part.numel(), stream);
+      } else {
+        convert(part.data, dtype_, target, y.dtype, part.numel(), stream);
+      }
+    }
+  }
+  if (whole < x.rows) {
+    multiply_packed(products, x.row_block(whole, x.rows - whole), nullptr, y.row_block(whole, x.rows - whole),
+                    accumulate, stream);
+  }
+  return true;
+}
+
+void DevicePacked::multiply_packed(Products& products, DeviceView x, const void* bias, DeviceView y,
+                                   bool accumulate, cudaStream_t stream) const {
   const auto bias_at = [&](std::int64_t row) {
     return bias == nullptr ? nullptr : static_cast<const std::byte*>(bias) + row * size_of(y.dtype);
   };
-  if (x.rows > kMaxDecodeTokens && !is_dense()) {
-    expand(scratch, stream);
-    products.linear(x, view_of(scratch, dtype_, rows_, cols_), bias, y, accumulate);
-    return;
-  }
   for (const Piece& piece : pieces_) {
     const DeviceView target = y.col_block(piece.first_row, piece.rows);
     if (piece.kind == Kind::kDense) {
@@ -268,6 +340,38 @@ void DevicePacked::linear(Products& products, DeviceView x, const void* bias, De
       multiply_two_four(piece.two_four(), args, stream);
     }
   }
+}
+
+void DevicePacked::keep_dense(DeviceMemory& memory, cudaStream_t stream) {
+  dense_ = DeviceBuffer(memory, static_cast<std::uint64_t>(2 * rows_ * cols_), "dense weights");
+  expand(dense_.data(), stream);
+}
+
+void DevicePacked::become_dense(DeviceMemory& memory, cudaStream_t stream) {
+  keep_dense(memory, stream);
+  check(cudaStreamSynchronize(stream));  // the packed bytes go
+  structured_.reset();
+  Piece piece;
+  piece.rows = rows_;
+  piece.values = std::move(dense_);
+  bytes_ = piece.values.bytes();
+  pieces_.clear();
+  pieces_.push_back(std::move(piece));
+}
+
+bool DevicePacked::can_be_structured() const {
+  return dtype_ == DType::kBF16 && rows_ % 16 == 0 && cols_ % 16 == 0 &&
+         StructuredProducts::why_not().empty() &&
+         std::all_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::kTwoFour; });
+}
+
+void DevicePacked::keep_structured(DeviceMemory& memory, StructuredProducts& library,
+                                   const StructuredProducts::Algorithm& algorithm, cudaStream_t stream) {
+  expect(can_be_structured(), "keep_structured: a weight that the library takes");
+  const DeviceMatrix dense(memory, dtype_, rows_, cols_, "dense weights");
+  expand(dense.view().data, stream);
+  structured_ = Structured{&library, algorithm, library.compress(dense.view())};
 }
 
 void DevicePacked::expand(void* dense, cudaStream_t stream) const {

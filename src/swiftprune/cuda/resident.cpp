@@ -1,6 +1,7 @@
 #include "swiftprune/cuda/resident.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "swiftprune/core/progress.h"
 
@@ -55,7 +56,22 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
   host_hidden_ = pinned<float>(forward_.rows() * config.hidden_size);
   host_places_ = pinned<std::int32_t>(2 * lanes);
   host_logits_ = pinned<float>(lanes * config.vocab_size);
+  if (device.timings != nullptr) tune(device);
   stream_.synchronize();
+}
+
+void DeviceModel::tune(const DeviceOptions& device) {
+  tuner_.emplace(*device.timings, device.index, memory_, products_, stream_);
+  const std::int64_t most = forward_.rows();
+  const double repeats =
+      device.long_lived ? std::numeric_limits<double>::infinity() : static_cast<double>(blocks_.size());
+  for (BlockWeights& block : blocks_) {
+    block.for_each_packed([&](DevicePacked& weight) { tuner_->choose_few(weight, num_lanes()); });
+  }
+  if (device.compact) return;
+  for (BlockWeights& block : blocks_) {
+    block.for_each_packed([&](DevicePacked& weight) { tuner_->choose_many(weight, most, repeats); });
+  }
 }
 
 void DeviceModel::swap(std::int64_t a, std::int64_t b) {

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/streaming.h"
+#include "swiftprune/cuda/tuning.h"
 
 namespace swiftprune::cuda {
 
@@ -42,6 +44,7 @@ class DeviceModel {
     cudaGraphExec_t graph = nullptr;
     int runs = 0;
   };
+  void tune(const DeviceOptions& device);
   void load_tokens(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids);
   void run_blocks(std::int64_t rows, const CachedRows& cached);
   void pass(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids);
@@ -59,6 +62,7 @@ class DeviceModel {
   Products products_;
   DeviceHead head_;
   BlockForward forward_;
+  std::optional<DeviceTuner> tuner_;  // holds the library that blocks' second forms use
   std::vector<BlockWeights> blocks_;
   std::vector<DeviceCache> caches_;
   DeviceMatrix hidden_, last_;

@@ -14,6 +14,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/generation.cu
     cuda/generator.cpp
     cuda/resident.cpp
+    cuda/tuning.cpp
     cuda/head.cpp
     cuda/packed_weight.cpp
     cuda/block.cpp
