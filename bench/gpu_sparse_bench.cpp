@@ -71,6 +71,8 @@ struct Case {
 };
 const Case kCases[] = {{"50 % per row, bitmap", 0, 0.5, {.kind = PackedKind::kBitmap16}},
                        {"70 % per row, bitmap", 0, 0.7, {.kind = PackedKind::kBitmap16}},
+                       {"50 % per row, bitmap int8", 0, 0.5, {.kind = PackedKind::kBitmapInt8}},
+                       {"50 % per row, bitmap fp8", 0, 0.5, {.kind = PackedKind::kBitmapFp8}},
                        {"2:4", 4, 0.5, {.kind = PackedKind::kNm16, .group_n = 2, .group_m = 4}}};
 
 class Bench {

@@ -113,8 +113,8 @@ TEST_P(CudaGenerationTest, BatchesAgreeWithTheCpu) {
       expected.restart();
       found->restart();
     }
-    EXPECT_GT(found->bytes_per_step(8), 0);
-    EXPECT_EQ(found->bytes_per_step(9) > found->bytes_per_step(8), true);
+    EXPECT_GT(found->bytes_per_step(1), 0);
+    EXPECT_GT(found->bytes_per_step(2), found->bytes_per_step(1));
   }
 }
 

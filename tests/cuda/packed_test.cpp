@@ -113,6 +113,22 @@ TEST_F(CudaPackedTest, BitmapOfAnyShapeAndDensity) {
   }
 }
 
+TEST_F(CudaPackedTest, EightBitBitmapOfAnyShapeAndDensity) {
+  for (const PackedKind kind : {PackedKind::kBitmapInt8, PackedKind::kBitmapFp8}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      for (const auto& [rows, cols] :
+           {std::pair{1, 1}, {15, 2}, {16, 63}, {17, 64}, {40, 67}, {33, 129}, {272, 1000}, {16, 4096}}) {
+        for (const double sparsity : {0.0, 0.5, 0.9, 1.0}) {
+          const PackedTensor packed = pack(random_weight(rows, cols, dtype, sparsity).view(), {.kind = kind});
+          for (const std::int64_t tokens : {1, 8, 9, 16, 40})
+            expect_products({packed}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+          expect_expansion({packed});
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaPackedTest, TwoFourOfAnyShape) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const auto& [rows, cols] :
@@ -142,10 +158,14 @@ TEST_F(CudaPackedTest, PartsFollowEachOther) {
   const auto two_four = [](std::int64_t rows) {
     return pack(random_nm_weight(rows, 96, DType::kBF16, 2, 4).view(), kTwoFour);
   };
+  const auto fp8 = [](std::int64_t rows) {
+    return pack(random_weight(rows, 96, DType::kBF16, 0.5).view(), {.kind = PackedKind::kBitmapFp8});
+  };
   for (const auto& parts :
        {std::vector{bitmap(32), bitmap(16), bitmap(7)}, std::vector{bitmap(7), bitmap(9), bitmap(48)},
         std::vector{two_four(48), two_four(16), two_four(5)},
-        std::vector{two_four(16), bitmap(16), two_four(3)}}) {
+        std::vector{two_four(16), bitmap(16), two_four(3)}, std::vector{fp8(32), fp8(9)},
+        std::vector{bitmap(16), fp8(16), bitmap(16)}}) {
     for (const std::int64_t tokens : {1, 12, 40}) expect_products(parts, tokens, DType::kF32);
     expect_expansion(parts);
   }
@@ -156,6 +176,7 @@ TEST_F(CudaPackedTest, EveryKind) {
   const std::vector<PackedTensor> kinds = {
       pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDense16}),
       pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDenseInt8}),
+      pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDenseFp8}),
       pack(random_weight(40, 128, DType::kBF16, 0.6).view(), {.kind = PackedKind::kBitmapInt8}),
       pack(random_nm_weight(40, 128, DType::kBF16, 4, 8).view(),
            {.kind = PackedKind::kNm16, .group_n = 4, .group_m = 8}),
@@ -163,7 +184,7 @@ TEST_F(CudaPackedTest, EveryKind) {
       pack(random_weight(40, 128, DType::kBF16, 0.5).view(), kBitmap),
       pack(random_nm_weight(40, 128, DType::kBF16, 2, 4).view(), kTwoFour)};
   for (const PackedTensor& packed : kinds) {
-    // int8 kinds are rounded to 16 bits
+    // dense 8-bit kinds are rounded to 16 bits
     for (const std::int64_t tokens : {2, 17, 64}) expect_products({packed}, tokens, DType::kBF16);
     expect_expansion({packed});
   }

@@ -23,14 +23,18 @@ bool is_two_four(const PackedTensor& part) {
 }
 
 DevicePacked::Kind kind_of(const PackedTensor& part) {
-  if (part.kind() == PackedKind::kBitmap16) return DevicePacked::Kind::kBitmap;
+  const bool bitmap = part.kind() == PackedKind::kBitmap16 || part.kind() == PackedKind::kBitmapInt8 ||
+                      part.kind() == PackedKind::kBitmapFp8;
+  if (bitmap) return DevicePacked::Kind::kBitmap;
   return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
 }
 
-std::string_view kind_name(DevicePacked::Kind kind) {
+std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
   switch (kind) {
     case DevicePacked::Kind::kBitmap:
-      return "bitmap16";
+      return name_of(stored == Stored::kHalf   ? PackedKind::kBitmap16
+                     : stored == Stored::kInt8 ? PackedKind::kBitmapInt8
+                                               : PackedKind::kBitmapFp8);
     case DevicePacked::Kind::kTwoFour:
       return "2:4";
     case DevicePacked::Kind::kDense:
@@ -49,9 +53,14 @@ PackedTensor device_form(const PackedTensor& part) {
   return pack(weight, {.kind = PackedKind::kDense16});
 }
 
+Stored stored_of(const PackedTensor& part) {
+  return is_int8(part.kind()) ? Stored::kInt8 : is_fp8(part.kind()) ? Stored::kE4M3 : Stored::kHalf;
+}
+
 // Panels follow each other only when those before the last part are full.
 bool can_follow(const PackedTensor& before, const PackedTensor& part) {
-  return kind_of(before) == kind_of(part) && before.rows() % kPanelRows == 0;
+  return kind_of(before) == kind_of(part) && stored_of(before) == stored_of(part) &&
+         before.rows() % kPanelRows == 0;
 }
 
 template <class T>
@@ -61,38 +70,75 @@ DeviceBuffer to_device(DeviceMemory& memory, const std::vector<T>& values, cudaS
   return buffer;
 }
 
-// The mask words of one block of a panel; fewer than kWords at the end of a row.
-std::span<const std::uint32_t> words_of(const PackedTensor& part, std::int64_t panel, std::int64_t block) {
-  const std::int64_t pairs = part.shape().num_pairs();
-  const std::int64_t first = block * kWords;
-  return {static_cast<const std::uint32_t*>(part.masks()) + panel * pairs + first,
-          static_cast<std::size_t>(std::min(kWords, pairs - first))};
+// The mask words of one block of a panel, one a pair of columns: those of 8-bit kinds are quads' halves.
+std::array<std::uint32_t, kWords> words_of(const PackedTensor& part, std::int64_t panel, std::int64_t block) {
+  std::array<std::uint32_t, kWords> words{};
+  if (!is_8bit(part.kind())) {
+    const std::int64_t pairs = part.shape().num_pairs();
+    const std::int64_t first = block * kWords;
+    std::copy_n(static_cast<const std::uint32_t*>(part.masks()) + panel * pairs + first,
+                std::min(kWords, pairs - first), words.begin());
+    return words;
+  }
+  const std::int64_t quads = part.shape().num_quads();
+  const std::int64_t first = block * kWords / 2;
+  const auto* masks = static_cast<const std::uint64_t*>(part.masks()) + panel * quads + first;
+  for (std::int64_t q = 0; q < std::min(kWords / 2, quads - first); ++q) {
+    for (int row = 0; row < kPanelRows; ++row) {
+      const auto four = static_cast<std::uint32_t>(masks[q] >> (4 * row) & 15u);
+      words[static_cast<std::size_t>(2 * q)] |= (four & 3u) << (2 * row);
+      words[static_cast<std::size_t>(2 * q + 1)] |= (four >> 2) << (2 * row);
+    }
+  }
+  return words;
 }
 std::int64_t count_bits(std::span<const std::uint32_t> words) {
   std::int64_t count = 0;
   for (const std::uint32_t word : words) count += std::popcount(word);
   return count;
 }
+
+// As the kernels read them.
+std::uint16_t stored_value(std::uint16_t bits, Stored) { return bits; }
+std::uint8_t stored_value(std::uint8_t bits, Stored stored) {
+  const auto value = static_cast<std::int8_t>(bits);
+  if (stored != Stored::kInt8 || value >= 0) return bits;
+  return static_cast<std::uint8_t>(0x80 | -value);
+}
+
+// The values of a block's pairs; `source` goes on to the next block.
+template <class Value>
+std::array<std::vector<Value>, kWords> values_of(const PackedTensor& part,
+                                                 std::span<const std::uint32_t> words, const Value*& source) {
+  constexpr std::size_t kPairs = sizeof(Value) == 1 ? 2 : 1;  // of a step
+  std::array<std::vector<Value>, kWords> values;
+  for (std::size_t pair = 0; pair < words.size(); pair += kPairs) {
+    for (int row = 0; row < kPanelRows; ++row) {  // a step's lanes: rows, then columns
+      for (std::size_t p = pair; p < pair + kPairs; ++p) {
+        for (int n = std::popcount(words[p] >> (2 * row) & 3u); n > 0; --n)
+          values[p].push_back(stored_value(*source++, stored_of(part)));
+      }
+    }
+  }
+  return values;
+}
+
 // One panel's chunks as in BitmapWeight; `chunks` is zero.
+template <class Value>
 void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32_t* starts,
                  std::int64_t blocks, std::byte* chunks) {
-  const auto* source = static_cast<const std::uint16_t*>(part.values()) + part.offsets()[panel];
+  const auto* source = static_cast<const Value*>(part.values()) + part.offsets()[panel];
   for (std::int64_t b = 0; b < blocks; ++b) {
     std::byte* chunk = chunks + starts[b] * kUnit;
     const auto words = words_of(part, panel, b);
-    std::array<const std::uint16_t*, kWords> first{};  // value of each pair
-    for (std::size_t pair = 0; pair < words.size(); ++pair) {
-      first[pair] = source;
-      source += std::popcount(words[pair]);
-    }
-    std::memcpy(chunk, words.data(), words.size_bytes());
+    const auto values = values_of<Value>(part, words, source);
+    std::memcpy(chunk, words.data(), sizeof words);
     std::uint16_t start = 0;
     for (std::size_t i = 0; i < kWords; ++i) {
       const std::size_t pair = i % 4 * 8 + i / 4;
       std::memcpy(chunk + 4 * kWords + 2 * pair, &start, sizeof start);
-      if (pair >= words.size()) continue;
-      const auto bytes = static_cast<std::uint16_t>(2 * std::popcount(words[pair]));
-      std::memcpy(chunk + kValuesAt + start, first[pair], bytes);
+      const auto bytes = static_cast<std::uint16_t>(values[pair].size() * sizeof(Value));
+      if (bytes != 0) std::memcpy(chunk + kValuesAt + start, values[pair].data(), bytes);
       start = static_cast<std::uint16_t>(start + bytes);
     }
   }
@@ -137,7 +183,11 @@ void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t b
 }  // namespace
 
 BitmapWeight DevicePacked::Piece::bitmap() const {
-  return {.chunks = values.as<uint4>(), .starts = starts.as<std::uint32_t>(), .most = most};
+  return {.chunks = values.as<uint4>(),
+          .starts = starts.as<std::uint32_t>(),
+          .most = most,
+          .stored = stored,
+          .scales = scales.as<float>()};
 }
 TwoFourWeight DevicePacked::Piece::two_four() const {
   return {.values = values.as<uint4>(), .indices = indices.as<std::uint32_t>()};
@@ -150,12 +200,14 @@ DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<co
   std::uint32_t end = 0;
   Piece piece;
   piece.kind = Kind::kBitmap;
+  piece.stored = stored_of(parts.front());
+  const std::int64_t value_bytes = piece.stored == Stored::kHalf ? 2 : 1;
   for (const PackedTensor& part : parts) {
     for (std::int64_t p = 0; p < part.shape().num_panels(); ++p) {
       for (std::int64_t b = 0; b < blocks; ++b) {
         starts.push_back(end);
         const std::int64_t values = count_bits(words_of(part, p, b));
-        const std::int64_t size = ceil_div(kValuesAt + 2 * values, kUnit);
+        const std::int64_t size = ceil_div(kValuesAt + value_bytes * values, kUnit);
         piece.most = std::max(piece.most, size);
         end += static_cast<std::uint32_t>(size);  // 2^32 of them are 64 GB
       }
@@ -167,10 +219,21 @@ DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<co
   for (const PackedTensor& part : parts) {
     parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t last) {
       for (std::int64_t p = begin; p < last; ++p) {
-        fill_chunks(part, p, starts.data() + (first_panel + p) * blocks, blocks, chunks.data());
+        const std::uint32_t* first = starts.data() + (first_panel + p) * blocks;
+        if (piece.stored == Stored::kHalf) {
+          fill_chunks<std::uint16_t>(part, p, first, blocks, chunks.data());
+        } else {
+          fill_chunks<std::uint8_t>(part, p, first, blocks, chunks.data());
+        }
       }
     });
     first_panel += part.shape().num_panels();
+  }
+  if (piece.stored != Stored::kHalf) {
+    std::vector<float> scales;
+    for (const PackedTensor& part : parts)
+      scales.insert(scales.end(), part.scales(), part.scales() + part.shape().num_panels() * kPanelRows);
+    piece.scales = to_device(memory, scales, stream);
   }
   piece.values = to_device(memory, chunks, stream);
   piece.starts = to_device(memory, starts, stream);
@@ -240,8 +303,8 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
     piece.rows = rows;
     rows_ += rows;
     kinds += kinds.empty() ? "" : "+";
-    kinds += kind_name(piece.kind);
-    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes();
+    kinds += kind_name(piece.kind, piece.stored);
+    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes() + piece.scales.bytes();
     pieces_.push_back(std::move(piece));
   }
   const double density = values / static_cast<double>(rows_) / static_cast<double>(cols_);
@@ -383,7 +446,7 @@ void DevicePacked::expand(void* dense, cudaStream_t stream) const {
                               cudaMemcpyDeviceToDevice, stream));
         break;
       case Kind::kBitmap:
-        expand_bitmap(piece.bitmap(), piece.rows, cols_, target, stream);
+        expand_bitmap(piece.bitmap(), dtype_, piece.rows, cols_, target, stream);
         break;
       case Kind::kTwoFour:
         expand_two_four(piece.two_four(), piece.rows, cols_, target, stream);

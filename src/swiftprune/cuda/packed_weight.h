@@ -1,4 +1,4 @@
-// Packed linears on the device: bitmap16 and 2:4 as they are (their bytes in the order of packed_kernels.h),
+// Packed linears on the device: bitmaps and 2:4 as they are (their bytes in the order of packed_kernels.h),
 // other kinds as whichever of bitmap16 and dense takes fewer bytes.
 #pragma once
 
@@ -20,7 +20,7 @@ class DevicePacked {
   enum class Kind { kDense, kBitmap, kTwoFour };
 
   // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
-  // the bytes are on the device. int8 kinds become 16-bit weights (value · scale, rounded).
+  // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded).
   DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream);
 
   std::int64_t rows() const { return rows_; }
@@ -59,7 +59,8 @@ class DevicePacked {
     Kind kind = Kind::kDense;
     std::int64_t first_row = 0;
     std::int64_t rows = 0;
-    DeviceBuffer values, starts, indices;
+    DeviceBuffer values, starts, indices, scales;
+    Stored stored = Stored::kHalf;
     std::int64_t most = 0;
     BitmapWeight bitmap() const;
     TwoFourWeight two_four() const;
