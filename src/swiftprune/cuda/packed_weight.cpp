@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <numeric>
 
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/kernels.h"
@@ -64,8 +66,8 @@ bool can_follow(const PackedTensor& before, const PackedTensor& part) {
 }
 
 template <class T>
-DeviceBuffer to_device(DeviceMemory& memory, const std::vector<T>& values, cudaStream_t stream) {
-  DeviceBuffer buffer = upload(memory, std::span<const T>(values), "packed weights", stream);
+DeviceBuffer to_device(DeviceMemory& memory, std::span<const T> values, cudaStream_t stream) {
+  DeviceBuffer buffer = upload(memory, values, "packed weights", stream);
   check(cudaStreamSynchronize(stream));  // `values` may go
   return buffer;
 }
@@ -92,54 +94,55 @@ std::array<std::uint32_t, kWords> words_of(const PackedTensor& part, std::int64_
   }
   return words;
 }
-std::int64_t count_bits(std::span<const std::uint32_t> words) {
-  std::int64_t count = 0;
-  for (const std::uint32_t word : words) count += std::popcount(word);
-  return count;
-}
 
 // As the kernels read them.
-std::uint16_t stored_value(std::uint16_t bits, Stored) { return bits; }
 std::uint8_t stored_value(std::uint8_t bits, Stored stored) {
   const auto value = static_cast<std::int8_t>(bits);
   if (stored != Stored::kInt8 || value >= 0) return bits;
   return static_cast<std::uint8_t>(0x80 | -value);
 }
 
-// The values of a block's pairs; `source` goes on to the next block.
-template <class Value>
-std::array<std::vector<Value>, kWords> values_of(const PackedTensor& part,
-                                                 std::span<const std::uint32_t> words, const Value*& source) {
-  constexpr std::size_t kPairs = sizeof(Value) == 1 ? 2 : 1;  // of a step
-  std::array<std::vector<Value>, kWords> values;
-  for (std::size_t pair = 0; pair < words.size(); pair += kPairs) {
-    for (int row = 0; row < kPanelRows; ++row) {  // a step's lanes: rows, then columns
-      for (std::size_t p = pair; p < pair + kPairs; ++p) {
-        for (int n = std::popcount(words[p] >> (2 * row) & 3u); n > 0; --n)
-          values[p].push_back(stored_value(*source++, stored_of(part)));
-      }
-    }
-  }
-  return values;
+// Bytes of a block's chunk before it is filled up to whole units.
+std::int64_t chunk_bytes(std::span<const std::uint32_t> words, std::int64_t value_bytes) {
+  std::int64_t count = 0;
+  for (const std::uint32_t word : words) count += std::popcount(word);
+  return kValuesAt + value_bytes * count;
 }
 
-// One panel's chunks as in BitmapWeight; `chunks` is zero.
+// One panel's chunks as in BitmapWeight.
 template <class Value>
 void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32_t* starts,
                  std::int64_t blocks, std::byte* chunks) {
+  constexpr std::size_t kPairs = sizeof(Value) == 1 ? 2 : 1;  // of a step of the packed tensor
+  const Stored stored = stored_of(part);
   const auto* source = static_cast<const Value*>(part.values()) + part.offsets()[panel];
   for (std::int64_t b = 0; b < blocks; ++b) {
     std::byte* chunk = chunks + starts[b] * kUnit;
     const auto words = words_of(part, panel, b);
-    const auto values = values_of<Value>(part, words, source);
     std::memcpy(chunk, words.data(), sizeof words);
-    std::uint16_t start = 0;
+    std::array<std::byte*, kWords> targets{};  // of each pair's next value
+    std::int64_t end = kValuesAt;
     for (std::size_t i = 0; i < kWords; ++i) {
       const std::size_t pair = i % 4 * 8 + i / 4;
+      const auto start = static_cast<std::uint16_t>(end - kValuesAt);
       std::memcpy(chunk + 4 * kWords + 2 * pair, &start, sizeof start);
-      const auto bytes = static_cast<std::uint16_t>(values[pair].size() * sizeof(Value));
-      if (bytes != 0) std::memcpy(chunk + kValuesAt + start, values[pair].data(), bytes);
-      start = static_cast<std::uint16_t>(start + bytes);
+      targets[pair] = chunk + end;
+      end += static_cast<std::int64_t>(sizeof(Value)) * std::popcount(words[pair]);
+    }
+    std::memset(chunk + end, 0, static_cast<std::size_t>(round_up(end, kUnit) - end));
+    for (std::size_t pair = 0; pair < kWords; pair += kPairs) {
+      if constexpr (kPairs == 1) {
+        const auto count = static_cast<std::size_t>(std::popcount(words[pair]));
+        std::memcpy(targets[pair], source, count * sizeof(Value));
+        source += count;
+      } else {
+        for (int row = 0; row < kPanelRows; ++row) {  // a step's lanes: rows, then columns
+          for (std::size_t p = pair; p < pair + kPairs; ++p) {
+            for (int n = std::popcount(words[p] >> (2 * row) & 3u); n > 0; --n)
+              *targets[p]++ = static_cast<std::byte>(stored_value(*source++, stored));
+          }
+        }
+      }
     }
   }
 }
@@ -147,7 +150,7 @@ void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32
 constexpr std::int64_t kLanes = 32;
 constexpr std::int64_t kPanelValues = 2 * kLanes * 4;  // registers of a panel's block
 
-// One panel of a 2:4 weight in the order of TwoFourWeight; both targets are zero.
+// One panel of a 2:4 weight in the order of TwoFourWeight.
 void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t blocks, std::uint32_t* values,
                     std::uint32_t* indices) {
   constexpr std::uint32_t kNothing = 0b0100;  // indices 0 and 1, beyond the last group
@@ -160,6 +163,8 @@ void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t b
     if (group >= groups) return kNothing;
     return (words[2 * group] >> (2 * row) & 3u) | (words[2 * group + 1] >> (2 * row) & 3u) << 2;
   };
+  std::fill_n(values, blocks * kPanelValues, 0u);
+  std::fill_n(indices, blocks * kLanes, 0u);
   for (std::int64_t s = 0; s < 2 * blocks; ++s) {
     for (std::int64_t lane = 0; lane < kLanes; ++lane) {
       for (std::int64_t i = 0; i < 4; ++i) {
@@ -195,48 +200,51 @@ TwoFourWeight DevicePacked::Piece::two_four() const {
 
 DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts,
                                               cudaStream_t stream) const {
+  constexpr std::int64_t kPanelsAtOnce = 16;
   const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
-  std::vector<std::uint32_t> starts;
-  std::uint32_t end = 0;
   Piece piece;
   piece.kind = Kind::kBitmap;
   piece.stored = stored_of(parts.front());
   const std::int64_t value_bytes = piece.stored == Stored::kHalf ? 2 : 1;
-  for (const PackedTensor& part : parts) {
-    for (std::int64_t p = 0; p < part.shape().num_panels(); ++p) {
-      for (std::int64_t b = 0; b < blocks; ++b) {
-        starts.push_back(end);
-        const std::int64_t values = count_bits(words_of(part, p, b));
-        const std::int64_t size = ceil_div(kValuesAt + value_bytes * values, kUnit);
-        piece.most = std::max(piece.most, size);
-        end += static_cast<std::uint32_t>(size);  // 2^32 of them are 64 GB
-      }
+  // body(part, its panel, the piece's panel)
+  const auto each_panel = [&](const auto& body) {
+    std::int64_t first_panel = 0;
+    for (const PackedTensor& part : parts) {
+      parallel_for(part.shape().num_panels(), kPanelsAtOnce, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t p = begin; p < end; ++p) body(part, p, first_panel + p);
+      });
+      first_panel += part.shape().num_panels();
     }
-  }
-  starts.push_back(end);
-  std::vector<std::byte> chunks(static_cast<std::size_t>(end) * kUnit);
-  std::int64_t first_panel = 0;
-  for (const PackedTensor& part : parts) {
-    parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t last) {
-      for (std::int64_t p = begin; p < last; ++p) {
-        const std::uint32_t* first = starts.data() + (first_panel + p) * blocks;
-        if (piece.stored == Stored::kHalf) {
-          fill_chunks<std::uint16_t>(part, p, first, blocks, chunks.data());
-        } else {
-          fill_chunks<std::uint8_t>(part, p, first, blocks, chunks.data());
-        }
-      }
-    });
-    first_panel += part.shape().num_panels();
-  }
+  };
+  std::int64_t panels = 0;
+  for (const PackedTensor& part : parts) panels += part.shape().num_panels();
+  std::vector<std::uint32_t> starts(static_cast<std::size_t>(panels * blocks + 1));  // sizes, then their sums
+  each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::int64_t size = ceil_div(chunk_bytes(words_of(part, p, b), value_bytes), kUnit);
+      starts[static_cast<std::size_t>(panel * blocks + b + 1)] = static_cast<std::uint32_t>(size);
+    }
+  });
+  piece.most = *std::max_element(starts.begin(), starts.end());
+  std::partial_sum(starts.begin(), starts.end(), starts.begin());  // 2^32 units are 64 GB
+  const std::size_t bytes = std::size_t{starts.back()} * kUnit;
+  const auto chunks = std::make_unique_for_overwrite<std::byte[]>(bytes);
+  each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
+    const std::uint32_t* first = starts.data() + panel * blocks;
+    if (piece.stored == Stored::kHalf) {
+      fill_chunks<std::uint16_t>(part, p, first, blocks, chunks.get());
+    } else {
+      fill_chunks<std::uint8_t>(part, p, first, blocks, chunks.get());
+    }
+  });
   if (piece.stored != Stored::kHalf) {
     std::vector<float> scales;
     for (const PackedTensor& part : parts)
       scales.insert(scales.end(), part.scales(), part.scales() + part.shape().num_panels() * kPanelRows);
-    piece.scales = to_device(memory, scales, stream);
+    piece.scales = to_device<float>(memory, scales, stream);
   }
-  piece.values = to_device(memory, chunks, stream);
-  piece.starts = to_device(memory, starts, stream);
+  piece.values = to_device<std::byte>(memory, {chunks.get(), bytes}, stream);
+  piece.starts = to_device<std::uint32_t>(memory, starts, stream);
   return piece;
 }
 
@@ -245,23 +253,24 @@ DevicePacked::Piece DevicePacked::make_two_four(DeviceMemory& memory, std::span<
   const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
   std::int64_t panels = 0;
   for (const PackedTensor& part : parts) panels += part.shape().num_panels();
-  std::vector<std::uint32_t> values(static_cast<std::size_t>(panels * blocks * kPanelValues));
-  std::vector<std::uint32_t> indices(static_cast<std::size_t>(panels * blocks * kLanes));
+  const auto num_values = static_cast<std::size_t>(panels * blocks * kPanelValues);
+  const auto num_indices = static_cast<std::size_t>(panels * blocks * kLanes);
+  const auto values = std::make_unique_for_overwrite<std::uint32_t[]>(num_values);
+  const auto indices = std::make_unique_for_overwrite<std::uint32_t[]>(num_indices);
   std::int64_t first_panel = 0;
   for (const PackedTensor& part : parts) {
     parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t first = (first_panel + p) * blocks;
-        order_two_four(part, p, blocks, values.data() + first * kPanelValues,
-                       indices.data() + first * kLanes);
+        order_two_four(part, p, blocks, values.get() + first * kPanelValues, indices.get() + first * kLanes);
       }
     });
     first_panel += part.shape().num_panels();
   }
   Piece piece;
   piece.kind = Kind::kTwoFour;
-  piece.values = to_device(memory, values, stream);
-  piece.indices = to_device(memory, indices, stream);
+  piece.values = to_device<std::uint32_t>(memory, {values.get(), num_values}, stream);
+  piece.indices = to_device<std::uint32_t>(memory, {indices.get(), num_indices}, stream);
   return piece;
 }
 
@@ -273,7 +282,7 @@ DevicePacked::Piece DevicePacked::make_dense(DeviceMemory& memory, std::span<con
     values.insert(values.end(), bits.begin(), bits.end());
   }
   Piece piece;
-  piece.values = to_device(memory, values, stream);
+  piece.values = to_device<std::uint16_t>(memory, values, stream);
   return piece;
 }
 
