@@ -111,13 +111,15 @@ TEST_F(CudaTuningTest, TakesTheFasterFormAndMeasuresOnce) {
 }
 
 TEST_F(CudaTuningTest, KeepsToTheMemoryThatThereIs) {
-  cuda::DeviceMemory small(3 * kRows * kCols);  // no room for a dense copy beside the reserve
+  cuda::DeviceMemory small(3 * kRows * kCols);  // no room to measure
   Timings timings({});
   DevicePacked kept(small, std::span(&packed_, 1), *stream_);
   DeviceTuner tuner(timings, 0, small, *products_, *stream_);
   tuner.set_stopwatch([](const DevicePacked&, std::int64_t, bool) { return FormTimes{20.0, 15.0, 0.0, {}}; });
   const std::uint64_t used = small.used();
+  tuner.choose_few(kept, 1);
   tuner.choose_many(kept, 4096, 1e9);
+  EXPECT_FALSE(kept.is_dense());
   EXPECT_EQ(small.used(), used);
 }
 

@@ -14,7 +14,7 @@ namespace {
 constexpr int kRounds = 7;
 constexpr std::uint64_t kFlushBytes = std::uint64_t{128} << 20;  // more than the cache of any GPU holds
 constexpr std::int64_t kMostTokens = 4096;                       // larger products differ no more
-constexpr double kSearchUs = 500'000.0;                          // of one shape
+constexpr double kSearchUs = 100'000.0;                          // of one shape
 constexpr double kSearchGain = 0.25;                             // that a search may hope for
 constexpr int kSomeBytes = 0x3c;  // as a number of 16 bits it is small and not zero
 
@@ -96,6 +96,10 @@ FormTimes DeviceTuner::measure(const DevicePacked& weight, std::int64_t tokens, 
   const bool searches = search && weight.can_be_structured() && structured() != nullptr;
   const auto known = times_of(entry);
   if (known && (!searches || entry->contains("structured_us"))) return *known;
+  const std::int64_t dense_bytes = 2 * weight.rows() * weight.cols();
+  const std::int64_t operands = 2 * class_of(tokens) * (weight.rows() + weight.cols());
+  if (!has_room(static_cast<std::int64_t>(kFlushBytes) + 4 * dense_bytes + operands))
+    return known.value_or(FormTimes{});
   const FormTimes times = stopwatch_(weight, class_of(tokens), searches);
   timings_.set(name, entry_of(times, searches));
   return times;
@@ -146,7 +150,8 @@ FormTimes DeviceTuner::time_forms(const DevicePacked& weight, std::int64_t token
 void DeviceTuner::choose_few(DevicePacked& weight, std::int64_t tokens) {
   if (weight.is_dense()) return;
   const FormTimes times = measure(weight, tokens, false);
-  if (FormTimes::is_faster(times.dense_us, times.packed_us)) weight.become_dense(memory_, stream_);
+  if (FormTimes::is_faster(times.dense_us, times.packed_us) && has_room(2 * weight.rows() * weight.cols()))
+    weight.become_dense(memory_, stream_);
 }
 
 void DeviceTuner::choose_many(DevicePacked& weight, std::int64_t tokens, double repeats) {

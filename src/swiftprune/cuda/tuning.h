@@ -27,8 +27,9 @@ class DeviceTuner {
   DeviceTuner(Timings& timings, int device, DeviceMemory& memory, Products& products, cudaStream_t stream);
   ~DeviceTuner();
 
-  // Looks up or measures; a few milliseconds the first time, and with `search` about a second more where
-  // cuSPARSELt takes the weight. The number of tokens is rounded up to a power of two.
+  // Looks up or measures; a few milliseconds the first time, and with `search` about a tenth of a second
+  // more where cuSPARSELt takes the weight. The number of tokens is rounded up to a power of
+  // two. All times are 0 where memory is too short to measure.
   FormTimes measure(const DevicePacked& weight, std::int64_t tokens, bool search);
   // The weight becomes dense where that is faster for this many tokens of a decode step.
   void choose_few(DevicePacked& weight, std::int64_t tokens);
