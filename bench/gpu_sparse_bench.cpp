@@ -71,6 +71,8 @@ struct Case {
 };
 const Case kCases[] = {{"50 % per row, bitmap", 0, 0.5, {.kind = PackedKind::kBitmap16}},
                        {"70 % per row, bitmap", 0, 0.7, {.kind = PackedKind::kBitmap16}},
+                       {"50 % per row, bitmap int8", 0, 0.5, {.kind = PackedKind::kBitmapInt8}},
+                       {"50 % per row, bitmap fp8", 0, 0.5, {.kind = PackedKind::kBitmapFp8}},
                        {"2:4", 4, 0.5, {.kind = PackedKind::kNm16, .group_n = 2, .group_m = 4}}};
 
 class Bench {
@@ -175,14 +177,26 @@ class Bench {
       const double ms = time([&] {
         each([&](std::size_t i, const Shape& shape) {
           weights[i].linear(products_, x(tokens, shape.cols), nullptr, y(tokens, shape.rows), false,
-                            scratch_.data(), stream_);
+                            {scratch_.data(), scratch_.bytes()}, stream_);
         });
       });
       report(item.name, tokens, ms * static_cast<double>(kLayers) / static_cast<double>(layers_), bytes);
       if (!with_library || tokens % 8 != 0) continue;
+      std::vector<cuda::StructuredProducts::Algorithm> algorithms(weights.size());
+      const auto start = std::chrono::steady_clock::now();
+      for (std::size_t s = 0; s < std::size(kShapes); ++s) {
+        const Shape& shape = kShapes[s];
+        const auto found =
+            structured->search(compressed[at(s, 0)], x(tokens, shape.cols), y(tokens, shape.rows));
+        for (std::int64_t layer = 0; layer < layers_; ++layer) algorithms[at(s, layer)] = found;
+      }
+      fmt::print("searched {} shapes in {:.2f} s\n", std::size(kShapes),
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       const double library_ms = time([&] {
         each([&](std::size_t i, const Shape& shape) {
-          structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows));
+          expect(
+              structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows), algorithms[i]),
+              "the algorithm that was found");
         });
       });
       report("2:4, cuSPARSELt", tokens,

@@ -10,6 +10,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/speed.h"
 
 namespace swiftprune::cli {
@@ -21,11 +22,29 @@ struct BenchFlags {
   std::vector<std::string> against;
   SpeedOptions speed;
   std::string compute = "auto";
+  DeviceFlags device;
   bool tune = true;
+  bool compact = false;
 };
 
+// Where the models run, for people and for JSON.
+struct Machine {
+  std::string text;
+  nlohmann::ordered_json json;
+  bool is_gpu = false;
+};
+Machine machine_of(const cuda::DeviceChoice& device) {
+  if (device.use_cuda) {
+    const std::string name = cuda::device_name(device);
+    return {name, {{"gpu", name}}, true};
+  }
+  return {fmt::format("{}, {}, {} threads", cpu_model_name(), isa_name(), num_threads()),
+          {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}};
+}
+
 nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std::string>& folders,
-                               const std::vector<std::uint64_t>& file_bytes, const BenchFlags& flags) {
+                               const std::vector<std::uint64_t>& file_bytes, const Machine& machine,
+                               const BenchFlags& flags) {
   nlohmann::ordered_json models = nlohmann::ordered_json::array();
   for (std::size_t m = 0; m < folders.size(); ++m) {
     nlohmann::ordered_json batches = nlohmann::ordered_json::array();
@@ -41,30 +60,30 @@ nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std:
     models.push_back({{"model", folders[m]},
                       {"file_bytes", file_bytes[m]},
                       {"load_seconds", report.models[m].load_seconds},
-                      {"resident_bytes", report.models[m].resident_bytes},
+                      {machine.is_gpu ? "gpu_bytes" : "resident_bytes", report.models[m].memory_bytes},
                       {"batches", std::move(batches)}});
   }
-  return {
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"compute", flags.compute},
-      {"prompt_tokens", flags.speed.prompt_tokens},
-      {"decode_tokens", flags.speed.decode_tokens},
-      {"rounds", flags.speed.rounds},
-      {"read_ceiling_bytes_per_second", report.read_ceiling_bytes_per_second},
-      {"models", std::move(models)}};
+  return {{"machine", machine.json},
+          {"compute", flags.compute},
+          {"prompt_tokens", flags.speed.prompt_tokens},
+          {"decode_tokens", flags.speed.decode_tokens},
+          {"rounds", flags.speed.rounds},
+          {"read_ceiling_bytes_per_second", report.read_ceiling_bytes_per_second},
+          {"models", std::move(models)}};
 }
 
 void print_table(const SpeedReport& report, const std::vector<std::string>& folders,
-                 const std::vector<std::uint64_t>& file_bytes, const BenchFlags& flags) {
-  fmt::print("{}, {}, {} threads; prompts of {} tokens, {} tokens decoded; medians of {} rounds\n",
-             cpu_model_name(), isa_name(), num_threads(), flags.speed.prompt_tokens,
-             flags.speed.decode_tokens, flags.speed.rounds);
+                 const std::vector<std::uint64_t>& file_bytes, const Machine& machine,
+                 const BenchFlags& flags) {
+  fmt::print("{}; prompts of {} tokens, {} tokens decoded; medians of {} rounds\n", machine.text,
+             flags.speed.prompt_tokens, flags.speed.decode_tokens, flags.speed.rounds);
   fmt::print("memory read ceiling {:.1f} GB/s\n", report.read_ceiling_bytes_per_second / 1e9);
   for (std::size_t m = 0; m < folders.size(); ++m) {
     const ModelSpeed& model = report.models[m];
-    fmt::print("\n{}\n  weights {} in files, {} resident, loaded in {:.2f} s\n", folders[m],
+    fmt::print("\n{}\n  weights {} in files, {} {}, loaded in {:.2f} s\n", folders[m],
                human_bytes(static_cast<double>(file_bytes[m])),
-               human_bytes(static_cast<double>(model.resident_bytes)), model.load_seconds);
+               human_bytes(static_cast<double>(model.memory_bytes)),
+               machine.is_gpu ? "of GPU memory" : "resident", model.load_seconds);
     fmt::print("  {:>5}  {:>16} {:>6}  {:>16} {:>6}  {:>12} {:>15}\n", "batch", "prefill tokens/s", "ratio",
                "decode tokens/s", "ratio", "bytes a step", "of the ceiling");
     for (const BatchSpeed& speed : model.batches) {
@@ -83,8 +102,30 @@ std::uint64_t weight_bytes(const Model& model) {
   return bytes;
 }
 
+SpeedReport measure(const std::vector<const Model*>& models, const Backend& backend,
+                    const cuda::DeviceChoice& device, const BenchFlags& flags) {
+  const ComputeType compute = parse_compute(flags.compute, backend, device);
+  if (device.use_cuda) {
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, flags.device);
+    if (flags.tune) on_device.timings = &timings;
+    on_device.compact = flags.compact;
+    on_device.long_lived = true;
+    const SpeedReport report =
+        measure_speed(models, *cuda::make_speed_target(compute, on_device), flags.speed);
+    timings.save();
+    return report;
+  }
+  Autotuner tuner(Autotuner::default_cache_file());
+  const SpeedReport report = measure_speed(
+      models, *make_cpu_speed_target(backend, compute, flags.tune ? &tuner : nullptr), flags.speed);
+  tuner.save();
+  return report;
+}
+
 void run(BenchFlags& flags) {
   apply(flags.common);
+  const cuda::DeviceChoice device = choose_device(flags.device);
   const auto backend = make_cpu_backend();
   // The models to compare with come first: ratios are to the first.
   std::vector<std::string> folders = flags.against;
@@ -99,16 +140,13 @@ void run(BenchFlags& flags) {
     models.push_back(owners.back().get());
     file_bytes.push_back(weight_bytes(*owners.back()));
   }
-  flags.speed.compute = parse_compute(flags.compute, *backend);
   flags.speed.progress = terminal_progress(flags.common);
-  Autotuner tuner(Autotuner::default_cache_file());
-  if (flags.tune) flags.speed.tuner = &tuner;
-  const SpeedReport report = measure_speed(models, *backend, flags.speed);
-  tuner.save();
+  const SpeedReport report = measure(models, *backend, device, flags);
+  const Machine machine = machine_of(device);
   if (flags.common.json) {
-    print_json(to_json(report, folders, file_bytes, flags));
+    print_json(to_json(report, folders, file_bytes, machine, flags));
   } else {
-    print_table(report, folders, file_bytes, flags);
+    print_table(report, folders, file_bytes, machine, flags);
   }
 }
 
@@ -135,6 +173,8 @@ void declare_bench(CLI::App& program) {
       ->check(CLI::Range(1, 1000));
   command->add_flag("!--no-tune", flags->tune, "Run packed weights packed, also where dense is faster here");
   add_compute_flag(*command, flags->compute);
+  add_device_flags(*command, flags->device);
+  add_compact_flag(*command, flags->compact);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune bench ./SmolLM2-50.packed --against ./SmolLM2-135M");
   command->callback([flags] { run(*flags); });

@@ -54,8 +54,15 @@ TextResult evaluate(const Model& model, const Backend& backend, EvaluationText t
     all.ids.insert(all.ids.end(), part.windows.ids.begin(), part.windows.ids.end());
   }
   result.ids = all.hash();
-  result.result = device.use_cuda ? cuda::perplexity(model, parts, forward, device_options(device, flags))
-                                  : perplexity(model, backend, parts, forward);
+  if (device.use_cuda) {
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, flags);
+    on_device.timings = &timings;
+    result.result = cuda::perplexity(model, parts, forward, on_device);
+    timings.save();
+  } else {
+    result.result = perplexity(model, backend, parts, forward);
+  }
   result.text = std::move(text);
   result.seconds = seconds_since(start);
   return result;

@@ -1,9 +1,7 @@
 // swiftprune generate: continues a prompt.
 #include <chrono>
 #include <cstdio>
-#include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include <fmt/format.h>
@@ -27,28 +25,30 @@ struct GenerateOptions {
   SamplerOptions sampler;
   std::string compute = "f32";
   DeviceFlags device;
+  bool compact = false;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Tokens in, the logits of the last one out.
-using AppendFn = std::function<const Matrix&(std::span<const std::int32_t>)>;
-
-AppendFn make_append(const GenerateOptions& options, const Model& model, const Backend& backend,
-                     std::int64_t capacity) {
+std::unique_ptr<SequenceGenerator> load(const GenerateOptions& options, const Model& model,
+                                        const Backend& backend, std::int64_t capacity) {
   const cuda::DeviceChoice device = choose_device(options.device);
-  const ComputeType compute = parse_compute(options.compute, backend);
+  const ComputeType compute = parse_compute(options.compute, backend, device);
   if (device.use_cuda) {
-    const auto generator = std::make_shared<cuda::DeviceGenerator>(model, compute, capacity,
-                                                                   device_options(device, options.device));
-    return [generator](std::span<const std::int32_t> ids) -> const Matrix& { return generator->append(ids); };
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, options.device);
+    on_device.timings = &timings;
+    on_device.compact = options.compact;
+    auto generator = cuda::make_generator(model, compute, 1, capacity, on_device);
+    timings.save();
+    return generator;
   }
   Autotuner tuner(Autotuner::default_cache_file());
-  const auto generator = std::make_shared<Generator>(model, backend, compute, 1, capacity, &tuner);
+  auto generator = std::make_unique<Generator>(model, backend, compute, 1, capacity, &tuner);
   tuner.save();
-  return [generator](std::span<const std::int32_t> ids) -> const Matrix& { return generator->append(ids); };
+  return generator;
 }
 
 void run(const GenerateOptions& options) {
@@ -61,7 +61,7 @@ void run(const GenerateOptions& options) {
   const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
   model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
 
-  const auto append = make_append(options, *model, *backend, prompt_tokens + options.max_tokens);
+  const auto generator = load(options, *model, *backend, prompt_tokens + options.max_tokens);
   Sampler sampler(options.sampler);
   TextStream stream(*tokenizer);
   std::string text;
@@ -74,18 +74,18 @@ void run(const GenerateOptions& options) {
   };
   if (!options.common.json) fmt::print("{}", options.prompt);
   const auto start = std::chrono::steady_clock::now();
-  const Matrix* logits = &append(prompt);
+  ConstMatrixView logits = generator->append(prompt);
   const double prefill_seconds = seconds_since(start);
   std::string stop = "length";
   for (std::int64_t t = 0; t < options.max_tokens; ++t) {
-    const std::int32_t id = sampler.next({logits->row(0), static_cast<std::size_t>(logits->cols())});
+    const std::int32_t id = sampler.next(logits.row_span(0));
     if (tokenizer->eos() == id) {
       stop = "eos";
       break;
     }
     show(stream.add(id));
     ++tokens;
-    if (t + 1 < options.max_tokens) logits = &append(std::vector{id});
+    if (t + 1 < options.max_tokens) logits = generator->append(std::vector{id});
   }
   text += stream.rest();  // an incomplete character: not for the terminal
   const double decode_seconds = seconds_since(start) - prefill_seconds;
@@ -129,6 +129,7 @@ void declare_generate(CLI::App& program) {
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);
+  add_compact_flag(*command, options->compact);
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune generate ./SmolLM2-135M --prompt \"The sun is\" --max-tokens 40");
   command->callback([options] { run(*options); });

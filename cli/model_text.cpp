@@ -164,6 +164,11 @@ void add_device_flags(CLI::App& command, DeviceFlags& flags) {
                      "Most GPU memory to take, such as 6GB (default: what is free)");
 }
 
+void add_compact_flag(CLI::App& command, bool& compact) {
+  command.add_flag("--compact", compact,
+                   "Keep only packed weights in GPU memory; long prompts then take longer");
+}
+
 cuda::DeviceChoice choose_device(const DeviceFlags& flags) {
   if (!flags.gpu_memory.empty()) parse_bytes("--gpu-memory", flags.gpu_memory);
   return cuda::choose_device(flags.device);

@@ -54,6 +54,8 @@ struct DeviceFlags {
   std::string gpu_memory;  // empty: what is free
 };
 void add_device_flags(CLI::App& command, DeviceFlags& flags);
+// --compact, for commands that keep a model in GPU memory.
+void add_compact_flag(CLI::App& command, bool& compact);
 // Throws Error{kUsage} naming the flag, also for a limit that this device does not need.
 cuda::DeviceChoice choose_device(const DeviceFlags& flags);
 cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags);

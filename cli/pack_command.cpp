@@ -73,7 +73,9 @@ void run(const Options& options) {
     for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
   }
   PackOptions pack;
-  pack.quantize = options.quantize == "int8" ? Quantize::kInt8 : Quantize::kNone;
+  for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {
+    if (options.quantize == name_of(quantize)) pack.quantize = quantize;
+  }
   pack.progress = terminal_progress(options.common);
   print_report(pack_checkpoint(source, weights, options.out, pack), options);
 }
@@ -86,8 +88,10 @@ void declare_pack(CLI::App& program) {
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
   command->add_option("MODEL", options->model, "Model folder")->required();
   command->add_option("--out", options->out, "New folder for the packed model")->required();
-  command->add_option("--quantize", options->quantize, "none: lossless; int8: 8 bits a weight, a scale a row")
-      ->check(CLI::IsMember({"none", "int8"}))
+  command
+      ->add_option("--quantize", options->quantize,
+                   "none: lossless; int8, fp8 (E4M3): 8 bits a weight, a scale a row")
+      ->check(CLI::IsMember({"none", "int8", "fp8"}))
       ->capture_default_str();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune pack pruned --out pruned-packed\nBack again: swiftprune unpack");

@@ -10,6 +10,8 @@
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/cuda/device.h"
+#include "swiftprune/serving/batch_engine.h"
 #include "swiftprune/serving/server.h"
 
 namespace swiftprune::cli {
@@ -19,10 +21,37 @@ struct ServeFlags {
   CommonOptions common;
   std::string model;
   std::string compute = "auto";
+  std::int64_t lanes = 8;
+  DeviceFlags device;
+  bool compact = false;
   std::string max_body = "1MB";
   std::int64_t timeout = 300;
   ServerOptions server;
 };
+
+// A GPU takes so many tokens of a prompt in little more time than a few.
+constexpr std::int64_t kDevicePrefillChunk = 2048;
+
+std::unique_ptr<SequenceEngine> load(ServeFlags& flags, const Model& model, const Backend& backend) {
+  const cuda::DeviceChoice device = choose_device(flags.device);
+  const ComputeType compute = parse_compute(flags.compute, backend, device);
+  const std::int64_t capacity = flags.server.limits.capacity;
+  if (device.use_cuda) {
+    flags.server.scheduler.prefill_chunk = kDevicePrefillChunk;
+    Timings timings(Timings::default_file());
+    cuda::DeviceOptions on_device = device_options(device, flags.device);
+    on_device.timings = &timings;
+    on_device.compact = flags.compact;
+    on_device.long_lived = true;
+    auto engine = cuda::make_engine(model, compute, flags.lanes, capacity, on_device);
+    timings.save();
+    return engine;
+  }
+  Autotuner tuner(Autotuner::default_cache_file());
+  auto engine = std::make_unique<BatchEngine>(model, backend, compute, flags.lanes, capacity, &tuner);
+  tuner.save();
+  return engine;
+}
 
 void run(ServeFlags& flags) {
   apply(flags.common);
@@ -32,14 +61,12 @@ void run(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   options.limits.capacity = options.limits.max_prompt_tokens + options.limits.max_tokens;
   model->check_length(options.limits.capacity, "--max-prompt and --max-tokens");
-  options.compute = parse_compute(flags.compute, *backend);
   options.max_body_bytes = static_cast<std::size_t>(parse_bytes("--max-body", flags.max_body));
   options.scheduler.timeout = std::chrono::seconds(flags.timeout);
   if (options.model_name.empty())
     options.model_name = std::filesystem::absolute(flags.model).lexically_normal().filename();
-  Autotuner tuner(Autotuner::default_cache_file());
-  Server server(*model, *backend, *tokenizer, options, &tuner);
-  tuner.save();
+  const auto engine = load(flags, *model, *backend);
+  Server server(model->checkpoint().folder(), *engine, *tokenizer, options);
   if (!flags.common.quiet) {
     fmt::print(
         stderr,
@@ -77,7 +104,7 @@ void declare_serve(CLI::App& program) {
       ->capture_default_str()
       ->check(CLI::Range(0, 65535));
   command->add_option("--name", options.model_name, "The model's name in answers (default: its folder's)");
-  command->add_option("--batch", options.lanes, "Requests decoded together")
+  command->add_option("--batch", flags->lanes, "Requests decoded together")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
   command
@@ -97,6 +124,8 @@ void declare_serve(CLI::App& program) {
       ->capture_default_str()
       ->check(CLI::Range(1, 86400));
   add_compute_flag(*command, flags->compute);
+  add_device_flags(*command, flags->device);
+  add_compact_flag(*command, flags->compact);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune serve ./SmolLM2-50.packed --port 8080");
   command->callback([flags] { run(*flags); });

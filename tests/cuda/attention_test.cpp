@@ -75,5 +75,89 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
   }
 }
 
+// The last tokens of sequences of different lengths, in lanes of one cache, in any order.
+TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
+  const auto reference = make_reference_backend();
+  constexpr std::int64_t kCapacity = 1100;
+  const auto scratch = poisoned(cuda::kCacheScratch);
+  cuda::check(cudaMemsetAsync(scratch.data(), 0, scratch.bytes(), *stream_));
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const double tolerance = dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 1e-3 : 8e-3;
+    for (const Shape& s : kShapes) {
+      for (const auto& [window, softcap] : {std::pair{0, 0.0f}, {40, 0.0f}, {0, 3.0f}}) {
+        const std::int64_t length = 1 + s.length % 3;  // new tokens of each
+        const std::vector<std::int32_t> lanes = {2, 0, 3};
+        const std::vector<std::int32_t> positions = {static_cast<std::int32_t>(4 * s.length), 1, 0};
+        const std::int64_t rows = length * std::ssize(lanes);
+        const std::int64_t width = s.kv_heads * s.head_size;
+        const std::int64_t stride = (s.heads + 2 * s.kv_heads) * s.head_size;
+        const Matrix qkv = rounded(random_matrix(rows, stride, 4), dtype);
+        Matrix keys = rounded(random_matrix(4 * kCapacity, width, 5), dtype);
+        Matrix values = rounded(random_matrix(4 * kCapacity, width, 6), dtype);
+        const auto data = upload_as(qkv, dtype);
+        const auto key_cache = upload_as(keys, dtype);
+        const auto value_cache = upload_as(values, dtype);
+        const auto device_lanes = upload(std::span<const std::int32_t>(lanes));
+        const auto device_positions = upload(std::span<const std::int32_t>(positions));
+        AttentionParams params;
+        params.num_heads = s.heads;
+        params.num_kv_heads = s.kv_heads;
+        params.head_size = s.head_size;
+        params.scale = 0.7f;
+        params.softcap = softcap;
+        params.window = window;
+        Matrix expected(rows, s.heads * s.head_size);
+        for (std::size_t i = 0; i < lanes.size(); ++i) {
+          const auto part = qkv.view().row_block(static_cast<std::int64_t>(i) * length, length);
+          params.first_position = positions[i];
+          const std::int64_t first = lanes[i] * kCapacity;
+          for (std::int64_t t = 0; t < length; ++t) {
+            const float* row = part.row(t) + s.heads * s.head_size;
+            std::copy_n(row, width, keys.row(first + positions[i] + t));
+            std::copy_n(row + width, width, values.row(first + positions[i] + t));
+          }
+          reference->attention(part.col_block(0, s.heads * s.head_size),
+                               keys.view().row_block(first, positions[i] + length),
+                               values.view().row_block(first, positions[i] + length), params,
+                               expected.view().row_block(static_cast<std::int64_t>(i) * length, length));
+        }
+        const auto out = poisoned(expected.numel() * size_of(dtype));
+        const auto at = [&](std::int64_t element) { return data.data() + element * size_of(dtype); };
+        cuda::AttentionArgs args;
+        args.q = at(0);
+        args.k = at(s.heads * s.head_size);
+        args.v = at((s.heads + s.kv_heads) * s.head_size);
+        args.out = out.data();
+        args.dtype = dtype;
+        args.rows = rows;
+        args.sequence_length = length;
+        args.row_stride = stride;
+        args.head_stride = s.head_size;
+        args.num_heads = s.heads;
+        args.num_kv_heads = s.kv_heads;
+        args.head_size = s.head_size;
+        args.scale = params.scale;
+        args.softcap = softcap;
+        args.window = window;
+        const cuda::CacheArgs cache{.keys = key_cache.data(),
+                                    .values = value_cache.data(),
+                                    .capacity = kCapacity,
+                                    .lanes = device_lanes.as<std::int32_t>(),
+                                    .positions = device_positions.as<std::int32_t>(),
+                                    .scratch = scratch.data()};
+        cuda::append_cache(args, cache, *stream_);
+        cuda::cached_attention(args, cache, *stream_);
+        EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()),
+                  tolerance)
+            << name_of(dtype) << " position " << positions[0] << " head size " << s.head_size << " window "
+            << window << " cap " << softcap;
+        EXPECT_LE(relative_error(download_as(key_cache, dtype, keys.rows(), width).view(), keys.view()), 0.0);
+        EXPECT_LE(relative_error(download_as(value_cache, dtype, keys.rows(), width).view(), values.view()),
+                  0.0);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace swiftprune

@@ -9,6 +9,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/generator.h"
+#include "swiftprune/serving/batch_engine.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -27,25 +28,31 @@ class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
     if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
   }
 
+  static std::vector<std::int32_t> random_ids(const Model& model, std::int64_t count, std::mt19937& engine) {
+    std::uniform_int_distribution<std::int32_t> token(
+        0, static_cast<std::int32_t>(model.config().vocab_size) - 1);
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+    for (std::int32_t& id : ids) id = token(engine);
+    return ids;
+  }
+
   // The prompt, a piece of several tokens after it, then single ones.
-  static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance) {
+  static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance,
+                                  const cuda::DeviceOptions& device = {}) {
     const std::int64_t length = std::min<std::int64_t>(24, model.config().max_positions);
     const std::int64_t prompt = length / 2;
     const auto backend = make_cpu_backend();
     Generator expected(model, *backend, ComputeType::kF32, 1, length);
-    cuda::DeviceGenerator found(on_gpu, ComputeType::kF32, length, {});
+    const auto found = cuda::make_generator(on_gpu, ComputeType::kF32, 1, length, device);
     std::mt19937 engine(3);
-    std::uniform_int_distribution<std::int32_t> token(
-        0, static_cast<std::int32_t>(model.config().vocab_size) - 1);
     for (std::int64_t done = 0; done < length;) {
       const std::int64_t count = done == 0        ? prompt
                                  : done == prompt ? std::min<std::int64_t>(3, length - done)
                                                   : 1;
-      std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
-      for (std::int32_t& id : ids) id = token(engine);
-      const Matrix& a = expected.append(ids);
-      const Matrix& b = found.append(ids);
-      EXPECT_LE(relative_error(b.view(), a.view()), tolerance) << "after " << done + count << " tokens";
+      const std::vector<std::int32_t> ids = random_ids(model, count, engine);
+      const ConstMatrixView a = expected.append(ids);
+      const ConstMatrixView b = found->append(ids);
+      EXPECT_LE(relative_error(b, a), tolerance) << "after " << done + count << " tokens";
       done += count;
     }
   }
@@ -83,6 +90,74 @@ TEST_P(CudaGenerationTest, LogitsAgreeWithTheCpu) {
   expect_equal_logits(*model, *model, kFloat);
 }
 
+// In lockstep: whole prompts side by side, pieces after them, single tokens (eager, then replayed).
+TEST_P(CudaGenerationTest, BatchesAgreeWithTheCpu) {
+  const auto model = Model::open(kModels / GetParam());
+  const std::int64_t length = std::min<std::int64_t>(24, model->config().max_positions);
+  const auto backend = make_cpu_backend();
+  for (const std::int64_t sequences : {3, 16}) {
+    Generator expected(*model, *backend, ComputeType::kF32, sequences, length);
+    const auto found = cuda::make_generator(*model, ComputeType::kF32, sequences, length, {});
+    std::mt19937 engine(11);
+    for (int run = 0; run < 2; ++run) {
+      for (std::int64_t done = 0; done < length;) {
+        const std::int64_t count = std::min(length - done, std::int64_t{done == 0 ? 9 : done == 9 ? 4 : 1});
+        const std::vector<std::int32_t> ids = random_ids(*model, sequences * count, engine);
+        const ConstMatrixView a = expected.append(ids);
+        const ConstMatrixView b = found->append(ids);
+        ASSERT_EQ(b.rows, sequences);
+        for (std::int64_t s = 0; s < sequences; ++s)
+          EXPECT_LE(relative_error(b.row_block(s, 1), a.row_block(s, 1)), kFloat) << s << " at " << done;
+        done += count;
+      }
+      expected.restart();
+      found->restart();
+    }
+    EXPECT_GT(found->bytes_per_step(1), 0);
+    EXPECT_GT(found->bytes_per_step(2), found->bytes_per_step(1));
+  }
+}
+
+// Lanes of different lengths: what the scheduler asks for.
+TEST_P(CudaGenerationTest, LanesAgreeWithTheCpu) {
+  const auto model = Model::open(kModels / GetParam());
+  const std::int64_t capacity = std::min<std::int64_t>(24, model->config().max_positions);
+  const auto backend = make_cpu_backend();
+  BatchEngine expected(*model, *backend, ComputeType::kF32, 4, capacity, nullptr);
+  const auto found = cuda::make_engine(*model, ComputeType::kF32, 4, capacity, {});
+  ASSERT_EQ(found->num_lanes(), 4);
+  ASSERT_EQ(found->capacity(), capacity);
+  std::mt19937 engine(12);
+  const auto expect_equal = [&](ConstMatrixView b, ConstMatrixView a, const char* what) {
+    ASSERT_EQ(b.rows, a.rows);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      EXPECT_LE(relative_error(b.row_block(r, 1), a.row_block(r, 1)), kFloat) << what << " " << r;
+  };
+  const auto prefill = [&](std::int64_t lane, std::int64_t tokens) {
+    const std::vector<std::int32_t> ids = random_ids(*model, tokens, engine);
+    expect_equal(found->prefill(lane, ids), expected.prefill(lane, ids), "prefill");
+  };
+  const auto decode = [&](std::int64_t lanes) {
+    const std::vector<std::int32_t> ids = random_ids(*model, lanes, engine);
+    expect_equal(found->decode(ids), expected.decode(ids), "decode");
+  };
+  const auto both = [&](const auto& call) {
+    call(*found);
+    call(static_cast<SequenceEngine&>(expected));
+  };
+  prefill(0, 5);
+  prefill(1, 1);
+  prefill(2, 3);
+  prefill(2, 6);
+  for (int i = 0; i < 3; ++i) decode(3);
+  both([](SequenceEngine& e) { e.swap(0, 2); });  // lane 2 ends, another takes its place
+  decode(2);
+  both([](SequenceEngine& e) { e.restart(2); });
+  prefill(2, 7);
+  prefill(3, 2);
+  for (int i = 0; i < 3; ++i) decode(4);
+}
+
 TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
   const auto source = Model::open(kModels / GetParam());
   for (const TensorInfo& tensor : source->checkpoint().tensors()) {
@@ -95,6 +170,8 @@ TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
     pack_checkpoint(sparse->checkpoint(), linears, dir.path() / "packed", {});
     const auto packed = Model::open(dir.path() / "packed");
     expect_equal_logits(*sparse, *packed, kHalf);
+    Timings timings({});
+    expect_equal_logits(*sparse, *packed, kHalf, {.timings = &timings, .long_lived = true});
   }
 }
 
@@ -114,6 +191,9 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   const auto backend = make_cpu_backend();
   const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
   EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
+  Timings timings({});
+  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {.timings = &timings}).perplexity, expected,
+              0.02 * expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),

@@ -1,5 +1,7 @@
 // Products with packed weights on the GPU, and their expansion, against the plain loops over the unpacked
 // weight.
+#include <algorithm>
+
 #include "cuda/gpu.h"
 #include "sparse/weights.h"
 #include "swiftprune/cuda/packed_weight.h"
@@ -55,7 +57,8 @@ class CudaPackedTest : public test::GpuTest {
     const auto scratch = poisoned(2 * rows * cols);
     const auto run = [&](const void* bias_data, bool accumulate) {
       weight.linear(*products_, view_of(dx.data(), dtype, tokens, cols), bias_data,
-                    view_of(y.data(), y_dtype, tokens, rows), accumulate, scratch.data(), *stream_);
+                    view_of(y.data(), y_dtype, tokens, rows), accumulate, {scratch.data(), scratch.bytes()},
+                    *stream_);
       return download_as(y, y_dtype, tokens, rows);
     };
     const auto name = [&] {
@@ -112,6 +115,22 @@ TEST_F(CudaPackedTest, BitmapOfAnyShapeAndDensity) {
   }
 }
 
+TEST_F(CudaPackedTest, EightBitBitmapOfAnyShapeAndDensity) {
+  for (const PackedKind kind : {PackedKind::kBitmapInt8, PackedKind::kBitmapFp8}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      for (const auto& [rows, cols] :
+           {std::pair{1, 1}, {15, 2}, {16, 63}, {17, 64}, {40, 67}, {33, 129}, {272, 1000}, {16, 4096}}) {
+        for (const double sparsity : {0.0, 0.5, 0.9, 1.0}) {
+          const PackedTensor packed = pack(random_weight(rows, cols, dtype, sparsity).view(), {.kind = kind});
+          for (const std::int64_t tokens : {1, 8, 9, 16, 40})
+            expect_products({packed}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+          expect_expansion({packed});
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaPackedTest, TwoFourOfAnyShape) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const auto& [rows, cols] :
@@ -131,6 +150,8 @@ TEST_F(CudaPackedTest, ManyPanels) {
     const PackedTensor packed = pack(random_nm_weight(44000, 192, DType::kBF16, 2, 4).view(), format);
     expect_products({packed}, 1, DType::kBF16);
     expect_products({packed}, 16, DType::kF32);
+    const PackedTensor odd = pack(random_nm_weight(2050, 192, DType::kBF16, 2, 4).view(), format);
+    for (const std::int64_t tokens : {9, 13, 16}) expect_products({odd}, tokens, DType::kF32);
   }
 }
 
@@ -141,11 +162,18 @@ TEST_F(CudaPackedTest, PartsFollowEachOther) {
   const auto two_four = [](std::int64_t rows) {
     return pack(random_nm_weight(rows, 96, DType::kBF16, 2, 4).view(), kTwoFour);
   };
+  const auto fp8 = [](std::int64_t rows) {
+    return pack(random_weight(rows, 96, DType::kBF16, 0.5).view(), {.kind = PackedKind::kBitmapFp8});
+  };
   for (const auto& parts :
        {std::vector{bitmap(32), bitmap(16), bitmap(7)}, std::vector{bitmap(7), bitmap(9), bitmap(48)},
         std::vector{two_four(48), two_four(16), two_four(5)},
-        std::vector{two_four(16), bitmap(16), two_four(3)}}) {
-    for (const std::int64_t tokens : {1, 12, 40}) expect_products(parts, tokens, DType::kF32);
+        std::vector{two_four(16), bitmap(16), two_four(3)}, std::vector{fp8(32), fp8(9)},
+        std::vector{bitmap(16), fp8(16), bitmap(16)}}) {
+    const bool exact = std::none_of(parts.begin(), parts.end(),
+                                    [](const PackedTensor& part) { return is_8bit(part.kind()); });
+    for (const std::int64_t tokens : {1, 12}) expect_products(parts, tokens, DType::kF32);
+    expect_products(parts, 40, exact ? DType::kF32 : DType::kBF16);  // expanded, bytes are rounded to 16 bits
     expect_expansion(parts);
   }
 }
@@ -155,6 +183,7 @@ TEST_F(CudaPackedTest, EveryKind) {
   const std::vector<PackedTensor> kinds = {
       pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDense16}),
       pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDenseInt8}),
+      pack(random_weight(40, 128, DType::kBF16, 0.1).view(), {.kind = PackedKind::kDenseFp8}),
       pack(random_weight(40, 128, DType::kBF16, 0.6).view(), {.kind = PackedKind::kBitmapInt8}),
       pack(random_nm_weight(40, 128, DType::kBF16, 4, 8).view(),
            {.kind = PackedKind::kNm16, .group_n = 4, .group_m = 8}),
@@ -162,7 +191,7 @@ TEST_F(CudaPackedTest, EveryKind) {
       pack(random_weight(40, 128, DType::kBF16, 0.5).view(), kBitmap),
       pack(random_nm_weight(40, 128, DType::kBF16, 2, 4).view(), kTwoFour)};
   for (const PackedTensor& packed : kinds) {
-    // int8 kinds are rounded to 16 bits
+    // dense 8-bit kinds are rounded to 16 bits
     for (const std::int64_t tokens : {2, 17, 64}) expect_products({packed}, tokens, DType::kBF16);
     expect_expansion({packed});
   }
@@ -176,7 +205,7 @@ TEST_F(CudaPackedTest, EqualRunsGiveEqualBits) {
   for (int i = 0; i < 2; ++i) {
     const auto y = poisoned(3 * 512 * 4);
     weight.linear(*products_, view_of(x.data(), DType::kBF16, 3, 4096), nullptr,
-                  view_of(y.data(), DType::kF32, 3, 512), false, nullptr, *stream_);
+                  view_of(y.data(), DType::kF32, 3, 512), false, {}, *stream_);
     results.push_back(download<float>(y));
   }
   EXPECT_EQ(results[0], results[1]);
@@ -197,10 +226,13 @@ TEST_F(CudaPackedTest, StructuredProductsOfTheLibrary) {
     Matrix expected(tokens, rows);
     reference_linear(packed, x.view(), {}, expected.view());
     const auto dx = upload_as(x, dtype);
-    for (int i = 0; i < 2; ++i) {  // searching, and with the plan that was kept
-      const auto y = poisoned(tokens * rows * 2);
-      structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
-                        view_of(y.data(), dtype, tokens, rows));
+    const auto y = poisoned(tokens * rows * 2);
+    const auto algorithm = structured.search(compressed, view_of(dx.data(), dtype, tokens, cols),
+                                             view_of(y.data(), dtype, tokens, rows));
+    for (int i = 0; i < 2; ++i) {  // a new plan, and the one that was kept
+      cuda::check(cudaMemsetAsync(y.data(), 0xff, y.bytes(), *stream_));
+      ASSERT_TRUE(structured.linear(compressed, view_of(dx.data(), dtype, tokens, cols),
+                                    view_of(y.data(), dtype, tokens, rows), algorithm));
       EXPECT_LE(relative_error(download_as(y, dtype, tokens, rows).view(), expected.view()), rounding(dtype));
     }
   }

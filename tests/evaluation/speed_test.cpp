@@ -14,12 +14,13 @@ TEST(Speed, CountsTheBytesOfAStepAndMeasuresEveryBatch) {
   set_num_threads(1);
   const auto model = Model::open(test::kModels / "llama2");  // F16, untied head, no sliding window
   const auto backend = make_cpu_backend();
+  const auto target = make_cpu_speed_target(*backend, ComputeType::kF32, nullptr);
   SpeedOptions options;
   options.batches = {1, 3};
   options.prompt_tokens = 8;
   options.decode_tokens = 4;
   options.rounds = 2;
-  const SpeedReport report = measure_speed({model.get(), model.get()}, *backend, options);
+  const SpeedReport report = measure_speed({model.get(), model.get()}, *target, options);
   ASSERT_EQ(report.models.size(), 2u);
   EXPECT_GT(report.read_ceiling_bytes_per_second, 0.0);
 

@@ -121,8 +121,8 @@ void check_generation(const Model& model, const Backend& backend, const TokenWin
             windows.window(s).subspan(static_cast<std::size_t>(position), static_cast<std::size_t>(length));
         ids.insert(ids.end(), part.begin(), part.end());
       }
-      const Matrix& found = generator.append(ids);
-      EXPECT_LE(max_difference(found.view(), rows_at(expected, num_sequences, position + length - 1).view()),
+      const ConstMatrixView found = generator.append(ids);
+      EXPECT_LE(max_difference(found, rows_at(expected, num_sequences, position + length - 1).view()),
                 kTolerance)
           << "position " << position + length - 1;
     }

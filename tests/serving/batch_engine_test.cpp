@@ -10,8 +10,8 @@
 namespace swiftprune {
 namespace {
 
-std::vector<float> row_of(const Matrix& logits, std::int64_t row) {
-  return {logits.row(row), logits.row(row) + logits.cols()};
+std::vector<float> row_of(ConstMatrixView logits, std::int64_t row) {
+  return {logits.row(row), logits.row(row) + logits.cols};
 }
 
 void expect_near(const std::vector<float>& found, const std::vector<float>& expected) {
@@ -48,8 +48,8 @@ TEST(BatchEngine, GivesWhatEachSequenceGivesAlone) {
         next.push_back(ids[sequence.size() + static_cast<std::size_t>(step)]);
         sequence.push_back(next.back());
       }
-      const Matrix& logits = engine.decode(next);
-      ASSERT_EQ(logits.rows(), 3);
+      const ConstMatrixView logits = engine.decode(next);
+      ASSERT_EQ(logits.rows, 3);
       for (std::int64_t lane = 0; lane < 3; ++lane)
         expect_near(row_of(logits, lane), alone(sequences[static_cast<std::size_t>(lane)]));
     }
@@ -62,7 +62,7 @@ TEST(BatchEngine, GivesWhatEachSequenceGivesAlone) {
       next.push_back(ids[5]);
       sequence.push_back(ids[5]);
     }
-    const Matrix& logits = engine.decode(next);
+    const ConstMatrixView logits = engine.decode(next);
     for (std::int64_t lane = 0; lane < 2; ++lane)
       expect_near(row_of(logits, lane), alone(sequences[static_cast<std::size_t>(lane)]));
   }

@@ -6,6 +6,7 @@
 
 #include "model/family_fixture.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/serving/batch_engine.h"
 
 namespace swiftprune {
 namespace {

@@ -13,6 +13,7 @@
 #include <httplib.h>
 
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/serving/batch_engine.h"
 
 namespace swiftprune {
 namespace {
@@ -31,13 +32,15 @@ class ServerTest : public ::testing::Test {
     set_num_threads(0);
   }
 
-  void start(ServerOptions options = {}) {
+  void start(ServerOptions options = {}, std::int64_t lanes = 8) {
     options.port = 0;
     options.model_name = "tiny";
     options.limits.max_prompt_tokens = 60;
     options.limits.max_tokens = 80;
     options.limits.capacity = 140;
-    server_ = std::make_unique<Server>(*model_, *backend_, *tokenizer_, options, nullptr);
+    engine_ = std::make_unique<BatchEngine>(*model_, *backend_, ComputeType::kF32, lanes,
+                                            options.limits.capacity, nullptr);
+    server_ = std::make_unique<Server>(kModel, *engine_, *tokenizer_, options);
     thread_ = std::thread([this] { server_->run(); });
     for (int i = 0; i < 500 && !client().Get("/health"); ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -62,6 +65,7 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<Model> model_ = Model::open(kModel);
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
   std::unique_ptr<Tokenizer> tokenizer_ = Tokenizer::open(kModel);
+  std::unique_ptr<BatchEngine> engine_;
   std::unique_ptr<Server> server_;
   std::thread thread_;
 };
@@ -144,9 +148,8 @@ TEST_F(ServerTest, RefusesWithAReason) {
 
 TEST_F(ServerTest, OverloadIsRefusedAndNoAnswerIsMixedUp) {
   ServerOptions options;
-  options.lanes = 3;
   options.scheduler.max_waiting = 4;
-  start(options);
+  start(options, 3);
   std::vector<std::string> expected(6);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const Json body = {{"prompt", {10 + i, 20, 30}}, {"max_tokens", 20}, {"temperature", 1}, {"seed", i}};
@@ -183,8 +186,7 @@ TEST_F(ServerTest, OverloadIsRefusedAndNoAnswerIsMixedUp) {
 
 TEST_F(ServerTest, ClientsThatGoAwayFreeTheirLane) {
   ServerOptions options;
-  options.lanes = 1;
-  start(options);
+  start(options, 1);
   const std::string body = R"({"prompt": "The sun", "max_tokens": 80, "stream": true, "seed": 1})";
   for (int i = 0; i < 3; ++i) {
     const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
@@ -213,8 +215,7 @@ TEST_F(ServerTest, ClientsThatGoAwayFreeTheirLane) {
 
 TEST_F(ServerTest, StoppingAnswersWhatIsUnderWay) {
   ServerOptions options;
-  options.lanes = 1;
-  start(options);
+  start(options, 1);
   std::vector<std::thread> clients;
   std::atomic<int> answered = 0;
   for (int c = 0; c < 6; ++c) {
@@ -233,7 +234,7 @@ TEST_F(ServerTest, TwoCannotHaveOnePort) {
   start();
   ServerOptions options;
   options.port = server_->port();
-  EXPECT_THROW(Server(*model_, *backend_, *tokenizer_, options, nullptr), std::exception);
+  EXPECT_THROW(Server(kModel, *engine_, *tokenizer_, options), std::exception);
 }
 
 }  // namespace

@@ -48,6 +48,25 @@ TEST(Autotune, TakesTheFasterKindAndMeasuresOnce) {
   EXPECT_EQ(measured, 3);
 }
 
+// The file is shared with what measures other things.
+TEST(Autotune, KeepsWhatOthersMeasured) {
+  const test::TempDir dir;
+  const std::filesystem::path file = dir.path() / "autotune.json";
+  {
+    Timings timings(file);
+    timings.set("a GPU", {{"packed_us", 3.5}, {"structured_us", 0.0}});
+    timings.save();
+  }
+  Autotuner tuner(file);
+  tuner.set_stopwatch([](const PackedTensor&, std::int64_t, ComputeType) { return TuneResult{7.0, 8.0}; });
+  tuner.measure(half_bitmap(), 1, ComputeType::kF32);
+  tuner.save();
+  const Timings both(file);
+  ASSERT_NE(both.find("a GPU"), nullptr);
+  EXPECT_EQ(*both.find("a GPU"), (Timings::Entry{{"packed_us", 3.5}, {"structured_us", 0.0}}));
+  EXPECT_NE(both.find(Autotuner::key(half_bitmap(), 1, ComputeType::kF32)), nullptr);
+}
+
 TEST(Autotune, EqualWithinNoiseStaysPacked) {
   EXPECT_TRUE((TuneResult{102.0, 100.0}.packed_wins()));
   EXPECT_FALSE((TuneResult{105.0, 100.0}.packed_wins()));

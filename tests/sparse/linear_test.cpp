@@ -95,7 +95,8 @@ TEST_F(LinearTest, DenseAndBitmapMatchReference) {
       for (const double sparsity : {0.0, 0.5, 0.95, 1.0}) {
         const TestWeight weight = random_weight(rows, cols, dtype, sparsity);
         for (const PackedKind kind :
-             {PackedKind::kDense16, PackedKind::kBitmap16, PackedKind::kDenseInt8, PackedKind::kBitmapInt8}) {
+             {PackedKind::kDense16, PackedKind::kBitmap16, PackedKind::kDenseInt8, PackedKind::kBitmapInt8,
+              PackedKind::kDenseFp8, PackedKind::kBitmapFp8}) {
           if (sparsity > 0.0 && sparsity < 1.0 && rows > 100 && kind == PackedKind::kDense16) continue;
           check_all_batches(weight, {kind});
         }
@@ -108,8 +109,9 @@ TEST_F(LinearTest, DenseAndBitmapMatchReference) {
 TEST_F(LinearTest, ManyPanelsATask) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     const TestWeight weight = random_weight(1041, 40, dtype, 0.9);
-    for (const PackedKind kind : {PackedKind::kDense16, PackedKind::kBitmap16, PackedKind::kDenseInt8,
-                                  PackedKind::kBitmapInt8, PackedKind::kBlock16}) {
+    for (const PackedKind kind :
+         {PackedKind::kDense16, PackedKind::kBitmap16, PackedKind::kDenseInt8, PackedKind::kBitmapInt8,
+          PackedKind::kBlock16, PackedKind::kDenseFp8, PackedKind::kBitmapFp8}) {
       check_all_batches(weight, {kind});
     }
   }

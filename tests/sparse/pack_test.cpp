@@ -101,6 +101,32 @@ TEST(Pack, Int8RoundsToHalfAStep) {
   }
 }
 
+// Within half a step: three bits of mantissa, and below 2^-6 steps of 2^-9.
+TEST(Pack, Fp8RoundsToHalfAStep) {
+  const TestWeight w = random_weight(33, 100, DType::kBF16, 0.4);
+  for (const PackedKind kind : {PackedKind::kDenseFp8, PackedKind::kBitmapFp8}) {
+    const PackedTensor packed = pack(w.view(), {kind});
+    const Matrix back = unpack_f32(packed);
+    for (std::int64_t r = 0; r < w.rows; ++r) {
+      float largest = 0.0f;
+      for (std::int64_t c = 0; c < w.cols; ++c) {
+        const float exact = bf16_to_f32(w.bits[static_cast<std::size_t>(r * w.cols + c)]);
+        largest = std::max(largest, std::abs(exact));
+        const float step = std::max(std::abs(exact) / 8.0f, packed.scales()[r] / 512.0f);
+        EXPECT_LE(std::abs(back.at(r, c) - exact), step * 0.5001f);
+        if (exact == 0.0f) {
+          EXPECT_EQ(back.at(r, c), 0.0f);
+        }
+      }
+      EXPECT_FLOAT_EQ(packed.scales()[r], largest / 448.0f);
+    }
+  }
+  EXPECT_EQ(formats_for(w.view(), Quantize::kFp8).front().format.kind, PackedKind::kBitmapFp8);
+  EXPECT_EQ(
+      formats_for(random_weight(128, 256, DType::kBF16, 0.0).view(), Quantize::kFp8).front().format.kind,
+      PackedKind::kDenseFp8);
+}
+
 TEST(Pack, RefusesWhatDoesNotFit) {
   const auto message = [](const TestWeight& w, const PackFormat& format) -> std::string {
     try {
@@ -118,6 +144,7 @@ TEST(Pack, RefusesWhatDoesNotFit) {
   TestWeight infinite = dense;
   infinite.bits[3] = f32_to_bf16(INFINITY);
   EXPECT_THAT(message(infinite, {PackedKind::kBitmapInt8}), HasSubstr("int8 needs finite"));
+  EXPECT_THAT(message(infinite, {PackedKind::kDenseFp8}), HasSubstr("fp8 needs finite"));
   EXPECT_THAT(message(random_weight(1, 65537, DType::kBF16, 0.0), {PackedKind::kDenseInt8}),
               HasSubstr("65536"));
 }

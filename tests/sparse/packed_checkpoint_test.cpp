@@ -134,10 +134,10 @@ Trace generate(const fs::path& folder, ComputeType compute) {
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 7 % kVocab);
   Trace trace;
   for (int step = 0; step < 8; ++step) {
-    const Matrix& logits = generator.append(ids);
-    trace.logits.insert(trace.logits.end(), logits.values().begin(), logits.values().end());
-    const auto best = std::max_element(logits.values().begin(), logits.values().end());
-    ids = {static_cast<std::int32_t>(best - logits.values().begin())};
+    const std::span<const float> logits = generator.append(ids).row_span(0);
+    trace.logits.insert(trace.logits.end(), logits.begin(), logits.end());
+    const auto best = std::max_element(logits.begin(), logits.end());
+    ids = {static_cast<std::int32_t>(best - logits.begin())};
     trace.tokens.push_back(ids[0]);
   }
   return trace;
@@ -149,9 +149,11 @@ TEST(PackedCheckpoint, PackedModelGivesTheDenseModelsText) {
     const auto linears = write_tiny_model(dir.path() / "dense", dtype);
     const Checkpoint dense = Checkpoint::open(dir.path() / "dense");
     pack_checkpoint(dense, linears, dir.path() / "packed", {});
-    PackOptions int8;
-    int8.quantize = Quantize::kInt8;
-    pack_checkpoint(dense, linears, dir.path() / "int8", int8);
+    for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {
+      PackOptions options;
+      options.quantize = quantize;
+      pack_checkpoint(dense, linears, dir.path() / name_of(quantize), options);
+    }
     for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBF16}) {
       const Trace a = generate(dir.path() / "dense", compute);
       const Trace b = generate(dir.path() / "packed", compute);
@@ -164,10 +166,12 @@ TEST(PackedCheckpoint, PackedModelGivesTheDenseModelsText) {
       for (std::size_t i = 0; i < a.logits.size(); ++i) {
         ASSERT_NEAR(a.logits[i], b.logits[i], tolerance * largest) << i;
       }
-      const Trace c = generate(dir.path() / "int8", compute);
-      for (std::size_t i = 0; i < static_cast<std::size_t>(kVocab);
-           ++i) {  // the same prompt: close, not equal
-        ASSERT_NEAR(a.logits[i], c.logits[i], 0.1f * largest) << i;
+      for (const auto& [quantized, error] : {std::pair{"int8", 0.1f}, {"fp8", 0.15f}}) {
+        const Trace c = generate(dir.path() / quantized, compute);
+        for (std::size_t i = 0; i < static_cast<std::size_t>(kVocab);
+             ++i) {  // the same prompt: close, not equal
+          ASSERT_NEAR(a.logits[i], c.logits[i], error * largest) << quantized << " " << i;
+        }
       }
     }
   }
@@ -191,8 +195,8 @@ TEST(PackedCheckpoint, TunedModelGivesTheSameText) {
   Generator plain(*model, *backend, ComputeType::kF32, 1, 16);
   EXPECT_GT(asked, 0);
   const std::vector<std::int32_t> ids = {1, 2, 3};
-  const Matrix& a = tuned.append(ids);
-  const Matrix& b = plain.append(ids);
+  const ConstMatrixView a = tuned.append(ids);
+  const ConstMatrixView b = plain.append(ids);
   for (std::int64_t i = 0; i < kVocab; ++i) EXPECT_NEAR(a.at(0, i), b.at(0, i), 1e-4f);
 }
 

@@ -75,6 +75,12 @@ PackedTensor bitmap() {
 PackedTensor bitmap_int8() {
   return pack(random_weight(20, 37, DType::kBF16, 0.5).view(), {PackedKind::kBitmapInt8});
 }
+PackedTensor bitmap_fp8() {
+  return pack(random_weight(20, 37, DType::kBF16, 0.5).view(), {PackedKind::kBitmapFp8});
+}
+PackedTensor dense_fp8() {
+  return pack(random_weight(20, 37, DType::kBF16, 0.0).view(), {PackedKind::kDenseFp8});
+}
 PackedTensor nm(int n, int m) {
   return pack(random_nm_weight(20, 48, DType::kF16, n, m).view(), {PackedKind::kNm16, n, m});
 }
@@ -91,7 +97,7 @@ TEST(PackedTensor, HeaderRules) {
   };
   EXPECT_THAT(with(0, 'X'), HasSubstr("not a packed tensor"));
   EXPECT_THAT(with(kVersion, std::uint16_t{2}), HasSubstr("version 2"));
-  EXPECT_THAT(with(kKind, std::uint16_t{6}), HasSubstr("kind 6"));
+  EXPECT_THAT(with(kKind, std::uint16_t{8}), HasSubstr("kind 8"));
   EXPECT_THAT(with(kDType, std::uint16_t{2}), HasSubstr("dtype 2"));
   EXPECT_THAT(with(kReserved, std::uint16_t{1}), HasSubstr("reserved"));
   EXPECT_THAT(with(56, std::uint64_t{1}), HasSubstr("reserved"));
@@ -208,6 +214,31 @@ TEST(PackedTensor, Int8Rules) {
       HasSubstr("the masks before it count"));
 }
 
+TEST(PackedTensor, Fp8Rules) {
+  const auto at = [](std::int64_t offset) { return static_cast<std::size_t>(offset); };
+  for (const auto& make : {bitmap_fp8, dense_fp8}) {
+    EXPECT_EQ(damaged(make, [](Bytes&, const PackedSections&) {}), "");
+    for (const std::uint8_t nan : {std::uint8_t{0x7f}, std::uint8_t{0xff}}) {
+      EXPECT_THAT(damaged(make, [&](Bytes& b, const PackedSections& s) { b.set(at(s.values) + 5, nan); }),
+                  HasSubstr("value 5: found"));
+    }
+    EXPECT_THAT(damaged(make, [&](Bytes& b, const PackedSections& s) { b.set(at(s.scales), -1.0f); }),
+                HasSubstr("scale of row 0"));
+    EXPECT_THAT(damaged(make, [&](Bytes& b, const PackedSections& s) { b.set(at(s.scales) + 20 * 4, 1.0f); }),
+                HasSubstr("scale of row 20"));
+  }
+  EXPECT_THAT(
+      damaged(bitmap_fp8, [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks), std::uint64_t{0}); }),
+      HasSubstr("the masks before it count"));
+  EXPECT_THAT(
+      damaged(bitmap_fp8, [&](Bytes& b, const PackedSections& s) { b.set(at(s.num_bytes) - 1, '\1'); }),
+      HasSubstr("after the values"));
+  // Column 37 of row 0: the last quad of ten.
+  EXPECT_THAT(
+      damaged(dense_fp8, [&](Bytes& b, const PackedSections& s) { b.set(at(s.values) + 9 * 64 + 1, '\1'); }),
+      HasSubstr("outside the matrix"));
+}
+
 TEST(PackedTensor, NmRules) {
   const auto at = [](std::int64_t offset) { return static_cast<std::size_t>(offset); };
   EXPECT_THAT(damaged([] { return nm(2, 4); },
@@ -283,7 +314,8 @@ TEST(PackedTensor, DenseRules) {
 TEST(PackedTensor, RandomDamageIsRefusedOrHarmless) {
   std::mt19937 engine(5);
   int refused = 0;
-  for (const PackedTensor& tensor : {bitmap(), bitmap_int8(), nm(2, 4), nm(1, 8), blocks(), dense()}) {
+  for (const PackedTensor& tensor :
+       {bitmap(), bitmap_int8(), nm(2, 4), nm(1, 8), blocks(), dense(), bitmap_fp8(), dense_fp8()}) {
     Matrix x = Matrix::zeros(20, tensor.cols());
     Matrix y(20, tensor.rows());
     for (int round = 0; round < 400; ++round) {

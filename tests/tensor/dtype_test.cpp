@@ -190,5 +190,32 @@ TEST(DType, ConvertDropsTheSignOfZero) {
   }
 }
 
+// Every code, and the middle between neighbours: to the even one.
+TEST(DType, E4M3KeepsItsNumbersAndRoundsToNearestEven) {
+  EXPECT_EQ(e4m3_to_f32(static_cast<E4M3>(0x7e)), 448.0f);
+  EXPECT_EQ(e4m3_to_f32(static_cast<E4M3>(0x38)), 1.0f);
+  EXPECT_EQ(e4m3_to_f32(static_cast<E4M3>(0x01)), 0x1p-9f);
+  EXPECT_EQ(e4m3_to_f32(static_cast<E4M3>(0x08)), 0x1p-6f);
+  EXPECT_EQ(e4m3_to_f32(static_cast<E4M3>(0xc9)), -4.5f);
+  EXPECT_TRUE(std::isnan(e4m3_to_f32(static_cast<E4M3>(0x7f))));
+  EXPECT_EQ(f32_to_e4m3(NAN), static_cast<E4M3>(0x7f));
+  for (const float large : {449.0f, 1e30f, INFINITY}) {
+    EXPECT_EQ(f32_to_e4m3(large), static_cast<E4M3>(0x7e));
+    EXPECT_EQ(f32_to_e4m3(-large), static_cast<E4M3>(0xfe));
+  }
+  for (unsigned code = 0; code < 0x7f; ++code) {
+    for (const unsigned sign : {0u, 0x80u}) {
+      const float value = e4m3_to_f32(static_cast<E4M3>(sign | code));
+      EXPECT_EQ(f32_to_e4m3(value), static_cast<E4M3>(sign | code));
+      if (code == 0x7e) continue;
+      const float next = e4m3_to_f32(static_cast<E4M3>(sign | (code + 1)));
+      const float middle = 0.5f * (value + next);
+      EXPECT_EQ(f32_to_e4m3(middle), static_cast<E4M3>(sign | (code % 2 == 0 ? code : code + 1)));
+      EXPECT_EQ(f32_to_e4m3(std::nextafter(middle, value)), static_cast<E4M3>(sign | code));
+      EXPECT_EQ(f32_to_e4m3(std::nextafter(middle, next)), static_cast<E4M3>(sign | (code + 1)));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace swiftprune

@@ -33,11 +33,11 @@ TokenWindows self_text(const Model& model, const Backend& backend, const SelfTex
             current[static_cast<std::size_t>(s)];
       }
       if (t + 1 == length) break;
-      const Matrix& logits = generator.append(current);
+      const ConstMatrixView logits = generator.append(current);
       parallel_for(lanes, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t s = begin; s < end; ++s) {
-          current[static_cast<std::size_t>(s)] = samplers[static_cast<std::size_t>(s)].next(
-              {logits.row(s), static_cast<std::size_t>(logits.cols())});
+          current[static_cast<std::size_t>(s)] =
+              samplers[static_cast<std::size_t>(s)].next(logits.row_span(s));
         }
       });
       if (options.progress)

@@ -247,8 +247,18 @@ std::int64_t BlockWeights::group_rows(LinearInput input) const {
   return packed_[at(input)] ? packed_[at(input)]->rows() : group(input).rows;
 }
 
+std::int64_t BlockWeights::linear_bytes() const {
+  std::int64_t bytes = 0;
+  for (int i = 0; i < kNumLinearInputs; ++i) {
+    const auto input = static_cast<LinearInput>(i);
+    bytes += packed_[at(input)] ? static_cast<std::int64_t>(packed_[at(input)]->bytes())
+                                : group(input).numel() * size_of(compute_);
+  }
+  return bytes;
+}
+
 void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-                          void* scratch, cudaStream_t stream) const {
+                          DevicePacked::Scratch scratch, cudaStream_t stream) const {
   if (packed_[at(input)]) {
     packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
   } else {
@@ -368,11 +378,12 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     args.layer = model_.norm == NormKind::kLayer;
     args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
     args.eps = model_.norm_eps;
-    args.sequence_length = cache_ == nullptr ? seqlen_ : x.rows;
+    args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
+    args.positions = cache_ == nullptr ? nullptr : cached_.positions;
     if (block.config().rope >= 0) {
       const Rope& rope = ropes_[static_cast<std::size_t>(block.config().rope)];
-      args.cos = rope.cos.as<float>() + first_position_ * rope.pairs;
-      args.sin = rope.sin.as<float>() + first_position_ * rope.pairs;
+      args.cos = rope.cos.as<float>();
+      args.sin = rope.sin.as<float>();
       args.pairs = rope.pairs;
     }
     prepare_heads(args, stream_);
@@ -394,7 +405,7 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.out = mixed.data;
   args.dtype = compute_;
   args.rows = x.rows;
-  args.sequence_length = cache_ == nullptr ? seqlen_ : x.rows;
+  args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
   args.row_stride = qkv.stride;
   args.head_stride = head_stride;
   args.num_heads = model_.num_heads;
@@ -407,9 +418,14 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     cuda::attention(args, stream_);
     return mixed;
   }
-  const CacheArgs cache{cache_->keys.view().data, cache_->values.view().data, first_position_};
+  const CacheArgs cache{.keys = cache_->keys.view().data,
+                        .values = cache_->values.view().data,
+                        .capacity = cached_.capacity,
+                        .lanes = cached_.lanes,
+                        .positions = cached_.positions,
+                        .scratch = cached_.scratch};
   append_cache(args, cache, stream_);
-  if (first_position_ == 0) {
+  if (cached_.from_start) {
     cuda::attention(args, stream_);
   } else {
     cached_attention(args, cache, stream_);
@@ -451,7 +467,7 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   if (norm.present) {
     norm_add(norm_args(norm, y), target, stream_);
   } else {
-    add(static_cast<const float*>(y.data), target, y.numel(), stream_);
+    add(y.data, DType::kF32, target, y.numel(), stream_);
   }
 }
 
@@ -465,13 +481,12 @@ void BlockForward::project_and_add(const BlockWeights& block, LinearInput which,
 }
 
 void BlockForward::run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache,
-                              std::int64_t first_position) {
-  expect(first_position + hidden.rows <= cache.keys.view().rows, "run_cached: positions that fit");
+                              const CachedRows& rows) {
+  expect(rows.length > 0 && hidden.rows % rows.length == 0, "run_cached: whole runs of rows");
   cache_ = &cache;
-  first_position_ = first_position;
+  cached_ = rows;
   run(block, hidden);
   cache_ = nullptr;
-  first_position_ = 0;
 }
 
 void BlockForward::run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer) {

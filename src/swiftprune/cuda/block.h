@@ -57,8 +57,16 @@ class BlockWeights {
   void load_packed(DeviceMemory& memory, cudaStream_t stream);
   // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked.
   void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-              void* scratch, cudaStream_t stream) const;
+              DevicePacked::Scratch scratch, cudaStream_t stream) const;
+  // The packed groups of the layer, for a tuner.
+  template <class Body>
+  void for_each_packed(const Body& body) {
+    for (auto& weight : packed_) {
+      if (weight) body(*weight);
+    }
+  }
   std::int64_t group_rows(LinearInput input) const;
+  std::int64_t linear_bytes() const;  // of the linears' weights, as a product of a few tokens reads them
   // The same tensors as `other`, by a copy on the device.
   void copy_from(const BlockWeights& other, cudaStream_t stream);
 
@@ -100,9 +108,19 @@ class BlockWeights {
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
 };
 
-// Keys and values of one block for the positions seen so far, [capacity, Hkv·D] in the compute dtype.
+// Keys and values of one block for the positions seen so far, [lanes·capacity, Hkv·D] in the compute dtype.
 struct DeviceCache {
   DeviceMatrix keys, values;
+};
+
+// Rows that continue cached sequences, `length` each. lanes, positions, capacity, scratch: as in CacheArgs.
+struct CachedRows {
+  std::int64_t length = 0;
+  const std::int32_t* lanes = nullptr;
+  const std::int32_t* positions = nullptr;
+  std::int64_t capacity = 0;
+  void* scratch = nullptr;
+  bool from_start = false;  // every position is 0: the sequences are whole
 };
 
 // Called with each distinct input x [rows, I] of the block's linears, in the order of LinearInput.
@@ -117,10 +135,8 @@ class BlockForward {
   // hidden [N, hidden] F32 becomes the block's output.
   void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);
 
-  // One sequence's new tokens at positions first_position ..., after those in the cache. From now on seqlen
-  // is only the number of positions that there may be.
-  void run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache,
-                  std::int64_t first_position);
+  // New tokens of cached sequences. Their positions stay below seqlen, which else means nothing here.
+  void run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache, const CachedRows& rows);
 
   // The steps of run(), as in DecoderBlock. The results stand until the same step is called again.
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
@@ -143,13 +159,13 @@ class BlockForward {
   cudaStream_t stream_;
   void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
               bool accumulate = false) {
-    block.linear(products_, input, x, y, accumulate, expanded_.data(), stream_);
+    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_);
   }
 
   DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;
   DeviceBuffer expanded_;         // packed models: the weights of one group
   DeviceCache* cache_ = nullptr;  // of the block that runs
-  std::int64_t first_position_ = 0;
+  CachedRows cached_;             // with cache_
   struct Rope {
     DeviceBuffer cos, sin;
     std::int64_t pairs = 0;

@@ -65,6 +65,11 @@ __global__ __launch_bounds__(kThreads) void rms_norm_kernel(NormArgs args, Y* y)
   }
 }
 
+__device__ __forceinline__ std::int64_t position_of(const HeadsArgs& args, std::int64_t row) {
+  const std::int64_t first = args.positions != nullptr ? args.positions[row / args.sequence_length] : 0;
+  return first + row % args.sequence_length;
+}
+
 // A warp a head of a row. Pairs (i, i + pairs) are rotated; the rest is only normed.
 template <class T>
 __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
@@ -97,7 +102,7 @@ __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
     if (args.bias != nullptr) value += args.bias[j];
     return value;
   };
-  const std::int64_t position = r % args.sequence_length;
+  const std::int64_t position = position_of(args, r);
   for (int i = lane; i < pairs; i += kWarp) {
     const float a = value_of(i);
     const float b = value_of(i + pairs);
@@ -123,7 +128,7 @@ __global__ __launch_bounds__(kThreads) void rope_kernel(HeadsArgs args) {
   const int i = 2 * static_cast<int>(index % half_pairs);
   const std::int64_t r = head_index / args.num_heads;
   T* x = static_cast<T*>(args.data) + r * args.row_stride + head_index % args.num_heads * args.head_stride;
-  const std::int64_t at = r % args.sequence_length * args.pairs + i;
+  const std::int64_t at = position_of(args, r) * args.pairs + i;
   const float2 cos = *reinterpret_cast<const float2*>(args.cos + at);
   const float2 sin = *reinterpret_cast<const float2*>(args.sin + at);
   Two low = *reinterpret_cast<Two*>(x + i);
@@ -206,10 +211,11 @@ __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std
   for (std::int64_t i = thread; i < n; i += step) y[i] = from_float<Y>(to_float(x[i]));
 }
 
-__global__ __launch_bounds__(kThreads) void add_kernel(const float* x, float* y, std::int64_t n) {
+template <class X>
+__global__ __launch_bounds__(kThreads) void add_kernel(const X* x, float* y, std::int64_t n) {
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (std::int64_t i = thread; i < n; i += step) y[i] += x[i];
+  for (std::int64_t i = thread; i < n; i += step) y[i] += to_float(x[i]);
 }
 
 __global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits, std::int64_t cols,
@@ -276,9 +282,12 @@ void norm_add(const NormArgs& args, float* y, cudaStream_t stream) {
   check_launch("norm_add");
 }
 
-void add(const float* x, float* y, std::int64_t n, cudaStream_t stream) {
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream) {
   if (n == 0) return;
-  add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(x, y, n);
+  with_type(x_dtype, [&](auto zero) {
+    add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(
+        static_cast<const decltype(zero)*>(x), y, n);
+  });
   check_launch("add");
 }
 

@@ -10,9 +10,12 @@
 #include <string_view>
 
 #include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/evaluation/speed.h"
+#include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/row_budgets.h"
+#include "swiftprune/serving/sequence_engine.h"
 
 namespace swiftprune::cuda {
 
@@ -30,6 +33,13 @@ std::string device_name(const DeviceChoice& choice);
 struct DeviceOptions {
   int index = 0;
   std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
+  // Packed weights take the form that was measured to be fastest (cuda/tuning.h), while they are loaded;
+  // null: they stay as they are.
+  Timings* timings = nullptr;
+  // Without second forms for many tokens, which take more memory.
+  bool compact = false;
+  // Many prompts are to come, which repay a search for the fastest algorithms.
+  bool long_lived = false;
 };
 
 // What pipeline/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes by, what
@@ -53,20 +63,15 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
                             const ForwardOptions& options, const DeviceOptions& device);
 
-// What model/generator.h's Generator does for one sequence, on the GPU: all blocks and the cache of keys and
-// values lie in its memory. Packed models keep their packed form and compute in their weights' dtype.
-class DeviceGenerator {
- public:
-  // capacity: positions at most. Keeps a reference to the model.
-  DeviceGenerator(const Model& model, ComputeType compute, std::int64_t capacity,
-                  const DeviceOptions& device);
-  ~DeviceGenerator();
-  // Appends tokens; the logits of the last one [1, vocab].
-  const Matrix& append(std::span<const std::int32_t> ids);
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
+// What Generator and BatchEngine do on the CPU: all blocks and the caches of keys and values lie in the GPU's
+// memory. capacity: positions of each sequence at most. Packed models keep their packed form and compute in
+// their weights' dtype. The model must outlive them; they may be used from any one thread at a time.
+std::unique_ptr<SequenceGenerator> make_generator(const Model& model, ComputeType compute,
+                                                  std::int64_t sequences, std::int64_t capacity,
+                                                  const DeviceOptions& device);
+std::unique_ptr<SequenceEngine> make_engine(const Model& model, ComputeType compute, std::int64_t lanes,
+                                            std::int64_t capacity, const DeviceOptions& device);
+// For evaluation/speed.h; its memory is the GPU's, whoever uses it.
+std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const DeviceOptions& device);
 
 }  // namespace swiftprune::cuda

@@ -56,7 +56,7 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
   check(cudaStreamSynchronize(stream));
 }
 
-DeviceView DeviceHead::logits(DeviceView hidden) {
+DeviceView DeviceHead::project(DeviceView hidden) {
   const DeviceView x = normed_.view().row_block(0, hidden.rows);
   if (model_.final_norm) {
     NormArgs args;
@@ -72,13 +72,20 @@ DeviceView DeviceHead::logits(DeviceView hidden) {
   } else {
     convert(hidden.data, DType::kF32, x.data, compute_, hidden.numel(), stream_);
   }
-  const DeviceView logits = logits_.view().row_block(0, hidden.rows);
+  const DeviceView logits = logits_of(hidden.rows);
   products_.linear(x, weight_.view(), head_bias_.data(), logits);
   return logits;
 }
 
+DeviceView DeviceHead::logits(DeviceView hidden) {
+  const DeviceView y = project(hidden);
+  if (model_.final_softcap > 0.0f)
+    soft_cap(static_cast<float*>(y.data), y.numel(), model_.final_softcap, stream_);
+  return y;
+}
+
 void DeviceHead::log_probs(DeviceView hidden, const std::int32_t* targets, double* log_probs) {
-  const DeviceView y = logits(hidden);
+  const DeviceView y = project(hidden);
   target_log_probs(static_cast<const float*>(y.data), hidden.rows, y.cols, model_.final_softcap, targets,
                    log_probs, stream_);
 }

@@ -19,12 +19,18 @@ class DeviceHead {
              cudaStream_t stream);
   std::int64_t rows() const { return rows_; }
 
-  // hidden [N, hidden] F32 -> [N, vocab] F32, before the soft cap; they stand until the next call.
+  std::int64_t num_bytes() const { return weight_.view().numel() * size_of(compute_); }  // of the projection
+
+  // hidden [N, hidden] F32 -> [N, vocab] F32; they stand until the next call.
   DeviceView logits(DeviceView hidden);
+  // Where the next call puts those of N rows.
+  DeviceView logits_of(std::int64_t rows) const { return logits_.view().row_block(0, rows); }
   // hidden [N, hidden] F32, targets [N] and log_probs [N] on the device
   void log_probs(DeviceView hidden, const std::int32_t* targets, double* log_probs);
 
  private:
+  DeviceView project(DeviceView hidden);  // before the soft cap
+
   const ModelConfig& model_;
   Products& products_;
   DType compute_;

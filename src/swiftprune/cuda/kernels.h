@@ -118,8 +118,8 @@ struct NormArgs {
   std::int64_t cols = 0;
 };
 void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
-void norm_add(const NormArgs& args, float* y, cudaStream_t stream);       // y += norm(x)
-void add(const float* x, float* y, std::int64_t n, cudaStream_t stream);  // y += x
+void norm_add(const NormArgs& args, float* y, cudaStream_t stream);                     // y += norm(x)
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream);  // y += x
 
 // Per head, in place: norm (when gain is given), then the rotary embedding (when cos is given).
 struct HeadsArgs {
@@ -138,7 +138,8 @@ struct HeadsArgs {
   const float* cos = nullptr;  // [positions, pairs]
   const float* sin = nullptr;
   std::int64_t pairs = 0;
-  std::int64_t sequence_length = 0;  // row r is at position r % sequence_length
+  std::int64_t sequence_length = 0;         // row r belongs to sequence s = r / sequence_length
+  const std::int32_t* positions = nullptr;  // of each sequence's first row, on the device; null: 0
 };
 void prepare_heads(const HeadsArgs& args, cudaStream_t stream);
 
@@ -176,16 +177,27 @@ void attention(const AttentionArgs& args, cudaStream_t stream);
 void attention_portable(const AttentionArgs& args, cudaStream_t stream);
 
 // -- Generation (generation.cu) -----------------------------------------------------------------------------
-// Keys and values of one sequence, [capacity, kv_heads·head_size] of the attention's dtype; row r of q, k and
-// v (AttentionArgs, one sequence) is at position first_position + r.
+// Keys and values of several sequences, each in a lane of its own: [lanes, capacity, kv_heads·head_size] of
+// the attention's dtype. Row r of q, k and v (AttentionArgs) belongs to sequence s = r / sequence_length and
+// stands at position positions[s] + r % sequence_length of lane lanes[s]; both lie on the device, so that a
+// recorded launch serves any positions.
 struct CacheArgs {
   void* keys = nullptr;
   void* values = nullptr;
-  std::int64_t first_position = 0;
+  std::int64_t capacity = 0;
+  const std::int32_t* lanes = nullptr;
+  const std::int32_t* positions = nullptr;
+  void* scratch = nullptr;  // kCacheScratch bytes of this stream's own, zero before the first launch
 };
+inline constexpr std::int64_t kCacheScratch = std::int64_t{512} << 10;
 void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
 // Attention of the rows with all cached positions up to their own.
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
+
+// x = cap·tanh(x / cap)
+void soft_cap(float* x, std::int64_t n, float cap, cudaStream_t stream);
+// y = sum of `bytes` / 16 words of x: what reading memory takes
+void read_all(const void* x, std::int64_t bytes, std::uint32_t* y, cudaStream_t stream);
 
 // -- Refinement (refine.cu) ---------------------------------------------------------------------------------
 // gram [n, n]: the upper triangle becomes the mirror of the lower.

@@ -79,8 +79,10 @@ __device__ __forceinline__ std::uint32_t input_pair(const std::byte* row, int pa
 }
 
 // Adds up the warps' sums [warps][16 rows, 8·kTiles tokens] in the order of the warps and writes y.
+// scales: of the rows, or null.
 template <class T, int kTiles>
-__device__ __forceinline__ void write_sums(const CompactArgs& args, const std::byte* sums, int warp_bytes) {
+__device__ __forceinline__ void write_sums(const CompactArgs& args, const std::byte* sums, int warp_bytes,
+                                           const float* scales = nullptr, float widening = 1.0f) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   for (int i = static_cast<int>(threadIdx.x); i < kRows * static_cast<int>(args.tokens);
        i += static_cast<int>(blockDim.x)) {
@@ -92,6 +94,7 @@ __device__ __forceinline__ void write_sums(const CompactArgs& args, const std::b
     for (int w = 0; w < warps; ++w) {
       sum += reinterpret_cast<const float*>(sums + w * warp_bytes)[r * 8 * kTiles + token];
     }
+    if (scales != nullptr) sum *= scales[row] * widening;
     const std::int64_t at = token * args.y_stride + row;
     if (args.y_dtype == DType::kF32) {
       auto* y = static_cast<float*>(args.y) + at;
@@ -160,7 +163,7 @@ class ChunkStream {
   std::uint32_t held_ = 0;
 };
 
-template <class T, int kTiles, bool kWhole>
+template <class T, int kTiles, bool kWhole, Stored kStored>
 __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeight weight, CompactArgs args,
                                                                       int blocks, int slot_bytes,
                                                                       int warp_bytes) {
@@ -182,7 +185,7 @@ __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeig
     stream.fetch(shared_address(own + i * slot_bytes));
     commit_copies();
   }
-  if (threadIdx.x < 16) table[threadIdx.x] = spread_of(threadIdx.x);
+  if (threadIdx.x < 16) table[threadIdx.x] = table_entry<kStored>(threadIdx.x);
   __syncthreads();
   wait_for_inputs();
 
@@ -217,8 +220,8 @@ __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeig
 #pragma unroll
     for (int f = 0; f < 4; ++f) {
       std::uint32_t a[4];
-      decoder.decode(words.v[2 * f], values + (two_starts[f] & 0xffffu), a[0], a[1]);
-      decoder.decode(words.v[2 * f + 1], values + (two_starts[f] >> 16), a[2], a[3]);
+      decoder.decode_as<kStored, T>(words.v[2 * f], values + (two_starts[f] & 0xffffu), a[0], a[1]);
+      decoder.decode_as<kStored, T>(words.v[2 * f + 1], values + (two_starts[f] >> 16), a[2], a[3]);
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) multiply(sum[j], a, inputs[j].v[2 * f], inputs[j].v[2 * f + 1], T{});
     }
@@ -230,7 +233,7 @@ __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeig
   __syncwarp();
   keep_sums<kTiles>(sum, reinterpret_cast<float*>(own), 2 * g, 2 * g + 1, lane);
   __syncthreads();
-  write_sums<T, kTiles>(args, shared, warp_bytes);
+  write_sums<T, kTiles>(args, shared, warp_bytes, weight.scales, kWidening<T, kStored>);
 }
 
 // -- 2:4 ----------------------------------------------------------------------------------------------------
@@ -381,8 +384,10 @@ void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaSt
     constexpr int kTiles = decltype(tiles)::value;
     const int warp_bytes = std::max(kSlots * slot_bytes, kSumBytes<kTiles>);
     const int warps = warps_per_panel(panels, blocks, kBitmapWarps, warp_bytes);
-    launch_early(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value>, panels, warps,
-                 warps * warp_bytes, stream, weight, args, blocks, slot_bytes, warp_bytes);
+    with_stored(weight.stored, [&](auto stored) {
+      launch_early(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value, decltype(stored)::value>,
+                   panels, warps, warps * warp_bytes, stream, weight, args, blocks, slot_bytes, warp_bytes);
+    });
   });
 }
 

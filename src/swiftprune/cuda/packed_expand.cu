@@ -26,6 +26,18 @@ __device__ __forceinline__ void store_tile(const std::uint16_t (*tile)[kTileCols
   }
 }
 
+// A pair times its row's scale, rounded as on the host.
+template <class T>
+__device__ __forceinline__ std::uint32_t scaled(std::uint32_t pair, float scale) {
+  struct alignas(4) Two {
+    T v[2];
+  };
+  Two two = *reinterpret_cast<const Two*>(&pair);
+  for (T& value : two.v) value = from_float<T>(to_float(value) * scale);
+  return *reinterpret_cast<const std::uint32_t*>(&two);
+}
+
+template <class T, Stored kStored>
 __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_bitmap_kernel(BitmapWeight weight,
                                                                             std::int64_t rows,
                                                                             std::int64_t cols, int blocks,
@@ -37,7 +49,7 @@ __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_bitmap_kernel(Bitm
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int b = static_cast<int>(blockIdx.x) * kExpandWarps + warp;
   const std::int64_t panel = blockIdx.y;
-  if (threadIdx.x < 16) table[threadIdx.x] = spread_of(threadIdx.x);
+  if (threadIdx.x < 16) table[threadIdx.x] = table_entry<kStored>(threadIdx.x);
   uint4* const slot = dynamic + warp * (weight.most + 1);
   if (b < blocks) {
     const std::uint32_t begin = weight.starts[panel * blocks + b];
@@ -56,7 +68,13 @@ __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_bitmap_kernel(Bitm
   Words lower;
 #pragma unroll
   for (int s = 0; s < 8; ++s) {
-    decoder.decode(words.v[s], shared_address(chunk + kValuesAt) + starts[s], upper.v[s], lower.v[s]);
+    decoder.decode_as<kStored, T>(words.v[s], shared_address(chunk + kValuesAt) + starts[s], upper.v[s],
+                                  lower.v[s]);
+    if constexpr (kStored != Stored::kHalf) {
+      const float* scales = weight.scales + panel * kRows + 2 * g;
+      upper.v[s] = scaled<T>(upper.v[s], scales[0] * kWidening<T, kStored>);
+      lower.v[s] = scaled<T>(lower.v[s], scales[1] * kWidening<T, kStored>);
+    }
   }
   auto& tile = tiles[warp];
   store_words(&tile[2 * g][16 * t], upper);
@@ -97,15 +115,22 @@ __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_two_four_kernel(Tw
 
 }  // namespace
 
-void expand_bitmap(const BitmapWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
+void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
                    cudaStream_t stream) {
   const int blocks = blocks_of(cols);
   const dim3 grid(static_cast<unsigned>((blocks + kExpandWarps - 1) / kExpandWarps),
                   static_cast<unsigned>(panels_of(rows)));
   const int shared = kExpandWarps * 16 * static_cast<int>(weight.most + 1);
-  cudaFuncSetAttribute(expand_bitmap_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  expand_bitmap_kernel<<<grid, kExpandWarps * kWarp, shared, stream>>>(weight, rows, cols, blocks,
-                                                                       static_cast<std::uint16_t*>(dense));
+  const auto launch = [&](auto kernel) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    kernel<<<grid, kExpandWarps * kWarp, shared, stream>>>(weight, rows, cols, blocks,
+                                                           static_cast<std::uint16_t*>(dense));
+  };
+  with_stored(weight.stored, [&](auto stored) {
+    constexpr Stored kStored = decltype(stored)::value;
+    dtype == DType::kF16 ? launch(expand_bitmap_kernel<__half, kStored>)
+                         : launch(expand_bitmap_kernel<__nv_bfloat16, kStored>);
+  });
   check_launch("expand_bitmap");
 }
 

@@ -13,13 +13,20 @@ namespace swiftprune::cuda {
 inline constexpr std::int64_t kMaxDecodeTokens = 16;  // of one launch
 inline constexpr std::int64_t kCompactBlock = 64;     // columns of a block
 
-// bitmap16 in chunks of one block each, which a warp copies as they are: 32 mask words (one a pair of
+// What a bitmap stores of each kept weight. As the kernels read them: numbers of 16 bits; int8 as sign and
+// magnitude; E4M3.
+enum class Stored { kHalf, kInt8, kE4M3 };
+
+// A bitmap in chunks of one block each, which a warp copies as they are: 32 mask words (one a pair of
 // columns, bit 2·row + column of the pair), for each of them where its values begin (16 bits, in bytes), then
-// the values, those of pairs 0, 8, 16, 24, 1, 9, ... after each other, then zeros to 16 bytes.
+// the values (of one or two bytes), those of pairs 0, 8, 16, 24, 1, 9, ... after each other, then zeros to 16
+// bytes.
 struct BitmapWeight {
   const uint4* chunks = nullptr;          // of panel 0, block 0; then block 1 ...
   const std::uint32_t* starts = nullptr;  // [panels·blocks + 1], in uint4
   std::int64_t most = 0;                  // uint4 of a chunk at most
+  Stored stored = Stored::kHalf;
+  const float* scales = nullptr;  // [panels·16] of stored bytes, else null
 };
 // 2:4 in the order of mma.sp's operands, a lane's four registers side by side: lane 4g + t of step s (32
 // columns) holds the kept pairs of row g, group 8s + t; row g + 8; and both of group 8s + t + 4.
@@ -47,8 +54,8 @@ struct CompactArgs {
 void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
 
-// dense [rows, cols] of 16 bits, contiguous
-void expand_bitmap(const BitmapWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
+// dense [rows, cols] of dtype (BF16 or F16), contiguous; stored bytes times their row's scale, rounded
+void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
                    cudaStream_t stream);
 void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
                      cudaStream_t stream);

@@ -2,12 +2,14 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/streams.h"
+#include "swiftprune/cuda/tuning.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -38,6 +40,7 @@ class Evaluator {
         head_(memory_, products_, model, compute_, 0, stream_),
         loader_(model, device.index) {
     for (int i = 0; i < 2; ++i) slots_.emplace_back(memory_, model, compute_);
+    if (device.timings != nullptr) tuner_.emplace(*device.timings, device.index, memory_, products_, stream_);
   }
 
   // Σ of the scored tokens' losses of each window.
@@ -79,11 +82,25 @@ class Evaluator {
       }
       block.load_packed(memory_, stream_);
       block.refresh(stream_);
+      choose_forms(block, part);
       for_passes(part, [&](std::int64_t row, std::int64_t rows) {
         forward.run(block, hidden.view().row_block(row, rows));
       });
       step();
     }
+  }
+
+  // A block's weights are expanded once for all passes, or go to cuSPARSELt.
+  void choose_forms(BlockWeights& block, const TokenWindows& part) {
+    const std::int64_t rows = rows_per_pass(part);
+    const std::int64_t passes = ceil_div(part.num_windows() * part.seqlen, rows);
+    block.for_each_packed([&](DevicePacked& weight) {
+      if (tuner_) {
+        tuner_->choose_many(weight, rows, static_cast<double>(passes * model_.config().num_layers()));
+      } else if (passes > 1 && !weight.is_dense()) {
+        weight.keep_dense(memory_, stream_);
+      }
+    });
   }
 
   // Row r predicts token r + 1; tokens from first_target on are scored.
@@ -112,6 +129,7 @@ class Evaluator {
   Products products_;
   DeviceHead head_;
   BlockLoader loader_;
+  std::optional<DeviceTuner> tuner_;  // holds the library that blocks' second forms use
   std::vector<BlockWeights> slots_;
 };
 

@@ -19,6 +19,8 @@ if(SWIFTPRUNE_CUDA)
     cuda/packed_expand.cu
     cuda/generation.cu
     cuda/generator.cpp
+    cuda/resident.cpp
+    cuda/tuning.cpp
     cuda/head.cpp
     cuda/packed_weight.cpp
     cuda/block.cpp

@@ -19,6 +19,13 @@ void check_sparse(cusparseStatus_t status, std::source_location where = std::sou
 }
 
 constexpr cudaDataType kType = CUDA_R_16BF;
+constexpr std::size_t kMostPlans = 256;  // of prompts of different lengths
+
+void check_operands(DeviceView x, DeviceView y, std::int64_t rows, std::int64_t cols) {
+  expect(x.cols == cols && y.cols == rows && x.rows == y.rows && x.rows % 8 == 0 && x.stride == x.cols &&
+             y.stride == y.cols && x.dtype == DType::kBF16 && y.dtype == DType::kBF16,
+         "structured: shapes agree");
+}
 
 #define SWIFTPRUNE_CUSPARSELT(X) \
   X(Init)                        \
@@ -29,6 +36,8 @@ constexpr cudaDataType kType = CUDA_R_16BF;
   X(MatDescriptorDestroy)        \
   X(MatmulDescriptorInit)        \
   X(MatmulAlgSelectionInit)      \
+  X(MatmulAlgGetAttribute)       \
+  X(MatmulAlgSetAttribute)       \
   X(MatmulPlanInit)              \
   X(MatmulPlanDestroy)           \
   X(MatmulGetWorkspace)          \
@@ -142,10 +151,10 @@ StructuredProducts::Weight StructuredProducts::compress(DeviceView dense) {
   return weight;
 }
 
-StructuredProducts::Plan& StructuredProducts::plan(const Weight& weight, DeviceView x, DeviceView y) {
+// A plan without an algorithm.
+std::unique_ptr<StructuredProducts::Plan> StructuredProducts::describe(const Weight& weight,
+                                                                       std::int64_t tokens) const {
   const Functions& call = library_->call;
-  auto& slot = plans_[{weight.rows_, weight.cols_, x.rows}];
-  if (slot) return *slot;
   auto made = std::make_unique<Plan>(call);
   const cusparseLtHandle_t* handle = &library_->handle;
   check_sparse(call.StructuredDescriptorInit(handle, &made->matrices[0], weight.rows_, weight.cols_,
@@ -153,10 +162,10 @@ StructuredProducts::Plan& StructuredProducts::plan(const Weight& weight, DeviceV
                                              CUSPARSELT_SPARSITY_50_PERCENT));
   ++made->described;
   // x and y as the library sees them, [I, N] and [O, N] by columns.
-  check_sparse(call.DenseDescriptorInit(handle, &made->matrices[1], weight.cols_, x.rows, weight.cols_,
+  check_sparse(call.DenseDescriptorInit(handle, &made->matrices[1], weight.cols_, tokens, weight.cols_,
                                         kAlignment, kType, CUSPARSE_ORDER_COL));
   ++made->described;
-  check_sparse(call.DenseDescriptorInit(handle, &made->matrices[2], weight.rows_, x.rows, weight.rows_,
+  check_sparse(call.DenseDescriptorInit(handle, &made->matrices[2], weight.rows_, tokens, weight.rows_,
                                         kAlignment, kType, CUSPARSE_ORDER_COL));
   ++made->described;
   check_sparse(call.MatmulDescriptorInit(
@@ -164,6 +173,14 @@ StructuredProducts::Plan& StructuredProducts::plan(const Weight& weight, DeviceV
       &made->matrices[0], &made->matrices[1], &made->matrices[2], &made->matrices[2], CUSPARSE_COMPUTE_32F));
   check_sparse(
       call.MatmulAlgSelectionInit(handle, &made->algorithm, &made->matmul, CUSPARSELT_MATMUL_ALG_DEFAULT));
+  return made;
+}
+
+StructuredProducts::Algorithm StructuredProducts::search(const Weight& weight, DeviceView x, DeviceView y) {
+  check_operands(x, y, weight.rows_, weight.cols_);
+  const Functions& call = library_->call;
+  const cusparseLtHandle_t* handle = &library_->handle;
+  const std::unique_ptr<Plan> made = describe(weight, x.rows);
   check_sparse(call.MatmulPlanInit(handle, &made->plan, &made->matmul, &made->algorithm));
   made->planned = true;
   const float one = 1.0f;
@@ -171,24 +188,59 @@ StructuredProducts::Plan& StructuredProducts::plan(const Weight& weight, DeviceV
   cudaStream_t stream = stream_;
   check_sparse(call.MatmulSearch(handle, &made->plan, &one, weight.compressed_.data(), x.data, &zero, y.data,
                                  y.data, nullptr, &stream, 1));
+  Algorithm found;
+  const auto get = [&](cusparseLtMatmulAlgAttribute_t attribute, int& value) {
+    check_sparse(call.MatmulAlgGetAttribute(handle, &made->algorithm, attribute, &value, sizeof value));
+  };
+  get(CUSPARSELT_MATMUL_ALG_CONFIG_ID, found.id);
+  get(CUSPARSELT_MATMUL_SPLIT_K, found.split_k);
+  get(CUSPARSELT_MATMUL_SPLIT_K_MODE, found.split_k_mode);
+  return found;
+}
+
+// Null when the library refuses the algorithm for this shape.
+StructuredProducts::Plan* StructuredProducts::plan(const Weight& weight, std::int64_t tokens,
+                                                   const Algorithm& algorithm) {
+  const Key key{weight.rows_, weight.cols_, tokens, algorithm};
+  if (const auto found = plans_.find(key); found != plans_.end()) return found->second.get();
+  if (plans_.size() >= kMostPlans) plans_.clear();
+  const Functions& call = library_->call;
+  const cusparseLtHandle_t* handle = &library_->handle;
+  std::unique_ptr<Plan> made = describe(weight, tokens);
+  const auto set = [&](cusparseLtMatmulAlgAttribute_t attribute, const int& value) {
+    return call.MatmulAlgSetAttribute(handle, &made->algorithm, attribute, &value, sizeof value) ==
+           CUSPARSE_STATUS_SUCCESS;
+  };
+  bool taken = set(CUSPARSELT_MATMUL_ALG_CONFIG_ID, algorithm.id);
+  if (algorithm.split_k != 1) {
+    taken = taken && set(CUSPARSELT_MATMUL_SPLIT_K, algorithm.split_k);
+    if (algorithm.split_k_mode > 0)
+      taken = taken && set(CUSPARSELT_MATMUL_SPLIT_K_MODE, algorithm.split_k_mode);
+  }
+  taken = taken && call.MatmulPlanInit(handle, &made->plan, &made->matmul, &made->algorithm) ==
+                       CUSPARSE_STATUS_SUCCESS;
+  made->planned = taken;
+  auto& slot = plans_[key];
+  if (!taken) return nullptr;
   std::size_t bytes = 0;
   check_sparse(call.MatmulGetWorkspace(handle, &made->plan, &bytes));
   made->workspace = DeviceBuffer(memory_, bytes, "workspace of cuSPARSELt");
   slot = std::move(made);
-  return *slot;
+  return slot.get();
 }
 
-void StructuredProducts::linear(const Weight& weight, DeviceView x, DeviceView y) {
-  expect(x.cols == weight.cols_ && y.cols == weight.rows_ && x.rows == y.rows && x.rows % 8 == 0 &&
-             x.stride == x.cols && y.stride == y.cols && x.dtype == DType::kBF16 && y.dtype == DType::kBF16,
-         "linear: shapes agree");
-  if (x.rows == 0) return;
-  Plan& ready = plan(weight, x, y);
+bool StructuredProducts::linear(const Weight& weight, DeviceView x, DeviceView y,
+                                const Algorithm& algorithm) {
+  check_operands(x, y, weight.rows_, weight.cols_);
+  if (x.rows == 0) return true;
+  Plan* const ready = plan(weight, x.rows, algorithm);
+  if (ready == nullptr) return false;
   const float one = 1.0f;
   const float zero = 0.0f;
   cudaStream_t stream = stream_;
-  check_sparse(library_->call.Matmul(&library_->handle, &ready.plan, &one, weight.compressed_.data(), x.data,
-                                     &zero, y.data, y.data, ready.workspace.data(), &stream, 1));
+  check_sparse(library_->call.Matmul(&library_->handle, &ready->plan, &one, weight.compressed_.data(), x.data,
+                                     &zero, y.data, y.data, ready->workspace.data(), &stream, 1));
+  return true;
 }
 
 }  // namespace swiftprune::cuda

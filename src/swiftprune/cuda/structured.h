@@ -31,19 +31,29 @@ class StructuredProducts {
   // of each four consecutive values of a row not zero; O and I multiples of 16.
   Weight compress(DeviceView dense);
 
-  // x [N, I] -> y [N, O] = x Wᵀ; BF16, contiguous, N a multiple of 8. The first call of a shape
-  // tries the library's algorithms on these operands and keeps the fastest: the outputs of that call are
-  // those of the kept one.
-  void linear(const Weight& weight, DeviceView x, DeviceView y);
+  // As the library numbers them; one found for some number of tokens serves others.
+  struct Algorithm {
+    int id = 0;
+    int split_k = 1;
+    int split_k_mode = 0;
+    auto operator<=>(const Algorithm&) const = default;
+  };
+  // Tries the library's algorithms on these operands and returns the fastest. y is overwritten.
+  Algorithm search(const Weight& weight, DeviceView x, DeviceView y);
+  // x [N, I] -> y [N, O] = x Wᵀ; BF16, contiguous, N a multiple of 8. False, with nothing done, when the
+  // algorithm does not take this shape.
+  [[nodiscard]] bool linear(const Weight& weight, DeviceView x, DeviceView y, const Algorithm& algorithm);
 
  private:
   struct Library;
   struct Plan;
   struct Key {
     std::int64_t rows, cols, tokens;
+    Algorithm algorithm;
     auto operator<=>(const Key&) const = default;
   };
-  Plan& plan(const Weight& weight, DeviceView x, DeviceView y);
+  std::unique_ptr<Plan> describe(const Weight& weight, std::int64_t tokens) const;
+  Plan* plan(const Weight& weight, std::int64_t tokens, const Algorithm& algorithm);
 
   DeviceMemory& memory_;
   cudaStream_t stream_;

@@ -15,6 +15,7 @@ StructuredProducts::StructuredProducts(DeviceMemory& memory, cudaStream_t stream
 }
 StructuredProducts::~StructuredProducts() = default;
 StructuredProducts::Weight StructuredProducts::compress(DeviceView) { return {}; }
-void StructuredProducts::linear(const Weight&, DeviceView, DeviceView) {}
+StructuredProducts::Algorithm StructuredProducts::search(const Weight&, DeviceView, DeviceView) { return {}; }
+bool StructuredProducts::linear(const Weight&, DeviceView, DeviceView, const Algorithm&) { return false; }
 
 }  // namespace swiftprune::cuda

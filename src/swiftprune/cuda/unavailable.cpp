@@ -35,9 +35,14 @@ PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const 
   no_cuda();
 }
 
-struct DeviceGenerator::State {};
-DeviceGenerator::DeviceGenerator(const Model&, ComputeType, std::int64_t, const DeviceOptions&) { no_cuda(); }
-DeviceGenerator::~DeviceGenerator() = default;
-const Matrix& DeviceGenerator::append(std::span<const std::int32_t>) { no_cuda(); }
+std::unique_ptr<SequenceGenerator> make_generator(const Model&, ComputeType, std::int64_t, std::int64_t,
+                                                  const DeviceOptions&) {
+  no_cuda();
+}
+std::unique_ptr<SequenceEngine> make_engine(const Model&, ComputeType, std::int64_t, std::int64_t,
+                                            const DeviceOptions&) {
+  no_cuda();
+}
+std::unique_ptr<SpeedTarget> make_speed_target(ComputeType, const DeviceOptions&) { no_cuda(); }
 
 }  // namespace swiftprune::cuda

@@ -82,17 +82,17 @@ AnswerSet generate_answers(const Model& model, const Backend& backend, const Tok
     generator.restart();
     Sampler greedy({});
     Answer answer;
-    const Matrix* logits = &generator.append(ids[p]);
+    ConstMatrixView logits = generator.append(ids[p]);
     const auto start = std::chrono::steady_clock::now();
     while (std::ssize(answer.ids) < options.max_tokens) {
-      const std::int32_t id = greedy.next({logits->row(0), static_cast<std::size_t>(logits->cols())});
+      const std::int32_t id = greedy.next(logits.row_span(0));
       if (tokenizer.eos() == id) {
         answer.ended = true;
         break;
       }
       answer.ids.push_back(id);
       if (std::ssize(answer.ids) == options.max_tokens) break;
-      logits = &generator.append(std::vector{id});
+      logits = generator.append(std::vector{id});
       ++decoded;
     }
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

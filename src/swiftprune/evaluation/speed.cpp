@@ -45,13 +45,30 @@ std::vector<std::int32_t> random_ids(const Model& model, std::int64_t count) {
   return ids;
 }
 
+class CpuSpeedTarget : public SpeedTarget {
+ public:
+  CpuSpeedTarget(const Backend& backend, ComputeType compute, Autotuner* tuner)
+      : backend_(backend), compute_(compute), tuner_(tuner) {}
+  std::unique_ptr<SequenceGenerator> load(const Model& model, std::int64_t sequences,
+                                          std::int64_t capacity) override {
+    return std::make_unique<Generator>(model, backend_, compute_, sequences, capacity, tuner_);
+  }
+  std::int64_t memory_bytes() override { return resident_bytes(); }
+  double read_ceiling() override { return measure_read_ceiling(kCeilingBytes, 3); }
+
+ private:
+  const Backend& backend_;
+  ComputeType compute_;
+  Autotuner* tuner_;
+};
+
 struct Times {
   std::vector<double> prefill, decode;  // seconds, a round each
 };
 
 // One round: the prompt, then the steps.
-void run_round(const Model& model, Generator& generator, std::int64_t batch, const SpeedOptions& options,
-               Times& times) {
+void run_round(const Model& model, SequenceGenerator& generator, std::int64_t batch,
+               const SpeedOptions& options, Times& times) {
   const std::vector<std::int32_t> prompt = random_ids(model, batch * options.prompt_tokens);
   const std::vector<std::int32_t> step = random_ids(model, batch);
   generator.restart();
@@ -69,7 +86,12 @@ std::vector<double> ratios(const std::vector<double>& base, const std::vector<do
 
 }  // namespace
 
-SpeedReport measure_speed(const std::vector<const Model*>& models, const Backend& backend,
+std::unique_ptr<SpeedTarget> make_cpu_speed_target(const Backend& backend, ComputeType compute,
+                                                   Autotuner* tuner) {
+  return std::make_unique<CpuSpeedTarget>(backend, compute, tuner);
+}
+
+SpeedReport measure_speed(const std::vector<const Model*>& models, SpeedTarget& target,
                           const SpeedOptions& options) {
   expect(!models.empty() && options.rounds > 0 && options.decode_tokens > 0 && options.prompt_tokens > 0,
          "measure_speed: something to measure");
@@ -80,24 +102,22 @@ SpeedReport measure_speed(const std::vector<const Model*>& models, const Backend
   int done = 0;
   for (std::size_t b = 0; b < options.batches.size(); ++b) {
     const std::int64_t batch = options.batches[b];
-    std::vector<std::unique_ptr<Generator>> generators;
+    std::vector<std::unique_ptr<SequenceGenerator>> generators;
     std::vector<Times> times(models.size());
     for (std::size_t m = 0; m < models.size(); ++m) {
-      const std::int64_t before = resident_bytes();
-      const double seconds = seconds_of([&] {
-        generators.push_back(std::make_unique<Generator>(*models[m], backend, options.compute, batch,
-                                                         capacity, options.tuner));
-      });
+      const std::int64_t before = target.memory_bytes();
+      const double seconds =
+          seconds_of([&] { generators.push_back(target.load(*models[m], batch, capacity)); });
       Times warm_up;
       run_round(*models[m], *generators[m], batch, options, warm_up);
       if (b == 0) {
         report.models[m].load_seconds = seconds;
-        report.models[m].resident_bytes = resident_bytes() - before;
+        report.models[m].memory_bytes = target.memory_bytes() - before;
       }
     }
     std::vector<double> batch_ceilings;
     for (int round = 0; round < options.rounds; ++round) {
-      batch_ceilings.push_back(measure_read_ceiling(kCeilingBytes, 3));
+      batch_ceilings.push_back(target.read_ceiling());
       for (std::size_t m = 0; m < models.size(); ++m)
         run_round(*models[m], *generators[m], batch, options, times[m]);
       if (options.progress)

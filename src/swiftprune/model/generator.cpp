@@ -29,7 +29,7 @@ std::int64_t Generator::bytes_per_step(std::int64_t position) const {
   return bytes;
 }
 
-const Matrix& Generator::append(std::span<const std::int32_t> ids) {
+ConstMatrixView Generator::append(std::span<const std::int32_t> ids) {
   check_interrupt();
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / num_sequences_;
   expect(length > 0 && position_ + length <= capacity_, "append: tokens that fit");
@@ -48,7 +48,7 @@ const Matrix& Generator::append(std::span<const std::int32_t> ids) {
     std::copy_n(hidden.row((s + 1) * length - 1), hidden.cols(), last.row(s));
   }
   resident_.head.logits(backend_, last.view(), logits_.view());
-  return logits_;
+  return logits_.view();
 }
 
 }  // namespace swiftprune

@@ -25,7 +25,7 @@ void BatchEngine::swap(std::int64_t a, std::int64_t b) {
   std::swap(positions_[i], positions_[j]);
 }
 
-const Matrix& BatchEngine::prefill(std::int64_t lane, std::span<const std::int32_t> ids) {
+ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int32_t> ids) {
   const auto index = static_cast<std::size_t>(lane);
   const auto length = static_cast<std::int64_t>(ids.size());
   expect(length > 0 && positions_[index] + length <= capacity_, "prefill: tokens that fit");
@@ -44,7 +44,7 @@ const Matrix& BatchEngine::prefill(std::int64_t lane, std::span<const std::int32
   return head(last);
 }
 
-const Matrix& BatchEngine::decode(std::span<const std::int32_t> ids) {
+ConstMatrixView BatchEngine::decode(std::span<const std::int32_t> ids) {
   const auto n = static_cast<std::int64_t>(ids.size());
   expect(n > 0 && n <= num_lanes_, "decode: a token for each lane in use");
   Matrix hidden(n, model_.config().hidden_size);
@@ -64,10 +64,10 @@ const Matrix& BatchEngine::decode(std::span<const std::int32_t> ids) {
   return head(hidden);
 }
 
-const Matrix& BatchEngine::head(const Matrix& hidden) {
+ConstMatrixView BatchEngine::head(const Matrix& hidden) {
   if (logits_.rows() != hidden.rows()) logits_ = Matrix(hidden.rows(), model_.config().vocab_size);
   resident_.head.logits(backend_, hidden.view(), logits_.view());
-  return logits_;
+  return logits_.view();
 }
 
 }  // namespace swiftprune

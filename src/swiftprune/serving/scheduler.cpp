@@ -23,7 +23,7 @@ void Generation::push(Event event) {
   arrived_.notify_one();
 }
 
-Scheduler::Scheduler(BatchEngine& engine, const SchedulerOptions& options)
+Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
     : engine_(engine), options_(options), thread_([this] { run(); }) {}
 
 Scheduler::~Scheduler() {
@@ -99,7 +99,7 @@ void Scheduler::prefill() {
   const std::span<const std::int32_t> prompt(generation.request_.prompt);
   const std::size_t count =
       std::min(prompt.size() - generation.taken_, static_cast<std::size_t>(options_.prefill_chunk));
-  const Matrix& logits =
+  const ConstMatrixView logits =
       engine_.prefill(static_cast<std::int64_t>(lane), prompt.subspan(generation.taken_, count));
   generation.taken_ += count;
   {
@@ -108,22 +108,20 @@ void Scheduler::prefill() {
   }
   if (generation.taken_ < prompt.size()) return;
   ++decoding_;
-  if (!advance(generation, {logits.row(0), static_cast<std::size_t>(logits.cols())}))
-    remove(lane, FinishReason::kStop);
+  if (!advance(generation, logits.row_span(0))) remove(lane, FinishReason::kStop);
 }
 
 void Scheduler::decode() {
   std::vector<std::int32_t> ids;
   for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
-  const Matrix& logits = engine_.decode(ids);
+  const ConstMatrixView logits = engine_.decode(ids);
   {
     const std::lock_guard lock(mutex_);
     ++counts_.steps;
   }
   // From the back: removing a lane moves the last one into its place, whose token is drawn already.
   for (std::size_t lane = decoding_; lane-- > 0;) {
-    const auto row = static_cast<std::int64_t>(lane);
-    if (!advance(*running_[lane], {logits.row(row), static_cast<std::size_t>(logits.cols())}))
+    if (!advance(*running_[lane], logits.row_span(static_cast<std::int64_t>(lane))))
       remove(lane, FinishReason::kStop);
   }
 }

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "swiftprune/model/sampler.h"
-#include "swiftprune/serving/batch_engine.h"
+#include "swiftprune/serving/sequence_engine.h"
 
 namespace swiftprune {
 
@@ -73,7 +73,7 @@ struct SchedulerCounts {
 
 class Scheduler {
  public:
-  Scheduler(BatchEngine& engine, const SchedulerOptions& options);
+  Scheduler(SequenceEngine& engine, const SchedulerOptions& options);
   ~Scheduler();  // stops
 
   // Null when the queue is full or the scheduler has been stopped.
@@ -93,7 +93,7 @@ class Scheduler {
   void remove(std::size_t lane, FinishReason reason);
   void remove_done();
 
-  BatchEngine& engine_;
+  SequenceEngine& engine_;
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;

@@ -86,19 +86,19 @@ std::string event_line(const nlohmann::ordered_json& chunk) {
 }  // namespace
 
 struct Server::Impl {
-  Impl(const Model& model, const Backend& backend, const Tokenizer& tokenizer_, const ServerOptions& options_,
-       Autotuner* tuner)
+  Impl(const std::filesystem::path& model, SequenceEngine& engine, const Tokenizer& tokenizer_,
+       const ServerOptions& options_)
       : tokenizer(tokenizer_),
         options(options_),
-        chat_format(find_chat_format(model.checkpoint().folder())),
-        engine(model, backend, options_.compute, options_.lanes, options_.limits.capacity, tuner),
+        chat_format(find_chat_format(model)),
+        lanes(engine.num_lanes()),
         scheduler(engine, options_.scheduler),
         start(std::chrono::steady_clock::now()) {}
 
   const Tokenizer& tokenizer;
   const ServerOptions options;
   const std::optional<ChatFormat> chat_format;
-  BatchEngine engine;
+  const std::int64_t lanes;
   Scheduler scheduler;
   std::chrono::steady_clock::time_point start;
   std::atomic<std::int64_t> next_id = 0;
@@ -108,7 +108,7 @@ struct Server::Impl {
 
   void set_up() {
     const std::size_t threads =
-        options.scheduler.max_waiting + static_cast<std::size_t>(options.lanes) + kSpareThreads;
+        options.scheduler.max_waiting + static_cast<std::size_t>(lanes) + kSpareThreads;
     http.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
     http.set_payload_max_length(options.max_body_bytes);
     http.set_read_timeout(options.client_timeout_seconds, 0);
@@ -265,9 +265,9 @@ struct Server::Impl {
   }
 };
 
-Server::Server(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
-               const ServerOptions& options, Autotuner* tuner)
-    : impl_(std::make_unique<Impl>(model, backend, tokenizer, options, tuner)) {
+Server::Server(const std::filesystem::path& model, SequenceEngine& engine, const Tokenizer& tokenizer,
+               const ServerOptions& options)
+    : impl_(std::make_unique<Impl>(model, engine, tokenizer, options)) {
   impl_->set_up();
 }
 

@@ -5,10 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 
-#include "swiftprune/model/model.h"
 #include "swiftprune/serving/openai_api.h"
 #include "swiftprune/serving/scheduler.h"
 
@@ -18,19 +18,18 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 8080;         // 0: any free one
   std::string model_name;  // in answers
-  std::int64_t lanes = 8;  // sequences decoded together
   std::size_t max_body_bytes = 1 << 20;
   int client_timeout_seconds = 10;  // of reading a request or writing to a client that does not move
   ApiLimits limits;
   SchedulerOptions scheduler;
-  ComputeType compute = ComputeType::kF32;
 };
 
 class Server {
  public:
-  // Keeps references to all of them. Throws Error{kFailure} when the address cannot be bound.
-  Server(const Model& model, const Backend& backend, const Tokenizer& tokenizer, const ServerOptions& options,
-         Autotuner* tuner);
+  // model: its folder, for the chat template. Keeps references to the engine, whose capacity is
+  // limits.capacity, and to the tokenizer. Throws Error{kFailure} when the address cannot be bound.
+  Server(const std::filesystem::path& model, SequenceEngine& engine, const Tokenizer& tokenizer,
+         const ServerOptions& options);
   ~Server();
 
   int port() const;

@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <vector>
 
-#include <nlohmann/json.hpp>
+#include <fmt/format.h>
 
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
@@ -18,7 +16,6 @@
 #include "swiftprune/sparse/pack.h"
 
 namespace swiftprune {
-namespace fs = std::filesystem;
 namespace {
 
 constexpr int kRounds = 5;
@@ -72,37 +69,15 @@ TuneResult time_both(const PackedTensor& packed, std::int64_t tokens, ComputeTyp
   return best;
 }
 
-bool is_time(const nlohmann::json& value) { return value.is_number() && value.get<double>() > 0.0; }
+bool is_time(const Timings::Entry& entry, const char* name) {
+  const auto found = entry.find(name);
+  return found != entry.end() && std::isfinite(found->second) && found->second > 0.0;
+}
 
 }  // namespace
 
-Autotuner::Autotuner(fs::path cache_file) : cache_file_(std::move(cache_file)), stopwatch_(time_both) {
-  std::ifstream file(cache_file_);
-  if (!file) return;
-  const nlohmann::json document = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!document.is_object()) return;
-  for (const auto& [key, entry] : document.items()) {
-    if (!entry.is_object() || !is_time(entry.value("packed_us", nlohmann::json())) ||
-        !is_time(entry.value("dense_us", nlohmann::json()))) {
-      continue;
-    }
-    results_[key] = {entry["packed_us"].get<double>(), entry["dense_us"].get<double>()};
-  }
-}
-
-fs::path Autotuner::default_cache_file() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  fs::path folder;
-  if (cache != nullptr && *cache != '\0') {
-    folder = cache;
-  } else if (home != nullptr && *home != '\0') {
-    folder = fs::path(home) / ".cache";
-  } else {
-    return {};
-  }
-  return folder / "swiftprune" / "autotune.json";
-}
+Autotuner::Autotuner(std::filesystem::path cache_file)
+    : timings_(std::move(cache_file)), stopwatch_(time_both) {}
 
 std::string Autotuner::key(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
   const PackedShape& shape = packed.shape();
@@ -115,35 +90,17 @@ std::string Autotuner::key(const PackedTensor& packed, std::int64_t tokens, Comp
 
 TuneResult Autotuner::measure(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
   const std::string name = key(packed, tokens, compute);
-  if (const auto known = results_.find(name); known != results_.end()) return known->second;
-  return results_[name] = stopwatch_(packed, tokens, compute);
+  const Timings::Entry* known = timings_.find(name);
+  if (known != nullptr && is_time(*known, "packed_us") && is_time(*known, "dense_us"))
+    return {known->at("packed_us"), known->at("dense_us")};
+  const TuneResult result = stopwatch_(packed, tokens, compute);
+  timings_.set(name, {{"packed_us", result.packed_us}, {"dense_us", result.dense_us}});
+  return result;
 }
 
 PackedTensor Autotuner::faster(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
   if (packed.kind() == PackedKind::kDense16 || measure(packed, tokens, compute).packed_wins()) return packed;
   return to_dense(packed);
-}
-
-void Autotuner::save() const {
-  if (cache_file_.empty()) return;
-  nlohmann::ordered_json document = nlohmann::ordered_json::object();
-  for (const auto& [name, result] : results_) {
-    document[name] = {{"packed_us", result.packed_us}, {"dense_us", result.dense_us}};
-  }
-  std::error_code ignored;
-  fs::create_directories(cache_file_.parent_path(), ignored);
-  fs::path temporary = cache_file_;
-  temporary += fmt::format(".{}", ::getpid());
-  {
-    std::ofstream file(temporary);
-    file << document.dump(2) << "\n";
-    file.close();
-    if (!file) {
-      fs::remove(temporary, ignored);
-      return;
-    }
-  }
-  fs::rename(temporary, cache_file_, ignored);
 }
 
 }  // namespace swiftprune

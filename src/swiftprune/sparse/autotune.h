@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <string>
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/sparse/packed_tensor.h"
+#include "swiftprune/sparse/timings.h"
 
 namespace swiftprune {
 
@@ -22,11 +22,8 @@ struct TuneResult {
 
 class Autotuner {
  public:
-  // An unreadable or damaged file counts as empty; an empty path keeps results in memory only.
-  explicit Autotuner(std::filesystem::path cache_file);
-  // $XDG_CACHE_HOME/swiftprune/autotune.json, else ~/.cache/swiftprune/autotune.json; empty when neither is
-  // set.
-  static std::filesystem::path default_cache_file();
+  explicit Autotuner(std::filesystem::path cache_file);  // as Timings
+  static std::filesystem::path default_cache_file() { return Timings::default_file(); }
 
   // Looks up or measures `tokens` tokens. Weights are read from memory, not from the cache, as in a model
   // that is larger than it. Few milliseconds the first time.
@@ -35,16 +32,14 @@ class Autotuner {
   PackedTensor faster(const PackedTensor& packed, std::int64_t tokens, ComputeType compute);
   // Processor, threads, version, shape, kind, density in twentieths, tokens, compute.
   static std::string key(const PackedTensor& packed, std::int64_t tokens, ComputeType compute);
-  // Writes new results (temporary file, rename). A folder that cannot be written is no error: it is a cache.
-  void save() const;
+  void save() const { timings_.save(); }
 
   // In place of measuring, for tests.
   using Stopwatch = std::function<TuneResult(const PackedTensor&, std::int64_t, ComputeType)>;
   void set_stopwatch(Stopwatch stopwatch) { stopwatch_ = std::move(stopwatch); }
 
  private:
-  std::filesystem::path cache_file_;
-  std::map<std::string, TuneResult> results_;
+  Timings timings_;
   Stopwatch stopwatch_;
 };
 

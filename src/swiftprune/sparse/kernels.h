@@ -19,7 +19,7 @@ struct Weights {
   const void* indices = nullptr;           // nm16
   const std::uint64_t* offsets = nullptr;  // bitmaps, block16
   const std::uint32_t* columns = nullptr;  // block16
-  std::int64_t steps = 0;                  // column pairs (int8: quads) of a panel
+  std::int64_t steps = 0;                  // column pairs (8-bit kinds: quads) of a panel
   std::int64_t slots = 0;                  // nm16: per panel
   std::int64_t used_slots = 0;             // nm16: without the padding slot
   int group_n = 0;
@@ -53,7 +53,7 @@ struct DecodeInt8Args {
 struct ExpandArgs {
   const Weights* weights = nullptr;
   std::int64_t panel = 0;
-  std::int64_t first_pair = 0;  // even for int8 and a multiple of 8 for block16 and nm16
+  std::int64_t first_pair = 0;  // even for 8 bits and a multiple of 8 for block16 and nm16
   std::int64_t last_pair = 0;
   std::int64_t cursor = 0;
   void* tile = nullptr;  // float [pairs, 2, 16], or bf16 [pairs, 16, 2]
@@ -93,6 +93,7 @@ struct Table {
   DecodeInt8Fn decode_int8[2] = {};  // dense, bitmap
   ExpandFn expand_f32[4][2] = {};
   ExpandFn expand_f32_int8[2] = {};
+  ExpandFn expand_f32_fp8[2] = {};  // E4M3 kinds; only the baseline has them
   Gemm gemm_f32 = {};
   ExpandFn expand_bf16[4] = {};       // of BF16 weights
   ExpandFn expand_bf16_int8[2] = {};  // int8 is exact in bf16

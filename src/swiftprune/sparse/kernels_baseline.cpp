@@ -93,26 +93,39 @@ std::int64_t expand_block(const ExpandArgs& a) {
   return t;
 }
 
-std::int64_t expand_dense_int8(const ExpandArgs& a) {
-  const auto* values = static_cast<const std::int8_t*>(a.weights->values) + a.panel * a.weights->steps * 64;
+float to_f32(std::int8_t value) { return value; }
+float to_f32(E4M3 value) {
+  static const std::array<float, 256> kTable = [] {
+    std::array<float, 256> table{};
+    for (unsigned i = 0; i < table.size(); ++i) table[i] = e4m3_to_f32(static_cast<E4M3>(i));
+    return table;
+  }();
+  return kTable[static_cast<std::uint8_t>(value)];
+}
+
+template <class Value>
+std::int64_t expand_dense_8bit(const ExpandArgs& a) {
+  const auto* values = static_cast<const Value*>(a.weights->values) + a.panel * a.weights->steps * 64;
   for (std::int64_t k = a.first_pair; k < a.last_pair; ++k) {
     for (int lane = 0; lane < 32; ++lane) {
-      tile_at(a, k)[lane % 2 * kRows + lane / 2] = values[k / 2 * 64 + lane / 2 * 4 + k % 2 * 2 + lane % 2];
+      tile_at(a, k)[lane % 2 * kRows + lane / 2] =
+          to_f32(values[k / 2 * 64 + lane / 2 * 4 + k % 2 * 2 + lane % 2]);
     }
   }
   return 0;
 }
 
-std::int64_t expand_bitmap_int8(const ExpandArgs& a) {
+template <class Value>
+std::int64_t expand_bitmap_8bit(const ExpandArgs& a) {
   clear_tile(a);
   const auto* masks = static_cast<const std::uint64_t*>(a.weights->masks) + a.panel * a.weights->steps;
-  const auto* first = static_cast<const std::int8_t*>(a.weights->values) + a.weights->offsets[a.panel];
-  const std::int8_t* value = first + a.cursor;
+  const auto* first = static_cast<const Value*>(a.weights->values) + a.weights->offsets[a.panel];
+  const Value* value = first + a.cursor;
   for (std::int64_t k = a.first_pair; k < a.last_pair; k += 2) {
     for (std::uint64_t mask = masks[k / 2]; mask != 0; mask &= mask - 1) {
       const int lane = std::countr_zero(mask);
       const std::int64_t pair = k + lane % 4 / 2;
-      const std::int8_t weight = *value++;
+      const float weight = to_f32(*value++);
       if (pair < a.last_pair) tile_at(a, pair)[lane % 2 * kRows + lane / 4] = weight;
     }
   }
@@ -146,7 +159,8 @@ const Table kBaselineTable = {
                    {expand_bitmap<false>, expand_bitmap<true>},
                    {expand_nm<false>, expand_nm<true>},
                    {expand_block<false>, expand_block<true>}},
-    .expand_f32_int8 = {expand_dense_int8, expand_bitmap_int8},
+    .expand_f32_int8 = {expand_dense_8bit<std::int8_t>, expand_bitmap_8bit<std::int8_t>},
+    .expand_f32_fp8 = {expand_dense_8bit<E4M3>, expand_bitmap_8bit<E4M3>},
     .gemm_f32 = {kTokens, 1, multiply},
 };
 

@@ -48,7 +48,7 @@ Weights kernel_view(const PackedTensor& w) {
           .indices = w.indices(),
           .offsets = w.offsets(),
           .columns = w.columns(),
-          .steps = is_int8(shape.kind) ? shape.num_quads() : shape.num_pairs(),
+          .steps = is_8bit(shape.kind) ? shape.num_quads() : shape.num_pairs(),
           .slots = shape.num_slots(),
           .used_slots = shape.group_m == 0 ? 0 : shape.cols / shape.group_m * shape.group_n,
           .group_n = shape.group_n,
@@ -60,6 +60,7 @@ int kernel_kind(PackedKind kind) {
   switch (kind) {
     case PackedKind::kBitmap16:
     case PackedKind::kBitmapInt8:
+    case PackedKind::kBitmapFp8:
       return kBitmap;
     case PackedKind::kNm16:
       return kNm;
@@ -67,6 +68,7 @@ int kernel_kind(PackedKind kind) {
       return kBlock;
     case PackedKind::kDense16:
     case PackedKind::kDenseInt8:
+    case PackedKind::kDenseFp8:
       break;
   }
   return kDense;
@@ -98,7 +100,7 @@ std::int64_t panels_per_task(const PackedTensor& w) {
   return std::clamp(round_up(kBytesPerTask / bytes_per_panel, 4), std::int64_t{4}, kMaxPanelsPerTask);
 }
 
-// Kernels read whole column pairs (int8: quads): x with a ragged end is copied once with zeros after it.
+// Kernels read whole column pairs (8 bits: quads): x with a ragged end is copied once with zeros after it.
 ConstMatrixView whole_steps(ConstMatrixView x, std::int64_t cols, Matrix& copy) {
   if (cols == x.cols) return x;
   copy = Matrix::zeros(x.rows, cols);
@@ -275,11 +277,14 @@ TilePlan plan_tiles(const PackedTensor& w, ComputeType compute) {
   const Table& kernels = table();
   const int kind = kernel_kind(w.kind());
   const bool int8 = is_int8(w.kind());
-  const bool f16 = w.shape().dtype == DType::kF16 && !int8;
+  const bool fp8 = is_fp8(w.kind());
+  const bool f16 = w.shape().dtype == DType::kF16 && !int8 && !fp8;
   TilePlan plan;
-  plan.bf16 = compute == ComputeType::kBF16 && kernels.gemm_bf16.tokens != 0 && !f16;
+  plan.bf16 = compute == ComputeType::kBF16 && kernels.gemm_bf16.tokens != 0 && !f16 && !fp8;
   plan.gemm = plan.bf16 ? &kernels.gemm_bf16 : &kernels.gemm_f32;
-  if (plan.bf16) {
+  if (fp8) {
+    plan.expand = kBaselineTable.expand_f32_fp8[kind];
+  } else if (plan.bf16) {
     plan.expand = int8 ? kernels.expand_bf16_int8[kind] : kernels.expand_bf16[kind];
   } else {
     plan.expand = int8 ? kernels.expand_f32_int8[kind] : kernels.expand_f32[kind][f16 ? 1 : 0];
@@ -364,14 +369,15 @@ void Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixView 
   if (x.rows == 0) return;
   const Table& kernels = table();
   const bool int8 = is_int8(weight_.kind());
+  const bool bytes_each = is_8bit(weight_.kind());
   const Weights view = kernel_view(weight_);
   Matrix copy;
-  const ConstMatrixView whole = whole_steps(x, view.steps * (int8 ? 4 : 2), copy);
+  const ConstMatrixView whole = whole_steps(x, view.steps * (bytes_each ? 4 : 2), copy);
   if (int8 && kernels.decode_int8[kernel_kind(weight_.kind())] != nullptr && x.rows <= kMaxInt8DecodeTokens) {
     return decode_int8({weight_, whole, bias, y, view}, kernels,
                        kernels.decode_int8[kernel_kind(weight_.kind())]);
   }
-  if (!int8) {
+  if (!bytes_each) {
     const DecodePlan plan = plan_decode(weight_, x.rows, compute);
     if (plan.kernel != nullptr) return decode({weight_, whole, bias, y, view}, plan);
   }

@@ -93,37 +93,38 @@ Census census_of(const WeightBits& w) {
 // Quantized values of one row, and its scale.
 struct QuantizedRow {
   float scale = 0.0f;
-  std::vector<std::int8_t> values;
+  std::vector<std::uint8_t> values;  // int8 or E4M3
 };
 
-QuantizedRow quantize_row(const WeightBits& w, std::int64_t row) {
+QuantizedRow quantize_row(const WeightBits& w, std::int64_t row, PackedKind kind) {
   QuantizedRow q;
   q.values.resize(static_cast<std::size_t>(w.cols));
   float largest = 0.0f;
   for (std::int64_t c = 0; c < w.cols; ++c) {
     const float value = to_f32(bits_at(w, row, c), w.dtype);
     if (!std::isfinite(value)) {
-      bad_input("weight [{}, {}]: found {}, int8 needs finite weights; pack without quantizing", row, c,
-                value);
+      bad_input("weight [{}, {}]: found {}, {} needs finite weights; pack without quantizing", row, c, value,
+                is_int8(kind) ? "int8" : "fp8");
     }
     largest = std::max(largest, std::abs(value));
   }
-  q.scale = largest / 127.0f;
+  q.scale = largest / (is_int8(kind) ? 127.0f : kLargestE4M3);
   if (q.scale == 0.0f) return q;
   for (std::int64_t c = 0; c < w.cols; ++c) {
     const float value = to_f32(bits_at(w, row, c), w.dtype) / q.scale;
     q.values[static_cast<std::size_t>(c)] =
-        static_cast<std::int8_t>(std::clamp(std::lrint(value), -127L, 127L));
+        is_int8(kind) ? static_cast<std::uint8_t>(std::clamp(std::lrint(value), -127L, 127L))
+                      : static_cast<std::uint8_t>(f32_to_e4m3(value));
   }
   return q;
 }
 
 // The 16 rows of a panel, quantized; rows outside the matrix are empty with scale 0.
-std::array<QuantizedRow, kPanelRows> quantize_panel(const WeightBits& w, std::int64_t panel,
+std::array<QuantizedRow, kPanelRows> quantize_panel(const WeightBits& w, std::int64_t panel, PackedKind kind,
                                                     PackedBuilder& out) {
   std::array<QuantizedRow, kPanelRows> rows;
   for (std::int64_t r = 0; r < kPanelRows && panel * kPanelRows + r < w.rows; ++r) {
-    rows[static_cast<std::size_t>(r)] = quantize_row(w, panel * kPanelRows + r);
+    rows[static_cast<std::size_t>(r)] = quantize_row(w, panel * kPanelRows + r, kind);
     out.scales()[static_cast<std::size_t>(panel * kPanelRows + r)] = rows[static_cast<std::size_t>(r)].scale;
   }
   return rows;
@@ -132,17 +133,17 @@ std::array<QuantizedRow, kPanelRows> quantize_panel(const WeightBits& w, std::in
 PackedTensor pack_dense(const WeightBits& w, PackedShape shape) {
   shape.num_values = w.rows * w.cols;
   PackedBuilder out(shape);
-  const bool int8 = is_int8(shape.kind);
-  const std::int64_t width = int8 ? 4 : 2;
+  const bool quantizes = is_8bit(shape.kind);
+  const std::int64_t width = quantizes ? 4 : 2;
   const std::int64_t steps = ceil_div(w.cols, width);
   for_each_panel(shape, [&](std::int64_t p) {
     std::array<QuantizedRow, kPanelRows> quantized;
-    if (int8) quantized = quantize_panel(w, p, out);
+    if (quantizes) quantized = quantize_panel(w, p, shape.kind, out);
     for (std::int64_t r = 0; r < std::min(kPanelRows, w.rows - p * kPanelRows); ++r) {
       for (std::int64_t c = 0; c < w.cols; ++c) {
         const std::int64_t at = ((p * steps + c / width) * kPanelRows + r) * width + c % width;
-        if (int8) {
-          out.values<std::int8_t>()[at] =
+        if (quantizes) {
+          out.values<std::uint8_t>()[at] =
               quantized[static_cast<std::size_t>(r)].values[static_cast<std::size_t>(c)];
         } else {
           out.values<std::uint16_t>()[at] = bits_at(w, p * kPanelRows + r, c);
@@ -168,7 +169,7 @@ PackedTensor pack_bitmap(const WeightBits& w, PackedShape shape) {
   std::copy(offsets.begin(), offsets.end(), out.offsets().begin());
   for_each_panel(shape, [&](std::int64_t p) {
     std::array<QuantizedRow, kPanelRows> quantized;
-    if constexpr (kWidth == 4) quantized = quantize_panel(w, p, out);
+    if constexpr (kWidth == 4) quantized = quantize_panel(w, p, shape.kind, out);
     std::uint64_t at = offsets[static_cast<std::size_t>(p)];
     for (std::int64_t s = 0; s < steps; ++s) {
       Word mask = 0;
@@ -179,7 +180,7 @@ PackedTensor pack_bitmap(const WeightBits& w, PackedShape shape) {
           if (bits == 0) continue;
           mask |= Word{1} << (r * kWidth + j);
           if constexpr (kWidth == 4) {
-            out.values<std::int8_t>()[at++] =
+            out.values<std::uint8_t>()[at++] =
                 quantized[static_cast<std::size_t>(r)].values[static_cast<std::size_t>(c)];
           } else {
             out.values<std::uint16_t>()[at++] = bits;
@@ -271,6 +272,10 @@ PackedTensor pack_blocks(const WeightBits& w, PackedShape shape) {
 
 }  // namespace
 
+std::string_view name_of(Quantize quantize) {
+  return quantize == Quantize::kInt8 ? "int8" : quantize == Quantize::kFp8 ? "fp8" : "none";
+}
+
 std::vector<FormatSize> formats_for(const WeightBits& w, Quantize quantize) {
   const Census census = census_of(w);
   std::vector<FormatSize> sizes;
@@ -283,6 +288,9 @@ std::vector<FormatSize> formats_for(const WeightBits& w, Quantize quantize) {
     if (w.cols > kMaxInt8Cols) return formats_for(w, Quantize::kNone);
     add({PackedKind::kDenseInt8}, w.rows * w.cols);
     add({PackedKind::kBitmapInt8}, census.num_nonzero);
+  } else if (quantize == Quantize::kFp8) {
+    add({PackedKind::kDenseFp8}, w.rows * w.cols);
+    add({PackedKind::kBitmapFp8}, census.num_nonzero);
   } else {
     add({PackedKind::kDense16}, w.rows * w.cols);
     add({PackedKind::kBlock16}, census.num_tiles * kPanelRows * kBlockCols);
@@ -308,10 +316,12 @@ PackedTensor pack(const WeightBits& w, const PackFormat& format) {
   switch (format.kind) {
     case PackedKind::kDense16:
     case PackedKind::kDenseInt8:
+    case PackedKind::kDenseFp8:
       return pack_dense(w, shape);
     case PackedKind::kBitmap16:
       return pack_bitmap<std::uint32_t, 2>(w, shape);
     case PackedKind::kBitmapInt8:
+    case PackedKind::kBitmapFp8:
       return pack_bitmap<std::uint64_t, 4>(w, shape);
     case PackedKind::kNm16:
       return pack_nm(w, shape);

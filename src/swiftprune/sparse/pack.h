@@ -1,4 +1,4 @@
-// From a row-major 16-bit weight and its zeros to a packed tensor and back. Without int8 the way back gives
+// From a row-major 16-bit weight and its zeros to a packed tensor and back. In 16 bits the way back gives
 // the same bits: a weight counts as zero only when all its bits are (-0 is kept), and what is kept is copied.
 #pragma once
 
@@ -26,7 +26,8 @@ struct PackFormat {
   bool operator==(const PackFormat&) const = default;
 };
 
-enum class Quantize { kNone, kInt8 };
+enum class Quantize { kNone, kInt8, kFp8 };
+std::string_view name_of(Quantize quantize);  // "int8"
 
 struct FormatSize {
   PackFormat format;
@@ -36,12 +37,13 @@ struct FormatSize {
 std::vector<FormatSize> formats_for(const WeightBits& weight, Quantize quantize);
 
 // Throws Error{kBadInput} when the format cannot hold the weight (a group with more than N weights; NaN or
-// infinity in int8). int8: value = round(w / scale), scale = max |w| of the row / 127.
+// infinity in 8 bits). int8: value = round(w / scale), scale = max |w| of the row / 127; fp8: the nearest
+// E4M3 number to w / scale, scale = max |w| of the row / 448.
 PackedTensor pack(const WeightBits& weight, const PackFormat& format);
 // The smallest format.
 PackedTensor pack_smallest(const WeightBits& weight, Quantize quantize);
 
-// Row-major bits [O, I]; int8 values come back as round(value · scale) in the original dtype.
+// Row-major bits [O, I]; 8-bit values come back as round(value · scale) in the original dtype.
 std::vector<std::uint16_t> unpack(const PackedTensor& packed);
 // The weights [O, I] that products use.
 Matrix unpack_f32(const PackedTensor& packed);

@@ -44,11 +44,10 @@ std::int64_t tensor_bytes(const Checkpoint& checkpoint) {
 }
 
 nlohmann::ordered_json record_of(const PackReport& report, Quantize quantize) {
-  return {
-      {"format", "swiftprune packed model"},     {"format_version", 1},
-      {"swiftprune", SWIFTPRUNE_VERSION},        {"quantize", quantize == Quantize::kInt8 ? "int8" : "none"},
-      {"packed_tensors", report.linears.size()}, {"dense_bytes", report.dense_bytes},
-      {"packed_bytes", report.packed_bytes}};
+  return {{"format", "swiftprune packed model"},     {"format_version", 1},
+          {"swiftprune", SWIFTPRUNE_VERSION},        {"quantize", name_of(quantize)},
+          {"packed_tensors", report.linears.size()}, {"dense_bytes", report.dense_bytes},
+          {"packed_bytes", report.packed_bytes}};
 }
 
 // Decides the format of every weight; nothing is written yet, so that the files' sizes are known first.

@@ -115,6 +115,16 @@ void check_scales(const Checked& c) {
   }
 }
 
+// No stored value is NaN.
+void check_e4m3(const Checked& c, std::int64_t count) {
+  const auto* values = static_cast<const std::uint8_t*>(c.tensor.values());
+  const auto* end = values + count;
+  const auto* found = std::find_if(values, end, [](std::uint8_t v) { return (v & 0x7f) == 0x7f; });
+  if (found != end) {
+    bad_input("{}: value {}: found {:#04x}, which is no number in E4M3", c.name, found - values, *found);
+  }
+}
+
 template <class Word>
 void check_nm(const Checked& c, int bits) {
   const PackedShape& shape = c.shape();
@@ -184,17 +194,18 @@ void check_packed(const PackedTensor& tensor, const PackedSections& sections, st
   const Checked c{tensor, name};
   const PackedShape& shape = tensor.shape();
   const std::int64_t panels = shape.num_panels();
-  const bool int8 = is_int8(shape.kind);
+  const bool bytes_each = is_8bit(shape.kind);
   if (sections.offsets != 0) {
     const std::int64_t next = sections.masks != 0 ? sections.masks : sections.columns;
     check_zero_bytes(c, sections.offsets + (panels + 1) * 8, next, "offsets");
   }
   if (sections.masks != 0) {
-    const std::int64_t bytes = int8 ? shape.num_quads() * 8 : shape.num_pairs() * 4;
+    const std::int64_t bytes = bytes_each ? shape.num_quads() * 8 : shape.num_pairs() * 4;
     check_zero_bytes(c, sections.masks + panels * bytes, sections.values, "masks");
-    check_zero_bytes(c, sections.values + shape.num_values * (int8 ? 1 : 2), sections.num_bytes, "values");
+    check_zero_bytes(c, sections.values + shape.num_values * (bytes_each ? 1 : 2), sections.num_bytes,
+                     "values");
   }
-  if (int8) check_scales(c);
+  if (bytes_each) check_scales(c);
   switch (shape.kind) {
     case PackedKind::kDense16:
       check_dense<std::uint16_t>(c, 2);
@@ -207,6 +218,14 @@ void check_packed(const PackedTensor& tensor, const PackedSections& sections, st
       break;
     case PackedKind::kBitmapInt8:
       check_bitmap<std::uint64_t>(c, 4);
+      break;
+    case PackedKind::kDenseFp8:
+      check_dense<std::uint8_t>(c, 4);
+      check_e4m3(c, panels * shape.num_quads() * 64);
+      break;
+    case PackedKind::kBitmapFp8:
+      check_bitmap<std::uint64_t>(c, 4);
+      check_e4m3(c, shape.num_values);
       break;
     case PackedKind::kNm16: {
       const std::int64_t bytes = panels * shape.num_slots() * (shape.group_m == 4 ? 4 : 8);

@@ -107,6 +107,7 @@ void check_num_values(const PackedShape& shape, std::string_view name) {
   switch (shape.kind) {
     case PackedKind::kDense16:
     case PackedKind::kDenseInt8:
+    case PackedKind::kDenseFp8:
       expected = shape.rows * shape.cols;
       break;
     case PackedKind::kNm16:
@@ -117,6 +118,7 @@ void check_num_values(const PackedShape& shape, std::string_view name) {
       break;
     case PackedKind::kBitmap16:
     case PackedKind::kBitmapInt8:
+    case PackedKind::kBitmapFp8:
       break;  // the masks decide
   }
   if (shape.num_values != expected) {
@@ -127,12 +129,13 @@ void check_num_values(const PackedShape& shape, std::string_view name) {
 }  // namespace
 
 std::string_view name_of(PackedKind kind) {
-  constexpr std::string_view kNames[kNumPackedKinds] = {"dense16",     "dense_int8", "bitmap16",
-                                                        "bitmap_int8", "nm16",       "block16"};
+  constexpr std::string_view kNames[kNumPackedKinds] = {"dense16", "dense_int8", "bitmap16",  "bitmap_int8",
+                                                        "nm16",    "block16",    "dense_fp8", "bitmap_fp8"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
 bool is_int8(PackedKind kind) { return kind == PackedKind::kDenseInt8 || kind == PackedKind::kBitmapInt8; }
+bool is_fp8(PackedKind kind) { return kind == PackedKind::kDenseFp8 || kind == PackedKind::kBitmapFp8; }
 
 PackedSections sections_of(const PackedShape& shape) {
   PackedSections s;
@@ -143,12 +146,13 @@ PackedSections sections_of(const PackedShape& shape) {
     return start;
   };
   const std::int64_t panels = shape.num_panels();
-  if (is_int8(shape.kind)) s.scales = place(panels * kPanelRows * 4);
+  if (is_8bit(shape.kind)) s.scales = place(panels * kPanelRows * 4);
   switch (shape.kind) {
     case PackedKind::kDense16:
       s.values = place(panels * shape.num_pairs() * 64);
       break;
     case PackedKind::kDenseInt8:
+    case PackedKind::kDenseFp8:
       s.values = place(panels * shape.num_quads() * 64);
       break;
     case PackedKind::kBitmap16:
@@ -157,6 +161,7 @@ PackedSections sections_of(const PackedShape& shape) {
       s.values = place(round_up(shape.num_values * 2, 64) + 64);  // kernels load 64 bytes at any value
       break;
     case PackedKind::kBitmapInt8:
+    case PackedKind::kBitmapFp8:
       s.offsets = place((panels + 1) * 8);
       s.masks = place(panels * shape.num_quads() * 8);
       s.values = place(round_up(shape.num_values, 64) + 64);

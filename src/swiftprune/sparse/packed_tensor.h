@@ -1,7 +1,7 @@
 // A linear layer's weight [O, I] in a packed form: the same bytes on disk, mapped and multiplied with.
 // Weights are kept in panels of 16 output rows, and inside a panel in the order the kernels consume them: for
-// every pair of columns, the 16 rows' pairs side by side (int8: quads). One copy so serves a single token (a
-// sweep of each panel), a batch (panels as the right operand of a small product) and 16-row tile
+// every pair of columns, the 16 rows' pairs side by side (8 bits: quads). One copy so serves a single token
+// (a sweep of each panel), a batch (panels as the right operand of a small product) and 16-row tile
 // instructions. Byte by byte: docs/formats.md, "Packed models".
 #pragma once
 
@@ -23,10 +23,14 @@ enum class PackedKind : std::uint16_t {
   kBitmapInt8 = 3,  // the same with int8 values
   kNm16 = 4,        // N of every M consecutive inputs, with their indices inside the group
   kBlock16 = 5,     // 16x16 tiles; tiles of zeros only are left out
+  kDenseFp8 = 6,    // every weight, E4M3 with one scale an output row
+  kBitmapFp8 = 7,   // one bit a weight, and E4M3 values
 };
-inline constexpr int kNumPackedKinds = 6;
+inline constexpr int kNumPackedKinds = 8;
 std::string_view name_of(PackedKind kind);  // "bitmap16"
 bool is_int8(PackedKind kind);
+bool is_fp8(PackedKind kind);
+inline bool is_8bit(PackedKind kind) { return is_int8(kind) || is_fp8(kind); }
 
 inline constexpr std::int64_t kPanelRows = 16;       // output rows of a panel
 inline constexpr std::int64_t kBlockCols = 16;       // columns of a block16 tile
@@ -44,14 +48,14 @@ struct PackedShape {
 
   std::int64_t num_panels() const { return ceil_div(rows, kPanelRows); }
   std::int64_t num_pairs() const { return ceil_div(cols, 2); }  // 16-bit kinds
-  std::int64_t num_quads() const { return ceil_div(cols, 4); }  // int8 kinds
+  std::int64_t num_quads() const { return ceil_div(cols, 4); }  // 8-bit kinds
   // nm16: groups of a row times N, rounded up to pairs; each slot holds 16 rows' values.
   std::int64_t num_slots() const { return group_m == 0 ? 0 : round_up(cols / group_m * group_n, 2); }
 };
 
 // Offsets in bytes from the start of the packed tensor, multiples of 64; absent sections are 0.
 struct PackedSections {
-  std::int64_t scales = 0;   // f32 [panels·16]                  int8 kinds
+  std::int64_t scales = 0;   // f32 [panels·16]                  8-bit kinds
   std::int64_t offsets = 0;  // u64 [panels + 1]                 bitmap (values), block (tiles)
   std::int64_t masks = 0;    // u32 [panels, pairs] or u64 [panels, quads]; bit lane·(2|4) + column: bitmaps
   std::int64_t indices = 0;  // u32 or u64 [panels, slots]       nm16

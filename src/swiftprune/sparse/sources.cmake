@@ -9,7 +9,8 @@ target_sources(swiftprune PRIVATE
   sparse/shuffle_tables.cpp
   sparse/read_ceiling.cpp
   sparse/packed_checkpoint.cpp
-  sparse/autotune.cpp)
+  sparse/autotune.cpp
+  sparse/timings.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 sparse/kernels_avx2.cpp sparse/tiles_avx2.cpp
   AVX512 sparse/kernels_avx512.cpp sparse/tiles_avx512.cpp

@@ -21,6 +21,11 @@ struct BitsTarget {
     const float weight = static_cast<float>(value) * packed.scales()[row];
     put(row, col, packed.shape().dtype == DType::kBF16 ? f32_to_bf16(weight) : f32_to_f16(weight));
   }
+  void put(std::int64_t row, std::int64_t col, E4M3 value) const {
+    if (row >= packed.rows()) return;
+    const float weight = e4m3_to_f32(value) * packed.scales()[row];
+    put(row, col, packed.shape().dtype == DType::kBF16 ? f32_to_bf16(weight) : f32_to_f16(weight));
+  }
 };
 
 struct FloatTarget {
@@ -34,6 +39,10 @@ struct FloatTarget {
   void put(std::int64_t row, std::int64_t col, std::int8_t value) const {
     if (row >= packed.rows() || col >= packed.cols()) return;
     weight.at(row, col) = static_cast<float>(value) * packed.scales()[row];
+  }
+  void put(std::int64_t row, std::int64_t col, E4M3 value) const {
+    if (row >= packed.rows() || col >= packed.cols()) return;
+    weight.at(row, col) = e4m3_to_f32(value) * packed.scales()[row];
   }
 };
 
@@ -107,6 +116,12 @@ void unpack_to(const Target& target) {
           break;
         case PackedKind::kBitmapInt8:
           unpack_bitmap<std::int8_t, std::uint64_t, 4>(target, p);
+          break;
+        case PackedKind::kDenseFp8:
+          unpack_dense<E4M3, 4>(target, p);
+          break;
+        case PackedKind::kBitmapFp8:
+          unpack_bitmap<E4M3, std::uint64_t, 4>(target, p);
           break;
         case PackedKind::kNm16:
           unpack_nm(target, p);

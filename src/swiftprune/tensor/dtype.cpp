@@ -1,9 +1,11 @@
 #include "swiftprune/tensor/dtype.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -129,6 +131,30 @@ const DTypeKernels& dtype_kernels() {
 }
 
 }  // namespace
+
+float e4m3_to_f32(E4M3 value) {
+  const auto bits = static_cast<unsigned>(value);
+  const int exponent = static_cast<int>(bits >> 3 & 15u);
+  const int mantissa = static_cast<int>(bits & 7u);
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                   : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  return (bits & 0x80u) != 0 ? -size : size;
+}
+
+E4M3 f32_to_e4m3(float value) {
+  const unsigned sign = std::signbit(value) ? 0x80u : 0u;
+  if (std::isnan(value)) return static_cast<E4M3>(sign | 0x7fu);
+  const float size = std::min(std::abs(value), kLargestE4M3);
+  int exponent = size == 0.0f ? -6 : std::max(std::ilogb(size), -6);
+  long eighths = std::lrint(std::ldexp(size, 3 - exponent));  // to nearest even
+  if (eighths == 16) {
+    eighths = 8;
+    ++exponent;
+  }
+  const long code = eighths < 8 ? eighths : (exponent + 7) * 8 + eighths - 8;
+  return static_cast<E4M3>(sign | static_cast<unsigned>(code));
+}
 
 void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<float> target) {
   const auto n = static_cast<std::int64_t>(target.size());

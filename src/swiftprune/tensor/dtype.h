@@ -39,6 +39,13 @@ std::uint16_t f32_to_f16(float value);
 float bf16_to_f32(std::uint16_t bits);
 std::uint16_t f32_to_bf16(float value);
 
+// 8 bits: sign, four of exponent (bias 7), three of mantissa; no infinity, 0x7f and 0xff are NaN
+// (Micikevicius et al., arXiv 2209.05433). Rounding saturates at ±448.
+enum class E4M3 : std::uint8_t {};
+float e4m3_to_f32(E4M3 value);
+E4M3 f32_to_e4m3(float value);
+inline constexpr float kLargestE4M3 = 448.0f;
+
 // source: `target.size()` elements of F32, F16 or BF16 (little endian, any alignment).
 void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<float> target);
 // target: source.size() * size_of(dtype) bytes, any alignment. Negative zero becomes +0.
