@@ -11,9 +11,9 @@
 
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/evaluation/speed.h"
+#include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/pipeline/prune.h"
-#include "swiftprune/serving/sequence_engine.h"
 
 namespace swiftprune::cuda {
 
