@@ -11,11 +11,16 @@
 
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/evaluation/speed.h"
+#include "swiftprune/model/sequence_engine.h"
+#include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/evaluation/speed.h"
+#include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/row_budgets.h"
-#include "swiftprune/serving/sequence_engine.h"
 
 namespace swiftprune::cuda {
 

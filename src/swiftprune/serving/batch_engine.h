@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "swiftprune/model/resident_model.h"
-#include "swiftprune/serving/sequence_engine.h"
+#include "swiftprune/model/sequence_engine.h"
 
 namespace swiftprune {
 

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "swiftprune/model/sampler.h"
-#include "swiftprune/serving/sequence_engine.h"
+#include "swiftprune/model/sequence_engine.h"
 
 namespace swiftprune {
 
