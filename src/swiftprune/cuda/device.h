@@ -15,11 +15,6 @@
 #include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/prune.h"
-#include "swiftprune/evaluation/speed.h"
-#include "swiftprune/model/sequence_engine.h"
-#include "swiftprune/model/sequence_generator.h"
-#include "swiftprune/pipeline/plan.h"
-#include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/row_budgets.h"
 
 namespace swiftprune::cuda {
