@@ -9,14 +9,14 @@ namespace swiftprune::cuda {
 namespace {
 
 // Rows of the first half: whole base blocks.
-std::int64_t first_half(std::int64_t n) { return round_up(ceil_div(n, 2), kInverseBlock); }
+std::int64_t first_half(std::int64_t n) { return round_up(ceil_div(n, 2), inverse_block()); }
 // Floats of one off-diagonal block, aligned.
 std::int64_t side_size(std::int64_t n) { return round_up((n - first_half(n)) * first_half(n), 64); }
 
 }  // namespace
 
 std::int64_t inverse_scratch(std::int64_t n) {
-  if (n <= kInverseBlock) return 0;
+  if (n <= inverse_block()) return 0;
   const std::int64_t h = first_half(n);
   return std::max(inverse_scratch(h), side_size(n) + std::max(side_size(n), inverse_scratch(n - h)));
 }
@@ -24,7 +24,7 @@ std::int64_t inverse_scratch(std::int64_t n) {
 void inverse_factor(Products& products, DeviceView a, float* scratch, int* bad, bool tf32,
                     cudaStream_t stream) {
   const std::int64_t n = a.rows;
-  if (n <= kInverseBlock) {
+  if (n <= inverse_block()) {
     if (n > 0) invert_block(static_cast<float*>(a.data), a.stride, n, bad, stream);
     return;
   }

@@ -211,9 +211,9 @@ void normalised_gram(const float* gram, const float* norm, std::int64_t n, float
 // `moments`
 void aligned_moments(const float* gram, const float* cross, const float* norm, std::int64_t n, float alpha,
                      float* moments, cudaStream_t stream);
-// A base block of inverse.h (invert_block.cu): a [n, n] (stride), n <= kInverseBlock, both halves given,
-// becomes L⁻¹; *bad is set when a pivot is not positive.
-inline constexpr std::int64_t kInverseBlock = 128;
+// A base block of inverse.h (invert_block.cu): a [n, n] (stride), n <= inverse_block(), both halves given,
+// becomes L⁻¹; *bad is set when a pivot is not positive. The size depends on the device's shared memory.
+std::int64_t inverse_block();
 void invert_block(float* a, std::int64_t stride, std::int64_t n, int* bad, cudaStream_t stream);
 // Rows are brought to a common size, so that F16 holds them: scale [rows] is the power of two above the row's
 // largest |w·n|. scaled = w·n/scale (F16), wide (F32) the same when scale_wide, else w.
