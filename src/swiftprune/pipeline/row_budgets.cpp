@@ -45,10 +45,10 @@ struct QkvRow {
   std::size_t linear;
   std::int64_t row;
 };
-QkvRow qkv_row(const ModelConfig& config, std::int64_t logical) {
+QkvRow qkv_row(const ModelConfig& config, const BlockConfig& block, std::int64_t logical) {
   const std::int64_t d = config.head_size;
-  const std::int64_t q = config.num_heads * d;
-  const std::int64_t kv = config.num_kv_heads * d;
+  const std::int64_t q = config.heads_in(block) * d;
+  const std::int64_t kv = config.kv_heads_in(block) * d;
   switch (config.qkv_layout) {
     case QkvLayout::kSeparate:
       if (logical < q) return {0, logical};
@@ -137,8 +137,8 @@ std::vector<std::vector<float>> RowEffects::of_attention(const DecoderBlock& den
                                                          const LayerStats& stats) const {
   const ModelConfig& config = model_.config();
   const std::int64_t d = config.head_size;
-  const std::int64_t q = config.num_heads * d;
-  const std::int64_t kv = config.num_kv_heads * d;
+  const std::int64_t q = config.heads_in(dense.config()) * d;
+  const std::int64_t kv = config.kv_heads_in(dense.config()) * d;
   const std::int64_t per_kv = config.num_heads / config.num_kv_heads;
   const auto& linears = dense.linears();
 
@@ -150,7 +150,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(const DecoderBlock& den
   }
   std::vector<double> energies(at(q + kv));
   for (std::int64_t i = 0; i < q + kv; ++i) {
-    const QkvRow where = qkv_row(config, i);
+    const QkvRow where = qkv_row(config, dense.config(), i);
     energies[at(i)] = std::max(0.0, of_linear[where.linear][at(where.row)]);
   }
   const int rope = dense.config().rope;
@@ -163,7 +163,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(const DecoderBlock& den
   add_column_energies(linears[config.qkv_layout == QkvLayout::kSeparate ? 3 : 1].weight.view(), {}, columns);
 
   std::vector<double> effect(at(q + 2 * kv), 0.0);
-  for (std::int64_t head = 0; head < config.num_heads; ++head) {
+  for (std::int64_t head = 0; head < config.heads_in(dense.config()); ++head) {
     for (std::int64_t i = 0; i < d; ++i) {
       const std::int64_t query = head * d + i;
       const std::int64_t key = head / per_kv * d + i;
@@ -178,7 +178,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(const DecoderBlock& den
   }
   const std::vector<float> root = roots(effect);
   for (std::int64_t i = 0; i < q + 2 * kv; ++i) {
-    const QkvRow where = qkv_row(config, i);
+    const QkvRow where = qkv_row(config, dense.config(), i);
     result[where.linear][at(where.row)] = root[at(i)];
   }
   return result;
@@ -186,7 +186,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(const DecoderBlock& den
 
 std::vector<std::vector<float>> RowEffects::of_mlp(const DecoderBlock& dense, const LayerStats& stats) const {
   const ModelConfig& config = model_.config();
-  const std::int64_t size = config.intermediate_size;
+  const std::int64_t size = dense.config().down.inputs;
   expect(stats.sample != nullptr && stats.sample->rows() > 0, "RowEffects: a sample of the MLP's inputs");
   const ConstMatrixView x = stats.sample->view();
   std::vector<std::size_t> ups;
