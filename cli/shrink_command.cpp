@@ -1,4 +1,5 @@
 // swiftprune shrink: a checkpoint folder in, a smaller dense checkpoint folder of the same family out.
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/pipeline/shape_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
+#include "swiftprune/pipeline/width_choice.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune::cli {
@@ -32,6 +34,7 @@ struct ShrinkFlags {
   std::optional<double> target_ms;
   std::string units = "mlp";
   std::int64_t align = 32;
+  bool non_uniform = false;
   std::string score = "contribution";
   std::string layers_by = "greedy";
   std::string compensate = "auto";
@@ -70,6 +73,7 @@ Json echo(const ShrinkFlags& f) {
                   {"out", f.out},
                   {"units", f.units},
                   {"align", f.align},
+                  {"non_uniform", f.non_uniform},
                   {"score", f.score},
                   {"layers_by", f.layers_by},
                   {"compensate", f.compensate},
@@ -89,10 +93,13 @@ Json echo(const ShrinkFlags& f) {
 }
 
 Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
-  return {{"intermediate_size", shape.channels},
-          {"num_attention_heads", model.num_heads / model.num_kv_heads * shape.groups},
-          {"num_key_value_heads", shape.groups},
-          {"num_hidden_layers", shape.layers}};
+  Json json = {{"intermediate_size", shape.channels},
+               {"num_attention_heads", model.num_heads / model.num_kv_heads * shape.groups},
+               {"num_key_value_heads", shape.groups},
+               {"num_hidden_layers", shape.layers}};
+  if (!shape.layer_channels.empty()) json["layer_intermediate_size"] = shape.layer_channels;
+  if (!shape.layer_groups.empty()) json["layer_num_key_value_heads"] = shape.layer_groups;
+  return json;
 }
 
 Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensation compensation) {
@@ -108,8 +115,8 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
   Json blocks = Json::array();
   for (const ShrunkBlock& block : result.blocks) {
     Json item = {{"layer", block.layer}};
-    if (choice.shape.channels < m.intermediate_size) item["channels"] = block.kept.channels;
-    if (choice.shape.groups < m.num_kv_heads) item["groups"] = block.kept.groups;
+    if (std::ssize(block.kept.channels) < m.intermediate_size) item["channels"] = block.kept.channels;
+    if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
     blocks.push_back(std::move(item));
   }
   const ShrinkSeconds& s = result.seconds;
@@ -158,6 +165,10 @@ void print_summary(const ShrinkFlags& flags, const Json& record, double seconds)
       shape.at("num_key_value_heads").get<std::int64_t>(), shape.at("intermediate_size").get<std::int64_t>());
   fmt::print("parameters  {} of {}\n", record.at("parameters").at("shrunk").get<std::int64_t>(),
              record.at("parameters").at("dense").get<std::int64_t>());
+  for (const auto& [key, what] : {std::pair{"layer_intermediate_size", "widths      "},
+                                  std::pair{"layer_num_key_value_heads", "key heads   "}}) {
+    if (shape.contains(key)) fmt::print("{}{}\n", what, shape.at(key).dump());
+  }
   if (const Json& layers = record.at("removed_layers"); !layers.empty())
     fmt::print("layers gone {}\n", layers.dump());
   const Json& s = record.at("seconds");
@@ -165,8 +176,37 @@ void print_summary(const ShrinkFlags& flags, const Json& record, double seconds)
              s.at("forward").get<double>(), s.at("solve").get<double>(),
              s.at("load").get<double>() + s.at("write").get<double>());
   if (flags.common.quiet) return;
-  fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n      swiftprune export {} --gguf FILE.gguf\n",
-             flags.out, flags.out);
+  fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n", flags.out);
+  if (!flags.non_uniform) fmt::print(stderr, "      swiftprune export {} --gguf FILE.gguf\n", flags.out);
+}
+
+void check_shapes(const ShrinkFlags& flags, const ModelConfig& model, const ShapeRequest& request,
+                  Compensation compensation) {
+  if (flags.non_uniform) {
+    check_width_request(model, request);
+    ShrinkShape shape = shape_of(model);
+    for (const UnitKind kind : request.units) {
+      (kind == UnitKind::kMlp ? shape.layer_channels : shape.layer_groups).resize(model.blocks.size(), 1);
+    }
+    added_biases(model, shape, compensation);
+    return;
+  }
+  for (const ShrinkShape& shape : shapes_for(model, request)) added_biases(model, shape, compensation);
+}
+
+ShapeChoice choose_widths(const Model& model, const Backend& backend, const ShapeRequest& request,
+                          const TokenWindows& windows, const ShrinkOptions& options) {
+  const WidthChanges changes = measure_width_changes(model, backend, request, windows,
+                                                     {options.score, {options.compute, options.progress}});
+  ShapeChoice choice;
+  choice.shape = spread_widths(model.config(), request, changes);
+  choice.measured = Json::object();
+  const auto record = [&](const char* name, const UnitChanges& of) {
+    if (!of.changes.empty()) choice.measured[name] = {{"share", of.share}, {"changes", of.changes}};
+  };
+  record("channels", changes.channels);
+  record("groups", changes.groups);
+  return choice;
 }
 
 void run(const ShrinkFlags& flags) {
@@ -190,16 +230,15 @@ void run(const ShrinkFlags& flags) {
   request.align = flags.align;
   request.ratio = wanted_ratio(flags, *model, *backend, options.compute, decode);
   // A wrong request costs nothing.
-  for (const ShrinkShape& shape : shapes_for(model->config(), request)) {
-    added_biases(model->config(), shape, options.compensation);
-  }
+  check_shapes(flags, model->config(), request, options.compensation);
   const TokenWindows windows = calibration_windows(*model, *backend, flags.calibration, flags.windows, false,
                                                    options.compute, options.progress);
   ShapeChoiceOptions choice_options;
   choice_options.score = options.score;
   choice_options.greedy = flags.layers_by == "greedy";
   choice_options.layers = {options.compute, options.progress};
-  ShapeChoice choice = choose_shape(*model, *backend, request, windows, choice_options);
+  ShapeChoice choice = flags.non_uniform ? choose_widths(*model, *backend, request, windows, options)
+                                         : choose_shape(*model, *backend, request, windows, choice_options);
   choice.measured.update(decode);
   // Only what runs beside the dense model can make up for layers that are gone.
   if (flags.compensate == "auto" && !choice.removed_layers.empty()) {
@@ -241,6 +280,9 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command.add_option("--align", f.align, "The MLP's width becomes a multiple of this")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
+  command.add_flag("--non-uniform", f.non_uniform,
+                   "Layers may keep different numbers of channels and head groups, by measured change of the "
+                   "output; only swiftprune loads the result");
   command
       .add_option("--score", f.score,
                   "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")

@@ -3,7 +3,7 @@
 perplexity of each result and writes the tables as Markdown.
 
   tools/shrink_tables.py build/release/swiftprune MODEL --ids IDS --eval-ids IDS --work FOLDER -o TABLE.md
-      [--windows 8] [--eval-windows 8] [--eval-seqlen 512] [--threads 2] [--main]
+      [--windows 8] [--eval-windows 16] [--eval-seqlen 512] [--threads 2] [--main]
 
 Results are removed once measured; their numbers stay in FOLDER/results.jsonl, so that an interrupted run goes on.
 A combination that the model's family has no room for (a bias where config.json knows none) is left out of the table.
@@ -30,6 +30,8 @@ def jobs(num_layers, everything):
     for score, compensation in pairs:
         for ratio in RATIOS:
             yield {"units": "mlp", "ratio": ratio, "score": score, "compensate": compensation}
+    for ratio in RATIOS:
+        yield {"units": "mlp", "ratio": ratio, "score": OURS[0], "compensate": OURS[1], "non-uniform": True}
     for compensation in ["none", "aligned"]:
         for count in REMOVED_LAYERS:
             for choice in ["greedy", "influence"]:
@@ -60,7 +62,8 @@ def evaluate(a, folder):
 def measure(a, options):
     folder = a.work / "shrunk"
     shutil.rmtree(folder, ignore_errors=True)
-    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    flags = [part for name, value in options.items()
+             for part in ((f"--{name}",) if value is True else (f"--{name}", value))]
     record = run_json([a.swiftprune, "shrink", a.model, "--out", folder, *flags, "--ids", a.ids, "--windows", a.windows,
                        "--compute", a.compute, "--threads", a.threads, "--json", "--quiet"])
     if record is None:
@@ -76,8 +79,10 @@ def number(value):
 
 
 def unit_table(results):
+    units = [r for r in results if r["options"]["units"] == "mlp"]
+    by_layer = {r["options"]["ratio"]: r["perplexity"] for r in units if "non-uniform" in r["options"]}
     value = {(r["options"]["score"], r["options"]["compensate"], r["options"]["ratio"]): r["perplexity"]
-             for r in results if r["options"]["units"] == "mlp"}
+             for r in units if "non-uniform" not in r["options"]}
     lines = ["| score | compensation | " + " | ".join(f"{100 * r:.0f} %" for r in RATIOS) + " |",
              "|---|---|" + "---|" * len(RATIOS)]
     best = {r: min((p for (_, _, ratio), p in value.items() if ratio == r and p is not None), default=None) for r in RATIOS}
@@ -90,6 +95,9 @@ def unit_table(results):
             label = f"{score} ({name} as published)" if name else score
             cells = [f"**{number(p)}**" if p is not None and p == best[r] else number(p) for p, r in zip(row, RATIOS)]
             lines.append(f"| {label} | {compensation} | " + " | ".join(cells) + " |")
+    if by_layer:
+        cells = " | ".join(number(by_layer.get(r)) for r in RATIOS)
+        lines.append(f"| {OURS[0]}, `--non-uniform` | {OURS[1]} | {cells} |")
     factors = []
     for ratio in RATIOS:
         ours = value.get((*OURS, ratio))
@@ -131,7 +139,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True)
     parser.add_argument("--windows", type=int, default=8)
-    parser.add_argument("--eval-windows", type=int, default=8)
+    parser.add_argument("--eval-windows", type=int, default=16)
     parser.add_argument("--eval-seqlen", type=int, default=512)
     parser.add_argument("--compute", default="bf16")
     parser.add_argument("--main", action="store_true", help="only ours, the published methods and layers")

@@ -357,9 +357,11 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   linear(block, kAttention, x, qkv);
   const std::int64_t d = model_.head_size;
   const bool interleaved = model_.qkv_layout == QkvLayout::kInterleaved;
+  const std::int64_t num_heads = model_.heads_in(block.config());
+  const std::int64_t num_kv_heads = model_.kv_heads_in(block.config());
   const std::int64_t head_stride = interleaved ? 3 * d : d;
-  const std::int64_t k_start = interleaved ? d : model_.num_heads * d;
-  const std::int64_t v_start = interleaved ? 2 * d : (model_.num_heads + model_.num_kv_heads) * d;
+  const std::int64_t k_start = interleaved ? d : num_heads * d;
+  const std::int64_t v_start = interleaved ? 2 * d : (num_heads + num_kv_heads) * d;
   const auto start = [&](std::int64_t element) {
     return static_cast<std::byte*>(qkv.data) + element * size_of(compute_);
   };
@@ -391,13 +393,13 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   const bool normed =
       block.norm(BlockWeights::kQueryNorm).present || block.norm(BlockWeights::kKeyNorm).present;
   if (!normed && !interleaved) {
-    prepare(0, model_.num_heads + model_.num_kv_heads, BlockWeights::kQueryNorm);  // one after the other
+    prepare(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm);  // one after the other
   } else {
-    prepare(0, model_.num_heads, BlockWeights::kQueryNorm);
-    prepare(k_start, model_.num_kv_heads, BlockWeights::kKeyNorm);
+    prepare(0, num_heads, BlockWeights::kQueryNorm);
+    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm);
   }
 
-  const DeviceView mixed = mixed_.view().row_block(0, x.rows);
+  const DeviceView mixed = view_of(mixed_.view().data, compute_, x.rows, num_heads * d);
   AttentionArgs args;
   args.q = start(0);
   args.k = start(k_start);
@@ -408,8 +410,8 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
   args.row_stride = qkv.stride;
   args.head_stride = head_stride;
-  args.num_heads = model_.num_heads;
-  args.num_kv_heads = model_.num_kv_heads;
+  args.num_heads = num_heads;
+  args.num_kv_heads = num_kv_heads;
   args.head_size = d;
   args.scale = model_.attention_scale;
   args.softcap = model_.attention_softcap;
@@ -441,7 +443,7 @@ DeviceView BlockForward::up(const BlockWeights& block, DeviceView x) {
 
 DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
   const DeviceView up = this->up(block, x);
-  const DeviceView inner = inner_.view().row_block(0, x.rows);
+  const DeviceView inner = view_of(inner_.view().data, compute_, x.rows, block.config().down.inputs);
   activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
            stream_);
   return inner;

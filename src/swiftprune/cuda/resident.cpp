@@ -38,13 +38,13 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
   for (std::int64_t lane = 0; lane < lanes; ++lane) slots_.push_back(static_cast<std::int32_t>(lane));
   BlockLoader loader(of, device.index);
   blocks_.reserve(static_cast<std::size_t>(config.num_layers()));
-  const std::int64_t width = config.num_kv_heads * config.head_size;
   for (std::int64_t layer = 0; layer < config.num_layers(); ++layer) {
     BlockWeights& block = blocks_.emplace_back(memory_, of, dtype_);
     loader.start(layer, block);
     loader.finish();
     block.load_packed(memory_, stream_);
     block.refresh(stream_);
+    const std::int64_t width = config.kv_heads_in(block.config()) * config.head_size;
     caches_.push_back({DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached keys"),
                        DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached values")});
   }
@@ -84,7 +84,8 @@ std::int64_t DeviceModel::bytes_per_step(std::int64_t position) const {
   for (const BlockWeights& block : blocks_) {
     const std::int64_t window = block.config().attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
-    const std::int64_t kv_size = model_.config().num_kv_heads * model_.config().head_size;
+    const ModelConfig& config = model_.config();
+    const std::int64_t kv_size = config.kv_heads_in(block.config()) * config.head_size;
     bytes += block.linear_bytes() + 2 * num_lanes() * keys * kv_size * size_of(dtype_);
   }
   return bytes;

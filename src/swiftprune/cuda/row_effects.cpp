@@ -131,7 +131,7 @@ std::vector<std::vector<float>> DeviceRowEffects::of(const BlockWeights& dense, 
   }
   const DeviceView x = stats.sample();
   expect(x.rows > 0, "row budgets: a sample of the MLP's inputs");
-  const std::int64_t size = config_.intermediate_size;
+  const std::int64_t size = config_.blocks[static_cast<std::size_t>(layer)].down.inputs;
   const DeviceBuffer gate(memory_, bytes_of(size, sizeof(double)), kWhat);
   const DeviceBuffer up(memory_, bytes_of(size, sizeof(double)), kWhat);
   mlp_effects(kind_of(config_.activation), config_.gated_mlp, forward_.up(dense, x).data, forward_.compute(),

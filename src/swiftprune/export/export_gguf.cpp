@@ -14,6 +14,7 @@
 #include "swiftprune/export/gguf_quantize.h"
 #include "swiftprune/export/gguf_vocabulary.h"
 #include "swiftprune/export/gguf_writer.h"
+#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -188,6 +189,12 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   if (has_packed_tensors(checkpoint)) {
     bad_input("{}: GGUF cannot hold a packed model; make it dense first: swiftprune unpack",
               checkpoint.folder().string());
+  }
+  if (model.config().has_layer_sizes) {
+    bad_input(
+        "{}: config.json: field '{}': llama.cpp has one size for all layers of this architecture; shrink "
+        "without --non-uniform for it",
+        checkpoint.folder().string(), kLayerSizesField);
   }
   const GgufArchitecture& architecture = gguf_architecture_for(model.config());
   const std::vector<TensorPlan> plan = plan_tensors(model, architecture);

@@ -84,6 +84,20 @@ std::string ConfigReader::text(std::string_view key, std::optional<std::string> 
   return v->get<std::string>();
 }
 
+std::vector<std::int64_t> ConfigReader::integers(std::string_view key) const {
+  const nlohmann::json* v = value(key);
+  if (v == nullptr || !v->is_array()) bad_input("{}: expected an array of integers", where(key));
+  std::vector<std::int64_t> result;
+  for (const nlohmann::json& item : *v) {
+    const bool fits = item.is_number_unsigned()
+                          ? item.get<std::uint64_t>() < static_cast<std::uint64_t>(kLimit)
+                          : item.is_number_integer();
+    if (!fits) bad_input("{}: found {} at {}, expected integers", where(key), excerpt(item), result.size());
+    result.push_back(item.get<std::int64_t>());
+  }
+  return result;
+}
+
 std::vector<double> ConfigReader::numbers(std::string_view key) const {
   const nlohmann::json* v = value(key);
   if (v == nullptr || !v->is_array()) bad_input("{}: expected an array of numbers", where(key));

@@ -27,9 +27,10 @@ class ConfigReader {
   double positive(std::string_view key, std::optional<double> fallback = std::nullopt) const;  // finite, > 0
   bool boolean(std::string_view key, bool fallback) const;
   std::string text(std::string_view key, std::optional<std::string> fallback = std::nullopt) const;
-  std::vector<double> numbers(std::string_view key) const;     // array of finite numbers
-  std::vector<std::string> texts(std::string_view key) const;  // array of strings
-  ConfigReader child(std::string_view key) const;              // a nested object; throws when it is not one
+  std::vector<std::int64_t> integers(std::string_view key) const;  // array of integers below 2^31
+  std::vector<double> numbers(std::string_view key) const;         // array of finite numbers
+  std::vector<std::string> texts(std::string_view key) const;      // array of strings
+  ConfigReader child(std::string_view key) const;  // a nested object; throws when it is not one
   const nlohmann::json& object() const { return object_; }
   // "config.json: field 'x'" for messages of the caller.
   std::string where(std::string_view key) const;

@@ -97,8 +97,8 @@ Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatr
 
 DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixView x) const {
   const std::int64_t d = model_.head_size;
-  const std::int64_t q_size = model_.num_heads * d;
-  const std::int64_t kv_size = model_.num_kv_heads * d;
+  const std::int64_t q_size = model_.heads_in(config_) * d;
+  const std::int64_t kv_size = model_.kv_heads_in(config_) * d;
   Qkv qkv;
   switch (model_.qkv_layout) {
     case QkvLayout::kSeparate:
@@ -116,7 +116,7 @@ DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixV
       const Matrix fused = linear(backend, 0, x);
       for (Matrix* part : {&qkv.q_storage, &qkv.k_storage, &qkv.v_storage}) *part = Matrix(x.rows, q_size);
       for (std::int64_t n = 0; n < x.rows; ++n) {
-        for (std::int64_t h = 0; h < model_.num_heads; ++h) {
+        for (std::int64_t h = 0; h < model_.heads_in(config_); ++h) {
           const float* head = fused.row(n) + 3 * h * d;
           std::copy_n(head, d, qkv.q_storage.row(n) + h * d);
           std::copy_n(head + d, d, qkv.k_storage.row(n) + h * d);
@@ -158,8 +158,8 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
 }
 
 AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {
-  return {model_.num_heads,         model_.num_kv_heads,      model_.head_size, model_.attention_scale,
-          model_.attention_softcap, config_.attention_window, first_position};
+  return {model_.heads_in(config_), model_.kv_heads_in(config_), model_.head_size, model_.attention_scale,
+          model_.attention_softcap, config_.attention_window,    first_position};
 }
 
 void DecoderBlock::attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes,
@@ -207,7 +207,7 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
   Qkv qkv = project_qkv(backend, x);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
   if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
-  Matrix out(x.rows, model_.num_heads * model_.head_size);
+  Matrix out(x.rows, config_.attention_output.inputs);
   if (!options.segments.empty()) {
     attend_segments(backend, ropes, qkv, options.segments, out.view());
     return out;
@@ -246,7 +246,7 @@ Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
     backend.gated_activate(model_.activation, first.view(), up.view());
     return first;
   }
-  const std::int64_t size = model_.intermediate_size;
+  const std::int64_t size = config_.down.inputs;
   backend.gated_activate(model_.activation, first.view().col_block(0, size),
                          first.view().col_block(size, size));
   Matrix gated(x.rows, size);

@@ -5,6 +5,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/config_reader.h"
+#include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
 
@@ -38,7 +39,9 @@ ModelConfig model_config(const nlohmann::json& config) {
     bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
               c.where("quantization_config"));
   }
-  return family.configure(config);
+  ModelConfig model = family.configure(config);
+  apply_layer_sizes(config, model);
+  return model;
 }
 
 std::string_view name_of(LinearInput input) {

@@ -18,9 +18,10 @@ Generator::Generator(const Model& model, const Backend& backend, ComputeType com
 std::int64_t Generator::bytes_per_step(std::int64_t position) const {
   std::int64_t bytes = resident_.head.num_bytes();
   for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
-    const std::int64_t window = model_.config().blocks[layer].attention_window;
+    const BlockConfig& block = model_.config().blocks[layer];
+    const std::int64_t window = block.attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
-    const std::int64_t kv_size = model_.config().num_kv_heads * model_.config().head_size;
+    const std::int64_t kv_size = model_.config().kv_heads_in(block) * model_.config().head_size;
     bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
     for (const BlockLinear& linear : resident_.blocks[layer].linears())
       bytes += linear.compact ? linear.compact->num_bytes()

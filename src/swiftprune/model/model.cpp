@@ -2,6 +2,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
+#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/model/rope.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -32,8 +33,9 @@ void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int6
 void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
   for (const LinearTensors& linear : linears_of(block)) {
     const bool of_mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
-    const std::string fields = of_mlp ? "hidden_size and " + m.intermediate_field
-                                      : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
+    std::string fields = of_mlp ? "hidden_size and " + m.intermediate_field
+                                : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
+    if (m.has_layer_sizes) fields += fmt::format(" ({})", kLayerSizesField);
     if (checkpoint.find(linear.name + ".weight" + kPackedSuffix) ==
         nullptr) {  // packed ones are checked when loaded
       check_shape(checkpoint, linear.name + ".weight", {linear.outputs, linear.inputs}, fields);

@@ -105,7 +105,15 @@ struct ModelConfig {
   std::optional<std::string> head_bias;
   std::vector<BlockConfig> blocks;
 
+  // Blocks differ in width and number of heads (layer_sizes.h); the fields above then are the largest ones.
+  bool has_layer_sizes = false;
+
   std::int64_t num_layers() const { return static_cast<std::int64_t>(blocks.size()); }
+  std::int64_t heads_in(const BlockConfig& block) const { return block.attention_output.inputs / head_size; }
+  // As many query heads share a key head in every block.
+  std::int64_t kv_heads_in(const BlockConfig& block) const {
+    return heads_in(block) / (num_heads / num_kv_heads);
+  }
 };
 
 // All linears of a block in the order in which they are computed.

@@ -45,10 +45,10 @@ struct QkvRow {
   std::size_t linear;
   std::int64_t row;
 };
-QkvRow qkv_row(const ModelConfig& config, std::int64_t logical) {
+QkvRow qkv_row(const ModelConfig& config, const BlockConfig& block, std::int64_t logical) {
   const std::int64_t d = config.head_size;
-  const std::int64_t q = config.num_heads * d;
-  const std::int64_t kv = config.num_kv_heads * d;
+  const std::int64_t q = config.heads_in(block) * d;
+  const std::int64_t kv = config.kv_heads_in(block) * d;
   switch (config.qkv_layout) {
     case QkvLayout::kSeparate:
       if (logical < q) return {0, logical};
@@ -86,7 +86,7 @@ struct MlpSums {
 };
 MlpSums mlp_sums(const Backend& backend, const ModelConfig& config, const DecoderBlock& dense,
                  const LayerStats& stats) {
-  const std::int64_t size = config.intermediate_size;
+  const std::int64_t size = dense.config().down.inputs;
   expect(stats.sample != nullptr && stats.sample->rows() > 0, "RowEffects: a sample of the MLP's inputs");
   const ConstMatrixView x = stats.sample->view();
   std::vector<std::size_t> ups;
@@ -213,7 +213,7 @@ std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const Dec
         outputs.push_back(row_energies(linear.weight.view(), stats, backend));
     }
     const ModelConfig& config = model_.config();
-    std::vector<double> columns(at(config.num_heads * config.head_size), 0.0);
+    std::vector<double> columns(at(config.heads_in(dense.config()) * config.head_size), 0.0);
     add_column_energies(dense.linears()[outputs.size()].weight.view(), {}, columns);
     return of_attention(layer, outputs, columns);
   }
@@ -227,23 +227,25 @@ std::vector<std::vector<float>> RowEffects::of_attention(std::int64_t layer,
                                                          std::span<const std::vector<double>> outputs,
                                                          std::span<const double> columns) const {
   const ModelConfig& config = model_.config();
+  const BlockConfig& block = config.blocks[at(layer)];
   const std::int64_t d = config.head_size;
-  const std::int64_t q = config.num_heads * d;
-  const std::int64_t kv = config.num_kv_heads * d;
+  const std::int64_t heads = config.heads_in(block);
+  const std::int64_t q = heads * d;
+  const std::int64_t kv = config.kv_heads_in(block) * d;
   const std::int64_t per_kv = config.num_heads / config.num_kv_heads;
   std::vector<double> energies(at(q + kv));
   for (std::int64_t i = 0; i < q + kv; ++i) {
-    const QkvRow where = qkv_row(config, i);
+    const QkvRow where = qkv_row(config, block, i);
     energies[at(i)] = std::max(0.0, outputs[where.linear][at(where.row)]);
   }
-  const int rope = config.blocks[at(layer)].rope;
+  const int rope = block.rope;
   if (rope >= 0) {
     const std::int64_t rotary =
         2 * static_cast<std::int64_t>(config.ropes[at(rope)].inverse_frequency.size());
     average_pairs(d, std::min(rotary, d), energies);
   }
   std::vector<double> effect(at(q + 2 * kv), 0.0);
-  for (std::int64_t head = 0; head < config.num_heads; ++head) {
+  for (std::int64_t head = 0; head < heads; ++head) {
     for (std::int64_t i = 0; i < d; ++i) {
       const std::int64_t query = head * d + i;
       const std::int64_t key = head / per_kv * d + i;
@@ -256,7 +258,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(std::int64_t layer,
   for (const std::vector<double>& rows : outputs) result.emplace_back(rows.size());
   const std::vector<float> root = roots(effect);
   for (std::int64_t i = 0; i < q + 2 * kv; ++i) {
-    const QkvRow where = qkv_row(config, i);
+    const QkvRow where = qkv_row(config, block, i);
     result[where.linear][at(where.row)] = root[at(i)];
   }
   return result;

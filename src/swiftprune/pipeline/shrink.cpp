@@ -8,6 +8,7 @@
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/one_stream.h"
 #include "swiftprune/pipeline/two_streams.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -132,7 +133,7 @@ class BlockShrinker {
 
   void run_input(DecoderBlock& block, LinearInput input, bool removed, ShrunkBlock& shrunk) {
     std::optional<ActivationStats> stats;
-    if (!removed && changes(input)) stats = make_stats(block, input);
+    if (!removed && changes(shrunk.layer, input)) stats = make_stats(block, input);
     {
       const Stopwatch watch(result_.seconds.forward);
       aligned() ? two_->collect(input, stats ? &*stats : nullptr)
@@ -151,10 +152,10 @@ class BlockShrinker {
 
   // Do the linears that read the input become other ones? A fit of all columns to their own outputs gives
   // back what there was.
-  bool changes(LinearInput input) const {
+  bool changes(std::int64_t layer, LinearInput input) const {
     if (aligned()) return true;
-    return input == kMlpOutput ? shape_.channels < model_.config().intermediate_size
-                               : shape_.groups < model_.config().num_kv_heads;
+    return input == kMlpOutput ? shape_.channels_in(layer) < model_.config().intermediate_size
+                               : shape_.groups_in(layer) < model_.config().num_kv_heads;
   }
 
   ActivationStats make_stats(const DecoderBlock& block, LinearInput input) const {
@@ -195,7 +196,7 @@ class BlockShrinker {
     const ModelConfig& m = model_.config();
     const bool mlp = output == kMlpOutput;
     const std::int64_t unit = mlp ? 1 : m.num_heads / m.num_kv_heads * m.head_size;
-    const std::int64_t count = mlp ? shape_.channels : shape_.groups;
+    const std::int64_t count = mlp ? shape_.channels_in(shrunk.layer) : shape_.groups_in(shrunk.layer);
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
     // Head groups are ranked by one look at all of them: sums over columns that go together.
     const std::int64_t num_kept = mlp ? count : linear.tensors.inputs;
@@ -265,10 +266,12 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
     added.push_back(output);
   };
   const BlockConfig& block = model.blocks.front();
-  if (shape.groups < model.num_kv_heads) {
+  if (shape.groups < model.num_kv_heads || !shape.layer_groups.empty()) {
     add(kAttentionOutput, block.attention_output, model.attention_bias_field);
   }
-  if (shape.channels < model.intermediate_size) add(kMlpOutput, block.down, model.mlp_bias_field);
+  if (shape.channels < model.intermediate_size || !shape.layer_channels.empty()) {
+    add(kMlpOutput, block.down, model.mlp_bias_field);
+  }
   return added;
 }
 
@@ -293,6 +296,12 @@ void keep_columns(BlockLinear& linear, std::span<const std::int64_t> kept) {
 }
 
 void check_shrinkable(const Model& model) {
+  if (model.config().has_layer_sizes) {
+    bad_input(
+        "{}: config.json: field '{}': a model whose layers differ in size cannot be shrunk again; shrink "
+        "the dense one",
+        model.checkpoint().folder().string(), kLayerSizesField);
+  }
   if (!has_packed_tensors(model.checkpoint())) return;
   bad_input("{}: a packed model cannot be shrunk; make it dense first: swiftprune unpack",
             model.checkpoint().folder().string());
@@ -304,6 +313,10 @@ ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShap
   expect(windows.num_windows() > 0, "shrink: calibration windows");
   expect(std::ssize(removed_layers) == model.config().num_layers() - shape.layers,
          "shrink: as many layers removed as the shape lacks");
+  const auto one_a_layer = [&](const std::vector<std::int64_t>& sizes) {
+    return sizes.empty() || std::ssize(sizes) == model.config().num_layers();
+  };
+  expect(one_a_layer(shape.layer_channels) && one_a_layer(shape.layer_groups), "shrink: a size a layer");
   check_shrinkable(model);
   return BlockShrinker(model, backend, shape, removed_layers, windows, options, output).run();
 }

@@ -64,7 +64,7 @@ class ShrinkOutput {
   virtual void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) = 0;
 };
 
-// Throws Error{kBadInput} for a packed model.
+// Throws Error{kBadInput} for a packed model and for one whose layers differ in size already.
 void check_shrinkable(const Model& model);
 
 // removed_layers: rising; shape.layers are left. windows: calibration text, at least one window.

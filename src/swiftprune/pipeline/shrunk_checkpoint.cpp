@@ -11,6 +11,7 @@
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
 namespace fs = std::filesystem;
@@ -78,8 +79,8 @@ std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) 
   const auto layer = layer_of(tensor.name, layers_prefix_);
   if (!layer) return tensor.shape;
   KeptUnits kept = all_units(model_.config());  // any units of the right number
-  kept.channels.resize(static_cast<std::size_t>(shape_.channels));
-  kept.groups.resize(static_cast<std::size_t>(shape_.groups));
+  kept.channels.resize(static_cast<std::size_t>(shape_.channels_in(*layer)));
+  kept.groups.resize(static_cast<std::size_t>(shape_.groups_in(*layer)));
   const std::vector<LinearTensors> linears =
       linears_of(model_.config().blocks[static_cast<std::size_t>(*layer)]);
   for (std::size_t i = 0; i < linears.size(); ++i) {
@@ -147,6 +148,20 @@ void ShrunkCheckpoint::write(std::int64_t new_layer, const ShrunkBlock& block, c
   }
 }
 
+// Lists that leave no doubt about who can read them; the usual fields hold the largest sizes.
+void ShrunkCheckpoint::set_layer_sizes(Json& config) const {
+  Json sizes = Json::object();
+  const auto add = [&](std::string_view name, const std::vector<std::int64_t>& of_dense_layers) {
+    if (of_dense_layers.empty()) return;
+    for (const auto& [layer, index] : new_index_) {
+      sizes[std::string(name)].push_back(of_dense_layers[static_cast<std::size_t>(layer)]);
+    }
+  };
+  add(kLayerWidths, shape_.layer_channels);
+  add(kLayerGroups, shape_.layer_groups);
+  if (!sizes.empty()) config[std::string(kLayerSizesField)] = std::move(sizes);
+}
+
 Json ShrunkCheckpoint::config() const {
   const ModelConfig& m = model_.config();
   Json whole = read_config(model_.checkpoint());
@@ -158,6 +173,7 @@ Json ShrunkCheckpoint::config() const {
     config["num_key_value_heads"] = shape_.groups;
     config["head_dim"] = m.head_size;
   }
+  set_layer_sizes(config);
   for (const LinearInput output : added_biases_) {
     config[output == LinearInput::kMlpOutput ? m.mlp_bias_field : m.attention_bias_field] = true;
   }

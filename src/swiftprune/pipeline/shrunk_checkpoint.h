@@ -38,6 +38,7 @@ class ShrunkCheckpoint final : public ShrinkOutput {
   std::string added_bias(const std::string& weight) const;
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
   nlohmann::ordered_json config() const;
+  void set_layer_sizes(nlohmann::ordered_json& config) const;
   void copy(const TensorInfo& tensor);
 
   const Model& model_;

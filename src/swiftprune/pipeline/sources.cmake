@@ -11,6 +11,7 @@ target_sources(swiftprune PRIVATE
   pipeline/record.cpp
   pipeline/row_budgets.cpp
   pipeline/shape_choice.cpp
+  pipeline/width_choice.cpp
   pipeline/shrink.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/two_streams.cpp)

@@ -12,26 +12,27 @@ bool has(const ShapeRequest& request, UnitKind kind) {
   return std::find(request.units.begin(), request.units.end(), kind) != request.units.end();
 }
 
-struct BlockSizes {
-  double channel = 0.0;  // weights of one MLP channel
-  double group = 0.0;    // of one head group
-};
-
-BlockSizes block_sizes(const ModelConfig& model) {
-  BlockSizes sizes;
-  for (const LinearTensors& linear : linears_of(model.blocks.front())) {
-    const double weights = static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
-    const bool mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
-    if (mlp) {
-      sizes.channel += weights / static_cast<double>(model.intermediate_size);
-    } else {
-      sizes.group += weights / static_cast<double>(model.num_kv_heads);
-    }
-  }
-  return sizes;
+// transformers refuses a number of heads that does not divide the hidden size in some families.
+bool is_loadable(const ModelConfig& model, std::int64_t groups) {
+  const std::int64_t heads = groups * (model.num_heads / model.num_kv_heads);
+  return !model.heads_divide_hidden_size || groups == model.num_kv_heads || model.hidden_size % heads == 0;
 }
 
-void check(const ModelConfig& model, const ShapeRequest& request) {
+// The width that comes nearest to leaving `wanted` weights in all layers: a multiple of `align`, or the dense
+// width, which need not be one.
+std::int64_t width_for(const ModelConfig& model, const ShrinkShape& shape, double wanted,
+                       std::int64_t align) {
+  const UnitWeights sizes = unit_weights(model);
+  const double of_mlp =
+      wanted / static_cast<double>(shape.layers) - sizes.group * static_cast<double>(shape.groups);
+  const std::int64_t steps =
+      std::max<std::int64_t>(1, std::llround(of_mlp / sizes.channel / static_cast<double>(align)));
+  return std::min(steps * align, model.intermediate_size);
+}
+
+}  // namespace
+
+void check_request(const ModelConfig& model, const ShapeRequest& request) {
   if (!(request.ratio > 0.0 && request.ratio < 1.0)) {
     bad_usage("--ratio: found {}, expected more than 0 and less than 1", request.ratio);
   }
@@ -51,35 +52,32 @@ void check(const ModelConfig& model, const ShapeRequest& request) {
   }
 }
 
-// transformers refuses a number of heads that does not divide the hidden size in some families.
-bool is_loadable(const ModelConfig& model, std::int64_t groups) {
-  const std::int64_t heads = groups * (model.num_heads / model.num_kv_heads);
-  return !model.heads_divide_hidden_size || groups == model.num_kv_heads || model.hidden_size % heads == 0;
-}
-
-// The width that comes nearest to leaving `wanted` weights in all layers: a multiple of `align`, or the dense
-// width, which need not be one.
-std::int64_t width_for(const ModelConfig& model, const ShrinkShape& shape, double wanted,
-                       std::int64_t align) {
-  const BlockSizes sizes = block_sizes(model);
-  const double of_mlp =
-      wanted / static_cast<double>(shape.layers) - sizes.group * static_cast<double>(shape.groups);
-  const std::int64_t steps =
-      std::max<std::int64_t>(1, std::llround(of_mlp / sizes.channel / static_cast<double>(align)));
-  return std::min(steps * align, model.intermediate_size);
-}
-
-}  // namespace
-
 ShrinkShape shape_of(const ModelConfig& model) {
   return {model.intermediate_size, model.num_kv_heads, model.num_layers()};
 }
 
+UnitWeights unit_weights(const ModelConfig& model) {
+  UnitWeights sizes;
+  for (const LinearTensors& linear : linears_of(model.blocks.front())) {
+    const double weights = static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
+    const bool mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
+    if (mlp) {
+      sizes.channel += weights / static_cast<double>(model.intermediate_size);
+    } else {
+      sizes.group += weights / static_cast<double>(model.num_kv_heads);
+    }
+  }
+  return sizes;
+}
+
 std::int64_t block_parameters(const ModelConfig& model, const ShrinkShape& shape) {
-  const BlockSizes sizes = block_sizes(model);
-  return std::llround(static_cast<double>(shape.layers) *
-                      (sizes.channel * static_cast<double>(shape.channels) +
-                       sizes.group * static_cast<double>(shape.groups)));
+  const UnitWeights sizes = unit_weights(model);
+  double sum = 0.0;
+  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
+    sum += sizes.channel * static_cast<double>(shape.channels_in(layer)) +
+           sizes.group * static_cast<double>(shape.groups_in(layer));
+  }
+  return std::llround(sum);
 }
 
 double ratio_of(const ModelConfig& model, const ShrinkShape& shape) {
@@ -98,7 +96,7 @@ double ratio_for_parameters(const ModelConfig& model, std::int64_t total, std::i
 }
 
 std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest& request) {
-  check(model, request);
+  check_request(model, request);
   const ShrinkShape full = shape_of(model);
   const double wanted = (1.0 - request.ratio) * static_cast<double>(block_parameters(model, full));
   const bool mlp = has(request, UnitKind::kMlp);

@@ -11,12 +11,29 @@
 namespace swiftprune {
 
 struct ShrinkShape {
-  std::int64_t channels = 0;  // width of the MLP
-  std::int64_t groups = 0;    // key heads
+  std::int64_t channels = 0;  // width of the MLP, of the widest layer where they differ
+  std::int64_t groups = 0;    // key heads, likewise
   std::int64_t layers = 0;
+  // Of each layer where they differ, which only this project's programs load (model/layer_sizes.h); else
+  // empty.
+  std::vector<std::int64_t> layer_channels{}, layer_groups{};
+
+  std::int64_t channels_in(std::int64_t layer) const {
+    return layer_channels.empty() ? channels : layer_channels[static_cast<std::size_t>(layer)];
+  }
+  std::int64_t groups_in(std::int64_t layer) const {
+    return layer_groups.empty() ? groups : layer_groups[static_cast<std::size_t>(layer)];
+  }
   bool operator==(const ShrinkShape&) const = default;
 };
 ShrinkShape shape_of(const ModelConfig& model);
+
+// Weights of one MLP channel and of one head group, in one block.
+struct UnitWeights {
+  double channel = 0.0;
+  double group = 0.0;
+};
+UnitWeights unit_weights(const ModelConfig& model);
 
 // Weights of the blocks' linears.
 std::int64_t block_parameters(const ModelConfig& model, const ShrinkShape& shape);
@@ -33,6 +50,10 @@ struct ShapeRequest {
   std::vector<UnitKind> units;
   std::int64_t align = 1;  // the MLP's width becomes a multiple of it
 };
+
+// Throws Error{kUsage} naming --ratio, --align or --units when the ratio is not between 0 and 1, or a unit
+// cannot be removed from this model.
+void check_request(const ModelConfig& model, const ShapeRequest& request);
 
 // Every shape whose ratio is within half a step of the MLP's width of the wanted one (one for each number of
 // layers and groups that allows it), else the nearest. Throws Error{kUsage} naming --ratio, --align or

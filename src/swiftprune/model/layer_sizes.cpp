@@ -1,0 +1,57 @@
+#include "swiftprune/model/layer_sizes.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/config_reader.h"
+
+namespace swiftprune {
+namespace {
+
+// Empty when the list is absent.
+std::vector<std::int64_t> read_sizes(const ConfigReader& sizes, std::string_view key, std::int64_t layers,
+                                     std::int64_t largest) {
+  if (!sizes.has(key)) return {};
+  const std::vector<std::int64_t> found = sizes.integers(key);
+  if (std::ssize(found) != layers) {
+    bad_input("{}: found {} numbers, expected one for each of the {} layers", sizes.where(key), found.size(),
+              layers);
+  }
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i] < 1 || found[i] > largest) {
+      bad_input("{}: found {} for layer {}, expected a number from 1 to {}, the model's own",
+                sizes.where(key), found[i], i, largest);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+void apply_layer_sizes(const nlohmann::json& config, ModelConfig& model) {
+  const auto text = config.find("text_config");
+  const ConfigReader c(text != config.end() ? *text : config);
+  if (!c.has(kLayerSizesField)) return;
+  const ConfigReader sizes = c.child(kLayerSizesField);
+  for (const auto& [key, value] : sizes.object().items()) {
+    if (key == kLayerWidths || key == kLayerGroups) continue;
+    bad_input("{}: unknown, expected {} or {}", sizes.where(key), kLayerWidths, kLayerGroups);
+  }
+  const auto widths = read_sizes(sizes, kLayerWidths, model.num_layers(), model.intermediate_size);
+  const auto groups = read_sizes(sizes, kLayerGroups, model.num_layers(), model.num_kv_heads);
+  for (std::size_t i = 0; i < model.blocks.size(); ++i) {
+    BlockConfig& block = model.blocks[i];
+    if (!widths.empty()) {
+      for (LinearTensors& up : block.up) up.outputs = up.outputs / model.intermediate_size * widths[i];
+      block.down.inputs = widths[i];
+    }
+    if (!groups.empty()) {
+      for (LinearTensors& part : block.qkv) part.outputs = part.outputs / model.num_kv_heads * groups[i];
+      block.attention_output.inputs = block.attention_output.inputs / model.num_kv_heads * groups[i];
+    }
+  }
+  model.has_layer_sizes = !widths.empty() || !groups.empty();
+}
+
+}  // namespace swiftprune

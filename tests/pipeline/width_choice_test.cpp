@@ -1,0 +1,266 @@
+// Widths that differ from layer to layer: how they are chosen, and that everything of this project runs them.
+#include "swiftprune/pipeline/width_choice.h"
+
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+#include <random>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/export/export_gguf.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/forward.h"
+#include "swiftprune/model/generator.h"
+#include "swiftprune/model/layer_sizes.h"
+#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/shrunk_checkpoint.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TempDir;
+using ::testing::ElementsAre;
+
+fs::path tiny(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/model") / name; }
+
+TokenWindows random_windows(const Model& model, std::int64_t windows = 3, std::int64_t seqlen = 24) {
+  std::mt19937 generator(3);
+  TokenWindows result;
+  result.seqlen = seqlen;
+  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
+    result.ids.push_back(
+        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
+  }
+  return result;
+}
+
+Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
+  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
+  for_each_logits(model, backend, windows, {},
+                  [&](std::int64_t window, std::int64_t row, ConstMatrixView part) {
+                    for (std::int64_t r = 0; r < part.rows; ++r) {
+                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + row + r));
+                    }
+                  });
+  return logits;
+}
+
+double largest_difference(std::span<const float> a, std::span<const float> b) {
+  EXPECT_EQ(a.size(), b.size());
+  double most = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    most = std::max(most, std::abs(double{a[i]} - double{b[i]}));
+  }
+  return most;
+}
+
+// The dense model with zeros in place of what is gone.
+Matrix masked_logits(const Model& model, const Backend& backend, const TokenWindows& windows,
+                     const ShrinkResult& result) {
+  const std::vector<RopeTable> ropes = model.rope_tables(windows.seqlen);
+  Matrix hidden = model.embed_windows(windows, 0, windows.num_windows());
+  for (const ShrunkBlock& shrunk : result.blocks) {
+    DecoderBlock block = model.load_block(shrunk.layer);
+    for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
+      keep_columns(output_projection(block, output), kept_columns(model.config(), output, shrunk.kept));
+    }
+    block.pack(backend, ComputeType::kF32);
+    BlockForwardOptions options;
+    options.sequence_length = windows.seqlen;
+    block.forward(backend, ropes, hidden.view(), options);
+  }
+  Matrix logits(hidden.rows(), model.config().vocab_size);
+  model.load_head(backend, ComputeType::kF32).logits(backend, hidden.view(), logits.view());
+  return logits;
+}
+
+// Every layer another size.
+ShrinkShape staircase(const ModelConfig& m) {
+  ShrinkShape shape = shape_of(m);
+  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
+    shape.layer_channels.push_back(m.intermediate_size - 4 * layer - 4);
+    shape.layer_groups.push_back(layer % 2 == 0 ? m.num_kv_heads
+                                                : std::max<std::int64_t>(1, m.num_kv_heads - 1));
+  }
+  shape.channels = shape.layer_channels.front();
+  return shape;
+}
+
+ShrinkResult shrink_to(const Model& model, const Backend& backend, const ShrinkShape& shape,
+                       Compensation compensation, const fs::path& out) {
+  ShrunkCheckpoint output(model, shape, {}, out);
+  ShrinkOptions options;
+  options.compensation = compensation;
+  const ShrinkResult result = shrink(model, backend, shape, {}, random_windows(model), options, output);
+  output.finish({{"method", "shrink"}});
+  return result;
+}
+
+// ---- the choice
+
+// Four layers of 8 channels of 3·4 weights and 2 head groups of 4·2·4 weights (head size 2, hidden 4).
+ModelConfig small() {
+  return model_config(nlohmann::json::parse(R"({"model_type": "llama", "vocab_size": 16, "hidden_size": 4,
+    "intermediate_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "hidden_act": "silu", "head_dim": 2})"));
+}
+
+TEST(SpreadWidths, CheapLayersLoseMore) {
+  const ModelConfig m = small();
+  // Equal marginal costs of change·s²/(1 - s) with changes of 1 and 3 and a mean share of 3/8: s = 0.485 and
+  // 0.265, which is 3.9 and 2.1 of 8 channels.
+  const double mlp_share = 4 * 8 * 12.0 / static_cast<double>(block_parameters(m, shape_of(m)));
+  const WidthChanges changes{.channels = {0.25, {1.0, 1.0, 3.0, 3.0}}, .groups = {}};
+  const ShrinkShape shape = spread_widths(m, {12.0 / 32.0 * mlp_share, {UnitKind::kMlp}, 1}, changes);
+  EXPECT_EQ(std::accumulate(shape.layer_channels.begin(), shape.layer_channels.end(), std::int64_t{0}), 20);
+  EXPECT_THAT(shape.layer_channels, ElementsAre(4, 4, 6, 6));
+  EXPECT_EQ(shape.channels, 6);
+  EXPECT_TRUE(shape.layer_groups.empty());
+  EXPECT_EQ(shape.groups, 2);
+}
+
+TEST(SpreadWidths, KeepsTheAlignmentAndOneUnit) {
+  const ModelConfig m = small();
+  const WidthChanges changes{.channels = {0.5, {0.0, 1.0, 1.0, 100.0}}, .groups = {}};
+  const ShrinkShape shape = spread_widths(m, {0.28, {UnitKind::kMlp}, 3}, changes);
+  for (const std::int64_t width : shape.layer_channels) {
+    EXPECT_TRUE(width == 8 || (width % 3 == 0 && width > 0)) << width;
+  }
+  EXPECT_EQ(shape.layer_channels[0], 3);
+  EXPECT_EQ(shape.layer_channels[3], 8);
+}
+
+TEST(SpreadWidths, WeighsGroupsAgainstChannels) {
+  const ModelConfig m = small();
+  const WidthChanges costly{.channels = {0.5, {1, 1, 1, 1}}, .groups = {0.5, {1e3, 1e3, 1e3, 1e3}}};
+  const ShrinkShape channels = spread_widths(m, {0.2, {UnitKind::kMlp, UnitKind::kHeads}, 1}, costly);
+  EXPECT_THAT(channels.layer_groups, ElementsAre(2, 2, 2, 2));
+  EXPECT_NEAR(ratio_of(m, channels), 0.2, 0.02);
+  const WidthChanges cheap{.channels = {0.5, {1e3, 1e3, 1e3, 1e3}}, .groups = {0.5, {1, 1, 1, 5}}};
+  const ShrinkShape groups = spread_widths(m, {0.15, {UnitKind::kMlp, UnitKind::kHeads}, 1}, cheap);
+  EXPECT_THAT(groups.layer_groups, ElementsAre(1, 1, 1, 2));
+  EXPECT_THAT(groups.layer_channels, ElementsAre(8, 8, 8, 8));
+}
+
+TEST(SpreadWidths, RefusesLayersAndImpossibleRatios) {
+  const ModelConfig m = small();
+  const WidthChanges changes{.channels = {0.5, {1, 1, 1, 1}}, .groups = {}};
+  test::expect_error(
+      ErrorKind::kUsage,
+      [&] {
+        spread_widths(m, {0.2, {UnitKind::kMlp, UnitKind::kLayers}, 1}, changes);
+      },
+      "--units: found layers, expected mlp, heads or both with --non-uniform");
+  test::expect_error(
+      ErrorKind::kUsage,
+      [&] {
+        spread_widths(m, {0.9, {UnitKind::kMlp}, 1}, changes);
+      },
+      "--ratio: found 0.9");
+}
+
+// A layer whose MLP adds nothing changes nothing, and loses all that may go.
+TEST(WidthChanges, ASilentLayerCostsNothing) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("llama3"));
+  CheckpointWriter writer(dir.path() / "m", plan_like(model->checkpoint()));
+  for (const TensorInfo& tensor : model->checkpoint().tensors()) {
+    if (tensor.name == "model.layers.1.mlp.down_proj.weight") {
+      writer.write(tensor.name, std::vector<float>(static_cast<std::size_t>(tensor.numel()), 0.0f));
+    } else {
+      writer.write_bytes(tensor.name, model->checkpoint().bytes(tensor));
+    }
+  }
+  writer.copy_other_files(model->checkpoint());
+  writer.finish();
+  const auto silent = Model::open(dir.path() / "m");
+  const auto backend = make_cpu_backend();
+  const ShapeRequest request{0.2, {UnitKind::kMlp, UnitKind::kHeads}, 4};
+  const WidthChanges changes = measure_width_changes(*silent, *backend, request, random_windows(*silent), {});
+  ASSERT_EQ(changes.channels.changes.size(), 2u);
+  EXPECT_EQ(changes.channels.changes[1], 0.0);
+  EXPECT_GT(changes.channels.changes[0], 1e-4);
+  EXPECT_NEAR(changes.channels.share, 0.2, 1e-12);
+  ASSERT_EQ(changes.groups.changes.size(), 2u);
+  EXPECT_GT(changes.groups.changes[1], 1e-4);
+  EXPECT_NEAR(changes.groups.share, 1.0 / 3.0, 1e-12);
+  const ShrinkShape shape =
+      spread_widths(silent->config(), {0.2, {UnitKind::kMlp}, 4}, {changes.channels, {}});
+  EXPECT_LT(shape.layer_channels[1], shape.layer_channels[0]);
+}
+
+// ---- the result
+
+class NonUniform : public ::testing::TestWithParam<const char*> {
+ protected:
+  TempDir dir_;
+  std::unique_ptr<Model> model_ = Model::open(tiny(GetParam()));
+  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  TokenWindows windows_ = random_windows(*model_);
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, NonUniform,
+                         ::testing::Values("llama2", "llama3", "llama_bias", "mistral", "qwen2_sliding",
+                                           "qwen3", "gemma2", "gemma3_text", "gemma3_with_vision", "phi3",
+                                           "pythia", "gpt_neox_sequential", "opt"),
+                         [](const auto& test_info) { return test_info.param; });
+
+TEST_P(NonUniform, ComputesWhatZerosDo) {
+  const ShrinkShape shape = staircase(model_->config());
+  const ShrinkResult result = shrink_to(*model_, *backend_, shape, Compensation::kNone, dir_.path() / "out");
+  const auto small = Model::open(dir_.path() / "out");
+  ASSERT_TRUE(small->config().has_layer_sizes);
+  for (std::size_t i = 0; i < small->config().blocks.size(); ++i) {
+    EXPECT_EQ(small->config().blocks[i].down.inputs, shape.layer_channels[i]);
+    EXPECT_EQ(small->config().kv_heads_in(small->config().blocks[i]), shape.layer_groups[i]);
+  }
+  const Matrix found = logits_of(*small, *backend_, windows_);
+  const Matrix expected = masked_logits(*model_, *backend_, windows_, result);
+  EXPECT_LT(largest_difference(found.values(), expected.values()), 1e-4);
+  // One token after the other gives the last position's logits.
+  Generator generator(*small, *backend_, ComputeType::kF32, 1, windows_.seqlen);
+  const Matrix* last = nullptr;
+  for (const std::int32_t& id : windows_.window(0)) last = &generator.append(std::span(&id, 1));
+  const auto of_window = found.view().row_span(windows_.seqlen - 1);
+  EXPECT_LT(largest_difference(last->view().row_span(0), of_window), 1e-3);
+}
+
+TEST_P(NonUniform, IsPrunedLikeAnyOther) {
+  shrink_to(*model_, *backend_, staircase(model_->config()), Compensation::kRefit, dir_.path() / "out");
+  const auto small = Model::open(dir_.path() / "out");
+  class Zeros final : public PruneOutput {
+   public:
+    void write(const std::string&, std::span<const float> values) override {
+      zeros += std::count(values.begin(), values.end(), 0.0f);
+      all += std::ssize(values);
+    }
+    std::int64_t zeros = 0, all = 0;
+  } output;
+  prune(*small, *backend_, uniform_plan(*small, {parse_pattern("row"), 0.5, "wanda", "none"}, {}), windows_,
+        {}, output);
+  EXPECT_NEAR(static_cast<double>(output.zeros) / static_cast<double>(output.all), 0.5, 0.02);
+}
+
+TEST(NonUniformModel, IsRefusedWhereItCannotGo) {
+  const TempDir dir;
+  const auto model = Model::open(tiny("llama3"));
+  const auto backend = make_cpu_backend();
+  shrink_to(*model, *backend, staircase(model->config()), Compensation::kNone, dir.path() / "out");
+  const auto small = Model::open(dir.path() / "out");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { export_gguf(*small, dir.path() / "out.gguf", {}); },
+      "field 'swiftprune_layer_sizes'", "shrink without --non-uniform");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { check_shrinkable(*small); },
+      "cannot be shrunk again; shrink the dense one");
+}
+
+}  // namespace
+}  // namespace swiftprune
