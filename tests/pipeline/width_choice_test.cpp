@@ -226,10 +226,10 @@ TEST_P(NonUniform, ComputesWhatZerosDo) {
   EXPECT_LT(largest_difference(found.values(), expected.values()), 1e-4);
   // One token after the other gives the last position's logits.
   Generator generator(*small, *backend_, ComputeType::kF32, 1, windows_.seqlen);
-  const Matrix* last = nullptr;
-  for (const std::int32_t& id : windows_.window(0)) last = &generator.append(std::span(&id, 1));
+  ConstMatrixView last;
+  for (const std::int32_t& id : windows_.window(0)) last = generator.append(std::span(&id, 1));
   const auto of_window = found.view().row_span(windows_.seqlen - 1);
-  EXPECT_LT(largest_difference(last->view().row_span(0), of_window), 1e-3);
+  EXPECT_LT(largest_difference(last.row_span(0), of_window), 1e-3);
 }
 
 TEST_P(NonUniform, IsPrunedLikeAnyOther) {

@@ -42,7 +42,9 @@ struct RowStage {
   }
 };
 
-template <class T, int kMaxThreads>
+// kMask: the mask is wanted too. A kernel of its own, because the registers that it takes cost a fifth of the
+// speed.
+template <class T, int kMaxThreads, bool kMask>
 __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, int uniform_count,
                                                            const std::int32_t* counts, int shift) {
   extern __shared__ uint4 dynamic[];
@@ -128,7 +130,7 @@ __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, i
         for (int i = 0; i < 8; ++i) {
           if (q[8 * v + i] < threshold) w.v[i] = from_float<T>(0.0f);
         }
-        if (args.mask != nullptr) {
+        if constexpr (kMask) {
           std::uint32_t keep = 0;
 #pragma unroll
           for (int i = 0; i < 8; ++i) keep |= (q[8 * v + i] < threshold ? 0u : 1u) << i;
@@ -137,7 +139,7 @@ __global__ __launch_bounds__(kMaxThreads) void rows_kernel(PruneRowsArgs args, i
       } else {
         const std::uint32_t keep = kept_bits(q + 8 * v, cut, before[v]);
         keep_only(w, keep);
-        if (args.mask != nullptr) store_mask(args.mask + row * args.cols + 8 * x, keep);
+        if constexpr (kMask) store_mask(args.mask + row * args.cols + 8 * x, keep);
         if (cut.threshold == 0) {  // only then can a kept weight be zero
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
@@ -370,7 +372,8 @@ template <class T, int kMaxThreads>
 void launch_rows(const PruneRowsArgs& args, int count, const std::int32_t* counts, int shift, int threads,
                  cudaStream_t stream) {
   const int shared_bytes = 2 * kVectors * threads * static_cast<int>(sizeof(Eight<T>));
-  const auto kernel = rows_kernel<T, kMaxThreads>;
+  const auto kernel =
+      args.mask != nullptr ? rows_kernel<T, kMaxThreads, true> : rows_kernel<T, kMaxThreads, false>;
   const unsigned blocks = resident_blocks(kernel, threads, shared_bytes, args.rows);
   kernel<<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(shared_bytes), stream>>>(
       args, count, counts, shift);
