@@ -294,6 +294,12 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       compute_(compute),
       stream_(stream) {
   expect(rows > 0, "BlockForward: rows");
+  if (model_.has_layer_sizes) {
+    bad_usage(
+        "--device: found cuda, expected cpu: the layers of {} differ in size (--non-uniform), which was not "
+        "tried on a GPU yet",
+        model.checkpoint().folder().string());
+  }
   std::int64_t qkv = 0;
   std::int64_t up = 0;
   std::int64_t expanded = 0;
