@@ -19,6 +19,36 @@ const Shape kShapes[] = {{1, 2, 2, 2, 8},     {5, 1, 2, 1, 6},    {63, 1, 4, 2, 
                          {65, 1, 2, 2, 64},   {130, 2, 3, 1, 80}, {200, 1, 2, 2, 96}, {257, 1, 2, 1, 128},
                          {150, 1, 2, 1, 256}, {33, 3, 1, 1, 20},  {300, 2, 9, 3, 64}, {700, 1, 20, 4, 128}};
 
+// Everything of a call but the output and the number of rows. data: queries, keys and values side by side.
+cuda::AttentionArgs args_of(const Shape& s, const std::byte* data, DType dtype,
+                            const AttentionParams& params) {
+  const auto at = [&](std::int64_t element) { return data + element * size_of(dtype); };
+  cuda::AttentionArgs args;
+  args.q = at(0);
+  args.k = at(s.heads * s.head_size);
+  args.v = at((s.heads + s.kv_heads) * s.head_size);
+  args.dtype = dtype;
+  args.row_stride = (s.heads + 2 * s.kv_heads) * s.head_size;
+  args.head_stride = s.head_size;
+  args.num_heads = s.heads;
+  args.num_kv_heads = s.kv_heads;
+  args.head_size = s.head_size;
+  args.scale = params.scale;
+  args.softcap = params.softcap;
+  args.window = params.window;
+  return args;
+}
+AttentionParams params_of(const Shape& s, std::int64_t window, float softcap) {
+  AttentionParams params;
+  params.num_heads = s.heads;
+  params.num_kv_heads = s.kv_heads;
+  params.head_size = s.head_size;
+  params.scale = 0.7f;
+  params.softcap = softcap;
+  params.window = window;
+  return params;
+}
+
 class CudaAttentionTest : public test::GpuTest {};
 
 TEST_F(CudaAttentionTest, AgreesWithTheReference) {
@@ -30,13 +60,7 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
         const std::int64_t rows = s.length * s.sequences;
         const std::int64_t stride = (s.heads + 2 * s.kv_heads) * s.head_size;
         const Matrix qkv = rounded(random_matrix(rows, stride, 4), dtype);
-        AttentionParams params;
-        params.num_heads = s.heads;
-        params.num_kv_heads = s.kv_heads;
-        params.head_size = s.head_size;
-        params.scale = 0.7f;
-        params.softcap = softcap;
-        params.window = window;
+        AttentionParams params = params_of(s, window, softcap);
         Matrix expected(rows, s.heads * s.head_size);
         for (std::int64_t i = 0; i < s.sequences; ++i) {
           const auto part = qkv.view().row_block(i * s.length, s.length);
@@ -46,22 +70,9 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
                                params, expected.view().row_block(i * s.length, s.length));
         }
         const auto data = upload_as(qkv, dtype);
-        const auto at = [&](std::int64_t element) { return data.data() + element * size_of(dtype); };
-        cuda::AttentionArgs args;
-        args.q = at(0);
-        args.k = at(s.heads * s.head_size);
-        args.v = at((s.heads + s.kv_heads) * s.head_size);
-        args.dtype = dtype;
+        cuda::AttentionArgs args = args_of(s, data.data(), dtype, params);
         args.rows = rows;
         args.sequence_length = s.length;
-        args.row_stride = stride;
-        args.head_stride = s.head_size;
-        args.num_heads = s.heads;
-        args.num_kv_heads = s.kv_heads;
-        args.head_size = s.head_size;
-        args.scale = params.scale;
-        args.softcap = softcap;
-        args.window = window;
         for (const auto& [name, kernel] :
              {std::pair{"chosen", &cuda::attention}, {"portable", &cuda::attention_portable}}) {
           const auto out = poisoned(expected.numel() * size_of(dtype));
@@ -102,13 +113,7 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
         const auto value_cache = upload_as(values, dtype);
         const auto device_lanes = upload(std::span<const std::int32_t>(lanes));
         const auto device_positions = upload(std::span<const std::int32_t>(positions));
-        AttentionParams params;
-        params.num_heads = s.heads;
-        params.num_kv_heads = s.kv_heads;
-        params.head_size = s.head_size;
-        params.scale = 0.7f;
-        params.softcap = softcap;
-        params.window = window;
+        AttentionParams params = params_of(s, window, softcap);
         Matrix expected(rows, s.heads * s.head_size);
         for (std::size_t i = 0; i < lanes.size(); ++i) {
           const auto part = qkv.view().row_block(static_cast<std::int64_t>(i) * length, length);
@@ -125,23 +130,10 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
                                expected.view().row_block(static_cast<std::int64_t>(i) * length, length));
         }
         const auto out = poisoned(expected.numel() * size_of(dtype));
-        const auto at = [&](std::int64_t element) { return data.data() + element * size_of(dtype); };
-        cuda::AttentionArgs args;
-        args.q = at(0);
-        args.k = at(s.heads * s.head_size);
-        args.v = at((s.heads + s.kv_heads) * s.head_size);
+        cuda::AttentionArgs args = args_of(s, data.data(), dtype, params);
         args.out = out.data();
-        args.dtype = dtype;
         args.rows = rows;
         args.sequence_length = length;
-        args.row_stride = stride;
-        args.head_stride = s.head_size;
-        args.num_heads = s.heads;
-        args.num_kv_heads = s.kv_heads;
-        args.head_size = s.head_size;
-        args.scale = params.scale;
-        args.softcap = softcap;
-        args.window = window;
         const cuda::CacheArgs cache{.keys = key_cache.data(),
                                     .values = value_cache.data(),
                                     .capacity = kCapacity,

@@ -1,11 +1,11 @@
 // Whole runs on the GPU against the CPU, over the tiny models of every family.
 #include <cmath>
-#include <random>
 
 #include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
 #include "support/expect_error.h"
+#include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/prune.h"
 
@@ -31,14 +31,7 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
   }
 
   TokenWindows random_windows(std::int64_t windows, std::int64_t seqlen) const {
-    std::mt19937 generator(3);
-    TokenWindows result;
-    result.seqlen = seqlen;
-    for (std::int64_t i = 0; i < windows * seqlen; ++i) {
-      result.ids.push_back(
-          static_cast<std::int32_t>(generator() % static_cast<unsigned>(model_->config().vocab_size)));
-    }
-    return result;
+    return test::random_windows(*model_, windows, seqlen);
   }
 
   Plan plan(const Recipe& recipe) const {

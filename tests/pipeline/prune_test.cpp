@@ -9,12 +9,15 @@
 
 #include <gtest/gtest.h>
 
+#include "support/random_windows.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 
 namespace swiftprune {
 namespace {
+
+using test::random_windows;
 
 const std::filesystem::path kModels = SWIFTPRUNE_TEST_DATA "/model";
 
@@ -25,17 +28,6 @@ class Collected final : public PruneOutput {
   }
   std::map<std::string, std::vector<float>> tensors;
 };
-
-TokenWindows random_windows(const Model& model, std::int64_t windows, std::int64_t seqlen) {
-  std::mt19937 generator(3);
-  TokenWindows result;
-  result.seqlen = seqlen;
-  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
-    result.ids.push_back(
-        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
-  }
-  return result;
-}
 
 struct PruneRun {
   PruneResult result;

@@ -3,11 +3,11 @@
 
 #include <cmath>
 #include <filesystem>
-#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "pipeline/shrunk_models.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -28,68 +28,15 @@ std::vector<ScoredWindows> all_scored(const TokenWindows& windows) {
 }
 
 namespace fs = std::filesystem;
+using test::largest_difference;
+using test::logits_of;
+using test::masked_logits;
+using test::random_windows;
 using test::TempDir;
+using test::tiny;
 using ::testing::ElementsAre;
 
-fs::path tiny(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/model") / name; }
-
 nlohmann::json read_json(const fs::path& file) { return nlohmann::json::parse(test::read_text(file)); }
-
-TokenWindows random_windows(const Model& model, std::int64_t windows = 3, std::int64_t seqlen = 24) {
-  std::mt19937 generator(3);
-  TokenWindows result;
-  result.seqlen = seqlen;
-  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
-    result.ids.push_back(
-        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
-  }
-  return result;
-}
-
-Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  for_each_logits(model, backend, windows, {},
-                  [&](std::int64_t window, std::int64_t row, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r) {
-                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + row + r));
-                    }
-                  });
-  return logits;
-}
-
-// The dense model with the units that are gone as zero columns and the layers as silent ones.
-Matrix masked_logits(const Model& model, const Backend& backend, const TokenWindows& windows,
-                     const ShrinkResult& result) {
-  const std::vector<RopeTable> ropes = model.rope_tables(windows.seqlen);
-  Matrix hidden = model.embed_windows(windows, 0, windows.num_windows());
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    DecoderBlock block = model.load_block(layer);
-    const auto kept = std::find_if(result.blocks.begin(), result.blocks.end(),
-                                   [&](const ShrunkBlock& b) { return b.layer == layer; });
-    if (kept == result.blocks.end()) {
-      silence(block);
-    } else {
-      for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
-        keep_columns(output_projection(block, output), kept_columns(model.config(), output, kept->kept));
-      }
-    }
-    block.pack(backend, ComputeType::kF32);
-    BlockForwardOptions options;
-    options.sequence_length = windows.seqlen;
-    block.forward(backend, ropes, hidden.view(), options);
-  }
-  Matrix logits(hidden.rows(), model.config().vocab_size);
-  model.load_head(backend, ComputeType::kF32).logits(backend, hidden.view(), logits.view());
-  return logits;
-}
-
-double largest_difference(const Matrix& a, const Matrix& b) {
-  double most = 0.0;
-  for (std::size_t i = 0; i < a.values().size(); ++i) {
-    most = std::max(most, std::abs(double{a.values()[i]} - double{b.values()[i]}));
-  }
-  return most;
-}
 
 double squared_error(const Matrix& a, const Matrix& b) {
   double sum = 0.0;

@@ -1,14 +1,13 @@
 // Widths that differ from layer to layer: how they are chosen, and that everything of this project runs them.
 #include "swiftprune/pipeline/width_choice.h"
 
-#include <cmath>
 #include <filesystem>
 #include <numeric>
-#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "pipeline/shrunk_models.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -25,61 +24,13 @@ namespace swiftprune {
 namespace {
 
 namespace fs = std::filesystem;
+using test::largest_difference;
+using test::logits_of;
+using test::masked_logits;
+using test::random_windows;
 using test::TempDir;
+using test::tiny;
 using ::testing::ElementsAre;
-
-fs::path tiny(const std::string& name) { return fs::path(SWIFTPRUNE_TEST_DATA "/model") / name; }
-
-TokenWindows random_windows(const Model& model, std::int64_t windows = 3, std::int64_t seqlen = 24) {
-  std::mt19937 generator(3);
-  TokenWindows result;
-  result.seqlen = seqlen;
-  for (std::int64_t i = 0; i < windows * seqlen; ++i) {
-    result.ids.push_back(
-        static_cast<std::int32_t>(generator() % static_cast<unsigned>(model.config().vocab_size)));
-  }
-  return result;
-}
-
-Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  for_each_logits(model, backend, windows, {},
-                  [&](std::int64_t window, std::int64_t row, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r) {
-                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + row + r));
-                    }
-                  });
-  return logits;
-}
-
-double largest_difference(std::span<const float> a, std::span<const float> b) {
-  EXPECT_EQ(a.size(), b.size());
-  double most = 0.0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    most = std::max(most, std::abs(double{a[i]} - double{b[i]}));
-  }
-  return most;
-}
-
-// The dense model with zeros in place of what is gone.
-Matrix masked_logits(const Model& model, const Backend& backend, const TokenWindows& windows,
-                     const ShrinkResult& result) {
-  const std::vector<RopeTable> ropes = model.rope_tables(windows.seqlen);
-  Matrix hidden = model.embed_windows(windows, 0, windows.num_windows());
-  for (const ShrunkBlock& shrunk : result.blocks) {
-    DecoderBlock block = model.load_block(shrunk.layer);
-    for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
-      keep_columns(output_projection(block, output), kept_columns(model.config(), output, shrunk.kept));
-    }
-    block.pack(backend, ComputeType::kF32);
-    BlockForwardOptions options;
-    options.sequence_length = windows.seqlen;
-    block.forward(backend, ropes, hidden.view(), options);
-  }
-  Matrix logits(hidden.rows(), model.config().vocab_size);
-  model.load_head(backend, ComputeType::kF32).logits(backend, hidden.view(), logits.view());
-  return logits;
-}
 
 // Every layer another size.
 ShrinkShape staircase(const ModelConfig& m) {

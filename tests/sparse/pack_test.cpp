@@ -81,45 +81,39 @@ TEST(Pack, HalfTheWeightsAreUnder057OfDense) {
             0.57 * 2 * 4096 * 1024);
 }
 
-TEST(Pack, Int8RoundsToHalfAStep) {
-  const TestWeight w = random_weight(33, 100, DType::kBF16, 0.4);
-  for (const PackedKind kind : {PackedKind::kDenseInt8, PackedKind::kBitmapInt8}) {
-    const PackedTensor packed = pack(w.view(), {kind});
-    const Matrix back = unpack_f32(packed);
-    for (std::int64_t r = 0; r < w.rows; ++r) {
-      float largest = 0.0f;
-      for (std::int64_t c = 0; c < w.cols; ++c) {
-        const float exact = bf16_to_f32(w.bits[static_cast<std::size_t>(r * w.cols + c)]);
-        largest = std::max(largest, std::abs(exact));
-        EXPECT_LE(std::abs(back.at(r, c) - exact), packed.scales()[r] * 0.5001f);
-        if (exact == 0.0f) {
-          EXPECT_EQ(back.at(r, c), 0.0f);
-        }
+// Weights that went through a kind of 8 bits: within half of step(|w|, the row's scale), zeros stay, and the
+// row's largest weight is `largest_code`.
+template <class Step>
+void expect_rounding(const TestWeight& w, PackedKind kind, float largest_code, const Step& step) {
+  const PackedTensor packed = pack(w.view(), {kind});
+  const Matrix back = unpack_f32(packed);
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    float largest = 0.0f;
+    for (std::int64_t c = 0; c < w.cols; ++c) {
+      const float exact = bf16_to_f32(w.bits[static_cast<std::size_t>(r * w.cols + c)]);
+      largest = std::max(largest, std::abs(exact));
+      EXPECT_LE(std::abs(back.at(r, c) - exact), step(std::abs(exact), packed.scales()[r]) * 0.5001f);
+      if (exact == 0.0f) {
+        EXPECT_EQ(back.at(r, c), 0.0f);
       }
-      EXPECT_FLOAT_EQ(packed.scales()[r], largest / 127.0f);
     }
+    EXPECT_FLOAT_EQ(packed.scales()[r], largest / largest_code);
   }
 }
 
-// Within half a step: three bits of mantissa, and below 2^-6 steps of 2^-9.
+TEST(Pack, Int8RoundsToHalfAStep) {
+  const TestWeight w = random_weight(33, 100, DType::kBF16, 0.4);
+  for (const PackedKind kind : {PackedKind::kDenseInt8, PackedKind::kBitmapInt8}) {
+    expect_rounding(w, kind, 127.0f, [](float, float scale) { return scale; });
+  }
+}
+
+// Three bits of mantissa, and below 2^-6 steps of 2^-9.
 TEST(Pack, Fp8RoundsToHalfAStep) {
   const TestWeight w = random_weight(33, 100, DType::kBF16, 0.4);
   for (const PackedKind kind : {PackedKind::kDenseFp8, PackedKind::kBitmapFp8}) {
-    const PackedTensor packed = pack(w.view(), {kind});
-    const Matrix back = unpack_f32(packed);
-    for (std::int64_t r = 0; r < w.rows; ++r) {
-      float largest = 0.0f;
-      for (std::int64_t c = 0; c < w.cols; ++c) {
-        const float exact = bf16_to_f32(w.bits[static_cast<std::size_t>(r * w.cols + c)]);
-        largest = std::max(largest, std::abs(exact));
-        const float step = std::max(std::abs(exact) / 8.0f, packed.scales()[r] / 512.0f);
-        EXPECT_LE(std::abs(back.at(r, c) - exact), step * 0.5001f);
-        if (exact == 0.0f) {
-          EXPECT_EQ(back.at(r, c), 0.0f);
-        }
-      }
-      EXPECT_FLOAT_EQ(packed.scales()[r], largest / 448.0f);
-    }
+    expect_rounding(w, kind, 448.0f,
+                    [](float size, float scale) { return std::max(size / 8.0f, scale / 512.0f); });
   }
   EXPECT_EQ(formats_for(w.view(), Quantize::kFp8).front().format.kind, PackedKind::kBitmapFp8);
   EXPECT_EQ(

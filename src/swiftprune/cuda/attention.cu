@@ -8,8 +8,6 @@
 namespace swiftprune::cuda {
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
-
 __device__ __forceinline__ bool visible(int query, int key, const AttentionArgs& args) {
   return key <= query && (args.window == 0 || key > query - static_cast<int>(args.window));
 }
@@ -34,21 +32,6 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
 }
-__device__ __forceinline__ std::uint32_t pack(float low, float high, __nv_bfloat16) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-__device__ __forceinline__ std::uint32_t pack(float low, float high, __half) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // A tile of rows of kSize elements in shared memory; chunks of 16 bytes are swizzled by the row, so that
 // eight rows of one chunk lie in different banks.
 template <int kSize>

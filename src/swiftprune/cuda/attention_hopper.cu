@@ -9,7 +9,6 @@
 namespace swiftprune::cuda {
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
 constexpr int kGroups = 2;                            // warpgroups that multiply, 64 queries each
 constexpr int kQueries = 64 * kGroups;                // of a block
 constexpr int kThreads = (kGroups + 1) * kWarpgroup;  // a thread of the last warpgroup copies
@@ -88,20 +87,6 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, const Work& work, i
     fill(maps.k, Place::kKeysAt, kKeysFree, kKeysThere);
     fill(maps.v, Place::kValuesAt, kValuesFree, kValuesThere);
   }
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ std::uint32_t pack(float low, float high, __nv_bfloat16) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-__device__ __forceinline__ std::uint32_t pack(float low, float high, __half) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
 // The running softmax of two rows of a thread.

@@ -12,17 +12,13 @@
 #include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/streams.h"
 #include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/layer_choice.h"
 #include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 using Entries = std::vector<const PlanEntry*>;
-
-TokenWindows first_windows(const TokenWindows& windows, std::int64_t count) {
-  const auto ids = static_cast<std::ptrdiff_t>(std::min(count, windows.num_windows()) * windows.seqlen);
-  return {windows.seqlen, {windows.ids.begin(), windows.ids.begin() + ids}};
-}
 
 double mean_of(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
@@ -50,7 +46,7 @@ class Probe {
   Probe(const Model& model, const Plan& plan, const TokenWindows& windows, DType compute,
         const DeviceOptions& device)
       : model_(model),
-        windows_(first_windows(windows, kProbeGramWindows)),
+        windows_(shortened(windows, kProbeGramWindows, windows.seqlen)),
         tokens_(std::min(kProbeTokens, windows.seqlen)),
         hidden_size_(model.config().hidden_size),
         memory_(device.memory_bytes),

@@ -1,4 +1,5 @@
-// Small products on the tensor cores, a warp each, and asynchronous copies to shared memory.
+// Small products on the tensor cores, a warp each, what their operands are made of, and asynchronous copies
+// to shared memory.
 #pragma once
 
 #include "swiftprune/cuda/device_math.cuh"
@@ -8,6 +9,22 @@ namespace swiftprune::cuda {
 __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
+__device__ __forceinline__ std::uint32_t pack(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+__device__ __forceinline__ std::uint32_t pack(float low, float high, __half) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+
+constexpr float kLog2E = 1.44269504f;
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // c [16, 8] += a [16, 16] b [16, 8]
 #define SWIFTPRUNE_MULTIPLY(type)                                           \
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \

@@ -11,6 +11,7 @@
 
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/relative_change.h"
 #include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune {
@@ -57,21 +58,6 @@ double crossing(double low, double high, const Function& f) {
 bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind::kNofM; }
 
 // -- Sensitivities
-
-// Mean over the rows of |y - x|² / |x|².
-double relative_change(ConstMatrixView x, ConstMatrixView y) {
-  double mean = 0.0;
-  for (std::int64_t r = 0; r < x.rows; ++r) {
-    double change = 0.0;
-    double size = 0.0;
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      change += std::pow(double{y.at(r, c)} - double{x.at(r, c)}, 2);
-      size += std::pow(double{x.at(r, c)}, 2);
-    }
-    if (size > 0.0) mean += change / size;
-  }
-  return mean / static_cast<double>(x.rows);
-}
 
 class Probe {
  public:

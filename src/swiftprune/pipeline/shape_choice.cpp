@@ -5,9 +5,9 @@
 #include <numeric>
 #include <optional>
 
-#include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/scored_forward.h"
 #include "swiftprune/pipeline/shrink.h"
 #include "swiftprune/structure/unit_scores.h"
 
@@ -34,12 +34,13 @@ class WidthLosses {
     for (std::int64_t layer = 0; layer < layers; ++layer) {
       DecoderBlock block = model_.load_block(layer);
       block.pack(backend_, options_.layers.compute);
-      const std::vector<std::vector<double>> scores = run_dense(block, ropes, dense.view());
+      const std::vector<std::vector<double>> scores =
+          forward_scored(block, backend_, ropes, windows_.seqlen, options_.score, dense.view());
       for (std::size_t i = 0; i < shapes.size(); ++i) {
         DecoderBlock cut = model_.load_block(layer);
         cut_units(cut, scores, shapes[i]);
         cut.pack(backend_, options_.layers.compute);
-        run(cut, ropes, streams[i].view(), nullptr);
+        forward_windows(cut, backend_, ropes, windows_.seqlen, streams[i].view());
       }
       model_.release_block(layer);
       options_.layers.progress("widths", layer + 1, layers);
@@ -53,39 +54,6 @@ class WidthLosses {
   }
 
  private:
-  void run(const DecoderBlock& block, const std::vector<RopeTable>& ropes, MatrixView hidden,
-           const InputObserver* observer) const {
-    BlockForwardOptions options;
-    options.sequence_length = windows_.seqlen;
-    options.observer = observer;
-    check_interrupt();
-    block.forward(backend_, ropes, hidden, options);
-  }
-
-  // Scores of the columns of both output projections; the dense stream moves on.
-  std::vector<std::vector<double>> run_dense(const DecoderBlock& block, const std::vector<RopeTable>& ropes,
-                                             MatrixView hidden) const {
-    const UnitScorer& scorer = unit_scorer(options_.score);
-    std::vector<std::vector<double>> scores(kNumLinearInputs);
-    const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
-      if (input != LinearInput::kAttentionOutput && input != LinearInput::kMlpOutput) return;
-      StatNeeds needs = scorer.needs;
-      needs.energy = true;
-      ActivationStats stats(x.cols, needs);
-      for (std::int64_t row = 0; row < x.rows; row += windows_.seqlen) {
-        stats.add_window(backend_, x.row_block(row, windows_.seqlen));
-      }
-      stats.finish(name_of(input));
-      for (const BlockLinear& linear : block.linears()) {
-        if (linear.tensors.input != input) continue;
-        scores[static_cast<std::size_t>(input)] =
-            scorer.score(linear.weight.view(), stats.view(), x.cols, backend_);
-      }
-    };
-    run(block, ropes, hidden, &observer);
-    return scores;
-  }
-
   void cut_units(DecoderBlock& block, const std::vector<std::vector<double>>& scores,
                  const ShrinkShape& shape) const {
     const ModelConfig& m = model_.config();

@@ -10,6 +10,7 @@ target_sources(swiftprune PRIVATE
   pipeline/prune.cpp
   pipeline/record.cpp
   pipeline/row_budgets.cpp
+  pipeline/scored_forward.cpp
   pipeline/shape_choice.cpp
   pipeline/width_choice.cpp
   pipeline/shrink.cpp

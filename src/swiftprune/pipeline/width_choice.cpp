@@ -4,9 +4,10 @@
 #include <cmath>
 #include <optional>
 
-#include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/relative_change.h"
+#include "swiftprune/pipeline/scored_forward.h"
 #include "swiftprune/pipeline/shrink.h"
 #include "swiftprune/structure/unit_scores.h"
 
@@ -17,25 +18,6 @@ using enum LinearInput;
 
 constexpr std::int64_t kWindows = 2;
 constexpr std::int64_t kTokens = 512;  // of each window
-
-bool has(const ShapeRequest& request, UnitKind kind) {
-  return std::find(request.units.begin(), request.units.end(), kind) != request.units.end();
-}
-
-// Mean over the rows of |y - x|² / |x|².
-double relative_change(ConstMatrixView x, ConstMatrixView y) {
-  double mean = 0.0;
-  for (std::int64_t r = 0; r < x.rows; ++r) {
-    double change = 0.0, size = 0.0;
-    for (std::int64_t c = 0; c < x.cols; ++c) {
-      const double d = double{y.at(r, c)} - double{x.at(r, c)};
-      change += d * d;
-      size += double{x.at(r, c)} * double{x.at(r, c)};
-    }
-    if (size > 0.0) mean += change / size;
-  }
-  return mean / static_cast<double>(x.rows);
-}
 
 class ChangeProbe {
  public:
@@ -54,9 +36,11 @@ class ChangeProbe {
     for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
       DecoderBlock block = model_.load_block(layer);
       block.pack(backend_, options_.layers.compute);
-      for (Matrix& stream : streams_) forward(block, stream.view(), nullptr);
+      for (Matrix& stream : streams_)
+        forward_windows(block, backend_, ropes_, windows_.seqlen, stream.view());
       const Matrix input = dense_.clone();
-      const std::vector<std::vector<double>> scores = run_dense(block);
+      const std::vector<std::vector<double>> scores =
+          forward_scored(block, backend_, ropes_, windows_.seqlen, options_.score, dense_.view());
       const auto add_stream = [&](LinearInput output, std::int64_t columns_a_unit, std::int64_t count) {
         const auto units = best_units(scores[static_cast<std::size_t>(output)], columns_a_unit, count);
         KeptUnits kept = all_units(m);
@@ -66,7 +50,7 @@ class ChangeProbe {
         keep_columns(linear, kept_columns(m, output, kept));
         block.pack(backend_, options_.layers.compute, output);
         streams_.push_back(input.clone());
-        forward(block, streams_.back().view(), nullptr);
+        forward_windows(block, backend_, ropes_, windows_.seqlen, streams_.back().view());
         std::copy_n(whole.data(), whole.numel(), linear.weight.row(0));
         block.pack(backend_, options_.layers.compute, output);
       };
@@ -93,37 +77,6 @@ class ChangeProbe {
   }
 
  private:
-  void forward(const DecoderBlock& block, MatrixView hidden, const InputObserver* observer) const {
-    BlockForwardOptions options;
-    options.sequence_length = windows_.seqlen;
-    options.observer = observer;
-    check_interrupt();
-    block.forward(backend_, ropes_, hidden, options);
-  }
-
-  // Scores of the columns of both output projections.
-  std::vector<std::vector<double>> run_dense(const DecoderBlock& block) {
-    const UnitScorer& scorer = unit_scorer(options_.score);
-    std::vector<std::vector<double>> scores(kNumLinearInputs);
-    const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
-      if (input != kAttentionOutput && input != kMlpOutput) return;
-      StatNeeds needs = scorer.needs;
-      needs.energy = true;
-      ActivationStats stats(x.cols, needs);
-      for (std::int64_t row = 0; row < x.rows; row += windows_.seqlen) {
-        stats.add_window(backend_, x.row_block(row, windows_.seqlen));
-      }
-      stats.finish(name_of(input));
-      for (const BlockLinear& linear : block.linears()) {
-        if (linear.tensors.input != input) continue;
-        scores[static_cast<std::size_t>(input)] =
-            scorer.score(linear.weight.view(), stats.view(), x.cols, backend_);
-      }
-    };
-    forward(block, dense_.view(), &observer);
-    return scores;
-  }
-
   const Model& model_;
   const Backend& backend_;
   const TokenWindows& windows_;
@@ -158,12 +111,12 @@ WidthChanges measure_width_changes(const Model& model, const Backend& backend, c
   const ModelConfig& m = model.config();
   const TokenWindows text = shortened(windows, kWindows, kTokens);
   std::optional<std::int64_t> channels, groups;
-  if (has(request, UnitKind::kMlp)) {
+  if (request.has(UnitKind::kMlp)) {
     channels = std::clamp<std::int64_t>(
         std::llround((1.0 - request.ratio) * static_cast<double>(m.intermediate_size)), 1,
         m.intermediate_size - 1);
   }
-  if (has(request, UnitKind::kHeads)) groups = m.num_kv_heads - 1;
+  if (request.has(UnitKind::kHeads)) groups = m.num_kv_heads - 1;
   ChangeProbe probe(model, backend, text, options);
   probe.run(channels, groups);
   const std::vector<double> changes = probe.changes();
@@ -182,20 +135,20 @@ WidthChanges measure_width_changes(const Model& model, const Backend& backend, c
 
 void check_width_request(const ModelConfig& model, const ShapeRequest& request) {
   check_request(model, request);
-  if (has(request, UnitKind::kLayers)) {
+  if (request.has(UnitKind::kLayers)) {
     bad_usage("--units: found layers, expected mlp, heads or both with --non-uniform");
   }
   const ShrinkShape full = shape_of(model);
   ShrinkShape least = full;
-  if (has(request, UnitKind::kMlp)) least.channels = request.align;
-  if (has(request, UnitKind::kHeads)) least.groups = 1;
+  if (request.has(UnitKind::kMlp)) least.channels = request.align;
+  if (request.has(UnitKind::kHeads)) least.groups = 1;
   if (const double most = ratio_of(model, least); request.ratio > most) {
     bad_usage(
         "--ratio: found {}, expected at most {:.3f}: {} must be left in every block; add units or lower "
         "the ratio",
         request.ratio, most,
-        has(request, UnitKind::kMlp) ? fmt::format("{} channels (--align) and one head group", request.align)
-                                     : "one head group");
+        request.has(UnitKind::kMlp) ? fmt::format("{} channels (--align) and one head group", request.align)
+                                    : "one head group");
   }
 }
 

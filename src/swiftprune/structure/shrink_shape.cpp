@@ -8,10 +8,6 @@
 namespace swiftprune {
 namespace {
 
-bool has(const ShapeRequest& request, UnitKind kind) {
-  return std::find(request.units.begin(), request.units.end(), kind) != request.units.end();
-}
-
 // transformers refuses a number of heads that does not divide the hidden size in some families.
 bool is_loadable(const ModelConfig& model, std::int64_t groups) {
   const std::int64_t heads = groups * (model.num_heads / model.num_kv_heads);
@@ -46,7 +42,7 @@ void check_request(const ModelConfig& model, const ShapeRequest& request) {
     bad_usage("--units: {} cannot be removed from this model: {}; possible: {}", name_of(kind), *reason,
               fmt::join(possible, ", "));
   }
-  if (has(request, UnitKind::kMlp) && request.align > model.intermediate_size) {
+  if (request.has(UnitKind::kMlp) && request.align > model.intermediate_size) {
     bad_usage("--align: found {}, expected at most the MLP's width {}", request.align,
               model.intermediate_size);
   }
@@ -99,14 +95,14 @@ std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest
   check_request(model, request);
   const ShrinkShape full = shape_of(model);
   const double wanted = (1.0 - request.ratio) * static_cast<double>(block_parameters(model, full));
-  const bool mlp = has(request, UnitKind::kMlp);
+  const bool mlp = request.has(UnitKind::kMlp);
   std::vector<ShrinkShape> shapes;
   double nearest = 1.0, most = 0.0;
   const auto distance = [&](const ShrinkShape& s) { return std::abs(ratio_of(model, s) - request.ratio); };
   for (std::int64_t layers = full.layers; layers >= 1; --layers) {
-    if (layers < full.layers && !has(request, UnitKind::kLayers)) break;
+    if (layers < full.layers && !request.has(UnitKind::kLayers)) break;
     for (std::int64_t groups = full.groups; groups >= 1; --groups) {
-      if (groups < full.groups && !has(request, UnitKind::kHeads)) break;
+      if (groups < full.groups && !request.has(UnitKind::kHeads)) break;
       if (!is_loadable(model, groups)) continue;
       ShrinkShape shape{full.channels, groups, layers};
       if (mlp) shape.channels = width_for(model, shape, wanted, request.align);
@@ -121,8 +117,8 @@ std::vector<ShrinkShape> shapes_for(const ModelConfig& model, const ShapeRequest
     return ratio_of(model, {full.channels - channels, full.groups - groups, full.layers - layers});
   };
   const double fine = mlp ? smaller(std::min(request.align, full.channels - 1), 0, 0) : 0.0;
-  const double coarse = std::max({fine, has(request, UnitKind::kLayers) ? smaller(0, 0, 1) : 0.0,
-                                  has(request, UnitKind::kHeads) ? smaller(0, 1, 0) : 0.0});
+  const double coarse = std::max({fine, request.has(UnitKind::kLayers) ? smaller(0, 0, 1) : 0.0,
+                                  request.has(UnitKind::kHeads) ? smaller(0, 1, 0) : 0.0});
   if (shapes.empty() || (request.ratio > most && nearest > 0.5 * coarse)) {
     std::vector<std::string_view> names;
     for (const UnitKind kind : request.units) names.push_back(name_of(kind));

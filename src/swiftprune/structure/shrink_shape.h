@@ -1,6 +1,7 @@
 // The sizes of a smaller model of the same family, and which of them reach a ratio.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -49,6 +50,8 @@ struct ShapeRequest {
   double ratio = 0.2;  // share of the blocks' parameters to remove, 0 < ratio < 1
   std::vector<UnitKind> units;
   std::int64_t align = 1;  // the MLP's width becomes a multiple of it
+
+  bool has(UnitKind kind) const { return std::find(units.begin(), units.end(), kind) != units.end(); }
 };
 
 // Throws Error{kUsage} naming --ratio, --align or --units when the ratio is not between 0 and 1, or a unit
