@@ -1,6 +1,7 @@
 // swiftprune shrink: a checkpoint folder in, a smaller dense checkpoint folder of the same family out.
 #include <algorithm>
 #include <chrono>
+#include <future>
 #include <memory>
 #include <optional>
 
@@ -13,6 +14,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/device.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/pipeline/shape_choice.h"
@@ -35,6 +37,7 @@ struct ShrinkFlags {
   std::string units = "mlp";
   std::int64_t align = 32;
   bool non_uniform = false;
+  std::string widths_by = "change";
   std::string score = "contribution";
   std::string layers_by = "greedy";
   std::string compensate = "auto";
@@ -44,6 +47,7 @@ struct ShrinkFlags {
   CalibrationText calibration;
   std::int64_t windows = 16;
   std::string compute = "auto";
+  DeviceFlags device;
 };
 
 std::int64_t num_parameters(const Checkpoint& checkpoint) {
@@ -52,7 +56,24 @@ std::int64_t num_parameters(const Checkpoint& checkpoint) {
   return sum;
 }
 
-double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Backend& backend, ComputeType compute,
+// Where the work runs.
+struct Machine {
+  std::unique_ptr<Backend> backend = make_cpu_backend();
+  cuda::DeviceChoice choice;
+  cuda::DeviceOptions device;  // with choice.use_cuda
+
+  DecodeTime decode_time(const Model& model, ComputeType compute) const {
+    return choice.use_cuda ? cuda::measure_decode(model, compute, device)
+                           : measure_decode(model, *backend, compute);
+  }
+  std::unique_ptr<TrialStreams> trials(const Model& model, const TokenWindows& windows,
+                                       ComputeType compute) const {
+    return choice.use_cuda ? cuda::make_trial_streams(model, windows, compute, device)
+                           : make_trial_streams(model, *backend, windows, compute);
+  }
+};
+
+double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Machine& machine, ComputeType compute,
                     Json& measured) {
   const int given =
       int{flags.ratio.has_value()} + int{flags.target_params.has_value()} + int{flags.target_ms.has_value()};
@@ -63,7 +84,7 @@ double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Backend&
   if (flags.target_params) {
     return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *flags.target_params);
   }
-  const DecodeTime dense = measure_decode(model, backend, compute);
+  const DecodeTime dense = machine.decode_time(model, compute);
   measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *flags.target_ms}};
   return ratio_for(dense, *flags.target_ms);
 }
@@ -74,6 +95,7 @@ Json echo(const ShrinkFlags& f) {
                   {"units", f.units},
                   {"align", f.align},
                   {"non_uniform", f.non_uniform},
+                  {"widths_by", f.widths_by},
                   {"score", f.score},
                   {"layers_by", f.layers_by},
                   {"compensate", f.compensate},
@@ -85,7 +107,8 @@ Json echo(const ShrinkFlags& f) {
                   {"windows", f.windows},
                   {"seqlen", f.calibration.seqlen},
                   {"seed", f.calibration.seed},
-                  {"compute", f.compute}};
+                  {"compute", f.compute},
+                  {"device", f.device.device}};
   if (f.ratio) command["ratio"] = *f.ratio;
   if (f.target_params) command["target_params"] = *f.target_params;
   if (f.target_ms) command["target_ms"] = *f.target_ms;
@@ -110,7 +133,7 @@ Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensatio
 
 Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const ShapeChoice& choice,
                         const ShrinkResult& result, const TokenWindows& windows, Compensation compensation,
-                        std::int64_t parameters) {
+                        std::int64_t parameters, Json hashes) {
   const ModelConfig& m = model.config();
   Json blocks = Json::array();
   for (const ShrunkBlock& block : result.blocks) {
@@ -140,7 +163,7 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
         {"windows", windows.num_windows()},
         {"seqlen", windows.seqlen},
         {"seed", flags.calibration.seed}}},
-      {"input", model_hashes(model.checkpoint())},
+      {"input", std::move(hashes)},
       {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
       {"seconds",
        {{"load", s.load},
@@ -194,13 +217,16 @@ void check_shapes(const ShrinkFlags& flags, const ModelConfig& model, const Shap
   for (const ShrinkShape& shape : shapes_for(model, request)) added_biases(model, shape, compensation);
 }
 
-ShapeChoice choose_widths(const Model& model, const Backend& backend, const ShapeRequest& request,
-                          const TokenWindows& windows, const ShrinkOptions& options) {
-  const WidthChanges changes = measure_width_changes(model, backend, request, windows,
-                                                     {options.score, {options.compute, options.progress}});
+ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, const ShapeRequest& request,
+                          TrialStreams& trials, const ProgressFn& progress) {
   ShapeChoice choice;
-  choice.shape = spread_widths(model.config(), request, changes);
   choice.measured = Json::object();
+  if (flags.widths_by == "score") {
+    choice.shape = standardized_widths(model, request, trials, {flags.score, progress});
+    return choice;
+  }
+  const WidthChanges changes = measure_width_changes(model, request, trials, {flags.score, progress});
+  choice.shape = spread_widths(model, request, changes);
   const auto record = [&](const char* name, const UnitChanges& of) {
     if (!of.changes.empty()) choice.measured[name] = {{"share", of.share}, {"changes", of.changes}};
   };
@@ -212,33 +238,41 @@ ShapeChoice choose_widths(const Model& model, const Backend& backend, const Shap
 void run(const ShrinkFlags& flags) {
   apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
-  const auto backend = make_cpu_backend();
+  Machine machine;
+  machine.choice = choose_device(flags.device);
+  machine.device = device_options(machine.choice, flags.device);
   const auto model = Model::open(flags.model);
   check_shrinkable(*model);
   check_new_folder(flags.out);
+  // Beside a GPU the processor has time for the record's hashes.
+  std::future<Json> hashes = std::async(machine.choice.use_cuda ? std::launch::async : std::launch::deferred,
+                                        [&model] { return model_hashes(model->checkpoint()); });
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
   options.compensation =
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
-  options.compute = parse_compute(flags.compute, *backend);
+  options.compute = parse_compute(flags.compute, *machine.backend, machine.choice);
   options.progress = terminal_progress(flags.common);
 
   Json decode = Json::object();
   ShapeRequest request;
   request.units = parse_units(flags.units);
   request.align = flags.align;
-  request.ratio = wanted_ratio(flags, *model, *backend, options.compute, decode);
+  request.ratio = wanted_ratio(flags, *model, machine, options.compute, decode);
   // A wrong request costs nothing.
   check_shapes(flags, model->config(), request, options.compensation);
-  const TokenWindows windows = calibration_windows(*model, *backend, flags.calibration, flags.windows, false,
-                                                   options.compute, options.progress);
-  ShapeChoiceOptions choice_options;
-  choice_options.score = options.score;
-  choice_options.greedy = flags.layers_by == "greedy";
-  choice_options.layers = {options.compute, options.progress};
-  ShapeChoice choice = flags.non_uniform ? choose_widths(*model, *backend, request, windows, options)
-                                         : choose_shape(*model, *backend, request, windows, choice_options);
+  const TokenWindows windows = calibration_windows(*model, *machine.backend, flags.calibration, flags.windows,
+                                                   false, options.compute, options.progress);
+  // Scores are compared on all of the text, losses and changes on a little of it.
+  const bool whole_text = flags.non_uniform && flags.widths_by == "score";
+  ShapeChoice choice;
+  {  // the trials' memory is free again afterwards
+    const auto trials = machine.trials(*model, whole_text ? windows : trial_text(windows), options.compute);
+    choice = flags.non_uniform ? choose_widths(flags, model->config(), request, *trials, options.progress)
+                               : choose_shape(model->config(), request, *trials,
+                                              {options.score, flags.layers_by == "greedy", options.progress});
+  }
   choice.measured.update(decode);
   // Only what runs beside the dense model can make up for layers that are gone.
   if (flags.compensate == "auto" && !choice.removed_layers.empty()) {
@@ -248,12 +282,15 @@ void run(const ShrinkFlags& flags) {
   const std::vector<LinearInput> biases = added_biases(model->config(), choice.shape, options.compensation);
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
   const ShrinkResult result =
-      shrink(*model, *backend, choice.shape, choice.removed_layers, windows, options, output);
+      machine.choice.use_cuda
+          ? cuda::shrink(*model, choice.shape, choice.removed_layers, windows, options, machine.device,
+                         output)
+          : shrink(*model, *machine.backend, choice.shape, choice.removed_layers, windows, options, output);
   const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
-                                         output.num_parameters());
+                                         output.num_parameters(), hashes.get());
   output.finish(record);
   if (flags.target_ms) {
-    const DecodeTime now = measure_decode(*Model::open(flags.out), *backend, options.compute);
+    const DecodeTime now = machine.decode_time(*Model::open(flags.out), options.compute);
     fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
                *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
   }
@@ -281,8 +318,15 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
   command.add_flag("--non-uniform", f.non_uniform,
-                   "Layers may keep different numbers of channels and head groups, by measured change of the "
-                   "output; only swiftprune loads the result");
+                   "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
+                   "result");
+  command
+      .add_option(
+          "--widths-by", f.widths_by,
+          "With --non-uniform, by what layers lose units: change (of the model's output, measured) or "
+          "score (standardised in each layer, as FLAP does)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"change", "score"}));
   command
       .add_option("--score", f.score,
                   "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")
@@ -313,6 +357,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
   add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
   add_common_options(command, f.common);
 }
 

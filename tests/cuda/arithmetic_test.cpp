@@ -157,7 +157,7 @@ TEST_F(CudaArithmeticTest, GramOfWindows) {
       reference_->add_gram(x.view(), expected.view());
       Backend::symmetrize(expected.view());
       const auto dx = upload_as(x, dtype);
-      const cuda::StatisticsScratch scratch(*memory_, dtype, 96, inputs, 0);
+      const cuda::StatisticsScratch scratch(*memory_, dtype, 96, inputs, 0, 0);
       cuda::Moments moments;
       moments.gram = poisoned(inputs * inputs * 4);
       cuda::DeviceStats stats(*memory_, inputs, *stream_);

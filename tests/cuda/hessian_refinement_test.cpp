@@ -82,7 +82,7 @@ class CudaHessianRefinementTest : public test::GpuTest {
     const cuda::LinearSizes sizes{outputs, count, outputs * count};
     cuda::DeviceRefiner device(*memory_, products, matrix, plan, sizes, DType::kF32, *stream_);
     const auto dx = upload_as(x, DType::kF32);
-    const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, count, 0);
+    const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, count, 0, 0);
     cuda::Moments moments;
     moments.gram = poisoned(count * count * 4);
     cuda::DeviceStats device_stats(*memory_, count, *stream_);
@@ -180,7 +180,7 @@ TEST_F(CudaHessianRefinementTest, RowBudgetsAreKept) {
   cuda::DeviceRefiner device(*memory_, products, matrix, plan, {outputs, count, outputs * count}, DType::kF32,
                              *stream_);
   const auto dx = upload_as(x, DType::kF32);
-  const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, count, 0);
+  const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, count, 0, 0);
   cuda::Moments moments;
   moments.gram = poisoned(count * count * 4);
   cuda::DeviceStats stats(*memory_, count, *stream_);

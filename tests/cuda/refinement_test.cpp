@@ -52,7 +52,7 @@ class CudaRefinementTest : public test::GpuTest {
     const auto ddx = upload_as(dense_x, DType::kF32);
     const auto dr = upload_as(residual, DType::kF32);
     const auto ddr = upload_as(dense_residual, DType::kF32);
-    const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, kInputs, kOutputs);
+    const cuda::StatisticsScratch scratch(*memory_, DType::kF32, kTokens, kInputs, kInputs, kOutputs);
     cuda::Moments moments;
     moments.gram = poisoned(kInputs * kInputs * 4);
     moments.cross = poisoned(kInputs * kInputs * 4);

@@ -270,12 +270,14 @@ TEST(LayerChoice, FindsTheSilentLayer) {
   const auto silent = Model::open(dir.path() / "m");
   const auto backend = make_cpu_backend();
   const TokenWindows windows = random_windows(*silent);
-  const std::vector<double> influence = block_influence(*silent, *backend, windows, {});
+  const auto trials = make_trial_streams(*silent, *backend, windows, ComputeType::kF32);
+  const std::int64_t layers = silent->config().num_layers();
+  const std::vector<double> influence = block_influence(*trials, layers, {});
   ASSERT_EQ(influence.size(), 3u);
   EXPECT_NEAR(influence[1], 0.0, 1e-6);
   EXPECT_GT(influence[0], 1e-3);
   EXPECT_GT(influence[2], 1e-3);
-  const GreedyLayers greedy = greedy_layers(*silent, *backend, windows, 2, {});
+  const GreedyLayers greedy = greedy_layers(*trials, layers, 2, {});
   ASSERT_EQ(greedy.order.size(), 2u);
   EXPECT_LE(greedy.losses[0], greedy.dense_loss + 1e-6);  // no worse than without the silent one
   // Its losses are those of the folders without these layers.
@@ -301,7 +303,8 @@ TEST(ShapeChoice, MixesByMeasuredLoss) {
   const auto model = Model::open(tiny("llama3"));
   const auto backend = make_cpu_backend();
   const ShapeRequest request{0.4, {UnitKind::kMlp, UnitKind::kHeads, UnitKind::kLayers}, 1};
-  const ShapeChoice choice = choose_shape(*model, *backend, request, random_windows(*model), {});
+  const auto trials = make_trial_streams(*model, *backend, random_windows(*model), ComputeType::kF32);
+  const ShapeChoice choice = choose_shape(model->config(), request, *trials, {});
   EXPECT_NEAR(ratio_of(model->config(), choice.shape), 0.4, 0.02);
   EXPECT_EQ(std::ssize(choice.removed_layers), model->config().num_layers() - choice.shape.layers);
   EXPECT_TRUE(choice.measured.contains("widths"));

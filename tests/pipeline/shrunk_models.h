@@ -56,6 +56,18 @@ inline Matrix masked_logits(const Model& model, const Backend& backend, const To
   return logits;
 }
 
+// Every layer another size.
+inline ShrinkShape staircase(const ModelConfig& m) {
+  ShrinkShape shape = shape_of(m);
+  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
+    shape.layer_channels.push_back(m.intermediate_size - 4 * layer - 4);
+    shape.layer_groups.push_back(layer % 2 == 0 ? m.num_kv_heads
+                                                : std::max<std::int64_t>(1, m.num_kv_heads - 1));
+  }
+  shape.channels = shape.layer_channels.front();
+  return shape;
+}
+
 inline double largest_difference(std::span<const float> a, std::span<const float> b) {
   EXPECT_EQ(a.size(), b.size());
   double most = 0.0;

@@ -28,21 +28,10 @@ using test::largest_difference;
 using test::logits_of;
 using test::masked_logits;
 using test::random_windows;
+using test::staircase;
 using test::TempDir;
 using test::tiny;
 using ::testing::ElementsAre;
-
-// Every layer another size.
-ShrinkShape staircase(const ModelConfig& m) {
-  ShrinkShape shape = shape_of(m);
-  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
-    shape.layer_channels.push_back(m.intermediate_size - 4 * layer - 4);
-    shape.layer_groups.push_back(layer % 2 == 0 ? m.num_kv_heads
-                                                : std::max<std::int64_t>(1, m.num_kv_heads - 1));
-  }
-  shape.channels = shape.layer_channels.front();
-  return shape;
-}
 
 ShrinkResult shrink_to(const Model& model, const Backend& backend, const ShrinkShape& shape,
                        Compensation compensation, const fs::path& out) {
@@ -134,7 +123,8 @@ TEST(WidthChanges, ASilentLayerCostsNothing) {
   const auto silent = Model::open(dir.path() / "m");
   const auto backend = make_cpu_backend();
   const ShapeRequest request{0.2, {UnitKind::kMlp, UnitKind::kHeads}, 4};
-  const WidthChanges changes = measure_width_changes(*silent, *backend, request, random_windows(*silent), {});
+  const auto trials = make_trial_streams(*silent, *backend, random_windows(*silent), ComputeType::kF32);
+  const WidthChanges changes = measure_width_changes(silent->config(), request, *trials, {});
   ASSERT_EQ(changes.channels.changes.size(), 2u);
   EXPECT_EQ(changes.channels.changes[1], 0.0);
   EXPECT_GT(changes.channels.changes[0], 1e-4);
@@ -145,6 +135,53 @@ TEST(WidthChanges, ASilentLayerCostsNothing) {
   const ShrinkShape shape =
       spread_widths(silent->config(), {0.2, {UnitKind::kMlp}, 4}, {changes.channels, {}});
   EXPECT_LT(shape.layer_channels[1], shape.layer_channels[0]);
+}
+
+// Scores of its own, nothing else.
+class FixedScores final : public TrialStreams {
+ public:
+  explicit FixedScores(std::vector<std::vector<std::vector<double>>> scores) : scores_(std::move(scores)) {}
+  void restart() override {}
+  std::size_t fork(std::size_t) override { return 1; }
+  void load_block(std::int64_t layer) override { layer_ = static_cast<std::size_t>(layer); }
+  void run(std::size_t) override {}
+  void run_with(std::size_t, const KeptUnits&) override {}
+  std::vector<std::vector<double>> run_scored(std::size_t, const std::string&) override {
+    return scores_.at(layer_);
+  }
+  double mean_cosine(std::size_t, std::size_t) override { return 0.0; }
+  double loss(std::size_t) override { return 0.0; }
+  std::vector<double> final_changes() override { return {}; }
+
+ private:
+  std::vector<std::vector<std::vector<double>>> scores_;  // [layer][input][column]
+  std::size_t layer_ = 0;
+};
+
+// Layers of different size are compared by how far a unit's score lies from its layer's mean.
+TEST(StandardizedWidths, LowestBesideTheirLayerGo) {
+  const ModelConfig m = small();
+  const auto of_layer = [](std::vector<double> channels) {
+    return std::vector<std::vector<double>>{{}, {9, 9, 9, 9}, {}, std::move(channels)};
+  };
+  // One low channel of eight, two, none that stands out, and the second layer's scores a thousand times over.
+  FixedScores trials({of_layer({0, 9, 9, 9, 9, 9, 9, 9}), of_layer({0, 0, 9, 9, 9, 9, 9, 9}),
+                      of_layer({5, 5, 5, 5, 5, 5, 5, 5}), of_layer({0, 0, 9e3, 9e3, 9e3, 9e3, 9e3, 9e3})});
+  // 5 of the 32 channels, of 12 weights; a block has 160.
+  const double ratio = 5 * 12.0 / (4 * 160.0);
+  const ShrinkShape shape = standardized_widths(m, {ratio, {UnitKind::kMlp}, 1}, trials, {});
+  EXPECT_THAT(shape.layer_channels, ElementsAre(7, 6, 8, 6));
+  EXPECT_EQ(shape.channels, 8);
+  EXPECT_TRUE(shape.layer_groups.empty());
+  // Widths become multiples, and something is left everywhere.
+  EXPECT_THAT(standardized_widths(m, {ratio, {UnitKind::kMlp}, 4}, trials, {}).layer_channels,
+              ElementsAre(8, 8, 8, 8));
+  test::expect_error(
+      ErrorKind::kUsage,
+      [&] {
+        standardized_widths(m, {ratio, {UnitKind::kLayers}, 1}, trials, {});
+      },
+      "--units: found layers");
 }
 
 // ---- the result

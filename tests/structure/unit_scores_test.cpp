@@ -26,7 +26,7 @@ class UnitScores : public ::testing::Test {
       stats_->add_window(*backend_, x.view().row_block(row, 2));
     }
     stats_->finish("x");
-    return unit_scorer(name).score(weight.view(), stats_->view(), num_kept, *backend_);
+    return score_columns(unit_scorer(name), weight.view(), stats_->view(), num_kept, *backend_);
   }
 
   std::unique_ptr<Backend> backend_ = make_cpu_backend();

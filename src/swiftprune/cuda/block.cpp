@@ -59,6 +59,19 @@ ActivationKind kind_of(Activation activation) {
   return ActivationKind::kSilu;
 }
 
+NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bias, DeviceView x) {
+  NormArgs args;
+  args.x = static_cast<const float*>(x.data);
+  args.gain = gain;
+  args.bias = bias;
+  args.layer = model.norm == NormKind::kLayer;
+  args.gain_offset = args.layer ? 0.0f : model.norm_gain_offset;
+  args.eps = model.norm_eps;
+  args.rows = x.rows;
+  args.cols = x.cols;
+  return args;
+}
+
 std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block) {
   std::array<std::vector<LinearTensors>, kNumLinearInputs> groups;
   for (const LinearTensors& linear : linears_of(block)) groups[at(linear.input)].push_back(linear);
@@ -152,7 +165,7 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   const auto groups = linears_by_input(block);
   for (std::size_t i = 0; i < groups.size(); ++i) {
     std::vector<float> bias;
-    bool any = false;
+    bool any = reserved_bias_[i];
     for (const LinearTensors& linear : groups[i]) {
       any |= linear.bias;
       std::vector<float> part(static_cast<std::size_t>(linear.outputs), 0.0f);
@@ -165,6 +178,30 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   std::vector<std::byte> bytes = extras.take();
   expect(bytes.size() <= layout_.extras_bytes, "BlockWeights: room for norms and biases");
   return bytes;
+}
+
+std::size_t BlockWeights::output_projection(LinearInput output) const {
+  const auto found = std::find_if(layout_.weights.begin(), layout_.weights.end(),
+                                  [&](const BlockLayout::Weight& weight) { return weight.input == output; });
+  expect(is_output(output) && found != layout_.weights.end(), "output_projection: an output's input");
+  return static_cast<std::size_t>(found - layout_.weights.begin());
+}
+
+void BlockWeights::set_bias(LinearInput output, std::span<const float> bias, cudaStream_t stream) {
+  expect(is_output(output) && bias_offsets_[at(output)] >= 0, "set_bias: an output projection's bias");
+  check(cudaMemcpyAsync(const_cast<void*>(this->bias(output)), bias.data(), bias.size_bytes(),
+                        cudaMemcpyHostToDevice, stream));  // pageable: read before the call returns
+}
+
+void BlockWeights::silence(cudaStream_t stream) {
+  for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
+    const DeviceView weight = this->weight(output_projection(output));
+    check(cudaMemsetAsync(weight.data, 0, static_cast<std::size_t>(weight.numel() * size_of(weight.dtype)),
+                          stream));
+    if (bias(output) == nullptr) continue;
+    check(cudaMemsetAsync(const_cast<void*>(bias(output)), 0,
+                          static_cast<std::size_t>(weight.rows) * sizeof(float), stream));
+  }
 }
 
 DeviceView BlockWeights::weight(std::size_t linear) const {
@@ -294,12 +331,6 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       compute_(compute),
       stream_(stream) {
   expect(rows > 0, "BlockForward: rows");
-  if (model_.has_layer_sizes) {
-    bad_usage(
-        "--device: found cuda, expected cpu: the layers of {} differ in size (--non-uniform), which was not "
-        "tried on a GPU yet",
-        model.checkpoint().folder().string());
-  }
   std::int64_t qkv = 0;
   std::int64_t up = 0;
   std::int64_t expanded = 0;
@@ -338,23 +369,11 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   }
 }
 
-NormArgs BlockForward::norm_args(const BlockWeights::Norm& norm, DeviceView x) const {
-  NormArgs args;
-  args.x = static_cast<const float*>(x.data);
-  args.gain = norm.gain;
-  args.bias = norm.bias;
-  args.layer = model_.norm == NormKind::kLayer;
-  args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
-  args.eps = model_.norm_eps;
-  args.rows = x.rows;
-  args.cols = x.cols;
-  return args;
-}
-
 DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, DeviceView hidden) {
   const DeviceView x = x_.view().row_block(0, hidden.rows);
   const auto index = input == kAttention ? BlockWeights::kAttentionNorm : BlockWeights::kMlpNorm;
-  norm(norm_args(block.norm(index), hidden), x.data, compute_, stream_);
+  const BlockWeights::Norm norm = block.norm(index);
+  cuda::norm(norm_args(model_, norm.gain, norm.bias, hidden), x.data, compute_, stream_);
   return x;
 }
 
@@ -473,7 +492,7 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   const BlockWeights::Norm norm = block.norm(index);
   auto* target = static_cast<float*>(hidden.data);
   if (norm.present) {
-    norm_add(norm_args(norm, y), target, stream_);
+    norm_add(norm_args(model_, norm.gain, norm.bias, y), target, stream_);
   } else {
     add(y.data, DType::kF32, target, y.numel(), stream_);
   }

@@ -39,11 +39,20 @@ class BlockWeights {
   // Room for any block of the model.
   BlockWeights(DeviceMemory& memory, const Model& model, DType compute);
 
+  // From now on every block has a bias behind this output projection: zeros where the checkpoint has none.
+  void reserve_bias(LinearInput output) { reserved_bias_[static_cast<std::size_t>(output)] = true; }
+  // [O] F32 becomes an output projection's bias.
+  void set_bias(LinearInput output, std::span<const float> bias, cudaStream_t stream);
+  // Makes the block pass its input on: both output projections and their biases become zeros.
+  void silence(cudaStream_t stream);
+
   // Lays out block `layer` and returns its norms and biases for the device.
   std::vector<std::byte> set_layer(std::int64_t layer);
   const BlockLayout& layout() const { return layout_; }
   std::byte* data() const { return buffer_.data(); }
   std::uint64_t bytes() const { return buffer_.bytes() + converted_.bytes(); }  // on the device
+  // Number of the linear that is the output projection which reads `output`.
+  std::size_t output_projection(LinearInput output) const;
   // The linear's weights [O, I] in the checkpoint's dtype.
   DeviceView weight(std::size_t linear) const;
   // All weights that read `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().
@@ -103,6 +112,7 @@ class BlockWeights {
   BlockLayout layout_;
   std::array<NormOffsets, kNumNorms> norms_{};
   std::array<std::int64_t, kNumLinearInputs> bias_offsets_{};  // -1: none
+  std::array<bool, kNumLinearInputs> reserved_bias_{};
   DeviceBuffer buffer_;
   std::array<std::optional<DevicePacked>, kNumLinearInputs> packed_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
@@ -149,7 +159,6 @@ class BlockForward {
   static bool norms_output(const BlockWeights& block, LinearInput which);
   std::int64_t rows() const { return rows_; }
   DType compute() const { return compute_; }
-  NormArgs norm_args(const BlockWeights::Norm& norm, DeviceView x) const;
 
  private:
   const ModelConfig& model_;
@@ -174,6 +183,8 @@ class BlockForward {
 };
 
 ActivationKind kind_of(Activation activation);
+// The model's norm over x [N, hidden] F32.
+NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bias, DeviceView x);
 
 // The linears of a block by the input that they read, in the order of LinearInput.
 std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);

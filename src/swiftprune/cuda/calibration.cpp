@@ -20,13 +20,12 @@ std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
 }  // namespace
 
 StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows,
-                                     std::int64_t inputs, std::int64_t hidden)
+                                     std::int64_t inputs, std::int64_t weighted, std::int64_t hidden)
     : compute_(compute),
       sums_(memory, static_cast<std::uint64_t>(statistics_scratch(rows, inputs)), "statistics of one pass") {
-  if (hidden == 0) return;
   constexpr std::string_view kWhat = "weighted activations of one pass";
-  x_ = DeviceBuffer(memory, bytes_of(rows * inputs, size_of(compute)), kWhat);
-  residual_ = DeviceBuffer(memory, bytes_of(rows * hidden, size_of(compute)), kWhat);
+  if (weighted > 0) x_ = DeviceBuffer(memory, bytes_of(rows * weighted, size_of(compute)), kWhat);
+  if (hidden > 0) residual_ = DeviceBuffer(memory, bytes_of(rows * hidden, size_of(compute)), kWhat);
 }
 
 DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream)

@@ -23,9 +23,10 @@ struct AlignedRows {
 // Buffers that all statistics share: those of one pass over rows.
 class StatisticsScratch {
  public:
-  // most rows of a pass, most inputs; hidden: 0 without alignment
+  // most rows of a pass, most inputs; weighted: most inputs whose tokens are weighted, 0: none are; hidden: 0
+  // without residual moments
   StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows, std::int64_t inputs,
-                    std::int64_t hidden);
+                    std::int64_t weighted, std::int64_t hidden);
   void* sums() const { return sums_.data(); }
   DeviceView x(std::int64_t rows, std::int64_t cols) const { return part(x_, rows, cols); }
   DeviceView residual(std::int64_t rows, std::int64_t cols) const { return part(residual_, rows, cols); }

@@ -13,9 +13,12 @@
 #include "swiftprune/evaluation/speed.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/row_budgets.h"
+#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/trial_streams.h"
 
 namespace swiftprune::cuda {
 
@@ -57,6 +60,15 @@ DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, 
 // Error{kDevice} when the memory does not suffice or the device fails.
 PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
+
+// What pipeline/shrink.h's shrink() does, on the GPU, and what chooses its shape (pipeline/trial_streams.h,
+// pipeline/decode_time.h). The model must outlive the streams.
+ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
+                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                    const ShrinkOptions& options, const DeviceOptions& device, ShrinkOutput& output);
+std::unique_ptr<TrialStreams> make_trial_streams(const Model& model, TokenWindows windows,
+                                                 ComputeType compute, const DeviceOptions& device);
+DecodeTime measure_decode(const Model& model, ComputeType compute, const DeviceOptions& device);
 
 // What evaluation/perplexity.h's perplexity() does, on the GPU. Packed models compute in their weights'
 // dtype.

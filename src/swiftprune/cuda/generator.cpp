@@ -102,4 +102,18 @@ std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const Device
   return std::make_unique<DeviceSpeedTarget>(compute, device);
 }
 
+DecodeTime measure_decode(const Model& model, ComputeType compute, const DeviceOptions& device) {
+  const auto generator = make_generator(model, compute, 1, kDecodePositions, device);
+  DeviceMemory memory(device.memory_bytes);
+  const Stream stream;
+  Products products(memory, stream);
+  DeviceHead head(memory, products, model, compute_dtype(model, compute), 1, stream);
+  const DeviceMatrix hidden(memory, DType::kF32, 1, model.config().hidden_size, "a hidden state");
+  hidden.set_zero(stream);
+  return swiftprune::measure_decode(*generator, [&] {
+    head.logits(hidden.view());
+    stream.synchronize();
+  });
+}
+
 }  // namespace swiftprune::cuda

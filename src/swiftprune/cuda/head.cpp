@@ -1,7 +1,10 @@
 #include "swiftprune/cuda/head.h"
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
+#include "swiftprune/cuda/block.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -22,9 +25,37 @@ DType compute_dtype(const Model& model, ComputeType compute) {
   return compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
+DeviceFinalNorm::DeviceFinalNorm(DeviceMemory& memory, const Model& model, cudaStream_t stream)
+    : model_(model.config()), stream_(stream) {
+  if (!model_.final_norm) return;
+  const auto load = [&](const std::string& name) {
+    if (name.empty()) return DeviceBuffer();
+    const std::vector<float> values = model.checkpoint().load_vector(name, model_.hidden_size);
+    DeviceBuffer buffer = upload(memory, std::span<const float>(values), "the final norm", stream);
+    check(cudaStreamSynchronize(stream));  // `values` live until here
+    return buffer;
+  };
+  gain_ = load(model_.final_norm->gain);
+  bias_ = load(model_.final_norm->bias);
+}
+
+void DeviceFinalNorm::apply(DeviceView hidden, void* y, DType y_dtype) const {
+  if (!model_.final_norm) {
+    if (y != hidden.data) convert(hidden.data, DType::kF32, y, y_dtype, hidden.numel(), stream_);
+    return;
+  }
+  norm(norm_args(model_, gain_.as<float>(), bias_.as<float>(), hidden), y, y_dtype, stream_);
+}
+
 DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute,
                        std::int64_t rows, cudaStream_t stream)
-    : model_(model.config()), products_(products), compute_(compute), stream_(stream), rows_(rows) {
+    : memory_(memory),
+      model_(model.config()),
+      products_(products),
+      compute_(compute),
+      stream_(stream),
+      rows_(rows),
+      norm_(memory, model, stream) {
   const Checkpoint& checkpoint = model.checkpoint();
   const TensorInfo& head = checkpoint.at(model_.head);
   const std::int64_t vocab = model_.vocab_size;
@@ -41,13 +72,10 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
   if (head.dtype != compute) {
     convert(raw.data(), head.dtype, weight_.view().data, compute, vocab * hidden, stream);
   }
-  const auto vector = [&](const std::string& name, std::int64_t size) {
-    return upload(memory, std::span<const float>(checkpoint.load_vector(name, size)), "the final norm",
-                  stream);
-  };
-  if (model_.final_norm && !model_.final_norm->gain.empty()) gain_ = vector(model_.final_norm->gain, hidden);
-  if (model_.final_norm && !model_.final_norm->bias.empty()) bias_ = vector(model_.final_norm->bias, hidden);
-  if (model_.head_bias) head_bias_ = vector(*model_.head_bias, vocab);
+  if (model_.head_bias) {
+    head_bias_ = upload(memory, std::span<const float>(checkpoint.load_vector(*model_.head_bias, vocab)),
+                        "the output projection", stream);
+  }
   if (rows_ == 0) {
     rows_ = std::max<std::int64_t>(1, kLogitBytes / (vocab * static_cast<std::int64_t>(sizeof(float))));
   }
@@ -58,20 +86,7 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
 
 DeviceView DeviceHead::project(DeviceView hidden) {
   const DeviceView x = normed_.view().row_block(0, hidden.rows);
-  if (model_.final_norm) {
-    NormArgs args;
-    args.x = static_cast<const float*>(hidden.data);
-    args.gain = gain_.as<float>();
-    args.bias = bias_.as<float>();
-    args.layer = model_.norm == NormKind::kLayer;
-    args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
-    args.eps = model_.norm_eps;
-    args.rows = hidden.rows;
-    args.cols = hidden.cols;
-    norm(args, x.data, compute_, stream_);
-  } else {
-    convert(hidden.data, DType::kF32, x.data, compute_, hidden.numel(), stream_);
-  }
+  norm_.apply(hidden, x.data, compute_);
   const DeviceView logits = logits_of(hidden.rows);
   products_.linear(x, weight_.view(), head_bias_.data(), logits);
   return logits;
@@ -88,6 +103,23 @@ void DeviceHead::log_probs(DeviceView hidden, const std::int32_t* targets, doubl
   const DeviceView y = project(hidden);
   target_log_probs(static_cast<const float*>(y.data), hidden.rows, y.cols, model_.final_softcap, targets,
                    log_probs, stream_);
+}
+
+double DeviceHead::loss(std::span<const std::int32_t> ids, DeviceView hidden, std::int64_t first_target) {
+  const std::int64_t count = hidden.rows - first_target;
+  const DeviceBuffer targets =
+      upload(memory_, ids.subspan(static_cast<std::size_t>(first_target)), "targets", stream_);
+  const DeviceBuffer log_probs(memory_, static_cast<std::uint64_t>(count) * sizeof(double), "losses");
+  for (std::int64_t row = 0; row < count; row += rows_) {
+    const std::int64_t rows = std::min(rows_, count - row);
+    this->log_probs(hidden.row_block(first_target - 1 + row, rows), targets.as<std::int32_t>() + row,
+                    log_probs.as<double>() + row);
+  }
+  std::vector<double> host(static_cast<std::size_t>(count));
+  check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double), cudaMemcpyDeviceToHost,
+                        stream_));
+  check(cudaStreamSynchronize(stream_));
+  return -std::accumulate(host.begin(), host.end(), 0.0);
 }
 
 }  // namespace swiftprune::cuda

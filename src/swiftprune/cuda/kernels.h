@@ -314,6 +314,31 @@ void sparsegpt_block(const SparseGptArgs& args, float* column, float* keys, cuda
 // Zeroes what goes and makes up for it in the block's columns to the right.
 void sparsegpt_compensate(const SparseGptArgs& args, cudaStream_t stream);
 
+// -- Structured pruning (columns.cu) ------------------------------------------------------------------------
+// kept [n]: the columns that stay, rising; place [cols]: a column's place among them, or -1. norm [cols] as
+// of admm_norms(). a [n, n] = G_pq/(n_p n_q) over the kept columns, + shift on the diagonal
+void kept_gram(const float* gram, std::int64_t inputs, const float* norm, const std::int32_t* kept,
+               std::int64_t n, float shift, float* a, cudaStream_t stream);
+// moments [inputs, n] = ((1 - alpha)·G_ik + alpha·C_ik)/n_k; cross may be null: alpha 0
+void kept_moments(const float* gram, const float* cross, std::int64_t inputs, const float* norm,
+                  const std::int32_t* kept, std::int64_t n, float alpha, float* moments, cudaStream_t stream);
+// right [rows, n] = damping·w_ok·n_k + beta·R_ok/n_k; weight, residual (or null) [rows, cols]
+void kept_right(const void* weight, DType dtype, const float* residual, std::int64_t rows, std::int64_t cols,
+                const float* norm, const std::int32_t* kept, std::int64_t n, float damping, float beta,
+                float* right, cudaStream_t stream);
+// weight [rows, cols] = b/n_k in the kept columns of b [rows, n], +0 in the others
+void spread_columns(const float* b, const float* norm, const std::int32_t* place, std::int64_t rows,
+                    std::int64_t cols, std::int64_t n, void* weight, DType dtype, cudaStream_t stream);
+// +0 in all but the kept columns
+void keep_columns(const std::int32_t* place, std::int64_t rows, std::int64_t cols, void* weight, DType dtype,
+                  cudaStream_t stream);
+// y [num_rows, num_columns] = x [., x_cols] at `rows` and `columns` (null: the first ones)
+void gather(const void* x, DType dtype, std::int64_t x_cols, const std::int32_t* rows, std::int64_t num_rows,
+            const std::int32_t* columns, std::int64_t num_columns, void* y, cudaStream_t stream);
+// sums [rows] = Σ_j (a_rj - b_rj)·weights_j
+void weighted_differences(const void* a, const void* b, DType dtype, std::int64_t rows, std::int64_t cols,
+                          const double* weights, double* sums, cudaStream_t stream);
+
 // -- Row effects and sensitivities (block_ops.cu, statistics.cu) --------------------------------------------
 // x [tokens, 2·cols] (gated) or [tokens, cols]: means over tokens of (up · act'(gate))² and act(gate)² as in
 // pipeline/row_budgets.h.

@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <cmath>
 #include <functional>
-#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -61,8 +59,8 @@ class Evaluator {
       });
       for (std::int64_t w = 0; w < part.num_windows(); ++w) {
         const std::int64_t first_target = scored.first_target[static_cast<std::size_t>(first + w)];
-        sums.push_back(
-            loss(part.window(w), hidden.view().row_block(w * windows.seqlen, windows.seqlen), first_target));
+        sums.push_back(head_.loss(part.window(w), hidden.view().row_block(w * windows.seqlen, windows.seqlen),
+                                  first_target));
       }
     }
     return sums;
@@ -101,24 +99,6 @@ class Evaluator {
         weight.keep_dense(memory_, stream_);
       }
     });
-  }
-
-  // Row r predicts token r + 1; tokens from first_target on are scored.
-  double loss(std::span<const std::int32_t> ids, DeviceView hidden, std::int64_t first_target) {
-    const std::int64_t count = hidden.rows - first_target;
-    const std::vector<std::int32_t> wanted(ids.begin() + first_target, ids.end());
-    const DeviceBuffer targets = upload(memory_, std::span<const std::int32_t>(wanted), "targets", stream_);
-    const DeviceBuffer log_probs(memory_, static_cast<std::uint64_t>(count) * sizeof(double), "losses");
-    for (std::int64_t row = 0; row < count; row += head_.rows()) {
-      const std::int64_t rows = std::min(head_.rows(), count - row);
-      head_.log_probs(hidden.row_block(first_target - 1 + row, rows), targets.as<std::int32_t>() + row,
-                      log_probs.as<double>() + row);
-    }
-    std::vector<double> host(static_cast<std::size_t>(count));
-    check(cudaMemcpyAsync(host.data(), log_probs.data(), host.size() * sizeof(double), cudaMemcpyDeviceToHost,
-                          stream_));
-    stream_.synchronize();
-    return -std::accumulate(host.begin(), host.end(), 0.0);
   }
 
   const Model& model_;

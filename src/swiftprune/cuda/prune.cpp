@@ -116,7 +116,7 @@ class DevicePruner {
     for (const PlanEntry& entry : plan_.entries) widest = std::max(widest, entry.cols);
     for (int i = 0; i < kNumLinearInputs; ++i) all_stats_.emplace_back(memory_, widest, stream_);
     const std::int64_t rows = rows_per_pass(windows_);
-    scratch_.emplace(memory_, compute_, rows, widest, two_streams ? hidden : 0);
+    scratch_.emplace(memory_, compute_, rows, widest, two_streams ? widest : 0, two_streams ? hidden : 0);
     forward_.emplace(memory_, products_, model_, rows, windows_.seqlen, compute_, stream_);
     if (has_budgets_) {
       effects_.emplace(memory_, products_, *forward_, model_,

@@ -8,11 +8,12 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/admm.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/head.h"
 #include "swiftprune/cuda/row_effects.h"
 #include "swiftprune/cuda/streaming.h"
 #include "swiftprune/cuda/streams.h"
 #include "swiftprune/pipeline/allocate.h"
-#include "swiftprune/pipeline/layer_choice.h"
+#include "swiftprune/pipeline/trial_streams.h"
 #include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
@@ -60,7 +61,7 @@ class Probe {
         probe_rows_(std::max<std::int64_t>(1, kTokensPerPass / tokens_) * tokens_),
         probe_forward_(memory_, products_, model, probe_rows_, tokens_, compute, stream_),
         sizes_(sizes_of(plan)),
-        scratch_(memory_, compute, rows_per_pass(windows_), sizes_.cols, 0),
+        scratch_(memory_, compute, rows_per_pass(windows_), sizes_.cols, 0, 0),
         admm_(memory_, products_, matrix_, sizes_.rows, sizes_.cols, sizes_.numel, stream_),
         options_(*parse_admm(make_refiner(kProbeRefiner)->name())),
         counters_(memory_, sizeof(PruneCounters), "counters"),
@@ -106,20 +107,15 @@ class Probe {
   }
 
  private:
-  void copy(DeviceView from, DeviceView to) const {
-    check(cudaMemcpyAsync(to.data, from.data, static_cast<std::size_t>(from.numel() * size_of(from.dtype)),
-                          cudaMemcpyDeviceToDevice, stream_));
-  }
-
   // Local changes of the block's linears (0 where nothing is measured), then of the block pruned whole.
   std::vector<double> block_changes(std::int64_t layer, const BlockWeights& block, const Entries& entries) {
-    copy(hidden_.view().row_block(0, tokens_), input_.view());
+    copy(hidden_.view().row_block(0, tokens_), input_.view(), stream_);
     const std::int64_t before = layer * tokens_;
     for (std::int64_t first = 0; first < before; first += probe_rows_) {
       probe_forward_.run(block, changed_.view().row_block(first, std::min(probe_rows_, before - first)));
     }
     prune_linears(block, entries);
-    copy(input_.view(), dense_.view());
+    copy(input_.view(), dense_.view(), stream_);
     probe_forward_.run(block, dense_.view());
 
     const std::size_t n = entries.size();
@@ -127,7 +123,7 @@ class Probe {
     const DeviceBuffer ratios(memory_, (n + 1) * tokens * sizeof(double), "changes");
     check(cudaMemsetAsync(ratios.data(), 0, ratios.bytes(), stream_));
     const auto measure = [&](const BlockWeights& weights, DeviceView out, std::size_t place) {
-      copy(input_.view(), out);
+      copy(input_.view(), out, stream_);
       probe_forward_.run(weights, out);
       relative_changes(static_cast<const float*>(dense_.view().data), static_cast<const float*>(out.data),
                        tokens_, hidden_size_, ratios.as<double>() + place * tokens, stream_);
@@ -135,10 +131,10 @@ class Probe {
     trial_.copy_from(block, stream_);
     for (std::size_t i = 0; i < n; ++i) {
       if (!is_allocated(*entries[i])) continue;
-      copy(pruned_.weight(i), trial_.weight(i));
+      copy(pruned_.weight(i), trial_.weight(i), stream_);
       trial_.refresh(entries[i]->input, stream_);
       measure(trial_, out_.view(), i);
-      copy(block.weight(i), trial_.weight(i));
+      copy(block.weight(i), trial_.weight(i), stream_);
       trial_.refresh(entries[i]->input, stream_);
     }
     pruned_.refresh(stream_);
@@ -191,25 +187,10 @@ class Probe {
 
   // Of the final normed hidden state, behind each block pruned whole.
   std::vector<double> final_changes() {
-    const ModelConfig& config = model_.config();
     const DeviceView dense = hidden_.view().row_block(0, tokens_);
-    if (config.final_norm) {
-      const auto load = [&](const std::string& name) {
-        if (name.empty()) return DeviceBuffer();
-        const std::vector<float> values = model_.checkpoint().load_vector(name, hidden_size_);
-        return upload(memory_, std::span<const float>(values), "the final norm", stream_);
-      };
-      const DeviceBuffer gain = load(config.final_norm->gain);
-      const DeviceBuffer bias = load(config.final_norm->bias);
-      NormArgs args = probe_forward_.norm_args({gain.as<float>(), bias.as<float>(), true}, dense);
-      for (const DeviceView rows : {dense, changed_.view()}) {
-        args.x = static_cast<const float*>(rows.data);
-        args.rows = rows.rows;
-        norm(args, rows.data, DType::kF32, stream_);
-      }
-      stream_.synchronize();  // the vectors live until here
-    }
-    const std::int64_t layers = config.num_layers();
+    const DeviceFinalNorm norm(memory_, model_, stream_);
+    for (const DeviceView rows : {dense, changed_.view()}) norm.apply(rows, rows.data, DType::kF32);
+    const std::int64_t layers = model_.config().num_layers();
     const auto tokens = static_cast<std::size_t>(tokens_);
     const DeviceBuffer ratios(memory_, static_cast<std::size_t>(layers) * tokens * sizeof(double), "changes");
     for (std::int64_t layer = 0; layer < layers; ++layer) {

@@ -8,6 +8,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/layer_select.cu
     cuda/invert_block.cu
     cuda/pcg.cu
+    cuda/columns.cu
     cuda/swaps.cu
     cuda/sparsegpt.cu
     cuda/statistics.cu
@@ -37,6 +38,10 @@ if(SWIFTPRUNE_CUDA)
     cuda/sensitivities.cpp
     cuda/linear_pruner.cpp
     cuda/prune.cpp
+    cuda/column_fit.cpp
+    cuda/unit_scores.cpp
+    cuda/shrink.cpp
+    cuda/trial_streams.cpp
     cuda/perplexity.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)
     target_sources(swiftprune PRIVATE cuda/structured.cpp)

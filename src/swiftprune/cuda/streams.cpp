@@ -11,6 +11,13 @@ using enum LinearInput;
 
 std::int64_t num_rows(const TokenWindows& windows) { return windows.num_windows() * windows.seqlen; }
 
+// Room for the input of any output projection.
+DeviceBuffer inner_buffer(DeviceMemory& memory, const ModelConfig& model, std::int64_t rows, DType compute) {
+  const std::int64_t widest = std::max(model.num_heads * model.head_size, model.intermediate_size);
+  return {memory, static_cast<std::uint64_t>(rows * widest * size_of(compute)),
+          "the inputs of the output projections"};
+}
+
 }  // namespace
 
 std::int64_t rows_per_pass(const TokenWindows& windows) {
@@ -40,6 +47,72 @@ DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows&
   return hidden;
 }
 
+void copy(DeviceView from, DeviceView to, cudaStream_t stream) {
+  check(cudaMemcpyAsync(to.data, from.data, static_cast<std::size_t>(from.numel() * size_of(from.dtype)),
+                        cudaMemcpyDeviceToDevice, stream));
+}
+
+DeviceOneStream::DeviceOneStream(DeviceMemory& memory, Products& products, BlockForward& forward,
+                                 const StatisticsScratch& scratch, const Model& model,
+                                 const TokenWindows& windows, cudaStream_t stream)
+    : products_(products),
+      forward_(forward),
+      scratch_(scratch),
+      model_(model.config()),
+      windows_(windows),
+      stream_(stream),
+      hidden_(embed(memory, model, windows, stream)),
+      inner_(inner_buffer(memory, model_, num_rows(windows), forward.compute())),
+      roots_(memory, static_cast<std::uint64_t>(forward.rows()) * sizeof(float), "weights of tokens") {
+  if (!model_.parallel_residual) return;
+  block_input_ =
+      DeviceMatrix(memory, DType::kF32, num_rows(windows), model_.hidden_size, "the inputs of a block");
+}
+
+void DeviceOneStream::start_block(const BlockWeights& block) {
+  block_ = &block;
+  if (model_.parallel_residual) copy(hidden_.view(), block_input_.view(), stream_);
+}
+
+void DeviceOneStream::collect(LinearInput output, DeviceStats* stats) {
+  if (output == kMlpOutput) add_output(kAttentionOutput);
+  const bool from_input = output == kMlpOutput && model_.parallel_residual;
+  const DeviceView source = (from_input ? block_input_ : hidden_).view();
+  // Where a norm follows the projection, tokens count by 1/rms(output), as in one_stream.h.
+  const bool relative =
+      stats != nullptr && stats->gram() != nullptr && BlockForward::norms_output(*block_, output);
+  for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+    const DeviceView hidden = source.row_block(first, rows);
+    const DeviceView x = output == kMlpOutput
+                             ? forward_.mlp(*block_, forward_.input_of(*block_, kMlp, hidden))
+                             : forward_.attention(*block_, forward_.input_of(*block_, kAttention, hidden));
+    inner_cols_ = x.cols;
+    copy(x, view_of(inner_.data(), x.dtype, hidden_.view().rows, x.cols).row_block(first, rows), stream_);
+    if (stats == nullptr) return;
+    for (std::int64_t row = 0; row < rows; row += windows_.seqlen)
+      stats->add_window(scratch_, x.row_block(row, windows_.seqlen));
+    DeviceView counted = x;
+    if (relative) {
+      const DeviceView out = forward_.project(*block_, output, x);
+      counted = scratch_.x(rows, x.cols);
+      token_roots(static_cast<const float*>(out.data), rows, out.cols, nullptr, roots_.as<float>(), stream_);
+      scaled_difference(x.data, x.dtype, nullptr, x.dtype, roots_.as<float>(), rows, x.cols, counted.data,
+                        counted.dtype, stream_);
+    }
+    stats->add_gram(products_, counted);
+  });
+}
+
+void DeviceOneStream::finish_block() { add_output(kMlpOutput); }
+
+void DeviceOneStream::add_output(LinearInput which) {
+  const DeviceView inner = view_of(inner_.data(), forward_.compute(), hidden_.view().rows, inner_cols_);
+  for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
+    forward_.project_and_add(*block_, which, inner.row_block(first, rows),
+                             hidden_.view().row_block(first, rows));
+  });
+}
+
 DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward,
                                    const StatisticsScratch& scratch, const Model& model,
                                    const TokenWindows& windows, cudaStream_t stream)
@@ -52,11 +125,8 @@ DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, Blo
       hidden_(embed(memory, model, windows, stream)),
       dense_hidden_(memory, DType::kF32, num_rows(windows), model_.hidden_size,
                     "the dense model's hidden states") {
-  copy(hidden_.view(), dense_hidden_.view());
-  const std::int64_t widest = std::max(model_.num_heads * model_.head_size, model_.intermediate_size);
-  inner_ = DeviceBuffer(memory,
-                        static_cast<std::uint64_t>(num_rows(windows) * widest * size_of(forward.compute())),
-                        "the inputs of the output projections");
+  copy(hidden_.view(), dense_hidden_.view(), stream_);
+  inner_ = inner_buffer(memory, model_, num_rows(windows), forward.compute());
   roots_ =
       DeviceBuffer(memory, static_cast<std::uint64_t>(forward.rows()) * sizeof(float), "weights of tokens");
   if (!model_.parallel_residual) return;
@@ -66,17 +136,12 @@ DeviceTwoStreams::DeviceTwoStreams(DeviceMemory& memory, Products& products, Blo
   }
 }
 
-void DeviceTwoStreams::copy(DeviceView from, DeviceView to) const {
-  check(cudaMemcpyAsync(to.data, from.data, static_cast<std::size_t>(from.numel() * size_of(from.dtype)),
-                        cudaMemcpyDeviceToDevice, stream_));
-}
-
 void DeviceTwoStreams::start_block(const BlockWeights& dense, const BlockWeights& pruned) {
   dense_ = &dense;
   pruned_ = &pruned;
   if (!model_.parallel_residual) return;
-  copy(hidden_.view(), block_input_.view());
-  copy(dense_hidden_.view(), dense_block_input_.view());
+  copy(hidden_.view(), block_input_.view(), stream_);
+  copy(dense_hidden_.view(), dense_block_input_.view(), stream_);
 }
 
 void DeviceTwoStreams::collect(LinearInput input, DeviceStats* stats) {
@@ -107,7 +172,7 @@ void DeviceTwoStreams::collect_normed(LinearInput input, DeviceStats& stats) {
   for_passes(windows_, [&](std::int64_t first, std::int64_t rows) {
     const DeviceView normed = forward_.input_of(*pruned_, input, source(input, false).row_block(first, rows));
     const DeviceView x = scratch_.x(rows, normed.cols);
-    copy(normed, x);
+    copy(normed, x, stream_);
     const DeviceView dense = forward_.input_of(*dense_, input, source(input, true).row_block(first, rows));
     AlignedRows aligned;
     aligned.x = x;
@@ -127,7 +192,7 @@ void DeviceTwoStreams::collect_output(LinearInput which, DeviceStats* stats) {
     inner_cols_ = mixed.cols;
     const DeviceView x =
         view_of(inner_.data(), mixed.dtype, hidden_.view().rows, mixed.cols).row_block(first, rows);
-    copy(mixed, x);
+    copy(mixed, x, stream_);
     const DeviceView dense = inner(*dense_, which, source(which, true).row_block(first, rows));
     const DeviceView dense_out = forward_.project(*dense_, which, dense);
     const DeviceView dense_hidden = dense_hidden_.view().row_block(first, rows);

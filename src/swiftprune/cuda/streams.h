@@ -21,6 +21,39 @@ void for_passes(const TokenWindows& windows, const std::function<void(std::int64
 DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
                    cudaStream_t stream);
 
+// The same shape and dtype, contiguous, on the device.
+void copy(DeviceView from, DeviceView to, cudaStream_t stream);
+
+// One stream, sub-layer by sub-layer (pipeline/one_stream.h).
+class DeviceOneStream {
+ public:
+  // scratch: with room for weighted inputs where a norm follows the projections (Gemma).
+  DeviceOneStream(DeviceMemory& memory, Products& products, BlockForward& forward,
+                  const StatisticsScratch& scratch, const Model& model, const TokenWindows& windows,
+                  cudaStream_t stream);
+  // Then collect() for kAttentionOutput and kMlpOutput, in this order; the projection may change after its
+  // call.
+  void start_block(const BlockWeights& block);
+  void collect(LinearInput output, DeviceStats* stats);
+  void finish_block();
+
+ private:
+  void add_output(LinearInput which);
+
+  Products& products_;
+  BlockForward& forward_;
+  const StatisticsScratch& scratch_;
+  const ModelConfig& model_;
+  const TokenWindows& windows_;
+  cudaStream_t stream_;
+  const BlockWeights* block_ = nullptr;
+  DeviceMatrix hidden_;       // [N, hidden]
+  DeviceMatrix block_input_;  // what the MLP reads with a parallel residual; else empty
+  DeviceBuffer inner_;        // [N, I] input of the current output projection
+  std::int64_t inner_cols_ = 0;
+  DeviceBuffer roots_;
+};
+
 class DeviceTwoStreams {
  public:
   DeviceTwoStreams(DeviceMemory& memory, Products& products, BlockForward& forward,
@@ -36,7 +69,6 @@ class DeviceTwoStreams {
   void add_output(LinearInput which);
   DeviceView inner(const BlockWeights& block, LinearInput which, DeviceView hidden);
   DeviceView source(LinearInput input, bool dense) const;
-  void copy(DeviceView from, DeviceView to) const;
 
   Products& products_;
   BlockForward& forward_;

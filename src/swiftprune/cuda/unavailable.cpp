@@ -30,6 +30,18 @@ DeviceSensitivities measure_sensitivities(const Model&, const Plan&, const Token
   no_cuda();
 }
 
+ShrinkResult shrink(const Model&, const ShrinkShape&, std::span<const std::int64_t>, const TokenWindows&,
+                    const ShrinkOptions&, const DeviceOptions&, ShrinkOutput&) {
+  no_cuda();
+}
+
+std::unique_ptr<TrialStreams> make_trial_streams(const Model&, TokenWindows, ComputeType,
+                                                 const DeviceOptions&) {
+  no_cuda();
+}
+
+DecodeTime measure_decode(const Model&, ComputeType, const DeviceOptions&) { no_cuda(); }
+
 PerplexityResult perplexity(const Model&, std::span<const ScoredWindows>, const ForwardOptions&,
                             const DeviceOptions&) {
   no_cuda();

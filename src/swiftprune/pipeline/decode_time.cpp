@@ -15,6 +15,7 @@ namespace {
 constexpr int kPromptTokens = 16;
 constexpr int kSteps = 48;
 constexpr int kWarmUp = 4;
+static_assert(kPromptTokens + kWarmUp + kSteps == kDecodePositions);
 
 double median_ms(const std::function<void()>& step) {
   std::vector<double> ms;
@@ -31,21 +32,20 @@ double median_ms(const std::function<void()>& step) {
 
 }  // namespace
 
-DecodeTime measure_decode(const Model& model, const Backend& backend, ComputeType compute) {
+DecodeTime measure_decode(SequenceGenerator& generator, const std::function<void()>& head) {
   DecodeTime time;
-  Generator generator(model, backend, compute, 1, kPromptTokens + kWarmUp + kSteps);
-  std::vector<std::int32_t> prompt(kPromptTokens);
-  for (int i = 0; i < kPromptTokens; ++i) {
-    prompt[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i % model.config().vocab_size);
-  }
-  generator.append(prompt);
+  generator.append(std::vector<std::int32_t>(kPromptTokens, 0));
   time.total_ms = median_ms([&] { generator.append(std::vector<std::int32_t>{0}); });
+  time.head_ms = median_ms(head);
+  return time;
+}
 
+DecodeTime measure_decode(const Model& model, const Backend& backend, ComputeType compute) {
+  Generator generator(model, backend, compute, 1, kDecodePositions);
   const ModelHead head = model.load_head(backend, compute, WeightUse::kCompact);
   const Matrix hidden = Matrix::zeros(1, model.config().hidden_size);
   Matrix logits(1, model.config().vocab_size);
-  time.head_ms = median_ms([&] { head.logits(backend, hidden.view(), logits.view()); });
-  return time;
+  return measure_decode(generator, [&] { head.logits(backend, hidden.view(), logits.view()); });
 }
 
 double ratio_for(const DecodeTime& dense, double target_ms) {

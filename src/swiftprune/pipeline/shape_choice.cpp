@@ -6,71 +6,35 @@
 #include <optional>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/scored_forward.h"
-#include "swiftprune/pipeline/shrink.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kWindows = 2;
-constexpr std::int64_t kTokens = 512;  // of each window
-
 // The loss of models that lost channels or head groups in every layer, each beside the dense one whose
 // statistics choose the units.
-class WidthLosses {
- public:
-  WidthLosses(const Model& model, const Backend& backend, const TokenWindows& windows,
-              const ShapeChoiceOptions& options)
-      : model_(model), backend_(backend), windows_(windows), options_(options) {}
-
-  std::vector<double> measure(const std::vector<ShrinkShape>& shapes) const {
-    const std::vector<RopeTable> ropes = model_.rope_tables(windows_.seqlen);
-    Matrix dense = model_.embed_windows(windows_, 0, windows_.num_windows());
-    std::vector<Matrix> streams;
-    for (std::size_t i = 0; i < shapes.size(); ++i) streams.push_back(dense.clone());
-    const std::int64_t layers = model_.config().num_layers();
-    for (std::int64_t layer = 0; layer < layers; ++layer) {
-      DecoderBlock block = model_.load_block(layer);
-      block.pack(backend_, options_.layers.compute);
-      const std::vector<std::vector<double>> scores =
-          forward_scored(block, backend_, ropes, windows_.seqlen, options_.score, dense.view());
-      for (std::size_t i = 0; i < shapes.size(); ++i) {
-        DecoderBlock cut = model_.load_block(layer);
-        cut_units(cut, scores, shapes[i]);
-        cut.pack(backend_, options_.layers.compute);
-        forward_windows(cut, backend_, ropes, windows_.seqlen, streams[i].view());
-      }
-      model_.release_block(layer);
-      options_.layers.progress("widths", layer + 1, layers);
+std::vector<double> width_losses(const ModelConfig& m, const std::vector<ShrinkShape>& shapes,
+                                 TrialStreams& trials, const ShapeChoiceOptions& options) {
+  trials.restart();
+  std::vector<std::size_t> streams;
+  for (std::size_t i = 0; i < shapes.size(); ++i) streams.push_back(trials.fork(0));
+  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
+    trials.load_block(layer);
+    const auto scores = trials.run_scored(0, options.score);
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      KeptUnits kept;
+      kept.channels =
+          best_units(scores[static_cast<std::size_t>(LinearInput::kMlpOutput)], 1, shapes[i].channels);
+      kept.groups = best_units(scores[static_cast<std::size_t>(LinearInput::kAttentionOutput)],
+                               columns_a_group(m), shapes[i].groups);
+      trials.run_with(streams[i], kept);
     }
-    const ModelHead head = model_.load_head(backend_, options_.layers.compute);
-    std::vector<double> losses;
-    for (const Matrix& hidden : streams) {
-      losses.push_back(loss_of(model_, backend_, head, windows_, hidden.view()));
-    }
-    return losses;
+    if (options.progress) options.progress("widths", layer + 1, m.num_layers());
   }
-
- private:
-  void cut_units(DecoderBlock& block, const std::vector<std::vector<double>>& scores,
-                 const ShrinkShape& shape) const {
-    const ModelConfig& m = model_.config();
-    KeptUnits kept;
-    kept.channels = best_units(scores[static_cast<std::size_t>(LinearInput::kMlpOutput)], 1, shape.channels);
-    kept.groups = best_units(scores[static_cast<std::size_t>(LinearInput::kAttentionOutput)],
-                             m.num_heads / m.num_kv_heads * m.head_size, shape.groups);
-    for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
-      keep_columns(output_projection(block, output), kept_columns(m, output, kept));
-    }
-  }
-
-  const Model& model_;
-  const Backend& backend_;
-  const TokenWindows& windows_;
-  const ShapeChoiceOptions& options_;
-};
+  std::vector<double> losses;
+  for (const std::size_t stream : streams) losses.push_back(trials.loss(stream));
+  return losses;
+}
 
 // rise = rise_whole · (share / whole)^power, through the rises at half and at the whole share.
 struct WidthCurve {
@@ -91,13 +55,8 @@ WidthCurve fit(double whole, double rise_half, double rise_whole) {
 
 class Chooser {
  public:
-  Chooser(const Model& model, const Backend& backend, const TokenWindows& windows,
-          const ShapeChoiceOptions& options)
-      : model_(model),
-        backend_(backend),
-        options_(options),
-        windows_(shortened(windows, kWindows, kTokens)),
-        full_(shape_of(model.config())) {}
+  Chooser(const ModelConfig& model, TrialStreams& trials, const ShapeChoiceOptions& options)
+      : model_(model), trials_(trials), options_(options), full_(shape_of(model)) {}
 
   ShapeChoice choose(const std::vector<ShrinkShape>& shapes) {
     std::int64_t most_layers = 0;
@@ -114,7 +73,7 @@ class Chooser {
  private:
   void order_layers(std::int64_t count, bool losses_needed) {
     if (options_.greedy || losses_needed) {
-      const GreedyLayers greedy = greedy_layers(model_, backend_, windows_, count, options_.layers);
+      const GreedyLayers greedy = greedy_layers(trials_, full_.layers, count, options_.progress);
       order_ = greedy.order;
       dense_loss_ = greedy.dense_loss;
       layer_losses_ = greedy.losses;
@@ -122,7 +81,7 @@ class Chooser {
           {"dense_loss", greedy.dense_loss}, {"order", greedy.order}, {"losses", greedy.losses}};
     }
     if (options_.greedy) return;
-    const std::vector<double> influence = block_influence(model_, backend_, windows_, options_.layers);
+    const std::vector<double> influence = block_influence(trials_, full_.layers, options_.progress);
     order_.resize(influence.size());
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(), [&](std::int64_t a, std::int64_t b) {
@@ -144,7 +103,7 @@ class Chooser {
     for (std::int64_t groups = full_.groups - 1; groups >= fewest_groups; --groups) {
       points.push_back({full_.channels, groups, full_.layers});
     }
-    const std::vector<double> losses = WidthLosses(model_, backend_, windows_, options_).measure(points);
+    const std::vector<double> losses = width_losses(model_, points, trials_, options_);
     if (layer_losses_.empty()) dense_loss_ = losses[0];
     const auto share = [&](std::int64_t channels) {
       return 1.0 - static_cast<double>(channels) / static_cast<double>(full_.channels);
@@ -168,10 +127,9 @@ class Chooser {
                              [&](const ShrinkShape& a, const ShrinkShape& b) { return cost(a) < cost(b); });
   }
 
-  const Model& model_;
-  const Backend& backend_;
+  const ModelConfig& model_;
+  TrialStreams& trials_;
   const ShapeChoiceOptions& options_;
-  TokenWindows windows_;
   ShrinkShape full_;
   std::vector<std::int64_t> order_;
   std::vector<double> layer_losses_;
@@ -181,10 +139,9 @@ class Chooser {
 
 }  // namespace
 
-ShapeChoice choose_shape(const Model& model, const Backend& backend, const ShapeRequest& request,
-                         const TokenWindows& windows, const ShapeChoiceOptions& options) {
-  const std::vector<ShrinkShape> shapes = shapes_for(model.config(), request);
-  return Chooser(model, backend, windows, options).choose(shapes);
+ShapeChoice choose_shape(const ModelConfig& model, const ShapeRequest& request, TrialStreams& trials,
+                         const ShapeChoiceOptions& options) {
+  return Chooser(model, trials, options).choose(shapes_for(model, request));
 }
 
 }  // namespace swiftprune

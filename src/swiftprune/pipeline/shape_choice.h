@@ -14,8 +14,8 @@ namespace swiftprune {
 
 struct ShapeChoiceOptions {
   std::string score = "contribution";
-  bool greedy = true;  // layers by measured loss; else by block influence
-  LayerChoiceOptions layers;
+  bool greedy = true;   // layers by measured loss; else by block influence
+  ProgressFn progress;  // stages "layers", "widths"
 };
 
 struct ShapeChoice {
@@ -26,9 +26,8 @@ struct ShapeChoice {
 
 // Among shapes_for(request). One shape: only its layers are chosen. Several: the rises of the loss by layers
 // (in the order of greedy_layers), by head groups and by width are measured one at a time and added up; width
-// at half and at the whole of the largest cut, between them along a power of the share. windows: calibration
-// text, of which a little is used.
-ShapeChoice choose_shape(const Model& model, const Backend& backend, const ShapeRequest& request,
-                         const TokenWindows& windows, const ShapeChoiceOptions& options);
+// at half and at the whole of the largest cut, between them along a power of the share.
+ShapeChoice choose_shape(const ModelConfig& model, const ShapeRequest& request, TrialStreams& trials,
+                         const ShapeChoiceOptions& options);
 
 }  // namespace swiftprune

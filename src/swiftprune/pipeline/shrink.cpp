@@ -36,14 +36,6 @@ void spread_columns(ConstMatrixView narrow, std::span<const std::int64_t> column
   }
 }
 
-// Rounds to the checkpoint's dtype and back, so that later blocks see what the file will hold.
-void round_to(DType dtype, std::span<float> values) {
-  if (dtype == DType::kF32) return;
-  std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(size_of(dtype)));
-  convert_from_f32(values, dtype, bytes);
-  convert_to_f32(bytes, dtype, values);
-}
-
 class BlockShrinker {
  public:
   BlockShrinker(const Model& model, const Backend& backend, const ShrinkShape& shape,
@@ -195,12 +187,12 @@ class BlockShrinker {
                      ShrunkBlock& shrunk) const {
     const ModelConfig& m = model_.config();
     const bool mlp = output == kMlpOutput;
-    const std::int64_t unit = mlp ? 1 : m.num_heads / m.num_kv_heads * m.head_size;
+    const std::int64_t unit = mlp ? 1 : columns_a_group(m);
     const std::int64_t count = mlp ? shape_.channels_in(shrunk.layer) : shape_.groups_in(shrunk.layer);
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
     // Head groups are ranked by one look at all of them: sums over columns that go together.
     const std::int64_t num_kept = mlp ? count : linear.tensors.inputs;
-    units = best_units(scorer_.score(linear.weight.view(), stats, num_kept, backend_), unit, count);
+    units = best_units(score_columns(scorer_, linear.weight.view(), stats, num_kept, backend_), unit, count);
     const std::vector<std::int64_t> columns = kept_columns(m, output, shrunk.kept);
     const Matrix dense = linear.weight.clone();
     const bool refit = aligned() || options_.compensation == Compensation::kRefit;
@@ -275,6 +267,13 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
   return added;
 }
 
+void round_to(DType dtype, std::span<float> values) {
+  if (dtype == DType::kF32) return;
+  std::vector<std::byte> bytes(values.size() * static_cast<std::size_t>(size_of(dtype)));
+  convert_from_f32(values, dtype, bytes);
+  convert_to_f32(bytes, dtype, values);
+}
+
 BlockLinear& output_projection(DecoderBlock& block, LinearInput output) {
   const auto found = std::find_if(block.linears().begin(), block.linears().end(),
                                   [&](const BlockLinear& l) { return l.tensors.input == output; });
@@ -307,9 +306,16 @@ void check_shrinkable(const Model& model) {
             model.checkpoint().folder().string());
 }
 
-ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
-                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
-                    const ShrinkOptions& options, ShrinkOutput& output) {
+void ShrinkOutput::write_part(const std::string&, std::int64_t, std::span<const std::byte>) {
+  expect(false, "ShrinkOutput: parts of tensors are taken");
+}
+
+void ShrinkOutput::write_bias(const std::string&, std::span<const float>) {
+  expect(false, "ShrinkOutput: biases are taken");
+}
+
+void check_shrink(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
+                  const TokenWindows& windows) {
   expect(windows.num_windows() > 0, "shrink: calibration windows");
   expect(std::ssize(removed_layers) == model.config().num_layers() - shape.layers,
          "shrink: as many layers removed as the shape lacks");
@@ -318,6 +324,12 @@ ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShap
   };
   expect(one_a_layer(shape.layer_channels) && one_a_layer(shape.layer_groups), "shrink: a size a layer");
   check_shrinkable(model);
+}
+
+ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
+                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                    const ShrinkOptions& options, ShrinkOutput& output) {
+  check_shrink(model, shape, removed_layers, windows);
   return BlockShrinker(model, backend, shape, removed_layers, windows, options, output).run();
 }
 

@@ -62,6 +62,11 @@ class ShrinkOutput {
  public:
   virtual ~ShrinkOutput() = default;
   virtual void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) = 0;
+  // What a run on a GPU calls instead for every tensor of the linears of a block that stays, by its name in
+  // the dense model: elements [first, ...) of the tensor at its new size in the checkpoint's dtype, from
+  // several threads at once; biases whole.
+  virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
+  virtual void write_bias(const std::string& name, std::span<const float> values);
 };
 
 // Throws Error{kBadInput} for a packed model and for one whose layers differ in size already.
@@ -72,6 +77,13 @@ void check_shrinkable(const Model& model);
 ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
                     std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                     const ShrinkOptions& options, ShrinkOutput& output);
+
+// What shrink() expects of its arguments; check_shrinkable() too.
+void check_shrink(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
+                  const TokenWindows& windows);
+
+// Rounds to the checkpoint's dtype and back, so that later blocks see what the file will hold.
+void round_to(DType dtype, std::span<float> values);
 
 // The block's output projection that reads `output`'s units.
 BlockLinear& output_projection(DecoderBlock& block, LinearInput output);

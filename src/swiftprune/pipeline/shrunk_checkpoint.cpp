@@ -139,13 +139,28 @@ void ShrunkCheckpoint::write(std::int64_t new_layer, const ShrunkBlock& block, c
     }
     const std::string weight = linear.tensors.name + ".weight";
     writer_.write(new_name(weight), std::as_const(kept).values());
-    written_.insert(weight);
+    mark(weight);
     if (!linear.tensors.bias) continue;
     std::vector<float> bias;
     for (const std::int64_t row : rows) bias.push_back(linear.bias[static_cast<std::size_t>(row)]);
-    writer_.write(new_name(linear.tensors.name + ".bias"), bias);
-    written_.insert(linear.tensors.name + ".bias");
+    write_bias(linear.tensors.name + ".bias", bias);
   }
+}
+
+void ShrunkCheckpoint::write_part(const std::string& name, std::int64_t first,
+                                  std::span<const std::byte> bytes) {
+  writer_.write_bytes_part(new_name(name), first, bytes);
+  mark(name);
+}
+
+void ShrunkCheckpoint::write_bias(const std::string& name, std::span<const float> values) {
+  writer_.write(new_name(name), values);
+  mark(name);
+}
+
+void ShrunkCheckpoint::mark(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  written_.insert(name);
 }
 
 // Lists that leave no doubt about who can read them; the usual fields hold the largest sizes.

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <mutex>
 #include <set>
 #include <span>
 #include <string>
@@ -24,6 +25,8 @@ class ShrunkCheckpoint final : public ShrinkOutput {
                    std::uint64_t max_shard_bytes = 5'000'000'000);
 
   void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) override;
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
+  void write_bias(const std::string& name, std::span<const float> values) override;
   // After the last block: the tensors outside the blocks, config.json, the other files, the record. The
   // folder then stands under its own name.
   void finish(const nlohmann::ordered_json& record);
@@ -40,13 +43,15 @@ class ShrunkCheckpoint final : public ShrinkOutput {
   nlohmann::ordered_json config() const;
   void set_layer_sizes(nlohmann::ordered_json& config) const;
   void copy(const TensorInfo& tensor);
+  void mark(const std::string& name);
 
   const Model& model_;
   ShrinkShape shape_;
   std::vector<LinearInput> added_biases_;
   std::string layers_prefix_;                       // "model.layers."
   std::map<std::int64_t, std::int64_t> new_index_;  // of the layers that stay
-  std::set<std::string> written_;                   // old names
+  std::mutex mutex_;
+  std::set<std::string> written_;  // old names
   std::int64_t num_parameters_ = 0;
   CheckpointWriter writer_;
 };

@@ -10,9 +10,9 @@ target_sources(swiftprune PRIVATE
   pipeline/prune.cpp
   pipeline/record.cpp
   pipeline/row_budgets.cpp
-  pipeline/scored_forward.cpp
   pipeline/shape_choice.cpp
   pipeline/width_choice.cpp
   pipeline/shrink.cpp
   pipeline/shrunk_checkpoint.cpp
+  pipeline/trial_streams.cpp
   pipeline/two_streams.cpp)

@@ -2,89 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <numeric>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/relative_change.h"
-#include "swiftprune/pipeline/scored_forward.h"
-#include "swiftprune/pipeline/shrink.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune {
 namespace {
 
 using enum LinearInput;
-
-constexpr std::int64_t kWindows = 2;
-constexpr std::int64_t kTokens = 512;  // of each window
-
-class ChangeProbe {
- public:
-  ChangeProbe(const Model& model, const Backend& backend, const TokenWindows& windows,
-              const WidthChoiceOptions& options)
-      : model_(model),
-        backend_(backend),
-        windows_(windows),
-        options_(options),
-        ropes_(model.rope_tables(windows.seqlen)),
-        dense_(model.embed_windows(windows, 0, windows.num_windows())) {}
-
-  // kept: how many units of a kind the layer that loses some keeps; nothing: all.
-  void run(std::optional<std::int64_t> kept_channels, std::optional<std::int64_t> kept_groups) {
-    const ModelConfig& m = model_.config();
-    for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
-      DecoderBlock block = model_.load_block(layer);
-      block.pack(backend_, options_.layers.compute);
-      for (Matrix& stream : streams_)
-        forward_windows(block, backend_, ropes_, windows_.seqlen, stream.view());
-      const Matrix input = dense_.clone();
-      const std::vector<std::vector<double>> scores =
-          forward_scored(block, backend_, ropes_, windows_.seqlen, options_.score, dense_.view());
-      const auto add_stream = [&](LinearInput output, std::int64_t columns_a_unit, std::int64_t count) {
-        const auto units = best_units(scores[static_cast<std::size_t>(output)], columns_a_unit, count);
-        KeptUnits kept = all_units(m);
-        (output == kMlpOutput ? kept.channels : kept.groups) = units;
-        BlockLinear& linear = output_projection(block, output);
-        const Matrix whole = linear.weight.clone();
-        keep_columns(linear, kept_columns(m, output, kept));
-        block.pack(backend_, options_.layers.compute, output);
-        streams_.push_back(input.clone());
-        forward_windows(block, backend_, ropes_, windows_.seqlen, streams_.back().view());
-        std::copy_n(whole.data(), whole.numel(), linear.weight.row(0));
-        block.pack(backend_, options_.layers.compute, output);
-      };
-      if (kept_channels) add_stream(kMlpOutput, 1, *kept_channels);
-      if (kept_groups) add_stream(kAttentionOutput, m.num_heads / m.num_kv_heads * m.head_size, *kept_groups);
-      model_.release_block(layer);
-      options_.layers.progress("widths", layer + 1, m.num_layers());
-    }
-  }
-
-  // Of the streams in the order in which they began.
-  std::vector<double> changes() {
-    const FinalNorm norm(model_.checkpoint(), model_.config());
-    const auto normed = [&](Matrix& hidden) {
-      if (norm.present()) norm.apply(backend_, hidden.view(), hidden.view());
-    };
-    normed(dense_);
-    std::vector<double> result;
-    for (Matrix& stream : streams_) {
-      normed(stream);
-      result.push_back(relative_change(dense_.view(), stream.view()));
-    }
-    return result;
-  }
-
- private:
-  const Model& model_;
-  const Backend& backend_;
-  const TokenWindows& windows_;
-  const WidthChoiceOptions& options_;
-  std::vector<RopeTable> ropes_;
-  Matrix dense_;                 // [N, hidden]
-  std::vector<Matrix> streams_;  // [N, hidden] each without something in one layer
-};
 
 // What is left of one kind of units in one layer, and what the next piece would cost.
 struct Units {
@@ -104,33 +30,125 @@ struct Units {
   double cost_a_weight() const { return (cost(next()) - cost(left)) / piece(); }
 };
 
+// [units] sums over the columns of each.
+std::vector<double> sums_of_units(std::span<const double> columns, std::int64_t columns_a_unit) {
+  std::vector<double> sums(columns.size() / static_cast<std::size_t>(columns_a_unit), 0.0);
+  for (std::size_t j = 0; j < columns.size(); ++j)
+    sums[j / static_cast<std::size_t>(columns_a_unit)] += columns[j];
+  return sums;
+}
+
+// (x - mean) / standard deviation; zeros where all are equal.
+std::vector<double> standardized(std::vector<double> values) {
+  const auto n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double square = 0.0;
+  for (const double x : values) square += (x - mean) * (x - mean);
+  const double deviation = values.size() > 1 ? std::sqrt(square / (n - 1.0)) : 0.0;
+  for (double& x : values) x = deviation > 0.0 ? (x - mean) / deviation : 0.0;
+  return values;
+}
+
+void set_widest(ShrinkShape& shape) {
+  const auto widest = [](const std::vector<std::int64_t>& sizes, std::int64_t otherwise) {
+    return sizes.empty() ? otherwise : *std::max_element(sizes.begin(), sizes.end());
+  };
+  shape.channels = widest(shape.layer_channels, shape.channels);
+  shape.groups = widest(shape.layer_groups, shape.groups);
+}
+
 }  // namespace
 
-WidthChanges measure_width_changes(const Model& model, const Backend& backend, const ShapeRequest& request,
-                                   const TokenWindows& windows, const WidthChoiceOptions& options) {
-  const ModelConfig& m = model.config();
-  const TokenWindows text = shortened(windows, kWindows, kTokens);
-  std::optional<std::int64_t> channels, groups;
-  if (request.has(UnitKind::kMlp)) {
-    channels = std::clamp<std::int64_t>(
-        std::llround((1.0 - request.ratio) * static_cast<double>(m.intermediate_size)), 1,
-        m.intermediate_size - 1);
-  }
-  if (request.has(UnitKind::kHeads)) groups = m.num_kv_heads - 1;
-  ChangeProbe probe(model, backend, text, options);
-  probe.run(channels, groups);
-  const std::vector<double> changes = probe.changes();
-  WidthChanges result;
-  for (std::size_t i = 0; i < changes.size();) {
-    if (channels) result.channels.changes.push_back(changes[i++]);
-    if (groups) result.groups.changes.push_back(changes[i++]);
-  }
-  const auto share = [](std::int64_t kept, std::int64_t all) {
-    return 1.0 - static_cast<double>(kept) / static_cast<double>(all);
+WidthChanges measure_width_changes(const ModelConfig& m, const ShapeRequest& request, TrialStreams& trials,
+                                   const WidthChoiceOptions& options) {
+  struct Cut {
+    LinearInput output;
+    std::int64_t columns_a_unit, left;
+    UnitChanges* changes;
   };
-  if (channels) result.channels.share = share(*channels, m.intermediate_size);
-  if (groups) result.groups.share = share(*groups, m.num_kv_heads);
+  WidthChanges result;
+  std::vector<Cut> cuts;
+  const auto add = [&](LinearInput output, std::int64_t columns, std::int64_t left, std::int64_t all,
+                       UnitChanges& changes) {
+    changes.share = 1.0 - static_cast<double>(left) / static_cast<double>(all);
+    cuts.push_back({output, columns, left, &changes});
+  };
+  if (request.has(UnitKind::kMlp)) {
+    const std::int64_t all = m.intermediate_size;
+    const std::int64_t left = std::llround((1.0 - request.ratio) * static_cast<double>(all));
+    add(kMlpOutput, 1, std::clamp<std::int64_t>(left, 1, all - 1), all, result.channels);
+  }
+  if (request.has(UnitKind::kHeads))
+    add(kAttentionOutput, columns_a_group(m), m.num_kv_heads - 1, m.num_kv_heads, result.groups);
+
+  trials.restart();
+  std::vector<std::size_t> behind;  // streams that have lost something
+  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
+    trials.load_block(layer);
+    for (const std::size_t stream : behind) trials.run(stream);
+    for (std::size_t i = 0; i < cuts.size(); ++i) behind.push_back(trials.fork(0));
+    const auto scores = trials.run_scored(0, options.score);
+    for (std::size_t i = 0; i < cuts.size(); ++i) {
+      const Cut& cut = cuts[i];
+      KeptUnits kept = all_units(m);
+      (cut.output == kMlpOutput ? kept.channels : kept.groups) =
+          best_units(scores[static_cast<std::size_t>(cut.output)], cut.columns_a_unit, cut.left);
+      trials.run_with(behind[behind.size() - cuts.size() + i], kept);
+    }
+    if (options.progress) options.progress("widths", layer + 1, m.num_layers());
+  }
+  const std::vector<double> changes = trials.final_changes();
+  for (std::size_t i = 0; i < changes.size(); ++i)
+    cuts[i % cuts.size()].changes->changes.push_back(changes[i]);
   return result;
+}
+
+ShrinkShape standardized_widths(const ModelConfig& m, const ShapeRequest& request, TrialStreams& trials,
+                                const WidthChoiceOptions& options) {
+  check_width_request(m, request);
+  struct Unit {
+    double score;
+    double weights;
+    std::int64_t* left;  // of its kind in its layer
+  };
+  const UnitWeights weights = unit_weights(m);
+  ShrinkShape shape = shape_of(m);
+  if (request.has(UnitKind::kMlp)) shape.layer_channels.assign(m.blocks.size(), m.intermediate_size);
+  if (request.has(UnitKind::kHeads)) shape.layer_groups.assign(m.blocks.size(), m.num_kv_heads);
+  std::vector<Unit> units;
+  const auto add = [&](std::span<const double> scores, std::int64_t columns, double weight,
+                       std::int64_t& left) {
+    for (const double score : standardized(sums_of_units(scores, columns)))
+      units.push_back({score, weight, &left});
+  };
+  trials.restart();
+  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
+    trials.load_block(layer);
+    const auto scores = trials.run_scored(0, options.score);
+    const auto l = static_cast<std::size_t>(layer);
+    if (request.has(UnitKind::kMlp))
+      add(scores[static_cast<std::size_t>(kMlpOutput)], 1, weights.channel, shape.layer_channels[l]);
+    if (request.has(UnitKind::kHeads)) {
+      add(scores[static_cast<std::size_t>(kAttentionOutput)], columns_a_group(m), weights.group,
+          shape.layer_groups[l]);
+    }
+    if (options.progress) options.progress("widths", layer + 1, m.num_layers());
+  }
+  std::stable_sort(units.begin(), units.end(),
+                   [](const Unit& a, const Unit& b) { return a.score < b.score; });
+  double to_go = request.ratio * static_cast<double>(block_parameters(m, shape_of(m)));
+  for (const Unit& unit : units) {
+    if (to_go < 0.5 * unit.weights) break;
+    to_go -= unit.weights;
+    --*unit.left;
+  }
+  for (std::int64_t& left : shape.layer_channels) {
+    const std::int64_t pieces = (left + request.align / 2) / request.align;
+    left = std::min(m.intermediate_size, std::max<std::int64_t>(1, pieces) * request.align);
+  }
+  for (std::int64_t& left : shape.layer_groups) left = std::max<std::int64_t>(1, left);
+  set_widest(shape);
+  return shape;
 }
 
 void check_width_request(const ModelConfig& model, const ShapeRequest& request) {
@@ -180,14 +198,9 @@ ShrinkShape spread_widths(const ModelConfig& model, const ShapeRequest& request,
     for (std::size_t i = 0; i < layers; ++i) sizes.push_back(units[first + i].left);
     return sizes;
   };
-  if (!changes.channels.changes.empty()) {
-    shape.layer_channels = left(0);
-    shape.channels = *std::max_element(shape.layer_channels.begin(), shape.layer_channels.end());
-  }
-  if (!changes.groups.changes.empty()) {
-    shape.layer_groups = left(units.size() - layers);
-    shape.groups = *std::max_element(shape.layer_groups.begin(), shape.layer_groups.end());
-  }
+  if (!changes.channels.changes.empty()) shape.layer_channels = left(0);
+  if (!changes.groups.changes.empty()) shape.layer_groups = left(units.size() - layers);
+  set_widest(shape);
   return shape;
 }
 

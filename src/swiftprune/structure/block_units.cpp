@@ -103,11 +103,15 @@ LinearInput output_of(LinearInput input) {
   return attention ? LinearInput::kAttentionOutput : LinearInput::kMlpOutput;
 }
 
+std::int64_t columns_a_group(const ModelConfig& model) {
+  return model.num_heads / model.num_kv_heads * model.head_size;
+}
+
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept) {
   if (output == LinearInput::kMlpOutput) return kept.channels;
   expect(output == LinearInput::kAttentionOutput, "kept_columns: an output projection");
   std::vector<std::int64_t> columns;
-  append_runs(kept.groups, model.num_heads / model.num_kv_heads * model.head_size, 0, columns);
+  append_runs(kept.groups, columns_a_group(model), 0, columns);
   return columns;
 }
 

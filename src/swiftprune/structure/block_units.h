@@ -35,6 +35,8 @@ KeptUnits all_units(const ModelConfig& model);
 // kAttentionOutput or kMlpOutput: the output projection of the part of the block that reads this input.
 LinearInput output_of(LinearInput input);
 
+// Columns of the attention's output projection that read one head group.
+std::int64_t columns_a_group(const ModelConfig& model);
 // The columns of an output projection (kAttentionOutput, kMlpOutput) that stay.
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept);
 // The rows of the block's linear (index into linears_of()) that stay. Output projections keep theirs all.

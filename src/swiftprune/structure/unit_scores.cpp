@@ -25,21 +25,25 @@ std::vector<double> squared_norms(ConstMatrixView weight) {
   return column_sums(weight, [](float w) { return double{w} * double{w}; });
 }
 
-std::vector<double> contribution(ConstMatrixView weight, const LayerStats& stats, std::int64_t,
-                                 const Backend&) {
-  std::vector<double> scores = squared_norms(weight);
-  for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= stats.ewma_energy[j];
+std::vector<double> absolute_sums(ConstMatrixView weight) {
+  return column_sums(weight, [](float w) { return std::abs(double{w}); });
+}
+
+std::vector<double> contribution(const UnitEvidence& evidence) {
+  std::vector<double> scores(evidence.squared.begin(), evidence.squared.end());
+  for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= evidence.stats.ewma_energy[j];
   return scores;
 }
 
-std::vector<double> wanda_sp(ConstMatrixView weight, const LayerStats& stats, std::int64_t, const Backend&) {
-  std::vector<double> scores = column_sums(weight, [](float w) { return std::abs(double{w}); });
-  for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= std::sqrt(stats.energy[j]);
+std::vector<double> wanda_sp(const UnitEvidence& evidence) {
+  std::vector<double> scores(evidence.absolute.begin(), evidence.absolute.end());
+  for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= std::sqrt(evidence.stats.energy[j]);
   return scores;
 }
 
-std::vector<double> flap(ConstMatrixView weight, const LayerStats& stats, std::int64_t, const Backend&) {
-  std::vector<double> scores = squared_norms(weight);
+std::vector<double> flap(const UnitEvidence& evidence) {
+  std::vector<double> scores(evidence.squared.begin(), evidence.squared.end());
+  const LayerStats& stats = evidence.stats;
   const auto n = static_cast<double>(stats.num_tokens);
   for (std::size_t j = 0; j < scores.size(); ++j) {
     const double mean = stats.sum[j] / n;
@@ -48,32 +52,25 @@ std::vector<double> flap(ConstMatrixView weight, const LayerStats& stats, std::i
   return scores;
 }
 
-std::vector<double> magnitude(ConstMatrixView weight, const LayerStats&, std::int64_t, const Backend&) {
-  return squared_norms(weight);
+std::vector<double> magnitude(const UnitEvidence& evidence) {
+  return {evidence.squared.begin(), evidence.squared.end()};
 }
 
-// Optimal Brain Surgeon for whole columns: what the output's error rises by when column j goes and the others
-// are refitted, |b_j|² / [(G/(n nᵀ) + δI)⁻¹]_jj in units of n. In rounds, each on what the last one left,
-// since columns that can stand in for each other must not both go.
-std::vector<double> obs(ConstMatrixView weight, const LayerStats& stats, std::int64_t num_kept,
-                        const Backend& backend) {
+// Optimal Brain Surgeon for whole columns, in rounds, each on what the last one left, since columns that can
+// stand in for each other must not both go.
+std::vector<double> obs(const UnitEvidence& evidence) {
   constexpr int kRounds = 4;
   constexpr double kDamping = 0.03;
-  const auto num_columns = std::ssize(stats.energy);
-  std::vector<std::int64_t> left(static_cast<std::size_t>(num_columns));
+  const auto num_columns = std::ssize(evidence.squared);
+  std::vector<std::int64_t> left(evidence.squared.size());
   std::iota(left.begin(), left.end(), 0);
   std::vector<double> scores(left.size(), 0.0);
   for (int round = 1; round <= kRounds; ++round) {
-    const ColumnFit fit = fit_columns(weight, stats, left, {.damping = kDamping}, backend, "obs");
-    std::vector<double> costs = squared_norms(fit.scaled.view());
-    for (std::size_t k = 0; k < left.size(); ++k) {
-      const auto i = static_cast<std::int64_t>(k);
-      costs[k] /= double{fit.inverse.at(i, i)};
-      // Later rounds outrank earlier ones: what was removed stays removed.
-      scores[static_cast<std::size_t>(left[k])] = costs[k];
-    }
-    if (num_kept == num_columns) break;
-    const std::int64_t keep = num_columns - (num_columns - num_kept) * round / kRounds;
+    const std::vector<double> costs = evidence.refit_costs(left, kDamping);
+    // Later rounds outrank earlier ones: what was removed stays removed.
+    for (std::size_t k = 0; k < left.size(); ++k) scores[static_cast<std::size_t>(left[k])] = costs[k];
+    if (evidence.num_kept == num_columns) break;
+    const std::int64_t keep = num_columns - (num_columns - evidence.num_kept) * round / kRounds;
     const std::vector<std::int64_t> best = best_units(costs, 1, keep);
     std::vector<std::int64_t> next;
     std::size_t b = 0;
@@ -88,6 +85,16 @@ std::vector<double> obs(ConstMatrixView weight, const LayerStats& stats, std::in
     left = std::move(next);
   }
   return scores;
+}
+
+// |b_j|² / [(G/(n nᵀ) + δI)⁻¹]_jj in units of n.
+std::vector<double> refit_costs_of(const ColumnFit& fit) {
+  std::vector<double> costs = squared_norms(fit.scaled.view());
+  for (std::size_t k = 0; k < costs.size(); ++k) {
+    const auto i = static_cast<std::int64_t>(k);
+    costs[k] /= double{fit.inverse.at(i, i)};
+  }
+  return costs;
 }
 
 constexpr std::array kScorers = {
@@ -125,6 +132,16 @@ const UnitScorer& unit_scorer(std::string_view name) {
     known.push_back(scorer.name);
   }
   bad_usage("--score: found '{}', expected one of {}", name, fmt::join(known, ", "));
+}
+
+std::vector<double> score_columns(const UnitScorer& scorer, ConstMatrixView weight, const LayerStats& stats,
+                                  std::int64_t num_kept, const Backend& backend) {
+  const std::vector<double> squared = squared_norms(weight);
+  const std::vector<double> absolute = absolute_sums(weight);
+  return scorer.score(
+      {squared, absolute, stats, num_kept, [&](std::span<const std::int64_t> left, double damping) {
+         return refit_costs_of(fit_columns(weight, stats, left, {.damping = damping}, backend, scorer.name));
+       }});
 }
 
 std::vector<std::int64_t> best_units(std::span<const double> column_scores, std::int64_t columns_a_unit,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -14,13 +15,21 @@
 
 namespace swiftprune {
 
+// What a score reads of an output projection [O, I] and its inputs, wherever it was measured.
+struct UnitEvidence {
+  std::span<const double> squared;   // [I] Σ_o w_oj²
+  std::span<const double> absolute;  // [I] Σ_o |w_oj|
+  const LayerStats& stats;
+  std::int64_t num_kept = 0;  // how many of the columns will stay, for a score that depends on what else goes
+  // With only the columns `left` there and refitted: what the output's error rises by when one of them goes
+  // too, of each.
+  std::function<std::vector<double>(std::span<const std::int64_t> left, double damping)> refit_costs;
+};
+
 struct UnitScorer {
   std::string_view name;
   StatNeeds needs;
-  // weight [O, I] of the output projection -> [I]. num_kept: how many of the columns will stay, for a score
-  // that depends on what else goes.
-  std::vector<double> (*score)(ConstMatrixView weight, const LayerStats& stats, std::int64_t num_kept,
-                               const Backend& backend);
+  std::vector<double> (*score)(const UnitEvidence& evidence);  // [I]
   std::string_view summary;
   std::string_view source;
 };
@@ -28,6 +37,9 @@ struct UnitScorer {
 std::span<const UnitScorer> unit_scorers();
 // Throws Error{kUsage} naming --score, with the list.
 const UnitScorer& unit_scorer(std::string_view name);
+// [I] of weight [O, I].
+std::vector<double> score_columns(const UnitScorer& scorer, ConstMatrixView weight, const LayerStats& stats,
+                                  std::int64_t num_kept, const Backend& backend);
 
 // The `count` units of `columns_a_unit` consecutive columns with the highest sums, in rising order; ties go
 // to the lower index.
