@@ -282,7 +282,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   command.add_flag("--non-uniform", f.non_uniform,
                    "Layers may keep different numbers of channels and head groups, by measured change of the "
-                   "output; only swiftprune loads the result");
+                   "output; only swiftprune loads the result, and llama.cpp what export --gguf makes of "
+                   "a llama or mistral");
   command
       .add_option("--score", f.score,
                   "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")
