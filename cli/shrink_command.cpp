@@ -319,7 +319,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   command.add_flag("--non-uniform", f.non_uniform,
                    "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
-                   "result");
+                   "result, and llama.cpp what export --gguf makes of a llama or mistral");
   command
       .add_option(
           "--widths-by", f.widths_by,

@@ -26,16 +26,15 @@ struct Shapes {
   std::vector<PlannedTensor> tensors;
 };
 
-Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t intermediate, std::int64_t kv_heads,
-             double theta, std::int64_t positions) {
-  constexpr std::int64_t kHidden = 4096;
+Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t hidden, std::int64_t intermediate,
+             std::int64_t kv_heads, double theta, std::int64_t positions) {
   constexpr std::int64_t kHeads = 32;
-  const std::int64_t kv = kv_heads * kHidden / kHeads;
+  const std::int64_t kv = kv_heads * hidden / kHeads;
   Shapes shapes;
   shapes.config = {{"architectures", {"LlamaForCausalLM"}},
                    {"model_type", "llama"},
                    {"vocab_size", vocab},
-                   {"hidden_size", kHidden},
+                   {"hidden_size", hidden},
                    {"intermediate_size", intermediate},
                    {"num_hidden_layers", layers},
                    {"num_attention_heads", kHeads},
@@ -49,21 +48,21 @@ Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t intermediate,
   const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
     shapes.tensors.push_back({name, DType::kBF16, std::move(shape), ""});
   };
-  add("model.embed_tokens.weight", {vocab, kHidden});
+  add("model.embed_tokens.weight", {vocab, hidden});
   for (std::int64_t i = 0; i < layers; ++i) {
     const std::string block = fmt::format("model.layers.{}.", i);
-    add(block + "self_attn.q_proj.weight", {kHidden, kHidden});
-    add(block + "self_attn.k_proj.weight", {kv, kHidden});
-    add(block + "self_attn.v_proj.weight", {kv, kHidden});
-    add(block + "self_attn.o_proj.weight", {kHidden, kHidden});
-    add(block + "mlp.gate_proj.weight", {intermediate, kHidden});
-    add(block + "mlp.up_proj.weight", {intermediate, kHidden});
-    add(block + "mlp.down_proj.weight", {kHidden, intermediate});
-    add(block + "input_layernorm.weight", {kHidden});
-    add(block + "post_attention_layernorm.weight", {kHidden});
+    add(block + "self_attn.q_proj.weight", {hidden, hidden});
+    add(block + "self_attn.k_proj.weight", {kv, hidden});
+    add(block + "self_attn.v_proj.weight", {kv, hidden});
+    add(block + "self_attn.o_proj.weight", {hidden, hidden});
+    add(block + "mlp.gate_proj.weight", {intermediate, hidden});
+    add(block + "mlp.up_proj.weight", {intermediate, hidden});
+    add(block + "mlp.down_proj.weight", {hidden, intermediate});
+    add(block + "input_layernorm.weight", {hidden});
+    add(block + "post_attention_layernorm.weight", {hidden});
   }
-  add("model.norm.weight", {kHidden});
-  add("lm_head.weight", {vocab, kHidden});
+  add("model.norm.weight", {hidden});
+  add("lm_head.weight", {vocab, hidden});
   return shapes;
 }
 
@@ -114,10 +113,12 @@ Shapes pythia(std::int64_t layers) {
 }
 
 Shapes shapes_of(const std::string& name, std::int64_t layers) {
-  if (name == "llama-2-7b") return llama(layers, 32000, 11008, 32, 10000.0, 4096);
-  if (name == "llama-3-8b") return llama(layers, 128256, 14336, 8, 500000.0, 8192);
-  if (name == "pythia-6.9b") return pythia(layers);
-  bad_usage("MODEL: found '{}', expected llama-2-7b, llama-3-8b or pythia-6.9b", name);
+  const auto blocks = [&](std::int64_t whole) { return layers > 0 ? layers : whole; };
+  if (name == "llama-2-7b") return llama(blocks(32), 32000, 4096, 11008, 32, 10000.0, 4096);
+  if (name == "llama-3-8b") return llama(blocks(32), 128256, 4096, 14336, 8, 500000.0, 8192);
+  if (name == "tinyllama-1.1b") return llama(blocks(22), 32000, 2048, 5632, 4, 10000.0, 2048);
+  if (name == "pythia-6.9b") return pythia(blocks(32));
+  bad_usage("MODEL: found '{}', expected llama-2-7b, llama-3-8b, tinyllama-1.1b or pythia-6.9b", name);
 }
 
 // Standard normal values at the middles of 65536 equal shares, rounded to bf16: 16 random bits choose one.
@@ -193,13 +194,11 @@ int main(int argc, char** argv) {
   CLI::App app{"Writes a checkpoint of a known model's shapes with random bf16 weights"};
   std::string model;
   std::string folder;
-  std::int64_t layers = 32;
+  std::int64_t layers = 0;  // 0: all of the model's
   std::uint64_t seed = 0;
-  app.add_option("MODEL", model, "llama-2-7b, llama-3-8b or pythia-6.9b")->required();
+  app.add_option("MODEL", model, "llama-2-7b, llama-3-8b, tinyllama-1.1b or pythia-6.9b")->required();
   app.add_option("FOLDER", folder, "Folder to write; must not exist or be empty")->required();
-  app.add_option("--layers", layers, "Blocks (the whole model: 32)")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
+  app.add_option("--layers", layers, "Blocks, where not all of the model's")->check(CLI::Range(1, 1024));
   app.add_option("--seed", seed, "Seed of the weights")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {

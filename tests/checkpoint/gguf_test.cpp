@@ -65,6 +65,8 @@ TEST_F(Gguf, ReadsEveryValueType) {
   b.text("string", "h\xc3\xa9llo").texts("strings", {"a", "", "bc"});
   b.array("floats", test::kF32, 2, raw(1.5f) + raw(-2.0f)).array("none", test::kU8, 0, "");
   b.array("bools", test::kBool, 2, std::string("\1\0", 2));
+  b.array("ints", test::kI32, 2, raw<std::int32_t>(-1) + raw<std::int32_t>(7));
+  b.array("huge list", test::kU64, 2, raw<std::uint64_t>(1) + raw(~std::uint64_t{0}));
   b.add("huge", test::kU64, raw(~std::uint64_t{0})).f32("nan", NAN);
   const GgufFile file = open(b.build());
   EXPECT_EQ(file.integer("u8"), 200);
@@ -84,6 +86,10 @@ TEST_F(Gguf, ReadsEveryValueType) {
   EXPECT_EQ(file.numbers("floats"), (std::vector<double>{1.5, -2.0}));
   EXPECT_EQ(file.numbers("bools"), (std::vector<double>{1.0, 0.0}));
   EXPECT_TRUE(file.numbers("none")->empty());
+  EXPECT_EQ(file.integers("ints"), (std::vector<std::int64_t>{-1, 7}));
+  EXPECT_EQ(file.integers("i16"), std::vector<std::int64_t>{-300});
+  EXPECT_TRUE(file.integers("none")->empty());
+  EXPECT_FALSE(file.integers("absent"));
   EXPECT_FALSE(file.integer("absent"));
   EXPECT_FALSE(file.text("absent"));
   EXPECT_TRUE(file.has("u8"));
@@ -94,6 +100,10 @@ TEST_F(Gguf, ReadsEveryValueType) {
   bad([&] { file.integer("f32"); }, "f32: found float32, expected an integer");
   bad([&] { file.integer("floats"); }, "floats: found an array of float32, expected an integer");
   bad([&] { file.integer("huge"); }, "huge: found 1.8446744073709552e+19, which is too large");
+  bad([&] { file.integer("ints"); }, "ints: found an array of int32, expected an integer");
+  bad([&] { file.integers("floats"); }, "floats: found an array of float32, expected an array of integers");
+  bad([&] { file.integers("bool"); }, "found boolean, expected an array of integers");
+  bad([&] { file.integers("huge list"); }, "huge list: found 1.8446744073709552e+19, which is too large");
   bad([&] { file.number("string"); }, "found string, expected a number");
   bad([&] { file.number("nan"); }, "expected a finite number");
   bad([&] { file.number("bool"); }, "found boolean, expected a number");

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <map>
 
 #include <gtest/gtest.h>
 
@@ -133,19 +134,29 @@ struct LlamaFile {
   std::uint32_t heads = 2, kv_heads = 1, blocks = 1;
   std::string architecture = "llama";
   std::uint32_t matrix_type = 0;
-  std::string skip = {};  // a tensor or key to leave out
+  std::string skip = {};                                        // a tensor or key to leave out
+  std::map<std::string, std::vector<std::int32_t>> lists = {};  // keys with a number for each layer
   std::function<void(GgufBuilder&)> extra = [](GgufBuilder&) {};
 
   std::string build() const {
     GgufBuilder b;
     const auto u32 = [&](const std::string& key, std::uint32_t value) {
-      if (key != skip) b.u32("llama." + key, value);
+      if (key == skip) return;
+      const std::string name = architecture + "." + key;
+      const auto list = lists.find(key);
+      if (list == lists.end()) {
+        b.u32(name, value);
+        return;
+      }
+      std::string elements;
+      for (const std::int32_t element : list->second) elements += raw(element);
+      b.array(name, test::kI32, list->second.size(), elements);
     };
     if (skip != "general.architecture") b.text("general.architecture", architecture);
     u32("context_length", 16), u32("embedding_length", 32), u32("block_count", blocks);
     u32("feed_forward_length", 32), u32("attention.head_count", heads),
         u32("attention.head_count_kv", kv_heads);
-    b.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    b.f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f);
     b.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "gpt-2");
     b.texts("tokenizer.ggml.tokens", {"a", "b", "ab", "<e>"}).texts("tokenizer.ggml.merges", {"a b"});
     b.u32("tokenizer.ggml.eos_token_id", 3);
@@ -251,7 +262,7 @@ EXPECT_EQ(read_json(out() / "generation_config.json").at("eos_token_id"), json({
 
 TEST_F(ImportLlama, RefusesWhatItDoesNotKnow) {
   expect_bad({.architecture = "mamba"},
-             "general.architecture: found \"mamba\", expected one of llama, qwen2");
+             "general.architecture: found \"mamba\", expected one of llama, deci, qwen2");
   expect_bad({.skip = "general.architecture"}, "general.architecture is missing");
   expect_bad({.extra =
                   [](GgufBuilder& b) {
@@ -305,6 +316,36 @@ TEST_F(ImportLlama, RefusesContradictions) {
              "attention.key_length");
   expect_bad({.extra = [](GgufBuilder& b) { b.u32("tokenizer.ggml.bos_token_id", 4); }},
              "tokenizer.ggml.bos_token_id: found 4, expected 0 to 3");
+}
+
+// Layers of different sizes: the whole way is tested in export/export_gguf_test.cpp.
+TEST_F(ImportLlama, RefusesLayersThatItDoesNotKnow) {
+  const auto with = [](std::map<std::string, std::vector<std::int32_t>> lists) {
+    return LlamaFile{.blocks = 2, .architecture = "deci", .lists = std::move(lists)};
+  };
+  expect_bad(with({{"feed_forward_length", {32, 0}}}),
+             "deci.feed_forward_length: found 0 in layer 1, expected 1 or more");
+  expect_bad(with({{"attention.head_count", {0, 2}}, {"attention.head_count_kv", {0, 1}}}),
+             "deci.attention.head_count: found 0 in layer 0, expected 1 or more");
+  expect_bad(with({{"attention.head_count_kv", {1, -1}}}),
+             "deci.attention.head_count_kv: found -1 in layer 1");
+  expect_bad(with({{"feed_forward_length", {32, 32, 32}}}),
+             "deci.feed_forward_length: found 3 numbers, expected one for each of the 2 layers");
+  expect_bad(with({{"feed_forward_length", {}}}), "deci.feed_forward_length: found 0, expected 1 to 2^31");
+  expect_bad(with({{"attention.head_count", {2, 1}}}),
+             "found 1 attention heads in layer 1, expected 2 for each of its 1 key heads");
+  expect_bad(with({{"attention.head_count", {4, 2}}, {"attention.head_count_kv", {2, 1}}}),
+             "deci.attention.key_length is missing");
+  expect_bad({.lists = {{"attention.head_count", {2}}}},
+             "llama.attention.head_count: found an array of int32, expected an integer");
+}
+
+TEST_F(ImportLlama, LayersOfOneSizeMakeAnOrdinaryFolder) {
+  import({.blocks = 2, .architecture = "deci", .lists = { { "feed_forward_length", { 32, 32 } } }});
+  const json config = read_json(out() / "config.json");
+  EXPECT_EQ(config.at("model_type"), "llama");
+  EXPECT_EQ(config.at("intermediate_size"), 32);
+  EXPECT_FALSE(config.contains("swiftprune_layer_sizes"));
 }
 
 TEST_F(ImportLlama, RefusesUnknownRope) {

@@ -196,6 +196,72 @@ TEST_F(ExportLlama, TiedEmbeddingsHaveNoOutputTensor) {
   EXPECT_EQ(GgufFile::open(file()).find("output.weight"), nullptr);
 }
 
+// ---- layers of different sizes
+
+// The second layer has half of the heads and 40 of 64 channels.
+TinyLlama layered_llama() {
+  TinyLlama tiny = tiny_llama();
+  tiny.config.replace(tiny.config.rfind('}'), 1, R"(, "head_dim": 8, "swiftprune_layer_sizes":
+      {"intermediate_size": [64, 40], "num_key_value_heads": [2, 1]}})");
+  const std::string block = "model.layers.1.";
+  tiny.add(block + "self_attn.q_proj.weight", {16, 32}), tiny.add(block + "self_attn.k_proj.weight", {8, 32});
+  tiny.add(block + "self_attn.v_proj.weight", {8, 32}), tiny.add(block + "self_attn.o_proj.weight", {32, 16});
+  tiny.add(block + "mlp.gate_proj.weight", {40, 32}), tiny.add(block + "mlp.up_proj.weight", {40, 32});
+  tiny.add(block + "mlp.down_proj.weight", {32, 40});
+  return tiny;
+}
+
+TEST_F(ExportLlama, LayersOfDifferentSizesBecomeDeci) {
+  const TinyLlama tiny = layered_llama();
+  EXPECT_EQ(export_it(tiny).architecture, "deci");
+  const GgufFile gguf = GgufFile::open(file());
+  EXPECT_EQ(gguf.text("general.architecture"), "deci");
+  EXPECT_EQ(gguf.numbers("deci.feed_forward_length"), (std::vector<double>{64, 40}));
+  EXPECT_EQ(gguf.numbers("deci.attention.head_count"), (std::vector<double>{4, 2}));
+  EXPECT_EQ(gguf.numbers("deci.attention.head_count_kv"), (std::vector<double>{2, 1}));
+  EXPECT_EQ(gguf.integer("deci.attention.key_length"), 8);
+  EXPECT_EQ(gguf.integer("deci.rope.dimension_count"), 8);
+  // Rotary pairs side by side: row 8h + 4i + p of a head of 8 becomes its row 2p + i.
+  for (const auto& [ours, theirs, heads] :
+       {std::tuple{"self_attn.q_proj", "attn_q", 2}, {"self_attn.k_proj", "attn_k", 1}}) {
+    const auto& expected = tiny.values.at(std::string("model.layers.1.") + ours + ".weight");
+    const GgufTensor& tensor = *gguf.find(std::string("blk.1.") + theirs + ".weight");
+    ASSERT_EQ(tensor.shape, (std::vector<std::int64_t>{8 * heads, 32}));
+    std::vector<float> found(expected.size());
+    dequantize(*tensor.type, gguf.bytes(tensor), found);
+    for (int h = 0; h < heads; ++h) {
+      for (int i = 0; i < 2; ++i) {
+        for (int p = 0; p < 4; ++p) {
+          const auto from = static_cast<std::size_t>(32 * (8 * h + 4 * i + p));
+          const auto to = static_cast<std::size_t>(32 * (8 * h + 2 * p + i));
+          EXPECT_NEAR(found[to], expected[from], 4e-3f) << theirs << " " << h << " " << i << " " << p;
+        }
+      }
+    }
+  }
+  import_gguf(file(), folder() / "back", {});
+  expect_same_tensors(folder() / "m", folder() / "back");
+  EXPECT_EQ(read_json(folder() / "back/config.json").at("swiftprune_layer_sizes"),
+            read_json(folder() / "m/config.json").at("swiftprune_layer_sizes"));
+  EXPECT_TRUE(Model::open(folder() / "back")->config().has_layer_sizes);
+}
+
+TEST(ExportGguf, RefusesLayersOfDifferentSizesInOtherFamilies) {
+  const TempDir dir;
+  import_gguf(fixture("qwen3.gguf"), dir.path() / "m", {.dtype = DType::kF32});
+  json config = read_json(dir.path() / "m/config.json");
+  const std::size_t layers = config.at("num_hidden_layers");
+  config["swiftprune_layer_sizes"]["intermediate_size"] =
+      std::vector<std::int64_t>(layers, config.at("intermediate_size"));
+  test::write_text(dir.path() / "m/config.json", config.dump());
+  expect_error(
+      ErrorKind::kBadInput, [&] { export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {}); },
+      "field 'swiftprune_layer_sizes': found the family qwen3, all of whose layers have one size in "
+      "llama.cpp; "
+      "export takes layers of different sizes of llama and mistral");
+  EXPECT_FALSE(fs::exists(dir.path() / "m.gguf"));
+}
+
 // ---- what GGUF cannot hold
 
 TEST_F(ExportLlama, NamesWhatLlamaCppCannotHold) {

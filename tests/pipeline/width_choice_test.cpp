@@ -11,7 +11,6 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/export/export_gguf.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/model/generator.h"
@@ -242,9 +241,6 @@ TEST(NonUniformModel, IsRefusedWhereItCannotGo) {
   const auto backend = make_cpu_backend();
   shrink_to(*model, *backend, staircase(model->config()), Compensation::kNone, dir.path() / "out");
   const auto small = Model::open(dir.path() / "out");
-  test::expect_error(
-      ErrorKind::kBadInput, [&] { export_gguf(*small, dir.path() / "out.gguf", {}); },
-      "field 'swiftprune_layer_sizes'", "shrink without --non-uniform");
   test::expect_error(
       ErrorKind::kBadInput, [&] { check_shrinkable(*small); },
       "cannot be shrunk again; shrink the dense one");

@@ -319,9 +319,24 @@ std::optional<std::int64_t> GgufFile::integer(std::string_view key) const {
   if (value->is_array || !is_number(value->type) || is_float(value->type)) {
     impl_->wrong_type(key, *value, "an integer");
   }
-  const double number = number_at(value->type, value->bytes.data());
-  if (std::abs(number) > 0x1p53) bad_input("{}: {}: found {}, which is too large", impl_->name, key, number);
-  return static_cast<std::int64_t>(number);
+  return integers(key)->front();
+}
+
+std::optional<std::vector<std::int64_t>> GgufFile::integers(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!is_number(value->type) || is_float(value->type)) {
+    impl_->wrong_type(key, *value, "an array of integers");
+  }
+  const std::uint64_t size = info_of(value->type).bytes;
+  std::vector<std::int64_t> integers(value->count);
+  for (std::size_t i = 0; i < integers.size(); ++i) {
+    const double number = number_at(value->type, value->bytes.data() + i * size);
+    if (std::abs(number) > 0x1p53)
+      bad_input("{}: {}: found {}, which is too large", impl_->name, key, number);
+    integers[i] = static_cast<std::int64_t>(number);
+  }
+  return integers;
 }
 
 std::optional<double> GgufFile::number(std::string_view key) const {

@@ -44,6 +44,8 @@ class GgufFile {
   std::optional<double> number(std::string_view key) const;  // an integer will do
   std::optional<bool> boolean(std::string_view key) const;
   std::optional<std::vector<std::string_view>> texts(std::string_view key) const;
+  // An array of integers; one that is no array is a list of one.
+  std::optional<std::vector<std::int64_t>> integers(std::string_view key) const;
   std::optional<std::vector<double>> numbers(std::string_view key) const;  // of any number type, or booleans
 
   const std::vector<GgufTensor>& tensors() const;  // in the file's order

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numbers>
 #include <vector>
 
@@ -160,6 +161,62 @@ void complete_llama(const GgufFile& file, Json& config) {
   config["rope_scaling"] = table == nullptr
                                ? rope_scaling(file)
                                : llama3_rope_scaling(file, *table, config.at("rope_theta"), head_dim);
+}
+
+// ---- deci: llama with numbers of heads and channels for each layer
+
+constexpr ConfigField kDeciFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length", Type::kLargest},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count", Type::kLargest},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kLargest},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+// One number for all layers or one for each, 1 or more: llama.cpp also knows layers without attention or MLP.
+std::vector<std::int64_t> layer_numbers(const GgufFile& file, std::string_view suffix, std::int64_t layers) {
+  const std::string key = key_of(file, suffix);
+  const std::vector<std::int64_t> numbers = *file.integers(key);
+  if (numbers.size() != 1 && std::ssize(numbers) != layers) {
+    bad_input("{}: {}: found {} numbers, expected one for each of the {} layers", file.name(), key,
+              numbers.size(), layers);
+  }
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    if (numbers[i] < 1) {
+      bad_input("{}: {}: found {} in layer {}, expected 1 or more: swiftprune knows no layers without them",
+                file.name(), key, numbers[i], i);
+    }
+  }
+  return numbers;
+}
+
+// Layers of different sizes become "swiftprune_layer_sizes" (docs/structured.md).
+void complete_deci(const GgufFile& file, Json& config) {
+  const std::int64_t layers = config.at("num_hidden_layers");
+  const auto widths = layer_numbers(file, "feed_forward_length", layers);
+  const auto heads = layer_numbers(file, "attention.head_count", layers);
+  const auto groups = layer_numbers(file, "attention.head_count_kv", layers);
+  const std::int64_t shared = config.at("num_attention_heads").get<std::int64_t>() /
+                              config.at("num_key_value_heads").get<std::int64_t>();
+  for (std::size_t i = 0; i < std::max(heads.size(), groups.size()); ++i) {
+    const std::int64_t h = heads[heads.size() == 1 ? 0 : i], g = groups[groups.size() == 1 ? 0 : i];
+    if (h != shared * g) {
+      bad_input("{}: found {} attention heads in layer {}, expected {} for each of its {} key heads",
+                file.name(), h, i, shared, g);
+    }
+  }
+  const auto differ = [](const std::vector<std::int64_t>& numbers) {
+    return std::adjacent_find(numbers.begin(), numbers.end(), std::not_equal_to<>()) != numbers.end();
+  };
+  if (const std::string key = key_of(file, "attention.key_length"); differ(heads) && !file.has(key)) {
+    bad_input("{}: {} is missing", file.name(), key);
+  }
+  if (differ(widths)) config["swiftprune_layer_sizes"]["intermediate_size"] = widths;
+  if (differ(groups)) config["swiftprune_layer_sizes"]["num_key_value_heads"] = groups;
+  complete_llama(file, config);
 }
 
 // ---- qwen2 (also Qwen 2.5), qwen3
@@ -367,6 +424,8 @@ void complete_gptneox(const GgufFile& file, Json& config) {
 constexpr GgufArchitecture kArchitectures[] = {
     {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
+    {"deci", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kDeciFields,
+     kLlamaModelTensors, kLlamaBlock, complete_deci, "llama-bpe"},
     {"qwen2", "qwen2", "Qwen2ForCausalLM",
      R"({"hidden_act": "silu", "rope_theta": 10000.0, "use_sliding_window": false})", kLlamaFields,
      kLlamaModelTensors, kQwen2Block, complete_qwen2, "qwen2"},
@@ -399,7 +458,13 @@ void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
     const double value = *file.number(key);
     target = std::stod(fmt::format("{}", static_cast<float>(value)));
   } else {
-    const std::int64_t value = *file.integer(key);
+    std::int64_t value = 0;
+    if (field.type == Type::kLargest) {
+      const std::vector<std::int64_t> values = *file.integers(key);
+      if (!values.empty()) value = *std::max_element(values.begin(), values.end());
+    } else {
+      value = *file.integer(key);
+    }
     if (value < 1 || value > (std::int64_t{1} << 31)) {
       bad_input("{}: {}: found {}, expected 1 to 2^31", file.name(), key, value);
     }

@@ -35,7 +35,8 @@ struct TensorRule {
 };
 
 struct ConfigField {
-  enum class Type { kInteger, kNumber, kBoolean };
+  // kLargest: an integer, or one for each layer, of which config.json names the largest.
+  enum class Type { kInteger, kLargest, kNumber, kBoolean };
   std::string_view hugging_face;
   std::string_view gguf;  // after "<architecture>."
   Type type = Type::kInteger;

@@ -28,7 +28,8 @@ constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 struct TensorPlan {
   const GgufTensor* source;
   const TensorRule* rule;
-  std::string name;  // Hugging Face's
+  std::string name;    // Hugging Face's
+  std::int64_t block;  // -1: none
 };
 
 // A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias.
@@ -80,7 +81,9 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
       bad_input("{}: tensor {}: found block {}, but block_count is {}", file.name(), tensor.name, name->block,
                 num_blocks);
     }
-    if (!rule->hugging_face.empty()) plan.push_back({&tensor, &*rule, hugging_face_name(*rule, *name)});
+    if (!rule->hugging_face.empty()) {
+      plan.push_back({&tensor, &*rule, hugging_face_name(*rule, *name), name->block});
+    }
   }
   return plan;
 }
@@ -127,15 +130,28 @@ DType choose_dtype(const GgufFile& file) {
                                          : DType::kF16;
 }
 
+// Key heads of a block; there may be a number for each ("swiftprune_layer_sizes").
+std::int64_t groups_in(const Json& config, std::int64_t block) {
+  const auto sizes = config.find("swiftprune_layer_sizes");
+  if (sizes == config.end() || !sizes->contains("num_key_value_heads")) {
+    return config.at("num_key_value_heads");
+  }
+  return sizes->at("num_key_value_heads").at(static_cast<std::size_t>(block));
+}
+
 // For each row of the Hugging Face tensor, the row of the stored one.
 class RowMap {
  public:
   RowMap(const GgufFile& file, const TensorPlan& plan, const Json& config) : order_(plan.rule->order) {
     rows_ = plan.source->shape[0];
     if (order_ == RowOrder::kSame) return;
-    heads_ = config.at(order_ == RowOrder::kRotaryPairsOfK ? "num_key_value_heads" : "num_attention_heads");
-    const std::int64_t hidden = config.at("hidden_size");
-    head_dim_ = config.contains("head_dim") ? config.at("head_dim").get<std::int64_t>() : hidden / heads_;
+    const std::int64_t hidden = config.at("hidden_size"), heads = config.at("num_attention_heads");
+    head_dim_ = config.contains("head_dim") ? config.at("head_dim").get<std::int64_t>() : hidden / heads;
+    heads_ = heads;
+    if (order_ != RowOrder::kSplitQkv) {
+      const std::int64_t groups = config.at("num_key_value_heads"), own = groups_in(config, plan.block);
+      heads_ = order_ == RowOrder::kRotaryPairsOfK ? own : heads / groups * own;
+    }
     const std::int64_t expected = heads_ * head_dim_ * (order_ == RowOrder::kSplitQkv ? 3 : 1);
     if (rows_ != expected || (order_ != RowOrder::kSplitQkv && head_dim_ % 2 != 0)) {
       bad_input("{}: tensor {}: found {} rows, expected {} for {} heads of {}", file.name(),

@@ -165,19 +165,21 @@ class DeviceTrialStreams final : public TrialStreams {
   }
 
   void prepare_scores(const UnitScorer& scorer) {
-    if (scores_) return;
     const OutputSizes sizes = output_sizes(model_);
-    energies_.emplace(memory_, model_, stream_);
-    scratch_.emplace(memory_, compute_, rows_per_pass(windows_), sizes.cols, 0, 0);
-    for (std::size_t i = 0; i < stats_.size(); ++i) stats_[i].emplace(memory_, sizes.cols, stream_);
-    if (scorer.needs.gram) {
+    if (!energies_) {
+      energies_.emplace(memory_, model_, stream_);
+      scratch_.emplace(memory_, compute_, rows_per_pass(windows_), sizes.cols, 0, 0);
+      for (auto& stats : stats_) stats.emplace(memory_, sizes.cols, stream_);
+    }
+    const bool needs_fit = scorer.needs.gram && !fit_;
+    if (needs_fit) {
       fit_.emplace(memory_, products_, *energies_, sizes.cols, sizes.numel, stream_);
       for (Moments& moments : moments_) {
         moments.gram = DeviceBuffer(
             memory_, static_cast<std::uint64_t>(sizes.cols * sizes.cols) * sizeof(float), "Gram matrices");
       }
     }
-    scores_.emplace(memory_, *energies_, fit_ ? &*fit_ : nullptr, model_, stream_);
+    if (!scores_ || needs_fit) scores_.emplace(memory_, *energies_, fit_ ? &*fit_ : nullptr, model_, stream_);
   }
 
   const Model& model_;

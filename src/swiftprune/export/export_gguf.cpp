@@ -14,7 +14,6 @@
 #include "swiftprune/export/gguf_quantize.h"
 #include "swiftprune/export/gguf_vocabulary.h"
 #include "swiftprune/export/gguf_writer.h"
-#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -27,7 +26,8 @@ constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 struct TensorPlan {
   const TensorInfo* source;
   const TensorRule* rule;
-  std::string name;  // GGUF's
+  std::string name;    // GGUF's
+  std::int64_t block;  // -1: none
 };
 
 // "model.layers.7.mlp" against "model.layers.*.mlp": the block, -1 where there is none.
@@ -59,7 +59,7 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
       const auto block = match(rule.hugging_face, stem);
       if (!block) continue;
       const std::string prefix = *block < 0 ? "" : fmt::format("blk.{}.", *block);
-      return TensorPlan{&tensor, &rule, fmt::format("{}{}.{}", prefix, rule.gguf, part)};
+      return TensorPlan{&tensor, &rule, fmt::format("{}{}.{}", prefix, rule.gguf, part), *block};
     }
   }
   return std::nullopt;
@@ -149,12 +149,20 @@ void check_values(const TensorInfo& tensor, std::span<const float> values, GgmlT
   }
 }
 
+// Of a tensor whose rows move: of its block, whose heads are its own where layers differ.
+std::int64_t heads_of(const ModelConfig& model, const TensorPlan& plan) {
+  const auto index = static_cast<std::size_t>(plan.block);
+  expect(index < model.blocks.size(), "export_gguf: rows move in blocks only");
+  const BlockConfig& block = model.blocks[index];
+  return plan.rule->order == RowOrder::kRotaryPairsOfK ? model.kv_heads_in(block) : model.heads_in(block);
+}
+
 void write_tensor(const Model& model, const TensorPlan& plan, const GgmlTypeTraits& type, std::size_t index,
                   const GgufWriter& writer) {
   const TensorInfo& tensor = *plan.source;
   const ModelConfig& m = model.config();
-  const std::int64_t heads = plan.rule->order == RowOrder::kRotaryPairsOfK ? m.num_kv_heads : m.num_heads;
   const bool reordered = plan.rule->order != RowOrder::kSame;
+  const std::int64_t heads = reordered ? heads_of(m, plan) : 0;
   // A vector that keeps its order is one row.
   const std::int64_t rows = tensor.shape.size() > 1 || reordered ? tensor.shape[0] : 1;
   const std::int64_t size = rows == 0 ? 0 : tensor.numel() / rows;
@@ -189,12 +197,6 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   if (has_packed_tensors(checkpoint)) {
     bad_input("{}: GGUF cannot hold a packed model; make it dense first: swiftprune unpack",
               checkpoint.folder().string());
-  }
-  if (model.config().has_layer_sizes) {
-    bad_input(
-        "{}: config.json: field '{}': llama.cpp has one size for all layers of this architecture; shrink "
-        "without --non-uniform for it",
-        checkpoint.folder().string(), kLayerSizesField);
   }
   const GgufArchitecture& architecture = gguf_architecture_for(model.config());
   const std::vector<TensorPlan> plan = plan_tensors(model, architecture);

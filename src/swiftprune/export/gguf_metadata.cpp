@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/config_reader.h"
+#include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
 namespace {
@@ -134,18 +135,31 @@ class Describer {
     metadata_.u32(key("context_length"), m_.max_positions);
     metadata_.u32(key("embedding_length"), m_.hidden_size);
     metadata_.u32(key("block_count"), m_.num_layers());
-    metadata_.u32(key("feed_forward_length"), m_.intermediate_size);
+    by_layer("feed_forward_length", m_.intermediate_size,
+             [](const BlockConfig& block) { return block.down.inputs; });
+  }
+
+  // One number, or one a layer where layers differ.
+  template <class OfBlock>
+  void by_layer(std::string_view suffix, std::int64_t number, const OfBlock& of_block) {
+    if (!m_.has_layer_sizes) return metadata_.u32(key(suffix), number);
+    std::vector<std::int32_t> numbers;
+    for (const BlockConfig& block : m_.blocks) numbers.push_back(static_cast<std::int32_t>(of_block(block)));
+    metadata_.i32s(key(suffix), numbers);
   }
 
   void attention() {
-    metadata_.u32(key("attention.head_count"), m_.num_heads);
+    by_layer("attention.head_count", m_.num_heads,
+             [&](const BlockConfig& block) { return m_.heads_in(block); });
     if (name_ == "gptneox") {
       metadata_.f32(key("attention.layer_norm_epsilon"), double{m_.norm_eps});
       metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
     } else {
-      metadata_.u32(key("attention.head_count_kv"), m_.num_kv_heads);
+      by_layer("attention.head_count_kv", m_.num_kv_heads,
+               [&](const BlockConfig& block) { return m_.kv_heads_in(block); });
       metadata_.f32(key("attention.layer_norm_rms_epsilon"), double{m_.norm_eps});
-      if (config_.contains("head_dim") || m_.num_heads * m_.head_size != m_.hidden_size) {
+      if (config_.contains("head_dim") || m_.has_layer_sizes ||
+          m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
         metadata_.u32(key("attention.value_length"), m_.head_size);
       }
@@ -186,7 +200,7 @@ class Describer {
 
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && name_ == "llama") {
+    if (type == "llama3" && rules_.architecture == "llama") {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);
@@ -232,9 +246,20 @@ class Describer {
 }  // namespace
 
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
-  const ArchitectureRules& rules = rules_of(model);
+  // llama.cpp's deci is its llama with numbers of heads and channels for each layer.
+  constexpr std::string_view kLayered = "llama", kLayeredArchitecture = "deci";
+  std::string_view name = rules_of(model).architecture;
+  if (model.has_layer_sizes) {
+    if (name != kLayered) {
+      bad_input(
+          "config.json: field '{}': found the family {}, all of whose layers have one size in llama.cpp; "
+          "export takes layers of different sizes of llama and mistral, else shrink without --non-uniform",
+          kLayerSizesField, model.family);
+    }
+    name = kLayeredArchitecture;
+  }
   for (const GgufArchitecture& architecture : gguf_architectures()) {
-    if (architecture.name == rules.architecture) return architecture;
+    if (architecture.name == name) return architecture;
   }
   expect(false, "kRules: architectures of gguf_architectures()");
   return gguf_architectures().front();

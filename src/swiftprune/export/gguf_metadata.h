@@ -23,7 +23,8 @@ struct GgufHyperParameters {
   std::vector<std::string> notes;  // what llama.cpp will not do as transformers does
 };
 
-// Throws Error{kBadInput} naming the family when llama.cpp has no architecture for it.
+// Throws Error{kBadInput} naming the family when llama.cpp has no architecture for it, or none for layers of
+// different sizes (layer_sizes.h).
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model);
 // config.json, or the part of it that describes the text model.
 const nlohmann::json& text_config(const Checkpoint& checkpoint);

@@ -15,7 +15,7 @@ struct ShrinkShape {
   std::int64_t channels = 0;  // width of the MLP, of the widest layer where they differ
   std::int64_t groups = 0;    // key heads, likewise
   std::int64_t layers = 0;
-  // Of each layer where they differ, which only this project's programs load (model/layer_sizes.h); else
+  // Of each layer where they differ, which transformers does not load (model/layer_sizes.h); else
   // empty.
   std::vector<std::int64_t> layer_channels{}, layer_groups{};
 
