@@ -317,15 +317,17 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command.add_option("--align", f.align, "The MLP's width becomes a multiple of this")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
-  command.add_flag("--non-uniform", f.non_uniform,
-                   "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
-                   "result, and llama.cpp what export --gguf makes of a llama or mistral");
+  CLI::Option* non_uniform = command.add_flag(
+      "--non-uniform", f.non_uniform,
+      "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
+      "result, and llama.cpp what export --gguf makes of a llama or mistral");
   command
       .add_option(
           "--widths-by", f.widths_by,
           "With --non-uniform, by what layers lose units: change (of the model's output, measured) or "
           "score (standardised in each layer, as FLAP does)")
       ->capture_default_str()
+      ->needs(non_uniform)
       ->check(CLI::IsMember({"change", "score"}));
   command
       .add_option("--score", f.score,
