@@ -10,11 +10,11 @@
 #include <CLI/CLI.hpp>
 
 #include "gpu_timing.h"
-#include "swiftprune/cuda/block.h"
-#include "swiftprune/cuda/calibration.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/kernels.h"
-#include "swiftprune/cuda/streaming.h"
+#include "swiftprune/cuda/statistics/calibration.h"
 
 namespace swiftprune {
 namespace {

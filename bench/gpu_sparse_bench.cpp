@@ -14,8 +14,8 @@
 #include "gpu_timing.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/device.h"
-#include "swiftprune/cuda/packed_weight.h"
-#include "swiftprune/cuda/structured.h"
+#include "swiftprune/cuda/sparse/packed_weight.h"
+#include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/pack.h"
 
 namespace swiftprune {

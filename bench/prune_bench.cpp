@@ -17,8 +17,8 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/evaluation/perplexity.h"
-#include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
+#include "swiftprune/pipeline/choices/allocate.h"
 
 namespace {
 

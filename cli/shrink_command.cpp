@@ -15,11 +15,11 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/pipeline/choices/shape_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/pipeline/shape_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
-#include "swiftprune/pipeline/width_choice.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune::cli {
@@ -244,9 +244,6 @@ void run(const ShrinkFlags& flags) {
   const auto model = Model::open(flags.model);
   check_shrinkable(*model);
   check_new_folder(flags.out);
-  // Beside a GPU the processor has time for the record's hashes.
-  std::future<Json> hashes = std::async(machine.choice.use_cuda ? std::launch::async : std::launch::deferred,
-                                        [&model] { return model_hashes(model->checkpoint()); });
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
   options.compensation =
@@ -262,6 +259,9 @@ void run(const ShrinkFlags& flags) {
   request.ratio = wanted_ratio(flags, *model, machine, options.compute, decode);
   // A wrong request costs nothing.
   check_shapes(flags, model->config(), request, options.compensation);
+  // Beside a GPU the processor has time for the record's hashes.
+  std::future<Json> hashes = std::async(machine.choice.use_cuda ? std::launch::async : std::launch::deferred,
+                                        [&model] { return model_hashes(model->checkpoint()); });
   const TokenWindows windows = calibration_windows(*model, *machine.backend, flags.calibration, flags.windows,
                                                    false, options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.

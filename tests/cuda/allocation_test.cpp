@@ -5,7 +5,7 @@
 #include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/choices/allocate.h"
 
 namespace swiftprune {
 namespace {

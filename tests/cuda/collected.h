@@ -4,7 +4,7 @@
 #include <map>
 #include <mutex>
 
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune::test {
 

@@ -6,7 +6,7 @@
 #include "support/random_matrix.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/kernels.h"
-#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune::test {

@@ -4,7 +4,7 @@
 
 #include "cuda/gpu.h"
 #include "support/expect_error.h"
-#include "swiftprune/cuda/refiner.h"
+#include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/selection/selector.h"

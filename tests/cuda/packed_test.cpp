@@ -4,8 +4,8 @@
 
 #include "cuda/gpu.h"
 #include "sparse/weights.h"
-#include "swiftprune/cuda/packed_weight.h"
-#include "swiftprune/cuda/structured.h"
+#include "swiftprune/cuda/sparse/packed_weight.h"
+#include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/linear.h"
 
 namespace swiftprune {

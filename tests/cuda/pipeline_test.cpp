@@ -7,7 +7,7 @@
 #include "support/expect_error.h"
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune {
 namespace {

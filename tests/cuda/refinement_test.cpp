@@ -4,7 +4,7 @@
 
 #include "cuda/gpu.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/admm.h"
+#include "swiftprune/cuda/refinement/admm.h"
 #include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune {

@@ -10,9 +10,9 @@
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/generator.h"
-#include "swiftprune/pipeline/layer_choice.h"
+#include "swiftprune/pipeline/choices/layer_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
-#include "swiftprune/pipeline/width_choice.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune {

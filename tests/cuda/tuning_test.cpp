@@ -1,5 +1,5 @@
 // Second forms of packed weights give the same products, and the tuner takes what its clock says.
-#include "swiftprune/cuda/tuning.h"
+#include "swiftprune/cuda/sparse/tuning.h"
 
 #include "cuda/gpu.h"
 #include "sparse/weights.h"

@@ -6,8 +6,8 @@
 
 #include "model/family_fixture.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/pipeline/prune.h"
-#include "swiftprune/pipeline/two_streams.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/streams/two_streams.h"
 
 namespace swiftprune {
 namespace {

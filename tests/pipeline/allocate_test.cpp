@@ -1,5 +1,5 @@
 // Shares against an exhaustive search, and the whole way on tiny models.
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/choices/allocate.h"
 
 #include <cmath>
 #include <numeric>

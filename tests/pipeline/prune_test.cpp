@@ -1,6 +1,6 @@
 // Whole runs on the tiny models: patterns hold, statistics and masks agree with the reference backend,
 // threads do not matter.
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 #include <cmath>
 #include <filesystem>

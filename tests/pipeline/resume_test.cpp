@@ -9,7 +9,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/journal.h"
 
 namespace swiftprune {

@@ -1,5 +1,5 @@
 // The rows' effects against a direct change of the model, and their budgets against the definition.
-#include "swiftprune/pipeline/row_budgets.h"
+#include "swiftprune/pipeline/choices/row_budgets.h"
 
 #include <cmath>
 #include <numeric>

@@ -1,5 +1,5 @@
 // Whole runs of structured pruning on the tiny models of every family.
-#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 #include <cmath>
 #include <filesystem>
@@ -13,9 +13,9 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/choices/shape_choice.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/pipeline/shape_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 

@@ -1,5 +1,5 @@
 // Widths that differ from layer to layer: how they are chosen, and that everything of this project runs them.
-#include "swiftprune/pipeline/width_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 
 #include <filesystem>
 #include <numeric>
@@ -15,7 +15,7 @@
 #include "swiftprune/model/forward.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/layer_sizes.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 

@@ -3,7 +3,7 @@
 #include <charconv>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/cuda/runtime/runtime.h"
 
 namespace swiftprune::cuda {
 namespace {

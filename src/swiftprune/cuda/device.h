@@ -13,12 +13,12 @@
 #include "swiftprune/evaluation/speed.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/pipeline/choices/row_budgets.h"
 #include "swiftprune/pipeline/decode_time.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 #include "swiftprune/pipeline/plan.h"
-#include "swiftprune/pipeline/prune.h"
-#include "swiftprune/pipeline/row_budgets.h"
-#include "swiftprune/pipeline/shrink.h"
-#include "swiftprune/pipeline/trial_streams.h"
+#include "swiftprune/pipeline/streams/trial_streams.h"
 
 namespace swiftprune::cuda {
 
@@ -36,8 +36,8 @@ std::string device_name(const DeviceChoice& choice);
 struct DeviceOptions {
   int index = 0;
   std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
-  // Packed weights take the form that was measured to be fastest (cuda/tuning.h), while they are loaded;
-  // null: they stay as they are.
+  // Packed weights take the form that was measured to be fastest (cuda/sparse/tuning.h), while they are
+  // loaded; null: they stay as they are.
   Timings* timings = nullptr;
   // Without second forms for many tokens, which take more memory.
   bool compact = false;
@@ -45,8 +45,8 @@ struct DeviceOptions {
   bool long_lived = false;
 };
 
-// What pipeline/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes by, what
-// row budgets read of the others (PruneOptions::readers).
+// What pipeline/choices/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes
+// by, what row budgets read of the others (PruneOptions::readers).
 struct DeviceSensitivities {
   std::vector<double> values;
   std::vector<RowEffects::Readers> readers;
@@ -55,14 +55,14 @@ DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, 
                                           ComputeType compute, const DeviceOptions& device,
                                           const ProgressFn& progress);
 
-// What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and
-// back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
+// What pipeline/drivers/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device
+// and back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
 // Error{kDevice} when the memory does not suffice or the device fails.
 PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
 
-// What pipeline/shrink.h's shrink() does, on the GPU, and what chooses its shape (pipeline/trial_streams.h,
-// pipeline/decode_time.h). The model must outlive the streams.
+// What pipeline/drivers/shrink.h's shrink() does, on the GPU, and what chooses its shape
+// (pipeline/streams/trial_streams.h, pipeline/decode_time.h). The model must outlive the streams.
 ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
                     std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                     const ShrinkOptions& options, const DeviceOptions& device, ShrinkOutput& output);

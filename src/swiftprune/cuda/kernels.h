@@ -341,7 +341,7 @@ void weighted_differences(const void* a, const void* b, DType dtype, std::int64_
 
 // -- Row effects and sensitivities (block_ops.cu, statistics.cu) --------------------------------------------
 // x [tokens, 2·cols] (gated) or [tokens, cols]: means over tokens of (up · act'(gate))² and act(gate)² as in
-// pipeline/row_budgets.h.
+// pipeline/choices/row_budgets.h.
 void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
                  std::int64_t cols, double* gate, double* up, cudaStream_t stream);
 // changes [rows] = |y - x|² / |x|² of each row, 0 where x is

@@ -6,9 +6,9 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/generator.h"
-#include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
-#include "swiftprune/pipeline/prune.h"
 
 namespace swiftprune {
 

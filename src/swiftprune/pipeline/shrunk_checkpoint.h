@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 namespace swiftprune {
 

@@ -1,18 +1,18 @@
 target_sources(swiftprune PRIVATE
-  pipeline/allocate.cpp
+  pipeline/choices/allocate.cpp
   pipeline/checkpoint_output.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp
-  pipeline/layer_choice.cpp
+  pipeline/choices/layer_choice.cpp
   pipeline/method.cpp
-  pipeline/one_stream.cpp
+  pipeline/streams/one_stream.cpp
   pipeline/plan.cpp
-  pipeline/prune.cpp
+  pipeline/drivers/prune.cpp
   pipeline/record.cpp
-  pipeline/row_budgets.cpp
-  pipeline/shape_choice.cpp
-  pipeline/width_choice.cpp
-  pipeline/shrink.cpp
+  pipeline/choices/row_budgets.cpp
+  pipeline/choices/shape_choice.cpp
+  pipeline/choices/width_choice.cpp
+  pipeline/drivers/shrink.cpp
   pipeline/shrunk_checkpoint.cpp
-  pipeline/trial_streams.cpp
-  pipeline/two_streams.cpp)
+  pipeline/streams/trial_streams.cpp
+  pipeline/streams/two_streams.cpp)
