@@ -19,6 +19,7 @@
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 
 namespace {
 
@@ -68,7 +69,8 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
     CheckpointOutput output(model.checkpoint(), writer);
     if (method.allocates && !n_m) {
       const Stopwatch watch(outcome.allocate);
-      allocate_by_sensitivity(measure_sensitivities(model, backend, plan, windows, compute, {}), plan);
+      allocate_by_sensitivity(
+          measure_sensitivities(cpu_probe_shop(backend), model, plan, windows, compute, {}).values, plan);
     }
     const PruneResult result = prune(model, backend, plan, windows, options, output);
     outcome.seconds = result.seconds;

@@ -23,7 +23,8 @@
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
-#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
+#include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/refinement/refiner.h"
@@ -279,16 +280,12 @@ void run(const PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    if (device.use_cuda) {
-      cuda::DeviceSensitivities measured =
-          cuda::measure_sensitivities(*model, plan, calibrated.windows, options.compute,
-                                      device_options(device, flags.device), options.progress);
-      allocation->sensitivities = std::move(measured.values);
-      options.readers = std::move(measured.readers);
-    } else {
-      allocation->sensitivities = measure_sensitivities(*model, *backend, plan, calibrated.windows,
-                                                        options.compute, options.progress);
-    }
+    const ProbeShopMaker probe =
+        device.use_cuda ? cuda::probe_shop(device_options(device, flags.device)) : cpu_probe_shop(*backend);
+    Sensitivities measured =
+        measure_sensitivities(probe, *model, plan, calibrated.windows, options.compute, options.progress);
+    allocation->sensitivities = std::move(measured.values);
+    options.readers = std::move(measured.readers);
     allocate_by_sensitivity(allocation->sensitivities, plan);
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
@@ -303,9 +300,9 @@ void run(const PruneFlags& flags) {
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
   const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
-    if (!device.use_cuda) return prune(*model, *backend, plan, calibrated.windows, options, output);
-    return cuda::prune(*model, plan, calibrated.windows, options, device_options(device, flags.device),
-                       output);
+    const PruneShopMaker shop =
+        device.use_cuda ? cuda::prune_shop(device_options(device, flags.device)) : cpu_prune_shop(*backend);
+    return prune(shop, *model, plan, calibrated.windows, options, output);
   });
   output.copy_rest();
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);

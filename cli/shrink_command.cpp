@@ -281,11 +281,10 @@ void run(const ShrinkFlags& flags) {
 
   const std::vector<LinearInput> biases = added_biases(model->config(), choice.shape, options.compensation);
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
+  const ShrinkShopMaker shop =
+      machine.choice.use_cuda ? cuda::shrink_shop(machine.device) : cpu_shrink_shop(*machine.backend);
   const ShrinkResult result =
-      machine.choice.use_cuda
-          ? cuda::shrink(*model, choice.shape, choice.removed_layers, windows, options, machine.device,
-                         output)
-          : shrink(*model, *machine.backend, choice.shape, choice.removed_layers, windows, options, output);
+      shrink(shop, *model, choice.shape, choice.removed_layers, windows, options, output);
   const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
                                          output.num_parameters(), hashes.get());
   output.finish(record);

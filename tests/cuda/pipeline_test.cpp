@@ -1,9 +1,9 @@
 // Whole runs on the GPU against the CPU, over the tiny models of every family.
 #include <cmath>
 
-#include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "support/collected_output.h"
 #include "support/expect_error.h"
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -47,7 +47,8 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
     PruneOptions options;
     options.propagation = recipe.propagation;
     options.compute = compute;
-    return cuda::prune(*model_, plan(recipe), windows, options, {.memory_bytes = memory_bytes}, output);
+    return prune(cuda::prune_shop({.memory_bytes = memory_bytes}), *model_, plan(recipe), windows, options,
+                 output);
   }
   PruneResult run_on_cpu(const Recipe& recipe, const TokenWindows& windows, Collected& output) const {
     PruneOptions options;
@@ -179,7 +180,8 @@ TEST_P(CudaPipelineTest, AResumedRunGivesEqualBytes) {
         for (const TensorResult& tensor : block.tensors)
           resumed.tensors[tensor.name] = whole.tensors.at(tensor.name);
       }
-      const PruneResult result = cuda::prune(*model_, plan(recipe), windows, options, {}, resumed);
+      const PruneResult result =
+          prune(cuda::prune_shop({}), *model_, plan(recipe), windows, options, resumed);
       EXPECT_EQ(result.resumed_blocks, done);
       EXPECT_EQ(result.sparsity, expected.sparsity);
       EXPECT_EQ(result.weights_changed, expected.weights_changed);
@@ -216,7 +218,8 @@ TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   options.select = "ewma";
   const Plan wanda = plan({"wanda", "none", "row", Propagation::kDense});
   expect_error(
-      ErrorKind::kUsage, [&] { cuda::prune(*model_, wanda, windows, options, {}, output); }, "--device cpu");
+      ErrorKind::kUsage, [&] { prune(cuda::prune_shop({}), *model_, wanda, windows, options, output); },
+      "--device cpu");
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::model_names()),

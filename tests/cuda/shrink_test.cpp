@@ -44,8 +44,8 @@ class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
                                    const std::string& name, ShrinkResult* result = nullptr) {
     ShrunkCheckpoint output(*model_, shape, removed, dir_.path() / name,
                             added_biases(model_->config(), shape, options.compensation));
-    ShrinkResult done = on_gpu ? cuda::shrink(*model_, shape, removed, windows_, options, {}, output)
-                               : shrink(*model_, *cpu_, shape, removed, windows_, options, output);
+    const ShrinkShopMaker shop = on_gpu ? cuda::shrink_shop({}) : cpu_shrink_shop(*cpu_);
+    ShrinkResult done = shrink(shop, *model_, shape, removed, windows_, options, output);
     output.finish({{"method", "shrink"}});
     if (result != nullptr) *result = std::move(done);
     return Model::open(dir_.path() / name);

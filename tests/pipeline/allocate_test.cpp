@@ -1,5 +1,6 @@
 // Shares against an exhaustive search, and the whole way on tiny models.
 #include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 
 #include <cmath>
 #include <numeric>
@@ -80,7 +81,8 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
     defaults.refine = "none";
     Plan plan = uniform_plan(*model, defaults, {});
     plan.entries.front().prune = false;
-    const auto h = measure_sensitivities(*model, *backend, plan, windows, ComputeType::kF32, {});
+    const auto h =
+        measure_sensitivities(cpu_probe_shop(*backend), *model, plan, windows, ComputeType::kF32, {}).values;
     ASSERT_EQ(h.size(), plan.entries.size());
     EXPECT_EQ(h.front(), 0.0);
     for (std::size_t i = 1; i < h.size(); ++i) {

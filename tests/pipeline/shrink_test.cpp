@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "pipeline/shrunk_models.h"
+#include "support/collected_output.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -329,29 +330,16 @@ TEST(Shrink, ThenPruneThenPack) {
   EXPECT_EQ(previous_record(shrunk->checkpoint()).at("method"), "shrink");
   EXPECT_TRUE(previous_record(dense->checkpoint()).is_null());
   {
-    class Output final : public PruneOutput {
-     public:
-      explicit Output(CheckpointWriter& writer) : writer_(writer) {}
-      void write(const std::string& name, std::span<const float> values) override {
-        writer_.write(name, values);
-        written.insert(name);
-      }
-      std::set<std::string> written;
-
-     private:
-      CheckpointWriter& writer_;
-    };
     std::vector<PlannedTensor> plan = plan_like(shrunk->checkpoint());
     for (PlannedTensor& tensor : plan) tensor.dtype = DType::kBF16;  // packing takes 16-bit weights
     CheckpointWriter writer(dir.path() / "pruned", plan);
-    Output output(writer);
+    test::Collected output(shrunk->checkpoint());
     prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, "wanda", "none"}, {}), windows,
           {}, output);
     for (const TensorInfo& tensor : shrunk->checkpoint().tensors()) {
-      if (output.written.contains(tensor.name)) continue;
       std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
       convert_to_f32(shrunk->checkpoint().bytes(tensor), tensor.dtype, values);
-      writer.write(tensor.name, values);
+      writer.write(tensor.name, output.tensors.contains(tensor.name) ? output.values(tensor.name) : values);
     }
     writer.copy_other_files(shrunk->checkpoint());
     writer.finish();

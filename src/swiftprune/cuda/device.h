@@ -13,11 +13,10 @@
 #include "swiftprune/evaluation/speed.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
-#include "swiftprune/pipeline/choices/row_budgets.h"
+#include "swiftprune/pipeline/choices/probe_shop.h"
 #include "swiftprune/pipeline/decode_time.h"
-#include "swiftprune/pipeline/drivers/prune.h"
-#include "swiftprune/pipeline/drivers/shrink.h"
-#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/drivers/prune_shop.h"
+#include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/streams/trial_streams.h"
 
 namespace swiftprune::cuda {
@@ -45,27 +44,15 @@ struct DeviceOptions {
   bool long_lived = false;
 };
 
-// What pipeline/choices/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes
-// by, what row budgets read of the others (PruneOptions::readers).
-struct DeviceSensitivities {
-  std::vector<double> values;
-  std::vector<RowEffects::Readers> readers;
-};
-DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
-                                          ComputeType compute, const DeviceOptions& device,
-                                          const ProgressFn& progress);
+// Where pruning, shrinking and the probe of sensitivities do their work, on the GPU: blocks stream from the
+// mapped files to the device and back while others compute. The shops throw Error{kDevice} when the memory
+// does not suffice or the device fails.
+PruneShopMaker prune_shop(const DeviceOptions& device);
+ShrinkShopMaker shrink_shop(const DeviceOptions& device);
+ProbeShopMaker probe_shop(const DeviceOptions& device);
 
-// What pipeline/drivers/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device
-// and back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
-// Error{kDevice} when the memory does not suffice or the device fails.
-PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
-                  const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
-
-// What pipeline/drivers/shrink.h's shrink() does, on the GPU, and what chooses its shape
-// (pipeline/streams/trial_streams.h, pipeline/decode_time.h). The model must outlive the streams.
-ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
-                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
-                    const ShrinkOptions& options, const DeviceOptions& device, ShrinkOutput& output);
+// What chooses the shape of a smaller model (pipeline/streams/trial_streams.h, pipeline/decode_time.h). The
+// model must outlive the streams.
 std::unique_ptr<TrialStreams> make_trial_streams(const Model& model, TokenWindows windows,
                                                  ComputeType compute, const DeviceOptions& device);
 DecodeTime measure_decode(const Model& model, ComputeType compute, const DeviceOptions& device);

@@ -29,18 +29,18 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/inverse.cpp
     cuda/refinement/admm.cpp
     cuda/statistics/calibration.cpp
-    cuda/pipeline/streams.cpp
+    cuda/pipeline/stream_ops.cpp
+    cuda/pipeline/output_errors.cpp
     cuda/refinement/damped_factor.cpp
     cuda/selection/matrix_select.cpp
     cuda/refinement/refiner.cpp
     cuda/selection/selector.cpp
     cuda/pipeline/row_effects.cpp
-    cuda/pipeline/sensitivities.cpp
-    cuda/pipeline/linear_pruner.cpp
-    cuda/pipeline/prune.cpp
+    cuda/pipeline/probe_shop.cpp
+    cuda/pipeline/prune_shop.cpp
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp
-    cuda/pipeline/shrink.cpp
+    cuda/pipeline/shrink_shop.cpp
     cuda/pipeline/trial_streams.cpp
     cuda/forward/perplexity.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)

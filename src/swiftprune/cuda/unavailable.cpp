@@ -20,20 +20,9 @@ DeviceChoice choose_device(std::string_view text) {
 
 std::string device_name(const DeviceChoice&) { return "cpu"; }
 
-PruneResult prune(const Model&, const Plan&, const TokenWindows&, const PruneOptions&, const DeviceOptions&,
-                  PruneOutput&) {
-  no_cuda();
-}
-
-DeviceSensitivities measure_sensitivities(const Model&, const Plan&, const TokenWindows&, ComputeType,
-                                          const DeviceOptions&, const ProgressFn&) {
-  no_cuda();
-}
-
-ShrinkResult shrink(const Model&, const ShrinkShape&, std::span<const std::int64_t>, const TokenWindows&,
-                    const ShrinkOptions&, const DeviceOptions&, ShrinkOutput&) {
-  no_cuda();
-}
+PruneShopMaker prune_shop(const DeviceOptions&) { no_cuda(); }
+ShrinkShopMaker shrink_shop(const DeviceOptions&) { no_cuda(); }
+ProbeShopMaker probe_shop(const DeviceOptions&) { no_cuda(); }
 
 std::unique_ptr<TrialStreams> make_trial_streams(const Model&, TokenWindows, ComputeType,
                                                  const DeviceOptions&) {

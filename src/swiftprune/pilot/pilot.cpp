@@ -8,6 +8,7 @@
 #include "swiftprune/model/generator.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -37,7 +38,7 @@ struct Candidate {
 
 class NullOutput final : public PruneOutput {
  public:
-  void write(const std::string&, std::span<const float>) override {}
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
 };
 
 // A folder that goes when the trial is over.
@@ -169,8 +170,10 @@ class Pilot {
     if (!allocates(candidate)) return;
     // What half of each linear's weights are worth does not depend on the sparsity on trial.
     if (sensitivities_.empty()) {
-      sensitivities_ = measure_sensitivities(model_, backend_, plan, calibration(*candidate.method),
-                                             options_.forward.compute, options_.forward.progress);
+      sensitivities_ =
+          measure_sensitivities(cpu_probe_shop(backend_), model_, plan, calibration(*candidate.method),
+                                options_.forward.compute, options_.forward.progress)
+              .values;
     }
     allocate_by_sensitivity(sensitivities_, plan);
   }

@@ -17,6 +17,11 @@ std::vector<double> row_energies(ConstMatrixView weight, const LayerStats& stats
 // Their sum, rows added in order: E of a change [O, I].
 double layer_error(ConstMatrixView change, ConstMatrixView gram, const Backend& backend);
 
+// An output error of a linear is measured on every output_error_step(rows)-th row: 256 to 511 of them.
+std::int64_t output_error_step(std::int64_t rows);
+// Of the change to the whole; 0 where there is nothing.
+double relative_error(double change, double whole);
+
 // a - b over every `step`-th row, as a matrix of those rows; b may be empty (counts as zero).
 Matrix sampled_difference(ConstMatrixView a, ConstMatrixView b, std::int64_t step);
 

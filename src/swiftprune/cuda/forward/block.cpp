@@ -19,8 +19,6 @@ std::uint64_t aligned(std::uint64_t bytes) {
 
 std::size_t at(LinearInput input) { return static_cast<std::size_t>(input); }
 
-bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
-
 // Bytes that go to the device together, each part aligned.
 class Extras {
  public:

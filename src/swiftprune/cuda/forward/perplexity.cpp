@@ -6,7 +6,7 @@
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/forward/streaming.h"
-#include "swiftprune/cuda/pipeline/streams.h"
+#include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/sparse/tuning.h"
 
 namespace swiftprune::cuda {

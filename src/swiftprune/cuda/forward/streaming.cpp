@@ -87,7 +87,7 @@ void BlockLoader::finish() {
   model_.release_block(layer_);
 }
 
-TensorWriter::TensorWriter(PruneOutput& output, int device) : output_(output), device_(device) {
+TensorWriter::TensorWriter(TensorOutput& output, int device) : output_(output), device_(device) {
   for (int i = 0; i < num_copy_threads(); ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -107,7 +107,7 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
   {
     const std::lock_guard lock(mutex_);
     if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
-    if (blocks_.empty() || blocks_.back()->ended) blocks_.push_back(std::make_shared<Block>());
+    if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
     last_block_ = blocks_.back();
     for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
       tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
@@ -121,11 +121,11 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
   changed_.notify_all();
 }
 
-void TensorWriter::end_block(FinishedBlock block) {
+void TensorWriter::end_block(std::function<void()> when_written) {
   {
     const std::lock_guard lock(mutex_);
-    if (blocks_.empty() || blocks_.back()->ended) blocks_.push_back(std::make_shared<Block>());
-    blocks_.back()->ended = std::move(block);
+    if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
+    blocks_.back()->when_written = std::move(when_written);
   }
   finish_blocks();
 }
@@ -136,11 +136,11 @@ void TensorWriter::finish_blocks() {
     std::shared_ptr<Block> block;
     {
       const std::lock_guard lock(mutex_);
-      if (blocks_.empty() || !blocks_.front()->ended || blocks_.front()->unwritten > 0) return;
+      if (blocks_.empty() || !blocks_.front()->when_written || blocks_.front()->unwritten > 0) return;
       block = std::move(blocks_.front());
       blocks_.pop_front();
     }
-    output_.finish(*block->ended);
+    block->when_written();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -14,7 +15,7 @@
 #include <vector>
 
 #include "swiftprune/cuda/forward/block.h"
-#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/tensor_output.h"
 
 namespace swiftprune::cuda {
 
@@ -43,16 +44,16 @@ class BlockLoader {
   double busy_seconds_ = 0.0;
 };
 
-// Hands tensors from device memory to a PruneOutput.
+// Hands tensors from device memory to an output.
 class TensorWriter {
  public:
-  TensorWriter(PruneOutput& output, int device);
+  TensorWriter(TensorOutput& output, int device);
   ~TensorWriter();
   // The values must be final; `data` must stay until wait_read().
   void write(const std::string& name, DeviceView values);
-  // All tensors of a block are handed over: the output learns it when the last of them is written, block
-  // after block.
-  void end_block(FinishedBlock block);
+  // All tensors of a block are handed over: `when_written` is called when the last of them is written, block
+  // after block, one call at a time.
+  void end_block(std::function<void()> when_written);
   // Until everything handed over is off the device, or all but the last block's tensors; throws what went
   // wrong.
   void wait_read(bool but_last_block = false);
@@ -62,7 +63,7 @@ class TensorWriter {
 
  private:
   struct Block {
-    std::optional<FinishedBlock> ended;
+    std::function<void()> when_written;  // empty until the block has ended
     std::int64_t unread = 0, unwritten = 0;
   };
   struct Task {
@@ -76,12 +77,12 @@ class TensorWriter {
   void finish_blocks();
   void rethrow();
 
-  PruneOutput& output_;
+  TensorOutput& output_;
   int device_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;
-  std::deque<std::shared_ptr<Block>> blocks_;  // not yet told to the output
+  std::deque<std::shared_ptr<Block>> blocks_;  // not yet told of
   std::shared_ptr<Block> last_block_;          // whose tensors were handed over last
   std::mutex finish_mutex_;                    // held while the output is told
   std::int64_t unread_ = 0;                    // handed over and still on the device

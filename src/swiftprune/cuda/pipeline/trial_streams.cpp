@@ -7,8 +7,8 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
-#include "swiftprune/cuda/forward/streaming.h"
-#include "swiftprune/cuda/pipeline/streams.h"
+#include "swiftprune/cuda/pipeline/block_slots.h"
+#include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
 
 namespace swiftprune::cuda {
@@ -31,8 +31,7 @@ class DeviceTrialStreams final : public TrialStreams {
   void restart() override {
     check(cudaSetDevice(device_));
     if (!forward_) {
-      for (int i = 0; i < 2; ++i) slots_.emplace_back(memory_, model_, compute_);
-      loader_.emplace(model_, device_);
+      slots_.emplace(memory_, model_, compute_, device_, stream_);
       forward_.emplace(memory_, products_, model_, rows_per_pass(windows_), windows_.seqlen, compute_,
                        stream_);
     }
@@ -48,17 +47,8 @@ class DeviceTrialStreams final : public TrialStreams {
   }
 
   void load_block(std::int64_t layer) override {
-    if (loading_ != layer) {
-      if (loading_ >= 0) loader_->finish();
-      loader_->start(layer, next_slot());
-    }
-    loader_->finish();
-    stream_.synchronize();  // the block before may still be running on the weights that are replaced now
-    in_hand_ = 1 - in_hand_;
-    loading_ = layer + 1 < model_.config().num_layers() ? layer + 1 : -1;
-    if (loading_ >= 0) loader_->start(loading_, next_slot());
+    slots_->load(layer, layer + 1 < model_.config().num_layers() ? layer + 1 : -1);
     layer_ = layer;
-    block().refresh(stream_);
   }
 
   void run(std::size_t stream) override { forward(block(), stream, nullptr); }
@@ -143,8 +133,7 @@ class DeviceTrialStreams final : public TrialStreams {
   }
 
  private:
-  BlockWeights& block() { return slots_[in_hand_]; }
-  BlockWeights& next_slot() { return slots_[1 - in_hand_]; }
+  BlockWeights& block() { return slots_->block(); }
 
   void forward(const BlockWeights& block, std::size_t stream, const DeviceObserver* observer) {
     const DeviceView hidden = streams_.at(stream).view();
@@ -187,10 +176,8 @@ class DeviceTrialStreams final : public TrialStreams {
   Stream stream_;
   const DType compute_;
   Products products_;
-  std::vector<BlockWeights> slots_;
-  std::size_t in_hand_ = 0;  // the other slot gets the next block
-  std::optional<BlockLoader> loader_;
-  std::int64_t loading_ = -1, layer_ = -1;
+  std::optional<BlockSlots> slots_;
+  std::int64_t layer_ = -1;
   std::optional<BlockForward> forward_;
   std::vector<DeviceMatrix> streams_;  // [windows·seqlen, hidden]
   std::optional<BlockWeights> cut_;

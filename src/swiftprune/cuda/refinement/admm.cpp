@@ -165,6 +165,20 @@ void DeviceAdmm::row_energies(DeviceView x, double* energies) {
   row_dots(x.data, x.dtype, static_cast<const float*>(product.data), x.rows, x.cols, energies, stream_);
 }
 
+void DeviceAdmm::output_energies(DeviceView x, double* energies) {
+  auto* scale = scale_.as<float>();
+  const DeviceView t = view_of(t_.data(), DType::kF16, x.rows, x.cols);
+  const DeviceView product = view_of(y_.data(), DType::kF32, x.rows, x.cols);
+  admm_start(x.data, DType::kF32, norm_.as<float>(), x.rows, x.cols, scale, t.data, wide_.as<float>(), false,
+             stream_);
+  products_.run({.a = t, .b = view_of(a_half_.data(), DType::kF16, inputs_, inputs_), .c = product});
+  for (int i = 0; i < 2; ++i) {  // the scale of both factors
+    scaled_difference(product.data, DType::kF32, nullptr, DType::kF32, scale, x.rows, x.cols, product.data,
+                      DType::kF32, stream_);
+  }
+  row_dots(t.data, DType::kF16, static_cast<const float*>(product.data), x.rows, x.cols, energies, stream_);
+}
+
 void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, const PruneTarget& target,
                       double share) {
   AdmmStepArgs args;

@@ -47,6 +47,9 @@ class DeviceAdmm {
   bool damping_raised() const { return raised_ > 0; }
   // weight [O, I] -> refined and rounded into `out` [O, I] of the same dtype.
   void refine(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters);
+  // energies [rows] = x G xᵀ of each row of x [rows, I] F32 (rows of a linear at most), with the Gram matrix
+  // that was prepared, which is kept in F16 for columns of a common size.
+  void output_energies(DeviceView x, double* energies);
 
  private:
   void factorise(std::string_view tensor);

@@ -125,6 +125,15 @@ void DeviceRefiner::run(const Part& part, DeviceView weight, const float* start,
   run_sparsegpt(weight, target, out, counters);
 }
 
+void DeviceRefiner::row_energies(DeviceView x, float* product, double* energies) {
+  if (is_admm(parts_.front().kind) && parts_.size() == 1) return admm_->output_energies(x, energies);
+  products_.run({.a = x,
+                 .b = view_of(const_cast<float*>(gram_), DType::kF32, inputs_, inputs_),
+                 .c = view_of(product, DType::kF32, x.rows, x.cols),
+                 .tf32 = tf32_});
+  row_dots(x.data, DType::kF32, product, x.rows, x.cols, energies, stream_);
+}
+
 DeviceView DeviceRefiner::work(int i, DeviceView like) const {
   return view_of(work_[static_cast<std::size_t>(i)].data(), DType::kF32, like.rows, like.cols);
 }

@@ -25,6 +25,9 @@ class DeviceRefiner {
   // mask [O, I]: what selection keeps, where the refinement reads one; changes.
   void refine(DeviceView weight, std::uint8_t* mask, const PruneTarget& target, DeviceView out,
               PruneCounters* counters);
+  // energies [rows] = x G xᵀ of each row of x [rows, I] F32, with the Gram matrix that was prepared; product:
+  // room for as much as x.
+  void row_energies(DeviceView x, float* product, double* energies);
   // Where it had to be raised for this input.
   std::optional<double> raised_damping() const { return raised_damping_; }
   bool keeps_weights() const { return keeps_weights_; }

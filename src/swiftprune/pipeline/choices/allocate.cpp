@@ -5,19 +5,13 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <memory>
 #include <optional>
 #include <utility>
 
-#include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/pipeline/relative_change.h"
-#include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune {
 namespace {
-
-// -- Shares
 
 constexpr std::array kLevels = {0.3, 0.5, 0.7, 0.85};
 constexpr std::array kLogCosts = {-1.677, 0.0, 1.253, 2.167};
@@ -56,135 +50,6 @@ double crossing(double low, double high, const Function& f) {
 }
 
 bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind::kNofM; }
-
-// -- Sensitivities
-
-class Probe {
- public:
-  Probe(const Model& model, const Backend& backend, const TokenWindows& windows, ComputeType compute)
-      : model_(model),
-        backend_(backend),
-        compute_(compute),
-        length_(windows.seqlen),
-        tokens_(std::min(kProbeTokens, windows.seqlen)),
-        ropes_(model.rope_tables(windows.seqlen)),
-        refiner_(make_refiner(kProbeRefiner)) {
-    const std::int64_t count = std::min(kProbeGramWindows, windows.num_windows());
-    hidden_ = model.embed_windows(windows, 0, count);
-    changed_ = Matrix(model.config().num_layers() * tokens_, model.config().hidden_size);
-  }
-
-  // Local changes of the block's linears (0 where not pruned).
-  std::vector<double> block(std::int64_t layer, const std::vector<const PlanEntry*>& entries) {
-    DecoderBlock block = model_.load_block(layer);
-    block.pack(backend_, compute_);
-    const Matrix input = copy_of(hidden_.view().row_block(0, tokens_));
-    if (layer > 0) forward(block, changed_.view().row_block(0, layer * tokens_), tokens_, nullptr);
-    std::vector<Matrix> pruned = pruned_weights(block, entries);
-    const Matrix dense = output(block, input);
-
-    std::vector<double> changes(entries.size(), 0.0);
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      if (pruned[i].empty()) continue;
-      BlockLinear& linear = block.linears()[i];
-      std::swap(linear.weight, pruned[i]);
-      auto dense_packed = std::exchange(linear.packed, backend_.pack(linear.weight.view(), compute_));
-      changes[i] = relative_change(dense.view(), output(block, input).view());
-      std::swap(linear.weight, pruned[i]);
-      linear.packed = std::move(dense_packed);
-    }
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      if (!pruned[i].empty()) block.linears()[i].weight = std::move(pruned[i]);
-    }
-    block.pack(backend_, compute_);
-    const Matrix all = output(block, input);
-    std::copy_n(all.data(), all.numel(), changed_.row(layer * tokens_));
-    local_.push_back(relative_change(dense.view(), all.view()));
-    model_.release_block(layer);
-    return changes;
-  }
-
-  // Behind each pruned block, and after the last block the change of the final normed hidden state.
-  const std::vector<double>& local_changes() const { return local_; }
-  std::vector<double> final_changes() {
-    Matrix dense = copy_of(hidden_.view().row_block(0, tokens_));
-    const FinalNorm norm(model_.checkpoint(), model_.config());
-    if (norm.present()) {
-      norm.apply(backend_, dense.view(), dense.view());
-      norm.apply(backend_, changed_.view(), changed_.view());
-    }
-    std::vector<double> result;
-    for (std::int64_t b = 0; b < std::ssize(local_); ++b) {
-      result.push_back(relative_change(dense.view(), changed_.view().row_block(b * tokens_, tokens_)));
-    }
-    return result;
-  }
-
- private:
-  void forward(const DecoderBlock& block, MatrixView hidden, std::int64_t length,
-               const InputObserver* observer) const {
-    BlockForwardOptions options;
-    options.sequence_length = length;
-    options.observer = observer;
-    for (std::int64_t first = 0; first < hidden.rows; first += length) {
-      check_interrupt();
-      block.forward(backend_, ropes_, hidden.row_block(first, length), options);
-    }
-  }
-
-  Matrix output(const DecoderBlock& block, const Matrix& input) const {
-    Matrix hidden = input.clone();
-    forward(block, hidden.view(), tokens_, nullptr);
-    return hidden;
-  }
-
-  // Runs the dense stream on; each linear's pruned weight, empty where the plan leaves it dense.
-  std::vector<Matrix> pruned_weights(const DecoderBlock& block,
-                                     const std::vector<const PlanEntry*>& entries) {
-    std::array<std::optional<ActivationStats>, kNumLinearInputs> stats;
-    for (const PlanEntry* entry : entries) {
-      auto& slot = stats[static_cast<std::size_t>(entry->input)];
-      if (is_allocated(*entry) && !slot)
-        slot.emplace(entry->cols, StatNeeds{.energy = true, .gram = true}, 0, compute_);
-    }
-    const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
-      auto& slot = stats[static_cast<std::size_t>(input)];
-      if (slot) slot->add_window(backend_, x);
-    };
-    forward(block, hidden_.view(), length_, &observer);
-    std::vector<Matrix> result(entries.size());
-    for (std::size_t input = 0; input < stats.size(); ++input) {
-      if (!stats[input]) continue;
-      std::unique_ptr<PreparedGram> prepared;
-      for (std::size_t i = 0; i < entries.size(); ++i) {
-        const PlanEntry& entry = *entries[i];
-        if (!is_allocated(entry) || static_cast<std::size_t>(entry.input) != input) continue;
-        if (!prepared) {
-          stats[input]->finish(entry.tensor);
-          prepared = refiner_->prepare(stats[input]->view(), backend_, entry.tensor);
-        }
-        RefineTask task;
-        task.weight = block.linears()[i].weight.view();
-        task.target.sparsity = kProbeSparsity;
-        task.target.tensor = entry.tensor;
-        task.measure_error = false;
-        result[i] = refiner_->refine(task, *prepared, backend_).weight;
-      }
-      stats[input].reset();
-    }
-    return result;
-  }
-
-  const Model& model_;
-  const Backend& backend_;
-  ComputeType compute_;
-  std::int64_t length_, tokens_;
-  std::vector<RopeTable> ropes_;
-  std::unique_ptr<Refiner> refiner_;
-  Matrix hidden_;              // [windows·seqlen, hidden] of the dense model
-  Matrix changed_;             // [layers·tokens, hidden]: part b has only block b pruned
-  std::vector<double> local_;  // change behind each pruned block
-};
 
 }  // namespace
 
@@ -230,36 +95,8 @@ std::vector<double> allocate_shares(std::span<const double> sensitivities, std::
   return result;
 }
 
-std::vector<double> measure_sensitivities(const Model& model, const Backend& backend, const Plan& plan,
-                                          const TokenWindows& windows, ComputeType compute,
-                                          const ProgressFn& progress) {
-  expect(windows.num_windows() > 0, "measure_sensitivities: calibration windows");
-  std::map<std::int64_t, std::vector<const PlanEntry*>> entries;
-  for (const PlanEntry& entry : plan.entries) entries[entry.layer].push_back(&entry);
-  Probe probe(model, backend, windows, compute);
-  std::vector<double> result;
-  for (const auto& [layer, of_block] : entries) {
-    const std::vector<double> changes = probe.block(layer, of_block);
-    result.insert(result.end(), changes.begin(), changes.end());
-    if (progress) progress("allocate", layer + 1, model.config().num_layers());
-  }
-  return sensitivities_of(plan, result, probe.local_changes(), probe.final_changes());
-}
-
 bool is_allocated(const PlanEntry& entry) {
   return entry.prune && !entry.fixed && (!is_n_m(entry) || entry.pattern.m >= kLeastAllocatedGroup);
-}
-
-std::vector<double> sensitivities_of(const Plan& plan, std::span<const double> changes,
-                                     std::span<const double> local, std::span<const double> final_changes) {
-  expect(changes.size() == plan.entries.size() && local.size() == final_changes.size(),
-         "sensitivities_of: a change for each entry");
-  std::vector<double> result(changes.begin(), changes.end());
-  for (std::size_t i = 0; i < result.size(); ++i) {
-    const auto b = static_cast<std::size_t>(plan.entries[i].layer);
-    result[i] *= local[b] > 0.0 ? final_changes[b] / local[b] : 0.0;
-  }
-  return result;
 }
 
 std::vector<std::int64_t> allocate_group_counts(std::span<const double> sensitivities,

@@ -5,10 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/core/progress.h"
-#include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/plan.h"
-#include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
 
@@ -28,26 +25,8 @@ struct Allocation {
 std::vector<double> allocate_shares(std::span<const double> sensitivities, std::span<const double> sizes,
                                     double sparsity);
 
-// What pruning one linear alone by half changes of the model's final normed hidden state, for every entry of
-// the plan (0 for those that it does not prune): the mean relative change, over the first 512 tokens of the
-// first window, of the block's own output, times what the later blocks make of the change when the whole
-// block is pruned. Each linear is pruned by admm(10,8) on the Gram matrices of up to four windows of the
-// dense model.
-//
-// How: a GPU measures in the same way (cuda/device.h).
-inline constexpr std::int64_t kProbeTokens = 512;
-inline constexpr std::int64_t kProbeGramWindows = 4;
-inline constexpr double kProbeSparsity = 0.5;
-inline constexpr std::string_view kProbeRefiner = "admm(10,8)";
 // Is the entry's sparsity to be chosen? Else nothing is measured for it.
 bool is_allocated(const PlanEntry& entry);
-// changes: behind each entry's block, with it alone pruned; local, final: of each block, behind it and of the
-// final normed hidden state, with the whole block pruned.
-std::vector<double> sensitivities_of(const Plan& plan, std::span<const double> changes,
-                                     std::span<const double> local, std::span<const double> final_changes);
-std::vector<double> measure_sensitivities(const Model& model, const Backend& backend, const Plan& plan,
-                                          const TokenWindows& windows, ComputeType compute,
-                                          const ProgressFn& progress);
 
 // The same for N:M: how many of m each linear keeps, within m/4 of n, in [1, m - 1]; the mean, weighted by
 // size, is n, or as little above it as whole linears allow.

@@ -139,24 +139,27 @@ MlpSums mlp_sums(const Backend& backend, const ModelConfig& config, const Decode
 }
 
 std::vector<RowEffects::Readers> measure_readers(const Model& model) {
-  const ModelConfig& config = model.config();
-  std::vector<RowEffects::Readers> readers(config.blocks.size());
-  for (std::int64_t layer = 0; layer < config.num_layers(); ++layer) {
-    RowEffects::Readers& of_block = readers[at(layer)];
-    of_block.attention.assign(at(config.hidden_size), 0.0);
-    of_block.mlp = of_block.attention;
-    const DecoderBlock block = model.load_block(layer);
-    for (const BlockLinear& linear : block.linears()) {
-      if (linear.tensors.input == kAttention)
-        add_column_energies(linear.weight.view(), {}, of_block.attention);
-      if (linear.tensors.input == kMlp) add_column_energies(linear.weight.view(), {}, of_block.mlp);
-    }
+  std::vector<RowEffects::Readers> readers;
+  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
+    readers.push_back(readers_of(model.load_block(layer)));
     model.release_block(layer);
   }
   return readers;
 }
 
 }  // namespace
+
+RowEffects::Readers readers_of(const DecoderBlock& block) {
+  RowEffects::Readers readers;
+  for (const BlockLinear& linear : block.linears()) {
+    const LinearInput input = linear.tensors.input;
+    if (input != kAttention && input != kMlp) continue;
+    std::vector<double>& sums = input == kAttention ? readers.attention : readers.mlp;
+    sums.resize(at(linear.tensors.inputs), 0.0);
+    add_column_energies(linear.weight.view(), {}, sums);
+  }
+  return readers;
+}
 
 RowEffects::RowEffects(const Model& model) : RowEffects(model, measure_readers(model)) {}
 
@@ -283,23 +286,27 @@ std::vector<std::vector<float>> RowEffects::of_mlp(std::int64_t layer, std::span
   return {std::move(of_gate)};
 }
 
-std::vector<std::int64_t> row_budgets(ConstMatrixView weight, std::span<const double> energy,
-                                      std::span<const float> effects, double sparsity) {
-  expect(static_cast<std::int64_t>(effects.size()) == weight.rows, "row_budgets: an effect a row");
+PruneTarget row_threshold_target(double sparsity) {
+  PruneTarget target;
+  target.pattern.kind = Pattern::Kind::kLayer;
+  target.sparsity = sparsity;
+  target.rounding = PruneTarget::Rounding::kExactTotal;
+  return target;
+}
+
+std::vector<std::int64_t> row_threshold_counts(ConstMatrixView weight, std::span<const double> energy,
+                                               std::span<const float> effects, const PruneTarget& target) {
+  expect(static_cast<std::int64_t>(effects.size()) == weight.rows, "row budgets: an effect a row");
   const std::vector<float> zeros(at(weight.cols), 0.0f);
   const std::vector<float> norms = roots(energy);
   ScoreView scores = plain_scores(weight);
   scores.column = zeros;
   scores.row = effects;
   scores.slope = norms;
-  PruneTarget target;
-  target.pattern.kind = Pattern::Kind::kLayer;
-  target.sparsity = sparsity;
-  target.rounding = PruneTarget::Rounding::kExactTotal;
   const Mask mask = make_selector(kDefaultSelector)->select(scores, target).mask;
   std::vector<std::int64_t> by_threshold(at(weight.rows));
   for (std::int64_t r = 0; r < weight.rows; ++r) by_threshold[at(r)] = weight.cols - mask.num_kept(r);
-  return row_budgets(by_threshold, weight.cols, total_prune_count(target, weight.rows, weight.cols));
+  return by_threshold;
 }
 
 std::vector<std::int64_t> row_budgets(std::span<const std::int64_t> by_threshold, std::int64_t num_inputs,

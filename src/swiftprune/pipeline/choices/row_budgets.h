@@ -8,6 +8,7 @@
 
 #include "swiftprune/model/model.h"
 #include "swiftprune/scoring/layer_stats.h"
+#include "swiftprune/selection/pattern.h"
 
 namespace swiftprune {
 
@@ -52,15 +53,20 @@ class RowEffects {
   std::vector<std::vector<float>> attention_output_, mlp_output_;
 };
 
+RowEffects::Readers readers_of(const DecoderBlock& block);
+
 // act(x ± kSlopeStep) give the slope of any activation.
 inline constexpr float kSlopeStep = 1e-2f;
 
 // Weights to prune in each row, Σ = round(O·I·sparsity): halfway between the same share of every row and one
 // threshold on |W_ij|·√e_j·r_i for the linear, within a quarter of the inputs around the mean, rounded by
-// error diffusion.
-std::vector<std::int64_t> row_budgets(ConstMatrixView weight, std::span<const double> energy,
-                                      std::span<const float> effects, double sparsity);
-// The same from the counts that the threshold alone gives; total: their sum.
+// error diffusion. In two steps, of which only the first reads weights:
+// what the threshold prunes at,
+PruneTarget row_threshold_target(double sparsity);
+// what it gives alone [O], and
+std::vector<std::int64_t> row_threshold_counts(ConstMatrixView weight, std::span<const double> energy,
+                                               std::span<const float> effects, const PruneTarget& target);
+// the budgets.
 std::vector<std::int64_t> row_budgets(std::span<const std::int64_t> by_threshold, std::int64_t inputs,
                                       std::int64_t total);
 

@@ -1,6 +1,7 @@
 // The whole path of a checkpoint through pruning, one decoder block at a time: statistics, scores, selection,
 // refinement, zeros, output. In memory are one block, its statistics and the hidden states of the calibration
-// windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states.
+// windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states. Here is
+// what is decided, for every device; what is done to a block is a shop's (prune_shop.h).
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include "swiftprune/pipeline/choices/row_budgets.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/tensor_output.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/selector.h"
 #include "swiftprune/text/token_windows.h"
@@ -72,20 +74,16 @@ struct PruneResult {
   double sparsity = 0.0;            // of all linears of the blocks
 };
 
-// Where pruned tensors go: write() once for each, finish() once for each block after its tensors.
-class PruneOutput {
+// Where pruned tensors go, whole tensors one after the other of each block, and finish() once for each block
+// after its tensors.
+class PruneOutput : public TensorOutput {
  public:
-  virtual ~PruneOutput() = default;
-  virtual void write(const std::string& name, std::span<const float> values) = 0;
-  // Elements [first, ...) of a tensor in the checkpoint's own dtype; parts do not overlap. What a run on a
-  // GPU calls instead, from several threads at once.
-  virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
   virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);
 };
 
-// windows: calibration text; may be empty when no part of the plan reads statistics.
+// On the processor. windows: calibration text; may be empty when no part of the plan reads statistics.
 // Throws Error{kBadInput} for NaN or infinite weights or activations, naming the tensor; nothing is written
 // for it.
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,

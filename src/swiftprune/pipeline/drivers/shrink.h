@@ -10,6 +10,7 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/tensor_output.h"
 #include "swiftprune/structure/refit.h"
 #include "swiftprune/structure/shrink_shape.h"
 #include "swiftprune/text/token_windows.h"
@@ -57,23 +58,18 @@ struct ShrinkResult {
   ShrinkSeconds seconds;
 };
 
-// Takes each finished block: weights still at their old size, zero in the columns that go.
-class ShrinkOutput {
+// Takes the tensors of the linears of every block that stays, by their names in the dense model and at their
+// new sizes.
+class ShrinkOutput : public TensorOutput {
  public:
-  virtual ~ShrinkOutput() = default;
-  virtual void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) = 0;
-  // What a run on a GPU calls instead for every tensor of the linears of a block that stays, by its name in
-  // the dense model: elements [first, ...) of the tensor at its new size in the checkpoint's dtype, from
-  // several threads at once; biases whole.
-  virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes);
-  virtual void write_bias(const std::string& name, std::span<const float> values);
+  virtual void write_bias(const std::string& name, std::span<const float> values) = 0;
 };
 
 // Throws Error{kBadInput} for a packed model and for one whose layers differ in size already.
 void check_shrinkable(const Model& model);
 
-// removed_layers: rising; shape.layers are left. windows: calibration text, at least one window.
-// Throws Error{kBadInput} for activations that are not finite.
+// On the processor. removed_layers: rising; shape.layers are left. windows: calibration text, at least one
+// window. Throws Error{kBadInput} for activations that are not finite.
 ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShape& shape,
                     std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                     const ShrinkOptions& options, ShrinkOutput& output);
@@ -81,15 +77,5 @@ ShrinkResult shrink(const Model& model, const Backend& backend, const ShrinkShap
 // What shrink() expects of its arguments; check_shrinkable() too.
 void check_shrink(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
                   const TokenWindows& windows);
-
-// Rounds to the checkpoint's dtype and back, so that later blocks see what the file will hold.
-void round_to(DType dtype, std::span<float> values);
-
-// The block's output projection that reads `output`'s units.
-BlockLinear& output_projection(DecoderBlock& block, LinearInput output);
-// Makes the block pass its input on: nothing is added to the residual.
-void silence(DecoderBlock& block);
-// Zeroes all columns but the kept ones.
-void keep_columns(BlockLinear& linear, std::span<const std::int64_t> kept);
 
 }  // namespace swiftprune

@@ -11,7 +11,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/drivers/shrink.h"
+#include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/relative_change.h"
 #include "swiftprune/structure/unit_scores.h"
 

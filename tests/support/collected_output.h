@@ -13,12 +13,6 @@ class Collected final : public PruneOutput {
   using Bytes = std::vector<std::byte>;
 
   explicit Collected(const Checkpoint& source) : source_(source) {}
-  void write(const std::string& name, std::span<const float> values) override {
-    Bytes& bytes = tensors[name];
-    const DType dtype = source_.at(name).dtype;
-    bytes.resize(values.size() * static_cast<std::size_t>(size_of(dtype)));
-    convert_from_f32(values, dtype, bytes);
-  }
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> part) override {
     const std::lock_guard lock(mutex_);
     Bytes& bytes = tensors[name];
