@@ -27,7 +27,7 @@ struct Recipe {
 class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
   }
 
   TokenWindows random_windows(std::int64_t windows, std::int64_t seqlen) const {

@@ -112,12 +112,8 @@ void LinearPruner::prune(const BlockWeights& dense, const BlockWeights& pruned,
     if (prepared.empty()) {
       prepared = entry.refine;
       refiner_->prepare(entry.refine, *stats, cross, entry.tensor);
-    } else if (prepared != entry.refine) {
-      bad_usage(
-          "{}: refine: found {}, expected {} as for the other linears of its input on a GPU; use --device "
-          "cpu",
-          entry.tensor, entry.refine, prepared);
     }
+    expect(prepared == entry.refine, "prune: one refinement for all linears of an input (check_plan)");
     refiner_->refine(weight, selector_->mask(), target, out, counters);
     if (const auto raised = refiner_->raised_damping()) damping_[i] = *raised;
     weights_changed_ |= !refiner_->keeps_weights();

@@ -8,10 +8,10 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/pipeline/linear_pruner.h"
 #include "swiftprune/cuda/pipeline/streams.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -23,7 +23,7 @@ constexpr std::uint64_t kRoomForSecondSlot = 3;
 class DevicePruner {
  public:
   DevicePruner(const Model& model, const Plan& plan, const TokenWindows& windows, const PruneOptions& options,
-               const DeviceOptions& device, PruneOutput& output)
+               const GpuOptions& device, PruneOutput& output)
       : model_(model),
         plan_(plan),
         windows_(windows),
@@ -409,8 +409,7 @@ class DevicePruner {
 
 }  // namespace
 
-PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
-                  const PruneOptions& options, const DeviceOptions& device, PruneOutput& output) {
+void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) {
   if (has_packed_tensors(model.checkpoint())) {
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());
@@ -420,9 +419,26 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
         "--select: found ewma, whose threshold goes from weight to weight in order, expected an exact "
         "selection on a GPU; use --device cpu");
   }
+  // The Gram matrix of an input is prepared once, for one refinement.
+  std::map<std::pair<std::int64_t, LinearInput>, const PlanEntry*> first_of_input;
   for (const PlanEntry& entry : plan.entries) {
-    if (entry.prune) check_device_entry(entry);
+    if (!entry.prune) continue;
+    check_device_entry(entry);
+    if (entry.refine == "none") continue;
+    const PlanEntry* first =
+        first_of_input.emplace(std::pair(entry.layer, entry.input), &entry).first->second;
+    if (first->refine != entry.refine) {
+      bad_usage(
+          "{}: refine: found {}, expected {} as for the other linears of its input on a GPU; use --device "
+          "cpu",
+          entry.tensor, entry.refine, first->refine);
+    }
   }
+}
+
+PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, const GpuOptions& device, PruneOutput& output) {
+  check_plan(model, plan, options);
   if (needs_calibration(plan))
     expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
   check(cudaSetDevice(device.index));

@@ -6,12 +6,12 @@
 #include <optional>
 
 #include "swiftprune/core/progress.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/pipeline/row_effects.h"
 #include "swiftprune/cuda/pipeline/streams.h"
 #include "swiftprune/cuda/refinement/admm.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/streams/trial_streams.h"
 #include "swiftprune/refinement/refiner.h"
@@ -45,7 +45,7 @@ Sizes sizes_of(const Plan& plan) {
 class Probe {
  public:
   Probe(const Model& model, const Plan& plan, const TokenWindows& windows, DType compute,
-        const DeviceOptions& device)
+        const GpuOptions& device)
       : model_(model),
         windows_(shortened(windows, kProbeGramWindows, windows.seqlen)),
         tokens_(std::min(kProbeTokens, windows.seqlen)),
@@ -236,7 +236,7 @@ class Probe {
 }  // namespace
 
 DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
-                                          ComputeType compute, const DeviceOptions& device,
+                                          ComputeType compute, const GpuOptions& device,
                                           const ProgressFn& progress) {
   expect(windows.num_windows() > 0, "measure_sensitivities: calibration windows");
   check(cudaSetDevice(device.index));

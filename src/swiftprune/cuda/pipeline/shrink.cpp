@@ -9,9 +9,9 @@
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/pipeline/streams.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
 
 namespace swiftprune::cuda {
@@ -43,7 +43,7 @@ class PartsOutput final : public PruneOutput {
 class DeviceShrinker {
  public:
   DeviceShrinker(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed,
-                 const TokenWindows& windows, const ShrinkOptions& options, const DeviceOptions& device,
+                 const TokenWindows& windows, const ShrinkOptions& options, const GpuOptions& device,
                  ShrinkOutput& output)
       : model_(model),
         shape_(shape),
@@ -378,7 +378,7 @@ class DeviceShrinker {
 
 ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
                     std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
-                    const ShrinkOptions& options, const DeviceOptions& device, ShrinkOutput& output) {
+                    const ShrinkOptions& options, const GpuOptions& device, ShrinkOutput& output) {
   check_shrink(model, shape, removed_layers, windows);
   check(cudaSetDevice(device.index));
   return DeviceShrinker(model, shape, removed_layers, windows, options, device, output).run();

@@ -34,7 +34,7 @@ std::vector<double> allocate_shares(std::span<const double> sensitivities, std::
 // block is pruned. Each linear is pruned by admm(10,8) on the Gram matrices of up to four windows of the
 // dense model.
 //
-// How: a GPU measures in the same way (cuda/device.h).
+// How: a GPU measures in the same way (Device::measure_sensitivities).
 inline constexpr std::int64_t kProbeTokens = 512;
 inline constexpr std::int64_t kProbeGramWindows = 4;
 inline constexpr double kProbeSparsity = 0.5;

@@ -1,0 +1,3 @@
+target_sources(swiftprune PRIVATE
+  device/cpu_device.cpp
+  device/open_device.cpp)
