@@ -25,6 +25,7 @@ struct CompareFlags {
   std::string report, markdown;
   GateLimits gates;
   std::string compute = "f32";
+  DeviceFlags device;
 };
 
 std::vector<std::string> arguments_of(const CompareFlags& flags) {
@@ -121,7 +122,7 @@ void check_flags(const CompareFlags& flags) {
 void run(const CompareFlags& flags) {
   apply(flags.common);
   check_flags(flags);
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   ComparisonInput input;
   input.folders = {flags.dense};
   input.folders.insert(input.folders.end(), flags.pruned.begin(), flags.pruned.end());
@@ -130,7 +131,7 @@ void run(const CompareFlags& flags) {
     models.push_back(Model::open(folder));
     input.models.push_back(models.back().get());
   }
-  input.forward.compute = parse_compute(flags.compute, *backend);
+  input.forward.compute = parse_compute(flags.compute, *device);
   input.forward.progress = terminal_progress(flags.common);
   if (!flags.text.files.empty()) read_texts(*models[0], flags.text, input);
   if (!flags.prompts.empty()) input.prompts = read_prompts(flags.prompts);
@@ -141,7 +142,7 @@ void run(const CompareFlags& flags) {
   if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
   input.gates = flags.gates;
 
-  ComparisonReport report = compare(input, *backend);
+  ComparisonReport report = compare(input, device->host());
   for (const ModelReport& model : report.models) {
     for (const ModelStep& step : model.summary.steps) {
       const std::string line = shell_command(step.command);

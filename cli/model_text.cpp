@@ -142,17 +142,15 @@ std::int32_t first_token(const Model& model) {
   return 0;
 }
 
-ComputeType parse_compute(const std::string& name, const Backend& backend, const cuda::DeviceChoice& device) {
-  if (name == "auto") {
-    return device.use_cuda || backend.has_fast_bf16() ? ComputeType::kBF16 : ComputeType::kF32;
-  }
+ComputeType parse_compute(const std::string& name, const Device& device) {
+  if (name == "auto") return device.default_compute();
   return name == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
 void add_compute_flag(CLI::App& command, std::string& compute) {
   command
       .add_option("--compute", compute,
-                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the processor has it)")
+                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the device has it)")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
 }
@@ -169,16 +167,10 @@ void add_compact_flag(CLI::App& command, bool& compact) {
                    "Keep only packed weights in GPU memory; long prompts then take longer");
 }
 
-cuda::DeviceChoice choose_device(const DeviceFlags& flags) {
-  if (!flags.gpu_memory.empty()) parse_bytes("--gpu-memory", flags.gpu_memory);
-  return cuda::choose_device(flags.device);
-}
-
-cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags) {
-  cuda::DeviceOptions options;
-  options.index = choice.index;
+std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
+  DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
-  return options;
+  return swiftprune::open_device(flags.device, options);
 }
 
 }  // namespace swiftprune::cli

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "command.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/report/comparison.h"
@@ -43,9 +43,8 @@ void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);
 
-// auto: bf16 where it is fast.
-ComputeType parse_compute(const std::string& name, const Backend& backend,
-                          const cuda::DeviceChoice& device = {});
+// auto: the device's own.
+ComputeType parse_compute(const std::string& name, const Device& device);
 void add_compute_flag(CLI::App& command, std::string& compute);
 
 // Where the work runs: --device, --gpu-memory.
@@ -56,8 +55,7 @@ struct DeviceFlags {
 void add_device_flags(CLI::App& command, DeviceFlags& flags);
 // --compact, for commands that keep a model in GPU memory.
 void add_compact_flag(CLI::App& command, bool& compact);
-// Throws Error{kUsage} naming the flag, also for a limit that this device does not need.
-cuda::DeviceChoice choose_device(const DeviceFlags& flags);
-cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags);
+// Throws Error{kUsage} naming the flag, also for a limit that this device does not need, and Error{kDevice}.
+std::unique_ptr<Device> open_device(const DeviceFlags& flags);
 
 }  // namespace swiftprune::cli

@@ -24,6 +24,7 @@ struct PilotFlags {
   std::string report, markdown;
   std::string work;
   std::string compute = "auto";
+  DeviceFlags device;
   PilotOptions options;
 };
 
@@ -100,7 +101,7 @@ void run(PilotFlags flags) {
   for (const double sparsity : options.sparsities) {
     if (!(sparsity > 0.0 && sparsity < 1.0)) bad_usage("--sparsity: found {}, expected 0 < s < 1", sparsity);
   }
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   const auto model = Model::open(options.model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
@@ -111,14 +112,14 @@ void run(PilotFlags flags) {
   options.work = work.path();
   options.budget_seconds = 60.0 * flags.minutes;
   options.bytes_per_token = text.bytes_per_token;
-  options.forward.compute = parse_compute(flags.compute, *backend);
+  options.forward.compute = parse_compute(flags.compute, *device);
   options.forward.progress = terminal_progress(flags.common);
   if (!flags.report.empty()) {
     const BlockConfig& block =
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     options.masks = {block.down.name + ".weight"};
   }
-  ComparisonReport report = run_pilot(*model, *backend, split, options);
+  ComparisonReport report = run_pilot(*model, device->host(), split, options);
   report.commands.push_back(shell_command(arguments_of(flags)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));

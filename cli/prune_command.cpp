@@ -19,12 +19,11 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
-#include "swiftprune/pipeline/choices/sensitivities.h"
-#include "swiftprune/pipeline/drivers/prune_shop.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/refinement/refiner.h"
@@ -98,24 +97,24 @@ struct Calibration {
   std::optional<StableWindows> stopping;
 };
 
-Calibration calibrate(const Model& model, const Backend& backend, const PruneFlags& flags,
-                      const Method& method, const Plan& plan, const PruneOptions& options) {
+Calibration calibrate(const Model& model, Device& device, const PruneFlags& flags, const Method& method,
+                      const Plan& plan, const PruneOptions& options) {
   constexpr std::int64_t kMostByItself = 64;  // windows of --windows auto
   Calibration result;
   if (flags.windows != "auto") {
     const std::int64_t count =
         flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(model, backend, flags.calibration, count, false, options.compute,
+    result.windows = calibration_windows(model, device, flags.calibration, count, false, options.compute,
                                          options.progress);
     return result;
   }
   const bool self = flags.calibration.is_self();
-  result.windows = calibration_windows(model, backend, flags.calibration,
+  result.windows = calibration_windows(model, device, flags.calibration,
                                        self ? std::max(1, method.windows) : kMostByItself, true,
                                        options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
-  result.stopping =
-      windows_until_stable(model, backend, result.windows, options.compute, tolerance, options.progress);
+  result.stopping = windows_until_stable(model, device.host(), result.windows, options.compute, tolerance,
+                                         options.progress);
   result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.calibration.seqlen));
   return result;
 }
@@ -230,13 +229,11 @@ void run(const PruneFlags& flags) {
   apply(flags.common);
   check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
-  const cuda::DeviceChoice device = choose_device(flags.device);
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
-  // Beside a GPU the processor has time for the record's hashes.
   std::future<nlohmann::ordered_json> hashes;
-  if (device.use_cuda) {
+  if (device->leaves_processor_free()) {
     hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
   }
   Plan plan = make_plan(*model, flags, method);
@@ -250,8 +247,9 @@ void run(const PruneFlags& flags) {
   options.propagation = method.propagation;
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
-  options.compute = parse_compute(flags.compute, *backend, device);
+  options.compute = parse_compute(flags.compute, *device);
   options.progress = terminal_progress(flags.common);
+  device->check_plan(*model, plan, options);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
   CheckpointWriter writer(flags.out, plan_like(model->checkpoint()),
@@ -260,7 +258,7 @@ void run(const PruneFlags& flags) {
   Calibration calibrated;
   CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
-    calibrated = calibrate(*model, *backend, flags, method, plan, options);
+    calibrated = calibrate(*model, *device, flags, method, plan, options);
     calibration = {flags.calibration.source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
                    calibrated.windows.seqlen, flags.calibration.seed};
     calibration.stopping = calibrated.stopping;
@@ -280,10 +278,8 @@ void run(const PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    const ProbeShopMaker probe =
-        device.use_cuda ? cuda::probe_shop(device_options(device, flags.device)) : cpu_probe_shop(*backend);
     Sensitivities measured =
-        measure_sensitivities(probe, *model, plan, calibrated.windows, options.compute, options.progress);
+        device->measure_sensitivities(*model, plan, calibrated.windows, options.compute, options.progress);
     allocation->sensitivities = std::move(measured.values);
     options.readers = std::move(measured.readers);
     allocate_by_sensitivity(allocation->sensitivities, plan);
@@ -300,9 +296,7 @@ void run(const PruneFlags& flags) {
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
   const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
-    const PruneShopMaker shop =
-        device.use_cuda ? cuda::prune_shop(device_options(device, flags.device)) : cpu_prune_shop(*backend);
-    return prune(shop, *model, plan, calibrated.windows, options, output);
+    return device->prune(*model, plan, calibrated.windows, options, output);
   });
   output.copy_rest();
   std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
@@ -329,7 +323,7 @@ void run(const PruneFlags& flags) {
                   .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
                   .quiet = flags.common.quiet},
-                 *backend);
+                 device->host());
 }
 
 void add_flags(CLI::App& command, PruneFlags& f) {

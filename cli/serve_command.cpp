@@ -10,8 +10,6 @@
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/device.h"
-#include "swiftprune/serving/batch_engine.h"
 #include "swiftprune/serving/server.h"
 
 namespace swiftprune::cli {
@@ -29,33 +27,9 @@ struct ServeFlags {
   ServerOptions server;
 };
 
-// A GPU takes so many tokens of a prompt in little more time than a few.
-constexpr std::int64_t kDevicePrefillChunk = 2048;
-
-std::unique_ptr<SequenceEngine> load(ServeFlags& flags, const Model& model, const Backend& backend) {
-  const cuda::DeviceChoice device = choose_device(flags.device);
-  const ComputeType compute = parse_compute(flags.compute, backend, device);
-  const std::int64_t capacity = flags.server.limits.capacity;
-  if (device.use_cuda) {
-    flags.server.scheduler.prefill_chunk = kDevicePrefillChunk;
-    Timings timings(Timings::default_file());
-    cuda::DeviceOptions on_device = device_options(device, flags.device);
-    on_device.timings = &timings;
-    on_device.compact = flags.compact;
-    on_device.long_lived = true;
-    auto engine = cuda::make_engine(model, compute, flags.lanes, capacity, on_device);
-    timings.save();
-    return engine;
-  }
-  Autotuner tuner(Autotuner::default_cache_file());
-  auto engine = std::make_unique<BatchEngine>(model, backend, compute, flags.lanes, capacity, &tuner);
-  tuner.save();
-  return engine;
-}
-
 void run(ServeFlags& flags) {
   apply(flags.common);
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
@@ -65,7 +39,10 @@ void run(ServeFlags& flags) {
   options.scheduler.timeout = std::chrono::seconds(flags.timeout);
   if (options.model_name.empty())
     options.model_name = std::filesystem::absolute(flags.model).lexically_normal().filename();
-  const auto engine = load(flags, *model, *backend);
+  options.scheduler.prefill_chunk = device->prefill_chunk();
+  const auto engine =
+      device->engine(*model, parse_compute(flags.compute, *device), flags.lanes, options.limits.capacity,
+                     {.tune = true, .compact = flags.compact, .long_lived = true});
   Server server(model->checkpoint().folder(), *engine, *tokenizer, options);
   if (!flags.common.quiet) {
     fmt::print(

@@ -14,7 +14,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/pipeline/choices/shape_choice.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/decode_time.h"
@@ -56,24 +56,7 @@ std::int64_t num_parameters(const Checkpoint& checkpoint) {
   return sum;
 }
 
-// Where the work runs.
-struct Machine {
-  std::unique_ptr<Backend> backend = make_cpu_backend();
-  cuda::DeviceChoice choice;
-  cuda::DeviceOptions device;  // with choice.use_cuda
-
-  DecodeTime decode_time(const Model& model, ComputeType compute) const {
-    return choice.use_cuda ? cuda::measure_decode(model, compute, device)
-                           : measure_decode(model, *backend, compute);
-  }
-  std::unique_ptr<TrialStreams> trials(const Model& model, const TokenWindows& windows,
-                                       ComputeType compute) const {
-    return choice.use_cuda ? cuda::make_trial_streams(model, windows, compute, device)
-                           : make_trial_streams(model, *backend, windows, compute);
-  }
-};
-
-double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Machine& machine, ComputeType compute,
+double wanted_ratio(const ShrinkFlags& flags, const Model& model, Device& device, ComputeType compute,
                     Json& measured) {
   const int given =
       int{flags.ratio.has_value()} + int{flags.target_params.has_value()} + int{flags.target_ms.has_value()};
@@ -84,7 +67,7 @@ double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Machine&
   if (flags.target_params) {
     return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *flags.target_params);
   }
-  const DecodeTime dense = machine.decode_time(model, compute);
+  const DecodeTime dense = device.decode_time(model, compute);
   measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *flags.target_ms}};
   return ratio_for(dense, *flags.target_ms);
 }
@@ -238,9 +221,7 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
 void run(const ShrinkFlags& flags) {
   apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
-  Machine machine;
-  machine.choice = choose_device(flags.device);
-  machine.device = device_options(machine.choice, flags.device);
+  const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
   check_shrinkable(*model);
   check_new_folder(flags.out);
@@ -249,26 +230,27 @@ void run(const ShrinkFlags& flags) {
   options.compensation =
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
-  options.compute = parse_compute(flags.compute, *machine.backend, machine.choice);
+  options.compute = parse_compute(flags.compute, *device);
   options.progress = terminal_progress(flags.common);
 
   Json decode = Json::object();
   ShapeRequest request;
   request.units = parse_units(flags.units);
   request.align = flags.align;
-  request.ratio = wanted_ratio(flags, *model, machine, options.compute, decode);
+  request.ratio = wanted_ratio(flags, *model, *device, options.compute, decode);
   // A wrong request costs nothing.
   check_shapes(flags, model->config(), request, options.compensation);
-  // Beside a GPU the processor has time for the record's hashes.
-  std::future<Json> hashes = std::async(machine.choice.use_cuda ? std::launch::async : std::launch::deferred,
-                                        [&model] { return model_hashes(model->checkpoint()); });
-  const TokenWindows windows = calibration_windows(*model, *machine.backend, flags.calibration, flags.windows,
-                                                   false, options.compute, options.progress);
+  std::future<Json> hashes =
+      std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
+                 [&model] { return model_hashes(model->checkpoint()); });
+  const TokenWindows windows = calibration_windows(*model, *device, flags.calibration, flags.windows, false,
+                                                   options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = flags.non_uniform && flags.widths_by == "score";
   ShapeChoice choice;
   {  // the trials' memory is free again afterwards
-    const auto trials = machine.trials(*model, whole_text ? windows : trial_text(windows), options.compute);
+    const auto trials =
+        device->trial_streams(*model, whole_text ? windows : trial_text(windows), options.compute);
     choice = flags.non_uniform ? choose_widths(flags, model->config(), request, *trials, options.progress)
                                : choose_shape(model->config(), request, *trials,
                                               {options.score, flags.layers_by == "greedy", options.progress});
@@ -281,15 +263,13 @@ void run(const ShrinkFlags& flags) {
 
   const std::vector<LinearInput> biases = added_biases(model->config(), choice.shape, options.compensation);
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
-  const ShrinkShopMaker shop =
-      machine.choice.use_cuda ? cuda::shrink_shop(machine.device) : cpu_shrink_shop(*machine.backend);
   const ShrinkResult result =
-      shrink(shop, *model, choice.shape, choice.removed_layers, windows, options, output);
+      device->shrink(*model, choice.shape, choice.removed_layers, windows, options, output);
   const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
                                          output.num_parameters(), hashes.get());
   output.finish(record);
   if (flags.target_ms) {
-    const DecodeTime now = machine.decode_time(*Model::open(flags.out), options.compute);
+    const DecodeTime now = device->decode_time(*Model::open(flags.out), options.compute);
     fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
                *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
   }

@@ -16,7 +16,7 @@ using test::kModels;
 class CudaAllocationTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
   }
   TokenWindows windows() const {
     std::mt19937 generator(3);

@@ -25,7 +25,7 @@ constexpr double kHalf = 3e-2;  // activations of 16 bits
 class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
   }
 
   static std::vector<std::int32_t> random_ids(const Model& model, std::int64_t count, std::mt19937& engine) {
@@ -38,7 +38,7 @@ class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
 
   // The prompt, a piece of several tokens after it, then single ones.
   static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance,
-                                  const cuda::DeviceOptions& device = {}) {
+                                  const cuda::GpuOptions& device = {}) {
     const std::int64_t length = std::min<std::int64_t>(24, model.config().max_positions);
     const std::int64_t prompt = length / 2;
     const auto backend = make_cpu_backend();

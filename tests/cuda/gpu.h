@@ -3,10 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include "support/devices.h"
 #include "support/random_matrix.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune::test {
@@ -14,7 +15,7 @@ namespace swiftprune::test {
 class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!has_gpu()) GTEST_SKIP() << "no GPU here";
     cuda::check(cudaSetDevice(0));
     memory_ = std::make_unique<cuda::DeviceMemory>(0);
     stream_ = std::make_unique<cuda::Stream>();

@@ -7,7 +7,7 @@
 #include "pipeline/shrunk_models.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/pipeline/choices/layer_choice.h"
@@ -36,7 +36,7 @@ double largest_relative_difference(std::span<const double> found, std::span<cons
 class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
   }
 
   std::unique_ptr<Model> shrink_to(bool on_gpu, const ShrinkShape& shape,

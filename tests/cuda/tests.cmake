@@ -1,4 +1,3 @@
-swiftprune_test(cuda/device)
 if(SWIFTPRUNE_CUDA)
   foreach(unit selection arithmetic attention packed tuning refinement layer_selection hessian_refinement allocation
                shrink pipeline generation)

@@ -37,6 +37,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/selection/selector.cpp
     cuda/pipeline/row_effects.cpp
     cuda/pipeline/probe_shop.cpp
+    cuda/pipeline/check_plan.cpp
     cuda/pipeline/prune_shop.cpp
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp

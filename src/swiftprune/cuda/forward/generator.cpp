@@ -46,7 +46,7 @@ constexpr int kCeilingRounds = 5;
 
 class DeviceSpeedTarget : public SpeedTarget {
  public:
-  DeviceSpeedTarget(ComputeType compute, const DeviceOptions& device) : compute_(compute), device_(device) {
+  DeviceSpeedTarget(ComputeType compute, const GpuOptions& device) : compute_(compute), device_(device) {
     check(cudaSetDevice(device.index));
   }
   std::unique_ptr<SequenceGenerator> load(const Model& model, std::int64_t sequences,
@@ -80,29 +80,29 @@ class DeviceSpeedTarget : public SpeedTarget {
 
  private:
   ComputeType compute_;
-  DeviceOptions device_;
+  GpuOptions device_;
 };
 
 }  // namespace
 
 std::unique_ptr<SequenceGenerator> make_generator(const Model& model, ComputeType compute,
                                                   std::int64_t sequences, std::int64_t capacity,
-                                                  const DeviceOptions& device) {
+                                                  const GpuOptions& device) {
   return std::make_unique<DeviceGenerator>(
       std::make_unique<DeviceModel>(model, compute, sequences, capacity, device));
 }
 
 std::unique_ptr<SequenceEngine> make_engine(const Model& model, ComputeType compute, std::int64_t lanes,
-                                            std::int64_t capacity, const DeviceOptions& device) {
+                                            std::int64_t capacity, const GpuOptions& device) {
   return std::make_unique<DeviceEngine>(
       std::make_unique<DeviceModel>(model, compute, lanes, capacity, device));
 }
 
-std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const DeviceOptions& device) {
+std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const GpuOptions& device) {
   return std::make_unique<DeviceSpeedTarget>(compute, device);
 }
 
-DecodeTime measure_decode(const Model& model, ComputeType compute, const DeviceOptions& device) {
+DecodeTime measure_decode(const Model& model, ComputeType compute, const GpuOptions& device) {
   const auto generator = make_generator(model, compute, 1, kDecodePositions, device);
   DeviceMemory memory(device.memory_bytes);
   const Stream stream;

@@ -3,11 +3,11 @@
 #include <optional>
 #include <vector>
 
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/sparse/tuning.h"
+#include "swiftprune/cuda/stages.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -29,7 +29,7 @@ TokenWindows part_of(const TokenWindows& windows, std::int64_t first, std::int64
 // What stays the same for all parts of a text.
 class Evaluator {
  public:
-  Evaluator(const Model& model, const ForwardOptions& options, const DeviceOptions& device)
+  Evaluator(const Model& model, const ForwardOptions& options, const GpuOptions& device)
       : model_(model),
         options_(options),
         memory_(device.memory_bytes),
@@ -116,7 +116,7 @@ class Evaluator {
 }  // namespace
 
 PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                            const ForwardOptions& options, const DeviceOptions& device) {
+                            const ForwardOptions& options, const GpuOptions& device) {
   check(cudaSetDevice(device.index));
   Evaluator evaluator(model, options, device);
   return swiftprune::perplexity_of(model, parts,

@@ -22,7 +22,7 @@ DeviceModel::Graph::~Graph() {
 }
 
 DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lanes, std::int64_t capacity,
-                         const DeviceOptions& device)
+                         const GpuOptions& device)
     : model_(of),
       device_((check(cudaSetDevice(device.index)), device.index)),
       capacity_(capacity),
@@ -60,7 +60,7 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
   stream_.synchronize();
 }
 
-void DeviceModel::tune(const DeviceOptions& device) {
+void DeviceModel::tune(const GpuOptions& device) {
   tuner_.emplace(*device.timings, device.index, memory_, products_, stream_);
   const std::int64_t most = forward_.rows();
   const double repeats =

@@ -7,10 +7,10 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/sparse/tuning.h"
+#include "swiftprune/cuda/stages.h"
 
 namespace swiftprune::cuda {
 
@@ -18,7 +18,7 @@ class DeviceModel {
  public:
   // lanes: sequences at a time; capacity: positions of each at most. Keeps a reference to the model.
   DeviceModel(const Model& model, ComputeType compute, std::int64_t lanes, std::int64_t capacity,
-              const DeviceOptions& device);
+              const GpuOptions& device);
 
   std::int64_t num_lanes() const { return std::ssize(positions_); }
   std::int64_t capacity() const { return capacity_; }
@@ -44,7 +44,7 @@ class DeviceModel {
     cudaGraphExec_t graph = nullptr;
     int runs = 0;
   };
-  void tune(const DeviceOptions& device);
+  void tune(const GpuOptions& device);
   void load_tokens(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids);
   void run_blocks(std::int64_t rows, const CachedRows& cached);
   void pass(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids);

@@ -6,12 +6,12 @@
 #include <numeric>
 #include <optional>
 
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/row_effects.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/admm.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
@@ -39,7 +39,7 @@ Sizes sizes_of(const Plan& plan) {
 
 class CudaProbeShop final : public ProbeShop {
  public:
-  CudaProbeShop(const ProbeRun& run, const DeviceOptions& device)
+  CudaProbeShop(const ProbeRun& run, const GpuOptions& device)
       : CudaProbeShop(run, device, run.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32,
                       sizes_of(run.plan)) {}
 
@@ -118,7 +118,7 @@ class CudaProbeShop final : public ProbeShop {
   }
 
  private:
-  CudaProbeShop(const ProbeRun& run, const DeviceOptions& device, DType compute, const Sizes& sizes)
+  CudaProbeShop(const ProbeRun& run, const GpuOptions& device, DType compute, const Sizes& sizes)
       : run_(run),
         memory_(device.memory_bytes),
         products_(memory_, stream_),
@@ -213,7 +213,7 @@ class CudaProbeShop final : public ProbeShop {
 
 }  // namespace
 
-ProbeShopMaker probe_shop(const DeviceOptions& device) {
+ProbeShopMaker probe_shop(const GpuOptions& device) {
   return [device](const ProbeRun& run) {
     check(cudaSetDevice(device.index));
     return std::make_unique<CudaProbeShop>(run, device);

@@ -11,13 +11,13 @@
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/output_errors.h"
 #include "swiftprune/cuda/pipeline/row_effects.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/cuda/selection/selector.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
 
@@ -29,7 +29,7 @@ constexpr std::uint64_t kRoomForSecondSlot = 3;
 
 class CudaPruneShop final : public PruneShop {
  public:
-  CudaPruneShop(const PruneRun& run, const DeviceOptions& device)
+  CudaPruneShop(const PruneRun& run, const GpuOptions& device)
       : run_(run),
         device_(device.index),
         memory_(device.memory_bytes),
@@ -365,7 +365,7 @@ class CudaPruneShop final : public PruneShop {
 
 }  // namespace
 
-PruneShopMaker prune_shop(const DeviceOptions& device) {
+PruneShopMaker prune_shop(const GpuOptions& device) {
   return [device](const PruneRun& run) {
     check(cudaSetDevice(device.index));
     return std::make_unique<CudaPruneShop>(run, device);

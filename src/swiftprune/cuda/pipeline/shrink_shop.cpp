@@ -9,9 +9,9 @@
 #include <optional>
 
 #include "swiftprune/core/checked_math.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/streams/one_stream.h"
@@ -26,7 +26,7 @@ std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * si
 
 class CudaShrinkShop final : public ShrinkShop {
  public:
-  CudaShrinkShop(const ShrinkRun& run, const DeviceOptions& device)
+  CudaShrinkShop(const ShrinkRun& run, const GpuOptions& device)
       : run_(run),
         memory_(device.memory_bytes),
         compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
@@ -289,7 +289,7 @@ class CudaShrinkShop final : public ShrinkShop {
 
 }  // namespace
 
-ShrinkShopMaker shrink_shop(const DeviceOptions& device) {
+ShrinkShopMaker shrink_shop(const GpuOptions& device) {
   return [device](const ShrinkRun& run) {
     check(cudaSetDevice(device.index));
     return std::make_unique<CudaShrinkShop>(run, device);

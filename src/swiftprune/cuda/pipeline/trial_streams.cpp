@@ -5,10 +5,10 @@
 #include <optional>
 
 #include "swiftprune/core/progress.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
 
 namespace swiftprune::cuda {
@@ -18,8 +18,7 @@ using enum LinearInput;
 
 class DeviceTrialStreams final : public TrialStreams {
  public:
-  DeviceTrialStreams(const Model& model, TokenWindows windows, ComputeType compute,
-                     const DeviceOptions& device)
+  DeviceTrialStreams(const Model& model, TokenWindows windows, ComputeType compute, const GpuOptions& device)
       : model_(model),
         windows_(std::move(windows)),
         device_(device.index),
@@ -194,7 +193,7 @@ class DeviceTrialStreams final : public TrialStreams {
 }  // namespace
 
 std::unique_ptr<TrialStreams> make_trial_streams(const Model& model, TokenWindows windows,
-                                                 ComputeType compute, const DeviceOptions& device) {
+                                                 ComputeType compute, const GpuOptions& device) {
   check(cudaSetDevice(device.index));
   return std::make_unique<DeviceTrialStreams>(model, std::move(windows), compute, device);
 }

@@ -38,6 +38,12 @@ void check_launch(const char* kernel) {
        cudaGetErrorString(status));
 }
 
+std::string gpu_name(int index) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index));
+  return properties.name;
+}
+
 // Blocking streams would serialise with the default stream; nothing here uses that one.
 Stream::Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
 Stream::~Stream() { cudaStreamDestroy(stream_); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <source_location>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -17,6 +18,9 @@ namespace swiftprune::cuda {
 
 // Throws Error{kDevice} with what CUDA says and what to do about it.
 void check(cudaError_t status, std::source_location where = std::source_location::current());
+
+// "NVIDIA H100 80GB HBM3"
+std::string gpu_name(int index);
 
 class Stream {
  public:

@@ -6,8 +6,6 @@
 #include <limits>
 #include <optional>
 
-#include "swiftprune/cuda/device.h"
-
 namespace swiftprune::cuda {
 namespace {
 
@@ -64,7 +62,7 @@ Timings::Entry entry_of(const FormTimes& times, bool searched) {
 DeviceTuner::DeviceTuner(Timings& timings, int device, DeviceMemory& memory, Products& products,
                          cudaStream_t stream)
     : timings_(timings),
-      device_(device_name({.use_cuda = true, .index = device})),
+      device_(gpu_name(device)),
       memory_(memory),
       products_(products),
       stream_(stream),

@@ -1,6 +1,6 @@
 // Copies of the calibration's hidden states that run through the model side by side, each with something of
 // its own missing: what the choices of layers and widths measure. make_trial_streams() computes on the
-// processor, cuda::make_trial_streams() (cuda/device.h) on a GPU.
+// processor, Device::trial_streams() wherever it is.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,22 @@
+#include "swiftprune/device/device.h"
+
+namespace swiftprune {
+
+Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
+                                            ComputeType compute, const ProgressFn& progress) {
+  return swiftprune::measure_sensitivities(probe_shop(), model, plan, windows, compute, progress);
+}
+
+PruneResult Device::prune(const Model& model, const Plan& plan, const TokenWindows& windows,
+                          const PruneOptions& options, PruneOutput& output) {
+  check_plan(model, plan, options);
+  return swiftprune::prune(prune_shop(), model, plan, windows, options, output);
+}
+
+ShrinkResult Device::shrink(const Model& model, const ShrinkShape& shape,
+                            std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                            const ShrinkOptions& options, ShrinkOutput& output) {
+  return swiftprune::shrink(shrink_shop(), model, shape, removed_layers, windows, options, output);
+}
+
+}  // namespace swiftprune

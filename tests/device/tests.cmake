@@ -1,0 +1,1 @@
+swiftprune_test(device/open_device)
