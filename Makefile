@@ -21,11 +21,11 @@ test: deps
 	cmake --build --preset ci
 	ctest --test-dir build/ci --output-on-failure -j 2
 
-# The parsers of untrusted files under the address and undefined-behaviour sanitizers.
+# What reads untrusted files and requests, under the address and undefined-behaviour sanitizers.
 asan: deps
 	cmake --preset asan
-	cmake --build --preset asan --target parser_tests
-	ctest --test-dir build/asan --output-on-failure -L parser
+	cmake --build --preset asan --target asan_tests
+	ctest --test-dir build/asan --output-on-failure -L asan
 
 bench: deps
 	cmake --preset release

@@ -24,9 +24,7 @@ constexpr double kHalf = 3e-2;  // activations of 16 bits
 
 class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   static std::vector<std::int32_t> random_ids(const Model& model, std::int64_t count, std::mt19937& engine) {
     std::uniform_int_distribution<std::int32_t> token(

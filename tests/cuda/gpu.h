@@ -5,6 +5,7 @@
 
 #include "support/devices.h"
 #include "support/random_matrix.h"
+#include "support/require.h"
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/cuda/stages.h"
@@ -15,7 +16,7 @@ namespace swiftprune::test {
 class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!has_gpu()) GTEST_SKIP() << "no GPU here";
+    if (!have_gpu()) return;
     cuda::check(cudaSetDevice(0));
     memory_ = std::make_unique<cuda::DeviceMemory>(0);
     stream_ = std::make_unique<cuda::Stream>();

@@ -26,9 +26,7 @@ struct Recipe {
 
 class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   TokenWindows random_windows(std::int64_t windows, std::int64_t seqlen) const {
     return test::random_windows(*model_, windows, seqlen);

@@ -35,9 +35,7 @@ double largest_relative_difference(std::span<const double> found, std::span<cons
 
 class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override {
-    if (!test::has_gpu()) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   std::unique_ptr<Model> shrink_to(bool on_gpu, const ShrinkShape& shape,
                                    const std::vector<std::int64_t>& removed, const ShrinkOptions& options,

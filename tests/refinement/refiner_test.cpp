@@ -9,7 +9,6 @@
 
 #include "refinement/double_reference.h"
 #include "refinement/problem.h"
-#include "support/isa_main.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
@@ -538,5 +537,3 @@ TEST(Cholesky, GivesTheFactor) {
 
 }  // namespace
 }  // namespace swiftprune
-
-int main(int argc, char** argv) { return swiftprune::testing::run_tests_on_isa(argc, argv); }

@@ -7,18 +7,17 @@
 
 #include <gtest/gtest.h>
 
+#include "support/require.h"
 #include "swiftprune/device/device.h"
 
 namespace swiftprune::test {
-
-inline bool has_gpu() { return open_device("auto")->kind() == DeviceKind::kCuda; }
 
 inline constexpr const char* kDeviceNames[] = {"cpu", "cuda"};
 
 class EveryDevice : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    if (std::string(GetParam()) == "cuda" && !has_gpu()) GTEST_SKIP() << "no GPU here";
+    if (std::string(GetParam()) == "cuda" && !have_gpu()) return;
     device_ = open_device(GetParam());
   }
   // How far a result may be from the processor's in float: sums have another order on a GPU.
