@@ -8,6 +8,7 @@
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
 namespace {
@@ -37,8 +38,8 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
   Plan plan(const Recipe& recipe) const {
     PlanDefaults defaults;
     defaults.pattern = parse_pattern(recipe.pattern);
-    defaults.score = recipe.score;
-    defaults.refine = recipe.refine;
+    defaults.score = parse_score(recipe.score);
+    defaults.refine = parse_refine(recipe.refine);
     return uniform_plan(*model_, defaults, {});
   }
 
@@ -201,6 +202,32 @@ TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
       "--gpu-memory");
 }
 
+// Twice wanda's factors, which order alike to the bit.
+const ScoreKind kExercise{.name = "exercise",
+                          .summary = "2·|w|·√e_j",
+                          .source = "this test",
+                          .needs = {.energy = true},
+                          .from_statistics = [](const ScoreInput& input) {
+                            Scores scores;
+                            scores.column = column_factors(input.num_inputs, [&](std::size_t j) {
+                              return 2.0 * std::sqrt(input.stats.energy[j]);
+                            });
+                            return scores;
+                          }};
+
+TEST_P(CudaPipelineTest, AScoreOfTheStatisticsThatNoListKnowsRuns) {
+  const TokenWindows windows = random_windows(2, 16);
+  Plan exercise = plan({"wanda", "none", "row", Propagation::kDense});
+  for (PlanEntry& entry : exercise.entries) entry.score = ScoreSpec(kExercise);
+  PruneOptions options;
+  options.propagation = Propagation::kDense;
+  Collected found(model_->checkpoint());
+  cuda::prune(*model_, exercise, windows, options, {}, found);
+  Collected expected(model_->checkpoint());
+  run({"wanda", "none", "row", Propagation::kDense}, windows, ComputeType::kF32, expected);
+  EXPECT_EQ(found.tensors, expected.tensors);
+}
+
 TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   const TokenWindows windows = random_windows(1, 8);
   Collected output(model_->checkpoint());
@@ -213,7 +240,7 @@ TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
         "--device cpu");
   }
   PruneOptions options;
-  options.select = "ewma";
+  options.select = SelectKind::kEwma;
   const Plan wanda = plan({"wanda", "none", "row", Propagation::kDense});
   expect_error(
       ErrorKind::kUsage, [&] { cuda::prune(*model_, wanda, windows, options, {}, output); }, "--device cpu");

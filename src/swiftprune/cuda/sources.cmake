@@ -1,3 +1,4 @@
+target_sources(swiftprune PRIVATE cuda/capabilities.cpp)
 if(SWIFTPRUNE_CUDA)
   target_sources(swiftprune PRIVATE
     cuda/device.cpp

@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   pipeline/choices/allocate.cpp
+  pipeline/capabilities.cpp
   pipeline/checkpoint_output.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp

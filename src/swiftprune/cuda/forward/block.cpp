@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -18,8 +20,6 @@ std::uint64_t aligned(std::uint64_t bytes) {
 }
 
 std::size_t at(LinearInput input) { return static_cast<std::size_t>(input); }
-
-bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
 
 // Bytes that go to the device together, each part aligned.
 class Extras {
@@ -56,6 +56,7 @@ ActivationKind kind_of(Activation activation) {
     case Activation::kRelu:
       return ActivationKind::kRelu;
   }
+  expect(false, "activate: an activation of the capabilities");
   return ActivationKind::kSilu;
 }
 
@@ -330,6 +331,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       seqlen_(seqlen),
       compute_(compute),
       stream_(stream) {
+  check_model(model_, capabilities());
   expect(rows > 0, "BlockForward: rows");
   std::int64_t qkv = 0;
   std::int64_t up = 0;

@@ -4,22 +4,8 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
-#include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
-
-void check_device_entry(const PlanEntry& entry) {
-  if (entry.pattern.kind != Pattern::Kind::kBlock) return;
-  const std::string name = make_refiner(entry.refine)->name();
-  if (name.find("swaps") != std::string::npos) {
-    bad_usage("{}: the refinement swaps moves single weights and cannot keep the pattern {}; use pcg or admm",
-              entry.tensor, format(entry.pattern));
-  }
-  if (name.find("sparsegpt") != std::string::npos) {
-    bad_usage("{}: pattern: found {} with sparsegpt, expected row, layer or N:M on a GPU; use --device cpu",
-              entry.tensor, format(entry.pattern));
-  }
-}
 
 LinearPruner::LinearPruner(DeviceMemory& memory, Products& products, const Plan& plan, std::size_t linears,
                            DType compute, cudaStream_t stream, StageSeconds& seconds)
@@ -34,7 +20,7 @@ LinearPruner::LinearPruner(DeviceMemory& memory, Products& products, const Plan&
     sizes.rows = std::max(sizes.rows, entry.rows);
     sizes.cols = std::max(sizes.cols, entry.cols);
     sizes.numel = std::max(sizes.numel, entry.rows * entry.cols);
-    refines |= entry.refine != "none";
+    refines |= !entry.refine.is_none();
   }
   // One of each for every linear of a block: they are selected side by side.
   selector_.emplace(memory, products, plan, linears, sizes, stream);
@@ -81,7 +67,7 @@ void LinearPruner::prune(const BlockWeights& dense, const BlockWeights& pruned,
                          const std::vector<const PlanEntry*>& entries, LinearInput input,
                          const DeviceStats* stats, float* cross, DeviceRowEffects* effects) {
   const auto counts = budgets(dense, entries, input, stats, effects);
-  std::string prepared;  // the refinement that refiner_ is prepared for
+  const RefineSpec* prepared = nullptr;  // the refinement that refiner_ is prepared for
   selector_->start_input();
   lanes_.fork(stream_);
   const auto prune_one = [&](std::size_t i) {
@@ -92,8 +78,8 @@ void LinearPruner::prune(const BlockWeights& dense, const BlockWeights& pruned,
     PruneCounters* counters = counters_.as<PruneCounters>() + i;
     const DeviceView weight = dense.weight(i);
     const DeviceView out = pruned.weight(i);
-    const bool refined = entry.refine != "none";
-    if (!refined || make_refiner(entry.refine)->uses_mask()) {
+    const bool refined = !entry.refine.is_none();
+    if (entry.refine.facts().uses_mask) {
       const cudaStream_t lane = DeviceSelector::is_independent(entry) ? lanes_.next() : stream_;
       DeviceSelector::Scored scored;
       {
@@ -109,15 +95,10 @@ void LinearPruner::prune(const BlockWeights& dense, const BlockWeights& pruned,
     }
     if (!refined) return;
     const Stopwatch watch(seconds_.refine);
-    if (prepared.empty()) {
-      prepared = entry.refine;
-      refiner_->prepare(entry.refine, *stats, cross, entry.tensor);
-    } else if (prepared != entry.refine) {
-      bad_usage(
-          "{}: refine: found {}, expected {} as for the other linears of its input on a GPU; use --device "
-          "cpu",
-          entry.tensor, entry.refine, prepared);
-    }
+    if (prepared == nullptr) refiner_->prepare(entry.refine, *stats, cross, entry.tensor);
+    expect(prepared == nullptr || *prepared == entry.refine,
+           "prune: one refinement for the linears of an input");
+    prepared = &entry.refine;
     refiner_->refine(weight, selector_->mask(), target, out, counters);
     if (const auto raised = refiner_->raised_damping()) damping_[i] = *raised;
     weights_changed_ |= !refiner_->keeps_weights();

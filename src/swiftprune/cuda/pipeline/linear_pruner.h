@@ -13,9 +13,6 @@
 
 namespace swiftprune::cuda {
 
-// Throws Error{kUsage} for what only the CPU does.
-void check_device_entry(const PlanEntry& entry);
-
 class LinearPruner {
  public:
   // Room for up to `linears` linears of a block. seconds: where the stages' times are added.

@@ -8,6 +8,7 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/cuda/device.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/pipeline/linear_pruner.h"
@@ -241,8 +242,7 @@ class DevicePruner {
       {
         const Stopwatch watch(result_.seconds.calibrate);
         if (needs[index].any()) {
-          const bool output = input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
-          const bool residual = output && !BlockForward::norms_output(dense, input);
+          const bool residual = is_output(input) && !BlockForward::norms_output(dense, input);
           start_stats(input, entries, needs[index], moments_[0], residual ? model_.config().hidden_size : 0);
         }
         streams_->collect(input, stats_[index]);
@@ -415,14 +415,7 @@ PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& wind
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());
   }
-  if (options.select == "ewma") {
-    bad_usage(
-        "--select: found ewma, whose threshold goes from weight to weight in order, expected an exact "
-        "selection on a GPU; use --device cpu");
-  }
-  for (const PlanEntry& entry : plan.entries) {
-    if (entry.prune) check_device_entry(entry);
-  }
+  check_plan(plan, options.select, capabilities());
   if (needs_calibration(plan))
     expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
   check(cudaSetDevice(device.index));

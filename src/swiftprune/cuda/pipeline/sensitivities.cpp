@@ -14,7 +14,6 @@
 #include "swiftprune/cuda/refinement/admm.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/streams/trial_streams.h"
-#include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -63,7 +62,7 @@ class Probe {
         sizes_(sizes_of(plan)),
         scratch_(memory_, compute, rows_per_pass(windows_), sizes_.cols, 0, 0),
         admm_(memory_, products_, matrix_, sizes_.rows, sizes_.cols, sizes_.numel, stream_),
-        options_(*parse_admm(make_refiner(kProbeRefiner)->name())),
+        options_(kProbeRefiner),
         counters_(memory_, sizeof(PruneCounters), "counters"),
         hidden_(embed(memory_, model, windows_, stream_)) {
     for (int i = 0; i < 2; ++i) slots_.emplace_back(memory_, model, compute);

@@ -21,8 +21,6 @@ using enum LinearInput;
 
 constexpr std::uint64_t kRoomForSecondSlot = 3;  // what else may be allocated is small beside a block
 
-bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
-
 std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * sizeof(float); }
 
 // What a TensorWriter copies from the device goes to the smaller model.

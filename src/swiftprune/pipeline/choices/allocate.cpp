@@ -12,7 +12,7 @@
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/pipeline/relative_change.h"
-#include "swiftprune/refinement/refiner.h"
+#include "swiftprune/refinement/admm.h"
 
 namespace swiftprune {
 namespace {
@@ -68,7 +68,7 @@ class Probe {
         length_(windows.seqlen),
         tokens_(std::min(kProbeTokens, windows.seqlen)),
         ropes_(model.rope_tables(windows.seqlen)),
-        refiner_(make_refiner(kProbeRefiner)) {
+        refiner_(make_admm(kProbeRefiner)) {
     const std::int64_t count = std::min(kProbeGramWindows, windows.num_windows());
     hidden_ = model.embed_windows(windows, 0, count);
     changed_ = Matrix(model.config().num_layers() * tokens_, model.config().hidden_size);

@@ -8,6 +8,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -38,7 +39,7 @@ std::vector<double> allocate_shares(std::span<const double> sensitivities, std::
 inline constexpr std::int64_t kProbeTokens = 512;
 inline constexpr std::int64_t kProbeGramWindows = 4;
 inline constexpr double kProbeSparsity = 0.5;
-inline constexpr std::string_view kProbeRefiner = "admm(10,8)";
+inline constexpr AdmmOptions kProbeRefiner{.steps = 10, .ramp = 8};
 // Is the entry's sparsity to be chosen? Else nothing is measured for it.
 bool is_allocated(const PlanEntry& entry);
 // changes: behind each entry's block, with it alone pruned; local, final: of each block, behind it and of the

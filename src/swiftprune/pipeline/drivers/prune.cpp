@@ -25,21 +25,13 @@
 namespace swiftprune {
 namespace {
 
-StatNeeds refiner_needs(const Refiner& refiner) {
-  StatNeeds needs;
-  needs.energy = needs.gram = refiner.uses_gram();
-  needs.alignment = refiner.uses_alignment();
-  return needs;
-}
-
 StatNeeds needs_of(const PlanEntry& entry) {
   if (!entry.prune) return {};
-  const auto refiner = make_refiner(entry.refine);
-  const StatNeeds scores = refiner->uses_mask() ? make_scorer(entry.score)->needs() : StatNeeds{};
+  const StatNeeds scores = entry.refine.facts().uses_mask ? entry.score.needs() : StatNeeds{};
   StatNeeds budgets;
   budgets.energy = entry.has_row_budgets();
   budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
-  return scores | budgets | refiner_needs(*refiner);
+  return scores | budgets | entry.refine.needs();
 }
 
 // Relative change of the linear's outputs on its calibration inputs; nothing without calibration. Over a
@@ -286,9 +278,8 @@ class BlockPruner {
     for (const PlanEntry* entry : entries) {
       const auto input = static_cast<std::size_t>(entry->input);
       if (!needs[input].any()) continue;
-      const bool output =
-          entry->input == LinearInput::kAttentionOutput || entry->input == LinearInput::kMlpOutput;
-      const bool residual = aligned != nullptr && output && !aligned->norms_output(entry->input);
+      const bool residual =
+          aligned != nullptr && is_output(entry->input) && !aligned->norms_output(entry->input);
       stats_[input].emplace(entry->cols, needs[input], residual ? model_.config().hidden_size : 0,
                             options_.compute);
       observed = true;
@@ -375,7 +366,7 @@ class BlockPruner {
       mask = std::move(selection.mask);
     }
     Matrix dense = linear.weight.clone();
-    if (entry.refine == "none") {
+    if (entry.refine.is_none()) {
       apply_mask(mask, linear.weight.view());
     } else {
       const Stopwatch watch(result_.seconds.refine);
@@ -417,9 +408,10 @@ class BlockPruner {
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
   const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner, const LayerStats& stats) {
-    auto& slot = prepared_[entry.refine];
-    if (!slot) slot = refiner.prepare(stats, backend_, entry.tensor);
-    return *slot;
+    for (const auto& [refine, gram] : prepared_) {
+      if (refine == entry.refine) return *gram;
+    }
+    return *prepared_.emplace_back(entry.refine, refiner.prepare(stats, backend_, entry.tensor)).second;
   }
 
   void finish_result() {
@@ -445,8 +437,8 @@ class BlockPruner {
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
   std::optional<RowEffects> row_effects_;  // where the plan has row budgets
   std::optional<TwoStreams> streams_;      // of an aligned run; hidden_ and ropes_ are empty then
-  std::map<std::string, std::unique_ptr<PreparedGram>> prepared_;  // by refinement, for the current input
-  bool weights_changed_ = false;                                   // in this block
+  std::vector<std::pair<RefineSpec, std::unique_ptr<PreparedGram>>> prepared_;  // for the current input
+  bool weights_changed_ = false;                                                // in this block
   PruneResult result_;
 };
 

@@ -24,8 +24,6 @@ constexpr std::array kCompensations = {
     std::pair{Compensation::kNone, "none"}, std::pair{Compensation::kBias, "bias"},
     std::pair{Compensation::kRefit, "refit"}, std::pair{Compensation::kAligned, "aligned"}};
 
-bool is_output(LinearInput input) { return input == kAttentionOutput || input == kMlpOutput; }
-
 // Columns back at their places, zeros elsewhere.
 void spread_columns(ConstMatrixView narrow, std::span<const std::int64_t> columns, MatrixView wide) {
   for (std::int64_t r = 0; r < wide.rows; ++r) {
