@@ -29,7 +29,7 @@ namespace fs = std::filesystem;
 struct Candidate {
   std::string name;
   std::string method;
-  std::string select;
+  SelectKind select;
   std::int64_t windows;
   std::size_t reference;  // index of the candidate that its ratios are to
 };
@@ -52,10 +52,8 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
             ComputeType compute) {
   const Method& method = method_by_name(candidate.method);
   const bool n_m = pattern.kind == Pattern::Kind::kNofM;
-  Plan plan = uniform_plan(
-      model,
-      {pattern, sparsity, std::string(n_m ? method.n_m_score : method.score), std::string(method.refine)},
-      {});
+  Plan plan =
+      uniform_plan(model, {pattern, sparsity, n_m ? method.n_m_score : method.score, method.refine}, {});
   const TokenWindows windows = first_windows(calibration, candidate.windows);
   PruneOptions options;
   options.select = candidate.select;
@@ -142,11 +140,11 @@ int main(int argc, char** argv) {
     fmt::print("{}, {}, {} threads, {}; windows of {} tokens\n", cpu_model_name(), isa_name(), num_threads(),
                compute, seqlen);
     const std::vector<Candidate> candidates = {
-        {"Wanda procedure", "wanda", "sort", windows, 0},
-        {"fast", "fast", "ewma-window", 1, 0},
-        {"SparseGPT procedure", "sparsegpt", "ewma-window", windows, 2},
-        {"best", "best", "ewma-window", std::min<std::int64_t>(8, windows), 2},
-        {"best", "best", "ewma-window", std::min<std::int64_t>(16, windows), 2}};
+        {"Wanda procedure", "wanda", SelectKind::kSort, windows, 0},
+        {"fast", "fast", kDefaultSelector, 1, 0},
+        {"SparseGPT procedure", "sparsegpt", kDefaultSelector, windows, 2},
+        {"best", "best", kDefaultSelector, std::min<std::int64_t>(8, windows), 2},
+        {"best", "best", kDefaultSelector, std::min<std::int64_t>(16, windows), 2}};
     for (const std::string& pattern : patterns) {
       std::vector<Outcome> outcomes;
       for (const Candidate& candidate : candidates) {

@@ -26,8 +26,6 @@
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/refinement/refiner.h"
-#include "swiftprune/scoring/scorer.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -49,8 +47,8 @@ struct PruneFlags {
   std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
   std::string plan_file;
   std::optional<double> lambda;
-  double alpha = 0.125;
-  double beta = 0.125;
+  double alpha = SelectorOptions{}.alpha;
+  double beta = SelectorOptions{}.beta;
   PruneGate gate;
   bool sparsity_given = false;
   bool resume = false;
@@ -65,8 +63,8 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
     bad_usage("--sparsity: found {}, but --pattern {} fixes it; leave --sparsity out", flags.sparsity,
               flags.pattern);
   }
-  defaults.score = !flags.score.empty() ? flags.score : std::string(n_m ? method.n_m_score : method.score);
-  defaults.refine = !flags.refine.empty() ? flags.refine : std::string(method.refine);
+  defaults.score = !flags.score.empty() ? parse_score(flags.score) : n_m ? method.n_m_score : method.score;
+  defaults.refine = !flags.refine.empty() ? parse_refine(flags.refine) : method.refine;
   if (flags.allocate == "sensitivity") {
     if (!flags.plan_file.empty())
       bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
@@ -153,8 +151,8 @@ nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
     command["overrides"].push_back({{"tensors", name_pattern}, {"settings", settings}});
   if (f.lambda) command["lambda"] = *f.lambda;
   if (first != nullptr) {
-    command["score"] = first->score;
-    command["refine"] = first->refine;
+    command["score"] = format(first->score);
+    command["refine"] = format(first->refine);
   }
   return command;
 }
@@ -240,7 +238,7 @@ void run(const PruneFlags& flags) {
   const bool allocate = allocates(flags, method);
 
   PruneOptions options;
-  options.select = flags.select.empty() ? std::string(method.select) : flags.select;
+  options.select = flags.select.empty() ? method.select : parse_select(flags.select);
   options.selector.lambda = flags.lambda;
   options.selector.alpha = flags.alpha;
   options.selector.beta = flags.beta;
@@ -385,10 +383,10 @@ void print_methods(const CommonOptions& common) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Method& m : methods()) {
       list.push_back({{"name", m.name},
-                      {"score", m.score},
-                      {"n_m_score", m.n_m_score},
-                      {"select", m.select},
-                      {"refine", m.refine},
+                      {"score", format(m.score)},
+                      {"n_m_score", format(m.n_m_score)},
+                      {"select", name_of(m.select)},
+                      {"refine", format(m.refine)},
                       {"windows", m.windows},
                       {"propagate", name_of(m.propagation)},
                       {"summary", m.summary},
@@ -399,15 +397,17 @@ void print_methods(const CommonOptions& common) {
   }
   fmt::print("Methods (--method): score x selection x refinement, windows of calibration text\n");
   for (const Method& m : methods()) {
-    fmt::print("  {:<13} {} x {} x {}, {} windows, propagates {}\n  {:<13} {}{}\n", m.name, m.score, m.select,
-               m.refine, m.windows, name_of(m.propagation), "", m.summary,
+    fmt::print("  {:<13} {} x {} x {}, {} windows, propagates {}\n  {:<13} {}{}\n", m.name, format(m.score),
+               name_of(m.select), format(m.refine), m.windows, name_of(m.propagation), "", m.summary,
                m.source.empty() ? "" : fmt::format(" ({})", m.source));
   }
   const auto list = [](std::string_view title, const auto& infos) {
     fmt::print("\n{}\n", title);
     for (const auto& info : infos) fmt::print("  {:<13} {} ({})\n", info.name, info.summary, info.source);
   };
-  list("Scores (--score)", scorers());
+  fmt::print("\nScores (--score)\n");
+  for (const ScoreKind* kind : score_kinds())
+    fmt::print("  {:<13} {} ({})\n", kind->name, kind->summary, kind->source);
   list("Selections (--select)", selectors());
   list("Refinements (--refine)", refiners());
 }

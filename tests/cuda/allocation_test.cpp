@@ -29,8 +29,8 @@ class CudaAllocationTest : public ::testing::TestWithParam<std::string> {
   Plan plan(const std::string& refine) const {
     PlanDefaults defaults;
     defaults.sparsity = 0.6;
-    defaults.score = "wanda";
-    defaults.refine = refine;
+    defaults.score = parse_score("wanda");
+    defaults.refine = parse_refine(refine);
     return uniform_plan(*model_, defaults, {});
   }
   std::unique_ptr<Model> model_ = Model::open(kModels / GetParam());
@@ -100,7 +100,7 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
         EXPECT_EQ(zeros[0], zeros[1]) << entry.tensor;
         // Counts of the same rows differ where a key is near the threshold, and by the carried rest; behind
         // the first refined linears the inputs are no longer the same.
-        if (entry.refine == "none" || (entry.layer == 0 && entry.input == LinearInput::kAttention)) {
+        if (entry.refine.is_none() || (entry.layer == 0 && entry.input == LinearInput::kAttention)) {
           EXPECT_LE(difference, std::max<std::int64_t>(spread / 5, entry.rows / 4))
               << refine << " " << entry.tensor;
         }

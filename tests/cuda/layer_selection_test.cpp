@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cuda/gpu.h"
+#include "support/spec_text.h"
 #include "swiftprune/cuda/selection/matrix_select.h"
 #include "swiftprune/scoring/random.h"
 #include "swiftprune/scoring/scorer.h"

@@ -8,6 +8,7 @@
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
 namespace {
@@ -35,8 +36,8 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
   Plan plan(const Recipe& recipe) const {
     PlanDefaults defaults;
     defaults.pattern = parse_pattern(recipe.pattern);
-    defaults.score = recipe.score;
-    defaults.refine = recipe.refine;
+    defaults.score = parse_score(recipe.score);
+    defaults.refine = parse_refine(recipe.refine);
     return uniform_plan(*model_, defaults, {});
   }
 
@@ -211,6 +212,32 @@ TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
       "--gpu-memory");
 }
 
+// Twice wanda's factors, which order alike to the bit.
+const ScoreKind kExercise{.name = "exercise",
+                          .summary = "2·|w|·√e_j",
+                          .source = "this test",
+                          .needs = {.energy = true},
+                          .from_statistics = [](const ScoreInput& input) {
+                            Scores scores;
+                            scores.column = column_factors(input.num_inputs, [&](std::size_t j) {
+                              return 2.0 * std::sqrt(input.stats.energy[j]);
+                            });
+                            return scores;
+                          }};
+
+TEST_P(CudaPipelineTest, AScoreOfTheStatisticsThatNoListKnowsRuns) {
+  const TokenWindows windows = random_windows(2, 16);
+  Plan exercise = plan({"wanda", "none", "row", Propagation::kDense});
+  for (PlanEntry& entry : exercise.entries) entry.score = ScoreSpec(kExercise);
+  PruneOptions options;
+  options.propagation = Propagation::kDense;
+  Collected found(model_->checkpoint());
+  prune(cuda::prune_shop({}), *model_, exercise, windows, options, found);
+  Collected expected(model_->checkpoint());
+  run({"wanda", "none", "row", Propagation::kDense}, windows, ComputeType::kF32, expected);
+  EXPECT_EQ(found.tensors, expected.tensors);
+}
+
 TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   const auto device = open_device("cuda");
   const auto refuses = [&](const Recipe& recipe, const PruneOptions& options) {
@@ -219,7 +246,7 @@ TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   };
   if (inputs_are_multiples_of(2)) refuses({"wanda", "sparsegpt", "block:1x2", Propagation::kDense}, {});
   PruneOptions options;
-  options.select = "ewma";
+  options.select = SelectKind::kEwma;
   refuses({"wanda", "none", "row", Propagation::kDense}, options);
 }
 

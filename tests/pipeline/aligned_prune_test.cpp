@@ -152,8 +152,8 @@ Weights pruned_weights(const Model& model, const TokenWindows& windows, const st
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(pattern);
   defaults.sparsity = 0.5;
-  defaults.score = "wanda";
-  defaults.refine = refine;
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine(refine);
   PruneOptions options;
   options.propagation = propagation;
   test::Collected output(model.checkpoint());

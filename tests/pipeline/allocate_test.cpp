@@ -77,8 +77,8 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
     const TokenWindows windows = test::Expected(name).windows();
     PlanDefaults defaults;
     defaults.sparsity = 0.6;
-    defaults.score = "wanda";
-    defaults.refine = "none";
+    defaults.score = parse_score("wanda");
+    defaults.refine = parse_refine("none");
     Plan plan = uniform_plan(*model, defaults, {});
     plan.entries.front().prune = false;
     const auto h =
@@ -104,8 +104,8 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
 TEST(Allocate, APlanFileRepeatsIt) {
   const auto model = Model::open(test::kModels / "llama3");
   PlanDefaults defaults;
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   std::vector<double> h(plan.entries.size());
   for (std::size_t i = 0; i < h.size(); ++i) h[i] = 0.01 * static_cast<double>(i + 1);
@@ -167,8 +167,8 @@ TEST(Allocate, MixesNofEight) {
   const auto model = Model::open(test::kModels / "qwen2");
   PlanDefaults defaults;
   defaults.pattern = parse_pattern("4:8");
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   std::vector<double> h(plan.entries.size());
   for (std::size_t i = 0; i < h.size(); ++i) h[i] = std::pow(10.0, static_cast<double>(i % 4));
@@ -187,8 +187,8 @@ TEST(Allocate, LeavesSmallGroupsAlone) {
   const auto model = Model::open(test::kModels / "llama3");
   PlanDefaults defaults;
   defaults.pattern = parse_pattern("1:2");
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   const Plan before = plan;
   allocate_by_sensitivity(std::vector<double>(plan.entries.size(), 0.1), plan);

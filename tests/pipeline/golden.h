@@ -81,8 +81,8 @@ inline std::string golden_hash(const Model& model, const GoldenRecipe& recipe, c
   const TokenWindows windows = random_windows(model, 5);
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(recipe.pattern);
-  defaults.score = recipe.score;
-  defaults.refine = recipe.refine;
+  defaults.score = parse_score(recipe.score);
+  defaults.refine = parse_refine(recipe.refine);
   PruneOptions options;
   options.propagation = recipe.propagation;
   try {

@@ -31,8 +31,7 @@ struct PrunedModel {
 
 PrunedModel run(const Model& model, const Backend& backend, const Method& method, const std::string& pattern,
                 double sparsity) {
-  PlanDefaults defaults{parse_pattern(pattern), sparsity, std::string(method.score),
-                        std::string(method.refine)};
+  PlanDefaults defaults{parse_pattern(pattern), sparsity, method.score, method.refine};
   PruneOptions options;
   options.select = method.select;
   options.propagation = method.propagation;
@@ -114,9 +113,9 @@ TEST(Prune, TheNumberOfThreadsDoesNotMatter) {
 TEST(Prune, RefinementLowersTheOutputError) {
   const auto model = Model::open(kModels / "llama2");
   const auto backend = make_cpu_backend();
-  PlanDefaults defaults{parse_pattern("row"), 0.5, "wanda", "none"};
+  PlanDefaults defaults{parse_pattern("row"), 0.5, parse_score("wanda"), parse_refine("none")};
   const auto error = [&](const std::string& refine) {
-    defaults.refine = refine;
+    defaults.refine = parse_refine(refine);
     Collected output(model->checkpoint());
     const PruneResult result = prune(*model, *backend, uniform_plan(*model, defaults, {}),
                                      random_windows(*model, 8, 64), {}, output);

@@ -1,4 +1,5 @@
 swiftprune_test(pipeline/plan)
+swiftprune_test(pipeline/capabilities)
 swiftprune_test(pipeline/prune)
 swiftprune_test(pipeline/aligned_prune)
 swiftprune_test(pipeline/allocate)

@@ -9,6 +9,8 @@
 
 #include "refinement/double_reference.h"
 #include "refinement/problem.h"
+#include "support/isa_main.h"
+#include "support/spec_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
@@ -476,30 +478,6 @@ TEST(Refiner, ReportsTheErrorOfEvenlySpreadRows) {
   EXPECT_NEAR(found.report.error_after,
               testing::error_of(dense, refined, gram) / testing::error_of(dense, Doubles(200, 16), gram),
               1e-6);
-}
-
-TEST(Refiner, ListAndSpecs) {
-  EXPECT_EQ(refiners().size(), 6u);
-  for (const RefinerInfo& info : refiners()) EXPECT_NO_THROW(make_refiner(info.name));
-  for (const char* spec :
-       {"none", "pcg(20)", "pcg(20,0.1)", "admm(20,15)", "admm(10,8)", "admm(20,15,0.05,1)",
-        "aligned-admm(20,15)", "aligned-admm(20,15,0,0.25)", "swaps(50)", "sparsegpt", "sparsegpt(0.1)",
-        "admm(20,15)+pcg(20)", "swaps(50)+pcg(20)"}) {
-    EXPECT_EQ(make_refiner(spec)->name(), spec);
-  }
-  EXPECT_EQ(make_refiner("admm")->name(), "admm(20,15)");
-  EXPECT_EQ(make_refiner("admm(10)")->name(), "admm(10,8)");
-  EXPECT_FALSE(make_refiner("admm+pcg")->uses_mask());
-  EXPECT_TRUE(make_refiner("aligned-admm+pcg")->uses_alignment());
-  EXPECT_FALSE(make_refiner("admm+pcg")->uses_alignment());
-  EXPECT_TRUE(make_refiner("swaps+pcg")->uses_mask());
-  EXPECT_TRUE(make_refiner("swaps")->keeps_weights());
-  EXPECT_FALSE(make_refiner("swaps+pcg")->keeps_weights());
-  for (const char* spec : {"", "newton", "pcg(", "pcg()", "pcg(0)", "pcg(1.5)", "pcg(5,)", "pcg(5,1,2)",
-                           "pcg(5)x", "pcg(nan)", "admm(20;15)", "none(1)", "sparsegpt(0)",
-                           "aligned-admm(20,15,2)", "pcg+", "+pcg", "pcg+admm", "none+pcg", "admm+none"}) {
-    EXPECT_THROW(make_refiner(spec), Error) << spec;
-  }
 }
 
 TEST(Swaps, RefuseBlocks) {

@@ -1,2 +1,3 @@
 swiftprune_test(refinement/refiner)
+swiftprune_test(refinement/refine_spec)
 swiftprune_test_each_isa(refinement *)

@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   core/error.cpp
+  core/named_numbers.cpp
   core/parallel.cpp
   core/progress.cpp
   core/cpu_features.cpp

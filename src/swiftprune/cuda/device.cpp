@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/cuda/stages.h"
 
@@ -64,9 +65,7 @@ class CudaDevice final : public Device {
   std::uint64_t memory_limit() const override { return memory_bytes_; }
   bool leaves_processor_free() const override { return true; }
   std::int64_t prefill_chunk() const override { return 2048; }
-  void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const override {
-    cuda::check_plan(model, plan, options);
-  }
+  const Capabilities& capabilities() const override { return cuda::capabilities(); }
 
   std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,
                                                std::int64_t sequences, std::int64_t capacity,

@@ -1,3 +1,4 @@
+target_sources(swiftprune PRIVATE cuda/capabilities.cpp)
 if(SWIFTPRUNE_CUDA)
   target_sources(swiftprune PRIVATE
     cuda/device.cpp
@@ -37,7 +38,6 @@ if(SWIFTPRUNE_CUDA)
     cuda/selection/selector.cpp
     cuda/pipeline/row_effects.cpp
     cuda/pipeline/probe_shop.cpp
-    cuda/pipeline/check_plan.cpp
     cuda/pipeline/prune_shop.cpp
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp

@@ -33,11 +33,9 @@ struct GpuOptions {
   bool long_lived = false;
 };
 
-// Throws Error{kUsage} for parts of the plan that exist on the CPU only.
-void check_plan(const Model& model, const Plan& plan, const PruneOptions& options);
 // Where pruning, shrinking and the probe of sensitivities do their work: blocks stream from the mapped files
-// to the device and back while others compute. check_plan() first. The shops throw Error{kDevice} when the
-// memory does not suffice or the device fails.
+// to the device and back while others compute. capabilities.h says what they have. The shops throw
+// Error{kDevice} when the memory does not suffice or the device fails.
 PruneShopMaker prune_shop(const GpuOptions& device);
 ShrinkShopMaker shrink_shop(const GpuOptions& device);
 ProbeShopMaker probe_shop(const GpuOptions& device);

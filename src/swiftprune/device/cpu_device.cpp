@@ -57,7 +57,7 @@ class CpuDevice final : public Device {
   }
   bool leaves_processor_free() const override { return false; }
   std::int64_t prefill_chunk() const override { return SchedulerOptions{}.prefill_chunk; }
-  void check_plan(const Model&, const Plan&, const PruneOptions&) const override {}  // it has everything
+  const Capabilities& capabilities() const override { return cpu_capabilities(); }
 
   std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,
                                                std::int64_t sequences, std::int64_t capacity,

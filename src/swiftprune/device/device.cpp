@@ -2,6 +2,11 @@
 
 namespace swiftprune {
 
+void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
+  check_model(model.config(), capabilities());
+  swiftprune::check_plan(plan, options.select, capabilities());
+}
+
 Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
                                             ComputeType compute, const ProgressFn& progress) {
   return swiftprune::measure_sensitivities(probe_shop(), model, plan, windows, compute, progress);

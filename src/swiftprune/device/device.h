@@ -17,6 +17,7 @@
 #include "swiftprune/evaluation/speed.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
@@ -70,9 +71,10 @@ class Device {
   // For what is computed on the host, whatever the device.
   const Backend& host() const { return *host_; }
 
-  // Throws Error{kUsage} for a part of the plan that this device has not, naming it and what there is
-  // instead: before anything is computed.
-  virtual void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const = 0;
+  virtual const Capabilities& capabilities() const = 0;
+  // Throws Error{kUsage} for a part of the plan or a feature of the model that this device has not, naming it
+  // and what there is instead: before anything is computed.
+  void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const;
 
   // -- Generation. capacity: positions of each sequence at most. May be used from one thread at a time.
   virtual std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,

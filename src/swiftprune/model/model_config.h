@@ -34,7 +34,7 @@ struct NormTensors {
 enum class LinearInput { kAttention, kAttentionOutput, kMlp, kMlpOutput };
 constexpr int kNumLinearInputs = 4;
 std::string_view name_of(LinearInput input);
-// What an output projection reads.
+// Is the linear that reads it an output projection, whose result joins the residual?
 constexpr bool is_output(LinearInput input) {
   return input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
 }

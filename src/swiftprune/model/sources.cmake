@@ -2,6 +2,7 @@ target_sources(swiftprune PRIVATE
   model/config_reader.cpp
   model/family_config.cpp
   model/layer_sizes.cpp
+  model/model_features.cpp
   model/resident_model.cpp
   model/rope.cpp
   model/family.cpp

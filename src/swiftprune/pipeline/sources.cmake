@@ -1,6 +1,7 @@
 target_sources(swiftprune PRIVATE
   pipeline/method.cpp
   pipeline/plan.cpp
+  pipeline/capabilities.cpp
   pipeline/choices/allocate.cpp
   pipeline/choices/layer_choice.cpp
   pipeline/choices/row_budgets.cpp

@@ -5,11 +5,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
-#include <string>
 #include <string_view>
 
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/pattern.h"
 #include "swiftprune/tensor/mask.h"
@@ -48,13 +47,12 @@ class PreparedGram {
 
 class Refiner {
  public:
+  explicit Refiner(const RefineFacts& facts) : facts_(facts) {}
   virtual ~Refiner() = default;
-  virtual std::string name() const = 0;  // with its parameters: "admm(20)"
-  virtual bool uses_gram() const { return true; }
-  virtual bool uses_mask() const = 0;                   // false: finds the mask itself, no scores are needed
-  virtual bool keeps_weights() const { return false; }  // kept weights stay as they are
-  // Reads LayerStats::cross and residual where they are given, to lead the output back to the dense model's.
-  virtual bool uses_alignment() const { return false; }
+  bool uses_gram() const { return facts_.uses_gram; }
+  bool uses_mask() const { return facts_.uses_mask; }
+  bool keeps_weights() const { return facts_.keeps_weights; }
+  bool uses_alignment() const { return facts_.uses_alignment; }
 
   // Throws Error{kBadInput} when the Gram is missing or not finite. The matrices of `stats` must outlive the
   // result.
@@ -68,19 +66,10 @@ class Refiner {
                                                    std::string_view tensor) const = 0;
   virtual Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                                const Backend& backend) const = 0;
+
+  RefineFacts facts_;
 };
 
-struct RefinerInfo {
-  std::string_view name;
-  std::string_view parameters;  // meaning and defaults of the numbers in brackets; empty: takes none
-  std::string_view summary;
-  std::string_view source;
-};
-
-std::span<const RefinerInfo> refiners();
-
-// spec: "none", "admm", "admm(20,15)", "admm(20)+pcg(20)" (each continues from the one before). Throws
-// Error{kUsage}.
-std::unique_ptr<Refiner> make_refiner(std::string_view spec);
+std::unique_ptr<Refiner> make_refiner(const RefineSpec& spec);
 
 }  // namespace swiftprune

@@ -8,8 +8,6 @@
 namespace swiftprune {
 namespace {
 
-constexpr int kMaxRaises = 12;
-
 bool all_finite(const Matrix& m) {
   return std::all_of(m.values().begin(), m.values().end(), [](float x) { return std::isfinite(x); });
 }
@@ -27,7 +25,7 @@ DampedInverse damped_inverse(ConstMatrixView a, const Damping& damping, const Ba
   expect(damping.relative > 0.0 && damping.unit > 0.0, "damped_inverse: a positive damping");
   DampedInverse result;
   result.damping = damping.relative;
-  for (; result.raised <= kMaxRaises; ++result.raised, result.damping *= 10.0) {
+  for (; result.raised <= kMaxDampingRaises; ++result.raised, result.damping *= 10.0) {
     result.inverse = copy_of(a);
     for (std::int64_t j = 0; j < a.rows; ++j) {
       float& diagonal = result.inverse.at(j, j);

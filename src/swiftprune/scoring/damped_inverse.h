@@ -9,6 +9,8 @@
 
 namespace swiftprune {
 
+inline constexpr int kMaxDampingRaises = 12;
+
 struct Damping {
   double relative = 0.01;  // > 0
   double unit = 1.0;       // what it is relative to: damping_unit(a), or 1 for a normalised matrix

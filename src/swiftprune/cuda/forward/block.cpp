@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -54,6 +56,7 @@ ActivationKind kind_of(Activation activation) {
     case Activation::kRelu:
       return ActivationKind::kRelu;
   }
+  expect(false, "activate: an activation of the capabilities");
   return ActivationKind::kSilu;
 }
 
@@ -328,6 +331,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       seqlen_(seqlen),
       compute_(compute),
       stream_(stream) {
+  check_model(model_, capabilities());
   expect(rows > 0, "BlockForward: rows");
   std::int64_t qkv = 0;
   std::int64_t up = 0;

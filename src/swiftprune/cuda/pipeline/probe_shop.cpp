@@ -15,7 +15,6 @@
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
-#include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -133,7 +132,7 @@ class CudaProbeShop final : public ProbeShop {
         probe_forward_(memory_, products_, run.model, probe_rows_, run.tokens, compute, stream_),
         scratch_(memory_, compute, rows_per_pass(run.windows), sizes.cols, 0, 0),
         admm_(memory_, products_, matrix_, sizes.rows, sizes.cols, sizes.numel, stream_),
-        options_(*parse_admm(make_refiner(kProbeRefiner)->name())),
+        options_(kProbeRefiner),
         counters_(memory_, sizeof(PruneCounters), "counters"),
         ops_(memory_, products_, forward_, scratch_, run.model, run.windows, stream_),
         windows_(ops_) {

@@ -245,7 +245,7 @@ class CudaPruneShop final : public PruneShop {
       sizes.rows = std::max(sizes.rows, entry.rows);
       sizes.cols = std::max(sizes.cols, entry.cols);
       sizes.numel = std::max(sizes.numel, entry.rows * entry.cols);
-      refines |= entry.refine != "none";
+      refines |= !entry.refine.is_none();
     }
     counters_ = DeviceBuffer(memory_, linears * sizeof(PruneCounters), "counters");
     host_counters_ = PinnedBuffer(counters_.bytes());

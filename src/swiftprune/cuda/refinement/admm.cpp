@@ -1,21 +1,18 @@
 #include "swiftprune/cuda/refinement/admm.h"
 
 #include <algorithm>
-#include <charconv>
 #include <vector>
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/refinement/inverse.h"
 #include "swiftprune/refinement/admm.h"
-#include "swiftprune/refinement/aligned_admm.h"
+#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {
 
-constexpr int kMaxRaises = 12;
 constexpr std::int64_t kPanels = 4;
-constexpr double kAlignedEnergyFloor = 1e-8;
 
 std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
   return static_cast<std::uint64_t>(numel * size);
@@ -26,49 +23,6 @@ bool is_whole_matrix(const Pattern& pattern) {
 }
 
 }  // namespace
-
-std::vector<double> numbers_in_brackets(std::string_view name) {
-  std::vector<double> numbers;
-  const std::size_t open = name.find('(');
-  if (open == std::string_view::npos) return numbers;
-  const char* p = name.data() + open + 1;
-  const char* end = name.data() + name.size();
-  while (p < end) {
-    double value = 0.0;
-    const auto [stop, error] = std::from_chars(p, end, value);
-    if (error != std::errc()) break;
-    numbers.push_back(value);
-    p = stop + 1;  // a comma or the bracket
-  }
-  return numbers;
-}
-
-std::optional<DeviceAdmmOptions> parse_admm(std::string_view name) {
-  const std::string_view kind = name.substr(0, name.find('('));
-  if (name.find('+') != std::string_view::npos || (kind != "admm" && kind != "aligned-admm"))
-    return std::nullopt;
-  const std::vector<double> numbers = numbers_in_brackets(name);
-  DeviceAdmmOptions options;
-  options.aligned = kind == "aligned-admm";
-  const AdmmOptions plain;
-  options.damping = plain.damping;
-  options.rho = plain.rho;
-  const auto number = [&](std::size_t i, double fallback) {
-    return i < numbers.size() ? numbers[i] : fallback;
-  };
-  options.steps = static_cast<int>(number(0, plain.steps));
-  options.ramp = static_cast<int>(number(1, plain.ramp));
-  if (options.aligned) {
-    const AlignedAdmmOptions aligned;
-    options.energy_floor = kAlignedEnergyFloor;
-    options.alpha = number(2, aligned.alpha);
-    options.beta = number(3, aligned.beta);
-  } else {
-    options.damping = number(2, plain.damping);
-    options.rho = number(3, plain.rho);
-  }
-  return options;
-}
 
 DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, MatrixSelect& matrix, std::int64_t max_rows,
                        std::int64_t max_cols, std::int64_t max_numel, cudaStream_t stream)
@@ -112,7 +66,7 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
   inputs_ = stats.inputs();
   residual_ = options.aligned && options.beta > 0.0 ? stats.residual() : nullptr;
   auto* norm = norm_.as<float>();
-  admm_norms(stats.gram(), inputs_, options.energy_floor, norm, stream_);
+  admm_norms(stats.gram(), inputs_, options.admm.energy_floor, norm, stream_);
   moments_ = moments;
   if (options.aligned) {
     aligned_moments(stats.gram(), stats.cross(), norm, inputs_, static_cast<float>(options.alpha), moments_,
@@ -120,8 +74,8 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
   }
   normalised_gram(stats.gram(), norm, inputs_, 0.0f, 1.0f, a_half_.data(), DType::kF16, stream_);
   factor_ = stats.gram();
-  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.damping + options.rho), 1.0f,
-                  factor_, DType::kF32, stream_);
+  normalised_gram(stats.gram(), norm, inputs_, static_cast<float>(options.admm.damping + options.admm.rho),
+                  1.0f, factor_, DType::kF32, stream_);
   factorise(tensor);
   // P = WᵀW panel by panel, since W has no rows above a panel's; F32 panels lie where a linear's matrices
   // will.
@@ -142,12 +96,12 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
 // W in place. Where rounding made the matrix indefinite, its damping is raised tenfold; the Gram matrix then
 // comes from its F16 copy, which is as exact as that damping asks for.
 void DeviceAdmm::factorise(std::string_view tensor) {
-  damping_ = options_.damping;
+  damping_ = options_.admm.damping;
   for (raised_ = 0;; ++raised_) {
     if (try_inverse_factor(products_, view_of(factor_, DType::kF32, inputs_, inputs_), p_half_.as<float>(),
                            bad_.as<int>(), true, stream_))
       return;
-    if (raised_ == kMaxRaises) {
+    if (raised_ == kMaxDampingRaises) {
       bad_input(
           "tensor '{}': its Gram matrix has no inverse, with a damping of {:g} neither; expected finite "
           "activations of a common size",
@@ -155,7 +109,7 @@ void DeviceAdmm::factorise(std::string_view tensor) {
     }
     damping_ *= 10.0;
     convert(a_half_.data(), DType::kF16, factor_, DType::kF32, inputs_ * inputs_, stream_);
-    add_diagonal(factor_, inputs_, static_cast<float>(damping_ + options_.rho), stream_);
+    add_diagonal(factor_, inputs_, static_cast<float>(damping_ + options_.admm.rho), stream_);
   }
 }
 
@@ -244,7 +198,7 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
   const DeviceView factor = view_of(factor_, DType::kF32, inputs_, inputs_);
   const auto* norm = norm_.as<float>();
   auto* scale = scale_.as<float>();
-  const auto rho = static_cast<float>(options_.rho);
+  const auto rho = static_cast<float>(options_.admm.rho);
   const auto copy = [&](DeviceView from, DeviceView to) {
     check(cudaMemcpyAsync(to.data, from.data, bytes_of(rows * cols, sizeof(float)), cudaMemcpyDeviceToDevice,
                           stream_));
@@ -271,12 +225,12 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     first_is_free = true;
   }
   if (is_whole_matrix(target.pattern)) prepare_matrix_step(y);
-  for (int s = 0; s < options_.steps; ++s) {
+  for (int s = 0; s < options_.admm.steps; ++s) {
     check_interrupt();
     if (!first_is_free) products_.run({.a = t, .b = p_half, .c = y, .alpha = rho, .beta = 1.0f});
     first_is_free = false;
-    const bool last = s + 1 == options_.steps;
-    step(y, constant, last ? wide : DeviceView{}, target, last ? 1.0 : ramp_share(s, options_.ramp));
+    const bool last = s + 1 == options_.admm.steps;
+    step(y, constant, last ? wide : DeviceView{}, target, last ? 1.0 : ramp_share(s, options_.admm.ramp));
   }
   const double* wanted = nullptr;
   if (options_.aligned) {

@@ -3,35 +3,28 @@
 // to at most 1 first, which changes nothing in the solution.
 #pragma once
 
-#include <optional>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/selection/matrix_select.h"
 #include "swiftprune/cuda/statistics/calibration.h"
+#include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/selection/pattern.h"
 
 namespace swiftprune::cuda {
 
+// Of both: what the aligned one has beside the steps that they share.
 struct DeviceAdmmOptions {
+  AdmmOptions admm{};
   bool aligned = false;
-  int steps = 20;
-  int ramp = 15;
-  double damping = 0.1;
-  double rho = 1.0;
-  double energy_floor = 0.0;
   double alpha = 0.0;  // aligned only
   double beta = 0.0;
+
+  DeviceAdmmOptions() = default;
+  DeviceAdmmOptions(const AdmmOptions& options) : admm(options) {}
+  DeviceAdmmOptions(const AlignedAdmmOptions& options)
+      : admm(options.admm()), aligned(true), alpha(options.alpha), beta(options.beta) {}
 };
-
-// The options of "admm(20,15)" or "aligned-admm(20,15,0.35,0.5)" (Refiner::name()); nothing for other
-// refinements.
-std::optional<DeviceAdmmOptions> parse_admm(std::string_view refiner_name);
-
-// The numbers of "ria(0.7)" or "admm(20,15)"; empty without brackets.
-std::vector<double> numbers_in_brackets(std::string_view name);
 
 class DeviceAdmm {
  public:

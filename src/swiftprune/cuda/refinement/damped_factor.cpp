@@ -4,11 +4,10 @@
 
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {
-
-constexpr int kMaxRaises = 12;
 
 std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * sizeof(float); }
 
@@ -32,7 +31,7 @@ void DampedFactor::compute(Products& products, const DeviceStats& stats, double 
   const std::int64_t n = stats.inputs();
   const double unit = damping_unit(stats);
   damping_ = damping;
-  for (raised_ = 0; raised_ <= kMaxRaises; ++raised_, damping_ *= 10.0) {
+  for (raised_ = 0; raised_ <= kMaxDampingRaises; ++raised_, damping_ *= 10.0) {
     check(cudaMemcpyAsync(data(), stats.gram(), floats(n * n), cudaMemcpyDeviceToDevice, stream_));
     if (upper) reverse(data(), n, stream_);
     damp_diagonal(data(), n, static_cast<float>(damping_ * unit),

@@ -2,39 +2,29 @@
 
 #include <algorithm>
 
+#include "swiftprune/core/overloaded.h"
 #include "swiftprune/core/progress.h"
-#include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 constexpr std::string_view kWhat = "the refinement of a linear";
-constexpr double kPcgDamping = 0.01;  // where the refiner's name has no number: its default
-constexpr double kSparseGptDamping = 0.01;
 
 std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * sizeof(float); }
 
-double number_or(const std::vector<double>& numbers, std::size_t i, double fallback) {
-  return i < numbers.size() ? numbers[i] : fallback;
+bool is_admm(const RefinePart& part) {
+  return std::holds_alternative<AdmmOptions>(part) || std::holds_alternative<AlignedAdmmOptions>(part);
 }
-
-bool is_admm(std::string_view kind) { return kind == "admm" || kind == "aligned-admm"; }
-int num_work(std::string_view kind) { return kind == "pcg" ? 4 : kind == "sparsegpt" ? 3 : 2; }
+// Matrices [O, I] beside those of admm.
+int num_work(const RefinePart& part) {
+  return std::visit(
+      Overloaded{[](const PcgOptions&) { return 4; }, [](const SwapsOptions&) { return 2; },
+                 [](const SparseGptOptions&) { return 3; }, [](const AdmmOptions&) { return 0; },
+                 [](const AlignedAdmmOptions&) { return 0; }},
+      part);
+}
 
 }  // namespace
-
-std::vector<DeviceRefiner::Part> DeviceRefiner::parse(const std::string& spec) {
-  std::vector<Part> parts;
-  const std::string name = make_refiner(spec)->name();
-  for (std::size_t begin = 0; begin <= name.size();) {
-    const std::size_t end = std::min(name.find('+', begin), name.size());
-    const std::string part = name.substr(begin, end - begin);
-    parts.push_back({part.substr(0, part.find('(')), numbers_in_brackets(part), {}});
-    if (const auto admm = parse_admm(part)) parts.back().admm = *admm;
-    begin = end + 1;
-  }
-  return parts;
-}
 
 DeviceRefiner::DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSelect& matrix, const Plan& plan,
                              const LinearSizes& sizes, DType compute, cudaStream_t stream)
@@ -49,13 +39,12 @@ DeviceRefiner::DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSel
   bool chain = false;
   int num = 0;
   for (const PlanEntry& entry : plan.entries) {
-    if (!entry.prune || entry.refine == "none") continue;
-    const std::vector<Part> parts = parse(entry.refine);
-    chain |= parts.size() > 1;
-    for (const Part& part : parts) {
-      admm |= is_admm(part.kind);
-      sparsegpt |= part.kind == "sparsegpt";
-      if (!is_admm(part.kind)) num = std::max(num, num_work(part.kind));
+    if (!entry.prune) continue;
+    chain |= entry.refine.parts().size() > 1;
+    for (const RefinePart& part : entry.refine.parts()) {
+      admm |= is_admm(part);
+      sparsegpt |= std::holds_alternative<SparseGptOptions>(part);
+      num = std::max(num, num_work(part));
     }
   }
   if (admm) admm_.emplace(memory, products, matrix, sizes.rows, sizes.cols, sizes.numel, stream);
@@ -76,26 +65,28 @@ DeviceRefiner::DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSel
   }
 }
 
-void DeviceRefiner::prepare(const std::string& spec, const DeviceStats& stats, float* cross,
+void DeviceRefiner::prepare(const RefineSpec& spec, const DeviceStats& stats, float* cross,
                             std::string_view tensor) {
-  expect(stats.gram() != nullptr, "refine: a Gram matrix");
-  parts_ = parse(spec);
-  keeps_weights_ = make_refiner(spec)->keeps_weights();
+  expect(stats.gram() != nullptr && !spec.is_none(), "refine: a refinement and a Gram matrix");
+  spec_ = spec;
   inputs_ = stats.inputs();
   gram_ = stats.gram();
   unit_ = damping_unit(stats);
   raised_damping_.reset();
-  const Part& first = parts_.front();
-  if (is_admm(first.kind)) {
-    if (parts_.size() > 1) {  // admm uses the matrix up
+  const RefinePart& first = spec_.parts().front();
+  if (is_admm(first)) {
+    if (spec_.parts().size() > 1) {  // admm uses the matrix up
       check(cudaMemcpyAsync(gram_copy_.data(), gram_, floats(inputs_ * inputs_), cudaMemcpyDeviceToDevice,
                             stream_));
       gram_ = gram_copy_.as<float>();
     }
-    admm_->prepare(stats, first.admm, cross, tensor);
+    const auto* plain = std::get_if<AdmmOptions>(&first);
+    const DeviceAdmmOptions options =
+        plain != nullptr ? DeviceAdmmOptions(*plain) : DeviceAdmmOptions(std::get<AlignedAdmmOptions>(first));
+    admm_->prepare(stats, options, cross, tensor);
     if (admm_->damping_raised()) raised_damping_ = admm_->damping();
-  } else if (first.kind == "sparsegpt") {
-    factor_->compute(products_, stats, number_or(first.numbers, 0, kSparseGptDamping), true, true, tensor);
+  } else if (const auto* sparsegpt = std::get_if<SparseGptOptions>(&first)) {
+    factor_->compute(products_, stats, sparsegpt->damping, true, true, tensor);
     if (factor_->raised() > 0) raised_damping_ = factor_->damping();
   }
 }
@@ -105,28 +96,31 @@ void DeviceRefiner::refine(DeviceView weight, std::uint8_t* mask, const PruneTar
   const DeviceView between = view_of(between_.data(), DType::kF32, weight.rows, weight.cols);
   const float* start = nullptr;
   if (mask == nullptr) mask = mask_.as<std::uint8_t>();  // of a chain whose first part finds it
-  for (std::size_t i = 0; i < parts_.size(); ++i) {
-    const bool last = i + 1 == parts_.size();
-    run(parts_[i], weight, start, mask, target, last ? out : between,
+  const std::vector<RefinePart>& parts = spec_.parts();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const bool last = i + 1 == parts.size();
+    run(parts[i], weight, start, mask, target, last ? out : between,
         last ? counters : unused_counters_.as<PruneCounters>());
     if (last) return;
-    if (i == 0 && !make_refiner(parts_[i].kind)->uses_mask())
-      mask_of(between_.as<float>(), weight.numel(), mask, stream_);
+    if (i == 0 && !facts_of(parts[i]).uses_mask) mask_of(between_.as<float>(), weight.numel(), mask, stream_);
     start = between_.as<float>();
   }
 }
 
-void DeviceRefiner::run(const Part& part, DeviceView weight, const float* start, std::uint8_t* mask,
+void DeviceRefiner::run(const RefinePart& part, DeviceView weight, const float* start, std::uint8_t* mask,
                         const PruneTarget& target, DeviceView out, PruneCounters* counters) {
-  if (is_admm(part.kind)) return admm_->refine(weight, target, out, counters);
-  if (part.kind == "pcg") return run_pcg(part, weight, start, mask, out, counters);
-  if (part.kind == "swaps") return run_swaps(part, weight, mask, target, out, counters);
-  expect(part.kind == "sparsegpt", "refine: a refinement that the device has");
-  run_sparsegpt(weight, target, out, counters);
+  std::visit(
+      Overloaded{
+          [&](const PcgOptions& options) { run_pcg(options, weight, start, mask, out, counters); },
+          [&](const AdmmOptions&) { admm_->refine(weight, target, out, counters); },
+          [&](const AlignedAdmmOptions&) { admm_->refine(weight, target, out, counters); },
+          [&](const SwapsOptions& options) { run_swaps(options, weight, mask, target, out, counters); },
+          [&](const SparseGptOptions&) { run_sparsegpt(weight, target, out, counters); }},
+      part);
 }
 
 void DeviceRefiner::row_energies(DeviceView x, float* product, double* energies) {
-  if (is_admm(parts_.front().kind) && parts_.size() == 1) return admm_->output_energies(x, energies);
+  if (is_admm(spec_.parts().front()) && spec_.parts().size() == 1) return admm_->output_energies(x, energies);
   products_.run({.a = x,
                  .b = view_of(const_cast<float*>(gram_), DType::kF32, inputs_, inputs_),
                  .c = view_of(product, DType::kF32, x.rows, x.cols),
@@ -138,8 +132,8 @@ DeviceView DeviceRefiner::work(int i, DeviceView like) const {
   return view_of(work_[static_cast<std::size_t>(i)].data(), DType::kF32, like.rows, like.cols);
 }
 
-void DeviceRefiner::run_pcg(const Part& part, DeviceView weight, const float* start, const std::uint8_t* mask,
-                            DeviceView out, PruneCounters* counters) {
+void DeviceRefiner::run_pcg(const PcgOptions& options, DeviceView weight, const float* start,
+                            const std::uint8_t* mask, DeviceView out, PruneCounters* counters) {
   const DeviceView gram = view_of(const_cast<float*>(gram_), DType::kF32, inputs_, inputs_);
   const DeviceView p = work(1, weight);
   const DeviceView q = work(2, weight);
@@ -148,7 +142,7 @@ void DeviceRefiner::run_pcg(const Part& part, DeviceView weight, const float* st
   args.dtype = weight.dtype;
   args.mask = mask;
   args.diagonal = columns_.as<float>();
-  args.damping = static_cast<float>(number_or(part.numbers, 1, kPcgDamping) * unit_);
+  args.damping = static_cast<float>(options.damping * unit_);
   args.b = work_[0].as<float>();
   args.p = work_[1].as<float>();
   args.q = work_[2].as<float>();
@@ -161,7 +155,7 @@ void DeviceRefiner::run_pcg(const Part& part, DeviceView weight, const float* st
   pcg_start(args, start, stream_);
   multiply();
   pcg_begin(args, stream_);
-  for (int step = 0; step < static_cast<int>(part.numbers.at(0)); ++step) {
+  for (int step = 0; step < options.steps; ++step) {
     check_interrupt();
     multiply();
     pcg_step(args, stream_);
@@ -169,7 +163,7 @@ void DeviceRefiner::run_pcg(const Part& part, DeviceView weight, const float* st
   round_weights(args.b, weight.rows, weight.cols, out.data, out.dtype, counters, stream_);
 }
 
-void DeviceRefiner::run_swaps(const Part& part, DeviceView weight, std::uint8_t* mask,
+void DeviceRefiner::run_swaps(const SwapsOptions& options, DeviceView weight, std::uint8_t* mask,
                               const PruneTarget& target, DeviceView out, PruneCounters* counters) {
   const DeviceView pruned = work(0, weight);
   const DeviceView c = work(1, weight);
@@ -188,7 +182,7 @@ void DeviceRefiner::run_swaps(const Part& part, DeviceView weight, std::uint8_t*
   args.mask = mask;
   args.rows = weight.rows;
   args.cols = weight.cols;
-  args.max_swaps = static_cast<int>(part.numbers.at(0));
+  args.max_swaps = options.max_swaps;
   args.group = target.pattern.kind == Pattern::Kind::kNofM ? static_cast<int>(target.pattern.m) : 0;
   swap_weights(args, stream_);
   if (out.dtype == weight.dtype) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "swiftprune/cuda/refinement/admm.h"
@@ -11,6 +10,7 @@
 #include "swiftprune/cuda/selection/matrix_select.h"
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/refinement/refine_spec.h"
 
 namespace swiftprune::cuda {
 
@@ -21,7 +21,7 @@ class DeviceRefiner {
                 const LinearSizes& sizes, DType compute, cudaStream_t stream);
 
   // For the linears of one input. Uses up the Gram matrix; cross: memory [I, I] of the cross moments.
-  void prepare(const std::string& spec, const DeviceStats& stats, float* cross, std::string_view tensor);
+  void prepare(const RefineSpec& spec, const DeviceStats& stats, float* cross, std::string_view tensor);
   // mask [O, I]: what selection keeps, where the refinement reads one; changes.
   void refine(DeviceView weight, std::uint8_t* mask, const PruneTarget& target, DeviceView out,
               PruneCounters* counters);
@@ -30,21 +30,15 @@ class DeviceRefiner {
   void row_energies(DeviceView x, float* product, double* energies);
   // Where it had to be raised for this input.
   std::optional<double> raised_damping() const { return raised_damping_; }
-  bool keeps_weights() const { return keeps_weights_; }
+  bool keeps_weights() const { return spec_.facts().keeps_weights; }
 
  private:
-  struct Part {
-    std::string kind;  // "admm", "aligned-admm", "pcg", "swaps", "sparsegpt"
-    std::vector<double> numbers;
-    DeviceAdmmOptions admm;
-  };
-  static std::vector<Part> parse(const std::string& spec);
-  void run(const Part& part, DeviceView weight, const float* start, std::uint8_t* mask,
+  void run(const RefinePart& part, DeviceView weight, const float* start, std::uint8_t* mask,
            const PruneTarget& target, DeviceView out, PruneCounters* counters);
-  void run_pcg(const Part& part, DeviceView weight, const float* start, const std::uint8_t* mask,
+  void run_pcg(const PcgOptions& options, DeviceView weight, const float* start, const std::uint8_t* mask,
                DeviceView out, PruneCounters* counters);
-  void run_swaps(const Part& part, DeviceView weight, std::uint8_t* mask, const PruneTarget& target,
-                 DeviceView out, PruneCounters* counters);
+  void run_swaps(const SwapsOptions& options, DeviceView weight, std::uint8_t* mask,
+                 const PruneTarget& target, DeviceView out, PruneCounters* counters);
   void run_sparsegpt(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters);
   // The mask of the block of columns [first, first + size), of which `keys` are the weights.
   void select_block(const PruneTarget& target, const SparseGptArgs& args, std::int64_t first,
@@ -59,8 +53,7 @@ class DeviceRefiner {
   std::optional<DampedFactor> factor_;
   std::vector<DeviceBuffer> work_;  // [O, I] F32 each
   DeviceBuffer gram_copy_, between_, mask_, columns_, energy_, block_mask_, counts_, unused_counters_;
-  std::vector<Part> parts_;  // of the input in hand
-  bool keeps_weights_ = true;
+  RefineSpec spec_;  // of the input in hand
   std::int64_t inputs_ = 0;
   const float* gram_ = nullptr;
   double unit_ = 1.0;

@@ -3,26 +3,25 @@
 #include <algorithm>
 #include <cmath>
 
-#include "swiftprune/cuda/refinement/admm.h"
-#include "swiftprune/refinement/refiner.h"
+#include "swiftprune/scoring/obs.h"
 #include "swiftprune/scoring/random.h"
 #include "swiftprune/scoring/ria.h"
 #include "swiftprune/scoring/scorer.h"
+#include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 constexpr std::string_view kWhat = "scores";
-constexpr double kObsDamping = 0.01;  // scoring/obs.cpp
 
-// "ria" of "ria(0.7)"
-std::string_view base_name(std::string_view spec) { return spec.substr(0, spec.find('(')); }
+// What this file computes in a way of its own (cuda/capabilities.cpp lists the same).
+bool is_random(const ScoreSpec& score) { return &score.kind() == &kRandomScore; }
+bool is_ria(const ScoreSpec& score) { return &score.kind() == &kRiaScore; }
+bool is_obs(const ScoreSpec& score) { return &score.kind() == &kObsScore; }
 
 std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * sizeof(float); }
 
-bool reads_mask(const PlanEntry& entry) {
-  return entry.refine != "none" && make_refiner(entry.refine)->uses_mask();
-}
+bool reads_mask(const PlanEntry& entry) { return !entry.refine.is_none() && entry.refine.facts().uses_mask; }
 
 void upload_counts(const std::vector<std::int64_t>& counts, const DeviceBuffer& buffer, cudaStream_t stream) {
   const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
@@ -49,10 +48,10 @@ DeviceSelector::DeviceSelector(DeviceMemory& memory, Products& products, const P
   bool keys = false;
   std::int64_t obs_inputs = 0;
   for (const PlanEntry& entry : plan.entries) {
-    if (!entry.prune || !make_refiner(entry.refine)->uses_mask()) continue;
+    if (!entry.prune || !entry.refine.facts().uses_mask) continue;
     masks |= !is_independent(entry) || reads_mask(entry);
-    keys |= base_name(entry.score) == "random" || reads_mask(entry);
-    if (base_name(entry.score) == "obs") obs_inputs = std::max(obs_inputs, entry.cols);
+    keys |= is_random(entry.score) || reads_mask(entry);
+    if (is_obs(entry.score)) obs_inputs = std::max(obs_inputs, entry.cols);
   }
   if (masks) mask_ = DeviceBuffer(memory, static_cast<std::uint64_t>(sizes.numel), "masks");
   if (keys) keys_ = DeviceBuffer(memory, floats(sizes.numel), kWhat);
@@ -64,7 +63,7 @@ DeviceSelector::DeviceSelector(DeviceMemory& memory, Products& products, const P
 bool DeviceSelector::is_independent(const PlanEntry& entry) {
   const bool row_local =
       entry.pattern.kind == Pattern::Kind::kRow || entry.pattern.kind == Pattern::Kind::kNofM;
-  return row_local && base_name(entry.score) != "random" && !reads_mask(entry);
+  return row_local && !is_random(entry.score) && !reads_mask(entry);
 }
 
 DeviceSelector::Scored DeviceSelector::score(DeviceView weight, std::size_t linear, const PlanEntry& entry,
@@ -75,9 +74,8 @@ DeviceSelector::Scored DeviceSelector::score(DeviceView weight, std::size_t line
   args.dtype = weight.dtype;
   args.rows = weight.rows;
   args.cols = weight.cols;
-  if (base_name(entry.score) == "magnitude") return scored;
-  if (base_name(entry.score) == "random") {
-    const auto seed = static_cast<std::uint64_t>(numbers_in_brackets(make_scorer(entry.score)->name()).at(0));
+  if (is_random(entry.score)) {
+    const std::uint64_t seed = random_seed(entry.score.parameter());
     random_scores(random_stream(seed, entry.tensor), weight.numel(), keys_.as<float>(), lane);
     args.in = keys_.data();
     args.dtype = DType::kF32;
@@ -99,13 +97,12 @@ DeviceSelector::Scored DeviceSelector::score(DeviceView weight, std::size_t line
   return scored;
 }
 
-// All scores are functions of the statistics alone, but for ria and random.
+// Scores of the statistics alone are computed on the host.
 Scores DeviceSelector::scores_of(DeviceView weight, const PlanEntry& entry, const DeviceStats* stats) {
   const LayerStats view = stats != nullptr ? stats->view() : LayerStats{};
-  if (base_name(entry.score) == "ria") return ria_scores(weight, entry, view);
-  if (base_name(entry.score) == "obs") return obs_scores(*stats, entry.tensor);
-  return make_scorer(entry.score)
-      ->score({nullptr, weight.dtype, weight.rows, weight.cols, weight.cols}, view, *cpu_, entry.tensor);
+  if (is_ria(entry.score)) return ria_scores(weight, entry, view);
+  if (is_obs(entry.score)) return obs_scores(*stats, entry.tensor);
+  return make_scorer(entry.score)->factors(weight.cols, view, *cpu_, entry.tensor);
 }
 
 // The diagonal of (G + damping)⁻¹ = WᵀW: sums of squares over the columns of W.
@@ -144,8 +141,7 @@ Scores DeviceSelector::ria_scores(DeviceView weight, const PlanEntry& entry, con
   check(cudaStreamSynchronize(stream_));
   const std::span<const double> all(host);
   const auto cols = static_cast<std::size_t>(weight.cols);
-  const std::string name = make_scorer(entry.score)->name();  // with its exponent
-  return swiftprune::ria_scores(numbers_in_brackets(name).at(0), all.first(cols), all.subspan(cols), stats);
+  return swiftprune::ria_scores(entry.score.parameter(), all.first(cols), all.subspan(cols), stats);
 }
 
 void DeviceSelector::select_rows(PruneRowsArgs args, std::size_t linear, const PruneTarget& target,

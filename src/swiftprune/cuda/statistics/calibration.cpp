@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/cuda/kernels.h"
 
@@ -10,8 +11,7 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr int kSums = 3;
-constexpr std::int64_t kSampledTokens = 1024;  // as calibration/activation_stats.cpp
-constexpr std::int64_t kPanels = 4;            // of the lower triangle: 62 % of the work of the square
+constexpr std::int64_t kPanels = 4;  // of the lower triangle: 62 % of the work of the square
 
 std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
   return static_cast<std::uint64_t>(numel * size);
@@ -63,9 +63,8 @@ void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
   args.cols = x.cols;
   args.energy = sums;
   if (needs_.ewma_energy) {
-    // The mean of the first eight windows, then a memory of about eight.
     args.ewma = sums + inputs_;
-    args.ewma_weight = std::max(1.0 / 8.0, 1.0 / static_cast<double>(num_windows_ + 1));
+    args.ewma_weight = ewma_window_weight(num_windows_);
   }
   if (needs_.sum) args.sum = sums + 2 * inputs_;
   args.scratch = scratch.sums();

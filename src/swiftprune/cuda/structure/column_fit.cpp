@@ -2,13 +2,12 @@
 
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 constexpr std::string_view kWhat = "the refit of columns";
-constexpr double kEnergyFloor = 1e-8;  // as structure/refit.cpp
-constexpr int kMaxRaises = 12;
 
 std::uint64_t floats(std::int64_t n) { return static_cast<std::uint64_t>(n) * sizeof(float); }
 
@@ -59,7 +58,7 @@ void DeviceColumnFit::prepare(const DeviceStats& stats, std::span<const std::int
   kept_.set(kept, inputs_);
   const std::int64_t n = kept_.count();
   const auto* norm = norm_.as<float>();
-  admm_norms(stats.gram(), inputs_, kEnergyFloor, norm_.as<float>(), stream_);
+  admm_norms(stats.gram(), inputs_, kRefitEnergyFloor, norm_.as<float>(), stream_);
   const float* cross = options.alpha > 0.0 ? stats.cross() : nullptr;
   kept_moments(stats.gram(), cross, inputs_, norm, kept_.kept(), n, static_cast<float>(options.alpha),
                moments_.as<float>(), stream_);
@@ -70,7 +69,7 @@ void DeviceColumnFit::prepare(const DeviceStats& stats, std::span<const std::int
     if (try_inverse_factor(products_, view_of(factor_.data(), DType::kF32, n, n), scratch_.as<float>(),
                            bad_.as<int>(), false, stream_))
       return;
-    if (raised == kMaxRaises) {
+    if (raised == kMaxDampingRaises) {
       bad_input(
           "{}: found a Gram matrix that no damping up to {:g} of its mean diagonal makes positive definite; "
           "check the calibration data",

@@ -11,7 +11,7 @@
 #include "swiftprune/pipeline/relative_change.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
-#include "swiftprune/refinement/refiner.h"
+#include "swiftprune/refinement/admm.h"
 
 namespace swiftprune {
 namespace {
@@ -24,7 +24,7 @@ class CpuProbeShop final : public ProbeShop {
         ops_(run.model, backend, run.windows),
         windows_(ops_),
         ropes_(run.model.rope_tables(run.tokens)),
-        refiner_(make_refiner(kProbeRefiner)),
+        refiner_(make_admm(kProbeRefiner)),
         changed_(run.model.config().num_layers() * run.tokens, run.model.config().hidden_size) {}
 
   void load(std::int64_t layer) override {

@@ -2,10 +2,10 @@
 // by.
 #pragma once
 
-#include <string_view>
 #include <vector>
 
 #include "swiftprune/pipeline/choices/probe_shop.h"
+#include "swiftprune/refinement/refine_spec.h"
 
 namespace swiftprune {
 
@@ -17,7 +17,7 @@ namespace swiftprune {
 inline constexpr std::int64_t kProbeTokens = 512;
 inline constexpr std::int64_t kProbeGramWindows = 4;
 inline constexpr double kProbeSparsity = 0.5;
-inline constexpr std::string_view kProbeRefiner = "admm(10,8)";
+inline constexpr AdmmOptions kProbeRefiner{.steps = 10, .ramp = 8};
 
 struct Sensitivities {
   std::vector<double> values;  // of the plan's entries

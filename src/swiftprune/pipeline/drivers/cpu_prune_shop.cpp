@@ -1,7 +1,6 @@
 // prune_shop.h on the processor: everything is done when a call returns.
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <numeric>
 
 #include "swiftprune/core/progress.h"
@@ -138,15 +137,13 @@ class CpuPruneShop final : public PruneShop {
     Matrix dense;
     {
       const Stopwatch watch(run_.seconds.refine);
-      // Linears that share an input share what the refinement derives from its Gram matrix.
-      auto& prepared = prepared_[entry.refine];
-      if (!prepared) prepared = refiner->prepare(input_stats_, backend_, entry.tensor);
+      const PreparedGram& prepared = this->prepared(entry, *refiner);
       RefineTask task;
       task.weight = of.weight.view();
       task.mask = refiner->uses_mask() ? &mask_ : nullptr;
       task.target = target;
       task.measure_error = false;  // measured below, on the rounded weights
-      Refinement refined = refiner->refine(task, *prepared, backend_);
+      Refinement refined = refiner->refine(task, prepared, backend_);
       if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
       dense = std::exchange(of.weight, std::move(refined.weight));
     }
@@ -208,6 +205,15 @@ class CpuPruneShop final : public PruneShop {
     if (auto& stats = stats_of(input)) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
   }
 
+  // Linears that share an input share what the refinement derives from its Gram matrix.
+  const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner) {
+    for (const auto& [refine, gram] : prepared_) {
+      if (refine == entry.refine) return *gram;
+    }
+    return *prepared_.emplace_back(entry.refine, refiner.prepare(input_stats_, backend_, entry.tensor))
+                .second;
+  }
+
   // The weights are what the file will hold; dense: what they were.
   void finish_linear(std::size_t linear, const PlanEntry& entry, const Matrix& dense) {
     BlockLinear& of = block_->linears()[linear];
@@ -233,10 +239,10 @@ class CpuPruneShop final : public PruneShop {
   std::optional<DecoderBlock> block_, dense_;  // dense_: beside it in an aligned run
   std::array<bool, kNumLinearInputs> packed_{};
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
-  LayerStats input_stats_;                                         // of the input in hand
-  std::map<std::string, std::unique_ptr<PreparedGram>> prepared_;  // by refinement, for that input
-  Mask mask_;                                                      // of the linear in hand
-  std::vector<LinearOutcome> outcomes_;                            // by linear
+  LayerStats input_stats_;                                                      // of the input in hand
+  std::vector<std::pair<RefineSpec, std::unique_ptr<PreparedGram>>> prepared_;  // for that input
+  Mask mask_;                                                                   // of the linear in hand
+  std::vector<LinearOutcome> outcomes_;                                         // by linear
 };
 
 }  // namespace

@@ -8,21 +8,12 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
-#include "swiftprune/refinement/refiner.h"
-#include "swiftprune/scoring/scorer.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
 
 using Entries = std::vector<const PlanEntry*>;  // of one block, in the order of its linears
-
-StatNeeds refiner_needs(const Refiner& refiner) {
-  StatNeeds needs;
-  needs.energy = needs.gram = refiner.uses_gram();
-  needs.alignment = refiner.uses_alignment();
-  return needs;
-}
 
 std::int64_t last_pruned_layer(const Plan& plan) {
   std::int64_t last = -1;
@@ -165,11 +156,11 @@ class Pruner {
       check_interrupt();
       PruneTarget target = entry.target(plan_.rounding);
       target.row_counts = counts[i];
-      const auto refiner = make_refiner(entry.refine);
-      const bool refines = entry.refine != "none";
-      if (refiner->uses_mask()) shop_->select(i, entry, target, refines);
+      const RefineFacts refinement = entry.refine.facts();
+      const bool refines = !entry.refine.is_none();
+      if (refinement.uses_mask) shop_->select(i, entry, target, refines);
       if (refines) shop_->refine(i, entry, target);
-      weights_changed |= refines && !refiner->keeps_weights();
+      weights_changed |= !refinement.keeps_weights;
     }
     shop_->end_input(input);
     return weights_changed;
@@ -243,12 +234,11 @@ void check_finite(ConstMatrixView weight, const std::string& tensor) {
 
 StatNeeds stat_needs(const PlanEntry& entry) {
   if (!entry.prune) return {};
-  const auto refiner = make_refiner(entry.refine);
-  const StatNeeds scores = refiner->uses_mask() ? make_scorer(entry.score)->needs() : StatNeeds{};
+  const StatNeeds scores = entry.refine.facts().uses_mask ? entry.score.needs() : StatNeeds{};
   StatNeeds budgets;
   budgets.energy = entry.has_row_budgets();
   budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
-  return scores | budgets | refiner_needs(*refiner);
+  return scores | budgets | entry.refine.needs();
 }
 
 void PruneOutput::read(const std::string&, std::span<float>) {

@@ -44,7 +44,7 @@ struct FinishedBlock {
 };
 
 struct PruneOptions {
-  std::string select{kDefaultSelector};
+  SelectKind select = kDefaultSelector;
   SelectorOptions selector;
   Propagation propagation = Propagation::kPruned;
   ComputeType compute = ComputeType::kF32;  // of the calibration forwards
