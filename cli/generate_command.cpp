@@ -52,7 +52,7 @@ std::unique_ptr<SequenceGenerator> load(const GenerateOptions& options, const Mo
 }
 
 void run(const GenerateOptions& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
   const auto backend = make_cpu_backend();
   const auto model = Model::open(options.model);
   const auto tokenizer = Tokenizer::open(options.model);
