@@ -57,8 +57,10 @@ nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std:
 void print_table(const SpeedReport& report, const std::vector<std::string>& folders,
                  const std::vector<std::uint64_t>& file_bytes, const DeviceDescription& machine,
                  const BenchFlags& flags) {
-  fmt::print("{}; prompts of {} tokens, {} tokens decoded; medians of {} rounds\n", machine.text,
-             flags.speed.prompt_tokens, flags.speed.decode_tokens, flags.speed.rounds);
+  fmt::print(
+      "{}; prompts of {} tokens, {} tokens decoded; medians of {} rounds; a ratio is the median of the "
+      "rounds' own\n",
+      machine.text, flags.speed.prompt_tokens, flags.speed.decode_tokens, flags.speed.rounds);
   fmt::print("memory read ceiling {:.1f} GB/s\n", report.read_ceiling_bytes_per_second / 1e9);
   for (std::size_t m = 0; m < folders.size(); ++m) {
     const ModelSpeed& model = report.models[m];
@@ -84,7 +86,7 @@ std::uint64_t weight_bytes(const Model& model) {
 }
 
 void run(BenchFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);
   // The models to compare with come first: ratios are to the first.
   std::vector<std::string> folders = flags.against;
@@ -99,7 +101,7 @@ void run(BenchFlags& flags) {
     models.push_back(owners.back().get());
     file_bytes.push_back(weight_bytes(*owners.back()));
   }
-  flags.speed.progress = terminal_progress(flags.common);
+  flags.speed.progress = job.context().progress;
   const auto target =
       device->speed_target(parse_compute(flags.compute, *device),
                            {.tune = flags.tune, .compact = flags.compact, .long_lived = true});

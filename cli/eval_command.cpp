@@ -168,7 +168,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const
 }
 
 void run(const EvalOptions& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
@@ -176,7 +176,7 @@ void run(const EvalOptions& options) {
   const auto model = Model::open(options.model);
   ForwardOptions forward;
   forward.compute = parse_compute(options.compute, *device);
-  forward.progress = terminal_progress(options.common);
+  forward.progress = job.context().progress;
   // Files are read before anything is computed, so that a wrong one costs no time.
   std::vector<Task> tasks;
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
@@ -219,7 +219,7 @@ void declare_eval(CLI::App& program) {
   command->add_option("--task", options->tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");
   command->add_option("--limit", options->limit, "First so many items of each task (0: all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   command->add_flag("--items", options->items, "With --json: the scores of every item");
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);

@@ -31,7 +31,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 void run(const GenerateOptions& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
   const auto model = Model::open(options.model);
   const auto tokenizer = Tokenizer::open(options.model);

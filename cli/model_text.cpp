@@ -42,7 +42,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 24));
   command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   command
       .add_option("--bos", flags.bos,
                   "A BOS at the start of each window: each, none, or auto (what the family needs; with "
@@ -58,7 +58,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
   command
       .add_option("--stride", flags.stride,
                   "With strided: tokens from window to window (0: half of --seqlen)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
 }
 
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
@@ -107,22 +107,6 @@ void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInpu
     input.text += (input.text.empty() ? "" : ", ") + text.name;
   }
   if (has_bytes) input.bytes_per_token = bytes / tokens;
-}
-
-void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments) {
-  if (flags.files.empty()) return;
-  const EvaluationFlags defaults;
-  arguments.push_back("--text");
-  arguments.insert(arguments.end(), flags.files.begin(), flags.files.end());
-  const auto add = [&](const char* flag, const auto& value, const auto& absent) {
-    if (value != absent) arguments.insert(arguments.end(), {flag, fmt::format("{}", value)});
-  };
-  add("--field", flags.field, defaults.field);
-  add("--seqlen", flags.seqlen, defaults.seqlen);
-  add("--windows", flags.windows, defaults.windows);
-  add("--bos", flags.bos, defaults.bos);
-  add("--convention", flags.convention, defaults.convention);
-  add("--stride", flags.stride, defaults.stride);
 }
 
 std::int32_t first_token(const Model& model) {

@@ -37,8 +37,6 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
 
 // Reads every text of the flags into the comparison's windows; one text after the other.
 void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input);
-// The flags as they were given, for commands that repeat a run.
-void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);

@@ -14,13 +14,16 @@
 #include "command.h"
 #include "gate_flags.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/sha256.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
+#include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/drivers/prune.h"
@@ -124,39 +127,6 @@ bool allocates(const PruneFlags& flags, const Method& method) {
          (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
 }
 
-nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
-  const PlanEntry* first = nullptr;
-  for (const PlanEntry& entry : plan.entries) {
-    if (entry.prune && first == nullptr) first = &entry;
-  }
-  nlohmann::ordered_json command = {
-      {"model", f.model},
-      {"out", f.out},
-      {"method", f.method},
-      {"sparsity", f.sparsity},
-      {"allocate", allocates(f, method_by_name(f.method)) ? "sensitivity" : "none"},
-      {"pattern", f.pattern},
-      {"calibration", f.calibration.sources},
-      {"field", f.calibration.field},
-      {"windows", f.windows},
-      {"seqlen", f.calibration.seqlen},
-      {"seed", f.calibration.seed},
-      {"compute", f.compute},
-      {"device", f.device.device},
-      {"skip", f.skip},
-      {"plan", f.plan_file},
-      {"alpha", f.alpha},
-      {"beta", f.beta}};
-  for (const auto& [name_pattern, settings] : f.overrides)
-    command["overrides"].push_back({{"tensors", name_pattern}, {"settings", settings}});
-  if (f.lambda) command["lambda"] = *f.lambda;
-  if (first != nullptr) {
-    command["score"] = format(first->score);
-    command["refine"] = format(first->refine);
-  }
-  return command;
-}
-
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
                    const std::optional<Allocation>& allocation, double seconds) {
   const StageSeconds& s = result.seconds;
@@ -174,9 +144,8 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
       "{:.1f}\n",
       seconds, allocation ? fmt::format("allocate {:.1f}, ", allocation->seconds) : "", s.calibrate, s.score,
       s.select, s.refine, s.load + s.write);
-  if (flags.common.quiet) return;
-  fmt::print(stderr, "Next: swiftprune verify {} {}\n      swiftprune eval {} --text FILE\n", flags.model,
-             flags.out, flags.out);
+  print_next(flags.common, {{"swiftprune", "verify", flags.model, flags.out},
+                            {"swiftprune", "eval", flags.out, "--text", "FILE"}});
 }
 
 // What tells a model from a changed one without reading it whole.
@@ -190,49 +159,118 @@ nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
   return stamps;
 }
 
+// Whatever changes a byte of the output: only a run of the same may go on with its blocks. plan: as the
+// options and the --plan file make it, before it is allocated.
+nlohmann::ordered_json identity_of(const PruneFlags& flags, const Model& model, const Device& device,
+                                   const PruneOptions& options, const Plan& plan,
+                                   const CalibrationRecord& calibration) {
+  return {{"version", SWIFTPRUNE_VERSION},
+          {"options", byte_options(*flags.common.command)},
+          {"plan", sha256_hex(to_json(plan).dump())},
+          {"model", file_stamps(model.checkpoint())},
+          {"calibration", calibration.ids},
+          {"device", device.name()},
+          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"instruction_set", isa_name()}};
+}
+
+// What an unfinished run had otherwise, in words.
+std::string difference(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now) {
+  const auto differs = [&](const char* key) { return !before.contains(key) || before[key] != now[key]; };
+  if (!before.is_object() || differs("version")) return "another version of swiftprune";
+  if (differs("model")) return "another model";
+  if (differs("calibration")) return "other calibration text";
+  if (!before.contains("options") || !before["options"].is_object()) return "other options";
+  const auto& options = before["options"];
+  std::string names;
+  for (const auto& [name, value] : now["options"].items()) {
+    if (options.contains(name) && options[name] == value) continue;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", name == "MODEL" ? name : "--" + name);
+  }
+  if (!names.empty()) return "other options: " + names;
+  return differs("plan") ? "another plan" : "another device or precision";
+}
+
 std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const CheckpointWriter& writer,
                                              const nlohmann::ordered_json& identity) {
   auto unfinished = writer.continues() ? read_journal(writer.temporary_folder()) : std::nullopt;
   if (!unfinished) {
-    if (!flags.common.quiet)
-      fmt::print(stderr, "--resume: no unfinished run for {}; starting one\n", flags.out);
+    print_note(flags.common, fmt::format("--resume: no unfinished run for {}; starting one", flags.out));
     return std::nullopt;
   }
   const nlohmann::ordered_json& head = unfinished->head;
-  if (!head.is_object() || !head.contains("identity") || !head.contains("plan") ||
-      head["identity"] != identity) {
+  const bool whole = head.is_object() && head.contains("identity") && head.contains("plan");
+  if (!whole || head["identity"] != identity) {
     bad_usage(
-        "--resume: the unfinished run for {} had other options, another model or other calibration text; "
-        "repeat its command, or leave --resume out to start again",
-        flags.out);
+        "--resume: the unfinished run for {} had {}; repeat its command, or leave --resume out to start "
+        "again",
+        flags.out, difference(whole ? head["identity"] : nlohmann::ordered_json(), identity));
   }
-  if (!flags.common.quiet)
-    fmt::print(stderr, "--resume: going on behind {} finished blocks\n", unfinished->blocks.size());
+  print_note(flags.common,
+             fmt::format("--resume: going on behind {} finished blocks", unfinished->blocks.size()));
   return unfinished;
 }
 
-PruneResult keeping_blocks(Journal& journal, bool resumable, const std::function<PruneResult()>& prune) {
+std::string blocks_kept(std::size_t count) {
+  return fmt::format("{} finished block{} kept; the same command goes on with {}", count,
+                     count == 1 ? " is" : "s are", count == 1 ? "it" : "them");
+}
+
+// A later --resume goes on with what an error or an interrupt leaves.
+PruneResult keeping_blocks(Journal& journal, const CheckpointWriter& writer, bool resumable,
+                           const std::function<PruneResult()>& prune) {
   try {
     return prune();
-  } catch (const Error&) {
-    if (resumable) {
-      journal.flush();
-      fmt::print(stderr, "finished blocks are kept; the same command goes on with them\n");
-    }
-    throw;
+  } catch (const Error& error) {
+    if (!resumable) throw;
+    journal.flush();
+    const auto unfinished = read_journal(writer.temporary_folder());
+    if (!unfinished || unfinished->blocks.empty() || dynamic_cast<const Interrupted*>(&error) != nullptr)
+      throw;
+    throw Error(error.kind(), fmt::format("{}; {}", error.what(), blocks_kept(unfinished->blocks.size())));
   }
 }
 
+// Share of the plan's weights that are zero in the model as it comes.
+double sparsity_before(const Model& model, const Plan& plan) {
+  double zeros = 0.0, weights = 0.0;
+  for (const PlanEntry& entry : plan.entries) {
+    const TensorInfo& info = model.checkpoint().at(entry.tensor);
+    const std::int64_t rows = info.shape.at(0), cols = info.shape.at(1);
+    zeros += scan_zeros({model.checkpoint().bytes(info).data(), info.dtype, rows, cols, cols}).sparsity() *
+             entry.num_weights();
+    weights += entry.num_weights();
+    model.checkpoint().release(info);
+  }
+  return weights > 0.0 ? zeros / weights : 0.0;
+}
+
+// Zeros stay zeros: a model that is sparser than asked comes out as it went in.
+void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan, double sparsity) {
+  constexpr double kNoticeable = 0.01;
+  if (flags.common.quiet || sparsity <= plan.sparsity() + kNoticeable) return;
+  const double before = sparsity_before(model, plan);
+  if (before <= plan.sparsity() + kNoticeable) return;
+  print_note(flags.common,
+             fmt::format("{} had {:.2f} % zeros already, more than the {:.2f} % that were asked "
+                         "for; zeros are never filled again",
+                         flags.model, 100.0 * before, 100.0 * plan.sparsity()));
+}
+
 void run(const PruneFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   check(flags.gate);
+  check_outside("--out", flags.out, flags.model);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
   std::future<nlohmann::ordered_json> hashes;
   if (device->leaves_processor_free()) {
-    hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
+    hashes = std::async(std::launch::async, [&model, context = current_run()] {
+      const RunScope scope(context);
+      return model_hashes(model->checkpoint());
+    });
   }
   Plan plan = make_plan(*model, flags, method);
   const bool allocate = allocates(flags, method);
@@ -246,7 +284,7 @@ void run(const PruneFlags& flags) {
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
   options.compute = parse_compute(flags.compute, *device);
-  options.progress = terminal_progress(flags.common);
+  options.progress = job.context().progress;
   device->check_plan(*model, plan, options);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
@@ -261,10 +299,7 @@ void run(const PruneFlags& flags) {
                    calibrated.windows.seqlen, flags.calibration.seed};
     calibration.stopping = calibrated.stopping;
   }
-  const nlohmann::ordered_json identity = {{"version", SWIFTPRUNE_VERSION},
-                                           {"command", echo(flags, plan)},
-                                           {"model", file_stamps(model->checkpoint())},
-                                           {"calibration", calibration.ids}};
+  const nlohmann::ordered_json identity = identity_of(flags, *model, *device, options, plan, calibration);
   std::optional<Allocation> allocation;
   std::optional<UnfinishedRun> unfinished =
       flags.resume ? find_unfinished(flags, writer, identity) : std::nullopt;
@@ -293,18 +328,19 @@ void run(const PruneFlags& flags) {
     journal.emplace(writer.temporary_folder(), head, sync);
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
-  const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
-    return device->prune(*model, plan, calibrated.windows, options, output);
+  const PruneResult result = keeping_blocks(*journal, writer, flags.resume, [&] {
+    PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
+    output.copy_rest();
+    return pruned;
   });
-  output.copy_rest();
-  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
-  nlohmann::ordered_json record =
-      make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan),
-                  hashes.valid() ? hashes.get() : nlohmann::ordered_json());
+  nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
+                                              result, command_record(*flags.common.command),
+                                              hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
+  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);  // from here on nothing is stopped
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
   writer.finish();
@@ -314,6 +350,7 @@ void run(const PruneFlags& flags) {
   } else {
     print_summary(flags, result, calibration, allocation, seconds);
   }
+  note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,
                  {.dense = flags.model,
                   .pruned = flags.out,
@@ -322,6 +359,14 @@ void run(const PruneFlags& flags) {
                   .forward = {.compute = options.compute, .progress = options.progress},
                   .quiet = flags.common.quiet},
                  device->host());
+}
+
+// What an interrupted run leaves to a later --resume; empty: nothing.
+std::string kept_of(const PruneFlags& flags) {
+  const std::filesystem::path folder = partial_folder(flags.out);
+  std::error_code error;
+  const auto unfinished = std::filesystem::exists(folder, error) ? read_journal(folder) : std::nullopt;
+  return unfinished && !unfinished->blocks.empty() ? blocks_kept(unfinished->blocks.size()) : std::string();
 }
 
 void add_flags(CLI::App& command, PruneFlags& f) {
@@ -422,7 +467,10 @@ void declare_prune(CLI::App& program) {
       "Examples:\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-50 --sparsity 0.5 --calibration my_text.txt\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-24 --pattern 2:4 --method fast");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] {
+    run_writing(
+        flags->out, [&] { run(*flags); }, [&] { return kept_of(*flags); });
+  });
 
   auto common = std::make_shared<CommonOptions>();
   CLI::App* list = program.add_subcommand(

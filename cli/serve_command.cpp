@@ -2,8 +2,8 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <stop_token>
 #include <string>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -28,7 +28,7 @@ struct ServeFlags {
 };
 
 void run(ServeFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
   const auto tokenizer = Tokenizer::open(flags.model);
@@ -51,19 +51,9 @@ void run(ServeFlags& flags) {
         "-d '{{\"prompt\": \"The sun is\", \"max_tokens\": 20}}'\n",
         options.model_name, options.host, server.port(), options.host, server.port());
   }
-  std::thread watcher([&server] {
-    try {
-      while (true) {
-        check_interrupt();
-        std::this_thread::sleep_for(std::chrono::milliseconds(100));
-      }
-    } catch (const Error&) {
-      server.stop();
-    }
-  });
+  check_interrupt();
+  const std::stop_callback stop(job.context().stop, [&server] { server.stop(); });
   server.run();
-  request_interrupt();  // when the server ended by itself
-  watcher.join();
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -72,32 +73,6 @@ double wanted_ratio(const ShrinkFlags& flags, const Model& model, Device& device
   return ratio_for(dense, *flags.target_ms);
 }
 
-Json echo(const ShrinkFlags& f) {
-  Json command = {{"model", f.model},
-                  {"out", f.out},
-                  {"units", f.units},
-                  {"align", f.align},
-                  {"non_uniform", f.non_uniform},
-                  {"widths_by", f.widths_by},
-                  {"score", f.score},
-                  {"layers_by", f.layers_by},
-                  {"compensate", f.compensate},
-                  {"damping", f.damping},
-                  {"alpha", f.alpha},
-                  {"beta", f.beta},
-                  {"calibration", f.calibration.source()},
-                  {"field", f.calibration.field},
-                  {"windows", f.windows},
-                  {"seqlen", f.calibration.seqlen},
-                  {"seed", f.calibration.seed},
-                  {"compute", f.compute},
-                  {"device", f.device.device}};
-  if (f.ratio) command["ratio"] = *f.ratio;
-  if (f.target_params) command["target_params"] = *f.target_params;
-  if (f.target_ms) command["target_ms"] = *f.target_ms;
-  return command;
-}
-
 Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
   Json json = {{"intermediate_size", shape.channels},
                {"num_attention_heads", model.num_heads / model.num_kv_heads * shape.groups},
@@ -128,7 +103,7 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
   const ShrinkSeconds& s = result.seconds;
   Json record = {
       {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", echo(flags)},
+      {"command", command_record(*flags.common.command)},
       {"method", "shrink"},
       {"family", m.family},
       {"weights_changed", compensation != Compensation::kNone},
@@ -181,9 +156,9 @@ void print_summary(const ShrinkFlags& flags, const Json& record, double seconds)
   fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
              s.at("forward").get<double>(), s.at("solve").get<double>(),
              s.at("load").get<double>() + s.at("write").get<double>());
-  if (flags.common.quiet) return;
-  fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n", flags.out);
-  if (!flags.non_uniform) fmt::print(stderr, "      swiftprune export {} --gguf FILE.gguf\n", flags.out);
+  std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.out, "--text", "FILE"}};
+  if (!flags.non_uniform) next.push_back({"swiftprune", "export", flags.out, "--gguf", "FILE.gguf"});
+  print_next(flags.common, next);
 }
 
 void check_shapes(const ShrinkFlags& flags, const ModelConfig& model, const ShapeRequest& request,
@@ -219,11 +194,12 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
 }
 
 void run(const ShrinkFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
   check_shrinkable(*model);
+  check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
@@ -231,7 +207,7 @@ void run(const ShrinkFlags& flags) {
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
   options.compute = parse_compute(flags.compute, *device);
-  options.progress = terminal_progress(flags.common);
+  options.progress = job.context().progress;
 
   Json decode = Json::object();
   ShapeRequest request;
@@ -242,7 +218,10 @@ void run(const ShrinkFlags& flags) {
   check_shapes(flags, model->config(), request, options.compensation);
   std::future<Json> hashes =
       std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
-                 [&model] { return model_hashes(model->checkpoint()); });
+                 [&model, context = current_run()] {
+                   const RunScope scope(context);
+                   return model_hashes(model->checkpoint());
+                 });
   const TokenWindows windows = calibration_windows(*model, *device, flags.calibration, flags.windows, false,
                                                    options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
@@ -326,7 +305,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->capture_default_str();
   command.add_option("--damping", f.damping, "Of the least squares: higher stays nearer to the old weights")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command.add_option("--alpha", f.alpha, "With aligned: share of the inputs' error to make up for")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
@@ -353,7 +332,7 @@ void declare_shrink(CLI::App& program) {
       "Examples:\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --ratio 0.2 --calibration my_text.txt\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_writing(flags->out, [&] { run(*flags); }); });
 }
 
 }  // namespace swiftprune::cli

@@ -1,1 +1,2 @@
 swiftprune_test(core/sha256)
+swiftprune_test(core/run_context)

@@ -24,8 +24,8 @@ using ::testing::Not;
 
 constexpr const char* kRecord =
     R"({"swiftprune": "9", "method": "<i>own</i>", "weights_changed": false, "tensors": [],
-  "command": {"model": "my dense", "out": "o", "pattern": "2:4", "sparsity": 0.5, "skip": ["*.k_proj.weight"],
-              "calibration": ["a.txt", "b.jsonl"], "plan": "", "sequential": true},
+  "command": {"arguments": ["swiftprune", "prune", "my dense", "--out", "o", "--skip", "*.k_proj.weight",
+                            "--pattern", "2:4"], "options": {"pattern": "2:4"}},
   "calibration": {"source": "c4.u16", "windows": 2, "seqlen": 64},
   "seconds": {"load": 1.5, "calibrate": 2.0, "refine": 0.25, "total": 4.0}})";
 
@@ -79,8 +79,7 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_EQ(s.stage_seconds, (std::vector<std::pair<std::string, double>>{
                                  {"load", 1.5}, {"calibrate", 2.0}, {"refine", 0.25}}));
   EXPECT_EQ(shell_command(s.prune_command),
-            "swiftprune prune 'my dense' --calibration a.txt --calibration b.jsonl --out o --pattern 2:4 "
-            "--sequential --skip '*.k_proj.weight'");
+            "swiftprune prune 'my dense' --out o --skip '*.k_proj.weight' --pattern 2:4");
 
   const auto packed = Model::open(folder_.path() / "packed");
   const ModelSummary p = summarize_model(*packed, "packed");
@@ -88,6 +87,22 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_NEAR(p.sparsity, 0.5, 1e-9);
   EXPECT_LT(p.num_bytes, s.num_bytes);
   EXPECT_EQ(p.num_parameters, s.num_parameters);
+}
+
+// A record comes from anyone; what stands on the page as a command must be one of ours.
+TEST_F(ComparisonTest, OnlyOwnCommandsAreRepeated) {
+  for (const char* command : {R"({"arguments": ["rm", "-rf", "x"]})", R"({"arguments": ["swiftprune"]})",
+                              R"({"arguments": "x"})", R"({"arguments": ["swiftprune", "prune", 3]})",
+                              R"({"arguments": ["swiftprune", "prune", "a\u001bb"]})",
+                              R"({"model": "of an older version"})", R"("text")"}) {
+    const TempDir folder;
+    write_changed(folder.path() / "half", zeros(2, 4),
+                  {{"swiftprune.json",
+                    fmt::format(R"({{"method": "m", "weights_changed": true, "tensors": [], "command": {}}})",
+                                command)}});
+    const auto half = Model::open(folder.path() / "half");
+    EXPECT_TRUE(summarize_model(*half, "half").prune_command.empty()) << command;
+  }
 }
 
 TEST_F(ComparisonTest, PackedModelsGiveTheSameNumbers) {

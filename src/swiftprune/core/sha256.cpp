@@ -8,6 +8,7 @@
 
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/progress.h"
 #include "swiftprune/core/sha256_blocks.h"
 
 #if defined(__x86_64__)
@@ -126,6 +127,7 @@ std::string sha256_file(const std::filesystem::path& file) {
   Sha256 hash;
   std::vector<char> buffer(1 << 20);
   while (in) {
+    check_interrupt();
     in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
     hash.update(std::string_view(buffer.data(), static_cast<std::size_t>(in.gcount())));
   }

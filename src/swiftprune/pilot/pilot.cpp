@@ -251,6 +251,7 @@ class Pilot {
       arguments.insert(arguments.end(), {"--calibration", options_.text, "--windows", std::to_string(windows),
                                          "--seqlen", std::to_string(text_.calibration.seqlen)});
     }
+    arguments.insert(arguments.end(), options_.prune_arguments.begin(), options_.prune_arguments.end());
     return arguments;
   }
 

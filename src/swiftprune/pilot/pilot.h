@@ -34,6 +34,7 @@ struct PilotOptions {
   double max_perplexity_ratio = 1.10;  // what the recommended model is to keep
   std::filesystem::path work;          // folder for the models on trial, which are removed again
   std::optional<double> bytes_per_token;
+  std::vector<std::string> prune_arguments;  // of the user's own, for every command that it prints
   std::vector<std::string> masks;
   ForwardOptions forward;
 };
