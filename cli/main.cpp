@@ -13,6 +13,7 @@ namespace swiftprune::cli {
 namespace {
 
 constexpr int kInternalError = 70;  // EX_SOFTWARE of sysexits.h
+constexpr const char* kLostOutput = "standard output: cannot be written; is the disk full?";
 
 int complain(int exit_code, const char* message) {
   clear_progress();
@@ -36,7 +37,7 @@ int run_program(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return complain(1, "out of memory; use fewer --windows or a shorter --seqlen");
   } catch (const std::exception& error) {
-    return complain(1, error.what());
+    return complain(1, std::ferror(stdout) != 0 ? kLostOutput : error.what());
   }
 }
 
@@ -50,7 +51,7 @@ int main(int argc, char** argv) {
   bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
   if (std::fclose(stdout) != 0) lost = lost || errno != EBADF;  // closed from the start: nothing was wanted
   if (lost && exit_code == 0) {
-    return swiftprune::cli::complain(1, "standard output: cannot be written; is the disk full?");
+    return swiftprune::cli::complain(1, swiftprune::cli::kLostOutput);
   }
   return exit_code;
 }

@@ -138,8 +138,8 @@ TEST_F(InterruptTest, ResumeRefusesAnEditedPlan) {
   const std::vector<std::string> arguments =
       long_run({"--resume", "--plan", at("plan.json"), "--method", "best"});
   std::string refined = plan;  // so that the run takes its time
-  for (std::size_t at = 0; (at = refined.find("\"none\"", at)) != std::string::npos;)
-    refined.replace(at, 6, "\"pcg(20)\"");
+  for (std::size_t found = 0; (found = refined.find("\"none\"", found)) != std::string::npos;)
+    refined.replace(found, 6, "\"pcg(20)\"");
   test::write_text(at("plan.json"), refined);
   leave_unfinished(arguments);
   std::string edited = refined;
@@ -156,10 +156,9 @@ TEST_F(InterruptTest, ResumeRefusesAnEditedPlan) {
 
 TEST_F(InterruptTest, LostOutputIsNoSuccess) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
-  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"methods"},
-                                                    {"inspect", model("llama2"), "--json"},
-                                                    {"--help"},
-                                                    {"--version"}}) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"methods"}, {"inspect", model("llama2"), "--json"}, {"--help"}, {"--version"}};
+  for (const std::vector<std::string>& arguments : commands) {
     EXPECT_EQ(wait_for(start(arguments, "/dev/full", at("stderr"))), 1);
     EXPECT_THAT(test::read_text(at("stderr")), HasSubstr("cannot be written"));
   }
