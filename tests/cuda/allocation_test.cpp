@@ -4,6 +4,7 @@
 
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "support/collected_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 

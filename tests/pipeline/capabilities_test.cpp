@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/collected_output.h"
 #include "support/expect_error.h"
 #include "support/random_windows.h"
 #include "swiftprune/cuda/capabilities.h"
@@ -178,20 +179,12 @@ Scores negated(WeightView weight, const ScoreInput&) {
 const ScoreKind kOfWeights{
     .name = "contrary", .summary = "1/(1 + |w|)", .source = "this test", .from_weights = negated};
 
-class Collected final : public PruneOutput {
- public:
-  void write(const std::string& name, std::span<const float> values) override {
-    tensors[name] = std::vector<float>(values.begin(), values.end());
-  }
-  std::map<std::string, std::vector<float>> tensors;
-};
-
 TEST_F(CapabilitiesTest, ANewScoreRunsOnBothDevicesOrIsRefusedByName) {
   std::vector<const ScoreKind*> kinds(score_kinds().begin(), score_kinds().end());
   kinds.insert(kinds.end(), {&kOfStatistics, &kOfWeights});
   const auto backend = make_cpu_backend();
   const auto run = [&](const ScoreSpec& score) {
-    Collected output;
+    test::Collected output(model_->checkpoint());
     prune(*model_, *backend, plan(score), test::random_windows(*model_), {}, output);
     return output.tensors;
   };

@@ -334,8 +334,8 @@ TEST(Shrink, ThenPruneThenPack) {
     for (PlannedTensor& tensor : plan) tensor.dtype = DType::kBF16;  // packing takes 16-bit weights
     CheckpointWriter writer(dir.path() / "pruned", plan);
     test::Collected output(shrunk->checkpoint());
-    prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, "wanda", "none"}, {}), windows,
-          {}, output);
+    prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, parse_score("wanda"), {}}, {}),
+          windows, {}, output);
     for (const TensorInfo& tensor : shrunk->checkpoint().tensors()) {
       std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
       convert_to_f32(shrunk->checkpoint().bytes(tensor), tensor.dtype, values);

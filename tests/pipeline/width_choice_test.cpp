@@ -224,8 +224,8 @@ TEST_P(NonUniform, IsPrunedLikeAnyOther) {
   shrink_to(*model_, *backend_, staircase(model_->config()), Compensation::kRefit, dir_.path() / "out");
   const auto small = Model::open(dir_.path() / "out");
   test::Collected output(small->checkpoint());
-  prune(*small, *backend_, uniform_plan(*small, {parse_pattern("row"), 0.5, "wanda", "none"}, {}), windows_,
-        {}, output);
+  prune(*small, *backend_, uniform_plan(*small, {parse_pattern("row"), 0.5, parse_score("wanda"), {}}, {}),
+        windows_, {}, output);
   std::int64_t zeros = 0, all = 0;
   for (const auto& [name, bytes] : output.tensors) {
     const std::vector<float> values = output.values(name);
