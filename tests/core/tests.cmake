@@ -1,1 +1,3 @@
 swiftprune_test(core/sha256)
+swiftprune_test(core/parallel)
+swiftprune_test(core/checked_math)

@@ -25,7 +25,7 @@ using ::testing::Not;
 constexpr const char* kRecord =
     R"({"swiftprune": "9", "method": "<i>own</i>", "weights_changed": false, "tensors": [],
   "command": {"model": "my dense", "out": "o", "pattern": "2:4", "sparsity": 0.5, "skip": ["*.k_proj.weight"],
-              "calibration": ["a.txt", "b.jsonl"], "plan": "", "sequential": true},
+              "calibration": ["a.txt", "b.jsonl"], "plan": "", "resume": true},
   "calibration": {"source": "c4.u16", "windows": 2, "seqlen": 64},
   "seconds": {"load": 1.5, "calibrate": 2.0, "refine": 0.25, "total": 4.0}})";
 
@@ -80,7 +80,7 @@ TEST_F(ComparisonTest, SummarisesModels) {
                                  {"load", 1.5}, {"calibrate", 2.0}, {"refine", 0.25}}));
   EXPECT_EQ(shell_command(s.prune_command),
             "swiftprune prune 'my dense' --calibration a.txt --calibration b.jsonl --out o --pattern 2:4 "
-            "--sequential --skip '*.k_proj.weight'");
+            "--resume --skip '*.k_proj.weight'");
 
   const auto packed = Model::open(folder_.path() / "packed");
   const ModelSummary p = summarize_model(*packed, "packed");
