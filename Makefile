@@ -2,7 +2,7 @@
 BUILD := build/release
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
-  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libxxhash-dev \
+  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev \
   libgtest-dev libgmock-dev libbenchmark-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 

@@ -4,4 +4,3 @@ target_sources(swiftprune PRIVATE
   core/progress.cpp
   core/cpu_features.cpp
   core/sha256.cpp)
-swiftprune_isa_sources(swiftprune SHANI core/sha256_shani.cpp)
