@@ -22,7 +22,7 @@ declare -A allowed=(
   [pipeline]="core tensor backend checkpoint text scoring selection masking structure refinement sparse model calibration evaluation"
   [serving]="core tensor backend checkpoint text sparse model"
   # One arrow of device goes to what implements it: cuda/device.h, a single function.
-  [device]="core tensor backend checkpoint text sparse model calibration evaluation pipeline serving cuda"
+  [device]="core tensor backend checkpoint text sparse model calibration evaluation pipeline serving"
   [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"

@@ -3,5 +3,6 @@ if(SWIFTPRUNE_CUDA)
                shrink pipeline golden generation)
     swiftprune_test(cuda/${unit})
   endforeach()
-  target_link_libraries(cuda_tests PRIVATE CUDA::cudart_static)
+  target_link_libraries(cuda_tests PRIVATE swiftprune_cuda_objects)
+  set_target_properties(cuda_tests PROPERTIES ENABLE_EXPORTS ON)  # device/cuda_library.cpp finds the code here
 endif()

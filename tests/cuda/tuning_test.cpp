@@ -80,9 +80,8 @@ TEST_F(CudaTuningTest, TheLibrarysFormGivesTheProduct) {
     return search ? FormTimes{9.0, 8.0, 2.0, {}} : FormTimes{9.0, 8.0, 0.0, {}};
   });
   tuner.choose_many(kept, 512, 1e9);
-  const std::uint64_t before = memory_->used();
+  EXPECT_TRUE(kept.is_structured());
   expect_products(kept);
-  EXPECT_GE(memory_->used(), before);  // plans may hold workspaces
 }
 
 TEST_F(CudaTuningTest, TakesTheFasterFormAndMeasuresOnce) {

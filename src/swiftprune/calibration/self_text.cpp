@@ -31,6 +31,9 @@ TokenWindows self_text(const GeneratorMaker& make_generator, const SelfTextOptio
         windows.ids[static_cast<std::size_t>((first + s) * length + t)] =
             current[static_cast<std::size_t>(s)];
       }
+      if (options.progress)
+        options.progress("writing calibration text", std::min(total, (first * length) + (t + 1) * lanes),
+                         total);
       if (t + 1 == length) break;
       const ConstMatrixView logits = generator->append(current);
       parallel_for(lanes, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -39,9 +42,6 @@ TokenWindows self_text(const GeneratorMaker& make_generator, const SelfTextOptio
               samplers[static_cast<std::size_t>(s)].next(logits.row_span(s));
         }
       });
-      if (options.progress)
-        options.progress("writing calibration text", std::min(total, (first * length) + (t + 1) * lanes),
-                         total);
     }
   }
   windows.ids.resize(static_cast<std::size_t>(total));

@@ -5,4 +5,3 @@ target_sources(swiftprune PRIVATE
   core/run_context.cpp
   core/cpu_features.cpp
   core/sha256.cpp)
-swiftprune_isa_sources(swiftprune SHANI core/sha256_shani.cpp)

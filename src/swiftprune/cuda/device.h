@@ -1,5 +1,4 @@
-// The border between the program and its CUDA code: one function. Exactly one of device.cpp (with CUDA) and
-// unavailable.cpp (without) is compiled behind it.
+// The border between the program and its CUDA code: one function, which library.cpp exports.
 #pragma once
 
 #include <memory>

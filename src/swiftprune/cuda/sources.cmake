@@ -1,6 +1,9 @@
 target_sources(swiftprune PRIVATE cuda/capabilities.cpp)
+# GPU code is a library of its own (device/cuda_library.h). Its objects are what tests and benchmarks link, which
+# call kernels and CUDA's runtime beside them: with one copy of both in the program.
 if(SWIFTPRUNE_CUDA)
-  target_sources(swiftprune PRIVATE
+  add_library(swiftprune_cuda_objects OBJECT
+    cuda/library.cpp
     cuda/device.cpp
     cuda/runtime/runtime.cpp
     cuda/runtime/products.cpp
@@ -45,14 +48,22 @@ if(SWIFTPRUNE_CUDA)
     cuda/pipeline/trial_streams.cpp
     cuda/forward/perplexity.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)
-    target_sources(swiftprune PRIVATE cuda/sparse/structured.cpp)
+    target_sources(swiftprune_cuda_objects PRIVATE cuda/sparse/structured.cpp)
     set_property(SOURCE cuda/sparse/structured.cpp APPEND PROPERTY COMPILE_OPTIONS
       -isystem${SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR})
   else()
-    target_sources(swiftprune PRIVATE cuda/sparse/structured_unavailable.cpp)
+    target_sources(swiftprune_cuda_objects PRIVATE cuda/sparse/structured_unavailable.cpp)
   endif()
-  target_link_libraries(swiftprune PRIVATE CUDA::cudart_static swiftprune_cuda_flags ${CMAKE_DL_LIBS})
-  target_compile_definitions(swiftprune PRIVATE SWIFTPRUNE_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+  target_link_libraries(swiftprune_cuda_objects
+    PUBLIC swiftprune CUDA::cudart_static ${CMAKE_DL_LIBS}
+    PRIVATE swiftprune_warnings swiftprune_cuda_flags)
+  target_compile_definitions(swiftprune_cuda_objects PRIVATE SWIFTPRUNE_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+  swiftprune_shared_objects(swiftprune_cuda_objects)
+  swiftprune_precompile(swiftprune_cuda_objects)
+  add_library(swiftprune_cuda SHARED $<TARGET_OBJECTS:swiftprune_cuda_objects>)
+  target_link_libraries(swiftprune_cuda PRIVATE swiftprune CUDA::cudart_static ${CMAKE_DL_LIBS})
+  swiftprune_shared_library(swiftprune_cuda)
 else()
-  target_sources(swiftprune PRIVATE cuda/unavailable.cpp)
+  # None that an earlier build with CUDA left beside this program.
+  file(REMOVE ${PROJECT_BINARY_DIR}/libswiftprune_cuda.so)
 endif()

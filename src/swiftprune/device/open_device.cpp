@@ -1,7 +1,7 @@
 #include <charconv>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/cuda_library.h"
 #include "swiftprune/device/device.h"
 
 namespace swiftprune {
@@ -27,10 +27,10 @@ std::unique_ptr<Device> open_device(std::string_view text, const DeviceOptions& 
   if (text == "cpu") return make_cpu_device();
   std::string why_not;
   if (text == "auto") {
-    auto device = cuda::make_device(0, options, why_not);
+    auto device = make_cuda_device(0, options, why_not);
     return device ? std::move(device) : make_cpu_device();
   }
-  auto device = cuda::make_device(parse_index(text), options, why_not);
+  auto device = make_cuda_device(parse_index(text), options, why_not);
   if (!device) fail(ErrorKind::kDevice, "--device: found {}, but {}; use --device cpu", text, why_not);
   return device;
 }

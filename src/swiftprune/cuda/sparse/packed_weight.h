@@ -51,6 +51,7 @@ class DevicePacked {
   // A copy in cuSPARSELt's form for many tokens without bias; only when can_be_structured(). Keeps a
   // reference to the library.
   bool can_be_structured() const;
+  bool is_structured() const { return structured_.has_value(); }
   void keep_structured(DeviceMemory& memory, StructuredProducts& library,
                        const StructuredProducts::Algorithm& algorithm, cudaStream_t stream);
 
