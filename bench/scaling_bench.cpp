@@ -182,7 +182,6 @@ int main(int argc, char** argv) {
       RefineTask task;
       task.weight = weight->view();
       task.target.sparsity = 0.5;
-      task.measure_error = false;
       refiner->refine(task, *prepared, *backend);
     };
   }));

@@ -11,9 +11,9 @@
 
 #include "support/random_matrix.h"
 #include "support/spec_text.h"
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune {
 namespace {

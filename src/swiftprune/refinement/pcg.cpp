@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/row_loops.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 
 namespace swiftprune {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -11,18 +12,14 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/refinement/admm.h"
 #include "swiftprune/refinement/aligned_admm.h"
-#include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/pcg.h"
 #include "swiftprune/refinement/row_loops.h"
 #include "swiftprune/refinement/sparsegpt.h"
 #include "swiftprune/refinement/swaps.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 
 namespace swiftprune {
 namespace {
-
-constexpr std::int64_t kErrorRows = 256;
 
 Matrix masked(ConstMatrixView weight, const Mask& mask) {
   const RowKernels& kernels = row_kernels({});
@@ -94,7 +91,6 @@ class ChainRefiner final : public Refiner {
                        const Backend& backend) const override {
     const auto& grams = static_cast<const Prepared&>(prepared).parts;
     RefineTask part_task = task;
-    part_task.measure_error = false;
     Refinement result;
     RefineReport report;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
@@ -140,19 +136,6 @@ Refinement Refiner::refine(const RefineTask& task, const PreparedGram& prepared,
   check_finite(w, task.target.tensor, "weight");
   Refinement result = do_refine(task, prepared, backend);
   check_finite(result.weight.view(), task.target.tensor, "refined weight");
-  if (prepared.gram == nullptr || !task.measure_error || w.numel() == 0) return result;
-
-  const Matrix& gram = *prepared.gram;
-  for (std::int64_t j = 0; j < gram.rows(); ++j) result.report.num_dead += gram.at(j, j) == 0.0f;
-  const std::int64_t step = ceil_div(w.rows, kErrorRows);
-  const double whole = layer_error(sampled_difference(w, {}, step).view(), gram.view(), backend);
-  if (!(whole > 0.0)) return result;
-  const Matrix before = masked(w, task.mask != nullptr ? *task.mask : result.mask);
-  const auto relative = [&](const Matrix& weight) {
-    return layer_error(sampled_difference(w, weight.view(), step).view(), gram.view(), backend) / whole;
-  };
-  result.report.error_before = relative(before);
-  result.report.error_after = relative(result.weight);
   return result;
 }
 

@@ -21,15 +21,11 @@ struct RefineTask {
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
-  bool measure_error = true;  // fill the report's errors: up to three products of 256 evenly spread rows
 };
 
 struct RefineReport {
-  double damping = 0.0;       // added to the Gram's diagonal, relative to its mean
-  int damping_raised = 0;     // how often it was raised tenfold because the Gram was not positive definite
-  std::int64_t num_dead = 0;  // inputs that are zero on all tokens
-  double error_before = 0.0;  // E(dense weights under the given mask, or the final one) / E(0)
-  double error_after = 0.0;   // E(B) / E(0)
+  double damping = 0.0;    // added to the Gram's diagonal, relative to its mean
+  int damping_raised = 0;  // how often it was raised tenfold because the Gram was not positive definite
 };
 
 struct Refinement {

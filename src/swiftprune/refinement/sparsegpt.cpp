@@ -4,12 +4,12 @@
 #include <array>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/cholesky.h"
 #include "swiftprune/refinement/row_loops.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 #include "swiftprune/selection/selector.h"
 

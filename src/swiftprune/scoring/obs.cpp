@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "swiftprune/scoring/damped_inverse.h"
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune {
 namespace {

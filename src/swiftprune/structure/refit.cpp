@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune {
 namespace {

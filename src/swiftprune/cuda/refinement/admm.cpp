@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/refinement/inverse.h"
 #include "swiftprune/refinement/admm.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {

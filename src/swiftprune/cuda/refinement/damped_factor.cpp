@@ -2,9 +2,9 @@
 
 #include <numeric>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {

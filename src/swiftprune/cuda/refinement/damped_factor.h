@@ -1,4 +1,4 @@
-// The inverse Cholesky factor of a damped Gram matrix on the device, as scoring/damped_inverse.h damps it.
+// The inverse Cholesky factor of a damped Gram matrix on the device, as backend/damped_inverse.h damps it.
 #pragma once
 
 #include <string_view>

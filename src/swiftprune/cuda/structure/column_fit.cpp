@@ -1,8 +1,8 @@
 #include "swiftprune/cuda/structure/column_fit.h"
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune::cuda {
 namespace {

@@ -72,7 +72,6 @@ class CpuProbeShop final : public ProbeShop {
     RefineTask task;
     task.weight = of.weight.view();
     task.target = target;
-    task.measure_error = false;
     const auto& prepared = prepared_[static_cast<std::size_t>(of.tensors.input)];
     pruned_[linear] = refiner_->refine(task, *prepared, backend_).weight;
   }

@@ -5,7 +5,6 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
-#include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
@@ -17,22 +16,6 @@
 
 namespace swiftprune {
 namespace {
-
-// Relative change of the linear's outputs on its calibration inputs; nothing without calibration. Over a
-// sample of the rows where the Gram matrix is known, else from the channels' energies, as if they were
-// uncorrelated.
-std::optional<double> output_error(ConstMatrixView dense, ConstMatrixView pruned, const LayerStats& stats,
-                                   const Backend& backend) {
-  if (stats.num_tokens == 0) return std::nullopt;
-  const std::int64_t step = output_error_step(dense.rows);
-  const Matrix change = sampled_difference(dense, pruned, step);
-  const Matrix whole = sampled_difference(dense, {}, step);
-  const auto error = [&](const Matrix& w) {
-    const std::vector<double> energies = row_energies(w.view(), stats, backend);
-    return std::accumulate(energies.begin(), energies.end(), 0.0);
-  };
-  return relative_error(error(change), error(whole));
-}
 
 class CpuPruneShop final : public PruneShop {
  public:
@@ -112,6 +95,7 @@ class CpuPruneShop final : public PruneShop {
               bool masks_only) override {
     BlockLinear& of = block_->linears()[linear];
     check_finite(of.weight.view(), entry.tensor);
+    const Matrix dense = masks_only ? Matrix() : of.weight.clone();
     Scores scores;
     {
       const Stopwatch watch(run_.seconds.score);
@@ -120,14 +104,13 @@ class CpuPruneShop final : public PruneShop {
     }
     {
       const Stopwatch watch(run_.seconds.select);
-      Selection selection = selector_->select(scores.view(weight_view(of.weight.view())), target);
+      const MutableWeightView weight = mutable_weight_view(of.weight.view());
+      Selection selection = masks_only ? selector_->select(scores.view(weight_view(of.weight.view())), target)
+                                       : selector_->prune(weight, scores, target);
       outcomes_[linear].lambda = selection.report.lambda;
       mask_ = std::move(selection.mask);
     }
-    if (masks_only) return;
-    const Matrix dense = of.weight.clone();
-    apply_mask(mask_, of.weight.view());
-    finish_linear(linear, entry, dense);
+    if (!masks_only) finish_linear(linear, entry, dense);
   }
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
@@ -142,7 +125,6 @@ class CpuPruneShop final : public PruneShop {
       task.weight = of.weight.view();
       task.mask = refiner->uses_mask() ? &mask_ : nullptr;
       task.target = target;
-      task.measure_error = false;  // measured below, on the rounded weights
       Refinement refined = refiner->refine(task, prepared, backend_);
       if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
       dense = std::exchange(of.weight, std::move(refined.weight));

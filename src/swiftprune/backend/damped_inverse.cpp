@@ -1,4 +1,4 @@
-#include "swiftprune/scoring/damped_inverse.h"
+#include "swiftprune/backend/damped_inverse.h"
 
 #include <algorithm>
 #include <cmath>
