@@ -69,6 +69,7 @@ std::vector<std::string> arguments_of(const PilotFlags& flags) {
   for (const double sparsity : o.sparsities)
     arguments.insert(arguments.end(), {"--sparsity", fmt::format("{}", sparsity)});
   for (const std::string& pattern : o.patterns) arguments.insert(arguments.end(), {"--pattern", pattern});
+  if (o.device != "cpu") arguments.insert(arguments.end(), {"--device", o.device});
   if (!flags.report.empty()) arguments.insert(arguments.end(), {"--report", flags.report});
   return arguments;
 }
@@ -103,6 +104,7 @@ void run(PilotFlags flags) {
   }
   const auto device = open_device(flags.device);
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
@@ -110,6 +112,7 @@ void run(PilotFlags flags) {
                                      flags.calibration_tokens, flags.evaluation_tokens);
   const WorkFolder work(flags.work);
   options.work = work.path();
+  options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;
   options.bytes_per_token = text.bytes_per_token;
   options.forward.compute = parse_compute(flags.compute, *device);
@@ -119,7 +122,7 @@ void run(PilotFlags flags) {
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     options.masks = {block.down.name + ".weight"};
   }
-  ComparisonReport report = run_pilot(*model, device->host(), split, options);
+  ComparisonReport report = run_pilot(*model, *device, split, options);
   report.commands.push_back(shell_command(arguments_of(flags)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
@@ -166,6 +169,7 @@ void declare_pilot(CLI::App& program) {
   command->add_option("--report", flags->report, "Write one self-contained HTML page");
   command->add_option("--markdown", flags->markdown, "Write the table as Markdown");
   add_compute_flag(*command, flags->compute);
+  add_device_flags(*command, flags->device);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune pilot ./SmolLM2-135M --text own.txt --minutes 10 --report pilot.html");
   command->callback([flags] { run(*flags); });

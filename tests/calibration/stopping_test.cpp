@@ -29,12 +29,17 @@ TokenWindows draw(const Model& model, std::int64_t windows, bool same) {
   return result;
 }
 
+StableWindows until_stable(const Model& model, const Backend& backend, const TokenWindows& windows,
+                           double tolerance) {
+  const auto energies = make_cpu_input_energies(model, backend, windows, ComputeType::kF32);
+  return windows_until_stable(model, *energies, windows, tolerance, {});
+}
+
 TEST(Stopping, RepeatedTextIsEnoughAfterTwoWindows) {
   set_num_threads(1);
   const auto model = tiny();
   const auto backend = make_cpu_backend();
-  const StableWindows found =
-      windows_until_stable(*model, *backend, draw(*model, 8, true), ComputeType::kF32, 1e-3, {});
+  const StableWindows found = until_stable(*model, *backend, draw(*model, 8, true), 1e-3);
   EXPECT_TRUE(found.stable);
   EXPECT_EQ(found.windows, 2);
   set_num_threads(0);
@@ -45,7 +50,7 @@ TEST(Stopping, ChangesFallWithTheTextAndATighterToleranceReadsMore) {
   const auto model = tiny();
   const auto backend = make_cpu_backend();
   const TokenWindows windows = draw(*model, 16, false);
-  const StableWindows all = windows_until_stable(*model, *backend, windows, ComputeType::kF32, 0.0, {});
+  const StableWindows all = until_stable(*model, *backend, windows, 0.0);
   EXPECT_FALSE(all.stable);
   EXPECT_EQ(all.windows, 16);
   ASSERT_EQ(all.changes.size(), 16u);
@@ -53,8 +58,7 @@ TEST(Stopping, ChangesFallWithTheTextAndATighterToleranceReadsMore) {
   std::int64_t before = 0;
   for (const std::size_t window : {std::size_t{3}, std::size_t{9}}) {
     const double tolerance = all.changes[window] * 1.0000001;
-    const StableWindows found =
-        windows_until_stable(*model, *backend, windows, ComputeType::kF32, tolerance, {});
+    const StableWindows found = until_stable(*model, *backend, windows, tolerance);
     EXPECT_TRUE(found.stable);
     EXPECT_LE(found.windows, static_cast<std::int64_t>(window) + 1);
     EXPECT_LT(found.changes.back(), tolerance);

@@ -1,1 +1,2 @@
 swiftprune_test(device/open_device)
+swiftprune_test(device/evaluation)

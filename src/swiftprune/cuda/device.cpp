@@ -30,6 +30,31 @@ std::string why_unusable(int index) {
   return {};
 }
 
+// What cuda/forward computes; the width of heads is the attention kernels' limit.
+bool computes(ModelFeature feature) {
+  using enum ModelFeature;
+  switch (feature) {
+    case kLayerNorm:
+    case kStackedQkv:
+    case kInterleavedQkv:
+    case kPlainMlp:
+    case kParallelResidual:
+    case kAttentionSoftcap:
+    case kFinalSoftcap:
+    case kSlidingWindow:
+    case kHeadNorms:
+    case kOutputNorms:
+    case kPositionTable:
+    case kLongRope:
+    case kHeadBias:
+    case kLayerSizes:
+      return true;
+    case kWideHeads:
+      return false;
+  }
+  return false;
+}
+
 // Saves what was measured while the models were loaded.
 class TunedSpeedTarget final : public SpeedTarget {
  public:
@@ -64,19 +89,23 @@ class CudaDevice final : public Device {
   std::uint64_t memory_limit() const override { return memory_bytes_; }
   bool leaves_processor_free() const override { return true; }
   std::int64_t prefill_chunk() const override { return 2048; }
+  bool has_feature(ModelFeature feature) const override { return computes(feature); }
   void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const override {
+    check_model(model);
     cuda::check_plan(model, plan, options);
   }
 
   std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,
                                                std::int64_t sequences, std::int64_t capacity,
                                                const LoadOptions& options) override {
+    check_model(model);
     auto generator = make_generator(model, compute, sequences, capacity, gpu_options(options));
     timings_.save();
     return generator;
   }
   std::unique_ptr<SequenceEngine> engine(const Model& model, ComputeType compute, std::int64_t lanes,
                                          std::int64_t capacity, const LoadOptions& options) override {
+    check_model(model);
     auto engine = make_engine(model, compute, lanes, capacity, gpu_options(options));
     timings_.save();
     return engine;
@@ -85,33 +114,48 @@ class CudaDevice final : public Device {
     return std::make_unique<TunedSpeedTarget>(make_speed_target(compute, gpu_options(options)), timings_);
   }
   DecodeTime decode_time(const Model& model, ComputeType compute) override {
+    check_model(model);
     return measure_decode(model, compute, gpu_options({}));
   }
 
-  PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                              const ForwardOptions& options) override {
-    PerplexityResult result = cuda::perplexity(model, parts, options, gpu_options({.tune = true}));
-    timings_.save();
-    return result;
+  std::unique_ptr<TextForwards> text_forwards(std::span<const Model* const> models,
+                                              const ForwardOptions& options) override {
+    for (const Model* model : models) check_model(*model);
+    return make_text_forwards(models, options.compute, gpu_options({.tune = true}));
+  }
+  std::unique_ptr<PairedBlocks> paired_blocks(const Model& dense, const Model& pruned, TokenWindows windows,
+                                              ComputeType compute) override {
+    check_model(dense);
+    check_model(pruned);
+    return make_paired_blocks(dense, pruned, std::move(windows), compute, gpu_options({}));
+  }
+  std::unique_ptr<InputEnergies> input_energies(const Model& model, const TokenWindows& windows,
+                                                ComputeType compute) override {
+    check_model(model);
+    return make_input_energies(model, windows, compute, gpu_options({}));
   }
 
   std::unique_ptr<TrialStreams> trial_streams(const Model& model, TokenWindows windows,
                                               ComputeType compute) override {
+    check_model(model);
     return make_trial_streams(model, std::move(windows), compute, gpu_options({}));
   }
   Sensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
                                       ComputeType compute, const ProgressFn& progress) override {
+    check_model(model);
     DeviceSensitivities measured =
         cuda::measure_sensitivities(model, plan, windows, compute, gpu_options({}), progress);
     return {std::move(measured.values), std::move(measured.readers)};
   }
   PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                     const PruneOptions& options, PruneOutput& output) override {
+    check_model(model);
     return cuda::prune(model, plan, windows, options, gpu_options({}), output);
   }
   ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
                       std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                       const ShrinkOptions& options, ShrinkOutput& output) override {
+    check_model(model);
     return cuda::shrink(model, shape, removed_layers, windows, options, gpu_options({}), output);
   }
 

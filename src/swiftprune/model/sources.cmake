@@ -14,6 +14,8 @@ target_sources(swiftprune PRIVATE
   model/opt.cpp
   model/decoder_block.cpp
   model/model.cpp
+  model/model_features.cpp
   model/forward.cpp
+  model/cpu_text_forwards.cpp
   model/generator.cpp
   model/sampler.cpp)
