@@ -79,7 +79,10 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
   }
   ForwardOptions forward;
   forward.compute = compute;
-  outcome.perplexity = perplexity(*Model::open(folder), backend, text, forward).perplexity;
+  const auto pruned = Model::open(folder);
+  const Model* models[] = {pruned.get()};
+  outcome.perplexity =
+      perplexity(*pruned, *make_cpu_text_forwards(models, backend, forward), text, {}).perplexity;
   fs::remove_all(folder);
   return outcome;
 }

@@ -96,6 +96,7 @@ void run(BenchFlags& flags) {
   std::vector<std::uint64_t> file_bytes;
   for (const std::string& folder : folders) {
     owners.push_back(Model::open(folder));
+    device->check_model(*owners.back());
     owners.back()->check_length(flags.speed.prompt_tokens + flags.speed.decode_tokens,
                                 "--prompt and --decode");
     models.push_back(owners.back().get());

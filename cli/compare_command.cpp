@@ -112,6 +112,7 @@ void run(const CompareFlags& flags) {
   std::vector<std::unique_ptr<Model>> models;
   for (const std::string& folder : input.folders) {
     models.push_back(Model::open(folder));
+    device->check_model(*models.back());
     input.models.push_back(models.back().get());
   }
   input.forward.compute = parse_compute(flags.compute, *device);
@@ -125,7 +126,7 @@ void run(const CompareFlags& flags) {
   if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
   input.gates = flags.gates;
 
-  ComparisonReport report = compare(input, device->host());
+  ComparisonReport report = compare(input, *device);
   for (const ModelReport& model : report.models) {
     for (const ModelStep& step : model.summary.steps) {
       const std::string line = shell_command(step.command);
@@ -168,6 +169,7 @@ void add_flags(CLI::App& command, CompareFlags& f) {
   command.add_option("--markdown", f.markdown, "Write the table as Markdown");
   add_gate_flags(command, f.gates);
   add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
   add_common_options(command, f.common);
 }
 

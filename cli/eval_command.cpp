@@ -53,7 +53,8 @@ TextResult evaluate(const Model& model, Device& device, EvaluationText text,
     all.ids.insert(all.ids.end(), part.windows.ids.begin(), part.windows.ids.end());
   }
   result.ids = all.hash();
-  result.result = device.perplexity(model, parts, forward);
+  const Model* models[] = {&model};
+  result.result = perplexity(model, *device.text_forwards(models, forward), parts, forward.progress);
   result.text = std::move(text);
   result.seconds = seconds_since(start);
   return result;
@@ -174,6 +175,7 @@ void run(const EvalOptions& options) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
   }
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   ForwardOptions forward;
   forward.compute = parse_compute(options.compute, *device);
   forward.progress = job.context().progress;
@@ -185,8 +187,10 @@ void run(const EvalOptions& options) {
   evaluate_texts(*model, *device, options, forward, document);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!tasks.empty()) tokenizer = Tokenizer::open(model->checkpoint().folder());
+  const Model* models[] = {model.get()};
+  const auto forwards = tasks.empty() ? nullptr : device->text_forwards(models, forward);
   for (const Task& task : tasks) {
-    const TaskResult result = run_task(*model, device->host(), *tokenizer, task, forward);
+    const TaskResult result = run_task(*model, *forwards, *tokenizer, task, forward.progress);
     if (!options.common.json) print_task(result);
     document["tasks"].push_back(to_json(result, options.items));
   }

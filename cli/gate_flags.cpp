@@ -51,7 +51,7 @@ void check(const PruneGate& gate) {
   }
 }
 
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend) {
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device) {
   if (gate.text.empty()) return;
   const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned);
   EvaluationFlags flags;
@@ -68,7 +68,7 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backen
     input.gates = gate.limits;
     input.forward = run.forward;
     input.num_worst = 0;
-    return compare(input, backend);
+    return compare(input, device);
   }();
   if (!run.quiet) {
     for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());

@@ -28,6 +28,6 @@ struct PruneGateRun {
   ForwardOptions forward;
   bool quiet = false;
 };
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend);
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device);
 
 }  // namespace swiftprune::cli

@@ -34,6 +34,7 @@ void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   const auto tokenizer = Tokenizer::open(options.model);
   std::vector<std::int32_t> prompt = tokenizer->encode(options.prompt);
   if (prompt.empty()) prompt.push_back(first_token(*model));

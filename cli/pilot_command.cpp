@@ -88,6 +88,7 @@ void run(PilotFlags flags) {
   check_output_file("--markdown", flags.markdown);
   options.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
@@ -95,6 +96,7 @@ void run(PilotFlags flags) {
                                      flags.calibration_tokens, flags.evaluation_tokens);
   const WorkFolder work(flags.work);
   options.work = work.path();
+  options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;
   options.bytes_per_token = text.bytes_per_token;
   options.forward.compute = parse_compute(flags.compute, *device);
@@ -104,7 +106,7 @@ void run(PilotFlags flags) {
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     options.masks = {block.down.name + ".weight"};
   }
-  ComparisonReport report = run_pilot(*model, device->host(), split, options);
+  ComparisonReport report = run_pilot(*model, *device, split, options);
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
@@ -151,6 +153,7 @@ void declare_pilot(CLI::App& program) {
   command->add_option("--report", flags->report, "Write one self-contained HTML page");
   command->add_option("--markdown", flags->markdown, "Write the table as Markdown");
   add_compute_flag(*command, flags->compute);
+  add_device_flags(*command, flags->device);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune pilot ./SmolLM2-135M --text own.txt --minutes 10 --report pilot.html");
   command->callback([flags] { run(*flags); });

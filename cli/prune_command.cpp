@@ -114,8 +114,8 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
                                        self ? std::max(1, method.windows) : kMostByItself, true,
                                        options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
-  result.stopping = windows_until_stable(model, device.host(), result.windows, options.compute, tolerance,
-                                         options.progress);
+  const auto energies = device.input_energies(model, result.windows, options.compute);
+  result.stopping = windows_until_stable(model, *energies, result.windows, tolerance, options.progress);
   result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.calibration.seqlen));
   return result;
 }
@@ -265,6 +265,7 @@ void run(const PruneFlags& flags) {
   const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
+  device->check_model(*model);
   std::future<nlohmann::ordered_json> hashes;
   if (device->leaves_processor_free()) {
     hashes = std::async(std::launch::async, [&model, context = current_run()] {
@@ -358,7 +359,7 @@ void run(const PruneFlags& flags) {
                   .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
                   .quiet = flags.common.quiet},
-                 device->host());
+                 *device);
 }
 
 // What an interrupted run leaves to a later --resume; empty: nothing.

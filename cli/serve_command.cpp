@@ -31,6 +31,7 @@ void run(ServeFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
+  device->check_model(*model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
   options.limits.capacity = options.limits.max_prompt_tokens + options.limits.max_tokens;

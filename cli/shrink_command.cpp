@@ -198,6 +198,7 @@ void run(const ShrinkFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
+  device->check_model(*model);
   check_shrinkable(*model);
   check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);

@@ -34,6 +34,12 @@ TokenWindows draw(const Model& model, std::int64_t windows, bool same, std::int6
   return result;
 }
 
+StableWindows until_stable(const Model& model, const Backend& backend, const TokenWindows& windows,
+                           double tolerance) {
+  const auto energies = make_cpu_input_energies(model, backend, windows, ComputeType::kF32);
+  return windows_until_stable(model, *energies, windows, tolerance, {});
+}
+
 // segments[s][input]: the energies Σ_t x_tj² of segment s, for each linear input of each block.
 using Energies = std::vector<std::vector<std::vector<double>>>;
 Energies energies_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
@@ -97,7 +103,7 @@ TEST_P(StoppingDefinition, GivesTheNumbers) {
   const auto model = Model::open(test::kModels / name);
   const auto backend = make_cpu_backend();
   const TokenWindows windows = draw(*model, 5, false, seqlen);
-  const StableWindows found = windows_until_stable(*model, *backend, windows, ComputeType::kF32, 0.0, {});
+  const StableWindows found = until_stable(*model, *backend, windows, 0.0);
   const std::int64_t per_window = (seqlen + kStoppingSegment - 1) / kStoppingSegment;
   const std::vector<double> expected =
       changes_by_definition(energies_of(*model, *backend, windows), per_window);
@@ -109,8 +115,7 @@ TEST_P(StoppingDefinition, GivesTheNumbers) {
   const double tolerance = 1.0001 * std::max(expected[2], expected[3]);
   const auto first = std::find_if(expected.begin() + (per_window == 1 ? 1 : 0), expected.end(),
                                   [&](double c) { return c < tolerance; });
-  const StableWindows stopped =
-      windows_until_stable(*model, *backend, windows, ComputeType::kF32, tolerance, {});
+  const StableWindows stopped = until_stable(*model, *backend, windows, tolerance);
   EXPECT_EQ(stopped.windows, first - expected.begin() + 1);
   EXPECT_TRUE(stopped.stable);
 }
@@ -126,8 +131,7 @@ TEST(Stopping, RepeatedTextIsEnoughAfterTwoWindows) {
   set_num_threads(1);
   const auto model = tiny();
   const auto backend = make_cpu_backend();
-  const StableWindows found =
-      windows_until_stable(*model, *backend, draw(*model, 8, true), ComputeType::kF32, 1e-3, {});
+  const StableWindows found = until_stable(*model, *backend, draw(*model, 8, true), 1e-3);
   EXPECT_TRUE(found.stable);
   EXPECT_EQ(found.windows, 2);
   set_num_threads(0);
@@ -138,7 +142,7 @@ TEST(Stopping, ChangesFallWithTheTextAndATighterToleranceReadsMore) {
   const auto model = tiny();
   const auto backend = make_cpu_backend();
   const TokenWindows windows = draw(*model, 16, false);
-  const StableWindows all = windows_until_stable(*model, *backend, windows, ComputeType::kF32, 0.0, {});
+  const StableWindows all = until_stable(*model, *backend, windows, 0.0);
   EXPECT_FALSE(all.stable);
   EXPECT_EQ(all.windows, 16);
   ASSERT_EQ(all.changes.size(), 16u);
@@ -146,8 +150,7 @@ TEST(Stopping, ChangesFallWithTheTextAndATighterToleranceReadsMore) {
   std::int64_t before = 0;
   for (const std::size_t window : {std::size_t{3}, std::size_t{9}}) {
     const double tolerance = all.changes[window] * 1.0000001;
-    const StableWindows found =
-        windows_until_stable(*model, *backend, windows, ComputeType::kF32, tolerance, {});
+    const StableWindows found = until_stable(*model, *backend, windows, tolerance);
     EXPECT_TRUE(found.stable);
     EXPECT_LE(found.windows, static_cast<std::int64_t>(window) + 1);
     EXPECT_LT(found.changes.back(), tolerance);

@@ -5,6 +5,7 @@
 
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -187,11 +188,13 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   const std::vector<ScoredWindows> parts{
       {windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)}};
   const auto backend = make_cpu_backend();
-  const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
-  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
+  const double expected = test::perplexity_of(*sparse, *backend, parts).perplexity;
+  const Model* models[] = {packed.get()};
   Timings timings({});
-  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {.timings = &timings}).perplexity, expected,
-              0.02 * expected);
+  for (Timings* tuning : {static_cast<Timings*>(nullptr), &timings}) {
+    const auto forwards = cuda::make_text_forwards(models, ComputeType::kF32, {.timings = tuning});
+    EXPECT_NEAR(perplexity(*packed, *forwards, parts, {}).perplexity, expected, 0.02 * expected);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),

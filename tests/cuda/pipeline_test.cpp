@@ -5,6 +5,7 @@
 #include "model/family_fixture.h"
 #include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/drivers/prune.h"
@@ -75,16 +76,17 @@ TEST_P(CudaPipelineTest, PerplexityAgreesWithTheCpu) {
                                                           std::max<std::int64_t>(1, windows.seqlen / 2))};
   scored.first_target.front() = 1;
   const std::vector<ScoredWindows> parts{std::move(scored)};
-  const PerplexityResult expected = perplexity(*model_, *cpu_, parts, {});
-  ForwardOptions options;
-  const PerplexityResult found = cuda::perplexity(*model_, parts, options, {});
+  const PerplexityResult expected = test::perplexity_of(*model_, *cpu_, parts);
+  const Model* models[] = {model_.get()};
+  const auto in_float = cuda::make_text_forwards(models, ComputeType::kF32, {});
+  const PerplexityResult found = perplexity(*model_, *in_float, parts, {});
   ASSERT_EQ(found.window_nll.size(), expected.window_nll.size());
   EXPECT_EQ(found.num_tokens, expected.num_tokens);
   for (std::size_t w = 0; w < found.window_nll.size(); ++w) {
     EXPECT_NEAR(found.window_nll[w], expected.window_nll[w], 1e-4);
   }
-  options.compute = ComputeType::kBF16;
-  const PerplexityResult in_bf16 = cuda::perplexity(*model_, parts, options, {});
+  const auto in_half = cuda::make_text_forwards(models, ComputeType::kBF16, {});
+  const PerplexityResult in_bf16 = perplexity(*model_, *in_half, parts, {});
   EXPECT_NEAR(in_bf16.mean_nll, expected.mean_nll, 0.02 * expected.mean_nll);
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/gpu.h"
 #include "pipeline/shrunk_models.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -52,7 +53,7 @@ class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
   double loss_of(const Model& model) const {
     const std::vector<ScoredWindows> all = {
         {windows_, std::vector<std::int64_t>(static_cast<std::size_t>(windows_.num_windows()), 1)}};
-    return perplexity(model, *cpu_, all, {}).mean_nll;
+    return test::perplexity_of(model, *cpu_, all).mean_nll;
   }
 
   TempDir dir_;
@@ -185,7 +186,9 @@ TEST_P(CudaShrinkTest, LayersOfDifferentSizesRunOnTheGpu) {
   ASSERT_TRUE(small->config().has_layer_sizes);
   const std::vector<ScoredWindows> all = {
       {windows_, std::vector<std::int64_t>(static_cast<std::size_t>(windows_.num_windows()), 1)}};
-  EXPECT_NEAR(cuda::perplexity(*small, all, {}, {}).mean_nll, loss_of(*small), 1e-4);
+  const Model* models[] = {small.get()};
+  const auto forwards = cuda::make_text_forwards(models, ComputeType::kF32, {});
+  EXPECT_NEAR(perplexity(*small, *forwards, all, {}).mean_nll, loss_of(*small), 1e-4);
   Generator expected(*small, *cpu_, ComputeType::kF32, 1, windows_.seqlen);
   const auto found = cuda::make_generator(*small, ComputeType::kF32, 1, windows_.seqlen, {});
   const auto ids = windows_.window(0);

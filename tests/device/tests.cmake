@@ -7,3 +7,4 @@ target_compile_definitions(empty_cuda_library PRIVATE OTHER_VERSION="${PROJECT_V
 target_compile_definitions(device_tests PRIVATE OTHER_LIBRARY="$<TARGET_FILE:other_cuda_library>"
   EMPTY_LIBRARY="$<TARGET_FILE:empty_cuda_library>")
 add_dependencies(device_tests other_cuda_library empty_cuda_library)
+swiftprune_test(device/evaluation)

@@ -10,6 +10,7 @@
 #include "pipeline/shrunk_models.h"
 #include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -282,7 +283,7 @@ TEST(LayerChoice, FindsTheSilentLayer) {
   ASSERT_EQ(greedy.order.size(), 2u);
   EXPECT_LE(greedy.losses[0], greedy.dense_loss + 1e-6);  // no worse than without the silent one
   // Its losses are those of the folders without these layers.
-  EXPECT_NEAR(perplexity(*silent, *backend, all_scored(windows), {}).mean_nll, greedy.dense_loss, 1e-5);
+  EXPECT_NEAR(test::perplexity_of(*silent, *backend, all_scored(windows)).mean_nll, greedy.dense_loss, 1e-5);
   for (std::size_t n = 1; n <= 2; ++n) {
     std::vector<std::int64_t> removed(greedy.order.begin(),
                                       greedy.order.begin() + static_cast<std::ptrdiff_t>(n));
@@ -295,8 +296,9 @@ TEST(LayerChoice, FindsTheSilentLayer) {
     options.compensation = Compensation::kNone;
     shrink(*silent, *backend, shape, removed, windows, options, output);
     output.finish({});
-    EXPECT_NEAR(perplexity(*Model::open(out), *backend, all_scored(windows), {}).mean_nll,
-                greedy.losses[n - 1], 1e-4);
+    const auto small = Model::open(out);
+    EXPECT_NEAR(test::perplexity_of(*small, *backend, all_scored(windows)).mean_nll, greedy.losses[n - 1],
+                1e-4);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "swiftprune/device/device.h"
+
 #include "evaluation/pruned_copy.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -61,7 +63,7 @@ class ComparisonTest : public ::testing::Test {
   }
 
   TempDir folder_;
-  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  std::unique_ptr<Device> device_ = open_device("cpu");
   std::vector<std::unique_ptr<Model>> models_;
 };
 
@@ -108,7 +110,7 @@ TEST_F(ComparisonTest, OnlyOwnCommandsAreRepeated) {
 TEST_F(ComparisonTest, PackedModelsGiveTheSameNumbers) {
   ComparisonInput in = input({"half", "packed"});
   add_text(in);
-  const ComparisonReport report = compare(in, *backend_);
+  const ComparisonReport report = compare(in, *device_);
   EXPECT_GT(report.models[1].divergence->mean_kl, 0.01);
   EXPECT_NEAR(report.models[1].divergence->mean_kl, report.models[2].divergence->mean_kl, 1e-4);
   EXPECT_NEAR(report.models[1].perplexity->perplexity, report.models[2].perplexity->perplexity,
@@ -123,7 +125,7 @@ TEST_F(ComparisonTest, GatesSortFailuresFirst) {
   ComparisonInput in = input({"half"});
   add_text(in);
   in.gates = {.max_perplexity_ratio = 1e9, .min_top1 = 1.0, .max_kl = 1e9};
-  const ComparisonReport report = compare(in, *backend_);
+  const ComparisonReport report = compare(in, *device_);
   EXPECT_FALSE(report.passed());
   ASSERT_EQ(report.gates.size(), 3u);
   EXPECT_EQ(report.gates[0].gate, "--min-top1");
@@ -149,7 +151,7 @@ TEST_F(ComparisonTest, GateWithoutMeasurement) {
   ComparisonInput in = input({"half"});
   in.prompts = {{"p", "Cats", {}}};
   in.gates.max_kl = 1.0;
-  expect_error(ErrorKind::kUsage, [&] { compare(in, *backend_); },
+  expect_error(ErrorKind::kUsage, [&] { compare(in, *device_); },
                {"gates", "found no measurement", "--text"});
 }
 
@@ -160,7 +162,7 @@ TEST_F(ComparisonTest, OtherTokenizers) {
   std::filesystem::copy(folder_.path() / "half", folder_.path() / "other");
   test::write_text(folder_.path() / "other" / "tokenizer.json", json.dump());
   ComparisonInput in = input({"other"});
-  expect_error(ErrorKind::kBadInput, [&] { compare(in, *backend_); }, {"other", "found a tokenizer"});
+  expect_error(ErrorKind::kBadInput, [&] { compare(in, *device_); }, {"other", "found a tokenizer"});
 }
 
 TEST_F(ComparisonTest, DocumentsAndPage) {
@@ -170,7 +172,7 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
   in.refusals = {{"r", "Is it?", {"."}}};
   in.max_tokens = 8;
   in.masks = {"model.layers.1.mlp.down_proj.weight"};
-  ComparisonReport report = compare(in, *backend_);
+  ComparisonReport report = compare(in, *device_);
   report.commands = {"swiftprune compare 'a<b'"};
 
   const nlohmann::ordered_json json = to_json(report);

@@ -70,12 +70,14 @@ class CudaDevice final : public Device {
   std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,
                                                std::int64_t sequences, std::int64_t capacity,
                                                const LoadOptions& options) override {
+    check_model(model);
     auto generator = make_generator(model, compute, sequences, capacity, gpu_options(options));
     timings_.save();
     return generator;
   }
   std::unique_ptr<SequenceEngine> engine(const Model& model, ComputeType compute, std::int64_t lanes,
                                          std::int64_t capacity, const LoadOptions& options) override {
+    check_model(model);
     auto engine = make_engine(model, compute, lanes, capacity, gpu_options(options));
     timings_.save();
     return engine;
@@ -84,18 +86,30 @@ class CudaDevice final : public Device {
     return std::make_unique<TunedSpeedTarget>(make_speed_target(compute, gpu_options(options)), timings_);
   }
   DecodeTime decode_time(const Model& model, ComputeType compute) override {
+    check_model(model);
     return measure_decode(model, compute, gpu_options({}));
   }
 
-  PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                              const ForwardOptions& options) override {
-    PerplexityResult result = cuda::perplexity(model, parts, options, gpu_options({.tune = true}));
-    timings_.save();
-    return result;
+  std::unique_ptr<TextForwards> text_forwards(std::span<const Model* const> models,
+                                              const ForwardOptions& options) override {
+    for (const Model* model : models) check_model(*model);
+    return make_text_forwards(models, options.compute, gpu_options({.tune = true}));
+  }
+  std::unique_ptr<PairedBlocks> paired_blocks(const Model& dense, const Model& pruned, TokenWindows windows,
+                                              ComputeType compute) override {
+    check_model(dense);
+    check_model(pruned);
+    return make_paired_blocks(dense, pruned, std::move(windows), compute, gpu_options({}));
+  }
+  std::unique_ptr<InputEnergies> input_energies(const Model& model, const TokenWindows& windows,
+                                                ComputeType compute) override {
+    check_model(model);
+    return make_input_energies(model, windows, compute, gpu_options({}));
   }
 
   std::unique_ptr<TrialStreams> trial_streams(const Model& model, TokenWindows windows,
                                               ComputeType compute) override {
+    check_model(model);
     return make_trial_streams(model, std::move(windows), compute, gpu_options({}));
   }
 

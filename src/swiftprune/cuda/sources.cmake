@@ -46,7 +46,11 @@ if(SWIFTPRUNE_CUDA)
     cuda/structure/unit_scores.cpp
     cuda/pipeline/shrink_shop.cpp
     cuda/pipeline/trial_streams.cpp
-    cuda/forward/perplexity.cpp)
+    cuda/forward/scores.cu
+    cuda/forward/block_stream.cpp
+    cuda/forward/text_forwards.cpp
+    cuda/forward/paired_blocks.cpp
+    cuda/statistics/input_energies.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)
     target_sources(swiftprune_cuda_objects PRIVATE cuda/sparse/structured.cpp)
     set_property(SOURCE cuda/sparse/structured.cpp APPEND PROPERTY COMPILE_OPTIONS

@@ -7,10 +7,12 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/calibration/stopping.h"
+#include "swiftprune/evaluation/block_errors.h"
 #include "swiftprune/evaluation/speed.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/model/text_forwards.h"
 #include "swiftprune/pipeline/choices/probe_shop.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
@@ -46,10 +48,15 @@ std::unique_ptr<TrialStreams> make_trial_streams(const Model& model, TokenWindow
                                                  ComputeType compute, const GpuOptions& device);
 DecodeTime measure_decode(const Model& model, ComputeType compute, const GpuOptions& device);
 
-// What evaluation/perplexity.h's perplexity() does, on the GPU. Packed models compute in their weights'
-// dtype.
-PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                            const ForwardOptions& options, const GpuOptions& device);
+// What evaluation reads of models (model/text_forwards.h, evaluation/block_errors.h), and what tells how much
+// calibration text is enough (calibration/stopping.h). Packed models compute in their weights' dtype.
+std::unique_ptr<TextForwards> make_text_forwards(std::span<const Model* const> models, ComputeType compute,
+                                                 const GpuOptions& device);
+std::unique_ptr<PairedBlocks> make_paired_blocks(const Model& dense, const Model& pruned,
+                                                 TokenWindows windows, ComputeType compute,
+                                                 const GpuOptions& device);
+std::unique_ptr<InputEnergies> make_input_energies(const Model& model, const TokenWindows& windows,
+                                                   ComputeType compute, const GpuOptions& device);
 
 // What Generator and BatchEngine do on the CPU: all blocks and the caches of keys and values lie in the GPU's
 // memory. capacity: positions of each sequence at most. Packed models keep their packed form and compute in

@@ -79,9 +79,17 @@ class CpuDevice final : public Device {
     return measure_decode(model, host(), compute);
   }
 
-  PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                              const ForwardOptions& options) override {
-    return swiftprune::perplexity(model, host(), parts, options);
+  std::unique_ptr<TextForwards> text_forwards(std::span<const Model* const> models,
+                                              const ForwardOptions& options) override {
+    return make_cpu_text_forwards(models, host(), options);
+  }
+  std::unique_ptr<PairedBlocks> paired_blocks(const Model& dense, const Model& pruned, TokenWindows windows,
+                                              ComputeType compute) override {
+    return make_cpu_paired_blocks(dense, pruned, host(), std::move(windows), compute);
+  }
+  std::unique_ptr<InputEnergies> input_energies(const Model& model, const TokenWindows& windows,
+                                                ComputeType compute) override {
+    return make_cpu_input_energies(model, host(), windows, compute);
   }
 
   std::unique_ptr<TrialStreams> trial_streams(const Model& model, TokenWindows windows,

@@ -13,10 +13,13 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/backend/backend.h"
-#include "swiftprune/evaluation/perplexity.h"
+#include "swiftprune/calibration/stopping.h"
+#include "swiftprune/evaluation/block_errors.h"
 #include "swiftprune/evaluation/speed.h"
+#include "swiftprune/model/model_features.h"
 #include "swiftprune/model/sequence_engine.h"
 #include "swiftprune/model/sequence_generator.h"
+#include "swiftprune/model/text_forwards.h"
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/decode_time.h"
@@ -72,6 +75,8 @@ class Device {
   const Backend& host() const { return *host_; }
 
   virtual const Capabilities& capabilities() const = 0;
+  // Throws Error{kUsage} for a model with features that this device has not, naming them.
+  void check_model(const Model& model) const;
   // Throws Error{kUsage} for a part of the plan or a feature of the model that this device has not, naming it
   // and what there is instead: before anything is computed.
   void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const;
@@ -85,9 +90,13 @@ class Device {
   virtual std::unique_ptr<SpeedTarget> speed_target(ComputeType compute, const LoadOptions& options) = 0;
   virtual DecodeTime decode_time(const Model& model, ComputeType compute) = 0;
 
-  // -- Evaluation.
-  virtual PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                                      const ForwardOptions& options) = 0;
+  // -- Evaluation, and how much calibration text is enough.
+  virtual std::unique_ptr<TextForwards> text_forwards(std::span<const Model* const> models,
+                                                      const ForwardOptions& options) = 0;
+  virtual std::unique_ptr<PairedBlocks> paired_blocks(const Model& dense, const Model& pruned,
+                                                      TokenWindows windows, ComputeType compute) = 0;
+  virtual std::unique_ptr<InputEnergies> input_energies(const Model& model, const TokenWindows& windows,
+                                                        ComputeType compute) = 0;
 
   // -- Choices and runs of the pipeline.
   virtual std::unique_ptr<TrialStreams> trial_streams(const Model& model, TokenWindows windows,

@@ -1,4 +1,5 @@
 target_sources(swiftprune PRIVATE
+  device/device.cpp
   device/cpu_device.cpp
   device/cuda_library.cpp
   device/device.cpp

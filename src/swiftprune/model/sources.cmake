@@ -16,5 +16,6 @@ target_sources(swiftprune PRIVATE
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp
+  model/cpu_text_forwards.cpp
   model/generator.cpp
   model/sampler.cpp)

@@ -304,6 +304,15 @@ void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, D
   }
 }
 
+void BlockWeights::product(Products& products, LinearInput input, DeviceView x, DeviceView y,
+                           DevicePacked::Scratch scratch, cudaStream_t stream) const {
+  if (packed_[at(input)]) {
+    packed_[at(input)]->linear(products, x, nullptr, y, false, scratch, stream);
+  } else {
+    products.linear(x, group(input), nullptr, y);
+  }
+}
+
 void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   layer_ = other.layer_;
   layout_ = other.layout_;
@@ -329,6 +338,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       products_(products),
       rows_(rows),
       seqlen_(seqlen),
+      longest_(seqlen),
       compute_(compute),
       stream_(stream) {
   check_model(model_, capabilities());

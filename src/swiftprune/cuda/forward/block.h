@@ -67,6 +67,9 @@ class BlockWeights {
   // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked.
   void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
               DevicePacked::Scratch scratch, cudaStream_t stream) const;
+  // y F32 = x Wᵀ, without bias
+  void product(Products& products, LinearInput input, DeviceView x, DeviceView y,
+               DevicePacked::Scratch scratch, cudaStream_t stream) const;
   // The packed groups of the layer, for a tuner.
   template <class Body>
   void for_each_packed(const Body& body) {
@@ -138,10 +141,15 @@ using DeviceObserver = std::function<void(LinearInput input, DeviceView x)>;
 
 class BlockForward {
  public:
-  // rows: most rows a call; run() takes whole sequences of seqlen rows.
+  // rows: most rows a call; run() takes whole sequences of seqlen rows, or of as many as
+  // set_sequence_length() says, which are no more.
   BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
                std::int64_t seqlen, DType compute, cudaStream_t stream);
 
+  void set_sequence_length(std::int64_t length) {
+    expect(length > 0 && length <= longest_, "set_sequence_length: at most the longest");
+    seqlen_ = length;
+  }
   // hidden [N, hidden] F32 becomes the block's output.
   void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);
 
@@ -157,13 +165,17 @@ class BlockForward {
   void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden);
   void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden);
   static bool norms_output(const BlockWeights& block, LinearInput which);
+  // What the linears that read it make of x [N, I], without biases: y [N, ΣO] F32.
+  void product(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y) {
+    block.product(products_, input, x, y, {expanded_.data(), expanded_.bytes()}, stream_);
+  }
   std::int64_t rows() const { return rows_; }
   DType compute() const { return compute_; }
 
  private:
   const ModelConfig& model_;
   Products& products_;
-  std::int64_t rows_, seqlen_;
+  std::int64_t rows_, seqlen_, longest_;
   DType compute_;
   cudaStream_t stream_;
   void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,

@@ -76,12 +76,14 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
     head_bias_ = upload(memory, std::span<const float>(checkpoint.load_vector(*model_.head_bias, vocab)),
                         "the output projection", stream);
   }
-  if (rows_ == 0) {
-    rows_ = std::max<std::int64_t>(1, kLogitBytes / (vocab * static_cast<std::int64_t>(sizeof(float))));
-  }
+  if (rows_ == 0) rows_ = default_rows(vocab);
   normed_ = DeviceMatrix(memory, compute, rows_, hidden, "the final norm");
   logits_ = DeviceMatrix(memory, DType::kF32, rows_, vocab, "logits");
   check(cudaStreamSynchronize(stream));
+}
+
+std::int64_t DeviceHead::default_rows(std::int64_t vocab_size) {
+  return std::max<std::int64_t>(1, kLogitBytes / (vocab_size * static_cast<std::int64_t>(sizeof(float))));
 }
 
 DeviceView DeviceHead::project(DeviceView hidden) {

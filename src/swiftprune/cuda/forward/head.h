@@ -31,7 +31,8 @@ class DeviceHead {
   // rows: most rows a call; 0: as many as bounded memory for the logits holds.
   DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute, std::int64_t rows,
              cudaStream_t stream);
-  std::int64_t rows() const { return rows_; }
+  // What 0 means.
+  static std::int64_t default_rows(std::int64_t vocab_size);
 
   std::int64_t num_bytes() const { return weight_.view().numel() * size_of(compute_); }  // of the projection
 
