@@ -25,7 +25,8 @@ class SelfText : public ::testing::Test {
 
   std::unique_ptr<Model> model_ = Model::open(test::kModels / "llama2");
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
-  SelfTextOptions options_{.windows = 3, .seqlen = 16, .seed = 5, .first_token = 1, .sample_length = 8};
+  SelfTextOptions options_{
+      .windows = 3, .seqlen = 16, .seed = 5, .first_token = 1, .sample_length = 8, .progress = {}};
 };
 
 TEST_F(SelfText, FillsTheWindowsWithSamplesThatBeginAlike) {
@@ -33,7 +34,9 @@ TEST_F(SelfText, FillsTheWindowsWithSamplesThatBeginAlike) {
   EXPECT_EQ(text.seqlen, 16);
   ASSERT_EQ(text.ids.size(), 48u);
   for (std::size_t i = 0; i < text.ids.size(); ++i) {
-    if (i % 8 == 0) EXPECT_EQ(text.ids[i], 1) << i;
+    if (i % 8 == 0) {
+      EXPECT_EQ(text.ids[i], 1) << i;
+    }
     EXPECT_GE(text.ids[i], 0);
     EXPECT_LT(text.ids[i], model_->config().vocab_size);
   }
