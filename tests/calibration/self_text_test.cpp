@@ -15,6 +15,8 @@ namespace {
 
 class SelfText : public ::testing::Test {
  protected:
+  void SetUp() override { set_num_threads(1); }  // tiny products: threads would only wait for each other
+  void TearDown() override { set_num_threads(0); }
   TokenWindows write(const SelfTextOptions& options) const {
     return self_text(
         [&](std::int64_t sequences, std::int64_t capacity) {
