@@ -15,6 +15,8 @@ namespace {
 
 class SelfText : public ::testing::Test {
  protected:
+  void SetUp() override { set_num_threads(1); }  // tiny products: threads would only wait for each other
+  void TearDown() override { set_num_threads(0); }
   TokenWindows write(const SelfTextOptions& options) const {
     return self_text(
         [&](std::int64_t sequences, std::int64_t capacity) {
@@ -25,7 +27,8 @@ class SelfText : public ::testing::Test {
 
   std::unique_ptr<Model> model_ = Model::open(test::kModels / "llama2");
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
-  SelfTextOptions options_{.windows = 3, .seqlen = 16, .seed = 5, .first_token = 1, .sample_length = 8};
+  SelfTextOptions options_{
+      .windows = 3, .seqlen = 16, .seed = 5, .first_token = 1, .sample_length = 8, .progress = {}};
 };
 
 TEST_F(SelfText, FillsTheWindowsWithSamplesThatBeginAlike) {
@@ -33,7 +36,9 @@ TEST_F(SelfText, FillsTheWindowsWithSamplesThatBeginAlike) {
   EXPECT_EQ(text.seqlen, 16);
   ASSERT_EQ(text.ids.size(), 48u);
   for (std::size_t i = 0; i < text.ids.size(); ++i) {
-    if (i % 8 == 0) EXPECT_EQ(text.ids[i], 1) << i;
+    if (i % 8 == 0) {
+      EXPECT_EQ(text.ids[i], 1) << i;
+    }
     EXPECT_GE(text.ids[i], 0);
     EXPECT_LT(text.ids[i], model_->config().vocab_size);
   }

@@ -96,7 +96,11 @@ std::vector<double> changes_by_definition(const Energies& energies, std::int64_t
   return changes;
 }
 
-class StoppingDefinition : public ::testing::TestWithParam<std::pair<std::string, std::int64_t>> {};
+class StoppingDefinition : public ::testing::TestWithParam<std::pair<std::string, std::int64_t>> {
+ protected:
+  void SetUp() override { set_num_threads(1); }  // tiny products: threads would only wait for each other
+  void TearDown() override { set_num_threads(0); }
+};
 
 TEST_P(StoppingDefinition, GivesTheNumbers) {
   const auto& [name, seqlen] = GetParam();
