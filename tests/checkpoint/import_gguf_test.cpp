@@ -9,6 +9,7 @@
 
 #include "support/expect_error.h"
 #include "support/gguf_builder.h"
+#include "support/require.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/checkpoint/gguf.h"

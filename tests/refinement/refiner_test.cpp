@@ -10,7 +10,6 @@
 
 #include "refinement/double_reference.h"
 #include "refinement/problem.h"
-#include "support/isa_main.h"
 #include "support/spec_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
