@@ -252,10 +252,9 @@ TEST_P(DeviceEvaluationTest, TheWholeComparison) {
 TEST_P(DeviceEvaluationTest, PlansThatItHasNotAreRefusedAtOnce) {
   device_->check_model(*dense_);
   PruneOptions options;
-  options.select = "ewma";
+  options.select = SelectKind::kEwma;
   PlanDefaults defaults;
-  defaults.score = "contribution";
-  defaults.refine = "none";
+  defaults.score = parse_score("contribution");
   Plan plan = uniform_plan(*dense_, defaults, {});
   if (device_->kind() == DeviceKind::kCpu) {
     device_->check_plan(*dense_, plan, options);
@@ -264,7 +263,7 @@ TEST_P(DeviceEvaluationTest, PlansThatItHasNotAreRefusedAtOnce) {
   test::expect_error(
       ErrorKind::kUsage, [&] { device_->check_plan(*dense_, plan, options); }, "--select: found ewma",
       "use --device cpu");
-  options.select = std::string(kDefaultSelector);
+  options.select = PruneOptions{}.select;
   PlanEntry* pruned[2] = {};
   for (PlanEntry& entry : plan.entries) {
     if (entry.input == LinearInput::kAttention && entry.prune && pruned[0] == nullptr) {
@@ -274,8 +273,8 @@ TEST_P(DeviceEvaluationTest, PlansThatItHasNotAreRefusedAtOnce) {
     }
   }
   ASSERT_NE(pruned[1], nullptr);
-  pruned[0]->refine = "pcg(20)";
-  pruned[1]->refine = "swaps(10)";
+  pruned[0]->refine = parse_refine("pcg(20)");
+  pruned[1]->refine = parse_refine("swaps(10)");
   test::expect_error(
       ErrorKind::kUsage, [&] { device_->check_plan(*dense_, plan, options); }, pruned[1]->tensor, "refine");
 }
