@@ -1,4 +1,5 @@
 // swiftprune generate: continues a prompt.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "model_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/device.h"
+#include "swiftprune/model/end_tokens.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/text_stream.h"
@@ -63,7 +65,8 @@ void run(const GenerateOptions& options) {
 
   const auto generator = load(options, *model, *backend, prompt_tokens + options.max_tokens);
   Sampler sampler(options.sampler);
-  TextStream stream(*tokenizer);
+  TextStream stream(*tokenizer, prompt);
+  const std::vector<std::int32_t> ends = end_tokens(*model, *tokenizer);
   std::string text;
   std::int64_t tokens = 0;
   const auto show = [&](const std::string& piece) {
@@ -79,7 +82,7 @@ void run(const GenerateOptions& options) {
   std::string stop = "length";
   for (std::int64_t t = 0; t < options.max_tokens; ++t) {
     const std::int32_t id = sampler.next(logits.row_span(0));
-    if (tokenizer->eos() == id) {
+    if (std::binary_search(ends.begin(), ends.end(), id)) {
       stop = "eos";
       break;
     }

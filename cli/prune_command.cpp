@@ -225,7 +225,7 @@ PruneResult keeping_blocks(Journal& journal, bool resumable, const std::function
   }
 }
 
-void run(const PruneFlags& flags) {
+void run(PruneFlags& flags) {
   apply(flags.common);
   check(flags.gate);
   const auto start = std::chrono::steady_clock::now();
@@ -233,6 +233,7 @@ void run(const PruneFlags& flags) {
   const auto backend = make_cpu_backend();
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
+  flags.calibration.fit_to(*model);
   // Beside a GPU the processor has time for the record's hashes.
   std::future<nlohmann::ordered_json> hashes;
   if (device.use_cuda) {

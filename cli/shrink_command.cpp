@@ -235,13 +235,14 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
   return choice;
 }
 
-void run(const ShrinkFlags& flags) {
+void run(ShrinkFlags& flags) {
   apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   Machine machine;
   machine.choice = choose_device(flags.device);
   machine.device = device_options(machine.choice, flags.device);
   const auto model = Model::open(flags.model);
+  flags.calibration.fit_to(*model);
   check_shrinkable(*model);
   check_new_folder(flags.out);
   // Beside a GPU the processor has time for the record's hashes.

@@ -16,4 +16,7 @@ target_sources(swiftprune PRIVATE
   model/model.cpp
   model/forward.cpp
   model/generator.cpp
+  model/end_tokens.cpp
+  model/logit_rules.cpp
+  model/token_chances.cpp
   model/sampler.cpp)
