@@ -56,6 +56,7 @@ TEST(TextStream, WaitsForWholeCharacters) {
   TextStream stream(*tokenizer, std::vector<std::int32_t>{5});
   EXPECT_EQ(stream.add(7), "");
   EXPECT_EQ(stream.add(8), "é");
+  EXPECT_EQ(stream.add(6), " b");  // ends the run of bytes
   EXPECT_EQ(stream.add(7), "");
   EXPECT_EQ(stream.rest(), "\xEF\xBF\xBD");
   // A prompt that ends inside a character.

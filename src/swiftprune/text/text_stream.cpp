@@ -1,5 +1,6 @@
 #include "swiftprune/text/text_stream.h"
 
+#include <algorithm>
 #include <string_view>
 
 namespace swiftprune {
@@ -11,7 +12,10 @@ std::string beyond(std::string_view before, std::string_view after) {
   // A prompt of ids may end inside a character, which the answer completes.
   while (!after.starts_with(before) && before.ends_with(kIncomplete))
     before.remove_suffix(kIncomplete.size());
-  return after.size() > before.size() ? std::string(after.substr(before.size())) : "";
+  // Bytes that came before may read differently now: what follows them still begins with a whole character.
+  std::size_t start = std::min(before.size(), after.size());
+  while (start < after.size() && (static_cast<unsigned char>(after[start]) & 0xC0) == 0x80) ++start;
+  return std::string(after.substr(start));
 }
 
 }  // namespace
