@@ -1,17 +1,22 @@
 # make demo: a real model, pruned, measured and speaking. make test: everything that is checked.
 BUILD := build/release
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The GPU of this machine where it has one and its compiler, else no GPU code; `make build PRESET=dist` takes every GPU.
+NVCC := $(shell command -v nvcc || ls $(CUDA_PATH)/bin/nvcc /usr/local/cuda/bin/nvcc 2>/dev/null | head -n 1)
+PRESET := $(if $(and $(wildcard /proc/driver/nvidia/version),$(NVCC)),cuda,cpu)
+JOBS := $(shell nproc)
 PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
-  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libxxhash-dev \
+  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev \
   libgtest-dev libgmock-dev libbenchmark-dev
+TIDY_PACKAGES := clang-tidy-19
+FUZZ_PACKAGES := clang libclang-rt-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
-.PHONY: build demo test asan bench format lint deps demo-deps clean
+.PHONY: build demo test asan tsan fuzz bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
-	cmake --preset release
-	cmake --build --preset release --target swiftprune_cli
-	@echo "built $(BUILD)/swiftprune; next: $(BUILD)/swiftprune --help"
+	cmake --preset $(PRESET)
+	cmake --build --preset $(PRESET) --target swiftprune_cli
+	@echo "built $(BUILD)/swiftprune (preset $(PRESET)); next: $(BUILD)/swiftprune --help"
 
 demo: demo-deps build
 	tools/demo.sh $(BUILD)/swiftprune
@@ -19,17 +24,31 @@ demo: demo-deps build
 test: deps
 	cmake --preset ci
 	cmake --build --preset ci
-	ctest --test-dir build/ci --output-on-failure -j 2
+	ctest --test-dir build/ci --output-on-failure -j $(JOBS)
 
-# The parsers of untrusted files under the address and undefined-behaviour sanitizers.
+# What reads untrusted files and requests, under the address and undefined-behaviour sanitizers.
 asan: deps
 	cmake --preset asan
-	cmake --build --preset asan --target parser_tests
-	ctest --test-dir build/asan --output-on-failure -L parser
+	cmake --build --preset asan
+	ctest --test-dir build/asan --output-on-failure -L asan -j $(JOBS)
+
+# Threads of our own (scheduler, server, writer) under the thread sanitizer. OpenMP runs one thread: its library is
+# not built for the sanitizer, which would report every parallel loop.
+tsan: deps
+	cmake --preset tsan
+	cmake --build --preset tsan
+	OMP_NUM_THREADS=1 ctest --test-dir build/tsan --output-on-failure -L tsan -j $(JOBS)
+
+# make fuzz FUZZ_SECONDS=600: longer.
+FUZZ_SECONDS ?= 60
+fuzz: deps fuzz-deps
+	cmake --preset fuzz
+	cmake --build --preset fuzz --target packed_tensor_fuzz
+	build/fuzz/fuzz/packed_tensor_fuzz -max_total_time=$(FUZZ_SECONDS)
 
 bench: deps
-	cmake --preset release
-	cmake --build --preset release
+	cmake --preset $(PRESET)
+	cmake --build --preset $(PRESET)
 	@for program in $(BUILD)/bench/*_bench; do echo "== $$program"; done; echo "run them one by one: docs/performance.md says how"
 
 format:
@@ -39,6 +58,13 @@ lint:
 	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	tools/check_includes.sh
 
+# Names and sizes. TIDY=src/swiftprune/core looks at one folder. Left out: GPU code, and the one file with g++'s omp.h.
+TIDY ?= src/swiftprune cli
+tidy: deps tidy-deps
+	cmake --preset tidy
+	git ls-files $(addsuffix /*.cpp,$(TIDY)) | grep -v -e /cuda/ -e core/parallel.cpp | \
+	  xargs -P $(JOBS) -n 4 clang-tidy-19 -p build/tidy --quiet
+
 # Installs only what is missing, and says what.
 define install
 	@missing=""; for p in $(1); do dpkg -s $$p 2>/dev/null | grep -q '^Status: install ok installed' || missing="$$missing $$p"; done; \
@@ -47,6 +73,10 @@ define install
 endef
 deps:
 	$(call install,$(PACKAGES))
+tidy-deps:
+	$(call install,$(TIDY_PACKAGES))
+fuzz-deps:
+	$(call install,$(FUZZ_PACKAGES))
 demo-deps:
 	$(call install,$(DEMO_PACKAGES))
 

@@ -1,6 +1,7 @@
 if(SWIFTPRUNE_CUDA)
   foreach(name gpu_bench gpu_sparse_bench)
     swiftprune_bench(${name})
-    target_link_libraries(${name} PRIVATE CLI11::CLI11 CUDA::cudart_static)
+    target_link_libraries(${name} PRIVATE CLI11::CLI11 swiftprune_cuda_objects)
+    set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON)
   endforeach()
 endif()

@@ -10,11 +10,11 @@
 #include <CLI/CLI.hpp>
 
 #include "gpu_timing.h"
-#include "swiftprune/cuda/block.h"
-#include "swiftprune/cuda/calibration.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/kernels.h"
-#include "swiftprune/cuda/streaming.h"
+#include "swiftprune/cuda/statistics/calibration.h"
+#include "swiftprune/device/device.h"
 
 namespace swiftprune {
 namespace {
@@ -253,9 +253,9 @@ int main(int argc, char** argv) {
   app.add_option("--repeats", repeats, "Runs of which the median counts")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   try {
-    const cuda::DeviceChoice device = cuda::choose_device("cuda");
-    cuda::check(cudaSetDevice(device.index));
-    fmt::print("{}\n", cuda::device_name(device));
+    const auto device = open_device("cuda");
+    cuda::check(cudaSetDevice(device->index()));
+    fmt::print("{}\n", device->name());
     Bench(repeats).selection();
     Bench(repeats).statistics();
     Bench(repeats).attention();

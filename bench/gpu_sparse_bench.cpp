@@ -13,9 +13,9 @@
 
 #include "gpu_timing.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
-#include "swiftprune/cuda/packed_weight.h"
-#include "swiftprune/cuda/structured.h"
+#include "swiftprune/cuda/sparse/packed_weight.h"
+#include "swiftprune/cuda/sparse/structured.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/sparse/pack.h"
 
 namespace swiftprune {
@@ -249,9 +249,9 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 10000));
   CLI11_PARSE(app, argc, argv);
   try {
-    const cuda::DeviceChoice device = cuda::choose_device("cuda");
-    cuda::check(cudaSetDevice(device.index));
-    fmt::print("{}\n", cuda::device_name(device));
+    const auto device = open_device("cuda");
+    cuda::check(cudaSetDevice(device->index()));
+    fmt::print("{}\n", device->name());
     Bench(repeats, layers, dtype == "f16" ? DType::kF16 : DType::kBF16, pause_ms).run(tokens, only);
   } catch (const Error& error) {
     fmt::print(stderr, "gpu_sparse_bench: {}\n", error.what());

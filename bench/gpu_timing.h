@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/cuda/runtime/runtime.h"
 
 namespace swiftprune {
 

@@ -17,8 +17,9 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/evaluation/perplexity.h"
-#include "swiftprune/pipeline/allocate.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 
 namespace {
 
@@ -28,7 +29,7 @@ namespace fs = std::filesystem;
 struct Candidate {
   std::string name;
   std::string method;
-  std::string select;
+  SelectKind select;
   std::int64_t windows;
   std::size_t reference;  // index of the candidate that its ratios are to
 };
@@ -51,10 +52,8 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
             ComputeType compute) {
   const Method& method = method_by_name(candidate.method);
   const bool n_m = pattern.kind == Pattern::Kind::kNofM;
-  Plan plan = uniform_plan(
-      model,
-      {pattern, sparsity, std::string(n_m ? method.n_m_score : method.score), std::string(method.refine)},
-      {});
+  Plan plan =
+      uniform_plan(model, {pattern, sparsity, n_m ? method.n_m_score : method.score, method.refine}, {});
   const TokenWindows windows = first_windows(calibration, candidate.windows);
   PruneOptions options;
   options.select = candidate.select;
@@ -68,7 +67,8 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
     CheckpointOutput output(model.checkpoint(), writer);
     if (method.allocates && !n_m) {
       const Stopwatch watch(outcome.allocate);
-      allocate_by_sensitivity(measure_sensitivities(model, backend, plan, windows, compute, {}), plan);
+      allocate_by_sensitivity(
+          measure_sensitivities(cpu_probe_shop(backend), model, plan, windows, compute, {}).values, plan);
     }
     const PruneResult result = prune(model, backend, plan, windows, options, output);
     outcome.seconds = result.seconds;
@@ -79,7 +79,10 @@ Outcome run(const Model& model, const Backend& backend, const Candidate& candida
   }
   ForwardOptions forward;
   forward.compute = compute;
-  outcome.perplexity = perplexity(*Model::open(folder), backend, text, forward).perplexity;
+  const auto pruned = Model::open(folder);
+  const Model* models[] = {pruned.get()};
+  outcome.perplexity =
+      perplexity(*pruned, *make_cpu_text_forwards(models, backend, forward), text, {}).perplexity;
   fs::remove_all(folder);
   return outcome;
 }
@@ -140,11 +143,11 @@ int main(int argc, char** argv) {
     fmt::print("{}, {}, {} threads, {}; windows of {} tokens\n", cpu_model_name(), isa_name(), num_threads(),
                compute, seqlen);
     const std::vector<Candidate> candidates = {
-        {"Wanda procedure", "wanda", "sort", windows, 0},
-        {"fast", "fast", "ewma-window", 1, 0},
-        {"SparseGPT procedure", "sparsegpt", "ewma-window", windows, 2},
-        {"best", "best", "ewma-window", std::min<std::int64_t>(8, windows), 2},
-        {"best", "best", "ewma-window", std::min<std::int64_t>(16, windows), 2}};
+        {"Wanda procedure", "wanda", SelectKind::kSort, windows, 0},
+        {"fast", "fast", kDefaultSelector, 1, 0},
+        {"SparseGPT procedure", "sparsegpt", kDefaultSelector, windows, 2},
+        {"best", "best", kDefaultSelector, std::min<std::int64_t>(8, windows), 2},
+        {"best", "best", kDefaultSelector, std::min<std::int64_t>(16, windows), 2}};
     for (const std::string& pattern : patterns) {
       std::vector<Outcome> outcomes;
       for (const Candidate& candidate : candidates) {

@@ -16,7 +16,7 @@
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/refinement/refiner.h"
+#include "swiftprune/refinement/admm.h"
 #include "swiftprune/selection/selector.h"
 
 namespace {
@@ -174,7 +174,7 @@ int main(int argc, char** argv) {
   Backend::symmetrize(gram.view());
   const std::vector<double> energy(1536, 4096.0);
   const LayerStats stats{.num_tokens = 4096, .energy = energy, .gram = &gram};
-  const auto refiner = make_refiner("admm(20,15)");
+  const auto refiner = make_admm(AdmmOptions{});
   const auto prepared = refiner->prepare(stats, *backend, "bench");
   all.push_back(measure("admm of 1536 inputs", "rows", sizes, std::min(rounds, 3), [&](std::int64_t rows) {
     auto weight = std::make_shared<Matrix>(random_matrix(rows, 1536, 5));
@@ -182,7 +182,6 @@ int main(int argc, char** argv) {
       RefineTask task;
       task.weight = weight->view();
       task.target.sparsity = 0.5;
-      task.measure_error = false;
       refiner->refine(task, *prepared, *backend);
     };
   }));

@@ -144,9 +144,9 @@ std::vector<Method> methods(Data& data, double sparsity, bool with_slow) {
                     }});
   }
   for (const auto& [label, isa] : isas()) {
-    for (const char* engine : {"radix", "ewma-window"}) {
+    for (const SelectKind engine : {SelectKind::kRadix, SelectKind::kEwmaWindow}) {
       const std::shared_ptr<Selector> selector = make_selector(engine, {.isa = isa});
-      list.push_back({.name = fmt::format("{}, {}", engine, label),
+      list.push_back({.name = fmt::format("{}, {}", name_of(engine), label),
                       .mask_of = "row",
                       .run = [&data, selector, sparsity] {
                         selector->prune(data.view(), data.scores, {.sparsity = sparsity});

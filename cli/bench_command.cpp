@@ -7,10 +7,7 @@
 
 #include "command.h"
 #include "model_text.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/evaluation/speed.h"
 
 namespace swiftprune::cli {
@@ -27,23 +24,8 @@ struct BenchFlags {
   bool compact = false;
 };
 
-// Where the models run, for people and for JSON.
-struct Machine {
-  std::string text;
-  nlohmann::ordered_json json;
-  bool is_gpu = false;
-};
-Machine machine_of(const cuda::DeviceChoice& device) {
-  if (device.use_cuda) {
-    const std::string name = cuda::device_name(device);
-    return {name, {{"gpu", name}}, true};
-  }
-  return {fmt::format("{}, {}, {} threads", cpu_model_name(), isa_name(), num_threads()),
-          {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}};
-}
-
 nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std::string>& folders,
-                               const std::vector<std::uint64_t>& file_bytes, const Machine& machine,
+                               const std::vector<std::uint64_t>& file_bytes, const DeviceDescription& machine,
                                const BenchFlags& flags) {
   nlohmann::ordered_json models = nlohmann::ordered_json::array();
   for (std::size_t m = 0; m < folders.size(); ++m) {
@@ -60,10 +42,10 @@ nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std:
     models.push_back({{"model", folders[m]},
                       {"file_bytes", file_bytes[m]},
                       {"load_seconds", report.models[m].load_seconds},
-                      {machine.is_gpu ? "gpu_bytes" : "resident_bytes", report.models[m].memory_bytes},
+                      {std::string(machine.memory_field), report.models[m].memory_bytes},
                       {"batches", std::move(batches)}});
   }
-  return {{"machine", machine.json},
+  return {{"machine", machine.machine},
           {"compute", flags.compute},
           {"prompt_tokens", flags.speed.prompt_tokens},
           {"decode_tokens", flags.speed.decode_tokens},
@@ -73,17 +55,18 @@ nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std:
 }
 
 void print_table(const SpeedReport& report, const std::vector<std::string>& folders,
-                 const std::vector<std::uint64_t>& file_bytes, const Machine& machine,
+                 const std::vector<std::uint64_t>& file_bytes, const DeviceDescription& machine,
                  const BenchFlags& flags) {
-  fmt::print("{}; prompts of {} tokens, {} tokens decoded; medians of {} rounds\n", machine.text,
-             flags.speed.prompt_tokens, flags.speed.decode_tokens, flags.speed.rounds);
+  fmt::print(
+      "{}; prompts of {} tokens, {} tokens decoded; medians of {} rounds; a ratio is the median of the "
+      "rounds' own\n",
+      machine.text, flags.speed.prompt_tokens, flags.speed.decode_tokens, flags.speed.rounds);
   fmt::print("memory read ceiling {:.1f} GB/s\n", report.read_ceiling_bytes_per_second / 1e9);
   for (std::size_t m = 0; m < folders.size(); ++m) {
     const ModelSpeed& model = report.models[m];
     fmt::print("\n{}\n  weights {} in files, {} {}, loaded in {:.2f} s\n", folders[m],
                human_bytes(static_cast<double>(file_bytes[m])),
-               human_bytes(static_cast<double>(model.memory_bytes)),
-               machine.is_gpu ? "of GPU memory" : "resident", model.load_seconds);
+               human_bytes(static_cast<double>(model.memory_bytes)), machine.memory_text, model.load_seconds);
     fmt::print("  {:>5}  {:>16} {:>6}  {:>16} {:>6}  {:>12} {:>15}\n", "batch", "prefill tokens/s", "ratio",
                "decode tokens/s", "ratio", "bytes a step", "of the ceiling");
     for (const BatchSpeed& speed : model.batches) {
@@ -102,31 +85,9 @@ std::uint64_t weight_bytes(const Model& model) {
   return bytes;
 }
 
-SpeedReport measure(const std::vector<const Model*>& models, const Backend& backend,
-                    const cuda::DeviceChoice& device, const BenchFlags& flags) {
-  const ComputeType compute = parse_compute(flags.compute, backend, device);
-  if (device.use_cuda) {
-    Timings timings(Timings::default_file());
-    cuda::DeviceOptions on_device = device_options(device, flags.device);
-    if (flags.tune) on_device.timings = &timings;
-    on_device.compact = flags.compact;
-    on_device.long_lived = true;
-    const SpeedReport report =
-        measure_speed(models, *cuda::make_speed_target(compute, on_device), flags.speed);
-    timings.save();
-    return report;
-  }
-  Autotuner tuner(Autotuner::default_cache_file());
-  const SpeedReport report = measure_speed(
-      models, *make_cpu_speed_target(backend, compute, flags.tune ? &tuner : nullptr), flags.speed);
-  tuner.save();
-  return report;
-}
-
 void run(BenchFlags& flags) {
-  apply(flags.common);
-  const cuda::DeviceChoice device = choose_device(flags.device);
-  const auto backend = make_cpu_backend();
+  const RunScope job = apply(flags.common);
+  const auto device = open_device(flags.device);
   // The models to compare with come first: ratios are to the first.
   std::vector<std::string> folders = flags.against;
   folders.push_back(flags.model);
@@ -135,14 +96,18 @@ void run(BenchFlags& flags) {
   std::vector<std::uint64_t> file_bytes;
   for (const std::string& folder : folders) {
     owners.push_back(Model::open(folder));
+    device->check_model(*owners.back());
     owners.back()->check_length(flags.speed.prompt_tokens + flags.speed.decode_tokens,
                                 "--prompt and --decode");
     models.push_back(owners.back().get());
     file_bytes.push_back(weight_bytes(*owners.back()));
   }
-  flags.speed.progress = terminal_progress(flags.common);
-  const SpeedReport report = measure(models, *backend, device, flags);
-  const Machine machine = machine_of(device);
+  flags.speed.progress = job.context().progress;
+  const auto target =
+      device->speed_target(parse_compute(flags.compute, *device),
+                           {.tune = flags.tune, .compact = flags.compact, .long_lived = true});
+  const SpeedReport report = measure_speed(models, *target, flags.speed);
+  const DeviceDescription machine = device->describe();
   if (flags.common.json) {
     print_json(to_json(report, folders, file_bytes, machine, flags));
   } else {

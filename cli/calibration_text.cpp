@@ -34,7 +34,7 @@ void add_calibration_flags(CLI::App& command, CalibrationText& text) {
   command.add_option("--seed", text.seed, "Seed of the draws of text")->capture_default_str();
 }
 
-TokenWindows calibration_windows(const Model& model, const Backend& backend, const CalibrationText& text,
+TokenWindows calibration_windows(const Model& model, Device& device, const CalibrationText& text,
                                  std::int64_t windows, bool at_most, ComputeType compute,
                                  const ProgressFn& progress) {
   if (text.is_self()) {
@@ -43,9 +43,11 @@ TokenWindows calibration_windows(const Model& model, const Backend& backend, con
     self.seqlen = text.seqlen;
     self.seed = text.seed;
     self.first_token = first_token(model);
-    self.compute = compute;
     self.progress = progress;
-    return self_text(model, backend, self);
+    const auto make = [&](std::int64_t sequences, std::int64_t capacity) {
+      return device.generator(model, compute, sequences, capacity, {});
+    };
+    return self_text(make, self);
   }
   const auto ids = std::find_if(text.sources.begin(), text.sources.end(), holds_token_ids);
   if (ids != text.sources.end()) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "command.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -27,7 +28,7 @@ struct CalibrationText {
 // Declares --calibration (--ids), --field, --seqlen and --seed.
 void add_calibration_flags(CLI::App& command, CalibrationText& text);
 // at_most: fewer windows where there is less text.
-TokenWindows calibration_windows(const Model& model, const Backend& backend, const CalibrationText& text,
+TokenWindows calibration_windows(const Model& model, Device& device, const CalibrationText& text,
                                  std::int64_t windows, bool at_most, ComputeType compute,
                                  const ProgressFn& progress);
 

@@ -11,14 +11,18 @@
 
 #include <fmt/format.h>
 
+#include "signals.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/parallel.h"
+#include "swiftprune/report/comparison.h"
 
 namespace swiftprune::cli {
 namespace {
 
 class ProgressLine {
  public:
+  ProgressLine() = default;
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
   ~ProgressLine() { clear(); }
 
   void update(std::string_view stage, std::int64_t done, std::int64_t total) {
@@ -48,33 +52,76 @@ class ProgressLine {
     if (last) clear();
   }
 
- private:
   void clear() {
     if (dirty_) fmt::print(stderr, "\r\033[K");
     std::fflush(stderr);
     dirty_ = false;
   }
+
+ private:
   std::string stage_;
   std::chrono::steady_clock::time_point started_, drawn_;
   bool dirty_ = false;
 };
 
+// The terminal's one line.
+std::weak_ptr<ProgressLine>& drawn_line() {
+  static std::weak_ptr<ProgressLine> line;
+  return line;
+}
+
+ProgressFn terminal_progress(const CommonOptions& options) {
+  if (options.quiet || isatty(STDERR_FILENO) == 0) return RunContext{}.progress;
+  auto line = std::make_shared<ProgressLine>();
+  drawn_line() = line;
+  return [line](std::string_view stage, std::int64_t done, std::int64_t total) {
+    line->update(stage, done, total);
+  };
+}
+
 }  // namespace
 
+std::unique_ptr<CLI::App> make_program() {
+  auto program = std::make_unique<CLI::App>(
+      "swiftprune: makes a language model smaller and faster, on the machine you have");
+  program->formatter(std::make_shared<HelpFormat>());
+  program->set_version_flag("--version", std::string("swiftprune ") + SWIFTPRUNE_VERSION);
+  program->require_subcommand(1);
+  program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
+  for (auto* declare : {declare_import, declare_export, declare_inspect, declare_prune, declare_shrink,
+                        declare_eval, declare_compare, declare_pilot, declare_generate, declare_bench,
+                        declare_serve, declare_tokenize, declare_verify, declare_pack, declare_unpack}) {
+    declare(*program);
+  }
+  return program;
+}
+
 void add_common_options(CLI::App& command, CommonOptions& options) {
+  options.command = &command;
   command.add_flag("--json", options.json, "Print the result as one JSON document on standard output");
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
   command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
 }
 
-void apply(const CommonOptions& options) { set_num_threads(options.threads); }
+RunScope apply(const CommonOptions& options) {
+  return RunScope({program_stop(), terminal_progress(options), options.threads});
+}
 
-ProgressFn terminal_progress(const CommonOptions& options) {
-  if (options.quiet || isatty(STDERR_FILENO) == 0) return [](std::string_view, std::int64_t, std::int64_t) {};
-  auto line = std::make_shared<ProgressLine>();
-  return [line](std::string_view stage, std::int64_t done, std::int64_t total) {
-    line->update(stage, done, total);
-  };
+void clear_progress() {
+  if (const auto line = drawn_line().lock()) line->clear();
+}
+
+void print_note(const CommonOptions& options, const std::string& text) {
+  if (options.quiet) return;
+  clear_progress();
+  fmt::print(stderr, "note: {}\n", text);
+}
+
+void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands) {
+  if (options.quiet) return;
+  clear_progress();
+  for (std::size_t i = 0; i < commands.size(); ++i)
+    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(commands[i]));
 }
 
 void print_json(const nlohmann::ordered_json& document) {

@@ -3,14 +3,17 @@
 // them to exit codes.
 #pragma once
 
-#include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "swiftprune/core/progress.h"
+#include "help_format.h"
+#include "outputs.h"
+#include "swiftprune/core/run_context.h"
 
 namespace swiftprune::cli {
 
@@ -30,17 +33,26 @@ void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);
 void declare_tokenize(CLI::App& program);
 
+// The program with all of its commands.
+std::unique_ptr<CLI::App> make_program();
+
 // Flags that every command has, declared in one place: --json, --threads, --quiet.
 struct CommonOptions {
   bool json = false;
   bool quiet = false;
   int threads = 0;
+  const CLI::App* command = nullptr;  // for echoes of all its options (option_echo.h)
 };
 void add_common_options(CLI::App& command, CommonOptions& options);
-void apply(const CommonOptions& options);
-
-// Draws one line with percent and time left on a terminal; draws nothing elsewhere or when quiet.
-ProgressFn terminal_progress(const CommonOptions& options);
+// The command's run, bound to this thread: stops with the program, has --threads, and draws one line with
+// percent and time left on a terminal (nothing elsewhere or with --quiet).
+[[nodiscard]] RunScope apply(const CommonOptions& options);
+// Takes a progress line that still stands away, before something else is printed on standard error.
+void clear_progress();
+// "note: TEXT" on standard error, unless --quiet.
+void print_note(const CommonOptions& options, const std::string& text);
+// The commands that come next, each as its arguments, on standard error, unless --quiet.
+void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands);
 
 // One JSON document on stdout.
 void print_json(const nlohmann::ordered_json& document);

@@ -7,6 +7,7 @@
 #include "command.h"
 #include "gate_flags.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/core/error.h"
 
 namespace swiftprune::cli {
@@ -25,27 +26,8 @@ struct CompareFlags {
   std::string report, markdown;
   GateLimits gates;
   std::string compute = "f32";
+  DeviceFlags device;
 };
-
-std::vector<std::string> arguments_of(const CompareFlags& flags) {
-  std::vector<std::string> arguments = {"swiftprune", "compare", flags.dense};
-  arguments.insert(arguments.end(), flags.pruned.begin(), flags.pruned.end());
-  echo(flags.text, arguments);
-  const auto add = [&](const char* flag, const std::string& value) {
-    if (!value.empty()) arguments.insert(arguments.end(), {flag, value});
-  };
-  add("--prompts", flags.prompts);
-  add("--refusals", flags.refusals);
-  for (const std::string& pattern : flags.accept) add("--accept", pattern);
-  if (!flags.prompts.empty() || !flags.refusals.empty())
-    add("--max-tokens", std::to_string(flags.max_tokens));
-  for (const std::string& mask : flags.masks) add("--mask", mask);
-  echo(flags.gates, arguments);
-  add("--compute", flags.compute);
-  add("--report", flags.report);
-  add("--markdown", flags.markdown);
-  return arguments;
-}
 
 // One attention and one MLP linear of the middle block.
 std::vector<std::string> default_masks(const Model& model) {
@@ -94,8 +76,8 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
                std::count(model.accepted.begin(), model.accepted.end(), true), model.accepted.size());
   }
   if (!report.convention.empty()) fmt::print("convention  {}\n", report.convention);
-  if (!flags.common.quiet && flags.report.empty()) {
-    fmt::print(stderr, "Next: add --report out.html for the page with curves, blocks, masks and examples\n");
+  if (flags.report.empty()) {
+    print_note(flags.common, "--report out.html makes the page with curves, blocks, masks and examples");
   }
 }
 
@@ -114,24 +96,27 @@ void check_flags(const CompareFlags& flags) {
   if (flags.gates.any() && flags.text.files.empty()) {
     bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
   }
+  check_output_file("--report", flags.report);
+  check_output_file("--markdown", flags.markdown);
   if (!flags.accept.empty() && flags.refusals.empty())
     bad_usage("--accept: found no prompts, expected --refusals");
 }
 
 void run(const CompareFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   check_flags(flags);
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   ComparisonInput input;
   input.folders = {flags.dense};
   input.folders.insert(input.folders.end(), flags.pruned.begin(), flags.pruned.end());
   std::vector<std::unique_ptr<Model>> models;
   for (const std::string& folder : input.folders) {
     models.push_back(Model::open(folder));
+    device->check_model(*models.back());
     input.models.push_back(models.back().get());
   }
-  input.forward.compute = parse_compute(flags.compute, *backend);
-  input.forward.progress = terminal_progress(flags.common);
+  input.forward.compute = parse_compute(flags.compute, *device);
+  input.forward.progress = job.context().progress;
   if (!flags.text.files.empty()) read_texts(*models[0], flags.text, input);
   if (!flags.prompts.empty()) input.prompts = read_prompts(flags.prompts);
   input.refusals = refusal_prompts(flags);
@@ -141,7 +126,7 @@ void run(const CompareFlags& flags) {
   if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
   input.gates = flags.gates;
 
-  ComparisonReport report = compare(input, *backend);
+  ComparisonReport report = compare(input, *device);
   for (const ModelReport& model : report.models) {
     for (const ModelStep& step : model.summary.steps) {
       const std::string line = shell_command(step.command);
@@ -150,7 +135,7 @@ void run(const CompareFlags& flags) {
       if (!line.empty() && !known) report.commands.push_back(line);
     }
   }
-  report.commands.push_back(shell_command(arguments_of(flags)));
+  report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
   if (flags.common.json) {
@@ -178,12 +163,13 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       .add_option("--error-tokens", f.error_tokens,
                   "Tokens for the blocks' output errors (0: leave them out)")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   command.add_option("--mask", f.masks, "Tensor to picture in the report, by its full name; repeatable");
   command.add_option("--report", f.report, "Write one self-contained HTML page");
   command.add_option("--markdown", f.markdown, "Write the table as Markdown");
   add_gate_flags(command, f.gates);
   add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
   add_common_options(command, f.common);
 }
 

@@ -11,7 +11,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/evaluation/tasks.h"
@@ -43,9 +43,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-TextResult evaluate(const Model& model, const Backend& backend, EvaluationText text,
-                    const ConventionOptions& convention, const ForwardOptions& forward,
-                    const cuda::DeviceChoice& device, const DeviceFlags& flags) {
+TextResult evaluate(const Model& model, Device& device, EvaluationText text,
+                    const ConventionOptions& convention, const ForwardOptions& forward) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<ScoredWindows> parts = scored_windows(text.ids, text.name, convention);
   TextResult result;
@@ -54,15 +53,8 @@ TextResult evaluate(const Model& model, const Backend& backend, EvaluationText t
     all.ids.insert(all.ids.end(), part.windows.ids.begin(), part.windows.ids.end());
   }
   result.ids = all.hash();
-  if (device.use_cuda) {
-    Timings timings(Timings::default_file());
-    cuda::DeviceOptions on_device = device_options(device, flags);
-    on_device.timings = &timings;
-    result.result = cuda::perplexity(model, parts, forward, on_device);
-    timings.save();
-  } else {
-    result.result = perplexity(model, backend, parts, forward);
-  }
+  const Model* models[] = {&model};
+  result.result = perplexity(model, *device.text_forwards(models, forward), parts, forward.progress);
   result.text = std::move(text);
   result.seconds = seconds_since(start);
   return result;
@@ -154,9 +146,8 @@ void print_task(const TaskResult& task) {
              static_cast<double>(task.num_unshared) / static_cast<double>(task.num_forwarded));
 }
 
-std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backend, const EvalOptions& options,
-                                       const ForwardOptions& forward, const cuda::DeviceChoice& device,
-                                       ordered_json& document) {
+std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const EvalOptions& options,
+                                       const ForwardOptions& forward, ordered_json& document) {
   std::vector<TextResult> results;
   if (options.text.files.empty()) return results;
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
@@ -168,7 +159,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
   for (const std::string& file : options.text.files) {
     EvaluationText text =
         read_evaluation_text(file, options.text.field, tokenizer.get(), model.config().vocab_size);
-    results.push_back(evaluate(model, backend, std::move(text), convention, forward, device, options.device));
+    results.push_back(evaluate(model, device, std::move(text), convention, forward));
     if (!options.common.json) print_text(results.back());
   }
   if (!options.common.json) fmt::print("convention  {}\n", document["convention_label"].get<std::string>());
@@ -178,35 +169,33 @@ std::vector<TextResult> evaluate_texts(const Model& model, const Backend& backen
 }
 
 void run(const EvalOptions& options) {
-  apply(options.common);
-  const cuda::DeviceChoice device = choose_device(options.device);
+  const RunScope job = apply(options.common);
+  const auto device = open_device(options.device);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
   }
-  if (device.use_cuda && !options.tasks.empty()) {
-    bad_usage("--device: found {} with --task, expected cpu: tasks run on the CPU only",
-              options.device.device);
-  }
-  const auto backend = make_cpu_backend();
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   ForwardOptions forward;
-  forward.compute = parse_compute(options.compute, *backend, device);
-  forward.progress = terminal_progress(options.common);
+  forward.compute = parse_compute(options.compute, *device);
+  forward.progress = job.context().progress;
   // Files are read before anything is computed, so that a wrong one costs no time.
   std::vector<Task> tasks;
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
 
   ordered_json document = {{"model", options.model}};
-  evaluate_texts(*model, *backend, options, forward, device, document);
+  evaluate_texts(*model, *device, options, forward, document);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!tasks.empty()) tokenizer = Tokenizer::open(model->checkpoint().folder());
+  const Model* models[] = {model.get()};
+  const auto forwards = tasks.empty() ? nullptr : device->text_forwards(models, forward);
   for (const Task& task : tasks) {
-    const TaskResult result = run_task(*model, *backend, *tokenizer, task, forward);
+    const TaskResult result = run_task(*model, *forwards, *tokenizer, task, forward.progress);
     if (!options.common.json) print_task(result);
     document["tasks"].push_back(to_json(result, options.items));
   }
   document["compute"] = forward.compute == ComputeType::kBF16 ? "bf16" : "f32";
-  document["device"] = cuda::device_name(device);
+  document["device"] = device->name();
   document["threads"] = num_threads();
   document["instruction_set"] = isa_name();
   if (options.common.json) print_json(document);
@@ -234,7 +223,7 @@ void declare_eval(CLI::App& program) {
   command->add_option("--task", options->tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");
   command->add_option("--limit", options->limit, "First so many items of each task (0: all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   command->add_flag("--items", options->items, "With --json: the scores of every item");
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);

@@ -26,12 +26,13 @@ std::string folder_name(const std::string& folder) {
 }
 
 void run(const ExportArguments& arguments) {
-  apply(arguments.common);
+  const RunScope job = apply(arguments.common);
+  check_output_file("--gguf", arguments.gguf);
   const auto model = Model::open(arguments.model);
   ExportOptions options;
   options.type = writable_ggml_type(arguments.type);  // none for auto
   options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;
-  options.progress = terminal_progress(arguments.common);
+  options.progress = job.context().progress;
   const ExportReport report = export_gguf(*model, arguments.gguf, options);
   if (arguments.common.json) {
     print_json({{"file", arguments.gguf},
@@ -46,8 +47,7 @@ void run(const ExportArguments& arguments) {
                report.num_parameters, report.num_tensors, report.type,
                human_bytes(static_cast<double>(report.bytes)));
   }
-  if (arguments.common.quiet) return;
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
+  for (const std::string& note : report.notes) print_note(arguments.common, note);
 }
 
 }  // namespace
@@ -66,7 +66,7 @@ void declare_export(CLI::App& program) {
   command->add_option("--name", arguments->name, "The model's name in the file (default: the folder's)");
   add_common_options(*command, arguments->common);
   command->footer("Example: swiftprune export smollm2-50 --gguf smollm2-50.gguf --type q8_0");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_writing(arguments->gguf, [&] { run(*arguments); }); });
 }
 
 }  // namespace swiftprune::cli

@@ -14,22 +14,13 @@ void add_gate_flags(CLI::App& command, GateLimits& limits) {
   command
       .add_option("--max-perplexity-ratio", limits.max_perplexity_ratio,
                   "Gate: perplexity at most so many times the dense model's; exit code 5 when a gate fails")
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command
       .add_option("--min-top1", limits.min_top1,
                   "Gate: share of tokens (0 to 1) whose likeliest next token stays the same")
       ->check(CLI::Range(0.0, 1.0));
   command.add_option("--max-kl", limits.max_kl, "Gate: mean divergence from the dense model, nats a token")
-      ->check(CLI::NonNegativeNumber);
-}
-
-void echo(const GateLimits& limits, std::vector<std::string>& arguments) {
-  const auto add = [&](const char* flag, const std::optional<double>& value) {
-    if (value) arguments.insert(arguments.end(), {flag, fmt::format("{}", *value)});
-  };
-  add("--max-perplexity-ratio", limits.max_perplexity_ratio);
-  add("--min-top1", limits.min_top1);
-  add("--max-kl", limits.max_kl);
+      ->check(zero_or_more());
 }
 
 void require_passed(const ComparisonReport& report) {
@@ -46,7 +37,7 @@ void add_prune_gate_flags(CLI::App& command, PruneGate& gate) {
       "limits below");
   command.add_option("--gate-windows", gate.windows, "With --gate: windows of --seqlen tokens (0: all)")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   add_gate_flags(command, gate.limits);
 }
 
@@ -60,7 +51,7 @@ void check(const PruneGate& gate) {
   }
 }
 
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend) {
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device) {
   if (gate.text.empty()) return;
   const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned);
   EvaluationFlags flags;
@@ -77,7 +68,7 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backen
     input.gates = gate.limits;
     input.forward = run.forward;
     input.num_worst = 0;
-    return compare(input, backend);
+    return compare(input, device);
   }();
   if (!run.quiet) {
     for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());

@@ -8,8 +8,6 @@ namespace swiftprune::cli {
 
 // Declares --max-perplexity-ratio, --min-top1 and --max-kl.
 void add_gate_flags(CLI::App& command, GateLimits& limits);
-// The flags as they were given, for commands that repeat a run.
-void echo(const GateLimits& limits, std::vector<std::string>& arguments);
 // Throws Error{kGate} with the first failed line.
 void require_passed(const ComparisonReport& report);
 
@@ -30,6 +28,6 @@ struct PruneGateRun {
   ForwardOptions forward;
   bool quiet = false;
 };
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, const Backend& backend);
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device);
 
 }  // namespace swiftprune::cli

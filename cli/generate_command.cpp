@@ -10,9 +10,7 @@
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/device.h"
 #include "swiftprune/model/end_tokens.h"
-#include "swiftprune/model/generator.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/text_stream.h"
 
@@ -34,36 +32,20 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::unique_ptr<SequenceGenerator> load(const GenerateOptions& options, const Model& model,
-                                        const Backend& backend, std::int64_t capacity) {
-  const cuda::DeviceChoice device = choose_device(options.device);
-  const ComputeType compute = parse_compute(options.compute, backend, device);
-  if (device.use_cuda) {
-    Timings timings(Timings::default_file());
-    cuda::DeviceOptions on_device = device_options(device, options.device);
-    on_device.timings = &timings;
-    on_device.compact = options.compact;
-    auto generator = cuda::make_generator(model, compute, 1, capacity, on_device);
-    timings.save();
-    return generator;
-  }
-  Autotuner tuner(Autotuner::default_cache_file());
-  auto generator = std::make_unique<Generator>(model, backend, compute, 1, capacity, &tuner);
-  tuner.save();
-  return generator;
-}
-
 void run(const GenerateOptions& options) {
-  apply(options.common);
-  const auto backend = make_cpu_backend();
+  const RunScope job = apply(options.common);
+  const auto device = open_device(options.device);
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   const auto tokenizer = Tokenizer::open(options.model);
   std::vector<std::int32_t> prompt = tokenizer->encode(options.prompt);
   if (prompt.empty()) prompt.push_back(first_token(*model));
   const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
   model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
 
-  const auto generator = load(options, *model, *backend, prompt_tokens + options.max_tokens);
+  const auto generator =
+      device->generator(*model, parse_compute(options.compute, *device), 1,
+                        prompt_tokens + options.max_tokens, {.tune = true, .compact = options.compact});
   Sampler sampler(options.sampler);
   TextStream stream(*tokenizer, prompt);
   const std::vector<std::int32_t> ends = end_tokens(*model, *tokenizer);

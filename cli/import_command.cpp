@@ -23,14 +23,14 @@ constexpr std::array kDTypeNames = {std::pair{"f16", DType::kF16}, std::pair{"bf
                                     std::pair{"f32", DType::kF32}};
 
 void run(const ImportArguments& arguments) {
-  apply(arguments.common);
+  const RunScope job = apply(arguments.common);
   ImportOptions options;
   for (const auto& [name, dtype] : kDTypeNames) {
     if (arguments.dtype == name) options.dtype = dtype;
   }
   options.max_shard_bytes = parse_bytes("--max-shard-size", arguments.max_shard_size);
   options.tokenizer_folder = arguments.tokenizer;
-  options.progress = terminal_progress(arguments.common);
+  options.progress = job.context().progress;
   const ImportReport report = import_gguf(arguments.file, arguments.folder, options);
 
   if (arguments.common.json) {
@@ -47,9 +47,8 @@ void run(const ImportArguments& arguments) {
                report.architecture, report.num_parameters, report.num_tensors, name_of(report.dtype),
                human_bytes(static_cast<double>(report.bytes)));
   }
-  if (arguments.common.quiet) return;
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
-  fmt::print(stderr, "Next: swiftprune prune {} --out PRUNED\n", arguments.folder);
+  for (const std::string& note : report.notes) print_note(arguments.common, note);
+  print_next(arguments.common, {{"swiftprune", "prune", arguments.folder, "--out", "PRUNED"}});
 }
 
 }  // namespace
@@ -71,7 +70,7 @@ void declare_import(CLI::App& program) {
                       "Folder with the model's own tokenizer files, to take instead of the GGUF's");
   add_common_options(*command, arguments->common);
   command->footer("Example: swiftprune import SmolLM2-135M-Instruct.Q4_1.gguf smollm2");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_writing(arguments->folder, [&] { run(*arguments); }); });
 }
 
 }  // namespace swiftprune::cli

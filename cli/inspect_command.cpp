@@ -92,28 +92,28 @@ void print_summary(const ModelInspection& inspection) {
              patterns.empty() ? "none" : patterns);
 }
 
-void print_next(const ModelInspection& inspection) {
+void tell_next(const CommonOptions& common, const ModelInspection& inspection) {
   const std::string folder = inspection.folder.string();
   if (!inspection.problem.empty()) {
-    fmt::print(stderr, "Cannot be pruned: {}\n", inspection.problem);
+    print_note(common, fmt::format("cannot be pruned: {}", inspection.problem));
   } else if (!inspection.has_record) {
-    fmt::print(stderr, "Next: swiftprune prune {} --out PRUNED\n", folder);
+    print_next(common, {{"swiftprune", "prune", folder, "--out", "PRUNED"}});
   } else {
-    fmt::print(stderr, "Next: swiftprune verify DENSE {}\n      swiftprune eval {} --text FILE\n", folder,
-               folder);
+    print_next(common,
+               {{"swiftprune", "verify", "DENSE", folder}, {"swiftprune", "eval", folder, "--text", "FILE"}});
   }
 }
 
 void run(const InspectArguments& arguments) {
-  apply(arguments.common);
-  const ModelInspection inspection = inspect_model(arguments.model, terminal_progress(arguments.common));
+  const RunScope job = apply(arguments.common);
+  const ModelInspection inspection = inspect_model(arguments.model, job.context().progress);
   if (arguments.common.json) {
     print_json(to_json(inspection, arguments.tensors));
   } else {
     print_summary(inspection);
     print_tensors(inspection, arguments.tensors);
   }
-  if (!arguments.common.quiet) print_next(inspection);
+  tell_next(arguments.common, inspection);
 }
 
 }  // namespace

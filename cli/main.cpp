@@ -1,40 +1,57 @@
-// Finds the command and maps errors to exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 device, 5 gate.
-#include <csignal>
+// Runs one command and maps errors to exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 device, 5 gate,
+// 70 a bug, 128 + n stopped by signal n (130: Ctrl-C).
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <new>
 
 #include "command.h"
-#include "swiftprune/core/error.h"
+#include "signals.h"
+#include "swiftprune/core/internal_error.h"
 
-int main(int argc, char** argv) {
-  using namespace swiftprune;
-  std::signal(SIGINT, [](int) { request_interrupt(); });
-  std::signal(SIGTERM, [](int) { request_interrupt(); });
+namespace swiftprune::cli {
+namespace {
 
-  CLI::App program{"swiftprune: makes a language model smaller and faster, on the machine you have"};
-  program.set_version_flag("--version", std::string("swiftprune ") + SWIFTPRUNE_VERSION);
-  program.require_subcommand(1);
-  program.footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare : {cli::declare_import, cli::declare_export, cli::declare_inspect, cli::declare_prune,
-                        cli::declare_shrink, cli::declare_eval, cli::declare_compare, cli::declare_pilot,
-                        cli::declare_generate, cli::declare_bench, cli::declare_serve, cli::declare_tokenize,
-                        cli::declare_verify, cli::declare_pack, cli::declare_unpack}) {
-    declare(program);
-  }
+constexpr int kInternalError = 70;  // EX_SOFTWARE of sysexits.h
+constexpr const char* kLostOutput = "standard output: cannot be written; is the disk full?";
+
+int complain(int exit_code, const char* message) {
+  clear_progress();
+  fmt::print(stderr, "swiftprune: {}\n", message);
+  return exit_code;
+}
+
+int run_program(int argc, char** argv) {
+  const auto program = make_program();
   try {
-    program.parse(argc, argv);
+    program->parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::kUsage);
+    return program->exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::kUsage);
+  } catch (const Interrupted& error) {
+    return complain(128 + stopping_signal(), error.what());
   } catch (const Error& error) {
-    fmt::print(stderr, "swiftprune: {}\n", error.what());
-    return static_cast<int>(error.kind());
+    return complain(static_cast<int>(error.kind()), error.what());
+  } catch (const InternalError& error) {
+    return complain(kInternalError, error.what());
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "swiftprune: out of memory; use fewer --windows or a shorter --seqlen\n");
-    return 1;
+    return complain(1, "out of memory; use fewer --windows or a shorter --seqlen");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "swiftprune: {}\n", error.what());
-    return 1;
+    return complain(1, std::ferror(stdout) != 0 ? kLostOutput : error.what());
   }
+}
+
+}  // namespace
+}  // namespace swiftprune::cli
+
+int main(int argc, char** argv) {
+  swiftprune::cli::watch_signals();
+  const int exit_code = swiftprune::cli::run_program(argc, argv);
+  // A result that did not reach its file (a full disk) is no success.
+  bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+  if (std::fclose(stdout) != 0) lost = lost || errno != EBADF;  // closed from the start: nothing was wanted
+  if (lost && exit_code == 0) {
+    return swiftprune::cli::complain(1, swiftprune::cli::kLostOutput);
+  }
+  return exit_code;
 }

@@ -43,7 +43,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
       ->each([&flags](const std::string&) { flags.seqlen_given = true; })
       ->check(CLI::Range(2, 1 << 24));
   command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   command
       .add_option("--bos", flags.bos,
                   "A BOS at the start of each window: each, none, or auto (what the family needs; with "
@@ -59,7 +59,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
   command
       .add_option("--stride", flags.stride,
                   "With strided: tokens from window to window (0: half of --seqlen)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
 }
 
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
@@ -110,22 +110,6 @@ void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInpu
   if (has_bytes) input.bytes_per_token = bytes / tokens;
 }
 
-void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments) {
-  if (flags.files.empty()) return;
-  const EvaluationFlags defaults;
-  arguments.push_back("--text");
-  arguments.insert(arguments.end(), flags.files.begin(), flags.files.end());
-  const auto add = [&](const char* flag, const auto& value, const auto& absent) {
-    if (value != absent) arguments.insert(arguments.end(), {flag, fmt::format("{}", value)});
-  };
-  add("--field", flags.field, defaults.field);
-  add("--seqlen", flags.seqlen, defaults.seqlen);
-  add("--windows", flags.windows, defaults.windows);
-  add("--bos", flags.bos, defaults.bos);
-  add("--convention", flags.convention, defaults.convention);
-  add("--stride", flags.stride, defaults.stride);
-}
-
 std::int64_t usual_length(const Model& model, std::int64_t num_positions) {
   return std::min(num_positions, model.config().max_positions);
 }
@@ -147,17 +131,15 @@ std::int32_t first_token(const Model& model) {
   return 0;
 }
 
-ComputeType parse_compute(const std::string& name, const Backend& backend, const cuda::DeviceChoice& device) {
-  if (name == "auto") {
-    return device.use_cuda || backend.has_fast_bf16() ? ComputeType::kBF16 : ComputeType::kF32;
-  }
+ComputeType parse_compute(const std::string& name, const Device& device) {
+  if (name == "auto") return device.default_compute();
   return name == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
 void add_compute_flag(CLI::App& command, std::string& compute) {
   command
       .add_option("--compute", compute,
-                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the processor has it)")
+                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the device has it)")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
 }
@@ -174,16 +156,10 @@ void add_compact_flag(CLI::App& command, bool& compact) {
                    "Keep only packed weights in GPU memory; long prompts then take longer");
 }
 
-cuda::DeviceChoice choose_device(const DeviceFlags& flags) {
-  if (!flags.gpu_memory.empty()) parse_bytes("--gpu-memory", flags.gpu_memory);
-  return cuda::choose_device(flags.device);
-}
-
-cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags) {
-  cuda::DeviceOptions options;
-  options.index = choice.index;
+std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
+  DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
-  return options;
+  return swiftprune::open_device(flags.device, options);
 }
 
 }  // namespace swiftprune::cli

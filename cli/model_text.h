@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "command.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/report/comparison.h"
@@ -38,8 +38,6 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
 
 // Reads every text of the flags into the comparison's windows; one text after the other.
 void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input);
-// The flags as they were given, for commands that repeat a run.
-void echo(const EvaluationFlags& flags, std::vector<std::string>& arguments);
 
 // A default number of positions, cut to those that the model has.
 std::int64_t usual_length(const Model& model, std::int64_t num_positions);
@@ -47,9 +45,8 @@ std::int64_t usual_length(const Model& model, std::int64_t num_positions);
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);
 
-// auto: bf16 where it is fast.
-ComputeType parse_compute(const std::string& name, const Backend& backend,
-                          const cuda::DeviceChoice& device = {});
+// auto: the device's own.
+ComputeType parse_compute(const std::string& name, const Device& device);
 void add_compute_flag(CLI::App& command, std::string& compute);
 
 // Where the work runs: --device, --gpu-memory.
@@ -60,8 +57,7 @@ struct DeviceFlags {
 void add_device_flags(CLI::App& command, DeviceFlags& flags);
 // --compact, for commands that keep a model in GPU memory.
 void add_compact_flag(CLI::App& command, bool& compact);
-// Throws Error{kUsage} naming the flag, also for a limit that this device does not need.
-cuda::DeviceChoice choose_device(const DeviceFlags& flags);
-cuda::DeviceOptions device_options(const cuda::DeviceChoice& choice, const DeviceFlags& flags);
+// Throws Error{kUsage} naming the flag, also for a limit that this device does not need, and Error{kDevice}.
+std::unique_ptr<Device> open_device(const DeviceFlags& flags);
 
 }  // namespace swiftprune::cli

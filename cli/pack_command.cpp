@@ -58,14 +58,15 @@ void print_report(const PackReport& report, const Options& options) {
   fmt::print("model:   {} -> {} ({:.1f} %)\n", human_bytes(static_cast<double>(report.source_bytes)),
              human_bytes(static_cast<double>(report.target_bytes)),
              100.0 * share(report.target_bytes, report.source_bytes));
-  if (report.packed_bytes >= report.dense_bytes && !options.common.quiet) {
-    fmt::print(stderr, "hint: nothing became smaller; prune the model first: swiftprune prune {} --out DIR\n",
-               options.model);
+  if (report.packed_bytes >= report.dense_bytes) {
+    print_note(options.common, "nothing became smaller; prune the model first");
+    print_next(options.common, {{"swiftprune", "prune", options.model, "--out", "PRUNED"}});
   }
 }
 
 void run(const Options& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
+  check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
   std::vector<std::string> weights;
@@ -76,7 +77,7 @@ void run(const Options& options) {
   for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {
     if (options.quantize == name_of(quantize)) pack.quantize = quantize;
   }
-  pack.progress = terminal_progress(options.common);
+  pack.progress = job.context().progress;
   print_report(pack_checkpoint(source, weights, options.out, pack), options);
 }
 
@@ -87,7 +88,7 @@ void declare_pack(CLI::App& program) {
   CLI::App* command =
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
   command->add_option("MODEL", options->model, "Model folder")->required();
-  command->add_option("--out", options->out, "New folder for the packed model")->required();
+  command->add_option("-o,--out", options->out, "New folder for the packed model")->required();
   command
       ->add_option("--quantize", options->quantize,
                    "none: lossless; int8, fp8 (E4M3): 8 bits a weight, a scale a row")
@@ -95,7 +96,7 @@ void declare_pack(CLI::App& program) {
       ->capture_default_str();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune pack pruned --out pruned-packed\nBack again: swiftprune unpack");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_writing(options->out, [&] { run(*options); }); });
 }
 
 }  // namespace swiftprune::cli

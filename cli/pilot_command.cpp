@@ -8,6 +8,7 @@
 
 #include "command.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pilot/pilot.h"
@@ -24,6 +25,7 @@ struct PilotFlags {
   std::string report, markdown;
   std::string work;
   std::string compute = "auto";
+  DeviceFlags device;
   PilotOptions options;
 };
 
@@ -53,25 +55,6 @@ class WorkFolder {
   std::filesystem::path path_;
 };
 
-std::vector<std::string> arguments_of(const PilotFlags& flags) {
-  const PilotOptions& o = flags.options;
-  std::vector<std::string> arguments = {"swiftprune",
-                                        "pilot",
-                                        o.model,
-                                        "--text",
-                                        o.text,
-                                        "--minutes",
-                                        fmt::format("{}", flags.minutes),
-                                        "--max-perplexity-ratio",
-                                        fmt::format("{}", o.max_perplexity_ratio)};
-  for (const std::string& method : o.methods) arguments.insert(arguments.end(), {"--method", method});
-  for (const double sparsity : o.sparsities)
-    arguments.insert(arguments.end(), {"--sparsity", fmt::format("{}", sparsity)});
-  for (const std::string& pattern : o.patterns) arguments.insert(arguments.end(), {"--pattern", pattern});
-  if (!flags.report.empty()) arguments.insert(arguments.end(), {"--report", flags.report});
-  return arguments;
-}
-
 void print_report(const ComparisonReport& report) {
   const Verdict verdict = verdict_of(report);
   fmt::print("{}\n{}\n\n", verdict.headline, verdict.detail);
@@ -95,13 +78,17 @@ void print_report(const ComparisonReport& report) {
 }
 
 void run(PilotFlags flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   PilotOptions& options = flags.options;
   for (const double sparsity : options.sparsities) {
     if (!(sparsity > 0.0 && sparsity < 1.0)) bad_usage("--sparsity: found {}, expected 0 < s < 1", sparsity);
   }
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
+  check_output_file("--report", flags.report);
+  check_output_file("--markdown", flags.markdown);
+  options.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
   const auto model = Model::open(options.model);
+  device->check_model(*model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
@@ -109,17 +96,18 @@ void run(PilotFlags flags) {
                                      flags.calibration_tokens, flags.evaluation_tokens);
   const WorkFolder work(flags.work);
   options.work = work.path();
+  options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;
   options.bytes_per_token = text.bytes_per_token;
-  options.forward.compute = parse_compute(flags.compute, *backend);
-  options.forward.progress = terminal_progress(flags.common);
+  options.forward.compute = parse_compute(flags.compute, *device);
+  options.forward.progress = job.context().progress;
   if (!flags.report.empty()) {
     const BlockConfig& block =
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     options.masks = {block.down.name + ".weight"};
   }
-  ComparisonReport report = run_pilot(*model, *backend, split, options);
-  report.commands.push_back(shell_command(arguments_of(flags)));
+  ComparisonReport report = run_pilot(*model, *device, split, options);
+  report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
   if (flags.common.json) {
@@ -145,7 +133,7 @@ void declare_pilot(CLI::App& program) {
       ->add_option("--minutes", flags->minutes,
                    "Time for everything; trials that would not end in it are left out")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command->add_option("--method", o.methods, "Methods to try; swiftprune methods lists them")
       ->capture_default_str();
   command->add_option("--sparsity", o.sparsities, "Shares of weights to try")->capture_default_str();
@@ -153,18 +141,19 @@ void declare_pilot(CLI::App& program) {
   command
       ->add_option("--max-perplexity-ratio", o.max_perplexity_ratio, "What the recommended model is to keep")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command->add_option("--calibration-tokens", flags->calibration_tokens, "Tokens to calibrate with at most")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command->add_option("--evaluation-tokens", flags->evaluation_tokens, "Tokens to measure on at most")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command->add_option("--work", flags->work,
                       "Folder for the models on trial; needs twice the model's size free");
   command->add_option("--report", flags->report, "Write one self-contained HTML page");
   command->add_option("--markdown", flags->markdown, "Write the table as Markdown");
   add_compute_flag(*command, flags->compute);
+  add_device_flags(*command, flags->device);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune pilot ./SmolLM2-135M --text own.txt --minutes 10 --report pilot.html");
   command->callback([flags] { run(*flags); });

@@ -14,20 +14,21 @@
 #include "command.h"
 #include "gate_flags.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/core/sha256.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
-#include "swiftprune/pipeline/prune.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/refinement/refiner.h"
-#include "swiftprune/scoring/scorer.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -49,8 +50,8 @@ struct PruneFlags {
   std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
   std::string plan_file;
   std::optional<double> lambda;
-  double alpha = 0.125;
-  double beta = 0.125;
+  double alpha = SelectorOptions{}.alpha;
+  double beta = SelectorOptions{}.beta;
   PruneGate gate;
   bool sparsity_given = false;
   bool resume = false;
@@ -65,8 +66,8 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
     bad_usage("--sparsity: found {}, but --pattern {} fixes it; leave --sparsity out", flags.sparsity,
               flags.pattern);
   }
-  defaults.score = !flags.score.empty() ? flags.score : std::string(n_m ? method.n_m_score : method.score);
-  defaults.refine = !flags.refine.empty() ? flags.refine : std::string(method.refine);
+  defaults.score = !flags.score.empty() ? parse_score(flags.score) : n_m ? method.n_m_score : method.score;
+  defaults.refine = !flags.refine.empty() ? parse_refine(flags.refine) : method.refine;
   if (flags.allocate == "sensitivity") {
     if (!flags.plan_file.empty())
       bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
@@ -97,24 +98,24 @@ struct Calibration {
   std::optional<StableWindows> stopping;
 };
 
-Calibration calibrate(const Model& model, const Backend& backend, const PruneFlags& flags,
-                      const Method& method, const Plan& plan, const PruneOptions& options) {
+Calibration calibrate(const Model& model, Device& device, const PruneFlags& flags, const Method& method,
+                      const Plan& plan, const PruneOptions& options) {
   constexpr std::int64_t kMostByItself = 64;  // windows of --windows auto
   Calibration result;
   if (flags.windows != "auto") {
     const std::int64_t count =
         flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(model, backend, flags.calibration, count, false, options.compute,
+    result.windows = calibration_windows(model, device, flags.calibration, count, false, options.compute,
                                          options.progress);
     return result;
   }
   const bool self = flags.calibration.is_self();
-  result.windows = calibration_windows(model, backend, flags.calibration,
+  result.windows = calibration_windows(model, device, flags.calibration,
                                        self ? std::max(1, method.windows) : kMostByItself, true,
                                        options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
-  result.stopping =
-      windows_until_stable(model, backend, result.windows, options.compute, tolerance, options.progress);
+  const auto energies = device.input_energies(model, result.windows, options.compute);
+  result.stopping = windows_until_stable(model, *energies, result.windows, tolerance, options.progress);
   result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.calibration.seqlen));
   return result;
 }
@@ -124,39 +125,6 @@ bool allocates(const PruneFlags& flags, const Method& method) {
   const Pattern::Kind kind = parse_pattern(flags.pattern).kind;
   return method.allocates && flags.plan_file.empty() &&
          (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
-}
-
-nlohmann::ordered_json echo(const PruneFlags& f, const Plan& plan) {
-  const PlanEntry* first = nullptr;
-  for (const PlanEntry& entry : plan.entries) {
-    if (entry.prune && first == nullptr) first = &entry;
-  }
-  nlohmann::ordered_json command = {
-      {"model", f.model},
-      {"out", f.out},
-      {"method", f.method},
-      {"sparsity", f.sparsity},
-      {"allocate", allocates(f, method_by_name(f.method)) ? "sensitivity" : "none"},
-      {"pattern", f.pattern},
-      {"calibration", f.calibration.sources},
-      {"field", f.calibration.field},
-      {"windows", f.windows},
-      {"seqlen", f.calibration.seqlen},
-      {"seed", f.calibration.seed},
-      {"compute", f.compute},
-      {"device", f.device.device},
-      {"skip", f.skip},
-      {"plan", f.plan_file},
-      {"alpha", f.alpha},
-      {"beta", f.beta}};
-  for (const auto& [name_pattern, settings] : f.overrides)
-    command["overrides"].push_back({{"tensors", name_pattern}, {"settings", settings}});
-  if (f.lambda) command["lambda"] = *f.lambda;
-  if (first != nullptr) {
-    command["score"] = first->score;
-    command["refine"] = first->refine;
-  }
-  return command;
 }
 
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
@@ -176,9 +144,8 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
       "{:.1f}\n",
       seconds, allocation ? fmt::format("allocate {:.1f}, ", allocation->seconds) : "", s.calibrate, s.score,
       s.select, s.refine, s.load + s.write);
-  if (flags.common.quiet) return;
-  fmt::print(stderr, "Next: swiftprune verify {} {}\n      swiftprune eval {} --text FILE\n", flags.model,
-             flags.out, flags.out);
+  print_next(flags.common, {{"swiftprune", "verify", flags.model, flags.out},
+                            {"swiftprune", "eval", flags.out, "--text", "FILE"}});
 }
 
 // What tells a model from a changed one without reading it whole.
@@ -192,66 +159,135 @@ nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
   return stamps;
 }
 
+// Whatever changes a byte of the output: only a run of the same may go on with its blocks. plan: as the
+// options and the --plan file make it, before it is allocated.
+nlohmann::ordered_json identity_of(const PruneFlags& flags, const Model& model, const Device& device,
+                                   const PruneOptions& options, const Plan& plan,
+                                   const CalibrationRecord& calibration) {
+  return {{"version", SWIFTPRUNE_VERSION},
+          {"options", byte_options(*flags.common.command)},
+          {"plan", sha256_hex(to_json(plan).dump())},
+          {"model", file_stamps(model.checkpoint())},
+          {"calibration", calibration.ids},
+          {"device", device.name()},
+          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"instruction_set", isa_name()}};
+}
+
+// What an unfinished run had otherwise, in words.
+std::string difference(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now) {
+  const auto differs = [&](const char* key) { return !before.contains(key) || before[key] != now[key]; };
+  if (!before.is_object() || differs("version")) return "another version of swiftprune";
+  if (differs("model")) return "another model";
+  if (differs("calibration")) return "other calibration text";
+  if (!before.contains("options") || !before["options"].is_object()) return "other options";
+  const auto& options = before["options"];
+  std::string names;
+  for (const auto& [name, value] : now["options"].items()) {
+    if (options.contains(name) && options[name] == value) continue;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", name == "MODEL" ? name : "--" + name);
+  }
+  if (!names.empty()) return "other options: " + names;
+  return differs("plan") ? "another plan" : "another device or precision";
+}
+
 std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const CheckpointWriter& writer,
                                              const nlohmann::ordered_json& identity) {
   auto unfinished = writer.continues() ? read_journal(writer.temporary_folder()) : std::nullopt;
   if (!unfinished) {
-    if (!flags.common.quiet)
-      fmt::print(stderr, "--resume: no unfinished run for {}; starting one\n", flags.out);
+    print_note(flags.common, fmt::format("--resume: no unfinished run for {}; starting one", flags.out));
     return std::nullopt;
   }
   const nlohmann::ordered_json& head = unfinished->head;
-  if (!head.is_object() || !head.contains("identity") || !head.contains("plan") ||
-      head["identity"] != identity) {
+  const bool whole = head.is_object() && head.contains("identity") && head.contains("plan");
+  if (!whole || head["identity"] != identity) {
     bad_usage(
-        "--resume: the unfinished run for {} had other options, another model or other calibration text; "
-        "repeat its command, or leave --resume out to start again",
-        flags.out);
+        "--resume: the unfinished run for {} had {}; repeat its command, or leave --resume out to start "
+        "again",
+        flags.out, difference(whole ? head["identity"] : nlohmann::ordered_json(), identity));
   }
-  if (!flags.common.quiet)
-    fmt::print(stderr, "--resume: going on behind {} finished blocks\n", unfinished->blocks.size());
+  print_note(flags.common,
+             fmt::format("--resume: going on behind {} finished blocks", unfinished->blocks.size()));
   return unfinished;
 }
 
-PruneResult keeping_blocks(Journal& journal, bool resumable, const std::function<PruneResult()>& prune) {
+std::string blocks_kept(std::size_t count) {
+  return fmt::format("{} finished block{} kept; the same command goes on with {}", count,
+                     count == 1 ? " is" : "s are", count == 1 ? "it" : "them");
+}
+
+// A later --resume goes on with what an error or an interrupt leaves.
+PruneResult keeping_blocks(Journal& journal, const CheckpointWriter& writer, bool resumable,
+                           const std::function<PruneResult()>& prune) {
   try {
     return prune();
-  } catch (const Error&) {
-    if (resumable) {
-      journal.flush();
-      fmt::print(stderr, "finished blocks are kept; the same command goes on with them\n");
-    }
-    throw;
+  } catch (const Error& error) {
+    if (!resumable) throw;
+    journal.flush();
+    const auto unfinished = read_journal(writer.temporary_folder());
+    if (!unfinished || unfinished->blocks.empty() || dynamic_cast<const Interrupted*>(&error) != nullptr)
+      throw;
+    throw Error(error.kind(), fmt::format("{}; {}", error.what(), blocks_kept(unfinished->blocks.size())));
   }
 }
 
+// Share of the plan's weights that are zero in the model as it comes.
+double sparsity_before(const Model& model, const Plan& plan) {
+  double zeros = 0.0, weights = 0.0;
+  for (const PlanEntry& entry : plan.entries) {
+    const TensorInfo& info = model.checkpoint().at(entry.tensor);
+    const std::int64_t rows = info.shape.at(0), cols = info.shape.at(1);
+    zeros += scan_zeros({model.checkpoint().bytes(info).data(), info.dtype, rows, cols, cols}).sparsity() *
+             entry.num_weights();
+    weights += entry.num_weights();
+    model.checkpoint().release(info);
+  }
+  return weights > 0.0 ? zeros / weights : 0.0;
+}
+
+// Zeros stay zeros: a model that is sparser than asked comes out as it went in.
+void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan, double sparsity) {
+  constexpr double kNoticeable = 0.01;
+  if (flags.common.quiet || sparsity <= plan.sparsity() + kNoticeable) return;
+  const double before = sparsity_before(model, plan);
+  if (before <= plan.sparsity() + kNoticeable) return;
+  print_note(flags.common,
+             fmt::format("{} had {:.2f} % zeros already, more than the {:.2f} % that were asked "
+                         "for; zeros are never filled again",
+                         flags.model, 100.0 * before, 100.0 * plan.sparsity()));
+}
+
 void run(PruneFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   check(flags.gate);
+  check_outside("--out", flags.out, flags.model);
   const auto start = std::chrono::steady_clock::now();
-  const cuda::DeviceChoice device = choose_device(flags.device);
-  const auto backend = make_cpu_backend();
+  const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
   const auto model = Model::open(flags.model);
   flags.calibration.fit_to(*model);
-  // Beside a GPU the processor has time for the record's hashes.
+  device->check_model(*model);
   std::future<nlohmann::ordered_json> hashes;
-  if (device.use_cuda) {
-    hashes = std::async(std::launch::async, [&model] { return model_hashes(model->checkpoint()); });
+  if (device->leaves_processor_free()) {
+    hashes = std::async(std::launch::async, [&model, context = current_run()] {
+      const RunScope scope(context);
+      return model_hashes(model->checkpoint());
+    });
   }
   Plan plan = make_plan(*model, flags, method);
   const bool allocate = allocates(flags, method);
 
   PruneOptions options;
-  options.select = flags.select.empty() ? std::string(method.select) : flags.select;
+  options.select = flags.select.empty() ? method.select : parse_select(flags.select);
   options.selector.lambda = flags.lambda;
   options.selector.alpha = flags.alpha;
   options.selector.beta = flags.beta;
   options.propagation = method.propagation;
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
-  options.compute = parse_compute(flags.compute, *backend, device);
-  options.progress = terminal_progress(flags.common);
+  options.compute = parse_compute(flags.compute, *device);
+  options.progress = job.context().progress;
+  device->check_plan(*model, plan, options);
 
   // The output is claimed before the work, so that a wrong path costs nothing.
   CheckpointWriter writer(flags.out, plan_like(model->checkpoint()),
@@ -260,15 +296,12 @@ void run(PruneFlags& flags) {
   Calibration calibrated;
   CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
-    calibrated = calibrate(*model, *backend, flags, method, plan, options);
+    calibrated = calibrate(*model, *device, flags, method, plan, options);
     calibration = {flags.calibration.source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
                    calibrated.windows.seqlen, flags.calibration.seed};
     calibration.stopping = calibrated.stopping;
   }
-  const nlohmann::ordered_json identity = {{"version", SWIFTPRUNE_VERSION},
-                                           {"command", echo(flags, plan)},
-                                           {"model", file_stamps(model->checkpoint())},
-                                           {"calibration", calibration.ids}};
+  const nlohmann::ordered_json identity = identity_of(flags, *model, *device, options, plan, calibration);
   std::optional<Allocation> allocation;
   std::optional<UnfinishedRun> unfinished =
       flags.resume ? find_unfinished(flags, writer, identity) : std::nullopt;
@@ -280,16 +313,10 @@ void run(PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    if (device.use_cuda) {
-      cuda::DeviceSensitivities measured =
-          cuda::measure_sensitivities(*model, plan, calibrated.windows, options.compute,
-                                      device_options(device, flags.device), options.progress);
-      allocation->sensitivities = std::move(measured.values);
-      options.readers = std::move(measured.readers);
-    } else {
-      allocation->sensitivities = measure_sensitivities(*model, *backend, plan, calibrated.windows,
-                                                        options.compute, options.progress);
-    }
+    Sensitivities measured =
+        device->measure_sensitivities(*model, plan, calibrated.windows, options.compute, options.progress);
+    allocation->sensitivities = std::move(measured.values);
+    options.readers = std::move(measured.readers);
     allocate_by_sensitivity(allocation->sensitivities, plan);
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
@@ -303,20 +330,19 @@ void run(PruneFlags& flags) {
     journal.emplace(writer.temporary_folder(), head, sync);
   }
   CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
-  const PruneResult result = keeping_blocks(*journal, flags.resume, [&] {
-    if (!device.use_cuda) return prune(*model, *backend, plan, calibrated.windows, options, output);
-    return cuda::prune(*model, plan, calibrated.windows, options, device_options(device, flags.device),
-                       output);
+  const PruneResult result = keeping_blocks(*journal, writer, flags.resume, [&] {
+    PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
+    output.copy_rest();
+    return pruned;
   });
-  output.copy_rest();
-  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(model->checkpoint(), own_files);
-  nlohmann::ordered_json record =
-      make_record(*model, plan, flags.method, options, calibration, allocation, result, echo(flags, plan),
-                  hashes.valid() ? hashes.get() : nlohmann::ordered_json());
+  nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
+                                              result, command_record(*flags.common.command),
+                                              hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
+  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);  // from here on nothing is stopped
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
   writer.finish();
@@ -326,6 +352,7 @@ void run(PruneFlags& flags) {
   } else {
     print_summary(flags, result, calibration, allocation, seconds);
   }
+  note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,
                  {.dense = flags.model,
                   .pruned = flags.out,
@@ -333,7 +360,15 @@ void run(PruneFlags& flags) {
                   .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
                   .quiet = flags.common.quiet},
-                 *backend);
+                 *device);
+}
+
+// What an interrupted run leaves to a later --resume; empty: nothing.
+std::string kept_of(const PruneFlags& flags) {
+  const std::filesystem::path folder = partial_folder(flags.out);
+  std::error_code error;
+  const auto unfinished = std::filesystem::exists(folder, error) ? read_journal(folder) : std::nullopt;
+  return unfinished && !unfinished->blocks.empty() ? blocks_kept(unfinished->blocks.size()) : std::string();
 }
 
 void add_flags(CLI::App& command, PruneFlags& f) {
@@ -395,10 +430,10 @@ void print_methods(const CommonOptions& common) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Method& m : methods()) {
       list.push_back({{"name", m.name},
-                      {"score", m.score},
-                      {"n_m_score", m.n_m_score},
-                      {"select", m.select},
-                      {"refine", m.refine},
+                      {"score", format(m.score)},
+                      {"n_m_score", format(m.n_m_score)},
+                      {"select", name_of(m.select)},
+                      {"refine", format(m.refine)},
                       {"windows", m.windows},
                       {"propagate", name_of(m.propagation)},
                       {"summary", m.summary},
@@ -409,15 +444,17 @@ void print_methods(const CommonOptions& common) {
   }
   fmt::print("Methods (--method): score x selection x refinement, windows of calibration text\n");
   for (const Method& m : methods()) {
-    fmt::print("  {:<13} {} x {} x {}, {} windows, propagates {}\n  {:<13} {}{}\n", m.name, m.score, m.select,
-               m.refine, m.windows, name_of(m.propagation), "", m.summary,
+    fmt::print("  {:<13} {} x {} x {}, {} windows, propagates {}\n  {:<13} {}{}\n", m.name, format(m.score),
+               name_of(m.select), format(m.refine), m.windows, name_of(m.propagation), "", m.summary,
                m.source.empty() ? "" : fmt::format(" ({})", m.source));
   }
   const auto list = [](std::string_view title, const auto& infos) {
     fmt::print("\n{}\n", title);
     for (const auto& info : infos) fmt::print("  {:<13} {} ({})\n", info.name, info.summary, info.source);
   };
-  list("Scores (--score)", scorers());
+  fmt::print("\nScores (--score)\n");
+  for (const ScoreKind* kind : score_kinds())
+    fmt::print("  {:<13} {} ({})\n", kind->name, kind->summary, kind->source);
   list("Selections (--select)", selectors());
   list("Refinements (--refine)", refiners());
 }
@@ -432,7 +469,10 @@ void declare_prune(CLI::App& program) {
       "Examples:\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-50 --sparsity 0.5 --calibration my_text.txt\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-24 --pattern 2:4 --method fast");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] {
+    run_writing(
+        flags->out, [&] { run(*flags); }, [&] { return kept_of(*flags); });
+  });
 
   auto common = std::make_shared<CommonOptions>();
   CLI::App* list = program.add_subcommand(

@@ -4,16 +4,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <stop_token>
 #include <string>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/device.h"
-#include "swiftprune/serving/batch_engine.h"
 #include "swiftprune/serving/server.h"
 
 namespace swiftprune::cli {
@@ -32,30 +30,6 @@ struct ServeFlags {
   std::int64_t timeout = 300;
   ServerOptions server;
 };
-
-// A GPU takes so many tokens of a prompt in little more time than a few.
-constexpr std::int64_t kDevicePrefillChunk = 2048;
-
-std::unique_ptr<SequenceEngine> load(ServeFlags& flags, const Model& model, const Backend& backend) {
-  const cuda::DeviceChoice device = choose_device(flags.device);
-  const ComputeType compute = parse_compute(flags.compute, backend, device);
-  const std::int64_t capacity = flags.server.limits.capacity;
-  if (device.use_cuda) {
-    flags.server.scheduler.prefill_chunk = kDevicePrefillChunk;
-    Timings timings(Timings::default_file());
-    cuda::DeviceOptions on_device = device_options(device, flags.device);
-    on_device.timings = &timings;
-    on_device.compact = flags.compact;
-    on_device.long_lived = true;
-    auto engine = cuda::make_engine(model, compute, flags.lanes, capacity, on_device);
-    timings.save();
-    return engine;
-  }
-  Autotuner tuner(Autotuner::default_cache_file());
-  auto engine = std::make_unique<BatchEngine>(model, backend, compute, flags.lanes, capacity, &tuner);
-  tuner.save();
-  return engine;
-}
 
 // Defaults are cut to the positions that the model has: two thirds of them for prompts, where both are too
 // many. What was asked for is refused above them.
@@ -95,9 +69,10 @@ void say_listening(const ServeFlags& flags, int port) {
 }
 
 void run(ServeFlags& flags) {
-  apply(flags.common);
-  const auto backend = make_cpu_backend();
+  const RunScope job = apply(flags.common);
+  const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
+  device->check_model(*model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
   fit_limits(flags, *model, options.limits);
@@ -107,22 +82,17 @@ void run(ServeFlags& flags) {
   if (options.model_name.empty())
     options.model_name = std::filesystem::absolute(flags.model).lexically_normal().filename();
   if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", flags.model);
-  const auto engine = load(flags, *model, *backend);
+  options.scheduler.prefill_chunk = device->prefill_chunk();
+  const auto engine =
+      device->engine(*model, parse_compute(flags.compute, *device), flags.lanes, options.limits.capacity,
+                     {.tune = true, .compact = flags.compact, .long_lived = true});
   Server server(*model, *engine, *tokenizer, options);
   say_listening(flags, server.port());
-  std::thread watcher([&server] {
-    try {
-      while (true) {
-        check_interrupt();
-        std::this_thread::sleep_for(std::chrono::milliseconds(100));
-      }
-    } catch (const Error&) {
-      server.stop();
-    }
-  });
-  server.run();
-  request_interrupt();  // when the server ended by itself
-  watcher.join();
+  check_interrupt();
+  {
+    const std::stop_callback stop(job.context().stop, [&server] { server.stop(); });
+    server.run();
+  }
   if (!flags.common.quiet) fmt::print(stderr, "stopped\n");
 }
 

@@ -10,16 +10,17 @@
 #include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
+#include "option_echo.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/device/device.h"
+#include "swiftprune/pipeline/choices/shape_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/pipeline/shape_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
-#include "swiftprune/pipeline/width_choice.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune::cli {
@@ -56,24 +57,7 @@ std::int64_t num_parameters(const Checkpoint& checkpoint) {
   return sum;
 }
 
-// Where the work runs.
-struct Machine {
-  std::unique_ptr<Backend> backend = make_cpu_backend();
-  cuda::DeviceChoice choice;
-  cuda::DeviceOptions device;  // with choice.use_cuda
-
-  DecodeTime decode_time(const Model& model, ComputeType compute) const {
-    return choice.use_cuda ? cuda::measure_decode(model, compute, device)
-                           : measure_decode(model, *backend, compute);
-  }
-  std::unique_ptr<TrialStreams> trials(const Model& model, const TokenWindows& windows,
-                                       ComputeType compute) const {
-    return choice.use_cuda ? cuda::make_trial_streams(model, windows, compute, device)
-                           : make_trial_streams(model, *backend, windows, compute);
-  }
-};
-
-double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Machine& machine, ComputeType compute,
+double wanted_ratio(const ShrinkFlags& flags, const Model& model, Device& device, ComputeType compute,
                     Json& measured) {
   const int given =
       int{flags.ratio.has_value()} + int{flags.target_params.has_value()} + int{flags.target_ms.has_value()};
@@ -84,35 +68,9 @@ double wanted_ratio(const ShrinkFlags& flags, const Model& model, const Machine&
   if (flags.target_params) {
     return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *flags.target_params);
   }
-  const DecodeTime dense = machine.decode_time(model, compute);
+  const DecodeTime dense = device.decode_time(model, compute);
   measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *flags.target_ms}};
   return ratio_for(dense, *flags.target_ms);
-}
-
-Json echo(const ShrinkFlags& f) {
-  Json command = {{"model", f.model},
-                  {"out", f.out},
-                  {"units", f.units},
-                  {"align", f.align},
-                  {"non_uniform", f.non_uniform},
-                  {"widths_by", f.widths_by},
-                  {"score", f.score},
-                  {"layers_by", f.layers_by},
-                  {"compensate", f.compensate},
-                  {"damping", f.damping},
-                  {"alpha", f.alpha},
-                  {"beta", f.beta},
-                  {"calibration", f.calibration.source()},
-                  {"field", f.calibration.field},
-                  {"windows", f.windows},
-                  {"seqlen", f.calibration.seqlen},
-                  {"seed", f.calibration.seed},
-                  {"compute", f.compute},
-                  {"device", f.device.device}};
-  if (f.ratio) command["ratio"] = *f.ratio;
-  if (f.target_params) command["target_params"] = *f.target_params;
-  if (f.target_ms) command["target_ms"] = *f.target_ms;
-  return command;
 }
 
 Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
@@ -145,7 +103,7 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
   const ShrinkSeconds& s = result.seconds;
   Json record = {
       {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", echo(flags)},
+      {"command", command_record(*flags.common.command)},
       {"method", "shrink"},
       {"family", m.family},
       {"weights_changed", compensation != Compensation::kNone},
@@ -198,9 +156,9 @@ void print_summary(const ShrinkFlags& flags, const Json& record, double seconds)
   fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
              s.at("forward").get<double>(), s.at("solve").get<double>(),
              s.at("load").get<double>() + s.at("write").get<double>());
-  if (flags.common.quiet) return;
-  fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n", flags.out);
-  if (!flags.non_uniform) fmt::print(stderr, "      swiftprune export {} --gguf FILE.gguf\n", flags.out);
+  std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.out, "--text", "FILE"}};
+  if (!flags.non_uniform) next.push_back({"swiftprune", "export", flags.out, "--gguf", "FILE.gguf"});
+  print_next(flags.common, next);
 }
 
 void check_shapes(const ShrinkFlags& flags, const ModelConfig& model, const ShapeRequest& request,
@@ -236,40 +194,44 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
 }
 
 void run(ShrinkFlags& flags) {
-  apply(flags.common);
+  const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
-  Machine machine;
-  machine.choice = choose_device(flags.device);
-  machine.device = device_options(machine.choice, flags.device);
+  const auto device = open_device(flags.device);
   const auto model = Model::open(flags.model);
+  device->check_model(*model);
   flags.calibration.fit_to(*model);
   check_shrinkable(*model);
+  check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);
-  // Beside a GPU the processor has time for the record's hashes.
-  std::future<Json> hashes = std::async(machine.choice.use_cuda ? std::launch::async : std::launch::deferred,
-                                        [&model] { return model_hashes(model->checkpoint()); });
   ShrinkOptions options;
   options.score = unit_scorer(flags.score).name;
   options.compensation =
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
-  options.compute = parse_compute(flags.compute, *machine.backend, machine.choice);
-  options.progress = terminal_progress(flags.common);
+  options.compute = parse_compute(flags.compute, *device);
+  options.progress = job.context().progress;
 
   Json decode = Json::object();
   ShapeRequest request;
   request.units = parse_units(flags.units);
   request.align = flags.align;
-  request.ratio = wanted_ratio(flags, *model, machine, options.compute, decode);
+  request.ratio = wanted_ratio(flags, *model, *device, options.compute, decode);
   // A wrong request costs nothing.
   check_shapes(flags, model->config(), request, options.compensation);
-  const TokenWindows windows = calibration_windows(*model, *machine.backend, flags.calibration, flags.windows,
-                                                   false, options.compute, options.progress);
+  std::future<Json> hashes =
+      std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
+                 [&model, context = current_run()] {
+                   const RunScope scope(context);
+                   return model_hashes(model->checkpoint());
+                 });
+  const TokenWindows windows = calibration_windows(*model, *device, flags.calibration, flags.windows, false,
+                                                   options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = flags.non_uniform && flags.widths_by == "score";
   ShapeChoice choice;
   {  // the trials' memory is free again afterwards
-    const auto trials = machine.trials(*model, whole_text ? windows : trial_text(windows), options.compute);
+    const auto trials =
+        device->trial_streams(*model, whole_text ? windows : trial_text(windows), options.compute);
     choice = flags.non_uniform ? choose_widths(flags, model->config(), request, *trials, options.progress)
                                : choose_shape(model->config(), request, *trials,
                                               {options.score, flags.layers_by == "greedy", options.progress});
@@ -283,15 +245,12 @@ void run(ShrinkFlags& flags) {
   const std::vector<LinearInput> biases = added_biases(model->config(), choice.shape, options.compensation);
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
   const ShrinkResult result =
-      machine.choice.use_cuda
-          ? cuda::shrink(*model, choice.shape, choice.removed_layers, windows, options, machine.device,
-                         output)
-          : shrink(*model, *machine.backend, choice.shape, choice.removed_layers, windows, options, output);
+      device->shrink(*model, choice.shape, choice.removed_layers, windows, options, output);
   const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
                                          output.num_parameters(), hashes.get());
   output.finish(record);
   if (flags.target_ms) {
-    const DecodeTime now = machine.decode_time(*Model::open(flags.out), options.compute);
+    const DecodeTime now = device->decode_time(*Model::open(flags.out), options.compute);
     fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
                *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
   }
@@ -348,7 +307,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->capture_default_str();
   command.add_option("--damping", f.damping, "Of the least squares: higher stays nearer to the old weights")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(more_than_zero());
   command.add_option("--alpha", f.alpha, "With aligned: share of the inputs' error to make up for")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
@@ -375,7 +334,7 @@ void declare_shrink(CLI::App& program) {
       "Examples:\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --ratio 0.2 --calibration my_text.txt\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] { run_writing(flags->out, [&] { run(*flags); }); });
 }
 
 }  // namespace swiftprune::cli

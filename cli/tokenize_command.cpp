@@ -24,7 +24,8 @@ std::string tokens_line(const Tokenizer& tokenizer, const std::vector<std::int32
 }
 
 void run(const Options& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
+  check_output_file("--ids-out", options.ids_out);
   const auto tokenizer = Tokenizer::open(options.model);
   const Corpus corpus = options.text_file.empty() ? Corpus{"--prompt", {options.prompt}}
                                                   : read_corpus(options.text_file, options.field);

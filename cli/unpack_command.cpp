@@ -12,9 +12,10 @@ struct Options {
 };
 
 void run(const Options& options) {
-  apply(options.common);
+  const RunScope job = apply(options.common);
+  check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
-  unpack_checkpoint(source, options.out, terminal_progress(options.common));
+  unpack_checkpoint(source, options.out, job.context().progress);
   if (options.common.json) {
     print_json({{"out", options.out}, {"tensors", source.tensors().size()}});
   } else {
@@ -29,10 +30,10 @@ void declare_unpack(CLI::App& program) {
   CLI::App* command =
       program.add_subcommand("unpack", "Turn a packed model back into a dense Hugging Face folder");
   command->add_option("MODEL", options->model, "Packed model folder")->required();
-  command->add_option("--out", options->out, "New folder for the dense model")->required();
+  command->add_option("-o,--out", options->out, "New folder for the dense model")->required();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune unpack pruned-packed --out pruned");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_writing(options->out, [&] { run(*options); }); });
 }
 
 }  // namespace swiftprune::cli

@@ -29,8 +29,8 @@ void print_report(const VerifyReport& report) {
 }
 
 void run(VerifyArguments& arguments) {
-  apply(arguments.common);
-  arguments.options.progress = terminal_progress(arguments.common);
+  const RunScope job = apply(arguments.common);
+  arguments.options.progress = job.context().progress;
   const VerifyReport report = verify_pruned(arguments.dense, arguments.pruned, arguments.options);
   if (arguments.common.json) {
     print_json(to_json(report));
@@ -40,7 +40,7 @@ void run(VerifyArguments& arguments) {
   if (const VerifyCheck* failed = report.first_failure()) {
     fail(ErrorKind::kFailure, "{}: check '{}' failed: {}", arguments.pruned, failed->name, failed->detail);
   }
-  if (!arguments.common.quiet) fmt::print(stderr, "Next: swiftprune eval {} --text FILE\n", arguments.pruned);
+  print_next(arguments.common, {{"swiftprune", "eval", arguments.pruned, "--text", "FILE"}});
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 # On other processors than x86-64 those files compile to empty function tables.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(SWIFTPRUNE_AVX2_FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt)
-  set(SWIFTPRUNE_SHANI_FLAGS -msse4.1 -msha)
   set(SWIFTPRUNE_AVX512_FLAGS ${SWIFTPRUNE_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2
       -mavx512vnni -mprefer-vector-width=512)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
@@ -15,8 +14,8 @@ endif()
 
 # swiftprune_isa_sources(<target> AVX2 a.cpp b.cpp AVX512 c.cpp ...): adds the files with the flags of their ISA.
 function(swiftprune_isa_sources target)
-  cmake_parse_arguments(ARG "" "" "AVX2;AVX512;AVX512BF16;AMX;SHANI" ${ARGN})
-  foreach(isa AVX2 AVX512 AVX512BF16 AMX SHANI)
+  cmake_parse_arguments(ARG "" "" "AVX2;AVX512;AVX512BF16;AMX" ${ARGN})
+  foreach(isa AVX2 AVX512 AVX512BF16 AMX)
     foreach(file ${ARG_${isa}})
       target_sources(${target} PRIVATE ${file})
       set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${SWIFTPRUNE_${isa}_FLAGS}")

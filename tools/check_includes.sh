@@ -20,10 +20,12 @@ declare -A allowed=(
   [export]="core tensor checkpoint sparse model"
   [structure]="core tensor backend scoring model"
   [pipeline]="core tensor backend checkpoint text scoring selection masking structure refinement sparse model calibration evaluation"
-  [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline"
-  [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
-  [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
   [serving]="core tensor backend checkpoint text sparse model"
+  # One arrow of device goes to what implements it: cuda/device.h, a single function.
+  [device]="core tensor backend checkpoint text sparse model calibration evaluation pipeline serving"
+  [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
+  [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
+  [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
 )
 
 status=0

@@ -315,14 +315,3 @@ TEST_F(BackendTest, TargetLogProbs) {
 
 }  // namespace
 }  // namespace swiftprune
-
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  try {
-    std::printf("instruction set: %s\n", swiftprune::isa_name().c_str());
-  } catch (const std::exception& error) {
-    std::printf("skipped: %s\n", error.what());
-    return 77;
-  }
-  return RUN_ALL_TESTS();
-}

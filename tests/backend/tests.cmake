@@ -1,6 +1,2 @@
 swiftprune_test(backend/backend)
-# The same test body on each instruction set that the processor has (a missing one is skipped by exit code 77).
-foreach(isa baseline avx2 avx512)
-  add_test(NAME backend/backend.${isa} COMMAND backend_backend_test)
-  set_tests_properties(backend/backend.${isa} PROPERTIES ENVIRONMENT SWIFTPRUNE_ISA=${isa} SKIP_RETURN_CODE 77)
-endforeach()
+swiftprune_test_each_isa(backend *)

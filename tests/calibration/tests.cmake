@@ -1,1 +1,2 @@
 swiftprune_test(calibration/stopping)
+swiftprune_test(calibration/self_text)

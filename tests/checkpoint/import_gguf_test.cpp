@@ -9,6 +9,7 @@
 
 #include "support/expect_error.h"
 #include "support/gguf_builder.h"
+#include "support/require.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/checkpoint/gguf.h"
@@ -397,10 +398,10 @@ TEST_F(ImportLlama, EveryTruncationIsRefused) {
 
 // A real file, where the machine has it.
 TEST_F(ImportLlama, RealFile) {
-  const char* shared = std::getenv("SWIFTPRUNE_SHARED");
-  if (shared == nullptr) GTEST_SKIP() << "SWIFTPRUNE_SHARED is not set";
+  const auto shared = test::shared_folder();
+  if (!shared) return;
   const ImportReport report =
-      import_gguf(fs::path(shared) / "data/models/llama-2-tiny-random.gguf", out(), {.dtype = DType::kF32});
+      import_gguf(*shared / "data/models/llama-2-tiny-random.gguf", out(), {.dtype = DType::kF32});
   EXPECT_EQ(report.num_parameters, 513048);
   const json tokenizer = read_json(out() / "tokenizer.json");
   EXPECT_EQ(tokenizer.at("model").at("vocab").size(), 32000u);

@@ -1,6 +1,7 @@
 swiftprune_test(checkpoint/safetensors)
 swiftprune_test(checkpoint/checkpoint)
 swiftprune_test(checkpoint/checkpoint_writer)
+swiftprune_test(checkpoint/output_file)
 swiftprune_test(checkpoint/gguf_dequantize)
 swiftprune_test(checkpoint/gguf)
 swiftprune_test(checkpoint/gguf_tokenizer)

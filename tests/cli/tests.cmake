@@ -1,7 +1,10 @@
-# The program itself, as a user runs it.
+# The program itself, as a user runs it; its faults and interrupts; printed commands run again.
 swiftprune_test(cli/program)
-target_compile_definitions(cli_program_test PRIVATE SWIFTPRUNE_PROGRAM="$<TARGET_FILE:swiftprune_cli>")
-add_dependencies(cli_program_test swiftprune_cli)
 swiftprune_test(cli/evaluation)
-target_compile_definitions(cli_evaluation_test PRIVATE SWIFTPRUNE_PROGRAM="$<TARGET_FILE:swiftprune_cli>")
-add_dependencies(cli_evaluation_test swiftprune_cli)
+swiftprune_test(cli/interrupt)
+swiftprune_test(cli/repeat)
+# The commands' own parsers.
+swiftprune_test(cli/option_echo)
+target_compile_definitions(cli_tests PRIVATE SWIFTPRUNE_PROGRAM="$<TARGET_FILE:swiftprune_cli>")
+target_link_libraries(cli_tests PRIVATE swiftprune_commands)
+add_dependencies(cli_tests swiftprune_cli)

@@ -2,10 +2,11 @@
 #include <cmath>
 #include <random>
 
-#include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "support/collected_output.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 
 namespace swiftprune {
 namespace {
@@ -15,9 +16,7 @@ using test::kModels;
 
 class CudaAllocationTest : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
   TokenWindows windows() const {
     std::mt19937 generator(3);
     TokenWindows result;
@@ -31,8 +30,8 @@ class CudaAllocationTest : public ::testing::TestWithParam<std::string> {
   Plan plan(const std::string& refine) const {
     PlanDefaults defaults;
     defaults.sparsity = 0.6;
-    defaults.score = "wanda";
-    defaults.refine = refine;
+    defaults.score = parse_score("wanda");
+    defaults.refine = parse_refine(refine);
     return uniform_plan(*model_, defaults, {});
   }
   std::unique_ptr<Model> model_ = Model::open(kModels / GetParam());
@@ -43,8 +42,9 @@ TEST_P(CudaAllocationTest, SensitivitiesAreTheCpus) {
   Plan plan = this->plan("none");
   plan.entries.front().prune = false;
   const TokenWindows text = windows();
-  const auto expected = measure_sensitivities(*model_, *cpu_, plan, text, ComputeType::kF32, {});
-  const auto found = cuda::measure_sensitivities(*model_, plan, text, ComputeType::kF32, {}, {});
+  const auto expected =
+      measure_sensitivities(cpu_probe_shop(*cpu_), *model_, plan, text, ComputeType::kF32, {}).values;
+  const auto found = measure_sensitivities(cuda::probe_shop({}), *model_, plan, text, ComputeType::kF32, {});
   ASSERT_EQ(found.values.size(), expected.size());
   EXPECT_EQ(found.values.front(), 0.0);
   double bias = 0.0;
@@ -66,7 +66,8 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
   for (const char* refine : {"none", "aligned-admm(8,6)"}) {
     Plan plan = this->plan(refine);
     const TokenWindows text = windows();
-    const auto measured = cuda::measure_sensitivities(*model_, plan, text, ComputeType::kF32, {}, {});
+    const auto measured =
+        measure_sensitivities(cuda::probe_shop({}), *model_, plan, text, ComputeType::kF32, {});
     std::vector<double> h(plan.entries.size());
     for (std::size_t i = 0; i < h.size(); ++i) h[i] = 0.01 * static_cast<double>(1 + i % 5);
     allocate_by_sensitivity(h, plan);
@@ -77,7 +78,7 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
     for (const bool known : {false, true}) {
       if (known) options.readers = measured.readers;
       Collected found(model_->checkpoint());
-      const PruneResult result = cuda::prune(*model_, plan, text, options, {}, found);
+      const PruneResult result = prune(cuda::prune_shop({}), *model_, plan, text, options, found);
       EXPECT_NEAR(result.sparsity, 0.6, 1e-3);
       for (const PlanEntry& entry : plan.entries) {
         const std::vector<float> a = expected.values(entry.tensor);
@@ -100,7 +101,7 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
         EXPECT_EQ(zeros[0], zeros[1]) << entry.tensor;
         // Counts of the same rows differ where a key is near the threshold, and by the carried rest; behind
         // the first refined linears the inputs are no longer the same.
-        if (entry.refine == "none" || (entry.layer == 0 && entry.input == LinearInput::kAttention)) {
+        if (entry.refine.is_none() || (entry.layer == 0 && entry.input == LinearInput::kAttention)) {
           EXPECT_LE(difference, std::max<std::int64_t>(spread / 5, entry.rows / 4))
               << refine << " " << entry.tensor;
         }

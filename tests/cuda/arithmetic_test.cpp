@@ -2,9 +2,9 @@
 #include <cmath>
 
 #include "cuda/gpu.h"
-#include "swiftprune/cuda/calibration.h"
-#include "swiftprune/cuda/inverse.h"
-#include "swiftprune/cuda/products.h"
+#include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/runtime/products.h"
+#include "swiftprune/cuda/statistics/calibration.h"
 
 namespace swiftprune {
 namespace {

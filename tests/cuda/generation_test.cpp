@@ -5,6 +5,7 @@
 
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -24,9 +25,7 @@ constexpr double kHalf = 3e-2;  // activations of 16 bits
 
 class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   static std::vector<std::int32_t> random_ids(const Model& model, std::int64_t count, std::mt19937& engine) {
     std::uniform_int_distribution<std::int32_t> token(
@@ -38,7 +37,7 @@ class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
 
   // The prompt, a piece of several tokens after it, then single ones.
   static void expect_equal_logits(const Model& model, const Model& on_gpu, double tolerance,
-                                  const cuda::DeviceOptions& device = {}) {
+                                  const cuda::GpuOptions& device = {}) {
     const std::int64_t length = std::min<std::int64_t>(24, model.config().max_positions);
     const std::int64_t prompt = length / 2;
     const auto backend = make_cpu_backend();
@@ -189,11 +188,13 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   const std::vector<ScoredWindows> parts{
       {windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)}};
   const auto backend = make_cpu_backend();
-  const double expected = perplexity(*sparse, *backend, parts, {}).perplexity;
-  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {}).perplexity, expected, 0.02 * expected);
+  const double expected = test::perplexity_of(*sparse, *backend, parts).perplexity;
+  const Model* models[] = {packed.get()};
   Timings timings({});
-  EXPECT_NEAR(cuda::perplexity(*packed, parts, {}, {.timings = &timings}).perplexity, expected,
-              0.02 * expected);
+  for (Timings* tuning : {static_cast<Timings*>(nullptr), &timings}) {
+    const auto forwards = cuda::make_text_forwards(models, ComputeType::kF32, {.timings = tuning});
+    EXPECT_NEAR(perplexity(*packed, *forwards, parts, {}).perplexity, expected, 0.02 * expected);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),

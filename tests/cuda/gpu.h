@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include "support/devices.h"
 #include "support/random_matrix.h"
-#include "swiftprune/cuda/device.h"
+#include "support/require.h"
 #include "swiftprune/cuda/kernels.h"
-#include "swiftprune/cuda/runtime.h"
+#include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune::test {
@@ -14,7 +16,7 @@ namespace swiftprune::test {
 class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
+    if (!have_gpu()) return;
     cuda::check(cudaSetDevice(0));
     memory_ = std::make_unique<cuda::DeviceMemory>(0);
     stream_ = std::make_unique<cuda::Stream>();

@@ -4,7 +4,8 @@
 
 #include "cuda/gpu.h"
 #include "support/expect_error.h"
-#include "swiftprune/cuda/refiner.h"
+#include "support/spec_text.h"
+#include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/selection/selector.h"
@@ -53,8 +54,8 @@ class CudaHessianRefinementTest : public test::GpuTest {
     entry.cols = count;
     entry.pattern = parse_pattern(c.pattern);
     entry.sparsity = c.sparsity;
-    entry.score = "magnitude";
-    entry.refine = c.refine;
+    entry.score = parse_score("magnitude");
+    entry.refine = parse_refine(c.refine);
     plan.entries.push_back(entry);
     const PruneTarget target = entry.target(PruneTarget::Rounding::kFloor);
 
@@ -91,7 +92,7 @@ class CudaHessianRefinementTest : public test::GpuTest {
     device_stats.add_window(scratch, rows);
     device_stats.add_gram(products, rows);
     device_stats.finish("x");
-    device.prepare(c.refine, device_stats, nullptr, "w");
+    device.prepare(entry.refine, device_stats, nullptr, "w");
     const auto w = upload_as(weight, dtype);
     std::vector<std::uint8_t> kept;
     for (std::int64_t r = 0; r < outputs; ++r) {
@@ -168,8 +169,8 @@ TEST_F(CudaHessianRefinementTest, RowBudgetsAreKept) {
   entry.tensor = "w";
   entry.rows = outputs;
   entry.cols = count;
-  entry.refine = "sparsegpt";
-  entry.score = "magnitude";
+  entry.refine = parse_refine("sparsegpt");
+  entry.score = parse_score("magnitude");
   plan.entries.push_back(entry);
   std::vector<std::int64_t> budgets;
   for (std::int64_t r = 0; r < outputs; ++r) budgets.push_back(10 * r);
@@ -189,7 +190,7 @@ TEST_F(CudaHessianRefinementTest, RowBudgetsAreKept) {
   stats.add_window(scratch, rows);
   stats.add_gram(products, rows);
   stats.finish("x");
-  device.prepare("sparsegpt", stats, nullptr, "w");
+  device.prepare(entry.refine, stats, nullptr, "w");
   const auto w = upload_as(weight, DType::kF32);
   const auto out = poisoned(weight.numel() * 4);
   const cuda::DeviceBuffer counters(*memory_, sizeof(cuda::PruneCounters), "test");

@@ -2,7 +2,8 @@
 #include <cmath>
 
 #include "cuda/gpu.h"
-#include "swiftprune/cuda/matrix_select.h"
+#include "support/spec_text.h"
+#include "swiftprune/cuda/selection/matrix_select.h"
 #include "swiftprune/scoring/random.h"
 #include "swiftprune/scoring/scorer.h"
 #include "swiftprune/selection/selector.h"

@@ -4,8 +4,8 @@
 
 #include "cuda/gpu.h"
 #include "sparse/weights.h"
-#include "swiftprune/cuda/packed_weight.h"
-#include "swiftprune/cuda/structured.h"
+#include "swiftprune/cuda/sparse/packed_weight.h"
+#include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/linear.h"
 
 namespace swiftprune {
@@ -212,8 +212,7 @@ TEST_F(CudaPackedTest, EqualRunsGiveEqualBits) {
 }
 
 TEST_F(CudaPackedTest, StructuredProductsOfTheLibrary) {
-  const std::string why_not = cuda::StructuredProducts::why_not();
-  if (!why_not.empty()) GTEST_SKIP() << why_not;
+  if (!test::have(cuda::StructuredProducts::why_not(), "SWIFTPRUNE_REQUIRE_CUSPARSELT")) return;
   cuda::StructuredProducts structured(*memory_, *stream_);
   constexpr DType dtype = DType::kBF16;
   for (const auto& [rows, cols, tokens] : {std::array{64, 128, 8}, {256, 512, 136}, {1024, 768, 512}}) {

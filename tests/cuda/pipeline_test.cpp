@@ -1,13 +1,15 @@
 // Whole runs on the GPU against the CPU, over the tiny models of every family.
 #include <cmath>
 
-#include "cuda/collected.h"
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
 namespace {
@@ -26,9 +28,7 @@ struct Recipe {
 
 class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   TokenWindows random_windows(std::int64_t windows, std::int64_t seqlen) const {
     return test::random_windows(*model_, windows, seqlen);
@@ -37,8 +37,8 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
   Plan plan(const Recipe& recipe) const {
     PlanDefaults defaults;
     defaults.pattern = parse_pattern(recipe.pattern);
-    defaults.score = recipe.score;
-    defaults.refine = recipe.refine;
+    defaults.score = parse_score(recipe.score);
+    defaults.refine = parse_refine(recipe.refine);
     return uniform_plan(*model_, defaults, {});
   }
 
@@ -47,7 +47,8 @@ class CudaPipelineTest : public ::testing::TestWithParam<std::string> {
     PruneOptions options;
     options.propagation = recipe.propagation;
     options.compute = compute;
-    return cuda::prune(*model_, plan(recipe), windows, options, {.memory_bytes = memory_bytes}, output);
+    return prune(cuda::prune_shop({.memory_bytes = memory_bytes}), *model_, plan(recipe), windows, options,
+                 output);
   }
   PruneResult run_on_cpu(const Recipe& recipe, const TokenWindows& windows, Collected& output) const {
     PruneOptions options;
@@ -75,16 +76,17 @@ TEST_P(CudaPipelineTest, PerplexityAgreesWithTheCpu) {
                                                           std::max<std::int64_t>(1, windows.seqlen / 2))};
   scored.first_target.front() = 1;
   const std::vector<ScoredWindows> parts{std::move(scored)};
-  const PerplexityResult expected = perplexity(*model_, *cpu_, parts, {});
-  ForwardOptions options;
-  const PerplexityResult found = cuda::perplexity(*model_, parts, options, {});
+  const PerplexityResult expected = test::perplexity_of(*model_, *cpu_, parts);
+  const Model* models[] = {model_.get()};
+  const auto in_float = cuda::make_text_forwards(models, ComputeType::kF32, {});
+  const PerplexityResult found = perplexity(*model_, *in_float, parts, {});
   ASSERT_EQ(found.window_nll.size(), expected.window_nll.size());
   EXPECT_EQ(found.num_tokens, expected.num_tokens);
   for (std::size_t w = 0; w < found.window_nll.size(); ++w) {
     EXPECT_NEAR(found.window_nll[w], expected.window_nll[w], 1e-4);
   }
-  options.compute = ComputeType::kBF16;
-  const PerplexityResult in_bf16 = cuda::perplexity(*model_, parts, options, {});
+  const auto in_half = cuda::make_text_forwards(models, ComputeType::kBF16, {});
+  const PerplexityResult in_bf16 = perplexity(*model_, *in_half, parts, {});
   EXPECT_NEAR(in_bf16.mean_nll, expected.mean_nll, 0.02 * expected.mean_nll);
 }
 
@@ -121,9 +123,18 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
     if (recipe.pattern.ends_with("4") && !inputs_are_multiples_of(4)) continue;
     Collected expected(model_->checkpoint());
     Collected found(model_->checkpoint());
-    run_on_cpu(recipe, windows, expected);
+    const PruneResult on_cpu = run_on_cpu(recipe, windows, expected);
     const PruneResult result = run(recipe, windows, ComputeType::kF32, found);
     const std::string what = recipe.score + " " + recipe.refine + " " + recipe.pattern;
+    ASSERT_EQ(result.tensors.size(), on_cpu.tensors.size()) << what;
+    for (std::size_t i = 0; i < result.tensors.size(); ++i) {
+      const TensorResult& a = on_cpu.tensors[i];
+      const TensorResult& b = result.tensors[i];
+      ASSERT_EQ(a.error.has_value(), b.error.has_value()) << what << " " << a.name;
+      // Behind refined blocks the inputs differ as the weights do.
+      const double tolerance = (agreement >= 0.999 ? 0.01 : 0.15) * a.error.value_or(0.0) + 1e-5;
+      EXPECT_NEAR(b.error.value_or(0.0), a.error.value_or(0.0), tolerance) << what << " " << a.name;
+    }
     ASSERT_EQ(found.tensors.size(), expected.tensors.size()) << what;
     std::int64_t same = 0;
     std::int64_t total = 0;
@@ -179,7 +190,8 @@ TEST_P(CudaPipelineTest, AResumedRunGivesEqualBytes) {
         for (const TensorResult& tensor : block.tensors)
           resumed.tensors[tensor.name] = whole.tensors.at(tensor.name);
       }
-      const PruneResult result = cuda::prune(*model_, plan(recipe), windows, options, {}, resumed);
+      const PruneResult result =
+          prune(cuda::prune_shop({}), *model_, plan(recipe), windows, options, resumed);
       EXPECT_EQ(result.resumed_blocks, done);
       EXPECT_EQ(result.sparsity, expected.sparsity);
       EXPECT_EQ(result.weights_changed, expected.weights_changed);
@@ -201,22 +213,42 @@ TEST_P(CudaPipelineTest, TooLittleMemoryIsADeviceError) {
       "--gpu-memory");
 }
 
-TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
-  const TokenWindows windows = random_windows(1, 8);
-  Collected output(model_->checkpoint());
-  if (inputs_are_multiples_of(2)) {
-    expect_error(
-        ErrorKind::kUsage,
-        [&] {
-          run({"wanda", "sparsegpt", "block:1x2", Propagation::kDense}, windows, ComputeType::kF32, output);
-        },
-        "--device cpu");
-  }
+// Twice wanda's factors, which order alike to the bit.
+const ScoreKind kExercise{.name = "exercise",
+                          .summary = "2·|w|·√e_j",
+                          .source = "this test",
+                          .needs = {.energy = true},
+                          .from_statistics = [](const ScoreInput& input) {
+                            Scores scores;
+                            scores.column = column_factors(input.num_inputs, [&](std::size_t j) {
+                              return 2.0 * std::sqrt(input.stats.energy[j]);
+                            });
+                            return scores;
+                          }};
+
+TEST_P(CudaPipelineTest, AScoreOfTheStatisticsThatNoListKnowsRuns) {
+  const TokenWindows windows = random_windows(2, 16);
+  Plan exercise = plan({"wanda", "none", "row", Propagation::kDense});
+  for (PlanEntry& entry : exercise.entries) entry.score = ScoreSpec(kExercise);
   PruneOptions options;
-  options.select = "ewma";
-  const Plan wanda = plan({"wanda", "none", "row", Propagation::kDense});
-  expect_error(
-      ErrorKind::kUsage, [&] { cuda::prune(*model_, wanda, windows, options, {}, output); }, "--device cpu");
+  options.propagation = Propagation::kDense;
+  Collected found(model_->checkpoint());
+  prune(cuda::prune_shop({}), *model_, exercise, windows, options, found);
+  Collected expected(model_->checkpoint());
+  run({"wanda", "none", "row", Propagation::kDense}, windows, ComputeType::kF32, expected);
+  EXPECT_EQ(found.tensors, expected.tensors);
+}
+
+TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
+  const auto device = open_device("cuda");
+  const auto refuses = [&](const Recipe& recipe, const PruneOptions& options) {
+    expect_error(
+        ErrorKind::kUsage, [&] { device->check_plan(*model_, plan(recipe), options); }, "--device cpu");
+  };
+  if (inputs_are_multiples_of(2)) refuses({"wanda", "sparsegpt", "block:1x2", Propagation::kDense}, {});
+  PruneOptions options;
+  options.select = SelectKind::kEwma;
+  refuses({"wanda", "none", "row", Propagation::kDense}, options);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::model_names()),

@@ -3,8 +3,9 @@
 #include <cmath>
 
 #include "cuda/gpu.h"
+#include "support/spec_text.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/admm.h"
+#include "swiftprune/cuda/refinement/admm.h"
 #include "swiftprune/refinement/refiner.h"
 
 namespace swiftprune {
@@ -46,8 +47,11 @@ class CudaRefinementTest : public test::GpuTest {
   Matrix refine(const Case& c, const Matrix& weight, DType dtype, const Matrix& x, const Matrix& dense_x,
                 const Matrix& residual, const Matrix& dense_residual, const PruneTarget& target,
                 cuda::PruneCounters& counters) {
-    const auto options = cuda::parse_admm(make_refiner(c.refine)->name());
-    EXPECT_TRUE(options.has_value());
+    const RefinePart part = parse_refine(c.refine).parts().front();
+    const auto* plain = std::get_if<AdmmOptions>(&part);
+    const cuda::DeviceAdmmOptions options = plain != nullptr
+                                                ? cuda::DeviceAdmmOptions(*plain)
+                                                : cuda::DeviceAdmmOptions(std::get<AlignedAdmmOptions>(part));
     const auto dx = upload_as(x, DType::kF32);
     const auto ddx = upload_as(dense_x, DType::kF32);
     const auto dr = upload_as(residual, DType::kF32);
@@ -58,7 +62,7 @@ class CudaRefinementTest : public test::GpuTest {
     moments.cross = poisoned(kInputs * kInputs * 4);
     moments.residual = poisoned(kOutputs * kInputs * 4);
     cuda::DeviceStats stats(*memory_, kInputs, *stream_);
-    stats.start(kInputs, {.energy = true, .gram = true, .alignment = options->aligned}, moments, kOutputs);
+    stats.start(kInputs, {.energy = true, .gram = true, .alignment = options.aligned}, moments, kOutputs);
     cuda::AlignedRows rows;
     rows.x = view_of(dx.data(), DType::kF32, kTokens, kInputs);
     rows.dense_x = view_of(ddx.data(), DType::kF32, kTokens, kInputs);
@@ -68,7 +72,7 @@ class CudaRefinementTest : public test::GpuTest {
     stats.finish("x");
     cuda::MatrixSelect matrix(*memory_, *stream_);
     cuda::DeviceAdmm admm(*memory_, *products_, matrix, kOutputs, kInputs, kOutputs * kInputs, *stream_);
-    admm.prepare(stats, *options, moments.cross.as<float>(), "w");
+    admm.prepare(stats, options, moments.cross.as<float>(), "w");
     const auto w = upload_as(weight, dtype);
     const auto out = poisoned(weight.numel() * size_of(dtype));
     const cuda::DeviceBuffer count(*memory_, sizeof(cuda::PruneCounters), "test");
@@ -168,21 +172,6 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
       EXPECT_LE(test::relative_error(y.view(), z.view()), 0.03) << what;
     }
   }
-}
-
-TEST(CudaAdmmOptionsTest, AreReadFromTheRefinersName) {
-  const auto plain = cuda::parse_admm(make_refiner("admm(12,9)")->name());
-  ASSERT_TRUE(plain.has_value());
-  EXPECT_FALSE(plain->aligned);
-  EXPECT_EQ(plain->steps, 12);
-  EXPECT_EQ(plain->ramp, 9);
-  const auto aligned = cuda::parse_admm(make_refiner("aligned-admm(20,15,0.2,0.1)")->name());
-  ASSERT_TRUE(aligned.has_value());
-  EXPECT_TRUE(aligned->aligned);
-  EXPECT_DOUBLE_EQ(aligned->alpha, 0.2);
-  EXPECT_DOUBLE_EQ(aligned->beta, 0.1);
-  EXPECT_FALSE(cuda::parse_admm(make_refiner("pcg(20)")->name()).has_value());
-  EXPECT_FALSE(cuda::parse_admm(make_refiner("admm(20)+pcg(20)")->name()).has_value());
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cuda/gpu.h"
+#include "support/spec_text.h"
 #include "swiftprune/selection/selector.h"
 
 namespace swiftprune {

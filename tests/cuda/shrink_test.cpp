@@ -6,13 +6,14 @@
 #include "cuda/gpu.h"
 #include "pipeline/shrunk_models.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
-#include "swiftprune/cuda/device.h"
+#include "swiftprune/cuda/stages.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/generator.h"
-#include "swiftprune/pipeline/layer_choice.h"
+#include "swiftprune/pipeline/choices/layer_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
-#include "swiftprune/pipeline/width_choice.h"
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune {
@@ -35,17 +36,15 @@ double largest_relative_difference(std::span<const double> found, std::span<cons
 
 class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override {
-    if (!cuda::choose_device("auto").use_cuda) GTEST_SKIP() << "no GPU here";
-  }
+  void SetUp() override { test::have_gpu(); }
 
   std::unique_ptr<Model> shrink_to(bool on_gpu, const ShrinkShape& shape,
                                    const std::vector<std::int64_t>& removed, const ShrinkOptions& options,
                                    const std::string& name, ShrinkResult* result = nullptr) {
     ShrunkCheckpoint output(*model_, shape, removed, dir_.path() / name,
                             added_biases(model_->config(), shape, options.compensation));
-    ShrinkResult done = on_gpu ? cuda::shrink(*model_, shape, removed, windows_, options, {}, output)
-                               : shrink(*model_, *cpu_, shape, removed, windows_, options, output);
+    const ShrinkShopMaker shop = on_gpu ? cuda::shrink_shop({}) : cpu_shrink_shop(*cpu_);
+    ShrinkResult done = shrink(shop, *model_, shape, removed, windows_, options, output);
     output.finish({{"method", "shrink"}});
     if (result != nullptr) *result = std::move(done);
     return Model::open(dir_.path() / name);
@@ -54,7 +53,7 @@ class CudaShrinkTest : public ::testing::TestWithParam<const char*> {
   double loss_of(const Model& model) const {
     const std::vector<ScoredWindows> all = {
         {windows_, std::vector<std::int64_t>(static_cast<std::size_t>(windows_.num_windows()), 1)}};
-    return perplexity(model, *cpu_, all, {}).mean_nll;
+    return test::perplexity_of(model, *cpu_, all).mean_nll;
   }
 
   TempDir dir_;
@@ -187,7 +186,9 @@ TEST_P(CudaShrinkTest, LayersOfDifferentSizesRunOnTheGpu) {
   ASSERT_TRUE(small->config().has_layer_sizes);
   const std::vector<ScoredWindows> all = {
       {windows_, std::vector<std::int64_t>(static_cast<std::size_t>(windows_.num_windows()), 1)}};
-  EXPECT_NEAR(cuda::perplexity(*small, all, {}, {}).mean_nll, loss_of(*small), 1e-4);
+  const Model* models[] = {small.get()};
+  const auto forwards = cuda::make_text_forwards(models, ComputeType::kF32, {});
+  EXPECT_NEAR(perplexity(*small, *forwards, all, {}).mean_nll, loss_of(*small), 1e-4);
   Generator expected(*small, *cpu_, ComputeType::kF32, 1, windows_.seqlen);
   const auto found = cuda::make_generator(*small, ComputeType::kF32, 1, windows_.seqlen, {});
   const auto ids = windows_.window(0);

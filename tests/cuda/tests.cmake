@@ -1,8 +1,8 @@
-swiftprune_test(cuda/device)
 if(SWIFTPRUNE_CUDA)
   foreach(unit selection arithmetic attention packed tuning refinement layer_selection hessian_refinement allocation
-               shrink pipeline generation)
+               shrink pipeline golden generation)
     swiftprune_test(cuda/${unit})
-    target_link_libraries(cuda_${unit}_test PRIVATE CUDA::cudart_static)
   endforeach()
+  target_link_libraries(cuda_tests PRIVATE swiftprune_cuda_objects)
+  set_target_properties(cuda_tests PROPERTIES ENABLE_EXPORTS ON)  # device/cuda_library.cpp finds the code here
 endif()

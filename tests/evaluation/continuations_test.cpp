@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/forwards.h"
 
 namespace swiftprune {
 namespace {
@@ -46,7 +47,8 @@ TEST_P(ContinuationsTest, ScoreAsAlone) {
   items[1] = {{{second.begin(), second.end()}, 1}};
   items[2] = {{{first.begin(), first.begin() + 2}, 1}, {{second.begin(), second.begin() + 3}, 2}};
   for (const auto& backend : {make_cpu_backend(), make_reference_backend()}) {
-    const ContinuationScores scores = score_continuations(*model, *backend, items, {});
+    const ContinuationScores scores =
+        score_continuations(*model, *test::forwards_of(*model, *backend), items, {});
     EXPECT_LT(scores.num_forwarded, scores.num_unshared);
     for (std::size_t i = 0; i < items.size(); ++i) {
       for (std::size_t c = 0; c < items[i].size(); ++c) {

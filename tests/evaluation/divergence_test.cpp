@@ -8,6 +8,7 @@
 
 #include "evaluation/pruned_copy.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/evaluation/block_errors.h"
 
@@ -53,8 +54,9 @@ class DivergenceTest : public ::testing::Test {
     pruned_ = Model::open(folder_.path() / "pruned");
   }
   std::vector<ComparedModel> compare(std::vector<const Model*> models, std::vector<ScoredWindows> parts,
-                                     CompareOptions options = {}) {
-    return compare_models(models, *backend_, parts, options);
+                                     CompareOptions options = {}, ForwardOptions forward = {}) {
+    const auto forwards = make_cpu_text_forwards(models, *backend_, forward);
+    return compare_models(models, *forwards, parts, options);
   }
   TempDir folder_;
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
@@ -113,7 +115,7 @@ TEST_F(DivergenceTest, AModelAgainstItselfIsZero) {
 
 TEST_F(DivergenceTest, WorstTokensAreTheLargestOfTheirStretches) {
   const ScoredWindows scored = random_windows(dense_->config().vocab_size, 2, 150, 1);
-  const auto found = compare({dense_.get(), pruned_.get()}, {scored}, {.forward = {}, .num_worst = 4});
+  const auto found = compare({dense_.get(), pruned_.get()}, {scored}, {.num_worst = 4, .progress = {}});
   const Divergence& d = *found[1].divergence;
   ASSERT_EQ(d.worst.size(), 4u);
   EXPECT_NEAR(d.worst[0].kl, d.max_kl, 1e-6);
@@ -136,10 +138,10 @@ TEST_F(DivergenceTest, WorstTokensAreTheLargestOfTheirStretches) {
 TEST_F(DivergenceTest, SmallMemoryAndManyModelsGiveTheSame) {
   const std::vector<ScoredWindows> parts = {random_windows(dense_->config().vocab_size, 3, 20, 1),
                                             random_windows(dense_->config().vocab_size, 1, 9, 5)};
-  CompareOptions small;
-  small.forward.hidden_bytes = 1;  // a window at a time
+  ForwardOptions small;
+  small.hidden_bytes = 1;  // a window at a time
   const auto a = compare({dense_.get(), pruned_.get(), dense_.get()}, parts);
-  const auto b = compare({dense_.get(), pruned_.get()}, parts, small);
+  const auto b = compare({dense_.get(), pruned_.get()}, parts, {}, small);
   EXPECT_NEAR(a[1].divergence->mean_kl, b[1].divergence->mean_kl, 1e-6);
   EXPECT_EQ(a[1].perplexity.num_tokens, 3 * 19 + 4);
   EXPECT_EQ(a[2].divergence->mean_kl, 0.0);
@@ -147,10 +149,7 @@ TEST_F(DivergenceTest, SmallMemoryAndManyModelsGiveTheSame) {
 
 TEST_F(DivergenceTest, VocabulariesMustAgree) {
   const auto other = Model::open(SWIFTPRUNE_TEST_DATA "/model/llama3");
-  expect_error(ErrorKind::kBadInput,
-               [&] {
-                 compare({dense_.get(), other.get()}, {random_windows(60, 1, 8, 1)});
-               },
+  expect_error(ErrorKind::kBadInput, [&] { require_same_vocabulary(*dense_, *other); },
                {"llama3", "found a vocabulary of 64", "expected"});
 }
 
@@ -181,7 +180,8 @@ TEST_F(BlockErrorsTest, ComeFromTheBlockThatChanged) {
   write_changed(folder_.path() / "second", zeros(1, 4, "layers.1."));
   const auto second = Model::open(folder_.path() / "second");
   const TokenWindows windows = random_windows(dense_->config().vocab_size, 2, 16, 1).windows;
-  const auto errors = block_errors(*dense_, *second, *backend_, windows, 32, ComputeType::kF32, {});
+  const auto errors =
+      block_errors(*dense_, *second, test::pairs_of(*dense_, *second, *backend_), windows, 32, {});
   ASSERT_TRUE(errors);
   ASSERT_EQ(errors->size(), 2u);
   EXPECT_EQ((*errors)[0].own, 0.0);
@@ -201,7 +201,8 @@ TEST_F(BlockErrorsTest, AreRelative) {
   });
   const auto scaled = Model::open(folder_.path() / "scaled");
   const TokenWindows windows = random_windows(dense_->config().vocab_size, 1, 16, 1).windows;
-  const auto errors = block_errors(*dense_, *scaled, *backend_, windows, 16, ComputeType::kF32, {});
+  const auto errors =
+      block_errors(*dense_, *scaled, test::pairs_of(*dense_, *scaled, *backend_), windows, 16, {});
   for (const LinearError& linear : (*errors)[0].linears) {
     EXPECT_NEAR(linear.error, linear.name.ends_with("down_proj") ? 0.25 : 0.0, 1e-6) << linear.name;
   }
@@ -209,8 +210,8 @@ TEST_F(BlockErrorsTest, AreRelative) {
 
 TEST_F(BlockErrorsTest, NeedTheSameBlocks) {
   const auto other = Model::open(SWIFTPRUNE_TEST_DATA "/model/llama3_v5");  // three blocks
-  EXPECT_FALSE(block_errors(*dense_, *other, *backend_, random_windows(60, 1, 8, 1).windows, 8,
-                            ComputeType::kF32, {}));
+  EXPECT_FALSE(block_errors(*dense_, *other, test::pairs_of(*dense_, *other, *backend_),
+                            random_windows(60, 1, 8, 1).windows, 8, {}));
 }
 
 }  // namespace

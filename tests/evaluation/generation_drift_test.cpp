@@ -6,6 +6,7 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/model/generator.h"
 
 namespace swiftprune {
 namespace {
@@ -78,6 +79,9 @@ class AnswersTest : public ::testing::Test {
   std::unique_ptr<Model> model_ = Model::open(kTinyModel);
   std::unique_ptr<Tokenizer> tokenizer_ = Tokenizer::open(kTinyModel);
   std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  GeneratorMaker make_generator_ = [this](std::int64_t sequences, std::int64_t capacity) {
+    return std::make_unique<Generator>(*model_, *backend_, ComputeType::kF32, sequences, capacity);
+  };
 };
 
 // Each token of a greedy answer is the likeliest one of the whole text so far.
@@ -85,7 +89,7 @@ TEST_F(AnswersTest, AreGreedy) {
   const std::vector<Prompt> prompts = {{"a", "The sun is a", {}}, {"b", "Cats", {}}};
   AnswerOptions options;
   options.max_tokens = 12;
-  const AnswerSet generation = generate_answers(*model_, *backend_, *tokenizer_, prompts, options);
+  const AnswerSet generation = generate_answers(*model_, make_generator_, *tokenizer_, prompts, options);
   ASSERT_EQ(generation.answers.size(), 2u);
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<std::int32_t> prompt = tokenizer_->encode(prompts[i].text);
@@ -114,7 +118,7 @@ TEST_F(AnswersTest, PromptsThatDoNotFit) {
   options.max_tokens = model_->config().max_positions;
   const std::vector<Prompt> prompts = {{"p.txt: line 7", "Cats", {}}};
   expect_error(ErrorKind::kBadInput,
-               [&] { generate_answers(*model_, *backend_, *tokenizer_, prompts, options); },
+               [&] { generate_answers(*model_, make_generator_, *tokenizer_, prompts, options); },
                {"p.txt: line 7", "expected at most 160"});
 }
 

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/forwards.h"
 
 namespace swiftprune {
 namespace {
@@ -41,7 +42,7 @@ TEST(PerplexityTest, ScoresTheTokensOfTheConvention) {
       sum += window;
       means.push_back(window / static_cast<double>(windows.seqlen - from));
     }
-    const PerplexityResult result = perplexity(*model, *backend, std::span(&scored, 1), {});
+    const PerplexityResult result = test::perplexity_of(*model, *backend, std::span(&scored, 1));
     EXPECT_EQ(result.num_tokens, scored.num_scored());
     EXPECT_NEAR(result.mean_nll, sum / static_cast<double>(result.num_tokens), 1e-5);
     EXPECT_NEAR(result.perplexity, std::exp(result.mean_nll), 1e-9);
@@ -59,9 +60,9 @@ TEST(PerplexityTest, PartsAreJoinedByTokens) {
   const auto whole = windows.window(0), other = windows.window(1);
   std::vector<ScoredWindows> parts = {{TokenWindows{windows.seqlen, {whole.begin(), whole.end()}}, {1}},
                                       {TokenWindows{7, {other.begin(), other.begin() + 7}}, {3}}};
-  const PerplexityResult a = perplexity(*model, *backend, std::span(parts).first(1), {});
-  const PerplexityResult b = perplexity(*model, *backend, std::span(parts).last(1), {});
-  const PerplexityResult both = perplexity(*model, *backend, parts, {});
+  const PerplexityResult a = test::perplexity_of(*model, *backend, std::span(parts).first(1));
+  const PerplexityResult b = test::perplexity_of(*model, *backend, std::span(parts).last(1));
+  const PerplexityResult both = test::perplexity_of(*model, *backend, parts);
   EXPECT_EQ(b.num_tokens, 4);
   EXPECT_NEAR(both.mean_nll * static_cast<double>(both.num_tokens),
               a.mean_nll * static_cast<double>(a.num_tokens) + b.mean_nll * 4.0, 1e-9);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/evaluation/continuations.h"
@@ -59,7 +60,7 @@ TEST_P(HarnessTest, Scores) {
   const auto model = Model::open(kData / "model");
   const auto tokenizer = Tokenizer::open(kData / "model");
   for (const auto& backend : {make_cpu_backend(), make_reference_backend()}) {
-    const TaskResult result = run_task(*model, *backend, *tokenizer, task_, {});
+    const TaskResult result = run_task(*model, *test::forwards_of(*model, *backend), *tokenizer, task_, {});
     double acc = 0.0, acc_norm = 0.0;
     for (std::size_t i = 0; i < result.items.size(); ++i) {
       const nlohmann::json& wanted = expected_[i];
@@ -92,14 +93,17 @@ TEST(TasksTest, SharedBeginningsRunOnce) {
   const std::vector<std::vector<ScoredSequence>> items = {
       {{{2, 3, 4, 5, 6}, 4}, {{2, 3, 4, 5, 7, 8, 9}, 4}, {{2, 3, 4, 5, 7, 8}, 4}},
       {{{9, 8}, 1}, {{7, 6, 5}, 1}}};
-  const ContinuationScores together = score_continuations(*model, *backend, items, {});
+  const ContinuationScores together =
+      score_continuations(*model, *test::forwards_of(*model, *backend), items, {});
   EXPECT_EQ(together.num_unshared, 4 + 6 + 5 + 1 + 2);
   EXPECT_EQ(together.num_forwarded, 4 + 0 + 2 + 1 + 1 + 2);
   for (std::size_t i = 0; i < items.size(); ++i) {
     for (std::size_t c = 0; c < items[i].size(); ++c) {
       const std::vector<std::vector<ScoredSequence>> alone = {{items[i][c]}};
-      EXPECT_NEAR(together.items[i][c].log_prob,
-                  score_continuations(*model, *backend, alone, {}).items[0][0].log_prob, 1e-4);
+      EXPECT_NEAR(
+          together.items[i][c].log_prob,
+          score_continuations(*model, *test::forwards_of(*model, *backend), alone, {}).items[0][0].log_prob,
+          1e-4);
     }
   }
 }
@@ -111,8 +115,8 @@ TEST(TasksTest, SmallMemoryGivesTheSame) {
   const Task task = read_task((kData / "arc_easy.jsonl").string(), 0);
   ForwardOptions small;
   small.hidden_bytes = 1;  // an item at a time
-  const TaskResult a = run_task(*model, *backend, *tokenizer, task, {});
-  const TaskResult b = run_task(*model, *backend, *tokenizer, task, small);
+  const TaskResult a = run_task(*model, *test::forwards_of(*model, *backend), *tokenizer, task, {});
+  const TaskResult b = run_task(*model, *test::forwards_of(*model, *backend, small), *tokenizer, task, {});
   for (std::size_t i = 0; i < a.items.size(); ++i) {
     for (std::size_t c = 0; c < a.items[i].log_probs.size(); ++c) {
       EXPECT_NEAR(a.items[i].log_probs[c], b.items[i].log_probs[c], 1e-4);
@@ -121,10 +125,11 @@ TEST(TasksTest, SmallMemoryGivesTheSame) {
 }
 
 TEST(TasksTest, StandardErrorIsThatOfTheMean) {
+  const auto backend = make_cpu_backend();
   const auto model = Model::open(kData / "model");
   const auto tokenizer = Tokenizer::open(kData / "model");
-  const TaskResult result =
-      run_task(*model, *make_cpu_backend(), *tokenizer, read_task((kData / "piqa.jsonl").string(), 0), {});
+  const TaskResult result = run_task(*model, *test::forwards_of(*model, *backend), *tokenizer,
+                                     read_task((kData / "piqa.jsonl").string(), 0), {});
   double squares = 0.0;
   for (const TaskItemResult& item : result.items)
     squares += std::pow((item.correct ? 1.0 : 0.0) - result.acc, 2.0);
@@ -244,11 +249,15 @@ TEST(TasksTest, ChoicesThatDoNotFitOrAreEmpty) {
   std::string longest;
   for (int i = 0; i < 200; ++i) longest += " a";
   write_text(file, R"({"query": "q", "choices": ["a", ")" + longest + R"("], "gold": 0})");
-  expect_error(ErrorKind::kBadInput, [&] { run_task(*model, *backend, *tokenizer, read_task(file, 0), {}); },
-               {"x.jsonl: line 1", "found a choice of", "expected at most 160"});
+  expect_error(
+      ErrorKind::kBadInput,
+      [&] { run_task(*model, *test::forwards_of(*model, *backend), *tokenizer, read_task(file, 0), {}); },
+      {"x.jsonl: line 1", "found a choice of", "expected at most 160"});
   write_text(file, R"({"query": "q", "choices": [""], "gold": 0, "delimiter": ""})");
-  expect_error(ErrorKind::kBadInput, [&] { run_task(*model, *backend, *tokenizer, read_task(file, 0), {}); },
-               {"x.jsonl: line 1", "a choice without tokens"});
+  expect_error(
+      ErrorKind::kBadInput,
+      [&] { run_task(*model, *test::forwards_of(*model, *backend), *tokenizer, read_task(file, 0), {}); },
+      {"x.jsonl: line 1", "a choice without tokens"});
 }
 
 TEST(TasksTest, EmptyContextStartsWithBos) {
@@ -258,12 +267,15 @@ TEST(TasksTest, EmptyContextStartsWithBos) {
   const auto backend = make_cpu_backend();
   const auto file = (folder.path() / "x.jsonl").string();
   write_text(file, R"({"query": "", "choices": ["a"], "gold": 0})");
-  const TaskResult result = run_task(*model, *backend, *tokenizer, read_task(file, 0), {});
+  const TaskResult result =
+      run_task(*model, *test::forwards_of(*model, *backend), *tokenizer, read_task(file, 0), {});
   std::vector<std::int32_t> ids = tokenizer->encode(" a", false);
   ids.insert(ids.begin(), *tokenizer->bos());
   const std::vector<std::vector<ScoredSequence>> items = {{{ids, 1}}};
-  EXPECT_NEAR(result.items[0].log_probs[0],
-              score_continuations(*model, *backend, items, {}).items[0][0].log_prob, 1e-9);
+  EXPECT_NEAR(
+      result.items[0].log_probs[0],
+      score_continuations(*model, *test::forwards_of(*model, *backend), items, {}).items[0][0].log_prob,
+      1e-9);
 }
 
 }  // namespace

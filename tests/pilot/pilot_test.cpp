@@ -9,6 +9,7 @@
 #include "evaluation/pruned_copy.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "swiftprune/device/device.h"
 
 namespace swiftprune {
 namespace {
@@ -62,11 +63,11 @@ class PilotTest : public ::testing::Test {
     options_.methods = {"fast", "magnitude"};
     options_.sparsities = {0.3, 0.7};
   }
-  ComparisonReport run() { return run_pilot(*model_, *backend_, text_, options_); }
+  ComparisonReport run() { return run_pilot(*model_, *device_, text_, options_); }
 
   TempDir folder_;
   std::unique_ptr<Model> model_ = Model::open(kTinyModel);
-  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  std::unique_ptr<Device> device_ = open_device("cpu");
   std::vector<std::int32_t> ids_;
   PilotText text_;
   PilotOptions options_;

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/collected_output.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/pipeline/prune.h"
-#include "swiftprune/pipeline/two_streams.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+#include "swiftprune/pipeline/streams/two_streams.h"
 
 namespace swiftprune {
 namespace {
@@ -19,13 +21,11 @@ using test::model_names;
 
 using Weights = std::map<std::string, std::vector<float>>;
 
-class CapturedOutput final : public PruneOutput {
- public:
-  void write(const std::string& name, std::span<const float> values) override {
-    weights[name].assign(values.begin(), values.end());
-  }
+Weights weights_of(const test::Collected& output) {
   Weights weights;
-};
+  for (const auto& [name, bytes] : output.tensors) weights[name] = output.values(name);
+  return weights;
+}
 
 const Backend& backend() {
   static const auto cpu = make_cpu_backend();
@@ -76,7 +76,8 @@ TEST(TwoStreams, EachIsItsModelsForward) {
     SCOPED_TRACE(name);
     const auto model = Model::open(kModels / name);
     const TokenWindows windows = Expected(name).windows();
-    TwoStreams streams(*model, backend(), windows);
+    CpuStreamOps ops(*model, backend(), windows);
+    TwoStreams<CpuStreamOps> streams(ops);
     Weights halved;
     for (std::int64_t layer = 0; layer < model->config().num_layers(); ++layer) {
       DecoderBlock dense = model->load_block(layer);
@@ -151,13 +152,13 @@ Weights pruned_weights(const Model& model, const TokenWindows& windows, const st
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(pattern);
   defaults.sparsity = 0.5;
-  defaults.score = "wanda";
-  defaults.refine = refine;
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine(refine);
   PruneOptions options;
   options.propagation = propagation;
-  CapturedOutput output;
+  test::Collected output(model.checkpoint());
   prune(model, backend(), uniform_plan(model, defaults, {}), windows, options, output);
-  return std::move(output.weights);
+  return weights_of(output);
 }
 
 TEST(AlignedPrune, PatternHoldsAndThreadsDoNotMatter) {

@@ -1,5 +1,6 @@
 // Shares against an exhaustive search, and the whole way on tiny models.
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
 
 #include <cmath>
 #include <numeric>
@@ -76,11 +77,12 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
     const TokenWindows windows = test::Expected(name).windows();
     PlanDefaults defaults;
     defaults.sparsity = 0.6;
-    defaults.score = "wanda";
-    defaults.refine = "none";
+    defaults.score = parse_score("wanda");
+    defaults.refine = parse_refine("none");
     Plan plan = uniform_plan(*model, defaults, {});
     plan.entries.front().prune = false;
-    const auto h = measure_sensitivities(*model, *backend, plan, windows, ComputeType::kF32, {});
+    const auto h =
+        measure_sensitivities(cpu_probe_shop(*backend), *model, plan, windows, ComputeType::kF32, {}).values;
     ASSERT_EQ(h.size(), plan.entries.size());
     EXPECT_EQ(h.front(), 0.0);
     for (std::size_t i = 1; i < h.size(); ++i) {
@@ -102,8 +104,8 @@ TEST(Allocate, KeepsTheMeanOfEveryFamily) {
 TEST(Allocate, APlanFileRepeatsIt) {
   const auto model = Model::open(test::kModels / "llama3");
   PlanDefaults defaults;
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   std::vector<double> h(plan.entries.size());
   for (std::size_t i = 0; i < h.size(); ++i) h[i] = 0.01 * static_cast<double>(i + 1);
@@ -165,8 +167,8 @@ TEST(Allocate, MixesNofEight) {
   const auto model = Model::open(test::kModels / "qwen2");
   PlanDefaults defaults;
   defaults.pattern = parse_pattern("4:8");
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   std::vector<double> h(plan.entries.size());
   for (std::size_t i = 0; i < h.size(); ++i) h[i] = std::pow(10.0, static_cast<double>(i % 4));
@@ -185,8 +187,8 @@ TEST(Allocate, LeavesSmallGroupsAlone) {
   const auto model = Model::open(test::kModels / "llama3");
   PlanDefaults defaults;
   defaults.pattern = parse_pattern("1:2");
-  defaults.score = "wanda";
-  defaults.refine = "none";
+  defaults.score = parse_score("wanda");
+  defaults.refine = parse_refine("none");
   Plan plan = uniform_plan(*model, defaults, {});
   const Plan before = plan;
   allocate_by_sensitivity(std::vector<double>(plan.entries.size(), 0.1), plan);

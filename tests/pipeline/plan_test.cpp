@@ -13,7 +13,7 @@ namespace {
 
 const std::filesystem::path kModel = SWIFTPRUNE_TEST_DATA "/model/llama2";
 
-PlanDefaults half() { return {parse_pattern("row"), 0.5, "wanda", "none"}; }
+PlanDefaults half() { return {parse_pattern("row"), 0.5, parse_score("wanda"), parse_refine("none")}; }
 
 std::string error_of(const std::function<void()>& body) {
   try {
@@ -58,7 +58,7 @@ TEST_F(PlanTest, OverridesChangeWhatTheyName) {
     const auto is = [&](const char* part) { return entry.tensor.find(part) != std::string::npos; };
     const bool down = is("down_proj");
     EXPECT_EQ(entry.sparsity, down ? 0.25 : 0.5) << entry.tensor;
-    EXPECT_EQ(entry.refine, down ? "admm(20,15)" : "none");
+    EXPECT_EQ(format(entry.refine), down ? "admm(20,15)" : "none");
     EXPECT_EQ(format(entry.pattern), is("layers.0.self_attn.q_proj") ? "1:2" : "row");
     EXPECT_EQ(entry.prune, !is("o_proj"));
     EXPECT_EQ(entry.fixed, down || is("layers.0.self_attn.q_proj"));

@@ -1,6 +1,7 @@
 // Whole runs on the tiny models: patterns hold, statistics and masks agree with the reference backend,
 // threads do not matter.
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "support/collected_output.h"
 
 #include <cmath>
 #include <filesystem>
@@ -21,29 +22,22 @@ using test::random_windows;
 
 const std::filesystem::path kModels = SWIFTPRUNE_TEST_DATA "/model";
 
-class Collected final : public PruneOutput {
- public:
-  void write(const std::string& name, std::span<const float> values) override {
-    tensors[name] = std::vector<float>(values.begin(), values.end());
-  }
-  std::map<std::string, std::vector<float>> tensors;
-};
+using test::Collected;
 
-struct PruneRun {
+struct PrunedModel {
   PruneResult result;
-  Collected output;
+  std::unique_ptr<Collected> output;
 };
 
-PruneRun run(const Model& model, const Backend& backend, const Method& method, const std::string& pattern,
-             double sparsity) {
-  PlanDefaults defaults{parse_pattern(pattern), sparsity, std::string(method.score),
-                        std::string(method.refine)};
+PrunedModel run(const Model& model, const Backend& backend, const Method& method, const std::string& pattern,
+                double sparsity) {
+  PlanDefaults defaults{parse_pattern(pattern), sparsity, method.score, method.refine};
   PruneOptions options;
   options.select = method.select;
   options.propagation = method.propagation;
-  PruneRun pruned;
+  PrunedModel pruned{{}, std::make_unique<Collected>(model.checkpoint())};
   pruned.result = prune(model, backend, uniform_plan(model, defaults, {}), random_windows(model, 3, 24),
-                        options, pruned.output);
+                        options, *pruned.output);
   return pruned;
 }
 
@@ -52,10 +46,10 @@ TEST(Prune, EveryMethodHoldsEveryPattern) {
   const auto backend = make_cpu_backend();
   for (const Method& method : methods()) {
     for (const std::string pattern : {"row", "2:4", "1:4", "4:8"}) {
-      const PruneRun r = run(*model, *backend, method, pattern, 0.5);
-      ASSERT_EQ(r.output.tensors.size(), r.result.tensors.size());
+      const PrunedModel r = run(*model, *backend, method, pattern, 0.5);
+      ASSERT_EQ(r.output->tensors.size(), r.result.tensors.size());
       for (const TensorResult& tensor : r.result.tensors) {
-        std::vector<float>& values = const_cast<std::vector<float>&>(r.output.tensors.at(tensor.name));
+        std::vector<float> values = r.output->values(tensor.name);
         for (const float value : values)
           ASSERT_TRUE(std::isfinite(value)) << method.name << " " << tensor.name;
         const ConstMatrixView view{values.data(), tensor.rows, tensor.cols, tensor.cols};
@@ -74,11 +68,11 @@ TEST(Prune, EveryFamilyIsPrunedAndKeepsItsOtherWeights) {
   for (const auto& entry : std::filesystem::directory_iterator(kModels)) {
     if (!entry.is_directory()) continue;
     const auto model = Model::open(entry.path());
-    const PruneRun r = run(*model, *backend, method_by_name("wanda"), "row", 0.5);
+    const PrunedModel r = run(*model, *backend, method_by_name("wanda"), "row", 0.5);
     EXPECT_NEAR(r.result.sparsity, 0.5, 0.02) << entry.path();
     for (const TensorResult& tensor : r.result.tensors) {
       const Matrix dense = model->checkpoint().load_matrix(tensor.name, tensor.rows, tensor.cols);
-      const std::vector<float>& pruned = r.output.tensors.at(tensor.name);
+      const std::vector<float> pruned = r.output->values(tensor.name);
       for (std::size_t i = 0; i < pruned.size(); ++i) {
         if (pruned[i] != 0.0f) {
           ASSERT_EQ(pruned[i], dense.values()[i]) << tensor.name << " " << i;
@@ -90,13 +84,13 @@ TEST(Prune, EveryFamilyIsPrunedAndKeepsItsOtherWeights) {
 
 TEST(Prune, AgreesWithTheReferenceBackend) {
   const auto model = Model::open(kModels / "llama3");
-  const PruneRun found = run(*model, *make_cpu_backend(), method_by_name("wanda"), "row", 0.5);
-  const PruneRun expected = run(*model, *make_reference_backend(), method_by_name("wanda"), "row", 0.5);
+  const PrunedModel found = run(*model, *make_cpu_backend(), method_by_name("wanda"), "row", 0.5);
+  const PrunedModel expected = run(*model, *make_reference_backend(), method_by_name("wanda"), "row", 0.5);
   std::size_t different = 0;
   std::size_t total = 0;
-  for (const auto& [name, values] : expected.output.tensors) {
-    for (std::size_t i = 0; i < values.size(); ++i)
-      different += values[i] != found.output.tensors.at(name)[i] ? 1 : 0;
+  for (const auto& [name, bytes] : expected.output->tensors) {
+    const std::vector<float> values = expected.output->values(name), others = found.output->values(name);
+    for (std::size_t i = 0; i < values.size(); ++i) different += values[i] != others[i] ? 1 : 0;
     total += values.size();
   }
   EXPECT_LE(static_cast<double>(different),
@@ -108,21 +102,21 @@ TEST(Prune, TheNumberOfThreadsDoesNotMatter) {
   const auto backend = make_cpu_backend();
   for (const char* name : {"wanda", "best", "frozen"}) {
     set_num_threads(1);
-    const PruneRun one = run(*model, *backend, method_by_name(name), "row", 0.5);
+    const PrunedModel one = run(*model, *backend, method_by_name(name), "row", 0.5);
     set_num_threads(3);
-    const PruneRun three = run(*model, *backend, method_by_name(name), "row", 0.5);
+    const PrunedModel three = run(*model, *backend, method_by_name(name), "row", 0.5);
     set_num_threads(0);
-    EXPECT_EQ(one.output.tensors, three.output.tensors) << name;
+    EXPECT_EQ(one.output->tensors, three.output->tensors) << name;
   }
 }
 
 TEST(Prune, RefinementLowersTheOutputError) {
   const auto model = Model::open(kModels / "llama2");
   const auto backend = make_cpu_backend();
-  PlanDefaults defaults{parse_pattern("row"), 0.5, "wanda", "none"};
+  PlanDefaults defaults{parse_pattern("row"), 0.5, parse_score("wanda"), parse_refine("none")};
   const auto error = [&](const std::string& refine) {
-    defaults.refine = refine;
-    Collected output;
+    defaults.refine = parse_refine(refine);
+    Collected output(model->checkpoint());
     const PruneResult result = prune(*model, *backend, uniform_plan(*model, defaults, {}),
                                      random_windows(*model, 8, 64), {}, output);
     return *result.tensors.front().error;

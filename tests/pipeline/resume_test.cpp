@@ -9,7 +9,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/journal.h"
 
 namespace swiftprune {
@@ -22,9 +22,9 @@ class DyingOutput final : public PruneOutput {
  public:
   DyingOutput(CheckpointWriter& writer, Journal& journal, std::int64_t last)
       : writer_(writer), journal_(journal), last_(last) {}
-  void write(const std::string& name, std::span<const float> values) override {
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
     if (finished_ == last_) throw Killed();
-    writer_.write(name, values);
+    writer_.write_bytes_part(name, first, bytes);
   }
   void finish(const FinishedBlock& block) override {
     ++finished_;

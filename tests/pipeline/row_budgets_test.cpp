@@ -1,5 +1,5 @@
 // The rows' effects against a direct change of the model, and their budgets against the definition.
-#include "swiftprune/pipeline/row_budgets.h"
+#include "swiftprune/pipeline/choices/row_budgets.h"
 
 #include <cmath>
 #include <numeric>
@@ -22,6 +22,13 @@ std::vector<float> random_values(std::size_t count, unsigned seed) {
   return values;
 }
 
+std::vector<std::int64_t> budgets_of(const Matrix& weight, std::span<const double> energy,
+                                     std::span<const float> effects, double sparsity) {
+  const PruneTarget target = row_threshold_target(sparsity);
+  return row_budgets(row_threshold_counts(weight.view(), energy, effects, target), weight.cols(),
+                     total_prune_count(target, weight.rows(), weight.cols()));
+}
+
 TEST(RowBudgets, KeepTheTotalAndFollowTheEffects) {
   for (const std::int64_t rows : {1, 7, 32}) {
     for (const std::int64_t cols : {1, 16, 65}) {
@@ -32,7 +39,7 @@ TEST(RowBudgets, KeepTheTotalAndFollowTheEffects) {
       std::vector<float> effects(static_cast<std::size_t>(rows), 1.0f);
       effects.back() = 8.0f;
       for (const double sparsity : {0.0, 0.3, 0.5, 0.9}) {
-        const auto counts = row_budgets(weight.view(), energy, effects, sparsity);
+        const auto counts = budgets_of(weight, energy, effects, sparsity);
         EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}),
                   std::llround(static_cast<double>(rows * cols) * sparsity));
         for (const std::int64_t count : counts) {
@@ -53,7 +60,7 @@ TEST(RowBudgets, EqualRowsShareEqually) {
     for (std::int64_t c = 0; c < 8; ++c) weight.at(r, c) = static_cast<float>(c + 1);
   }
   const std::vector<double> energy(8, 1.0);
-  for (const std::int64_t count : row_budgets(weight.view(), energy, std::vector<float>(4, 1.0f), 0.5)) {
+  for (const std::int64_t count : budgets_of(weight, energy, std::vector<float>(4, 1.0f), 0.5)) {
     EXPECT_EQ(count, 4);
   }
 }

@@ -1,5 +1,5 @@
 // Whole runs of structured pruning on the tiny models of every family.
-#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 #include <cmath>
 #include <filesystem>
@@ -8,14 +8,16 @@
 #include <gtest/gtest.h>
 
 #include "pipeline/shrunk_models.h"
+#include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/forwards.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/choices/shape_choice.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/record.h"
-#include "swiftprune/pipeline/shape_choice.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -281,7 +283,7 @@ TEST(LayerChoice, FindsTheSilentLayer) {
   ASSERT_EQ(greedy.order.size(), 2u);
   EXPECT_LE(greedy.losses[0], greedy.dense_loss + 1e-6);  // no worse than without the silent one
   // Its losses are those of the folders without these layers.
-  EXPECT_NEAR(perplexity(*silent, *backend, all_scored(windows), {}).mean_nll, greedy.dense_loss, 1e-5);
+  EXPECT_NEAR(test::perplexity_of(*silent, *backend, all_scored(windows)).mean_nll, greedy.dense_loss, 1e-5);
   for (std::size_t n = 1; n <= 2; ++n) {
     std::vector<std::int64_t> removed(greedy.order.begin(),
                                       greedy.order.begin() + static_cast<std::ptrdiff_t>(n));
@@ -294,8 +296,9 @@ TEST(LayerChoice, FindsTheSilentLayer) {
     options.compensation = Compensation::kNone;
     shrink(*silent, *backend, shape, removed, windows, options, output);
     output.finish({});
-    EXPECT_NEAR(perplexity(*Model::open(out), *backend, all_scored(windows), {}).mean_nll,
-                greedy.losses[n - 1], 1e-4);
+    const auto small = Model::open(out);
+    EXPECT_NEAR(test::perplexity_of(*small, *backend, all_scored(windows)).mean_nll, greedy.losses[n - 1],
+                1e-4);
   }
 }
 
@@ -329,29 +332,16 @@ TEST(Shrink, ThenPruneThenPack) {
   EXPECT_EQ(previous_record(shrunk->checkpoint()).at("method"), "shrink");
   EXPECT_TRUE(previous_record(dense->checkpoint()).is_null());
   {
-    class Output final : public PruneOutput {
-     public:
-      explicit Output(CheckpointWriter& writer) : writer_(writer) {}
-      void write(const std::string& name, std::span<const float> values) override {
-        writer_.write(name, values);
-        written.insert(name);
-      }
-      std::set<std::string> written;
-
-     private:
-      CheckpointWriter& writer_;
-    };
     std::vector<PlannedTensor> plan = plan_like(shrunk->checkpoint());
     for (PlannedTensor& tensor : plan) tensor.dtype = DType::kBF16;  // packing takes 16-bit weights
     CheckpointWriter writer(dir.path() / "pruned", plan);
-    Output output(writer);
-    prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, "wanda", "none"}, {}), windows,
-          {}, output);
+    test::Collected output(shrunk->checkpoint());
+    prune(*shrunk, *backend, uniform_plan(*shrunk, {parse_pattern("2:4"), 0.5, parse_score("wanda"), {}}, {}),
+          windows, {}, output);
     for (const TensorInfo& tensor : shrunk->checkpoint().tensors()) {
-      if (output.written.contains(tensor.name)) continue;
       std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
       convert_to_f32(shrunk->checkpoint().bytes(tensor), tensor.dtype, values);
-      writer.write(tensor.name, values);
+      writer.write(tensor.name, output.tensors.contains(tensor.name) ? output.values(tensor.name) : values);
     }
     writer.copy_other_files(shrunk->checkpoint());
     writer.finish();

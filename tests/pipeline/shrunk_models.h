@@ -11,7 +11,8 @@
 
 #include "support/random_windows.h"
 #include "swiftprune/model/forward.h"
-#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 namespace swiftprune::test {
 

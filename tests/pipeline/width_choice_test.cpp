@@ -1,5 +1,5 @@
 // Widths that differ from layer to layer: how they are chosen, and that everything of this project runs them.
-#include "swiftprune/pipeline/width_choice.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
 
 #include <filesystem>
 #include <numeric>
@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "pipeline/shrunk_models.h"
+#include "support/collected_output.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -15,7 +16,7 @@
 #include "swiftprune/model/forward.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/layer_sizes.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -222,17 +223,16 @@ TEST_P(NonUniform, ComputesWhatZerosDo) {
 TEST_P(NonUniform, IsPrunedLikeAnyOther) {
   shrink_to(*model_, *backend_, staircase(model_->config()), Compensation::kRefit, dir_.path() / "out");
   const auto small = Model::open(dir_.path() / "out");
-  class Zeros final : public PruneOutput {
-   public:
-    void write(const std::string&, std::span<const float> values) override {
-      zeros += std::count(values.begin(), values.end(), 0.0f);
-      all += std::ssize(values);
-    }
-    std::int64_t zeros = 0, all = 0;
-  } output;
-  prune(*small, *backend_, uniform_plan(*small, {parse_pattern("row"), 0.5, "wanda", "none"}, {}), windows_,
-        {}, output);
-  EXPECT_NEAR(static_cast<double>(output.zeros) / static_cast<double>(output.all), 0.5, 0.02);
+  test::Collected output(small->checkpoint());
+  prune(*small, *backend_, uniform_plan(*small, {parse_pattern("row"), 0.5, parse_score("wanda"), {}}, {}),
+        windows_, {}, output);
+  std::int64_t zeros = 0, all = 0;
+  for (const auto& [name, bytes] : output.tensors) {
+    const std::vector<float> values = output.values(name);
+    zeros += std::count(values.begin(), values.end(), 0.0f);
+    all += std::ssize(values);
+  }
+  EXPECT_NEAR(static_cast<double>(zeros) / static_cast<double>(all), 0.5, 0.02);
 }
 
 TEST(NonUniformModel, IsRefusedWhereItCannotGo) {

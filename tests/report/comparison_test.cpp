@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "swiftprune/device/device.h"
+
 #include "evaluation/pruned_copy.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -24,8 +26,8 @@ using ::testing::Not;
 
 constexpr const char* kRecord =
     R"({"swiftprune": "9", "method": "<i>own</i>", "weights_changed": false, "tensors": [],
-  "command": {"model": "my dense", "out": "o", "pattern": "2:4", "sparsity": 0.5, "skip": ["*.k_proj.weight"],
-              "calibration": ["a.txt", "b.jsonl"], "plan": "", "sequential": true},
+  "command": {"arguments": ["swiftprune", "prune", "my dense", "--out", "o", "--skip", "*.k_proj.weight",
+                            "--pattern", "2:4"], "options": {"pattern": "2:4"}},
   "calibration": {"source": "c4.u16", "windows": 2, "seqlen": 64},
   "seconds": {"load": 1.5, "calibrate": 2.0, "refine": 0.25, "total": 4.0}})";
 
@@ -61,7 +63,7 @@ class ComparisonTest : public ::testing::Test {
   }
 
   TempDir folder_;
-  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  std::unique_ptr<Device> device_ = open_device("cpu");
   std::vector<std::unique_ptr<Model>> models_;
 };
 
@@ -79,8 +81,7 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_EQ(s.stage_seconds, (std::vector<std::pair<std::string, double>>{
                                  {"load", 1.5}, {"calibrate", 2.0}, {"refine", 0.25}}));
   EXPECT_EQ(shell_command(s.prune_command),
-            "swiftprune prune 'my dense' --calibration a.txt --calibration b.jsonl --out o --pattern 2:4 "
-            "--sequential --skip '*.k_proj.weight'");
+            "swiftprune prune 'my dense' --out o --skip '*.k_proj.weight' --pattern 2:4");
 
   const auto packed = Model::open(folder_.path() / "packed");
   const ModelSummary p = summarize_model(*packed, "packed");
@@ -90,10 +91,26 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_EQ(p.num_parameters, s.num_parameters);
 }
 
+// A record comes from anyone; what stands on the page as a command must be one of ours.
+TEST_F(ComparisonTest, OnlyOwnCommandsAreRepeated) {
+  for (const char* command : {R"({"arguments": ["rm", "-rf", "x"]})", R"({"arguments": ["swiftprune"]})",
+                              R"({"arguments": "x"})", R"({"arguments": ["swiftprune", "prune", 3]})",
+                              R"({"arguments": ["swiftprune", "prune", "a\u001bb"]})",
+                              R"({"model": "of an older version"})", R"("text")"}) {
+    const TempDir folder;
+    write_changed(folder.path() / "half", zeros(2, 4),
+                  {{"swiftprune.json",
+                    fmt::format(R"({{"method": "m", "weights_changed": true, "tensors": [], "command": {}}})",
+                                command)}});
+    const auto half = Model::open(folder.path() / "half");
+    EXPECT_TRUE(summarize_model(*half, "half").prune_command.empty()) << command;
+  }
+}
+
 TEST_F(ComparisonTest, PackedModelsGiveTheSameNumbers) {
   ComparisonInput in = input({"half", "packed"});
   add_text(in);
-  const ComparisonReport report = compare(in, *backend_);
+  const ComparisonReport report = compare(in, *device_);
   EXPECT_GT(report.models[1].divergence->mean_kl, 0.01);
   EXPECT_NEAR(report.models[1].divergence->mean_kl, report.models[2].divergence->mean_kl, 1e-4);
   EXPECT_NEAR(report.models[1].perplexity->perplexity, report.models[2].perplexity->perplexity,
@@ -108,7 +125,7 @@ TEST_F(ComparisonTest, GatesSortFailuresFirst) {
   ComparisonInput in = input({"half"});
   add_text(in);
   in.gates = {.max_perplexity_ratio = 1e9, .min_top1 = 1.0, .max_kl = 1e9};
-  const ComparisonReport report = compare(in, *backend_);
+  const ComparisonReport report = compare(in, *device_);
   EXPECT_FALSE(report.passed());
   ASSERT_EQ(report.gates.size(), 3u);
   EXPECT_EQ(report.gates[0].gate, "--min-top1");
@@ -134,7 +151,7 @@ TEST_F(ComparisonTest, GateWithoutMeasurement) {
   ComparisonInput in = input({"half"});
   in.prompts = {{"p", "Cats", {}}};
   in.gates.max_kl = 1.0;
-  expect_error(ErrorKind::kUsage, [&] { compare(in, *backend_); },
+  expect_error(ErrorKind::kUsage, [&] { compare(in, *device_); },
                {"gates", "found no measurement", "--text"});
 }
 
@@ -145,7 +162,7 @@ TEST_F(ComparisonTest, OtherTokenizers) {
   std::filesystem::copy(folder_.path() / "half", folder_.path() / "other");
   test::write_text(folder_.path() / "other" / "tokenizer.json", json.dump());
   ComparisonInput in = input({"other"});
-  expect_error(ErrorKind::kBadInput, [&] { compare(in, *backend_); }, {"other", "found a tokenizer"});
+  expect_error(ErrorKind::kBadInput, [&] { compare(in, *device_); }, {"other", "found a tokenizer"});
 }
 
 TEST_F(ComparisonTest, DocumentsAndPage) {
@@ -155,7 +172,7 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
   in.refusals = {{"r", "Is it?", {"."}}};
   in.max_tokens = 8;
   in.masks = {"model.layers.1.mlp.down_proj.weight"};
-  ComparisonReport report = compare(in, *backend_);
+  ComparisonReport report = compare(in, *device_);
   report.commands = {"swiftprune compare 'a<b'"};
 
   const nlohmann::ordered_json json = to_json(report);

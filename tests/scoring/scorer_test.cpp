@@ -10,9 +10,10 @@
 #include <gtest/gtest.h>
 
 #include "support/random_matrix.h"
+#include "support/spec_text.h"
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune {
 namespace {
@@ -173,14 +174,14 @@ TEST(Scorer, SixteenBitWeightsScoreLikeTheirFloats) {
     Matrix rounded(kOutputs, kInputs);
     convert_to_f32(bytes, dtype, rounded.values());
     const WeightView narrow{bytes.data(), dtype, kOutputs, kInputs, kInputs};
-    for (const ScorerInfo& info : scorers()) {
-      const auto scorer = make_scorer(info.name);
+    for (const ScoreKind* kind : score_kinds()) {
+      const auto scorer = make_scorer(ScoreSpec(*kind));
       const Scores a = scorer->score(narrow, f.stats(), *f.backend, "t");
       const Scores b = scorer->score(weight_view(rounded.view()), f.stats(), *f.backend, "t");
       for (std::int64_t i = 0; i < kOutputs; ++i) {
         for (std::int64_t j = 0; j < kInputs; ++j) {
           ASSERT_EQ(score_key(a.view(narrow), i, j), score_key(b.view(weight_view(rounded.view())), i, j))
-              << info.name;
+              << kind->name;
         }
       }
     }
@@ -195,13 +196,13 @@ TEST(Scorer, ScoresArePositiveAndFiniteForDeadLayers) {
   std::fill(f.gram.values().begin(), f.gram.values().end(), 0.0f);
   std::fill_n(f.weight.row(3), kInputs, 0.0f);
   for (std::int64_t i = 0; i < kOutputs; ++i) f.weight.at(i, 2) = 0.0f;
-  for (const ScorerInfo& info : scorers()) {
+  for (const ScoreKind* kind : score_kinds()) {
     const Scores scores =
-        make_scorer(info.name)->score(weight_view(f.weight.view()), f.stats(), *f.backend, "t");
+        make_scorer(ScoreSpec(*kind))->score(weight_view(f.weight.view()), f.stats(), *f.backend, "t");
     for (std::int64_t i = 0; i < kOutputs; ++i) {
       for (std::int64_t j = 0; j < kInputs; ++j) {
         const float key = score_key(scores.view(weight_view(f.weight.view())), i, j);
-        ASSERT_TRUE(std::isfinite(key) && key >= 0.0f) << info.name;
+        ASSERT_TRUE(std::isfinite(key) && key >= 0.0f) << kind->name;
       }
     }
   }
@@ -241,23 +242,6 @@ TEST(Scorer, StatisticsThatAreNotFiniteAreNamed) {
         EXPECT_THAT(error.what(), HasSubstr("11"));
       }
     }
-  }
-}
-
-TEST(Scorer, ListAndSpecs) {
-  EXPECT_EQ(scorers().size(), 8u);
-  for (const ScorerInfo& info : scorers()) {
-    EXPECT_TRUE(make_scorer(info.name)->name().starts_with(info.name));
-    EXPECT_FALSE(info.summary.empty());
-    EXPECT_FALSE(info.source.empty());
-  }
-  EXPECT_EQ(make_scorer("ria")->name(), "ria(0.7)");
-  EXPECT_EQ(make_scorer("random(12)")->name(), "random(12)");
-  EXPECT_TRUE(make_scorer("contribution")->needs().ewma_energy);
-  EXPECT_TRUE(make_scorer("obs")->needs().gram);
-  for (const char* spec : {"", "l2", "wanda(1)", "ria(", "ria()", "ria(x)", "ria(-1)", "ria(nan)", "ria(9)",
-                           "random(1.5)", "random(-1)", "ria(0.5)x"}) {
-    EXPECT_THROW(make_scorer(spec), Error) << spec;
   }
 }
 

@@ -1,1 +1,2 @@
 swiftprune_test(scoring/scorer)
+swiftprune_test(scoring/score_spec)

@@ -8,6 +8,7 @@
 
 #include "support/isas.h"
 #include "support/random_matrix.h"
+#include "support/spec_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 

@@ -13,6 +13,7 @@
 
 #include "support/isas.h"
 #include "support/random_matrix.h"
+#include "support/spec_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
@@ -315,11 +316,12 @@ TEST(Selector, WindowPredictionHitsOnAlikeRows) {
 TEST(Selector, ListAndNames) {
   EXPECT_EQ(selectors().size(), 4u);
   for (const SelectorInfo& info : selectors()) {
-    EXPECT_EQ(make_selector(info.name)->name(), info.name);
+    EXPECT_EQ(make_selector(info.kind)->name(), info.name);
+    EXPECT_EQ(parse_select(name_of(info.kind)), info.kind);
     EXPECT_FALSE(info.summary.empty());
     EXPECT_FALSE(info.source.empty());
   }
-  EXPECT_THROW(make_selector("quick"), Error);
+  EXPECT_THROW(parse_select("quick"), Error);
 }
 
 }  // namespace

@@ -18,17 +18,9 @@ using testing_sparse::random_nm_weight;
 using testing_sparse::random_weight;
 using testing_sparse::TestWeight;
 
-// SWIFTPRUNE_ISA may name what this processor lacks: then there is nothing to test, and it says so.
 class LinearTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    try {
-      cpu_features();
-    } catch (const Error& error) {
-      GTEST_SKIP() << error.what();
-    }
-    set_num_threads(1);
-  }
+  void SetUp() override { set_num_threads(1); }
   void TearDown() override { set_num_threads(0); }
 };
 

@@ -3,8 +3,7 @@ swiftprune_test(sparse/pack)
 swiftprune_test(sparse/linear)
 swiftprune_test(sparse/autotune)
 swiftprune_test(sparse/packed_checkpoint)
-# Every instruction set that the processor has, chosen as a user would; the test itself skips the others.
-foreach(isa baseline avx2 avx512)
-  add_test(NAME sparse/linear_${isa} COMMAND sparse_linear_test)
-  set_tests_properties(sparse/linear_${isa} PROPERTIES ENVIRONMENT SWIFTPRUNE_ISA=${isa})
-endforeach()
+swiftprune_test_each_isa(sparse LinearTest.*)
+# Checksums of damaged files are made right again.
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+target_link_libraries(sparse_tests PRIVATE PkgConfig::XXHASH)

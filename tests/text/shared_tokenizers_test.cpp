@@ -2,10 +2,10 @@
 // (data/, reference/), and skips without it.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <iterator>
 #include <sstream>
 
+#include "support/require.h"
 #include "support/temp_dir.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -22,9 +22,9 @@ struct Vectors {
 class LlamaCppVectors : public testing::TestWithParam<Vectors> {};
 
 TEST_P(LlamaCppVectors, AllPass) {
-  const char* shared = std::getenv("SWIFTPRUNE_SHARED");
-  if (shared == nullptr) GTEST_SKIP() << "SWIFTPRUNE_SHARED is not set";
-  const auto folder = std::filesystem::path(shared) / "data/tokenizers";
+  const auto shared = test::shared_folder();
+  if (!shared) return;
+  const auto folder = *shared / "data/tokenizers";
   const auto tokenizer = Tokenizer::open(folder / GetParam().tokenizer);
   const std::string stem = std::string("ggml-vocab-") + GetParam().name + ".gguf";
   const std::string texts = test::read_text(folder / (stem + ".inp"));

@@ -1,5 +1,6 @@
 #include "swiftprune/text/unicode.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "swiftprune/text/unicode_tables.h"
@@ -30,7 +31,7 @@ TEST(Utf8, ReplacesMaximalIllFormedParts) {
                                  "b\x80"
                                  "c\x80\xBF"
                                  "d"),
-            "a" + bad + bad + bad + "b" + bad + "c" + bad + bad + "d");
+            fmt::format("a{0}{0}{0}b{0}c{0}{0}d", bad));
   EXPECT_EQ(replace_invalid_utf8("\xED\xA0\x80"), bad + bad + bad);
   EXPECT_EQ(replace_invalid_utf8("caf\xC3\xA9"), "caf\xC3\xA9");
 }

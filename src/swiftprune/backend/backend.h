@@ -58,9 +58,9 @@ class Backend {
   // float.)
   virtual bool has_fast_bf16() const { return false; }
 
-  // -- Products
-  // -------------------------------------------------------------------------------------------------- weight
-  // [O, I]
+  // -- Products ---------------------------------------------------------------------------------------------
+  //
+  // weight [O, I]
   std::unique_ptr<PackedWeight> pack(ConstMatrixView weight, ComputeType compute) const;
   // x [N, I], bias [O] or empty -> y [N, O] = x Wᵀ + bias
   void linear(ConstMatrixView x, const PackedWeight& weight, std::span<const float> bias, MatrixView y) const;
@@ -80,9 +80,9 @@ class Backend {
   // Returns false, with `a` destroyed, when a pivot is not positive.
   [[nodiscard]] bool invert_spd(MatrixView a) const;
 
-  // -- Block arithmetic
-  // ------------------------------------------------------------------------------------------ x [N, I], gain
-  // [I] -> y [N, I] = x / sqrt(mean(x²) + eps) · (gain + gain_offset). y may be x.
+  // -- Block arithmetic -------------------------------------------------------------------------------------
+  //
+  // x [N, I], gain [I] -> y [N, I] = x / sqrt(mean(x²) + eps) · (gain + gain_offset). y may be x.
   void rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
                 MatrixView y) const;
   // bias [I] or empty; gain [I] or empty
@@ -103,9 +103,9 @@ class Backend {
   // y += x
   void add(ConstMatrixView x, MatrixView y) const;
 
-  // -- Statistics and losses
-  // --------------------------------------------------------------------------------------- x [N, I] ->
-  // energy [I] += Σ_n x_nj² (double sums in a fixed order)
+  // -- Statistics and losses --------------------------------------------------------------------------------
+  //
+  // x [N, I] -> energy [I] += Σ_n x_nj² (double sums in a fixed order)
   void add_energy(ConstMatrixView x, std::span<double> energy) const;
   // logits [N, V], targets [N] -> log_probs [N] = log softmax(logits)_target; also the arg max when `best` is
   // given [N]

@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   backend/backend.cpp
+  backend/damped_inverse.cpp
   backend/reference/reference_backend.cpp
   backend/cpu/kernels_baseline.cpp
   backend/cpu/products.cpp

@@ -11,7 +11,6 @@ namespace swiftprune {
 
 namespace {
 
-constexpr std::int64_t kSampledTokens = 1024;
 constexpr std::int64_t kColumnChunk = 128;  // columns whose sums one task holds
 
 // [T, K]: (a_t - b_t)·√weights_t; no b: a_t·√weights_t.
@@ -38,6 +37,10 @@ ConstMatrixView weighted(ConstMatrixView x, std::span<const float> roots, Matrix
 }
 
 }  // namespace
+
+double ewma_window_weight(std::int64_t window) {
+  return std::max(1.0 / 8.0, 1.0 / static_cast<double>(window + 1));
+}
 
 ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size,
                                  ComputeType compute)
@@ -72,8 +75,7 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, Cons
   backend.add_energy(x, window_energy);
   for (std::size_t i = 0; i < energy_.size(); ++i) energy_[i] += window_energy[i];
   if (needs_.ewma_energy) {
-    // The mean of the first eight windows, then a memory of about eight.
-    const double weight = std::max(1.0 / 8.0, 1.0 / static_cast<double>(num_windows_ + 1));
+    const double weight = ewma_window_weight(num_windows_);
     for (std::size_t i = 0; i < energy_.size(); ++i)
       ewma_energy_[i] += weight * (window_energy[i] - ewma_energy_[i]);
   }

@@ -20,6 +20,13 @@ struct AlignedWindow {
   std::span<const float> weights{};  // [T] of the tokens in all sums, >= 0; empty: 1
 };
 
+// Inputs of the first window that StatNeeds::sample keeps, at most.
+inline constexpr std::int64_t kSampledTokens = 1024;
+
+// How much window number `window` (from 0) moves the EWMA over the windows: the mean of the first eight, then
+// a memory of about eight.
+double ewma_window_weight(std::int64_t window);
+
 class ActivationStats {
  public:
   // residual_size: hidden size where residual moments are wanted, else 0. compute: how Gram and other moments

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "swiftprune/core/progress.h"
-#include "swiftprune/model/model.h"
+#include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -16,10 +16,9 @@ struct SelfTextOptions {
   std::uint64_t seed = 0;
   std::int32_t first_token = 0;      // what each sample starts with: BOS
   std::int64_t sample_length = 512;  // tokens of a sample; longer ones drift (docs/method.md)
-  ComputeType compute = ComputeType::kF32;
-  ProgressFn progress;  // stage "writing calibration text", in tokens
+  ProgressFn progress;               // stage "writing calibration text", in tokens
 };
 
-TokenWindows self_text(const Model& model, const Backend& backend, const SelfTextOptions& options);
+TokenWindows self_text(const GeneratorMaker& make_generator, const SelfTextOptions& options);
 
 }  // namespace swiftprune

@@ -86,6 +86,14 @@ fs::path new_folder(const fs::path& wanted) {
 
 void check_new_folder(const fs::path& folder) { new_folder(folder); }
 
+fs::path partial_folder(const fs::path& folder) {
+  fs::path path = fs::absolute(folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  std::error_code error;
+  if (const fs::path found = fs::canonical(path, error); !error) path = found;
+  return path.parent_path() / fmt::format(".{}.partial", path.filename().string());
+}
+
 void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes) {
   std::vector<std::size_t> shard_of(plan.size());
   std::size_t shard = 0;
@@ -143,7 +151,7 @@ struct CheckpointWriter::Impl {
     fs::create_directories(parent, error);
     if (error) fail_write(parent, error.value());
     if (leftover != Leftover::kUnknown) {
-      take_fixed_folder(parent / fmt::format(".{}.partial", folder.filename().string()));
+      take_fixed_folder(partial_folder(folder));
       return;
     }
     std::string name = (parent / fmt::format(".{}.partial-XXXXXX", folder.filename().string())).string();

@@ -43,6 +43,9 @@ enum class Leftover {
 // folder.
 void check_new_folder(const std::filesystem::path& folder);
 
+// The temporary folder that kDiscard and kContinue share for `folder`.
+std::filesystem::path partial_folder(const std::filesystem::path& folder);
+
 class CheckpointWriter {
  public:
   // Throws Error{kBadInput} when `folder` exists and is not an empty folder, Error{kFailure} when the disk is

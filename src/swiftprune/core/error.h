@@ -1,4 +1,5 @@
-// Errors that a person can act on (Error) and bugs (expect). Only cli/ prints them or ends the program.
+// Errors that a person can act on (Error) and bugs (expect). Nothing here prints or ends the process: only
+// cli/ does.
 #pragma once
 
 #include <source_location>
@@ -36,8 +37,8 @@ template <class... Args>
   throw Error(ErrorKind::kUsage, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// A broken promise between two parts of the program (a bug, never bad input): ends it with the place. On in
-// every build.
+// A broken promise between two parts of the program (a bug, never bad input): throws InternalError
+// (core/internal_error.h) with the place. On in every build. Not for destructors and noexcept functions.
 void expect(bool condition, std::string_view promise,
             std::source_location where = std::source_location::current());
 

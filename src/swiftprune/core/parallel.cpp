@@ -8,6 +8,7 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/run_context.h"
 
 namespace swiftprune {
 
@@ -25,8 +26,10 @@ void parallel_for(std::int64_t n, std::int64_t chunk,
   }
   std::exception_ptr first_error;
   std::mutex error_mutex;
+  const RunContext* const run = RunLoan::bound();
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::int64_t c = 0; c < num_chunks; ++c) {
+    const RunLoan loan(run);  // so that a body can ask whether to stop
     try {
       body(c * chunk, std::min(n, (c + 1) * chunk));
     } catch (...) {

@@ -7,7 +7,7 @@
 
 namespace swiftprune {
 
-void set_num_threads(int n);  // n <= 0: one per available core
+void set_num_threads(int n);  // of the calling thread's loops; n <= 0: one per available core
 int num_threads();
 
 // Calls body(first, last) for [0, n) in chunks of `chunk` (the last one may be shorter), in any order, on all

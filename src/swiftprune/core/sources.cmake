@@ -1,7 +1,7 @@
 target_sources(swiftprune PRIVATE
   core/error.cpp
+  core/named_numbers.cpp
   core/parallel.cpp
-  core/progress.cpp
+  core/run_context.cpp
   core/cpu_features.cpp
   core/sha256.cpp)
-swiftprune_isa_sources(swiftprune SHANI core/sha256_shani.cpp)

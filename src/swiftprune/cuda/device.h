@@ -1,89 +1,14 @@
-// The GPU as the rest of the program sees it: which one, whether there is one, and the work that runs on it.
-// Exactly one of device.cpp (with CUDA) and unavailable.cpp (without) is compiled behind this header; no CUDA
-// type appears in it.
+// The border between the program and its CUDA code: one function, which library.cpp exports.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
-#include <string_view>
 
-#include "swiftprune/evaluation/perplexity.h"
-#include "swiftprune/evaluation/speed.h"
-#include "swiftprune/model/sequence_engine.h"
-#include "swiftprune/model/sequence_generator.h"
-#include "swiftprune/pipeline/decode_time.h"
-#include "swiftprune/pipeline/plan.h"
-#include "swiftprune/pipeline/prune.h"
-#include "swiftprune/pipeline/row_budgets.h"
-#include "swiftprune/pipeline/shrink.h"
-#include "swiftprune/pipeline/trial_streams.h"
+#include "swiftprune/device/device.h"
 
 namespace swiftprune::cuda {
 
-struct DeviceChoice {
-  bool use_cuda = false;
-  int index = 0;
-};
-
-// "cpu", "cuda", "cuda:1", or "auto" (a GPU where there is one). Throws Error{kUsage} for another text and
-// Error{kDevice} when a GPU is asked for by name and cannot be used, saying why.
-DeviceChoice choose_device(std::string_view text);
-// "NVIDIA H100 80GB HBM3"
-std::string device_name(const DeviceChoice& choice);
-
-struct DeviceOptions {
-  int index = 0;
-  std::uint64_t memory_bytes = 0;  // most device memory to take; 0: what is free
-  // Packed weights take the form that was measured to be fastest (cuda/tuning.h), while they are loaded;
-  // null: they stay as they are.
-  Timings* timings = nullptr;
-  // Without second forms for many tokens, which take more memory.
-  bool compact = false;
-  // Many prompts are to come, which repay a search for the fastest algorithms.
-  bool long_lived = false;
-};
-
-// What pipeline/allocate.h's measure_sensitivities() does, on the GPU; and, since every block passes by, what
-// row budgets read of the others (PruneOptions::readers).
-struct DeviceSensitivities {
-  std::vector<double> values;
-  std::vector<RowEffects::Readers> readers;
-};
-DeviceSensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
-                                          ComputeType compute, const DeviceOptions& device,
-                                          const ProgressFn& progress);
-
-// What pipeline/prune.h's prune() does, on the GPU: blocks stream from the mapped files to the device and
-// back while others compute. Throws Error{kUsage} for parts of the plan that exist on the CPU only,
-// Error{kDevice} when the memory does not suffice or the device fails.
-PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
-                  const PruneOptions& options, const DeviceOptions& device, PruneOutput& output);
-
-// What pipeline/shrink.h's shrink() does, on the GPU, and what chooses its shape (pipeline/trial_streams.h,
-// pipeline/decode_time.h). The model must outlive the streams.
-ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
-                    std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
-                    const ShrinkOptions& options, const DeviceOptions& device, ShrinkOutput& output);
-std::unique_ptr<TrialStreams> make_trial_streams(const Model& model, TokenWindows windows,
-                                                 ComputeType compute, const DeviceOptions& device);
-DecodeTime measure_decode(const Model& model, ComputeType compute, const DeviceOptions& device);
-
-// What evaluation/perplexity.h's perplexity() does, on the GPU. Packed models compute in their weights'
-// dtype.
-PerplexityResult perplexity(const Model& model, std::span<const ScoredWindows> parts,
-                            const ForwardOptions& options, const DeviceOptions& device);
-
-// What Generator and BatchEngine do on the CPU: all blocks and the caches of keys and values lie in the GPU's
-// memory. capacity: positions of each sequence at most. Packed models keep their packed form and compute in
-// their weights' dtype. The model must outlive them; they may be used from any one thread at a time.
-std::unique_ptr<SequenceGenerator> make_generator(const Model& model, ComputeType compute,
-                                                  std::int64_t sequences, std::int64_t capacity,
-                                                  const DeviceOptions& device);
-std::unique_ptr<SequenceEngine> make_engine(const Model& model, ComputeType compute, std::int64_t lanes,
-                                            std::int64_t capacity, const DeviceOptions& device);
-// For evaluation/speed.h; its memory is the GPU's, whoever uses it.
-std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const DeviceOptions& device);
+// GPU `index`; null when it cannot be used, and then why_not says why ("no GPU was found").
+std::unique_ptr<Device> make_device(int index, const DeviceOptions& options, std::string& why_not);
 
 }  // namespace swiftprune::cuda

@@ -152,6 +152,21 @@ void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t 
 void target_log_probs(const float* logits, std::int64_t rows, std::int64_t cols, float cap,
                       const std::int32_t* targets, double* log_probs, cudaStream_t stream);
 
+// -- Scores (scores.cu) -------------------------------------------------------------------------------------
+// logits [rows, cols] F32 -> the likeliest token of each row, the lowest of equal ones
+void likeliest(const float* logits, std::int64_t rows, std::int64_t cols, std::int32_t* best,
+               cudaStream_t stream);
+// kl [rows] = KL(softmax(a) || softmax(b)) of logits [rows, cols], in nats
+void row_divergences(const float* a, const float* b, std::int64_t rows, std::int64_t cols, double* kl,
+                     cudaStream_t stream);
+// differences [rows] = Σ_j (a_rj - b_rj)², references [rows] = Σ_j b_rj²
+struct StridedRows {
+  const float* data = nullptr;
+  std::int64_t stride = 0;  // elements
+};
+void row_squares(StridedRows a, StridedRows b, std::int64_t rows, std::int64_t cols, double* differences,
+                 double* references, cudaStream_t stream);
+
 // -- Attention (attention.cu) -------------------------------------------------------------------------------
 // Causal attention of whole sequences: row r belongs to sequence r / sequence_length. No N×N matrix exists.
 struct AttentionArgs {
@@ -341,7 +356,7 @@ void weighted_differences(const void* a, const void* b, DType dtype, std::int64_
 
 // -- Row effects and sensitivities (block_ops.cu, statistics.cu) --------------------------------------------
 // x [tokens, 2·cols] (gated) or [tokens, cols]: means over tokens of (up · act'(gate))² and act(gate)² as in
-// pipeline/row_budgets.h.
+// pipeline/choices/row_budgets.h.
 void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
                  std::int64_t cols, double* gate, double* up, cudaStream_t stream);
 // changes [rows] = |y - x|² / |x|² of each row, 0 where x is

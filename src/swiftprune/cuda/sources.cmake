@@ -1,57 +1,73 @@
+target_sources(swiftprune PRIVATE cuda/capabilities.cpp)
+# GPU code is a library of its own (device/cuda_library.h). Its objects are what tests and benchmarks link, which
+# call kernels and CUDA's runtime beside them: with one copy of both in the program.
 if(SWIFTPRUNE_CUDA)
-  target_sources(swiftprune PRIVATE
+  add_library(swiftprune_cuda_objects OBJECT
+    cuda/library.cpp
     cuda/device.cpp
-    cuda/runtime.cpp
-    cuda/products.cpp
-    cuda/groups.cu
-    cuda/rows.cu
-    cuda/layer_select.cu
-    cuda/invert_block.cu
-    cuda/pcg.cu
-    cuda/columns.cu
-    cuda/swaps.cu
-    cuda/sparsegpt.cu
-    cuda/statistics.cu
-    cuda/block_ops.cu
-    cuda/attention.cu
-    cuda/attention_hopper.cu
-    cuda/refine.cu
-    cuda/packed.cu
-    cuda/packed_expand.cu
-    cuda/generation.cu
-    cuda/generator.cpp
-    cuda/resident.cpp
-    cuda/tuning.cpp
-    cuda/head.cpp
-    cuda/packed_weight.cpp
-    cuda/block.cpp
-    cuda/streaming.cpp
-    cuda/inverse.cpp
-    cuda/admm.cpp
-    cuda/calibration.cpp
-    cuda/streams.cpp
-    cuda/damped_factor.cpp
-    cuda/matrix_select.cpp
-    cuda/refiner.cpp
-    cuda/selector.cpp
-    cuda/row_effects.cpp
-    cuda/sensitivities.cpp
-    cuda/linear_pruner.cpp
-    cuda/prune.cpp
-    cuda/column_fit.cpp
-    cuda/unit_scores.cpp
-    cuda/shrink.cpp
-    cuda/trial_streams.cpp
-    cuda/perplexity.cpp)
+    cuda/runtime/runtime.cpp
+    cuda/runtime/products.cpp
+    cuda/selection/groups.cu
+    cuda/selection/rows.cu
+    cuda/selection/layer_select.cu
+    cuda/refinement/invert_block.cu
+    cuda/refinement/pcg.cu
+    cuda/structure/columns.cu
+    cuda/refinement/swaps.cu
+    cuda/refinement/sparsegpt.cu
+    cuda/statistics/statistics.cu
+    cuda/forward/block_ops.cu
+    cuda/forward/attention.cu
+    cuda/forward/attention_hopper.cu
+    cuda/refinement/refine.cu
+    cuda/sparse/packed.cu
+    cuda/sparse/packed_expand.cu
+    cuda/forward/generation.cu
+    cuda/forward/generator.cpp
+    cuda/forward/resident.cpp
+    cuda/sparse/tuning.cpp
+    cuda/forward/head.cpp
+    cuda/sparse/packed_weight.cpp
+    cuda/forward/block.cpp
+    cuda/forward/streaming.cpp
+    cuda/refinement/inverse.cpp
+    cuda/refinement/admm.cpp
+    cuda/statistics/calibration.cpp
+    cuda/pipeline/stream_ops.cpp
+    cuda/pipeline/output_errors.cpp
+    cuda/refinement/damped_factor.cpp
+    cuda/selection/matrix_select.cpp
+    cuda/refinement/refiner.cpp
+    cuda/selection/selector.cpp
+    cuda/pipeline/row_effects.cpp
+    cuda/pipeline/probe_shop.cpp
+    cuda/pipeline/prune_shop.cpp
+    cuda/structure/column_fit.cpp
+    cuda/structure/unit_scores.cpp
+    cuda/pipeline/shrink_shop.cpp
+    cuda/pipeline/trial_streams.cpp
+    cuda/forward/scores.cu
+    cuda/forward/block_stream.cpp
+    cuda/forward/text_forwards.cpp
+    cuda/forward/paired_blocks.cpp
+    cuda/statistics/input_energies.cpp)
   if(SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR)
-    target_sources(swiftprune PRIVATE cuda/structured.cpp)
-    set_property(SOURCE cuda/structured.cpp APPEND PROPERTY COMPILE_OPTIONS
+    target_sources(swiftprune_cuda_objects PRIVATE cuda/sparse/structured.cpp)
+    set_property(SOURCE cuda/sparse/structured.cpp APPEND PROPERTY COMPILE_OPTIONS
       -isystem${SWIFTPRUNE_CUSPARSELT_INCLUDE_DIR})
   else()
-    target_sources(swiftprune PRIVATE cuda/structured_unavailable.cpp)
+    target_sources(swiftprune_cuda_objects PRIVATE cuda/sparse/structured_unavailable.cpp)
   endif()
-  target_link_libraries(swiftprune PRIVATE CUDA::cudart_static swiftprune_cuda_flags ${CMAKE_DL_LIBS})
-  target_compile_definitions(swiftprune PRIVATE SWIFTPRUNE_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+  target_link_libraries(swiftprune_cuda_objects
+    PUBLIC swiftprune CUDA::cudart_static ${CMAKE_DL_LIBS}
+    PRIVATE swiftprune_warnings swiftprune_cuda_flags)
+  target_compile_definitions(swiftprune_cuda_objects PRIVATE SWIFTPRUNE_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+  swiftprune_shared_objects(swiftprune_cuda_objects)
+  swiftprune_precompile(swiftprune_cuda_objects)
+  add_library(swiftprune_cuda SHARED $<TARGET_OBJECTS:swiftprune_cuda_objects>)
+  target_link_libraries(swiftprune_cuda PRIVATE swiftprune CUDA::cudart_static ${CMAKE_DL_LIBS})
+  swiftprune_shared_library(swiftprune_cuda)
 else()
-  target_sources(swiftprune PRIVATE cuda/unavailable.cpp)
+  # None that an earlier build with CUDA left beside this program.
+  file(REMOVE ${PROJECT_BINARY_DIR}/libswiftprune_cuda.so)
 endif()

@@ -43,6 +43,19 @@ std::vector<Unit> units_of(const Model& model, std::span<const std::vector<Score
   return units;
 }
 
+// Positions of the longest sequence of the long or of the short units.
+std::int64_t longest_of(std::span<const std::vector<ScoredSequence>> items, std::span<const Unit> units,
+                        bool is_long) {
+  std::int64_t longest = 1;
+  for (const Unit& unit : units) {
+    if (unit.is_long != is_long) continue;
+    for (const std::size_t i : unit.sequences) {
+      longest = std::max(longest, std::ssize(items[unit.item][i].ids) - 1);
+    }
+  }
+  return longest;
+}
+
 // Rows of several items, as they go through a block together.
 class ItemBatch {
  public:
@@ -74,47 +87,8 @@ class ItemBatch {
   std::int64_t num_rows() const { return std::ssize(ids_); }
   std::span<const Target> targets() const { return targets_; }
 
-  Matrix embed(const Model& model) const {
-    Matrix hidden(num_rows(), model.config().hidden_size);
-    for (const Segment& s : segments_) {
-      const std::int64_t position = s.prefix < 0 ? 0 : segments_[static_cast<std::size_t>(s.prefix)].length;
-      model.embed(
-          std::span(ids_).subspan(static_cast<std::size_t>(s.first_row), static_cast<std::size_t>(s.length)),
-          s.length, position, hidden.view().row_block(s.first_row, s.length));
-    }
-    return hidden;
-  }
-
-  // Passes of about kTokensPerPass rows; a prefix and what continues it stay together.
-  void forward(const Backend& backend, const std::vector<RopeTable>& ropes, const DecoderBlock& block,
-               MatrixView hidden) const {
-    for (std::size_t begin = 0; begin < segments_.size();) {
-      std::vector<Segment> pass;
-      std::int64_t rows = 0;
-      std::size_t end = begin;
-      while (end < segments_.size() && (rows < kTokensPerPass || segments_[end].prefix >= 0)) {
-        Segment s = segments_[end++];
-        rows += s.length;
-        s.first_row -= segments_[begin].first_row;
-        if (s.prefix >= 0) s.prefix -= static_cast<std::int64_t>(begin);
-        pass.push_back(s);
-      }
-      check_interrupt();
-      BlockForwardOptions options;
-      options.segments = pass;
-      block.forward(backend, ropes, hidden.row_block(segments_[begin].first_row, rows), options);
-      begin = end;
-    }
-  }
-
-  std::int64_t longest() const {
-    std::int64_t positions = 0;
-    for (const Segment& s : segments_) {
-      const std::int64_t before = s.prefix < 0 ? 0 : segments_[static_cast<std::size_t>(s.prefix)].length;
-      positions = std::max(positions, before + s.length);
-    }
-    return positions;
-  }
+  std::span<const std::int32_t> ids() const { return ids_; }
+  std::span<const Segment> segments() const { return segments_; }
 
  private:
   std::int64_t append(const std::vector<std::int32_t>& ids, std::int64_t first, std::int64_t last,
@@ -129,24 +103,20 @@ class ItemBatch {
   std::vector<Target> targets_;
 };
 
-void score_targets(const Model& model, const Backend& backend, const ModelHead& head, const Matrix& hidden,
-                   std::span<const ItemBatch::Target> targets, ContinuationScores& scores) {
-  Matrix rows(kLogitRows, hidden.cols()), logits(kLogitRows, model.config().vocab_size);
-  std::vector<std::int32_t> ids(kLogitRows), best(kLogitRows);
-  std::vector<double> log_probs(kLogitRows);
-  for (std::size_t first = 0; first < targets.size(); first += kLogitRows) {
+void score_targets(TextForwards& forwards, std::span<const ItemBatch::Target> targets,
+                   ContinuationScores& scores) {
+  const auto most = static_cast<std::size_t>(forwards.rows_a_score());
+  std::vector<std::int64_t> rows;
+  std::vector<std::int32_t> ids, best;
+  std::vector<double> log_probs;
+  for (std::size_t first = 0; first < targets.size(); first += most) {
     check_interrupt();
-    const std::size_t count = std::min<std::size_t>(kLogitRows, targets.size() - first);
-    const auto part = targets.subspan(first, count);
-    for (std::size_t i = 0; i < count; ++i) {
-      std::copy_n(hidden.row(part[i].row), hidden.cols(), rows.row(static_cast<std::int64_t>(i)));
-      ids[i] = part[i].id;
-    }
-    const auto n = static_cast<std::int64_t>(count);
-    head.logits(backend, rows.view().row_block(0, n), logits.view().row_block(0, n));
-    backend.target_log_probs(logits.view().row_block(0, n), std::span(ids).first(count),
-                             std::span(log_probs).first(count), std::span(best).first(count));
-    for (std::size_t i = 0; i < count; ++i) {
+    const auto part = targets.subspan(first, std::min(most, targets.size() - first));
+    rows.clear(), ids.clear();
+    for (const ItemBatch::Target& target : part) rows.push_back(target.row), ids.push_back(target.id);
+    log_probs.resize(part.size()), best.resize(part.size());
+    forwards.score(0, rows, ids, log_probs, best);
+    for (std::size_t i = 0; i < part.size(); ++i) {
       SequenceScore& score = scores.items[part[i].item][part[i].sequence];
       score.log_prob += log_probs[i];
       score.greedy = score.greedy && best[i] == ids[i];
@@ -156,43 +126,35 @@ void score_targets(const Model& model, const Backend& backend, const ModelHead& 
 
 }  // namespace
 
-ContinuationScores score_continuations(const Model& model, const Backend& backend,
+ContinuationScores score_continuations(const Model& model, TextForwards& forwards,
                                        std::span<const std::vector<ScoredSequence>> items,
-                                       const ForwardOptions& options) {
+                                       const ProgressFn& progress) {
   ContinuationScores scores;
   for (const std::vector<ScoredSequence>& item : items) {
     expect(!item.empty(), "score_continuations: items with sequences");
     scores.items.emplace_back(item.size());
     for (const ScoredSequence& s : item) scores.num_unshared += std::ssize(s.ids) - 1;
   }
-  const ModelHead head = model.load_head(backend, options.compute);
-  const std::int64_t row_bytes = model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t max_rows = std::max<std::int64_t>(1, options.hidden_bytes / row_bytes);
   const std::int64_t num_layers = model.config().num_layers();
   const std::vector<Unit> units = units_of(model, items);
   for (std::size_t next = 0; next < units.size();) {
     ItemBatch batch;
     const std::size_t begin = next;
+    const std::int64_t max_rows = forwards.prepare(longest_of(items, units, units[begin].is_long));
     while (next < units.size() && batch.num_rows() < max_rows &&
            units[next].is_long == units[begin].is_long) {
       batch.add(units[next].item, items[units[next].item], units[next].sequences);
       ++next;
     }
-    Matrix hidden = batch.embed(model);
-    const std::vector<RopeTable> ropes = model.rope_tables(batch.longest());
-    for (std::int64_t layer = 0; layer < num_layers; ++layer) {
-      DecoderBlock block = model.load_block(layer);
-      block.pack(backend, options.compute);
-      batch.forward(backend, ropes, block, hidden.view());
-      model.release_block(layer);
-      if (options.progress) {
-        const auto in_batch = static_cast<std::int64_t>(next - begin);
-        options.progress("tasks", static_cast<std::int64_t>(begin) * num_layers + (layer + 1) * in_batch,
-                         std::ssize(units) * num_layers);
-      }
-    }
-    score_targets(model, backend, head, hidden, batch.targets(), scores);
-    scores.num_forwarded += batch.num_rows();
+    std::int64_t layers_done = 0;
+    scores.num_forwarded += forwards.run(0, batch.ids(), batch.segments(), [&] {
+      if (!progress) return;
+      progress("tasks",
+               static_cast<std::int64_t>(begin) * num_layers +
+                   ++layers_done * static_cast<std::int64_t>(next - begin),
+               std::ssize(units) * num_layers);
+    });
+    score_targets(forwards, batch.targets(), scores);
   }
   return scores;
 }

@@ -6,7 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "swiftprune/model/forward.h"
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/text_forwards.h"
 
 namespace swiftprune {
 
@@ -26,10 +27,10 @@ struct ContinuationScores {
   std::int64_t num_unshared = 0;                  // tokens of all sequences, had each been run alone
 };
 
-// Sequences have at most max_positions + 1 tokens (the last one is not run). options.hidden_bytes bounds the
-// hidden states of the items that go together.
-ContinuationScores score_continuations(const Model& model, const Backend& backend,
+// Sequences have at most max_positions + 1 tokens (the last one is not run). forwards: of this model;
+// progress: stage "tasks".
+ContinuationScores score_continuations(const Model& model, TextForwards& forwards,
                                        std::span<const std::vector<ScoredSequence>> items,
-                                       const ForwardOptions& options);
+                                       const ProgressFn& progress);
 
 }  // namespace swiftprune

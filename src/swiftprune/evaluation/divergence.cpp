@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "swiftprune/core/parallel.h"
+#include "swiftprune/core/error.h"
 
 namespace swiftprune {
 namespace {
@@ -16,54 +16,26 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Some rows of logits of one model, with what the targets need.
-struct ScoredLogits {
-  Matrix logits;                   // [kLogitRows, vocab]
-  std::vector<double> log_probs;   // of the targets
-  std::vector<double> log_totals;  // log sum exp of each row
+// Scores of some rows of one model.
+struct RowScores {
+  std::vector<double> log_probs;  // of the targets
   std::vector<std::int32_t> best;
-
-  explicit ScoredLogits(std::int64_t vocab_size)
-      : logits(kLogitRows, vocab_size), log_probs(kLogitRows), log_totals(kLogitRows), best(kLogitRows) {}
-
-  void compute(const Backend& backend, const ModelHead& head, ConstMatrixView hidden,
-               std::span<const std::int32_t> targets) {
-    const MatrixView rows = logits.view().row_block(0, hidden.rows);
-    head.logits(backend, hidden, rows);
-    const std::size_t n = targets.size();
-    backend.target_log_probs(rows, targets, std::span(log_probs).first(n), std::span(best).first(n));
-    for (std::size_t i = 0; i < n; ++i) {
-      log_totals[i] = double{rows.at(static_cast<std::int64_t>(i), targets[i])} - log_probs[i];
-    }
-  }
-
-  std::vector<LikelyToken> likeliest(std::int64_t row) const {
-    const float* values = logits.row(row);
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(logits.cols()));
-    std::iota(ids.begin(), ids.end(), 0);
-    const std::size_t count = std::min(kNumLikely, ids.size());
-    std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), ids.end(),
-                      [&](std::int32_t a, std::int32_t b) { return values[a] > values[b]; });
-    std::vector<LikelyToken> tokens;
-    for (std::size_t i = 0; i < count; ++i) {
-      tokens.push_back(
-          {ids[i], std::exp(double{values[ids[i]]} - log_totals[static_cast<std::size_t>(row)])});
-    }
-    return tokens;
-  }
 };
 
-double kl_divergence(const ScoredLogits& dense, const ScoredLogits& pruned, std::int64_t row) {
-  const float* a = dense.logits.row(row);
-  const float* b = pruned.logits.row(row);
-  const auto s = static_cast<std::size_t>(row);
-  const auto total = static_cast<float>(dense.log_totals[s]);
-  double sum = 0.0;
-  for (std::int64_t v = 0; v < dense.logits.cols(); ++v) {
-    sum += double{std::exp(a[v] - total)} * (double{a[v]} - double{b[v]});
+std::vector<LikelyToken> likeliest_of(const std::vector<float>& logits, std::int32_t target,
+                                      double log_prob) {
+  const double log_total = double{logits[static_cast<std::size_t>(target)]} - log_prob;
+  std::vector<std::int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const std::size_t count = std::min(kNumLikely, ids.size());
+  const auto value = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), ids.end(),
+                    [&](std::int32_t a, std::int32_t b) { return value(a) > value(b); });
+  std::vector<LikelyToken> tokens;
+  for (std::size_t i = 0; i < count; ++i) {
+    tokens.push_back({ids[i], std::exp(double{value(ids[i])} - log_total)});
   }
-  // The exponentials sum to 1 but for rounding.
-  return std::max(0.0, sum - dense.log_totals[s] + pruned.log_totals[s]);
+  return tokens;
 }
 
 // The largest divergences, one of each stretch of text.
@@ -115,23 +87,17 @@ struct Tally {
 
 class Comparison {
  public:
-  Comparison(std::span<const Model* const> models, const Backend& backend, const CompareOptions& options)
-      : models_(models), backend_(backend), options_(options) {
-    for (const Model* model : models) {
-      require_same_vocabulary(*models[0], *model);
-      heads_.push_back(model->load_head(backend, options.forward.compute));
-      logits_.emplace_back(model->config().vocab_size);
-      tallies_.emplace_back(options.num_worst);
-    }
-    // The hidden states of all models share the memory.
-    options_.forward.hidden_bytes /= static_cast<std::int64_t>(models.size());
+  Comparison(std::span<const Model* const> models, TextForwards& forwards, const CompareOptions& options)
+      : models_(models), forwards_(forwards), options_(options), scores_(models.size()) {
+    for (std::size_t m = 0; m < models.size(); ++m) tallies_.emplace_back(options.num_worst);
   }
 
   void run(std::span<const ScoredWindows> parts) {
     for (const ScoredWindows& part : parts) total_steps_ += part.windows.num_windows() * layers();
     for (std::size_t p = 0; p < parts.size(); ++p) {
       const TokenWindows& windows = parts[p].windows;
-      const std::int64_t group = windows_per_group(*models_[0], windows.seqlen, options_.forward);
+      const std::int64_t group =
+          std::max<std::int64_t>(1, forwards_.prepare(windows.seqlen) / windows.seqlen);
       for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
         run_group(parts[p], p, first, std::min(group, windows.num_windows() - first));
       }
@@ -169,24 +135,21 @@ class Comparison {
   }
 
   void run_group(const ScoredWindows& part, std::size_t p, std::int64_t first, std::int64_t count) {
-    std::vector<Matrix> hidden;
     for (std::size_t m = 0; m < models_.size(); ++m) {
       const auto start = std::chrono::steady_clock::now();
-      hidden.push_back(forward_blocks(*models_[m], backend_, part.windows, first, count,
-                                      options_.forward.compute, [&](std::int64_t n) {
-                                        steps_ += n;
-                                        if (options_.forward.progress) {
-                                          options_.forward.progress("compare", steps_, total_steps_);
-                                        }
-                                      }));
+      forwards_.run(m, part.windows, first, count, [&](std::int64_t n) {
+        steps_ += n;
+        if (options_.progress) options_.progress("compare", steps_, total_steps_);
+      });
       tallies_[m].seconds += seconds_since(start);
     }
     for (std::int64_t w = 0; w < count; ++w) {
       const std::int64_t first_target = part.first_target[static_cast<std::size_t>(first + w)];
       for (Tally& tally : tallies_) tally.window_nll.push_back(0.0);
-      for (std::int64_t target = first_target; target < part.windows.seqlen; target += kLogitRows) {
+      for (std::int64_t target = first_target; target < part.windows.seqlen;
+           target += forwards_.rows_a_score()) {
         check_interrupt();
-        run_rows(part, p, hidden, w, first + w, target);
+        run_rows(part, p, w, first + w, target);
       }
       for (Tally& tally : tallies_) {
         tally.nll += tally.window_nll.back();
@@ -195,39 +158,38 @@ class Comparison {
     }
   }
 
-  // Tokens [target, target + kLogitRows) of a window, or up to its end.
-  void run_rows(const ScoredWindows& part, std::size_t p, const std::vector<Matrix>& hidden,
-                std::int64_t group_window, std::int64_t window, std::int64_t target) {
+  // As many tokens from `target` on as are scored at a time, or up to the window's end.
+  void run_rows(const ScoredWindows& part, std::size_t p, std::int64_t group_window, std::int64_t window,
+                std::int64_t target) {
     const std::int64_t seqlen = part.windows.seqlen;
-    const std::int64_t rows = std::min(kLogitRows, seqlen - target);
-    const auto targets =
-        part.windows.window(window).subspan(static_cast<std::size_t>(target), static_cast<std::size_t>(rows));
-    std::vector<double> kl(static_cast<std::size_t>(rows));
+    const std::int64_t count = std::min(forwards_.rows_a_score(), seqlen - target);
+    const auto targets = part.windows.window(window).subspan(static_cast<std::size_t>(target),
+                                                             static_cast<std::size_t>(count));
+    std::vector<std::int64_t> rows(targets.size());
+    std::iota(rows.begin(), rows.end(), group_window * seqlen + target - 1);
+    std::vector<double> kl(targets.size());
     for (std::size_t m = 0; m < models_.size(); ++m) {
       Tally& tally = tallies_[m];
+      RowScores& scores = scores_[m];
       const auto start = std::chrono::steady_clock::now();
-      logits_[m].compute(backend_, heads_[m],
-                         hidden[m].view().row_block(group_window * seqlen + target - 1, rows), targets);
+      scores.log_probs.resize(rows.size());
+      scores.best.resize(rows.size());
+      forwards_.score(m, rows, targets, scores.log_probs, scores.best);
       tally.seconds += seconds_since(start);
-      tally.window_nll.back() -=
-          std::accumulate(logits_[m].log_probs.begin(), logits_[m].log_probs.begin() + rows, 0.0);
+      tally.window_nll.back() -= std::accumulate(scores.log_probs.begin(), scores.log_probs.end(), 0.0);
       if (m == 0) continue;
-      parallel_for(rows, 4, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t r = begin; r < end; ++r) {
-          kl[static_cast<std::size_t>(r)] = kl_divergence(logits_[0], logits_[m], r);
-        }
-      });
-      for (std::int64_t r = 0; r < rows; ++r) {
-        const auto s = static_cast<std::size_t>(r);
-        tally.kl.push_back(static_cast<float>(kl[s]));
-        tally.kl_sum += kl[s];
-        if (logits_[m].best[s] == logits_[0].best[s]) ++tally.same_top;
-        DivergentToken token{p, window, target + r, kl[s], 0.0, 0.0, {}, {}};
+      forwards_.divergences(m, kl);
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        tally.kl.push_back(static_cast<float>(kl[r]));
+        tally.kl_sum += kl[r];
+        if (scores.best[r] == scores_[0].best[r]) ++tally.same_top;
+        const auto row = static_cast<std::int64_t>(r);
+        DivergentToken token{p, window, target + row, kl[r], 0.0, 0.0, {}, {}};
         if (!tally.worst.wants(token)) continue;
-        token.dense_probability = std::exp(logits_[0].log_probs[s]);
-        token.pruned_probability = std::exp(logits_[m].log_probs[s]);
-        token.dense = logits_[0].likeliest(r);
-        token.pruned = logits_[m].likeliest(r);
+        token.dense_probability = std::exp(scores_[0].log_probs[r]);
+        token.pruned_probability = std::exp(scores.log_probs[r]);
+        token.dense = likeliest_of(forwards_.logits(0, row), targets[r], scores_[0].log_probs[r]);
+        token.pruned = likeliest_of(forwards_.logits(m, row), targets[r], scores.log_probs[r]);
         tally.worst.add(std::move(token));
       }
     }
@@ -247,10 +209,9 @@ class Comparison {
   }
 
   std::span<const Model* const> models_;
-  const Backend& backend_;
+  TextForwards& forwards_;
   CompareOptions options_;
-  std::vector<ModelHead> heads_;
-  std::vector<ScoredLogits> logits_;
+  std::vector<RowScores> scores_;  // of the rows in hand
   std::vector<Tally> tallies_;
   std::int64_t num_tokens_ = 0, num_forwarded_ = 0;
   std::int64_t steps_ = 0, total_steps_ = 0;
@@ -298,11 +259,12 @@ std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,
   return RatioInterval{std::exp(mean - half), std::exp(mean + half)};
 }
 
-std::vector<ComparedModel> compare_models(std::span<const Model* const> models, const Backend& backend,
+std::vector<ComparedModel> compare_models(std::span<const Model* const> models, TextForwards& forwards,
                                           std::span<const ScoredWindows> parts,
                                           const CompareOptions& options) {
-  expect(!models.empty() && !parts.empty(), "compare_models: models and text");
-  Comparison comparison(models, backend, options);
+  expect(!models.empty() && forwards.num_models() == models.size() && !parts.empty(),
+         "compare_models: models and text");
+  Comparison comparison(models, forwards, options);
   comparison.run(parts);
   return comparison.take_results();
 }

@@ -1,7 +1,7 @@
 // How far pruned models are from the dense one, token by token on the same text: Kullback-Leibler divergence
 // of the next-token distributions, agreement of the likeliest token, and the ratio of the perplexities.
-// Streaming: hidden states of a group of windows and logits of kLogitRows tokens are in memory, never those
-// of the whole text.
+// Streaming: hidden states of a group of windows and logits of a bounded number of tokens are in memory,
+// never those of the whole text.
 #pragma once
 
 #include <cstdint>
@@ -50,12 +50,13 @@ struct ComparedModel {
 };
 
 struct CompareOptions {
-  ForwardOptions forward;
   std::size_t num_worst = 8;
+  ProgressFn progress;  // stage "compare", in windows·blocks of all models
 };
 
-// models[0] is the dense one. Throws Error{kBadInput} when vocabularies differ, or when a loss is not finite.
-std::vector<ComparedModel> compare_models(std::span<const Model* const> models, const Backend& backend,
+// models[0] is the dense one; forwards: of these models, which have one vocabulary. Throws Error{kBadInput}
+// when a loss is not finite.
+std::vector<ComparedModel> compare_models(std::span<const Model* const> models, TextForwards& forwards,
                                           std::span<const ScoredWindows> parts,
                                           const CompareOptions& options);
 

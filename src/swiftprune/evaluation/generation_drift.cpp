@@ -6,7 +6,6 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/end_tokens.h"
-#include "swiftprune/model/generator.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/json_field.h"
 #include "swiftprune/text/json_lines.h"
@@ -61,8 +60,9 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& file) {
   return prompts;
 }
 
-AnswerSet generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
-                           std::span<const Prompt> prompts, const AnswerOptions& options) {
+AnswerSet generate_answers(const Model& model, const GeneratorMaker& make_generator,
+                           const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                           const AnswerOptions& options) {
   std::vector<std::vector<std::int32_t>> ids;
   std::int64_t longest = 0;
   for (const Prompt& prompt : prompts) {
@@ -77,14 +77,14 @@ AnswerSet generate_answers(const Model& model, const Backend& backend, const Tok
   }
   const std::vector<std::int32_t> ends = end_tokens(model, tokenizer);
   AnswerSet generation;
-  Generator generator(model, backend, options.compute, 1, longest + options.max_tokens);
+  const auto generator = make_generator(1, longest + options.max_tokens);
   double seconds = 0.0;
   std::int64_t decoded = 0;
   for (std::size_t p = 0; p < ids.size(); ++p) {
-    generator.restart();
+    generator->restart();
     Sampler greedy({});
     Answer answer;
-    ConstMatrixView logits = generator.append(ids[p]);
+    ConstMatrixView logits = generator->append(ids[p]);
     const auto start = std::chrono::steady_clock::now();
     while (std::ssize(answer.ids) < options.max_tokens) {
       const std::int32_t id = greedy.next(logits.row_span(0));
@@ -94,7 +94,7 @@ AnswerSet generate_answers(const Model& model, const Backend& backend, const Tok
       }
       answer.ids.push_back(id);
       if (std::ssize(answer.ids) == options.max_tokens) break;
-      logits = generator.append(std::vector{id});
+      logits = generator->append(std::vector{id});
       ++decoded;
     }
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

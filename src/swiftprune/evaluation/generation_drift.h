@@ -12,6 +12,7 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/model/sequence_generator.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
@@ -40,12 +41,13 @@ struct AnswerSet {
 
 struct AnswerOptions {
   std::int64_t max_tokens = 64;
-  ComputeType compute = ComputeType::kF32;
   ProgressFn progress;  // stage "generate", in prompts
 };
-// Greedy. Throws Error{kBadInput} naming the prompt that does not fit in the model's positions.
-AnswerSet generate_answers(const Model& model, const Backend& backend, const Tokenizer& tokenizer,
-                           std::span<const Prompt> prompts, const AnswerOptions& options);
+// Greedy; make_generator: of this model. Throws Error{kBadInput} naming the prompt that does not fit in the
+// model's positions.
+AnswerSet generate_answers(const Model& model, const GeneratorMaker& make_generator,
+                           const Tokenizer& tokenizer, std::span<const Prompt> prompts,
+                           const AnswerOptions& options);
 
 struct GenerationDrift {
   double identical = 0.0;  // share of prompts with the same answer

@@ -1,5 +1,6 @@
 #include "swiftprune/evaluation/perplexity.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <numeric>
@@ -7,25 +8,47 @@
 namespace swiftprune {
 namespace {
 
+// Σ -log p of the window's tokens [first_target, seqlen); its rows begin at first_row.
+double window_loss(TextForwards& forwards, std::span<const std::int32_t> window, std::int64_t first_target,
+                   std::int64_t first_row) {
+  const std::int64_t seqlen = std::ssize(window);
+  double sum = 0.0;
+  std::vector<std::int64_t> rows;
+  std::vector<double> log_probs;
+  std::vector<std::int32_t> best;
+  for (std::int64_t target = first_target; target < seqlen; target += forwards.rows_a_score()) {
+    check_interrupt();
+    const std::int64_t count = std::min(forwards.rows_a_score(), seqlen - target);
+    rows.resize(static_cast<std::size_t>(count));
+    std::iota(rows.begin(), rows.end(), first_row + target - 1);
+    log_probs.resize(rows.size());
+    best.resize(rows.size());
+    forwards.score(0, rows, window.subspan(static_cast<std::size_t>(target), rows.size()), log_probs, best);
+    sum -= std::accumulate(log_probs.begin(), log_probs.end(), 0.0);
+  }
+  return sum;
+}
+
 // Summed negative log-likelihood of each window's scored tokens.
-std::vector<double> window_sums(const Model& model, const Backend& backend, const ScoredWindows& scored,
-                                ForwardOptions options) {
+std::vector<double> window_sums(TextForwards& forwards, const Model& model, const ScoredWindows& scored,
+                                const ProgressFn& progress) {
   const TokenWindows& windows = scored.windows;
-  std::vector<double> sums(static_cast<std::size_t>(windows.num_windows()), 0.0);
-  std::vector<std::int64_t> first_rows;
-  for (const std::int64_t target : scored.first_target) first_rows.push_back(target - 1);
-  options.first_rows = first_rows;
-  for_each_logits(
-      model, backend, windows, options, [&](std::int64_t w, std::int64_t first_row, ConstMatrixView logits) {
-        // Row r predicts token r + 1; the last row of a window predicts nothing that is known.
-        const std::int64_t rows = std::min(logits.rows, windows.seqlen - 1 - first_row);
-        if (rows <= 0) return;
-        std::vector<double> log_probs(static_cast<std::size_t>(rows));
-        const auto targets = windows.window(w).subspan(static_cast<std::size_t>(first_row + 1),
-                                                       static_cast<std::size_t>(rows));
-        backend.target_log_probs(logits.row_block(0, rows), targets, log_probs);
-        sums[static_cast<std::size_t>(w)] -= std::accumulate(log_probs.begin(), log_probs.end(), 0.0);
-      });
+  const std::int64_t group = std::max<std::int64_t>(1, forwards.prepare(windows.seqlen) / windows.seqlen);
+  const std::int64_t total = windows.num_windows() * model.config().num_layers();
+  std::int64_t done = 0;
+  std::vector<double> sums;
+  for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
+    const std::int64_t count = std::min(group, windows.num_windows() - first);
+    forwards.run(0, windows, first, count, [&](std::int64_t n) {
+      done += n;
+      if (progress) progress("forward", done, total);
+    });
+    for (std::int64_t w = 0; w < count; ++w) {
+      sums.push_back(window_loss(forwards, windows.window(first + w),
+                                 scored.first_target[static_cast<std::size_t>(first + w)],
+                                 w * windows.seqlen));
+    }
+  }
   return sums;
 }
 
@@ -35,18 +58,12 @@ double PerplexityResult::bits_per_byte(double bytes_per_token) const {
   return mean_nll / std::numbers::ln2 / bytes_per_token;
 }
 
-PerplexityResult perplexity(const Model& model, const Backend& backend, std::span<const ScoredWindows> parts,
-                            const ForwardOptions& options) {
-  return perplexity_of(model, parts,
-                       [&](const ScoredWindows& part) { return window_sums(model, backend, part, options); });
-}
-
-PerplexityResult perplexity_of(const Model& model, std::span<const ScoredWindows> parts,
-                               const WindowSums& window_sums) {
+PerplexityResult perplexity(const Model& model, TextForwards& forwards, std::span<const ScoredWindows> parts,
+                            const ProgressFn& progress) {
   PerplexityResult result;
   double total = 0.0;
   for (const ScoredWindows& scored : parts) {
-    const std::vector<double> sums = window_sums(scored);
+    const std::vector<double> sums = window_sums(forwards, model, scored, progress);
     for (std::size_t w = 0; w < sums.size(); ++w) {
       total += sums[w];
       result.window_nll.push_back(sums[w] /

@@ -3,12 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
+#include "swiftprune/core/progress.h"
 #include "swiftprune/evaluation/scored_windows.h"
-#include "swiftprune/model/forward.h"
+#include "swiftprune/model/text_forwards.h"
 
 namespace swiftprune {
 
@@ -23,14 +23,9 @@ struct PerplexityResult {
   double bits_per_byte(double bytes_per_token) const;
 };
 
-// What the losses make. window_sums: of each window of a part the summed loss of its scored tokens, in nats;
-// model: for messages. Throws Error{kBadInput} when a loss is not finite, for then weights or activations
-// have overflowed.
-using WindowSums = std::function<std::vector<double>(const ScoredWindows& part)>;
-PerplexityResult perplexity_of(const Model& model, std::span<const ScoredWindows> parts,
-                               const WindowSums& window_sums);
-// The same with the model's own losses.
-PerplexityResult perplexity(const Model& model, const Backend& backend, std::span<const ScoredWindows> parts,
-                            const ForwardOptions& options);
+// forwards: of this model; progress: stage "forward", in windows·blocks. Throws Error{kBadInput} when a loss
+// is not finite, for then weights or activations have overflowed.
+PerplexityResult perplexity(const Model& model, TextForwards& forwards, std::span<const ScoredWindows> parts,
+                            const ProgressFn& progress);
 
 }  // namespace swiftprune

@@ -143,13 +143,14 @@ TaskItem read_copa(const JsonField& line) {
     context.resize(text::previous_boundary(context, context.size()));
     std::vector<std::string> choices;
     for (const char* key : {"choice1", "choice2"}) {
-      choices.push_back(" " + with_first(line.at(key).string(), text::append_lowercase, text::append_utf8));
+      choices.push_back(
+          fmt::format(" {}", with_first(line.at(key).string(), text::append_lowercase, text::append_utf8)));
     }
     return choice_item(context + (cause ? " because" : " therefore"), choices, index(line.at("label"), 0, 1));
   }
   std::string context = query(line);
   for (const std::string_view word : {" because", " therefore"}) {
-    const std::string comma = "," + std::string(word);
+    const std::string comma = fmt::format(",{}", word);
     if (context.ends_with(comma)) context.erase(context.size() - comma.size(), 1);
   }
   return query_item(line, context, " ", " ");

@@ -12,7 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "swiftprune/model/forward.h"
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/text_forwards.h"
 #include "swiftprune/text/json_field.h"
 #include "swiftprune/text/tokenizer.h"
 
@@ -68,7 +69,7 @@ struct TaskResult {
 };
 // Throws Error{kBadInput} naming the line for an empty continuation and for one that does not fit in the
 // model's positions.
-TaskResult run_task(const Model& model, const Backend& backend, const Tokenizer& tokenizer, const Task& task,
-                    const ForwardOptions& options);
+TaskResult run_task(const Model& model, TextForwards& forwards, const Tokenizer& tokenizer, const Task& task,
+                    const ProgressFn& progress);
 
 }  // namespace swiftprune

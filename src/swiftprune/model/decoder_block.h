@@ -78,9 +78,9 @@ class DecoderBlock {
                const BlockForwardOptions& options) const;
 
   // The steps of forward(), for what must stop between them (calibration). hidden [N, hidden].
-  //   x = input_of(kAttention, hidden);  mixed = attention(x);  add_output(kAttentionOutput, project(mixed),
-  //   hidden) x = input_of(kMlp, hidden);        inner = mlp(x);        add_output(kMlpOutput,
-  //   project(inner), hidden)
+  //   x = input_of(kAttention, hidden);  mixed = attention(x);
+  //   add_output(kAttentionOutput, project(mixed), hidden)
+  //   x = input_of(kMlp, hidden);  inner = mlp(x);  add_output(kMlpOutput, project(inner), hidden)
   // With a parallel residual the MLP's input comes from the hidden states before attention was added.
   Matrix input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const;
   Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,

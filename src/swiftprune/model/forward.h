@@ -15,8 +15,6 @@ struct ForwardOptions {
   std::int64_t hidden_bytes = std::int64_t{256}
                               << 20;  // windows are taken in groups whose hidden states fit in this
   ProgressFn progress;                // stage "forward", in windows·blocks
-  // Logits are computed from this row of each window on (its own one each, or empty: all rows).
-  std::span<const std::int64_t> first_rows = {};
 };
 
 // Windows of one group share their rows: small windows are joined to about this many tokens a pass.
@@ -33,6 +31,12 @@ std::int64_t windows_per_group(const Model& model, std::int64_t seqlen, const Fo
 Matrix forward_blocks(const Model& model, const Backend& backend, const TokenWindows& windows,
                       std::int64_t first, std::int64_t count, ComputeType compute,
                       const std::function<void(std::int64_t)>& step);
+
+// Runs of tokens (decoder_block.h), given one after the other, through all blocks -> [|ids|, hidden]. step():
+// as each block ends.
+Matrix forward_segments(const Model& model, const Backend& backend, std::span<const std::int32_t> ids,
+                        std::span<const Segment> segments, ComputeType compute,
+                        const std::function<void()>& step);
 
 inline constexpr std::int64_t kLogitRows = 256;  // rows of logits in memory at a time
 

@@ -34,6 +34,10 @@ struct NormTensors {
 enum class LinearInput { kAttention, kAttentionOutput, kMlp, kMlpOutput };
 constexpr int kNumLinearInputs = 4;
 std::string_view name_of(LinearInput input);
+// Is the linear that reads it an output projection, whose result joins the residual?
+constexpr bool is_output(LinearInput input) {
+  return input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
+}
 
 struct LinearTensors {
   std::string name;  // module path: the weight is "<name>.weight", the bias "<name>.bias"

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 
 #include "swiftprune/tensor/matrix.h"
@@ -19,5 +21,9 @@ class SequenceGenerator {
   // Bytes of weights, and of cached keys and values at this position, that one step of all sequences reads.
   virtual std::int64_t bytes_per_step(std::int64_t position) const = 0;
 };
+
+// Loads one model for so many sequences of so many positions each, wherever it is computed.
+using GeneratorMaker =
+    std::function<std::unique_ptr<SequenceGenerator>(std::int64_t sequences, std::int64_t capacity)>;
 
 }  // namespace swiftprune

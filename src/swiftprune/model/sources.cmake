@@ -2,6 +2,7 @@ target_sources(swiftprune PRIVATE
   model/config_reader.cpp
   model/family_config.cpp
   model/layer_sizes.cpp
+  model/model_features.cpp
   model/resident_model.cpp
   model/rope.cpp
   model/family.cpp
@@ -15,6 +16,7 @@ target_sources(swiftprune PRIVATE
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp
+  model/cpu_text_forwards.cpp
   model/generator.cpp
   model/end_tokens.cpp
   model/logit_rules.cpp

@@ -5,10 +5,11 @@
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/model/generator.h"
-#include "swiftprune/pipeline/allocate.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/sensitivities.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -37,7 +38,7 @@ struct Candidate {
 
 class NullOutput final : public PruneOutput {
  public:
-  void write(const std::string&, std::span<const float>) override {}
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
 };
 
 // A folder that goes when the trial is over.
@@ -57,22 +58,22 @@ class TrialFolder {
 };
 
 // Tokens a second of generation, after a short prompt of the text.
-double decode_speed(const Model& model, const Backend& backend, const PilotText& text, ComputeType compute) {
+double decode_speed(const Model& model, Device& device, const PilotText& text, ComputeType compute) {
   const auto window = text.evaluation.front().windows.window(0);
   const auto prompt = std::min<std::int64_t>(kDecodePrompt, std::ssize(window) / 2);
   const auto tokens = std::min<std::int64_t>(kDecodeTokens, std::ssize(window) - prompt);
-  Generator generator(model, backend, compute, 1, prompt + tokens);
-  generator.append(window.first(static_cast<std::size_t>(prompt)));
+  const auto generator = device.generator(model, compute, 1, prompt + tokens, {});
+  generator->append(window.first(static_cast<std::size_t>(prompt)));
   const auto start = Clock::now();
   for (std::int64_t t = 0; t < tokens; ++t)
-    generator.append(window.subspan(static_cast<std::size_t>(prompt + t), 1));
+    generator->append(window.subspan(static_cast<std::size_t>(prompt + t), 1));
   return static_cast<double>(tokens) / std::max(1e-9, seconds_since(start));
 }
 
 class Pilot {
  public:
-  Pilot(const Model& model, const Backend& backend, const PilotText& text, const PilotOptions& options)
-      : model_(model), backend_(backend), text_(text), options_(options) {
+  Pilot(const Model& model, Device& device, const PilotText& text, const PilotOptions& options)
+      : model_(model), device_(device), text_(text), options_(options) {
     for (const std::string& name : options.methods) {
       const Method& method = method_by_name(name);
       for (const double sparsity : options.sparsities) candidates_.push_back({&method, {}, sparsity});
@@ -126,7 +127,8 @@ class Pilot {
     options.progress = options_.forward.progress;
     TokenWindows windows;
     if (needs_calibration(plan)) windows = calibration(*candidate.method);
-    return prune(model_, backend_, plan, windows, options, output);
+    device_.check_plan(model_, plan, options);
+    return device_.prune(model_, plan, windows, options, output);
   }
 
   // Each method on the first blocks: what a whole run will take, and the error of a layer's output.
@@ -169,8 +171,10 @@ class Pilot {
     if (!allocates(candidate)) return;
     // What half of each linear's weights are worth does not depend on the sparsity on trial.
     if (sensitivities_.empty()) {
-      sensitivities_ = measure_sensitivities(model_, backend_, plan, calibration(*candidate.method),
-                                             options_.forward.compute, options_.forward.progress);
+      sensitivities_ = device_
+                           .measure_sensitivities(model_, plan, calibration(*candidate.method),
+                                                  options_.forward.compute, options_.forward.progress)
+                           .values;
     }
     allocate_by_sensitivity(sensitivities_, plan);
   }
@@ -202,13 +206,13 @@ class Pilot {
     input.bytes_per_token = options_.bytes_per_token;
     input.masks = options_.masks;
     input.forward = options_.forward;
-    ComparisonReport comparison = compare(input, backend_);
+    ComparisonReport comparison = compare(input, device_);
     ModelReport trial = std::move(comparison.models[1]);
     if (trials_.empty()) {
       comparison.models.pop_back();
       report_ = std::move(comparison);
       report_.models[0].decode_tokens_per_second =
-          decode_speed(model_, backend_, text_, options_.forward.compute);
+          decode_speed(model_, device_, text_, options_.forward.compute);
     }
     describe(candidate, result, allocate_seconds, trial);
     measure_packed(*pruned, packed.path(), trial);
@@ -243,11 +247,13 @@ class Pilot {
     } else {
       arguments.insert(arguments.end(), {"--pattern", format(candidate.pattern)});
     }
+    if (options_.device != "cpu") arguments.insert(arguments.end(), {"--device", options_.device});
     if (needs_calibration(plan_of(candidate))) {
       const std::int64_t windows = calibration(*candidate.method).num_windows();
       arguments.insert(arguments.end(), {"--calibration", options_.text, "--windows", std::to_string(windows),
                                          "--seqlen", std::to_string(text_.calibration.seqlen)});
     }
+    arguments.insert(arguments.end(), options_.prune_arguments.begin(), options_.prune_arguments.end());
     return arguments;
   }
 
@@ -258,12 +264,12 @@ class Pilot {
       if (dtype == DType::kBF16 || dtype == DType::kF16) linears.push_back(linear.name);
     }
     if (linears.empty()) {  // F32 is not packed
-      trial.decode_tokens_per_second = decode_speed(pruned, backend_, text_, options_.forward.compute);
+      trial.decode_tokens_per_second = decode_speed(pruned, device_, text_, options_.forward.compute);
       return;
     }
     trial.packed_bytes = pack_checkpoint(pruned.checkpoint(), linears, folder, {}).target_bytes;
     trial.decode_tokens_per_second =
-        decode_speed(*Model::open(folder), backend_, text_, options_.forward.compute);
+        decode_speed(*Model::open(folder), device_, text_, options_.forward.compute);
   }
 
   struct Trial {
@@ -319,7 +325,7 @@ class Pilot {
   }
 
   const Model& model_;
-  const Backend& backend_;
+  Device& device_;
   const PilotText& text_;
   const PilotOptions& options_;
   Clock::time_point start_ = Clock::now();
@@ -357,9 +363,9 @@ PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& na
   return text;
 }
 
-ComparisonReport run_pilot(const Model& model, const Backend& backend, const PilotText& text,
+ComparisonReport run_pilot(const Model& model, Device& device, const PilotText& text,
                            const PilotOptions& options) {
-  return Pilot(model, backend, text, options).run();
+  return Pilot(model, device, text, options).run();
 }
 
 }  // namespace swiftprune

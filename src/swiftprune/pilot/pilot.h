@@ -27,6 +27,7 @@ PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& na
 struct PilotOptions {
   std::string model;  // as the user named it
   std::string text;
+  std::string device = "cpu";  // as the user named it
   std::vector<std::string> methods = {"fast", "best"};
   std::vector<double> sparsities = {0.3, 0.5, 0.6};
   std::vector<std::string> patterns = {"2:4"};  // N:M, beside the sparsities
@@ -34,6 +35,7 @@ struct PilotOptions {
   double max_perplexity_ratio = 1.10;  // what the recommended model is to keep
   std::filesystem::path work;          // folder for the models on trial, which are removed again
   std::optional<double> bytes_per_token;
+  std::vector<std::string> prune_arguments;  // of the user's own, for every command that it prints
   std::vector<std::string> masks;
   ForwardOptions forward;
 };
@@ -41,7 +43,7 @@ struct PilotOptions {
 // The dense model and every trial, best first. report.recommendation: the sparsest trial that keeps the limit
 // (of those within a hundredth, the lowest perplexity), else the one nearest to it, which a note says.
 // Throws Error{kUsage} for unknown methods or patterns.
-ComparisonReport run_pilot(const Model& model, const Backend& backend, const PilotText& text,
+ComparisonReport run_pilot(const Model& model, Device& device, const PilotText& text,
                            const PilotOptions& options);
 
 }  // namespace swiftprune

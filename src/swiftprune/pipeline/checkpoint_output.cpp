@@ -20,11 +20,6 @@ void CheckpointOutput::mark(const std::string& name) {
   written_.insert(name);
 }
 
-void CheckpointOutput::write(const std::string& name, std::span<const float> values) {
-  writer_.write(name, values);
-  mark(name);
-}
-
 void CheckpointOutput::write_part(const std::string& name, std::int64_t first,
                                   std::span<const std::byte> bytes) {
   writer_.write_bytes_part(name, first, bytes);

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
-#include "swiftprune/pipeline/prune.h"
 
 namespace swiftprune {
 
@@ -18,7 +18,6 @@ class CheckpointOutput final : public PruneOutput {
   CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer, Journal* journal = nullptr,
                    std::span<const FinishedBlock> finished = {});
 
-  void write(const std::string& name, std::span<const float> values) override;
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
   void finish(const FinishedBlock& block) override;
   void read(const std::string& name, std::span<float> values) override;

@@ -11,7 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune {
 

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <span>
-#include <string>
 #include <string_view>
+
+#include "swiftprune/refinement/refine_spec.h"
+#include "swiftprune/scoring/score_spec.h"
+#include "swiftprune/selection/selector.h"
 
 namespace swiftprune {
 
@@ -16,10 +19,10 @@ std::string_view name_of(Propagation propagation);
 
 struct Method {
   std::string_view name;
-  std::string_view score;      // scorer spec for unstructured and block patterns
-  std::string_view n_m_score;  // for N:M
-  std::string_view select;
-  std::string_view refine;
+  ScoreSpec score;      // for unstructured and block patterns
+  ScoreSpec n_m_score;  // for N:M
+  SelectKind select;
+  RefineSpec refine;
   int windows;  // of calibration text
   Propagation propagation;
   bool allocates;  // unstructured patterns: spreads the sparsity by sensitivity unless told otherwise

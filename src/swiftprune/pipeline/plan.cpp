@@ -10,8 +10,6 @@
 
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/refinement/refiner.h"
-#include "swiftprune/scoring/scorer.h"
 
 namespace swiftprune {
 namespace {
@@ -25,11 +23,10 @@ void check_sparsity(double sparsity, const std::string& where) {
     bad_usage("{}: found {}, expected 0 <= sparsity < 1", where, sparsity);
 }
 
-// Checks that the parts exist and that the pattern fits, before any work is done.
+// Checks that the pattern fits the tensor and its refinement, before any work is done.
 void check_entry(const PlanEntry& entry) {
   if (!entry.prune) return;
-  make_scorer(entry.score);
-  make_refiner(entry.refine);
+  check_pattern(entry.refine.facts(), entry.pattern, entry.tensor);
   check_target(entry.target(PruneTarget::Rounding::kFloor), entry.rows, entry.cols);
 }
 
@@ -86,9 +83,9 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
       check_sparsity(entry.sparsity, "--override: sparsity");
       sparsity_given = true;
     } else if (key == "score") {
-      entry.score = value;
+      entry.score = parse_score(value);
     } else if (key == "refine") {
-      entry.refine = value;
+      entry.refine = parse_refine(value);
     } else if (key == "prune") {
       if (value != "yes" && value != "no")
         bad_usage("--override: prune: found '{}', expected yes or no", value);
@@ -206,8 +203,8 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
         bad_input("{}: row_budgets: found true with the pattern {}, expected the pattern row", where,
                   format(entry.pattern));
       }
-      entry.score = item.value("score", entry.score);
-      entry.refine = item.value("refine", entry.refine);
+      if (item.contains("score")) entry.score = parse_score(item["score"].get<std::string>());
+      if (item.contains("refine")) entry.refine = parse_refine(item["refine"].get<std::string>());
       check_entry(entry);
     } catch (const nlohmann::json::exception& error) {
       bad_input("{}: {}; expected name, prune, pattern, sparsity, row_budgets, score, refine", where,
@@ -228,8 +225,8 @@ nlohmann::ordered_json to_json(const Plan& plan) {
       item["pattern"] = format(entry.pattern);
       if (entry.pattern.kind != Pattern::Kind::kNofM) item["sparsity"] = entry.sparsity;
       if (entry.has_row_budgets()) item["row_budgets"] = true;
-      item["score"] = entry.score;
-      item["refine"] = entry.refine;
+      item["score"] = format(entry.score);
+      item["refine"] = format(entry.refine);
     }
     tensors.push_back(std::move(item));
   }

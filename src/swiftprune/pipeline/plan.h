@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/model/model.h"
+#include "swiftprune/refinement/refine_spec.h"
+#include "swiftprune/scoring/score_spec.h"
 #include "swiftprune/selection/pattern.h"
 
 namespace swiftprune {
@@ -26,8 +28,8 @@ struct PlanEntry {
   bool row_budgets =
       false;           // Kind::kRow: rows of little effect lose more (row_budgets.h), else all lose the same
   bool fixed = false;  // asked for by name: allocation leaves it as it is
-  std::string score;   // scorer spec
-  std::string refine;  // refiner spec
+  ScoreSpec score;
+  RefineSpec refine;
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
@@ -51,8 +53,8 @@ struct Plan {
 struct PlanDefaults {
   Pattern pattern;
   double sparsity = 0.5;
-  std::string score;
-  std::string refine;
+  ScoreSpec score;
+  RefineSpec refine;
 };
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 

@@ -117,7 +117,7 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
       {"asked_sparsity", plan.sparsity()},
       {"sparsity", result.sparsity},
       {"resumed_blocks", result.resumed_blocks},
-      {"select", options.select},
+      {"select", name_of(options.select)},
       {"propagate", name_of(options.propagation)},
       {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
       {"calibration", calibration_record(calibration)},

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/calibration/stopping.h"
-#include "swiftprune/pipeline/allocate.h"
-#include "swiftprune/pipeline/prune.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune {
 

@@ -88,8 +88,8 @@ std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) 
     if (tensor.name == linears[i].name + ".bias") return {rows};
     if (tensor.name != linears[i].name + ".weight") continue;
     const LinearInput input = linears[i].input;
-    const bool output = input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput;
-    return {rows, output ? std::ssize(kept_columns(model_.config(), input, kept)) : linears[i].inputs};
+    return {rows,
+            is_output(input) ? std::ssize(kept_columns(model_.config(), input, kept)) : linears[i].inputs};
   }
   return tensor.shape;
 }
@@ -124,27 +124,6 @@ std::vector<PlannedTensor> ShrunkCheckpoint::plan(std::uint64_t max_shard_bytes)
   }
   if (!single) assign_shards(planned, max_shard_bytes);
   return planned;
-}
-
-void ShrunkCheckpoint::write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) {
-  expect(new_index_.at(block.layer) == new_layer, "write: layers in order");
-  const std::vector<BlockLinear>& linears = weights.linears();
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    const BlockLinear& linear = linears[i];
-    const std::vector<std::int64_t> rows = kept_rows(model_.config(), i, block.kept);
-    Matrix kept = take_rows(linear.weight.view(), rows);
-    const LinearInput input = linear.tensors.input;
-    if (input == LinearInput::kAttentionOutput || input == LinearInput::kMlpOutput) {
-      kept = take_columns(std::as_const(kept).view(), kept_columns(model_.config(), input, block.kept));
-    }
-    const std::string weight = linear.tensors.name + ".weight";
-    writer_.write(new_name(weight), std::as_const(kept).values());
-    mark(weight);
-    if (!linear.tensors.bias) continue;
-    std::vector<float> bias;
-    for (const std::int64_t row : rows) bias.push_back(linear.bias[static_cast<std::size_t>(row)]);
-    write_bias(linear.tensors.name + ".bias", bias);
-  }
 }
 
 void ShrunkCheckpoint::write_part(const std::string& name, std::int64_t first,

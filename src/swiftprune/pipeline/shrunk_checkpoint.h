@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/pipeline/shrink.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 namespace swiftprune {
 
@@ -24,7 +24,6 @@ class ShrunkCheckpoint final : public ShrinkOutput {
                    const std::filesystem::path& folder, std::vector<LinearInput> added_biases = {},
                    std::uint64_t max_shard_bytes = 5'000'000'000);
 
-  void write(std::int64_t new_layer, const ShrunkBlock& block, const DecoderBlock& weights) override;
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
   void write_bias(const std::string& name, std::span<const float> values) override;
   // After the last block: the tensors outside the blocks, config.json, the other files, the record. The

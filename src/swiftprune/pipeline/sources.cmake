@@ -1,18 +1,24 @@
 target_sources(swiftprune PRIVATE
-  pipeline/allocate.cpp
+  pipeline/method.cpp
+  pipeline/plan.cpp
+  pipeline/capabilities.cpp
+  pipeline/choices/allocate.cpp
+  pipeline/choices/layer_choice.cpp
+  pipeline/choices/row_budgets.cpp
+  pipeline/choices/sensitivities.cpp
+  pipeline/choices/cpu_probe_shop.cpp
+  pipeline/choices/shape_choice.cpp
+  pipeline/choices/width_choice.cpp
+  pipeline/streams/cpu_stream_ops.cpp
+  pipeline/streams/trial_streams.cpp
+  pipeline/drivers/prune.cpp
+  pipeline/drivers/cpu_prune_shop.cpp
+  pipeline/drivers/shrink.cpp
+  pipeline/drivers/cpu_shrink_shop.cpp
+  pipeline/block_edits.cpp
+  pipeline/tensor_output.cpp
   pipeline/checkpoint_output.cpp
+  pipeline/shrunk_checkpoint.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp
-  pipeline/layer_choice.cpp
-  pipeline/method.cpp
-  pipeline/one_stream.cpp
-  pipeline/plan.cpp
-  pipeline/prune.cpp
-  pipeline/record.cpp
-  pipeline/row_budgets.cpp
-  pipeline/shape_choice.cpp
-  pipeline/width_choice.cpp
-  pipeline/shrink.cpp
-  pipeline/shrunk_checkpoint.cpp
-  pipeline/trial_streams.cpp
-  pipeline/two_streams.cpp)
+  pipeline/record.cpp)

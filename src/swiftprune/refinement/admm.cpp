@@ -4,11 +4,11 @@
 #include <cmath>
 #include <utility>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/row_loops.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 
 namespace swiftprune {
@@ -22,15 +22,7 @@ bool is_row_local(const Pattern& pattern) {
 
 class AdmmRefiner final : public Refiner {
  public:
-  explicit AdmmRefiner(const AdmmOptions& options) : options_(options) {}
-  std::string name() const override {
-    const AdmmOptions& o = options_;
-    const AdmmOptions defaults;
-    if (o.damping == defaults.damping && o.rho == defaults.rho)
-      return fmt::format("admm({},{})", o.steps, o.ramp);
-    return fmt::format("admm({},{},{:g},{:g})", o.steps, o.ramp, o.damping, o.rho);
-  }
-  bool uses_mask() const override { return false; }
+  explicit AdmmRefiner(const AdmmOptions& options) : Refiner(facts_of(options)), options_(options) {}
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,

@@ -17,14 +17,6 @@
 
 namespace swiftprune {
 
-struct AdmmOptions {
-  int steps = 20;
-  int ramp = 15;  // the first step with the full sparsity
-  double damping = 0.1;
-  double rho = 1.0;
-  double energy_floor = 0.0;  // n_j = √(G_jj + floor·mean G_jj) + 1e-8
-};
-
 class AdmmGram final : public PreparedGram {
  public:
   std::vector<float> norm;  // [I] n

@@ -13,7 +13,6 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kRowsPerChunk = 32;
-constexpr double kEnergyFloor = 1e-8;
 
 struct AlignedGram final : PreparedGram {
   AdmmGram admm;
@@ -35,16 +34,8 @@ void match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend
 
 class AlignedAdmmRefiner final : public Refiner {
  public:
-  explicit AlignedAdmmRefiner(const AlignedAdmmOptions& options) : options_(options) {}
-  std::string name() const override {
-    const AlignedAdmmOptions& o = options_;
-    const AlignedAdmmOptions defaults;
-    if (o.alpha == defaults.alpha && o.beta == defaults.beta)
-      return fmt::format("aligned-admm({},{})", o.steps, o.ramp);
-    return fmt::format("aligned-admm({},{},{:g},{:g})", o.steps, o.ramp, o.alpha, o.beta);
-  }
-  bool uses_mask() const override { return false; }
-  bool uses_alignment() const override { return true; }
+  explicit AlignedAdmmRefiner(const AlignedAdmmOptions& options)
+      : Refiner(facts_of(options)), options_(options) {}
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
@@ -54,9 +45,7 @@ class AlignedAdmmRefiner final : public Refiner {
     expect(stats.cross == nullptr || (stats.cross->rows() == n && stats.cross->cols() == n),
            "aligned-admm: cross moments [I, I]");
     auto prepared = std::make_unique<AlignedGram>();
-    prepared->admm =
-        prepare_admm(gram, {.steps = options_.steps, .ramp = options_.ramp, .energy_floor = kEnergyFloor},
-                     backend, tensor, stats.compute);
+    prepared->admm = prepare_admm(gram, options_.admm(), backend, tensor, stats.compute);
     prepared->residual = stats.residual;
     prepared->moments = Matrix(n, n);
     const double alpha = stats.cross != nullptr ? options_.alpha : 0.0;
@@ -98,7 +87,7 @@ class AlignedAdmmRefiner final : public Refiner {
                        const Backend& backend) const override {
     const auto& gram = static_cast<const AlignedGram&>(prepared);
     const Matrix right = right_side(task.weight, gram, backend);
-    AdmmIteration iteration(task.weight, right.view(), gram.admm, AdmmOptions{}.rho, backend);
+    AdmmIteration iteration(task.weight, right.view(), gram.admm, options_.admm().rho, backend);
     run_steps(iteration, task.target, options_.steps, options_.ramp);
     Refinement result;
     result.weight = iteration.take_weight();

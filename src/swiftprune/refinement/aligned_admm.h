@@ -18,13 +18,6 @@
 
 namespace swiftprune {
 
-struct AlignedAdmmOptions {
-  int steps = 20;
-  int ramp = 15;        // the first step with the full sparsity
-  double alpha = 0.35;  // share of the error of the inputs that is made up for
-  double beta = 0.5;    // share of the error of the residual
-};
-
 std::unique_ptr<Refiner> make_aligned_admm(const AlignedAdmmOptions& options);
 
 }  // namespace swiftprune

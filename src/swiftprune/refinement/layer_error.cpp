@@ -1,5 +1,6 @@
 #include "swiftprune/refinement/layer_error.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "swiftprune/core/checked_math.h"
@@ -37,6 +38,28 @@ std::vector<double> row_energies(ConstMatrixView weight, const LayerStats& stats
 double layer_error(ConstMatrixView change, ConstMatrixView gram, const Backend& backend) {
   const std::vector<double> energies = row_energies(change, gram, backend);
   return std::accumulate(energies.begin(), energies.end(), 0.0);
+}
+
+std::optional<double> output_error(ConstMatrixView dense, ConstMatrixView pruned, const LayerStats& stats,
+                                   const Backend& backend) {
+  if (stats.num_tokens == 0) return std::nullopt;
+  const std::int64_t step = output_error_step(dense.rows);
+  const Matrix change = sampled_difference(dense, pruned, step);
+  const Matrix whole = sampled_difference(dense, {}, step);
+  const auto error = [&](const Matrix& w) {
+    const std::vector<double> energies = row_energies(w.view(), stats, backend);
+    return std::accumulate(energies.begin(), energies.end(), 0.0);
+  };
+  return relative_error(error(change), error(whole));
+}
+
+std::int64_t output_error_step(std::int64_t rows) {
+  constexpr std::int64_t kSampledRows = 256;
+  return std::max<std::int64_t>(1, rows / kSampledRows);
+}
+
+double relative_error(double change, double whole) {
+  return whole > 0.0 ? std::max(0.0, change / whole) : 0.0;
 }
 
 Matrix sampled_difference(ConstMatrixView a, ConstMatrixView b, std::int64_t step) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/row_loops.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 
 namespace swiftprune {
@@ -22,12 +22,7 @@ class PcgGram final : public PreparedGram {
 
 class PcgRefiner final : public Refiner {
  public:
-  explicit PcgRefiner(const PcgOptions& options) : options_(options) {}
-  std::string name() const override {
-    if (options_.damping == PcgOptions{}.damping) return fmt::format("pcg({})", options_.steps);
-    return fmt::format("pcg({},{:g})", options_.steps, options_.damping);
-  }
-  bool uses_mask() const override { return true; }
+  explicit PcgRefiner(const PcgOptions& options) : Refiner(facts_of(options)), options_(options) {}
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&,

@@ -9,11 +9,6 @@
 
 namespace swiftprune {
 
-struct PcgOptions {
-  int steps = 20;
-  double damping = 0.01;
-};
-
 std::unique_ptr<Refiner> make_pcg(const PcgOptions& options);
 
 }  // namespace swiftprune

@@ -5,11 +5,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
-#include <string>
 #include <string_view>
 
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/pattern.h"
 #include "swiftprune/tensor/mask.h"
@@ -22,15 +21,11 @@ struct RefineTask {
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
-  bool measure_error = true;  // fill the report's errors: up to three products of 256 evenly spread rows
 };
 
 struct RefineReport {
-  double damping = 0.0;       // added to the Gram's diagonal, relative to its mean
-  int damping_raised = 0;     // how often it was raised tenfold because the Gram was not positive definite
-  std::int64_t num_dead = 0;  // inputs that are zero on all tokens
-  double error_before = 0.0;  // E(dense weights under the given mask, or the final one) / E(0)
-  double error_after = 0.0;   // E(B) / E(0)
+  double damping = 0.0;    // added to the Gram's diagonal, relative to its mean
+  int damping_raised = 0;  // how often it was raised tenfold because the Gram was not positive definite
 };
 
 struct Refinement {
@@ -48,13 +43,12 @@ class PreparedGram {
 
 class Refiner {
  public:
+  explicit Refiner(const RefineFacts& facts) : facts_(facts) {}
   virtual ~Refiner() = default;
-  virtual std::string name() const = 0;  // with its parameters: "admm(20)"
-  virtual bool uses_gram() const { return true; }
-  virtual bool uses_mask() const = 0;                   // false: finds the mask itself, no scores are needed
-  virtual bool keeps_weights() const { return false; }  // kept weights stay as they are
-  // Reads LayerStats::cross and residual where they are given, to lead the output back to the dense model's.
-  virtual bool uses_alignment() const { return false; }
+  bool uses_gram() const { return facts_.uses_gram; }
+  bool uses_mask() const { return facts_.uses_mask; }
+  bool keeps_weights() const { return facts_.keeps_weights; }
+  bool uses_alignment() const { return facts_.uses_alignment; }
 
   // Throws Error{kBadInput} when the Gram is missing or not finite. The matrices of `stats` must outlive the
   // result.
@@ -68,19 +62,10 @@ class Refiner {
                                                    std::string_view tensor) const = 0;
   virtual Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                                const Backend& backend) const = 0;
+
+  RefineFacts facts_;
 };
 
-struct RefinerInfo {
-  std::string_view name;
-  std::string_view parameters;  // meaning and defaults of the numbers in brackets; empty: takes none
-  std::string_view summary;
-  std::string_view source;
-};
-
-std::span<const RefinerInfo> refiners();
-
-// spec: "none", "admm", "admm(20,15)", "admm(20)+pcg(20)" (each continues from the one before). Throws
-// Error{kUsage}.
-std::unique_ptr<Refiner> make_refiner(std::string_view spec);
+std::unique_ptr<Refiner> make_refiner(const RefineSpec& spec);
 
 }  // namespace swiftprune

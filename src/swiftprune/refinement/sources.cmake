@@ -1,4 +1,5 @@
 target_sources(swiftprune PRIVATE
+  refinement/refine_spec.cpp
   refinement/refiner.cpp
   refinement/layer_error.cpp
   refinement/cholesky.cpp

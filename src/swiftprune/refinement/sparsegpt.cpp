@@ -4,12 +4,12 @@
 #include <array>
 #include <vector>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/cholesky.h"
 #include "swiftprune/refinement/row_loops.h"
-#include "swiftprune/scoring/damped_inverse.h"
 #include "swiftprune/selection/exact_selector.h"
 #include "swiftprune/selection/selector.h"
 
@@ -37,12 +37,8 @@ std::int64_t block_size(const Pattern& pattern) {
 
 class SparseGptRefiner final : public Refiner {
  public:
-  explicit SparseGptRefiner(const SparseGptOptions& options) : options_(options) {}
-  std::string name() const override {
-    if (options_.damping == SparseGptOptions{}.damping) return "sparsegpt";
-    return fmt::format("sparsegpt({:g})", options_.damping);
-  }
-  bool uses_mask() const override { return false; }
+  explicit SparseGptRefiner(const SparseGptOptions& options)
+      : Refiner(facts_of(options)), options_(options) {}
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,

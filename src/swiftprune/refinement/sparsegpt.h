@@ -10,10 +10,6 @@
 
 namespace swiftprune {
 
-struct SparseGptOptions {
-  double damping = 0.01;  // of the mean diagonal
-};
-
 std::unique_ptr<Refiner> make_sparsegpt(const SparseGptOptions& options);
 
 }  // namespace swiftprune

@@ -124,10 +124,7 @@ class RowSwaps {
 
 class SwapsRefiner final : public Refiner {
  public:
-  explicit SwapsRefiner(const SwapsOptions& options) : options_(options) {}
-  std::string name() const override { return fmt::format("swaps({})", options_.max_swaps); }
-  bool uses_mask() const override { return true; }
-  bool keeps_weights() const override { return true; }
+  explicit SwapsRefiner(const SwapsOptions& options) : Refiner(facts_of(options)), options_(options) {}
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&,
@@ -139,11 +136,6 @@ class SwapsRefiner final : public Refiner {
 
   Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                        const Backend& backend) const override {
-    if (task.target.pattern.kind == Pattern::Kind::kBlock) {
-      bad_usage(
-          "{}: the refinement swaps moves single weights and cannot keep the pattern {}; use pcg or admm",
-          task.target.tensor, format(task.target.pattern));
-    }
     const auto& gram = static_cast<const SwapsGram&>(prepared);
     const RowLoops& loops = row_loops();
     const RowKernels& kernels = row_kernels({});

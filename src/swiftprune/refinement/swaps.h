@@ -11,10 +11,6 @@
 
 namespace swiftprune {
 
-struct SwapsOptions {
-  int max_swaps = 50;  // in each row
-};
-
 std::unique_ptr<Refiner> make_swaps(const SwapsOptions& options);
 
 }  // namespace swiftprune

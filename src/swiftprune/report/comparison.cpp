@@ -4,8 +4,10 @@
 #include <cmath>
 #include <fstream>
 #include <set>
+#include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/device/device.h"
 
 namespace swiftprune {
 namespace {
@@ -59,10 +61,11 @@ void check_tokenizers(const Tokenizer& dense, const Tokenizer& other, std::span<
   }
 }
 
-void measure_text(const ComparisonInput& input, const Backend& backend, const Tokenizer* tokenizer,
+void measure_text(const ComparisonInput& input, Device& device, const Tokenizer* tokenizer,
                   ComparisonReport& report) {
   const std::vector<ComparedModel> compared =
-      compare_models(input.models, backend, input.parts, {input.forward, input.num_worst});
+      compare_models(input.models, *device.text_forwards(input.models, input.forward), input.parts,
+                     {.num_worst = input.num_worst, .progress = input.forward.progress});
   for (std::size_t m = 0; m < compared.size(); ++m) {
     ModelReport& model = report.models[m];
     model.perplexity = compared[m].perplexity;
@@ -78,25 +81,34 @@ void measure_text(const ComparisonInput& input, const Backend& backend, const To
       report.gates.push_back(std::move(gate));
     }
     if (input.error_tokens > 0) {
-      model.block_errors = block_errors(*input.models[0], *input.models[m], backend, input.parts[0].windows,
-                                        input.error_tokens, input.forward.compute, input.forward.progress);
+      const Model &dense = *input.models[0], &pruned = *input.models[m];
+      const auto make_blocks = [&](TokenWindows windows) {
+        return device.paired_blocks(dense, pruned, std::move(windows), input.forward.compute);
+      };
+      model.block_errors = block_errors(dense, pruned, make_blocks, input.parts[0].windows,
+                                        input.error_tokens, input.forward.progress);
     }
   }
   sort_failed_first(report.gates);
 }
 
-void measure_answers(const ComparisonInput& input, const Backend& backend, const Tokenizer& tokenizer,
+void measure_answers(const ComparisonInput& input, Device& device, const Tokenizer& tokenizer,
                      ComparisonReport& report) {
-  const AnswerOptions options{input.max_tokens, input.forward.compute, input.forward.progress};
+  const AnswerOptions options{input.max_tokens, input.forward.progress};
   for (std::size_t m = 0; m < input.models.size(); ++m) {
     ModelReport& model = report.models[m];
+    const auto make_generator = [&](std::int64_t sequences, std::int64_t capacity) {
+      return device.generator(*input.models[m], input.forward.compute, sequences, capacity, {});
+    };
     if (!input.prompts.empty()) {
-      model.generation = generate_answers(*input.models[m], backend, tokenizer, input.prompts, options);
+      model.generation =
+          generate_answers(*input.models[m], make_generator, tokenizer, input.prompts, options);
       model.decode_tokens_per_second = model.generation->decode_tokens_per_second;
       if (m > 0) model.drift = drift(*report.models[0].generation, *model.generation);
     }
     if (!input.refusals.empty()) {
-      model.refusal_answers = generate_answers(*input.models[m], backend, tokenizer, input.refusals, options);
+      model.refusal_answers =
+          generate_answers(*input.models[m], make_generator, tokenizer, input.refusals, options);
       model.accepted = accepted(input.refusals, *model.refusal_answers);
     }
   }
@@ -124,7 +136,7 @@ bool ComparisonReport::passed() const {
   return std::all_of(gates.begin(), gates.end(), [](const GateResult& gate) { return gate.passed; });
 }
 
-ComparisonReport compare(const ComparisonInput& input, const Backend& backend) {
+ComparisonReport compare(const ComparisonInput& input, Device& device) {
   expect(input.models.size() >= 2 && input.models.size() == input.folders.size(),
          "compare: two models or more");
   if (input.gates.any() && input.parts.empty()) {
@@ -152,12 +164,12 @@ ComparisonReport compare(const ComparisonInput& input, const Backend& backend) {
       if (m > 0) entry.masks.push_back(picture_mask(model, tensor));
     }
   }
-  if (!input.parts.empty()) measure_text(input, backend, tokenizer.get(), report);
+  if (!input.parts.empty()) measure_text(input, device, tokenizer.get(), report);
   if (!input.prompts.empty() || !input.refusals.empty()) {
     if (tokenizer == nullptr) {
       bad_input("{}: found no tokenizer, expected one for the prompts", input.folders[0]);
     }
-    measure_answers(input, backend, *tokenizer, report);
+    measure_answers(input, device, *tokenizer, report);
   }
   return report;
 }

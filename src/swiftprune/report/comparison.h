@@ -17,6 +17,8 @@
 
 namespace swiftprune {
 
+class Device;
+
 // A token whose distributions differ much, as text.
 struct WorstExample {
   std::string before;  // the text that leads to it
@@ -76,8 +78,9 @@ struct ComparisonInput {
   std::size_t num_worst = 8;
 };
 
-// Throws Error{kUsage} for gates without a text, Error{kBadInput} when vocabularies or tokenizers differ.
-ComparisonReport compare(const ComparisonInput& input, const Backend& backend);
+// On the device. Throws Error{kUsage} for gates without a text, Error{kBadInput} when vocabularies or
+// tokenizers differ.
+ComparisonReport compare(const ComparisonInput& input, Device& device);
 
 // One or two sentences: passed or failed gates, then what the best model keeps and loses.
 struct Verdict {

@@ -1,7 +1,6 @@
 #include "swiftprune/report/model_summary.h"
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 #include <map>
 
@@ -42,35 +41,19 @@ std::string text_of(const json& value) {
                            : value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-// The options of the run as flags; those that were left at "nothing" are left out.
-std::vector<std::string> arguments_of(const std::string& subcommand, const json& command) {
-  std::vector<std::string> arguments = {"swiftprune", subcommand};
-  const auto pattern = command.find("pattern");
-  const bool fixes_sparsity = pattern != command.end() && pattern->is_string() &&
-                              std::isdigit(static_cast<unsigned char>(text_of(*pattern)[0])) != 0;
-  for (const auto& [name, value] : command.items()) {
-    std::string key = name;
-    std::replace(key.begin(), key.end(), '_', '-');
-    const bool empty =
-        value.is_null() || value == "" || value == false || (value.is_array() && value.empty());
-    if (empty || (key == "sparsity" && fixes_sparsity)) continue;
-    if (key == "model") {
-      arguments.insert(arguments.begin() + 2, text_of(value));
-    } else if (key == "overrides" && value.is_array()) {
-      for (const json& item : value) {
-        if (item.is_object() && item.contains("tensors") && item.contains("settings")) {
-          arguments.insert(arguments.end(),
-                           {"--override", text_of(item["tensors"]), text_of(item["settings"])});
-        }
-      }
-    } else if (value.is_array()) {
-      for (const json& item : value) arguments.insert(arguments.end(), {"--" + key, text_of(item)});
-    } else if (value == true) {
-      arguments.push_back("--" + key);
-    } else {
-      arguments.insert(arguments.end(), {"--" + key, text_of(value)});
-    }
+// The arguments that repeat a run, as its record has them; none when it has none that a person could run. The
+// file may come from anyone: what is not a plain command of swiftprune is not offered.
+std::vector<std::string> arguments_of(const json& run) {
+  const auto command = run.find("command");
+  if (command == run.end() || !command->is_object()) return {};
+  const auto list = command->find("arguments");
+  if (list == command->end() || !list->is_array()) return {};
+  std::vector<std::string> arguments;
+  for (const json& item : *list) {
+    if (!item.is_string() || has_control_characters(item.get_ref<const std::string&>())) return {};
+    arguments.push_back(item);
   }
+  if (arguments.size() < 2 || arguments.front() != "swiftprune") return {};
   return arguments;
 }
 
@@ -80,9 +63,7 @@ std::vector<ModelStep> steps_of(const json& record) {
   for (const json* run = &record; run != nullptr && run->is_object();) {
     ModelStep& step = steps.emplace_back();
     if (const auto method = run->find("method"); method != run->end()) step.method = text_of(*method);
-    if (const auto command = run->find("command"); command != run->end() && command->is_object()) {
-      step.command = arguments_of(step.method == "shrink" ? "shrink" : "prune", *command);
-    }
+    step.command = arguments_of(*run);
     const auto previous = run->find("previous");
     run = previous == run->end() ? nullptr : &*previous;
   }

@@ -7,24 +7,20 @@
 namespace swiftprune {
 namespace {
 
-class ContributionScorer final : public Scorer {
- public:
-  std::string name() const override { return "contribution"; }
-  StatNeeds needs() const override { return {.ewma_energy = true}; }
-
- private:
-  Scores do_score(WeightView weight, const LayerStats& stats, const Backend&,
-                  std::string_view) const override {
-    Scores scores;
-    scores.power = 2;
-    scores.column =
-        column_factors(weight.cols, [&](std::size_t j) { return std::sqrt(stats.ewma_energy[j]); });
-    return scores;
-  }
-};
+Scores contribution(const ScoreInput& input) {
+  Scores scores;
+  scores.power = 2;
+  scores.column =
+      column_factors(input.num_inputs, [&](std::size_t j) { return std::sqrt(input.stats.ewma_energy[j]); });
+  return scores;
+}
 
 }  // namespace
 
-std::unique_ptr<Scorer> make_contribution_scorer(double) { return std::make_unique<ContributionScorer>(); }
+constinit const ScoreKind kContributionScore{.name = "contribution",
+                                             .summary = "w²·EWMA over windows of e_j",
+                                             .source = "SwiftPrune",
+                                             .needs = {.ewma_energy = true},
+                                             .from_statistics = contribution};
 
 }  // namespace swiftprune

@@ -36,6 +36,7 @@ struct StatNeeds {
   // Whether calibration has to run; alignment and samples come with one of the others.
   bool any() const { return energy || ewma_energy || sum || gram; }
 
+  bool operator==(const StatNeeds&) const = default;
   StatNeeds operator|(const StatNeeds& other) const {
     return {energy || other.energy, ewma_energy || other.ewma_energy, sum || other.sum,
             gram || other.gram,     alignment || other.alignment,     sample || other.sample};

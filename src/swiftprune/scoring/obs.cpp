@@ -1,38 +1,34 @@
 // w² / [(G + 1 % of its mean diagonal)⁻¹]_jj: Optimal Brain Surgeon (Hassibi, Stork 1992) with the Hessian of
 // the layer's output error.
+#include "swiftprune/scoring/obs.h"
+
 #include <cmath>
 
-#include "swiftprune/scoring/damped_inverse.h"
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/scoring/scorer_list.h"
 
 namespace swiftprune {
 namespace {
 
-constexpr double kDamping = 0.01;
-
-class ObsScorer final : public Scorer {
- public:
-  std::string name() const override { return "obs"; }
-  StatNeeds needs() const override { return {.gram = true}; }
-
- private:
-  Scores do_score(WeightView weight, const LayerStats& stats, const Backend& backend,
-                  std::string_view tensor) const override {
-    const ConstMatrixView gram = stats.gram->view();
-    const DampedInverse inverse =
-        damped_inverse(gram, {.relative = kDamping, .unit = damping_unit(gram)}, backend, tensor);
-    Scores scores;
-    scores.power = 2;
-    scores.column = column_factors(weight.cols, [&](std::size_t j) {
-      const auto i = static_cast<std::int64_t>(j);
-      return 1.0 / std::sqrt(double{inverse.inverse.at(i, i)});
-    });
-    return scores;
-  }
-};
+Scores obs(const ScoreInput& input) {
+  const ConstMatrixView gram = input.stats.gram->view();
+  const DampedInverse inverse = damped_inverse(gram, {.relative = kObsDamping, .unit = damping_unit(gram)},
+                                               input.backend, input.tensor);
+  Scores scores;
+  scores.power = 2;
+  scores.column = column_factors(input.num_inputs, [&](std::size_t j) {
+    const auto i = static_cast<std::int64_t>(j);
+    return 1.0 / std::sqrt(double{inverse.inverse.at(i, i)});
+  });
+  return scores;
+}
 
 }  // namespace
 
-std::unique_ptr<Scorer> make_obs_scorer(double) { return std::make_unique<ObsScorer>(); }
+constinit const ScoreKind kObsScore{.name = "obs",
+                                    .summary = "w² / [(XᵀX + damping)⁻¹]_jj",
+                                    .source = "Hassibi and Stork 1992",
+                                    .needs = {.gram = true},
+                                    .from_statistics = obs};
 
 }  // namespace swiftprune

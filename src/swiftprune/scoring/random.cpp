@@ -13,27 +13,16 @@ std::uint64_t splitmix64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-class RandomScorer final : public Scorer {
- public:
-  explicit RandomScorer(std::uint64_t seed) : seed_(seed) {}
-  std::string name() const override { return fmt::format("random({})", seed_); }
-  StatNeeds needs() const override { return {}; }
-
- private:
-  Scores do_score(WeightView weight, const LayerStats&, const Backend&,
-                  std::string_view tensor) const override {
-    std::uint64_t stream = random_stream(seed_, tensor);
-    Scores scores;
-    scores.plain = Matrix(weight.rows, weight.cols);
-    for (float& score : scores.plain.values()) {
-      stream += 0x9e3779b97f4a7c15u;
-      score = static_cast<float>((splitmix64(stream) >> 40) + 1) * 0x1p-24f;
-    }
-    return scores;
+Scores random(WeightView weight, const ScoreInput& input) {
+  std::uint64_t stream = random_stream(random_seed(input.parameter), input.tensor);
+  Scores scores;
+  scores.plain = Matrix(weight.rows, weight.cols);
+  for (float& score : scores.plain.values()) {
+    stream += 0x9e3779b97f4a7c15u;
+    score = static_cast<float>((splitmix64(stream) >> 40) + 1) * 0x1p-24f;
   }
-
-  std::uint64_t seed_;
-};
+  return scores;
+}
 
 }  // namespace
 
@@ -43,8 +32,12 @@ std::uint64_t random_stream(std::uint64_t seed, std::string_view tensor) {
   return stream;
 }
 
-std::unique_ptr<Scorer> make_random_scorer(double parameter) {
-  return std::make_unique<RandomScorer>(static_cast<std::uint64_t>(parameter));
-}
+constinit const ScoreKind kRandomScore{
+    .name = "random",
+    .summary = "uniform random numbers",
+    .source = "baseline",
+    .parameter = {.meaning = "seed",
+                  .range = {.min = 0.0, .max = 9007199254740992.0, .whole = true}},  // what a double holds
+    .from_weights = random};
 
 }  // namespace swiftprune

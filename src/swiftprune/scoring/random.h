@@ -6,6 +6,8 @@
 
 namespace swiftprune {
 
+// The seed of the score's parameter.
+inline std::uint64_t random_seed(double parameter) { return static_cast<std::uint64_t>(parameter); }
 // Each tensor has its own state.
 std::uint64_t random_stream(std::uint64_t seed, std::string_view tensor);
 

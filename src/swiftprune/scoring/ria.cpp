@@ -53,21 +53,10 @@ AbsSums abs_sums(WeightView weight) {
 // All weights of a row or column without size are zero, so any factor serves.
 double inverse_or_zero(double x) { return x > 0.0 ? 1.0 / x : 0.0; }
 
-class RiaScorer final : public Scorer {
- public:
-  explicit RiaScorer(double exponent) : exponent_(exponent) {}
-  std::string name() const override { return fmt::format("ria({:g})", exponent_); }
-  StatNeeds needs() const override { return {.energy = true}; }
-
- private:
-  Scores do_score(WeightView weight, const LayerStats& stats, const Backend&,
-                  std::string_view) const override {
-    const AbsSums sums = abs_sums(weight);
-    return ria_scores(exponent_, sums.column, sums.row, stats);
-  }
-
-  double exponent_;
-};
+Scores ria(WeightView weight, const ScoreInput& input) {
+  const AbsSums sums = abs_sums(weight);
+  return ria_scores(input.parameter, sums.column, sums.row, input.stats);
+}
 
 }  // namespace
 
@@ -85,6 +74,13 @@ Scores ria_scores(double exponent, std::span<const double> column_sums, std::spa
   return scores;
 }
 
-std::unique_ptr<Scorer> make_ria_scorer(double parameter) { return std::make_unique<RiaScorer>(parameter); }
+constinit const ScoreKind kRiaScore{.name = "ria",
+                                    .summary = "(|w|/column sum + |w|/row sum)·(e_j/N)^(a/2)",
+                                    .source = "Zhang et al., ICLR 2024",
+                                    .needs = {.energy = true},
+                                    .parameter = {.meaning = "exponent a (published: 0.5)",
+                                                  .fallback = 0.7,
+                                                  .range = {.min = 0.0, .max = 4.0}},
+                                    .from_weights = ria};
 
 }  // namespace swiftprune

@@ -4,43 +4,34 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
-#include <string>
 #include <string_view>
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/scoring/layer_stats.h"
+#include "swiftprune/scoring/score_spec.h"
 #include "swiftprune/scoring/scores.h"
 
 namespace swiftprune {
 
 class Scorer {
  public:
-  virtual ~Scorer() = default;
-  virtual std::string name() const = 0;  // with its parameter: "ria(0.7)"
-  virtual StatNeeds needs() const = 0;
+  explicit Scorer(ScoreSpec spec) : spec_(std::move(spec)) {}
+  const ScoreSpec& spec() const { return spec_; }
+  const StatNeeds& needs() const { return spec_.needs(); }
+  bool reads_weights() const { return spec_.reads_weights(); }
 
   // weight [O, I] -> its scores. `tensor` is the name for messages. Throws Error{kBadInput} when a statistic
   // is not finite, with the input's position.
   Scores score(WeightView weight, const LayerStats& stats, const Backend& backend,
                std::string_view tensor) const;
+  // The same for a score that reads no weights: a device asks for it where the weights are not at hand.
+  Scores factors(std::int64_t num_inputs, const LayerStats& stats, const Backend& backend,
+                 std::string_view tensor) const;
 
  private:
-  virtual Scores do_score(WeightView weight, const LayerStats& stats, const Backend& backend,
-                          std::string_view tensor) const = 0;
+  ScoreSpec spec_;
 };
 
-struct ScorerInfo {
-  std::string_view name;
-  std::string_view parameter;  // meaning and default of the number in brackets; empty: takes none
-  std::string_view summary;
-  std::string_view source;
-};
-
-std::span<const ScorerInfo> scorers();
-
-// spec: a name of the list, with its parameter in brackets when it takes one: "ria(0.5)". Throws
-// Error{kUsage}.
-std::unique_ptr<Scorer> make_scorer(std::string_view spec);
+std::unique_ptr<Scorer> make_scorer(const ScoreSpec& spec);
 
 }  // namespace swiftprune

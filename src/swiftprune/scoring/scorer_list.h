@@ -1,21 +1,18 @@
-// The scores that exist: one maker each, in the file of the same name. `parameter` is the number in brackets
-// or the default of the list in scorer.cpp.
+// The scores that exist, each in the file of its name: declare it here and put it in the list.
 #pragma once
 
-#include <memory>
+#include <array>
+#include <vector>
 
-#include "swiftprune/scoring/scorer.h"
+#include "swiftprune/scoring/score_spec.h"
 
 namespace swiftprune {
 
-std::unique_ptr<Scorer> make_magnitude_scorer(double parameter);
-std::unique_ptr<Scorer> make_random_scorer(double parameter);
-std::unique_ptr<Scorer> make_paper_scorer(double parameter);
-std::unique_ptr<Scorer> make_contribution_scorer(double parameter);
-std::unique_ptr<Scorer> make_wanda_scorer(double parameter);
-std::unique_ptr<Scorer> make_ria_scorer(double parameter);
-std::unique_ptr<Scorer> make_stade_scorer(double parameter);
-std::unique_ptr<Scorer> make_obs_scorer(double parameter);
+extern const ScoreKind kMagnitudeScore, kRandomScore, kPaperScore, kContributionScore, kWandaScore, kRiaScore,
+    kStadeScore, kObsScore;
+
+inline constexpr std::array kScoreKinds = {&kMagnitudeScore, &kRandomScore, &kPaperScore, &kContributionScore,
+                                           &kWandaScore,     &kRiaScore,    &kStadeScore, &kObsScore};
 
 // column[j] = factor(j), the square root taken in double for scores in w²: |w|·√c orders like w²·c.
 template <class Factor>

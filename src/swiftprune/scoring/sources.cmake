@@ -1,6 +1,6 @@
 target_sources(swiftprune PRIVATE
   scoring/scores.cpp
-  scoring/damped_inverse.cpp
+  scoring/score_spec.cpp
   scoring/scorer.cpp
   scoring/magnitude.cpp
   scoring/random.cpp

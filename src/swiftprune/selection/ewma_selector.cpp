@@ -88,11 +88,11 @@ SelectionReport EwmaSelector::do_select(const ScoreView& scores, const PruneTarg
   const Pattern::Kind kind = target.pattern.kind;
   if (kind != Pattern::Kind::kRow && kind != Pattern::Kind::kLayer) {
     bad_usage("{}: the selector ewma cannot give the pattern {}; use an exact selector such as {}",
-              target.tensor, format(target.pattern), kDefaultSelector);
+              target.tensor, format(target.pattern), name_of(kDefaultSelector));
   }
   if (!target.row_counts.empty()) {
     bad_usage("{}: the selector ewma cannot give a count for each row; use an exact selector such as {}",
-              target.tensor, kDefaultSelector);
+              target.tensor, name_of(kDefaultSelector));
   }
   const RowKernels& kernels = row_kernels(options_.isa);
   ScoredRows rows(kernels, scores);
@@ -118,7 +118,7 @@ SelectionReport EwmaSelector::do_select(const ScoreView& scores, const PruneTarg
       bad_input(
           "{}: no lambda of the selector ewma reaches the sparsity {:.4f}, the nearest is {:.4f} with "
           "lambda {}; use an exact selector such as {}",
-          target.tensor, asked, reached, lambda, kDefaultSelector);
+          target.tensor, asked, reached, lambda, name_of(kDefaultSelector));
     }
   }
   parallel_for(rows.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {

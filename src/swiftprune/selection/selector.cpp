@@ -1,5 +1,6 @@
 #include "swiftprune/selection/selector.h"
 
+#include <algorithm>
 #include <array>
 
 #include "swiftprune/core/error.h"
@@ -29,16 +30,26 @@ std::unique_ptr<Selector> make_ewma(const SelectorOptions& options) {
 }
 
 constexpr std::array kSelectors = {
-    Entry{{"ewma-window", "exact; an EWMA over the rows predicts a window around each row's threshold",
-           "SwiftPrune"},
+    Entry{{SelectKind::kEwmaWindow, "ewma-window",
+           "exact; an EWMA over the rows predicts a window around each row's threshold", "SwiftPrune"},
           make_ewma_window},
-    Entry{{"radix", "exact; a histogram of the leading bits of the scores, then their bin", "radix select"},
+    Entry{{SelectKind::kRadix, "radix",
+           "exact; a histogram of the leading bits of the scores, then their bin", "radix select"},
           make_radix},
-    Entry{{"sort", "exact; stable sort, the reference of the others", "stable sort"}, make_sort},
-    Entry{{"ewma", "keeps what exceeds an EWMA of mean and deviation; the sparsity is found through lambda",
+    Entry{{SelectKind::kSort, "sort", "exact; stable sort, the reference of the others", "stable sort"},
+          make_sort},
+    Entry{{SelectKind::kEwma, "ewma",
+           "keeps what exceeds an EWMA of mean and deviation; the sparsity is found through lambda",
            "SwiftPrune, as published"},
           make_ewma},
 };
+
+const Entry& entry_of(SelectKind kind) {
+  const auto* const found = std::find_if(kSelectors.begin(), kSelectors.end(),
+                                         [&](const Entry& entry) { return entry.info.kind == kind; });
+  expect(found != kSelectors.end(), "selection: a kind of the list");
+  return *found;
+}
 
 constexpr auto kInfos = [] {
   std::array<SelectorInfo, kSelectors.size()> infos;
@@ -75,13 +86,19 @@ Selection Selector::prune(MutableWeightView weight, const Scores& scores, const 
 
 std::span<const SelectorInfo> selectors() { return kInfos; }
 
-std::unique_ptr<Selector> make_selector(std::string_view name, const SelectorOptions& options) {
+std::string_view name_of(SelectKind kind) { return entry_of(kind).info.name; }
+
+SelectKind parse_select(std::string_view name) {
   std::string known;
   for (const Entry& entry : kSelectors) {
-    if (entry.info.name == name) return entry.make(options);
+    if (entry.info.name == name) return entry.info.kind;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.info.name);
   }
   bad_usage("selector: found '{}', expected one of {}", name, known);
+}
+
+std::unique_ptr<Selector> make_selector(SelectKind kind, const SelectorOptions& options) {
+  return entry_of(kind).make(options);
 }
 
 const RowKernels& row_kernels(std::optional<Isa> isa) {

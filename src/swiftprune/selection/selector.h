@@ -55,16 +55,26 @@ struct SelectorOptions {
   std::optional<Isa> isa{};
 };
 
+enum class SelectKind {
+  kEwmaWindow,
+  kRadix,
+  kSort,
+  kEwma,
+};
+inline constexpr SelectKind kDefaultSelector = SelectKind::kEwmaWindow;
+
 struct SelectorInfo {
+  SelectKind kind;
   std::string_view name;
   std::string_view summary;
   std::string_view source;
 };
 
 std::span<const SelectorInfo> selectors();
-inline constexpr std::string_view kDefaultSelector = "ewma-window";
+std::string_view name_of(SelectKind kind);
+SelectKind parse_select(std::string_view name);  // throws Error{kUsage}
 
-// Throws Error{kUsage} for an unknown name or options out of range.
-std::unique_ptr<Selector> make_selector(std::string_view name, const SelectorOptions& options = {});
+// Throws Error{kUsage} for options out of range.
+std::unique_ptr<Selector> make_selector(SelectKind kind, const SelectorOptions& options = {});
 
 }  // namespace swiftprune

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/progress.h"
+#include "swiftprune/core/run_context.h"
 
 namespace swiftprune {
 namespace {
@@ -26,7 +26,10 @@ bool interrupted() {
 }  // namespace
 
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
-    : engine_(engine), options_(options), thread_([this] { run(); }) {}
+    : engine_(engine), options_(options), thread_([this, context = current_run()] {
+        const RunScope scope(context);
+        run();
+      }) {}
 
 Scheduler::~Scheduler() {
   stop();

@@ -332,8 +332,4 @@ PackedTensor pack(const WeightBits& w, const PackFormat& format) {
   return pack_dense(w, shape);
 }
 
-PackedTensor pack_smallest(const WeightBits& w, Quantize quantize) {
-  return pack(w, formats_for(w, quantize).front().format);
-}
-
 }  // namespace swiftprune

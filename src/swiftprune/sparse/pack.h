@@ -40,8 +40,6 @@ std::vector<FormatSize> formats_for(const WeightBits& weight, Quantize quantize)
 // infinity in 8 bits). int8: value = round(w / scale), scale = max |w| of the row / 127; fp8: the nearest
 // E4M3 number to w / scale, scale = max |w| of the row / 448.
 PackedTensor pack(const WeightBits& weight, const PackFormat& format);
-// The smallest format.
-PackedTensor pack_smallest(const WeightBits& weight, Quantize quantize);
 
 // Row-major bits [O, I]; 8-bit values come back as round(value · scale) in the original dtype.
 std::vector<std::uint16_t> unpack(const PackedTensor& packed);

@@ -3,19 +3,18 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/scoring/damped_inverse.h"
 
 namespace swiftprune {
 namespace {
 
-constexpr double kEnergyFloor = 1e-8;
 constexpr std::int64_t kRowsATask = 64;
 
 // n_j of all columns.
 std::vector<double> norms_of(const Matrix& gram) {
-  const double floor = kEnergyFloor * damping_unit(gram.view());
+  const double floor = kRefitEnergyFloor * damping_unit(gram.view());
   std::vector<double> norms(static_cast<std::size_t>(gram.rows()));
   for (std::int64_t j = 0; j < gram.rows(); ++j) {
     norms[static_cast<std::size_t>(j)] = std::sqrt(double{gram.at(j, j)} + floor) + 1e-8;

@@ -18,6 +18,8 @@
 
 namespace swiftprune {
 
+inline constexpr double kRefitEnergyFloor = 1e-8;  // of the mean, in n
+
 struct RefitOptions {
   double damping = 0.1;  // δ
   double alpha = 0.0;    // share of the inputs' error that is made up for

@@ -52,6 +52,21 @@ ShrinkShape shape_of(const ModelConfig& model) {
   return {model.intermediate_size, model.num_kv_heads, model.num_layers()};
 }
 
+std::int64_t units_in(const ShrinkShape& shape, std::int64_t layer, LinearInput output) {
+  return output == LinearInput::kMlpOutput ? shape.channels_in(layer) : shape.groups_in(layer);
+}
+
+bool loses_units(const ModelConfig& model, const ShrinkShape& shape, std::int64_t layer, LinearInput output) {
+  return units_in(shape, layer, output) <
+         (output == LinearInput::kMlpOutput ? model.intermediate_size : model.num_kv_heads);
+}
+
+bool loses_units(const ModelConfig& model, const ShrinkShape& shape, LinearInput output) {
+  if (output == LinearInput::kMlpOutput)
+    return shape.channels < model.intermediate_size || !shape.layer_channels.empty();
+  return shape.groups < model.num_kv_heads || !shape.layer_groups.empty();
+}
+
 UnitWeights unit_weights(const ModelConfig& model) {
   UnitWeights sizes;
   for (const LinearTensors& linear : linears_of(model.blocks.front())) {

@@ -28,6 +28,11 @@ struct ShrinkShape {
   bool operator==(const ShrinkShape&) const = default;
 };
 ShrinkShape shape_of(const ModelConfig& model);
+// How many units that the output projection reads (channels, head groups) are left in the layer.
+std::int64_t units_in(const ShrinkShape& shape, std::int64_t layer, LinearInput output);
+// Does the output projection lose units in this layer, or in any?
+bool loses_units(const ModelConfig& model, const ShrinkShape& shape, std::int64_t layer, LinearInput output);
+bool loses_units(const ModelConfig& model, const ShrinkShape& shape, LinearInput output);
 
 // Weights of one MLP channel and of one head group, in one block.
 struct UnitWeights {

@@ -30,19 +30,19 @@ std::vector<double> absolute_sums(ConstMatrixView weight) {
 }
 
 std::vector<double> contribution(const UnitEvidence& evidence) {
-  std::vector<double> scores(evidence.squared.begin(), evidence.squared.end());
+  std::vector<double> scores = evidence.squared();
   for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= evidence.stats.ewma_energy[j];
   return scores;
 }
 
 std::vector<double> wanda_sp(const UnitEvidence& evidence) {
-  std::vector<double> scores(evidence.absolute.begin(), evidence.absolute.end());
+  std::vector<double> scores = evidence.absolute();
   for (std::size_t j = 0; j < scores.size(); ++j) scores[j] *= std::sqrt(evidence.stats.energy[j]);
   return scores;
 }
 
 std::vector<double> flap(const UnitEvidence& evidence) {
-  std::vector<double> scores(evidence.squared.begin(), evidence.squared.end());
+  std::vector<double> scores = evidence.squared();
   const LayerStats& stats = evidence.stats;
   const auto n = static_cast<double>(stats.num_tokens);
   for (std::size_t j = 0; j < scores.size(); ++j) {
@@ -52,17 +52,15 @@ std::vector<double> flap(const UnitEvidence& evidence) {
   return scores;
 }
 
-std::vector<double> magnitude(const UnitEvidence& evidence) {
-  return {evidence.squared.begin(), evidence.squared.end()};
-}
+std::vector<double> magnitude(const UnitEvidence& evidence) { return evidence.squared(); }
 
 // Optimal Brain Surgeon for whole columns, in rounds, each on what the last one left, since columns that can
 // stand in for each other must not both go.
 std::vector<double> obs(const UnitEvidence& evidence) {
   constexpr int kRounds = 4;
   constexpr double kDamping = 0.03;
-  const auto num_columns = std::ssize(evidence.squared);
-  std::vector<std::int64_t> left(evidence.squared.size());
+  const auto num_columns = std::ssize(evidence.stats.energy);
+  std::vector<std::int64_t> left(evidence.stats.energy.size());
   std::iota(left.begin(), left.end(), 0);
   std::vector<double> scores(left.size(), 0.0);
   for (int round = 1; round <= kRounds; ++round) {
@@ -136,12 +134,19 @@ const UnitScorer& unit_scorer(std::string_view name) {
 
 std::vector<double> score_columns(const UnitScorer& scorer, ConstMatrixView weight, const LayerStats& stats,
                                   std::int64_t num_kept, const Backend& backend) {
-  const std::vector<double> squared = squared_norms(weight);
-  const std::vector<double> absolute = absolute_sums(weight);
   return scorer.score(
-      {squared, absolute, stats, num_kept, [&](std::span<const std::int64_t> left, double damping) {
+      {[&] { return squared_norms(weight); }, [&] { return absolute_sums(weight); }, stats, num_kept,
+       [&](std::span<const std::int64_t> left, double damping) {
          return refit_costs_of(fit_columns(weight, stats, left, {.damping = damping}, backend, scorer.name));
        }});
+}
+
+std::vector<double> unit_sums(std::span<const double> column_scores, std::int64_t columns_a_unit) {
+  std::vector<double> sums(column_scores.size() / static_cast<std::size_t>(columns_a_unit), 0.0);
+  for (std::size_t j = 0; j < column_scores.size(); ++j) {
+    sums[j / static_cast<std::size_t>(columns_a_unit)] += column_scores[j];
+  }
+  return sums;
 }
 
 std::vector<std::int64_t> best_units(std::span<const double> column_scores, std::int64_t columns_a_unit,
@@ -149,10 +154,7 @@ std::vector<std::int64_t> best_units(std::span<const double> column_scores, std:
   const auto num_units = static_cast<std::int64_t>(column_scores.size()) / columns_a_unit;
   expect(count >= 0 && count <= num_units && num_units * columns_a_unit == std::ssize(column_scores),
          "best_units: whole units");
-  std::vector<double> scores(static_cast<std::size_t>(num_units), 0.0);
-  for (std::size_t j = 0; j < column_scores.size(); ++j) {
-    scores[j / static_cast<std::size_t>(columns_a_unit)] += column_scores[j];
-  }
+  const std::vector<double> scores = unit_sums(column_scores, columns_a_unit);
   std::vector<std::int64_t> order(scores.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {

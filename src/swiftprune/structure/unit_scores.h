@@ -17,8 +17,8 @@ namespace swiftprune {
 
 // What a score reads of an output projection [O, I] and its inputs, wherever it was measured.
 struct UnitEvidence {
-  std::span<const double> squared;   // [I] Σ_o w_oj²
-  std::span<const double> absolute;  // [I] Σ_o |w_oj|
+  std::function<std::vector<double>()> squared;   // [I] Σ_o w_oj²
+  std::function<std::vector<double>()> absolute;  // [I] Σ_o |w_oj|
   const LayerStats& stats;
   std::int64_t num_kept = 0;  // how many of the columns will stay, for a score that depends on what else goes
   // With only the columns `left` there and refitted: what the output's error rises by when one of them goes
@@ -40,6 +40,9 @@ const UnitScorer& unit_scorer(std::string_view name);
 // [I] of weight [O, I].
 std::vector<double> score_columns(const UnitScorer& scorer, ConstMatrixView weight, const LayerStats& stats,
                                   std::int64_t num_kept, const Backend& backend);
+
+// [units] sums over the `columns_a_unit` consecutive columns of each.
+std::vector<double> unit_sums(std::span<const double> column_scores, std::int64_t columns_a_unit);
 
 // The `count` units of `columns_a_unit` consecutive columns with the highest sums, in rising order; ties go
 // to the lower index.

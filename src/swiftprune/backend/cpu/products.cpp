@@ -20,9 +20,9 @@ constexpr std::int64_t kWideTile = 1024;
 constexpr std::int64_t kFewRows = 64;  // up to here only the columns give the threads work
 constexpr std::int64_t kNarrowTile = 96;
 
-// -- Inverse of a positive definite matrix
-// --------------------------------------------------------------------------- Recursive Cholesky that carries
-// L⁻¹ along, so that every large step is a matrix product:
+// -- Inverse of a positive definite matrix ------------------------------------------------------------------
+//
+// Recursive Cholesky that carries L⁻¹ along, so that every large step is a matrix product:
 //   A = [A11 ·; A21 A22], L11 and W11 = L11⁻¹ from A11; L21 = A21 W11ᵀ; L22, W22 from A22 − L21 L21ᵀ; W21 =
 //   −W22 L21 W11.
 constexpr std::int64_t kBase = 64;

@@ -1,0 +1,35 @@
+// What was asked of a command, taken from its parser, so that no option can be forgotten: the command that
+// repeats a run, its record, and the identity that --resume compares.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+namespace swiftprune::cli {
+
+// Only these do not change a byte of what a command writes; every other option does until it stands here.
+inline constexpr std::string_view kByteNeutralOptions[] = {
+    "--json",     "--quiet",    "--threads", "--gpu-memory",   "--resume",
+    "--report",   "--markdown", "--gate",    "--gate-windows", "--max-perplexity-ratio",
+    "--min-top1", "--max-kl",   "--out"};  // --out: the unfinished folder has its name already
+
+// The arguments that parse to the same: "swiftprune", the command, its positional arguments, then every
+// option that was given, in the order of its declaration.
+std::vector<std::string> repeat_arguments(const CLI::App& command);
+// Those of single options (long names) alone, without the command.
+std::vector<std::string> repeat_options(const CLI::App& command,
+                                        std::initializer_list<std::string_view> names);
+
+// Every option by its long name without dashes, as given or else its default; numbers as numbers.
+nlohmann::ordered_json option_values(const CLI::App& command);
+// Those of them that can change what is written.
+nlohmann::ordered_json byte_options(const CLI::App& command);
+// For the record: {"arguments": repeat_arguments(), "options": option_values()}.
+nlohmann::ordered_json command_record(const CLI::App& command);
+
+}  // namespace swiftprune::cli

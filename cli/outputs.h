@@ -1,0 +1,22 @@
+// Where a command writes, checked before the work, and what becomes of it when the run is interrupted.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace swiftprune::cli {
+
+// Throws Error{kUsage} naming the flag when no file can be made there: a report must not fail after minutes
+// of work. An empty name is none. Makes nothing.
+void check_output_file(std::string_view flag, const std::string& file);
+// Throws Error{kUsage} when the new folder would lie inside the model that is read.
+void check_outside(std::string_view flag, const std::string& out, const std::string& model);
+
+// Runs a command that writes `out` whole or not at all; an Interrupted then tells which. kept: what else is
+// left when it is not there, or "".
+void run_writing(
+    const std::string& out, const std::function<void()>& work,
+    const std::function<std::string()>& kept = [] { return std::string(); });
+
+}  // namespace swiftprune::cli

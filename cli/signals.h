@@ -1,0 +1,17 @@
+// Ctrl-C, SIGTERM and a lost terminal (SIGHUP) ask the running command to stop: it cleans up, says what was
+// kept and ends with 128 + the signal's number. The second one ends the program at once.
+#pragma once
+
+#include <stop_token>
+
+namespace swiftprune::cli {
+
+// Once, before any other thread is started: every thread leaves these signals to one that waits for them,
+// since a stop source cannot be told from a signal handler. SIGHUP stays ignored under nohup.
+void watch_signals();
+// Of the whole program; commands work under it (command.h: apply).
+std::stop_token program_stop();
+// The signal that asked to stop; 0 for none.
+int stopping_signal();
+
+}  // namespace swiftprune::cli

@@ -1,0 +1,209 @@
+#include "swiftprune/cuda/forward/streaming.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+
+namespace swiftprune::cuda {
+namespace {
+
+constexpr std::uint64_t kChunkBytes = std::uint64_t{16} << 20;  // a multiple of every element size
+constexpr int kMaxThreads = 6;  // a copy from the page cache runs at about 5 GB/s a thread
+
+int num_copy_threads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, kMaxThreads);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+struct BlockLoader::Lane {
+  Stream stream;
+  std::array<PinnedBuffer, 2> pinned{PinnedBuffer(kChunkBytes), PinnedBuffer(kChunkBytes)};
+  std::array<Event, 2> copied;  // the buffer's last copy has ended
+  int next = 0;
+};
+
+BlockLoader::BlockLoader(const Model& model, int device) : model_(model), device_(device) {
+  for (int i = 0; i < num_copy_threads(); ++i) lanes_.push_back(std::make_unique<Lane>());
+}
+
+BlockLoader::~BlockLoader() {
+  for (std::future<void>& future : running_) future.wait();
+}
+
+void BlockLoader::start(std::int64_t layer, BlockWeights& target) {
+  expect(running_.empty(), "BlockLoader: finish() before the next start()");
+  started_ = std::chrono::steady_clock::now();
+  layer_ = layer;
+  extras_ = target.set_layer(layer);
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    running_.push_back(
+        std::async(std::launch::async, [this, i, &target] { fill(*lanes_[i], target, extras_, i); }));
+  }
+}
+
+// The block's chunks in turn, one lane each.
+void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::byte>& extras,
+                       std::size_t lane_index) {
+  check(cudaSetDevice(device_));
+  std::size_t chunk = 0;
+  const auto copy = [&](std::span<const std::byte> source, std::byte* to) {
+    for (std::uint64_t first = 0; first < source.size(); first += kChunkBytes, ++chunk) {
+      if (chunk % lanes_.size() != lane_index) continue;
+      const std::uint64_t bytes = std::min(kChunkBytes, source.size() - first);
+      const auto slot = static_cast<std::size_t>(lane.next);
+      lane.next ^= 1;
+      lane.copied[slot].synchronize();
+      std::memcpy(lane.pinned[slot].data(), source.data() + first, bytes);
+      check(
+          cudaMemcpyAsync(to + first, lane.pinned[slot].data(), bytes, cudaMemcpyHostToDevice, lane.stream));
+      lane.copied[slot].record(lane.stream);
+    }
+  };
+  for (const BlockLayout::Weight& weight : target.layout().weights) {
+    copy(model_.checkpoint().bytes(model_.checkpoint().at(weight.tensor)), target.data() + weight.offset);
+  }
+  copy(extras, target.data() + target.layout().extras_offset);
+  lane.stream.synchronize();
+}
+
+void BlockLoader::finish() {
+  std::exception_ptr error;
+  for (std::future<void>& future : running_) {
+    try {
+      future.get();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+  running_.clear();
+  if (error) std::rethrow_exception(error);
+  busy_seconds_ += seconds_since(started_);
+  model_.release_block(layer_);
+}
+
+TensorWriter::TensorWriter(TensorOutput& output, int device) : output_(output), device_(device) {
+  for (int i = 0; i < num_copy_threads(); ++i) threads_.emplace_back([this] { work(); });
+}
+
+TensorWriter::~TensorWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    tasks_.clear();
+  }
+  changed_.notify_all();
+}
+
+void TensorWriter::write(const std::string& name, DeviceView values) {
+  expect(values.stride == values.cols, "TensorWriter: contiguous tensors");
+  const std::int64_t size = size_of(values.dtype);
+  const auto total = static_cast<std::uint64_t>(values.numel() * size);
+  {
+    const std::lock_guard lock(mutex_);
+    if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
+    if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
+    last_block_ = blocks_.back();
+    for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
+      tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
+                        static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
+      ++last_block_->unread;
+      ++last_block_->unwritten;
+      ++unread_;
+      ++unwritten_;
+    }
+  }
+  changed_.notify_all();
+}
+
+void TensorWriter::end_block(std::function<void()> when_written) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
+    blocks_.back()->when_written = std::move(when_written);
+  }
+  finish_blocks();
+}
+
+void TensorWriter::finish_blocks() {
+  const std::lock_guard order(finish_mutex_);
+  while (true) {
+    std::shared_ptr<Block> block;
+    {
+      const std::lock_guard lock(mutex_);
+      if (blocks_.empty() || !blocks_.front()->when_written || blocks_.front()->unwritten > 0) return;
+      block = std::move(blocks_.front());
+      blocks_.pop_front();
+    }
+    block->when_written();
+  }
+}
+
+void TensorWriter::work() {
+  try {
+    check(cudaSetDevice(device_));
+    const Stream stream;
+    const PinnedBuffer pinned(kChunkBytes);
+    while (true) {
+      Task task;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
+        if (tasks_.empty()) return;
+        task = std::move(tasks_.front());
+        tasks_.pop_front();
+      }
+      check(cudaMemcpyAsync(pinned.data(), task.data, task.bytes, cudaMemcpyDeviceToHost, stream));
+      stream.synchronize();
+      {
+        const std::lock_guard lock(mutex_);
+        --unread_;
+        --task.block->unread;
+      }
+      changed_.notify_all();
+      output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
+      bool last_of_block = false;
+      {
+        const std::lock_guard lock(mutex_);
+        if (--unwritten_ == 0) busy_seconds_ += seconds_since(busy_since_);
+        last_of_block = --task.block->unwritten == 0;
+      }
+      if (last_of_block) finish_blocks();
+      changed_.notify_all();
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+    changed_.notify_all();
+  }
+}
+
+void TensorWriter::rethrow() {
+  if (error_) std::rethrow_exception(error_);
+}
+
+void TensorWriter::wait_read(bool but_last_block) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    const std::int64_t of_last = but_last_block && last_block_ ? last_block_->unread : 0;
+    return error_ != nullptr || unread_ == of_last;
+  });
+  rethrow();
+}
+
+void TensorWriter::finish() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return error_ != nullptr || unwritten_ == 0; });
+  rethrow();
+  lock.unlock();
+  finish_blocks();  // and waits for a thread that tells the output of one
+  lock.lock();
+  rethrow();
+}
+
+}  // namespace swiftprune::cuda

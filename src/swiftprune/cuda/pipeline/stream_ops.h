@@ -1,0 +1,106 @@
+// What the streams of calibration windows (pipeline/streams/) do to rows of hidden states, on the device.
+#pragma once
+
+#include <functional>
+
+#include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/statistics/calibration.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune::cuda {
+
+// Windows of one pass share their rows: about so many tokens.
+inline constexpr std::int64_t kTokensPerPass = 4096;
+std::int64_t rows_per_pass(const TokenWindows& windows);
+
+// Calls body(first_row, rows) over all rows, whole windows at a time.
+void for_passes(const TokenWindows& windows, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+// Embedded windows on the device [N, hidden] F32.
+DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
+                   cudaStream_t stream);
+
+// The same shape and dtype, contiguous, on the device.
+void copy(DeviceView from, DeviceView to, cudaStream_t stream);
+
+class DeviceStreamOps {
+ public:
+  using Block = BlockWeights;
+  using Hidden = DeviceMatrix;  // [N, hidden] F32 of all windows
+  using Stats = DeviceStats;
+  using Observer = DeviceObserver;
+
+  // scratch: with room for weighted inputs where tokens are weighted.
+  DeviceStreamOps(DeviceMemory& memory, Products& products, BlockForward& forward,
+                  const StatisticsScratch& scratch, const Model& model, const TokenWindows& windows,
+                  cudaStream_t stream);
+  // Memory for the kept inputs of output projections, for streams that go sub-layer by sub-layer.
+  void make_room_for_inner();
+  // Memory for hidden states that stay while a block is looked at.
+  void make_room_for_look();
+
+  const ModelConfig& config() const { return model_.config(); }
+  DeviceMatrix embed() const { return cuda::embed(memory_, model_, windows_, stream_); }
+  DeviceMatrix clone(const DeviceMatrix& hidden) const;
+  void assign(const DeviceMatrix& from, const DeviceMatrix& to) const {
+    copy(from.view(), to.view(), stream_);
+  }
+  void for_rows(const std::function<void(std::int64_t, std::int64_t)>& body) const {
+    for_passes(windows_, body);
+  }
+  static DeviceView rows(const DeviceMatrix& hidden, std::int64_t first, std::int64_t count) {
+    return hidden.view().row_block(first, count);
+  }
+
+  void forward(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer, bool stays);
+  // The steps of a block, as in BlockForward: results stand until the same step runs again.
+  DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden) {
+    return forward_.input_of(block, input, hidden);
+  }
+  DeviceView attention(const BlockWeights& block, DeviceView x) { return forward_.attention(block, x); }
+  DeviceView mlp(const BlockWeights& block, DeviceView x) { return forward_.mlp(block, x); }
+  DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x) {
+    return forward_.project(block, which, x);
+  }
+  void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden) {
+    forward_.add_projected(block, which, y, hidden);
+  }
+  void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden) {
+    forward_.project_and_add(block, which, x, hidden);
+  }
+  static bool norms_output(const BlockWeights& block, LinearInput which) {
+    return BlockForward::norms_output(block, which);
+  }
+
+  // A result that is to stand while the same step runs again.
+  DeviceView hold(DeviceView x) const;
+  static DeviceView view(DeviceView x) { return x; }
+  DeviceView keep_inner(std::int64_t first, DeviceView x);
+  DeviceView inner_rows(std::int64_t first, std::int64_t count) const;
+
+  static bool has_gram(const DeviceStats& stats) { return stats.gram() != nullptr; }
+  void add(DeviceStats& stats, DeviceView x) const;
+  void add_relative(DeviceStats& stats, DeviceView x, DeviceView out) const;
+  void add_aligned(DeviceStats& stats, DeviceView x, DeviceView dense) const;
+  void add_aligned_output(DeviceStats& stats, DeviceView x, DeviceView dense, DeviceView residual,
+                          DeviceView dense_residual, const DeviceView* dense_out) const;
+
+ private:
+  // 1/√ of the products of the rows' sizes, for weights of tokens.
+  void find_roots(DeviceView x, const DeviceView* y) const;
+  std::int64_t num_rows() const { return windows_.num_windows() * windows_.seqlen; }
+
+  DeviceMemory& memory_;
+  Products& products_;
+  BlockForward& forward_;
+  const StatisticsScratch& scratch_;
+  const Model& model_;
+  const TokenWindows& windows_;
+  cudaStream_t stream_;
+  DeviceBuffer inner_;  // [N, I] input of the output projection in hand
+  std::int64_t inner_cols_ = 0;
+  DeviceBuffer roots_;
+  DeviceMatrix look_;  // [rows of a pass, hidden]
+};
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,415 @@
+// Few tokens times packed weights: a warp takes 64-column blocks of a panel of 16 rows, turns them into the
+// fragments of tensor core products in registers, and the warps of a block of threads share the columns of
+// one panel. Every byte of the weights is read once, whatever the number of tokens. Bitmaps meet tensor cores
+// this way in SpInfer (Fan et al., EuroSys 2025).
+#include <algorithm>
+
+#include "swiftprune/cuda/runtime/tensor_core.cuh"
+#include "swiftprune/cuda/sparse/packed_device.cuh"
+
+namespace swiftprune::cuda {
+namespace {
+
+constexpr int kMostWarps = 16;     // of a block of threads
+constexpr int kSlots = 4;          // chunks of a bitmap in shared memory, a warp
+constexpr int kAhead = 4;          // blocks of 2:4 in registers
+constexpr int kBitmapWarps = 32;   // of a multiprocessor, by their registers
+constexpr int kTwoFourWarps = 28;  // the same
+constexpr int kMostDirect = 4;     // tokens
+constexpr int kSlotsInputs = 3;    // blocks of x in shared memory, a warp
+constexpr int kInputPitch = static_cast<int>(kCompactBlock) * 2 + 16;  // bytes of a row: no bank conflicts
+
+// Programmatic dependent launch: the weights are fetched while the kernel before still runs.
+__device__ __forceinline__ void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// One block of x, [tokens, 64 columns], to shared memory; columns that do not exist become zero. kWhole: all
+// do, and rows are aligned.
+template <class T, bool kWhole>
+__device__ __forceinline__ void fetch_inputs(const CompactArgs& args, int b, std::byte* slot, int lane) {
+  constexpr int kChunks = static_cast<int>(kCompactBlock) / 8;
+  const T* x = static_cast<const T*>(args.x) + kCompactBlock * b;
+#pragma unroll 1
+  for (int i = lane; i < kChunks * static_cast<int>(args.tokens); i += kWarp) {
+    const int token = i / kChunks;
+    const int chunk = i % kChunks;
+    const T* source = x + token * args.x_stride + 8 * chunk;
+    std::byte* target = slot + token * kInputPitch + 16 * chunk;
+    if constexpr (kWhole) {
+      copy_async(shared_address(target), source);
+    } else {
+      for (int e = 0; e < 8; ++e) {
+        const bool inside = kCompactBlock * b + 8 * chunk + e < args.cols;
+        reinterpret_cast<T*>(target)[e] = inside ? source[e] : from_float<T>(0.0f);
+      }
+    }
+  }
+}
+// The token whose inputs a lane reads for column g of tile j. Beyond the last one any will do: that column of
+// the product is dropped.
+__device__ __forceinline__ int token_of(const CompactArgs& args, int j, int g) {
+  return min(8 * j + g, static_cast<int>(args.tokens) - 1);
+}
+// x[0 .. 15], of which `cols` exist; the others are zero.
+template <class T, bool kWhole>
+__device__ __forceinline__ Words load_inputs(const T* x, int cols) {
+  if constexpr (kWhole) {
+    return load_words(reinterpret_cast<const std::byte*>(x));
+  } else {
+    Words words;
+    const auto* bits = reinterpret_cast<const std::uint16_t*>(x);
+    for (int i = 0; i < 8; ++i) {
+      const std::uint32_t low = 2 * i < cols ? bits[2 * i] : 0;
+      const std::uint32_t high = 2 * i + 1 < cols ? bits[2 * i + 1] : 0;
+      words.v[i] = low | high << 16;
+    }
+    return words;
+  }
+}
+__device__ __forceinline__ std::uint32_t input_pair(const std::byte* row, int pair) {
+  return reinterpret_cast<const std::uint32_t*>(row)[pair];
+}
+
+// Adds up the warps' sums [warps][16 rows, 8·kTiles tokens] in the order of the warps and writes y.
+// scales: of the rows, or null.
+template <class T, int kTiles>
+__device__ __forceinline__ void write_sums(const CompactArgs& args, const std::byte* sums, int warp_bytes,
+                                           const float* scales = nullptr, float widening = 1.0f) {
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * static_cast<int>(args.tokens);
+       i += static_cast<int>(blockDim.x)) {
+    const int r = i % kRows;
+    const int token = i / kRows;
+    const std::int64_t row = std::int64_t{blockIdx.x} * kRows + r;
+    if (row >= args.rows) continue;
+    float sum = 0.0f;
+    for (int w = 0; w < warps; ++w) {
+      sum += reinterpret_cast<const float*>(sums + w * warp_bytes)[r * 8 * kTiles + token];
+    }
+    if (scales != nullptr) sum *= scales[row] * widening;
+    const std::int64_t at = token * args.y_stride + row;
+    if (args.y_dtype == DType::kF32) {
+      auto* y = static_cast<float*>(args.y) + at;
+      if (args.bias != nullptr) sum += static_cast<const float*>(args.bias)[row];
+      *y = args.accumulate ? *y + sum : sum;
+    } else {
+      if (args.bias != nullptr) sum += to_float(static_cast<const T*>(args.bias)[row]);
+      static_cast<T*>(args.y)[at] = from_float<T>(sum);
+    }
+  }
+}
+
+template <int kTiles>
+__device__ __forceinline__ void keep_sums(const float (&sum)[kTiles][4], float* target, int first_row,
+                                          int second_row, int lane) {
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? first_row : second_row;
+      target[row * 8 * kTiles + 8 * j + 2 * (lane % 4) + i % 2] = sum[j][i];
+    }
+  }
+}
+
+// -- Bitmap -------------------------------------------------------------------------------------------------
+
+// A warp's chunks on their way to shared memory.
+class ChunkStream {
+ public:
+  // Chunks first .. of the weight; most: uint4 of one at most.
+  __device__ ChunkStream(const BitmapWeight& weight, std::int64_t first, int count, int lane)
+      : chunks_(weight.chunks + lane),
+        starts_(weight.starts + first),
+        most_(static_cast<int>(weight.most)),
+        count_(count),
+        lane_(lane),
+        begin_(starts_[0]) {}
+  // Begins to copy the next chunk.
+  __device__ __forceinline__ void fetch(unsigned slot) {
+    if (next_ >= count_) return;
+    if (next_ % kWarp == 0) held_ = starts_[min(next_ + 1 + lane_, count_)];  // ends of 32 chunks
+    const std::uint32_t end = __shfl_sync(kFullWarp, held_, next_ % kWarp);
+    const uint4* source = chunks_ + begin_;
+    const int size = static_cast<int>(end - begin_) - lane_;
+    const unsigned target = slot + 16 * lane_;
+#pragma unroll
+    for (int i = 0; i < kUsual; ++i) {
+      if (kWarp * i < size) copy_async(target + 16 * kWarp * i, source + kWarp * i);
+    }
+    if (most_ > kWarp * kUsual) {
+#pragma unroll 1
+      for (int i = kUsual; kWarp * i < size; ++i) copy_async(target + 16 * kWarp * i, source + kWarp * i);
+    }
+    begin_ = end;
+    ++next_;
+  }
+
+ private:
+  static constexpr int kUsual = 3;  // rounds of 32 lanes: enough for half of the weights
+  const uint4* chunks_;
+  const std::uint32_t* starts_;
+  int most_, count_, lane_;
+  int next_ = 0;
+  std::uint32_t begin_;
+  std::uint32_t held_ = 0;
+};
+
+template <class T, int kTiles, bool kWhole, Stored kStored>
+__global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeight weight, CompactArgs args,
+                                                                      int blocks, int slot_bytes,
+                                                                      int warp_bytes) {
+  extern __shared__ uint4 dynamic[];
+  __shared__ alignas(128) Spread table[16];
+  let_next_start();
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  auto* const shared = reinterpret_cast<std::byte*>(dynamic);
+  std::byte* const own = shared + warp * warp_bytes;
+  const int first = blocks * warp / warps;
+  const int count = blocks * (warp + 1) / warps - first;
+  ChunkStream stream(weight, std::int64_t{blockIdx.x} * blocks + first, count, lane);
+#pragma unroll
+  for (int i = 0; i < kSlots - 1; ++i) {
+    stream.fetch(shared_address(own + i * slot_bytes));
+    commit_copies();
+  }
+  if (threadIdx.x < 16) table[threadIdx.x] = table_entry<kStored>(threadIdx.x);
+  __syncthreads();
+  wait_for_inputs();
+
+  const Decoder decoder(table, g);
+  const T* x[kTiles];
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    x[j] =
+        static_cast<const T*>(args.x) + token_of(args, j, g) * args.x_stride + kCompactBlock * first + 16 * t;
+  }
+  int cols = static_cast<int>(args.cols) - static_cast<int>(kCompactBlock) * first - 16 * t;
+  float sum[kTiles][4] = {};
+  int slot = 0;
+  int free_slot = kSlots - 1;
+  for (int i = 0; i < count; ++i) {
+    Words inputs[kTiles];
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      inputs[j] = load_inputs<T, kWhole>(x[j], cols);
+      x[j] += kCompactBlock;
+    }
+    cols -= static_cast<int>(kCompactBlock);
+    stream.fetch(shared_address(own + free_slot * slot_bytes));
+    commit_copies();
+    wait_copies<kSlots - 1>();
+    __syncwarp();
+    const std::byte* chunk = own + slot * slot_bytes;
+    const unsigned values = shared_address(chunk + kValuesAt);
+    const Words words = load_words(chunk + 32 * t);
+    const uint4 starts = *reinterpret_cast<const uint4*>(chunk + 4 * kPairs + 16 * t);
+    const std::uint32_t two_starts[4] = {starts.x, starts.y, starts.z, starts.w};
+#pragma unroll
+    for (int f = 0; f < 4; ++f) {
+      std::uint32_t a[4];
+      decoder.decode_as<kStored, T>(words.v[2 * f], values + (two_starts[f] & 0xffffu), a[0], a[1]);
+      decoder.decode_as<kStored, T>(words.v[2 * f + 1], values + (two_starts[f] >> 16), a[2], a[3]);
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) multiply(sum[j], a, inputs[j].v[2 * f], inputs[j].v[2 * f + 1], T{});
+    }
+    __syncwarp();  // the slot is filled again by the next fetch
+    free_slot = slot;
+    slot = slot + 1 == kSlots ? 0 : slot + 1;
+  }
+  wait_copies<0>();
+  __syncwarp();
+  keep_sums<kTiles>(sum, reinterpret_cast<float*>(own), 2 * g, 2 * g + 1, lane);
+  __syncthreads();
+  write_sums<T, kTiles>(args, shared, warp_bytes, weight.scales, kWidening<T, kStored>);
+}
+
+// -- 2:4 ----------------------------------------------------------------------------------------------------
+
+// kDirect: x is read from global memory where it is needed, which is faster for very few tokens.
+template <class T, int kTiles, bool kWhole, bool kDirect>
+__global__ __launch_bounds__(kMostWarps* kWarp, 1) void two_four_kernel(TwoFourWeight weight,
+                                                                        CompactArgs args, int blocks,
+                                                                        int warp_bytes) {
+  extern __shared__ uint4 dynamic[];
+  let_next_start();
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  auto* const shared = reinterpret_cast<std::byte*>(dynamic);
+  std::byte* const own = shared + warp * warp_bytes;
+  const int slot_bytes = kInputPitch * static_cast<int>(args.tokens);
+  const int first = blocks * warp / warps;
+  const int last = blocks * (warp + 1) / warps;
+  const std::int64_t panel_block = std::int64_t{blockIdx.x} * blocks;
+  uint4 a[kAhead][2];
+  std::uint32_t indices[kAhead];
+  const auto fetch = [&](int slot, int b) {
+    const uint4* source = weight.values + (panel_block + b) * 2 * kWarp + lane;
+    a[slot][0] = __ldcs(source);
+    a[slot][1] = __ldcs(source + kWarp);
+    indices[slot] = __ldcs(weight.indices + (panel_block + b) * kWarp + lane);
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (first + i < last) fetch(i, first + i);
+  }
+  wait_for_inputs();
+#pragma unroll
+  for (int i = 0; i < kSlotsInputs - 1; ++i) {
+    if (!kDirect && first + i < last) fetch_inputs<T, kWhole>(args, first + i, own + i * slot_bytes, lane);
+    commit_copies();
+  }
+
+  float sum[kTiles][4] = {};
+  int slot = 0;
+  int free_slot = kSlotsInputs - 1;
+  for (int base = first; base < last; base += kAhead) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int b = base + i;
+      if (b < last) {
+        if constexpr (!kDirect) {
+          if (b + kSlotsInputs - 1 < last) {
+            fetch_inputs<T, kWhole>(args, b + kSlotsInputs - 1, own + free_slot * slot_bytes, lane);
+          }
+          commit_copies();
+          wait_copies<kSlotsInputs - 1>();
+          __syncwarp();
+        }
+        const std::byte* inputs = own + slot * slot_bytes;
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+          const int token = token_of(args, j, g);
+          const std::byte* row = inputs + token * kInputPitch;
+          const auto* direct = reinterpret_cast<const std::byte*>(static_cast<const T*>(args.x) +
+                                                                  token * args.x_stride + kCompactBlock * b);
+          std::uint32_t x[2][4];
+#pragma unroll
+          for (int k = 0; k < 8; ++k) x[k / 4][k % 4] = input_pair(kDirect ? direct : row, 4 * k + t);
+          multiply_24<0>(sum[j], a[i][0], x[0], indices[i], T{});
+          multiply_24<1>(sum[j], a[i][1], x[1], indices[i], T{});
+        }
+        if (b + kAhead < last) fetch(i, b + kAhead);
+        if constexpr (!kDirect) __syncwarp();
+        free_slot = slot;
+        slot = slot + 1 == kSlotsInputs ? 0 : slot + 1;
+      }
+    }
+  }
+  wait_copies<0>();
+  __syncwarp();
+  keep_sums<kTiles>(sum, reinterpret_cast<float*>(own), g, g + 8, lane);
+  __syncthreads();
+  write_sums<T, kTiles>(args, shared, warp_bytes);
+}
+
+// -- Launches -----------------------------------------------------------------------------------------------
+
+template <int kTiles>
+constexpr int kSumBytes = kRows * 8 * kTiles* static_cast<int>(sizeof(float));
+
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0;
+  int value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, attribute, device);  // an error shows at the launch
+  return value;
+}
+
+// So many that all panels run at once, when a multiprocessor holds `most` warps with `warp_bytes` of shared
+// memory each; each warp gets a block at least.
+int warps_per_panel(std::int64_t panels, int blocks, int most, int warp_bytes) {
+  static const int multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
+  static const int shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const std::int64_t panels_each = (panels + multiprocessors - 1) / multiprocessors;
+  const std::int64_t warps = std::min(most, shared_bytes / warp_bytes) / panels_each;
+  return static_cast<int>(std::clamp<std::int64_t>(warps, 1, std::min(kMostWarps, blocks)));
+}
+
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), std::int64_t panels, int warps, int shared,
+                  cudaStream_t stream, Arguments... arguments) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(panels));
+  config.blockDim = dim3(static_cast<unsigned>(warps * kWarp));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = stream;
+  config.attrs = &early;
+  static const bool knows_early = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  config.numAttrs = knows_early ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+  check_launch("a product with packed weights");
+}
+
+// Calls body(T{}, tiles, whole) with both as constants.
+template <class Body>
+void with_case(const CompactArgs& args, const Body& body) {
+  const bool whole = args.cols % kCompactBlock == 0 && args.x_stride % 8 == 0 && is_aligned(args.x);
+  const auto typed = [&](auto zero) {
+    const auto tiled = [&](auto tiles) {
+      whole ? body(zero, tiles, std::true_type{}) : body(zero, tiles, std::false_type{});
+    };
+    args.tokens > 8 ? tiled(std::integral_constant<int, 2>{}) : tiled(std::integral_constant<int, 1>{});
+  };
+  args.dtype == DType::kF16 ? typed(__half{}) : typed(__nv_bfloat16{});
+}
+
+}  // namespace
+
+void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream) {
+  if (args.tokens == 0 || args.rows == 0) return;
+  const int blocks = blocks_of(args.cols);
+  const std::int64_t panels = panels_of(args.rows);
+  const int slot_bytes = 16 * static_cast<int>(weight.most + 1);  // decoding reads beyond the last value
+  with_case(args, [&](auto zero, auto tiles, auto whole) {
+    constexpr int kTiles = decltype(tiles)::value;
+    const int warp_bytes = std::max(kSlots * slot_bytes, kSumBytes<kTiles>);
+    const int warps = warps_per_panel(panels, blocks, kBitmapWarps, warp_bytes);
+    with_stored(weight.stored, [&](auto stored) {
+      launch_early(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value, decltype(stored)::value>,
+                   panels, warps, warps * warp_bytes, stream, weight, args, blocks, slot_bytes, warp_bytes);
+    });
+  });
+}
+
+void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream) {
+  if (args.tokens == 0 || args.rows == 0) return;
+  const int blocks = blocks_of(args.cols);
+  const std::int64_t panels = panels_of(args.rows);
+  with_case(args, [&](auto zero, auto tiles, auto whole) {
+    constexpr int kTiles = decltype(tiles)::value;
+    const int warp_bytes =
+        std::max(kSlotsInputs * kInputPitch * static_cast<int>(args.tokens), kSumBytes<kTiles>);
+    constexpr bool kWhole = decltype(whole)::value;
+    const int warps = warps_per_panel(panels, blocks, kTwoFourWarps, warp_bytes);
+    const auto launch = [&](auto kernel) {
+      launch_early(kernel, panels, warps, warps * warp_bytes, stream, weight, args, blocks, warp_bytes);
+    };
+    if (kTiles == 1 && kWhole && args.tokens <= kMostDirect) {
+      launch(two_four_kernel<decltype(zero), 1, true, true>);
+    } else {
+      launch(two_four_kernel<decltype(zero), kTiles, kWhole, false>);
+    }
+  });
+}
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,467 @@
+#include "swiftprune/cuda/sparse/packed_weight.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <numeric>
+
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/sparse/pack.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+constexpr std::int64_t kStructuredTokens = 256;       // fewer are no gain for cuSPARSELt
+constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
+constexpr std::int64_t kValuesAt = kWords * (4 + 2);  // bytes into a chunk
+constexpr std::int64_t kUnit = 16;                    // bytes: chunks are whole ones
+
+bool is_two_four(const PackedTensor& part) {
+  return part.kind() == PackedKind::kNm16 && part.shape().group_n == 2 && part.shape().group_m == 4;
+}
+
+DevicePacked::Kind kind_of(const PackedTensor& part) {
+  const bool bitmap = part.kind() == PackedKind::kBitmap16 || part.kind() == PackedKind::kBitmapInt8 ||
+                      part.kind() == PackedKind::kBitmapFp8;
+  if (bitmap) return DevicePacked::Kind::kBitmap;
+  return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
+}
+
+std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
+  switch (kind) {
+    case DevicePacked::Kind::kBitmap:
+      return name_of(stored == Stored::kHalf   ? PackedKind::kBitmap16
+                     : stored == Stored::kInt8 ? PackedKind::kBitmapInt8
+                                               : PackedKind::kBitmapFp8);
+    case DevicePacked::Kind::kTwoFour:
+      return "2:4";
+    case DevicePacked::Kind::kDense:
+      break;
+  }
+  return "dense16";
+}
+
+// The part as the device takes it.
+PackedTensor device_form(const PackedTensor& part) {
+  if (kind_of(part) != DevicePacked::Kind::kDense || part.kind() == PackedKind::kDense16) return part;
+  const std::vector<std::uint16_t> bits = unpack(part);
+  const WeightBits weight{bits, part.rows(), part.cols(), part.shape().dtype};
+  PackedTensor bitmap = pack(weight, {.kind = PackedKind::kBitmap16});
+  if (bitmap.bytes().size() < bits.size() * sizeof(std::uint16_t)) return bitmap;
+  return pack(weight, {.kind = PackedKind::kDense16});
+}
+
+Stored stored_of(const PackedTensor& part) {
+  return is_int8(part.kind()) ? Stored::kInt8 : is_fp8(part.kind()) ? Stored::kE4M3 : Stored::kHalf;
+}
+
+// Panels follow each other only when those before the last part are full.
+bool can_follow(const PackedTensor& before, const PackedTensor& part) {
+  return kind_of(before) == kind_of(part) && stored_of(before) == stored_of(part) &&
+         before.rows() % kPanelRows == 0;
+}
+
+template <class T>
+DeviceBuffer to_device(DeviceMemory& memory, std::span<const T> values, cudaStream_t stream) {
+  DeviceBuffer buffer = upload(memory, values, "packed weights", stream);
+  check(cudaStreamSynchronize(stream));  // `values` may go
+  return buffer;
+}
+
+// The mask words of one block of a panel, one a pair of columns: those of 8-bit kinds are quads' halves.
+std::array<std::uint32_t, kWords> words_of(const PackedTensor& part, std::int64_t panel, std::int64_t block) {
+  std::array<std::uint32_t, kWords> words{};
+  if (!is_8bit(part.kind())) {
+    const std::int64_t pairs = part.shape().num_pairs();
+    const std::int64_t first = block * kWords;
+    std::copy_n(static_cast<const std::uint32_t*>(part.masks()) + panel * pairs + first,
+                std::min(kWords, pairs - first), words.begin());
+    return words;
+  }
+  const std::int64_t quads = part.shape().num_quads();
+  const std::int64_t first = block * kWords / 2;
+  const auto* masks = static_cast<const std::uint64_t*>(part.masks()) + panel * quads + first;
+  for (std::int64_t q = 0; q < std::min(kWords / 2, quads - first); ++q) {
+    for (int row = 0; row < kPanelRows; ++row) {
+      const auto four = static_cast<std::uint32_t>(masks[q] >> (4 * row) & 15u);
+      words[static_cast<std::size_t>(2 * q)] |= (four & 3u) << (2 * row);
+      words[static_cast<std::size_t>(2 * q + 1)] |= (four >> 2) << (2 * row);
+    }
+  }
+  return words;
+}
+
+// As the kernels read them.
+std::uint8_t stored_value(std::uint8_t bits, Stored stored) {
+  const auto value = static_cast<std::int8_t>(bits);
+  if (stored != Stored::kInt8 || value >= 0) return bits;
+  return static_cast<std::uint8_t>(0x80 | -value);
+}
+
+// Bytes of a block's chunk before it is filled up to whole units.
+std::int64_t chunk_bytes(std::span<const std::uint32_t> words, std::int64_t value_bytes) {
+  std::int64_t count = 0;
+  for (const std::uint32_t word : words) count += std::popcount(word);
+  return kValuesAt + value_bytes * count;
+}
+
+// One panel's chunks as in BitmapWeight.
+template <class Value>
+void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32_t* starts,
+                 std::int64_t blocks, std::byte* chunks) {
+  constexpr std::size_t kPairs = sizeof(Value) == 1 ? 2 : 1;  // of a step of the packed tensor
+  const Stored stored = stored_of(part);
+  const auto* source = static_cast<const Value*>(part.values()) + part.offsets()[panel];
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    std::byte* chunk = chunks + starts[b] * kUnit;
+    const auto words = words_of(part, panel, b);
+    std::memcpy(chunk, words.data(), sizeof words);
+    std::array<std::byte*, kWords> targets{};  // of each pair's next value
+    std::int64_t end = kValuesAt;
+    for (std::size_t i = 0; i < kWords; ++i) {
+      const std::size_t pair = i % 4 * 8 + i / 4;
+      const auto start = static_cast<std::uint16_t>(end - kValuesAt);
+      std::memcpy(chunk + 4 * kWords + 2 * pair, &start, sizeof start);
+      targets[pair] = chunk + end;
+      end += static_cast<std::int64_t>(sizeof(Value)) * std::popcount(words[pair]);
+    }
+    std::memset(chunk + end, 0, static_cast<std::size_t>(round_up(end, kUnit) - end));
+    for (std::size_t pair = 0; pair < kWords; pair += kPairs) {
+      if constexpr (kPairs == 1) {
+        const auto count = static_cast<std::size_t>(std::popcount(words[pair]));
+        std::memcpy(targets[pair], source, count * sizeof(Value));
+        source += count;
+      } else {
+        for (int row = 0; row < kPanelRows; ++row) {  // a step's lanes: rows, then columns
+          for (std::size_t p = pair; p < pair + kPairs; ++p) {
+            for (int n = std::popcount(words[p] >> (2 * row) & 3u); n > 0; --n)
+              *targets[p]++ = static_cast<std::byte>(stored_value(*source++, stored));
+          }
+        }
+      }
+    }
+  }
+}
+
+constexpr std::int64_t kLanes = 32;
+constexpr std::int64_t kPanelValues = 2 * kLanes * 4;  // registers of a panel's block
+
+// One panel of a 2:4 weight in the order of TwoFourWeight.
+void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t blocks, std::uint32_t* values,
+                    std::uint32_t* indices) {
+  constexpr std::uint32_t kNothing = 0b0100;  // indices 0 and 1, beyond the last group
+  const std::int64_t groups = part.cols() / 4;
+  const std::int64_t num_slots = part.shape().num_slots();
+  const auto* pairs =
+      static_cast<const std::uint32_t*>(part.values()) + panel * num_slots / 2 * kPanelRows;  // [groups, 16]
+  const auto* words = static_cast<const std::uint32_t*>(part.indices()) + panel * num_slots;  // [2·groups]
+  const auto four = [&](std::int64_t group, std::int64_t row) {
+    if (group >= groups) return kNothing;
+    return (words[2 * group] >> (2 * row) & 3u) | (words[2 * group + 1] >> (2 * row) & 3u) << 2;
+  };
+  std::fill_n(values, blocks * kPanelValues, 0u);
+  std::fill_n(indices, blocks * kLanes, 0u);
+  for (std::int64_t s = 0; s < 2 * blocks; ++s) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t i = 0; i < 4; ++i) {
+        const std::int64_t group = 8 * s + lane % 4 + i / 2 * 4;
+        const std::int64_t row = lane / 4 + i % 2 * 8;
+        if (group < groups) values[(s * kLanes + lane) * 4 + i] = pairs[group * kPanelRows + row];
+      }
+    }
+  }
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t i = 0; i < 4; ++i) {  // of the 16 columns that lane % 4 stands for
+        const std::int64_t group = 16 * b + lane % 4 * 4 + i;
+        indices[b * kLanes + lane] |= four(group, lane / 4) << (4 * i) | four(group, lane / 4 + 8)
+                                                                             << (16 + 4 * i);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+BitmapWeight DevicePacked::Piece::bitmap() const {
+  return {.chunks = values.as<uint4>(),
+          .starts = starts.as<std::uint32_t>(),
+          .most = most,
+          .stored = stored,
+          .scales = scales.as<float>()};
+}
+TwoFourWeight DevicePacked::Piece::two_four() const {
+  return {.values = values.as<uint4>(), .indices = indices.as<std::uint32_t>()};
+}
+
+DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                              cudaStream_t stream) const {
+  constexpr std::int64_t kPanelsAtOnce = 16;
+  const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  Piece piece;
+  piece.kind = Kind::kBitmap;
+  piece.stored = stored_of(parts.front());
+  const std::int64_t value_bytes = piece.stored == Stored::kHalf ? 2 : 1;
+  // body(part, its panel, the piece's panel)
+  const auto each_panel = [&](const auto& body) {
+    std::int64_t first_panel = 0;
+    for (const PackedTensor& part : parts) {
+      parallel_for(part.shape().num_panels(), kPanelsAtOnce, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t p = begin; p < end; ++p) body(part, p, first_panel + p);
+      });
+      first_panel += part.shape().num_panels();
+    }
+  };
+  std::int64_t panels = 0;
+  for (const PackedTensor& part : parts) panels += part.shape().num_panels();
+  std::vector<std::uint32_t> starts(static_cast<std::size_t>(panels * blocks + 1));  // sizes, then their sums
+  each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::int64_t size = ceil_div(chunk_bytes(words_of(part, p, b), value_bytes), kUnit);
+      starts[static_cast<std::size_t>(panel * blocks + b + 1)] = static_cast<std::uint32_t>(size);
+    }
+  });
+  piece.most = *std::max_element(starts.begin(), starts.end());
+  std::partial_sum(starts.begin(), starts.end(), starts.begin());  // 2^32 units are 64 GB
+  const std::size_t bytes = std::size_t{starts.back()} * kUnit;
+  const auto chunks = std::make_unique_for_overwrite<std::byte[]>(bytes);
+  each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
+    const std::uint32_t* first = starts.data() + panel * blocks;
+    if (piece.stored == Stored::kHalf) {
+      fill_chunks<std::uint16_t>(part, p, first, blocks, chunks.get());
+    } else {
+      fill_chunks<std::uint8_t>(part, p, first, blocks, chunks.get());
+    }
+  });
+  if (piece.stored != Stored::kHalf) {
+    std::vector<float> scales;
+    for (const PackedTensor& part : parts)
+      scales.insert(scales.end(), part.scales(), part.scales() + part.shape().num_panels() * kPanelRows);
+    piece.scales = to_device<float>(memory, scales, stream);
+  }
+  piece.values = to_device<std::byte>(memory, {chunks.get(), bytes}, stream);
+  piece.starts = to_device<std::uint32_t>(memory, starts, stream);
+  return piece;
+}
+
+DevicePacked::Piece DevicePacked::make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                                cudaStream_t stream) const {
+  const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  std::int64_t panels = 0;
+  for (const PackedTensor& part : parts) panels += part.shape().num_panels();
+  const auto num_values = static_cast<std::size_t>(panels * blocks * kPanelValues);
+  const auto num_indices = static_cast<std::size_t>(panels * blocks * kLanes);
+  const auto values = std::make_unique_for_overwrite<std::uint32_t[]>(num_values);
+  const auto indices = std::make_unique_for_overwrite<std::uint32_t[]>(num_indices);
+  std::int64_t first_panel = 0;
+  for (const PackedTensor& part : parts) {
+    parallel_for(part.shape().num_panels(), 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t p = begin; p < end; ++p) {
+        const std::int64_t first = (first_panel + p) * blocks;
+        order_two_four(part, p, blocks, values.get() + first * kPanelValues, indices.get() + first * kLanes);
+      }
+    });
+    first_panel += part.shape().num_panels();
+  }
+  Piece piece;
+  piece.kind = Kind::kTwoFour;
+  piece.values = to_device<std::uint32_t>(memory, {values.get(), num_values}, stream);
+  piece.indices = to_device<std::uint32_t>(memory, {indices.get(), num_indices}, stream);
+  return piece;
+}
+
+DevicePacked::Piece DevicePacked::make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                             cudaStream_t stream) const {
+  std::vector<std::uint16_t> values;
+  for (const PackedTensor& part : parts) {
+    const std::vector<std::uint16_t> bits = unpack(part);
+    values.insert(values.end(), bits.begin(), bits.end());
+  }
+  Piece piece;
+  piece.values = to_device<std::uint16_t>(memory, values, stream);
+  return piece;
+}
+
+DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) {
+  expect(!parts.empty(), "DevicePacked: a weight");
+  cols_ = parts.front().cols();
+  dtype_ = parts.front().shape().dtype;
+  std::vector<PackedTensor> forms;
+  std::string kinds;
+  double values = 0.0;
+  for (const PackedTensor& part : parts) {
+    expect(part.cols() == cols_ && part.shape().dtype == dtype_,
+           "DevicePacked: parts of one width and dtype");
+    forms.push_back(device_form(part));
+    values += static_cast<double>(forms.back().shape().num_values);
+  }
+  for (std::size_t first = 0, end = 0; first < forms.size(); first = end) {
+    std::int64_t rows = forms[first].rows();
+    for (end = first + 1; end < forms.size() && can_follow(forms[end - 1], forms[end]); ++end) {
+      rows += forms[end].rows();
+    }
+    const auto group = std::span(forms).subspan(first, end - first);
+    Piece piece = kind_of(forms[first]) == Kind::kBitmap    ? make_bitmap(memory, group, stream)
+                  : kind_of(forms[first]) == Kind::kTwoFour ? make_two_four(memory, group, stream)
+                                                            : make_dense(memory, group, stream);
+    piece.first_row = rows_;
+    piece.rows = rows;
+    rows_ += rows;
+    kinds += kinds.empty() ? "" : "+";
+    kinds += kind_name(piece.kind, piece.stored);
+    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes() + piece.scales.bytes();
+    pieces_.push_back(std::move(piece));
+  }
+  const double density = values / static_cast<double>(rows_) / static_cast<double>(cols_);
+  description_ = fmt::format("{}x{} {} {} {:.2f}", rows_, cols_, kinds, name_of(dtype_),
+                             std::round(density * 20.0) / 20.0);
+}
+
+bool DevicePacked::is_dense() const {
+  return std::all_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::kDense; });
+}
+
+void DevicePacked::linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
+                          Scratch scratch, cudaStream_t stream) const {
+  expect(x.dtype == dtype_ && x.cols == cols_ && y.cols == rows_ && y.rows == x.rows, "linear: shapes agree");
+  expect(!accumulate || y.dtype == DType::kF32, "linear: sums in F32");
+  if (x.rows <= kMaxDecodeTokens || is_dense()) {
+    multiply_packed(products, x, bias, y, accumulate, stream);
+    return;
+  }
+  if (structured_ && bias == nullptr && x.rows >= kStructuredTokens &&
+      multiply_structured(products, x, y, accumulate, scratch, stream)) {
+    return;
+  }
+  void* dense = dense_.data();
+  if (dense == nullptr) {
+    expect(scratch.bytes >= static_cast<std::uint64_t>(2 * rows_ * cols_), "linear: room to expand");
+    dense = scratch.data;
+    expand(dense, stream);
+  }
+  products.linear(x, view_of(dense, dtype_, rows_, cols_), bias, y, accumulate);
+}
+
+// False, with nothing done, when the library does not take these operands.
+bool DevicePacked::multiply_structured(Products& products, DeviceView x, DeviceView y, bool accumulate,
+                                       Scratch scratch, cudaStream_t stream) const {
+  if (x.stride != x.cols || y.stride != y.cols) return false;
+  const std::int64_t whole = x.rows / 8 * 8;
+  const auto multiply = [&](DeviceView from, DeviceView to) {
+    return structured_->library->linear(structured_->weight, from, to, structured_->algorithm);
+  };
+  if (y.dtype == dtype_) {
+    if (!multiply(x.row_block(0, whole), y.row_block(0, whole))) return false;
+  } else {  // the library writes 16 bits only
+    const std::int64_t most = static_cast<std::int64_t>(scratch.bytes) / 2 / rows_ / 8 * 8;
+    if (most == 0) return false;
+    for (std::int64_t row = 0; row < whole; row += most) {
+      const std::int64_t count = std::min(most, whole - row);
+      const DeviceView part = view_of(scratch.data, dtype_, count, rows_);
+      if (!multiply(x.row_block(row, count), part)) {
+        expect(row == 0, "cuSPARSELt: the shape that it took");
+        return false;
+      }
+      void* target = y.row(row);
+      if (accumulate) {
+        add(part.data, dtype_, static_cast<float*>(target), part.numel(), stream);
+      } else {
+        convert(part.data, dtype_, target, y.dtype, part.numel(), stream);
+      }
+    }
+  }
+  if (whole < x.rows) {
+    multiply_packed(products, x.row_block(whole, x.rows - whole), nullptr, y.row_block(whole, x.rows - whole),
+                    accumulate, stream);
+  }
+  return true;
+}
+
+void DevicePacked::multiply_packed(Products& products, DeviceView x, const void* bias, DeviceView y,
+                                   bool accumulate, cudaStream_t stream) const {
+  const auto bias_at = [&](std::int64_t row) {
+    return bias == nullptr ? nullptr : static_cast<const std::byte*>(bias) + row * size_of(y.dtype);
+  };
+  for (const Piece& piece : pieces_) {
+    const DeviceView target = y.col_block(piece.first_row, piece.rows);
+    if (piece.kind == Kind::kDense) {
+      products.linear(x, view_of(piece.values.data(), dtype_, piece.rows, cols_), bias_at(piece.first_row),
+                      target, accumulate);
+      continue;
+    }
+    CompactArgs args;
+    args.dtype = dtype_;
+    args.rows = piece.rows;
+    args.cols = cols_;
+    args.x = x.data;
+    args.x_stride = x.stride;
+    args.tokens = x.rows;
+    args.y = target.data;
+    args.y_dtype = y.dtype;
+    args.y_stride = y.stride;
+    args.accumulate = accumulate;
+    args.bias = bias_at(piece.first_row);
+    if (piece.kind == Kind::kBitmap) {
+      multiply_bitmap(piece.bitmap(), args, stream);
+    } else {
+      multiply_two_four(piece.two_four(), args, stream);
+    }
+  }
+}
+
+void DevicePacked::keep_dense(DeviceMemory& memory, cudaStream_t stream) {
+  dense_ = DeviceBuffer(memory, static_cast<std::uint64_t>(2 * rows_ * cols_), "dense weights");
+  expand(dense_.data(), stream);
+}
+
+void DevicePacked::become_dense(DeviceMemory& memory, cudaStream_t stream) {
+  keep_dense(memory, stream);
+  check(cudaStreamSynchronize(stream));  // the packed bytes go
+  structured_.reset();
+  Piece piece;
+  piece.rows = rows_;
+  piece.values = std::move(dense_);
+  bytes_ = piece.values.bytes();
+  pieces_.clear();
+  pieces_.push_back(std::move(piece));
+}
+
+bool DevicePacked::can_be_structured() const {
+  return dtype_ == DType::kBF16 && rows_ % 16 == 0 && cols_ % 16 == 0 &&
+         StructuredProducts::why_not().empty() &&
+         std::all_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::kTwoFour; });
+}
+
+void DevicePacked::keep_structured(DeviceMemory& memory, StructuredProducts& library,
+                                   const StructuredProducts::Algorithm& algorithm, cudaStream_t stream) {
+  expect(can_be_structured(), "keep_structured: a weight that the library takes");
+  const DeviceMatrix dense(memory, dtype_, rows_, cols_, "dense weights");
+  expand(dense.view().data, stream);
+  structured_ = Structured{&library, algorithm, library.compress(dense.view())};
+}
+
+void DevicePacked::expand(void* dense, cudaStream_t stream) const {
+  for (const Piece& piece : pieces_) {
+    std::byte* target = static_cast<std::byte*>(dense) + 2 * piece.first_row * cols_;
+    switch (piece.kind) {
+      case Kind::kDense:
+        check(cudaMemcpyAsync(target, piece.values.data(), static_cast<std::size_t>(2 * piece.rows * cols_),
+                              cudaMemcpyDeviceToDevice, stream));
+        break;
+      case Kind::kBitmap:
+        expand_bitmap(piece.bitmap(), dtype_, piece.rows, cols_, target, stream);
+        break;
+      case Kind::kTwoFour:
+        expand_two_four(piece.two_four(), piece.rows, cols_, target, stream);
+        break;
+    }
+  }
+}
+
+}  // namespace swiftprune::cuda

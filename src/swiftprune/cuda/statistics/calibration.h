@@ -1,0 +1,92 @@
+// Statistics of one linear input on the device: what calibration/activation_stats.h adds up, with the same
+// meaning.
+#pragma once
+
+#include <vector>
+
+#include "swiftprune/cuda/runtime/products.h"
+#include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/scoring/layer_stats.h"
+
+namespace swiftprune::cuda {
+
+// Rows of the pruned stream beside the dense one (calibration/activation_stats.h, AlignedWindow).
+struct AlignedRows {
+  DeviceView x{};
+  DeviceView dense_x{};
+  DeviceView residual{};        // F32; data null where no residual moments are wanted
+  DeviceView dense_residual{};  // F32
+  // [rows] square roots of the tokens' weights, or null; dense_x is multiplied by them in place.
+  const float* roots = nullptr;
+};
+
+// Buffers that all statistics share: those of one pass over rows.
+class StatisticsScratch {
+ public:
+  // most rows of a pass, most inputs; weighted: most inputs whose tokens are weighted, 0: none are; hidden: 0
+  // without residual moments
+  StatisticsScratch(DeviceMemory& memory, DType compute, std::int64_t rows, std::int64_t inputs,
+                    std::int64_t weighted, std::int64_t hidden);
+  void* sums() const { return sums_.data(); }
+  DeviceView x(std::int64_t rows, std::int64_t cols) const { return part(x_, rows, cols); }
+  DeviceView residual(std::int64_t rows, std::int64_t cols) const { return part(residual_, rows, cols); }
+
+ private:
+  DeviceView part(const DeviceBuffer& buffer, std::int64_t rows, std::int64_t cols) const {
+    return view_of(buffer.data(), compute_, rows, cols);
+  }
+  DType compute_;
+  DeviceBuffer sums_, x_, residual_;
+};
+
+// Gram matrices [I, I], cross moments [I, I] and residual moments [hidden, I] of the input in hand, F32;
+// their memory is taken once and serves one input after another.
+struct Moments {
+  DeviceBuffer gram, cross, residual;
+};
+
+class DeviceStats {
+ public:
+  DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream);
+  // Begins again. moments: where the matrices go that `needs` names. residual_size: 0 without residual
+  // moments.
+  void start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments, std::int64_t residual_size);
+
+  // x [T, I]: one window; windows come in their order.
+  void add_window(const StatisticsScratch& scratch, DeviceView x);
+  // x [whole windows of seqlen rows, I]
+  void add_windows(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen);
+  // Adds xᵀx of any number of rows.
+  void add_gram(Products& products, DeviceView x);
+  void add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows,
+                   std::int64_t seqlen);
+  // After the last window: symmetric Gram, and the sums on the host. Throws Error{kBadInput} naming `input`
+  // when an activation was not finite.
+  void finish(std::string_view input);
+
+  LayerStats view() const;  // without matrices
+  std::int64_t inputs() const { return inputs_; }
+  float* gram() const { return gram_; }
+  float* cross() const { return cross_; }
+  float* residual() const { return residual_; }
+  const double* device_energy() const { return sums_.as<double>(); }
+  // The first of the inputs [n, I], where `needs` asks for a sample.
+  DeviceView sample() const { return sample_; }
+
+ private:
+  StatNeeds needs_;
+  std::int64_t inputs_ = 0;
+  cudaStream_t stream_;
+  std::int64_t residual_size_ = 0;
+  std::int64_t num_tokens_ = 0, num_windows_ = 0;
+  DeviceBuffer sums_;  // energy, ewma, sum: [I] double each
+  float* gram_ = nullptr;
+  float* cross_ = nullptr;
+  float* residual_ = nullptr;
+  std::vector<double> host_;
+  DeviceMemory& memory_;
+  DeviceBuffer sample_memory_;
+  DeviceView sample_{};
+};
+
+}  // namespace swiftprune::cuda

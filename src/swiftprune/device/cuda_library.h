@@ -1,0 +1,32 @@
+// GPU code lies in a library of its own, libswiftprune_cuda.so, which is opened when a GPU is first asked for:
+// one program serves machines with and without a GPU, and a build without CUDA lacks that file alone.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "swiftprune/device/device.h"
+
+namespace swiftprune {
+
+// The two C functions that the library exports (cuda/library.cpp). A library of another version is refused
+// before anything else of it is called.
+inline constexpr const char* kCudaVersionSymbol = "swiftprune_cuda_version";
+using CudaVersionFn = const char* (*)();
+inline constexpr const char* kCudaDeviceSymbol = "swiftprune_make_cuda_device";
+// GPU `index`, owned by the caller; null when it cannot be used, and then why_not says why.
+using MakeCudaDeviceFn = Device* (*)(int index, const DeviceOptions& options, std::string& why_not);
+
+// Where the library is looked for: SWIFTPRUNE_CUDA_LIBRARY names the file, else it lies beside
+// libswiftprune.so.
+std::filesystem::path cuda_library_file();
+// Opens the file, for good. Throws Error{kDevice} naming it when it is no library, or not this build's.
+MakeCudaDeviceFn open_cuda_library(const std::filesystem::path& file);
+
+// A GPU by the library's code, or by the program's own where it is linked in (tests, benchmarks). Null when
+// the library is not there or the GPU cannot be used, and then why_not says why; a library that is there and
+// cannot be used is an error, as in open_cuda_library().
+std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options, std::string& why_not);
+
+}  // namespace swiftprune

@@ -1,0 +1,33 @@
+#include "swiftprune/device/device.h"
+
+namespace swiftprune {
+
+void Device::check_model(const Model& model) const {
+  swiftprune::check_model(model.config(), capabilities());
+}
+
+void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
+  check_model(model);
+  swiftprune::check_plan(plan, options.select, capabilities());
+}
+
+Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
+                                            ComputeType compute, const ProgressFn& progress) {
+  check_model(model);
+  return swiftprune::measure_sensitivities(probe_shop(), model, plan, windows, compute, progress);
+}
+
+PruneResult Device::prune(const Model& model, const Plan& plan, const TokenWindows& windows,
+                          const PruneOptions& options, PruneOutput& output) {
+  check_plan(model, plan, options);
+  return swiftprune::prune(prune_shop(), model, plan, windows, options, output);
+}
+
+ShrinkResult Device::shrink(const Model& model, const ShrinkShape& shape,
+                            std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
+                            const ShrinkOptions& options, ShrinkOutput& output) {
+  check_model(model);
+  return swiftprune::shrink(shrink_shop(), model, shape, removed_layers, windows, options, output);
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,6 @@
+target_sources(swiftprune PRIVATE
+  device/device.cpp
+  device/cpu_device.cpp
+  device/cuda_library.cpp
+  device/device.cpp
+  device/open_device.cpp)

@@ -1,0 +1,136 @@
+#include "swiftprune/model/model_features.h"
+
+#include <array>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune {
+namespace {
+
+using enum ModelFeature;
+
+struct Named {
+  ModelFeature feature;
+  std::string_view name;
+};
+constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
+                               Named{kLayerNorm, "LayerNorm"},
+                               Named{kNoFinalNorm, "no final norm"},
+                               Named{kNormGainOffset, "norms whose gain is stored less one"},
+                               Named{kOutputNorms, "norms behind attention or MLP"},
+                               Named{kQueryKeyNorms, "norms of queries and keys"},
+                               Named{kSeparateQkv, "separate q, k and v"},
+                               Named{kStackedQkv, "stacked q, k and v"},
+                               Named{kInterleavedQkv, "interleaved q, k and v"},
+                               Named{kGroupedHeads, "grouped query heads"},
+                               Named{kSilu, "silu"},
+                               Named{kGelu, "gelu"},
+                               Named{kGeluTanh, "gelu_tanh"},
+                               Named{kRelu, "relu"},
+                               Named{kGatedMlp, "a gated MLP"},
+                               Named{kPlainMlp, "a plain MLP"},
+                               Named{kParallelResidual, "a parallel residual"},
+                               Named{kRotary, "rotary embeddings"},
+                               Named{kLongRotary, "rotary embeddings that change with the length"},
+                               Named{kNoRotary, "blocks without rotary embedding"},
+                               Named{kLearnedPositions, "learned positions"},
+                               Named{kAttentionWindow, "a sliding attention window"},
+                               Named{kAttentionSoftcap, "soft-capped attention"},
+                               Named{kFinalSoftcap, "soft-capped logits"},
+                               Named{kEmbeddingScale, "scaled embeddings"},
+                               Named{kLinearBias, "biases of linears"},
+                               Named{kHeadBias, "a bias of the output head"},
+                               Named{kLayerSizes, "blocks of different sizes"}};
+
+constexpr auto kFeatures = [] {
+  std::array<ModelFeature, kNames.size()> features{};
+  for (std::size_t i = 0; i < kNames.size(); ++i) features[i] = kNames[i].feature;
+  return features;
+}();
+
+// The switches have no default: a new kind does not compile without its feature.
+ModelFeature feature_of(NormKind norm) {
+  switch (norm) {
+    case NormKind::kRms:
+      return kRmsNorm;
+    case NormKind::kLayer:
+      return kLayerNorm;
+  }
+  expect(false, "features_of: a known norm");
+  return kRmsNorm;
+}
+
+ModelFeature feature_of(QkvLayout layout) {
+  switch (layout) {
+    case QkvLayout::kSeparate:
+      return kSeparateQkv;
+    case QkvLayout::kStacked:
+      return kStackedQkv;
+    case QkvLayout::kInterleaved:
+      return kInterleavedQkv;
+  }
+  expect(false, "features_of: a known layout");
+  return kSeparateQkv;
+}
+
+ModelFeature feature_of(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return kSilu;
+    case Activation::kGelu:
+      return kGelu;
+    case Activation::kGeluTanh:
+      return kGeluTanh;
+    case Activation::kRelu:
+      return kRelu;
+  }
+  expect(false, "features_of: a known activation");
+  return kSilu;
+}
+
+void add_block(const ModelConfig& model, const BlockConfig& block, std::set<ModelFeature>& features) {
+  const auto add = [&](bool needed, ModelFeature feature) {
+    if (needed) features.insert(feature);
+  };
+  add(block.post_attention_norm || block.post_mlp_norm, kOutputNorms);
+  add(block.query_norm || block.key_norm, kQueryKeyNorms);
+  add(block.attention_window > 0, kAttentionWindow);
+  add(block.rope < 0, kNoRotary);
+  add(block.rope >= 0, kRotary);
+  add(block.rope >= 0 && model.ropes[static_cast<std::size_t>(block.rope)].long_from > 0, kLongRotary);
+  for (const LinearTensors& linear : linears_of(block)) add(linear.bias, kLinearBias);
+}
+
+}  // namespace
+
+std::span<const ModelFeature> all_model_features() { return kFeatures; }
+
+std::string_view name_of(ModelFeature feature) {
+  for (const Named& named : kNames) {
+    if (named.feature == feature) return named.name;
+  }
+  expect(false, "name_of: a feature of the list");
+  return {};
+}
+
+std::set<ModelFeature> features_of(const ModelConfig& model) {
+  std::set<ModelFeature> features = {feature_of(model.norm), feature_of(model.qkv_layout),
+                                     feature_of(model.activation), model.gated_mlp ? kGatedMlp : kPlainMlp};
+  const auto add = [&](bool needed, ModelFeature feature) {
+    if (needed) features.insert(feature);
+  };
+  add(!model.final_norm, kNoFinalNorm);
+  add(model.norm_gain_offset != 0.0f, kNormGainOffset);
+  add(model.num_kv_heads != model.num_heads, kGroupedHeads);
+  add(model.parallel_residual, kParallelResidual);
+  add(model.position_table.has_value(), kLearnedPositions);
+  add(model.attention_softcap > 0.0f, kAttentionSoftcap);
+  add(model.final_softcap > 0.0f, kFinalSoftcap);
+  add(model.embedding_scale != 1.0f, kEmbeddingScale);
+  add(model.head_bias.has_value(), kHeadBias);
+  add(model.has_layer_sizes, kLayerSizes);
+  for (const BlockConfig& block : model.blocks) add_block(model, block, features);
+  return features;
+}
+
+}  // namespace swiftprune

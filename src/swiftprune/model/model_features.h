@@ -1,0 +1,49 @@
+// What a model's forward needs, as a list of features: a device names those it computes and refuses a model
+// that needs another one (pipeline/capabilities.h). A new field of ModelConfig that changes the forward adds
+// a feature here.
+#pragma once
+
+#include <set>
+#include <span>
+#include <string_view>
+
+#include "swiftprune/model/model_config.h"
+
+namespace swiftprune {
+
+enum class ModelFeature {
+  kRmsNorm,
+  kLayerNorm,
+  kNoFinalNorm,
+  kNormGainOffset,
+  kOutputNorms,    // on the output of attention or MLP, before the residual sum
+  kQueryKeyNorms,  // per head
+  kSeparateQkv,
+  kStackedQkv,
+  kInterleavedQkv,
+  kGroupedHeads,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kRelu,
+  kGatedMlp,
+  kPlainMlp,
+  kParallelResidual,
+  kRotary,
+  kLongRotary,  // other frequencies for long sequences
+  kNoRotary,    // a block without
+  kLearnedPositions,
+  kAttentionWindow,
+  kAttentionSoftcap,
+  kFinalSoftcap,
+  kEmbeddingScale,
+  kLinearBias,
+  kHeadBias,
+  kLayerSizes,  // blocks of different width
+};
+
+std::span<const ModelFeature> all_model_features();
+std::string_view name_of(ModelFeature feature);
+std::set<ModelFeature> features_of(const ModelConfig& model);
+
+}  // namespace swiftprune

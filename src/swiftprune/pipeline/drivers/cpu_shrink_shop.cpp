@@ -1,0 +1,189 @@
+// shrink_shop.h on the processor: everything is done when a call returns.
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/stopwatch.h"
+#include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/shrink_shop.h"
+#include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+#include "swiftprune/pipeline/streams/one_stream.h"
+#include "swiftprune/pipeline/streams/two_streams.h"
+
+namespace swiftprune {
+namespace {
+
+class CpuShrinkShop final : public ShrinkShop {
+ public:
+  CpuShrinkShop(const ShrinkRun& run, const Backend& backend)
+      : run_(run), backend_(backend), ops_(run.model, backend, run.windows) {
+    run.aligned() ? void(two_.emplace(ops_)) : void(one_.emplace(ops_));
+  }
+
+  void load(std::int64_t layer) override {
+    release();
+    const Stopwatch watch(run_.seconds.load);
+    layer_ = layer;
+    if (run_.aligned()) dense_.emplace(run_.model.load_block(layer));
+    block_.emplace(run_.model.load_block(layer));
+    for (BlockLinear& linear : block_->linears()) {
+      const auto& added = run_.added_biases;
+      if (linear.tensors.bias || std::count(added.begin(), added.end(), output_of(linear.tensors.input)) == 0)
+        continue;
+      linear.tensors.bias = true;
+      linear.bias.assign(static_cast<std::size_t>(linear.tensors.outputs), 0.0f);
+    }
+    packed_ = {};
+    originals_ = {};
+  }
+
+  void silence() override { swiftprune::silence(*block_); }
+  bool norms_output(LinearInput output) const override { return block_->norms_output(output); }
+  bool has_bias(LinearInput output) const override { return !projection(output).bias.empty(); }
+
+  void start_block() override {
+    if (dense_) dense_->pack(backend_, run_.options.compute);
+    pack();
+    run_.aligned() ? two_->start_block(*dense_, *block_) : one_->start_block(*block_);
+  }
+
+  void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
+    pack();
+    stats_.reset();
+    if (needs != nullptr) {
+      stats_.emplace(readers(input).front()->tensors.inputs, *needs,
+                     residual ? run_.model.config().hidden_size : 0, run_.options.compute);
+    }
+    ActivationStats* stats = stats_ ? &*stats_ : nullptr;
+    run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
+    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+  }
+
+  void refit_readers(LinearInput input, const RefitOptions& options) override {
+    for (BlockLinear* linear : readers(input)) {
+      std::vector<std::int64_t> all(static_cast<std::size_t>(linear->tensors.inputs));
+      std::iota(all.begin(), all.end(), 0);
+      linear->weight = refit(*linear, all, options);
+      changed(*linear);
+    }
+  }
+
+  std::vector<double> unit_scores(LinearInput output, std::int64_t num_kept) override {
+    return score_columns(run_.scorer, projection(output).weight.view(), stats_->view(), num_kept, backend_);
+  }
+
+  void refit_columns(LinearInput output, std::span<const std::int64_t> columns,
+                     const RefitOptions& options) override {
+    BlockLinear& linear = keep_original(output);
+    spread_columns(refit(linear, columns, options).view(), columns, linear.weight.view());
+    changed(linear);
+  }
+
+  void keep_columns(LinearInput output, std::span<const std::int64_t> columns) override {
+    BlockLinear& linear = keep_original(output);
+    swiftprune::keep_columns(linear, columns);
+    changed(linear);
+  }
+
+  std::vector<float> mean_error(LinearInput output) override {
+    const Matrix& original = originals_[static_cast<std::size_t>(output)];
+    return swiftprune::mean_error(original.view(), projection(output).weight.view(), stats_->view());
+  }
+
+  std::vector<float> bias(LinearInput output) override { return projection(output).bias; }
+
+  void set_bias(LinearInput output, std::vector<float> bias) override {
+    BlockLinear& linear = output_projection(*block_, output);
+    round_to(linear.dtype, bias);
+    linear.bias = std::move(bias);
+    packed_[static_cast<std::size_t>(output)] = false;
+  }
+
+  void pass() override {
+    pack();
+    run_.aligned() ? two_->finish_block() : one_->finish_block();
+  }
+
+  void write(const ShrunkBlock& block) override {
+    const Stopwatch watch(run_.seconds.write);
+    const std::vector<KeptPart> parts = kept_parts(run_.model.config(), block_->config(), block.kept);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const BlockLinear& linear = block_->linears()[i];
+      Matrix kept = take_rows(linear.weight.view(), parts[i].rows);
+      if (!parts[i].columns.empty()) kept = take_columns(std::as_const(kept).view(), parts[i].columns);
+      write_tensor(run_.output, linear.tensors.name + ".weight", linear.dtype, std::as_const(kept).values());
+      if (!linear.tensors.bias) continue;
+      std::vector<float> bias;
+      for (const std::int64_t row : parts[i].rows) bias.push_back(linear.bias[static_cast<std::size_t>(row)]);
+      run_.output.write_bias(linear.tensors.name + ".bias", bias);
+    }
+  }
+
+  void finish() override { release(); }
+
+ private:
+  void release() {
+    if (!block_) return;
+    block_.reset();
+    dense_.reset();
+    run_.model.release_block(layer_);
+  }
+
+  // Weights that changed since they were packed.
+  void pack() {
+    for (std::size_t i = 0; i < packed_.size(); ++i) {
+      if (!std::exchange(packed_[i], true))
+        block_->pack(backend_, run_.options.compute, static_cast<LinearInput>(i));
+    }
+  }
+
+  const BlockLinear& projection(LinearInput output) const { return output_projection(*block_, output); }
+
+  std::vector<BlockLinear*> readers(LinearInput input) {
+    std::vector<BlockLinear*> result;
+    for (BlockLinear& linear : block_->linears()) {
+      if (linear.tensors.input == input) result.push_back(&linear);
+    }
+    return result;
+  }
+
+  Matrix refit(const BlockLinear& linear, std::span<const std::int64_t> columns,
+               const RefitOptions& options) const {
+    return swiftprune::refit_columns(linear.weight.view(), stats_->view(), columns, options, backend_,
+                                     linear.tensors.name + ".weight");
+  }
+
+  BlockLinear& keep_original(LinearInput output) {
+    BlockLinear& linear = output_projection(*block_, output);
+    originals_[static_cast<std::size_t>(output)] = linear.weight.clone();
+    return linear;
+  }
+
+  // As the file will hold it.
+  void changed(BlockLinear& linear) {
+    round_to(linear.dtype, linear.weight.values());
+    packed_[static_cast<std::size_t>(linear.tensors.input)] = false;
+  }
+
+  const ShrinkRun& run_;
+  const Backend& backend_;
+  CpuStreamOps ops_;
+  std::optional<OneStream<CpuStreamOps>> one_;
+  std::optional<TwoStreams<CpuStreamOps>> two_;
+  std::int64_t layer_ = -1;
+  std::optional<DecoderBlock> block_, dense_;  // dense_: beside it in an aligned run
+  std::array<bool, kNumLinearInputs> packed_{};
+  std::optional<ActivationStats> stats_;            // of the input in hand
+  std::array<Matrix, kNumLinearInputs> originals_;  // output projections as they were loaded
+};
+
+}  // namespace
+
+ShrinkShopMaker cpu_shrink_shop(const Backend& backend) {
+  return [&backend](const ShrinkRun& run) { return std::make_unique<CpuShrinkShop>(run, backend); };
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,272 @@
+#include "swiftprune/pipeline/drivers/prune.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/stopwatch.h"
+#include "swiftprune/pipeline/drivers/prune_shop.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+using Entries = std::vector<const PlanEntry*>;  // of one block, in the order of its linears
+
+std::int64_t last_pruned_layer(const Plan& plan) {
+  std::int64_t last = -1;
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.prune) last = std::max(last, entry.layer);
+  }
+  return last;
+}
+
+PruneRun make_run(const Model& model, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, PruneOutput& output, StageSeconds& seconds) {
+  PruneRun run{model, plan, windows, options, output, seconds};
+  const StatNeeds needs = calibration_needs(plan);
+  run.calibrated = needs.any();
+  // Without the pruned blocks' effect on the next ones there is no error to make up for.
+  run.aligned = run.calibrated && needs.alignment && options.propagation == Propagation::kPruned;
+  run.row_budgets = std::any_of(plan.entries.begin(), plan.entries.end(),
+                                [](const PlanEntry& entry) { return entry.has_row_budgets(); });
+  run.last_layer = last_pruned_layer(plan);
+  return run;
+}
+
+class Pruner {
+ public:
+  Pruner(const PruneShopMaker& make_shop, const Model& model, const Plan& plan, const TokenWindows& windows,
+         const PruneOptions& options, PruneOutput& output)
+      : options_(options),
+        plan_(plan),
+        run_(make_run(model, plan, windows, options, output, result_.seconds)) {
+    for (const PlanEntry& entry : plan.entries) entries_[entry.layer].push_back(&entry);
+    const Stopwatch total(result_.seconds.total);
+    if (run_.last_layer >= 0) shop_ = make_shop(run_);
+  }
+
+  PruneResult run() {
+    if (shop_) {
+      const Stopwatch total(result_.seconds.total);
+      run_blocks();
+    }
+    double zeros = 0.0;
+    double all = 0.0;
+    for (const TensorResult& tensor : result_.tensors)
+      zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+    for (const PlanEntry& entry : plan_.entries) all += entry.num_weights();
+    result_.sparsity = all > 0.0 ? zeros / all : 0.0;
+    return std::move(result_);
+  }
+
+ private:
+  void run_blocks() {
+    for (std::int64_t layer = 0; layer <= run_.last_layer; ++layer) {
+      check_interrupt();
+      const bool more_to_come = layer < run_.last_layer;
+      layer < std::ssize(options_.finished) ? pass_through(layer, run_.calibrated && more_to_come)
+                                            : prune_block(layer, more_to_come);
+      if (options_.progress) options_.progress("prune", layer + 1, run_.last_layer + 1);
+    }
+    shop_->finish();
+  }
+
+  // A block that an earlier run finished: what comes out of it is what came out then.
+  void pass_through(std::int64_t layer, bool windows_pass) {
+    const FinishedBlock& finished = options_.finished[static_cast<std::size_t>(layer)];
+    result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
+    result_.weights_changed |= finished.weights_changed;
+    ++result_.resumed_blocks;
+    if (!windows_pass) return;
+    shop_->load(layer);
+    const Stopwatch watch(result_.seconds.calibrate);
+    if (run_.aligned || options_.propagation == Propagation::kPruned) shop_->load_finished(finished);
+    if (run_.aligned) {
+      shop_->start_block();
+      for (int input = 0; input < kNumLinearInputs; ++input)
+        shop_->collect(static_cast<LinearInput>(input), nullptr, false);
+    }
+    shop_->pass();
+  }
+
+  void prune_block(std::int64_t layer, bool more_to_come) {
+    const Entries& entries = entries_.at(layer);
+    shop_->load(layer);
+    const NeedsOfInputs needs = needs_of(entries);
+    if (run_.aligned) {
+      const Stopwatch watch(result_.seconds.calibrate);
+      shop_->start_block();
+    } else if (run_.calibrated) {
+      look(needs, more_to_come);
+    }
+    bool weights_changed = false;
+    for (int i = 0; i < kNumLinearInputs; ++i) {
+      const auto input = static_cast<LinearInput>(i);
+      if (run_.aligned) collect(input, needs[static_cast<std::size_t>(i)]);
+      weights_changed |= prune_linears(entries, input);
+    }
+    shop_->end_linears();
+    if (run_.calibrated && more_to_come && options_.propagation == Propagation::kPruned) {
+      const Stopwatch watch(result_.seconds.calibrate);
+      shop_->pass();
+    }
+    finish_block(layer, entries, weights_changed);
+  }
+
+  // By input; alignment only where the dense stream runs.
+  NeedsOfInputs needs_of(const Entries& entries) const {
+    NeedsOfInputs needs{};
+    for (const PlanEntry* entry : entries) {
+      StatNeeds& of_input = needs[static_cast<std::size_t>(entry->input)];
+      of_input = of_input | stat_needs(*entry);
+      of_input.alignment &= run_.aligned;
+    }
+    return needs;
+  }
+
+  // One pass over the windows with the block still dense; with dense propagation it is the only one.
+  void look(const NeedsOfInputs& needs, bool more_to_come) {
+    const bool observed =
+        std::any_of(needs.begin(), needs.end(), [](const StatNeeds& of_input) { return of_input.any(); });
+    const bool passes = options_.propagation == Propagation::kDense && more_to_come;
+    if (!observed && !passes) return;
+    const Stopwatch watch(result_.seconds.calibrate);
+    shop_->look(needs, passes);
+  }
+
+  // Where the output is normed before it joins the residual, making up for the residual's error would need
+  // the norm's inverse: no residual moments there.
+  void collect(LinearInput input, const StatNeeds& needs) {
+    const Stopwatch watch(result_.seconds.calibrate);
+    const bool residual = is_output(input) && !shop_->norms_output(input);
+    shop_->collect(input, needs.any() ? &needs : nullptr, residual);
+  }
+
+  // Those that read `input`; do their kept weights change?
+  bool prune_linears(const Entries& entries, LinearInput input) {
+    shop_->start_input(input);
+    const std::vector<std::vector<std::int64_t>> counts = row_counts(entries, input);
+    bool weights_changed = false;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const PlanEntry& entry = *entries[i];
+      if (!entry.prune || entry.input != input) continue;
+      check_interrupt();
+      PruneTarget target = entry.target(plan_.rounding);
+      target.row_counts = counts[i];
+      const RefineFacts refinement = entry.refine.facts();
+      const bool refines = !entry.refine.is_none();
+      if (refinement.uses_mask) shop_->select(i, entry, target, refines);
+      if (refines) shop_->refine(i, entry, target);
+      weights_changed |= !refinement.keeps_weights;
+    }
+    shop_->end_input(input);
+    return weights_changed;
+  }
+
+  // The rows' numbers of weights to prune, for the entries that have row budgets; from the weights of all
+  // linears of this input before the first is pruned.
+  std::vector<std::vector<std::int64_t>> row_counts(const Entries& entries, LinearInput input) {
+    std::vector<std::vector<std::int64_t>> counts(entries.size());
+    const bool wanted = std::any_of(entries.begin(), entries.end(), [&](const PlanEntry* entry) {
+      return entry->input == input && entry->has_row_budgets();
+    });
+    if (!wanted) return counts;
+    const Stopwatch watch(result_.seconds.score);
+    const std::vector<std::vector<float>> effects = shop_->row_effects(input);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const PlanEntry& entry = *entries[i];
+      if (entry.input != input) continue;
+      const std::vector<float>& effect = effects[next++];
+      if (!entry.has_row_budgets()) continue;
+      const PruneTarget target = row_threshold_target(entry.sparsity);
+      counts[i] = row_budgets(shop_->threshold_counts(i, effect, target), entry.cols,
+                              total_prune_count(target, entry.rows, entry.cols));
+    }
+    return counts;
+  }
+
+  // What the block's pruning told, and its tensors on their way.
+  void finish_block(std::int64_t layer, const Entries& entries, bool weights_changed) {
+    const std::vector<LinearOutcome> outcomes = shop_->outcomes();
+    FinishedBlock finished{layer, weights_changed, {}};
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const PlanEntry& entry = *entries[i];
+      if (!entry.prune) continue;
+      finished.tensors.push_back({.name = entry.tensor,
+                                  .pattern = format(entry.pattern),
+                                  .rows = entry.rows,
+                                  .cols = entry.cols,
+                                  .asked_sparsity = entry.asked_sparsity(),
+                                  .sparsity = static_cast<double>(outcomes[i].zeros) / entry.num_weights(),
+                                  .error = outcomes[i].error,
+                                  .damping = outcomes[i].damping,
+                                  .lambda = outcomes[i].lambda});
+      shop_->write(i);
+    }
+    result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
+    result_.weights_changed |= weights_changed;
+    shop_->end_block(std::move(finished));
+  }
+
+  const PruneOptions& options_;
+  const Plan& plan_;
+  PruneResult result_;
+  PruneRun run_;  // refers to result_
+  std::map<std::int64_t, Entries> entries_;
+  std::unique_ptr<PruneShop> shop_;  // null when nothing is pruned
+};
+
+}  // namespace
+
+void check_finite(ConstMatrixView weight, const std::string& tensor) {
+  for (std::int64_t r = 0; r < weight.rows; ++r) {
+    for (std::int64_t c = 0; c < weight.cols; ++c) {
+      if (std::isfinite(weight.at(r, c))) continue;
+      bad_input("tensor '{}': found {} at row {}, column {}, expected finite weights; nothing was written",
+                tensor, weight.at(r, c), r, c);
+    }
+  }
+}
+
+StatNeeds stat_needs(const PlanEntry& entry) {
+  if (!entry.prune) return {};
+  const StatNeeds scores = entry.refine.facts().uses_mask ? entry.score.needs() : StatNeeds{};
+  StatNeeds budgets;
+  budgets.energy = entry.has_row_budgets();
+  budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
+  return scores | budgets | entry.refine.needs();
+}
+
+void PruneOutput::read(const std::string&, std::span<float>) {
+  expect(false, "PruneOutput: read() where blocks are finished already");
+}
+
+StatNeeds calibration_needs(const Plan& plan) {
+  StatNeeds needs;
+  for (const PlanEntry& entry : plan.entries) needs = needs | stat_needs(entry);
+  return needs;
+}
+
+bool needs_calibration(const Plan& plan) { return calibration_needs(plan).any(); }
+
+PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Plan& plan,
+                  const TokenWindows& windows, const PruneOptions& options, PruneOutput& output) {
+  if (has_packed_tensors(model.checkpoint())) {
+    bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
+              model.checkpoint().folder().string());
+  }
+  if (needs_calibration(plan))
+    expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
+  return Pruner(make_shop, model, plan, windows, options, output).run();
+}
+
+PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, PruneOutput& output) {
+  return prune(cpu_prune_shop(backend), model, plan, windows, options, output);
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,98 @@
+// The whole path of a checkpoint through pruning, one decoder block at a time: statistics, scores, selection,
+// refinement, zeros, output. In memory are one block, its statistics and the hidden states of the calibration
+// windows; with an aligned refinement (two_streams.h) two blocks and two streams of hidden states. Here is
+// what is decided, for every device; what is done to a block is a shop's (prune_shop.h).
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/choices/row_budgets.h"
+#include "swiftprune/pipeline/method.h"
+#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/tensor_output.h"
+#include "swiftprune/scoring/layer_stats.h"
+#include "swiftprune/selection/selector.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+struct TensorResult {
+  std::string name;
+  std::string pattern;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  double asked_sparsity = 0.0;
+  double sparsity = 0.0;
+  // |X (W - B)ᵀ|² / |X Wᵀ|² on the calibration inputs; from the channels' energies alone where no Gram matrix
+  // was kept.
+  std::optional<double> error;
+  std::optional<double> damping;  // raised from the refinement's own when the Gram matrix needed it
+  std::optional<double> lambda;   // of the faithful EWMA selector
+};
+
+// All that a block's pruning told.
+struct FinishedBlock {
+  std::int64_t layer = 0;
+  bool weights_changed = false;
+  std::vector<TensorResult> tensors;
+};
+
+struct PruneOptions {
+  SelectKind select = kDefaultSelector;
+  SelectorOptions selector;
+  Propagation propagation = Propagation::kPruned;
+  ComputeType compute = ComputeType::kF32;  // of the calibration forwards
+  ProgressFn progress;                      // stage "prune", in blocks
+  // Of all blocks, for row budgets, where they are known already; else they are measured first.
+  std::vector<RowEffects::Readers> readers;
+  // Blocks 0, 1, ... of the same run that were finished before it was killed: their weights come from
+  // PruneOutput::read(), and only the calibration windows pass through them again. The result is the same.
+  std::vector<FinishedBlock> finished;
+};
+
+struct StageSeconds {
+  double load = 0.0;
+  double calibrate = 0.0;  // forwards and statistics
+  double score = 0.0;
+  double select = 0.0;
+  double refine = 0.0;
+  double write = 0.0;
+  double total = 0.0;
+};
+
+struct PruneResult {
+  std::vector<TensorResult> tensors;
+  StageSeconds seconds;
+  bool weights_changed = false;
+  std::int64_t resumed_blocks = 0;  // taken over from an earlier run
+  double sparsity = 0.0;            // of all linears of the blocks
+};
+
+// Where pruned tensors go, whole tensors one after the other of each block, and finish() once for each block
+// after its tensors.
+class PruneOutput : public TensorOutput {
+ public:
+  virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
+  // What an earlier run wrote; asked for only for PruneOptions::finished.
+  virtual void read(const std::string& name, std::span<float> values);
+};
+
+// On the processor. windows: calibration text; may be empty when no part of the plan reads statistics.
+// Throws Error{kBadInput} for NaN or infinite weights or activations, naming the tensor; nothing is written
+// for it.
+PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
+                  const PruneOptions& options, PruneOutput& output);
+
+// What a linear's score and refinement read.
+StatNeeds stat_needs(const PlanEntry& entry);
+// Which calibration statistics does the plan read, and does it read any?
+StatNeeds calibration_needs(const Plan& plan);
+bool needs_calibration(const Plan& plan);
+
+}  // namespace swiftprune

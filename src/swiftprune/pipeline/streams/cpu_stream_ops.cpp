@@ -1,0 +1,130 @@
+#include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/forward.h"
+#include "swiftprune/pipeline/root_mean_square.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kRowsATask = 64;
+
+// weights_t /= rms(x_t)
+void divide_by_rms(ConstMatrixView x, std::span<float> weights) {
+  parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      weights[static_cast<std::size_t>(t)] /= static_cast<float>(root_mean_square(x.row_span(t)));
+    }
+  });
+}
+
+ConstMatrixView rows_of(ConstMatrixView m, std::int64_t first, std::int64_t count) {
+  return m.data == nullptr ? m : m.row_block(first, count);
+}
+
+}  // namespace
+
+CpuStreamOps::CpuStreamOps(const Model& model, const Backend& backend, const TokenWindows& windows)
+    : model_(model), backend_(backend), windows_(windows), ropes_(model.rope_tables(windows.seqlen)) {}
+
+void CpuStreamOps::assign(const Matrix& from, Matrix& to) {
+  std::copy_n(from.data(), from.numel(), to.row(0));
+}
+
+void CpuStreamOps::for_rows(const std::function<void(std::int64_t, std::int64_t)>& body) const {
+  for_window_groups(windows_.num_windows(), windows_.seqlen, [&](std::int64_t first, std::int64_t count) {
+    check_interrupt();
+    body(first * windows_.seqlen, count * windows_.seqlen);
+  });
+}
+
+void CpuStreamOps::forward(const DecoderBlock& block, MatrixView hidden, const InputObserver* observer,
+                           bool stays) const {
+  BlockForwardOptions options;
+  options.sequence_length = windows_.seqlen;
+  options.observer = observer;
+  options.observe_only = stays;
+  if (!stays) return block.forward(backend_, ropes_, hidden, options);
+  Matrix copy = copy_of(hidden);
+  block.forward(backend_, ropes_, copy.view(), options);
+}
+
+Matrix CpuStreamOps::attention(const DecoderBlock& block, const Matrix& x) const {
+  BlockForwardOptions options;
+  options.sequence_length = windows_.seqlen;
+  return block.attention(backend_, ropes_, x.view(), options);
+}
+
+void CpuStreamOps::project_and_add(const DecoderBlock& block, LinearInput which, ConstMatrixView x,
+                                   MatrixView hidden) const {
+  Matrix out = project(block, which, x);
+  add_projected(block, which, out, hidden);
+}
+
+ConstMatrixView CpuStreamOps::keep_inner(std::int64_t first, const Matrix& x) {
+  const std::int64_t all = windows_.num_windows() * windows_.seqlen;
+  if (first == 0 && (inner_.rows() != all || inner_.cols() != x.cols())) {
+    inner_ = Matrix();  // before the next one, which may be large
+    inner_ = Matrix(all, x.cols());
+  }
+  parallel_for(x.rows(), kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) std::copy_n(x.row(r), x.cols(), inner_.row(first + r));
+  });
+  return inner_rows(first, x.rows());
+}
+
+void CpuStreamOps::add(ActivationStats& stats, ConstMatrixView x) const {
+  for (std::int64_t first = 0; first < x.rows; first += windows_.seqlen)
+    stats.add_window(backend_, x.row_block(first, windows_.seqlen));
+}
+
+void CpuStreamOps::add_relative(ActivationStats& stats, ConstMatrixView x, const Matrix& out) const {
+  Matrix weighted(x.rows, x.cols);
+  parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      const double scale = 1.0 / std::sqrt(root_mean_square(out.view().row_span(t)));
+      for (std::int64_t i = 0; i < x.cols; ++i)
+        weighted.at(t, i) = static_cast<float>(scale * double{x.at(t, i)});
+    }
+  });
+  const ConstMatrixView counted = std::as_const(weighted).view();
+  for (std::int64_t first = 0; first < x.rows; first += windows_.seqlen) {
+    stats.add_window(backend_, x.row_block(first, windows_.seqlen),
+                     counted.row_block(first, windows_.seqlen));
+  }
+}
+
+void CpuStreamOps::add_windows(ActivationStats& stats, const AlignedWindow& rows) const {
+  const std::int64_t length = windows_.seqlen;
+  for (std::int64_t first = 0; first < rows.x.rows; first += length) {
+    AlignedWindow window;
+    window.x = rows.x.row_block(first, length);
+    window.dense_x = rows.dense_x.row_block(first, length);
+    window.residual = rows_of(rows.residual, first, length);
+    window.dense_residual = rows_of(rows.dense_residual, first, length);
+    if (!rows.weights.empty()) {
+      window.weights =
+          rows.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
+    }
+    stats.add_window(backend_, window);
+  }
+}
+
+void CpuStreamOps::add_aligned(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense) const {
+  add_windows(stats, {.x = x, .dense_x = dense});
+}
+
+void CpuStreamOps::add_aligned_output(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense,
+                                      ConstMatrixView residual, ConstMatrixView dense_residual,
+                                      const Matrix* dense_out) const {
+  std::vector<float> weights(static_cast<std::size_t>(x.rows), 1.0f);
+  divide_by_rms(dense_residual, weights);
+  if (dense_out != nullptr) divide_by_rms(dense_out->view(), weights);
+  add_windows(stats, {x, dense, residual, dense_residual, weights});
+}
+
+}  // namespace swiftprune

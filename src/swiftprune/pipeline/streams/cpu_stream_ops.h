@@ -1,0 +1,82 @@
+// What the streams (whole_stream.h, one_stream.h, two_streams.h) do to rows of hidden states, on the
+// processor.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+class CpuStreamOps {
+ public:
+  using Block = DecoderBlock;
+  using Hidden = Matrix;  // [N, hidden] of all windows
+  using Stats = ActivationStats;
+  using Observer = InputObserver;
+
+  CpuStreamOps(const Model& model, const Backend& backend, const TokenWindows& windows);
+
+  const ModelConfig& config() const { return model_.config(); }
+  Matrix embed() const { return model_.embed_windows(windows_, 0, windows_.num_windows()); }
+  static Matrix clone(const Matrix& hidden) { return hidden.clone(); }
+  static void assign(const Matrix& from, Matrix& to);
+  // Whole windows at a time.
+  void for_rows(const std::function<void(std::int64_t first_row, std::int64_t rows)>& body) const;
+  static MatrixView rows(Matrix& hidden, std::int64_t first, std::int64_t count) {
+    return hidden.view().row_block(first, count);
+  }
+
+  // hidden rows become the block's output, or stay (as DecoderBlock::forward()).
+  void forward(const DecoderBlock& block, MatrixView hidden, const InputObserver* observer, bool stays) const;
+  // The steps of a block, as in DecoderBlock.
+  Matrix input_of(const DecoderBlock& block, LinearInput input, ConstMatrixView hidden) const {
+    return block.input_of(backend_, input, hidden);
+  }
+  Matrix attention(const DecoderBlock& block, const Matrix& x) const;
+  Matrix mlp(const DecoderBlock& block, const Matrix& x) const { return block.mlp(backend_, x.view()); }
+  Matrix project(const DecoderBlock& block, LinearInput which, ConstMatrixView x) const {
+    return block.project(backend_, which, x);
+  }
+  void add_projected(const DecoderBlock& block, LinearInput which, Matrix& y, MatrixView hidden) const {
+    block.add_output(backend_, which, y.view(), hidden);
+  }
+  void project_and_add(const DecoderBlock& block, LinearInput which, ConstMatrixView x,
+                       MatrixView hidden) const;
+  static bool norms_output(const DecoderBlock& block, LinearInput which) { return block.norms_output(which); }
+
+  // A result that is to stand while the same step runs again.
+  static Matrix hold(Matrix x) { return x; }
+  static ConstMatrixView view(const Matrix& x) { return x.view(); }
+  static ConstMatrixView view(ConstMatrixView x) { return x; }
+  // [N, I] the inputs of the output projection in hand, kept until all windows were there.
+  ConstMatrixView keep_inner(std::int64_t first, const Matrix& x);
+  ConstMatrixView inner_rows(std::int64_t first, std::int64_t count) const {
+    return inner_.view().row_block(first, count);
+  }
+
+  // Statistics, window by window.
+  static bool has_gram(const ActivationStats& stats) { return stats.has_gram(); }
+  void add(ActivationStats& stats, ConstMatrixView x) const;
+  // The Gram matrix counts each token by 1/rms(out).
+  void add_relative(ActivationStats& stats, ConstMatrixView x, const Matrix& out) const;
+  void add_aligned(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense) const;
+  // Each token by 1/rms(dense residual), and by 1/rms(dense_out) where it is given.
+  void add_aligned_output(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense,
+                          ConstMatrixView residual, ConstMatrixView dense_residual,
+                          const Matrix* dense_out) const;
+
+ private:
+  void add_windows(ActivationStats& stats, const AlignedWindow& rows) const;
+
+  const Model& model_;
+  const Backend& backend_;
+  const TokenWindows& windows_;
+  std::vector<RopeTable> ropes_;
+  Matrix inner_;
+};
+
+}  // namespace swiftprune

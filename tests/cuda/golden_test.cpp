@@ -1,0 +1,24 @@
+// The pipeline's bytes on a GPU. They depend on the GPU and on its libraries, so each kind that they were
+// written on has a file of its own: tests/data/golden/<name of the GPU>.txt.
+#include "pipeline/golden.h"
+
+#include <algorithm>
+
+#include "support/require.h"
+#include "swiftprune/cuda/stages.h"
+
+namespace swiftprune {
+namespace {
+
+TEST(CudaGolden, EveryRecipeGivesTheBytesItGave) {
+  if (!test::have_gpu()) return;
+  std::string name = open_device("cuda")->name();
+  std::replace(name.begin(), name.end(), ' ', '_');
+  const auto file = std::filesystem::path(SWIFTPRUNE_TEST_DATA "/golden") / (name + ".txt");
+  if (std::getenv("SWIFTPRUNE_WRITE_GOLDEN") == nullptr && !std::filesystem::exists(file))
+    GTEST_SKIP() << "no hashes of this GPU: " << file;
+  test::expect_golden(name, {cuda::prune_shop({}), cuda::shrink_shop({}), cuda::probe_shop({})});
+}
+
+}  // namespace
+}  // namespace swiftprune
