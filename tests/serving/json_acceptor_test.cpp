@@ -25,11 +25,20 @@ bool accepts(const JsonSchema& schema, std::string_view text) {
   return acceptor.may_end(states);
 }
 
+// A model that likes spaces would spend its answer on them.
+TEST(JsonAcceptor, BeginsAfterOneSpaceAtMost) {
+  const JsonSchema any = schema_of("{}");
+  EXPECT_TRUE(accepts(any, " {}"));
+  EXPECT_FALSE(accepts(any, "  {}"));
+  EXPECT_TRUE(accepts(any, "[" + std::string(64, ' ') + "]"));
+  EXPECT_FALSE(accepts(any, "[" + std::string(65, ' ') + "]"));
+}
+
 TEST(JsonAcceptor, TakesJsonAndNothingElse) {
   const JsonSchema any = schema_of("{}");
   for (const char* text :
        {"{}", "[]", " {\"a\" : [1, -2.5e+3, 0, 0.5, true, false, null, \"x\"]}", "\"\"", "\"\\u00e9\\n\\\"\"",
-        "\"é€😀\"", "[[[]], {}]", "{\"a\":{\"b\":{}}}", "12", "-0", "1E5", "[1 , 2 ]", "\t\n\r 1"}) {
+        "\"é€😀\"", "[[[]], {}]", "{\"a\":{\"b\":{}}}", "12", "-0", "1E5", "[1 , 2 ]", "[\t\n\r 1]", "\n1"}) {
     EXPECT_TRUE(accepts(any, text)) << text;
     EXPECT_TRUE(Json::accept(text)) << text;
   }

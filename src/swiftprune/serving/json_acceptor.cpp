@@ -15,6 +15,8 @@ using State = JsonAcceptor::State;
 
 // JSON sets no limits here; without them a model can fill its answer with spaces or digits.
 constexpr std::uint8_t kMaxSpaces = 64;
+// In front of the whole text, where many tokenizers have a space in the token of a bracket.
+constexpr std::uint8_t kMaxFirstSpaces = 1;
 constexpr std::int32_t kMaxDigits = 32;
 // Alternatives that a text can mean at the same time; more are left out, which only narrows the answer.
 constexpr std::size_t kMaxStates = 64;
@@ -133,7 +135,8 @@ void JsonAcceptor::step_one(State state, std::uint8_t byte, States& next) {
       break;
   }
   if (is_space(byte)) {
-    if (++state.spaces <= kMaxSpaces) put(state, next);
+    const bool before_all = state.mode == Mode::kValue && state.frame < 0;
+    if (++state.spaces <= (before_all ? kMaxFirstSpaces : kMaxSpaces)) put(state, next);
     return;
   }
   state.spaces = 0;
