@@ -1,4 +1,5 @@
 // swiftprune generate: continues a prompt.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "command.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/end_tokens.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/text_stream.h"
 
@@ -45,7 +47,8 @@ void run(const GenerateOptions& options) {
       device->generator(*model, parse_compute(options.compute, *device), 1,
                         prompt_tokens + options.max_tokens, {.tune = true, .compact = options.compact});
   Sampler sampler(options.sampler);
-  TextStream stream(*tokenizer);
+  TextStream stream(*tokenizer, prompt);
+  const std::vector<std::int32_t> ends = end_tokens(*model, *tokenizer);
   std::string text;
   std::int64_t tokens = 0;
   const auto show = [&](const std::string& piece) {
@@ -61,7 +64,7 @@ void run(const GenerateOptions& options) {
   std::string stop = "length";
   for (std::int64_t t = 0; t < options.max_tokens; ++t) {
     const std::int32_t id = sampler.next(logits.row_span(0));
-    if (tokenizer->eos() == id) {
+    if (std::binary_search(ends.begin(), ends.end(), id)) {
       stop = "eos";
       break;
     }
