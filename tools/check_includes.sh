@@ -9,6 +9,7 @@ declare -A allowed=(
   [backend]="core tensor"
   [checkpoint]="core tensor"
   [text]="core"
+  [templates]="core checkpoint text"
   [scoring]="core tensor backend"
   [selection]="core tensor scoring"
   [masking]="core tensor selection"
@@ -23,7 +24,7 @@ declare -A allowed=(
   [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation report"
-  [serving]="core tensor backend checkpoint text sparse model"
+  [serving]="core tensor backend checkpoint text templates sparse model"
 )
 
 status=0

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/temp_dir.h"
+
 namespace swiftprune {
 namespace {
 
@@ -86,19 +88,31 @@ TEST(ParseCompletion, RefusesWithAReason) {
 }
 
 TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
-  const std::string body =
-      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "max_completion_tokens": 4})";
-  const ApiRequest request = parse_chat(body, tokenizer(), ChatFormat::kZephyr, limits());
+  const test::TempDir folder;
+  test::write_text(
+      folder.path() / "chat_template.jinja",
+      "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+      "{{ '<|' + m.role + '|>' + m['content'] + '</s>' }}{% endfor %}<|assistant|>");
+  const auto chat = templates::ChatTemplates::open(folder.path());
+  const std::string body = R"({"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 4})";
+  const ApiRequest request = parse_chat(body, tokenizer(), &*chat, limits());
   EXPECT_TRUE(request.chat);
   EXPECT_EQ(request.generation.max_tokens, 4);
-  EXPECT_EQ(request.generation.prompt, tokenizer().encode("<|user|>\nHi</s>\n<|assistant|>\n", false));
-  EXPECT_EQ(request.generation.end_token, tokenizer().id_of("</s>"));
-  for (const char* wrong : {R"({"messages": []})", R"({"messages": [{"role": "user"}]})",
-                            R"({"messages": [{"role": "tool", "content": "x"}]})", R"({"messages": [5]})",
-                            R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})"}) {
-    EXPECT_THROW(parse_chat(wrong, tokenizer(), ChatFormat::kZephyr, limits()), ApiError) << wrong;
+  EXPECT_EQ(request.generation.prompt, tokenizer().encode("<|user|>Hi</s><|assistant|>", false));
+  for (const auto& [wrong, reason] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"messages": []})", "messages"},
+           {R"({"messages": [{"role": "user"}]})", "line 1"},
+           {R"({"messages": [{"role": "tool", "content": "x"}]})", "no tools"},
+           {R"({"messages": [5]})", "messages"}}) {
+    try {
+      parse_chat(wrong, tokenizer(), &*chat, limits());
+      ADD_FAILURE() << wrong;
+    } catch (const ApiError& error) {
+      EXPECT_EQ(error.status, 400);
+      EXPECT_THAT(error.message, HasSubstr(reason)) << wrong;
+    }
   }
-  EXPECT_THROW(parse_chat(body, tokenizer(), std::nullopt, limits()), ApiError);
+  EXPECT_THROW(parse_chat(body, tokenizer(), nullptr, limits()), ApiError);
 }
 
 TEST(StopFilter, CutsAtTheFirstStopHoweverThePiecesFall) {

@@ -1,6 +1,5 @@
 swiftprune_test(serving/batch_engine)
 swiftprune_test(serving/openai_api)
-swiftprune_test(serving/chat_template)
 swiftprune_test(serving/scheduler)
 swiftprune_test(serving/server)
 target_link_libraries(serving_server_test PRIVATE PkgConfig::HTTPLIB)

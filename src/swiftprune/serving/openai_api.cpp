@@ -5,6 +5,7 @@
 
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/templates/json_value.h"
 
 namespace swiftprune {
 namespace {
@@ -125,33 +126,22 @@ std::vector<std::int32_t> prompt_of(const Json& body, const Tokenizer& tokenizer
   return ids;
 }
 
-std::string content_of(const Json& message) {
-  const auto found = message.find("content");
-  if (found != message.end() && found->is_string()) return found->get<std::string>();
-  if (found == message.end() || !found->is_array()) refuse("messages: content: expected a text");
+// The conversation as the folder's chat template writes it, as ids: special tokens written in it are
+// recognised, none is added. The body is read again, since the template sees its objects in the order of the
+// text.
+std::vector<std::int32_t> chat_prompt(const std::string& body, const Tokenizer& tokenizer,
+                                      const templates::ChatTemplates& chat) {
   std::string text;
-  for (const Json& part : *found) {
-    if (!part.is_object() || part.value("type", "") != "text" || !part.contains("text") ||
-        !part["text"].is_string())
-      refuse("messages: content: expected parts of the type text");
-    text += part["text"].get<std::string>();
+  try {
+    const templates::ChatRequest request =
+        templates::chat_request_of(templates::parse_json_value(body, "body"));
+    if (request.messages.size() > kMaxMessages)
+      refuse(fmt::format("messages: found {}, expected at most {}", request.messages.size(), kMaxMessages));
+    text = chat.render(request);
+  } catch (const Error& error) {
+    refuse(error.what());
   }
-  return text;
-}
-
-std::vector<ChatMessage> messages_of(const Json& body) {
-  const auto found = body.find("messages");
-  if (found == body.end() || !found->is_array() || found->empty() || found->size() > kMaxMessages)
-    refuse("messages: expected a list of 1 to 1024 messages");
-  std::vector<ChatMessage> messages;
-  for (const Json& message : *found) {
-    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
-      refuse("messages: expected objects with role and content");
-    std::string role = message["role"].get<std::string>();
-    if (role == "developer") role = "system";
-    messages.push_back({role, content_of(message)});
-  }
-  return messages;
+  return encode(tokenizer, text, false);
 }
 
 nlohmann::ordered_json usage(std::int64_t prompt_tokens, std::int64_t completion_tokens) {
@@ -188,20 +178,14 @@ ApiRequest parse_completion(const std::string& body, const Tokenizer& tokenizer,
   return request;
 }
 
-ApiRequest parse_chat(const std::string& body, const Tokenizer& tokenizer, std::optional<ChatFormat> format,
-                      const ApiLimits& limits) {
+ApiRequest parse_chat(const std::string& body, const Tokenizer& tokenizer,
+                      const templates::ChatTemplates* chat, const ApiLimits& limits) {
   const Json document = parse_body(body);
-  if (!format) refuse("this model has no chat template that is known here; use /v1/completions");
+  if (chat == nullptr)
+    refuse("this model's folder has no chat template; use /v1/completions, or serve it with --chat-template");
   ApiRequest request;
   request.chat = true;
-  ChatText text;
-  try {
-    text = chat_text(*format, messages_of(document));
-  } catch (const Error& error) {
-    refuse(error.what());
-  }
-  request.generation.prompt = encode(tokenizer, text.text, false);
-  request.generation.end_token = tokenizer.id_of(text.end_token);
+  request.generation.prompt = chat_prompt(body, tokenizer, *chat);
   parse_rest(document, tokenizer, limits, request);
   return request;
 }

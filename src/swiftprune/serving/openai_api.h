@@ -10,8 +10,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "swiftprune/serving/chat_template.h"
 #include "swiftprune/serving/scheduler.h"
+#include "swiftprune/templates/chat_template.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
@@ -41,8 +41,9 @@ nlohmann::ordered_json to_json(const ApiError& error);
 
 // Bodies of /v1/completions and /v1/chat/completions. Throws ApiError.
 ApiRequest parse_completion(const std::string& body, const Tokenizer& tokenizer, const ApiLimits& limits);
-ApiRequest parse_chat(const std::string& body, const Tokenizer& tokenizer, std::optional<ChatFormat> format,
-                      const ApiLimits& limits);
+// chat: the model folder's templates; null: it has none.
+ApiRequest parse_chat(const std::string& body, const Tokenizer& tokenizer,
+                      const templates::ChatTemplates* chat, const ApiLimits& limits);
 
 // Text that arrives in pieces, cut at the first stop text. What could be the beginning of one is held back.
 class StopFilter {

@@ -90,14 +90,16 @@ struct Server::Impl {
        const ServerOptions& options_)
       : tokenizer(tokenizer_),
         options(options_),
-        chat_format(find_chat_format(model)),
+        chat_templates(options_.chat_template.empty()
+                           ? templates::ChatTemplates::open(model)
+                           : templates::ChatTemplates::from_file(options_.chat_template, model)),
         lanes(engine.num_lanes()),
         scheduler(engine, options_.scheduler),
         start(std::chrono::steady_clock::now()) {}
 
   const Tokenizer& tokenizer;
   const ServerOptions options;
-  const std::optional<ChatFormat> chat_format;
+  const std::optional<templates::ChatTemplates> chat_templates;
   const std::int64_t lanes;
   Scheduler scheduler;
   std::chrono::steady_clock::time_point start;
@@ -139,7 +141,10 @@ struct Server::Impl {
       serve(response, [&] { return parse_completion(request.body, tokenizer, options.limits); });
     });
     http.Post("/v1/chat/completions", [this](const httplib::Request& request, httplib::Response& response) {
-      serve(response, [&] { return parse_chat(request.body, tokenizer, chat_format, options.limits); });
+      serve(response, [&] {
+        return parse_chat(request.body, tokenizer, chat_templates ? &*chat_templates : nullptr,
+                          options.limits);
+      });
     });
     http.set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
       if (!response.body.empty()) return;

@@ -1,6 +1,5 @@
 target_sources(swiftprune PRIVATE
   serving/batch_engine.cpp
-  serving/chat_template.cpp
   serving/openai_api.cpp
   serving/scheduler.cpp
   serving/server.cpp)
