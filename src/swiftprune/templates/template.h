@@ -17,7 +17,7 @@ namespace swiftprune::templates {
 inline constexpr std::size_t kMaxTemplateBytes = std::size_t{1} << 20;
 
 struct RenderLimits {
-  std::int64_t steps = 20'000'000;                  // expressions, statements and items looked at
+  std::int64_t steps = 5'000'000;                   // expressions, statements and items looked at
   std::int64_t work_bytes = std::int64_t{1} << 31;  // of all texts and lists made on the way
   std::size_t output_bytes = std::size_t{1} << 25;  // of the whole or any block's text
   int depth = 800;                                  // macros, statements and expressions in each other
