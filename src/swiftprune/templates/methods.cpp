@@ -129,6 +129,17 @@ std::optional<Value> sequence_attribute(const Value& value, const std::string& n
   return std::nullopt;
 }
 
+// What a method of markup gives: markup again. Methods that take other texts in escape them.
+Value marked(const Value& result, std::string_view name) {
+  constexpr std::array<std::string_view, 4> kMixing = {"replace", "join", "format", "partition"};
+  if (among(kMixing, name) || result.is<Tuple>()) unsupported("the method '{}' of markup", name);
+  if (const Text* text = result.as<Text>()) return text->with_markup(true);
+  if (!result.is<List>()) return result;
+  Values items;
+  for (const Value& item : *result.sequence()) items.emplace_back(item.as<Text>()->with_markup(true));
+  return make_list(std::move(items));
+}
+
 std::optional<Value> text_attribute(const Value& value, const std::string& name) {
   const TextMethod* method = find_text_method(name);
   if (method == nullptr) return std::nullopt;
@@ -138,7 +149,8 @@ std::optional<Value> text_attribute(const Value& value, const std::string& name)
       name,
       [text, method](Renderer& renderer, const Arguments& arguments) {
         renderer.charge(text);
-        return method->body(renderer, text, arguments);
+        const Value result = method->body(renderer, text, arguments);
+        return text.markup() ? marked(result, method->name) : result;
       },
       value);
 }

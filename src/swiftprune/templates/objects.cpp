@@ -241,6 +241,13 @@ std::optional<Object::Next> Range::iterate() {
   };
 }
 
+std::optional<Value> Range::attribute(Renderer&, const std::string& name) {
+  constexpr std::array<std::string_view, 5> kRefused = {"count", "index", "start", "step", "stop"};
+  if (std::find(kRefused.begin(), kRefused.end(), name) != kRefused.end())
+    unsupported("the attribute '{}' of a range", name);
+  return std::nullopt;
+}
+
 std::optional<std::string> Range::repr() {
   return step_ == 1 ? fmt::format("range({}, {})", start_, stop_)
                     : fmt::format("range({}, {}, {})", start_, stop_, step_);

@@ -105,6 +105,7 @@ class Range : public Object {
   std::optional<Value> item(std::int64_t index) override { return Value(start_ + index * step_); }
   std::optional<std::string> repr() override;
   bool is_sequence() const override { return true; }
+  std::optional<Value> attribute(Renderer&, const std::string& name) override;
   Value slice(std::int64_t first, std::int64_t step, std::int64_t count) const;
 
  private:
