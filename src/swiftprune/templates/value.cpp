@@ -56,7 +56,7 @@ Object::Next over_text(const Text& text) {
     const std::string& bytes = text.bytes();
     if (position == bytes.size()) return false;
     const std::size_t size = text::utf8_length(bytes[position]);
-    item = Text(bytes.substr(position, size), text.markup());
+    item = Text(bytes.substr(position, size));  // of markup too: plain characters
     position += size;
     return true;
   };
