@@ -83,6 +83,7 @@ Text Text::with_markup(bool markup) const {
 
 Dict::Dict() : data_(std::make_shared<const Data>()) {}
 const std::vector<std::pair<Value, Value>>& Dict::items() const { return data_->items; }
+std::size_t Dict::size() const { return data_->items.size(); }
 Extent Dict::extent() const { return data_->extent; }
 
 const Value* Dict::find(const Value& key) const {

@@ -78,7 +78,7 @@ class Dict {
   struct Data;
   Dict();
   const std::vector<std::pair<Value, Value>>& items() const;
-  std::size_t size() const { return items().size(); }
+  std::size_t size() const;
   const Value* find(const Value& key) const;  // Error for keys that Python cannot hash
   const Value* find(std::string_view key) const;
   Extent extent() const;
