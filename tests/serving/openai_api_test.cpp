@@ -9,6 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/temp_dir.h"
+
 namespace swiftprune {
 namespace {
 
@@ -36,7 +38,23 @@ ApiLimits limits() {
 }
 
 ApiRequest completion(const std::string& body) { return parse_completion(body, model(), limits()); }
-ApiRequest chat(const std::string& body) { return parse_chat(body, model(), ChatFormat::kZephyr, limits()); }
+
+const templates::ChatTemplates& chat_templates() {
+  static const templates::ChatTemplates loaded = [] {
+    const test::TempDir folder;
+    test::write_text(
+        folder.path() / "chat_template.jinja",
+        "{% if tools %}{{ tools[0].function.name }}{% endif %}"
+        "{% if documents %}{{ documents[0].text }}{% endif %}{{ mood if mood is defined }}"
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ '<|' + m.role + '|>' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}");
+    return *templates::ChatTemplates::open(folder.path());
+  }();
+  return loaded;
+}
+
+ApiRequest chat(const std::string& body) { return parse_chat(body, model(), &chat_templates(), limits()); }
 
 // What a body is refused with; empty when it is taken.
 template <class Parse>
@@ -180,25 +198,21 @@ TEST(ParseCompletion, RefusesTokensWithoutAnEmbedding) {
 }
 
 TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
-  const std::string body =
-      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "max_completion_tokens": 4})";
+  const std::string body = R"({"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 4})";
   const ApiRequest request = chat(body);
   EXPECT_TRUE(request.chat);
   EXPECT_EQ(request.first().max_tokens, 4);
-  EXPECT_EQ(request.first().prompt, tokenizer().encode("<|user|>\nHi</s>\n<|assistant|>\n", false));
-  EXPECT_THAT(request.first().end_tokens, ::testing::Contains(tokenizer().id_of("</s>").value()));
-  for (const char* wrong :
-       {R"({"messages": []})", R"({"messages": [{"role": "user"}]})",
-        R"({"messages": [{"role": "tool", "content": "x"}]})", R"({"messages": [5]})",
-        R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})",
-        R"({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]})",
-        R"({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]})"}) {
-    EXPECT_NE(refusal_of([&] { chat(wrong); }), "") << wrong;
+  EXPECT_EQ(request.first().prompt, tokenizer().encode("<|user|>Hi</s><|assistant|>", false));
+  EXPECT_EQ(request.prompt_texts, std::vector<std::string>{"<|user|>Hi</s><|assistant|>"});
+  for (const auto& [wrong, reason] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"messages": []})", "messages"},
+           {R"({"messages": [{"role": "user"}]})", "line 1"},
+           {R"({"messages": [{"role": "tool", "content": "x"}]})", "no tools"},
+           {R"({"messages": [5]})", "messages"},
+           {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "logprobs"}}) {
+    EXPECT_THAT(refusal_of([&] { chat(wrong); }), HasSubstr(reason)) << wrong;
   }
-  EXPECT_NE(refusal_of([&] { parse_chat(body, model(), std::nullopt, limits()); }), "");
-  EXPECT_THAT(
-      refusal_of([&] { chat(R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})"); }),
-      HasSubstr("logprobs"));
+  EXPECT_THAT(refusal_of([&] { parse_chat(body, model(), nullptr, limits()); }), HasSubstr("chat template"));
 }
 
 // A request as far as fields can change it.
@@ -221,6 +235,11 @@ const std::map<std::string, Json, std::less<>>& samples() {
   static const std::map<std::string, Json, std::less<>> values = {
       {"prompt", {{"prompt", "other"}}},
       {"messages", {{"messages", {{{"role", "user"}, {"content", "other"}}}}}},
+      {"tools", {{"tools", {{{"type", "function"}, {"function", {{"name", "look"}}}}}}}},
+      {"documents", {{"documents", {{{"text", "page"}}}}}},
+      {"add_generation_prompt", {{"add_generation_prompt", false}}},
+      {"continue_final_message", {{"add_generation_prompt", false}, {"continue_final_message", true}}},
+      {"chat_template_kwargs", {{"chat_template_kwargs", {{"mood", "glad"}}}}},
       {"max_tokens", {{"max_tokens", 3}}},
       {"max_completion_tokens", {{"max_completion_tokens", 3}}},
       {"min_tokens", {{"min_tokens", 3}}},

@@ -11,6 +11,7 @@
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/serving/json_schema.h"
+#include "swiftprune/templates/json_value.h"
 
 namespace swiftprune {
 namespace {
@@ -190,9 +191,8 @@ struct Prompt {
   std::string text;
 };
 
-// more_ends: of a chat's format.
 ApiRequest make_request(const RequestFields& fields, const ApiModel& model, const ApiLimits& limits,
-                        std::vector<Prompt> prompts, bool chat, std::span<const std::int32_t> more_ends) {
+                        std::vector<Prompt> prompts, bool chat) {
   ApiRequest request;
   request.chat = chat;
   request.echo = !chat && fields.flag("echo");
@@ -216,9 +216,7 @@ ApiRequest make_request(const RequestFields& fields, const ApiModel& model, cons
     if (!usage.is_boolean()) refuse("stream_options.include_usage: expected true or false");
     request.include_usage = usage.get<bool>();
   }
-  GenerationRequest shared = shared_part(fields, model, chat, request.echo);
-  if (!fields.flag("ignore_eos"))
-    shared.end_tokens.insert(shared.end_tokens.end(), more_ends.begin(), more_ends.end());
+  const GenerationRequest shared = shared_part(fields, model, chat, request.echo);
   request.min_tokens = shared.min_tokens;
   for (Prompt& prompt : prompts) {
     check_prompt(prompt.ids, model, limits);
@@ -275,58 +273,39 @@ std::vector<Prompt> prompts_of(const RequestFields& fields, const ApiModel& mode
   return prompts;
 }
 
-std::string content_of(const Json& message) {
-  const auto found = message.find("content");
-  if (found != message.end() && found->is_string()) return found->get<std::string>();
-  if (found == message.end() || !found->is_array()) refuse("messages: content: expected a text");
+// The conversation as the folder's chat template writes it: special tokens written in it are recognised, none
+// is added. The body is read again, since the template sees its objects in the order of the text.
+Prompt chat_prompt(const std::string& body, const Tokenizer& tokenizer,
+                   const templates::ChatTemplates& chat) {
   std::string text;
-  for (const Json& part : *found) {
-    // As JSON values: a type that is no text is no reason to fail otherwise.
-    if (!part.is_object() || !part.contains("type") || part["type"] != "text" || !part.contains("text") ||
-        !part["text"].is_string())
-      refuse("messages: content: expected parts of the type text");
-    text += part["text"].get<std::string>();
+  try {
+    const templates::ChatRequest request =
+        templates::chat_request_of(templates::parse_json_value(body, "body"));
+    if (request.messages.size() > kMaxMessages)
+      refuse(fmt::format("messages: found {}, expected at most {}", request.messages.size(), kMaxMessages));
+    text = chat.render(request);
+  } catch (const Error& error) {
+    refuse(error.what());
   }
-  return text;
-}
-
-std::vector<ChatMessage> messages_of(const RequestFields& fields) {
-  const Json* found = fields.find("messages");
-  if (found == nullptr || !found->is_array() || found->empty() || found->size() > kMaxMessages)
-    refuse("messages: expected a list of 1 to 1024 messages");
-  std::vector<ChatMessage> messages;
-  for (const Json& message : *found) {
-    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
-      refuse("messages: expected objects with role and content");
-    std::string role = message["role"].get<std::string>();
-    if (role == "developer") role = "system";
-    messages.push_back({role, content_of(message)});
-  }
-  return messages;
+  std::vector<std::int32_t> ids = encode(tokenizer, text, false);
+  return {std::move(ids), std::move(text)};
 }
 
 }  // namespace
 
 ApiRequest parse_completion(const std::string& body, const ApiModel& model, const ApiLimits& limits) {
   const RequestFields fields(body, Endpoint::kCompletions);
-  return make_request(fields, model, limits, prompts_of(fields, model, limits), false, {});
+  return make_request(fields, model, limits, prompts_of(fields, model, limits), false);
 }
 
-ApiRequest parse_chat(const std::string& body, const ApiModel& model, std::optional<ChatFormat> format,
+ApiRequest parse_chat(const std::string& body, const ApiModel& model, const templates::ChatTemplates* chat,
                       const ApiLimits& limits) {
   const RequestFields fields(body, Endpoint::kChat);
-  if (!format) refuse("this model has no chat template that is known here; use /v1/completions");
-  ChatText text;
-  try {
-    text = chat_text(*format, messages_of(fields));
-  } catch (const Error& error) {
-    refuse(error.what());
-  }
+  if (chat == nullptr)
+    refuse("this model's folder has no chat template; use /v1/completions, or serve it with --chat-template");
   std::vector<Prompt> prompts;
-  prompts.push_back({encode(model.tokenizer, text.text, false), text.text});
-  std::vector<std::int32_t> ends;
-  if (const auto end = model.tokenizer.id_of(text.end_token)) ends.push_back(*end);
-  return make_request(fields, model, limits, std::move(prompts), true, ends);
+  prompts.push_back(chat_prompt(body, model.tokenizer, *chat));
+  return make_request(fields, model, limits, std::move(prompts), true);
 }
 
 }  // namespace swiftprune

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "swiftprune/serving/chat_template.h"
 #include "swiftprune/serving/generation.h"
 #include "swiftprune/serving/request_fields.h"
 #include "swiftprune/serving/token_table.h"
+#include "swiftprune/templates/chat_template.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
@@ -49,7 +49,8 @@ struct ApiRequest {
 
 // Bodies of /v1/completions and /v1/chat/completions. Throws ApiError.
 ApiRequest parse_completion(const std::string& body, const ApiModel& model, const ApiLimits& limits);
-ApiRequest parse_chat(const std::string& body, const ApiModel& model, std::optional<ChatFormat> format,
+// chat: the model folder's templates; null: it has none.
+ApiRequest parse_chat(const std::string& body, const ApiModel& model, const templates::ChatTemplates* chat,
                       const ApiLimits& limits);
 
 }  // namespace swiftprune

@@ -22,6 +22,11 @@ using enum FieldUse;
 constexpr RequestField kFields[] = {
     {"prompt", kCompletions, kDone},
     {"messages", kChat, kDone},
+    {"tools", kChat, kDone},  // for the template; calls in the answer stay text
+    {"documents", kChat, kDone},
+    {"add_generation_prompt", kChat, kDone},
+    {"continue_final_message", kChat, kDone},
+    {"chat_template_kwargs", kChat, kDone},
     {"max_tokens", kBoth, kDone},
     {"max_completion_tokens", kChat, kDone},
     {"min_tokens", kBoth, kDone},
@@ -53,12 +58,11 @@ constexpr RequestField kFields[] = {
     {"service_tier", kBoth, kHarmless},
     {"safety_identifier", kBoth, kHarmless},
     {"prompt_cache_key", kBoth, kHarmless},
-    {"parallel_tool_calls", kChat, kHarmless},  // without tools there are no calls
+    {"parallel_tool_calls", kChat, kHarmless},  // calls are not read from the answer
 
     {"suffix", kCompletions, kRefused, "text is continued, not filled in", "\"\""},
-    {"tools", kChat, kRefused, "describe them in a message", "[]"},
-    {"tool_choice", kChat, kRefused, "there are no tools", "\"none\" \"auto\""},
-    {"functions", kChat, kRefused, "describe them in a message", "[]"},
+    {"tool_choice", kChat, kRefused, "calls are not forced", "\"none\" \"auto\""},
+    {"functions", kChat, kRefused, "use tools", "[]"},
     {"function_call", kChat, kRefused, "there are no functions", "\"none\" \"auto\""},
     {"modalities", kChat, kRefused, "answers are text", "[\"text\"]"},
     {"audio", kChat, kRefused, "answers are text"},
@@ -66,11 +70,7 @@ constexpr RequestField kFields[] = {
     {"reasoning_effort", kChat, kRefused},
     {"verbosity", kChat, kRefused},
     {"web_search_options", kChat, kRefused},
-    {"continue_final_message", kChat, kRefused, "use /v1/completions with the whole text", "false"},
-    {"add_generation_prompt", kChat, kRefused, "use /v1/completions with the whole text", "true"},
-    {"chat_template", kChat, kRefused, "the model folder's is used"},
-    {"chat_template_kwargs", kChat, kRefused, "", "{}"},
-    {"documents", kChat, kRefused, "put them into a message", "[]"},
+    {"chat_template", kChat, kRefused, "the model folder's is used, or that of serve --chat-template"},
     {"guided_json", kBoth, kRefused, "use response_format"},
     {"guided_regex", kBoth, kRefused, "use response_format"},
     {"guided_choice", kBoth, kRefused, "use response_format with an enum"},

@@ -84,7 +84,10 @@ struct Server::Impl {
         options(options_),
         api{tokenizer_, model.config().vocab_size, end_tokens(model, tokenizer_),
             std::make_shared<LazyTokenTable>(tokenizer_)},
-        chat_format(find_chat_format(model.checkpoint().folder())),
+        chat_templates(options_.chat_template.empty()
+                           ? templates::ChatTemplates::open(model.checkpoint().folder())
+                           : templates::ChatTemplates::from_file(options_.chat_template,
+                                                                 model.checkpoint().folder())),
         created(modified(model.checkpoint().folder() / "config.json")),
         lanes(engine.num_lanes()),
         clients(options_.max_per_client),
@@ -98,7 +101,7 @@ struct Server::Impl {
   const Tokenizer& tokenizer;
   const ServerOptions options;
   const ApiModel api;
-  const std::optional<ChatFormat> chat_format;
+  const std::optional<templates::ChatTemplates> chat_templates;
   const std::int64_t created;
   const std::int64_t lanes;
   ClientLimits clients;
@@ -145,7 +148,7 @@ struct Server::Impl {
          }},
         {"POST", "/v1/chat/completions", false,
          [this](const Request& request, const string& body, Response& response) {
-           serve(request, response, [&] { return parse_chat(body, api, chat_format, limits); });
+           serve(request, response, [&] { return parse_chat(body, api, chat_templates ? &*chat_templates : nullptr, limits); });
          }},
     };
   }

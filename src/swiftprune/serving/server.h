@@ -18,8 +18,9 @@ namespace swiftprune {
 
 struct ServerOptions {
   std::string host = "127.0.0.1";
-  int port = 8080;         // 0: any free one
-  std::string model_name;  // in answers
+  int port = 8080;                      // 0: any free one
+  std::string model_name;               // in answers
+  std::filesystem::path chat_template;  // in place of the folder's; empty: the folder's
   std::size_t max_body_bytes = 1 << 20;
   int client_timeout_seconds = 10;    // of reading a request or writing to a client that does not move
   std::string cors_origin;            // who may call from a browser; empty: nobody, "*": everybody

@@ -2,7 +2,6 @@ target_sources(swiftprune PRIVATE
   serving/answer_json.cpp
   serving/answer_text.cpp
   serving/batch_engine.cpp
-  serving/chat_template.cpp
   serving/generation.cpp
   serving/http_front.cpp
   serving/json_acceptor.cpp
