@@ -84,10 +84,10 @@ struct Server::Impl {
         options(options_),
         api{tokenizer_, model.config().vocab_size, end_tokens(model, tokenizer_),
             std::make_shared<LazyTokenTable>(tokenizer_)},
-        chat_templates(options_.chat_template.empty()
-                           ? templates::ChatTemplates::open(model.checkpoint().folder())
-                           : templates::ChatTemplates::from_file(options_.chat_template,
-                                                                 model.checkpoint().folder())),
+        chat_templates(
+            options_.chat_template.empty()
+                ? templates::ChatTemplates::open(model.checkpoint().folder())
+                : templates::ChatTemplates::from_file(options_.chat_template, model.checkpoint().folder())),
         created(modified(model.checkpoint().folder() / "config.json")),
         lanes(engine.num_lanes()),
         clients(options_.max_per_client),
@@ -148,7 +148,8 @@ struct Server::Impl {
          }},
         {"POST", "/v1/chat/completions", false,
          [this](const Request& request, const string& body, Response& response) {
-           serve(request, response, [&] { return parse_chat(body, api, chat_templates ? &*chat_templates : nullptr, limits); });
+           serve(request, response,
+                 [&] { return parse_chat(body, api, chat_templates ? &*chat_templates : nullptr, limits); });
          }},
     };
   }

@@ -450,7 +450,7 @@ CallArguments ExpressionParser::call_arguments() {
 
 std::string ExpressionParser::dotted_name() {
   std::string name = stream_.expect_name();
-  while (stream_.skip_operator(".")) name += "." + stream_.expect_name();
+  while (stream_.skip_operator(".")) name.append(".").append(stream_.expect_name());
   return name;
 }
 

@@ -5,6 +5,8 @@
 #include <charconv>
 #include <cmath>
 
+#include <fmt/format.h>
+
 #include "swiftprune/templates/value.h"
 #include "swiftprune/text/unicode.h"
 
@@ -103,10 +105,11 @@ std::string repr(const Value& value) {
   if (const bool* x = value.as<bool>()) return *x ? "True" : "False";
   if (const std::int64_t* x = value.as<std::int64_t>()) return fmt::format("{}", *x);
   if (const double* x = value.as<double>()) return repr_of_float(*x);
-  if (value.is<List>()) return "[" + joined_reprs(*value.sequence()) + "]";
+  if (value.is<List>()) return fmt::format("[{}]", joined_reprs(*value.sequence()));
   if (value.is<Tuple>()) {
     const Values& items = *value.sequence();
-    return items.size() == 1 ? "(" + repr(items[0]) + ",)" : "(" + joined_reprs(items) + ")";
+    return items.size() == 1 ? fmt::format("({},)", repr(items[0]))
+                             : fmt::format("({})", joined_reprs(items));
   }
   if (const Dict* dict = value.as<Dict>()) return repr_of_dict(*dict);
   if (value.is<ObjectPtr>()) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <unordered_map>
 
+#include <fmt/format.h>
+
 #include "swiftprune/templates/renderer.h"
 #include "swiftprune/text/unicode.h"
 
@@ -100,7 +102,7 @@ const Value* Dict::find(const Value& key) const {
 
 const Value* Dict::find(std::string_view key) const {
   if (data_->items.size() > kSmallDict) {
-    const auto found = data_->index.find("s" + std::string(key));
+    const auto found = data_->index.find(fmt::format("s{}", key));
     return found == data_->index.end() ? nullptr : &data_->items[found->second].second;
   }
   for (const auto& [k, v] : data_->items) {
@@ -133,7 +135,7 @@ bool DictBuilder::add(const Value& key) {
 }
 
 void DictBuilder::erase(std::string_view key) {
-  const auto found = data_->index.find("s" + std::string(key));
+  const auto found = data_->index.find(fmt::format("s{}", key));
   if (found == data_->index.end()) return;
   data_->items.erase(data_->items.begin() + static_cast<std::ptrdiff_t>(found->second));
   for (auto& [name, position] : data_->index) {
