@@ -145,10 +145,8 @@ void declare_serve(CLI::App& program) {
       ->capture_default_str()
       ->check(CLI::Range(0, 65535));
   command->add_option("--name", options.model_name, "The model's name in answers (default: its folder's)");
-  command
-      ->add_option("--chat-template", options.chat_template,
-                   "Jinja file in place of the model folder's chat template")
-      ->check(CLI::ExistingFile);
+  command->add_option("--chat-template", options.chat_template,
+                      "Jinja file in place of the model folder's chat template");
   command->add_option("--api-key-file", flags->api_key_file,
                       "Keys, one a line: requests need one of them (Authorization: Bearer KEY)");
   command->add_option("--cors", options.cors_origin,

@@ -209,6 +209,9 @@ TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
            {R"({"messages": [{"role": "user"}]})", "line 1"},
            {R"({"messages": [{"role": "tool", "content": "x"}]})", "no tools"},
            {R"({"messages": [5]})", "messages"},
+           {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", "type text"},
+           {R"({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]})", "type text"},
+           {R"({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]})", "type text"},
            {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "logprobs"}}) {
     EXPECT_THAT(refusal_of([&] { chat(wrong); }), HasSubstr(reason)) << wrong;
   }

@@ -273,6 +273,20 @@ std::vector<Prompt> prompts_of(const RequestFields& fields, const ApiModel& mode
   return prompts;
 }
 
+// Parts of messages that this server can give to a model: a template would write other ones as empty marks.
+void check_parts(const RequestFields& fields) {
+  const Json* messages = fields.find("messages");
+  if (messages == nullptr || !messages->is_array()) return;  // the template's reader says so
+  for (const Json& message : *messages) {
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_array()) continue;
+    for (const Json& part : message["content"]) {
+      if (!part.is_object() || !part.contains("type") || part["type"] != "text" || !part.contains("text") ||
+          !part["text"].is_string())
+        refuse("messages: content: expected a text, or parts of the type text");
+    }
+  }
+}
+
 // The conversation as the folder's chat template writes it: special tokens written in it are recognised, none
 // is added. The body is read again, since the template sees its objects in the order of the text.
 Prompt chat_prompt(const std::string& body, const Tokenizer& tokenizer,
@@ -303,6 +317,7 @@ ApiRequest parse_chat(const std::string& body, const ApiModel& model, const temp
   const RequestFields fields(body, Endpoint::kChat);
   if (chat == nullptr)
     refuse("this model's folder has no chat template; use /v1/completions, or serve it with --chat-template");
+  check_parts(fields);
   std::vector<Prompt> prompts;
   prompts.push_back(chat_prompt(body, model.tokenizer, *chat));
   return make_request(fields, model, limits, std::move(prompts), true);
