@@ -38,9 +38,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // The prompt's ids: as it stands, or as the one message of a conversation that the model's chat template
 // writes.
 std::vector<std::int32_t> prompt_ids(const GenerateOptions& options, const Tokenizer& tokenizer) {
+  if (!options.chat && (options.common.quiet || options.common.json)) return tokenizer.encode(options.prompt);
   const auto chat = templates::ChatTemplates::open(options.model);
   if (!options.chat) {
-    if (chat && !options.common.quiet && !options.common.json)
+    if (chat)
       fmt::print(stderr, "hint: this model has a chat template; --chat asks it as in a conversation\n");
     return tokenizer.encode(options.prompt);
   }
