@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <functional>
+#include <tuple>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
@@ -170,8 +172,18 @@ TEST_F(Gguf, BadTensors) {
              "tensor a: found F32 [17] at offset 0, past the end");
   expect_bad(GgufBuilder().tensor("a", {33}, 8, data).build(),
              "found rows of 33, expected a multiple of 32 for Q8_0");
-  expect_bad(GgufBuilder().tensor("a", {32}, 20, data).build(),
-             "tensor a: found the type IQ4_NL, expected one of F32");
+  for (const auto& [type, size, name] : {std::tuple{20u, 32u, "IQ4_NL"},
+                                         {39u, 32u, "MXFP4"},
+                                         {23u, 256u, "IQ4_XS"},
+                                         {34u, 256u, "TQ1_0"},
+                                         {35u, 256u, "TQ2_0"}}) {
+    expect_bad(GgufBuilder().tensor("a", {size - 1}, type, data).build(),
+               fmt::format("found rows of {}, expected a multiple of {} for {}", size - 1, size, name));
+    expect_bad(GgufBuilder().tensor("a", {1024}, type, data).build(),
+               fmt::format("tensor a: found {} [1024] at offset 0, past the end", name));
+  }
+  expect_bad(GgufBuilder().tensor("a", {32}, 17, data).build(),
+             "tensor a: found the type IQ2_XS, expected one of F32");
   expect_bad(GgufBuilder().tensor("a", {32}, 4, data).build(), "found the type type 4");
   expect_bad(GgufBuilder().tensor("a", {1}, 0, data, 4).build(), "found offset 4, expected a multiple of 32");
   expect_bad(GgufBuilder().tensor("a", {1}, 0, data, 1 << 20).build(), "past the end of the file");

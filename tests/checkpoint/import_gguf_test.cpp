@@ -378,6 +378,23 @@ TEST_F(ImportLlama, RefusesValuesThatAreNotFiniteOrDoNotFit) {
   EXPECT_EQ(Checkpoint::open(out()).load_vector("model.norm.weight", 32)[31], 65504.0f);
 }
 
+// A block whose scale was damaged: no bits of a block's codes are wrong, but its scale can be.
+TEST_F(ImportLlama, RefusesDamagedScalesOfBlocks) {
+  const auto damaged = [](std::uint32_t type, std::size_t scale, std::string_view bytes) {
+    return LlamaFile{.skip = "blk.0.attn_output.weight", .extra = [=](GgufBuilder& b) {
+                       const auto size = static_cast<std::size_t>(find_ggml_type(type)->block_bytes);
+                       std::string data(32 * size, '\x77');
+                       data.replace(31 * size + scale, bytes.size(), bytes);
+                       b.tensor("blk.0.attn_output.weight", {32, 32}, type, data);
+                     }};
+  };
+  import(damaged(20, 0, "\x77\x33"));
+  expect_bad(damaged(20, 0, "\xff\x7f"),
+             "tensor blk.0.attn_output.weight: found nan, expected finite values");
+  expect_bad(damaged(2, 0, std::string_view("\0\x7c", 2)), "found -inf, expected finite values");
+  expect_bad(damaged(39, 0, "\xff"), "tensor blk.0.attn_output.weight: found inf, expected finite values");
+}
+
 TEST_F(ImportLlama, OutputFolderMustBeNew) {
   import({});
   test::write_text(folder() / "m2.gguf", LlamaFile{}.build());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -135,6 +136,70 @@ void q6_k_block(const std::byte* block, float* values) {
   }
 }
 
+// Four bits that choose one of 16 values, which lie closer together near zero.
+constexpr std::array kNonLinear = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// 16 bytes of nibbles, low ones first, each the index of a value.
+void indexed_nibbles(const std::byte* nibbles, const std::array<int, 16>& of, float scale, float* values) {
+  for (int i = 0; i < 16; ++i) {
+    values[i] = scale * static_cast<float>(of[static_cast<std::size_t>(byte_at(nibbles, i) & 15)]);
+    values[i + 16] = scale * static_cast<float>(of[static_cast<std::size_t>(byte_at(nibbles, i) >> 4)]);
+  }
+}
+
+// f16 d, 16 bytes of nibbles.
+void iq4_nl_block(const std::byte* block, float* values) {
+  indexed_nibbles(block + 2, kNonLinear, half_at(block), values);
+}
+
+// f16 d, u16 of the upper 2 bits of 8 scales, 4 bytes of their lower 4 bits, 128 bytes of nibbles.
+void iq4_xs_block(const std::byte* block, float* values) {
+  const float d = half_at(block);
+  const int upper = byte_at(block, 2) | (byte_at(block, 3) << 8);
+  for (int s = 0; s < 8; ++s) {
+    const int low = (byte_at(block, 4 + s / 2) >> (s % 2 * 4)) & 15;
+    const int high = (upper >> (2 * s)) & 3;
+    const float scale = d * static_cast<float>((low | (high << 4)) - 32);
+    indexed_nibbles(block + 8 + 16 * s, kNonLinear, scale, values + 32 * s);
+  }
+}
+
+// OCP microscaling: a power of two (biased by 127), 16 bytes of E2M1 nibbles. The table holds twice E2M1's
+// values, so the scale is half of the power.
+void mxfp4_block(const std::byte* block, float* values) {
+  constexpr std::array kTwiceE2M1 = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  const float half_power = std::ldexp(1.0f, byte_at(block, 0) - 128);
+  indexed_nibbles(block + 1, kTwiceE2M1, half_power, values);
+}
+
+// A byte holds up to five numbers of 0, 1 or 2 as a fraction of 256: times three, the integer part is the
+// first one, and what stays in the byte holds the others.
+void ternary_bytes(const std::byte* bytes, int num_bytes, int numbers, float d, float* values) {
+  for (int n = 0, power = 1; n < numbers; ++n, power *= 3) {
+    for (int i = 0; i < num_bytes; ++i) {
+      const int rest = (byte_at(bytes, i) * power) & 255;
+      values[n * num_bytes + i] = d * static_cast<float>(((rest * 3) >> 8) - 1);
+    }
+  }
+}
+
+// Five numbers a byte: 32 bytes for 160 values, 16 for 80; then 4 bytes of four numbers; f16 d.
+void tq1_0_block(const std::byte* block, float* values) {
+  const float d = half_at(block + 52);
+  ternary_bytes(block, 32, 5, d, values);
+  ternary_bytes(block + 32, 16, 5, d, values + 160);
+  ternary_bytes(block + 48, 4, 4, d, values + 240);
+}
+
+// 64 bytes of 2-bit values as in q2_k, minus 1; f16 d.
+void tq2_0_block(const std::byte* block, float* values) {
+  const float d = half_at(block + 64);
+  for (int i = 0; i < kSuperBlock; ++i) {
+    const int q = (byte_at(block, i / 128 * 32 + i % 32) >> (i % 128 / 32 * 2)) & 3;
+    values[i] = d * static_cast<float>(q - 1);
+  }
+}
+
 template <int kSize, int kBytes, void (*kBlock)(const std::byte*, float*)>
 void each_block(const std::byte* blocks, std::int64_t num_blocks, float* values) {
   for (std::int64_t b = 0; b < num_blocks; ++b) kBlock(blocks + b * kBytes, values + b * kSize);
@@ -154,13 +219,17 @@ constexpr std::array kTypes = {
     GgmlTypeTraits{GgmlType::kQ4_K, "Q4_K", 256, 144, each_block<256, 144, q4_k_or_q5_k_block<false>>},
     GgmlTypeTraits{GgmlType::kQ5_K, "Q5_K", 256, 176, each_block<256, 176, q4_k_or_q5_k_block<true>>},
     GgmlTypeTraits{GgmlType::kQ6_K, "Q6_K", 256, 210, each_block<256, 210, q6_k_block>},
+    GgmlTypeTraits{GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, each_block<32, 18, iq4_nl_block>},
+    GgmlTypeTraits{GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, each_block<256, 136, iq4_xs_block>},
+    GgmlTypeTraits{GgmlType::kTQ1_0, "TQ1_0", 256, 54, each_block<256, 54, tq1_0_block>},
+    GgmlTypeTraits{GgmlType::kTQ2_0, "TQ2_0", 256, 66, each_block<256, 66, tq2_0_block>},
+    GgmlTypeTraits{GgmlType::kMXFP4, "MXFP4", 32, 17, each_block<32, 17, mxfp4_block>},
 };
 
 constexpr std::pair<std::uint32_t, std::string_view> kOtherTypes[] = {
-    {9, "Q8_1"},   {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-    {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"},   {22, "IQ2_S"},  {23, "IQ4_XS"},
-    {24, "I8"},    {25, "I16"},    {26, "I32"},     {27, "I64"},    {28, "F64"},
-    {29, "IQ1_M"}, {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"}};
+    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {21, "IQ3_S"}, {22, "IQ2_S"}, {24, "I8"},      {25, "I16"},    {26, "I32"},     {27, "I64"},
+    {28, "F64"},   {29, "IQ1_M"}, {40, "NVFP4"},   {41, "Q1_0"}};
 
 }  // namespace
 

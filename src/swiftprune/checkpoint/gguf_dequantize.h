@@ -24,7 +24,12 @@ enum class GgmlType : std::uint32_t {
   kQ4_K = 12,
   kQ5_K = 13,
   kQ6_K = 14,
+  kIQ4_NL = 20,
+  kIQ4_XS = 23,
   kBF16 = 30,
+  kTQ1_0 = 34,
+  kTQ2_0 = 35,
+  kMXFP4 = 39,
 };
 
 struct GgmlTypeTraits {
@@ -37,7 +42,7 @@ struct GgmlTypeTraits {
 
 // Null when swiftprune cannot read the type.
 const GgmlTypeTraits* find_ggml_type(std::uint32_t type);
-// Any type's name, also of those that cannot be read: "IQ4_NL", "type 77".
+// Any type's name, also of those that cannot be read: "IQ2_XS", "type 77".
 std::string ggml_type_name(std::uint32_t type);
 // "F32, F16, Q4_0, ...": those that can be read.
 std::string readable_ggml_types();
