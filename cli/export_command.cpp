@@ -2,10 +2,15 @@
 #include <filesystem>
 #include <memory>
 
+#include <fmt/ranges.h>
+
+#include "calibration_text.h"
 #include "command.h"
+#include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/export/export_gguf.h"
-#include "swiftprune/export/gguf_quantize.h"
+#include "swiftprune/export/gguf_grid.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -15,6 +20,9 @@ struct ExportArguments {
   std::string gguf;
   std::string type = "auto";
   std::string name;
+  CalibrationText calibration{.sources = {}};  // none: each weight is rounded for itself
+  std::int64_t windows = 16;
+  std::string compute = "auto";
   CommonOptions common;
 };
 
@@ -25,26 +33,51 @@ std::string folder_name(const std::string& folder) {
   return path.filename().string();
 }
 
+std::vector<std::string> type_names() {
+  std::vector<std::string> names = gguf_mix_names();
+  names.insert(names.begin(), "auto");
+  return names;
+}
+
 void run(const ExportArguments& arguments) {
   const RunScope job = apply(arguments.common);
   check_output_file("--gguf", arguments.gguf);
   const auto model = Model::open(arguments.model);
   ExportOptions options;
-  options.type = writable_ggml_type(arguments.type);  // none for auto
+  options.mix = find_gguf_mix(arguments.type);  // none for auto
   options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;
   options.progress = job.context().progress;
+  std::unique_ptr<Device> device;
+  TokenWindows windows;
+  if (!arguments.calibration.sources.empty()) {
+    if (options.mix == nullptr || find_grid(options.mix->base) == nullptr) {
+      bad_usage(
+          "--calibration: found --type {}, expected a quantised type; nothing else is rounded by statistics",
+          arguments.type);
+    }
+    device = make_cpu_device();
+    const ComputeType compute = parse_compute(arguments.compute, *device);
+    CalibrationText text = arguments.calibration;
+    text.fit_to(*model);
+    windows = calibration_windows(*model, *device, text, arguments.windows, false, compute, options.progress);
+    options.calibration.emplace(GgufCalibration{device->host(), windows, compute});
+  }
   const ExportReport report = export_gguf(*model, arguments.gguf, options);
   if (arguments.common.json) {
     print_json({{"file", arguments.gguf},
                 {"architecture", report.architecture},
                 {"type", report.type},
+                {"types", report.types},
                 {"tensors", report.num_tensors},
                 {"parameters", report.num_parameters},
                 {"bytes", report.bytes},
                 {"notes", report.notes}});
   } else {
-    fmt::print("{}: GGUF {}, {} parameters in {} tensors, {}, {}\n", arguments.gguf, report.architecture,
+    std::vector<std::string> types;
+    for (const auto& [name, count] : report.types) types.push_back(fmt::format("{} {}", count, name));
+    fmt::print("{}: GGUF {}, {} parameters in {} tensors, {}{}, {}\n", arguments.gguf, report.architecture,
                report.num_parameters, report.num_tensors, report.type,
+               types.size() > 1 ? fmt::format(" (matrices: {})", fmt::join(types, ", ")) : std::string(),
                human_bytes(static_cast<double>(report.bytes)));
   }
   for (const std::string& note : report.notes) print_note(arguments.common, note);
@@ -61,11 +94,25 @@ void declare_export(CLI::App& program) {
   command
       ->add_option("--type", arguments->type,
                    "Type of the matrices (vectors and norms stay f32); auto: the folder's own")
-      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
+      ->check(CLI::IsMember(type_names()))
       ->capture_default_str();
   command->add_option("--name", arguments->name, "The model's name in the file (default: the folder's)");
+  add_calibration_flags(*command, arguments->calibration);
+  command->get_option("--calibration")
+      ->description(
+          "With a quantised type: text that the linears are rounded for (files as in prune, or self); "
+          "without it "
+          "each weight is rounded for itself")
+      ->default_str("");
+  command->add_option("--windows", arguments->windows, "Calibration windows")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  add_compute_flag(*command, arguments->compute);
   add_common_options(*command, arguments->common);
-  command->footer("Example: swiftprune export smollm2-50 --gguf smollm2-50.gguf --type q8_0");
+  command->footer(
+      "Examples:\n"
+      "  swiftprune export smollm2-50 --gguf smollm2-50.gguf --type q8_0\n"
+      "  swiftprune export smollm2-50 --gguf smollm2-50.gguf --type q4_k_m --calibration my_text.txt");
   command->callback([arguments] { run_writing(arguments->gguf, [&] { run(*arguments); }); });
 }
 

@@ -189,6 +189,20 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
       "tokenizer");
 }
 
+TEST_F(ProgramTest, ExportRefusesWhatNoTypeCanBe) {
+  const auto exported = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"export", model("llama2"), "--gguf", at("out")});
+    return more;
+  };
+  expect_refused(exported({"--type", "q4_k_xl"}), 2, "--type");
+  expect_refused(exported({"--type", "iq4_nl"}), 2, "--type");
+  expect_refused(exported({"--type", "f16", "--calibration", ids(400)}), 2,
+                 "--calibration: found --type f16");
+  expect_refused(exported({"--calibration", ids(400)}), 2, "--calibration: found --type auto");
+  expect_refused(exported({"--type", "q4_k", "--windows", "0", "--calibration", ids(400)}), 2, "--windows");
+  expect_refused(exported({"--type", "q4_k", "--calibration", at("none.u16")}), 3, "none.u16");
+}
+
 TEST_F(ProgramTest, RefusesAFullFolderAndBrokenFiles) {
   fs::create_directory(at("full"));
   std::ofstream(at("full/file")) << "x";

@@ -1,16 +1,18 @@
 #include "swiftprune/export/export_gguf.h"
 
+#include <cmath>
 #include <functional>
+#include <map>
 
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
+#include "support/random_windows.h"
 #include "support/temp_dir.h"
 #include "support/tiny_llama.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/import_gguf.h"
-#include "swiftprune/export/gguf_quantize.h"
 
 namespace swiftprune {
 namespace {
@@ -138,7 +140,7 @@ class ExportLlama : public testing::Test {
     fs::remove_all(dir_.path() / "scratch");
     fs::remove(file());
     write_tiny(tiny, dir_.path() / "m", dir_.path() / "scratch");
-    return export_gguf(*Model::open(dir_.path() / "m"), file(), {.type = writable_ggml_type(type)});
+    return export_gguf(*Model::open(dir_.path() / "m"), file(), {.mix = find_gguf_mix(type)});
   }
   void expect_bad(const TinyLlama& tiny, const std::string& text, const char* type = "auto") {
     expect_error(
@@ -187,6 +189,115 @@ TEST_F(ExportLlama, PrunedZerosSurviveQuantization) {
   std::vector<float> values(static_cast<std::size_t>(down.numel()));
   dequantize(*down.type, gguf.bytes(down), values);
   EXPECT_EQ(std::count(values.begin(), values.end(), 0.0f), 32 * 64 / 2);
+}
+
+// Rows of 256 have K-quants, rows of 32 what stands in for them, vectors stay as they are.
+TinyLlama wide_llama() {
+  TinyLlama tiny = tiny_llama();
+  tiny.config.replace(tiny.config.find("\"intermediate_size\": 64"), 23, "\"intermediate_size\": 256");
+  for (const std::string block : {"model.layers.0.", "model.layers.1."}) {
+    tiny.add(block + "mlp.gate_proj.weight", {256, 32}), tiny.add(block + "mlp.up_proj.weight", {256, 32});
+    tiny.add(block + "mlp.down_proj.weight", {32, 256});
+  }
+  return tiny;
+}
+
+std::map<std::string, std::string> types_in(const fs::path& file) {
+  std::map<std::string, std::string> types;
+  const GgufFile gguf = GgufFile::open(file);
+  for (const GgufTensor& tensor : gguf.tensors()) types[tensor.name] = std::string(tensor.type->name);
+  return types;
+}
+
+TEST_F(ExportLlama, AMixGivesEachMatrixItsType) {
+  const ExportReport report = export_it(wide_llama(), "q4_k_m");
+  EXPECT_EQ(report.type, "Q4_K_M");
+  auto types = types_in(file());
+  EXPECT_EQ(types["blk.0.ffn_down.weight"], "Q4_K");
+  EXPECT_EQ(types["blk.1.ffn_down.weight"], "Q6_K");
+  EXPECT_EQ(types["blk.0.ffn_up.weight"], "Q5_0");
+  EXPECT_EQ(types["blk.1.attn_v.weight"], "Q8_0");
+  EXPECT_EQ(types["token_embd.weight"], "Q8_0");
+  EXPECT_EQ(types["blk.0.attn_norm.weight"], "F32");
+  EXPECT_EQ(report.types,
+            (std::map<std::string, std::int64_t>{{"Q4_K", 1}, {"Q5_0", 11}, {"Q6_K", 1}, {"Q8_0", 2}}));
+  const std::vector<std::string> notes = {
+      "11 matrices are Q5_0 and not Q4_K: rows of 32 are no multiple of 256",
+      "2 matrices are Q8_0 and not Q6_K: rows of 32 are no multiple of 256"};
+  EXPECT_EQ(report.notes, notes);
+  EXPECT_EQ(GgufFile::open(file()).integer("general.file_type"), 15);
+}
+
+// Whatever the type, the values are near the weights, and zeros of pruning are zeros.
+TEST_F(ExportLlama, EveryTypeKeepsValuesAndPrunedZeros) {
+  TinyLlama tiny = wide_llama();
+  tiny.prune(2, 4);
+  for (const std::string& type : gguf_mix_names()) {
+    export_it(tiny, type.c_str());
+    const GgufFile gguf = GgufFile::open(file());
+    for (const auto& [ours, theirs] : {std::pair{"mlp.down_proj", "ffn_down"}, {"mlp.up_proj", "ffn_up"}}) {
+      const auto& expected = tiny.values.at(std::string("model.layers.0.") + ours + ".weight");
+      const GgufTensor& tensor = *gguf.find(std::string("blk.0.") + theirs + ".weight");
+      std::vector<float> found(expected.size());
+      dequantize(*tensor.type, gguf.bytes(tensor), found);
+      double error = 0.0, energy = 0.0;
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        if (expected[i] == 0.0f) {
+          ASSERT_EQ(found[i], 0.0f) << type << " " << theirs << " " << i;
+        }
+        error += std::pow(double{found[i]} - double{expected[i]}, 2);
+        energy += std::pow(double{expected[i]}, 2);
+      }
+      EXPECT_LT(error, (type == "q2_k" || type.starts_with("q3_k") ? 0.05 : 0.01) * energy)
+          << type << " " << theirs;
+    }
+  }
+}
+
+// Squares of differences between the logits of two models.
+double logit_distance(const fs::path& a, const fs::path& b, const TokenWindows& windows) {
+  const auto backend = make_cpu_backend();
+  const auto logits = [&](const fs::path& folder) {
+    const auto model = Model::open(folder);
+    Matrix hidden = model->embed_windows(windows, 0, windows.num_windows());
+    BlockForwardOptions options;
+    options.sequence_length = windows.seqlen;
+    for (std::int64_t layer = 0; layer < model->config().num_layers(); ++layer) {
+      DecoderBlock block = model->load_block(layer);
+      block.pack(*backend, ComputeType::kF32);
+      block.forward(*backend, model->rope_tables(windows.seqlen), hidden.view(), options);
+    }
+    Matrix result(hidden.rows(), model->config().vocab_size);
+    model->load_head(*backend, ComputeType::kF32).logits(*backend, hidden.view(), result.view());
+    return result;
+  };
+  const Matrix x = logits(a), y = logits(b);
+  double total = 0.0;
+  for (std::int64_t k = 0; k < x.numel(); ++k)
+    total += std::pow(double{x.data()[k]} - double{y.data()[k]}, 2);
+  return total;
+}
+
+TEST_F(ExportLlama, CalibratedTextBringsTheOutputsNearer) {
+  TinyLlama tiny = wide_llama();
+  for (auto& [name, values] : tiny.values) {
+    if (!TinyLlama::is_linear(name)) continue;
+    for (float& value : values) value *= 0.05f;
+  }
+  export_it(tiny, "q3_k");
+  import_gguf(file(), folder() / "plain", {});
+  fs::remove(file());
+  const auto model = Model::open(folder() / "m");
+  const TokenWindows windows = test::random_windows(*model, 8, 64);
+  const auto backend = make_cpu_backend();
+  export_gguf(*model, file(),
+              {.mix = find_gguf_mix("q3_k"), .calibration = GgufCalibration{*backend, windows}});
+  auto types = types_in(file());
+  EXPECT_EQ(types["blk.0.ffn_down.weight"], "Q3_K");
+  EXPECT_EQ(types["blk.0.attn_q.weight"], "Q4_0");
+  import_gguf(file(), folder() / "calibrated", {});
+  EXPECT_LT(logit_distance(folder() / "m", folder() / "calibrated", windows),
+            0.7 * logit_distance(folder() / "m", folder() / "plain", windows));
 }
 
 TEST_F(ExportLlama, TiedEmbeddingsHaveNoOutputTensor) {
@@ -282,6 +393,11 @@ TEST_F(ExportLlama, NamesWhatLlamaCppCannotHold) {
   tiny.values["model.layers.0.mlp.up_proj.weight"][3] = 1e5f;
   tiny.dtype = DType::kF32;
   expect_bad(tiny, "found 100000, which f16 cannot hold; use --type bf16", "f16");
+  expect_bad(tiny, "found 100000, which a type with f16 scales cannot hold; use --type bf16", "q4_k_m");
+  for (const char* type : {"q8_0", "q4_k", "q2_k", "q5_0", "f32"}) {
+    tiny.values["model.layers.0.mlp.up_proj.weight"][3] = std::nanf("");
+    expect_bad(tiny, "tensor 'model.layers.0.mlp.up_proj.weight': found nan, expected finite weights", type);
+  }
 }
 
 TEST_F(ExportLlama, RefusesTokenizersWithoutAName) {

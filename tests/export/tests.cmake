@@ -1,3 +1,6 @@
 swiftprune_test(export/gguf_writer)
 swiftprune_test(export/gguf_quantize)
+swiftprune_test(export/gguf_grid)
+swiftprune_test(export/gguf_mixes)
+swiftprune_test(export/gguf_compensate)
 swiftprune_test(export/export_gguf)

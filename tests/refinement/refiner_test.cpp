@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "refinement/double_reference.h"
-#include "refinement/problem.h"
+#include "support/problem.h"
 #include "support/spec_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"

@@ -6,14 +6,17 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/export/gguf_grid.h"
 #include "swiftprune/export/gguf_metadata.h"
 #include "swiftprune/export/gguf_quantize.h"
 #include "swiftprune/export/gguf_vocabulary.h"
 #include "swiftprune/export/gguf_writer.h"
+#include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -28,6 +31,8 @@ struct TensorPlan {
   const TensorRule* rule;
   std::string name;    // GGUF's
   std::int64_t block;  // -1: none
+  const GgmlTypeTraits* type = nullptr;
+  bool keep_zeros = false;
 };
 
 // "model.layers.7.mlp" against "model.layers.*.mlp": the block, -1 where there is none.
@@ -59,7 +64,10 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
       const auto block = match(rule.hugging_face, stem);
       if (!block) continue;
       const std::string prefix = *block < 0 ? "" : fmt::format("blk.{}.", *block);
-      return TensorPlan{&tensor, &rule, fmt::format("{}{}.{}", prefix, rule.gguf, part), *block};
+      return TensorPlan{.source = &tensor,
+                        .rule = &rule,
+                        .name = fmt::format("{}{}.{}", prefix, rule.gguf, part),
+                        .block = *block};
     }
   }
   return std::nullopt;
@@ -94,37 +102,63 @@ std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture&
   return plan;
 }
 
-const GgmlTypeTraits* type_of(DType dtype) {
-  return writable_ggml_type(dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16");
-}
-
-const GgmlTypeTraits* most_common_type(const std::vector<TensorPlan>& plan) {
+const GgufMix* most_common_type(const std::vector<TensorPlan>& plan) {
   std::map<DType, std::int64_t> elements;
   for (const TensorPlan& tensor : plan) {
     if (tensor.source->shape.size() > 1) elements[tensor.source->dtype] += tensor.source->numel();
   }
   const auto most = std::max_element(elements.begin(), elements.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
-  return type_of(most->first);
+  return find_gguf_mix(most->first == DType::kF32 ? "f32" : most->first == DType::kF16 ? "f16" : "bf16");
 }
 
-const GgmlTypeTraits* type_in_file(const TensorInfo& tensor, const GgmlTypeTraits* wanted) {
-  if (tensor.shape.size() <= 1) return writable_ggml_type("f32");
-  return tensor.shape.back() % wanted->block_size == 0 ? wanted : writable_ggml_type("f16");
+// Was it pruned? Then its zeros stay zeros in whatever type. Trained weights have next to none.
+bool has_pruned_zeros(const Checkpoint& checkpoint, const TensorInfo& tensor) {
+  constexpr double kPruned = 0.01;
+  const std::int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+  return scan_zeros({checkpoint.bytes(tensor).data(), tensor.dtype, rows, cols, cols}).sparsity() >= kPruned;
 }
 
-// general.file_type: llama.cpp's LLAMA_FTYPE.
-std::int64_t file_type(GgmlType type) {
-  switch (type) {
-    case GgmlType::kF16:
-      return 1;
-    case GgmlType::kQ8_0:
-      return 7;
-    case GgmlType::kBF16:
-      return 32;
-    default:
-      return 0;
+// Gives every tensor its type. Notes say which matrices could not have the one that was asked for.
+void choose_types(const Model& model, const GgufMix& mix, std::vector<TensorPlan>& plan,
+                  ExportReport& report) {
+  const ModelConfig& m = model.config();
+  const bool tied = std::none_of(plan.begin(), plan.end(),
+                                 [](const TensorPlan& tensor) { return tensor.rule->gguf == "output"; });
+  std::map<std::tuple<GgmlType, GgmlType, std::int64_t>, std::int64_t> replaced;
+  for (TensorPlan& tensor : plan) {
+    if (tensor.source->shape.size() <= 1) {
+      tensor.type = writable_ggml_type(GgmlType::kF32);
+      continue;
+    }
+    MatrixPlace place{.gguf = tensor.rule->gguf,
+                      .block = tensor.block,
+                      .num_blocks = m.num_layers(),
+                      .columns = tensor.source->shape.back(),
+                      .queries_per_key = m.num_heads / std::max<std::int64_t>(1, m.num_kv_heads),
+                      .tied = tied};
+    const MatrixType type = matrix_type(mix, place);
+    tensor.type = writable_ggml_type(type.type);
+    const GgmlGrid* grid = find_grid(type.type);
+    tensor.keep_zeros = grid != nullptr && tensor.source->shape.size() == 2 &&
+                        has_pruned_zeros(model.checkpoint(), *tensor.source);
+    ++report.types[std::string(tensor.type->name)];
+    if (type.wanted != type.type) ++replaced[{type.wanted, type.type, place.columns}];
   }
+  for (const auto& [what, count] : replaced) {
+    const auto& [wanted, found, columns] = what;
+    const GgmlTypeTraits& traits = *writable_ggml_type(wanted);
+    report.notes.push_back(fmt::format("{} matrices are {} and not {}: rows of {} are no multiple of {}",
+                                       count, writable_ggml_type(found)->name, traits.name, columns,
+                                       traits.block_size));
+  }
+}
+
+std::string upper(std::string_view name) {
+  std::string result(name);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; });
+  return result;
 }
 
 // "135M": two digits at least.
@@ -139,12 +173,13 @@ std::string size_label(std::int64_t parameters) {
 
 void check_values(const TensorInfo& tensor, std::span<const float> values, GgmlType type) {
   constexpr float kLargestF16 = 65519.996f;  // rounds to 65504
+  const bool scales_in_f16 = type != GgmlType::kF32 && type != GgmlType::kBF16 && type != GgmlType::kQ8_0;
   for (const float value : values) {
     if (!std::isfinite(value))
       bad_input("{}: tensor '{}': found {}, expected finite weights", tensor.file, tensor.name, value);
-    if (type == GgmlType::kF16 && std::abs(value) > kLargestF16) {
-      bad_input("{}: tensor '{}': found {}, which f16 cannot hold; use --type bf16", tensor.file, tensor.name,
-                value);
+    if (scales_in_f16 && std::abs(value) > kLargestF16) {
+      bad_input("{}: tensor '{}': found {}, which {} cannot hold; use --type bf16", tensor.file, tensor.name,
+                value, type == GgmlType::kF16 ? "f16" : "a type with f16 scales");
     }
   }
 }
@@ -157,12 +192,27 @@ std::int64_t heads_of(const ModelConfig& model, const TensorPlan& plan) {
   return plan.rule->order == RowOrder::kRotaryPairsOfK ? model.kv_heads_in(block) : model.heads_in(block);
 }
 
-void write_tensor(const Model& model, const TensorPlan& plan, const GgmlTypeTraits& type, std::size_t index,
-                  const GgufWriter& writer) {
+// Where a tensor's rows go in the file.
+class RowTargets {
+ public:
+  RowTargets(const ModelConfig& model, const TensorPlan& plan)
+      : order_(plan.rule->order),
+        heads_(order_ == RowOrder::kSame ? 0 : heads_of(model, plan)),
+        head_size_(model.head_size) {}
+  std::int64_t of(std::int64_t row) const { return stored_row(order_, row, heads_, head_size_); }
+
+ private:
+  RowOrder order_;
+  std::int64_t heads_;
+  std::int64_t head_size_;
+};
+
+void write_tensor(const Model& model, const TensorPlan& plan, std::size_t index, const GgufWriter& writer) {
   const TensorInfo& tensor = *plan.source;
+  const GgmlTypeTraits& type = *plan.type;
   const ModelConfig& m = model.config();
   const bool reordered = plan.rule->order != RowOrder::kSame;
-  const std::int64_t heads = reordered ? heads_of(m, plan) : 0;
+  const RowTargets targets(m, plan);
   // A vector that keeps its order is one row.
   const std::int64_t rows = tensor.shape.size() > 1 || reordered ? tensor.shape[0] : 1;
   const std::int64_t size = rows == 0 ? 0 : tensor.numel() / rows;
@@ -183,11 +233,40 @@ void write_tensor(const Model& model, const TensorPlan& plan, const GgmlTypeTrai
       for (float& value : values) value -= plan.rule->offset;
     }
     check_values(tensor, values, type.type);
-    quantize(type, values, blocks);
-    const std::int64_t target = stored_row(plan.rule->order, first, heads, m.head_size);
-    writer.write(index, static_cast<std::uint64_t>(target) * row_bytes, blocks);
+    quantize(type, values, blocks, {.keep_zeros = plan.keep_zeros});
+    writer.write(index, static_cast<std::uint64_t>(targets.of(first)) * row_bytes, blocks);
   });
   model.checkpoint().release(tensor);
+}
+
+// Linears of blocks on a type's grid, by their statistics. Returns which tensors of the plan were written.
+std::vector<bool> write_calibrated(const Model& model, const std::vector<TensorPlan>& plan, std::size_t first,
+                                   const GgufCalibration& calibration, const ProgressFn& progress,
+                                   const GgufWriter& writer) {
+  std::map<std::string, CalibratedTensor> wanted;
+  std::map<std::string, std::size_t> index;
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    const TensorPlan& tensor = plan[i];
+    if (tensor.block < 0 || find_grid(tensor.type->type) == nullptr || tensor.source->shape.size() != 2)
+      continue;
+    wanted[tensor.source->name] = {tensor.type, tensor.keep_zeros};
+    index[tensor.source->name] = i;
+  }
+  std::vector<bool> written(plan.size(), false);
+  quantize_calibrated(
+      model, calibration, wanted, progress, [&](const std::string& name, std::span<const std::byte> bytes) {
+        const TensorPlan& tensor = plan[index.at(name)];
+        const RowTargets targets(model.config(), tensor);
+        const std::int64_t rows = tensor.source->shape[0];
+        const std::size_t row_bytes =
+            bytes.size() / static_cast<std::size_t>(std::max<std::int64_t>(1, rows));
+        for (std::int64_t row = 0; row < rows; ++row) {
+          writer.write(first + index.at(name), static_cast<std::uint64_t>(targets.of(row)) * row_bytes,
+                       bytes.subspan(static_cast<std::size_t>(row) * row_bytes, row_bytes));
+        }
+        written[index.at(name)] = true;
+      });
+  return written;
 }
 
 }  // namespace
@@ -199,12 +278,12 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
               checkpoint.folder().string());
   }
   const GgufArchitecture& architecture = gguf_architecture_for(model.config());
-  const std::vector<TensorPlan> plan = plan_tensors(model, architecture);
-  const GgmlTypeTraits* type = options.type != nullptr ? options.type : most_common_type(plan);
+  std::vector<TensorPlan> plan = plan_tensors(model, architecture);
+  const GgufMix& mix = options.mix != nullptr ? *options.mix : *most_common_type(plan);
 
   ExportReport report;
   report.architecture = architecture.name;
-  report.type = type->name;
+  report.type = upper(mix.name);
   for (const TensorPlan& tensor : plan) report.num_parameters += tensor.source->numel();
 
   GgufMetadata metadata;
@@ -214,7 +293,8 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   metadata.text("general.size_label", size_label(report.num_parameters));
   const GgufHyperParameters parameters = add_gguf_hyper_parameters(model, architecture, metadata);
   report.notes = parameters.notes;
-  metadata.u32("general.file_type", file_type(type->type));
+  choose_types(model, mix, plan, report);
+  metadata.u32("general.file_type", mix.file_type);
   metadata.u32("general.quantization_version", 2);
   options.progress("tokenizer", 0, 0);
   add_gguf_vocabulary(checkpoint.folder(), text_config(checkpoint), model.config().vocab_size, metadata);
@@ -222,10 +302,10 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   std::vector<GgufPlannedTensor> planned;
   for (const GgufTable& table : parameters.tables) {
     planned.push_back(
-        {table.name, {static_cast<std::int64_t>(table.values.size())}, writable_ggml_type("f32")});
+        {table.name, {static_cast<std::int64_t>(table.values.size())}, writable_ggml_type(GgmlType::kF32)});
   }
   for (const TensorPlan& tensor : plan) {
-    planned.push_back({tensor.name, tensor.source->shape, type_in_file(*tensor.source, type)});
+    planned.push_back({tensor.name, tensor.source->shape, tensor.type});
   }
   report.num_tensors = static_cast<std::int64_t>(planned.size());
   GgufWriter writer(file, metadata, planned);
@@ -233,8 +313,12 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   for (const GgufTable& table : parameters.tables) {
     writer.write(index++, 0, std::as_bytes(std::span(table.values)));
   }
-  for (const TensorPlan& tensor : plan) {
-    write_tensor(model, tensor, *planned[index].type, index, writer);
+  std::vector<bool> written(plan.size(), false);
+  if (options.calibration) {
+    written = write_calibrated(model, plan, index, *options.calibration, options.progress, writer);
+  }
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    if (!written[i]) write_tensor(model, plan[i], index, writer);
     ++index;
     options.progress("export", static_cast<std::int64_t>(index), report.num_tensors);
   }

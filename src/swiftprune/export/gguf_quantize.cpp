@@ -2,10 +2,12 @@
 #include "swiftprune/export/gguf_quantize.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/export/gguf_grid.h"
 #include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
@@ -25,17 +27,41 @@ void q8_0_block(const float* values, std::byte* block) {
   }
 }
 
-}  // namespace
-
-const GgmlTypeTraits* writable_ggml_type(std::string_view name) {
-  if (name == "f32") return find_ggml_type(static_cast<std::uint32_t>(GgmlType::kF32));
-  if (name == "f16") return find_ggml_type(static_cast<std::uint32_t>(GgmlType::kF16));
-  if (name == "bf16") return find_ggml_type(static_cast<std::uint32_t>(GgmlType::kBF16));
-  if (name == "q8_0") return find_ggml_type(static_cast<std::uint32_t>(GgmlType::kQ8_0));
-  return nullptr;
+// Large values do more to the output than their share of the sum of squares says, for want of statistics.
+void importance_of(const float* values, int count, float* weights) {
+  float squares = 0.0f;
+  for (int i = 0; i < count; ++i) squares += values[i] * values[i];
+  const float mean = squares / static_cast<float>(count);
+  for (int i = 0; i < count; ++i) weights[i] = std::sqrt(mean + values[i] * values[i]);
 }
 
-void quantize(const GgmlTypeTraits& type, std::span<const float> values, std::span<std::byte> blocks) {
+void grid_blocks(const GgmlGrid& grid, const GgmlTypeTraits& type, std::span<const float> values,
+                 std::span<std::byte> blocks, const QuantizeOptions& options) {
+  const auto size = static_cast<std::size_t>(grid.block);
+  const std::size_t width = options.columns.size();
+  expect(width % size == 0 && (width == 0 || values.size() % width == 0),
+         "quantize: a weight for each column");
+  std::array<float, kLargestBlock> own;
+  std::array<std::int8_t, kLargestBlock> codes;
+  for (std::size_t at = 0, b = 0; at < values.size(); at += size, ++b) {
+    const float* x = values.data() + at;
+    if (width == 0) importance_of(x, grid.block, own.data());
+    const float* weights = width == 0 ? own.data() : options.columns.data() + at % width;
+    const BlockScales scales = fit_block(grid, x, weights, options.keep_zeros);
+    round_block(grid, scales, x, codes.data());
+    pack_block(grid, scales, codes.data(), blocks.data() + b * static_cast<std::size_t>(type.block_bytes));
+  }
+}
+
+}  // namespace
+
+const GgmlTypeTraits* writable_ggml_type(GgmlType type) {
+  const bool is_float = type == GgmlType::kF32 || type == GgmlType::kF16 || type == GgmlType::kBF16;
+  return is_float || find_grid(type) != nullptr ? find_ggml_type(static_cast<std::uint32_t>(type)) : nullptr;
+}
+
+void quantize(const GgmlTypeTraits& type, std::span<const float> values, std::span<std::byte> blocks,
+              const QuantizeOptions& options) {
   const auto n = static_cast<std::int64_t>(values.size());
   expect(n % type.block_size == 0 &&
              static_cast<std::int64_t>(blocks.size()) == n / type.block_size * type.block_bytes,
@@ -53,8 +79,11 @@ void quantize(const GgmlTypeTraits& type, std::span<const float> values, std::sp
       }
       return;
     default:
-      expect(false, "quantize: a type that is written");
+      break;
   }
+  const GgmlGrid* grid = find_grid(type.type);
+  expect(grid != nullptr, "quantize: a type that is written");
+  grid_blocks(*grid, type, values, blocks, options);
 }
 
 }  // namespace swiftprune

@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   refinement/refiner.cpp
   refinement/layer_error.cpp
   refinement/cholesky.cpp
+  refinement/inverse_factor.cpp
   refinement/pcg.cpp
   refinement/admm.cpp
   refinement/aligned_admm.cpp

@@ -4,11 +4,10 @@
 #include <array>
 #include <vector>
 
-#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
-#include "swiftprune/refinement/cholesky.h"
+#include "swiftprune/refinement/inverse_factor.h"
 #include "swiftprune/refinement/row_loops.h"
 #include "swiftprune/selection/exact_selector.h"
 #include "swiftprune/selection/selector.h"
@@ -21,10 +20,7 @@ constexpr std::int64_t kRowsPerChunk = 16;
 
 class SparseGptGram final : public PreparedGram {
  public:
-  Matrix factor;  // [I, I] lower triangular L = Uᵀ with H⁻¹ = L Lᵀ
-  std::vector<bool> dead;
-  double damping = 0.0;
-  int damping_raised = 0;
+  InverseFactor inverse;
 };
 
 // Columns handled at once: whole groups or tiles of the pattern.
@@ -52,22 +48,8 @@ class SparseGptRefiner final : public Refiner {
 std::unique_ptr<PreparedGram> SparseGptRefiner::do_prepare(const LayerStats& stats, const Backend& backend,
                                                            std::string_view tensor) const {
   auto prepared = std::make_unique<SparseGptGram>();
-  Matrix hessian = stats.gram->clone();
-  const double unit = damping_unit(hessian.view());
-  for (std::int64_t j = 0; j < hessian.rows(); ++j) {
-    prepared->dead.push_back(hessian.at(j, j) == 0.0f);
-    if (prepared->dead.back()) hessian.at(j, j) = static_cast<float>(unit);
-  }
-  // The inverse may exist in floats while its factor does not.
-  for (double damping = options_.damping;; damping *= 10.0) {
-    DampedInverse inverse =
-        damped_inverse(hessian.view(), {.relative = damping, .unit = unit}, backend, tensor);
-    prepared->damping_raised += inverse.raised;
-    prepared->damping = damping = inverse.damping;
-    prepared->factor = std::move(inverse.inverse);
-    if (cholesky(prepared->factor.view(), backend)) return prepared;
-    ++prepared->damping_raised;
-  }
+  prepared->inverse = inverse_factor(*stats.gram, options_.damping, backend, tensor);
+  return prepared;
 }
 
 // The masks of the columns [first, first + size) of all rows, by (w / U_jj)². Whatever the pattern, the share
@@ -115,7 +97,7 @@ void choose_group(const float* w, const float* inverse_diagonal, std::int64_t n,
 
 Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGram& prepared,
                                        const Backend& backend) const {
-  const auto& gram = static_cast<const SparseGptGram&>(prepared);
+  const InverseFactor& gram = static_cast<const SparseGptGram&>(prepared).inverse;
   const RowLoops& loops = row_loops();
   const Pattern& pattern = task.target.pattern;
   const bool n_of_m = pattern.kind == Pattern::Kind::kNofM;
