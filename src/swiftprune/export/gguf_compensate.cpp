@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/refinement/row_loops.h"
+#include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
 namespace {
@@ -134,42 +136,156 @@ void CompensationBasis::compensate(Rows& rows) const {
   }
 }
 
-// Coordinate descent on E = (t - v) H (t - v)ᵀ over the codes of each row.
+// Coordinate descent of one row on E = (t - v) H (t - v)ᵀ: codes, then scales, each moved to where E is least.
+class CompensationBasis::RowDescent {
+ public:
+  // slope: (t - v) H, kept in step with the values.
+  RowDescent(Rows& rows, const Matrix& gram, std::int64_t row, float* slope)
+      : rows_(rows), grid_(rows.grid), gram_(gram), row_(row), slope_(slope), values_(rows.values.row(row)) {}
+
+  void run() {
+    for (int sweep = 0; sweep < kSweeps; ++sweep) {
+      bool changed = false;
+      for (std::int64_t block = 0; block < rows_.blocks_per_row(); ++block) {
+        changed |= choose_codes(block);
+        if (sweep + 1 < kSweeps) changed |= choose_scales(block);
+      }
+      if (!changed) break;
+    }
+  }
+
+ private:
+  std::int64_t begin_of(std::int64_t block) const { return block * grid_.block; }
+  std::int8_t& code(std::int64_t j) { return rows_.codes[rows_.at(row_, j)]; }
+
+  void set_value(std::int64_t j, float value) {
+    if (value == values_[j]) return;
+    loops_.add_scaled(values_[j] - value, gram_.row(j), slope_, gram_.cols());
+    values_[j] = value;
+  }
+
+  bool choose_codes(std::int64_t block) {
+    bool changed = false;
+    for (int part = 0; part < grid_.parts(); ++part) {
+      const GridLine line = line_of(grid_, rows_.scales_of(row_, block), part);
+      const std::int64_t first = begin_of(block) + part * grid_.part;
+      for (std::int64_t j = first; j < first + grid_.part; ++j) {
+        if (rows_.stays_zero(row_, j)) continue;
+        const int better = line.nearest_code(values_[j] + slope_[j] / gram_.at(j, j));
+        if (better == code(j)) continue;
+        code(j) = static_cast<std::int8_t>(better);
+        set_value(j, line.value(better));
+        changed = true;
+      }
+    }
+    return changed;
+  }
+
+  bool choose_scales(std::int64_t block) {
+    const BlockScales& scales = rows_.scales_of(row_, block);
+    bool changed = false;
+    for (int part = 0; grid_.has_scales() && part < grid_.parts(); ++part) {
+      const auto p = static_cast<std::size_t>(part);
+      const float d = f16_to_f32(scales.d), m = f16_to_f32(scales.m);
+      changed |= move(
+          block, part, 1, [&](std::int64_t j) { return d * centered(j); },
+          [&](BlockScales& next, float by) {
+            next.scale[p] = moved(next.scale[p], by, grid_.lowest_scale, grid_.highest_scale);
+          });
+      if (!grid_.has_offset || rows_.keep_zeros) continue;
+      changed |= move(
+          block, part, 1, [&](std::int64_t) { return -m; },
+          [&](BlockScales& next, float by) { next.min[p] = moved(next.min[p], by, 0, grid_.highest_min); });
+    }
+    changed |= move(
+        block, 0, grid_.parts(),
+        [&](std::int64_t j) { return centered(j) * part_number(scales.scale, block, j); },
+        [&](BlockScales& next, float by) { next.d = finite_f16(f16_to_f32(next.d) + by); });
+    if (grid_.has_offset && !rows_.keep_zeros) {
+      const float sign = grid_.has_scales() ? -1.0f : 1.0f;
+      changed |= move(
+          block, 0, grid_.parts(), [&](std::int64_t j) { return sign * part_number(scales.min, block, j); },
+          [&](BlockScales& next, float by) { next.m = finite_f16(f16_to_f32(next.m) + by); });
+    }
+    return changed;
+  }
+
+  // The code, counted from zero's where the offset follows the step.
+  float centered(std::int64_t j) {
+    return static_cast<float>(code(j) - (rows_.keep_zeros ? grid_.zero_code() : 0));
+  }
+  float part_number(const std::array<std::int8_t, kMostParts>& numbers, std::int64_t block,
+                    std::int64_t j) const {
+    if (!grid_.has_scales()) return 1.0f;
+    return static_cast<float>(numbers[static_cast<std::size_t>((j - begin_of(block)) / grid_.part)]);
+  }
+  static std::int8_t moved(std::int8_t number, float by, int lowest, int highest) {
+    return static_cast<std::int8_t>(std::clamp(std::nearbyint(static_cast<float>(number) + by),
+                                               static_cast<float>(lowest), static_cast<float>(highest)));
+  }
+
+  // Values of these parts move by `by`·direction: the best `by` is (u·slope) / (u H uᵀ); change() takes it as
+  // near as the format can. Kept where E falls.
+  template <class Direction, class Change>
+  bool move(std::int64_t block, int part, int parts, const Direction& direction, const Change& change) {
+    const std::int64_t first = begin_of(block) + part * grid_.part;
+    const auto count = static_cast<std::int64_t>(parts * grid_.part);
+    for (std::int64_t j = 0; j < count; ++j) change_[static_cast<std::size_t>(j)] = direction(first + j);
+    const auto [gain, curvature] = slope_and_curvature(first, count);
+    if (!(curvature > 0.0f)) return false;
+    BlockScales& held = rows_.scales_of(row_, block);
+    BlockScales next = held;
+    change(next, gain / curvature);
+    if (rows_.keep_zeros) tie_offsets(grid_, next);
+    if (next.d == held.d && next.m == held.m && next.scale == held.scale && next.min == held.min)
+      return false;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const GridLine line = line_of(grid_, next, part + static_cast<int>(j) / grid_.part);
+      change_[static_cast<std::size_t>(j)] = line.value(code(first + j)) - values_[first + j];
+    }
+    const auto [fall, rise] = slope_and_curvature(first, count);
+    if (!(rise < 2.0f * fall)) return false;
+    held = next;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const GridLine line = line_of(grid_, next, part + static_cast<int>(j) / grid_.part);
+      set_value(first + j, line.value(code(first + j)));
+    }
+    return true;
+  }
+
+  // c·slope and c H cᵀ of the change at hand.
+  std::pair<float, float> slope_and_curvature(std::int64_t first, std::int64_t count) const {
+    float gain = loops_.dot(change_.data(), slope_ + first, count), curvature = 0.0f;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const float c = change_[static_cast<std::size_t>(j)];
+      if (c != 0.0f) curvature += c * loops_.dot(change_.data(), gram_.row(first + j) + first, count);
+    }
+    return {gain, curvature};
+  }
+
+  const RowLoops& loops_ = row_loops();
+  Rows& rows_;
+  const GgmlGrid& grid_;
+  const Matrix& gram_;
+  std::int64_t row_;
+  float* slope_;
+  float* values_;
+  std::array<float, kLargestBlock> change_{};
+};
+
 void CompensationBasis::choose_again(Rows& rows) const {
-  const RowLoops& loops = row_loops();
-  const GgmlGrid& grid = rows.grid;
-  const std::int64_t cols = rows.values.cols;
-  Matrix slopes(rows.values.rows, cols);  // (t - v) H
+  Matrix slopes(rows.values.rows, rows.values.cols);
   Matrix& missing = rows.work;
   for (std::int64_t r = 0; r < rows.values.rows; ++r) {
-    for (std::int64_t j = 0; j < cols; ++j) missing.at(r, j) = rows.target.at(r, j) - rows.values.at(r, j);
+    for (std::int64_t j = 0; j < rows.values.cols; ++j) {
+      missing.at(r, j) = rows.target.at(r, j) - rows.values.at(r, j);
+    }
   }
   backend_.matmul(missing.view(), gram_.view(), 1.0f, 0.0f, slopes.view());
   parallel_for(rows.values.rows, kRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       check_interrupt();
-      float* slope = slopes.row(r);
-      float* values = rows.values.row(r);
-      for (int sweep = 0; sweep < kSweeps; ++sweep) {
-        std::int64_t changes = 0;
-        for (std::int64_t part = 0; part < cols; part += grid.part) {
-          const std::int64_t block = part / grid.block;
-          const GridLine line = line_of(grid, rows.scales_of(r, block),
-                                        static_cast<int>((part - block * grid.block) / grid.part));
-          for (std::int64_t j = part; j < part + grid.part; ++j) {
-            if (rows.stays_zero(r, j)) continue;
-            const int code = line.nearest_code(values[j] + slope[j] / gram_.at(j, j));
-            std::int8_t& held = rows.codes[rows.at(r, j)];
-            if (code == held) continue;
-            const float value = line.value(code);
-            loops.add_scaled(values[j] - value, gram_.row(j), slope, cols);
-            values[j] = value;
-            held = static_cast<std::int8_t>(code);
-            ++changes;
-          }
-        }
-        if (changes == 0) break;
-      }
+      RowDescent(rows, gram_, r, slopes.row(r)).run();
     }
   });
 }

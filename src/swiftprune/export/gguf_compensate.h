@@ -1,7 +1,7 @@
 // Rounding onto a GGUF type's grid that minds what a linear makes of its inputs: each weight's error is made
-// up for in the columns behind it (GPTQ, arXiv 2210.17323, over the factor of SparseGPT), then codes are
-// chosen again one by one while the error of the outputs falls (QuantEase, arXiv 2309.01885). Scales are
-// searched a block at a time, when compensation has reached it.
+// up for in the columns behind it (GPTQ, arXiv 2210.17323, over the factor of SparseGPT), where scales are
+// searched for a block when compensation has reached it; then codes are chosen again one by one (QuantEase,
+// arXiv 2309.01885), and scales too, while the error of the outputs falls.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,7 @@ class CompensationBasis {
 
  private:
   struct Rows;
+  class RowDescent;
   Matrix target(ConstMatrixView weight) const;
   void compensate(Rows& rows) const;
   void choose_again(Rows& rows) const;

@@ -33,11 +33,6 @@ float sum(const float* lanes) {
   return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
 }
 
-std::uint16_t finite_f16(float value) {
-  constexpr float kLargest = 65504.0f;
-  return f32_to_f16(clamped(value, -kLargest, kLargest));
-}
-
 // One part of a block: its weights and what each counts.
 struct Part {
   const float* x;
@@ -191,18 +186,9 @@ class BlockFit {
       scales.m = finite_f16(line.offset);
     } else {
       scales.d = finite_f16(fit_step(part(0), Signs::kBoth));
-      keep_zero(scales);
+      tie_offsets(grid_, scales);
     }
     return scales;
-  }
-
-  // The offset that makes the grid's zero code a zero.
-  void keep_zero(BlockScales& scales) const {
-    if (!grid_.has_offset) return;
-    const auto zero = static_cast<float>(grid_.zero_code());
-    const float d = f16_to_f32(scales.d);
-    scales.m = finite_f16(grid_.has_scales() ? zero * d : -zero * d);
-    scales.min = scales.scale;
   }
 
   // The parts' own numbers for these d and m, each the best of its neighbourhood. The error of the block.
@@ -244,7 +230,7 @@ class BlockFit {
     const float error = choose_codes(scales);
     if (!(error < best_error_)) return;
     best_error_ = error;
-    if (symmetric_) keep_zero(scales);
+    if (symmetric_) tie_offsets(grid_, scales);
     best_ = scales;
   }
 

@@ -161,6 +161,19 @@ GridLine line_of(const GgmlGrid& grid, const BlockScales& scales, int part) {
   return line;
 }
 
+std::uint16_t finite_f16(float value) {
+  constexpr float kLargest = 65504.0f;
+  return f32_to_f16(std::clamp(value, -kLargest, kLargest));
+}
+
+void tie_offsets(const GgmlGrid& grid, BlockScales& scales) {
+  if (!grid.has_offset) return;
+  const auto zero = static_cast<float>(grid.zero_code());  // a power of two: the product is exact
+  const float d = f16_to_f32(scales.d);
+  scales.m = finite_f16(grid.has_scales() ? zero * d : -zero * d);
+  scales.min = scales.scale;
+}
+
 int GridLine::nearest_code(float x) const {
   return static_cast<int>(std::clamp(std::nearbyint((x - offset) * inverse), lowest, highest));
 }

@@ -35,6 +35,9 @@ struct GgmlGrid {
 // Null for types without a grid (F32, F16, BF16) and for those that are not written.
 const GgmlGrid* find_grid(GgmlType type);
 
+// Values beyond f16's range become its largest.
+std::uint16_t finite_f16(float value);
+
 struct BlockScales {
   std::uint16_t d = 0, m = 0;  // f16, finite
   std::array<std::int8_t, kMostParts> scale{}, min{};
@@ -50,6 +53,9 @@ struct GridLine {
   int nearest_code(float x) const;  // halves to even
 };
 GridLine line_of(const GgmlGrid& grid, const BlockScales& scales, int part);
+
+// Makes the zero code's value 0 in a type with an offset, whatever d and the parts' scales are.
+void tie_offsets(const GgmlGrid& grid, BlockScales& scales);
 
 // The scales that make Σ weight·(value - x)² small: candidates for each part, then the block's own numbers
 // with its neighbours' codes, by least squares in turns with rounding.
