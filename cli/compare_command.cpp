@@ -32,7 +32,9 @@ struct CompareFlags {
 // One attention and one MLP linear of the middle block.
 std::vector<std::string> default_masks(const Model& model) {
   const BlockConfig& block = model.config().blocks[static_cast<std::size_t>(model.config().num_layers() / 2)];
-  return {block.qkv.front().name + ".weight", block.down.name + ".weight"};
+  std::vector<std::string> masks = {block.qkv.front().name + ".weight"};
+  if (!block.up.empty()) masks.push_back(block.down.name + ".weight");  // else all of the MLP are experts
+  return masks;
 }
 
 void print_model(const ModelReport& model) {

@@ -3,6 +3,7 @@
 
 #include "command.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -64,14 +65,30 @@ void print_report(const PackReport& report, const Options& options) {
   }
 }
 
+void add_experts(const Checkpoint& source, const ModelConfig& model, const ExpertsConfig& experts,
+                 std::vector<std::string>& weights) {
+  const ExpertTensors tensors(source, experts, model.hidden_size);
+  if (tensors.form() != ExpertForm::kSeparate) {
+    bad_input(
+        "{}: found experts in fused tensors ({}), expected a tensor for each expert's linear, which can be "
+        "packed",
+        source.folder().string(), name_of(tensors.form()));
+  }
+  for (const std::string& name : tensors.names()) {
+    if (name.ends_with(".weight")) weights.push_back(name);
+  }
+}
+
 void run(const Options& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
   std::vector<std::string> weights;
-  for (const BlockConfig& block : model_config(source.config()).blocks) {
+  const ModelConfig config = model_config(source.config());
+  for (const BlockConfig& block : config.blocks) {
     for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
+    if (block.experts) add_experts(source, config, *block.experts, weights);
   }
   PackOptions pack;
   for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {

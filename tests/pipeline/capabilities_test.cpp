@@ -73,6 +73,14 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
   expect_refused(plan(ScoreSpec(), "sparsegpt", "block:1x2"), gpu,
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});
+  for (const char* name : {"qwen3_moe", "gpt_oss", "deepseek_v2"}) {
+    const ModelConfig experts = Model::open(kModels / "../experts" / name)->config();
+    expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); },
+                 {"experts", "on a GPU", "--device cpu"});
+    check_model(experts, cpu_capabilities());
+    expect_error(ErrorKind::kUsage, [&] { check_without_experts(experts, "prune"); },
+                 {"prune", "experts", "--units experts"});
+  }
 
   Plan mixed = plan(ScoreSpec(), "admm(20,15)");
   apply_override("*.layers.0.*k_proj.weight", "refine=admm(10)+pcg", mixed);
@@ -142,6 +150,9 @@ TEST_F(CapabilitiesTest, FeaturesOfTheFamilies) {
   has("pythia", {kLayerNorm, kInterleavedQkv, kParallelResidual, kPlainMlp});
   has("phi3_longrope", {kStackedQkv, kLongRotary});
   has("qwen3", {kQueryKeyNorms});
+  has("../experts/olmoe", {kExperts, kNormsOfAllHeads, kQkvClip});
+  has("../experts/gpt_oss", {kExperts, kAttentionSinks, kClampedSwiglu});
+  has("../experts/deepseek_v3", {kExperts, kLatentAttention});
   std::set<std::string_view> names;
   for (const ModelFeature feature : all_model_features()) names.insert(name_of(feature));
   EXPECT_EQ(names.size(), all_model_features().size());

@@ -11,8 +11,9 @@ namespace swiftprune {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,  kMistralFamily, kQwen2Family, kQwen3Family, kGemma2Family,
-      kGemma3Family, kGptNeoxFamily, kPhi3Family,  kOptFamily,
+      kLlamaFamily,   kMistralFamily, kQwen2Family,  kQwen3Family,      kGemma2Family,     kGemma3Family,
+      kGptNeoxFamily, kPhi3Family,    kOptFamily,    kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,
+      kOlmoeFamily,   kGlm4MoeFamily, kGptOssFamily, kDeepseekV2Family, kDeepseekV3Family,
   };
   return families;
 }
@@ -35,7 +36,9 @@ const ModelFamily& family_for(const nlohmann::json& config) {
 ModelConfig model_config(const nlohmann::json& config) {
   const ModelFamily& family = family_for(config);
   const ConfigReader c(config);
-  if (c.has("quantization_config")) {
+  const bool readable = family.reads_mxfp4 && c.has("quantization_config") &&
+                        c.child("quantization_config").text("quant_method", "") == "mxfp4";
+  if (c.has("quantization_config") && !readable) {
     bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
               c.where("quantization_config"));
   }
@@ -62,7 +65,7 @@ std::vector<LinearTensors> linears_of(const BlockConfig& block) {
   std::vector<LinearTensors> all = block.qkv;
   all.push_back(block.attention_output);
   all.insert(all.end(), block.up.begin(), block.up.end());
-  all.push_back(block.down);
+  if (!block.up.empty()) all.push_back(block.down);
   return all;
 }
 

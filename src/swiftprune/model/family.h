@@ -17,6 +17,7 @@ struct ModelFamily {
   // The values of config.json's "model_type" that it serves.
   std::span<const std::string_view> model_types;
   ModelConfig (*configure)(const nlohmann::json& config);
+  bool reads_mxfp4 = false;  // experts quantised as config.json's quantization_config says (expert_tensors.h)
 };
 
 std::span<const ModelFamily> all_families();
@@ -34,5 +35,13 @@ extern const ModelFamily kGemma3Family;
 extern const ModelFamily kGptNeoxFamily;
 extern const ModelFamily kPhi3Family;
 extern const ModelFamily kOptFamily;
+extern const ModelFamily kQwen2MoeFamily;
+extern const ModelFamily kQwen3MoeFamily;
+extern const ModelFamily kMixtralFamily;
+extern const ModelFamily kOlmoeFamily;
+extern const ModelFamily kGlm4MoeFamily;
+extern const ModelFamily kGptOssFamily;
+extern const ModelFamily kDeepseekV2Family;
+extern const ModelFamily kDeepseekV3Family;
 
 }  // namespace swiftprune

@@ -44,6 +44,25 @@ void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
   }
 }
 
+void check_experts(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
+  const ExpertsConfig& experts = *block.experts;
+  const RouterConfig& router = experts.router;
+  check_shape(checkpoint, router.weight, {experts.count, m.hidden_size},
+              experts.count_field + " and hidden_size");
+  if (!router.bias.empty()) check_shape(checkpoint, router.bias, {experts.count}, experts.count_field);
+  if (const std::string& bias = router.correction_bias; !bias.empty()) {
+    if (checkpoint.find(bias) == nullptr) {
+      bad_input(
+          "{}: tensor {} is missing, which this family's router adds to its scores where it chooses experts",
+          checkpoint.folder().string(), bias);
+    }
+    check_shape(checkpoint, bias, {experts.count}, experts.count_field);
+  }
+  if (!experts.shared_gate.empty())
+    check_shape(checkpoint, experts.shared_gate, {1, m.hidden_size}, "hidden_size");
+  static_cast<void>(ExpertTensors(checkpoint, experts, m.hidden_size));  // checks them
+}
+
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   constexpr std::string_view kTable = "vocab_size and hidden_size";
   check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size}, kTable);
@@ -61,9 +80,19 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
     for (const auto* norm : {&block.post_attention_norm, &block.post_mlp_norm}) {
       if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
     }
-    for (const auto* norm : {&block.query_norm, &block.key_norm}) {
-      if (*norm) check_norm(checkpoint, **norm, m.head_size, "head_dim");
+    const std::string_view heads =
+        block.norms_each_head ? "head_dim" : "num_attention_heads, num_key_value_heads and head_dim";
+    if (block.query_norm) check_norm(checkpoint, *block.query_norm, m.query_norm_size(block), heads);
+    if (block.key_norm) check_norm(checkpoint, *block.key_norm, m.key_norm_size(block), heads);
+    if (!block.sinks.empty()) {
+      check_shape(checkpoint, block.sinks, {m.heads_in(block)}, "num_attention_heads");
     }
+    if (const auto& latent = block.latent) {
+      check_norm(checkpoint, latent->norm, latent->rank, "kv_lora_rank");
+      if (latent->query_rank > 0)
+        check_norm(checkpoint, latent->query_norm, latent->query_rank, "q_lora_rank");
+    }
+    if (block.experts) check_experts(checkpoint, m, block);
   }
 }
 
@@ -124,9 +153,17 @@ std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
   return std::unique_ptr<Model>(new Model(Checkpoint::open(folder)));
 }
 
+std::vector<std::string> Model::block_tensors(std::int64_t layer) const {
+  const BlockConfig& block = config_.blocks[static_cast<std::size_t>(layer)];
+  std::vector<std::string> names = DecoderBlock::tensor_names(block);
+  if (!block.experts) return names;
+  const ExpertTensors experts(checkpoint_, *block.experts, config_.hidden_size);
+  names.insert(names.end(), experts.names().begin(), experts.names().end());
+  return names;
+}
+
 void Model::release_block(std::int64_t layer) const {
-  for (const std::string& name :
-       DecoderBlock::tensor_names(config_.blocks[static_cast<std::size_t>(layer)])) {
+  for (const std::string& name : block_tensors(layer)) {
     const TensorInfo* packed = checkpoint_.find(name + kPackedSuffix);
     checkpoint_.release(packed != nullptr ? *packed : checkpoint_.at(name));
   }

@@ -58,6 +58,8 @@ class Model {
   DecoderBlock load_block(std::int64_t layer, WeightUse use = WeightUse::kFloat) const {
     return DecoderBlock(checkpoint_, config_, layer, use);
   }
+  // Every tensor of the block, its experts' too.
+  std::vector<std::string> block_tensors(std::int64_t layer) const;
   // The block's pages of the mapped files are not needed for now.
   void release_block(std::int64_t layer) const;
   ModelHead load_head(const Backend& backend, ComputeType compute, WeightUse use = WeightUse::kFloat) const {

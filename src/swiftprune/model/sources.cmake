@@ -13,6 +13,16 @@ target_sources(swiftprune PRIVATE
   model/gpt_neox.cpp
   model/phi3.cpp
   model/opt.cpp
+  model/qwen_moe.cpp
+  model/mixtral.cpp
+  model/olmoe.cpp
+  model/glm4_moe.cpp
+  model/gpt_oss.cpp
+  model/deepseek.cpp
+  model/block_linear.cpp
+  model/router.cpp
+  model/expert_tensors.cpp
+  model/experts.cpp
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp

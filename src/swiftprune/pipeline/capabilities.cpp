@@ -137,6 +137,15 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   check_mixed(plan, device);
 }
 
+void check_without_experts(const ModelConfig& model, std::string_view command) {
+  if (!model.has_experts()) return;
+  bad_usage(
+      "{}: model of the family {}: found experts, expected a model without; swiftprune shrink --units "
+      "experts takes "
+      "whole experts out",
+      command, model.family);
+}
+
 void check_model(const ModelConfig& model, const Capabilities& device) {
   const std::set<ModelFeature> needed = features_of(model);
   std::vector<std::string_view> missing;

@@ -10,6 +10,7 @@
 
 #include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/capabilities.h"
 
 namespace swiftprune {
 namespace {
@@ -146,6 +147,7 @@ double Plan::sparsity() const {
 
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
+  check_without_experts(model.config(), "prune");
   Plan plan;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
