@@ -28,7 +28,7 @@ std::string folder_name(const std::string& folder) {
 void run(const ExportArguments& arguments) {
   const RunScope job = apply(arguments.common);
   check_output_file("--gguf", arguments.gguf);
-  const auto model = Model::open(arguments.model);
+  const auto model = open_model(arguments.common, arguments.model);
   ExportOptions options;
   options.type = writable_ggml_type(arguments.type);  // none for auto
   options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;

@@ -33,7 +33,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
-  const auto model = Model::open(options.model);
+  const auto model = open_model(options.common, options.model);
   device->check_model(*model);
   const auto tokenizer = Tokenizer::open(options.model);
   std::vector<std::int32_t> prompt = tokenizer->encode(options.prompt);

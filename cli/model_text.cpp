@@ -33,9 +33,9 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
 }  // namespace
 
 void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
-  command.add_option(
-      "--text,--ids", flags.files,
-      "Texts: .txt, .jsonl (see --field), or token ids as .u16 / .u32 (little endian, no header)");
+  command.add_option("--text,--ids", flags.files,
+                     "Texts: .txt, .jsonl or .json (see --field), each also as .gz or .zst, or token ids as "
+                     ".u16 / .u32 (little endian, no header)");
   command.add_option("--field", flags.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
   command.add_option("--seqlen", flags.seqlen, "Tokens a window")
@@ -61,14 +61,17 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
       ->check(zero_or_more());
 }
 
+std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder) {
+  auto model = Model::open(folder);
+  print_notes(common, model->notes());
+  return model;
+}
+
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
   const std::filesystem::path& folder = model.checkpoint().folder();
   const bool has_text =
       std::any_of(files.begin(), files.end(), [](const auto& f) { return !holds_token_ids(f); });
-  if (!has_text && !std::filesystem::exists(folder / "tokenizer.json") &&
-      !std::filesystem::exists(folder / "tokenizer.model")) {
-    return nullptr;
-  }
+  if (!has_text && !Tokenizer::is_in(folder)) return nullptr;
   return Tokenizer::open(folder);
 }
 
@@ -88,7 +91,8 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
   return options;
 }
 
-void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input) {
+void read_texts(const CommonOptions& common, const Model& dense, const EvaluationFlags& flags,
+                ComparisonInput& input) {
   const auto tokenizer = evaluation_tokenizer(dense, flags.files);
   const ConventionOptions convention = convention_options(dense, tokenizer.get(), flags);
   input.convention = label_of(convention.convention, convention.seqlen, convention.stride);
@@ -97,6 +101,7 @@ void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInpu
   for (const std::string& file : flags.files) {
     const EvaluationText text =
         read_evaluation_text(file, flags.field, tokenizer.get(), dense.config().vocab_size);
+    print_notes(common, text.notes);
     for (ScoredWindows& part : scored_windows(text.ids, text.name, convention)) {
       const auto scored = static_cast<double>(part.num_scored());
       tokens += scored;
@@ -111,8 +116,7 @@ void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInpu
 
 std::int32_t first_token(const Model& model) {
   const std::filesystem::path& folder = model.checkpoint().folder();
-  if (std::filesystem::exists(folder / "tokenizer.json") ||
-      std::filesystem::exists(folder / "tokenizer.model")) {
+  if (Tokenizer::is_in(folder)) {
     const auto tokenizer = Tokenizer::open(folder);
     if (tokenizer->bos()) return *tokenizer->bos();
     if (tokenizer->eos()) return *tokenizer->eos();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include <fmt/ranges.h>
+
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/tasks.h"
 #include "swiftprune/text/json_lines.h"
@@ -10,8 +12,6 @@
 
 namespace swiftprune {
 namespace {
-
-using text::JsonField;
 
 constexpr std::int64_t kMaxChoices = 1000;
 
@@ -297,7 +297,7 @@ Task read_task(const std::string& spec, std::int64_t max_items) {
     std::vector<std::string_view> names;
     for (const TaskFormat& format : kFormats) names.push_back(format.name);
     bad_usage("--task: found the format '{}', expected one of {}", spec.substr(0, equals),
-              text::joined_types(names));
+              fmt::join(names, ", "));
   }
   if (task.format == nullptr) task.format = find_format("choices");
   for (const JsonLine& line : read_json_lines(file)) {
