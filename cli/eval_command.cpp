@@ -153,7 +153,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
   const ConventionOptions convention = convention_options(model, tokenizer.get(), options.text);
   document["convention"] = options.text.convention;
-  document["convention_label"] = label_of(convention.convention, convention.seqlen, convention.stride);
+  document["convention_label"] = label_of(convention);
   document["seqlen"] = convention.seqlen;
   document["bos"] = convention.bos.has_value();
   for (const std::string& file : options.text.files) {

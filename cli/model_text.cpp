@@ -24,7 +24,7 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
     if (!model.config().needs_bos) return std::nullopt;
   }
   if (!id) {
-    bad_input("{}: windows are to start with BOS (--bos {}), but the tokenizer has none",
+    bad_input("{}: windows, or the text, are to start with BOS (--bos {}), but the tokenizer has none",
               model.checkpoint().folder().string(), bos);
   }
   return id;
@@ -44,11 +44,13 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
   command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
       ->check(zero_or_more());
   command
-      .add_option("--bos", flags.bos,
-                  "A BOS at the start of each window: each, none, or auto (what the family needs; with "
-                  "--convention llama.cpp what the tokenizer adds)")
+      .add_option(
+          "--bos", flags.bos,
+          "BOS: each (at the start of each window), once (before the whole text, as the published code "
+          "of GPTQ, SparseGPT and Wanda has it where the tokenizer adds one), none, or auto (what the "
+          "family needs; with --convention llama.cpp what the tokenizer adds)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "each", "none"}));
+      ->check(CLI::IsMember({"auto", "each", "once", "none"}));
   command
       .add_option("--convention", flags.convention,
                   "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
@@ -88,6 +90,7 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
   options.stride = flags.stride;
   options.max_windows = flags.windows;
   options.bos = window_bos(model, tokenizer, flags.bos, options.convention);
+  options.bos_once = flags.bos == "once";
   return options;
 }
 
@@ -95,7 +98,7 @@ void read_texts(const CommonOptions& common, const Model& dense, const Evaluatio
                 ComparisonInput& input) {
   const auto tokenizer = evaluation_tokenizer(dense, flags.files);
   const ConventionOptions convention = convention_options(dense, tokenizer.get(), flags);
-  input.convention = label_of(convention.convention, convention.seqlen, convention.stride);
+  input.convention = label_of(convention);
   double bytes = 0.0, tokens = 0.0;
   bool has_bytes = true;
   for (const std::string& file : flags.files) {

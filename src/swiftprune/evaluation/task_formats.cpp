@@ -186,11 +186,14 @@ TaskItem read_hellaswag(const JsonField& line) {
   return query_item(line, line.at("query").string());
 }
 
+// What own tasks put between context and continuation: one space unless they say otherwise, also nothing.
+std::string delimiter(const JsonField& line) { return line.string_if("delimiter").value_or(" "); }
+
 // The same continuation after each of several contexts.
-TaskItem contexts_item(std::vector<std::string> contexts, const std::string& continuation,
-                       std::int64_t gold) {
+TaskItem contexts_item(std::vector<std::string> contexts, const std::string& continuation, std::int64_t gold,
+                       std::string_view separator = " ") {
   TaskItem item;
-  item.continuations = {" " + continuation};
+  item.continuations = {std::string(separator) + continuation};
   for (const std::string& context : contexts) item.lengths.push_back(text::num_code_points(context));
   item.contexts = std::move(contexts);
   item.gold = gold;
@@ -200,7 +203,7 @@ TaskItem contexts_item(std::vector<std::string> contexts, const std::string& con
 TaskItem read_contexts(const JsonField& line, const char* key) {
   std::vector<std::string> contexts = strings(line.at(key));
   const std::int64_t gold = index(line.at("gold"), 0, std::ssize(contexts) - 1);
-  return contexts_item(std::move(contexts), line.at("continuation").string(), gold);
+  return contexts_item(std::move(contexts), line.at("continuation").string(), gold, delimiter(line));
 }
 
 TaskItem read_winogrande(const JsonField& line) {
@@ -237,7 +240,7 @@ TaskItem continuation_item(std::string context, std::string continuation) {
 }
 
 TaskItem read_continuation(const JsonField& line) {
-  return continuation_item(line.at("context").string(), " " + line.at("continuation").string());
+  return continuation_item(line.at("context").string(), delimiter(line) + line.at("continuation").string());
 }
 
 TaskItem read_lambada(const JsonField& line) {
@@ -251,8 +254,7 @@ TaskItem read_lambada(const JsonField& line) {
 
 TaskItem read_choices(const JsonField& line) {
   if (line.find("contexts")) return read_contexts(line, "contexts");
-  const auto delimiter = line.string_if("delimiter");
-  return query_item(line, line.at("query").string(), delimiter ? *delimiter : " ");
+  return query_item(line, line.at("query").string(), delimiter(line));
 }
 
 constexpr std::array kFormats = {
