@@ -43,8 +43,8 @@ tsan: deps
 FUZZ_SECONDS ?= 60
 fuzz: deps fuzz-deps
 	cmake --preset fuzz
-	cmake --build --preset fuzz --target packed_tensor_fuzz
-	build/fuzz/fuzz/packed_tensor_fuzz -max_total_time=$(FUZZ_SECONDS)
+	cmake --build --preset fuzz --target fuzzers
+	for program in build/fuzz/fuzz/*_fuzz; do $$program -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 bench: deps
 	cmake --preset $(PRESET)
