@@ -14,6 +14,11 @@ namespace swiftprune::cli {
 
 std::string CalibrationText::source() const { return fmt::format("{}", fmt::join(sources, ", ")); }
 
+void CalibrationText::fit_to(const Model& model) {
+  if (seqlen_given) model.check_length(seqlen, "--seqlen");
+  seqlen = usual_length(model, seqlen);
+}
+
 void add_calibration_flags(CLI::App& command, CalibrationText& text) {
   command
       .add_option("--calibration,--ids", text.sources,
@@ -23,8 +28,9 @@ void add_calibration_flags(CLI::App& command, CalibrationText& text) {
       ->capture_default_str();
   command.add_option("--field", text.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
-  command.add_option("--seqlen", text.seqlen, "Tokens a window")
+  command.add_option("--seqlen", text.seqlen, "Tokens a window; by default at most the model's positions")
       ->capture_default_str()
+      ->each([&text](const std::string&) { text.seqlen_given = true; })
       ->check(CLI::Range(2, 1 << 24));
   command.add_option("--seed", text.seed, "Seed of the draws of text")->capture_default_str();
 }
@@ -32,7 +38,6 @@ void add_calibration_flags(CLI::App& command, CalibrationText& text) {
 TokenWindows calibration_windows(const CommonOptions& common, const Model& model, Device& device,
                                  const CalibrationText& text, std::int64_t windows, bool at_most,
                                  ComputeType compute, const ProgressFn& progress) {
-  model.check_length(text.seqlen, "--seqlen");
   if (text.is_self()) {
     SelfTextOptions self;
     self.windows = windows;

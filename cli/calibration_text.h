@@ -17,10 +17,13 @@ struct CalibrationText {
   std::vector<std::string> sources = {"self"};  // files, or "self"
   std::string field = "text";
   std::int64_t seqlen = 2048;
+  bool seqlen_given = false;
   std::uint64_t seed = 0;
 
   bool is_self() const { return sources == std::vector<std::string>{"self"}; }
   std::string source() const;  // for records and messages
+  // Cuts the default of --seqlen to the model's positions; one that was asked for is refused above them.
+  void fit_to(const Model& model);
 };
 // Declares --calibration (--ids), --field, --seqlen and --seed.
 void add_calibration_flags(CLI::App& command, CalibrationText& text);

@@ -38,8 +38,9 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
                      ".u16 / .u32 (little endian, no header)");
   command.add_option("--field", flags.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
-  command.add_option("--seqlen", flags.seqlen, "Tokens a window")
+  command.add_option("--seqlen", flags.seqlen, "Tokens a window; by default at most the model's positions")
       ->capture_default_str()
+      ->each([&flags](const std::string&) { flags.seqlen_given = true; })
       ->check(CLI::Range(2, 1 << 24));
   command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
       ->check(zero_or_more());
@@ -83,10 +84,10 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
     bad_usage("--stride: found {} with --convention {}, expected --convention strided", flags.stride,
               flags.convention);
   }
-  model.check_length(flags.seqlen, "--seqlen");
+  if (flags.seqlen_given) model.check_length(flags.seqlen, "--seqlen");
   ConventionOptions options;
   options.convention = convention_by_name(flags.convention);
-  options.seqlen = flags.seqlen;
+  options.seqlen = usual_length(model, flags.seqlen);
   options.stride = flags.stride;
   options.max_windows = flags.windows;
   options.bos = window_bos(model, tokenizer, flags.bos, options.convention);
@@ -115,6 +116,10 @@ void read_texts(const CommonOptions& common, const Model& dense, const Evaluatio
     input.text += (input.text.empty() ? "" : ", ") + text.name;
   }
   if (has_bytes) input.bytes_per_token = bytes / tokens;
+}
+
+std::int64_t usual_length(const Model& model, std::int64_t num_positions) {
+  return std::min(num_positions, model.config().max_positions);
 }
 
 std::int32_t first_token(const Model& model) {

@@ -22,7 +22,8 @@ struct EvaluationFlags {
   std::vector<std::string> files;
   std::string field = "text";
   std::int64_t seqlen = 2048;
-  std::int64_t windows = 0;  // 0: all
+  bool seqlen_given = false;  // else the model's positions bound it
+  std::int64_t windows = 0;   // 0: all
   std::string bos = "auto";
   std::string convention = "windows";
   std::int64_t stride = 0;
@@ -40,6 +41,9 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
 // Reads every text of the flags into the comparison's windows; one text after the other.
 void read_texts(const CommonOptions& common, const Model& dense, const EvaluationFlags& flags,
                 ComparisonInput& input);
+
+// A default number of positions, cut to those that the model has.
+std::int64_t usual_length(const Model& model, std::int64_t num_positions);
 
 // The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
 std::int32_t first_token(const Model& model);

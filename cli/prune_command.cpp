@@ -257,7 +257,7 @@ void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan,
                          flags.model, 100.0 * before, 100.0 * plan.sparsity()));
 }
 
-void run(const PruneFlags& flags) {
+void run(PruneFlags& flags) {
   const RunScope job = apply(flags.common);
   check(flags.gate);
   check_outside("--out", flags.out, flags.model);
@@ -265,6 +265,7 @@ void run(const PruneFlags& flags) {
   const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
   const auto model = open_model(flags.common, flags.model);
+  flags.calibration.fit_to(*model);
   device->check_model(*model);
   std::future<nlohmann::ordered_json> hashes;
   if (device->leaves_processor_free()) {

@@ -1,5 +1,7 @@
 // swiftprune serve: a model behind an OpenAI-compatible HTTP endpoint.
+#include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <stop_token>
@@ -22,10 +24,49 @@ struct ServeFlags {
   std::int64_t lanes = 8;
   DeviceFlags device;
   bool compact = false;
+  bool prompt_given = false, tokens_given = false;
   std::string max_body = "1MB";
+  std::string api_key_file;
   std::int64_t timeout = 300;
   ServerOptions server;
 };
+
+// Defaults are cut to the positions that the model has: two thirds of them for prompts, where both are too
+// many. What was asked for is refused above them.
+void fit_limits(const ServeFlags& flags, const Model& model, ApiLimits& limits) {
+  const std::int64_t positions = model.config().max_positions;
+  if (!flags.prompt_given && !flags.tokens_given) {
+    limits.max_prompt_tokens =
+        std::min(limits.max_prompt_tokens, std::max<std::int64_t>(1, positions * 2 / 3));
+    limits.max_tokens = std::min(limits.max_tokens, positions - limits.max_prompt_tokens);
+  } else if (!flags.prompt_given) {
+    limits.max_prompt_tokens =
+        std::clamp<std::int64_t>(positions - limits.max_tokens, 1, limits.max_prompt_tokens);
+  } else if (!flags.tokens_given) {
+    limits.max_tokens = std::clamp<std::int64_t>(positions - limits.max_prompt_tokens, 1, limits.max_tokens);
+  }
+  limits.capacity = limits.max_prompt_tokens + limits.max_tokens;
+  model.check_length(limits.capacity, "--max-prompt and --max-tokens");
+}
+
+void say_listening(const ServeFlags& flags, int port) {
+  const ServerOptions& options = flags.server;
+  if (flags.common.json) {
+    print_json({{"model", options.model_name},
+                {"host", options.host},
+                {"port", port},
+                {"max_prompt_tokens", options.limits.max_prompt_tokens},
+                {"max_tokens", options.limits.max_tokens}});
+    std::fflush(stdout);
+  }
+  if (flags.common.quiet) return;
+  fmt::print(stderr,
+             "{} at http://{}:{}: prompts of up to {} tokens, answers of up to {}\n"
+             "Try: curl http://{}:{}/v1/completions -H 'Content-Type: application/json' "
+             "-d '{{\"prompt\": \"The sun is\", \"max_tokens\": 20}}'\n",
+             options.model_name, options.host, port, options.limits.max_prompt_tokens,
+             options.limits.max_tokens, options.host, port);
+}
 
 void run(ServeFlags& flags) {
   const RunScope job = apply(flags.common);
@@ -34,27 +75,59 @@ void run(ServeFlags& flags) {
   device->check_model(*model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
-  options.limits.capacity = options.limits.max_prompt_tokens + options.limits.max_tokens;
-  model->check_length(options.limits.capacity, "--max-prompt and --max-tokens");
+  fit_limits(flags, *model, options.limits);
   options.max_body_bytes = static_cast<std::size_t>(parse_bytes("--max-body", flags.max_body));
+  if (!flags.api_key_file.empty()) options.api_keys = read_api_keys(flags.api_key_file);
   options.scheduler.timeout = std::chrono::seconds(flags.timeout);
   if (options.model_name.empty())
     options.model_name = std::filesystem::absolute(flags.model).lexically_normal().filename();
+  if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", flags.model);
   options.scheduler.prefill_chunk = device->prefill_chunk();
   const auto engine =
       device->engine(*model, parse_compute(flags.compute, *device), flags.lanes, options.limits.capacity,
                      {.tune = true, .compact = flags.compact, .long_lived = true});
-  Server server(model->checkpoint().folder(), *engine, *tokenizer, options);
-  if (!flags.common.quiet) {
-    fmt::print(
-        stderr,
-        "{} at http://{}:{}\nTry: curl http://{}:{}/v1/completions -H 'Content-Type: application/json' "
-        "-d '{{\"prompt\": \"The sun is\", \"max_tokens\": 20}}'\n",
-        options.model_name, options.host, server.port(), options.host, server.port());
-  }
+  Server server(*model, *engine, *tokenizer, options);
+  say_listening(flags, server.port());
   check_interrupt();
-  const std::stop_callback stop(job.context().stop, [&server] { server.stop(); });
-  server.run();
+  {
+    const std::stop_callback stop(job.context().stop, [&server] { server.stop(); });
+    server.run();
+  }
+  if (!flags.common.quiet) fmt::print(stderr, "stopped\n");
+}
+
+void add_limit_flags(CLI::App& command, ServeFlags& flags) {
+  ServerOptions& options = flags.server;
+  command.add_option("--batch", flags.lanes, "Answers decoded together")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
+  command
+      .add_option("--queue", options.scheduler.max_waiting,
+                  "Answers that may wait beside them; more are refused with 429")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  command
+      .add_option("--max-per-client", options.max_per_client,
+                  "Requests of one address at a time; more are refused with 429 (0: any number)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
+  command
+      .add_option("--max-prompt", options.limits.max_prompt_tokens,
+                  "Tokens of a prompt at most; less by default where the model has fewer positions")
+      ->capture_default_str()
+      ->each([&flags](const std::string&) { flags.prompt_given = true; })
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--max-tokens", options.limits.max_tokens,
+                  "Tokens of an answer at most; less by default where the model has fewer positions")
+      ->capture_default_str()
+      ->each([&flags](const std::string&) { flags.tokens_given = true; })
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--max-body", flags.max_body, "Size of a request's body at most, also decompressed")
+      ->capture_default_str();
+  command.add_option("--timeout", flags.timeout, "Seconds that a request may take, waiting included")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 86400));
 }
 
 }  // namespace
@@ -72,25 +145,13 @@ void declare_serve(CLI::App& program) {
       ->capture_default_str()
       ->check(CLI::Range(0, 65535));
   command->add_option("--name", options.model_name, "The model's name in answers (default: its folder's)");
-  command->add_option("--batch", flags->lanes, "Requests decoded together")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 256));
-  command
-      ->add_option("--queue", options.scheduler.max_waiting,
-                   "Requests that may wait; more are refused with 429")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 4096));
-  command->add_option("--max-prompt", options.limits.max_prompt_tokens, "Tokens of a prompt at most")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
-  command->add_option("--max-tokens", options.limits.max_tokens, "Tokens of an answer at most")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
-  command->add_option("--max-body", flags->max_body, "Size of a request's body at most")
-      ->capture_default_str();
-  command->add_option("--timeout", flags->timeout, "Seconds that a request may take, waiting included")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 86400));
+  command->add_option("--chat-template", options.chat_template,
+                      "Jinja file in place of the model folder's chat template");
+  command->add_option("--api-key-file", flags->api_key_file,
+                      "Keys, one a line: requests need one of them (Authorization: Bearer KEY)");
+  command->add_option("--cors", options.cors_origin,
+                      "Origin whose pages may call this server from a browser, or * for any (default: none)");
+  add_limit_flags(*command, *flags);
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);
   add_compact_flag(*command, flags->compact);

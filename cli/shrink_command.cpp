@@ -193,12 +193,13 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
   return choice;
 }
 
-void run(const ShrinkFlags& flags) {
+void run(ShrinkFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const auto model = open_model(flags.common, flags.model);
   device->check_model(*model);
+  flags.calibration.fit_to(*model);
   check_shrinkable(*model);
   check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);

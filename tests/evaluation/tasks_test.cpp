@@ -200,6 +200,11 @@ TEST(Delimiter, OfOwnTasksMayBeAnything) {
             "'t");
   EXPECT_EQ(continuation("continuation", R"({"context": "a", "continuation": "b", "delimiter": "\n"})"),
             "\nb");
+  EXPECT_EQ(continuation("continuation", R"({"context": "The sky is", "continuation": " blue"})"), " blue")
+      << "no second space";
+  EXPECT_EQ(
+      continuation("continuation", R"({"context": "The sky is", "continuation": " blue", "delimiter": " "})"),
+      "  blue");
   EXPECT_EQ(
       continuation("choices", R"({"contexts": ["a", "b"], "continuation": "c", "gold": 0, "delimiter": ""})"),
       "c");

@@ -22,7 +22,7 @@ class RecordTest : public ::testing::Test {
     tiny.max_shard_bytes = 20'000;  // several files of weights
     tiny.write(folder());
     model_ = Model::open(folder());
-    plan_ = uniform_plan(*model_, {parse_pattern("2:4"), 0.5, "wanda", "none"}, {});
+    plan_ = uniform_plan(*model_, {parse_pattern("2:4"), 0.5, parse_score("wanda"), {}}, {});
     for (const PlanEntry& entry : plan_.entries) {
       TensorResult tensor;
       tensor.name = entry.tensor;
@@ -80,7 +80,7 @@ TEST_F(RecordTest, TellsTheRun) {
   EXPECT_EQ(r.at("resumed_blocks"), 1);
   EXPECT_DOUBLE_EQ(r.at("asked_sparsity").get<double>(), 0.5);
   EXPECT_EQ(r.at("sparsity"), 0.55);
-  EXPECT_EQ(r.at("select"), std::string(kDefaultSelector));
+  EXPECT_EQ(r.at("select"), std::string(name_of(PruneOptions{}.select)));
   EXPECT_EQ(r.at("propagate"), "dense");
   EXPECT_EQ(r.at("compute"), "bf16");
   const ordered_json& c = r.at("calibration");

@@ -444,7 +444,7 @@ TEST(Refiner, SameBitsWithAnyNumberOfThreads) {
   set_num_threads(0);
 }
 
-LayerStats stats_of(const Problem& problem) {
+LayerStats gram_stats(const Problem& problem) {
   LayerStats stats;
   stats.num_tokens = 1;
   stats.gram = &problem.gram;
@@ -462,7 +462,7 @@ TEST(OutputError, IsRelativeToTheWholeOutput) {
   const Refinement plain = refine(*make_refiner("none"), problem, target, &mask, backend);
   const Refinement found = refine(*make_refiner("pcg"), problem, target, &mask, backend);
   const auto error = [&](const Matrix& pruned) {
-    return output_error(problem.weight.view(), pruned.view(), stats_of(problem), backend);
+    return output_error(problem.weight.view(), pruned.view(), gram_stats(problem), backend);
   };
   EXPECT_NEAR(*error(plain.weight), testing::error_of(w, testing::masked_by(w, mask), g) / whole, 1e-5);
   EXPECT_NEAR(*error(found.weight), error_of(problem, found.weight) / whole, 1e-5);
@@ -485,7 +485,7 @@ TEST(OutputError, IsThatOfEvenlySpreadRows) {
     }
   }
   const Doubles gram(problem.gram.view());
-  EXPECT_NEAR(*output_error(problem.weight.view(), found.weight.view(), stats_of(problem), backend),
+  EXPECT_NEAR(*output_error(problem.weight.view(), found.weight.view(), gram_stats(problem), backend),
               testing::error_of(dense, refined, gram) / testing::error_of(dense, Doubles(300, 16), gram),
               1e-6);
 }

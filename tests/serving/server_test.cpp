@@ -1,10 +1,11 @@
-// The server over real sockets: answers, streams, refusals, overload, clients that go away.
+// The server over real sockets: answers, streams, refusals, overload, clients that go away, keys, browsers.
 #include "swiftprune/serving/server.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -12,6 +13,8 @@
 #include <gtest/gtest.h>
 #include <httplib.h>
 
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/serving/batch_engine.h"
 
@@ -40,7 +43,7 @@ class ServerTest : public ::testing::Test {
     options.limits.capacity = 140;
     engine_ = std::make_unique<BatchEngine>(*model_, *backend_, ComputeType::kF32, lanes,
                                             options.limits.capacity, nullptr);
-    server_ = std::make_unique<Server>(kModel, *engine_, *tokenizer_, options);
+    server_ = std::make_unique<Server>(*model_, *engine_, *tokenizer_, options);
     thread_ = std::thread([this] { server_->run(); });
     for (int i = 0; i < 500 && !client().Get("/health"); ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -143,7 +146,277 @@ TEST_F(ServerTest, RefusesWithAReason) {
                                   R"({"messages": [{"role": "user", "content": "Hi"}]})", "application/json");
   EXPECT_EQ(chat->status, 400);  // the tiny tokenizer has no marks of a template
   EXPECT_THAT(chat->body, HasSubstr("chat template"));
-  EXPECT_EQ(Json::parse(client().Get("/v1/models")->body)["data"][0]["id"], "tiny");
+  const Json model = Json::parse(client().Get("/v1/models")->body)["data"][0];
+  EXPECT_EQ(model["id"], "tiny");
+  EXPECT_GT(model["created"], 1600000000);
+  EXPECT_EQ(Json::parse(client().Get("/v1/models/tiny")->body), model);
+  EXPECT_EQ(client().Get("/v1/models/other")->status, 404);
+}
+
+TEST_F(ServerTest, HasTheStatusOfWhatIsWrong) {
+  ServerOptions options;
+  options.max_body_bytes = 20000;
+  start(options);
+  const auto wrong = client().Get("/v1/completions");
+  EXPECT_EQ(wrong->status, 405);
+  EXPECT_THAT(wrong->get_header_value("Allow"), HasSubstr("POST"));
+  EXPECT_EQ(client().Put("/v1/models", "{}", "application/json")->status, 405);
+  EXPECT_EQ(client().Delete("/nothing")->status, 404);
+  EXPECT_EQ(client().Post("/v1/completions", "{}", "text/html")->status, 415);
+  const std::string body =
+      Json{{"prompt", "The"}, {"max_tokens", 1}, {"user", std::string(9000, 'x')}}.dump();
+  // As `curl -d` sends it; a browser's page may send that to anybody unasked.
+  EXPECT_EQ(client().Post("/v1/completions", body, "application/x-www-form-urlencoded")->status, 200);
+  EXPECT_EQ(
+      client()
+          .Post("/v1/completions", {{"Origin", "http://evil"}}, body, "application/x-www-form-urlencoded")
+          ->status,
+      415);
+  EXPECT_EQ(
+      client().Post("/v1/completions", {{"Content-Encoding", "zstd"}}, body, "application/json")->status,
+      415);
+  // A small body that grows.
+  auto packer = client();
+  packer.set_compress(true);
+  EXPECT_EQ(packer.Post("/v1/completions", body, "application/json")->status, 200);
+  const std::string bomb = Json{{"prompt", std::string(3000000, 'x')}}.dump();
+  const auto exploded = packer.Post("/v1/completions", bomb, "application/json");
+  ASSERT_TRUE(exploded);
+  EXPECT_EQ(exploded->status, 413);
+  // In pieces, without a length.
+  auto chunks = client();
+  const auto piecewise = chunks.Post(
+      "/v1/completions",
+      [&, sent = std::size_t{0}](std::size_t, httplib::DataSink& sink) mutable {
+        if (sent == 30)
+          sink.done();
+        else
+          sink.write(std::string(1000, 'x').data(), 1000);
+        ++sent;
+        return true;
+      },
+      "application/json");
+  ASSERT_TRUE(piecewise);
+  EXPECT_EQ(piecewise->status, 413);
+  EXPECT_EQ(complete({{"prompt", "The"}, {"max_tokens", 1}})->status, 200);
+}
+
+TEST_F(ServerTest, KeepsConnectionsApartFromUnreadBodies) {
+  start();
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(server_->port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const std::string inner = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::string outer =
+      "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(inner.size()) + "\r\n\r\n" +
+      inner;
+  ASSERT_EQ(::send(fd, outer.data(), outer.size(), 0), static_cast<ssize_t>(outer.size()));
+  std::string all;
+  char buffer[4096];
+  ssize_t n = 0;
+  while ((n = ::recv(fd, buffer, sizeof(buffer), 0)) > 0) all.append(buffer, static_cast<std::size_t>(n));
+  ::close(fd);
+  EXPECT_THAT(all, HasSubstr("HTTP/1.1 400"));
+  EXPECT_EQ(all.find("HTTP/1.1", 10), std::string::npos);  // one answer, not two
+}
+
+TEST_F(ServerTest, AsksForAKey) {
+  ServerOptions options;
+  options.api_keys = {"first", "second"};
+  start(options);
+  EXPECT_EQ(client().Get("/health")->status, 200);
+  const auto without = client().Get("/v1/models");
+  EXPECT_EQ(without->status, 401);
+  EXPECT_FALSE(without->get_header_value("WWW-Authenticate").empty());
+  for (const char* key : {"Bearer firs", "Bearer first2", "Bearer ", "first", "Basic first"})
+    EXPECT_EQ(client().Get("/v1/models", {{"Authorization", key}})->status, 401) << key;
+  for (const char* key : {"Bearer first", "Bearer second"})
+    EXPECT_EQ(client().Get("/v1/models", {{"Authorization", key}})->status, 200) << key;
+  EXPECT_EQ(complete({{"prompt", "The"}})->status, 401);
+}
+
+TEST(ReadApiKeys, TakesOneALine) {
+  const test::TempDir folder;
+  const std::string file = folder.path() / "keys";
+  test::write_text(file, "# mine\none\r\n\ntwo \n");
+  EXPECT_EQ(read_api_keys(file), (std::vector<std::string>{"one", "two"}));
+  test::write_text(file, "# nothing\n");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { read_api_keys(file); }, "no key");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { read_api_keys(file + "2"); }, "--api-key-file");
+}
+
+TEST_F(ServerTest, AnswersBrowsersOfOneOrigin) {
+  ServerOptions options;
+  options.cors_origin = "http://page";
+  options.api_keys = {"k"};
+  start(options);
+  const auto asked = client().Options("/v1/completions", {{"Origin", "http://page"}});
+  ASSERT_TRUE(asked);
+  EXPECT_EQ(asked->status, 204);
+  EXPECT_EQ(asked->get_header_value("Access-Control-Allow-Origin"), "http://page");
+  EXPECT_THAT(asked->get_header_value("Access-Control-Allow-Methods"), HasSubstr("POST"));
+  EXPECT_THAT(asked->get_header_value("Access-Control-Allow-Headers"), HasSubstr("Authorization"));
+  EXPECT_FALSE(client()
+                   .Options("/v1/completions", {{"Origin", "http://evil"}})
+                   ->has_header("Access-Control-Allow-Origin"));
+  EXPECT_EQ(
+      client().Get("/health", {{"Origin", "http://page"}})->get_header_value("Access-Control-Allow-Origin"),
+      "http://page");
+}
+
+TEST_F(ServerTest, AnswersNoBrowserByItself) {
+  start();
+  const auto asked = client().Options("/v1/completions", {{"Origin", "http://page"}});
+  EXPECT_EQ(asked->status, 204);
+  EXPECT_FALSE(asked->has_header("Access-Control-Allow-Origin"));
+  EXPECT_EQ(client().Options("/nothing")->status, 404);
+}
+
+TEST_F(ServerTest, LimitsWhatOneClientHas) {
+  ServerOptions options;
+  options.max_per_client = 1;
+  start(options, 2);
+  std::atomic<int> served = 0, refused = 0;
+  std::vector<std::thread> clients;
+  for (int c = 0; c < 6; ++c) {
+    clients.emplace_back([&] {
+      const auto answer = complete({{"prompt", "The sun"}, {"max_tokens", 80}, {"ignore_eos", true}});
+      served += answer && answer->status == 200;
+      refused += answer && answer->status == 429;
+    });
+  }
+  for (std::thread& thread : clients) thread.join();
+  EXPECT_GE(served, 1);
+  EXPECT_EQ(served + refused, 6);
+  EXPECT_EQ(complete({{"prompt", "The"}, {"max_tokens", 1}})->status, 200);  // their places are free again
+}
+
+TEST_F(ServerTest, GivesSeveralAnswersToSeveralPrompts) {
+  start();
+  const Json body = {{"prompt", {"The sun is", "He said"}}, {"n", 2}, {"max_tokens", 6}, {"seed", 5}};
+  const Json answer = Json::parse(complete(body)->body);
+  ASSERT_EQ(answer["choices"].size(), 4u);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(answer["choices"][i]["index"], i);
+  EXPECT_NE(answer["choices"][0]["text"], answer["choices"][1]["text"]);
+  EXPECT_EQ(answer["usage"]["prompt_tokens"],
+            tokenizer_->encode("The sun is").size() + tokenizer_->encode("He said").size());
+  // Each is what it is alone, and the same in a stream.
+  const Json alone = Json::parse(complete({{"prompt", "He said"}, {"max_tokens", 6}, {"seed", 5}})->body);
+  EXPECT_EQ(alone["choices"][0]["text"], answer["choices"][2]["text"]);
+  EXPECT_EQ(alone["seed"], 5);
+  Json streamed = body;
+  streamed["stream"] = true;
+  std::vector<std::string> texts(4);
+  std::istringstream lines(complete(streamed)->body);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("data: {")) continue;
+    const Json choice = Json::parse(line.substr(6))["choices"][0];
+    texts[choice["index"].get<std::size_t>()] += choice["text"].get<std::string>();
+  }
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(texts[i], answer["choices"][i]["text"]);
+}
+
+// What lm-eval's local-completions reads: the log-probabilities of a prompt's tokens.
+TEST_F(ServerTest, EchoesAPromptWithLogprobs) {
+  start();
+  const std::vector<std::int32_t> ids = tokenizer_->encode("The sun is hot", false);
+  const Json whole = Json::parse(
+      complete({{"prompt", {ids}}, {"max_tokens", 0}, {"echo", true}, {"logprobs", 1}, {"temperature", 0}})
+          ->body);
+  const Json choice = whole["choices"][0];
+  EXPECT_EQ(choice["text"], "The sun is hot");
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(whole["usage"]["completion_tokens"], 0);
+  const Json found = choice["logprobs"];
+  ASSERT_EQ(found["token_logprobs"].size(), ids.size());
+  EXPECT_TRUE(found["token_logprobs"][0].is_null());
+  // The engine's own numbers, one token at a time.
+  BatchEngine alone(*model_, *backend_, ComputeType::kF32, 1, 140, nullptr);
+  alone.restart(0);
+  for (std::size_t t = 1; t < ids.size(); ++t) {
+    const ConstMatrixView logits = alone.prefill(0, std::span(ids).subspan(t - 1, 1));
+    const TokenChances expected = token_chances(logits.row_span(0), ids[t], 1);
+    EXPECT_NEAR(found["token_logprobs"][t].get<double>(), expected.logprob, 1e-4);
+    double best = -1e9;
+    for (const auto& [text, logprob] : found["top_logprobs"][t].items())
+      best = std::max(best, logprob.get<double>());
+    EXPECT_NEAR(best, expected.top[0].logprob, 1e-4);
+  }
+  const Json more = Json::parse(
+      complete({{"prompt", {ids}}, {"max_tokens", 1}, {"echo", true}, {"logprobs", 1}, {"temperature", 0}})
+          ->body);
+  EXPECT_EQ(more["choices"][0]["logprobs"]["tokens"].size(), ids.size() + 1);
+}
+
+TEST_F(ServerTest, KeepsTheAnswerInsideASchema) {
+  start();
+  const Json schema = {{"type", "object"},
+                       {"properties", {{"ok", {{"type", "boolean"}}}, {"n", {{"enum", {1, 2}}}}}},
+                       {"required", {"ok", "n"}},
+                       {"additionalProperties", false}};
+  for (int seed = 0; seed < 5; ++seed) {
+    const Json body = {{"prompt", "The sun"},
+                       {"max_tokens", 80},
+                       {"seed", seed},
+                       {"response_format", {{"type", "json_schema"}, {"json_schema", {{"schema", schema}}}}}};
+    const Json choice = Json::parse(complete(body)->body)["choices"][0];
+    if (choice["finish_reason"] != "stop") continue;  // spaces took its tokens
+    const Json document = Json::parse(choice["text"].get<std::string>());
+    EXPECT_TRUE(document["ok"].is_boolean());
+    EXPECT_TRUE(document["n"] == 1 || document["n"] == 2);
+  }
+}
+
+TEST_F(ServerTest, SamplingFieldsChangeTheAnswer) {
+  start();
+  const Json body = {{"prompt", "The sun is"}, {"max_tokens", 8}, {"temperature", 0}};
+  const auto text_of = [&](const Json& more) {
+    Json changed = body;
+    changed.update(more);
+    return Json::parse(complete(changed)->body)["choices"][0]["text"].get<std::string>();
+  };
+  const std::string plain = text_of(Json::object());
+  const Json scored = Json::parse(
+      complete({{"prompt", "The sun is"}, {"max_tokens", 8}, {"temperature", 0}, {"logprobs", 0}})->body);
+  EXPECT_EQ(scored["choices"][0]["text"], plain);
+  EXPECT_EQ(text_of({{"temperature", 2}, {"top_k", 1}}), plain);
+  EXPECT_EQ(text_of({{"temperature", 2}, {"min_p", 1}}), plain);
+  EXPECT_NE(text_of({{"repetition_penalty", 50}, {"frequency_penalty", 2}}), plain);
+}
+
+// A stream under way hears why it ends.
+TEST_F(ServerTest, StoppingEndsStreamsWithAnEvent) {
+  start({}, 1);
+  std::string received;
+  std::thread reader([&] {
+    const auto answer = complete(
+        {{"prompt", "The sun"}, {"max_tokens", 80}, {"stream", true}, {"ignore_eos", true}, {"n", 40}});
+    if (answer) received = answer->body;
+  });
+  while (metric("generated_tokens_total") < 5) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  server_->stop();
+  reader.join();
+  EXPECT_THAT(received, HasSubstr("\"error\""));
+  EXPECT_THAT(received, HasSubstr("the server is stopping"));
+  EXPECT_THAT(received, HasSubstr("data: [DONE]"));
+}
+
+TEST_F(ServerTest, GaugesAreTrueWhenIdle) {
+  start();
+  Json body = {{"prompt", "The sun"}, {"max_tokens", 40}, {"temperature", 0}, {"logprobs", 0}};
+  const Json tokens = Json::parse(complete(body)->body)["choices"][0]["logprobs"]["tokens"];
+  body["stop"] = tokens.at(tokens.size() / 2);
+  EXPECT_EQ(Json::parse(complete(body)->body)["choices"][0]["finish_reason"], "stop");
+  for (int i = 0; i < 500 && metric("requests_running") > 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(metric("requests_running"), 0);
+  EXPECT_EQ(metric("requests_finished_total"), 2);
+  EXPECT_EQ(metric("requests_cancelled_total"), 0);
 }
 
 TEST_F(ServerTest, OverloadIsRefusedAndNoAnswerIsMixedUp) {
@@ -234,7 +507,7 @@ TEST_F(ServerTest, TwoCannotHaveOnePort) {
   start();
   ServerOptions options;
   options.port = server_->port();
-  EXPECT_THROW(Server(kModel, *engine_, *tokenizer_, options), std::exception);
+  EXPECT_THROW(Server(*model_, *engine_, *tokenizer_, options), std::exception);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
+swiftprune_test(serving/answer_text)
 swiftprune_test(serving/batch_engine)
+swiftprune_test(serving/json_acceptor)
 swiftprune_test(serving/openai_api)
-swiftprune_test(serving/chat_template)
 swiftprune_test(serving/scheduler)
 swiftprune_test(serving/server)
 target_link_libraries(serving_tests PRIVATE PkgConfig::HTTPLIB)

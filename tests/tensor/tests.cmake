@@ -1,2 +1,3 @@
 swiftprune_test(tensor/dtype)
 swiftprune_test(tensor/mask)
+swiftprune_test(tensor/quantized_weight)

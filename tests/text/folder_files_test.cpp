@@ -17,7 +17,7 @@ const json kVocab = {{"a", 0},  {"b", 1},   {"c", 2},   {"\xC4\xA0", 3},
                      {"ab", 4}, {"abc", 5}, {"<s>", 6}, {"<e>", 7}};
 const char* kMerges = "#version: 0.2\na b\nab c\n";
 
-class TokenizerFolder : public testing::Test {
+class TokenizerFiles : public testing::Test {
  protected:
   void write(const std::string& name, const std::string& text) { test::write_text(dir_.path() / name, text); }
   void write_parts() {
@@ -41,7 +41,7 @@ class TokenizerFolder : public testing::Test {
   test::TempDir dir_;
 };
 
-TEST_F(TokenizerFolder, VocabularyAndMergesOfTheClassThatIsNamed) {
+TEST_F(TokenizerFiles, VocabularyAndMergesOfTheClassThatIsNamed) {
   write_parts();
   EXPECT_TRUE(Tokenizer::is_in(dir_.path()));
   expect_bad("found vocab.json and merges.txt for the tokenizer class of the model type \"\"");
@@ -65,7 +65,7 @@ TEST_F(TokenizerFolder, VocabularyAndMergesOfTheClassThatIsNamed) {
   expect_bad("for the tokenizer class \"RobertaTokenizer\", expected one of GPT2Tokenizer");
 }
 
-TEST_F(TokenizerFolder, BrokenParts) {
+TEST_F(TokenizerFiles, BrokenParts) {
   write_parts();
   write("config.json", R"({"model_type": "opt"})");
   write("merges.txt", "a b c\n");
@@ -81,7 +81,7 @@ TEST_F(TokenizerFolder, BrokenParts) {
   expect_bad("vocab.json");
 }
 
-TEST_F(TokenizerFolder, TokensThatOtherFilesAdd) {
+TEST_F(TokenizerFiles, TokensThatOtherFilesAdd) {
   write_json();
   const Ids added = {0, 8, 1, 9};
   const std::string text = "a<x>b<y>";
@@ -102,7 +102,7 @@ TEST_F(TokenizerFolder, TokensThatOtherFilesAdd) {
   EXPECT_EQ(Tokenizer::open(dir_.path())->decode(added), "ab<y>") << "what the map names is special";
 }
 
-TEST_F(TokenizerFolder, AddedTokensDecoderStandsForTheOtherFiles) {
+TEST_F(TokenizerFiles, AddedTokensDecoderStandsForTheOtherFiles) {
   write_json();
   write("tokenizer_config.json", R"({"added_tokens_decoder": {"8": {"content": "<x>", "special": true}}})");
   write("added_tokens.json", R"({"<y>": 9})");
@@ -112,7 +112,7 @@ TEST_F(TokenizerFolder, AddedTokensDecoderStandsForTheOtherFiles) {
   EXPECT_EQ(Tokenizer::open(dir_.path())->id_of("<z>"), std::nullopt);
 }
 
-TEST_F(TokenizerFolder, FlagsThatAreNotFollowedAreRefused) {
+TEST_F(TokenizerFiles, FlagsThatAreNotFollowedAreRefused) {
   write_json();
   write("tokenizer_config.json", R"({"split_special_tokens": true})");
   expect_bad("split_special_tokens: found true, expected false");

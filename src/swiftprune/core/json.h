@@ -14,9 +14,11 @@
 
 namespace swiftprune {
 
+inline constexpr std::size_t kMaxJsonDepth = 64;  // objects and lists inside each other
+
 struct JsonLimits {
   std::uint64_t max_bytes = 256'000'000;
-  std::size_t max_depth = 64;             // objects and lists inside each other
+  std::size_t max_depth = kMaxJsonDepth;
   std::uint64_t max_values = 20'000'000;  // each takes some 16 to 100 bytes of memory
 };
 

@@ -6,6 +6,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/model/end_tokens.h"
 #include "swiftprune/model/sampler.h"
 #include "swiftprune/text/json_lines.h"
 #include "swiftprune/text/regex.h"
@@ -74,6 +75,7 @@ AnswerSet generate_answers(const Model& model, const GeneratorMaker& make_genera
     }
     longest = std::max(longest, length);
   }
+  const std::vector<std::int32_t> ends = end_tokens(model, tokenizer);
   AnswerSet generation;
   const auto generator = make_generator(1, longest + options.max_tokens);
   double seconds = 0.0;
@@ -86,7 +88,7 @@ AnswerSet generate_answers(const Model& model, const GeneratorMaker& make_genera
     const auto start = std::chrono::steady_clock::now();
     while (std::ssize(answer.ids) < options.max_tokens) {
       const std::int32_t id = greedy.next(logits.row_span(0));
-      if (tokenizer.eos() == id) {
+      if (std::binary_search(ends.begin(), ends.end(), id)) {
         answer.ended = true;
         break;
       }

@@ -189,11 +189,18 @@ TaskItem read_hellaswag(const JsonField& line) {
 // What own tasks put between context and continuation: one space unless they say otherwise, also nothing.
 std::string delimiter(const JsonField& line) { return line.string_if("delimiter").value_or(" "); }
 
+// The line's continuation with what stands before it: a line that does not say so, and whose continuation
+// brings white space of its own, gets no second space.
+std::string continuation(const JsonField& line) {
+  const std::string& text = line.at("continuation").string();
+  const bool is_set_apart = !text.empty() && text::is_whitespace(text::code_point_at(text, 0).value);
+  return (is_set_apart && !line.find("delimiter") ? "" : delimiter(line)) + text;
+}
+
 // The same continuation after each of several contexts.
-TaskItem contexts_item(std::vector<std::string> contexts, const std::string& continuation, std::int64_t gold,
-                       std::string_view separator = " ") {
+TaskItem contexts_item(std::vector<std::string> contexts, std::string continuation, std::int64_t gold) {
   TaskItem item;
-  item.continuations = {std::string(separator) + continuation};
+  item.continuations = {std::move(continuation)};
   for (const std::string& context : contexts) item.lengths.push_back(text::num_code_points(context));
   item.contexts = std::move(contexts);
   item.gold = gold;
@@ -203,7 +210,7 @@ TaskItem contexts_item(std::vector<std::string> contexts, const std::string& con
 TaskItem read_contexts(const JsonField& line, const char* key) {
   std::vector<std::string> contexts = strings(line.at(key));
   const std::int64_t gold = index(line.at("gold"), 0, std::ssize(contexts) - 1);
-  return contexts_item(std::move(contexts), line.at("continuation").string(), gold, delimiter(line));
+  return contexts_item(std::move(contexts), continuation(line), gold);
 }
 
 TaskItem read_winogrande(const JsonField& line) {
@@ -215,7 +222,7 @@ TaskItem read_winogrande(const JsonField& line) {
   for (const char* key : {"option1", "option2"}) {
     contexts.push_back(sentence.string().substr(0, blank) + line.at(key).string());
   }
-  return contexts_item(std::move(contexts), stripped(sentence.string().substr(blank + 1)),
+  return contexts_item(std::move(contexts), fmt::format(" {}", stripped(sentence.string().substr(blank + 1))),
                        index(line.at("answer"), 1, 2));
 }
 
@@ -240,7 +247,7 @@ TaskItem continuation_item(std::string context, std::string continuation) {
 }
 
 TaskItem read_continuation(const JsonField& line) {
-  return continuation_item(line.at("context").string(), delimiter(line) + line.at("continuation").string());
+  return continuation_item(line.at("context").string(), continuation(line));
 }
 
 TaskItem read_lambada(const JsonField& line) {

@@ -19,4 +19,7 @@ target_sources(swiftprune PRIVATE
   model/forward.cpp
   model/cpu_text_forwards.cpp
   model/generator.cpp
+  model/end_tokens.cpp
+  model/logit_rules.cpp
+  model/token_chances.cpp
   model/sampler.cpp)

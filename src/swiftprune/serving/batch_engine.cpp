@@ -25,7 +25,7 @@ void BatchEngine::swap(std::int64_t a, std::int64_t b) {
   std::swap(positions_[i], positions_[j]);
 }
 
-ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int32_t> ids) {
+Matrix BatchEngine::run_prompt(std::int64_t lane, std::span<const std::int32_t> ids) {
   const auto index = static_cast<std::size_t>(lane);
   const auto length = static_cast<std::int64_t>(ids.size());
   expect(length > 0 && positions_[index] + length <= capacity_, "prefill: tokens that fit");
@@ -39,8 +39,17 @@ ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int
     resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
   }
   positions_[index] += length;
+  return hidden;
+}
+
+ConstMatrixView BatchEngine::prefill_all(std::int64_t lane, std::span<const std::int32_t> ids) {
+  return head(run_prompt(lane, ids));
+}
+
+ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int32_t> ids) {
+  const Matrix hidden = run_prompt(lane, ids);
   Matrix last(1, hidden.cols());
-  std::copy_n(hidden.row(length - 1), hidden.cols(), last.row(0));
+  std::copy_n(hidden.row(hidden.rows() - 1), hidden.cols(), last.row(0));
   return head(last);
 }
 

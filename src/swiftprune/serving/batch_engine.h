@@ -23,9 +23,11 @@ class BatchEngine : public SequenceEngine {
   void restart(std::int64_t lane) override { positions_[static_cast<std::size_t>(lane)] = 0; }
   void swap(std::int64_t a, std::int64_t b) override;
   ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override;
+  ConstMatrixView prefill_all(std::int64_t lane, std::span<const std::int32_t> ids) override;
   ConstMatrixView decode(std::span<const std::int32_t> ids) override;
 
  private:
+  Matrix run_prompt(std::int64_t lane, std::span<const std::int32_t> ids);  // hidden states [T, hidden]
   ConstMatrixView head(const Matrix& hidden);
 
   const Model& model_;

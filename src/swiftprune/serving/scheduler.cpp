@@ -1,53 +1,73 @@
 #include "swiftprune/serving/scheduler.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/run_context.h"
 
 namespace swiftprune {
+namespace {
 
-std::optional<Generation::Event> Generation::next(std::chrono::milliseconds patience) {
-  std::unique_lock lock(mutex_);
-  if (!arrived_.wait_for(lock, patience, [&] { return !events_.empty(); })) return std::nullopt;
-  const Event event = events_.front();
-  events_.pop_front();
-  return event;
-}
+// Logits of a whole chunk are many: so few tokens at a time where a request wants those of its prompt.
+constexpr std::int64_t kScoredChunk = 64;
 
-void Generation::push(Event event) {
-  {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(event);
+// The signal that stops the program may reach an engine before the scheduler hears of it.
+bool interrupted() {
+  try {
+    check_interrupt();
+    return false;
+  } catch (const Error&) {
+    return true;
   }
-  arrived_.notify_one();
 }
+
+}  // namespace
 
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
-    : engine_(engine), options_(options), thread_([this] { run(); }) {}
+    : engine_(engine), options_(options), thread_([this, context = current_run()] {
+        const RunScope scope(context);
+        run();
+      }) {}
 
 Scheduler::~Scheduler() {
   stop();
   thread_.join();
 }
 
-std::shared_ptr<Generation> Scheduler::submit(GenerationRequest request) {
-  expect(!request.prompt.empty() && request.max_tokens > 0, "submit: a prompt and room for an answer");
-  expect(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens <= engine_.capacity(),
-         "submit: a request that fits");
-  auto generation = std::make_shared<Generation>(std::move(request));
-  generation->deadline_ = std::chrono::steady_clock::now() + options_.timeout;
+std::size_t Scheduler::max_requests() const {
+  return options_.max_waiting + static_cast<std::size_t>(engine_.num_lanes());
+}
+
+std::vector<std::shared_ptr<Generation>> Scheduler::submit(std::vector<GenerationRequest> requests) {
+  std::vector<std::shared_ptr<Generation>> generations;
+  for (GenerationRequest& request : requests) {
+    expect(!request.prompt.empty() && request.max_tokens >= 0, "submit: a prompt");
+    expect(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens <= engine_.capacity(),
+           "submit: a request that fits");
+    generations.push_back(std::make_shared<Generation>(std::move(request)));
+    generations.back()->deadline_ = std::chrono::steady_clock::now() + options_.timeout;
+  }
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_ || waiting_.size() >= options_.max_waiting) {
-      ++counts_.refused;
-      return nullptr;
+    const std::size_t inside = waiting_.size() + static_cast<std::size_t>(counts_.running);
+    if (stopping_ || lost_engine_ || inside + generations.size() > max_requests()) {
+      counts_.refused += std::ssize(generations);
+      return {};
     }
-    ++counts_.accepted;
-    waiting_.push_back(generation);
+    counts_.accepted += std::ssize(generations);
+    waiting_.insert(waiting_.end(), generations.begin(), generations.end());
   }
   work_.notify_one();
-  return generation;
+  return generations;
+}
+
+std::shared_ptr<Generation> Scheduler::submit(GenerationRequest request) {
+  std::vector<GenerationRequest> one;
+  one.push_back(std::move(request));
+  const auto generations = submit(std::move(one));
+  return generations.empty() ? nullptr : generations.front();
 }
 
 void Scheduler::stop() {
@@ -58,6 +78,11 @@ void Scheduler::stop() {
   work_.notify_one();
 }
 
+std::optional<std::string> Scheduler::lost_engine() const {
+  const std::lock_guard lock(mutex_);
+  return lost_engine_;
+}
+
 SchedulerCounts Scheduler::counts() const {
   const std::lock_guard lock(mutex_);
   SchedulerCounts counts = counts_;
@@ -65,86 +90,168 @@ SchedulerCounts Scheduler::counts() const {
   return counts;
 }
 
-void Scheduler::run() {
-  while (true) {
-    admit();
-    if (stopping_) break;
-    remove_done();
-    if (decoding_ < running_.size()) prefill();
-    if (decoding_ > 0) decode();
+Scheduler::Failure Scheduler::failure_of(const std::exception_ptr& exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDevice) return {FinishReason::kError, error.what(), false};
+    return {FinishReason::kUnavailable, error.what(), true};
+  } catch (const std::bad_alloc&) {
+    return {FinishReason::kUnavailable, "out of memory; ask for fewer tokens, or try again later", false};
+  } catch (const std::exception& error) {
+    return {FinishReason::kError, error.what(), false};
+  } catch (...) {
+    return {FinishReason::kError, "an unknown error", false};
   }
-  while (!running_.empty()) remove(running_.size() - 1, FinishReason::kShutdown);
+}
+
+void Scheduler::run() {
+  try {
+    running_.reserve(static_cast<std::size_t>(engine_.num_lanes()));
+    while (true) {
+      admit();
+      if (stopping_) break;
+      remove_done();
+      if (decoding_ < running_.size()) prefill();
+      if (decoding_ > 0) decode();
+    }
+    end_all({FinishReason::kShutdown, "", false});
+  } catch (...) {
+    // Nothing but a lost engine gets here: what one request does wrong ends in fail_lanes.
+    Failure failure = failure_of(std::current_exception());
+    failure.reason = FinishReason::kUnavailable;
+    end_all(failure);
+  }
+}
+
+// Leaves the lanes as they are: nothing runs after this.
+void Scheduler::end_all(const Failure& failure) {
   const std::lock_guard lock(mutex_);
-  for (const auto& generation : waiting_) generation->push({std::nullopt, FinishReason::kShutdown});
+  if (failure.reason != FinishReason::kShutdown) lost_engine_ = failure.message;
+  counts_.failed += std::ssize(running_) + std::ssize(waiting_);
+  for (const auto& generation : running_) generation->finish(failure.reason, failure.message);
+  for (const auto& generation : waiting_) generation->finish(failure.reason, failure.message);
+  running_.clear();
   waiting_.clear();
+  decoding_ = 0;
+  counts_.running = 0;
 }
 
 // Waits when there is nothing to do. One prompt at a time is taken in: its lane is the last.
 void Scheduler::admit() {
   std::unique_lock lock(mutex_);
   work_.wait(lock, [&] { return stopping_ || !running_.empty() || !waiting_.empty(); });
-  counts_.running = static_cast<std::int64_t>(running_.size());
-  while (!stopping_ && !waiting_.empty() && decoding_ == running_.size() &&
-         static_cast<std::int64_t>(running_.size()) < engine_.num_lanes()) {
-    std::shared_ptr<Generation> generation = std::move(waiting_.front());
-    waiting_.pop_front();
-    engine_.restart(static_cast<std::int64_t>(running_.size()));
-    running_.push_back(std::move(generation));
+  if (stopping_ || waiting_.empty() || decoding_ < running_.size() ||
+      static_cast<std::int64_t>(running_.size()) == engine_.num_lanes()) {
+    return;
   }
+  running_.push_back(std::move(waiting_.front()));
+  waiting_.pop_front();
+  counts_.running = std::ssize(running_);
+  engine_.restart(std::ssize(running_) - 1);
 }
 
 void Scheduler::prefill() {
   const std::size_t lane = decoding_;
   Generation& generation = *running_[lane];
-  const std::span<const std::int32_t> prompt(generation.request_.prompt);
-  const std::size_t count =
-      std::min(prompt.size() - generation.taken_, static_cast<std::size_t>(options_.prefill_chunk));
-  const ConstMatrixView logits =
-      engine_.prefill(static_cast<std::int64_t>(lane), prompt.subspan(generation.taken_, count));
-  generation.taken_ += count;
-  {
-    const std::lock_guard lock(mutex_);
-    counts_.prompt_tokens += static_cast<std::int64_t>(count);
+  std::span<const float> logits;
+  try {
+    logits = take_prompt(generation, static_cast<std::int64_t>(lane));
+  } catch (...) {
+    return fail_lanes(lane, lane + 1, std::current_exception());
   }
-  if (generation.taken_ < prompt.size()) return;
+  if (generation.taken_ < generation.request_.prompt.size()) return;
   ++decoding_;
-  if (!advance(generation, logits.row_span(0))) remove(lane, FinishReason::kStop);
+  if (generation.request_.max_tokens == 0) return remove(lane, FinishReason::kLength);
+  advance(lane, logits);
+}
+
+std::span<const float> Scheduler::take_prompt(Generation& generation, std::int64_t lane) {
+  const GenerationRequest& request = generation.request_;
+  const bool scored = request.prompt_logprobs;
+  const std::int64_t chunk = scored ? std::min(kScoredChunk, options_.prefill_chunk) : options_.prefill_chunk;
+  const std::span<const std::int32_t> prompt(request.prompt);
+  const std::size_t count = std::min(prompt.size() - generation.taken_, static_cast<std::size_t>(chunk));
+  const auto ids = prompt.subspan(generation.taken_, count);
+  const ConstMatrixView logits = scored ? engine_.prefill_all(lane, ids) : engine_.prefill(lane, ids);
+  if (scored && generation.taken_ == 0) generation.push({.token = prompt[0], .of_prompt = true});
+  for (std::size_t row = 0; scored && row < count; ++row) {
+    const std::size_t next = generation.taken_ + row + 1;
+    if (next == prompt.size()) break;
+    const auto row_logits = logits.row_span(static_cast<std::int64_t>(row));
+    generation.push({.token = prompt[next],
+                     .of_prompt = true,
+                     .chances = token_chances(row_logits, prompt[next], request.logprobs.value_or(0))});
+  }
+  generation.taken_ += count;
+  const std::lock_guard lock(mutex_);
+  counts_.prompt_tokens += static_cast<std::int64_t>(count);
+  return logits.row_span(logits.rows - 1);
 }
 
 void Scheduler::decode() {
-  std::vector<std::int32_t> ids;
-  for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
-  const ConstMatrixView logits = engine_.decode(ids);
+  ConstMatrixView logits;
+  try {
+    std::vector<std::int32_t> ids;
+    for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
+    logits = engine_.decode(ids);
+  } catch (...) {
+    // How far each lane got is unknown.
+    return fail_lanes(0, decoding_, std::current_exception());
+  }
   {
     const std::lock_guard lock(mutex_);
     ++counts_.steps;
   }
   // From the back: removing a lane moves the last one into its place, whose token is drawn already.
-  for (std::size_t lane = decoding_; lane-- > 0;) {
-    if (!advance(*running_[lane], logits.row_span(static_cast<std::int64_t>(lane))))
-      remove(lane, FinishReason::kStop);
-  }
+  for (std::size_t lane = decoding_; lane-- > 0;)
+    advance(lane, logits.row_span(static_cast<std::int64_t>(lane)));
 }
 
-bool Scheduler::advance(Generation& generation, std::span<const float> logits) {
-  const std::int32_t token = generation.sampler_.next(logits);
-  if (token == generation.request_.end_token) return false;
-  generation.last_ = token;
+void Scheduler::advance(std::size_t lane, std::span<const float> logits) {
+  std::optional<FinishReason> reason;
+  try {
+    reason = next_token(*running_[lane], logits);
+  } catch (...) {
+    return fail_lanes(lane, lane + 1, std::current_exception());
+  }
+  if (reason) remove(lane, *reason);
+}
+
+std::optional<FinishReason> Scheduler::next_token(Generation& generation, std::span<const float> logits) {
+  const GenerationRequest& request = generation.request_;
+  const TokenChooser::Choice choice = generation.chooser_.next(logits);
+  if (choice.ends) return FinishReason::kStop;
+  generation.last_ = choice.token;
   ++generation.produced_;
-  generation.push({token, std::nullopt});
-  const std::lock_guard lock(mutex_);
-  ++counts_.generated_tokens;
-  return true;
+  Generation::Event event{.token = choice.token};
+  if (request.logprobs) event.chances = token_chances(logits, choice.token, *request.logprobs);
+  generation.push(std::move(event));
+  {
+    const std::lock_guard lock(mutex_);
+    ++counts_.generated_tokens;
+  }
+  if (choice.complete) return FinishReason::kStop;
+  if (generation.produced_ >= request.max_tokens) return FinishReason::kLength;
+  return std::nullopt;
+}
+
+void Scheduler::fail_lanes(std::size_t first, std::size_t last, const std::exception_ptr& exception) {
+  if (interrupted()) return stop();
+  const Failure failure = failure_of(exception);
+  if (failure.engine_lost) std::rethrow_exception(exception);
+  for (std::size_t lane = last; lane-- > first;) remove(lane, failure.reason, failure.message);
 }
 
 void Scheduler::remove_done() {
   const auto now = std::chrono::steady_clock::now();
+  using Wanted = Generation::Wanted;
   for (std::size_t lane = running_.size(); lane-- > 0;) {
     const Generation& generation = *running_[lane];
-    if (generation.cancelled_) {
+    if (generation.wanted_ == Wanted::kNothing) {
       remove(lane, FinishReason::kCancelled);
-    } else if (generation.produced_ >= generation.request_.max_tokens) {
-      remove(lane, FinishReason::kLength);
+    } else if (generation.wanted_ == Wanted::kNoMore) {
+      remove(lane, FinishReason::kStop);
     } else if (now > generation.deadline_) {
       remove(lane, FinishReason::kTimeout);
     }
@@ -152,14 +259,14 @@ void Scheduler::remove_done() {
   const std::lock_guard lock(mutex_);
   std::erase_if(waiting_, [&](const std::shared_ptr<Generation>& generation) {
     const bool late = now > generation->deadline_;
-    if (late) generation->push({std::nullopt, FinishReason::kTimeout});
-    if (!late && !generation->cancelled_) return false;
+    if (late) generation->finish(FinishReason::kTimeout, "");
+    if (!late && generation->wanted_ == Wanted::kAll) return false;
     ++(late ? counts_.timed_out : counts_.cancelled);
     return true;
   });
 }
 
-void Scheduler::remove(std::size_t lane, FinishReason reason) {
+void Scheduler::remove(std::size_t lane, FinishReason reason, const std::string& message) {
   const std::shared_ptr<Generation> generation = running_[lane];
   const auto swap = [&](std::size_t other) {
     if (lane == other) return;
@@ -172,11 +279,23 @@ void Scheduler::remove(std::size_t lane, FinishReason reason) {
   running_.pop_back();
   {
     const std::lock_guard lock(mutex_);
-    ++(reason == FinishReason::kCancelled ? counts_.cancelled
-       : reason == FinishReason::kTimeout ? counts_.timed_out
-                                          : counts_.finished);
+    counts_.running = std::ssize(running_);
+    switch (reason) {
+      case FinishReason::kStop:
+      case FinishReason::kLength:
+        ++counts_.finished;
+        break;
+      case FinishReason::kCancelled:
+        ++counts_.cancelled;
+        break;
+      case FinishReason::kTimeout:
+        ++counts_.timed_out;
+        break;
+      default:
+        ++counts_.failed;
+    }
   }
-  generation->push({std::nullopt, reason});
+  generation->finish(reason, message);
 }
 
 }  // namespace swiftprune

@@ -1,116 +1,163 @@
 #include "swiftprune/serving/server.h"
 
+#include <netdb.h>
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
+#include <thread>
+#include <utility>
 
 #include <fmt/format.h>
-#include <httplib.h>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/text/text_stream.h"
+#include "swiftprune/model/end_tokens.h"
+#include "swiftprune/serving/answer_json.h"
+#include "swiftprune/serving/http_front.h"
+#include "swiftprune/serving/metrics.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::chrono::milliseconds kPatience{250};  // between two looks at whether a client is still there
+constexpr std::chrono::milliseconds kShortPatience{10};  // the same where several answers are written
+constexpr std::chrono::seconds kFarewell{3};             // for clients to read why their answer ends
 constexpr std::size_t kSpareThreads = 16;  // for health, metrics and refusals beside waiting requests
 
-// One request's tokens as text, until its end.
-class AnswerText {
- public:
-  AnswerText(const Tokenizer& tokenizer, const ApiRequest& request, Generation& generation)
-      : stream_(tokenizer), filter_(request.stop), generation_(generation) {}
-
-  // Takes one event; the text that can be shown now. After the last one finish() is set.
-  std::string take(const Generation::Event& event) {
-    if (event.token) {
-      ++tokens_;
-      std::string text = filter_.add(stream_.add(*event.token));
-      if (filter_.found()) {
-        finish_ = "stop";
-        generation_.cancel();
-      }
-      return text;
-    }
-    std::string text = filter_.add(stream_.rest());
-    text += filter_.rest();
-    finish_ = filter_.found() ? "stop" : name_of(*event.finished);
-    return text;
+// The answers to one request, as far as they are written. Nobody reads them any more when it goes.
+struct Answers {
+  Answers(const Tokenizer& tokenizer, ApiRequest asked, std::vector<std::shared_ptr<Generation>> running)
+      : request(std::move(asked)), generations(std::move(running)), begun(generations.size(), false) {
+    for (std::size_t i = 0; i < generations.size(); ++i)
+      texts.push_back(std::make_unique<AnswerText>(tokenizer, request, i, *generations[i]));
   }
-  const std::string& finish() const { return finish_; }
-  std::int64_t tokens() const { return tokens_; }
-
- private:
-  static std::string name_of(FinishReason reason) {
-    switch (reason) {
-      case FinishReason::kStop:
-        return "stop";
-      case FinishReason::kLength:
-        return "length";
-      case FinishReason::kTimeout:
-        return "timeout";
-      case FinishReason::kCancelled:
-        return "cancelled";
-      case FinishReason::kShutdown:
-        return "shutdown";
-    }
-    return "?";
+  Answers(const Answers&) = delete;
+  Answers& operator=(const Answers&) = delete;
+  ~Answers() {
+    for (const auto& generation : generations) generation->cancel();
   }
 
-  TextStream stream_;
-  StopFilter filter_;
-  Generation& generation_;
-  std::string finish_;
-  std::int64_t tokens_ = 0;
+  AnswerUsage usage() const {
+    AnswerUsage usage;
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      usage.completion_tokens += texts[i]->tokens();
+      if (i % request.answers_per_prompt == 0)
+        usage.prompt_tokens += std::ssize(request.generations[i].prompt);
+    }
+    return usage;
+  }
+
+  const ApiRequest request;
+  const std::vector<std::shared_ptr<Generation>> generations;
+  std::vector<std::unique_ptr<AnswerText>> texts;
+  std::vector<bool> begun;  // streams: its first piece was written
+  AnswerHead head;
+  std::shared_ptr<void> place;  // among its client's requests
 };
 
-void answer(httplib::Response& response, int status, const nlohmann::ordered_json& body) {
-  response.status = status;
-  // Bytes of a text that are not UTF-8 become U+FFFD.
-  response.set_content(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-                       "application/json");
+std::int64_t modified(const std::filesystem::path& file) {
+  struct stat status {};
+  return ::stat(file.c_str(), &status) == 0 ? status.st_mtime : 0;
 }
 
-void answer(httplib::Response& response, const ApiError& error) {
-  if (error.status == 429 || error.status == 503) response.set_header("Retry-After", "1");
-  answer(response, error.status, to_json(error));
-}
+std::string event_line(const nlohmann::ordered_json& chunk) { return "data: " + dumped(chunk) + "\n\n"; }
 
-std::string event_line(const nlohmann::ordered_json& chunk) {
-  return "data: " + chunk.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n\n";
+void check_host(const std::string& host) {
+  addrinfo* found = nullptr;
+  if (const int error = ::getaddrinfo(host.c_str(), nullptr, nullptr, &found); error != 0)
+    bad_usage("--host: found '{}', expected an address or name of this machine ({})", host,
+              ::gai_strerror(error));
+  ::freeaddrinfo(found);
 }
 
 }  // namespace
 
 struct Server::Impl {
-  Impl(const std::filesystem::path& model, SequenceEngine& engine, const Tokenizer& tokenizer_,
-       const ServerOptions& options_)
+  Impl(const Model& model, SequenceEngine& engine, const Tokenizer& tokenizer_, const ServerOptions& options_)
       : tokenizer(tokenizer_),
         options(options_),
-        chat_format(find_chat_format(model)),
+        api{tokenizer_, model.config().vocab_size, end_tokens(model, tokenizer_),
+            std::make_shared<LazyTokenTable>(tokenizer_)},
+        chat_templates(
+            options_.chat_template.empty()
+                ? templates::ChatTemplates::open(model.checkpoint().folder())
+                : templates::ChatTemplates::from_file(options_.chat_template, model.checkpoint().folder())),
+        created(modified(model.checkpoint().folder() / "config.json")),
         lanes(engine.num_lanes()),
+        clients(options_.max_per_client),
+        front({options_.max_body_bytes, options_.cors_origin, options_.api_keys}, routes()),
         scheduler(engine, options_.scheduler),
-        start(std::chrono::steady_clock::now()) {}
+        limits(options_.limits),
+        start(std::chrono::steady_clock::now()) {
+    limits.max_answers = std::min(limits.max_answers, static_cast<std::int64_t>(scheduler.max_requests()));
+  }
 
   const Tokenizer& tokenizer;
   const ServerOptions options;
-  const std::optional<ChatFormat> chat_format;
+  const ApiModel api;
+  const std::optional<templates::ChatTemplates> chat_templates;
+  const std::int64_t created;
   const std::int64_t lanes;
+  ClientLimits clients;
+  HttpFront front;
   Scheduler scheduler;
+  ApiLimits limits;
   std::chrono::steady_clock::time_point start;
   std::atomic<std::int64_t> next_id = 0;
+  std::atomic<std::int64_t> streams = 0;  // under way
   httplib::Server http;
   int port = 0;
   socket_t listening = INVALID_SOCKET;  // the last that the library made: the one it bound
+
+  std::vector<HttpFront::Route> routes() {
+    using Request = httplib::Request;
+    using Response = httplib::Response;
+    using std::string;
+    return {
+        {"GET", "/health", true,
+         [this](const Request&, const string&, Response& response) { health(response); }},
+        {"GET", "/metrics", false,
+         [this](const Request&, const string&, Response& response) {
+           const std::chrono::duration<double> uptime = std::chrono::steady_clock::now() - start;
+           response.status = 200;
+           response.set_content(metrics_text(scheduler.counts(), uptime.count()),
+                                "text/plain; version=0.0.4");
+         }},
+        {"GET", "/v1/models", false,
+         [this](const Request&, const string&, Response& response) {
+           answer(response, 200,
+                  {{"object", "list"}, {"data", nlohmann::ordered_json::array({model_json()})}});
+         }},
+        {"GET", "/v1/models/", false,
+         [this](const Request& request, const string&, Response& response) {
+           if (request.path.substr(std::strlen("/v1/models/")) != options.model_name) {
+             throw ApiError{404, "invalid_request_error",
+                            fmt::format("no such model; this server has {}", options.model_name)};
+           }
+           answer(response, 200, model_json());
+         }},
+        {"POST", "/v1/completions", false,
+         [this](const Request& request, const string& body, Response& response) {
+           serve(request, response, [&] { return parse_completion(body, api, limits); });
+         }},
+        {"POST", "/v1/chat/completions", false,
+         [this](const Request& request, const string& body, Response& response) {
+           serve(request, response,
+                 [&] { return parse_chat(body, api, chat_templates ? &*chat_templates : nullptr, limits); });
+         }},
+    };
+  }
 
   void set_up() {
     const std::size_t threads =
         options.scheduler.max_waiting + static_cast<std::size_t>(lanes) + kSpareThreads;
     http.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
-    http.set_payload_max_length(options.max_body_bytes);
     http.set_read_timeout(options.client_timeout_seconds, 0);
     http.set_write_timeout(options.client_timeout_seconds, 0);
     http.set_keep_alive_timeout(5);
@@ -122,43 +169,12 @@ struct Server::Impl {
       ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
       listening = socket;
     });
-    http.Get("/health", [this](const httplib::Request&, httplib::Response& response) {
-      answer(response, scheduler.stopped() ? 503 : 200,
-             {{"status", scheduler.stopped() ? "stopping" : "ok"}});
-    });
-    http.Get("/v1/models", [this](const httplib::Request&, httplib::Response& response) {
-      answer(response, 200,
-             {{"object", "list"},
-              {"data",
-               {{{"id", options.model_name}, {"object", "model"}, {"created", 0}, {"owned_by", "local"}}}}});
-    });
-    http.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-      response.set_content(metrics(), "text/plain; version=0.0.4");
-    });
-    http.Post("/v1/completions", [this](const httplib::Request& request, httplib::Response& response) {
-      serve(response, [&] { return parse_completion(request.body, tokenizer, options.limits); });
-    });
-    http.Post("/v1/chat/completions", [this](const httplib::Request& request, httplib::Response& response) {
-      serve(response, [&] { return parse_chat(request.body, tokenizer, chat_format, options.limits); });
-    });
-    http.set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
-      if (!response.body.empty()) return;
-      const std::string message =
-          response.status == 404   ? fmt::format("no such path: {}", request.path.substr(0, 128))
-          : response.status == 413 ? fmt::format("the body is larger than {} bytes", options.max_body_bytes)
-                                   : "the request could not be read";
-      answer(response, ApiError{response.status, "invalid_request_error", message});
-    });
-    http.set_exception_handler(
-        [](const httplib::Request&, httplib::Response& response, const std::exception_ptr& e) {
-          try {
-            std::rethrow_exception(e);
-          } catch (const std::exception& error) {
-            answer(response, ApiError{500, "server_error", error.what()});
-          }
-        });
+    front.attach(http);
+    check_host(options.host);
     if (!(options.port == 0 ? (port = http.bind_to_any_port(options.host)) > 0
                             : http.bind_to_port(options.host, port = options.port))) {
+      if (errno == EADDRNOTAVAIL)
+        fail(ErrorKind::kFailure, "--host: {} is no address of this machine", options.host);
       fail(ErrorKind::kFailure, "--port: {}:{} cannot be bound; is another server running there?",
            options.host, options.port);
     }
@@ -169,103 +185,141 @@ struct Server::Impl {
     }
   }
 
-  void serve(httplib::Response& response, const std::function<ApiRequest()>& parse) {
-    try {
-      const auto request = std::make_shared<ApiRequest>(parse());
-      const auto generation = scheduler.submit(request->generation);
-      if (generation == nullptr) {
-        throw scheduler.stopped()
-            ? ApiError{503, "server_error", "the server is stopping"}
-            : ApiError{429, "rate_limit_error",
-                       fmt::format("the queue is full: {} requests are waiting; try again later",
-                                   options.scheduler.max_waiting)};
+  void health(httplib::Response& response) const {
+    if (const auto reason = scheduler.lost_engine()) {
+      answer(response, 503, {{"status", "failed"}, {"reason", *reason}});
+    } else {
+      answer(response, scheduler.stopped() ? 503 : 200,
+             {{"status", scheduler.stopped() ? "stopping" : "ok"}});
+    }
+  }
+
+  nlohmann::ordered_json model_json() const {
+    return {{"id", options.model_name}, {"object", "model"}, {"created", created}, {"owned_by", "local"}};
+  }
+
+  void serve(const httplib::Request& http_request, httplib::Response& response,
+             const std::function<ApiRequest()>& parse) {
+    std::shared_ptr<void> place = clients.enter(http_request.remote_addr);
+    if (place == nullptr) {
+      throw ApiError{429, "rate_limit_error",
+                     fmt::format("{} requests of this client are under way already; try again later",
+                                 options.max_per_client)};
+    }
+    ApiRequest request = parse();
+    auto generations = scheduler.submit(request.generations);
+    if (generations.empty()) throw refusal();
+    const auto answers = std::make_shared<Answers>(tokenizer, std::move(request), std::move(generations));
+    answers->place = std::move(place);
+    answers->head = {
+        .id = fmt::format("{}-{}", answers->request.chat ? "chatcmpl" : "cmpl", next_id++),
+        .model = options.model_name,
+        .created = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count(),
+        .seed = answers->request.seed,
+        .chat = answers->request.chat,
+        .logprobs = answers->request.first().logprobs.has_value(),
+    };
+    answers->request.stream ? stream(response, answers) : whole(response, *answers);
+  }
+
+  ApiError refusal() const {
+    if (const auto reason = scheduler.lost_engine()) return {503, "server_error", *reason};
+    if (scheduler.stopped()) return {503, "server_error", "the server is stopping"};
+    return {429, "rate_limit_error",
+            fmt::format("the queue is full: {} requests may run and wait; try again later",
+                        scheduler.max_requests())};
+  }
+
+  // What an answer ended with, when that is an error.
+  std::optional<ApiError> error_of(const AnswerText& text) const {
+    if (text.finish() == "error") return ApiError{500, "server_error", text.message()};
+    if (text.finish() == "unavailable") return ApiError{503, "server_error", text.message()};
+    if (text.finish() == "shutdown") return ApiError{503, "server_error", "the server is stopping"};
+    return std::nullopt;
+  }
+
+  void whole(httplib::Response& response, Answers& answers) {
+    std::vector<AnswerChoice> choices;
+    for (std::size_t i = 0; i < answers.texts.size(); ++i) {
+      AnswerText& text = *answers.texts[i];
+      AnswerChoice choice{.index = i, .piece = {}};
+      while (text.finish().empty()) {
+        const auto event = answers.generations[i]->next(kPatience);
+        if (!event) continue;
+        AnswerText::Piece piece = text.take(*event);
+        choice.piece.text += piece.text;
+        std::move(piece.tokens.begin(), piece.tokens.end(), std::back_inserter(choice.piece.tokens));
       }
-      ApiAnswer head;
-      head.id = fmt::format("{}-{}", request->chat ? "chatcmpl" : "cmpl", next_id++);
-      head.model = options.model_name;
-      head.created = std::chrono::duration_cast<std::chrono::seconds>(
-                         std::chrono::system_clock::now().time_since_epoch())
-                         .count();
-      head.chat = request->chat;
-      request->stream ? stream(response, request, generation, head)
-                      : whole(response, *request, *generation, head);
-    } catch (const ApiError& error) {
-      answer(response, error);
+      if (const auto error = error_of(text)) throw *error;
+      if (text.finish() == "timeout") {
+        throw ApiError{504, "timeout_error",
+                       fmt::format("no answer within {} seconds", options.scheduler.timeout.count())};
+      }
+      choice.finish = text.finish();
+      choices.push_back(std::move(choice));
     }
+    answer(response, 200, whole_answer(answers.head, choices, answers.usage()));
   }
 
-  void whole(httplib::Response& response, const ApiRequest& request, Generation& generation,
-             const ApiAnswer& head) {
-    AnswerText text(tokenizer, request, generation);
-    std::string all;
-    while (text.finish().empty()) {
-      if (const auto event = generation.next(kPatience)) all += text.take(*event);
-    }
-    if (text.finish() == "timeout") {
-      throw ApiError{504, "timeout_error",
-                     fmt::format("no answer within {} seconds", options.scheduler.timeout.count())};
-    }
-    if (text.finish() == "shutdown") throw ApiError{503, "server_error", "the server is stopping"};
-    answer(response, 200,
-           whole_answer(head, all, text.finish(),
-                        static_cast<std::int64_t>(generation.request().prompt.size()), text.tokens()));
-  }
-
-  void stream(httplib::Response& response, const std::shared_ptr<ApiRequest>& request,
-              const std::shared_ptr<Generation>& generation, const ApiAnswer& head) {
-    const auto text = std::make_shared<AnswerText>(tokenizer, *request, *generation);
-    const auto first = std::make_shared<bool>(true);
+  void stream(httplib::Response& response, const std::shared_ptr<Answers>& answers) {
+    ++streams;
     response.set_chunked_content_provider(
         "text/event-stream",
-        [=](std::size_t, httplib::DataSink& sink) {
-          const auto event = generation->next(kPatience);
-          if (!sink.is_writable()) return false;
-          if (!event) return true;
-          const std::string piece = text->take(*event);
-          const bool end = !text->finish().empty();
-          std::string lines;
-          if (!piece.empty() || end || *first)
-            lines = event_line(answer_chunk(head, piece, text->finish(), std::exchange(*first, false)));
-          if (end) {
-            if (request->include_usage) {
-              lines += event_line(usage_chunk(
-                  head, static_cast<std::int64_t>(generation->request().prompt.size()), text->tokens()));
-            }
-            lines += "data: [DONE]\n\n";
+        [this, answers](std::size_t, httplib::DataSink& sink) {
+          try {
+            return write_more(*answers, sink);
+          } catch (...) {
+            return false;  // nothing may leave through the library
           }
-          if (!lines.empty() && !sink.write(lines.data(), lines.size())) return false;
-          if (end) sink.done();
-          return true;
         },
-        // Also when the client went away: the lane is free for others.
-        [generation](bool) { generation->cancel(); });
+        // Also when the client went away: the lanes are free for others.
+        [this, answers](bool) {
+          for (const auto& generation : answers->generations) generation->cancel();
+          --streams;
+        });
   }
 
-  std::string metrics() const {
-    const SchedulerCounts c = scheduler.counts();
-    const double uptime = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    std::string out;
-    const auto add = [&](const char* name, const char* type, const char* help, auto value) {
-      out += fmt::format("# HELP swiftprune_{0} {2}\n# TYPE swiftprune_{0} {1}\nswiftprune_{0} {3}\n", name,
-                         type, help, value);
-    };
-    add("uptime_seconds", "gauge", "Seconds since the start.", uptime);
-    add("requests_waiting", "gauge", "Requests in the queue.", c.waiting);
-    add("requests_running", "gauge", "Requests that are decoded together.", c.running);
-    add("requests_accepted_total", "counter", "Requests that entered the queue.", c.accepted);
-    add("requests_refused_total", "counter", "Requests refused because the queue was full.", c.refused);
-    add("requests_finished_total", "counter", "Requests answered to their end.", c.finished);
-    add("requests_cancelled_total", "counter", "Requests whose client needed no more.", c.cancelled);
-    add("requests_timed_out_total", "counter", "Requests that took too long.", c.timed_out);
-    add("prompt_tokens_total", "counter", "Tokens of prompts.", c.prompt_tokens);
-    add("generated_tokens_total", "counter", "Tokens generated.", c.generated_tokens);
-    add("decode_steps_total", "counter", "Passes over the weights that gave each running request a token.",
-        c.steps);
-    return out;
+  // Writes what came; false when the client went away.
+  bool write_more(Answers& answers, httplib::DataSink& sink) {
+    std::string lines;
+    std::size_t left = 0;
+    bool end = false;
+    for (std::size_t i = 0; i < answers.texts.size() && !end; ++i) {
+      if (!answers.texts[i]->finish().empty()) continue;
+      ++left;
+      const auto event = answers.generations[i]->next(answers.texts.size() == 1 ? kPatience : kShortPatience);
+      if (!event) continue;
+      lines += lines_of(answers, i, *event);
+      if (answers.texts[i]->finish().empty()) continue;
+      --left;
+      end = error_of(*answers.texts[i]).has_value();  // of one: the request's
+    }
+    if (!sink.is_writable()) return false;
+    end = end || left == 0;
+    if (left == 0 && answers.request.include_usage)
+      lines += event_line(usage_chunk(answers.head, answers.usage()));
+    if (end) lines += "data: [DONE]\n\n";
+    if (!lines.empty() && !sink.write(lines.data(), lines.size())) return false;
+    if (end) sink.done();
+    return true;
+  }
+
+  std::string lines_of(Answers& answers, std::size_t i, const Generation::Event& event) const {
+    AnswerText& text = *answers.texts[i];
+    AnswerChoice choice{.index = i, .piece = text.take(event)};
+    if (const auto error = error_of(text)) return event_line(to_json(*error));
+    choice.finish = text.finish();
+    const bool first = !answers.begun[i];
+    if (!first && choice.piece.text.empty() && choice.piece.tokens.empty() && choice.finish.empty())
+      return "";
+    answers.begun[i] = true;
+    return event_line(answer_chunk(answers.head, choice, first));
   }
 };
 
-Server::Server(const std::filesystem::path& model, SequenceEngine& engine, const Tokenizer& tokenizer,
+Server::Server(const Model& model, SequenceEngine& engine, const Tokenizer& tokenizer,
                const ServerOptions& options)
     : impl_(std::make_unique<Impl>(model, engine, tokenizer, options)) {
   impl_->set_up();
@@ -275,11 +329,31 @@ Server::~Server() = default;
 
 int Server::port() const { return impl_->port; }
 
-void Server::run() { impl_->http.listen_after_bind(); }
+void Server::run() {
+  if (!impl_->scheduler.stopped()) impl_->http.listen_after_bind();
+}
 
 void Server::stop() {
   impl_->scheduler.stop();
+  // The library cuts what is still being written when it stops.
+  const auto deadline = std::chrono::steady_clock::now() + kFarewell;
+  while (impl_->streams > 0 && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   impl_->http.stop();
+}
+
+std::vector<std::string> read_api_keys(const std::string& file) {
+  std::ifstream lines(file);
+  if (!lines) bad_input("--api-key-file: {} cannot be read: {}", file, std::strerror(errno));
+  std::vector<std::string> keys;
+  std::string line;
+  while (std::getline(lines, line)) {
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+    if (line.empty() || line.front() == '#') continue;
+    keys.push_back(line);
+  }
+  if (keys.empty()) bad_input("--api-key-file: {}: found no key, expected one a line", file);
+  return keys;
 }
 
 }  // namespace swiftprune

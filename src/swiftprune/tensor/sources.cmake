@@ -2,7 +2,8 @@ target_sources(swiftprune PRIVATE
   tensor/dtype.cpp
   tensor/large_buffer.cpp
   tensor/matrix.cpp
-  tensor/mask.cpp)
+  tensor/mask.cpp
+  tensor/quantized_weight.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 tensor/dtype_kernels_avx2.cpp
   AVX512 tensor/dtype_kernels_avx512.cpp)

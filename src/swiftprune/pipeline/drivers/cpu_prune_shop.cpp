@@ -6,6 +6,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
@@ -23,7 +24,8 @@ class CpuPruneShop final : public PruneShop {
       : run_(run),
         backend_(backend),
         ops_(run.model, backend, run.windows),
-        selector_(make_selector(run.options.select, run.options.selector)) {
+        selector_(make_selector(run.options.select, run.options.selector)),
+        block_(run.model, backend, run.options.compute) {
     if (run.row_budgets) {
       run.options.readers.empty() ? row_effects_.emplace(run.model)
                                   : row_effects_.emplace(run.model, run.options.readers);
@@ -34,12 +36,8 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void load(std::int64_t layer) override {
-    release();
     const Stopwatch watch(run_.seconds.load);
-    layer_ = layer;
-    block_.emplace(run_.model.load_block(layer));
-    if (run_.aligned) dense_.emplace(run_.model.load_block(layer));
-    packed_ = {};
+    block_.load(layer, run_.aligned);
     outcomes_.assign(block_->linears().size(), {});
   }
 
@@ -55,7 +53,7 @@ class CpuPruneShop final : public PruneShop {
   bool norms_output(LinearInput output) const override { return block_->norms_output(output); }
 
   void look(const NeedsOfInputs& needs, bool passes) override {
-    pack();
+    block_.pack();
     WholeStream<CpuStreamOps>::StatsOfInputs stats{};
     for (std::size_t i = 0; i < needs.size(); ++i) {
       if (needs[i].any()) stats[i] = &start_stats(static_cast<LinearInput>(i), needs[i], false);
@@ -65,13 +63,13 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void start_block() override {
-    dense_->pack(backend_, run_.options.compute);
-    pack();
-    two_->start_block(*dense_, *block_);
+    block_.pack_dense();
+    block_.pack();
+    two_->start_block(block_.dense(), *block_);
   }
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
-    pack();
+    block_.pack();
     two_->collect(input, needs != nullptr ? &start_stats(input, *needs, residual) : nullptr);
     finish_stats(input);
   }
@@ -82,7 +80,7 @@ class CpuPruneShop final : public PruneShop {
   }
 
   std::vector<std::vector<float>> row_effects(LinearInput input) override {
-    return row_effects_->of(backend_, *block_, layer_, input, input_stats_);
+    return row_effects_->of(backend_, *block_, block_.layer(), input, input_stats_);
   }
 
   std::vector<std::int64_t> threshold_counts(std::size_t linear, std::span<const float> effects,
@@ -141,7 +139,7 @@ class CpuPruneShop final : public PruneShop {
   void end_linears() override {}
 
   void pass() override {
-    pack();
+    block_.pack();
     run_.aligned ? two_->finish_block() : one_->pass(*block_);
   }
 
@@ -154,24 +152,9 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void end_block(FinishedBlock block) override { run_.output.finish(block); }
-  void finish() override { release(); }
+  void finish() override { block_.release(); }
 
  private:
-  void release() {
-    if (!block_) return;
-    block_.reset();
-    dense_.reset();
-    run_.model.release_block(layer_);
-  }
-
-  // Weights that changed since they were packed.
-  void pack() {
-    for (std::size_t i = 0; i < packed_.size(); ++i) {
-      if (!std::exchange(packed_[i], true))
-        block_->pack(backend_, run_.options.compute, static_cast<LinearInput>(i));
-    }
-  }
-
   std::optional<ActivationStats>& stats_of(LinearInput input) {
     return stats_[static_cast<std::size_t>(input)];
   }
@@ -184,7 +167,8 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void finish_stats(LinearInput input) {
-    if (auto& stats = stats_of(input)) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+    if (auto& stats = stats_of(input))
+      stats->finish(fmt::format("block {}, {}", block_.layer(), name_of(input)));
   }
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
@@ -199,7 +183,7 @@ class CpuPruneShop final : public PruneShop {
   // The weights are what the file will hold; dense: what they were.
   void finish_linear(std::size_t linear, const PlanEntry& entry, const Matrix& dense) {
     BlockLinear& of = block_->linears()[linear];
-    packed_[static_cast<std::size_t>(entry.input)] = false;
+    block_.changed(entry.input);
     round_to(of.dtype, of.weight.values());
     check_finite(of.weight.view(), entry.tensor);
     {
@@ -217,9 +201,7 @@ class CpuPruneShop final : public PruneShop {
   std::optional<RowEffects> row_effects_;  // where the plan has row budgets
   std::optional<WholeStream<CpuStreamOps>> one_;
   std::optional<TwoStreams<CpuStreamOps>> two_;
-  std::int64_t layer_ = -1;
-  std::optional<DecoderBlock> block_, dense_;  // dense_: beside it in an aligned run
-  std::array<bool, kNumLinearInputs> packed_{};
+  CpuBlock block_;
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
   LayerStats input_stats_;                                                      // of the input in hand
   std::vector<std::pair<RefineSpec, std::unique_ptr<PreparedGram>>> prepared_;  // for that input

@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/one_stream.h"
@@ -19,16 +20,16 @@ namespace {
 class CpuShrinkShop final : public ShrinkShop {
  public:
   CpuShrinkShop(const ShrinkRun& run, const Backend& backend)
-      : run_(run), backend_(backend), ops_(run.model, backend, run.windows) {
+      : run_(run),
+        backend_(backend),
+        ops_(run.model, backend, run.windows),
+        block_(run.model, backend, run.options.compute) {
     run.aligned() ? void(two_.emplace(ops_)) : void(one_.emplace(ops_));
   }
 
   void load(std::int64_t layer) override {
-    release();
     const Stopwatch watch(run_.seconds.load);
-    layer_ = layer;
-    if (run_.aligned()) dense_.emplace(run_.model.load_block(layer));
-    block_.emplace(run_.model.load_block(layer));
+    block_.load(layer, run_.aligned());
     for (BlockLinear& linear : block_->linears()) {
       const auto& added = run_.added_biases;
       if (linear.tensors.bias || std::count(added.begin(), added.end(), output_of(linear.tensors.input)) == 0)
@@ -36,7 +37,6 @@ class CpuShrinkShop final : public ShrinkShop {
       linear.tensors.bias = true;
       linear.bias.assign(static_cast<std::size_t>(linear.tensors.outputs), 0.0f);
     }
-    packed_ = {};
     originals_ = {};
   }
 
@@ -45,13 +45,13 @@ class CpuShrinkShop final : public ShrinkShop {
   bool has_bias(LinearInput output) const override { return !projection(output).bias.empty(); }
 
   void start_block() override {
-    if (dense_) dense_->pack(backend_, run_.options.compute);
-    pack();
-    run_.aligned() ? two_->start_block(*dense_, *block_) : one_->start_block(*block_);
+    if (run_.aligned()) block_.pack_dense();
+    block_.pack();
+    run_.aligned() ? two_->start_block(block_.dense(), *block_) : one_->start_block(*block_);
   }
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
-    pack();
+    block_.pack();
     stats_.reset();
     if (needs != nullptr) {
       stats_.emplace(readers(input).front()->tensors.inputs, *needs,
@@ -59,7 +59,7 @@ class CpuShrinkShop final : public ShrinkShop {
     }
     ActivationStats* stats = stats_ ? &*stats_ : nullptr;
     run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
-    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", block_.layer(), name_of(input)));
   }
 
   void refit_readers(LinearInput input, const RefitOptions& options) override {
@@ -99,11 +99,11 @@ class CpuShrinkShop final : public ShrinkShop {
     BlockLinear& linear = output_projection(*block_, output);
     round_to(linear.dtype, bias);
     linear.bias = std::move(bias);
-    packed_[static_cast<std::size_t>(output)] = false;
+    block_.changed(output);
   }
 
   void pass() override {
-    pack();
+    block_.pack();
     run_.aligned() ? two_->finish_block() : one_->finish_block();
   }
 
@@ -122,24 +122,9 @@ class CpuShrinkShop final : public ShrinkShop {
     }
   }
 
-  void finish() override { release(); }
+  void finish() override { block_.release(); }
 
  private:
-  void release() {
-    if (!block_) return;
-    block_.reset();
-    dense_.reset();
-    run_.model.release_block(layer_);
-  }
-
-  // Weights that changed since they were packed.
-  void pack() {
-    for (std::size_t i = 0; i < packed_.size(); ++i) {
-      if (!std::exchange(packed_[i], true))
-        block_->pack(backend_, run_.options.compute, static_cast<LinearInput>(i));
-    }
-  }
-
   const BlockLinear& projection(LinearInput output) const { return output_projection(*block_, output); }
 
   std::vector<BlockLinear*> readers(LinearInput input) {
@@ -165,7 +150,7 @@ class CpuShrinkShop final : public ShrinkShop {
   // As the file will hold it.
   void changed(BlockLinear& linear) {
     round_to(linear.dtype, linear.weight.values());
-    packed_[static_cast<std::size_t>(linear.tensors.input)] = false;
+    block_.changed(linear.tensors.input);
   }
 
   const ShrinkRun& run_;
@@ -173,9 +158,7 @@ class CpuShrinkShop final : public ShrinkShop {
   CpuStreamOps ops_;
   std::optional<OneStream<CpuStreamOps>> one_;
   std::optional<TwoStreams<CpuStreamOps>> two_;
-  std::int64_t layer_ = -1;
-  std::optional<DecoderBlock> block_, dense_;  // dense_: beside it in an aligned run
-  std::array<bool, kNumLinearInputs> packed_{};
+  CpuBlock block_;
   std::optional<ActivationStats> stats_;            // of the input in hand
   std::array<Matrix, kNumLinearInputs> originals_;  // output projections as they were loaded
 };

@@ -131,10 +131,10 @@ class Pruner {
   void look(const NeedsOfInputs& needs, bool more_to_come) {
     const bool observed =
         std::any_of(needs.begin(), needs.end(), [](const StatNeeds& of_input) { return of_input.any(); });
-    const bool passes = options_.propagation == Propagation::kDense && more_to_come;
-    if (!observed && !passes) return;
+    const bool dense = options_.propagation == Propagation::kDense;
+    if (!observed && !(dense && more_to_come)) return;
     const Stopwatch watch(result_.seconds.calibrate);
-    shop_->look(needs, passes);
+    shop_->look(needs, dense);
   }
 
   // Where the output is normed before it joins the residual, making up for the residual's error would need

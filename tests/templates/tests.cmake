@@ -1,0 +1,2 @@
+swiftprune_test(templates/template)
+swiftprune_test(templates/chat_template)
