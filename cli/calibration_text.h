@@ -28,8 +28,8 @@ struct CalibrationText {
 // Declares --calibration (--ids), --field, --seqlen and --seed.
 void add_calibration_flags(CLI::App& command, CalibrationText& text);
 // at_most: fewer windows where there is less text.
-TokenWindows calibration_windows(const Model& model, Device& device, const CalibrationText& text,
-                                 std::int64_t windows, bool at_most, ComputeType compute,
-                                 const ProgressFn& progress);
+TokenWindows calibration_windows(const CommonOptions& common, const Model& model, Device& device,
+                                 const CalibrationText& text, std::int64_t windows, bool at_most,
+                                 ComputeType compute, const ProgressFn& progress);
 
 }  // namespace swiftprune::cli

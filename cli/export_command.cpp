@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "command.h"
+#include "model_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/export/export_gguf.h"
 #include "swiftprune/export/gguf_quantize.h"
@@ -28,7 +29,7 @@ std::string folder_name(const std::string& folder) {
 void run(const ExportArguments& arguments) {
   const RunScope job = apply(arguments.common);
   check_output_file("--gguf", arguments.gguf);
-  const auto model = Model::open(arguments.model);
+  const auto model = open_model(arguments.common, arguments.model);
   ExportOptions options;
   options.type = writable_ggml_type(arguments.type);  // none for auto
   options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;
@@ -47,7 +48,9 @@ void run(const ExportArguments& arguments) {
                report.num_parameters, report.num_tensors, report.type,
                human_bytes(static_cast<double>(report.bytes)));
   }
-  for (const std::string& note : report.notes) print_note(arguments.common, note);
+  clear_progress();
+  // Also when quiet: what another program will do otherwise is no hint.
+  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
 }
 
 }  // namespace

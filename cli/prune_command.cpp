@@ -105,12 +105,12 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
   if (flags.windows != "auto") {
     const std::int64_t count =
         flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(model, device, flags.calibration, count, false, options.compute,
-                                         options.progress);
+    result.windows = calibration_windows(flags.common, model, device, flags.calibration, count, false,
+                                         options.compute, options.progress);
     return result;
   }
   const bool self = flags.calibration.is_self();
-  result.windows = calibration_windows(model, device, flags.calibration,
+  result.windows = calibration_windows(flags.common, model, device, flags.calibration,
                                        self ? std::max(1, method.windows) : kMostByItself, true,
                                        options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
@@ -264,7 +264,7 @@ void run(PruneFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
-  const auto model = Model::open(flags.model);
+  const auto model = open_model(flags.common, flags.model);
   flags.calibration.fit_to(*model);
   device->check_model(*model);
   std::future<nlohmann::ordered_json> hashes;
@@ -359,7 +359,7 @@ void run(PruneFlags& flags) {
                   .field = flags.calibration.field,
                   .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
-                  .quiet = flags.common.quiet},
+                  .common = flags.common},
                  *device);
 }
 

@@ -197,7 +197,7 @@ void run(ShrinkFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
-  const auto model = Model::open(flags.model);
+  const auto model = open_model(flags.common, flags.model);
   device->check_model(*model);
   flags.calibration.fit_to(*model);
   check_shrinkable(*model);
@@ -224,8 +224,8 @@ void run(ShrinkFlags& flags) {
                    const RunScope scope(context);
                    return model_hashes(model->checkpoint());
                  });
-  const TokenWindows windows = calibration_windows(*model, *device, flags.calibration, flags.windows, false,
-                                                   options.compute, options.progress);
+  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+                                                   flags.windows, false, options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = flags.non_uniform && flags.widths_by == "score";
   ShapeChoice choice;

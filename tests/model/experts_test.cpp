@@ -11,8 +11,8 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/model.h"
 
 namespace swiftprune {

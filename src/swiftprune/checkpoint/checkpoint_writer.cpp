@@ -50,7 +50,7 @@ std::vector<PlannedTensor> plan_like(const Checkpoint& source) {
   std::vector<PlannedTensor> plan;
   plan.reserve(source.tensors().size());
   for (const TensorInfo& tensor : source.tensors()) {
-    plan.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.file});
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, safetensors_name(tensor.file)});
   }
   return plan;
 }
@@ -59,7 +59,7 @@ namespace {
 
 std::uint64_t bytes_of(const PlannedTensor& tensor) {
   const auto numel = checked_numel(tensor.shape);
-  const auto bytes = numel ? checked_mul(*numel, static_cast<std::uint64_t>(size_of(tensor.dtype))) : numel;
+  const auto bytes = numel ? swiftprune::bytes_of(tensor.dtype, *numel) : numel;
   expect(bytes.has_value(), "PlannedTensor: a size that fits");
   return *bytes;
 }

@@ -74,11 +74,18 @@ void set_latent_attention(const ModelConfig& m, LatentAttention latent, const st
   b.latent = std::move(latent);
 }
 
+// A field that may only say what is done anyway.
+void expect_text(const ConfigReader& c, std::string_view key, const std::string& expected) {
+  if (const std::string found = c.text(key, expected); found != expected)
+    bad_input("{}: found '{}', expected '{}'", c.where(key), found, expected);
+}
+
 ExpertsConfig read_softmax_experts(const ConfigReader& c, const std::string& mlp) {
   ExpertsConfig experts =
       read_experts(c, {.count = "n_routed_experts", .default_count = 64, .default_width = 1407}, mlp);
   RouterConfig& router = experts.router;
   router.scale = static_cast<float>(c.positive("routed_scaling_factor", 1.0));
+  expect_text(c, "scoring_func", "softmax");
   const std::string method = c.text("topk_method", "greedy");
   if (method == "group_limited_greedy") {
     router.num_groups = c.integer("n_group");
@@ -98,6 +105,15 @@ ExpertsConfig read_softmax_experts(const ConfigReader& c, const std::string& mlp
 ModelConfig configure(const nlohmann::json& json, bool third) {
   const ConfigReader c(json);
   const LatentAttention latent = read_latent(c);
+  if (third) {
+    expect_text(c, "scoring_func", "sigmoid");
+    expect_text(c, "topk_method", "noaux_tc");
+  }
+  for (const std::string_view key : {"moe_layer_freq", "ep_size"}) {
+    if (c.has(key) && c.integer(key) != 1)
+      bad_input("{}: found {}, expected 1", c.where(key), c.integer(key));
+  }
+  if (c.boolean("mlp_bias", false)) bad_input("{}: found true, expected false", c.where("mlp_bias"));
   ModelConfig m;
   m.family = third ? "deepseek_v3" : "deepseek_v2";
   m.vocab_size = c.integer("vocab_size");
@@ -138,14 +154,22 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
+    "norm_topk_prob moe_intermediate_size n_shared_experts n_group topk_group topk_method "
+    "scoring_func routed_scaling_factor first_k_dense_replace moe_layer_freq attention_bias "
+    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim qk_head_dim v_head_dim "
+    "rope_interleave num_nextn_predict_layers num_mtp_layers ep_size seq_aux aux_loss_alpha mlp_bias";
+
 constexpr std::array<std::string_view, 1> kV2Types = {"deepseek_v2"};
 constexpr std::array<std::string_view, 2> kV3Types = {"deepseek_v3", "kimi_k2"};
 
 }  // namespace
 
-const ModelFamily kDeepseekV2Family{"deepseek_v2", kV2Types,
-                                    [](const nlohmann::json& json) { return configure(json, false); }};
-const ModelFamily kDeepseekV3Family{"deepseek_v3", kV3Types,
-                                    [](const nlohmann::json& json) { return configure(json, true); }};
+const ModelFamily kDeepseekV2Family{
+    "deepseek_v2", kV2Types, [](const nlohmann::json& json) { return configure(json, false); }, kFields};
+const ModelFamily kDeepseekV3Family{
+    "deepseek_v3", kV3Types, [](const nlohmann::json& json) { return configure(json, true); }, kFields};
 
 }  // namespace swiftprune

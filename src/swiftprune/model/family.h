@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -17,6 +18,8 @@ struct ModelFamily {
   // The values of config.json's "model_type" that it serves.
   std::span<const std::string_view> model_types;
   ModelConfig (*configure)(const nlohmann::json& config);
+  // The fields of config.json that configure() reads, beside those that every family does (config_fields.h).
+  std::string_view fields;
   bool reads_mxfp4 = false;  // experts quantised as config.json's quantization_config says (expert_tensors.h)
 };
 
@@ -24,7 +27,8 @@ std::span<const ModelFamily> all_families();
 
 // Throws Error{kBadInput} that lists the supported families when model_type is unknown.
 const ModelFamily& family_for(const nlohmann::json& config);
-ModelConfig model_config(const nlohmann::json& config);
+// notes (may be null) gets what the user should know of the fields that are not read.
+ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>* notes = nullptr);
 
 extern const ModelFamily kLlamaFamily;
 extern const ModelFamily kMistralFamily;

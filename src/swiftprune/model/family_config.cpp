@@ -125,7 +125,8 @@ void set_attention_bias(bool qkv, bool output, BlockConfig& b) {
 void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m, const std::string& prefix) {
   m.embedding = prefix + "model.embed_tokens.weight";
   m.final_norm = NormTensors{prefix + "model.norm.weight", ""};
-  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : prefix + "lm_head.weight";
+  m.own_head = prefix + "lm_head.weight";
+  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : m.own_head;
 }
 
 ExpertsConfig read_experts(const ConfigReader& c, const ExpertFields& fields, const std::string& prefix) {

@@ -1,5 +1,7 @@
 #include "swiftprune/model/model.h"
 
+#include <algorithm>
+
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/layer_sizes.h"
@@ -96,6 +98,24 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   }
 }
 
+// A file may hold a head of its own although config.json ties it to the embedding. One with other values is
+// used, as transformers 5 and vLLM do; transformers 4 took the embedding.
+void use_own_head(const Checkpoint& checkpoint, ModelConfig& m, std::vector<std::string>& notes) {
+  if (m.head != m.embedding) return;
+  const TensorInfo *own = checkpoint.find(m.own_head), *embedding = checkpoint.find(m.embedding);
+  if (own == nullptr || embedding == nullptr || own->shape != embedding->shape) return;
+  if (own->dtype == embedding->dtype &&
+      std::ranges::equal(checkpoint.bytes(*own), checkpoint.bytes(*embedding))) {
+    checkpoint.release(*own);
+    return;
+  }
+  m.head = m.own_head;
+  notes.push_back(fmt::format(
+      "{}: {} differs from the embedding that config.json's tie_word_embeddings makes it: the file's "
+      "own is used, as transformers 5 does (transformers 4 took the embedding)",
+      (checkpoint.folder() / own->file).string(), m.own_head));
+}
+
 }  // namespace
 
 FinalNorm::FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model) : model_(model) {
@@ -144,8 +164,9 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }
 
-Model::Model(Checkpoint checkpoint)
-    : checkpoint_(std::move(checkpoint)), config_(model_config(checkpoint_.config())) {
+Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_(checkpoint_.notes()) {
+  config_ = model_config(checkpoint_.config(), &notes_);
+  use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
 }
 

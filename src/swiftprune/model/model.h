@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "swiftprune/backend/backend.h"
@@ -54,6 +55,8 @@ class Model {
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelConfig& config() const { return config_; }
+  // What was read otherwise than the folder says, for the user: of the checkpoint and of config.json.
+  const std::vector<std::string>& notes() const { return notes_; }
 
   DecoderBlock load_block(std::int64_t layer, WeightUse use = WeightUse::kFloat) const {
     return DecoderBlock(checkpoint_, config_, layer, use);
@@ -80,6 +83,7 @@ class Model {
   explicit Model(Checkpoint checkpoint);
   Checkpoint checkpoint_;
   ModelConfig config_;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace swiftprune

@@ -169,7 +169,8 @@ struct ModelConfig {
   std::optional<std::string> position_table;  // learned positions, tensor [positions, hidden]
   std::int64_t position_offset = 0;           // row of position 0 in that table
   std::optional<NormTensors> final_norm;
-  std::string head;  // tensor of the output projection; the embedding's name when tied
+  std::string head;      // tensor of the output projection; the embedding's name when tied
+  std::string own_head;  // what the head's tensor is called where it is not tied
   std::optional<std::string> head_bias;
   std::vector<BlockConfig> blocks;
 

@@ -41,10 +41,15 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
+    "norm_topk_prob clip_qkv attention_bias";
+
 constexpr std::array<std::string_view, 1> kTypes = {"olmoe"};
 
 }  // namespace
 
-const ModelFamily kOlmoeFamily{"olmoe", kTypes, configure};
+const ModelFamily kOlmoeFamily{"olmoe", kTypes, configure, kFields};
 
 }  // namespace swiftprune

@@ -42,8 +42,10 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   const std::int64_t window = c.boolean("use_sliding_window", false) ? read_sliding_window(c, 4096) : 0;
   const std::int64_t window_layers = third ? num_layers : c.integer("max_window_layers", 28, 0);
   // Qwen2: every other one of the first layers; Qwen3: all.
-  const std::vector<bool> sliding = read_sliding_layers(
-      c, num_layers, [&](std::int64_t i) { return third || (i % 2 == 0 && i < window_layers); });
+  const std::vector<bool> sliding = third ? std::vector<bool>(static_cast<std::size_t>(num_layers), true)
+                                          : read_sliding_layers(c, num_layers, [&](std::int64_t l) {
+                                              return l % 2 == 0 && l < window_layers;
+                                            });
   const bool attention_bias = third && c.boolean("attention_bias", false);
   const bool qkv_bias = third ? attention_bias : c.boolean("qkv_bias", true);
   for (std::int64_t i = 0; i < num_layers; ++i) {
@@ -73,14 +75,28 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   return m;
 }
 
+constexpr std::string_view kQwen2Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
+    "norm_topk_prob moe_intermediate_size shared_expert_intermediate_size decoder_sparse_step "
+    "mlp_only_layers use_sliding_window sliding_window max_window_layers qkv_bias "
+    "layer_types";
+
+constexpr std::string_view kQwen3Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
+    "norm_topk_prob moe_intermediate_size decoder_sparse_step mlp_only_layers use_sliding_window "
+    "sliding_window max_window_layers attention_bias";
+
 constexpr std::array<std::string_view, 1> kQwen2Types = {"qwen2_moe"};
 constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3_moe"};
 
 }  // namespace
 
 const ModelFamily kQwen2MoeFamily{"qwen2_moe", kQwen2Types,
-                                  [](const nlohmann::json& json) { return configure(json, false); }};
-const ModelFamily kQwen3MoeFamily{"qwen3_moe", kQwen3Types,
-                                  [](const nlohmann::json& json) { return configure(json, true); }};
+                                  [](const nlohmann::json& json) { return configure(json, false); },
+                                  kQwen2Fields};
+const ModelFamily kQwen3MoeFamily{
+    "qwen3_moe", kQwen3Types, [](const nlohmann::json& json) { return configure(json, true); }, kQwen3Fields};
 
 }  // namespace swiftprune

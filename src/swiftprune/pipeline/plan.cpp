@@ -8,8 +8,8 @@
 #include <map>
 #include <set>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/pipeline/capabilities.h"
 
 namespace swiftprune {

@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/sha256.h"
 

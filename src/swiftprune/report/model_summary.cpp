@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <map>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
