@@ -81,10 +81,10 @@ CASES = {
     "gpt_oss_mxfp4": ("gpt_oss", "bfloat16", GPT_OSS | dict(hidden_size=32, intermediate_size=32), mxfp4),
     # Queries of one linear, groups of experts.
     "deepseek_v2": ("deepseek_v2", "bfloat16", LATENT | dict(
-        q_lora_rank=None, n_group=3, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.5,
+        q_lora_rank=None, n_routed_experts=9, n_group=3, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.5,
         first_k_dense_replace=1), None),
     "deepseek_v3": ("deepseek_v3", "float16", LATENT | dict(
-        n_group=3, topk_group=2, first_k_dense_replace=1, attention_bias=True, rope_parameters=dict(
+        n_routed_experts=9, n_group=3, topk_group=2, first_k_dense_replace=1, attention_bias=True, rope_parameters=dict(
             rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=16, mscale=0.8,
             mscale_all_dim=0.6)), None),
     "deepseek_v3_halves": ("deepseek_v3", "bfloat16", LATENT | dict(

@@ -19,8 +19,8 @@ using testing::HasSubstr;
 
 // What transformers itself wrote for each family.
 json config_of(const ModelFamily& family) {
-  for (const std::string& name : test::model_names()) {
-    json config = read_json_file(test::kModels / name / "config.json");
+  for (const std::string& name : test::all_model_names()) {
+    json config = read_json_file(test::model_folder(name) / "config.json");
     if (&family_for(config) == &family && !config.contains("text_config")) return config;
   }
   ADD_FAILURE() << family.name << " has no fixture";
@@ -33,9 +33,9 @@ std::vector<std::string> words(std::string_view list) {
 }
 
 TEST(ConfigFields, WhatTransformersWritesIsKnown) {
-  for (const std::string& name : test::model_names()) {
+  for (const std::string& name : test::all_model_names()) {
     std::vector<std::string> notes;
-    model_config(read_json_file(test::kModels / name / "config.json"), &notes);
+    model_config(read_json_file(test::model_folder(name) / "config.json"), &notes);
     EXPECT_THAT(notes, testing::IsEmpty()) << name;
   }
 }

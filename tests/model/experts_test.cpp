@@ -40,12 +40,12 @@ TEST(Router, ChoosesTheHighestAndThenTheNext) {
 
 TEST(Router, KeepsToItsGroups) {
   const auto model =
-      Model::open(kExpertModels / "deepseek_v2");  // 3 of 6 experts, in 2 of 3 groups by their best
+      Model::open(kExpertModels / "deepseek_v2");  // 3 of 9 experts, in 2 of 3 groups by their best
   const Router router = router_of(*model, 1);
-  const float scores[] = {0.3f, 0.01f, 0.02f, 0.2f, 0.25f, 0.22f};
-  std::array<std::int32_t, 6> experts{};
+  const float scores[] = {0.3f, 0.01f, 0.0f, 0.2f, 0.02f, 0.19f, 0.05f, 0.25f, 0.22f};
+  std::array<std::int32_t, 8> experts{};
   router.choose(scores, experts);
-  EXPECT_THAT(experts, ::testing::ElementsAre(0, 4, 5, 1, -1, -1));
+  EXPECT_THAT(experts, ::testing::ElementsAre(0, 7, 8, 6, 1, 2, -1, -1));
   std::array<float, 3> gates{};
   router.weigh(scores, std::span(experts).first(3), gates);  // as they are, times 1.5
   EXPECT_THAT(gates, ::testing::Pointwise(::testing::FloatNear(1e-6f), {0.45f, 0.375f, 0.33f}));
@@ -187,10 +187,11 @@ TEST(BadExperts, RoutersThatCannotBe) {
   expect_bad(many, {"num_experts_per_tok", "6 experts a token", "at most the 5"});
   ChangedModel groups("deepseek_v3");
   groups.config()["n_group"] = 4;
-  expect_bad(groups, {"n_group", "4 groups", "divisor of the 6"});
+  expect_bad(groups, {"n_group", "4 groups", "divisor of the 9"});
   ChangedModel few("deepseek_v3");
   few.config()["topk_group"] = 1;
-  expect_bad(few, {"topk_group", "1 of 3 groups of 2", "3 experts a token"});
+  few.config()["num_experts_per_tok"] = 4;
+  expect_bad(few, {"topk_group", "1 of 3 groups of 3", "4 experts a token"});
   ChangedModel twice("mixtral");
   twice.config()["num_experts"] = 7;
   expect_bad(twice, {"num_experts", "found 7", "expected 5", "num_local_experts"});

@@ -319,23 +319,22 @@ Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
   return experts_ ? copy_of(x) : dense_mlp(backend, x);
 }
 
-Matrix DecoderBlock::mix_experts(const Backend& backend, ConstMatrixView x, const Matrix* shared) const {
-  Matrix y;
-  if (shared == nullptr) {
-    y = Matrix::zeros(x.rows, x.cols);
-  } else {
-    y = linear(backend, config_.qkv.size() + 1 + config_.up.size(), shared->view());
-    for (std::int64_t n = 0; n < x.rows && !shared_gate_.empty(); ++n) {
-      double logit = 0.0;
-      for (std::int64_t i = 0; i < x.cols; ++i) {
-        logit += double{x.at(n, i)} * double{shared_gate_[static_cast<std::size_t>(i)]};
-      }
-      const auto gate = static_cast<float>(1.0 / (1.0 + std::exp(-logit)));
-      for (float& value : y.view().row_span(n)) value *= gate;
+Matrix DecoderBlock::project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const {
+  Matrix y = linear(backend, config_.qkv.size() + 1 + config_.up.size(), inner);
+  for (std::int64_t n = 0; n < x.rows && !shared_gate_.empty(); ++n) {
+    double logit = 0.0;
+    for (std::int64_t i = 0; i < x.cols; ++i) {
+      logit += double{x.at(n, i)} * double{shared_gate_[static_cast<std::size_t>(i)]};
     }
+    const auto gate = static_cast<float>(1.0 / (1.0 + std::exp(-logit)));
+    for (float& value : y.view().row_span(n)) value *= gate;
   }
-  experts_->add_outputs(backend, x, y.view());
   return y;
+}
+
+Matrix DecoderBlock::shared_output(const Backend& backend, ConstMatrixView x) const {
+  if (config_.up.empty()) return Matrix::zeros(x.rows, x.cols);
+  return project_shared(backend, x, dense_mlp(backend, x).view());
 }
 
 Matrix DecoderBlock::dense_mlp(const Backend& backend, ConstMatrixView x) const {
@@ -371,9 +370,9 @@ Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMat
   expect(which == LinearInput::kAttentionOutput || which == LinearInput::kMlpOutput,
          "project: an output projection");
   if (experts_ && which == LinearInput::kMlpOutput) {
-    if (config_.up.empty()) return mix_experts(backend, x, nullptr);
-    const Matrix shared = dense_mlp(backend, x);
-    return mix_experts(backend, x, &shared);
+    Matrix y = shared_output(backend, x);
+    experts_->add_outputs(backend, x, y.view());
+    return y;
   }
   return linear(backend, which == LinearInput::kAttentionOutput ? output_index : down_index, x);
 }
@@ -421,8 +420,14 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
   }
   if (options.observe_only) return;
   if (model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
-  Matrix out = experts_ ? mix_experts(backend, x.view(), config_.up.empty() ? nullptr : &inner)
-                        : project(backend, kMlpOutput, inner.view());
+  Matrix out;
+  if (experts_) {
+    out = config_.up.empty() ? Matrix::zeros(x.rows(), x.cols())
+                             : project_shared(backend, x.view(), inner.view());
+    experts_->add_outputs(backend, x.view(), out.view());
+  } else {
+    out = project(backend, kMlpOutput, inner.view());
+  }
   add_output(backend, kMlpOutput, out.view(), hidden);
 }
 

@@ -81,6 +81,8 @@ class DecoderBlock {
   // which: kAttentionOutput or kMlpOutput. The projection alone, then its norm (where there is one) and the
   // sum.
   Matrix project(const Backend& backend, LinearInput which, ConstMatrixView x) const;
+  // Of a block with experts: what its shared expert adds, zeros where there is none. x [N, hidden] -> [N, hidden]
+  Matrix shared_output(const Backend& backend, ConstMatrixView x) const;
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
   bool norms_output(LinearInput which) const;
 
@@ -100,8 +102,8 @@ class DecoderBlock {
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
   // The MLP that every token passes: of a block without experts, or the shared expert.
   Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;
-  // Experts and, when `shared` (inner of dense_mlp(x)) is given, the shared one.
-  Matrix mix_experts(const Backend& backend, ConstMatrixView x, const Matrix* shared) const;
+  // The shared expert's output from its inner values.
+  Matrix project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const;
   struct Qkv;
   Qkv project_qkv(const Backend& backend, ConstMatrixView x) const;
   // Heads as the other kinds of attention have them: the rotated elements first, values filled up with zeros.

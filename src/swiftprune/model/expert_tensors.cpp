@@ -19,6 +19,8 @@ constexpr std::int64_t kRowsATask = 16;
 constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                              -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
 constexpr const char* kGateUp = "gate_up_proj";
 constexpr const char* kDown = "down_proj";
 
@@ -251,6 +253,13 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
                    linear.weight.values().subspan(begin, count));
   });
   return linear;
+}
+
+std::vector<std::string> ExpertTensors::names_of(std::int64_t expert) const {
+  expect(form_ == ExpertForm::kSeparate, "names_of: experts with tensors of their own");
+  const std::size_t each = names_.size() / at(experts_.count);
+  const auto begin = names_.begin() + static_cast<std::ptrdiff_t>(each * at(expert));
+  return {begin, begin + static_cast<std::ptrdiff_t>(each)};
 }
 
 void ExpertTensors::release(std::int64_t expert) const {

@@ -37,6 +37,8 @@ class ExpertTensors {
   DType dtype(std::int64_t expert, ExpertPart part) const;
   // All tensors of all experts.
   const std::vector<std::string>& names() const { return names_; }
+  // The separate form's tensors of one expert, in the same order for each.
+  std::vector<std::string> names_of(std::int64_t expert) const;
   // The expert's own pages are not needed for now; pages of fused tensors stay until all experts were used.
   void release(std::int64_t expert) const;
 

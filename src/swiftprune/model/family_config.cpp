@@ -161,8 +161,11 @@ ExpertsConfig read_experts(const ConfigReader& c, const ExpertFields& fields, co
 }
 
 void check_experts(const ConfigReader& c, const ExpertsConfig& experts) {
-  check_router(experts.router, experts.count,
-               c.where(experts.router.num_groups > 1 ? "n_group' and 'topk_group" : "num_experts_per_tok"));
+  if (const auto problem = router_problem(experts.router, experts.count)) {
+    bad_input("{}: found {}",
+              c.where(experts.router.num_groups > 1 ? "n_group' and 'topk_group" : "num_experts_per_tok"),
+              *problem);
+  }
 }
 
 ExpertsConfig read_sigmoid_experts(const ConfigReader& c, const ExpertFields& fields,

@@ -19,7 +19,8 @@ ModelConfig configure(const nlohmann::json& json) {
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-5));
   m.activation = read_activation(c, "hidden_act", "silu");
   m.ropes = {read_rope(c, {.rotary_size = read_rotary_size(c, m.head_size, "partial_rotary_factor", 1.0),
-                           .max_positions = m.max_positions})};
+                           .max_positions = m.max_positions,
+                           .partial = true})};
   set_llama_ends(c, false, m);
   const bool bias = c.boolean("attention_bias", false), norms = c.boolean("use_qk_norm", false);
   const std::int64_t first_sparse = c.integer("first_k_dense_replace", 1, 0);

@@ -40,23 +40,24 @@ std::vector<std::int32_t> highest(std::span<const Value> values, std::size_t cou
 
 }  // namespace
 
-void check_router(const RouterConfig& router, std::int64_t num_experts, std::string_view where) {
+std::optional<std::string> router_problem(const RouterConfig& router, std::int64_t num_experts) {
   if (router.top_k > num_experts) {
-    bad_input("{}: found {} experts a token, expected at most the {} that there are", where, router.top_k,
-              num_experts);
+    return fmt::format("{} experts a token, expected at most the {} that there are", router.top_k,
+                       num_experts);
   }
   if (num_experts % router.num_groups != 0) {
-    bad_input("{}: found {} groups, expected a divisor of the {} experts", where, router.num_groups,
-              num_experts);
+    return fmt::format("{} groups, expected a divisor of the {} experts", router.num_groups, num_experts);
   }
   const std::int64_t a_group = num_experts / router.num_groups;
   if (router.top_groups > router.num_groups || router.top_groups * a_group < router.top_k) {
-    bad_input("{}: found {} of {} groups of {} experts, expected groups that hold the {} experts a token",
-              where, router.top_groups, router.num_groups, a_group, router.top_k);
+    return fmt::format("{} of {} groups of {} experts, expected groups that hold the {} experts a token",
+                       router.top_groups, router.num_groups, a_group, router.top_k);
   }
   if (router.num_groups > 1 && router.group_score == GroupScore::kBestTwo && a_group < 2) {
-    bad_input("{}: found groups of one expert, expected two or more, whose scores rank a group", where);
+    return fmt::format("{} groups of one expert, expected two or more, whose scores rank a group",
+                       router.num_groups);
   }
+  return std::nullopt;
 }
 
 Router::Router(const Checkpoint& checkpoint, const ExpertsConfig& experts, std::int64_t hidden_size)
@@ -143,6 +144,11 @@ void Router::weigh(std::span<const float> scores, std::span<const std::int32_t> 
     const double score = scores[static_cast<std::size_t>(experts[i])];
     gates[i] = static_cast<float>(score / divisor * double{config_.scale});
   }
+}
+
+double Router::rescaled_without(float score) const {
+  if (config_.renormalised || config_.score != RouterScore::kSoftmax) return 1.0;
+  return 1.0 / std::max(1.0 - double{score}, 1e-6);
 }
 
 Routing Router::route(ConstMatrixView scores) const {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "swiftprune/backend/backend.h"
@@ -49,6 +51,9 @@ class Router {
   // The weights of these experts of one token.
   void weigh(std::span<const float> scores, std::span<const std::int32_t> experts,
              std::span<float> gates) const;
+  // By how much weigh()'s result changes when an expert of this score is no longer there: a softmax over the others is
+  // larger; 1 where the weights are renormalised or scores do not depend on each other.
+  double rescaled_without(float score) const;
   // What ranks an expert: its score and the correction bias.
   float rank(std::span<const float> scores, std::int64_t expert) const {
     const auto e = static_cast<std::size_t>(expert);
@@ -64,8 +69,8 @@ class Router {
   std::vector<float> bias_, correction_;
 };
 
-// Throws Error{kBadInput} naming the fields of config.json when no such router can be: more experts chosen than
-// there are, groups that do not divide them, fewer in the chosen groups than are to be chosen.
-void check_router(const RouterConfig& router, std::int64_t num_experts, std::string_view where);
+// Why there can be no such router over that many experts: more chosen than there are, groups that do not divide them,
+// fewer in the chosen groups than are to be chosen. Nothing when there can.
+std::optional<std::string> router_problem(const RouterConfig& router, std::int64_t num_experts);
 
 }  // namespace swiftprune
