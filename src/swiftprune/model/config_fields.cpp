@@ -39,6 +39,9 @@ constexpr std::string_view kHarmless =
     "attn_implementation _attn_implementation _attn_implementation_internal _attn_implementation_autoset "
     "_flash_attn_2_enabled pretraining_tp model_max_length seq_length "
     "unsloth_version unsloth_fixed router_aux_loss_coef output_router_logits vision_config text_config "
+    "router_jitter_noise seq_aux aux_loss_alpha num_nextn_predict_layers num_mtp_layers "
+    // Other names for what is read elsewhere in the same file.
+    "experts_per_token initial_context_length qk_head_dim "
     "image_token_index image_token_id boi_token_index eoi_token_index mm_tokens_per_image "
     "transformers.js_config base_model_tp_plan rope_theta hidden_act "
     // Where a family does not read them, the shapes of its tensors say what it has.

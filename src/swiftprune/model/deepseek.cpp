@@ -113,6 +113,7 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
     if (c.has(key) && c.integer(key) != 1)
       bad_input("{}: found {}, expected 1", c.where(key), c.integer(key));
   }
+  if (c.has("head_dim")) c.integer("head_dim");  // transformers sets its own, which nothing is computed with
   if (c.boolean("mlp_bias", false)) bad_input("{}: found true, expected false", c.where("mlp_bias"));
   ModelConfig m;
   m.family = third ? "deepseek_v3" : "deepseek_v2";
@@ -154,13 +155,18 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   return m;
 }
 
-constexpr std::string_view kFields =
-    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
-    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
-    "norm_topk_prob moe_intermediate_size n_shared_experts n_group topk_group topk_method "
-    "scoring_func routed_scaling_factor first_k_dense_replace moe_layer_freq attention_bias "
-    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim qk_head_dim v_head_dim "
-    "rope_interleave num_nextn_predict_layers num_mtp_layers ep_size seq_aux aux_loss_alpha mlp_bias";
+constexpr std::string_view kV2Fields =
+    "intermediate_size head_dim rms_norm_eps hidden_act rope_theta rope_scaling rope_parameters "
+    "num_experts num_local_experts n_routed_experts num_experts_per_tok norm_topk_prob "
+    "moe_intermediate_size n_shared_experts n_group topk_group topk_method scoring_func "
+    "routed_scaling_factor first_k_dense_replace moe_layer_freq attention_bias q_lora_rank "
+    "kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim ep_size mlp_bias";
+constexpr std::string_view kV3Fields =
+    "intermediate_size head_dim rms_norm_eps hidden_act rope_theta rope_scaling rope_parameters "
+    "num_experts num_local_experts n_routed_experts num_experts_per_tok norm_topk_prob "
+    "moe_intermediate_size n_shared_experts n_group topk_group topk_method scoring_func "
+    "routed_scaling_factor first_k_dense_replace moe_layer_freq attention_bias q_lora_rank "
+    "kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim rope_interleave ep_size mlp_bias";
 
 constexpr std::array<std::string_view, 1> kV2Types = {"deepseek_v2"};
 constexpr std::array<std::string_view, 2> kV3Types = {"deepseek_v3", "kimi_k2"};
@@ -168,8 +174,8 @@ constexpr std::array<std::string_view, 2> kV3Types = {"deepseek_v3", "kimi_k2"};
 }  // namespace
 
 const ModelFamily kDeepseekV2Family{
-    "deepseek_v2", kV2Types, [](const nlohmann::json& json) { return configure(json, false); }, kFields};
+    "deepseek_v2", kV2Types, [](const nlohmann::json& json) { return configure(json, false); }, kV2Fields};
 const ModelFamily kDeepseekV3Family{
-    "deepseek_v3", kV3Types, [](const nlohmann::json& json) { return configure(json, true); }, kFields};
+    "deepseek_v3", kV3Types, [](const nlohmann::json& json) { return configure(json, true); }, kV3Fields};
 
 }  // namespace swiftprune

@@ -47,11 +47,10 @@ ModelConfig configure(const nlohmann::json& json) {
 }
 
 constexpr std::string_view kFields =
-    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
-    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
-    "norm_topk_prob moe_intermediate_size n_shared_experts n_group topk_group routed_scaling_factor "
-    "first_k_dense_replace attention_bias use_qk_norm partial_rotary_factor num_nextn_predict_layers "
-    "num_mtp_layers";
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters num_experts num_local_experts n_routed_experts "
+    "num_experts_per_tok norm_topk_prob moe_intermediate_size n_shared_experts n_group topk_group "
+    "routed_scaling_factor first_k_dense_replace attention_bias use_qk_norm partial_rotary_factor";
 
 constexpr std::array<std::string_view, 1> kTypes = {"glm4_moe"};
 

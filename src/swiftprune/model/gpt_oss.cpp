@@ -64,10 +64,9 @@ ModelConfig configure(const nlohmann::json& json) {
 }
 
 constexpr std::string_view kFields =
-    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps rope_theta rope_scaling "
     "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
-    "experts_per_token sliding_window attention_bias swiglu_alpha swiglu_limit "
-    "initial_context_length layer_types";
+    "sliding_window attention_bias swiglu_alpha swiglu_limit layer_types";
 
 constexpr std::array<std::string_view, 1> kTypes = {"gpt_oss"};
 

@@ -41,9 +41,9 @@ ModelConfig configure(const nlohmann::json& json) {
 }
 
 constexpr std::string_view kFields =
-    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
-    "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
-    "sliding_window router_jitter_noise";
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters num_experts num_local_experts n_routed_experts "
+    "num_experts_per_tok sliding_window";
 
 constexpr std::array<std::string_view, 1> kTypes = {"mixtral"};
 

@@ -40,8 +40,8 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   const std::int64_t num_layers = read_num_layers(c);
   const std::vector<bool> sparse = read_sparse_layers(c, num_layers);
   const std::int64_t window = c.boolean("use_sliding_window", false) ? read_sliding_window(c, 4096) : 0;
-  const std::int64_t window_layers = third ? num_layers : c.integer("max_window_layers", 28, 0);
-  // Qwen2: every other one of the first layers; Qwen3: all.
+  const std::int64_t window_layers = c.integer("max_window_layers", 28, 0);
+  // Qwen2: every other one of the first layers; Qwen3: all, whatever max_window_layers says.
   const std::vector<bool> sliding = third ? std::vector<bool>(static_cast<std::size_t>(num_layers), true)
                                           : read_sliding_layers(c, num_layers, [&](std::int64_t l) {
                                               return l % 2 == 0 && l < window_layers;
