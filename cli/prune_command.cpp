@@ -42,6 +42,9 @@ struct PruneFlags {
   double sparsity = 0.5;
   std::string pattern = "row";
   std::string allocate;  // empty: the method's
+  std::string quantize;  // int8, int4 or int3; empty: none
+  std::string group;     // of --quantize; empty: its default
+  bool asymmetric = false;
   CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
@@ -57,6 +60,17 @@ struct PruneFlags {
   bool resume = false;
 };
 
+std::optional<QuantGrid> grid_of(const PruneFlags& flags) {
+  if (flags.quantize.empty() && flags.group.empty() && !flags.asymmetric) return std::nullopt;
+  if (flags.quantize.empty()) {
+    bad_usage("{}: found without --quantize, which it is about; add --quantize int4, say",
+              flags.group.empty() ? "--asymmetric" : "--group");
+  }
+  const std::string group = flags.group.empty() ? fmt::format("{}", QuantGrid{}.group) : flags.group;
+  return parse_grid(fmt::format("{}({}{})", flags.quantize, group, flags.asymmetric ? ",asymmetric" : ""),
+                    "--quantize");
+}
+
 Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method) {
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(flags.pattern);
@@ -68,6 +82,7 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   }
   defaults.score = !flags.score.empty() ? parse_score(flags.score) : n_m ? method.n_m_score : method.score;
   defaults.refine = !flags.refine.empty() ? parse_refine(flags.refine) : method.refine;
+  defaults.grid = grid_of(flags);
   if (flags.allocate == "sensitivity") {
     if (!flags.plan_file.empty())
       bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
@@ -123,16 +138,17 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
 bool allocates(const PruneFlags& flags, const Method& method) {
   if (!flags.allocate.empty()) return flags.allocate == "sensitivity";
   const Pattern::Kind kind = parse_pattern(flags.pattern).kind;
-  return method.allocates && flags.plan_file.empty() &&
+  return method.allocates && flags.sparsity > 0.0 && flags.plan_file.empty() &&
          (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
 }
 
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
                    const std::optional<Allocation>& allocation, double seconds) {
   const StageSeconds& s = result.seconds;
-  fmt::print("pruned      {}\n", flags.out);
+  fmt::print("{}      {}\n", flags.quantize.empty() ? "pruned" : "solved", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
              flags.pattern);
+  if (const auto grid = grid_of(flags)) fmt::print("grid        {}\n", format(*grid));
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
   if (calibration.windows > 0) {
@@ -371,10 +387,56 @@ std::string kept_of(const PruneFlags& flags) {
   return unfinished && !unfinished->blocks.empty() ? blocks_kept(unfinished->blocks.size()) : std::string();
 }
 
-void add_flags(CLI::App& command, PruneFlags& f) {
+void add_grid_flags(CLI::App& command, PruneFlags& f) {
+  command
+      .add_option("--quantize", f.quantize,
+                  "Find weights on a grid of few bits, together with the zeros; with --method best, admm or "
+                  "sparsegpt, or --refine rtn or gptq behind another")
+      ->check(CLI::IsMember({"int8", "int4", "int3"}));
+  command
+      .add_option("--group", f.group,
+                  "With --quantize: inputs that share a scale: 32, 64 (default), 128 or row")
+      ->check(CLI::IsMember({"32", "64", "128", "row"}));
+  command.add_flag("--asymmetric", f.asymmetric, "With --quantize: a zero point for each group, too");
+}
+
+// What `prune` and `quantize` share.
+void add_common_flags(CLI::App& command, PruneFlags& f) {
   command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
+  add_grid_flags(command, f);
+  add_calibration_flags(command, f.calibration);
+  command.add_option(
+      "--windows", f.windows,
+      "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
+      "the method's");
+  command.add_option("--refine", f.refine,
+                     "Refinement, instead of the method's: none, \"pcg(20)\", \"admm(20)+pcg(20)\"");
+  command
+      .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
+      ->check(CLI::IsMember({"pruned", "dense"}));
+  command.add_option("--skip", f.skip,
+                     "Leave tensors as they are: a shell pattern such as '*.down_proj.weight'; repeatable");
+  command
+      .add_option(
+          "--override", f.overrides,
+          "Other settings for some tensors: a shell pattern and settings, such as '*.down_proj.weight' "
+          "sparsity=0.4,refine=none or quantize=int8(64); repeatable")
+      ->type_size(2);
+  command.add_flag(
+      "--resume", f.resume,
+      "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
+  command.add_option("--plan", f.plan_file,
+                     "A plan for single tensors; every run writes its own as plan.json");
+  add_prune_gate_flags(command, f.gate);
+  add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
+  add_common_options(command, f.common);
+}
+
+void add_prune_flags(CLI::App& command, PruneFlags& f) {
+  add_common_flags(command, f);
   command.add_option("--sparsity", f.sparsity, "Share of the weights to prune, 0 <= s < 1")
       ->capture_default_str()
       ->each([&f](const std::string&) { f.sparsity_given = true; });
@@ -382,18 +444,8 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
-  add_calibration_flags(command, f.calibration);
-  command.add_option(
-      "--windows", f.windows,
-      "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
-      "the method's");
   command.add_option("--score", f.score, "Score, instead of the method's");
   command.add_option("--select", f.select, "Selection, instead of the method's");
-  command.add_option("--refine", f.refine,
-                     "Refinement, instead of the method's: none, \"pcg(20)\", \"admm(20)+pcg(20)\"");
-  command
-      .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
-      ->check(CLI::IsMember({"pruned", "dense"}));
   command
       .add_option("--allocate", f.allocate,
                   "How the sparsity is spread: none (the same everywhere) or sensitivity (linears and rows "
@@ -401,28 +453,11 @@ void add_flags(CLI::App& command, PruneFlags& f) {
                   "changes the output little lose more); default: sensitivity with --method best and "
                   "unstructured patterns")
       ->check(CLI::IsMember({"none", "sensitivity"}));
-  command.add_option("--skip", f.skip,
-                     "Leave tensors dense: a shell pattern such as '*.down_proj.weight'; repeatable");
-  command
-      .add_option(
-          "--override", f.overrides,
-          "Other settings for some tensors: a shell pattern and settings, such as '*.down_proj.weight' "
-          "sparsity=0.4,refine=none; repeatable")
-      ->type_size(2);
-  command.add_flag(
-      "--resume", f.resume,
-      "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
-  command.add_option("--plan", f.plan_file,
-                     "A plan for single tensors; every run writes its own as plan.json");
   command.add_option("--lambda", f.lambda, "With --select ewma: keep scores above mean + lambda * deviation");
   command.add_option("--alpha", f.alpha, "With --select ewma: EWMA weight of the mean")
       ->capture_default_str();
   command.add_option("--beta", f.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
-  add_prune_gate_flags(command, f.gate);
-  add_compute_flag(command, f.compute);
-  add_device_flags(command, f.device);
-  add_common_options(command, f.common);
 }
 
 void print_methods(const CommonOptions& common) {
@@ -464,7 +499,7 @@ void print_methods(const CommonOptions& common) {
 void declare_prune(CLI::App& program) {
   auto flags = std::make_shared<PruneFlags>();
   CLI::App* command = program.add_subcommand("prune", "Set weights to zero and write a new checkpoint");
-  add_flags(*command, *flags);
+  add_prune_flags(*command, *flags);
   command->footer(
       "Examples:\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-50 --sparsity 0.5 --calibration my_text.txt\n"
@@ -472,6 +507,22 @@ void declare_prune(CLI::App& program) {
   command->callback([flags] {
     run_writing(
         flags->out, [&] { run(*flags); }, [&] { return kept_of(*flags); });
+  });
+
+  auto grid = std::make_shared<PruneFlags>();
+  grid->sparsity = 0.0;
+  grid->allocate = "none";
+  grid->quantize = "int4";
+  CLI::App* quantize =
+      program.add_subcommand("quantize", "Put weights on a grid of few bits: prune --quantize without zeros");
+  add_common_flags(*quantize, *grid);
+  quantize->footer(
+      "Examples:\n"
+      "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-int4 --quantize int4 --calibration my_text.txt\n"
+      "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-rtn --quantize int4 --group 32 --method rtn");
+  quantize->callback([grid] {
+    run_writing(
+        grid->out, [&] { run(*grid); }, [&] { return kept_of(*grid); });
   });
 
   auto common = std::make_shared<CommonOptions>();
