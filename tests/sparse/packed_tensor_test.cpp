@@ -97,7 +97,7 @@ TEST(PackedTensor, HeaderRules) {
   };
   EXPECT_THAT(with(0, 'X'), HasSubstr("not a packed tensor"));
   EXPECT_THAT(with(kVersion, std::uint16_t{2}), HasSubstr("version 2"));
-  EXPECT_THAT(with(kKind, std::uint16_t{8}), HasSubstr("kind 8"));
+  EXPECT_THAT(with(kKind, std::uint16_t{11}), HasSubstr("kind 11"));
   EXPECT_THAT(with(kDType, std::uint16_t{2}), HasSubstr("dtype 2"));
   EXPECT_THAT(with(kReserved, std::uint16_t{1}), HasSubstr("reserved"));
   EXPECT_THAT(with(56, std::uint64_t{1}), HasSubstr("reserved"));

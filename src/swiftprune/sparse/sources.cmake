@@ -2,6 +2,8 @@ target_sources(swiftprune PRIVATE
   sparse/packed_tensor.cpp
   sparse/packed_checks.cpp
   sparse/pack.cpp
+  sparse/pack_quantized.cpp
+  sparse/grid_codes.cpp
   sparse/unpack.cpp
   sparse/linear.cpp
   sparse/reference_linear.cpp
