@@ -27,6 +27,7 @@
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/record.h"
 
@@ -45,6 +46,7 @@ struct PruneFlags {
   std::string quantize;  // int8, int4 or int3; empty: none
   std::string group;     // of --quantize; empty: its default
   bool asymmetric = false;
+  std::string store;  // packed or dense; empty: packed
   CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
@@ -143,12 +145,21 @@ bool allocates(const PruneFlags& flags, const Method& method) {
 }
 
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
-                   const std::optional<Allocation>& allocation, double seconds) {
+                   const std::optional<Allocation>& allocation, const PackReport& packing, double seconds) {
   const StageSeconds& s = result.seconds;
   fmt::print("{}      {}\n", flags.quantize.empty() ? "pruned" : "solved", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
              flags.pattern);
   if (const auto grid = grid_of(flags)) fmt::print("grid        {}\n", format(*grid));
+  if (!packing.linears.empty()) {
+    double weights = 0.0;
+    for (const TensorResult& tensor : result.tensors)
+      weights += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+    fmt::print("size        {} -> {}, {:.2f} bits a weight of the linears on grids\n",
+               human_bytes(static_cast<double>(packing.source_bytes)),
+               human_bytes(static_cast<double>(packing.target_bytes)),
+               8.0 * static_cast<double>(packing.packed_bytes) / weights);
+  }
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
   if (calibration.windows > 0) {
@@ -160,8 +171,9 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
       "{:.1f}\n",
       seconds, allocation ? fmt::format("allocate {:.1f}, ", allocation->seconds) : "", s.calibrate, s.score,
       s.select, s.refine, s.load + s.write);
-  print_next(flags.common, {{"swiftprune", "verify", flags.model, flags.out},
-                            {"swiftprune", "eval", flags.out, "--text", "FILE"}});
+  std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.out, "--text", "FILE"}};
+  if (packing.linears.empty()) next.insert(next.begin(), {"swiftprune", "verify", flags.model, flags.out});
+  print_next(flags.common, next);
 }
 
 // What tells a model from a changed one without reading it whole.
@@ -305,8 +317,14 @@ void run(PruneFlags& flags) {
   options.progress = job.context().progress;
   device->check_plan(*model, plan, options);
 
-  // The output is claimed before the work, so that a wrong path costs nothing.
-  CheckpointWriter writer(flags.out, plan_like(model->checkpoint()),
+  const bool packs = plan.quantizes() && flags.store != "dense";
+  if (!flags.store.empty() && !plan.quantizes())
+    bad_usage("--store: found {} without --quantize, which it is about", flags.store);
+
+  // The output is claimed before the work, so that a wrong path costs nothing. Of a packed model only the pruned
+  // tensors stand there at first.
+  CheckpointWriter writer(flags.out,
+                          packs ? stage_plan(model->checkpoint(), plan) : plan_like(model->checkpoint()),
                           flags.resume ? Leftover::kContinue : Leftover::kDiscard);
   if (flags.resume) writer.keep_when_unfinished();
   Calibration calibrated;
@@ -345,28 +363,47 @@ void run(PruneFlags& flags) {
     if (allocation) head["sensitivities"] = allocation->sensitivities;
     journal.emplace(writer.temporary_folder(), head, sync);
   }
-  CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
+  std::unique_ptr<CheckpointWriter> packed;
+  PackReport packing;
   const PruneResult result = keeping_blocks(*journal, writer, flags.resume, [&] {
+    if (packs) {
+      GridOutput output(model->checkpoint(), plan, writer, *journal, options.finished);
+      PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
+      packed = output.write_packed(flags.out, packing);
+      return pruned;
+    }
+    CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
     PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
     output.copy_rest();
     return pruned;
   });
+  CheckpointWriter& whole = packs ? *packed : writer;
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
-  writer.copy_other_files(model->checkpoint(), own_files);
+  whole.copy_other_files(model->checkpoint(), own_files);
   nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
                                               result, command_record(*flags.common.command),
                                               hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
-  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);  // from here on nothing is stopped
-  writer.write_file("swiftprune.json", record.dump(1) + "\n");
-  writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
-  writer.finish();
+  if (packs) {
+    record["packed"] = {{"dense_bytes", packing.dense_bytes},
+                        {"packed_bytes", packing.packed_bytes},
+                        {"source_bytes", packing.source_bytes},
+                        {"target_bytes", packing.target_bytes}};
+    whole.write_file(kPackedRecordFile, packed_record(packing, "none").dump(2) + "\n");
+  } else {
+    std::filesystem::remove(writer.temporary_folder() /
+                            Journal::kFileName);  // from here on nothing is stopped
+  }
+  whole.write_file("swiftprune.json", record.dump(1) + "\n");
+  whole.write_file("plan.json", to_json(plan).dump(1) + "\n");
+  whole.finish();
+  if (packs) writer.drop_when_unfinished();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {
     print_json(record);
   } else {
-    print_summary(flags, result, calibration, allocation, seconds);
+    print_summary(flags, result, calibration, allocation, packing, seconds);
   }
   note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,
@@ -397,6 +434,12 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--group", f.group,
                   "With --quantize: inputs that share a scale: 32, 64 (default), 128 or row")
       ->check(CLI::IsMember({"32", "64", "128", "row"}));
+  command
+      .add_option(
+          "--store", f.store,
+          "With --quantize: packed (default; the linears as codes and scales, as they were solved) or "
+          "dense (values in the checkpoint's dtype, for programs that read no packed models)")
+      ->check(CLI::IsMember({"packed", "dense"}));
   command.add_flag("--asymmetric", f.asymmetric, "With --quantize: a zero point for each group, too");
 }
 

@@ -43,13 +43,6 @@ std::int64_t tensor_bytes(const Checkpoint& checkpoint) {
   return sum;
 }
 
-nlohmann::ordered_json record_of(const PackReport& report, Quantize quantize) {
-  return {{"format", "swiftprune packed model"},     {"format_version", 1},
-          {"swiftprune", SWIFTPRUNE_VERSION},        {"quantize", name_of(quantize)},
-          {"packed_tensors", report.linears.size()}, {"dense_bytes", report.dense_bytes},
-          {"packed_bytes", report.packed_bytes}};
-}
-
 // Decides the format of every weight; nothing is written yet, so that the files' sizes are known first.
 PackReport measure(const Checkpoint& source, std::span<const std::string> weights,
                    const PackOptions& options) {
@@ -82,6 +75,13 @@ PackReport measure(const Checkpoint& source, std::span<const std::string> weight
 }
 
 }  // namespace
+
+nlohmann::ordered_json packed_record(const PackReport& report, std::string_view quantize) {
+  return {{"format", "swiftprune packed model"},     {"format_version", 1},
+          {"swiftprune", SWIFTPRUNE_VERSION},        {"quantize", quantize},
+          {"packed_tensors", report.linears.size()}, {"dense_bytes", report.dense_bytes},
+          {"packed_bytes", report.packed_bytes}};
+}
 
 std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std::string& weight_name,
                                         std::int64_t rows, std::int64_t cols) {
@@ -140,7 +140,7 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
     }
     source.release(tensor);
   }
-  writer.write_file(kPackedRecordFile, record_of(result, options.quantize).dump(2) + "\n");
+  writer.write_file(kPackedRecordFile, packed_record(result, name_of(options.quantize)).dump(2) + "\n");
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});
   writer.finish();
   return result;

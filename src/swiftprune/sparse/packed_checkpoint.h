@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/sparse/pack.h"
@@ -48,6 +50,9 @@ struct PackOptions {
   Quantize quantize = Quantize::kNone;
   ProgressFn progress;  // stages "measure" and "pack", in linears
 };
+
+// The document kPackedRecordFile. quantize: what was done to the values, "none" where nothing was.
+nlohmann::ordered_json packed_record(const PackReport& report, std::string_view quantize);
 
 // weights: names of the tensors to pack, matrices of 16 bits. Throws Error{kBadInput} when the source is
 // packed already or holds none that can be packed.
