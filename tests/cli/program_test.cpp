@@ -218,7 +218,8 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   prune.insert(prune.end(), calibration.begin(), calibration.end());
   result = run(prune);
   ASSERT_EQ(result.exit_code, 0) << result.error;
-  result = run({"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8"});
+  result = run(
+      {"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8", "--quantize-embeddings", "int8"});
   ASSERT_EQ(result.exit_code, 0) << result.error;
 
   const auto record = nlohmann::json::parse(test::read_text(at("packed/swiftprune.json")));
@@ -237,7 +238,7 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   EXPECT_THAT(steps(0), IsEmpty());
   EXPECT_THAT(steps(1), ElementsAre("shrink"));
   EXPECT_THAT(steps(2), ElementsAre("shrink", "best"));
-  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8"));
+  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8, embeddings int8"));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(), HasSubstr("swiftprune shrink "));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(),
               HasSubstr("--ratio 0.3 --units mlp,heads --align 1"));
