@@ -46,7 +46,8 @@ struct PruneFlags {
   std::string quantize;  // int8, int4 or int3; empty: none
   std::string group;     // of --quantize; empty: its default
   bool asymmetric = false;
-  std::string store;  // packed or dense; empty: packed
+  std::string store;       // packed or dense; empty: packed
+  std::string embeddings;  // of a packed model: int8 or int4; empty: as they are
   CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
@@ -320,6 +321,15 @@ void run(PruneFlags& flags) {
   const bool packs = plan.quantizes() && flags.store != "dense";
   if (!flags.store.empty() && !plan.quantizes())
     bad_usage("--store: found {} without --quantize, which it is about", flags.store);
+  PackOptions tables;
+  if (!flags.embeddings.empty()) {
+    if (!packs) {
+      bad_usage("--quantize-embeddings: found {} with what is no packed model; {}", flags.embeddings,
+                plan.quantizes() ? "leave --store dense out" : "add --quantize, or use swiftprune pack");
+    }
+    tables.table_bits = flags.embeddings == "int8" ? 8 : 4;
+    tables.tables = tables_of(model->config());
+  }
 
   // The output is claimed before the work, so that a wrong path costs nothing. Of a packed model only the pruned
   // tensors stand there at first.
@@ -369,7 +379,7 @@ void run(PruneFlags& flags) {
     if (packs) {
       GridOutput output(model->checkpoint(), plan, writer, *journal, options.finished);
       PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
-      packed = output.write_packed(flags.out, packing);
+      packed = output.write_packed(flags.out, tables, packing);
       return pruned;
     }
     CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
@@ -390,7 +400,7 @@ void run(PruneFlags& flags) {
                         {"packed_bytes", packing.packed_bytes},
                         {"source_bytes", packing.source_bytes},
                         {"target_bytes", packing.target_bytes}};
-    whole.write_file(kPackedRecordFile, packed_record(packing, "none").dump(2) + "\n");
+    whole.write_file(kPackedRecordFile, packed_record(packing, tables).dump(2) + "\n");
   } else {
     std::filesystem::remove(writer.temporary_folder() /
                             Journal::kFileName);  // from here on nothing is stopped
@@ -440,6 +450,12 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
           "With --quantize: packed (default; the linears as codes and scales, as they were solved) or "
           "dense (values in the checkpoint's dtype, for programs that read no packed models)")
       ->check(CLI::IsMember({"packed", "dense"}));
+  command
+      .add_option(
+          "--quantize-embeddings", f.embeddings,
+          "With --quantize: embedding and output projection rounded to the nearest, too, as swiftprune pack "
+          "does")
+      ->check(CLI::IsMember({"int8", "int4"}));
   command.add_flag("--asymmetric", f.asymmetric, "With --quantize: a zero point for each group, too");
 }
 

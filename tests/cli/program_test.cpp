@@ -202,6 +202,7 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   expect_refused(prune({"--quantize", "int4", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
   expect_refused(prune({"--method", "gptq"}), 2, "--quantize");
   expect_refused(prune({"--store", "dense"}), 2, "--store");
+  expect_refused(prune({"--quantize-embeddings", "int8"}), 2, "--quantize-embeddings");
   expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");
   expect_refused(prune({"--windows", "0"}), 2, "--windows");
   expect_refused(prune({"--windows", "1000"}), 3, "ids.u16");
@@ -247,7 +248,8 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   prune.insert(prune.end(), calibration.begin(), calibration.end());
   result = run(prune);
   ASSERT_EQ(result.exit_code, 0) << result.error;
-  result = run({"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8"});
+  result = run(
+      {"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8", "--quantize-embeddings", "int8"});
   ASSERT_EQ(result.exit_code, 0) << result.error;
 
   const auto record = nlohmann::json::parse(test::read_text(at("packed/swiftprune.json")));
@@ -266,7 +268,7 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   EXPECT_THAT(steps(0), IsEmpty());
   EXPECT_THAT(steps(1), ElementsAre("shrink"));
   EXPECT_THAT(steps(2), ElementsAre("shrink", "best"));
-  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8"));
+  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8, embeddings int8"));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(), HasSubstr("swiftprune shrink "));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(),
               HasSubstr("--ratio 0.3 --units mlp,heads --align 1"));

@@ -76,7 +76,7 @@ struct QuantizedRun {
       throw;
     }
     PackReport report;
-    const auto writer = output.write_packed(folder, report);
+    const auto writer = output.write_packed(folder, {}, report);
     writer->copy_other_files(model.checkpoint());
     writer->finish();
     EXPECT_EQ(report.linears.size(), plan.entries.size() - 1);

@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   checkpoint/json_file.cpp
   checkpoint/safetensors.cpp
   checkpoint/checkpoint.cpp
+  checkpoint/config_file.cpp
   checkpoint/output_file.cpp
   checkpoint/checkpoint_writer.cpp
   checkpoint/gguf.cpp

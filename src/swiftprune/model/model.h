@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/sparse/packed_tensor.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -78,6 +80,7 @@ class Model {
   explicit Model(Checkpoint checkpoint);
   Checkpoint checkpoint_;
   ModelConfig config_;
+  std::optional<PackedTensor> embedding_;  // of few bits
 };
 
 }  // namespace swiftprune

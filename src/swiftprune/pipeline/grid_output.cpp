@@ -91,13 +91,24 @@ void GridOutput::read(const std::string& name, std::span<float> values) {
 }
 
 std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem::path& folder,
+                                                           const PackOptions& options,
                                                            PackReport& report) const {
   std::map<std::string, FormatSize> chosen;
+  const std::set<std::string> tables =
+      options.table_bits == 0 ? std::set<std::string>{}
+                              : std::set<std::string>(options.tables.begin(), options.tables.end());
   std::vector<PlannedTensor> plan = plan_like(source_);
   for (PlannedTensor& tensor : plan) {
     const std::int64_t dense_bytes = source_.at(tensor.name).num_bytes();
     report.source_bytes += dense_bytes;
     report.target_bytes += dense_bytes;
+    if (tables.contains(tensor.name)) {
+      const PackedLinear& table =
+          report.tables.emplace_back(measure_table(source_, tensor.name, options.table_bits));
+      report.target_bytes += table.packed_bytes - table.dense_bytes;
+      tensor = {tensor.name + kPackedSuffix, DType::kU8, {table.packed_bytes}, tensor.file, true};
+      continue;
+    }
     if (!grids_.contains(tensor.name)) continue;
     const QuantizedWeight weight = staged(tensor.name);
     const FormatSize best = formats_for(weight).front();
@@ -116,6 +127,9 @@ std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem
     if (const auto best = chosen.find(tensor.name); best != chosen.end()) {
       writer->write_bytes(tensor.name + kPackedSuffix,
                           pack(staged(tensor.name), best->second.format).bytes());
+    } else if (tables.contains(tensor.name)) {
+      writer->write_bytes(tensor.name + kPackedSuffix,
+                          pack_table(source_, tensor.name, options.table_bits).bytes());
     } else if (values_.contains(tensor.name)) {
       std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.num_bytes()));
       stage_.read_bytes(tensor.name, bytes);

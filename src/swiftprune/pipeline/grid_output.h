@@ -5,7 +5,7 @@
 
 #include <filesystem>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -34,10 +34,10 @@ class GridOutput final : public PruneOutput {
   void finish(const FinishedBlock& block) override { journal_.add(block); }
   void read(const std::string& name, std::span<float> values) override;
 
-  // After prune(): the packed model's tensors, each in the smallest form that holds it, and all others as they
-  // were. Its other files are left to the caller.
+  // After prune(): the packed model's tensors, each in the smallest form that holds it, the tables in the bits
+  // that `options` asks for, and all others as they were. Its other files are left to the caller.
   std::unique_ptr<CheckpointWriter> write_packed(const std::filesystem::path& folder,
-                                                 PackReport& report) const;
+                                                 const PackOptions& options, PackReport& report) const;
 
  private:
   QuantizedWeight staged(const std::string& name) const;

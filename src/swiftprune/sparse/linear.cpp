@@ -258,6 +258,18 @@ void decode_int8(const Product& product, const Table& kernels, DecodeInt8Fn kern
                });
 }
 
+// Of n numbers, n a multiple of 32; in lanes, so that compilers vectorize.
+float largest_size(const float* x, std::int64_t n) {
+  std::array<float, kChunkCols> lanes{};
+  for (std::int64_t first = 0; first < n; first += kChunkCols) {
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+      const float size = std::abs(x[first + static_cast<std::int64_t>(i)]);
+      lanes[i] = size > lanes[i] ? size : lanes[i];
+    }
+  }
+  return *std::ranges::max_element(lanes);
+}
+
 // One token for the kernels of grids: x = scale · (256·high + low), and its sums over each group.
 void quantize_for_grid(const float* x, const Weights& w, float scale, std::byte* out) {
   auto* high = reinterpret_cast<std::int8_t*>(out);
@@ -294,10 +306,8 @@ void decode_grid(const Product& product, const Table& kernels, DecodeGridFn kern
   auto* quantized = scratch.get<std::byte>(round_up(tokens, block) * x_stride);
   std::array<float, kMaxInt8DecodeTokens> scales;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    float largest = 0.0f;
-    for (std::int64_t c = 0; c < product.x.cols; ++c)
-      largest = std::max(largest, std::abs(product.x.at(t, c)));
-    scales[static_cast<std::size_t>(t)] = largest / static_cast<float>(kLargestGridInput);
+    scales[static_cast<std::size_t>(t)] =
+        largest_size(product.x.row(t), product.x.cols) / static_cast<float>(kLargestGridInput);
     quantize_for_grid(product.x.row(t), view, scales[static_cast<std::size_t>(t)], quantized + t * x_stride);
   }
   std::memset(quantized + tokens * x_stride, 0,

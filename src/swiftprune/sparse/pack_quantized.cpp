@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/grid_codes.h"
+#include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
 namespace {
@@ -158,6 +159,48 @@ void fill_scales(const QuantizedWeight& w, PackedBuilder& out) {
   }
 }
 
+QuantGrid table_grid(std::int64_t cols, int bits) {
+  expect(bits == 8 || bits == 4, "tables have 8 or 4 bits");
+  if (bits == 8) return {8, 0, false};
+  const auto* fits = std::ranges::find_if(kQuantGroups, [cols](std::int64_t g) { return cols % g == 0; });
+  return {4, fits == std::end(kQuantGroups) ? 0 : *fits, true};
+}
+
+// The smallest f16 that is not below, and above zero.
+std::uint16_t scale_above(float value, const std::string& name) {
+  std::uint16_t bits = std::max<std::uint16_t>(f32_to_f16(value), 1);
+  if (f16_to_f32(bits) < value) ++bits;
+  if (bits >= 0x7c00) bad_input("{}: found a group that needs a scale of {}, too large for f16", name, value);
+  return bits;
+}
+
+// `values` as group `at` of scales, codes from `first` on: the grid spans the group's values and zero.
+void quantize_group(std::span<const float> values, QuantizedWeight& w, std::int64_t at, std::int64_t first,
+                    const std::string& name) {
+  float low = 0.0f, high = 0.0f;
+  for (const float value : values) {
+    if (!std::isfinite(value)) bad_input("{}: found {}, few bits need finite values", name, value);
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  const int last_code = w.grid.num_codes() - 1;
+  const int half = w.grid.middle() - 1;  // symmetric: codes 1 to 2·middle - 1
+  const float span = w.grid.asymmetric ? (high - low) / static_cast<float>(last_code)
+                                       : std::max(high, -low) / static_cast<float>(half);
+  const std::uint16_t bits = scale_above(span, name);
+  const float scale = f16_to_f32(bits);
+  int zero = w.grid.middle();
+  if (w.grid.asymmetric) {
+    zero = std::clamp(static_cast<int>(std::lrint(-low / scale)), 0, last_code);
+    w.zeros[static_cast<std::size_t>(at)] = static_cast<std::uint8_t>(zero);
+  }
+  w.scales[static_cast<std::size_t>(at)] = bits;
+  for (const float value : values) {
+    const int code = std::clamp(static_cast<int>(std::lrint(value / scale)) + zero, 0, last_code);
+    w.codes[static_cast<std::size_t>(first++)] = static_cast<std::uint8_t>(code);
+  }
+}
+
 }  // namespace
 
 std::vector<FormatSize> formats_for(const QuantizedWeight& w) {
@@ -219,6 +262,64 @@ PackedTensor pack(const QuantizedWeight& w, const PackFormat& format) {
     }
   });
   return std::move(out).finish();
+}
+
+PackedShape packed_table_shape(std::int64_t rows, std::int64_t cols, int bits) {
+  PackedShape shape;
+  shape.kind = PackedKind::kDenseGrid;
+  shape.dtype = DType::kF32;
+  shape.rows = rows;
+  shape.cols = cols;
+  shape.num_values = rows * cols;
+  shape.grid = table_grid(cols, bits);
+  return shape;
+}
+
+QuantizedWeight quantize_table(ConstMatrixView table, int bits, const std::string& name) {
+  QuantizedWeight w{table_grid(table.cols, bits), table.rows, table.cols, {}, {}, {}};
+  const std::int64_t groups = w.grid.groups_of(table.cols);
+  w.codes.resize(static_cast<std::size_t>(table.rows * table.cols));
+  w.scales.resize(static_cast<std::size_t>(table.rows * groups));
+  if (w.grid.asymmetric) w.zeros.resize(w.scales.size());
+  const std::int64_t width = table.cols / groups;
+  parallel_for(table.rows, 256, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first * groups; i < last * groups; ++i) {
+      const std::int64_t row = i / groups;
+      const std::span<const float> values(table.row(row) + i % groups * width,
+                                          static_cast<std::size_t>(width));
+      quantize_group(values, w, i, row * table.cols + i % groups * width, name);
+    }
+  });
+  return w;
+}
+
+void unpack_row(const PackedTensor& packed, std::int64_t row, std::span<float> values) {
+  expect(is_grid(packed.kind()) && row >= 0 && row < packed.rows() && std::ssize(values) == packed.cols(),
+         "unpack_row: a row of a grid");
+  const sparse_kernels::Weights view = kernel_view(packed);
+  const std::int64_t panel = row / kPanelRows;
+  const auto r = static_cast<int>(row % kPanelRows);
+  GridCodes codes = GridCodes::of(view, panel);
+  float scale = 0.0f;
+  int zero = 0;
+  for (std::int64_t s = 0; s < packed.shape().num_quads(); ++s) {
+    if (s % kChunkSteps == 0) {
+      const std::int64_t group = view.row_groups ? 0 : s / kChunkSteps / view.group_chunks;
+      scale = f16_to_f32(view.scales[(panel * view.groups + group) * kPanelRows + r]);
+      zero = zero_point(view, panel, group, r);
+    }
+    std::uint8_t lanes[64];
+    if (view.masks == nullptr) {  // the row's own codes
+      for (int j = 0; j < 4; ++j) {
+        lanes[4 * r + j] = codes.get(static_cast<const std::uint8_t*>(view.values), s, 4 * r + j);
+      }
+    } else {
+      read_step(view, panel, s, codes, lanes);
+    }
+    for (std::int64_t j = 0; j < std::min<std::int64_t>(4, packed.cols() - 4 * s); ++j) {
+      values[static_cast<std::size_t>(4 * s + j)] = static_cast<float>(lanes[4 * r + j] - zero) * scale;
+    }
+  }
 }
 
 QuantizedWeight unpack_quantized(const PackedTensor& packed) {

@@ -191,6 +191,14 @@ bool is_grid(PackedKind kind) {
   return kind == PackedKind::kDenseGrid || kind == PackedKind::kBitmapGrid || kind == PackedKind::kNmGrid;
 }
 
+bool starts_as_grid(std::span<const std::byte> bytes) {
+  Header header;
+  if (bytes.size() < sizeof header) return false;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  return std::memcmp(header.magic, kMagic, sizeof kMagic) == 0 && header.kind < kNumPackedKinds &&
+         is_grid(static_cast<PackedKind>(header.kind));
+}
+
 std::int64_t num_offsets(const PackedShape& shape) {
   const bool two_planes = shape.kind == PackedKind::kBitmapGrid && shape.grid.bits == 3;
   return shape.num_panels() * (two_planes ? 2 : 1) + 1;

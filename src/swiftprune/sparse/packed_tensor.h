@@ -83,6 +83,8 @@ struct PackedSections {
 PackedSections sections_of(const PackedShape& shape);
 // Numbers of the section `offsets`, and of a bitmap grid's bytes per panel: one plane of codes, or two.
 std::int64_t num_offsets(const PackedShape& shape);
+// Whether the bytes begin as those of a packed tensor of a grid kind; nothing else of them is looked at.
+bool starts_as_grid(std::span<const std::byte> bytes);
 // "bitmap16", "2:4", "bitmap int4 g64"
 std::string describe(const PackedShape& shape);
 
