@@ -64,6 +64,30 @@ TEST_F(ProgramTest, PrunesVerifiesEvaluatesPacksAndUnpacks) {
   }
 }
 
+TEST_F(ProgramTest, QuantizesAndEvaluates) {
+  const std::string text = ids(1000);
+  const auto perplexity = [&](const std::string& folder) {
+    const Finished result = run({"eval", folder, "--ids", text, "--seqlen", "32", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return nlohmann::json::parse(result.out).at("perplexity").get<double>();
+  };
+  const double dense = perplexity(model("llama3"));
+  for (const char* store : {"packed", "dense"}) {
+    for (const char* method : {"best", "rtn"}) {
+      const std::string out = at(fmt::format("{}-{}", store, method));
+      const Finished result =
+          run({"quantize", model("llama3"), "-o", out, "--quantize", "int8", "--group", "row", "--method",
+               method, "--ids", text, "--windows", "2", "--seqlen", "32", "--store", store, "--json"});
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const auto record = nlohmann::json::parse(result.out);
+      EXPECT_EQ(record.at("tensors").at(0).at("quantize"), "int8(row)");
+      EXPECT_EQ(record.contains("packed"), std::string_view(store) == "packed");
+      EXPECT_NEAR(perplexity(out) / dense, 1.0, 0.05) << store << " " << method;
+    }
+  }
+  EXPECT_TRUE(hidden_files().empty());
+}
+
 TEST_F(ProgramTest, APlanThatWasWrittenRepeatsTheRun) {
   const std::string text = ids(400);
   const std::vector<std::string> common = {"--ids", text, "--windows", "4", "--seqlen", "32"};
@@ -173,6 +197,12 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");
   expect_refused(prune({"--pattern", "5:4"}), 2, "5:4");
   expect_refused(prune({"--method", "nothing"}), 2, "--method");
+  expect_refused(prune({"--group", "32"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int5"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int4", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
+  expect_refused(prune({"--method", "gptq"}), 2, "--quantize");
+  expect_refused(prune({"--store", "dense"}), 2, "--store");
+  expect_refused(prune({"--quantize-embeddings", "int8"}), 2, "--quantize-embeddings");
   expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");
   expect_refused(prune({"--windows", "0"}), 2, "--windows");
   expect_refused(prune({"--windows", "1000"}), 3, "ids.u16");
@@ -218,7 +248,8 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   prune.insert(prune.end(), calibration.begin(), calibration.end());
   result = run(prune);
   ASSERT_EQ(result.exit_code, 0) << result.error;
-  result = run({"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8"});
+  result = run(
+      {"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8", "--quantize-embeddings", "int8"});
   ASSERT_EQ(result.exit_code, 0) << result.error;
 
   const auto record = nlohmann::json::parse(test::read_text(at("packed/swiftprune.json")));
@@ -237,7 +268,7 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   EXPECT_THAT(steps(0), IsEmpty());
   EXPECT_THAT(steps(1), ElementsAre("shrink"));
   EXPECT_THAT(steps(2), ElementsAre("shrink", "best"));
-  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8"));
+  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8, embeddings int8"));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(), HasSubstr("swiftprune shrink "));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(),
               HasSubstr("--ratio 0.3 --units mlp,heads --align 1"));

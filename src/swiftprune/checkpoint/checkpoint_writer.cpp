@@ -301,10 +301,17 @@ void CheckpointWriter::read(std::string_view name, std::span<float> values) cons
   const Impl::Tensor& tensor = impl_->find(name);
   expect(static_cast<std::int64_t>(values.size()) == tensor.info.numel(), "read: as many values as planned");
   std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.info.num_bytes()));
+  read_bytes(name, bytes);
+  convert_to_f32(bytes, tensor.info.dtype, values);
+}
+
+void CheckpointWriter::read_bytes(std::string_view name, std::span<std::byte> bytes) const {
+  const Impl::Tensor& tensor = impl_->find(name);
+  expect(static_cast<std::int64_t>(bytes.size()) == tensor.info.num_bytes(),
+         "read: as many bytes as planned");
   if (!tensor.file->read_at(tensor.file_offset, bytes)) {
     fail(ErrorKind::kFailure, "{}: cannot be read; start again without --resume", impl_->temporary.string());
   }
-  convert_to_f32(bytes, tensor.info.dtype, values);
 }
 
 void CheckpointWriter::mark_written(std::string_view name) {
@@ -317,6 +324,7 @@ void CheckpointWriter::sync() const {
 }
 
 void CheckpointWriter::keep_when_unfinished() { impl_->keep = true; }
+void CheckpointWriter::drop_when_unfinished() { impl_->keep = false; }
 
 void CheckpointWriter::write(std::string_view name, std::span<const float> values) {
   const auto count = static_cast<std::int64_t>(values.size());

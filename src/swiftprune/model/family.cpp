@@ -110,6 +110,11 @@ std::string_view name_of(LinearInput input) {
   return "?";
 }
 
+std::vector<std::string> tables_of(const ModelConfig& model) {
+  if (model.head == model.embedding) return {model.embedding};
+  return {model.embedding, model.head};
+}
+
 std::vector<LinearTensors> linears_of(const BlockConfig& block) {
   std::vector<LinearTensors> all = block.qkv;
   all.push_back(block.attention_output);

@@ -6,6 +6,7 @@
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/model/rope.h"
+#include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -67,8 +68,10 @@ void check_experts(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
 
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   constexpr std::string_view kTable = "vocab_size and hidden_size";
-  check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size}, kTable);
-  if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size}, kTable);
+  for (const std::string& table : tables_of(m)) {
+    if (checkpoint.find(table + kPackedSuffix) != nullptr) continue;  // checked when loaded
+    check_shape(checkpoint, table, {m.vocab_size, m.hidden_size}, kTable);
+  }
   if (m.position_table) {
     check_shape(checkpoint, *m.position_table, {m.position_offset + m.max_positions, m.hidden_size},
                 "max_position_embeddings and hidden_size");
@@ -139,7 +142,8 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
                      ComputeType compute, WeightUse use)
     : model_(model), norm_(checkpoint, model), compute_(compute) {
   if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
-  if (use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
+  compact_ = find_packed(checkpoint, model.head, model.vocab_size, model.hidden_size);
+  if (!compact_ && use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
   if (compact_) return;
   weight_ = checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size);
   packed_ = backend.pack(weight_.view(), compute);
@@ -168,6 +172,7 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_
   config_ = model_config(checkpoint_.config(), &notes_);
   use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
+  embedding_ = find_packed(checkpoint_, config_.embedding, config_.vocab_size, config_.hidden_size);
 }
 
 std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
@@ -200,7 +205,7 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
                   std::int64_t first_position, MatrixView hidden) const {
   expect(static_cast<std::int64_t>(ids.size()) == hidden.rows && hidden.cols == config_.hidden_size,
          "embed: shapes agree");
-  const TensorInfo& table = checkpoint_.at(config_.embedding);
+  const TensorInfo* table = embedding_ ? nullptr : &checkpoint_.at(config_.embedding);
   for (std::int64_t n = 0; n < hidden.rows; ++n) {
     const std::int32_t id = ids[static_cast<std::size_t>(n)];
     if (id < 0 || id >= config_.vocab_size) {
@@ -209,7 +214,11 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
           "tokenizer?",
           n, id, config_.vocab_size);
     }
-    checkpoint_.load_rows(table, id, hidden.row_block(n, 1));
+    if (embedding_) {
+      unpack_row(*embedding_, id, hidden.row_span(n));
+    } else {
+      checkpoint_.load_rows(*table, id, hidden.row_block(n, 1));
+    }
   }
   if (config_.embedding_scale != 1.0f) {
     for (std::int64_t n = 0; n < hidden.rows; ++n) {

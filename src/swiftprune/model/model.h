@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/sparse/packed_tensor.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -84,6 +86,7 @@ class Model {
   Checkpoint checkpoint_;
   ModelConfig config_;
   std::vector<std::string> notes_;
+  std::optional<PackedTensor> embedding_;  // of few bits
 };
 
 }  // namespace swiftprune

@@ -200,5 +200,7 @@ struct ModelConfig {
 
 // All linears of a block that every token passes, in the order in which they are computed: not the experts'.
 std::vector<LinearTensors> linears_of(const BlockConfig& block);
+// The tensors [vocabulary, hidden] of the embedding and the output projection: one where they are tied.
+std::vector<std::string> tables_of(const ModelConfig& model);
 
 }  // namespace swiftprune

@@ -34,6 +34,7 @@ struct Capabilities {
   std::vector<Pattern::Kind> patterns;  // without a refinement
   std::vector<RefineAbility> refinements;
   bool chains = false;             // refinements joined by '+'
+  bool grids = false;              // weights on a grid of few bits
   bool mixed_refinements = false;  // different ones for the linears of one input
 
   std::set<ModelFeature> features;

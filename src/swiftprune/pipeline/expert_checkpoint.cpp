@@ -4,6 +4,7 @@
 #include <functional>
 #include <numeric>
 
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
@@ -141,7 +142,7 @@ void ExpertCheckpoint::finish(const Json& record) {
     writer_.write_bytes(tensor.name, model_.checkpoint().bytes(tensor));
     model_.checkpoint().release(tensor);
   }
-  Json config = read_ordered_config(model_.checkpoint());
+  Json config = read_config_file(model_.checkpoint());
   bool said = false;
   for (const char* field : {"num_experts", "num_local_experts", "n_routed_experts"}) {
     if (!config.contains(field)) continue;

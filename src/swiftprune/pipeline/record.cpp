@@ -107,6 +107,15 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
       sensitivity_of[plan.entries[i].tensor] = allocation->sensitivities[i];
     for (auto& tensor : tensors) tensor["sensitivity"] = sensitivity_of.at(tensor["name"].get<std::string>());
   }
+  if (plan.quantizes()) {
+    std::map<std::string, QuantGrid> grids;
+    for (const PlanEntry& entry : plan.entries)
+      if (entry.prune && entry.grid) grids[entry.tensor] = *entry.grid;
+    for (auto& tensor : tensors) {
+      const auto grid = grids.find(tensor["name"].get<std::string>());
+      if (grid != grids.end()) tensor["quantize"] = format(grid->second);
+    }
+  }
   const StageSeconds& s = result.seconds;
   return {
       {"swiftprune", SWIFTPRUNE_VERSION},

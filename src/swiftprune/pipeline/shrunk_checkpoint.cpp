@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
@@ -45,13 +45,6 @@ std::string layers_prefix(const ModelConfig& model) {
   const auto at = name.find("layers.0.");
   expect(at != std::string::npos, "families name their blocks layers.N");
   return name.substr(0, at + std::string_view("layers.").size());
-}
-
-// The file has been checked when the checkpoint was opened.
-Json read_ordered_config(const Checkpoint& checkpoint) {
-  const MappedFile file(checkpoint.folder() / "config.json");
-  return Json::parse(
-      std::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
 }
 
 ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
@@ -157,7 +150,7 @@ void ShrunkCheckpoint::set_layer_sizes(Json& config) const {
 
 Json ShrunkCheckpoint::config() const {
   const ModelConfig& m = model_.config();
-  Json whole = read_ordered_config(model_.checkpoint());
+  Json whole = read_config_file(model_.checkpoint());
   Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   config[m.intermediate_field] = shape_.channels;
   config["num_hidden_layers"] = shape_.layers;

@@ -19,8 +19,6 @@ namespace swiftprune {
 
 // "model.layers." of "model.layers.0.self_attn.o_proj".
 std::string layers_prefix(const ModelConfig& model);
-// What config.json says, in its own order.
-nlohmann::ordered_json read_ordered_config(const Checkpoint& checkpoint);
 
 class ShrunkCheckpoint final : public ShrinkOutput {
  public:

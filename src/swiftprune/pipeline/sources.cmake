@@ -19,6 +19,7 @@ target_sources(swiftprune PRIVATE
   pipeline/block_edits.cpp
   pipeline/tensor_output.cpp
   pipeline/checkpoint_output.cpp
+  pipeline/grid_output.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/expert_checkpoint.cpp
   pipeline/decode_time.cpp
