@@ -24,7 +24,7 @@
 
 namespace swiftprune {
 
-inline constexpr double kGridDamping = 0.01;  // of n²; measured (docs/method.md)
+inline constexpr double kGridDamping = 0.01;  // of n² (docs/method.md)
 
 enum class ColumnOrder { kAsTheyAre, kByDiagonal };
 
