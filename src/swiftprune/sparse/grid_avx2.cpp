@@ -4,25 +4,12 @@
 #include "swiftprune/sparse/kernels_avx2.h"
 
 #if defined(__AVX2__)
-#include <immintrin.h>
+#include "swiftprune/sparse/grid_streams.h"
 
 #define SWIFTPRUNE_UNROLL _Pragma("GCC unroll 16")
 
 namespace swiftprune::sparse_kernels {
 namespace {
-
-constexpr int kSteps = 8;        // of a chunk
-constexpr int kPrefetch = 2048;  // bytes ahead, as in kernels_avx2.cpp
-
-inline void prefetch(const void* address) {
-  _mm_prefetch(static_cast<const char*>(address) + kPrefetch, _MM_HINT_T0);
-}
-
-inline std::uint64_t load64(const std::uint8_t* p) {
-  std::uint64_t bits;
-  __builtin_memcpy(&bits, p, sizeof bits);
-  return bits;
-}
 
 struct Step {
   __m256i half[2];
@@ -95,30 +82,12 @@ inline Step expand_step(const std::uint8_t* codes, std::uint64_t mask, std::uint
 }
 
 template <int kBits, bool kMasked>
-struct FixedStream {
-  const std::uint8_t* first = nullptr;
-  const std::uint64_t* masks = nullptr;
-  std::int64_t codes = 64;  // of a step
-  const std::uint8_t* chunk = nullptr;
-  const std::uint64_t* mask = nullptr;
-
-  void open(const Weights& w, std::int64_t panel, const GridCursor&) {
-    codes = kMasked ? std::int64_t{kRows} * w.group_n : 64;
-    first = static_cast<const std::uint8_t*>(w.values) + panel * w.chunks * codes * kBits;
-    if (kMasked) masks = static_cast<const std::uint64_t*>(w.masks) + panel * w.steps;
-  }
-  void begin(std::int64_t at) {
-    chunk = first + at * codes * kBits;
-    for (std::int64_t line = 0; line < codes * kBits; line += 64) prefetch(chunk + line);
-    if (!kMasked) return;
-    mask = masks + at * kSteps;
-    prefetch(mask);
-  }
+struct FixedStream : FixedPlace<kBits, kMasked> {
   template <int s>
   Step next(const Step& zeros) {
-    const std::uint8_t* at = chunk + s / (kBits == 8 ? 1 : kBits == 4 ? 2 : 4) * codes;
-    const std::uint64_t third = kBits == 3 ? load64(chunk + 2 * codes + s * codes / 8) : 0;
-    if constexpr (kMasked) return expand_step<kBits, s>(at, mask[s], third, zeros);
+    const std::uint8_t* at = this->template codes_of<s>();
+    const std::uint64_t third = this->template third_bits_of<s>();
+    if constexpr (kMasked) return expand_step<kBits, s>(at, this->mask[s], third, zeros);
     Step step;
     for (int h = 0; h < 2; ++h) {
       step.half[h] = plane<kBits, s>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32 * h)));
@@ -126,51 +95,17 @@ struct FixedStream {
     add_third_bits<kBits>(step, third);
     return step;
   }
-  void close(GridCursor&) const {}
 };
 
 template <int kBits>
-struct BitmapGridStream {
-  static constexpr int kStreams = kBits == 8 ? 1 : kBits == 4 ? 2 : 4;
-  const std::uint8_t* first = nullptr;
-  const std::uint8_t* high = nullptr;
-  const std::uint8_t* at[kStreams] = {};
-  std::int64_t total = 0;
-  const std::uint64_t* masks = nullptr;
-  const std::uint64_t* mask = nullptr;
-
-  void open(const Weights& w, std::int64_t panel, const GridCursor& cursor) {
-    const auto* values = static_cast<const std::uint8_t*>(w.values);
-    const std::uint64_t* offset = w.offsets + panel * (kBits == 3 ? 2 : 1);
-    first = values + offset[0];
-    if (kBits == 3) high = values + offset[1];
-    for (int k = 0; k < kStreams; ++k) at[k] = first + cursor.at[k];
-    total = cursor.total;
-    masks = static_cast<const std::uint64_t*>(w.masks) + panel * w.steps;
-  }
-  void begin(std::int64_t chunk) {
-    mask = masks + chunk * kSteps;
-    prefetch(mask);
-    for (int line = 0; line < kBits; line += 2) prefetch(at[0] + line * 64);
-  }
+struct BitmapGridStream : BitmapPlace<kBits> {
   template <int s>
   Step next(const Step& zeros) {
-    const std::uint64_t bits = mask[s];
-    std::uint64_t third = 0;
-    if constexpr (kBits == 3) {
-      const std::uint8_t* byte = high + total / 8;
-      const int shift = static_cast<int>(total % 8);
-      third = load64(byte) >> shift | (load64(byte + 8) << 1) << (63 - shift);
-    }
-    const Step step = expand_step<kBits, s>(at[s % kStreams], bits, third, zeros);
-    const int count = __builtin_popcountll(bits);
-    at[s % kStreams] += count;
-    total += count;
+    const std::uint64_t bits = this->mask[s];
+    const std::uint8_t* codes = this->at[s % BitmapPlace<kBits>::kStreams];
+    const Step step = expand_step<kBits, s>(codes, bits, this->third_bits(), zeros);
+    this->template pass<s>(__builtin_popcountll(bits));
     return step;
-  }
-  void close(GridCursor& cursor) const {
-    for (int k = 0; k < kStreams; ++k) cursor.at[k] = at[k] - first;
-    cursor.total = total;
   }
 };
 

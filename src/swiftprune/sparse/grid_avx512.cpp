@@ -6,22 +6,11 @@
 #if defined(__AVX512VBMI2__)
 // GCC 12 warns about its own _mm512_undefined_epi32 (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "swiftprune/sparse/grid_streams.h"
 #include "swiftprune/sparse/streams_avx512.h"
 
 namespace swiftprune::sparse_kernels {
 namespace {
-
-constexpr int kSteps = 8;  // of a chunk
-
-inline std::uint64_t load64(const std::uint8_t* p) {
-  std::uint64_t bits;
-  __builtin_memcpy(&bits, p, sizeof bits);
-  return bits;
-}
-
-inline void prefetch(const void* address) {
-  _mm_prefetch(static_cast<const char*>(address) + kPrefetch, _MM_HINT_T0);
-}
 
 // The plane's bits of step `s` of those that share a byte.
 template <int kBits, int s>
@@ -43,76 +32,24 @@ inline __m512i expand_codes(__m512i codes, std::uint64_t mask, __m512i zeros) {
 }
 
 template <int kBits, bool kMasked>
-struct FixedStream {
-  const std::uint8_t* first = nullptr;
-  const std::uint64_t* masks = nullptr;
-  std::int64_t codes = 64;  // of a step
-  const std::uint8_t* chunk = nullptr;
-  const std::uint64_t* mask = nullptr;
-
-  void open(const Weights& w, std::int64_t panel, const GridCursor&) {
-    codes = kMasked ? std::int64_t{kRows} * w.group_n : 64;
-    first = static_cast<const std::uint8_t*>(w.values) + panel * w.chunks * codes * kBits;
-    if (kMasked) masks = static_cast<const std::uint64_t*>(w.masks) + panel * w.steps;
-  }
-  void begin(std::int64_t at) {
-    chunk = first + at * codes * kBits;
-    for (std::int64_t line = 0; line < codes * kBits; line += 64) prefetch(chunk + line);
-    if (!kMasked) return;
-    mask = masks + at * kSteps;
-    prefetch(mask);
-  }
+struct FixedStream : FixedPlace<kBits, kMasked> {
   template <int s>
   __m512i next(__m512i zeros) {
-    __m512i step = plane<kBits, s>(chunk + s / (kBits == 8 ? 1 : kBits == 4 ? 2 : 4) * codes);
-    if constexpr (kBits == 3) step = with_third_bits(step, load64(chunk + 2 * codes + s * codes / 8));
-    return kMasked ? expand_codes(step, mask[s], zeros) : step;
+    __m512i step = plane<kBits, s>(this->template codes_of<s>());
+    if constexpr (kBits == 3) step = with_third_bits(step, this->template third_bits_of<s>());
+    return kMasked ? expand_codes(step, this->mask[s], zeros) : step;
   }
-  void close(GridCursor&) const {}
 };
 
 template <int kBits>
-struct BitmapGridStream {
-  static constexpr int kStreams = kBits == 8 ? 1 : kBits == 4 ? 2 : 4;
-  const std::uint8_t* first = nullptr;
-  const std::uint8_t* high = nullptr;
-  const std::uint8_t* at[kStreams] = {};
-  std::int64_t total = 0;
-  const std::uint64_t* masks = nullptr;
-  const std::uint64_t* mask = nullptr;
-
-  void open(const Weights& w, std::int64_t panel, const GridCursor& cursor) {
-    const auto* values = static_cast<const std::uint8_t*>(w.values);
-    const std::uint64_t* offset = w.offsets + panel * (kBits == 3 ? 2 : 1);
-    first = values + offset[0];
-    if (kBits == 3) high = values + offset[1];
-    for (int k = 0; k < kStreams; ++k) at[k] = first + cursor.at[k];
-    total = cursor.total;
-    masks = static_cast<const std::uint64_t*>(w.masks) + panel * w.steps;
-  }
-  void begin(std::int64_t chunk) {
-    mask = masks + chunk * kSteps;
-    prefetch(mask);
-    SWIFTPRUNE_UNROLL
-    for (int line = 0; line < kBits; line += 2) prefetch(at[0] + line * 64);
-  }
+struct BitmapGridStream : BitmapPlace<kBits> {
   template <int s>
   __m512i next(__m512i zeros) {
-    const std::uint64_t bits = mask[s];
-    const int count = __builtin_popcountll(bits);
-    __m512i step = plane<kBits, s>(at[s % kStreams]);
-    at[s % kStreams] += count;
-    if constexpr (kBits == 3) {
-      const std::uint8_t* byte = high + total / 8;
-      const int shift = static_cast<int>(total % 8);
-      step = with_third_bits(step, load64(byte) >> shift | (load64(byte + 8) << 1) << (63 - shift));
-      total += count;
-    }
+    const std::uint64_t bits = this->mask[s];
+    __m512i step = plane<kBits, s>(this->at[s % BitmapPlace<kBits>::kStreams]);
+    if constexpr (kBits == 3) step = with_third_bits(step, this->third_bits());
+    this->template pass<s>(__builtin_popcountll(bits));
     return expand_codes(step, bits, zeros);
-  }
-  void close(GridCursor& cursor) const {
-    for (int k = 0; k < kStreams; ++k) cursor.at[k] = at[k] - first;
-    cursor.total = total;
   }
 };
 
