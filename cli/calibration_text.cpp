@@ -14,6 +14,10 @@ namespace swiftprune::cli {
 
 std::string CalibrationText::source() const { return fmt::format("{}", fmt::join(sources, ", ")); }
 
+CalibrationRecord CalibrationText::record(const TokenWindows& windows) const {
+  return {source(), windows.hash(), windows.num_windows(), windows.seqlen, seed};
+}
+
 void CalibrationText::fit_to(const Model& model) {
   if (seqlen_given) model.check_length(seqlen, "--seqlen");
   seqlen = usual_length(model, seqlen);

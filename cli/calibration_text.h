@@ -9,6 +9,7 @@
 #include "command.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune::cli {
@@ -22,6 +23,7 @@ struct CalibrationText {
 
   bool is_self() const { return sources == std::vector<std::string>{"self"}; }
   std::string source() const;  // for records and messages
+  CalibrationRecord record(const TokenWindows& windows) const;
   // Cuts the default of --seqlen to the model's positions; one that was asked for is refused above them.
   void fit_to(const Model& model);
 };

@@ -341,8 +341,7 @@ void run(PruneFlags& flags) {
   CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
     calibrated = calibrate(*model, *device, flags, method, plan, options);
-    calibration = {flags.calibration.source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
-                   calibrated.windows.seqlen, flags.calibration.seed};
+    calibration = flags.calibration.record(calibrated.windows);
     calibration.stopping = calibrated.stopping;
   }
   const nlohmann::ordered_json identity = identity_of(flags, *model, *device, options, plan, calibration);

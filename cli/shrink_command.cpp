@@ -13,9 +13,7 @@
 #include "option_echo.h"
 #include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/parallel.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/pipeline/choices/shape_choice.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
@@ -79,37 +77,25 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
     if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
     blocks.push_back(std::move(item));
   }
-  const ShrinkSeconds& s = result.seconds;
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command_record(*flags.common.command)},
-      {"method", "shrink"},
-      {"family", m.family},
-      {"weights_changed", compensation != Compensation::kNone},
-      {"compensation", name_of(compensation)},
-      {"added_biases", biases_json(m, choice.shape, compensation)},
-      {"dense", shape_json(m, shape_of(m))},
-      {"shape", shape_json(m, choice.shape)},
-      {"removed_layers", choice.removed_layers},
-      {"ratio", ratio_of(m, choice.shape)},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
-      {"measured", choice.measured},
-      {"calibration",
-       {{"source", flags.calibration.source()},
-        {"ids", windows.hash()},
-        {"windows", windows.num_windows()},
-        {"seqlen", windows.seqlen},
-        {"seed", flags.calibration.seed}}},
-      {"input", std::move(hashes)},
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"seconds",
-       {{"load", s.load},
-        {"forward", s.forward},
-        {"solve", s.solve},
-        {"write", s.write},
-        {"total", s.total}}},
-      {"tensors", Json::array()},  // nothing is zero
-      {"kept", std::move(blocks)}};
+  Json record = {{"swiftprune", SWIFTPRUNE_VERSION},
+                 {"command", command_record(*flags.common.command)},
+                 {"method", "shrink"},
+                 {"family", m.family},
+                 {"weights_changed", compensation != Compensation::kNone},
+                 {"compensation", name_of(compensation)},
+                 {"added_biases", biases_json(m, choice.shape, compensation)},
+                 {"dense", shape_json(m, shape_of(m))},
+                 {"shape", shape_json(m, choice.shape)},
+                 {"removed_layers", choice.removed_layers},
+                 {"ratio", ratio_of(m, choice.shape)},
+                 {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
+                 {"measured", choice.measured},
+                 {"calibration", calibration_record(flags.calibration.record(windows))},
+                 {"input", std::move(hashes)},
+                 {"machine", machine_record()},
+                 {"seconds", seconds_record(result.seconds)},
+                 {"tensors", Json::array()},  // nothing is zero
+                 {"kept", std::move(blocks)}};
   if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
   return record;

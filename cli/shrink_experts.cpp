@@ -7,9 +7,7 @@
 #include "option_echo.h"
 #include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/parallel.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
@@ -74,7 +72,6 @@ Json make_record(const ShrinkFlags& flags, const Model& model, const RemoveExper
                  const RemoveExpertsResult& result, const TokenWindows& windows,
                  const ExpertCheckpoint& output) {
   const ExpertsConfig& experts = *experts_of(model.config());
-  const RemoveExpertsSeconds& s = result.seconds;
   Json record = {
       {"swiftprune", SWIFTPRUNE_VERSION},
       {"command", command_record(*flags.common.command)},
@@ -91,20 +88,10 @@ Json make_record(const ShrinkFlags& flags, const Model& model, const RemoveExper
         {"layers", layers_json(result)}}},
       {"left_out_prediction_layers", output.leaves_prediction_layers_out()},
       {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", output.num_parameters()}}},
-      {"calibration",
-       {{"source", flags.calibration.source()},
-        {"ids", windows.hash()},
-        {"windows", windows.num_windows()},
-        {"seqlen", windows.seqlen},
-        {"seed", flags.calibration.seed}}},
+      {"calibration", calibration_record(flags.calibration.record(windows))},
       {"input", model_hashes(model.checkpoint())},
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"seconds",
-       {{"load", s.load},
-        {"forward", s.forward},
-        {"solve", s.solve},
-        {"write", s.write},
-        {"total", s.total}}},
+      {"machine", machine_record()},
+      {"seconds", seconds_record(result.seconds)},
       {"tensors", Json::array()}};  // nothing is zero
   if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);

@@ -10,6 +10,7 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 #include "swiftprune/structure/expert_scores.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -41,17 +42,9 @@ struct ReducedLayer {
   double change = 0.0, change_refitted = 0.0;
 };
 
-struct RemoveExpertsSeconds {
-  double load = 0.0;
-  double forward = 0.0;
-  double solve = 0.0;
-  double write = 0.0;
-  double total = 0.0;
-};
-
 struct RemoveExpertsResult {
   std::vector<ReducedLayer> layers;  // those with experts
-  RemoveExpertsSeconds seconds;
+  ShrinkSeconds seconds;
 };
 
 // Takes what becomes of a layer.
