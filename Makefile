@@ -5,7 +5,7 @@ NVCC := $(shell command -v nvcc || ls $(CUDA_PATH)/bin/nvcc /usr/local/cuda/bin/
 PRESET := $(if $(and $(wildcard /proc/driver/nvidia/version),$(NVCC)),cuda,cpu)
 JOBS := $(shell nproc)
 PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
-  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev \
+  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev zlib1g-dev libzstd-dev \
   libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang libclang-rt-dev
@@ -43,8 +43,8 @@ tsan: deps
 FUZZ_SECONDS ?= 60
 fuzz: deps fuzz-deps
 	cmake --preset fuzz
-	cmake --build --preset fuzz --target packed_tensor_fuzz
-	build/fuzz/fuzz/packed_tensor_fuzz -max_total_time=$(FUZZ_SECONDS)
+	cmake --build --preset fuzz --target fuzzers
+	for program in build/fuzz/fuzz/*_fuzz; do $$program -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 bench: deps
 	cmake --preset $(PRESET)

@@ -20,6 +20,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/linear.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/read_ceiling.h"
 
 namespace {
@@ -35,6 +36,8 @@ struct Shape {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
 };
+
+constexpr const char* kDenseInt4 = "int4";  // few bits are compared with it, too
 
 // N(0, 0.02) weights without exact zeros; a share of each row, or all but n of every m, set to zero at
 // random.
@@ -67,6 +70,29 @@ struct Generator {
     return bits;
   }
 };
+
+// Codes of a grid in groups of 64, drawn around the middle; a share of them, or two of every four, at their zero
+// point.
+QuantizedWeight grid_weight(Shape shape, int bits, double sparsity, bool two_of_four) {
+  QuantizedWeight w{{bits, 64, false}, shape.rows, shape.cols, {}, {}, {}};
+  std::mt19937 engine(5);
+  const auto limit = static_cast<std::uint32_t>(sparsity * 4294967295.0);
+  const auto middle = static_cast<std::uint8_t>(w.grid.middle());
+  w.scales.assign(static_cast<std::size_t>(shape.rows * shape.cols / 64), f32_to_f16(0.01f));
+  w.codes.resize(static_cast<std::size_t>(shape.rows * shape.cols));
+  std::uint32_t kept = 0;
+  for (std::size_t i = 0; i < w.codes.size(); ++i) {
+    const auto drawn = static_cast<std::uint32_t>(engine());
+    auto code = static_cast<std::uint8_t>(engine() % static_cast<std::uint64_t>(w.grid.num_codes()));
+    if (code == middle) --code;  // what is kept is not zero
+    if (i % 4 == 0) kept = drawn % 4;
+    const std::uint32_t other = (kept + 1 + (drawn >> 8) % 3) % 4;
+    if (two_of_four && i % 4 == 0) kept = kept | other << 4;
+    const bool pruned = two_of_four ? i % 4 != (kept & 15u) && i % 4 != kept >> 4 : drawn < limit;
+    w.codes[i] = pruned ? middle : code;
+  }
+  return w;
+}
 
 class Variant {
  public:
@@ -168,6 +194,17 @@ std::vector<Variant> make_variants(const Options& options, Shape shape) {
   add("bitmap 70 %", weights.pruned(0.7), {PackedKind::kBitmap16});
   add("2:4", weights.two_of_four(), {PackedKind::kNm16, 2, 4});
   add("int8 bitmap 50 %", half, {PackedKind::kBitmapInt8});
+  const auto add_grid = [&](const std::string& name, int bits, double sparsity, bool two_of_four,
+                            const PackFormat& format) {
+    if (!options.only.empty() && std::ranges::find(options.only, name) == options.only.end()) return;
+    variants.emplace_back(name, pack(grid_weight(shape, bits, sparsity, two_of_four), format), copies);
+  };
+  add_grid(kDenseInt4, 4, 0.0, false, {PackedKind::kDenseGrid});
+  add_grid("int4 bitmap 50 %", 4, 0.5, false, {PackedKind::kBitmapGrid});
+  add_grid("int4 2:4", 4, 0.5, true, {PackedKind::kNmGrid, 2, 4});
+  add_grid("int3", 3, 0.0, false, {PackedKind::kDenseGrid});
+  add_grid("int3 bitmap 50 %", 3, 0.5, false, {PackedKind::kBitmapGrid});
+  add_grid("int8 grid", 8, 0.0, false, {PackedKind::kDenseGrid});
   return variants;
 }
 
@@ -194,16 +231,23 @@ void measure(const Options& options, const std::string& shape_name, const std::v
     }
   }
   const auto report = [&](const std::string& name, const std::vector<double>& t, double bytes) {
-    std::vector<double> ratios;
-    for (std::size_t r = 0; r < t.size(); ++r) ratios.push_back(times[0][r] / t[r]);
+    const auto ratio_to = [&t](const std::vector<double>& base) {
+      std::vector<double> ratios;
+      for (std::size_t r = 0; r < t.size(); ++r) ratios.push_back(base[r] / t[r]);
+      return median(ratios);
+    };
+    const auto int4 = std::ranges::find(variants, kDenseInt4, &Variant::name);
+    const double to_int4 =
+        int4 == variants.end() ? 0.0 : ratio_to(times[static_cast<std::size_t>(int4 - variants.begin())]);
     const double best = *std::min_element(t.begin(), t.end());
     const double best_ratio = *std::min_element(times[0].begin(), times[0].end()) / best;
     const double rate = bytes / median(t);
     const double tflops = 2.0 * static_cast<double>(tokens * shape.rows * shape.cols) / median(t) / 1e12;
-    fmt::print("| {} | {} | {} {} | {} | {:.3f} | {:.3f} | {:.1f} | {:.0f} % | {:.3f} | {:.2f} | {:.2f} |\n",
-               shape_name, threads, tokens, compute == ComputeType::kBF16 ? "bf16" : "f32", name,
-               1e3 * median(t), 1e3 * best, rate / 1e9, 100.0 * rate / ceiling, tflops, median(ratios),
-               best_ratio);
+    fmt::print(
+        "| {} | {} | {} {} | {} | {:.3f} | {:.3f} | {:.1f} | {:.0f} % | {:.3f} | {:.2f} | {:.2f} | {:.2f} "
+        "|\n",
+        shape_name, threads, tokens, compute == ComputeType::kBF16 ? "bf16" : "f32", name, 1e3 * median(t),
+        1e3 * best, rate / 1e9, 100.0 * rate / ceiling, tflops, ratio_to(times[0]), best_ratio, to_int4);
     rows.push_back({{"shape", shape_name},
                     {"threads", threads},
                     {"tokens", tokens},
@@ -214,7 +258,8 @@ void measure(const Options& options, const std::string& shape_name, const std::v
                     {"gb_per_s", rate / 1e9},
                     {"share_of_read_ceiling", rate / ceiling},
                     {"tflops", tflops},
-                    {"ratio_to_dense_bf16", median(ratios)},
+                    {"ratio_to_dense_bf16", ratio_to(times[0])},
+                    {"ratio_to_dense_int4", to_int4},
                     {"ratio_of_bests", best_ratio}});
   };
   for (std::size_t v = 0; v < variants.size(); ++v) {
@@ -256,7 +301,7 @@ int main(int argc, char** argv) {
   fmt::print(
       "\n| shape | threads | tokens | weight | median ms | best ms | GB/s | of ceiling | TFLOP/s | x dense | "
       "x dense "
-      "(bests) |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+      "(bests) | x int4 |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const std::string& shape : options.shapes) {
     const std::vector<Variant> variants = make_variants(options, parse_shape(shape));
     for (std::size_t i = 0; i < options.threads.size(); ++i) {

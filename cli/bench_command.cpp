@@ -95,7 +95,7 @@ void run(BenchFlags& flags) {
   std::vector<const Model*> models;
   std::vector<std::uint64_t> file_bytes;
   for (const std::string& folder : folders) {
-    owners.push_back(Model::open(folder));
+    owners.push_back(open_model(flags.common, folder));
     device->check_model(*owners.back());
     owners.back()->check_length(flags.speed.prompt_tokens + flags.speed.decode_tokens,
                                 "--prompt and --decode");

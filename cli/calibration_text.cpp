@@ -14,6 +14,10 @@ namespace swiftprune::cli {
 
 std::string CalibrationText::source() const { return fmt::format("{}", fmt::join(sources, ", ")); }
 
+CalibrationRecord CalibrationText::record(const TokenWindows& windows) const {
+  return {source(), windows.hash(), windows.num_windows(), windows.seqlen, seed};
+}
+
 void CalibrationText::fit_to(const Model& model) {
   if (seqlen_given) model.check_length(seqlen, "--seqlen");
   seqlen = usual_length(model, seqlen);
@@ -22,8 +26,9 @@ void CalibrationText::fit_to(const Model& model) {
 void add_calibration_flags(CLI::App& command, CalibrationText& text) {
   command
       .add_option("--calibration,--ids", text.sources,
-                  "Text (.txt, .jsonl; repeatable), token ids (.u16, .u32), or self: text that the model "
-                  "writes itself")
+                  "Text (.txt, .jsonl, .json, also .gz and .zst; repeatable), token ids (.u16, .u32), or "
+                  "self: text that "
+                  "the model writes itself")
       ->capture_default_str();
   command.add_option("--field", text.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
@@ -34,9 +39,9 @@ void add_calibration_flags(CLI::App& command, CalibrationText& text) {
   command.add_option("--seed", text.seed, "Seed of the draws of text")->capture_default_str();
 }
 
-TokenWindows calibration_windows(const Model& model, Device& device, const CalibrationText& text,
-                                 std::int64_t windows, bool at_most, ComputeType compute,
-                                 const ProgressFn& progress) {
+TokenWindows calibration_windows(const CommonOptions& common, const Model& model, Device& device,
+                                 const CalibrationText& text, std::int64_t windows, bool at_most,
+                                 ComputeType compute, const ProgressFn& progress) {
   if (text.is_self()) {
     SelfTextOptions self;
     self.windows = windows;
@@ -64,8 +69,10 @@ TokenWindows calibration_windows(const Model& model, Device& device, const Calib
   for (const std::string& file : text.sources) {
     if (file == "self") bad_usage("--calibration: found self beside files, expected one or the other");
     Corpus part = read_corpus(file, text.field);
+    corpus.notes.insert(corpus.notes.end(), part.notes.begin(), part.notes.end());
     std::move(part.documents.begin(), part.documents.end(), std::back_inserter(corpus.documents));
   }
+  print_notes(common, corpus.notes);
   const auto tokenizer = Tokenizer::open(model.checkpoint().folder());
   return sample_windows(*tokenizer, corpus, windows, text.seqlen, text.seed, at_most);
 }

@@ -9,6 +9,7 @@
 #include "command.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune::cli {
@@ -22,14 +23,15 @@ struct CalibrationText {
 
   bool is_self() const { return sources == std::vector<std::string>{"self"}; }
   std::string source() const;  // for records and messages
+  CalibrationRecord record(const TokenWindows& windows) const;
   // Cuts the default of --seqlen to the model's positions; one that was asked for is refused above them.
   void fit_to(const Model& model);
 };
 // Declares --calibration (--ids), --field, --seqlen and --seed.
 void add_calibration_flags(CLI::App& command, CalibrationText& text);
 // at_most: fewer windows where there is less text.
-TokenWindows calibration_windows(const Model& model, Device& device, const CalibrationText& text,
-                                 std::int64_t windows, bool at_most, ComputeType compute,
-                                 const ProgressFn& progress);
+TokenWindows calibration_windows(const CommonOptions& common, const Model& model, Device& device,
+                                 const CalibrationText& text, std::int64_t windows, bool at_most,
+                                 ComputeType compute, const ProgressFn& progress);
 
 }  // namespace swiftprune::cli

@@ -124,6 +124,11 @@ void print_next(const CommonOptions& options, const std::vector<std::vector<std:
     fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(commands[i]));
 }
 
+void print_notes(const CommonOptions& options, std::span<const std::string> notes) {
+  if (options.quiet) return;
+  for (const std::string& note : notes) print_note(options, note);
+}
+
 void print_json(const nlohmann::ordered_json& document) {
   fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }

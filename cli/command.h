@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +54,9 @@ void clear_progress();
 void print_note(const CommonOptions& options, const std::string& text);
 // The commands that come next, each as its arguments, on standard error, unless --quiet.
 void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands);
+
+// A note a line.
+void print_notes(const CommonOptions& options, std::span<const std::string> notes);
 
 // One JSON document on stdout.
 void print_json(const nlohmann::ordered_json& document);

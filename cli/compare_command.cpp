@@ -32,7 +32,9 @@ struct CompareFlags {
 // One attention and one MLP linear of the middle block.
 std::vector<std::string> default_masks(const Model& model) {
   const BlockConfig& block = model.config().blocks[static_cast<std::size_t>(model.config().num_layers() / 2)];
-  return {block.qkv.front().name + ".weight", block.down.name + ".weight"};
+  std::vector<std::string> masks = {block.qkv.front().name + ".weight"};
+  if (!block.up.empty()) masks.push_back(block.down.name + ".weight");  // else all of the MLP are experts
+  return masks;
 }
 
 void print_model(const ModelReport& model) {
@@ -111,13 +113,13 @@ void run(const CompareFlags& flags) {
   input.folders.insert(input.folders.end(), flags.pruned.begin(), flags.pruned.end());
   std::vector<std::unique_ptr<Model>> models;
   for (const std::string& folder : input.folders) {
-    models.push_back(Model::open(folder));
+    models.push_back(open_model(flags.common, folder));
     device->check_model(*models.back());
     input.models.push_back(models.back().get());
   }
   input.forward.compute = parse_compute(flags.compute, *device);
   input.forward.progress = job.context().progress;
-  if (!flags.text.files.empty()) read_texts(*models[0], flags.text, input);
+  if (!flags.text.files.empty()) read_texts(flags.common, *models[0], flags.text, input);
   if (!flags.prompts.empty()) input.prompts = read_prompts(flags.prompts);
   input.refusals = refusal_prompts(flags);
   input.max_tokens = flags.max_tokens;

@@ -153,12 +153,14 @@ std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
   const ConventionOptions convention = convention_options(model, tokenizer.get(), options.text);
   document["convention"] = options.text.convention;
-  document["convention_label"] = label_of(convention.convention, convention.seqlen, convention.stride);
+  document["convention_label"] = label_of(convention);
   document["seqlen"] = convention.seqlen;
   document["bos"] = convention.bos.has_value();
   for (const std::string& file : options.text.files) {
     EvaluationText text =
         read_evaluation_text(file, options.text.field, tokenizer.get(), model.config().vocab_size);
+    print_notes(options.common, text.notes);
+    for (const std::string& note : text.notes) document["notes"].push_back(note);
     results.push_back(evaluate(model, device, std::move(text), convention, forward));
     if (!options.common.json) print_text(results.back());
   }
@@ -174,7 +176,7 @@ void run(const EvalOptions& options) {
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
   }
-  const auto model = Model::open(options.model);
+  const auto model = open_model(options.common, options.model);
   device->check_model(*model);
   ForwardOptions forward;
   forward.compute = parse_compute(options.compute, *device);
@@ -184,6 +186,7 @@ void run(const EvalOptions& options) {
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
 
   ordered_json document = {{"model", options.model}};
+  for (const std::string& note : model->notes()) document["notes"].push_back(note);
   evaluate_texts(*model, *device, options, forward, document);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!tasks.empty()) tokenizer = Tokenizer::open(model->checkpoint().folder());

@@ -42,7 +42,7 @@ std::vector<std::string> type_names() {
 void run(const ExportArguments& arguments) {
   const RunScope job = apply(arguments.common);
   check_output_file("--gguf", arguments.gguf);
-  const auto model = Model::open(arguments.model);
+  const auto model = open_model(arguments.common, arguments.model);
   ExportOptions options;
   options.mix = find_gguf_mix(arguments.type);  // none for auto
   options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;
@@ -80,7 +80,9 @@ void run(const ExportArguments& arguments) {
                types.size() > 1 ? fmt::format(" (matrices: {})", fmt::join(types, ", ")) : std::string(),
                human_bytes(static_cast<double>(report.bytes)));
   }
-  for (const std::string& note : report.notes) print_note(arguments.common, note);
+  clear_progress();
+  // Also when quiet: what another program will do otherwise is no hint.
+  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
 }
 
 }  // namespace

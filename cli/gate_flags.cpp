@@ -63,14 +63,14 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& devi
     ComparisonInput input;
     input.models = {dense.get(), pruned.get()};
     input.folders = {run.dense, run.pruned};
-    read_texts(*dense, flags, input);
+    read_texts(run.common, *dense, flags, input);
     input.error_tokens = 0;
     input.gates = gate.limits;
     input.forward = run.forward;
     input.num_worst = 0;
     return compare(input, device);
   }();
-  if (!run.quiet) {
+  if (!run.common.quiet) {
     for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());
   }
   require_passed(report);

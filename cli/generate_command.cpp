@@ -62,7 +62,7 @@ void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   if (!options.system.empty() && !options.chat) bad_usage("--system: is part of a conversation; add --chat");
   const auto device = open_device(options.device);
-  const auto model = Model::open(options.model);
+  const auto model = open_model(options.common, options.model);
   device->check_model(*model);
   const auto tokenizer = Tokenizer::open(options.model);
   std::vector<std::int32_t> prompt = prompt_ids(options, *tokenizer);

@@ -47,7 +47,7 @@ void run(const ImportArguments& arguments) {
                report.architecture, report.num_parameters, report.num_tensors, name_of(report.dtype),
                human_bytes(static_cast<double>(report.bytes)));
   }
-  for (const std::string& note : report.notes) print_note(arguments.common, note);
+  print_notes(arguments.common, report.notes);
   print_next(arguments.common, {{"swiftprune", "prune", arguments.folder, "--out", "PRUNED"}});
 }
 

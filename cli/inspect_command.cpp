@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "swiftprune/model/experts_config.h"
 #include "swiftprune/report/inspect.h"
 
 namespace swiftprune::cli {
@@ -79,6 +80,10 @@ void print_summary(const ModelInspection& inspection) {
     fmt::print("blocks        {}, hidden size {}, MLP {}, {} heads of {}, {} for keys and values\n",
                config->num_layers(), config->hidden_size, config->intermediate_size, config->num_heads,
                config->head_size, config->num_kv_heads);
+    if (const ExpertsConfig* experts = experts_of(*config)) {
+      fmt::print("experts       {} of {} channels, {} a token; every linear of theirs is listed below\n",
+                 experts->count, experts->width, experts->router.top_k);
+    }
     fmt::print("vocabulary    {}, {} positions, head {}\n", config->vocab_size, config->max_positions,
                inspection.is_tied ? "tied to the embedding" : "of its own");
   }

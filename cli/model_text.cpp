@@ -24,7 +24,7 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
     if (!model.config().needs_bos) return std::nullopt;
   }
   if (!id) {
-    bad_input("{}: windows are to start with BOS (--bos {}), but the tokenizer has none",
+    bad_input("{}: windows, or the text, are to start with BOS (--bos {}), but the tokenizer has none",
               model.checkpoint().folder().string(), bos);
   }
   return id;
@@ -33,9 +33,9 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
 }  // namespace
 
 void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
-  command.add_option(
-      "--text,--ids", flags.files,
-      "Texts: .txt, .jsonl (see --field), or token ids as .u16 / .u32 (little endian, no header)");
+  command.add_option("--text,--ids", flags.files,
+                     "Texts: .txt, .jsonl or .json (see --field), each also as .gz or .zst, or token ids as "
+                     ".u16 / .u32 (little endian, no header)");
   command.add_option("--field", flags.field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
   command.add_option("--seqlen", flags.seqlen, "Tokens a window; by default at most the model's positions")
@@ -45,11 +45,13 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
   command.add_option("--windows", flags.windows, "First so many windows of each text (0: all)")
       ->check(zero_or_more());
   command
-      .add_option("--bos", flags.bos,
-                  "A BOS at the start of each window: each, none, or auto (what the family needs; with "
-                  "--convention llama.cpp what the tokenizer adds)")
+      .add_option(
+          "--bos", flags.bos,
+          "BOS: each (at the start of each window), once (before the whole text, as the published code "
+          "of GPTQ, SparseGPT and Wanda has it where the tokenizer adds one), none, or auto (what the "
+          "family needs; with --convention llama.cpp what the tokenizer adds)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "each", "none"}));
+      ->check(CLI::IsMember({"auto", "each", "once", "none"}));
   command
       .add_option("--convention", flags.convention,
                   "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
@@ -62,14 +64,17 @@ void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags) {
       ->check(zero_or_more());
 }
 
+std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder) {
+  auto model = Model::open(folder);
+  print_notes(common, model->notes());
+  return model;
+}
+
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
   const std::filesystem::path& folder = model.checkpoint().folder();
   const bool has_text =
       std::any_of(files.begin(), files.end(), [](const auto& f) { return !holds_token_ids(f); });
-  if (!has_text && !std::filesystem::exists(folder / "tokenizer.json") &&
-      !std::filesystem::exists(folder / "tokenizer.model")) {
-    return nullptr;
-  }
+  if (!has_text && !Tokenizer::is_in(folder)) return nullptr;
   return Tokenizer::open(folder);
 }
 
@@ -86,18 +91,21 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
   options.stride = flags.stride;
   options.max_windows = flags.windows;
   options.bos = window_bos(model, tokenizer, flags.bos, options.convention);
+  options.bos_once = flags.bos == "once";
   return options;
 }
 
-void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input) {
+void read_texts(const CommonOptions& common, const Model& dense, const EvaluationFlags& flags,
+                ComparisonInput& input) {
   const auto tokenizer = evaluation_tokenizer(dense, flags.files);
   const ConventionOptions convention = convention_options(dense, tokenizer.get(), flags);
-  input.convention = label_of(convention.convention, convention.seqlen, convention.stride);
+  input.convention = label_of(convention);
   double bytes = 0.0, tokens = 0.0;
   bool has_bytes = true;
   for (const std::string& file : flags.files) {
     const EvaluationText text =
         read_evaluation_text(file, flags.field, tokenizer.get(), dense.config().vocab_size);
+    print_notes(common, text.notes);
     for (ScoredWindows& part : scored_windows(text.ids, text.name, convention)) {
       const auto scored = static_cast<double>(part.num_scored());
       tokens += scored;
@@ -116,8 +124,7 @@ std::int64_t usual_length(const Model& model, std::int64_t num_positions) {
 
 std::int32_t first_token(const Model& model) {
   const std::filesystem::path& folder = model.checkpoint().folder();
-  if (std::filesystem::exists(folder / "tokenizer.json") ||
-      std::filesystem::exists(folder / "tokenizer.model")) {
+  if (Tokenizer::is_in(folder)) {
     const auto tokenizer = Tokenizer::open(folder);
     if (tokenizer->bos()) return *tokenizer->bos();
     if (tokenizer->eos()) return *tokenizer->eos();

@@ -30,6 +30,8 @@ struct EvaluationFlags {
 };
 // Declares --text, --seqlen, --windows, --field, --bos, --convention and --stride.
 void add_evaluation_flags(CLI::App& command, EvaluationFlags& flags);
+// Model::open, which tells what was read otherwise than the folder says.
+std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder);
 // The model's tokenizer; null when the folder has none and every file holds token ids.
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files);
 // The windows that the flags mean for this model; tokenizer may be null.
@@ -37,7 +39,8 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
                                      const EvaluationFlags& flags);
 
 // Reads every text of the flags into the comparison's windows; one text after the other.
-void read_texts(const Model& dense, const EvaluationFlags& flags, ComparisonInput& input);
+void read_texts(const CommonOptions& common, const Model& dense, const EvaluationFlags& flags,
+                ComparisonInput& input);
 
 // A default number of positions, cut to those that the model has.
 std::int64_t usual_length(const Model& model, std::int64_t num_positions);

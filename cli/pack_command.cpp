@@ -3,6 +3,7 @@
 
 #include "command.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 struct Options {
   CommonOptions common;
-  std::string model, out, quantize = "none";
+  std::string model, out, quantize = "none", embeddings = "none";
 };
 
 std::string format_name(const PackFormat& format) {
@@ -34,6 +35,7 @@ void print_report(const PackReport& report, const Options& options) {
     }
     print_json({{"out", options.out},
                 {"quantize", options.quantize},
+                {"quantize_embeddings", options.embeddings},
                 {"linears", linears},
                 {"left_dense", report.left},
                 {"dense_bytes", report.dense_bytes},
@@ -50,17 +52,38 @@ void print_report(const PackReport& report, const Options& options) {
     density += l.density * share(l.dense_bytes, report.dense_bytes);
   }
   for (const auto& [kind, count] : kinds) fmt::print("{:>5} linears as {}\n", count, kind);
+  for (const PackedLinear& table : report.tables) {
+    fmt::print("{} as {}: {} -> {}\n", table.name, options.embeddings,
+               human_bytes(static_cast<double>(table.dense_bytes)),
+               human_bytes(static_cast<double>(table.packed_bytes)));
+  }
   if (!report.left.empty()) fmt::print("{:>5} linears of F32 left as they are\n", report.left.size());
-  fmt::print("linears: {} -> {} ({:.1f} %; {:.1f} % of the weights are not zero)\n",
-             human_bytes(static_cast<double>(report.dense_bytes)),
-             human_bytes(static_cast<double>(report.packed_bytes)),
-             100.0 * share(report.packed_bytes, report.dense_bytes), 100.0 * density);
+  if (!report.linears.empty()) {
+    fmt::print("linears: {} -> {} ({:.1f} %; {:.1f} % of the weights are not zero)\n",
+               human_bytes(static_cast<double>(report.dense_bytes)),
+               human_bytes(static_cast<double>(report.packed_bytes)),
+               100.0 * share(report.packed_bytes, report.dense_bytes), 100.0 * density);
+  }
   fmt::print("model:   {} -> {} ({:.1f} %)\n", human_bytes(static_cast<double>(report.source_bytes)),
              human_bytes(static_cast<double>(report.target_bytes)),
              100.0 * share(report.target_bytes, report.source_bytes));
-  if (report.packed_bytes >= report.dense_bytes) {
+  if (report.target_bytes >= report.source_bytes) {
     print_note(options.common, "nothing became smaller; prune the model first");
     print_next(options.common, {{"swiftprune", "prune", options.model, "--out", "PRUNED"}});
+  }
+}
+
+void add_experts(const Checkpoint& source, const ModelConfig& model, const ExpertsConfig& experts,
+                 std::vector<std::string>& weights) {
+  const ExpertTensors tensors(source, experts, model.hidden_size);
+  if (tensors.form() != ExpertForm::kSeparate) {
+    bad_input(
+        "{}: found experts in fused tensors ({}), expected a tensor for each expert's linear, which can be "
+        "packed",
+        source.folder().string(), name_of(tensors.form()));
+  }
+  for (const std::string& name : tensors.names()) {
+    if (name.ends_with(".weight")) weights.push_back(name);
   }
 }
 
@@ -70,13 +93,17 @@ void run(const Options& options) {
   const Checkpoint source = Checkpoint::open(options.model);
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
   std::vector<std::string> weights;
-  for (const BlockConfig& block : model_config(source.config()).blocks) {
+  const ModelConfig config = model_config(source.config());
+  for (const BlockConfig& block : config.blocks) {
     for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
+    if (block.experts) add_experts(source, config, *block.experts, weights);
   }
   PackOptions pack;
   for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {
     if (options.quantize == name_of(quantize)) pack.quantize = quantize;
   }
+  if (options.embeddings != "none") pack.table_bits = options.embeddings == "int8" ? 8 : 4;
+  pack.tables = tables_of(config);
   pack.progress = job.context().progress;
   print_report(pack_checkpoint(source, weights, options.out, pack), options);
 }
@@ -93,6 +120,13 @@ void declare_pack(CLI::App& program) {
       ->add_option("--quantize", options->quantize,
                    "none: lossless; int8, fp8 (E4M3): 8 bits a weight, a scale a row")
       ->check(CLI::IsMember({"none", "int8", "fp8"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--quantize-embeddings", options->embeddings,
+          "Embedding and output projection, rounded to the nearest: none; int8: a scale a row; int4: a "
+          "scale and a zero point for 32 inputs")
+      ->check(CLI::IsMember({"none", "int8", "int4"}))
       ->capture_default_str();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune pack pruned --out pruned-packed\nBack again: swiftprune unpack");

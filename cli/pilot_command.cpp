@@ -87,7 +87,7 @@ void run(PilotFlags flags) {
   check_output_file("--report", flags.report);
   check_output_file("--markdown", flags.markdown);
   options.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
-  const auto model = Model::open(options.model);
+  const auto model = open_model(flags.common, options.model);
   device->check_model(*model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =

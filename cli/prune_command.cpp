@@ -27,6 +27,7 @@
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/pipeline/record.h"
 
@@ -42,6 +43,11 @@ struct PruneFlags {
   double sparsity = 0.5;
   std::string pattern = "row";
   std::string allocate;  // empty: the method's
+  std::string quantize;  // int8, int4 or int3; empty: none
+  std::string group;     // of --quantize; empty: its default
+  bool asymmetric = false;
+  std::string store;       // packed or dense; empty: packed
+  std::string embeddings;  // of a packed model: int8 or int4; empty: as they are
   CalibrationText calibration;
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
@@ -57,6 +63,17 @@ struct PruneFlags {
   bool resume = false;
 };
 
+std::optional<QuantGrid> grid_of(const PruneFlags& flags) {
+  if (flags.quantize.empty() && flags.group.empty() && !flags.asymmetric) return std::nullopt;
+  if (flags.quantize.empty()) {
+    bad_usage("{}: found without --quantize, which it is about; add --quantize int4, say",
+              flags.group.empty() ? "--asymmetric" : "--group");
+  }
+  const std::string group = flags.group.empty() ? fmt::format("{}", QuantGrid{}.group) : flags.group;
+  return parse_grid(fmt::format("{}({}{})", flags.quantize, group, flags.asymmetric ? ",asymmetric" : ""),
+                    "--quantize");
+}
+
 Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method) {
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(flags.pattern);
@@ -68,6 +85,7 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   }
   defaults.score = !flags.score.empty() ? parse_score(flags.score) : n_m ? method.n_m_score : method.score;
   defaults.refine = !flags.refine.empty() ? parse_refine(flags.refine) : method.refine;
+  defaults.grid = grid_of(flags);
   if (flags.allocate == "sensitivity") {
     if (!flags.plan_file.empty())
       bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
@@ -105,12 +123,12 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
   if (flags.windows != "auto") {
     const std::int64_t count =
         flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(model, device, flags.calibration, count, false, options.compute,
-                                         options.progress);
+    result.windows = calibration_windows(flags.common, model, device, flags.calibration, count, false,
+                                         options.compute, options.progress);
     return result;
   }
   const bool self = flags.calibration.is_self();
-  result.windows = calibration_windows(model, device, flags.calibration,
+  result.windows = calibration_windows(flags.common, model, device, flags.calibration,
                                        self ? std::max(1, method.windows) : kMostByItself, true,
                                        options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
@@ -123,16 +141,26 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
 bool allocates(const PruneFlags& flags, const Method& method) {
   if (!flags.allocate.empty()) return flags.allocate == "sensitivity";
   const Pattern::Kind kind = parse_pattern(flags.pattern).kind;
-  return method.allocates && flags.plan_file.empty() &&
+  return method.allocates && flags.sparsity > 0.0 && flags.plan_file.empty() &&
          (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
 }
 
 void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
-                   const std::optional<Allocation>& allocation, double seconds) {
+                   const std::optional<Allocation>& allocation, const PackReport& packing, double seconds) {
   const StageSeconds& s = result.seconds;
-  fmt::print("pruned      {}\n", flags.out);
+  fmt::print("{}      {}\n", flags.quantize.empty() ? "pruned" : "solved", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
              flags.pattern);
+  if (const auto grid = grid_of(flags)) fmt::print("grid        {}\n", format(*grid));
+  if (!packing.linears.empty()) {
+    double weights = 0.0;
+    for (const TensorResult& tensor : result.tensors)
+      weights += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+    fmt::print("size        {} -> {}, {:.2f} bits a weight of the linears on grids\n",
+               human_bytes(static_cast<double>(packing.source_bytes)),
+               human_bytes(static_cast<double>(packing.target_bytes)),
+               8.0 * static_cast<double>(packing.packed_bytes) / weights);
+  }
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
   if (calibration.windows > 0) {
@@ -144,8 +172,9 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
       "{:.1f}\n",
       seconds, allocation ? fmt::format("allocate {:.1f}, ", allocation->seconds) : "", s.calibrate, s.score,
       s.select, s.refine, s.load + s.write);
-  print_next(flags.common, {{"swiftprune", "verify", flags.model, flags.out},
-                            {"swiftprune", "eval", flags.out, "--text", "FILE"}});
+  std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.out, "--text", "FILE"}};
+  if (packing.linears.empty()) next.insert(next.begin(), {"swiftprune", "verify", flags.model, flags.out});
+  print_next(flags.common, next);
 }
 
 // What tells a model from a changed one without reading it whole.
@@ -264,7 +293,7 @@ void run(PruneFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const Method& method = method_by_name(flags.method);
-  const auto model = Model::open(flags.model);
+  const auto model = open_model(flags.common, flags.model);
   flags.calibration.fit_to(*model);
   device->check_model(*model);
   std::future<nlohmann::ordered_json> hashes;
@@ -289,16 +318,30 @@ void run(PruneFlags& flags) {
   options.progress = job.context().progress;
   device->check_plan(*model, plan, options);
 
-  // The output is claimed before the work, so that a wrong path costs nothing.
-  CheckpointWriter writer(flags.out, plan_like(model->checkpoint()),
+  const bool packs = plan.quantizes() && flags.store != "dense";
+  if (!flags.store.empty() && !plan.quantizes())
+    bad_usage("--store: found {} without --quantize, which it is about", flags.store);
+  PackOptions tables;
+  if (!flags.embeddings.empty()) {
+    if (!packs) {
+      bad_usage("--quantize-embeddings: found {} with what is no packed model; {}", flags.embeddings,
+                plan.quantizes() ? "leave --store dense out" : "add --quantize, or use swiftprune pack");
+    }
+    tables.table_bits = flags.embeddings == "int8" ? 8 : 4;
+    tables.tables = tables_of(model->config());
+  }
+
+  // The output is claimed before the work, so that a wrong path costs nothing. Of a packed model only the pruned
+  // tensors stand there at first.
+  CheckpointWriter writer(flags.out,
+                          packs ? stage_plan(model->checkpoint(), plan) : plan_like(model->checkpoint()),
                           flags.resume ? Leftover::kContinue : Leftover::kDiscard);
   if (flags.resume) writer.keep_when_unfinished();
   Calibration calibrated;
   CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
     calibrated = calibrate(*model, *device, flags, method, plan, options);
-    calibration = {flags.calibration.source(), calibrated.windows.hash(), calibrated.windows.num_windows(),
-                   calibrated.windows.seqlen, flags.calibration.seed};
+    calibration = flags.calibration.record(calibrated.windows);
     calibration.stopping = calibrated.stopping;
   }
   const nlohmann::ordered_json identity = identity_of(flags, *model, *device, options, plan, calibration);
@@ -329,28 +372,47 @@ void run(PruneFlags& flags) {
     if (allocation) head["sensitivities"] = allocation->sensitivities;
     journal.emplace(writer.temporary_folder(), head, sync);
   }
-  CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
+  std::unique_ptr<CheckpointWriter> packed;
+  PackReport packing;
   const PruneResult result = keeping_blocks(*journal, writer, flags.resume, [&] {
+    if (packs) {
+      GridOutput output(model->checkpoint(), plan, writer, *journal, options.finished);
+      PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
+      packed = output.write_packed(flags.out, tables, packing);
+      return pruned;
+    }
+    CheckpointOutput output(model->checkpoint(), writer, &*journal, options.finished);
     PruneResult pruned = device->prune(*model, plan, calibrated.windows, options, output);
     output.copy_rest();
     return pruned;
   });
+  CheckpointWriter& whole = packs ? *packed : writer;
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
-  writer.copy_other_files(model->checkpoint(), own_files);
+  whole.copy_other_files(model->checkpoint(), own_files);
   nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
                                               result, command_record(*flags.common.command),
                                               hashes.valid() ? hashes.get() : nlohmann::ordered_json());
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
-  std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);  // from here on nothing is stopped
-  writer.write_file("swiftprune.json", record.dump(1) + "\n");
-  writer.write_file("plan.json", to_json(plan).dump(1) + "\n");
-  writer.finish();
+  if (packs) {
+    record["packed"] = {{"dense_bytes", packing.dense_bytes},
+                        {"packed_bytes", packing.packed_bytes},
+                        {"source_bytes", packing.source_bytes},
+                        {"target_bytes", packing.target_bytes}};
+    whole.write_file(kPackedRecordFile, packed_record(packing, tables).dump(2) + "\n");
+  } else {
+    std::filesystem::remove(writer.temporary_folder() /
+                            Journal::kFileName);  // from here on nothing is stopped
+  }
+  whole.write_file("swiftprune.json", record.dump(1) + "\n");
+  whole.write_file("plan.json", to_json(plan).dump(1) + "\n");
+  whole.finish();
+  if (packs) writer.drop_when_unfinished();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {
     print_json(record);
   } else {
-    print_summary(flags, result, calibration, allocation, seconds);
+    print_summary(flags, result, calibration, allocation, packing, seconds);
   }
   note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,
@@ -359,7 +421,7 @@ void run(PruneFlags& flags) {
                   .field = flags.calibration.field,
                   .seqlen = flags.calibration.seqlen,
                   .forward = {.compute = options.compute, .progress = options.progress},
-                  .quiet = flags.common.quiet},
+                  .common = flags.common},
                  *device);
 }
 
@@ -371,10 +433,68 @@ std::string kept_of(const PruneFlags& flags) {
   return unfinished && !unfinished->blocks.empty() ? blocks_kept(unfinished->blocks.size()) : std::string();
 }
 
-void add_flags(CLI::App& command, PruneFlags& f) {
+void add_grid_flags(CLI::App& command, PruneFlags& f) {
+  command
+      .add_option("--quantize", f.quantize,
+                  "Find weights on a grid of few bits, together with the zeros; with --method best, admm or "
+                  "sparsegpt, or --refine rtn or gptq behind another")
+      ->check(CLI::IsMember({"int8", "int4", "int3"}));
+  command
+      .add_option("--group", f.group,
+                  "With --quantize: inputs that share a scale: 32, 64 (default), 128 or row")
+      ->check(CLI::IsMember({"32", "64", "128", "row"}));
+  command
+      .add_option(
+          "--store", f.store,
+          "With --quantize: packed (default; the linears as codes and scales, as they were solved) or "
+          "dense (values in the checkpoint's dtype, for programs that read no packed models)")
+      ->check(CLI::IsMember({"packed", "dense"}));
+  command
+      .add_option(
+          "--quantize-embeddings", f.embeddings,
+          "With --quantize: embedding and output projection rounded to the nearest, too, as swiftprune pack "
+          "does")
+      ->check(CLI::IsMember({"int8", "int4"}));
+  command.add_flag("--asymmetric", f.asymmetric, "With --quantize: a zero point for each group, too");
+}
+
+// What `prune` and `quantize` share.
+void add_common_flags(CLI::App& command, PruneFlags& f) {
   command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
+  add_grid_flags(command, f);
+  add_calibration_flags(command, f.calibration);
+  command.add_option(
+      "--windows", f.windows,
+      "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
+      "the method's");
+  command.add_option("--refine", f.refine,
+                     "Refinement, instead of the method's: none, \"pcg(20)\", \"admm(20)+pcg(20)\"");
+  command
+      .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
+      ->check(CLI::IsMember({"pruned", "dense"}));
+  command.add_option("--skip", f.skip,
+                     "Leave tensors as they are: a shell pattern such as '*.down_proj.weight'; repeatable");
+  command
+      .add_option(
+          "--override", f.overrides,
+          "Other settings for some tensors: a shell pattern and settings, such as '*.down_proj.weight' "
+          "sparsity=0.4,refine=none or quantize=int8(64); repeatable")
+      ->type_size(2);
+  command.add_flag(
+      "--resume", f.resume,
+      "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
+  command.add_option("--plan", f.plan_file,
+                     "A plan for single tensors; every run writes its own as plan.json");
+  add_prune_gate_flags(command, f.gate);
+  add_compute_flag(command, f.compute);
+  add_device_flags(command, f.device);
+  add_common_options(command, f.common);
+}
+
+void add_prune_flags(CLI::App& command, PruneFlags& f) {
+  add_common_flags(command, f);
   command.add_option("--sparsity", f.sparsity, "Share of the weights to prune, 0 <= s < 1")
       ->capture_default_str()
       ->each([&f](const std::string&) { f.sparsity_given = true; });
@@ -382,18 +502,8 @@ void add_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
-  add_calibration_flags(command, f.calibration);
-  command.add_option(
-      "--windows", f.windows,
-      "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
-      "the method's");
   command.add_option("--score", f.score, "Score, instead of the method's");
   command.add_option("--select", f.select, "Selection, instead of the method's");
-  command.add_option("--refine", f.refine,
-                     "Refinement, instead of the method's: none, \"pcg(20)\", \"admm(20)+pcg(20)\"");
-  command
-      .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
-      ->check(CLI::IsMember({"pruned", "dense"}));
   command
       .add_option("--allocate", f.allocate,
                   "How the sparsity is spread: none (the same everywhere) or sensitivity (linears and rows "
@@ -401,28 +511,11 @@ void add_flags(CLI::App& command, PruneFlags& f) {
                   "changes the output little lose more); default: sensitivity with --method best and "
                   "unstructured patterns")
       ->check(CLI::IsMember({"none", "sensitivity"}));
-  command.add_option("--skip", f.skip,
-                     "Leave tensors dense: a shell pattern such as '*.down_proj.weight'; repeatable");
-  command
-      .add_option(
-          "--override", f.overrides,
-          "Other settings for some tensors: a shell pattern and settings, such as '*.down_proj.weight' "
-          "sparsity=0.4,refine=none; repeatable")
-      ->type_size(2);
-  command.add_flag(
-      "--resume", f.resume,
-      "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
-  command.add_option("--plan", f.plan_file,
-                     "A plan for single tensors; every run writes its own as plan.json");
   command.add_option("--lambda", f.lambda, "With --select ewma: keep scores above mean + lambda * deviation");
   command.add_option("--alpha", f.alpha, "With --select ewma: EWMA weight of the mean")
       ->capture_default_str();
   command.add_option("--beta", f.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
-  add_prune_gate_flags(command, f.gate);
-  add_compute_flag(command, f.compute);
-  add_device_flags(command, f.device);
-  add_common_options(command, f.common);
 }
 
 void print_methods(const CommonOptions& common) {
@@ -464,7 +557,7 @@ void print_methods(const CommonOptions& common) {
 void declare_prune(CLI::App& program) {
   auto flags = std::make_shared<PruneFlags>();
   CLI::App* command = program.add_subcommand("prune", "Set weights to zero and write a new checkpoint");
-  add_flags(*command, *flags);
+  add_prune_flags(*command, *flags);
   command->footer(
       "Examples:\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-50 --sparsity 0.5 --calibration my_text.txt\n"
@@ -472,6 +565,22 @@ void declare_prune(CLI::App& program) {
   command->callback([flags] {
     run_writing(
         flags->out, [&] { run(*flags); }, [&] { return kept_of(*flags); });
+  });
+
+  auto grid = std::make_shared<PruneFlags>();
+  grid->sparsity = 0.0;
+  grid->allocate = "none";
+  grid->quantize = "int4";
+  CLI::App* quantize =
+      program.add_subcommand("quantize", "Put weights on a grid of few bits: prune --quantize without zeros");
+  add_common_flags(*quantize, *grid);
+  quantize->footer(
+      "Examples:\n"
+      "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-int4 --quantize int4 --calibration my_text.txt\n"
+      "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-rtn --quantize int4 --group 32 --method rtn");
+  quantize->callback([grid] {
+    run_writing(
+        grid->out, [&] { run(*grid); }, [&] { return kept_of(*grid); });
   });
 
   auto common = std::make_shared<CommonOptions>();

@@ -71,7 +71,7 @@ void say_listening(const ServeFlags& flags, int port) {
 void run(ServeFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);
-  const auto model = Model::open(flags.model);
+  const auto model = open_model(flags.common, flags.model);
   device->check_model(*model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;

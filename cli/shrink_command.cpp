@@ -11,10 +11,9 @@
 #include "command.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/parallel.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/pipeline/choices/shape_choice.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
@@ -24,38 +23,16 @@
 #include "swiftprune/structure/unit_scores.h"
 
 namespace swiftprune::cli {
-namespace {
-
-using Json = nlohmann::ordered_json;
-
-struct ShrinkFlags {
-  CommonOptions common;
-  std::string model;
-  std::string out;
-  std::optional<double> ratio;
-  std::optional<std::int64_t> target_params;
-  std::optional<double> target_ms;
-  std::string units = "mlp";
-  std::int64_t align = 32;
-  bool non_uniform = false;
-  std::string widths_by = "change";
-  std::string score = "contribution";
-  std::string layers_by = "greedy";
-  std::string compensate = "auto";
-  double damping = ShrinkOptions{}.refit.damping;
-  double alpha = ShrinkOptions{}.refit.alpha;
-  double beta = ShrinkOptions{}.refit.beta;
-  CalibrationText calibration;
-  std::int64_t windows = 16;
-  std::string compute = "auto";
-  DeviceFlags device;
-};
 
 std::int64_t num_parameters(const Checkpoint& checkpoint) {
   std::int64_t sum = 0;
   for (const TensorInfo& tensor : checkpoint.tensors()) sum += tensor.numel();
   return sum;
 }
+
+namespace {
+
+using Json = nlohmann::ordered_json;
 
 double wanted_ratio(const ShrinkFlags& flags, const Model& model, Device& device, ComputeType compute,
                     Json& measured) {
@@ -100,37 +77,25 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
     if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
     blocks.push_back(std::move(item));
   }
-  const ShrinkSeconds& s = result.seconds;
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command_record(*flags.common.command)},
-      {"method", "shrink"},
-      {"family", m.family},
-      {"weights_changed", compensation != Compensation::kNone},
-      {"compensation", name_of(compensation)},
-      {"added_biases", biases_json(m, choice.shape, compensation)},
-      {"dense", shape_json(m, shape_of(m))},
-      {"shape", shape_json(m, choice.shape)},
-      {"removed_layers", choice.removed_layers},
-      {"ratio", ratio_of(m, choice.shape)},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
-      {"measured", choice.measured},
-      {"calibration",
-       {{"source", flags.calibration.source()},
-        {"ids", windows.hash()},
-        {"windows", windows.num_windows()},
-        {"seqlen", windows.seqlen},
-        {"seed", flags.calibration.seed}}},
-      {"input", std::move(hashes)},
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"seconds",
-       {{"load", s.load},
-        {"forward", s.forward},
-        {"solve", s.solve},
-        {"write", s.write},
-        {"total", s.total}}},
-      {"tensors", Json::array()},  // nothing is zero
-      {"kept", std::move(blocks)}};
+  Json record = {{"swiftprune", SWIFTPRUNE_VERSION},
+                 {"command", command_record(*flags.common.command)},
+                 {"method", "shrink"},
+                 {"family", m.family},
+                 {"weights_changed", compensation != Compensation::kNone},
+                 {"compensation", name_of(compensation)},
+                 {"added_biases", biases_json(m, choice.shape, compensation)},
+                 {"dense", shape_json(m, shape_of(m))},
+                 {"shape", shape_json(m, choice.shape)},
+                 {"removed_layers", choice.removed_layers},
+                 {"ratio", ratio_of(m, choice.shape)},
+                 {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
+                 {"measured", choice.measured},
+                 {"calibration", calibration_record(flags.calibration.record(windows))},
+                 {"input", std::move(hashes)},
+                 {"machine", machine_record()},
+                 {"seconds", seconds_record(result.seconds)},
+                 {"tensors", Json::array()},  // nothing is zero
+                 {"kept", std::move(blocks)}};
   if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
   return record;
@@ -194,16 +159,19 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
 }
 
 void run(ShrinkFlags& flags) {
+  if (flags.units == "experts") return shrink_experts(flags);
+  flags.refuse({"--experts", "--no-keep-super", "--rounds"}, "--units " + flags.units);
   const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
-  const auto model = Model::open(flags.model);
+  const auto model = open_model(flags.common, flags.model);
   device->check_model(*model);
   flags.calibration.fit_to(*model);
   check_shrinkable(*model);
   check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);
   ShrinkOptions options;
+  if (flags.score == "auto") flags.score = options.score;
   options.score = unit_scorer(flags.score).name;
   options.compensation =
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
@@ -224,8 +192,8 @@ void run(ShrinkFlags& flags) {
                    const RunScope scope(context);
                    return model_hashes(model->checkpoint());
                  });
-  const TokenWindows windows = calibration_windows(*model, *device, flags.calibration, flags.windows, false,
-                                                   options.compute, options.progress);
+  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+                                                   flags.windows, false, options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = flags.non_uniform && flags.widths_by == "score";
   ShapeChoice choice;
@@ -272,8 +240,19 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--units", f.units,
                   "What to remove: mlp (channels), heads (whole key-head groups), layers, or several of them "
-                  "with commas, mixed by measured loss")
+                  "with commas, mixed by measured loss; or experts (alone)")
       ->capture_default_str();
+  command
+      .add_option("--experts", f.experts,
+                  "With --units experts, instead of --ratio: how many of each layer stay")
+      ->check(CLI::Range(1, 1 << 16));
+  command.add_flag("--no-keep-super", f.no_keep_super,
+                   "With --units experts: experts whose outputs make massive activations may go, too");
+  command
+      .add_option("--rounds", f.rounds,
+                  "With --units experts and the score ours: removed in so many steps, each measured anew")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 10));
   command.add_option("--align", f.align, "The MLP's width becomes a multiple of this")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
@@ -290,8 +269,10 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->needs(non_uniform)
       ->check(CLI::IsMember({"change", "score"}));
   command
-      .add_option("--score", f.score,
-                  "Score of channels and head groups: contribution, wanda-sp, flap, obs, magnitude")
+      .add_option(
+          "--score", f.score,
+          "Score of channels and head groups: contribution (auto), wanda-sp, flap, obs, magnitude; of "
+          "experts: ours (auto), reap, frequency, router-weight, ean, random")
       ->capture_default_str();
   command
       .add_option("--layers-by", f.layers_by,
@@ -329,11 +310,14 @@ void declare_shrink(CLI::App& program) {
   auto flags = std::make_shared<ShrinkFlags>();
   CLI::App* command = program.add_subcommand(
       "shrink", "Take channels, heads or layers out and write a smaller dense checkpoint");
+  flags->command = command;
   add_flags(*command, *flags);
   command->footer(
       "Examples:\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --ratio 0.2 --calibration my_text.txt\n"
-      "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers");
+      "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers\n"
+      "  swiftprune shrink ./Qwen3-30B-A3B --out ./Qwen3-96 --units experts --experts 96 --calibration "
+      "chat.jsonl code.jsonl");
   command->callback([flags] { run_writing(flags->out, [&] { run(*flags); }); });
 }
 

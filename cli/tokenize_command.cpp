@@ -29,6 +29,7 @@ void run(const Options& options) {
   const auto tokenizer = Tokenizer::open(options.model);
   const Corpus corpus = options.text_file.empty() ? Corpus{"--prompt", {options.prompt}}
                                                   : read_corpus(options.text_file, options.field);
+  print_notes(options.common, corpus.notes);
   std::vector<std::int32_t> all;
   std::size_t bytes = 0;
   auto documents = nlohmann::ordered_json::array();

@@ -5,10 +5,11 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/sparse/linear.h"
-#include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace {
 
@@ -43,7 +44,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const std::int64_t tokens : {1, 3, 20}) {
       linear.forward(x.view().row_block(0, tokens), {}, y.view().row_block(0, tokens));
     }
-    unpack(tensor);
+    if (is_grid(tensor.kind())) {
+      unpack_quantized(tensor);
+      std::vector<float> row(static_cast<std::size_t>(tensor.cols()));
+      unpack_row(tensor, tensor.rows() - 1, row);
+    } else {
+      unpack(tensor);
+    }
   } catch (const Error&) {
   }
   return 0;

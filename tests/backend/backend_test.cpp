@@ -235,14 +235,29 @@ TEST_F(BackendTest, Attention) {
     const auto q = random_strided(c.queries, c.heads * c.head_size, 1, 2.0f);
     const auto k = random_strided(keys, c.kv_heads * c.head_size, 2, 2.0f);
     const auto v = random_strided(keys, c.kv_heads * c.head_size, 3);
-    const AttentionParams params{c.heads,   c.kv_heads, c.head_size,     0.7f,
-                                 c.softcap, c.window,   c.first_position};
-    Matrix expected(c.queries, c.heads * c.head_size);
-    auto found = random_strided(c.queries, c.heads * c.head_size, 4);
-    reference_->attention(q.view, k.view, v.view, params, expected.view());
-    cpu_->attention(q.view, k.view, v.view, params, found.view);
-    EXPECT_LE(relative_error(found.view, expected.view()), kProduct)
-        << c.queries << " queries, window " << c.window;
+    AttentionParams params{c.heads, c.kv_heads, c.head_size, 0.7f, c.softcap, c.window, c.first_position, {}};
+    std::vector<float> sinks(static_cast<std::size_t>(c.heads));
+    for (std::size_t h = 0; h < sinks.size(); ++h) sinks[h] = 3.0f * static_cast<float>(h) - 2.0f;
+    for (const bool with_sinks : {false, true}) {
+      if (with_sinks) params.sinks = sinks;
+      Matrix expected(c.queries, c.heads * c.head_size);
+      auto found = random_strided(c.queries, c.heads * c.head_size, 4);
+      reference_->attention(q.view, k.view, v.view, params, expected.view());
+      cpu_->attention(q.view, k.view, v.view, params, found.view);
+      EXPECT_LE(relative_error(found.view, expected.view()), kProduct)
+          << c.queries << " queries, window " << c.window << (with_sinks ? ", sinks" : "");
+    }
+  }
+}
+
+// A sink takes its share of the weight and gives nothing: one key of score s and a sink of score s halve the value.
+TEST_F(BackendTest, AttentionSinkByHand) {
+  const float zero[] = {0.0f}, value[] = {3.0f}, sink[] = {0.0f};
+  const AttentionParams params{1, 1, 1, 1.0f, 0.0f, 0, 0, sink};
+  for (const Backend* backend : {reference_.get(), cpu_.get()}) {
+    Matrix out(1, 1);
+    backend->attention({zero, 1, 1, 1}, {zero, 1, 1, 1}, {value, 1, 1, 1}, params, out.view());
+    EXPECT_NEAR(out.at(0, 0), 1.5f, 1e-6f);
   }
 }
 

@@ -337,8 +337,8 @@ TEST_F(ImportLlama, RefusesLayersThatItDoesNotKnow) {
              "found 1 attention heads in layer 1, expected 2 for each of its 1 key heads");
   expect_bad(with({{"attention.head_count", {4, 2}}, {"attention.head_count_kv", {2, 1}}}),
              "deci.attention.key_length is missing");
-  expect_bad({.lists = {{"attention.head_count", {2}}}},
-             "llama.attention.head_count: found an array of int32, expected an integer");
+  expect_bad({.blocks = 2, .lists = {{"feed_forward_length", {32, 16}}}},
+             "llama.feed_forward_length: found 16 in layer 1 and 32 in another, expected one number for all");
 }
 
 TEST_F(ImportLlama, LayersOfOneSizeMakeAnOrdinaryFolder) {
@@ -347,6 +347,81 @@ TEST_F(ImportLlama, LayersOfOneSizeMakeAnOrdinaryFolder) {
   EXPECT_EQ(config.at("model_type"), "llama");
   EXPECT_EQ(config.at("intermediate_size"), 32);
   EXPECT_FALSE(config.contains("swiftprune_layer_sizes"));
+}
+
+TEST_F(ImportLlama, ListsOfOneNumberALayer) {
+  import({.blocks = 2, .lists = {
+            {"feed_forward_length",
+             { 32,
+               32 }},
+            { "attention.head_count_kv",
+              { 1,
+                1 } }
+          }});
+  EXPECT_EQ(read_json(out() / "config.json").at("intermediate_size"), 32);
+  expect_bad({.blocks = 2, .lists = {{"feed_forward_length", {32, 32, 32}}}},
+             "llama.feed_forward_length: found 3 numbers, expected one for each of the 2 layers");
+}
+
+TEST_F(ImportLlama, TokensOfTypeZeroAreOrdinary) {
+  import({.extra = [](GgufBuilder& b) {
+    std::string types;
+  for (const std::int32_t type : {1, 0, 1, 3}) types += raw(type);
+  b.array("tokenizer.ggml.token_type", test::kI32, 4, types);
+}
+});
+EXPECT_TRUE(fs::exists(out() / "tokenizer.json"));
+}
+
+TEST_F(ImportLlama, RopeFactorsWithoutAType) {
+  const auto factor = [](float value) {
+    return LlamaFile{.extra = [value](GgufBuilder& b) { b.f32("llama.rope.scaling.factor", value); }};
+  };
+  import(factor(4.0f));
+  EXPECT_EQ(read_json(out() / "config.json").at("rope_scaling"),
+            json({{"rope_type", "linear"}, {"factor", 4.0}}));
+  for (const float none : {0.0f, 1.0f}) {
+    import(factor(none));
+    EXPECT_TRUE(read_json(out() / "config.json").at("rope_scaling").is_null()) << none;
+  }
+}
+
+TEST_F(ImportLlama, TheFactorOfCosAndSin) {
+  const auto file = [](const char* type, float magnitude) {
+    return LlamaFile{.extra = [=](GgufBuilder& b) {
+      b.text("llama.rope.scaling.type", type).f32("llama.rope.scaling.factor", 4.0f);
+      b.f32("llama.rope.scaling.attn_factor", magnitude);
+    }};
+  };
+  import(file("yarn", 1.0f));
+  EXPECT_FALSE(read_json(out() / "config.json").at("rope_scaling").contains("attention_factor"));
+  import(file("yarn", 2.0f));
+  EXPECT_NEAR(read_json(out() / "config.json").at("rope_scaling").at("attention_factor").get<double>(),
+              2.0 * (1.0 + 0.1 * std::log(4.0)), 1e-6);
+  fs::remove_all(out());
+  expect_bad(file("linear", 2.0f), "llama.rope.scaling.attn_factor: found 2, expected 1");
+}
+
+TEST_F(ImportLlama, KeysThatWouldChangeTheModel) {
+  const auto u32 = [](const char* key, std::uint32_t value) {
+    return LlamaFile{.extra = [=](GgufBuilder& b) { b.u32(key, value); }};
+  };
+  for (const char* key :
+       {"llama.expert_count", "llama.attention.sliding_window", "llama.a_key_of_tomorrow"}) {
+    expect_bad(u32(key, 8), std::string(key) + ": found 8, which swiftprune does not read");
+    import(u32(key, 0));
+    fs::remove_all(out());
+  }
+  expect_bad({.extra = [](GgufBuilder& b) { b.f32("llama.attention.scale", 0.5f); }},
+             "llama.attention.scale");
+  expect_bad({.extra = [](GgufBuilder& b) { b.text("llama.pooling", "mean"); }},
+             "llama.pooling: found \"mean\"");
+  expect_bad(u32("llama.attention.value_length", 8), "llama.attention.value_length: found 8, expected");
+  import({.extra = [](GgufBuilder& b) {
+    b.text("llama.tensor_data_layout", "Meta AI original pth").u32("llama.vocab_size", 4);
+  b.u32("other.expert_count", 8);
+}
+});
 }
 
 TEST_F(ImportLlama, RefusesUnknownRope) {

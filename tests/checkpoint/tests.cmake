@@ -1,5 +1,7 @@
 swiftprune_test(checkpoint/safetensors)
 swiftprune_test(checkpoint/checkpoint)
+swiftprune_test(checkpoint/tensor_names)
+swiftprune_test(checkpoint/pytorch_file)
 swiftprune_test(checkpoint/checkpoint_writer)
 swiftprune_test(checkpoint/output_file)
 swiftprune_test(checkpoint/gguf_dequantize)

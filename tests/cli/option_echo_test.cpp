@@ -83,6 +83,7 @@ const std::vector<std::string> kValues = {"-weird 'value' $HOME *.x",
                                           "score",
                                           "influence",
                                           "ids",
+                                          "row",
                                           "each"};
 
 void expect_round_trip(const std::vector<std::string>& arguments, const Parsed& parsed) {

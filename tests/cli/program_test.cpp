@@ -64,6 +64,30 @@ TEST_F(ProgramTest, PrunesVerifiesEvaluatesPacksAndUnpacks) {
   }
 }
 
+TEST_F(ProgramTest, QuantizesAndEvaluates) {
+  const std::string text = ids(1000);
+  const auto perplexity = [&](const std::string& folder) {
+    const Finished result = run({"eval", folder, "--ids", text, "--seqlen", "32", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return nlohmann::json::parse(result.out).at("perplexity").get<double>();
+  };
+  const double dense = perplexity(model("llama3"));
+  for (const char* store : {"packed", "dense"}) {
+    for (const char* method : {"best", "rtn"}) {
+      const std::string out = at(fmt::format("{}-{}", store, method));
+      const Finished result =
+          run({"quantize", model("llama3"), "-o", out, "--quantize", "int8", "--group", "row", "--method",
+               method, "--ids", text, "--windows", "2", "--seqlen", "32", "--store", store, "--json"});
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const auto record = nlohmann::json::parse(result.out);
+      EXPECT_EQ(record.at("tensors").at(0).at("quantize"), "int8(row)");
+      EXPECT_EQ(record.contains("packed"), std::string_view(store) == "packed");
+      EXPECT_NEAR(perplexity(out) / dense, 1.0, 0.05) << store << " " << method;
+    }
+  }
+  EXPECT_TRUE(hidden_files().empty());
+}
+
 TEST_F(ProgramTest, APlanThatWasWrittenRepeatsTheRun) {
   const std::string text = ids(400);
   const std::vector<std::string> common = {"--ids", text, "--windows", "4", "--seqlen", "32"};
@@ -173,6 +197,12 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");
   expect_refused(prune({"--pattern", "5:4"}), 2, "5:4");
   expect_refused(prune({"--method", "nothing"}), 2, "--method");
+  expect_refused(prune({"--group", "32"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int5"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int4", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
+  expect_refused(prune({"--method", "gptq"}), 2, "--quantize");
+  expect_refused(prune({"--store", "dense"}), 2, "--store");
+  expect_refused(prune({"--quantize-embeddings", "int8"}), 2, "--quantize-embeddings");
   expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");
   expect_refused(prune({"--windows", "0"}), 2, "--windows");
   expect_refused(prune({"--windows", "1000"}), 3, "ids.u16");
@@ -232,7 +262,8 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   prune.insert(prune.end(), calibration.begin(), calibration.end());
   result = run(prune);
   ASSERT_EQ(result.exit_code, 0) << result.error;
-  result = run({"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8"});
+  result = run(
+      {"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8", "--quantize-embeddings", "int8"});
   ASSERT_EQ(result.exit_code, 0) << result.error;
 
   const auto record = nlohmann::json::parse(test::read_text(at("packed/swiftprune.json")));
@@ -251,12 +282,61 @@ TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
   EXPECT_THAT(steps(0), IsEmpty());
   EXPECT_THAT(steps(1), ElementsAre("shrink"));
   EXPECT_THAT(steps(2), ElementsAre("shrink", "best"));
-  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8"));
+  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8, embeddings int8"));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(), HasSubstr("swiftprune shrink "));
   EXPECT_THAT(report.at("commands")[0].get<std::string>(),
               HasSubstr("--ratio 0.3 --units mlp,heads --align 1"));
   EXPECT_THAT(report.at("commands")[1].get<std::string>(), HasSubstr("swiftprune prune "));
   EXPECT_EQ(report.at("commands").size(), 3u);  // each once, and compare itself
+}
+
+TEST_F(ProgramTest, ShrinkTakesExpertsOut) {
+  const std::string dense = test::kExpertModels / "qwen3_moe", text = ids(400);
+  const auto shrink = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"shrink", dense, "-o",        at(out), "--units",  "experts",
+                                          "--ids",  text,  "--windows", "4",     "--seqlen", "32"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const Finished result = run(shrink("fewer", {"--ratio", "0.4"}));
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_THAT(result.out, HasSubstr("4 of 7 in each of 2 layers, 3 a token, by ours"));
+  EXPECT_THAT(result.error, HasSubstr("one kind of text"));
+  const auto record = nlohmann::json::parse(test::read_text(at("fewer/swiftprune.json")));
+  const auto& experts = record.at("experts");
+  EXPECT_EQ(experts.at("left"), 4);
+  EXPECT_EQ(experts.at("layers").size(), 2u);
+  EXPECT_EQ(experts.at("layers")[0].at("kept").size() + experts.at("layers")[0].at("removed").size(), 7u);
+  EXPECT_EQ(nlohmann::json::parse(test::read_text(at("fewer/config.json"))).at("num_local_experts"), 4);
+  const Finished evaluated =
+      run({"eval", at("fewer"), "--text", text, "--seqlen", "32", "--windows", "2", "--json"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.error;
+  const auto perplexity = [](const Finished& of) {
+    return nlohmann::json::parse(of.out).at("perplexity").get<double>();
+  };
+  // Packed experts are the same weights.
+  ASSERT_EQ(run({"pack", at("fewer"), "--out", at("packed")}).exit_code, 0);
+  const Finished packed =
+      run({"eval", at("packed"), "--text", text, "--seqlen", "32", "--windows", "2", "--json"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.error;
+  EXPECT_NEAR(perplexity(packed), perplexity(evaluated), 1e-2 * perplexity(evaluated));
+  EXPECT_THAT(run({"inspect", at("fewer")}).out, HasSubstr("4 of 12 channels, 3 a token"));
+
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& message) {
+    expect_refused(shrink("out", more), 2, message);
+  };
+  refused({}, "--ratio, --experts: found 0 of them, expected one");
+  refused({"--ratio", "0.4", "--experts", "4"}, "found 2 of them");
+  refused({"--experts", "2"}, "--experts: found a request that leaves 2 of 7 experts");
+  refused({"--ratio", "0.9"}, "3 experts a token");
+  refused({"--ratio", "0.4", "--align", "8"}, "--align: found it with --units experts");
+  refused({"--ratio", "0.4", "--compensate", "bias"}, "expected of experts auto, none or refit");
+  refused({"--ratio", "0.4", "--score", "wanda-sp"}, "expected of experts one of ours, reap");
+  expect_refused({"shrink", model("llama2"), "-o", at("out"), "--ratio", "0.2", "--experts", "4"}, 2,
+                 "--experts: found it with --units mlp");
+  expect_refused({"shrink", model("llama2"), "-o", at("out"), "--ratio", "0.2", "--units", "experts"}, 2,
+                 "a model of the family llama has none of");
+  expect_refused({"prune", dense, "-o", at("out"), "--ids", text}, 2, "prune: model of the family qwen3_moe");
 }
 
 TEST_F(ProgramTest, ShrinkRefusesWhatCannotBe) {

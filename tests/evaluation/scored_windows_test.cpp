@@ -66,7 +66,7 @@ TEST(ScoredWindowsTest, LlamaCppPutsBosInThePlaceOfTheFirstToken) {
 
 TEST(ScoredWindowsTest, StridedScoresEveryTokenOnce) {
   for (const std::int32_t n : {2, 7, 8, 9, 10, 11, 12, 13, 30}) {
-    for (const std::int64_t stride : {1, 2, 3, 8}) {
+    for (const std::int64_t stride : {1, 2, 3, 7}) {
       const auto parts = scored_windows(counting(n), "text",
                                         {.convention = Convention::kStrided, .seqlen = 8, .stride = stride});
       const auto counts = scored_ids(parts);
@@ -75,6 +75,37 @@ TEST(ScoredWindowsTest, StridedScoresEveryTokenOnce) {
       for (const auto& [id, count] : counts) EXPECT_EQ(count, 1) << id;
     }
   }
+}
+
+TEST(ScoredWindowsTest, StridedWithoutOverlapLeavesOutEachWindowsFirstToken) {
+  for (const std::int32_t n : {2, 7, 8, 9, 10, 16, 17, 30}) {
+    const auto parts =
+        scored_windows(counting(n), "text", {.convention = Convention::kStrided, .seqlen = 8, .stride = 8});
+    const auto counts = scored_ids(parts);
+    EXPECT_EQ(std::ssize(counts), n - (n + 7) / 8) << n;
+    for (const auto& [id, count] : counts) EXPECT_NE((id - 10) % 8, 0) << id;
+    for (const ScoredWindows& part : parts) {
+      for (const std::int64_t first : part.first_target) EXPECT_EQ(first, 1);
+    }
+  }
+}
+
+TEST(ScoredWindowsTest, OneBosBeforeTheText) {
+  const auto ids_of = [](Convention convention, std::int32_t bos) {
+    const auto parts =
+        scored_windows(counting(7), "text",
+                       {.convention = convention, .seqlen = 4, .stride = 0, .bos = bos, .bos_once = true});
+    return parts[0].windows.ids;
+  };
+  const std::vector<std::int32_t> cut = {1, 10, 11, 12, 13, 14, 15, 16};
+  EXPECT_EQ(ids_of(Convention::kWindows, 1), cut);
+  EXPECT_EQ(ids_of(Convention::kLlamaCpp, 1), cut);
+  EXPECT_EQ(ids_of(Convention::kWindows, 10), (std::vector<std::int32_t>{10, 11, 12, 13}))
+      << "a text that starts with it gets no second";
+  EXPECT_EQ(std::ssize(scored_ids(scored_windows(
+                counting(7), "text",
+                {.convention = Convention::kStrided, .seqlen = 4, .bos = 1, .bos_once = true}))),
+            7);
 }
 
 TEST(ScoredWindowsTest, StridedKeepsContext) {

@@ -8,7 +8,7 @@
 #include "support/expect_error.h"
 #include "support/forwards.h"
 #include "support/temp_dir.h"
-#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/evaluation/continuations.h"
 
 namespace swiftprune {
@@ -186,6 +186,29 @@ INSTANTIATE_TEST_SUITE_P(
         SameItem{"choices", R"({"query": "Q:", "choices": ["a", "b"], "gold": 1})",
                  R"({"query": "Q:", "choices": ["a", "b"], "gold": "1", "delimiter": " "})"}),
     [](const auto& test) { return test.param.format; });
+
+TEST(Delimiter, OfOwnTasksMayBeAnything) {
+  TempDir folder;
+  const auto continuation = [&](const char* format, const char* line) {
+    write_text(folder.path() / "lines.jsonl", line);
+    return read_task(fmt::format("{}={}", format, (folder.path() / "lines.jsonl").string()), 0)
+        .items.at(0)
+        .continuations.at(0);
+  };
+  EXPECT_EQ(continuation("continuation", R"({"context": "don", "continuation": "'t"})"), " 't");
+  EXPECT_EQ(continuation("continuation", R"({"context": "don", "continuation": "'t", "delimiter": ""})"),
+            "'t");
+  EXPECT_EQ(continuation("continuation", R"({"context": "a", "continuation": "b", "delimiter": "\n"})"),
+            "\nb");
+  EXPECT_EQ(continuation("continuation", R"({"context": "The sky is", "continuation": " blue"})"), " blue")
+      << "no second space";
+  EXPECT_EQ(
+      continuation("continuation", R"({"context": "The sky is", "continuation": " blue", "delimiter": " "})"),
+      "  blue");
+  EXPECT_EQ(
+      continuation("choices", R"({"contexts": ["a", "b"], "continuation": "c", "gold": 0, "delimiter": ""})"),
+      "c");
+}
 
 struct BadLine {
   const char* format;

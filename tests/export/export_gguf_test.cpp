@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
@@ -302,9 +303,15 @@ TEST_F(ExportLlama, CalibratedTextBringsTheOutputsNearer) {
 
 TEST_F(ExportLlama, TiedEmbeddingsHaveNoOutputTensor) {
   TinyLlama tiny = tiny_llama();
-  tiny.add("lm_head.weight", {270, 32});  // beside tied embeddings: nobody reads it
   export_it(tiny);
   EXPECT_EQ(GgufFile::open(file()).find("output.weight"), nullptr);
+}
+
+TEST_F(ExportLlama, HeadsBesideTiedEmbeddingsAreKept) {
+  TinyLlama tiny = tiny_llama();
+  tiny.add("lm_head.weight", {270, 32});  // other values than the embedding's
+  export_it(tiny);
+  EXPECT_NE(GgufFile::open(file()).find("output.weight"), nullptr);
 }
 
 // ---- layers of different sizes
@@ -398,6 +405,38 @@ TEST_F(ExportLlama, NamesWhatLlamaCppCannotHold) {
     tiny.values["model.layers.0.mlp.up_proj.weight"][3] = std::nanf("");
     expect_bad(tiny, "tensor 'model.layers.0.mlp.up_proj.weight': found nan, expected finite weights", type);
   }
+}
+
+TEST(ExportGguf, SaysWhatLlamaCppDropsAndRefusesWhatItCannotLoad) {
+  const TempDir dir;
+  import_gguf(fixture("qwen3.gguf"), dir.path() / "m", {.dtype = DType::kF32});
+  const json whole = read_json(dir.path() / "m/config.json");
+  const auto notes_of = [&](const json& more) {
+    json config = whole;
+    config.update(more);
+    test::write_text(dir.path() / "m/config.json", config.dump());
+    fs::remove(dir.path() / "m.gguf");
+    return export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {}).notes;
+  };
+  EXPECT_THAT(notes_of(json::object()), testing::IsEmpty());
+  const json window = {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 0}};
+  EXPECT_THAT(notes_of(window),
+              testing::ElementsAre(testing::HasSubstr("sliding window of 4 tokens is not kept")));
+  json wide = window;
+  wide["sliding_window"] = whole.at("max_position_embeddings");
+  EXPECT_THAT(notes_of(wide), testing::IsEmpty()) << "as long as the context";
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 2.0}};
+  EXPECT_THAT(notes_of({{"rope_scaling", yarn}}), testing::IsEmpty());
+  json betas = yarn;
+  betas["beta_fast"] = 3.0, betas["beta_slow"] = 1.0;
+  EXPECT_THAT(notes_of({{"rope_scaling", betas}}), testing::ElementsAre(testing::HasSubstr("beta_fast 32")));
+  betas["truncate"] = false;
+  expect_error(
+      ErrorKind::kBadInput,
+      [&] {
+        notes_of({{"rope_scaling", betas}});
+      },
+      "rope_scaling.truncate", "found false");
 }
 
 TEST_F(ExportLlama, RefusesTokenizersWithoutAName) {

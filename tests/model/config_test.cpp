@@ -7,7 +7,8 @@
 #include "model/family_fixture.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
-#include "swiftprune/checkpoint/json_file.h"
+#include "support/tiny_llama.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/model.h"
 
@@ -304,6 +305,22 @@ TEST(ModelInput, TokenOutsideTheVocabularyAndTooManyPositions) {
   model->check_length(64, "--seqlen");
   test::expect_error(ErrorKind::kUsage, [&] { model->check_length(65, "--seqlen"); },
                      {"--seqlen", "65", "at most 64"});
+}
+
+// A head of its own in a file whose config.json ties it to the embedding.
+TEST(OwnHead, IsUsedWhereItDiffers) {
+  const test::TempDir dir;
+  test::TinyLlama tiny;
+  tiny.add("lm_head.weight", {40, 32});
+  tiny.write(dir.path() / "differs");
+  tiny.values["lm_head.weight"] = tiny.values["model.embed_tokens.weight"];
+  tiny.write(dir.path() / "equal");
+  const auto differs = Model::open(dir.path() / "differs"), equal = Model::open(dir.path() / "equal");
+  EXPECT_EQ(differs->config().head, "lm_head.weight");
+  ASSERT_EQ(differs->notes().size(), 1u);
+  EXPECT_THAT(differs->notes()[0], testing::HasSubstr("lm_head.weight differs from the embedding"));
+  EXPECT_EQ(equal->config().head, "model.embed_tokens.weight");
+  EXPECT_TRUE(equal->notes().empty());
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The tiny models of tests/data/model (tools/make_family_fixtures.py) and what transformers computes with
-// them.
+// The tiny models of tests/data/model (tools/make_family_fixtures.py) and, with experts, of tests/data/experts
+// (tools/make_expert_fixtures.py), and what transformers computes with them.
 #pragma once
 
 #include <algorithm>
@@ -17,21 +17,39 @@ namespace swiftprune::test {
 
 inline const std::filesystem::path kModels = SWIFTPRUNE_TEST_DATA "/model";
 
-inline std::vector<std::string> model_names() {
+inline const std::filesystem::path kExpertModels = SWIFTPRUNE_TEST_DATA "/experts";
+
+inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(kModels)) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.is_directory()) names.push_back(entry.path().filename());
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
+inline std::vector<std::string> model_names() { return names_in(kModels); }
+inline std::vector<std::string> expert_model_names() { return names_in(kExpertModels); }
+// With experts and without.
+inline std::vector<std::string> all_model_names() {
+  std::vector<std::string> names = model_names();
+  for (std::string& name : expert_model_names()) names.push_back(std::move(name));
+  return names;
+}
+inline std::filesystem::path model_folder(const std::string& name) {
+  return (std::filesystem::exists(kModels / name) ? kModels : kExpertModels) / name;
+}
+
 // expected.safetensors of one model.
 class Expected {
  public:
   explicit Expected(const std::string& name)
-      : file_(kModels / name / "expected.safetensors"), header_(parse_safetensors(file_.bytes(), name)) {}
+      : file_(model_folder(name) / "expected.safetensors"), header_(parse_safetensors(file_.bytes(), name)) {}
 
+  bool has(const std::string& name) const {
+    return std::any_of(header_.tensors.begin(), header_.tensors.end(),
+                       [&](const TensorInfo& t) { return t.name == name; });
+  }
   // The token ids [S, T].
   TokenWindows windows() const {
     const TensorInfo& ids = find("ids");

@@ -16,10 +16,10 @@
 namespace swiftprune {
 namespace {
 
+using test::all_model_names;
 using test::Expected;
-using test::kModels;
 using test::max_difference;
-using test::model_names;
+using test::model_folder;
 
 // Absolute, on logits of size up to 20: rounding of float sums in another order.
 constexpr double kTolerance = 1e-4;
@@ -59,7 +59,7 @@ double largest(const Matrix& m) {
 class FamilyTest : public ::testing::TestWithParam<std::string> {
  protected:
   Expected expected_{GetParam()};
-  std::unique_ptr<Model> model_ = Model::open(kModels / GetParam());
+  std::unique_ptr<Model> model_ = Model::open(model_folder(GetParam()));
   TokenWindows windows_ = expected_.windows();
   Matrix logits_ = expected_.matrix("logits");
   std::unique_ptr<Backend> cpu_ = make_cpu_backend();
@@ -75,7 +75,14 @@ TEST_P(FamilyTest, Logits) {
 
 TEST_P(FamilyTest, LogitsInBf16AreNear) {
   const Matrix found = logits_of(*model_, *cpu_, windows_, ComputeType::kBF16);
-  EXPECT_LE(max_difference(found.view(), logits_.view()), kBf16Tolerance * largest(logits_));
+  // Where two experts are nearly equally good, rounding chooses another one: a few tokens may differ.
+  const std::int64_t allowed = model_->config().has_experts() ? found.rows() / 10 : 0;
+  std::int64_t far = 0;
+  for (std::int64_t r = 0; r < found.rows(); ++r) {
+    const double difference = max_difference(found.view().row_block(r, 1), logits_.view().row_block(r, 1));
+    far += difference <= kBf16Tolerance * largest(logits_) ? 0 : 1;
+  }
+  EXPECT_LE(far, allowed);
 }
 
 TEST_P(FamilyTest, InputsOfTheLastBlocksLinears) {
@@ -100,8 +107,10 @@ TEST_P(FamilyTest, InputsOfTheLastBlocksLinears) {
       options.observe_only = layer == last;
       block.forward(*backend, ropes, hidden.view(), options);
     }
-    EXPECT_THAT(seen, ::testing::ElementsAre(LinearInput::kAttention, LinearInput::kAttentionOutput,
-                                             LinearInput::kMlp, LinearInput::kMlpOutput));
+    std::vector<LinearInput> inputs = {LinearInput::kAttention, LinearInput::kAttentionOutput,
+                                       LinearInput::kMlp};
+    if (expected_.has("mlp_output")) inputs.push_back(LinearInput::kMlpOutput);  // else all MLPs are experts
+    EXPECT_EQ(seen, inputs);
   }
 }
 
@@ -164,8 +173,9 @@ TEST_P(FamilyTest, WrittenAndReadBack) {
 }
 
 TEST_P(FamilyTest, EveryTensorOfABlockIsNamed) {
-  for (const BlockConfig& block : model_->config().blocks) {
-    const std::vector<std::string> names = DecoderBlock::tensor_names(block);
+  for (std::int64_t layer = 0; layer < model_->config().num_layers(); ++layer) {
+    const BlockConfig& block = model_->config().blocks[static_cast<std::size_t>(layer)];
+    const std::vector<std::string> names = model_->block_tensors(layer);
     EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
     // The rest of the block's folder of names is empty: nothing of the file was overlooked.
     const std::string& first = block.attention_output.name;
@@ -178,12 +188,13 @@ TEST_P(FamilyTest, EveryTensorOfABlockIsNamed) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, FamilyTest, ::testing::ValuesIn(model_names()),
+INSTANTIATE_TEST_SUITE_P(All, FamilyTest, ::testing::ValuesIn(all_model_names()),
                          [](const auto& test) { return test.param; });
 
 TEST(Families, EachHasATinyModel) {
   std::set<std::string> tested;
-  for (const std::string& name : model_names()) tested.insert(Model::open(kModels / name)->config().family);
+  for (const std::string& name : all_model_names())
+    tested.insert(Model::open(model_folder(name))->config().family);
   for (const ModelFamily& family : all_families()) {
     EXPECT_THAT(tested, ::testing::Contains(std::string(family.name)));
   }

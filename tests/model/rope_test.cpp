@@ -5,7 +5,7 @@
 
 #include "model/family_fixture.h"
 #include "support/expect_error.h"
-#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 
 namespace swiftprune {

@@ -1,6 +1,8 @@
 swiftprune_test(model/family)
 swiftprune_test(model/config)
+swiftprune_test(model/experts)
 swiftprune_test(model/rope)
 swiftprune_test(model/sampler)
 swiftprune_test(model/layer_sizes)
+swiftprune_test(model/config_fields)
 swiftprune_test(model/end_tokens)

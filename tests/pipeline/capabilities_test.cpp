@@ -28,7 +28,9 @@ class CapabilitiesTest : public ::testing::Test {
  protected:
   Plan plan(const ScoreSpec& score, std::string_view refine = "none",
             std::string_view pattern = "row") const {
-    return uniform_plan(*model_, {parse_pattern(pattern), 0.5, score, parse_refine(refine)}, {});
+    const RefineSpec spec = parse_refine(refine);
+    const auto grid = spec.facts().needs_grid ? std::optional(parse_grid("int4(row)", "test")) : std::nullopt;
+    return uniform_plan(*model_, {parse_pattern(pattern), 0.5, score, spec, grid}, {});
   }
   void expect_refused(const Plan& plan, const Capabilities& device,
                       std::initializer_list<std::string> texts) {
@@ -55,6 +57,7 @@ TEST_F(CapabilitiesTest, WhatTheGpuHas) {
   const Capabilities& gpu = cuda::capabilities();
   for (const ScoreKind* kind : score_kinds()) EXPECT_TRUE(gpu.has(ScoreSpec(*kind))) << kind->name;
   for (const RefinerInfo& refiner : refiners()) {
+    if (parse_refine(refiner.name).facts().needs_grid) continue;
     for (const char* pattern : {"row", "layer", "1:2"})
       check_plan(plan(ScoreSpec(), refiner.name, pattern), kExact, gpu);
   }
@@ -70,9 +73,22 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
   const Capabilities& gpu = cuda::capabilities();
   expect_error(ErrorKind::kUsage, [&] { check_plan(plan(ScoreSpec()), SelectKind::kEwma, gpu); },
                {"--select", "ewma", "ewma-window, radix or sort", "on a GPU", "--device cpu"});
+  expect_refused(plan(ScoreSpec(), "gptq"), gpu,
+                 {"layers.0", "quantize", "int4(row)", "on a GPU", "--device cpu"});
+  Plan joint = plan(ScoreSpec(), "aligned-admm");
+  joint.entries.back().grid = parse_grid("int3(row)", "test");
+  expect_refused(joint, gpu, {joint.entries.back().tensor, "quantize", "int3(row)", "on a GPU"});
   expect_refused(plan(ScoreSpec(), "sparsegpt", "block:1x2"), gpu,
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});
+  for (const char* name : {"qwen3_moe", "gpt_oss", "deepseek_v2"}) {
+    const ModelConfig experts = Model::open(kModels / "../experts" / name)->config();
+    expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); },
+                 {"experts", "on a GPU", "--device cpu"});
+    check_model(experts, cpu_capabilities());
+    expect_error(ErrorKind::kUsage, [&] { check_without_experts(experts, "prune"); },
+                 {"prune", "experts", "--units experts"});
+  }
 
   Plan mixed = plan(ScoreSpec(), "admm(20,15)");
   apply_override("*.layers.0.*k_proj.weight", "refine=admm(10)+pcg", mixed);
@@ -142,6 +158,9 @@ TEST_F(CapabilitiesTest, FeaturesOfTheFamilies) {
   has("pythia", {kLayerNorm, kInterleavedQkv, kParallelResidual, kPlainMlp});
   has("phi3_longrope", {kStackedQkv, kLongRotary});
   has("qwen3", {kQueryKeyNorms});
+  has("../experts/olmoe", {kExperts, kNormsOfAllHeads, kQkvClip});
+  has("../experts/gpt_oss", {kExperts, kAttentionSinks, kClampedSwiglu});
+  has("../experts/deepseek_v3", {kExperts, kLatentAttention});
   std::set<std::string_view> names;
   for (const ModelFeature feature : all_model_features()) names.insert(name_of(feature));
   EXPECT_EQ(names.size(), all_model_features().size());

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/temp_dir.h"
 #include "swiftprune/core/error.h"
 
 namespace swiftprune {
@@ -30,9 +31,9 @@ class PlanTest : public ::testing::Test {
     std::ofstream(path_) << text;
     return path_;
   }
-  void TearDown() override { std::filesystem::remove(path_); }
   std::unique_ptr<Model> model_ = Model::open(kModel);
-  std::string path_ = ::testing::TempDir() + "plan_test.json";
+  test::TempDir folder_;  // of this process alone: ctest runs several tests at once
+  std::string path_ = (folder_.path() / "plan_test.json").string();
 };
 
 TEST_F(PlanTest, HoldsEveryLinearOfEveryBlock) {

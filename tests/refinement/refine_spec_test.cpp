@@ -13,7 +13,7 @@ namespace swiftprune {
 namespace {
 
 TEST(RefineSpec, ListAndDefaults) {
-  ASSERT_EQ(refiners().size(), 6u);
+  ASSERT_EQ(refiners().size(), 8u);
   EXPECT_EQ(refiners().front().name, "none");
   ASSERT_EQ(all_refine_parts().size() + 1, refiners().size());
   for (std::size_t i = 0; i < all_refine_parts().size(); ++i) {
@@ -31,9 +31,10 @@ TEST(RefineSpec, ListAndDefaults) {
 
 // Records and plan files keep what the user wrote.
 TEST(RefineSpec, PrintsTheTextThatWasGiven) {
-  for (const char* text : {"none", "pcg", "pcg(20)", "pcg(2e1,0.10)", "admm", "admm(20)", "admm(20,15)",
-                           "admm(20,15,0.05,1)", "aligned-admm(20,15)", "aligned-admm(20,15,0,0.25)",
-                           "swaps(50)", "sparsegpt", "sparsegpt(0.1)", "admm(20,15)+pcg(20)", "swaps+pcg"}) {
+  for (const char* text :
+       {"none", "pcg", "pcg(20)", "pcg(2e1,0.10)", "admm", "admm(20)", "admm(20,15)", "admm(20,15,0.05,1)",
+        "aligned-admm(20,15)", "aligned-admm(20,15,0,0.25)", "swaps(50)", "sparsegpt", "sparsegpt(0.1)",
+        "admm(20,15)+pcg(20)", "swaps+pcg", "rtn", "gptq", "gptq(0.05,1)", "aligned-admm(20,15)+gptq"}) {
     EXPECT_EQ(format(parse_refine(text)), text);
     EXPECT_EQ(parse_refine(format(parse_refine(text))), parse_refine(text));
   }
@@ -79,9 +80,14 @@ TEST(RefineSpec, Facts) {
   EXPECT_FALSE(facts("swaps+pcg").keeps_weights);
   EXPECT_TRUE(facts("admm+swaps").moves_single_weights);
   EXPECT_TRUE(parse_refine("sparsegpt").needs().gram && parse_refine("sparsegpt").needs().energy);
+  // Only the last part puts the weights on the grid.
+  EXPECT_TRUE(facts("admm").finds_grid && !facts("admm").needs_grid);
+  EXPECT_FALSE(facts("admm+pcg").finds_grid);
+  EXPECT_TRUE(facts("admm+gptq").finds_grid && facts("admm+gptq").needs_grid);
+  EXPECT_TRUE(facts("rtn").uses_mask && !parse_refine("rtn").needs().any());
   // The refiner that is made of a spec has the spec's facts.
-  for (const char* text :
-       {"none", "pcg", "admm", "aligned-admm", "swaps", "sparsegpt", "swaps+pcg", "admm+swaps"}) {
+  for (const char* text : {"none", "pcg", "admm", "aligned-admm", "swaps", "sparsegpt", "swaps+pcg",
+                           "admm+swaps", "rtn", "gptq", "admm+rtn"}) {
     const auto refiner = make_refiner(text);
     EXPECT_EQ(refiner->uses_gram(), facts(text).uses_gram) << text;
     EXPECT_EQ(refiner->uses_mask(), facts(text).uses_mask) << text;
@@ -108,6 +114,10 @@ TEST(RefineSpec, RefusesWhatIsNoSpec) {
                            "pcg+",
                            "+pcg",
                            "pcg+admm",
+                           "rtn(1)",
+                           "gptq(0.01,2)",
+                           "rtn+pcg",
+                           "gptq+rtn",
                            "none+pcg",
                            "admm+none",
                            "admm(1e9)"}) {

@@ -14,6 +14,7 @@ namespace swiftprune {
 namespace {
 
 using testing_sparse::random_block_weight;
+using testing_sparse::random_grid_weight;
 using testing_sparse::random_nm_weight;
 using testing_sparse::random_weight;
 using testing_sparse::TestWeight;
@@ -54,10 +55,16 @@ void expect_close(const PackedTensor& packed, ConstMatrixView x, std::span<const
   }
 }
 
-void check_all_batches(const TestWeight& weight, const PackFormat& format) {
-  const Linear linear(pack(weight.view(), format));
-  const std::string what = fmt::format("{} {}:{} {} [{}, {}]", name_of(format.kind), format.group_n,
-                                       format.group_m, name_of(weight.dtype), weight.rows, weight.cols);
+template <class Weight>
+void check_all_batches(const Weight& weight, const PackFormat& format) {
+  const Linear linear = [&] {
+    if constexpr (std::is_same_v<Weight, TestWeight>)
+      return Linear(pack(weight.view(), format));
+    else
+      return Linear(pack(weight, format));
+  }();
+  const std::string what = fmt::format("{} {} [{}, {}]", describe(linear.weight().shape()),
+                                       name_of(linear.weight().shape().dtype), weight.rows, weight.cols);
   const Matrix bias = random_matrix(1, weight.rows, 7);
   for (const std::int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33}) {
     const Matrix x = random_matrix(tokens, weight.cols + 3, 11);
@@ -65,7 +72,8 @@ void check_all_batches(const TestWeight& weight, const PackFormat& format) {
     Matrix y = Matrix::zeros(tokens, weight.rows + 5);
     const MatrixView out = y.view().col_block(2, weight.rows);
     linear.forward(part, bias.values(), out);
-    const double x_error = is_int8(format.kind) && tokens <= 16 ? 0.5 / 32767.0 : 0.0;
+    const bool rounds_x = is_int8(format.kind) || is_grid(format.kind);
+    const double x_error = rounds_x && tokens <= 16 ? 0.5 / 32639.0 : 0.0;
     expect_close(linear.weight(), part, bias.values(), out, x_error, what);
     for (std::int64_t t = 0; t < tokens; ++t) {  // nothing beside the rows is written
       for (const std::int64_t c : {std::int64_t{0}, std::int64_t{1}, weight.rows + 2, weight.rows + 4}) {
@@ -73,7 +81,8 @@ void check_all_batches(const TestWeight& weight, const PackFormat& format) {
       }
     }
     linear.forward(part, {}, out, ComputeType::kBF16);
-    expect_close(linear.weight(), part, {}, out, 1.0 / 256.0, what + " bf16");
+    // Grids round their weights, too.
+    expect_close(linear.weight(), part, {}, out, (is_grid(format.kind) ? 2.0 : 1.0) / 256.0, what + " bf16");
   }
 }
 
@@ -115,6 +124,27 @@ TEST_F(LinearTest, NmMatchesReference) {
     for (const std::int64_t groups : {1, 3, 16, 33}) {
       for (const DType dtype : {DType::kBF16, DType::kF16}) {
         check_all_batches(random_nm_weight(49, groups * m, dtype, n, m), {PackedKind::kNm16, n, m});
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, GridsMatchReference) {
+  const std::pair<std::int64_t, bool> kGroups[] = {
+      {0, false}, {0, true}, {32, true}, {64, false}, {128, true}};
+  for (const int bits : kQuantBits) {
+    for (const auto& [group, asymmetric] : kGroups) {
+      const QuantGrid grid{bits, group, asymmetric};
+      // An odd number of groups, for rows any width; panels of a call and a ragged one.
+      for (const auto& [rows, cols] : {std::pair{17, std::int64_t{384}}, {83, group == 0 ? 295 : 128}}) {
+        check_all_batches(random_grid_weight(rows, cols, grid, 0.0), {PackedKind::kDenseGrid});
+        for (const double sparsity : {0.5, 0.95}) {
+          check_all_batches(random_grid_weight(rows, cols, grid, sparsity), {PackedKind::kBitmapGrid});
+        }
+        for (const int n : {1, 2, 3}) {
+          if (cols % 4 != 0) continue;
+          check_all_batches(random_grid_weight(rows, cols, grid, 0.1, n), {PackedKind::kNmGrid, n, 4});
+        }
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "sparse/weights.h"
 #include "support/expect_error.h"
@@ -85,6 +86,28 @@ std::vector<std::string> write_tiny_model(const fs::path& folder, DType dtype) {
   return linears;
 }
 
+// Prefill, then eight greedy tokens one at a time; all logits.
+struct Trace {
+  std::vector<float> logits;
+  std::vector<std::int32_t> tokens;
+};
+Trace generate(const fs::path& folder, ComputeType compute) {
+  const auto model = Model::open(folder);
+  const auto backend = make_cpu_backend();
+  Generator generator(*model, *backend, compute, 1, 64);
+  std::vector<std::int32_t> ids(20);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 7 % kVocab);
+  Trace trace;
+  for (int step = 0; step < 8; ++step) {
+    const std::span<const float> logits = generator.append(ids).row_span(0);
+    trace.logits.insert(trace.logits.end(), logits.begin(), logits.end());
+    const auto best = std::max_element(logits.begin(), logits.end());
+    ids = {static_cast<std::int32_t>(best - logits.begin())};
+    trace.tokens.push_back(ids[0]);
+  }
+  return trace;
+}
+
 TEST(PackedCheckpoint, RoundTripIsBitEqual) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     const TempDir dir;
@@ -121,26 +144,152 @@ TEST(PackedCheckpoint, RoundTripIsBitEqual) {
   }
 }
 
-// Prefill, then eight greedy tokens one at a time; all logits.
-struct Trace {
-  std::vector<float> logits;
-  std::vector<std::int32_t> tokens;
-};
-Trace generate(const fs::path& folder, ComputeType compute) {
-  const auto model = Model::open(folder);
-  const auto backend = make_cpu_backend();
-  Generator generator(*model, *backend, compute, 1, 64);
-  std::vector<std::int32_t> ids(20);
-  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 7 % kVocab);
-  Trace trace;
-  for (int step = 0; step < 8; ++step) {
-    const std::span<const float> logits = generator.append(ids).row_span(0);
-    trace.logits.insert(trace.logits.end(), logits.begin(), logits.end());
-    const auto best = std::max_element(logits.begin(), logits.end());
-    ids = {static_cast<std::int32_t>(best - logits.begin())};
-    trace.tokens.push_back(ids[0]);
+// The model with its linears on a grid, as a solver writes it; -> the values that they stand for.
+std::map<std::string, Matrix> write_grid_model(const fs::path& dense, const fs::path& folder,
+                                               int table_bits) {
+  const Checkpoint source = Checkpoint::open(dense);
+  std::map<std::string, PackedTensor> packed;
+  std::map<std::string, Matrix> values;
+  std::vector<PlannedTensor> plan = plan_like(source);
+  for (PlannedTensor& tensor : plan) {
+    const bool table = tensor.name == "model.embed_tokens.weight";
+    if (tensor.shape.size() != 2 || (table && table_bits == 0)) continue;
+    PackedTensor made = [&] {
+      if (table) return pack_table(source, tensor.name, table_bits);
+      const QuantizedWeight w =
+          testing_sparse::random_grid_weight(tensor.shape[0], tensor.shape[1], {4, 32, true}, 0.5);
+      return pack(w, formats_for(w).front().format);
+    }();
+    values.emplace(tensor.name, unpack_f32(made));
+    tensor = {tensor.name + kPackedSuffix, DType::kU8, {std::ssize(made.bytes())}, tensor.file, true};
+    packed.emplace(tensor.name, std::move(made));
   }
-  return trace;
+  CheckpointWriter writer(folder, plan);
+  for (const PlannedTensor& tensor : plan) {
+    const auto made = packed.find(tensor.name);
+    writer.write_bytes(tensor.name,
+                       made != packed.end() ? made->second.bytes() : source.bytes(source.at(tensor.name)));
+  }
+  writer.copy_other_files(source);
+  writer.finish();
+  return values;
+}
+
+// Unpacked, grids are the F32 tensors that they stand for, and config.json says so; readers of the dense folder
+// compute what readers of the packed one do.
+TEST(PackedCheckpoint, GridsUnpackExactly) {
+  const TempDir dir;
+  write_tiny_model(dir.path() / "dense", DType::kBF16);
+  for (const int table_bits : {0, 8, 4}) {
+    const fs::path packed = dir.path() / fmt::format("packed{}", table_bits);
+    const fs::path back = dir.path() / fmt::format("back{}", table_bits);
+    const std::map<std::string, Matrix> values = write_grid_model(dir.path() / "dense", packed, table_bits);
+    EXPECT_EQ(values.size(), table_bits == 0 ? 14u : 15u);
+    unpack_checkpoint(Checkpoint::open(packed), back, {});
+    const Checkpoint dense = Checkpoint::open(back);
+    for (const auto& [name, expected] : values) {
+      EXPECT_EQ(dense.at(name).dtype, DType::kF32);
+      const Matrix found = dense.load_matrix(name, expected.rows(), expected.cols());
+      EXPECT_TRUE(std::ranges::equal(found.values(), expected.values())) << name;
+    }
+    EXPECT_EQ(dense.at("model.norm.weight").dtype, DType::kBF16);
+    EXPECT_EQ(dense.config().at("torch_dtype"), "float32");
+    EXPECT_EQ(dense.config().at("vocab_size"), kVocab);
+    const Trace a = generate(packed, ComputeType::kF32);
+    const Trace b = generate(back, ComputeType::kF32);
+    float largest = 0.0f;
+    for (const float v : b.logits) largest = std::max(largest, std::abs(v));
+    ASSERT_GT(largest, 0.1f);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(kVocab); ++i) {
+      ASSERT_NEAR(a.logits[i], b.logits[i], 1e-3f * largest) << i;
+    }
+  }
+}
+
+TEST(PackedCheckpoint, GridsAreNeitherPackedAgainNorRunOnGpus) {
+  const TempDir dir;
+  const auto linears = write_tiny_model(dir.path() / "dense", DType::kBF16);
+  write_grid_model(dir.path() / "dense", dir.path() / "packed", 0);
+  const Checkpoint packed = Checkpoint::open(dir.path() / "packed");
+  expect_error(
+      ErrorKind::kBadInput, [&] { pack_checkpoint(packed, linears, dir.path() / "again", {}); },
+      "packed already");
+  EXPECT_FALSE(fs::exists(dir.path() / "again"));
+  expect_error(
+      ErrorKind::kBadInput, [&] { refuse_grids(packed); }, "use --device cpu");
+  const Checkpoint dense = Checkpoint::open(dir.path() / "dense");
+  EXPECT_NO_THROW(refuse_grids(dense));
+  pack_checkpoint(dense, linears, dir.path() / "bitmap", {});
+  EXPECT_NO_THROW(refuse_grids(Checkpoint::open(dir.path() / "bitmap")));
+}
+
+// The table's look-ups and the head's product use the same codes; nothing else of the model changes.
+TEST(PackedCheckpoint, EmbeddingsInFewBits) {
+  const TempDir dir;
+  const auto linears = write_tiny_model(dir.path() / "dense", DType::kBF16);
+  const Checkpoint dense = Checkpoint::open(dir.path() / "dense");
+  const std::string table = "model.embed_tokens.weight";
+  const Matrix original = dense.load_matrix(table, kVocab, kHidden);
+  const Trace a = generate(dir.path() / "dense", ComputeType::kF32);
+  float largest = 0.0f;
+  for (const float v : a.logits) largest = std::max(largest, std::abs(v));
+  for (const auto& [bits, error] : {std::pair{8, 0.05f}, {4, 0.4f}}) {
+    const fs::path folder = dir.path() / fmt::format("int{}", bits);
+    PackOptions options;
+    options.table_bits = bits;
+    options.tables = {table};
+    const PackReport report = pack_checkpoint(dense, linears, folder, options);
+    ASSERT_EQ(report.tables.size(), 1u);
+    const auto packed_model = Model::open(folder);
+    const Checkpoint& packed = packed_model->checkpoint();
+    EXPECT_EQ(packed.find(table), nullptr);
+    std::int64_t bytes = 0;
+    for (const TensorInfo& tensor : packed.tensors()) bytes += tensor.num_bytes();
+    EXPECT_EQ(bytes, report.target_bytes);
+    // Nearest codes: half a step off at most, of the row's or the group's range.
+    const Matrix stored = unpack_f32(*find_packed(packed, table, kVocab, kHidden));
+    for (std::int64_t row = 0; row < kVocab; ++row) {
+      const std::int64_t width = bits == 8 ? kHidden : 32;
+      for (std::int64_t first = 0; first < kHidden; first += width) {
+        float low = 0.0f, high = 0.0f;
+        for (std::int64_t c = first; c < first + width; ++c) {
+          low = std::min(low, original.at(row, c));
+          high = std::max(high, original.at(row, c));
+        }
+        const float step = bits == 8 ? std::max(high, -low) / 127.0f : (high - low) / 15.0f;
+        for (std::int64_t c = first; c < first + width; ++c) {
+          // f16 scales are a little wider; the ends of an asymmetric range move with its rounded zero point.
+          ASSERT_NEAR(stored.at(row, c), original.at(row, c), (bits == 8 ? 0.51f : 1.02f) * step);
+        }
+      }
+    }
+    const std::int32_t ids[] = {0, 17, static_cast<std::int32_t>(kVocab - 1)};
+    Matrix hidden(3, kHidden);
+    packed_model->embed(ids, 3, 0, hidden.view());
+    for (std::int64_t n = 0; n < 3; ++n) {
+      for (std::int64_t c = 0; c < kHidden; ++c) ASSERT_EQ(hidden.at(n, c), stored.at(ids[n], c));
+    }
+    const Trace b = generate(folder, ComputeType::kF32);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(kVocab); ++i) {
+      ASSERT_NEAR(a.logits[i], b.logits[i], error * largest) << bits << " " << i;
+    }
+    const nlohmann::json record = nlohmann::json::parse(read_text(folder / kPackedRecordFile));
+    EXPECT_EQ(record.at("quantize_embeddings"), fmt::format("int{}", bits));
+    EXPECT_EQ(record.at("packed_tensors"), 15);
+  }
+}
+
+TEST(PackedCheckpoint, EmbeddingsThatFewBitsCannotHold) {
+  const Matrix table = Matrix::zeros(3, 40);
+  const QuantizedWeight zeros = quantize_table(table.view(), 8, "t");
+  EXPECT_EQ(num_nonzero(zeros), 0);
+  Matrix bad = Matrix::zeros(3, 40);
+  bad.at(1, 7) = NAN;
+  expect_error(
+      ErrorKind::kBadInput, [&] { quantize_table(bad.view(), 4, "t"); }, "finite");
+  bad.at(1, 7) = 1e9f;
+  expect_error(
+      ErrorKind::kBadInput, [&] { quantize_table(bad.view(), 8, "t"); }, "too large for f16");
 }
 
 TEST(PackedCheckpoint, PackedModelGivesTheDenseModelsText) {

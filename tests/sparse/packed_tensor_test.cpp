@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <bit>
 #include <cstring>
 #include <random>
 
@@ -18,12 +19,14 @@ namespace {
 
 using testing::HasSubstr;
 using testing_sparse::random_block_weight;
+using testing_sparse::random_grid_weight;
 using testing_sparse::random_nm_weight;
 using testing_sparse::random_weight;
 
 // Offsets of header fields (docs/formats.md).
 constexpr std::size_t kVersion = 4, kKind = 6, kDType = 8, kGroupN = 10, kGroupM = 12, kReserved = 14,
-                      kRows = 16, kCols = 24, kNumValues = 32, kNumBytes = 40, kChecksum = 48;
+                      kRows = 16, kCols = 24, kNumValues = 32, kNumBytes = 40, kChecksum = 48, kBits = 14,
+                      kGroup = 15, kCodeBytes = 56;
 
 // Packed bytes that a test may damage, at a 64-byte boundary.
 class Bytes {
@@ -89,6 +92,17 @@ PackedTensor blocks() {
 }
 PackedTensor dense() { return pack(random_weight(20, 37, DType::kBF16, 0.0).view(), {PackedKind::kDense16}); }
 
+// Asymmetric; row groups end inside a chunk, and the second panel holds four rows.
+PackedTensor dense_grid(int bits) {
+  return pack(random_grid_weight(20, 37, {bits, 0, true}, 0.0), {PackedKind::kDenseGrid});
+}
+PackedTensor bitmap_grid(int bits) {
+  return pack(random_grid_weight(20, 64, {bits, 32, true}, 0.5), {PackedKind::kBitmapGrid});
+}
+PackedTensor nm_grid(int bits) {
+  return pack(random_grid_weight(20, 64, {bits, 32, false}, 0.1, 2), {PackedKind::kNmGrid, 2, 4});
+}
+
 TEST(PackedTensor, HeaderRules) {
   const auto with = [](std::size_t offset, auto value) {
     Bytes bytes(bitmap());
@@ -97,7 +111,7 @@ TEST(PackedTensor, HeaderRules) {
   };
   EXPECT_THAT(with(0, 'X'), HasSubstr("not a packed tensor"));
   EXPECT_THAT(with(kVersion, std::uint16_t{2}), HasSubstr("version 2"));
-  EXPECT_THAT(with(kKind, std::uint16_t{8}), HasSubstr("kind 8"));
+  EXPECT_THAT(with(kKind, std::uint16_t{11}), HasSubstr("kind 11"));
   EXPECT_THAT(with(kDType, std::uint16_t{2}), HasSubstr("dtype 2"));
   EXPECT_THAT(with(kReserved, std::uint16_t{1}), HasSubstr("reserved"));
   EXPECT_THAT(with(56, std::uint64_t{1}), HasSubstr("reserved"));
@@ -309,13 +323,145 @@ TEST(PackedTensor, DenseRules) {
               HasSubstr("outside the matrix"));
 }
 
+TEST(PackedTensor, GridHeaderRules) {
+  const auto with = [](std::size_t offset, auto value) {
+    Bytes bytes(bitmap_grid(4));
+    bytes.set(offset, value);
+    return bytes.error();
+  };
+  EXPECT_EQ(with(kBits, std::uint8_t{128 + 4}), "");
+  EXPECT_THAT(with(kDType, std::uint16_t{0}), HasSubstr("dtype 0"));
+  for (const int bits : {0, 2, 5, 16}) {
+    EXPECT_THAT(with(kBits, static_cast<std::uint8_t>(128 + bits)),
+                HasSubstr(fmt::format("codes of {} bits", bits)));
+  }
+  EXPECT_THAT(with(kGroup, std::uint8_t{3}), HasSubstr("groups of 96"));
+  EXPECT_THAT(with(kGroup, std::uint8_t{4}), HasSubstr("groups of 128 over 64"));
+  EXPECT_THAT(with(kGroup, std::uint8_t{255}), HasSubstr("groups of"));
+  EXPECT_THAT(with(kGroupN, std::uint16_t{2}), HasSubstr("groups in kind bitmap_grid"));
+  EXPECT_THAT(with(kCodeBytes, ~std::uint64_t{0}), HasSubstr("bytes of codes"));
+  EXPECT_THAT(with(kCodeBytes, std::uint64_t{1} << 40), HasSubstr("its shape needs"));
+  EXPECT_THAT(with(kCodeBytes, std::uint64_t{1}), HasSubstr("bytes"));
+  const auto nm_with = [](std::size_t offset, std::uint16_t value) {
+    Bytes bytes(nm_grid(4));
+    bytes.set(offset, value);
+    return bytes.error();
+  };
+  EXPECT_THAT(nm_with(kGroupM, 8), HasSubstr("2:8"));
+  EXPECT_THAT(nm_with(kGroupN, 4), HasSubstr("4:4"));
+  EXPECT_THAT(nm_with(kGroupN, 0), HasSubstr("0:4"));
+  EXPECT_THAT(nm_with(kGroupN, 1), HasSubstr("values, expected 320"));
+  Bytes reserved(dense_grid(4));
+  reserved.set(kCodeBytes, std::uint64_t{64});
+  EXPECT_THAT(reserved.error(), HasSubstr("reserved"));
+}
+
+TEST(PackedTensor, GridRules) {
+  const auto at = [](std::int64_t offset) { return static_cast<std::size_t>(offset); };
+  const auto bitmaps = [](int bits) { return [bits] { return bitmap_grid(bits); }; };
+  for (const int bits : {8, 4, 3}) {
+    EXPECT_EQ(damaged(bitmaps(bits), [](Bytes&, const PackedSections&) {}), "");
+    // Zero, negative, infinite, not a number.
+    for (const std::uint16_t scale : {std::uint16_t{0}, std::uint16_t{0x8000}, std::uint16_t{0xb000},
+                                      std::uint16_t{0x7c00}, std::uint16_t{0x7e00}}) {
+      EXPECT_THAT(
+          damaged(bitmaps(bits), [&](Bytes& b, const PackedSections& s) { b.set(at(s.scales), scale); }),
+          HasSubstr("row 0, group 0: found scale"));
+    }
+    // The second panel's fifth row is padding: two groups of 16 rows before it, and four rows.
+    EXPECT_THAT(damaged(bitmaps(bits),
+                        [&](Bytes& b, const PackedSections& s) {
+                          b.set(at(s.scales) + (2 * 16 + 4) * 2, std::uint16_t{0x3c00});
+                        }),
+                HasSubstr("row 20, group 0: found scale"));
+    const std::size_t zero = bits == 8 ? 2 * 16 + 4 : (2 * 16 + 4) / 2;
+    EXPECT_THAT(
+        damaged(bitmaps(bits), [&](Bytes& b, const PackedSections& s) { b.set(at(s.zeros) + zero, '\1'); }),
+        HasSubstr("row 20, group 0: found zero point"));
+    // One stored weight more and one less than the offsets say.
+    for (const std::uint64_t mask : {~std::uint64_t{0}, std::uint64_t{0}}) {
+      EXPECT_THAT(
+          damaged(bitmaps(bits), [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks), mask); }),
+          testing::AnyOf(HasSubstr("the masks"), HasSubstr("after the last of its stream")));
+    }
+    EXPECT_THAT(
+        damaged(bitmaps(bits),
+                [&](Bytes& b, const PackedSections& s) { b.set(at(s.offsets) + 8, ~std::uint64_t{0}); }),
+        HasSubstr("offset 1: found"));
+    EXPECT_THAT(damaged(bitmaps(bits),
+                        [&](Bytes& b, const PackedSections& s) { b.set(at(s.offsets), std::uint64_t{1}); }),
+                HasSubstr("offset 0: found"));
+    // Row 20, in the second panel's first step.
+    EXPECT_THAT(damaged(bitmaps(bits),
+                        [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks) + 16 * 8 + 2, '\1'); }),
+                HasSubstr("outside the matrix"));
+    EXPECT_THAT(
+        damaged(bitmaps(bits), [&](Bytes& b, const PackedSections& s) { b.set(at(s.num_bytes) - 1, '\1'); }),
+        HasSubstr("after the codes"));
+    EXPECT_THAT(
+        damaged(bitmaps(bits), [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks) - 1, '\1'); }),
+        HasSubstr("after the offsets"));
+    EXPECT_THAT(damaged(bitmaps(bits),
+                        [&](Bytes& b, const PackedSections&) {
+                          b.set(kNumValues, b.get<std::uint64_t>(kNumValues) + 1);
+                        }),
+                HasSubstr("the masks count"));
+  }
+  // A zero point of 3 bits is below 8.
+  EXPECT_THAT(damaged(bitmaps(3), [&](Bytes& b, const PackedSections& s) { b.set(at(s.zeros), '\x0f'); }),
+              HasSubstr("zero point 15, expected below 8"));
+  // The last byte of the shorter stream: of 4 bits only one of the two halves is used there.
+  const PackedTensor four = bitmap_grid(4);
+  std::int64_t counts[2] = {};
+  for (std::int64_t s = 0; s < 16; ++s) {
+    counts[s % 2] += std::popcount(static_cast<const std::uint64_t*>(four.masks())[s]);
+  }
+  ASSERT_NE(counts[0], counts[1]);
+  EXPECT_THAT(damaged(bitmaps(4),
+                      [&](Bytes& b, const PackedSections& s) {
+                        b.set(at(s.values + std::max(counts[0], counts[1]) - 1), '\xff');
+                      }),
+              HasSubstr("after the last of its stream"));
+}
+
+TEST(PackedTensor, DenseAndNmGridRules) {
+  const auto at = [](std::int64_t offset) { return static_cast<std::size_t>(offset); };
+  for (const int bits : {8, 4, 3}) {
+    const auto dense_of = [bits] { return dense_grid(bits); };
+    const auto nm_of = [bits] { return nm_grid(bits); };
+    EXPECT_EQ(damaged(dense_of, [](Bytes&, const PackedSections&) {}), "");
+    EXPECT_EQ(damaged(nm_of, [](Bytes&, const PackedSections&) {}), "");
+    // The last codes of the second panel: rows 32 and on, columns past 37.
+    EXPECT_THAT(
+        damaged(dense_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.num_bytes) - 1, '\xff'); }),
+        HasSubstr("outside the matrix"));
+    // N:M: three of a row's four, then too few; and a bit outside.
+    EXPECT_THAT(damaged(nm_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks), '\x37'); }),
+                HasSubstr("row 0, columns from 0: found 3 of 4"));
+    EXPECT_THAT(damaged(nm_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks), '\x30'); }),
+                HasSubstr("row 0, columns from 0: found 0 of 4"));
+    EXPECT_THAT(
+        damaged(nm_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.masks) + 16 * 8 + 2, '\1'); }),
+        HasSubstr("outside the matrix"));
+    // The second panel stores four rows of 32 codes a step: the fifth row's first code of its first step.
+    const std::int64_t panel = 2 * 16 * 2 * bits;  // bytes: two chunks
+    EXPECT_THAT(
+        damaged(nm_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.values + panel) + 8, '\1'); }),
+        HasSubstr("outside the matrix"));
+    EXPECT_THAT(damaged(nm_of, [&](Bytes& b, const PackedSections& s) { b.set(at(s.num_bytes) - 1, '\1'); }),
+                HasSubstr("after the codes"));
+  }
+}
+
 // Whatever bytes are damaged: either the file is refused, or a forward stays inside it (the address sanitizer
 // watches) and unpacking too.
 TEST(PackedTensor, RandomDamageIsRefusedOrHarmless) {
   std::mt19937 engine(5);
   int refused = 0;
-  for (const PackedTensor& tensor :
-       {bitmap(), bitmap_int8(), nm(2, 4), nm(1, 8), blocks(), dense(), bitmap_fp8(), dense_fp8()}) {
+  for (const PackedTensor& tensor : {bitmap(), bitmap_int8(), nm(2, 4), nm(1, 8), blocks(), dense(),
+                                     bitmap_fp8(), dense_fp8(), dense_grid(4), dense_grid(3), bitmap_grid(8),
+                                     bitmap_grid(4), bitmap_grid(3), nm_grid(4), nm_grid(3)}) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.cols()));
     Matrix x = Matrix::zeros(20, tensor.cols());
     Matrix y(20, tensor.rows());
     for (int round = 0; round < 400; ++round) {
@@ -335,14 +481,19 @@ TEST(PackedTensor, RandomDamageIsRefusedOrHarmless) {
         for (const std::int64_t tokens : {1, 20}) {
           linear.forward(x.view().row_block(0, tokens), {}, y.view().row_block(0, tokens));
         }
-        unpack(parsed);
+        if (is_grid(parsed.kind())) {
+          unpack_quantized(parsed);
+          unpack_row(parsed, 0, values);
+        } else {
+          unpack(parsed);
+        }
       } catch (const Error& error) {
         EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
         ++refused;
       }
     }
   }
-  EXPECT_GT(refused, 600);
+  EXPECT_GT(refused, 1200);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 swiftprune_test(sparse/packed_tensor)
 swiftprune_test(sparse/pack)
+swiftprune_test(sparse/pack_quantized)
 swiftprune_test(sparse/linear)
 swiftprune_test(sparse/autotune)
 swiftprune_test(sparse/packed_checkpoint)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune::testing_sparse {
 
@@ -67,6 +68,33 @@ inline TestWeight random_block_weight(std::int64_t rows, std::int64_t cols, DTyp
         }
       }
     }
+  }
+  return w;
+}
+
+// Codes over the whole grid; every code is its zero point with probability `sparsity`, and all but at most n
+// of every four where n is given.
+inline QuantizedWeight random_grid_weight(std::int64_t rows, std::int64_t cols, const QuantGrid& grid,
+                                          double sparsity, int n = 4, std::uint32_t seed = 1) {
+  QuantizedWeight w{grid, rows, cols, {}, {}, {}};
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<double> chance(0.0, 1.0);
+  const std::int64_t groups = grid.groups_of(cols);
+  for (std::int64_t i = 0; i < rows * groups; ++i) {
+    w.scales.push_back(f32_to_f16(0.001f + 0.01f * static_cast<float>(chance(engine))));
+    if (grid.asymmetric)
+      w.zeros.push_back(static_cast<std::uint8_t>(engine() % static_cast<unsigned>(grid.num_codes())));
+  }
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    const std::int64_t col = i % cols;
+    const int zero = w.zero_of(i / cols, grid.group == 0 ? 0 : col / grid.group);
+    const auto code = static_cast<int>(engine() % static_cast<unsigned>(grid.num_codes()));
+    int kept = 0;
+    for (std::int64_t j = col % 4; j > 0; --j) {
+      kept += w.codes[static_cast<std::size_t>(i - j)] != zero ? 1 : 0;
+    }
+    const bool pruned = chance(engine) < sparsity || kept >= n;
+    w.codes.push_back(static_cast<std::uint8_t>(pruned ? zero : code));
   }
   return w;
 }

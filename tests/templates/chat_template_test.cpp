@@ -7,9 +7,9 @@
 #include <filesystem>
 
 #include "support/temp_dir.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/core/sha256.h"
 #include "swiftprune/templates/json_value.h"
-#include "swiftprune/text/json_field.h"
 
 namespace swiftprune::templates {
 namespace {
@@ -42,7 +42,7 @@ std::string failure(const ChatTemplates& chat, const char* body) {
 
 TEST(ChatTemplates, RenderAsTransformersDoes) {
   const fs::path data = fs::path(SWIFTPRUNE_TEST_DATA) / "templates";
-  const Value file = parse_json_value(text::file_bytes(data / "chat.json"), "chat.json");
+  const Value file = parse_json_value(file_bytes(data / "chat.json"), "chat.json");
   const auto field = [&](const char* name) -> const Dict& {
     return *file.as<Dict>()->find(std::string_view(name))->as<Dict>();
   };

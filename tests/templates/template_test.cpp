@@ -6,8 +6,8 @@
 
 #include <string>
 
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/templates/json_value.h"
-#include "swiftprune/text/json_field.h"
 
 namespace swiftprune::templates {
 namespace {
@@ -42,8 +42,8 @@ Stopped stopped(const std::string& source, const Dict& context = Dict(), RenderL
 
 class Fixture : public testing::Test {
  protected:
-  const Value file_ = parse_json_value(text::file_bytes(SWIFTPRUNE_TEST_DATA "/templates/expressions.json"),
-                                       "expressions.json");
+  const Value file_ =
+      parse_json_value(file_bytes(SWIFTPRUNE_TEST_DATA "/templates/expressions.json"), "expressions.json");
   const Value* field(const char* name) const { return file_.as<Dict>()->find(std::string_view(name)); }
   const Dict& context() const { return *field("context")->as<Dict>(); }
 };

@@ -43,15 +43,14 @@ TEST_F(CorpusFile, ErrorsNameFileAndLine) {
     expect_error(
         ErrorKind::kBadInput, [&] { read_corpus(file); }, "bad.jsonl", message);
   };
-  expect_message("{\"text\": \"a\"}\n\n{\"text\": ", "line 3: not valid JSON");
-  expect_message("{\"text\": \"a\"}\n{\"body\": \"b\", \"id\": 1}\n",
-                 "line 2: the member \"text\" is missing; the line has: body, id");
+  expect_message("\n\n{\"text\": ", "line 3: not valid JSON");
+  expect_message("{\"body\": \"b\", \"id\": 1}\n",
+                 "line 1: the member \"text\" is missing; the line has: body, id");
   expect_message("{\"text\": 3}\n", "line 1: the member \"text\" is not a string");
   expect_message("[\"text\"]\n", "line 1: found no JSON object");
   expect_message("\n\n", "found no line");
   expect_message("", "found no line");
-  expect_message("{\"text\": \"a\"}\n{\"text\": \"\xFF\"}\n",
-                 "found the byte 0xff at position 24 (line 2), expected UTF-8");
+  expect_message("{\"text\": \"\xFF\"}\n", "line 1: not valid JSON");
   expect_error(
       ErrorKind::kBadInput, [&] { read_corpus(write("bad.txt", "ab\n\xC3(")); }, "position 3 (line 2)");
   expect_error(
@@ -59,6 +58,94 @@ TEST_F(CorpusFile, ErrorsNameFileAndLine) {
       "cannot be opened");
   expect_error(
       ErrorKind::kBadInput, [&] { read_corpus(folder_.path()); }, "cannot be opened");
+}
+
+TEST_F(CorpusFile, OddLinesAreLeftOutAndCounted) {
+  const std::string good = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+  for (const char* odd : {"{\"text\": ", "{\"body\": 1}", "{\"text\": null}", "[]", "{\"text\": \"\xFF\"}",
+                          "{\"text\": 1, \"text\": 2}"}) {
+    const Corpus corpus = read_corpus(write("odd.jsonl", good + odd + "\n"));
+    EXPECT_EQ(corpus.documents, (std::vector<std::string>{"a", "b"})) << odd;
+    ASSERT_EQ(corpus.notes.size(), 1u) << odd;
+    EXPECT_NE(corpus.notes[0].find("left out 1 of 3 lines; the first: "), std::string::npos)
+        << corpus.notes[0];
+    EXPECT_NE(corpus.notes[0].find("odd.jsonl: line 3"), std::string::npos) << corpus.notes[0];
+  }
+  EXPECT_TRUE(read_corpus(write("good.jsonl", good)).notes.empty());
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_corpus(write("bad.jsonl", good + "1\n2\n3\n")); },
+      "line 3: found no JSON object", "and 2 more such, against 2 documents");
+}
+
+TEST_F(CorpusFile, NumbersAndHalvesOfPairsThatJsonHasNotAreMended) {
+  const Corpus corpus =
+      read_corpus(write("nan.jsonl",
+                        "{\"text\": \"NaN is a word\", \"score\": NaN, \"x\": [-Infinity, Infinity]}\n"
+                        "{\"text\": \"half \\ud83d here, whole \\ud83d\\ude00, low \\ude00, \\\\ud83d\"}\n"));
+  EXPECT_EQ(corpus.documents, (std::vector<std::string>{"NaN is a word",
+                                                        "half \xEF\xBF\xBD here, whole \xF0\x9F\x98\x80, low "
+                                                        "\xEF\xBF\xBD, \\ud83d"}));
+  ASSERT_EQ(corpus.notes.size(), 1u);
+  EXPECT_NE(corpus.notes[0].find("read 2 lines"), std::string::npos);
+}
+
+TEST_F(CorpusFile, JsonIsReadAsJson) {
+  const std::vector<std::string> both = {"one", "two"};
+  EXPECT_EQ(read_corpus(write("lines.json", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n")).documents, both);
+  EXPECT_EQ(read_corpus(write("list.json", "[\n {\"text\": \"one\"},\n {\"text\": \"two\"}\n]")).documents,
+            both);
+  EXPECT_EQ(read_corpus(write("texts.json", "[\"one\", \"two\"]")).documents, both);
+  EXPECT_EQ(read_corpus(write("inside.json", "{\"text\":\n [\"one\", \"two\"]}")).documents, both);
+  EXPECT_EQ(read_corpus(write("one.json", "{\n \"text\": \"one\"\n}")).documents,
+            std::vector<std::string>{"one"});
+  EXPECT_EQ(read_corpus(write("one_line.json", "{\"text\": \"one\"}")).documents,
+            std::vector<std::string>{"one"});
+  EXPECT_EQ(read_corpus(write("nan.json", "[{\"text\": \"one\", \"x\": NaN}]")).documents,
+            std::vector<std::string>{"one"});
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_corpus(write("other.json", "{\"data\":\n 1}")); }, "other.json",
+      "the member \"text\" is missing; the line has: data");
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_corpus(write("plain.json", "plain text")); }, "plain.json",
+      "not valid JSON");
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_corpus(write("empty.json", "[]")); }, "found an empty list");
+}
+
+// "hello\n" by gzip -n and by zstd.
+const std::string kGzip(
+    "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcb\x48\xcd\xc9\xc9\xe7\x02\x00\x20\x30\x3a\x36\x06\x00\x00"
+    "\x00",
+    26);
+const std::string kZstd("\x28\xb5\x2f\xfd\x20\x06\x31\x00\x00hello\n", 15);
+
+TEST_F(CorpusFile, CompressedTextIsRead) {
+  EXPECT_EQ(read_corpus(write("a.txt.gz", kGzip)).documents, std::vector<std::string>{"hello\n"});
+  EXPECT_EQ(read_corpus(write("b", kGzip + kGzip)).documents, std::vector<std::string>{"hello\nhello\n"});
+  EXPECT_EQ(read_corpus(write("a.txt.zst", kZstd)).documents, std::vector<std::string>{"hello\n"});
+  EXPECT_EQ(read_corpus(write("b.zst", kZstd + kZstd)).documents, std::vector<std::string>{"hello\nhello\n"});
+  for (const std::string& whole : {kGzip, kZstd}) {
+    for (std::size_t size = 5; size < whole.size(); ++size) {
+      const auto error = test::error_of([&] { read_corpus(write("cut", whole.substr(0, size))); });
+      ASSERT_TRUE(error) << size;
+      EXPECT_NE(std::string(error->what()).find("cut: the "), std::string::npos) << error->what();
+    }
+  }
+  std::string bad = kGzip;
+  bad[12] = 'x';
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_corpus(write("bad.gz", bad)); }, "bad.gz: the gzip data is");
+}
+
+TEST_F(CorpusFile, WhatIsNoTextIsNamed) {
+  const auto expect_named = [&](const std::string& bytes, const std::string& what, const std::string& hint) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { read_corpus(write("x", bytes)); }, "found " + what, hint);
+  };
+  expect_named("PAR1....", "a parquet file", "to_json");
+  expect_named("\xFF\xFEh\x01", "UTF-16 text", "iconv");
+  expect_named("PK\x03\x04", "a zip archive", "unpack");
+  expect_named("version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer", "git lfs pull");
 }
 
 TEST_F(CorpusFile, TokenIds) {

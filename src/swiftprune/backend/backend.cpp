@@ -113,6 +113,7 @@ void Backend::attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v,
   expect(q.cols == p.num_heads * p.head_size && same_shape(q, out), "attention: q and out [N, H·D]");
   expect(k.cols == p.num_kv_heads * p.head_size && same_shape(k, v), "attention: k and v [T, Hkv·D]");
   expect(k.rows == p.first_position + q.rows, "attention: keys up to the last query");
+  expect(p.sinks.empty() || std::ssize(p.sinks) == p.num_heads, "attention: a sink for each head");
   if (q.rows > 0) do_attention(q, k, v, p, out);
 }
 

@@ -42,6 +42,8 @@ struct AttentionParams {
   float softcap = 0.0f;             // > 0: cap·tanh(score/cap)
   std::int64_t window = 0;          // > 0: a query sees only the last `window` keys, itself included
   std::int64_t first_position = 0;  // number of keys before the first query
+  // [H] or empty: a score of each head that every query has beside its keys', and that brings no value (gpt-oss).
+  std::span<const float> sinks = {};
 };
 
 // cos and sin [positions, rotary_size / 2] of the rotary embedding.

@@ -2,28 +2,34 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/pytorch_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/checkpoint/tensor_names.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::string_view kPytorchExtension = ".bin";
 constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements, about one core's L2 cache
 
 // tensor -> file, as the index says.
 using WeightMap = std::map<std::string, std::string>;
 
-WeightMap read_index(const fs::path& path) {
+WeightMap read_index(const fs::path& path, std::string_view extension) {
   const nlohmann::json index = read_json_file(path);
   const auto weight_map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || weight_map == index.end() || !weight_map->is_object() || weight_map->empty()) {
@@ -37,9 +43,9 @@ WeightMap read_index(const fs::path& path) {
     if (!file.is_string()) bad_input("{}: weight_map: {}: expected a file name", path.string(), tensor);
     const auto& name = file.get_ref<const std::string&>();
     // A name, not a path: an index must not lead out of its folder.
-    if (name.find('/') != std::string::npos || !name.ends_with(".safetensors")) {
-      bad_input("{}: weight_map: {}: expected the name of a .safetensors file in this folder", path.string(),
-                tensor, file.dump());
+    if (name.find('/') != std::string::npos || !name.ends_with(extension)) {
+      bad_input("{}: weight_map: {}: found {}, expected the name of a {} file in this folder", path.string(),
+                tensor, json_excerpt(file), extension);
     }
     map.emplace(tensor, name);
   }
@@ -59,11 +65,9 @@ bool is_there(const fs::path& path) {
       bad_input("{}: found {} but no {}; convert it first: swiftprune import {} OUT_DIR", folder.string(),
                 name.string(), kSafetensorsFile, entry.path().string());
     }
-    if (name.extension() == ".bin" || name.extension() == ".pth") {
-      bad_input(
-          "{}: found {} but no {}; swiftprune reads safetensors only: save the model with transformers' "
-          "save_pretrained first",
-          folder.string(), name.string(), kSafetensorsFile);
+    if (name.extension() == ".bin" || name.extension() == ".pth" || name.extension() == ".pt") {
+      bad_input("{}: found {}, expected {}, {} or their shards with an index", folder.string(), name.string(),
+                kSafetensorsFile, kPytorchFile);
     }
   }
   bad_input("{}: found neither {} nor {}; expected a Hugging Face model folder", folder.string(),
@@ -89,44 +93,167 @@ struct Checkpoint::Impl {
   std::vector<TensorInfo> tensors;
   std::unordered_map<std::string_view, std::size_t> by_name;  // views into `tensors`
 
+  // Tensors whose bytes are not as TensorInfo says: how they lie in the file, and what they became.
+  struct Converted {
+    PytorchTensor source;
+    std::vector<std::byte> values;
+  };
+  mutable std::mutex mutex;                                         // of `converted`'s values
+  mutable std::unordered_map<std::string, Converted> converted;     // by file and the name in it
+  std::unordered_map<std::string_view, std::string> converted_key;  // by the tensor's name
+  std::vector<std::string> notes;
+
+  static std::string key_of(const std::string& file, const std::string& name) { return file + '\n' + name; }
+
   void add_file(const std::string& name) {
     File file{MappedFile(folder / name), 0};
-    SafetensorsHeader header = parse_safetensors(file.mapped.bytes(), (folder / name).string());
-    file.data_begin = header.data_begin;
-    for (TensorInfo& tensor : header.tensors) {
-      tensor.file = name;
-      tensors.push_back(std::move(tensor));
+    const std::string path = (folder / name).string();
+    if (name.ends_with(kPytorchExtension)) {
+      for (PytorchTensor& tensor : parse_pytorch(file.mapped.bytes(), path))
+        add_tensor(name, std::move(tensor));
+    } else {
+      SafetensorsHeader header = parse_safetensors(file.mapped.bytes(), path);
+      file.data_begin = header.data_begin;
+      for (TensorInfo& tensor : header.tensors) {
+        tensor.file = name;
+        if (tensor.dtype == DType::kF64) {
+          add_tensor(name, {.name = std::move(tensor.name),
+                            .dtype = tensor.dtype,
+                            .shape = std::move(tensor.shape),
+                            .begin = file.data_begin + tensor.begin});
+        } else {
+          tensors.push_back(std::move(tensor));
+        }
+      }
     }
     files.emplace(name, std::move(file));
   }
 
-  void add_shards() {
-    const WeightMap map = read_index(folder / kSafetensorsIndexFile);
+  void add_tensor(const std::string& file, PytorchTensor tensor) {
+    const auto numel = static_cast<std::uint64_t>(*checked_numel(tensor.shape));
+    const bool as_it_lies = tensor.contiguous && !tensor.swapped && tensor.dtype != DType::kF64;
+    const DType dtype = tensor.dtype == DType::kF64 ? DType::kF32 : tensor.dtype;
+    const std::uint64_t begin = as_it_lies ? tensor.begin : 0;
+    tensors.push_back({tensor.name, dtype, tensor.shape, file, begin,
+                       begin + numel * static_cast<std::uint64_t>(size_of(dtype))});
+    num_doubles += tensor.dtype == DType::kF64 ? 1 : 0;
+    if (as_it_lies) return;
+    const std::string key = key_of(file, tensor.name);
+    converted.emplace(key, Converted{std::move(tensor), {}});
+  }
+  std::int64_t num_doubles = 0;
+
+  void add_shards(const char* index_file, std::string_view extension) {
+    const std::string index = (folder / index_file).string();
+    const WeightMap map = read_index(index, extension);
     std::set<std::string> names;
     for (const auto& [tensor, file] : map) names.insert(file);
     for (const std::string& name : names) {
-      if (!is_there(folder / name)) {
-        bad_input("{}: names the shard {}, which is missing; is the download complete?",
-                  (folder / kSafetensorsIndexFile).string(), name);
-      }
+      if (!is_there(folder / name))
+        bad_input("{}: names the shard {}, which is missing; is the download complete?", index, name);
       add_file(name);
     }
-    for (const TensorInfo& tensor : tensors) {
-      const auto entry = map.find(tensor.name);
-      if (entry == map.end() || entry->second != tensor.file) {
-        bad_input("{}: tensor {} is in {}, but the index {}", (folder / kSafetensorsIndexFile).string(),
-                  tensor.name, tensor.file,
-                  entry == map.end() ? "does not name it" : "places it in " + entry->second);
+    choose_copies(map, index);
+    note_disagreements(map, index);
+  }
+
+  std::span<const std::byte> bytes_in(const std::string& file, const TensorInfo& tensor) const {
+    const File& from = files.at(file);
+    return from.mapped.bytes().subspan(from.data_begin + tensor.begin, tensor.end - tensor.begin);
+  }
+
+  // A tensor that several shards hold: the one that the index names, else any if they are equal.
+  void choose_copies(const WeightMap& map, const std::string& index) {
+    std::unordered_map<std::string, std::size_t> first;
+    std::vector<TensorInfo> kept;
+    for (TensorInfo& tensor : tensors) {
+      const auto [place, is_new] = first.emplace(tensor.name, kept.size());
+      if (is_new) {
+        kept.push_back(std::move(tensor));
+        continue;
+      }
+      TensorInfo& other = kept[place->second];
+      const auto named = map.find(tensor.name);
+      if (named != map.end() && named->second == tensor.file) {
+        other = std::move(tensor);
+      } else if (named == map.end() || named->second != other.file) {
+        const bool comparable = !converted.contains(key_of(tensor.file, tensor.name)) &&
+                                !converted.contains(key_of(other.file, other.name)) &&
+                                tensor.dtype == other.dtype && tensor.shape == other.shape;
+        if (!comparable || !std::ranges::equal(bytes_in(tensor.file, tensor), bytes_in(other.file, other))) {
+          bad_input("{}: tensor {} is in {} and in {}, expected it once", index, tensor.name, other.file,
+                    tensor.file);
+        }
       }
     }
-    if (map.size() == tensors.size()) return;
-    std::set<std::string_view> present;
-    for (const TensorInfo& tensor : tensors) present.insert(tensor.name);
+    tensors = std::move(kept);
+    std::stable_sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
+      return std::tie(a.file, a.begin, a.end) < std::tie(b.file, b.begin, b.end);
+    });
+  }
+
+  // The files are right where the index says something else; a tensor that is needed and nowhere is missed
+  // later.
+  void note_disagreements(const WeightMap& map, const std::string& index) {
+    std::unordered_map<std::string_view, const TensorInfo*> present;
+    for (const TensorInfo& tensor : tensors) present.emplace(tensor.name, &tensor);
+    std::int64_t elsewhere = 0, absent = 0, unnamed = 0;
+    std::string example;
     for (const auto& [tensor, file] : map) {
-      if (!present.contains(tensor)) {
-        bad_input("{}: tensor {} is not in {}, where the index places it",
-                  (folder / kSafetensorsIndexFile).string(), tensor, file);
-      }
+      const auto found = present.find(tensor);
+      if (found != present.end() && found->second->file == file) continue;
+      ++(found == present.end() ? absent : elsewhere);
+      if (example.empty()) example = tensor;
+    }
+    for (const TensorInfo& tensor : tensors) {
+      if (map.contains(tensor.name)) continue;
+      ++unnamed;
+      if (example.empty()) example = tensor.name;
+    }
+    if (elsewhere + absent + unnamed == 0) return;
+    notes.push_back(fmt::format(
+        "{}: the files are read as they are: {} tensors in another file than the index says, {} in "
+        "none, {} that it does not name (first: {})",
+        index, elsewhere, absent, unnamed, example));
+  }
+
+  std::span<const std::byte> converted_bytes(Converted& tensor, const File& file) const {
+    const std::lock_guard lock(mutex);
+    const PytorchTensor& source = tensor.source;
+    const auto numel = static_cast<std::size_t>(*checked_numel(source.shape));
+    if (!tensor.values.empty() || numel == 0) return tensor.values;
+    const auto size = static_cast<std::size_t>(size_of(source.dtype));
+    std::vector<std::byte> gathered;
+    std::span<const std::byte> elements;
+    if (source.contiguous && !source.swapped) {
+      elements = file.mapped.bytes().subspan(source.begin, numel * size);
+    } else {
+      gathered = gather(file.mapped.bytes(), source);
+      elements = gathered;
+    }
+    if (source.dtype != DType::kF64) return tensor.values = std::move(gathered);
+    tensor.values.resize(numel * sizeof(float));
+    for (std::size_t i = 0; i < numel; ++i) {
+      double value = 0.0;
+      std::memcpy(&value, elements.data() + i * sizeof(double), sizeof(double));
+      const auto single = static_cast<float>(value);
+      std::memcpy(tensor.values.data() + i * sizeof(float), &single, sizeof(float));
+    }
+    return tensor.values;
+  }
+
+  void unify() {
+    std::vector<std::string> keys;
+    for (const TensorInfo& tensor : tensors) keys.push_back(key_of(tensor.file, tensor.name));
+    for (std::string& note : unify_names(config, folder.string(), tensors)) notes.push_back(std::move(note));
+    by_name.reserve(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      by_name.emplace(tensors[i].name, i);
+      if (converted.contains(keys[i])) converted_key.emplace(tensors[i].name, keys[i]);
+    }
+    if (num_doubles > 0) {
+      notes.push_back(
+          fmt::format("{}: {} tensors of F64 are read, and written, as F32", folder.string(), num_doubles));
     }
   }
 
@@ -156,21 +283,25 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
   if (is_there(folder / kSafetensorsFile)) {
     impl->add_file(kSafetensorsFile);
   } else if (is_there(folder / kSafetensorsIndexFile)) {
-    impl->add_shards();
+    impl->add_shards(kSafetensorsIndexFile, ".safetensors");
+  } else if (is_there(folder / kPytorchFile)) {
+    impl->add_file(kPytorchFile);
+  } else if (is_there(folder / kPytorchIndexFile)) {
+    impl->add_shards(kPytorchIndexFile, kPytorchExtension);
   } else {
     fail_no_weights(folder);
   }
   if (impl->tensors.empty()) bad_input("{}: found no tensors", folder.string());
   impl->config = read_json_file(folder / "config.json");
   if (!impl->config.is_object()) bad_input("{}: expected a JSON object", (folder / "config.json").string());
-  impl->by_name.reserve(impl->tensors.size());
-  for (std::size_t i = 0; i < impl->tensors.size(); ++i) impl->by_name.emplace(impl->tensors[i].name, i);
+  impl->unify();
   return Checkpoint(std::move(impl));
 }
 
 const fs::path& Checkpoint::folder() const { return impl_->folder; }
 const nlohmann::json& Checkpoint::config() const { return impl_->config; }
 const std::vector<TensorInfo>& Checkpoint::tensors() const { return impl_->tensors; }
+const std::vector<std::string>& Checkpoint::notes() const { return impl_->notes; }
 
 const TensorInfo* Checkpoint::find(std::string_view name) const {
   const auto entry = impl_->by_name.find(name);
@@ -185,6 +316,9 @@ const TensorInfo& Checkpoint::at(std::string_view name) const {
 
 std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
   const Impl::File& file = impl_->file_of(tensor);
+  if (const auto key = impl_->converted_key.find(tensor.name); key != impl_->converted_key.end()) {
+    return impl_->converted_bytes(impl_->converted.at(key->second), file);
+  }
   return file.mapped.bytes().subspan(file.data_begin + tensor.begin, tensor.end - tensor.begin);
 }
 
@@ -198,8 +332,9 @@ void check_weight(const Checkpoint& checkpoint, const TensorInfo& tensor,
               fmt::join(expected_shape, ", "));
   }
   if (!is_weight_dtype(tensor.dtype)) {
-    bad_input("{}: tensor {}: found dtype {}, expected F32, F16 or BF16; quantized weights cannot be pruned",
-              (checkpoint.folder() / tensor.file).string(), tensor.name, name_of(tensor.dtype));
+    bad_input(
+        "{}: tensor {}: found dtype {}, expected F32, F16, BF16 or F64; quantized weights cannot be pruned",
+        (checkpoint.folder() / tensor.file).string(), tensor.name, name_of(tensor.dtype));
   }
 }
 
@@ -248,6 +383,11 @@ void Checkpoint::load_rows(const TensorInfo& tensor, std::int64_t first, MatrixV
 
 void Checkpoint::release(const TensorInfo& tensor) const {
   const Impl::File& file = impl_->file_of(tensor);
+  if (const auto key = impl_->converted_key.find(tensor.name); key != impl_->converted_key.end()) {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->converted.at(key->second).values = {};
+    return;
+  }
   file.mapped.release(file.data_begin + tensor.begin, file.data_begin + tensor.end);
 }
 

@@ -1,5 +1,6 @@
-// A Hugging Face model folder, read: memory-mapped safetensors (one file or shards with an index) and
-// config.json. Format: docs/formats.md. Files are hostile: everything is checked when the folder is opened.
+// A Hugging Face model folder, read: memory-mapped weights (safetensors, else pytorch_model.bin; one file or
+// shards with an index) and config.json. Format: docs/formats.md. Files are hostile: everything is checked
+// when the folder is opened.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +23,8 @@ struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;
-  std::string file;         // name of the safetensors file inside the folder
-  std::uint64_t begin = 0;  // bytes, from the start of that file's data
+  std::string file;         // its name inside the folder
+  std::uint64_t begin = 0;  // bytes, from the start of that file's data; of converted tensors from their own
   std::uint64_t end = 0;
 
   std::int64_t numel() const;
@@ -41,10 +42,15 @@ class Checkpoint {
   ~Checkpoint();
 
   const std::filesystem::path& folder() const;
-  const nlohmann::json& config() const;            // config.json
-  const std::vector<TensorInfo>& tensors() const;  // by file, then by offset
+  const nlohmann::json& config() const;  // config.json
+  const std::vector<TensorInfo>& tensors()
+      const;  // by file, then by offset; names as tensor_names.h gives them
+  const std::vector<std::string>& notes()
+      const;  // what was read otherwise than it stands there, for the user
   const TensorInfo* find(std::string_view name) const;
   const TensorInfo& at(std::string_view name) const;  // throws Error{kBadInput} when absent
+  // Mapped, but for F64 (read as F32) and for tensors of pytorch_model.bin that do not lie in one piece:
+  // these are converted at the first call and kept until release().
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
   // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16.

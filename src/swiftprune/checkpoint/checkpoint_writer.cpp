@@ -50,7 +50,7 @@ std::vector<PlannedTensor> plan_like(const Checkpoint& source) {
   std::vector<PlannedTensor> plan;
   plan.reserve(source.tensors().size());
   for (const TensorInfo& tensor : source.tensors()) {
-    plan.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.file});
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, safetensors_name(tensor.file)});
   }
   return plan;
 }
@@ -59,7 +59,7 @@ namespace {
 
 std::uint64_t bytes_of(const PlannedTensor& tensor) {
   const auto numel = checked_numel(tensor.shape);
-  const auto bytes = numel ? checked_mul(*numel, static_cast<std::uint64_t>(size_of(tensor.dtype))) : numel;
+  const auto bytes = numel ? swiftprune::bytes_of(tensor.dtype, *numel) : numel;
   expect(bytes.has_value(), "PlannedTensor: a size that fits");
   return *bytes;
 }
@@ -301,10 +301,17 @@ void CheckpointWriter::read(std::string_view name, std::span<float> values) cons
   const Impl::Tensor& tensor = impl_->find(name);
   expect(static_cast<std::int64_t>(values.size()) == tensor.info.numel(), "read: as many values as planned");
   std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.info.num_bytes()));
+  read_bytes(name, bytes);
+  convert_to_f32(bytes, tensor.info.dtype, values);
+}
+
+void CheckpointWriter::read_bytes(std::string_view name, std::span<std::byte> bytes) const {
+  const Impl::Tensor& tensor = impl_->find(name);
+  expect(static_cast<std::int64_t>(bytes.size()) == tensor.info.num_bytes(),
+         "read: as many bytes as planned");
   if (!tensor.file->read_at(tensor.file_offset, bytes)) {
     fail(ErrorKind::kFailure, "{}: cannot be read; start again without --resume", impl_->temporary.string());
   }
-  convert_to_f32(bytes, tensor.info.dtype, values);
 }
 
 void CheckpointWriter::mark_written(std::string_view name) {
@@ -317,6 +324,7 @@ void CheckpointWriter::sync() const {
 }
 
 void CheckpointWriter::keep_when_unfinished() { impl_->keep = true; }
+void CheckpointWriter::drop_when_unfinished() { impl_->keep = false; }
 
 void CheckpointWriter::write(std::string_view name, std::span<const float> values) {
   const auto count = static_cast<std::int64_t>(values.size());

@@ -59,11 +59,14 @@ class CheckpointWriter {
   // kContinue found a folder of the same layout: its tensors can be read and marked as written.
   bool continues() const;
   void read(std::string_view name, std::span<float> values) const;
+  void read_bytes(std::string_view name, std::span<std::byte> bytes) const;  // all of a tensor's
   void mark_written(std::string_view name);
   // What was written so far reaches the disk.
   void sync() const;
   // From now on the destructor leaves the temporary folder for a later run (kDiscard, kContinue).
   void keep_when_unfinished();
+  // No longer: what it holds stands elsewhere.
+  void drop_when_unfinished();
 
   // Where extra files (config.json, tokenizer files, the record) are to be written before finish().
   const std::filesystem::path& temporary_folder() const;

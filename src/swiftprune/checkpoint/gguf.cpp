@@ -9,10 +9,10 @@
 #include <unordered_map>
 #include <utility>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {
@@ -306,6 +306,18 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
 const std::string& GgufFile::name() const { return impl_->name; }
 bool GgufFile::has(std::string_view key) const { return impl_->find(key) != nullptr; }
 
+bool GgufFile::is_text(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  expect(value != nullptr, "is_text: a key of this file");
+  return value->type == ValueType::kString;
+}
+
+std::vector<std::string_view> GgufFile::keys() const {
+  std::vector<std::string_view> keys;
+  for (const auto& [key, value] : impl_->values) keys.push_back(key);
+  return keys;
+}
+
 std::optional<std::string_view> GgufFile::text(std::string_view key) const {
   const Value* value = impl_->find(key);
   if (value == nullptr) return std::nullopt;
@@ -370,10 +382,16 @@ std::optional<std::vector<std::string_view>> GgufFile::texts(std::string_view ke
 std::optional<std::vector<double>> GgufFile::numbers(std::string_view key) const {
   const Value* value = impl_->find(key);
   if (value == nullptr) return std::nullopt;
-  if (!value->is_array || value->type == ValueType::kString)
-    impl_->wrong_type(key, *value, "an array of numbers");
+  if (!value->is_array) impl_->wrong_type(key, *value, "an array of numbers");
+  return one_or_more(key);
+}
+
+std::vector<double> GgufFile::one_or_more(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  expect(value != nullptr, "one_or_more: a key of this file");
+  if (value->type == ValueType::kString) impl_->wrong_type(key, *value, "an array of numbers");
   const std::uint64_t size = info_of(value->type).bytes;
-  std::vector<double> numbers(value->count);
+  std::vector<double> numbers(value->is_array ? value->count : 1);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     numbers[i] = number_at(value->type, value->bytes.data() + i * size);
   }

@@ -39,6 +39,10 @@ class GgufFile {
 
   // Metadata; nothing when the key is absent, Error{kBadInput} when it has another type.
   bool has(std::string_view key) const;
+  std::vector<std::string_view> keys() const;
+  std::vector<double> one_or_more(
+      std::string_view key) const;           // numbers(), or one number; the key must be there
+  bool is_text(std::string_view key) const;  // a string or an array of strings; the key must be there
   std::optional<std::string_view> text(std::string_view key) const;
   std::optional<std::int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;  // an integer will do

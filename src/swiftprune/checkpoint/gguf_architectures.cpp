@@ -6,8 +6,8 @@
 #include <numbers>
 #include <vector>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {
@@ -86,17 +86,24 @@ Json llama3_rope_scaling(const GgufFile& file, const GgufTensor& tensor, double 
 // transformers' rope_scaling, or null.
 Json rope_scaling(const GgufFile& file) {
   const std::string type_key = key_of(file, "rope.scaling.type");
-  const std::string type(file.text(type_key).value_or("none"));
-  const auto factor = file.number(key_of(file, "rope.scaling.factor"));
-  // The key of files from before rope.scaling.type.
-  const auto old_factor = file.number(key_of(file, "rope.scale_linear"));
-  if (type == "none") {
-    return old_factor.value_or(1.0) == 1.0 ? Json() : Json{{"rope_type", "linear"}, {"factor", *old_factor}};
+  // A factor without a type stretches linearly (llama.cpp's load_hparams); rope.scale_linear is its older
+  // key.
+  const std::string type(file.text(type_key).value_or("linear"));
+  auto factor = file.number(key_of(file, "rope.scaling.factor"));
+  if (!factor || *factor == 0.0) factor = file.number(key_of(file, "rope.scale_linear"));
+  const std::string magnitude_key = key_of(file, "rope.scaling.attn_factor");
+  const double magnitude = file.number(magnitude_key).value_or(1.0);
+  if (type != "yarn" && magnitude != 1.0) {
+    bad_input("{}: {}: found {}, expected 1 with the rope scaling {}: transformers has no place for it",
+              file.name(), magnitude_key, magnitude, json_quoted(type));
   }
+  if (type == "none") return Json();
+  if (!file.has(type_key) && factor.value_or(0.0) == 0.0) return Json();
   if (type != "linear" && type != "yarn") {
     bad_input("{}: {}: found {}, expected none, linear or yarn", file.name(), type_key, json_quoted(type));
   }
   if (!factor) bad_input("{}: {} is missing", file.name(), key_of(file, "rope.scaling.factor"));
+  if (type == "linear" && *factor == 1.0) return Json();
   Json scaling = {{"rope_type", type}, {"factor", *factor}};
   if (type == "yarn") {
     if (const auto n = file.integer(key_of(file, "rope.scaling.original_context_length"))) {
@@ -106,6 +113,8 @@ Json rope_scaling(const GgufFile& file) {
       scaling["beta_fast"] = *beta;
     if (const auto beta = file.number(key_of(file, "rope.scaling.yarn_beta_slow")))
       scaling["beta_slow"] = *beta;
+    // llama.cpp multiplies it with yarn's own; transformers' takes its place.
+    if (magnitude != 1.0) scaling["attention_factor"] = magnitude * (1.0 + 0.1 * std::log(*factor));
   }
   return scaling;
 }
@@ -329,6 +338,7 @@ void complete_gemma2(const GgufFile& file, Json& config) {
   config["sliding_window"] = file.integer(key_of(file, "attention.sliding_window")).value_or(4096);
   config["attn_logit_softcapping"] = file.number(key_of(file, "attn_logit_softcapping")).value_or(50.0);
   config["final_logit_softcapping"] = file.number(key_of(file, "final_logit_softcapping")).value_or(30.0);
+  if (Json scaling = rope_scaling(file); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
 }
 
 void complete_gemma3(const GgufFile& file, Json& config) {
@@ -381,8 +391,23 @@ void complete_phi3(const GgufFile& file, Json& config) {
       file.integer(key_of(file, "rope.scaling.original_context_length"))
           .value_or(config.at("max_position_embeddings").get<std::int64_t>());
   if (file.find("rope_factors_long.weight") == nullptr) {
+    if (!rope_scaling(file).is_null()) {
+      bad_input("{}: {}: found rope scaling, expected none or rope_factors_long: Phi-3 has no other",
+                file.name(), key_of(file, "rope.scaling.factor"));
+    }
     config["rope_scaling"] = nullptr;
     return;
+  }
+  // llama.cpp takes the factor of cos and sin from the file, transformers from the two context lengths.
+  const auto longest = config.at("max_position_embeddings").get<double>();
+  const auto original = config.at("original_max_position_embeddings").get<double>();
+  const double expected =
+      longest > original ? std::sqrt(1.0 + std::log(longest / original) / std::log(original)) : 1.0;
+  const std::string magnitude_key = key_of(file, "rope.scaling.attn_factor");
+  const double magnitude = file.number(magnitude_key).value_or(expected);
+  if (!(std::abs(magnitude - expected) <= 1e-3 * expected)) {
+    bad_input("{}: {}: found {}, expected {} for contexts of {} and {}", file.name(), magnitude_key,
+              magnitude, expected, original, longest);
   }
   config["rope_scaling"] = {{"type", "longrope"},  // the only key for it that Phi3Config has always taken
                             {"short_factor", float_table(file, "rope_factors_short.weight")},
@@ -419,6 +444,7 @@ constexpr TensorRule kGptNeoxBlock[] = {
 void complete_gptneox(const GgufFile& file, Json& config) {
   config["rotary_pct"] = rotary_fraction(file, head_dim_of(file, config));
   config["rotary_emb_base"] = file.number(key_of(file, "rope.freq_base")).value_or(10000.0);
+  if (Json scaling = rope_scaling(file); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
 }
 
 constexpr GgufArchitecture kArchitectures[] = {
@@ -458,17 +484,95 @@ void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
     const double value = *file.number(key);
     target = std::stod(fmt::format("{}", static_cast<float>(value)));
   } else {
-    std::int64_t value = 0;
-    if (field.type == Type::kLargest) {
-      const std::vector<std::int64_t> values = *file.integers(key);
-      if (!values.empty()) value = *std::max_element(values.begin(), values.end());
-    } else {
-      value = *file.integer(key);
+    // One number, or one for each layer: equal ones, but where config.json names the largest.
+    const std::vector<std::int64_t> values = *file.integers(key);
+    const std::int64_t value = values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+    const auto layers = file.integer(key_of(file, "block_count"));
+    if (values.size() > 1 && layers && std::ssize(values) != *layers) {
+      bad_input("{}: {}: found {} numbers, expected one for each of the {} layers", file.name(), key,
+                values.size(), *layers);
+    }
+    const auto other = std::find_if(values.begin(), values.end(), [&](std::int64_t v) { return v != value; });
+    if (field.type == Type::kInteger && other != values.end()) {
+      bad_input(
+          "{}: {}: found {} in layer {} and {} in another, expected one number for all: only llama's layers "
+          "(architecture deci) may differ",
+          file.name(), key, *other, other - values.begin(), value);
     }
     if (value < 1 || value > (std::int64_t{1} << 31)) {
       bad_input("{}: {}: found {}, expected 1 to 2^31", file.name(), key, value);
     }
     target = value;
+  }
+}
+
+// Keys after "<architecture>." that every architecture's code above reads, and those that change nothing
+// here.
+constexpr std::string_view kReadKeys[] = {"vocab_size",
+                                          "context_length",
+                                          "embedding_length",
+                                          "block_count",
+                                          "feed_forward_length",
+                                          "attention.head_count",
+                                          "attention.head_count_kv",
+                                          "attention.key_length",
+                                          "attention.layer_norm_epsilon",
+                                          "attention.layer_norm_rms_epsilon",
+                                          "rope.dimension_count",
+                                          "rope.freq_base",
+                                          "rope.scaling.type",
+                                          "rope.scaling.factor",
+                                          "rope.scaling.attn_factor",
+                                          "rope.scaling.original_context_length",
+                                          "rope.scaling.yarn_beta_fast",
+                                          "rope.scaling.yarn_beta_slow",
+                                          "rope.scale_linear",
+                                          "use_parallel_residual",
+                                          "tensor_data_layout",
+                                          "rope.scaling.finetuned"};
+// Those that some architectures read: their names and the keys.
+constexpr std::pair<std::string_view, std::string_view> kOwnKeys[] = {
+    {"gemma2", "attention.sliding_window"}, {"gemma3", "attention.sliding_window"},
+    {"phi3", "attention.sliding_window"},   {"gemma2", "attn_logit_softcapping"},
+    {"gemma2", "final_logit_softcapping"},  {"gemma3", "final_logit_softcapping"},
+    {"gemma3", "rope.freq_base_swa"}};
+// Switches whose value here is what is computed anyway.
+constexpr std::pair<std::string_view, double> kNeutralKeys[] = {{"attention.causal", 1.0},
+                                                                {"rope.scaling.yarn_ext_factor", 1.0},
+                                                                {"rope.scaling.yarn_attn_factor", 1.0},
+                                                                {"attention.scale", 0.0},
+                                                                {"logit_scale", 1.0},
+                                                                {"residual_scale", 1.0},
+                                                                {"embedding_scale", 1.0}};
+
+// A key that is not read would make another model: experts, scales, windows. 0, false and empty lists are
+// none.
+void check_keys(const GgufFile& file, const GgufArchitecture& architecture) {
+  const std::string prefix = std::string(architecture.name) + ".";
+  for (const std::string_view key : file.keys()) {
+    if (!key.starts_with(prefix)) continue;
+    const std::string_view suffix = key.substr(prefix.size());
+    if (std::find(std::begin(kReadKeys), std::end(kReadKeys), suffix) != std::end(kReadKeys)) continue;
+    if (std::find(std::begin(kOwnKeys), std::end(kOwnKeys), std::pair(architecture.name, suffix)) !=
+        std::end(kOwnKeys)) {
+      continue;
+    }
+    if (suffix == "attention.value_length") {
+      const auto keys = file.integer(key_of(file, "attention.key_length")), values = file.integer(key);
+      if (keys == values) continue;
+      bad_input("{}: {}: found {}, expected attention.key_length ({}): heads of one size", file.name(), key,
+                values.value_or(0), keys ? std::to_string(*keys) : "absent");
+    }
+    const bool is_text = file.is_text(key);
+    const std::vector<double> numbers = is_text ? std::vector<double>{} : file.one_or_more(key);
+    const auto neutral = std::find_if(std::begin(kNeutralKeys), std::end(kNeutralKeys),
+                                      [&](const auto& entry) { return entry.first == suffix; });
+    const double none = neutral == std::end(kNeutralKeys) ? 0.0 : neutral->second;
+    const auto differs = [&](double number) { return number != none && number != 0.0; };
+    if (!is_text && std::none_of(numbers.begin(), numbers.end(), differs)) continue;
+    bad_input("{}: {}: found {}, which swiftprune does not read: the model would come out as another one",
+              file.name(), key,
+              is_text ? json_quoted(file.text(key).value_or("a list")) : fmt::format("{}", numbers[0]));
   }
 }
 
@@ -501,6 +605,7 @@ const GgufArchitecture& gguf_architecture_of(const GgufFile& file) {
 
 Json gguf_config(const GgufFile& file, const GgufArchitecture& architecture) {
   Json config;
+  check_keys(file, architecture);
   config["architectures"] = {architecture.model_class};
   config["model_type"] = architecture.model_type;
   config.update(Json::parse(architecture.constants));

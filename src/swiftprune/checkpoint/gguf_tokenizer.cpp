@@ -10,8 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/gguf_pre_tokenizers.h"
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {
@@ -122,11 +122,13 @@ Vocabulary read_vocabulary(const GgufFile& file, std::int64_t num_embeddings, bo
                 tokens->size());
     }
     for (std::size_t id = 0; id < types->size(); ++id) {
-      if (!((*types)[id] >= 1 && (*types)[id] <= 6)) {
-        bad_input("{}: tokenizer.ggml.token_type: found {} for token {}, expected 1 to 6", file.name(),
+      if (!((*types)[id] >= 0 && (*types)[id] <= 6)) {
+        bad_input("{}: tokenizer.ggml.token_type: found {} for token {}, expected 0 to 6", file.name(),
                   (*types)[id], id);
       }
-      vocabulary.types[id] = static_cast<TokenType>(static_cast<int>((*types)[id]));
+      // 0, undefined: a token like others, as llama.cpp takes it.
+      const int type = std::max(static_cast<int>((*types)[id]), static_cast<int>(TokenType::kNormal));
+      vocabulary.types[id] = static_cast<TokenType>(type);
     }
   }
   const SpecialTokens& special = vocabulary.special;

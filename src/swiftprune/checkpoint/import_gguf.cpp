@@ -234,10 +234,11 @@ void copy_tokenizer(const fs::path& folder, CheckpointWriter& writer) {
     if (!fs::exists(folder / name, ignored)) continue;
     const MappedFile content(folder / name);
     writer.write_file(name, {reinterpret_cast<const char*>(content.bytes().data()), content.bytes().size()});
-    found =
-        found || std::string_view(name) == "tokenizer.json" || std::string_view(name) == "tokenizer.model";
+    found = found || std::string_view(name) == "tokenizer.json" ||
+            std::string_view(name) == "tokenizer.model" || std::string_view(name) == "merges.txt";
   }
-  if (!found) bad_input("{}: found neither tokenizer.json nor tokenizer.model", folder.string());
+  if (!found)
+    bad_input("{}: found neither tokenizer.json nor tokenizer.model nor merges.txt", folder.string());
 }
 
 void add_special_tokens(const SpecialTokens& special, Json& config, Json& generation) {

@@ -8,9 +8,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/core/read_file.h"
 
 namespace swiftprune {
 namespace {
@@ -142,7 +143,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
     }
     std::tie(tensor.begin, tensor.end) = std::tie(offsets_[0], offsets_[1]);
     const auto numel = checked_numel(tensor.shape);
-    const auto bytes = numel ? checked_mul(*numel, static_cast<std::uint64_t>(size_of(tensor.dtype))) : numel;
+    const auto bytes = numel ? bytes_of(tensor.dtype, *numel) : numel;
     if (!bytes || *bytes != tensor.end - tensor.begin) {
       bad_tensor("found {} bytes in data_offsets, expected {} for {} [{}]", tensor.end - tensor.begin,
                  bytes ? fmt::format("{}", *bytes) : "an impossible number", name_of(tensor.dtype),
@@ -181,7 +182,16 @@ void check_layout(const std::vector<TensorInfo>& tensors, std::uint64_t data_byt
 
 }  // namespace
 
+std::string safetensors_name(std::string_view file) {
+  constexpr std::string_view kOld = "pytorch_model", kOldEnd = ".bin";
+  if (!file.ends_with(kOldEnd)) return std::string(file);
+  file.remove_suffix(kOldEnd.size());
+  if (file.starts_with(kOld)) return fmt::format("model{}.safetensors", file.substr(kOld.size()));
+  return fmt::format("{}.safetensors", file);
+}
+
 SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::string& name) {
+  refuse_lfs_pointer({reinterpret_cast<const char*>(file.data()), file.size()}, name);
   std::uint64_t header_bytes = 0;
   if (file.size() < sizeof(header_bytes)) {
     bad_input("{}: found {} bytes, expected a safetensors file", name, file.size());

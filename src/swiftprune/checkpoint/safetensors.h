@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "swiftprune/checkpoint/checkpoint.h"
@@ -16,6 +17,13 @@ namespace swiftprune {
 // What a model folder's weights are called: one file, or shards and their index. The single file wins.
 inline constexpr const char* kSafetensorsFile = "model.safetensors";
 inline constexpr const char* kSafetensorsIndexFile = "model.safetensors.index.json";
+
+// Their names before safetensors (pytorch_file.h).
+inline constexpr const char* kPytorchFile = "pytorch_model.bin";
+inline constexpr const char* kPytorchIndexFile = "pytorch_model.bin.index.json";
+// The file that the tensors of a folder's file go to in a new folder: its own name, "model-*.safetensors" for
+// "pytorch_model-*.bin".
+std::string safetensors_name(std::string_view file);
 
 inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
 

@@ -1,8 +1,12 @@
 target_sources(swiftprune PRIVATE
   checkpoint/mapped_file.cpp
-  checkpoint/json_file.cpp
   checkpoint/safetensors.cpp
+  checkpoint/zip_file.cpp
+  checkpoint/pickle.cpp
+  checkpoint/pytorch_file.cpp
+  checkpoint/tensor_names.cpp
   checkpoint/checkpoint.cpp
+  checkpoint/config_file.cpp
   checkpoint/output_file.cpp
   checkpoint/checkpoint_writer.cpp
   checkpoint/gguf.cpp

@@ -1,5 +1,7 @@
 target_sources(swiftprune PRIVATE
   core/error.cpp
+  core/read_file.cpp
+  core/json.cpp
   core/named_numbers.cpp
   core/parallel.cpp
   core/run_context.cpp

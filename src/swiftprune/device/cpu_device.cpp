@@ -5,6 +5,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/generator.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/serving/batch_engine.h"
 #include "swiftprune/serving/scheduler.h"
 #include "swiftprune/sparse/autotune.h"
@@ -47,10 +48,8 @@ class CpuDevice final : public Device {
   DeviceKind kind() const override { return DeviceKind::kCpu; }
   std::string name() const override { return "cpu"; }
   DeviceDescription describe() const override {
-    return {fmt::format("{}, {}, {} threads", cpu_model_name(), isa_name(), num_threads()),
-            {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}},
-            "resident",
-            "resident_bytes"};
+    return {fmt::format("{}, {}, {} threads", cpu_model_name(), isa_name(), num_threads()), machine_record(),
+            "resident", "resident_bytes"};
   }
   ComputeType default_compute() const override {
     return host().has_fast_bf16() ? ComputeType::kBF16 : ComputeType::kF32;

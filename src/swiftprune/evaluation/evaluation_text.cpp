@@ -19,7 +19,9 @@ EvaluationText read_evaluation_text(const std::filesystem::path& file, const std
   } else {
     expect(tokenizer != nullptr, "read_evaluation_text: text needs a tokenizer");
     std::string joined;
-    for (const std::string& document : read_corpus(file, field).documents) {
+    Corpus corpus = read_corpus(file, field);
+    text.notes = std::move(corpus.notes);
+    for (const std::string& document : corpus.documents) {
       if (!joined.empty()) joined += "\n\n";
       joined += document;
     }

@@ -16,6 +16,7 @@ struct EvaluationText {
   std::string name;                       // the file
   std::vector<std::int32_t> ids;          // without special tokens
   std::optional<double> bytes_per_token;  // of UTF-8 text; nothing when there is no tokenizer to tell
+  std::vector<std::string> notes = {};    // of its reading (corpus.h)
 };
 
 // .u16 and .u32 hold token ids, everything else text (corpus.h), whose documents are joined by blank lines.

@@ -5,9 +5,9 @@
 #include <set>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/end_tokens.h"
 #include "swiftprune/model/sampler.h"
-#include "swiftprune/text/json_field.h"
 #include "swiftprune/text/json_lines.h"
 #include "swiftprune/text/regex.h"
 
@@ -17,10 +17,10 @@ namespace {
 constexpr std::size_t kRepeatLength = 4;
 
 Prompt prompt_of(const JsonLine& line) {
-  const text::JsonField field(line.value, line.where);
+  const JsonField field(line.value, line.where);
   Prompt prompt{line.where, field.at("prompt").string(), {}};
   if (const auto accept = field.find("accept")) {
-    for (const text::JsonField& pattern : accept->items()) prompt.accept.push_back(pattern.string());
+    for (const JsonField& pattern : accept->items()) prompt.accept.push_back(pattern.string());
   }
   return prompt;
 }

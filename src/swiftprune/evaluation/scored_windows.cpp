@@ -43,14 +43,17 @@ std::vector<ScoredWindows> overlapping(const std::vector<std::int32_t>& ids, con
   for (std::int64_t begin = 0, w = 0; scored_up_to < total; begin += stride, ++w) {
     if (options.max_windows > 0 && w == options.max_windows) break;
     const std::int64_t end = std::min(begin + length, total);
+    // Nothing comes before a window's first token when windows do not overlap.
+    const std::int64_t first_target = std::max<std::int64_t>(1, scored_up_to - begin + prefix);
+    scored_up_to = end;
+    if (first_target >= end - begin + prefix) continue;
     if (parts.empty() || parts.back().windows.seqlen != end - begin + prefix) {
       parts.push_back({TokenWindows{end - begin + prefix, {}}, {}});
     }
     ScoredWindows& part = parts.back();
     if (options.bos) part.windows.ids.push_back(*options.bos);
     part.windows.ids.insert(part.windows.ids.end(), ids.begin() + begin, ids.begin() + end);
-    part.first_target.push_back(scored_up_to - begin + prefix);
-    scored_up_to = end;
+    part.first_target.push_back(first_target);
   }
   return parts;
 }
@@ -77,6 +80,8 @@ Convention convention_by_name(std::string_view name) {
   return static_cast<Convention>(it - kNames.begin());
 }
 
+namespace {
+
 std::string label_of(Convention convention, std::int64_t seqlen, std::int64_t stride) {
   switch (convention) {
     case Convention::kWindows:
@@ -84,10 +89,18 @@ std::string label_of(Convention convention, std::int64_t seqlen, std::int64_t st
     case Convention::kLlamaCpp:
       return fmt::format("windows of {} tokens, second half scored (llama.cpp)", seqlen);
     case Convention::kStrided:
-      return fmt::format("windows of {} tokens, {} apart, every token scored once (strided)", seqlen,
-                         stride > 0 ? stride : seqlen / 2);
+      return fmt::format(
+          "windows of {} tokens, {} apart, {} (strided)", seqlen, stride > 0 ? stride : seqlen / 2,
+          stride < seqlen ? "every token scored once" : "every token but the first of each scored");
   }
   return "";
+}
+
+}  // namespace
+
+std::string label_of(const ConventionOptions& options) {
+  const std::string once = options.bos && options.bos_once ? ", one BOS before the text" : "";
+  return label_of(options.convention, options.seqlen, options.stride) + once;
 }
 
 std::int64_t ScoredWindows::num_scored() const {
@@ -99,6 +112,13 @@ std::vector<ScoredWindows> scored_windows(const std::vector<std::int32_t>& ids, 
                                           const ConventionOptions& options) {
   expect(options.seqlen >= 2, "scored_windows: windows of two tokens or more");
   if (ids.empty()) bad_input("{}: the text is empty", name);
+  if (options.bos && options.bos_once) {
+    ConventionOptions without = options;
+    without.bos.reset();
+    std::vector<std::int32_t> with_bos = ids;
+    if (ids.front() != *options.bos) with_bos.insert(with_bos.begin(), *options.bos);
+    return scored_windows(with_bos, name, without);
+  }
   if (options.convention == Convention::kStrided) return overlapping(ids, name, options);
   std::vector<ScoredWindows> parts;
   if (options.convention == Convention::kLlamaCpp) {

@@ -18,11 +18,11 @@ enum class Convention {
               // replaces the first token of each window (llama.cpp's perplexity tool)
   kStrided,   // windows that start `stride` tokens apart, only tokens that no earlier window scored: every
               // token of the text but the first once, after at least seqlen - stride others (Hugging Face's
-              // "Perplexity of fixed-length models")
+  // "Perplexity of fixed-length models"); with a stride of a whole window nothing comes before the
+  // first token of a window, which is then not scored
 };
 std::string_view name_of(Convention convention);       // "windows", "llama.cpp", "strided"
 Convention convention_by_name(std::string_view name);  // Error{kUsage} naming --convention
-std::string label_of(Convention convention, std::int64_t seqlen, std::int64_t stride);  // for people
 
 struct ScoredWindows {
   TokenWindows windows;
@@ -37,9 +37,11 @@ struct ConventionOptions {
   std::int64_t seqlen = 2048;
   std::int64_t stride = 0;       // of kStrided; 0: half of seqlen
   std::int64_t max_windows = 0;  // 0: all
-  std::optional<std::int32_t> bos =
-      {};  // each window starts with it; kWindows: added unless all have it already
+  // Each window starts with it; kWindows: added unless all have it already.
+  std::optional<std::int32_t> bos = {};
+  bool bos_once = false;  // the text starts with it instead, unless it does already
 };
+std::string label_of(const ConventionOptions& options);  // for people
 
 // ids: a whole text without special tokens. kStrided gives a second part when the last window is shorter.
 // Throws Error{kBadInput} naming `name` when the text does not fill the windows that were asked for, and

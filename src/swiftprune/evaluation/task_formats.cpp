@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include <fmt/ranges.h>
+
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/tasks.h"
 #include "swiftprune/text/json_lines.h"
@@ -10,8 +12,6 @@
 
 namespace swiftprune {
 namespace {
-
-using text::JsonField;
 
 constexpr std::int64_t kMaxChoices = 1000;
 
@@ -186,11 +186,21 @@ TaskItem read_hellaswag(const JsonField& line) {
   return query_item(line, line.at("query").string());
 }
 
+// What own tasks put between context and continuation: one space unless they say otherwise, also nothing.
+std::string delimiter(const JsonField& line) { return line.string_if("delimiter").value_or(" "); }
+
+// The line's continuation with what stands before it: a line that does not say so, and whose continuation
+// brings white space of its own, gets no second space.
+std::string continuation(const JsonField& line) {
+  const std::string& text = line.at("continuation").string();
+  const bool is_set_apart = !text.empty() && text::is_whitespace(text::code_point_at(text, 0).value);
+  return (is_set_apart && !line.find("delimiter") ? "" : delimiter(line)) + text;
+}
+
 // The same continuation after each of several contexts.
-TaskItem contexts_item(std::vector<std::string> contexts, const std::string& continuation,
-                       std::int64_t gold) {
+TaskItem contexts_item(std::vector<std::string> contexts, std::string continuation, std::int64_t gold) {
   TaskItem item;
-  item.continuations = {" " + continuation};
+  item.continuations = {std::move(continuation)};
   for (const std::string& context : contexts) item.lengths.push_back(text::num_code_points(context));
   item.contexts = std::move(contexts);
   item.gold = gold;
@@ -200,7 +210,7 @@ TaskItem contexts_item(std::vector<std::string> contexts, const std::string& con
 TaskItem read_contexts(const JsonField& line, const char* key) {
   std::vector<std::string> contexts = strings(line.at(key));
   const std::int64_t gold = index(line.at("gold"), 0, std::ssize(contexts) - 1);
-  return contexts_item(std::move(contexts), line.at("continuation").string(), gold);
+  return contexts_item(std::move(contexts), continuation(line), gold);
 }
 
 TaskItem read_winogrande(const JsonField& line) {
@@ -212,7 +222,7 @@ TaskItem read_winogrande(const JsonField& line) {
   for (const char* key : {"option1", "option2"}) {
     contexts.push_back(sentence.string().substr(0, blank) + line.at(key).string());
   }
-  return contexts_item(std::move(contexts), stripped(sentence.string().substr(blank + 1)),
+  return contexts_item(std::move(contexts), fmt::format(" {}", stripped(sentence.string().substr(blank + 1))),
                        index(line.at("answer"), 1, 2));
 }
 
@@ -237,7 +247,7 @@ TaskItem continuation_item(std::string context, std::string continuation) {
 }
 
 TaskItem read_continuation(const JsonField& line) {
-  return continuation_item(line.at("context").string(), " " + line.at("continuation").string());
+  return continuation_item(line.at("context").string(), continuation(line));
 }
 
 TaskItem read_lambada(const JsonField& line) {
@@ -251,8 +261,7 @@ TaskItem read_lambada(const JsonField& line) {
 
 TaskItem read_choices(const JsonField& line) {
   if (line.find("contexts")) return read_contexts(line, "contexts");
-  const auto delimiter = line.string_if("delimiter");
-  return query_item(line, line.at("query").string(), delimiter ? *delimiter : " ");
+  return query_item(line, line.at("query").string(), delimiter(line));
 }
 
 constexpr std::array kFormats = {
@@ -297,7 +306,7 @@ Task read_task(const std::string& spec, std::int64_t max_items) {
     std::vector<std::string_view> names;
     for (const TaskFormat& format : kFormats) names.push_back(format.name);
     bad_usage("--task: found the format '{}', expected one of {}", spec.substr(0, equals),
-              text::joined_types(names));
+              fmt::join(names, ", "));
   }
   if (task.format == nullptr) task.format = find_format("choices");
   for (const JsonLine& line : read_json_lines(file)) {

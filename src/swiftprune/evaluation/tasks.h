@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/text_forwards.h"
-#include "swiftprune/text/json_field.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
@@ -32,7 +32,7 @@ struct TaskItem {
 struct TaskFormat {
   std::string_view name;
   bool multiple_choice;  // else the continuation must be the model's own (greedy), as in LAMBADA
-  TaskItem (*read)(const text::JsonField& line);
+  TaskItem (*read)(const JsonField& line);
   std::string_view summary;
 };
 std::span<const TaskFormat> task_formats();

@@ -107,6 +107,7 @@ class Describer {
   std::string key(std::string_view suffix) const { return fmt::format("{}.{}", name_, suffix); }
 
   void check() const {
+    check_biases();
     if (m_.activation != rules_.activation) {
       bad_input("config.json: found the activation {}, expected {}: llama.cpp's {} knows no other",
                 name_of(m_.activation), name_of(rules_.activation), name_);
@@ -127,6 +128,22 @@ class Describer {
     if (const double found = c.positive("query_pre_attn_scalar", 256.0); found != scaled_by) {
       bad_input("{}: found {}, expected {}: llama.cpp's {} with {} layers knows no other",
                 c.where("query_pre_attn_scalar"), found, scaled_by, name_, m_.num_layers());
+    }
+  }
+
+  // llama.cpp's architectures have fixed biases, but for llama's, which may have any.
+  void check_biases() const {
+    const ConfigReader c(config_);
+    for (const BlockConfig& block : m_.blocks) {
+      const bool has_bias = block.attention_output.bias;
+      if (name_ == "qwen3" && has_bias) {
+        bad_input("{}: found true, expected false: llama.cpp's {} has no biases", c.where("attention_bias"),
+                  name_);
+      }
+      if (name_ == "gptneox" && !has_bias) {
+        bad_input("{}: found false, expected true: llama.cpp's {} always has biases",
+                  c.where("attention_bias"), name_);
+      }
     }
   }
 
@@ -170,7 +187,9 @@ class Describer {
     for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
     if (rules_.sliding_period > 0 || name_ == "phi3") {
       metadata_.u32(key("attention.sliding_window"), window);
-    } else if (window > 0) {
+    }
+    // What llama.cpp's own converter drops too; a window as long as the context changes nothing.
+    if (rules_.sliding_period == 0 && window > 0 && window < m_.max_positions) {
       result_.notes.push_back(
           fmt::format("llama.cpp's {} attends to all positions: the sliding window of {} tokens is not kept",
                       name_, window));
@@ -215,10 +234,19 @@ class Describer {
       }
       metadata_.u32(key("rope.scaling.original_context_length"),
                     scaling.integer("original_max_position_embeddings", m_.max_positions));
-      for (const char* beta : {"beta_fast", "beta_slow"}) {
-        if (scaling.has(beta)) {
-          metadata_.f32(key(fmt::format("rope.scaling.yarn_{}", beta)), scaling.positive(beta));
-        }
+      if (!scaling.boolean("truncate", true)) {
+        bad_input("{}: found false, expected true: llama.cpp's yarn always rounds",
+                  scaling.where("truncate"));
+      }
+      for (const auto& [beta, usual] : {std::pair{"beta_fast", 32.0}, std::pair{"beta_slow", 1.0}}) {
+        if (!scaling.has(beta)) continue;
+        const double value = scaling.positive(beta);
+        metadata_.f32(key(fmt::format("rope.scaling.yarn_{}", beta)), value);
+        if (value == usual) continue;
+        result_.notes.push_back(
+            fmt::format("llama.cpp's {} may compute yarn with {} {} instead of the file's {}, as its own "
+                        "converter drops it",
+                        name_, beta, usual, value));
       }
     } else {
       bad_input("{}: found {}, which llama.cpp's {} cannot hold", scaling.where("rope_type"), type, name_);

@@ -7,8 +7,8 @@
 #include <unordered_map>
 
 #include "swiftprune/checkpoint/gguf_pre_tokenizers.h"
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace fs = std::filesystem;

@@ -3,17 +3,16 @@
 #include <cmath>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kLimit = std::int64_t{1} << 31;
 
-std::string excerpt(const nlohmann::json& value) {
-  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  if (text.size() > 40) text = text.substr(0, 37) + "...";
-  return text;
-}
+constexpr std::size_t kExcerptBytes = 40;
+
+std::string excerpt(const nlohmann::json& value) { return json_excerpt(value, kExcerptBytes); }
 
 }  // namespace
 

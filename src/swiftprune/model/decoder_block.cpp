@@ -1,12 +1,23 @@
 #include "swiftprune/model/decoder_block.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
+namespace {
+
+void clip(float limit, MatrixView x) {
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    for (float& value : x.row_span(n)) value = std::clamp(value, -limit, limit);
+  }
+}
+
+}  // namespace
+
 // Query, key and value of N tokens; views into the fused product where its layout allows it.
 struct DecoderBlock::Qkv {
   Matrix q_storage, k_storage, v_storage;
@@ -38,14 +49,29 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
     if (tensors.bias) linear.bias = checkpoint.load_vector(tensors.name + ".bias", tensors.outputs);
     linears_.push_back(std::move(linear));
   }
+  if (config_.experts) {
+    experts_.emplace(checkpoint, model, *config_.experts, use);
+    if (const std::string& gate = config_.experts->shared_gate; !gate.empty()) {
+      const Matrix row = checkpoint.load_matrix(gate, 1, model.hidden_size);
+      shared_gate_.assign(row.values().begin(), row.values().end());
+    }
+  }
+  if (!config_.sinks.empty()) sinks_ = checkpoint.load_vector(config_.sinks, model.heads_in(config_));
+  if (const auto& latent = config_.latent) {
+    load_norm(checkpoint, latent->norm, latent->rank, latent_norm_);
+    if (latent->query_rank > 0)
+      load_norm(checkpoint, latent->query_norm, latent->query_rank, latent_query_norm_);
+  }
   load_norm(checkpoint, config_.attention_norm, model.hidden_size, attention_norm_);
   load_norm(checkpoint, config_.mlp_norm, model.hidden_size, mlp_norm_);
   if (config_.post_attention_norm) {
     load_norm(checkpoint, *config_.post_attention_norm, model.hidden_size, post_attention_norm_);
   }
   if (config_.post_mlp_norm) load_norm(checkpoint, *config_.post_mlp_norm, model.hidden_size, post_mlp_norm_);
-  if (config_.query_norm) load_norm(checkpoint, *config_.query_norm, model.head_size, query_norm_);
-  if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.head_size, key_norm_);
+  if (config_.query_norm) {
+    load_norm(checkpoint, *config_.query_norm, model.query_norm_size(config_), query_norm_);
+  }
+  if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.key_norm_size(config_), key_norm_);
 }
 
 void DecoderBlock::tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute) {
@@ -59,9 +85,11 @@ void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
   for (BlockLinear& linear : linears_) {
     if (!linear.compact) linear.packed = backend.pack(linear.weight.view(), compute);
   }
+  if (experts_) experts_->pack(backend, compute);
 }
 
 void DecoderBlock::pack(const Backend& backend, ComputeType compute, LinearInput input) {
+  if (experts_ && input == LinearInput::kMlp) experts_->pack(backend, compute);
   for (BlockLinear& linear : linears_) {
     if (linear.tensors.input == input) linear.packed = backend.pack(linear.weight.view(), compute);
   }
@@ -78,21 +106,14 @@ void DecoderBlock::apply_norm(const Backend& backend, const Norm& norm, ConstMat
 
 // Each head is a row of its own.
 void DecoderBlock::apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const {
+  if (!config_.norms_each_head) return apply_norm(backend, norm, x, x);
   expect(x.stride == x.cols, "head norms act on contiguous rows");
   const MatrixView heads{x.data, x.numel() / model_.head_size, model_.head_size, model_.head_size};
   apply_norm(backend, norm, heads, heads);
 }
 
 Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatrixView x) const {
-  const BlockLinear& l = linears_[index];
-  Matrix y(x.rows, l.tensors.outputs);
-  if (l.compact) {
-    l.compact->forward(x, l.bias, y.view(), compute_);
-    return y;
-  }
-  expect(l.packed != nullptr, "pack() comes before forward()");
-  backend.linear(x, *l.packed, l.bias, y.view());
-  return y;
+  return run_linear(linears_[index], backend, x, compute_);
 }
 
 DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixView x) const {
@@ -132,6 +153,52 @@ DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixV
   return qkv;
 }
 
+DecoderBlock::Qkv DecoderBlock::project_latent(const Backend& backend, ConstMatrixView x) const {
+  const LatentAttention& l = *config_.latent;
+  const std::int64_t heads = model_.num_heads, d = model_.head_size;
+  std::size_t next = 0;
+  Matrix q = linear(backend, next++, x);
+  if (l.query_rank > 0) {
+    backend.rms_norm(q.view(), latent_query_norm_.gain, 0.0f, l.norm_eps, q.view());
+    q = linear(backend, next++, q.view());
+  }
+  const Matrix compressed = linear(backend, next++, x);
+  Matrix c(x.rows, l.rank);
+  backend.rms_norm(compressed.view().col_block(0, l.rank), latent_norm_.gain, 0.0f, l.norm_eps, c.view());
+  const Matrix kv = linear(backend, next, c.view());
+
+  // Pairs of neighbours become pairs of halves, as RopeTable has them; keys and queries alike, so products of the two
+  // stay what they are.
+  const auto rotated = [&](const float* from, float* to) {
+    for (std::int64_t i = 0; i < l.rotary_size; ++i) {
+      to[i] = from[l.rotates_neighbours ? 2 * i % l.rotary_size + (2 * i) / l.rotary_size : i];
+    }
+  };
+  Qkv result;
+  result.q_storage = Matrix(x.rows, heads * d);
+  result.k_storage = Matrix(x.rows, heads * d);
+  result.v_storage = Matrix::zeros(x.rows, heads * d);
+  parallel_for(x.rows, 16, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t n = first; n < last; ++n) {
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const float* query = q.row(n) + h * d;
+        const float* key = kv.row(n) + h * (l.plain_size + l.value_size);
+        float* to = result.q_storage.row(n) + h * d;
+        rotated(query + l.plain_size, to);
+        std::copy_n(query, l.plain_size, to + l.rotary_size);
+        to = result.k_storage.row(n) + h * d;
+        rotated(compressed.row(n) + l.rank, to);
+        std::copy_n(key, l.plain_size, to + l.rotary_size);
+        std::copy_n(key + l.plain_size, l.value_size, result.v_storage.row(n) + h * d);
+      }
+    }
+  });
+  result.q = result.q_storage.view();
+  result.k = result.k_storage.view();
+  result.v = result.v_storage.view();
+  return result;
+}
+
 void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q,
                           MatrixView k, ConstMatrixView v, std::int64_t first_position, KvCache* cache,
                           MatrixView out) const {
@@ -159,7 +226,7 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
 
 AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {
   return {model_.heads_in(config_), model_.kv_heads_in(config_), model_.head_size, model_.attention_scale,
-          model_.attention_softcap, config_.attention_window,    first_position};
+          model_.attention_softcap, config_.attention_window,    first_position,   sinks_};
 }
 
 void DecoderBlock::attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes,
@@ -204,13 +271,16 @@ void DecoderBlock::attend_segments(const Backend& backend, const std::vector<Rop
 
 Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
                                const BlockForwardOptions& options) const {
-  Qkv qkv = project_qkv(backend, x);
+  Qkv qkv = config_.latent ? project_latent(backend, x) : project_qkv(backend, x);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
   if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
-  Matrix out(x.rows, config_.attention_output.inputs);
+  if (model_.qkv_clip > 0.0f) {
+    for (const MatrixView& part : {qkv.q, qkv.k, qkv.v}) clip(model_.qkv_clip, part);
+  }
+  Matrix out(x.rows, qkv.q.cols);
   if (!options.segments.empty()) {
     attend_segments(backend, ropes, qkv, options.segments, out.view());
-    return out;
+    return values_of(std::move(out));
   }
   const std::int64_t length = options.sequence_length;
   const std::int64_t num_sequences = x.rows / length;
@@ -231,10 +301,43 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
   } else {
     run(0, num_sequences);
   }
-  return out;
+  return values_of(std::move(out));
+}
+
+Matrix DecoderBlock::values_of(Matrix heads) const {
+  if (!config_.latent || config_.latent->value_size == model_.head_size) return heads;
+  const std::int64_t size = config_.latent->value_size;
+  Matrix values(heads.rows(), model_.num_heads * size);
+  for (std::int64_t n = 0; n < heads.rows(); ++n) {
+    for (std::int64_t h = 0; h < model_.num_heads; ++h)
+      std::copy_n(heads.row(n) + h * model_.head_size, size, values.row(n) + h * size);
+  }
+  return values;
 }
 
 Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
+  return experts_ ? copy_of(x) : dense_mlp(backend, x);
+}
+
+Matrix DecoderBlock::project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const {
+  Matrix y = linear(backend, config_.qkv.size() + 1 + config_.up.size(), inner);
+  for (std::int64_t n = 0; n < x.rows && !shared_gate_.empty(); ++n) {
+    double logit = 0.0;
+    for (std::int64_t i = 0; i < x.cols; ++i) {
+      logit += double{x.at(n, i)} * double{shared_gate_[static_cast<std::size_t>(i)]};
+    }
+    const auto gate = static_cast<float>(1.0 / (1.0 + std::exp(-logit)));
+    for (float& value : y.view().row_span(n)) value *= gate;
+  }
+  return y;
+}
+
+Matrix DecoderBlock::shared_output(const Backend& backend, ConstMatrixView x) const {
+  if (config_.up.empty()) return Matrix::zeros(x.rows, x.cols);
+  return project_shared(backend, x, dense_mlp(backend, x).view());
+}
+
+Matrix DecoderBlock::dense_mlp(const Backend& backend, ConstMatrixView x) const {
   const std::size_t first_up = config_.qkv.size() + 1;
   Matrix first = linear(backend, first_up, x);
   if (!model_.gated_mlp) {
@@ -266,6 +369,11 @@ Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMat
   const std::size_t down_index = output_index + 1 + config_.up.size();
   expect(which == LinearInput::kAttentionOutput || which == LinearInput::kMlpOutput,
          "project: an output projection");
+  if (experts_ && which == LinearInput::kMlpOutput) {
+    Matrix y = shared_output(backend, x);
+    experts_->add_outputs(backend, x, y.view());
+    return y;
+  }
   return linear(backend, which == LinearInput::kAttentionOutput ? output_index : down_index, x);
 }
 
@@ -305,11 +413,22 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
   if (!model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
   x = input_of(backend, kMlp, hidden);
   observe(kMlp, x.view());
-  const Matrix inner = mlp(backend, x.view());
-  observe(kMlpOutput, inner.view());
+  Matrix inner;
+  if (!config_.up.empty()) {
+    inner = dense_mlp(backend, x.view());
+    observe(kMlpOutput, inner.view());
+  }
   if (options.observe_only) return;
   if (model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
-  add_output(backend, kMlpOutput, project(backend, kMlpOutput, inner.view()).view(), hidden);
+  Matrix out;
+  if (experts_) {
+    out = config_.up.empty() ? Matrix::zeros(x.rows(), x.cols())
+                             : project_shared(backend, x.view(), inner.view());
+    experts_->add_outputs(backend, x.view(), out.view());
+  } else {
+    out = project(backend, kMlpOutput, inner.view());
+  }
+  add_output(backend, kMlpOutput, out.view(), hidden);
 }
 
 std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
@@ -322,8 +441,20 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
     if (!norm.gain.empty()) names.push_back(norm.gain);
     if (!norm.bias.empty()) names.push_back(norm.bias);
   };
+  if (block.experts) {
+    const ExpertsConfig& experts = *block.experts;
+    for (const std::string* name : {&experts.router.weight, &experts.router.bias,
+                                    &experts.router.correction_bias, &experts.shared_gate}) {
+      if (!name->empty()) names.push_back(*name);
+    }
+  }
   add_norm(block.attention_norm);
   add_norm(block.mlp_norm);
+  if (!block.sinks.empty()) names.push_back(block.sinks);
+  if (block.latent) {
+    add_norm(block.latent->norm);
+    if (block.latent->query_rank > 0) add_norm(block.latent->query_norm);
+  }
   for (const auto* norm :
        {&block.post_attention_norm, &block.post_mlp_norm, &block.query_norm, &block.key_norm}) {
     if (*norm) add_norm(**norm);

@@ -11,24 +11,12 @@
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/model/block_linear.h"
+#include "swiftprune/model/experts.h"
 #include "swiftprune/model/model_config.h"
 #include "swiftprune/sparse/autotune.h"
-#include "swiftprune/sparse/linear.h"
 
 namespace swiftprune {
-
-struct BlockLinear {
-  LinearTensors tensors;
-  DType dtype = DType::kF32;  // of the checkpoint's tensor
-  Matrix weight;              // [O, I]; empty when `compact` runs in its place
-  std::vector<float> bias;    // [O] or empty
-  std::unique_ptr<PackedWeight> packed;
-  std::optional<Linear> compact;  // of a packed model, or dense 16 bit for generation
-};
-
-// kFloat: weights that can be read and changed. kCompact: 16-bit weights stay 16 bit, which is half the
-// memory and, with few tokens, more than twice the speed. Packed models are compact either way.
-enum class WeightUse { kFloat, kCompact };
 
 // Keys and values of one block for the positions seen so far.
 struct KvCache {
@@ -70,6 +58,8 @@ class DecoderBlock {
   const std::vector<BlockLinear>& linears() const { return linears_; }
   void pack(const Backend& backend, ComputeType compute);
   void pack(const Backend& backend, ComputeType compute, LinearInput input);  // the linears that read it
+  // The block's experts; null where it has none.
+  const Experts* experts() const { return experts_ ? &*experts_ : nullptr; }
   // Packed linears become dense where that is faster for this many tokens a call.
   void tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute);
 
@@ -81,7 +71,9 @@ class DecoderBlock {
   //   x = input_of(kAttention, hidden);  mixed = attention(x);
   //   add_output(kAttentionOutput, project(mixed), hidden)
   //   x = input_of(kMlp, hidden);  inner = mlp(x);  add_output(kMlpOutput, project(inner), hidden)
-  // With a parallel residual the MLP's input comes from the hidden states before attention was added.
+  // With a parallel residual the MLP's input comes from the hidden states before attention was added. In a block
+  // with experts mlp() returns its input, and project() does all that comes behind it: router, experts and shared
+  // expert.
   Matrix input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const;
   Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
                    const BlockForwardOptions& options) const;   // [N, H·D], before the output projection
@@ -89,10 +81,12 @@ class DecoderBlock {
   // which: kAttentionOutput or kMlpOutput. The projection alone, then its norm (where there is one) and the
   // sum.
   Matrix project(const Backend& backend, LinearInput which, ConstMatrixView x) const;
+  // Of a block with experts: what its shared expert adds, zeros where there is none. x [N, hidden] -> [N, hidden]
+  Matrix shared_output(const Backend& backend, ConstMatrixView x) const;
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
   bool norms_output(LinearInput which) const;
 
-  // Every tensor of the block, for writing and releasing.
+  // Every tensor of the block but its experts' (ExpertTensors::names()), for writing and releasing.
   static std::vector<std::string> tensor_names(const BlockConfig& block);
 
  private:
@@ -106,13 +100,20 @@ class DecoderBlock {
   void apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x, MatrixView y) const;
   void apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const;
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
+  // The MLP that every token passes: of a block without experts, or the shared expert.
+  Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;
+  // The shared expert's output from its inner values.
+  Matrix project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const;
   struct Qkv;
   Qkv project_qkv(const Backend& backend, ConstMatrixView x) const;
+  // Heads as the other kinds of attention have them: the rotated elements first, values filled up with zeros.
+  Qkv project_latent(const Backend& backend, ConstMatrixView x) const;
   // One sequence: rotates, caches and attends.
   void attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
               ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
   void attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
                        std::span<const Segment> segments, MatrixView out) const;
+  Matrix values_of(Matrix heads) const;  // [N, H·D] -> the part of each head that is a value
   AttentionParams attention_params(std::int64_t first_position) const;
   const Norm& output_norm(LinearInput which) const;
 
@@ -120,7 +121,11 @@ class DecoderBlock {
   const BlockConfig& config_;
   ComputeType compute_ = ComputeType::kF32;
   std::vector<BlockLinear> linears_;
+  std::optional<Experts> experts_;
+  std::vector<float> shared_gate_;  // [hidden] or empty
+  std::vector<float> sinks_;        // [heads] or empty
   Norm attention_norm_, mlp_norm_, post_attention_norm_, post_mlp_norm_, query_norm_, key_norm_;
+  Norm latent_query_norm_, latent_norm_;
 };
 
 }  // namespace swiftprune

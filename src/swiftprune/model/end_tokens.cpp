@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <string>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {

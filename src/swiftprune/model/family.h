@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -17,13 +18,17 @@ struct ModelFamily {
   // The values of config.json's "model_type" that it serves.
   std::span<const std::string_view> model_types;
   ModelConfig (*configure)(const nlohmann::json& config);
+  // The fields of config.json that configure() reads, beside those that every family does (config_fields.h).
+  std::string_view fields;
+  bool reads_mxfp4 = false;  // experts quantised as config.json's quantization_config says (expert_tensors.h)
 };
 
 std::span<const ModelFamily> all_families();
 
 // Throws Error{kBadInput} that lists the supported families when model_type is unknown.
 const ModelFamily& family_for(const nlohmann::json& config);
-ModelConfig model_config(const nlohmann::json& config);
+// notes (may be null) gets what the user should know of the fields that are not read.
+ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>* notes = nullptr);
 
 extern const ModelFamily kLlamaFamily;
 extern const ModelFamily kMistralFamily;
@@ -34,5 +39,13 @@ extern const ModelFamily kGemma3Family;
 extern const ModelFamily kGptNeoxFamily;
 extern const ModelFamily kPhi3Family;
 extern const ModelFamily kOptFamily;
+extern const ModelFamily kQwen2MoeFamily;
+extern const ModelFamily kQwen3MoeFamily;
+extern const ModelFamily kMixtralFamily;
+extern const ModelFamily kOlmoeFamily;
+extern const ModelFamily kGlm4MoeFamily;
+extern const ModelFamily kGptOssFamily;
+extern const ModelFamily kDeepseekV2Family;
+extern const ModelFamily kDeepseekV3Family;
 
 }  // namespace swiftprune

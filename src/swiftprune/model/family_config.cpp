@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/router.h"
 
 namespace swiftprune {
 
@@ -124,7 +125,73 @@ void set_attention_bias(bool qkv, bool output, BlockConfig& b) {
 void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m, const std::string& prefix) {
   m.embedding = prefix + "model.embed_tokens.weight";
   m.final_norm = NormTensors{prefix + "model.norm.weight", ""};
-  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : prefix + "lm_head.weight";
+  m.own_head = prefix + "lm_head.weight";
+  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : m.own_head;
+}
+
+ExpertsConfig read_experts(const ConfigReader& c, const ExpertFields& fields, const std::string& prefix) {
+  constexpr std::int64_t kMost = 65536;  // a bound on what a hostile file can make us allocate
+  ExpertsConfig experts;
+  // transformers takes each of these for the others and writes what its version likes.
+  for (const std::string_view alias :
+       {fields.count, std::string_view("num_experts"), std::string_view("num_local_experts"),
+        std::string_view("n_routed_experts")}) {
+    if (!c.has(alias)) continue;
+    const std::int64_t count = c.integer(alias);
+    if (experts.count > 0 && count != experts.count) {
+      bad_input("{}: found {}, expected {} as '{}' says", c.where(alias), count, experts.count,
+                experts.count_field);
+    }
+    if (experts.count == 0) experts.count_field = alias;
+    experts.count = count;
+  }
+  if (experts.count == 0) {
+    experts.count_field = fields.count;
+    experts.count = c.integer(fields.count, fields.default_count);
+  }
+  experts.width_field = fields.width;
+  if (experts.count > kMost) {
+    bad_input("{}: found {}, expected at most {}", c.where(experts.count_field), experts.count, kMost);
+  }
+  experts.width = c.integer(fields.width, fields.default_width);
+  experts.router.top_k = c.integer("num_experts_per_tok", fields.default_top_k);
+  experts.router.weight = prefix + "gate.weight";
+  experts.prefix = prefix + "experts.";
+  return experts;
+}
+
+void check_experts(const ConfigReader& c, const ExpertsConfig& experts) {
+  if (const auto problem = router_problem(experts.router, experts.count)) {
+    bad_input("{}: found {}",
+              c.where(experts.router.num_groups > 1 ? "n_group' and 'topk_group" : "num_experts_per_tok"),
+              *problem);
+  }
+}
+
+ExpertsConfig read_sigmoid_experts(const ConfigReader& c, const ExpertFields& fields,
+                                   const SigmoidDefaults& defaults, const std::string& prefix) {
+  ExpertsConfig experts = read_experts(c, fields, prefix);
+  RouterConfig& router = experts.router;
+  router.score = RouterScore::kSigmoid;
+  router.correction_bias = prefix + "gate.e_score_correction_bias";
+  router.num_groups = c.integer("n_group", defaults.groups);
+  router.top_groups = c.integer("topk_group", defaults.top_groups);
+  router.renormalised = c.boolean("norm_topk_prob", true);
+  router.scale = static_cast<float>(c.positive("routed_scaling_factor", defaults.scale));
+  check_experts(c, experts);
+  return experts;
+}
+
+void set_experts(const ModelConfig& m, ExpertsConfig experts, const std::string& prefix,
+                 std::string_view shared, std::int64_t shared_width, BlockConfig& b) {
+  b.experts = std::move(experts);
+  b.up.clear();
+  b.down = {};
+  if (shared_width == 0) return;
+  const std::string name = fmt::format("{}{}.", prefix, shared);
+  b.up = {{name + "gate_proj", shared_width, m.hidden_size, false, LinearInput::kMlp},
+          {name + "up_proj", shared_width, m.hidden_size, false, LinearInput::kMlp}};
+  b.down = {name + "down_proj", m.hidden_size, shared_width, false, LinearInput::kMlpOutput};
 }
 
 }  // namespace swiftprune

@@ -56,4 +56,29 @@ void set_attention_bias(bool qkv, bool output, BlockConfig& block);
 void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model,
                     const std::string& prefix = "");
 
+// Numbers of experts, and their width, by these fields of config.json; top_k of num_experts_per_tok. Names follow
+// `prefix` ("model.layers.3.mlp."): gate.weight, experts.{i}.{gate,up,down}_proj. Call check_experts() when all is
+// set.
+struct ExpertFields {
+  std::string_view count = "num_experts";
+  std::string_view width = "moe_intermediate_size";
+  std::optional<std::int64_t> default_count = std::nullopt;
+  std::optional<std::int64_t> default_width = std::nullopt;
+  std::optional<std::int64_t> default_top_k = std::nullopt;
+};
+ExpertsConfig read_experts(const ConfigReader& config, const ExpertFields& fields, const std::string& prefix);
+// Throws Error{kBadInput} naming the fields for a router that cannot be.
+void check_experts(const ConfigReader& config, const ExpertsConfig& experts);
+// With DeepSeek-V3's router: a sigmoid, gate.e_score_correction_bias, n_group and topk_group, norm_topk_prob and
+// routed_scaling_factor; checked.
+struct SigmoidDefaults {
+  std::int64_t groups = 1, top_groups = 1;
+  double scale = 1.0;
+};
+ExpertsConfig read_sigmoid_experts(const ConfigReader& config, const ExpertFields& fields,
+                                   const SigmoidDefaults& defaults, const std::string& prefix);
+// The block's MLP becomes experts; `shared_width` > 0: beside a shared one, {prefix}{shared}.{gate,up,down}_proj.
+void set_experts(const ModelConfig& model, ExpertsConfig experts, const std::string& prefix,
+                 std::string_view shared, std::int64_t shared_width, BlockConfig& block);
+
 }  // namespace swiftprune

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
@@ -76,6 +77,12 @@ std::vector<RopeConfig> read_gemma3_ropes(const ConfigReader& c, const ModelConf
   std::vector<RopeConfig> ropes = {plain_rope(local), plain_rope(global)};
   if (c.has("rope_parameters")) {
     const ConfigReader by_type = c.child("rope_parameters");
+    for (const auto& [type, value] : by_type.object().items()) {
+      if (type != "sliding_attention" && type != "full_attention") {
+        bad_input("{}: found {}, expected rotations of sliding_attention and full_attention",
+                  by_type.where(type), json_excerpt(value));
+      }
+    }
     if (by_type.has("sliding_attention"))
       ropes[kLocalRope] = rope_from_parameters(by_type.child("sliding_attention"), local);
     if (by_type.has("full_attention")) {
@@ -131,12 +138,23 @@ ModelConfig configure_gemma3(const nlohmann::json& json) {
   return configure_gemma3_text(c.child("text_config"), "language_model.");
 }
 
+constexpr std::string_view kGemma2Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_activation "
+    "query_pre_attn_scalar attention_bias use_bidirectional_attention sliding_window "
+    "layer_types final_logit_softcapping rope_theta rope_scaling rope_parameters "
+    "attn_logit_softcapping";
+constexpr std::string_view kGemma3Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_activation "
+    "query_pre_attn_scalar attention_bias use_bidirectional_attention sliding_window "
+    "layer_types final_logit_softcapping rope_theta rope_scaling rope_parameters "
+    "rope_local_base_freq sliding_window_pattern _sliding_window_pattern";
+
 constexpr std::array<std::string_view, 1> kGemma2Types = {"gemma2"};
 constexpr std::array<std::string_view, 2> kGemma3Types = {"gemma3_text", "gemma3"};
 
 }  // namespace
 
-const ModelFamily kGemma2Family{"gemma2", kGemma2Types, configure_gemma2};
-const ModelFamily kGemma3Family{"gemma3", kGemma3Types, configure_gemma3};
+const ModelFamily kGemma2Family{"gemma2", kGemma2Types, configure_gemma2, kGemma2Fields};
+const ModelFamily kGemma3Family{"gemma3", kGemma3Types, configure_gemma3, kGemma3Fields};
 
 }  // namespace swiftprune

@@ -26,10 +26,12 @@ ModelConfig configure(const nlohmann::json& json) {
   m.parallel_residual = c.boolean("use_parallel_residual", true);
   m.ropes = {read_rope(c, {.rotary_size = read_rotary_size(c, m.head_size, "rotary_pct", 0.25),
                            .max_positions = m.max_positions,
-                           .theta = c.positive("rotary_emb_base", 10000.0)})};
+                           .theta = c.positive("rotary_emb_base", 10000.0),
+                           .partial = true})};
   m.embedding = "gpt_neox.embed_in.weight";
   m.final_norm = norm("gpt_neox.final_layer_norm");
-  m.head = c.boolean("tie_word_embeddings", false) ? m.embedding : "embed_out.weight";
+  m.own_head = "embed_out.weight";
+  m.head = c.boolean("tie_word_embeddings", false) ? m.embedding : m.own_head;
   const bool attention_bias = c.boolean("attention_bias", true);
   const std::int64_t num_layers = read_num_layers(c);
   const std::int64_t hidden = m.hidden_size;
@@ -49,10 +51,14 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size layer_norm_eps hidden_act rope_theta rope_scaling rope_parameters "
+    "rotary_pct rotary_emb_base use_parallel_residual attention_bias";
+
 constexpr std::array<std::string_view, 1> kTypes = {"gpt_neox"};
 
 }  // namespace
 
-const ModelFamily kGptNeoxFamily{"gpt_neox", kTypes, configure};
+const ModelFamily kGptNeoxFamily{"gpt_neox", kTypes, configure, kFields};
 
 }  // namespace swiftprune

@@ -35,10 +35,14 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters attention_bias mlp_bias";
+
 constexpr std::array<std::string_view, 1> kTypes = {"llama"};
 
 }  // namespace
 
-const ModelFamily kLlamaFamily{"llama", kTypes, configure};
+const ModelFamily kLlamaFamily{"llama", kTypes, configure, kFields};
 
 }  // namespace swiftprune

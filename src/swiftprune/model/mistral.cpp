@@ -29,10 +29,14 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters sliding_window";
+
 constexpr std::array<std::string_view, 1> kTypes = {"mistral"};
 
 }  // namespace
 
-const ModelFamily kMistralFamily{"mistral", kTypes, configure};
+const ModelFamily kMistralFamily{"mistral", kTypes, configure, kFields};
 
 }  // namespace swiftprune

@@ -1,9 +1,12 @@
 #include "swiftprune/model/model.h"
 
+#include <algorithm>
+
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/model/rope.h"
+#include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -44,10 +47,31 @@ void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
   }
 }
 
+void check_experts(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
+  const ExpertsConfig& experts = *block.experts;
+  const RouterConfig& router = experts.router;
+  check_shape(checkpoint, router.weight, {experts.count, m.hidden_size},
+              experts.count_field + " and hidden_size");
+  if (!router.bias.empty()) check_shape(checkpoint, router.bias, {experts.count}, experts.count_field);
+  if (const std::string& bias = router.correction_bias; !bias.empty()) {
+    if (checkpoint.find(bias) == nullptr) {
+      bad_input(
+          "{}: tensor {} is missing, which this family's router adds to its scores where it chooses experts",
+          checkpoint.folder().string(), bias);
+    }
+    check_shape(checkpoint, bias, {experts.count}, experts.count_field);
+  }
+  if (!experts.shared_gate.empty())
+    check_shape(checkpoint, experts.shared_gate, {1, m.hidden_size}, "hidden_size");
+  static_cast<void>(ExpertTensors(checkpoint, experts, m.hidden_size));  // checks them
+}
+
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   constexpr std::string_view kTable = "vocab_size and hidden_size";
-  check_shape(checkpoint, m.embedding, {m.vocab_size, m.hidden_size}, kTable);
-  if (m.head != m.embedding) check_shape(checkpoint, m.head, {m.vocab_size, m.hidden_size}, kTable);
+  for (const std::string& table : tables_of(m)) {
+    if (checkpoint.find(table + kPackedSuffix) != nullptr) continue;  // checked when loaded
+    check_shape(checkpoint, table, {m.vocab_size, m.hidden_size}, kTable);
+  }
   if (m.position_table) {
     check_shape(checkpoint, *m.position_table, {m.position_offset + m.max_positions, m.hidden_size},
                 "max_position_embeddings and hidden_size");
@@ -61,10 +85,38 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
     for (const auto* norm : {&block.post_attention_norm, &block.post_mlp_norm}) {
       if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
     }
-    for (const auto* norm : {&block.query_norm, &block.key_norm}) {
-      if (*norm) check_norm(checkpoint, **norm, m.head_size, "head_dim");
+    const std::string_view heads =
+        block.norms_each_head ? "head_dim" : "num_attention_heads, num_key_value_heads and head_dim";
+    if (block.query_norm) check_norm(checkpoint, *block.query_norm, m.query_norm_size(block), heads);
+    if (block.key_norm) check_norm(checkpoint, *block.key_norm, m.key_norm_size(block), heads);
+    if (!block.sinks.empty()) {
+      check_shape(checkpoint, block.sinks, {m.heads_in(block)}, "num_attention_heads");
     }
+    if (const auto& latent = block.latent) {
+      check_norm(checkpoint, latent->norm, latent->rank, "kv_lora_rank");
+      if (latent->query_rank > 0)
+        check_norm(checkpoint, latent->query_norm, latent->query_rank, "q_lora_rank");
+    }
+    if (block.experts) check_experts(checkpoint, m, block);
   }
+}
+
+// A file may hold a head of its own although config.json ties it to the embedding. One with other values is
+// used, as transformers 5 and vLLM do; transformers 4 took the embedding.
+void use_own_head(const Checkpoint& checkpoint, ModelConfig& m, std::vector<std::string>& notes) {
+  if (m.head != m.embedding) return;
+  const TensorInfo *own = checkpoint.find(m.own_head), *embedding = checkpoint.find(m.embedding);
+  if (own == nullptr || embedding == nullptr || own->shape != embedding->shape) return;
+  if (own->dtype == embedding->dtype &&
+      std::ranges::equal(checkpoint.bytes(*own), checkpoint.bytes(*embedding))) {
+    checkpoint.release(*own);
+    return;
+  }
+  m.head = m.own_head;
+  notes.push_back(fmt::format(
+      "{}: {} differs from the embedding that config.json's tie_word_embeddings makes it: the file's "
+      "own is used, as transformers 5 does (transformers 4 took the embedding)",
+      (checkpoint.folder() / own->file).string(), m.own_head));
 }
 
 }  // namespace
@@ -90,7 +142,8 @@ ModelHead::ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, con
                      ComputeType compute, WeightUse use)
     : model_(model), norm_(checkpoint, model), compute_(compute) {
   if (model.head_bias) head_bias_ = checkpoint.load_vector(*model.head_bias, model.vocab_size);
-  if (use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
+  compact_ = find_packed(checkpoint, model.head, model.vocab_size, model.hidden_size);
+  if (!compact_ && use == WeightUse::kCompact) compact_ = pack_dense(checkpoint, model.head);
   if (compact_) return;
   weight_ = checkpoint.load_matrix(model.head, model.vocab_size, model.hidden_size);
   packed_ = backend.pack(weight_.view(), compute);
@@ -115,18 +168,28 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }
 
-Model::Model(Checkpoint checkpoint)
-    : checkpoint_(std::move(checkpoint)), config_(model_config(checkpoint_.config())) {
+Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_(checkpoint_.notes()) {
+  config_ = model_config(checkpoint_.config(), &notes_);
+  use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
+  embedding_ = find_packed(checkpoint_, config_.embedding, config_.vocab_size, config_.hidden_size);
 }
 
 std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
   return std::unique_ptr<Model>(new Model(Checkpoint::open(folder)));
 }
 
+std::vector<std::string> Model::block_tensors(std::int64_t layer) const {
+  const BlockConfig& block = config_.blocks[static_cast<std::size_t>(layer)];
+  std::vector<std::string> names = DecoderBlock::tensor_names(block);
+  if (!block.experts) return names;
+  const ExpertTensors experts(checkpoint_, *block.experts, config_.hidden_size);
+  names.insert(names.end(), experts.names().begin(), experts.names().end());
+  return names;
+}
+
 void Model::release_block(std::int64_t layer) const {
-  for (const std::string& name :
-       DecoderBlock::tensor_names(config_.blocks[static_cast<std::size_t>(layer)])) {
+  for (const std::string& name : block_tensors(layer)) {
     const TensorInfo* packed = checkpoint_.find(name + kPackedSuffix);
     checkpoint_.release(packed != nullptr ? *packed : checkpoint_.at(name));
   }
@@ -142,7 +205,7 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
                   std::int64_t first_position, MatrixView hidden) const {
   expect(static_cast<std::int64_t>(ids.size()) == hidden.rows && hidden.cols == config_.hidden_size,
          "embed: shapes agree");
-  const TensorInfo& table = checkpoint_.at(config_.embedding);
+  const TensorInfo* table = embedding_ ? nullptr : &checkpoint_.at(config_.embedding);
   for (std::int64_t n = 0; n < hidden.rows; ++n) {
     const std::int32_t id = ids[static_cast<std::size_t>(n)];
     if (id < 0 || id >= config_.vocab_size) {
@@ -151,7 +214,11 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
           "tokenizer?",
           n, id, config_.vocab_size);
     }
-    checkpoint_.load_rows(table, id, hidden.row_block(n, 1));
+    if (embedding_) {
+      unpack_row(*embedding_, id, hidden.row_span(n));
+    } else {
+      checkpoint_.load_rows(*table, id, hidden.row_block(n, 1));
+    }
   }
   if (config_.embedding_scale != 1.0f) {
     for (std::int64_t n = 0; n < hidden.rows; ++n) {

@@ -4,13 +4,16 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/sparse/packed_tensor.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -54,10 +57,14 @@ class Model {
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelConfig& config() const { return config_; }
+  // What was read otherwise than the folder says, for the user: of the checkpoint and of config.json.
+  const std::vector<std::string>& notes() const { return notes_; }
 
   DecoderBlock load_block(std::int64_t layer, WeightUse use = WeightUse::kFloat) const {
     return DecoderBlock(checkpoint_, config_, layer, use);
   }
+  // Every tensor of the block, its experts' too.
+  std::vector<std::string> block_tensors(std::int64_t layer) const;
   // The block's pages of the mapped files are not needed for now.
   void release_block(std::int64_t layer) const;
   ModelHead load_head(const Backend& backend, ComputeType compute, WeightUse use = WeightUse::kFloat) const {
@@ -78,6 +85,8 @@ class Model {
   explicit Model(Checkpoint checkpoint);
   Checkpoint checkpoint_;
   ModelConfig config_;
+  std::vector<std::string> notes_;
+  std::optional<PackedTensor> embedding_;  // of few bits
 };
 
 }  // namespace swiftprune

@@ -2,6 +2,8 @@
 // tensors), so that one forward serves every family. A family (family.h) translates config.json into this.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -54,19 +56,80 @@ enum class QkvLayout {
   kInterleaved,  // rows of head 0 [q k v], head 1 [q k v], ... (GPT-NeoX)
 };
 
+enum class RouterScore { kSoftmax, kSigmoid };
+// What ranks a group of experts: its best score, or the sum of its best two.
+enum class GroupScore { kBest, kBestTwo };
+
+// Which experts a token x uses, and with which weights: scores s = softmax or sigmoid of W x + bias; the top_k
+// highest of s + correction bias are chosen, weighed by s alone. (A softmax over the chosen logits is the
+// softmax over all of them, renormalised.)
+struct RouterConfig {
+  std::string weight;           // tensor [E, hidden]
+  std::string bias;             // tensor [E], or empty
+  std::string correction_bias;  // tensor [E], or empty
+  RouterScore score = RouterScore::kSoftmax;
+  std::int64_t top_k = 1;
+  // Groups of E / num_groups consecutive experts; only experts of the best top_groups can be chosen.
+  std::int64_t num_groups = 1;
+  std::int64_t top_groups = 1;
+  GroupScore group_score = GroupScore::kBestTwo;
+  bool renormalised = false;  // the chosen ones' scores are divided by their sum
+  float scale = 1.0f;         // of the weights, after that
+};
+
+// gate·sigmoid(alpha·gate)·(up + 1), with gate at most `limit` and up within ±limit (gpt-oss).
+struct ClampedSwiglu {
+  float alpha = 1.702f;
+  float limit = 7.0f;
+};
+
+// E gated MLPs of which each token uses top_k: y = Σ g_j·f_j(x). How the file holds them (one tensor an
+// expert, one for all, MXFP4) is found when it is opened (expert_tensors.h).
+struct ExpertsConfig {
+  RouterConfig router;
+  std::int64_t count = 0;  // E
+  std::int64_t width = 0;  // inner channels of each
+  std::string prefix;      // "model.layers.3.mlp.experts."
+  std::array<std::string, 3> parts = {"gate_proj", "up_proj", "down_proj"};
+  bool bias = false;
+  bool fused_by_input = false;           // fused tensors are [E, inputs, outputs], gate and up in turn
+  std::optional<ClampedSwiglu> clamped;  // instead of the model's activation
+  std::string shared_gate;  // tensor [1, hidden] whose sigmoid weighs the shared expert, or empty
+  std::string count_field, width_field;  // their names in config.json
+};
+
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434). Queries are q x, or q_b norm(q_a x); kv_a x = [c | r];
+// kv_b norm(c) has a key part and a value for each head; r is the other part of every head's key. Only that part of
+// a key, and the last elements of a query's head, are rotated. A head's size is plain_size + rotary_size.
+// BlockConfig::qkv then holds q (or q_a and q_b), kv_a, kv_b.
+struct LatentAttention {
+  std::int64_t query_rank = 0;  // 0: queries of one linear
+  std::int64_t rank = 0;        // of c
+  std::int64_t plain_size = 0, rotary_size = 0, value_size = 0;
+  NormTensors query_norm, norm;  // query_norm: where query_rank > 0
+  float norm_eps = 1e-6f;
+  bool rotates_neighbours = true;  // pairs are elements 2i and 2i + 1; else i and i + rotary_size/2
+};
+
 // Everything that differs between blocks.
 struct BlockConfig {
   std::vector<LinearTensors> qkv;  // q, k, v; or the one fused linear
   LinearTensors attention_output;
-  std::vector<LinearTensors> up;  // gate, up; or one fused [gate | up]; or up alone where nothing is gated
+  // gate, up; or one fused [gate | up]; or up alone where nothing is gated. Beside experts: of the shared
+  // expert, which every token uses; empty (and down without a name) where there is none.
+  std::vector<LinearTensors> up;
   LinearTensors down;
+  std::optional<ExpertsConfig> experts;
   NormTensors attention_norm;  // before attention
   NormTensors mlp_norm;        // before the MLP
   // On the output of attention and MLP, before the residual sum (Gemma).
   std::optional<NormTensors> post_attention_norm;
   std::optional<NormTensors> post_mlp_norm;
-  std::optional<NormTensors> query_norm;  // per head, before the rotary embedding
+  std::optional<NormTensors> query_norm;  // before the rotary embedding
   std::optional<NormTensors> key_norm;
+  bool norms_each_head = true;  // query and key norms act head by head; else on all heads together
+  std::optional<LatentAttention> latent;
+  std::string sinks;                  // tensor [heads] of attention sinks, or empty
   std::int64_t attention_window = 0;  // > 0: sliding window of that many keys
   int rope = 0;                       // index into ModelConfig::ropes; -1: none
 };
@@ -97,6 +160,7 @@ struct ModelConfig {
   bool parallel_residual = false;  // x + attention(norm x) + mlp(norm' x)
   float attention_scale = 1.0f;
   float attention_softcap = 0.0f;
+  float qkv_clip = 0.0f;  // > 0: queries, keys and values are kept within ±qkv_clip (OLMoE)
   float final_softcap = 0.0f;
   float embedding_scale = 1.0f;
   std::vector<RopeConfig> ropes;
@@ -105,22 +169,38 @@ struct ModelConfig {
   std::optional<std::string> position_table;  // learned positions, tensor [positions, hidden]
   std::int64_t position_offset = 0;           // row of position 0 in that table
   std::optional<NormTensors> final_norm;
-  std::string head;  // tensor of the output projection; the embedding's name when tied
+  std::string head;      // tensor of the output projection; the embedding's name when tied
+  std::string own_head;  // what the head's tensor is called where it is not tied
   std::optional<std::string> head_bias;
   std::vector<BlockConfig> blocks;
 
   // Blocks differ in width and number of heads (layer_sizes.h); the fields above then are the largest ones.
   bool has_layer_sizes = false;
 
+  bool has_experts() const {
+    return std::any_of(blocks.begin(), blocks.end(),
+                       [](const BlockConfig& b) { return b.experts.has_value(); });
+  }
   std::int64_t num_layers() const { return static_cast<std::int64_t>(blocks.size()); }
-  std::int64_t heads_in(const BlockConfig& block) const { return block.attention_output.inputs / head_size; }
+  std::int64_t heads_in(const BlockConfig& block) const {
+    return block.latent ? num_heads : block.attention_output.inputs / head_size;
+  }
+  // Sizes of the query's and the key's norm.
+  std::int64_t query_norm_size(const BlockConfig& block) const {
+    return block.norms_each_head ? head_size : heads_in(block) * head_size;
+  }
+  std::int64_t key_norm_size(const BlockConfig& block) const {
+    return block.norms_each_head ? head_size : kv_heads_in(block) * head_size;
+  }
   // As many query heads share a key head in every block.
   std::int64_t kv_heads_in(const BlockConfig& block) const {
     return heads_in(block) / (num_heads / num_kv_heads);
   }
 };
 
-// All linears of a block in the order in which they are computed.
+// All linears of a block that every token passes, in the order in which they are computed: not the experts'.
 std::vector<LinearTensors> linears_of(const BlockConfig& block);
+// The tensors [vocabulary, hidden] of the embedding and the output projection: one where they are tied.
+std::vector<std::string> tables_of(const ModelConfig& model);
 
 }  // namespace swiftprune

@@ -19,6 +19,7 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kNormGainOffset, "norms whose gain is stored less one"},
                                Named{kOutputNorms, "norms behind attention or MLP"},
                                Named{kQueryKeyNorms, "norms of queries and keys"},
+                               Named{kNormsOfAllHeads, "norms of queries and keys over all heads"},
                                Named{kSeparateQkv, "separate q, k and v"},
                                Named{kStackedQkv, "stacked q, k and v"},
                                Named{kInterleavedQkv, "interleaved q, k and v"},
@@ -40,7 +41,12 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kEmbeddingScale, "scaled embeddings"},
                                Named{kLinearBias, "biases of linears"},
                                Named{kHeadBias, "a bias of the output head"},
-                               Named{kLayerSizes, "blocks of different sizes"}};
+                               Named{kLayerSizes, "blocks of different sizes"},
+                               Named{kQkvClip, "clipped queries, keys and values"},
+                               Named{kAttentionSinks, "attention sinks"},
+                               Named{kLatentAttention, "latent attention"},
+                               Named{kClampedSwiglu, "clamped SwiGLU"},
+                               Named{kExperts, "experts"}};
 
 constexpr auto kFeatures = [] {
   std::array<ModelFeature, kNames.size()> features{};
@@ -94,6 +100,11 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   };
   add(block.post_attention_norm || block.post_mlp_norm, kOutputNorms);
   add(block.query_norm || block.key_norm, kQueryKeyNorms);
+  add((block.query_norm || block.key_norm) && !block.norms_each_head, kNormsOfAllHeads);
+  add(block.experts.has_value(), kExperts);
+  add(block.experts && block.experts->clamped, kClampedSwiglu);
+  add(!block.sinks.empty(), kAttentionSinks);
+  add(block.latent.has_value(), kLatentAttention);
   add(block.attention_window > 0, kAttentionWindow);
   add(block.rope < 0, kNoRotary);
   add(block.rope >= 0, kRotary);
@@ -126,6 +137,7 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
   add(model.position_table.has_value(), kLearnedPositions);
   add(model.attention_softcap > 0.0f, kAttentionSoftcap);
   add(model.final_softcap > 0.0f, kFinalSoftcap);
+  add(model.qkv_clip > 0.0f, kQkvClip);
   add(model.embedding_scale != 1.0f, kEmbeddingScale);
   add(model.head_bias.has_value(), kHeadBias);
   add(model.has_layer_sizes, kLayerSizes);

@@ -16,8 +16,9 @@ enum class ModelFeature {
   kLayerNorm,
   kNoFinalNorm,
   kNormGainOffset,
-  kOutputNorms,    // on the output of attention or MLP, before the residual sum
-  kQueryKeyNorms,  // per head
+  kOutputNorms,      // on the output of attention or MLP, before the residual sum
+  kQueryKeyNorms,    // per head
+  kNormsOfAllHeads,  // of queries and keys, all heads together
   kSeparateQkv,
   kStackedQkv,
   kInterleavedQkv,
@@ -40,6 +41,11 @@ enum class ModelFeature {
   kLinearBias,
   kHeadBias,
   kLayerSizes,  // blocks of different width
+  kQkvClip,     // queries, keys and values kept within limits
+  kAttentionSinks,
+  kLatentAttention,
+  kClampedSwiglu,
+  kExperts,  // MLPs of which each token uses a few
 };
 
 std::span<const ModelFeature> all_model_features();

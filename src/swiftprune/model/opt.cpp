@@ -37,7 +37,8 @@ ModelConfig configure(const nlohmann::json& json) {
   m.embedding = prefix + "embed_tokens.weight";
   m.position_table = prefix + "embed_positions.weight";
   m.position_offset = 2;
-  m.head = c.boolean("tie_word_embeddings", true) ? m.embedding : "lm_head.weight";
+  m.own_head = "lm_head.weight";
+  m.head = c.boolean("tie_word_embeddings", true) ? m.embedding : m.own_head;
   const bool bias = c.boolean("enable_bias", true);
   const bool affine = c.boolean("layer_norm_elementwise_affine", true);
   const auto norm = [&](const std::string& name) {
@@ -64,10 +65,14 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "ffn_dim activation_function do_layer_norm_before word_embed_proj_dim enable_bias "
+    "layer_norm_elementwise_affine _remove_final_layer_norm";
+
 constexpr std::array<std::string_view, 1> kTypes = {"opt"};
 
 }  // namespace
 
-const ModelFamily kOptFamily{"opt", kTypes, configure};
+const ModelFamily kOptFamily{"opt", kTypes, configure, kFields};
 
 }  // namespace swiftprune

@@ -21,7 +21,8 @@ ModelConfig configure(const nlohmann::json& json) {
   m.activation = read_activation(c, "hidden_act", "silu");
   m.ropes = {read_rope(c, {.rotary_size = read_rotary_size(c, m.head_size, "partial_rotary_factor", 1.0),
                            .max_positions = m.max_positions,
-                           .original_positions = c.integer("original_max_position_embeddings", 4096)})};
+                           .original_positions = c.integer("original_max_position_embeddings", 4096),
+                           .partial = true})};
   set_llama_ends(c, false, m);
   const std::int64_t window = c.has("sliding_window") ? c.integer("sliding_window") : 0;
   const std::int64_t num_layers = read_num_layers(c);
@@ -37,10 +38,15 @@ ModelConfig configure(const nlohmann::json& json) {
   return m;
 }
 
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters sliding_window partial_rotary_factor "
+    "original_max_position_embeddings";
+
 constexpr std::array<std::string_view, 1> kTypes = {"phi3"};
 
 }  // namespace
 
-const ModelFamily kPhi3Family{"phi3", kTypes, configure};
+const ModelFamily kPhi3Family{"phi3", kTypes, configure, kFields};
 
 }  // namespace swiftprune

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
@@ -19,6 +20,10 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   if (third) defaults.head_size = 128;
   read_common(c, defaults, m);
   if (third) m.attention_bias_field = "attention_bias";
+  if (!third && !c.boolean("attention_bias", true)) {
+    bad_input("{}: found false, expected true or nothing: q, k and v of Qwen 2 always have a bias",
+              c.where("attention_bias"));
+  }
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.activation = read_activation(c, "hidden_act", "silu");
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
@@ -43,14 +48,23 @@ ModelConfig configure(const nlohmann::json& json, bool third) {
   return m;
 }
 
+constexpr std::string_view kQwen2Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters use_sliding_window sliding_window max_window_layers "
+    "layer_types attention_bias";
+constexpr std::string_view kQwen3Fields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
+    "rope_scaling rope_parameters use_sliding_window sliding_window max_window_layers "
+    "layer_types attention_bias";
+
 constexpr std::array<std::string_view, 1> kQwen2Types = {"qwen2"};
 constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3"};
 
 }  // namespace
 
-const ModelFamily kQwen2Family{"qwen2", kQwen2Types,
-                               [](const nlohmann::json& json) { return configure(json, false); }};
-const ModelFamily kQwen3Family{"qwen3", kQwen3Types,
-                               [](const nlohmann::json& json) { return configure(json, true); }};
+const ModelFamily kQwen2Family{
+    "qwen2", kQwen2Types, [](const nlohmann::json& json) { return configure(json, false); }, kQwen2Fields};
+const ModelFamily kQwen3Family{
+    "qwen3", kQwen3Types, [](const nlohmann::json& json) { return configure(json, true); }, kQwen3Fields};
 
 }  // namespace swiftprune

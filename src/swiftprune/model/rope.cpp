@@ -5,6 +5,8 @@
 #include <numbers>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/model/config_fields.h"
 
 namespace swiftprune {
 namespace {
@@ -131,6 +133,36 @@ RopeConfig plain_rope(const RopeOptions& options) {
   return rope;
 }
 
+namespace {
+
+// Members of the object; "finetuned" says how the model was trained, "mrope_section" where pictures would go.
+constexpr std::string_view kParameters =
+    "rope_theta rope_type type factor low_freq_factor high_freq_factor original_max_position_embeddings "
+    "beta_fast "
+    "beta_slow mscale mscale_all_dim attention_factor truncate short_factor long_factor "
+    "partial_rotary_factor "
+    "finetuned mrope_section mrope_interleaved";
+
+void check_parameters(const ConfigReader& parameters, const std::string& type, const RopeOptions& options) {
+  for (const auto& [name, value] : parameters.object().items()) {
+    if (!is_in_list(name, kParameters) && !value.is_null()) {
+      bad_input("{}: found {}, which swiftprune does not know: it may change the positions",
+                parameters.where(name), json_excerpt(value, 40));
+    }
+  }
+  if (const double part = parameters.number("partial_rotary_factor", 1.0); part != 1.0 && !options.partial) {
+    bad_input("{}: found {}, expected 1: this family rotates whole heads",
+              parameters.where("partial_rotary_factor"), part);
+  }
+  const bool uses_factor = type == "yarn" || type == "longrope" || type == "su";
+  if (const double factor = parameters.number("attention_factor", 1.0); factor != 1.0 && !uses_factor) {
+    bad_input("{}: found {}, which the type {} does not have", parameters.where("attention_factor"), factor,
+              json_quoted(type));
+  }
+}
+
+}  // namespace
+
 RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOptions& given) {
   RopeOptions options = given;
   options.theta = parameters.positive("rope_theta", given.theta);
@@ -138,6 +170,7 @@ RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOption
   RopeConfig rope = plain_rope(options);
   // "type" is the older spelling of "rope_type", "su" the older name of longrope.
   const std::string type = parameters.text("rope_type", parameters.text("type", "default"));
+  check_parameters(parameters, type, options);
   if (type == "linear") {
     const double factor = parameters.positive("factor");
     for (float& f : rope.inverse_frequency) f = static_cast<float>(f / factor);

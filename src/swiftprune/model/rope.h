@@ -18,6 +18,7 @@ struct RopeOptions {
   // Positions of the pretraining, for the types that stretch it; nothing: as the parameters say, else
   // max_positions.
   std::optional<std::int64_t> original_positions = std::nullopt;
+  bool partial = false;  // the family may rotate a part of each head (read_rotary_size)
 };
 
 // The parameters of `config`: rope_theta and the object rope_scaling (transformers before v5) or

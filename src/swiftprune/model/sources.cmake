@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   model/config_reader.cpp
+  model/config_fields.cpp
   model/family_config.cpp
   model/layer_sizes.cpp
   model/model_features.cpp
@@ -13,6 +14,16 @@ target_sources(swiftprune PRIVATE
   model/gpt_neox.cpp
   model/phi3.cpp
   model/opt.cpp
+  model/qwen_moe.cpp
+  model/mixtral.cpp
+  model/olmoe.cpp
+  model/glm4_moe.cpp
+  model/gpt_oss.cpp
+  model/deepseek.cpp
+  model/block_linear.cpp
+  model/router.cpp
+  model/expert_tensors.cpp
+  model/experts.cpp
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp

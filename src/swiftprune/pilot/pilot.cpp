@@ -359,7 +359,7 @@ PilotText split_text(const std::vector<std::int32_t>& ids, const std::string& na
   ScoredWindows scored{windows(half, max_evaluation), {}};
   scored.first_target.assign(static_cast<std::size_t>(scored.windows.num_windows()), 1);
   text.evaluation = {std::move(scored)};
-  text.convention = label_of(Convention::kWindows, seqlen, 0) + ", second half of the text";
+  text.convention = label_of(ConventionOptions{.seqlen = seqlen}) + ", second half of the text";
   return text;
 }
 

@@ -116,7 +116,7 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.mixed_refinements = true;
+    c.reads_weights = c.chains = c.grids = c.mixed_refinements = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts()) c.refinements.push_back({part, c.patterns});
@@ -132,9 +132,22 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
     check_score(entry, device);
+    if (entry.grid && !device.grids) {
+      bad_usage("{}: quantize: found {}, expected none {}; {}", entry.tensor, format(*entry.grid),
+                device.where, device.instead);
+    }
     check_refinement(entry, device);
   }
   check_mixed(plan, device);
+}
+
+void check_without_experts(const ModelConfig& model, std::string_view command) {
+  if (!model.has_experts()) return;
+  bad_usage(
+      "{}: model of the family {}: found experts, expected a model without; swiftprune shrink --units "
+      "experts takes "
+      "whole experts out",
+      command, model.family);
 }
 
 void check_model(const ModelConfig& model, const Capabilities& device) {

@@ -34,6 +34,7 @@ struct Capabilities {
   std::vector<Pattern::Kind> patterns;  // without a refinement
   std::vector<RefineAbility> refinements;
   bool chains = false;             // refinements joined by '+'
+  bool grids = false;              // weights on a grid of few bits
   bool mixed_refinements = false;  // different ones for the linears of one input
 
   std::set<ModelFeature> features;
@@ -47,5 +48,7 @@ const Capabilities& cpu_capabilities();  // everything
 // Throws Error{kUsage} for the first thing that the device has not, with what it has.
 void check_plan(const Plan& plan, SelectKind select, const Capabilities& device);
 void check_model(const ModelConfig& model, const Capabilities& device);
+// Throws Error{kUsage} for a model with experts, whose linears `command` cannot treat.
+void check_without_experts(const ModelConfig& model, std::string_view command);
 
 }  // namespace swiftprune

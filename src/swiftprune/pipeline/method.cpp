@@ -51,6 +51,10 @@ std::span<const Method> methods() {
              "Optimal Brain Surgeon's score, kept weights refitted", "Hassibi and Stork 1993"),
       method("sparsegpt", "obs", "obs", "sparsegpt", 128, kPruned, false, "the Hessian baseline",
              "arXiv 2301.00774"),
+      method("rtn", "magnitude", "magnitude", "rtn", 0, kDense, false,
+             "smallest weights, the others to the nearest values of the grid (--quantize)", ""),
+      method("gptq", "wanda", "wanda", "gptq", 128, kPruned, false,
+             "the mask of wanda, then column by column to the grid (--quantize)", "arXiv 2210.17323"),
   };
   return kMethods;
 }

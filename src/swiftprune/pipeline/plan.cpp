@@ -8,8 +8,11 @@
 #include <map>
 #include <set>
 
-#include "swiftprune/checkpoint/json_file.h"
+#include <fmt/ranges.h>
+
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/pipeline/capabilities.h"
 
 namespace swiftprune {
 namespace {
@@ -26,8 +29,23 @@ void check_sparsity(double sparsity, const std::string& where) {
 // Checks that the pattern fits the tensor and its refinement, before any work is done.
 void check_entry(const PlanEntry& entry) {
   if (!entry.prune) return;
-  check_pattern(entry.refine.facts(), entry.pattern, entry.tensor);
+  const RefineFacts facts = entry.refine.facts();
+  check_pattern(facts, entry.pattern, entry.tensor);
+  if (entry.grid) {
+    if (!facts.finds_grid) {
+      bad_usage("{}: quantize: found {} with refine {}, expected one that ends with {}", entry.tensor,
+                format(*entry.grid), format(entry.refine), fmt::join(grid_refiners(), ", "));
+    }
+    check_grid(*entry.grid, entry.cols, entry.tensor);
+  } else if (facts.needs_grid) {
+    bad_usage("{}: refine: found {} without a grid to round to; add --quantize int4, say", entry.tensor,
+              format(entry.refine));
+  }
   check_target(entry.target(PruneTarget::Rounding::kFloor), entry.rows, entry.cols);
+}
+
+std::optional<QuantGrid> grid_or_none(const std::string& text, std::string_view where) {
+  return text == "none" ? std::nullopt : std::optional(parse_grid(text, where));
 }
 
 [[noreturn]] void no_match(std::string_view flag, const std::string& pattern, const Plan& plan) {
@@ -86,12 +104,14 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
       entry.score = parse_score(value);
     } else if (key == "refine") {
       entry.refine = parse_refine(value);
+    } else if (key == "quantize") {
+      entry.grid = grid_or_none(value, "--override: quantize");
     } else if (key == "prune") {
       if (value != "yes" && value != "no")
         bad_usage("--override: prune: found '{}', expected yes or no", value);
       entry.prune = value == "yes";
     } else {
-      bad_usage("--override: found '{}', expected sparsity, pattern, score, refine or prune", key);
+      bad_usage("--override: found '{}', expected sparsity, pattern, score, refine, quantize or prune", key);
     }
     entry.fixed |= key == "pattern" || key == "sparsity";
   }
@@ -144,14 +164,20 @@ double Plan::sparsity() const {
   return total > 0.0 ? pruned / total : 0.0;
 }
 
+bool Plan::quantizes() const {
+  return std::any_of(entries.begin(), entries.end(),
+                     [](const PlanEntry& entry) { return entry.prune && entry.grid.has_value(); });
+}
+
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
+  check_without_experts(model.config(), "prune");
   Plan plan;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
       plan.entries.push_back({linear.name + ".weight", layer, linear.input, linear.outputs, linear.inputs,
                               true, defaults.pattern, defaults.sparsity, false, false, defaults.score,
-                              defaults.refine});
+                              defaults.refine, defaults.grid});
     }
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);
@@ -205,10 +231,12 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
       }
       if (item.contains("score")) entry.score = parse_score(item["score"].get<std::string>());
       if (item.contains("refine")) entry.refine = parse_refine(item["refine"].get<std::string>());
+      if (item.contains("quantize"))
+        entry.grid = grid_or_none(item["quantize"].get<std::string>(), fmt::format("{}: quantize", where));
       check_entry(entry);
     } catch (const nlohmann::json::exception& error) {
-      bad_input("{}: {}; expected name, prune, pattern, sparsity, row_budgets, score, refine", where,
-                error.what());
+      bad_input("{}: {}; expected name, prune, pattern, sparsity, row_budgets, score, refine, quantize",
+                where, error.what());
     } catch (const Error& error) {
       const std::string_view message = error.what();
       if (message.starts_with(path)) throw;
@@ -227,6 +255,7 @@ nlohmann::ordered_json to_json(const Plan& plan) {
       if (entry.has_row_budgets()) item["row_budgets"] = true;
       item["score"] = format(entry.score);
       item["refine"] = format(entry.refine);
+      if (entry.grid) item["quantize"] = format(*entry.grid);
     }
     tensors.push_back(std::move(item));
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/scoring/score_spec.h"
 #include "swiftprune/selection/pattern.h"
+#include "swiftprune/tensor/quantized_weight.h"
 
 namespace swiftprune {
 
@@ -30,6 +32,7 @@ struct PlanEntry {
   bool fixed = false;  // asked for by name: allocation leaves it as it is
   ScoreSpec score;
   RefineSpec refine;
+  std::optional<QuantGrid> grid;  // that the refinement puts the weights on
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
@@ -45,6 +48,7 @@ struct Plan {
 
   // Share of the weights of all entries that the plan prunes.
   double sparsity() const;
+  bool quantizes() const;  // any entry
 };
 
 // The same entry for every linear, but for those whose name a shell pattern of `skip` matches
@@ -55,6 +59,7 @@ struct PlanDefaults {
   double sparsity = 0.5;
   ScoreSpec score;
   RefineSpec refine;
+  std::optional<QuantGrid> grid = {};
 };
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 
@@ -67,7 +72,7 @@ bool contradicts(const Pattern& pattern, double sparsity);
 void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan);
 
 // {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity",
-// "row_budgets", "score", "refine"}...]}; what the file does not name keeps its default. Throws
+// "row_budgets", "score", "refine", "quantize"}...]}; what the file does not name keeps its default. Throws
 // Error{kBadInput} with the file's name and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);
 nlohmann::ordered_json to_json(const Plan& plan);

@@ -4,26 +4,13 @@
 #include <map>
 #include <set>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/sha256.h"
 
 namespace swiftprune {
 namespace {
-
-nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration) {
-  nlohmann::ordered_json record = {{"source", calibration.source},
-                                   {"ids", calibration.ids},
-                                   {"windows", calibration.windows},
-                                   {"seqlen", calibration.seqlen},
-                                   {"seed", calibration.seed}};
-  if (calibration.stopping) {
-    record["stopping"] = {{"stable", calibration.stopping->stable},
-                          {"changes", calibration.stopping->changes}};
-  }
-  return record;
-}
 
 // Share of zeros and largest output error of each block's linears.
 nlohmann::ordered_json block_records(const Plan& plan, const PruneResult& result) {
@@ -67,6 +54,31 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
 
 }  // namespace
 
+nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration) {
+  nlohmann::ordered_json record = {{"source", calibration.source},
+                                   {"ids", calibration.ids},
+                                   {"windows", calibration.windows},
+                                   {"seqlen", calibration.seqlen},
+                                   {"seed", calibration.seed}};
+  if (calibration.stopping) {
+    record["stopping"] = {{"stable", calibration.stopping->stable},
+                          {"changes", calibration.stopping->changes}};
+  }
+  return record;
+}
+
+nlohmann::ordered_json machine_record() {
+  return {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}};
+}
+
+nlohmann::ordered_json seconds_record(const ShrinkSeconds& seconds) {
+  return {{"load", seconds.load},
+          {"forward", seconds.forward},
+          {"solve", seconds.solve},
+          {"write", seconds.write},
+          {"total", seconds.total}};
+}
+
 std::set<std::string> model_files(const Checkpoint& checkpoint) {
   std::set<std::string> files = {"config.json"};
   for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
@@ -107,33 +119,41 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
       sensitivity_of[plan.entries[i].tensor] = allocation->sensitivities[i];
     for (auto& tensor : tensors) tensor["sensitivity"] = sensitivity_of.at(tensor["name"].get<std::string>());
   }
+  if (plan.quantizes()) {
+    std::map<std::string, QuantGrid> grids;
+    for (const PlanEntry& entry : plan.entries)
+      if (entry.prune && entry.grid) grids[entry.tensor] = *entry.grid;
+    for (auto& tensor : tensors) {
+      const auto grid = grids.find(tensor["name"].get<std::string>());
+      if (grid != grids.end()) tensor["quantize"] = format(grid->second);
+    }
+  }
   const StageSeconds& s = result.seconds;
-  return {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command},
-      {"method", method},
-      {"family", model.config().family},
-      {"weights_changed", result.weights_changed},
-      {"asked_sparsity", plan.sparsity()},
-      {"sparsity", result.sparsity},
-      {"resumed_blocks", result.resumed_blocks},
-      {"select", name_of(options.select)},
-      {"propagate", name_of(options.propagation)},
-      {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-      {"calibration", calibration_record(calibration)},
-      {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"seconds",
-       {{"allocate", allocation ? allocation->seconds : 0.0},
-        {"load", s.load},
-        {"calibrate", s.calibrate},
-        {"score", s.score},
-        {"select", s.select},
-        {"refine", s.refine},
-        {"write", s.write},
-        {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
-      {"blocks", block_records(plan, result)},
-      {"tensors", tensors}};
+  return {{"swiftprune", SWIFTPRUNE_VERSION},
+          {"command", command},
+          {"method", method},
+          {"family", model.config().family},
+          {"weights_changed", result.weights_changed},
+          {"asked_sparsity", plan.sparsity()},
+          {"sparsity", result.sparsity},
+          {"resumed_blocks", result.resumed_blocks},
+          {"select", name_of(options.select)},
+          {"propagate", name_of(options.propagation)},
+          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"calibration", calibration_record(calibration)},
+          {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
+          {"machine", machine_record()},
+          {"seconds",
+           {{"allocate", allocation ? allocation->seconds : 0.0},
+            {"load", s.load},
+            {"calibrate", s.calibrate},
+            {"score", s.score},
+            {"select", s.select},
+            {"refine", s.refine},
+            {"write", s.write},
+            {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
+          {"blocks", block_records(plan, result)},
+          {"tensors", tensors}};
 }
 
 }  // namespace swiftprune

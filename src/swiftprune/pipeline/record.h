@@ -11,6 +11,7 @@
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 
 namespace swiftprune {
 
@@ -22,6 +23,12 @@ struct CalibrationRecord {
   std::uint64_t seed = 0;
   std::optional<StableWindows> stopping = {};  // of --windows auto
 };
+
+// Parts that every record of a run has: {"source", "ids", "windows", "seqlen", "seed", "stopping"}, {"cpu",
+// "instruction_set", "threads"} of the calling thread, and what each stage of a shrink took.
+nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration);
+nlohmann::ordered_json machine_record();
+nlohmann::ordered_json seconds_record(const ShrinkSeconds& seconds);
 
 // command: the options of the run, as given and with the defaults filled in. hashes: of model_hashes(), when
 // the caller has them already (they take a while for a large model).

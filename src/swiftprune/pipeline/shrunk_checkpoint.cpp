@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
@@ -19,14 +19,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// "model.layers." of "model.layers.0.mlp.down_proj".
-std::string layers_prefix(const ModelConfig& model) {
-  const std::string& name = model.blocks.front().down.name;
-  const auto at = name.find("layers.0.");
-  expect(at != std::string::npos, "families name their blocks layers.N");
-  return name.substr(0, at + std::string_view("layers.").size());
-}
-
 // The layer that a tensor belongs to; nothing outside the blocks.
 std::optional<std::int64_t> layer_of(const std::string& name, const std::string& prefix) {
   if (!name.starts_with(prefix)) return std::nullopt;
@@ -35,13 +27,6 @@ std::optional<std::int64_t> layer_of(const std::string& name, const std::string&
   const auto [end, error] = std::from_chars(name.data() + prefix.size(), last, layer);
   if (error != std::errc() || end == last || *end != '.') return std::nullopt;
   return layer;
-}
-
-// What config.json says, in its own order. The file has been checked when the checkpoint was opened.
-Json read_config(const Checkpoint& checkpoint) {
-  const MappedFile file(checkpoint.folder() / "config.json");
-  return Json::parse(
-      std::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
 }
 
 std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<const std::int64_t> removed) {
@@ -54,6 +39,13 @@ std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<
 }
 
 }  // namespace
+
+std::string layers_prefix(const ModelConfig& model) {
+  const std::string& name = model.blocks.front().attention_output.name;
+  const auto at = name.find("layers.0.");
+  expect(at != std::string::npos, "families name their blocks layers.N");
+  return name.substr(0, at + std::string_view("layers.").size());
+}
 
 ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
                                    std::span<const std::int64_t> removed_layers, const fs::path& folder,
@@ -158,7 +150,7 @@ void ShrunkCheckpoint::set_layer_sizes(Json& config) const {
 
 Json ShrunkCheckpoint::config() const {
   const ModelConfig& m = model_.config();
-  Json whole = read_config(model_.checkpoint());
+  Json whole = read_config_file(model_.checkpoint());
   Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   config[m.intermediate_field] = shape_.channels;
   config["num_hidden_layers"] = shape_.layers;

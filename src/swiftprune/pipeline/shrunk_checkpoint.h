@@ -17,6 +17,9 @@
 
 namespace swiftprune {
 
+// "model.layers." of "model.layers.0.self_attn.o_proj".
+std::string layers_prefix(const ModelConfig& model);
+
 class ShrunkCheckpoint final : public ShrinkOutput {
  public:
   // added_biases: of added_biases(). max_shard_bytes: shards are made anew when the source has several.

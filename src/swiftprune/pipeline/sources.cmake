@@ -15,10 +15,13 @@ target_sources(swiftprune PRIVATE
   pipeline/drivers/cpu_prune_shop.cpp
   pipeline/drivers/shrink.cpp
   pipeline/drivers/cpu_shrink_shop.cpp
+  pipeline/drivers/remove_experts.cpp
   pipeline/block_edits.cpp
   pipeline/tensor_output.cpp
   pipeline/checkpoint_output.cpp
+  pipeline/grid_output.cpp
   pipeline/shrunk_checkpoint.cpp
+  pipeline/expert_checkpoint.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp
   pipeline/record.cpp)

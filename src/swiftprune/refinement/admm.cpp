@@ -26,8 +26,11 @@ class AdmmRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor) const override {
-    return std::make_unique<AdmmGram>(prepare_admm(*stats.gram, options_, backend, tensor, stats.compute));
+                                           std::string_view tensor, bool on_grid) const override {
+    auto prepared =
+        std::make_unique<AdmmGram>(prepare_admm(*stats.gram, options_, backend, tensor, stats.compute));
+    if (on_grid) prepare_admm_grid(*prepared, backend, tensor);
+    return prepared;
   }
 
   Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
@@ -40,13 +43,31 @@ class AdmmRefiner final : public Refiner {
     result.mask = iteration.mask();
     result.report.damping = gram.damping;
     result.report.damping_raised = gram.damping_raised;
-    return result;
+    if (!task.grid) return result;
+    Matrix target(task.weight.rows, task.weight.cols);
+    backend.matmul(task.weight, gram.grid->quadratic.view(), 1.0f, 0.0f, target.view());
+    return put_on_grid(task, result, target.view(), gram, backend);
   }
 
   AdmmOptions options_;
 };
 
 }  // namespace
+
+void prepare_admm_grid(AdmmGram& gram, const Backend& backend, std::string_view tensor) {
+  gram.grid = prepare_grid(*gram.gram, gram.norm, kGridDamping, ColumnOrder::kByDiagonal, backend, tensor);
+}
+
+Refinement put_on_grid(const RefineTask& task, const Refinement& refined, ConstMatrixView target,
+                       const AdmmGram& gram, const Backend& backend) {
+  Mask mask = refined.mask;
+  GridWeight weight = solve_on_grid(refined.weight.view(), mask, task.target.pattern, target, *gram.grid,
+                                    *task.grid, backend);
+  Refinement result = on_grid_result(std::move(weight), mask);
+  result.report.damping = std::max(refined.report.damping, gram.grid->damping);
+  result.report.damping_raised = refined.report.damping_raised + gram.grid->damping_raised;
+  return result;
+}
 
 double ramp_share(int t, int ramp) {
   if (t + 1 >= ramp) return 1.0;

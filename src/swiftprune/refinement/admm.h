@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "swiftprune/refinement/grid_solver.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/selection/selector.h"
 
@@ -25,6 +26,7 @@ class AdmmGram final : public PreparedGram {
   std::unique_ptr<PackedWeight> rounded;
   double damping = 0.0;  // in use
   int damping_raised = 0;
+  std::optional<GridGram> grid;  // where a task has a grid: damped by kGridDamping
 };
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
                       std::string_view tensor, ComputeType compute = ComputeType::kF32);
@@ -56,6 +58,12 @@ class AdmmIteration {
   Matrix product_;   // (Z - U)P where P is in bf16
   Mask mask_;
 };
+
+// What makes grids possible with `gram`.
+void prepare_admm_grid(AdmmGram& gram, const Backend& backend, std::string_view tensor);
+// The iteration's result, moved onto the task's grid. target [O, I]: of grid_solver.h.
+Refinement put_on_grid(const RefineTask& task, const Refinement& refined, ConstMatrixView target,
+                       const AdmmGram& gram, const Backend& backend);
 
 // Share of the final sparsity at step t (from 0): 1 - (1 - (t+1)/ramp)³, 1 from `ramp` on.
 double ramp_share(int t, int ramp);

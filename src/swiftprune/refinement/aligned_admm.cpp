@@ -20,16 +20,20 @@ struct AlignedGram final : PreparedGram {
   const Matrix* residual = nullptr;  // the caller's R, or null
 };
 
-void match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend& backend,
-                        MatrixView weight) {
+// Returns what each row was multiplied with. [O]
+std::vector<float> match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend& backend,
+                                      MatrixView weight) {
+  std::vector<float> factors(static_cast<std::size_t>(weight.rows), 1.0f);
   const std::vector<double> wanted = row_energies(dense, gram.view(), backend);
   const std::vector<double> found = row_energies(weight, gram.view(), backend);
   for (std::int64_t r = 0; r < weight.rows; ++r) {
     const auto i = static_cast<std::size_t>(r);
     if (!(wanted[i] > 0.0 && found[i] > 0.0)) continue;
     const double scale = std::sqrt(std::clamp(std::sqrt(wanted[i] / found[i]), 0.5, 2.0));
-    for (float& value : weight.row_span(r)) value *= static_cast<float>(scale);
+    factors[i] = static_cast<float>(scale);
+    for (float& value : weight.row_span(r)) value *= factors[i];
   }
+  return factors;
 }
 
 class AlignedAdmmRefiner final : public Refiner {
@@ -39,13 +43,14 @@ class AlignedAdmmRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor) const override {
+                                           std::string_view tensor, bool on_grid) const override {
     const Matrix& gram = *stats.gram;
     const std::int64_t n = gram.rows();
     expect(stats.cross == nullptr || (stats.cross->rows() == n && stats.cross->cols() == n),
            "aligned-admm: cross moments [I, I]");
     auto prepared = std::make_unique<AlignedGram>();
     prepared->admm = prepare_admm(gram, options_.admm(), backend, tensor, stats.compute);
+    if (on_grid) prepare_admm_grid(prepared->admm, backend, tensor);
     prepared->residual = stats.residual;
     prepared->moments = Matrix(n, n);
     const double alpha = stats.cross != nullptr ? options_.alpha : 0.0;
@@ -94,8 +99,28 @@ class AlignedAdmmRefiner final : public Refiner {
     result.mask = iteration.mask();
     result.report.damping = gram.admm.damping;
     result.report.damping_raised = gram.admm.damping_raised;
-    match_row_energies(task.weight, *gram.gram, backend, result.weight.view());
-    return result;
+    const std::vector<float> factors =
+        match_row_energies(task.weight, *gram.gram, backend, result.weight.view());
+    if (!task.grid) return result;
+    const Matrix target = grid_target(task.weight, right, factors, gram);
+    return put_on_grid(task, result, target.view(), gram.admm, backend);
+  }
+
+  // T + damping·W n² with the grid's damping, of rows that were scaled as the result's.
+  static Matrix grid_target(ConstMatrixView weight, const Matrix& right, const std::vector<float>& factors,
+                            const AlignedGram& gram) {
+    Matrix target(weight.rows, weight.cols);
+    const auto more = static_cast<float>(gram.admm.grid->damping - gram.admm.damping);
+    parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) {
+        const float factor = factors[static_cast<std::size_t>(r)];
+        for (std::int64_t j = 0; j < weight.cols; ++j) {
+          const float norm = gram.admm.norm[static_cast<std::size_t>(j)];
+          target.at(r, j) = factor * norm * (right.at(r, j) + more * norm * weight.at(r, j));
+        }
+      }
+    });
+    return target;
   }
 
   AlignedAdmmOptions options_;

@@ -6,9 +6,21 @@
 #include <vector>
 
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune {
+
+struct DampedFactor {
+  Matrix factor;           // [I, I] lower triangular L = Uᵀ
+  double damping = 0.0;    // in use, relative to the unit asked for
+  int damping_raised = 0;  // how often it was raised tenfold
+};
+
+// Of a [I, I], symmetric, both halves; nothing is added where an input was 0 throughout. Throws
+// Error{kBadInput} naming the tensor where no damping will do.
+DampedFactor damped_factor(ConstMatrixView a, Damping damping, const Backend& backend,
+                           std::string_view tensor);
 
 struct InverseFactor {
   Matrix factor;           // [I, I] lower triangular L = Uᵀ

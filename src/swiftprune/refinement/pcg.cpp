@@ -25,8 +25,8 @@ class PcgRefiner final : public Refiner {
   explicit PcgRefiner(const PcgOptions& options) : Refiner(facts_of(options)), options_(options) {}
 
  private:
-  std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&,
-                                           std::string_view) const override {
+  std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&, std::string_view,
+                                           bool) const override {
     const Matrix& gram = *stats.gram;
     auto prepared = std::make_unique<PcgGram>();
     prepared->damping = static_cast<float>(options_.damping * damping_unit(gram.view()));

@@ -16,6 +16,7 @@ using Numbers = std::vector<double>;
 constexpr NumberRange kSteps{1, 1000, true};
 constexpr NumberRange kDamping{1e-6, 1e3, false};
 constexpr NumberRange kShare{0.0, 1.0, false};
+constexpr NumberRange kSwitch{0.0, 1.0, true};
 
 struct NumberInfo {
   std::string_view name;
@@ -101,6 +102,20 @@ RefinePart read_sparsegpt(const Numbers& given) {
 }
 Numbers write_sparsegpt(const RefinePart& part) { return {std::get<SparseGptOptions>(part).damping}; }
 
+RefinePart read_rtn(const Numbers&) { return RtnOptions{}; }
+Numbers write_rtn(const RefinePart&) { return {}; }
+
+RefinePart read_gptq(const Numbers& given) {
+  GptqOptions options;
+  take(given, 0, options.damping);
+  take(given, 1, options.act_order);
+  return options;
+}
+Numbers write_gptq(const RefinePart& part) {
+  const auto& options = std::get<GptqOptions>(part);
+  return {options.damping, options.act_order ? 1.0 : 0.0};
+}
+
 constexpr RefinerInfo kNone{"none", "the kept weights as they are", ""};
 
 // In the order of RefinePart.
@@ -113,7 +128,7 @@ constexpr std::array kEntries = {
           .read = read_pcg,
           .write = write_pcg},
     Entry{.info = {"admm", "finds mask and weights together", "arXiv 2401.02938, arXiv 2406.07831"},
-          .facts = {},
+          .facts = {.finds_grid = true},
           .numbers = {{{"steps", kSteps},
                        {"ramp (3/4 of the steps)", kSteps},
                        {"damping", kDamping},
@@ -123,7 +138,7 @@ constexpr std::array kEntries = {
           .write = write_admm},
     Entry{.info = {"aligned-admm", "admm that also makes up for the error of the layers before",
                    "this project; as admm"},
-          .facts = {.uses_alignment = true},
+          .facts = {.uses_alignment = true, .finds_grid = true},
           .numbers =
               {{{"steps", kSteps}, {"ramp (3/4 of the steps)", kSteps}, {"alpha", kShare}, {"beta", kShare}}},
           .num_shown = 2,
@@ -136,11 +151,23 @@ constexpr std::array kEntries = {
           .read = read_swaps,
           .write = write_swaps},
     Entry{.info = {"sparsegpt", "column by column with error compensation", "arXiv 2301.00774"},
-          .facts = {},
+          .facts = {.finds_grid = true},
           .numbers = {{{"damping", kDamping}}},
           .num_shown = 0,
           .read = read_sparsegpt,
           .write = write_sparsegpt},
+    Entry{.info = {"rtn", "the kept weights to the nearest values of the grid", ""},
+          .facts = {.uses_gram = false, .uses_mask = true, .finds_grid = true, .needs_grid = true},
+          .numbers = {},
+          .num_shown = 0,
+          .read = read_rtn,
+          .write = write_rtn},
+    Entry{.info = {"gptq", "column by column to the grid with error compensation", "arXiv 2210.17323"},
+          .facts = {.uses_mask = true, .finds_grid = true, .needs_grid = true},
+          .numbers = {{{"damping", kDamping}, {"act order (0 or 1)", kSwitch}}},
+          .num_shown = 0,
+          .read = read_gptq,
+          .write = write_gptq},
 };
 static_assert(kEntries.size() == std::variant_size_v<RefinePart>);
 
@@ -179,7 +206,9 @@ RefinePart parse_part(std::string_view text) {
 }
 
 [[noreturn]] void wrong_order(std::string_view text) {
-  bad_usage("refine: found '{}', but only pcg and swaps can follow, and nothing follows none", text);
+  bad_usage(
+      "refine: found '{}', but only pcg, swaps, rtn and gptq can follow, nothing follows rtn, gptq or none",
+      text);
 }
 
 bool can_follow(const RefinePart& part) { return facts_of(part).uses_mask; }
@@ -203,6 +232,13 @@ std::span<const RefinePart> all_refine_parts() {
   return parts;
 }
 
+std::vector<std::string_view> grid_refiners() {
+  std::vector<std::string_view> names;
+  for (const Entry& entry : kEntries)
+    if (entry.facts.finds_grid) names.push_back(entry.info.name);
+  return names;
+}
+
 std::string_view name_of(const RefinePart& part) { return entry_of(part).info.name; }
 
 RefineFacts facts_of(const RefinePart& part) { return entry_of(part).facts; }
@@ -220,7 +256,7 @@ std::string format(const RefinePart& part) {
 
 RefineSpec::RefineSpec(std::vector<RefinePart> parts) : parts_(std::move(parts)) {
   for (std::size_t i = 1; i < parts_.size(); ++i) {
-    if (!can_follow(parts_[i])) wrong_order(joined(parts_));
+    if (!can_follow(parts_[i]) || facts_of(parts_[i - 1]).needs_grid) wrong_order(joined(parts_));
   }
 }
 
@@ -230,7 +266,10 @@ RefineFacts RefineSpec::facts() const {
   for (const RefinePart& part : parts_) {
     facts.keeps_weights &= facts_of(part).keeps_weights;
     facts.moves_single_weights |= facts_of(part).moves_single_weights;
+    facts.uses_gram |= facts_of(part).uses_gram;
   }
+  facts.finds_grid = facts_of(parts_.back()).finds_grid;
+  facts.needs_grid = facts_of(parts_.back()).needs_grid;
   return facts;
 }
 

@@ -53,7 +53,18 @@ struct SparseGptOptions {  // sparsegpt.h
   bool operator==(const SparseGptOptions&) const = default;
 };
 
-using RefinePart = std::variant<PcgOptions, AdmmOptions, AlignedAdmmOptions, SwapsOptions, SparseGptOptions>;
+struct RtnOptions {  // rounding.h
+  bool operator==(const RtnOptions&) const = default;
+};
+
+struct GptqOptions {       // rounding.h
+  double damping = 0.01;   // of the mean diagonal
+  bool act_order = false;  // columns by falling diagonal, not as they are
+  bool operator==(const GptqOptions&) const = default;
+};
+
+using RefinePart = std::variant<PcgOptions, AdmmOptions, AlignedAdmmOptions, SwapsOptions, SparseGptOptions,
+                                RtnOptions, GptqOptions>;
 
 // What the pipeline asks of a refinement.
 struct RefineFacts {
@@ -62,6 +73,8 @@ struct RefineFacts {
   bool keeps_weights = false;         // kept weights stay as they are
   bool uses_alignment = false;        // reads LayerStats::cross and residual where they are given
   bool moves_single_weights = false;  // cannot keep the tiles of Pattern::Kind::kBlock
+  bool finds_grid = false;            // can put the weights on a grid of few bits
+  bool needs_grid = false;            // does nothing else
 
   StatNeeds needs() const { return {.energy = uses_gram, .gram = uses_gram, .alignment = uses_alignment}; }
 };
@@ -99,6 +112,8 @@ struct RefinerInfo {
   std::string_view source;
 };
 std::span<const RefinerInfo> refiners();  // "none" first, then in the order of RefinePart
+
+std::vector<std::string_view> grid_refiners();  // those that put weights on a grid
 
 // "none", "admm", "admm(20,15)", "admm(20)+pcg(20)". Throws Error{kUsage}.
 RefineSpec parse_refine(std::string_view text);

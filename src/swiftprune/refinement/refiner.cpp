@@ -12,7 +12,9 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/refinement/admm.h"
 #include "swiftprune/refinement/aligned_admm.h"
+#include "swiftprune/refinement/grid_search.h"
 #include "swiftprune/refinement/pcg.h"
+#include "swiftprune/refinement/rounding.h"
 #include "swiftprune/refinement/row_loops.h"
 #include "swiftprune/refinement/sparsegpt.h"
 #include "swiftprune/refinement/swaps.h"
@@ -50,12 +52,12 @@ class NoRefiner final : public Refiner {
   NoRefiner() : Refiner(kNoRefinement) {}
 
  private:
-  std::unique_ptr<PreparedGram> do_prepare(const LayerStats&, const Backend&,
-                                           std::string_view) const override {
+  std::unique_ptr<PreparedGram> do_prepare(const LayerStats&, const Backend&, std::string_view,
+                                           bool) const override {
     return std::make_unique<PreparedGram>();
   }
   Refinement do_refine(const RefineTask& task, const PreparedGram&, const Backend&) const override {
-    return {masked(task.weight, *task.mask), *task.mask, {}};
+    return {masked(task.weight, *task.mask), *task.mask, {}, {}};
   }
 };
 
@@ -64,7 +66,9 @@ std::unique_ptr<Refiner> make_part(const RefinePart& part) {
                                [](const AdmmOptions& options) { return make_admm(options); },
                                [](const AlignedAdmmOptions& options) { return make_aligned_admm(options); },
                                [](const SwapsOptions& options) { return make_swaps(options); },
-                               [](const SparseGptOptions& options) { return make_sparsegpt(options); }},
+                               [](const SparseGptOptions& options) { return make_sparsegpt(options); },
+                               [](const RtnOptions& options) { return make_rtn(options); },
+                               [](const GptqOptions& options) { return make_gptq(options); }},
                     part);
 }
 
@@ -81,9 +85,12 @@ class ChainRefiner final : public Refiner {
   };
 
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor) const override {
+                                           std::string_view tensor, bool on_grid) const override {
     auto prepared = std::make_unique<Prepared>();
-    for (const auto& part : parts_) prepared->parts.push_back(part->prepare(stats, backend, tensor));
+    for (const auto& part : parts_) {
+      const bool last = &part == &parts_.back();
+      prepared->parts.push_back(part->prepare(stats, backend, tensor, on_grid && last));
+    }
     return prepared;
   }
 
@@ -94,6 +101,7 @@ class ChainRefiner final : public Refiner {
     Refinement result;
     RefineReport report;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
+      part_task.grid = i + 1 == parts_.size() ? task.grid : std::nullopt;
       Refinement next = parts_[i]->refine(part_task, *grams[i], backend);
       report.damping = std::max(report.damping, next.report.damping);
       report.damping_raised += next.report.damping_raised;
@@ -111,12 +119,12 @@ class ChainRefiner final : public Refiner {
 }  // namespace
 
 std::unique_ptr<PreparedGram> Refiner::prepare(const LayerStats& stats, const Backend& backend,
-                                               std::string_view tensor) const {
+                                               std::string_view tensor, bool on_grid) const {
   if (uses_gram()) {
     expect(stats.gram != nullptr, "prepare: the Gram matrix was collected");
     check_gram(stats.gram, stats.gram->rows(), tensor);
   }
-  auto prepared = do_prepare(stats, backend, tensor);
+  auto prepared = do_prepare(stats, backend, tensor, on_grid);
   prepared->gram = uses_gram() ? stats.gram : nullptr;
   return prepared;
 }
@@ -129,6 +137,7 @@ Refinement Refiner::refine(const RefineTask& task, const PreparedGram& prepared,
   expect(!uses_mask() || task.mask != nullptr, "refine: a mask for a refiner that uses one");
   expect(task.mask == nullptr || (task.mask->rows() == w.rows && task.mask->cols() == w.cols),
          "refine: the mask of this weight");
+  if (task.grid) check_grid(*task.grid, w.cols, std::string(task.target.tensor));
   expect(task.start == nullptr || (task.start->rows() == w.rows && task.start->cols() == w.cols),
          "refine: start weights of this shape");
   expect(prepared.gram == nullptr || prepared.gram->rows() == w.cols,
@@ -136,6 +145,15 @@ Refinement Refiner::refine(const RefineTask& task, const PreparedGram& prepared,
   check_finite(w, task.target.tensor, "weight");
   Refinement result = do_refine(task, prepared, backend);
   check_finite(result.weight.view(), task.target.tensor, "refined weight");
+  expect(task.grid.has_value() == result.quantized.has_value(), "refine: codes for a grid");
+  return result;
+}
+
+Refinement on_grid_result(GridWeight weight, const Mask& mask) {
+  Refinement result;
+  result.quantized = weight.quantized();
+  result.weight = dequantize(*result.quantized);
+  result.mask = mask;
   return result;
 }
 

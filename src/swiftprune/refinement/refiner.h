@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "swiftprune/backend/backend.h"
@@ -13,14 +14,18 @@
 #include "swiftprune/selection/pattern.h"
 #include "swiftprune/tensor/mask.h"
 #include "swiftprune/tensor/matrix.h"
+#include "swiftprune/tensor/quantized_weight.h"
 
 namespace swiftprune {
+
+class GridWeight;
 
 struct RefineTask {
   ConstMatrixView weight{};       // [O, I] the dense weights
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
   PruneTarget target{};
+  std::optional<QuantGrid> grid{};  // that the new weights are to be on
 };
 
 struct RefineReport {
@@ -29,8 +34,9 @@ struct RefineReport {
 };
 
 struct Refinement {
-  Matrix weight;  // [O, I], +0 where pruned; never NaN
-  Mask mask;      // [O, I]
+  Matrix weight;                               // [O, I], +0 where pruned; never NaN
+  Mask mask;                                   // [O, I]
+  std::optional<QuantizedWeight> quantized{};  // the same weights, where the task had a grid
   RefineReport report;
 };
 
@@ -52,14 +58,15 @@ class Refiner {
 
   // Throws Error{kBadInput} when the Gram is missing or not finite. The matrices of `stats` must outlive the
   // result.
+  // on_grid: for tasks with a grid, or for ones without.
   std::unique_ptr<PreparedGram> prepare(const LayerStats& stats, const Backend& backend,
-                                        std::string_view tensor) const;
+                                        std::string_view tensor, bool on_grid = false) const;
   // `prepared` comes from this refiner and the statistics of this linear's inputs.
   Refinement refine(const RefineTask& task, const PreparedGram& prepared, const Backend& backend) const;
 
  private:
   virtual std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                                   std::string_view tensor) const = 0;
+                                                   std::string_view tensor, bool on_grid) const = 0;
   virtual Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                                const Backend& backend) const = 0;
 
@@ -67,5 +74,8 @@ class Refiner {
 };
 
 std::unique_ptr<Refiner> make_refiner(const RefineSpec& spec);
+
+// What a refiner on a grid returns.
+Refinement on_grid_result(GridWeight weight, const Mask& mask);
 
 }  // namespace swiftprune

@@ -35,6 +35,16 @@ struct RowLoops {
   // column. For each column j: error_j = pruned ? w_j / factor_jj : 0; w_k -= error_j·factor_jk for k >= j.
   void (*compensate)(const float* factor, std::int64_t size, const unsigned char* kept, std::int64_t first,
                      std::int64_t last, float* w, float* errors);
+
+  // Grids of few bits: the nearest value is scale·round(clamp(w/scale, lowest, highest)).
+  // Σ importance·(w - nearest)²
+  float (*grid_error)(const float* w, const float* importance, std::int64_t n, float scale, float lowest,
+                      float highest);
+  // As compensate, but a kept w_j becomes its nearest value, with the grid of each column, and what that
+  // changes is made up for, too.
+  void (*compensate_rounding)(const float* factor, std::int64_t size, const unsigned char* kept,
+                              const float* scale, const float* lowest, const float* highest,
+                              std::int64_t first, std::int64_t last, float* w, float* errors);
 };
 
 extern const RowLoops kBaselineRowLoops;

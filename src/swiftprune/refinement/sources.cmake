@@ -9,6 +9,9 @@ target_sources(swiftprune PRIVATE
   refinement/aligned_admm.cpp
   refinement/swaps.cpp
   refinement/sparsegpt.cpp
+  refinement/grid_search.cpp
+  refinement/grid_solver.cpp
+  refinement/rounding.cpp
   refinement/row_loops_baseline.cpp)
 swiftprune_isa_sources(swiftprune
   AVX2 refinement/row_loops_avx2.cpp

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/refinement/grid_search.h"
 #include "swiftprune/refinement/inverse_factor.h"
 #include "swiftprune/refinement/row_loops.h"
 #include "swiftprune/selection/exact_selector.h"
@@ -38,7 +41,7 @@ class SparseGptRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor) const override;
+                                           std::string_view tensor, bool) const override;
   Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                        const Backend& backend) const override;
 
@@ -46,7 +49,7 @@ class SparseGptRefiner final : public Refiner {
 };
 
 std::unique_ptr<PreparedGram> SparseGptRefiner::do_prepare(const LayerStats& stats, const Backend& backend,
-                                                           std::string_view tensor) const {
+                                                           std::string_view tensor, bool) const {
   auto prepared = std::make_unique<SparseGptGram>();
   prepared->inverse = inverse_factor(*stats.gram, options_.damping, backend, tensor);
   return prepared;
@@ -111,6 +114,12 @@ Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGra
       result.weight.at(r, j) = gram.dead[static_cast<std::size_t>(j)] ? 0.0f : task.weight.at(r, j);
     }
   }
+  std::optional<GridWeight> grid;
+  if (task.grid) {  // the published code's joint mode: scales from the weights before any changes
+    grid.emplace(*task.grid, rows, cols);
+    std::copy_n(result.weight.data(), result.weight.numel(), grid->values.data());
+    set_range_grids(*grid);
+  }
   const std::int64_t step = block_size(pattern);
   for (std::int64_t first = 0; first < cols; first += step) {
     check_interrupt();
@@ -127,6 +136,7 @@ Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGra
     Matrix errors(rows, size);
     parallel_for(rows, kRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
       std::vector<unsigned char> kept(static_cast<std::size_t>(size));
+      GridColumns columns(grid ? size : 0);
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t group = n_of_m ? pattern.m : size;
         for (std::int64_t g = 0; g < size; g += group) {
@@ -135,7 +145,15 @@ Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGra
           } else {
             for (std::int64_t j = 0; j < size; ++j) kept[static_cast<std::size_t>(j)] = mask.kept(r, j);
           }
-          loops.compensate(factor.data(), size, kept.data(), g, g + group, w.row(r), errors.row(r));
+          if (!grid) {
+            loops.compensate(factor.data(), size, kept.data(), g, g + group, w.row(r), errors.row(r));
+            continue;
+          }
+          for (std::int64_t j = g; j < g + group; ++j)
+            columns.set(j, kept[static_cast<std::size_t>(j)] != 0, grid->at(r, grid->group_of(first + j)));
+          loops.compensate_rounding(factor.data(), size, kept.data(), columns.scale.data(),
+                                    columns.lowest.data(), columns.highest.data(), g, g + group, w.row(r),
+                                    errors.row(r));
         }
         for (std::int64_t j = 0; j < size; ++j) {
           if (kept[static_cast<std::size_t>(j)] != 0) result.mask.keep(r, first + j);
@@ -147,6 +165,10 @@ Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGra
     backend.matmul_transposed(errors.view(),
                               gram.factor.view().row_block(first + size, after).col_block(first, size), -1.0f,
                               1.0f, result.weight.view().col_block(first + size, after));
+  }
+  if (grid) {
+    grid->values = std::move(result.weight);
+    result = on_grid_result(std::move(*grid), result.mask);
   }
   result.report.damping = gram.damping;
   result.report.damping_raised = gram.damping_raised;

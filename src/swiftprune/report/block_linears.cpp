@@ -15,14 +15,20 @@ bool is_number(std::string_view text) {
 }  // namespace
 
 std::string with_block_star(std::string_view tensor) {
-  for (std::size_t begin = 0; begin < tensor.size();) {
+  std::string starred;
+  std::string_view before;
+  bool in_block = false;
+  for (std::size_t begin = 0; begin <= tensor.size();) {
     const std::size_t end = std::min(tensor.find('.', begin), tensor.size());
-    if (is_number(tensor.substr(begin, end - begin))) {
-      return fmt::format("{}*{}", tensor.substr(0, begin), tensor.substr(end));
-    }
+    const std::string_view part = tensor.substr(begin, end - begin);
+    const bool starts = is_number(part) && (!in_block || before == "experts");
+    in_block |= starts;
+    starred += starts ? std::string_view("*") : part;
+    if (end < tensor.size()) starred += '.';
+    before = part;
     begin = end + 1;
   }
-  return std::string(tensor);
+  return starred;
 }
 
 std::set<std::string> block_linear_names(const Checkpoint& checkpoint) {

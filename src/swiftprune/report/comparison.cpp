@@ -40,11 +40,7 @@ WorstExample example_of(const Tokenizer& tokenizer, std::span<const ScoredWindow
   return example;
 }
 
-bool has_tokenizer(const Model& model) {
-  const auto& folder = model.checkpoint().folder();
-  return std::filesystem::exists(folder / "tokenizer.json") ||
-         std::filesystem::exists(folder / "tokenizer.model");
-}
+bool has_tokenizer(const Model& model) { return Tokenizer::is_in(model.checkpoint().folder()); }
 
 // The same text must mean the same tokens.
 void check_tokenizers(const Tokenizer& dense, const Tokenizer& other, std::span<const Prompt> prompts,

@@ -1,5 +1,4 @@
-#include "swiftprune/core/cpu_features.h"
-#include "swiftprune/core/parallel.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/report/comparison.h"
 
 namespace swiftprune {
@@ -113,19 +112,18 @@ ordered_json model_json(const ComparisonReport& report, const ModelReport& model
 
 ordered_json to_json(const ComparisonReport& report) {
   const Verdict verdict = verdict_of(report);
-  ordered_json json = {
-      {"format_version", kFormatVersion},
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"title", report.title},
-      {"verdict", {{"headline", verdict.headline}, {"detail", verdict.detail}}},
-      {"passed", report.passed()},
-      {"gates", ordered_json::array()},
-      {"text", report.text},
-      {"convention", report.convention},
-      {"compute", report.compute},
-      {"machine", {{"cpu", cpu_model_name()}, {"instruction_set", isa_name()}, {"threads", num_threads()}}},
-      {"models", ordered_json::array()},
-      {"commands", report.commands}};
+  ordered_json json = {{"format_version", kFormatVersion},
+                       {"swiftprune", SWIFTPRUNE_VERSION},
+                       {"title", report.title},
+                       {"verdict", {{"headline", verdict.headline}, {"detail", verdict.detail}}},
+                       {"passed", report.passed()},
+                       {"gates", ordered_json::array()},
+                       {"text", report.text},
+                       {"convention", report.convention},
+                       {"compute", report.compute},
+                       {"machine", machine_record()},
+                       {"models", ordered_json::array()},
+                       {"commands", report.commands}};
   for (const GateResult& gate : report.gates) {
     json["gates"].push_back({{"model", gate.model},
                              {"gate", gate.gate},

@@ -5,6 +5,7 @@
 
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/report/block_linears.h"
 
@@ -52,15 +53,24 @@ void understand(ModelInspection& inspection, const Checkpoint& checkpoint) {
 }
 
 nlohmann::ordered_json config_json(const ModelConfig& config) {
-  return {{"family", config.family},
-          {"layers", config.num_layers()},
-          {"hidden_size", config.hidden_size},
-          {"intermediate_size", config.intermediate_size},
-          {"heads", config.num_heads},
-          {"kv_heads", config.num_kv_heads},
-          {"head_size", config.head_size},
-          {"vocab_size", config.vocab_size},
-          {"max_positions", config.max_positions}};
+  nlohmann::ordered_json json = {{"family", config.family},
+                                 {"layers", config.num_layers()},
+                                 {"hidden_size", config.hidden_size},
+                                 {"intermediate_size", config.intermediate_size},
+                                 {"heads", config.num_heads},
+                                 {"kv_heads", config.num_kv_heads},
+                                 {"head_size", config.head_size},
+                                 {"vocab_size", config.vocab_size},
+                                 {"max_positions", config.max_positions}};
+  if (const ExpertsConfig* experts = experts_of(config)) {
+    const auto layers = std::count_if(config.blocks.begin(), config.blocks.end(),
+                                      [](const BlockConfig& block) { return block.experts.has_value(); });
+    json["experts"] = {{"count", experts->count},
+                       {"a_token", experts->router.top_k},
+                       {"width", experts->width},
+                       {"layers", layers}};
+  }
+  return json;
 }
 
 nlohmann::ordered_json tensor_json(const TensorInspection& tensor) {

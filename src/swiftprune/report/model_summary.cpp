@@ -4,9 +4,10 @@
 #include <filesystem>
 #include <map>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -20,7 +21,12 @@ LinearSummary summarize(const Checkpoint& checkpoint, const LinearTensors& linea
   LinearSummary summary{linear.name + ".weight", layer, linear.outputs, linear.inputs, 0.0, "dense"};
   if (const auto packed = find_packed(checkpoint, summary.name, linear.outputs, linear.inputs)) {
     summary.sparsity = 1.0 - packed->density();
-    summary.pattern = name_of(packed->kind());
+    summary.pattern =
+        is_grid(packed->kind()) ? describe(packed->shape()) : std::string(name_of(packed->kind()));
+    if (is_grid(packed->kind())) {  // zeros may be stored
+      summary.sparsity = 1.0 - static_cast<double>(num_nonzero(unpack_quantized(*packed))) /
+                                   static_cast<double>(linear.outputs * linear.inputs);
+    }
     return summary;
   }
   const TensorInfo& info = checkpoint.at(summary.name);
@@ -77,8 +83,12 @@ void read_pack_record(const std::filesystem::path& folder, ModelSummary& summary
   if (!std::filesystem::exists(path, ignored)) return;
   const json record = read_json_file(path);
   if (!record.is_object()) bad_input("{}: expected an object", path.string());
-  const std::string quantize = record.contains("quantize") ? text_of(record["quantize"]) : "none";
-  summary.steps.push_back({quantize == "none" ? "pack" : "pack " + quantize, {}});
+  const auto field = [&record](const char* name) {
+    return record.contains(name) ? text_of(record[name]) : std::string("none");
+  };
+  std::string step = field("quantize") == "none" ? "pack" : "pack " + field("quantize");
+  if (field("quantize_embeddings") != "none") step += ", embeddings " + field("quantize_embeddings");
+  summary.steps.push_back({step, {}});
 }
 
 void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
@@ -119,6 +129,10 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
   for (const TensorInfo& info : checkpoint.tensors()) {
     summary.num_bytes += info.num_bytes();
     if (!info.name.ends_with(kPackedSuffix)) summary.num_parameters += info.numel();
+  }
+  const ModelConfig& config = model.config();
+  for (const std::string& table : tables_of(config)) {
+    if (checkpoint.find(table) == nullptr) summary.num_parameters += config.vocab_size * config.hidden_size;
   }
   std::map<std::string, std::int64_t> patterns;
   double zeros = 0.0, weights = 0.0;

@@ -12,6 +12,7 @@
 
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
@@ -176,8 +177,9 @@ class Verifier {
     } else if (other->dtype != tensor.dtype) {
       tensors_.fail("{}: found dtype {}, expected {}", tensor.name, name_of(other->dtype),
                     name_of(tensor.dtype));
-    } else if (other->file != tensor.file) {
-      tensors_.fail("{}: found in {}, expected in {}", tensor.name, other->file, tensor.file);
+    } else if (other->file != safetensors_name(tensor.file)) {
+      tensors_.fail("{}: found in {}, expected in {}", tensor.name, other->file,
+                    safetensors_name(tensor.file));
     } else {
       tensors_.pass();
       return other;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {
@@ -200,7 +200,7 @@ void JsonAcceptor::start_value(State state, std::uint8_t byte, States& next) {
 
 void JsonAcceptor::open(State state, Mode mode, States& next) {
   const std::int32_t depth = state.frame < 0 ? 1 : frame(state.frame).depth + 1;
-  if (depth > kMaxJsonDepth) return;
+  if (static_cast<std::size_t>(depth) > kMaxJsonDepth) return;
   state.frame = add_frame({.parent = state.frame, .node = state.node, .depth = depth});
   if (mode == Mode::kFirstItem) state.node = schema_.at(state.node).children.front();
   state.mode = mode;

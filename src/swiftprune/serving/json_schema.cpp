@@ -6,8 +6,8 @@
 
 #include <fmt/ranges.h>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {

@@ -8,8 +8,8 @@
 
 #include <fmt/format.h>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/serving/json_schema.h"
 #include "swiftprune/templates/json_value.h"
 

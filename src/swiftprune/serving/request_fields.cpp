@@ -9,8 +9,8 @@
 
 #include <fmt/format.h>
 
-#include "swiftprune/checkpoint/json_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune {
 namespace {

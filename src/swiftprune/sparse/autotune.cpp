@@ -14,6 +14,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/linear.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace {
@@ -46,7 +47,9 @@ double microseconds(const Linear& linear, ConstMatrixView x, MatrixView y, Compu
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Without zeros left out, and the same numbers.
 PackedTensor to_dense(const PackedTensor& packed) {
+  if (is_grid(packed.kind())) return pack(unpack_quantized(packed), {PackedKind::kDenseGrid});
   const std::vector<std::uint16_t> bits = unpack(packed);
   return pack({bits, packed.rows(), packed.cols(), packed.shape().dtype}, {PackedKind::kDense16});
 }
@@ -83,7 +86,8 @@ std::string Autotuner::key(const PackedTensor& packed, std::int64_t tokens, Comp
   const PackedShape& shape = packed.shape();
   return fmt::format("{} | {} | {} threads | {} | {}x{} {} {} {}:{} {:.2f} | {} tokens {}", cpu_model_name(),
                      isa_name(), num_threads(), SWIFTPRUNE_VERSION, shape.rows, shape.cols,
-                     name_of(shape.kind), name_of(shape.dtype), shape.group_n, shape.group_m,
+                     is_grid(shape.kind) ? describe(shape) : std::string(name_of(shape.kind)),
+                     name_of(shape.dtype), shape.group_n, shape.group_m,
                      std::round(packed.density() * 20.0) / 20.0, tokens,
                      compute == ComputeType::kBF16 ? "bf16" : "f32");
 }
@@ -99,7 +103,8 @@ TuneResult Autotuner::measure(const PackedTensor& packed, std::int64_t tokens, C
 }
 
 PackedTensor Autotuner::faster(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
-  if (packed.kind() == PackedKind::kDense16 || measure(packed, tokens, compute).packed_wins()) return packed;
+  const bool dense = packed.kind() == PackedKind::kDense16 || packed.kind() == PackedKind::kDenseGrid;
+  if (dense || measure(packed, tokens, compute).packed_wins()) return packed;
   return to_dense(packed);
 }
 

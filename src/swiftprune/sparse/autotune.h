@@ -15,7 +15,7 @@ namespace swiftprune {
 
 struct TuneResult {
   double packed_us = 0.0;  // best time of one forward
-  double dense_us = 0.0;   // of dense16 with the same shape
+  double dense_us = 0.0;   // of dense16 with the same shape, of dense_grid for grids
   // Packed unless it is slower by more than two measurements differ: it is never the larger one.
   bool packed_wins() const { return packed_us <= 1.03 * dense_us; }
 };
@@ -28,7 +28,7 @@ class Autotuner {
   // Looks up or measures `tokens` tokens. Weights are read from memory, not from the cache, as in a model
   // that is larger than it. Few milliseconds the first time.
   TuneResult measure(const PackedTensor& packed, std::int64_t tokens, ComputeType compute);
-  // The packed tensor, or its dense16 form (the same numbers, more memory) where that is faster.
+  // The packed tensor, or its dense16 form (a grid's dense_grid; the same numbers, more memory) where that is faster.
   PackedTensor faster(const PackedTensor& packed, std::int64_t tokens, ComputeType compute);
   // Processor, threads, version, shape, kind, density in twentieths, tokens, compute.
   static std::string key(const PackedTensor& packed, std::int64_t tokens, ComputeType compute);

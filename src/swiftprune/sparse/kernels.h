@@ -6,6 +6,7 @@
 // a sum.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace swiftprune::sparse_kernels {
@@ -24,6 +25,21 @@ struct Weights {
   std::int64_t used_slots = 0;             // nm16: without the padding slot
   int group_n = 0;
   int group_m = 0;
+  // Grid kinds; steps are quads there, of whole chunks of 32 columns.
+  const std::uint16_t* scales = nullptr;  // f16 [panels, groups, 16]
+  const std::uint8_t* zeros = nullptr;    // [panels, groups, 16], two rows a byte under 8 bits; null: middle
+  int bits = 0;
+  int middle = 0;
+  std::int64_t chunks = 0;
+  std::int64_t group_chunks = 0;  // chunks of a sum that one scale multiplies; the last may be shorter
+  std::int64_t groups = 0;        // scales of a row
+  bool row_groups = false;        // one scale a row, whatever the sum
+};
+
+// Where the codes of a bitmap grid's panel stand: codes read from each stream, and of all.
+struct GridCursor {
+  std::int64_t at[4] = {};
+  std::int64_t total = 0;
 };
 
 // Panels [first_panel, last_panel) times a block of tokens. `tokens` is 1, 2, 4 or 8.
@@ -48,15 +64,33 @@ struct DecodeInt8Args {
   std::int64_t y_stride = 0;
 };
 
+// Grids: codes times 16-bit activations. A sum over a group of inputs is an exact integer; sums of groups,
+// each times its scale, add in float32 from the first group to the last.
+//   x = high·256 + low, both signed bytes.
+struct DecodeGridArgs {
+  const Weights* weights = nullptr;
+  std::int64_t first_panel = 0;
+  std::int64_t last_panel = 0;
+  int tokens = 0;  // 1, 2, 4 or 8
+  // A token: i8 high [steps, 4], i8 low [steps, 4], i32 sum of x over each group_chunks of chunks.
+  const std::byte* x = nullptr;
+  std::int64_t x_stride = 0;  // bytes
+  float* y = nullptr;         // [tokens, y_stride]; in the scale of x
+  std::int64_t y_stride = 0;
+};
+inline constexpr int kLargestGridInput = 127 * 256 + 127;
+
 // Columns [2·first_pair, 2·last_pair) of one panel. `cursor` is where the stream of the panel stands: 0 at
 // pair 0, and what the call before returned after that.
 struct ExpandArgs {
   const Weights* weights = nullptr;
   std::int64_t panel = 0;
-  std::int64_t first_pair = 0;  // even for 8 bits and a multiple of 8 for block16 and nm16
+  std::int64_t first_pair =
+      0;  // even for 8 bits, a multiple of 8 for block16 and nm16, whole chunks in grids
   std::int64_t last_pair = 0;
   std::int64_t cursor = 0;
-  void* tile = nullptr;  // float [pairs, 2, 16], or bf16 [pairs, 16, 2]
+  GridCursor* grid_cursor = nullptr;  // the same of grids, moved on by the call; zero at pair 0
+  void* tile = nullptr;               // float [pairs, 2, 16], or bf16 [pairs, 16, 2]
 };
 
 // c += x · tileᵀ for one block of tokens and up to gemm_panels panels, `pairs` column pairs.
@@ -71,6 +105,7 @@ struct GemmArgs {
 
 using DecodeFn = void (*)(const DecodeArgs&);
 using DecodeInt8Fn = void (*)(const DecodeInt8Args&);
+using DecodeGridFn = void (*)(const DecodeGridArgs&);
 using ExpandFn = std::int64_t (*)(const ExpandArgs&);  // returns the cursor after the last pair
 using GemmFn = void (*)(const GemmArgs&);
 
@@ -98,6 +133,11 @@ struct Table {
   ExpandFn expand_bf16[4] = {};       // of BF16 weights
   ExpandFn expand_bf16_int8[2] = {};  // int8 is exact in bf16
   Gemm gemm_bf16 = {};
+  // Grids: dense, bitmap, N:M; then 8, 4 and 3 bits.
+  ExpandFn expand_f32_grid[3][3] = {};
+  ExpandFn expand_bf16_grid[3][3] = {};  // rounds to bf16
+  int decode_grid_tokens = 0;            // most tokens of one decode call
+  DecodeGridFn decode_grid[3][3] = {};
 };
 
 extern const Table kBaselineTable;

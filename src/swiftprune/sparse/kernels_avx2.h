@@ -7,5 +7,6 @@ namespace swiftprune::sparse_kernels {
 
 void set_avx2_decode(Table& table);
 void set_avx2_tiles(Table& table);
+void set_avx2_grid(Table& table);
 
 }  // namespace swiftprune::sparse_kernels

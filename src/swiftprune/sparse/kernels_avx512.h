@@ -1,4 +1,4 @@
-// The parts of the AVX-512 table; two files because decode and tiles are each a screenful.
+// The parts of the AVX-512 table; files because decode, tiles and grids are each a screenful.
 #pragma once
 
 #include "swiftprune/sparse/kernels.h"
@@ -7,6 +7,7 @@ namespace swiftprune::sparse_kernels {
 
 void set_avx512_decode(Table& table);
 void set_avx512_tiles(Table& table);
+void set_avx512_grid(Table& table);
 void set_avx512_bf16_gemm(Table& table);
 
 }  // namespace swiftprune::sparse_kernels

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "swiftprune/sparse/grid_codes.h"
 #include "swiftprune/sparse/kernels.h"
 #include "swiftprune/tensor/dtype.h"
 
@@ -132,6 +133,28 @@ std::int64_t expand_bitmap_8bit(const ExpandArgs& a) {
   return value - first;
 }
 
+// Any kind and any bits.
+std::int64_t expand_grid(const ExpandArgs& a) {
+  const Weights& w = *a.weights;
+  GridCodes codes = GridCodes::of(w, a.panel);
+  codes.cursor = *a.grid_cursor;
+  for (std::int64_t k = a.first_pair; k < a.last_pair; k += 2) {
+    const std::int64_t step = k / 2;
+    const std::int64_t group = w.row_groups ? 0 : step / kChunkSteps / w.group_chunks;
+    std::uint8_t lanes[64];
+    read_step(w, a.panel, step, codes, lanes);
+    for (int r = 0; r < kRows; ++r) {
+      const float scale = f16_to_f32(w.scales[(a.panel * w.groups + group) * kRows + r]);
+      const int zero = zero_point(w, a.panel, group, r);
+      for (int j = 0; j < 4; ++j) {
+        tile_at(a, k + j / 2)[j % 2 * kRows + r] = static_cast<float>(lanes[4 * r + j] - zero) * scale;
+      }
+    }
+  }
+  *a.grid_cursor = codes.cursor;
+  return 0;
+}
+
 constexpr int kTokens = 4;
 
 void multiply(const GemmArgs& a) {
@@ -162,6 +185,9 @@ const Table kBaselineTable = {
     .expand_f32_int8 = {expand_dense_8bit<std::int8_t>, expand_bitmap_8bit<std::int8_t>},
     .expand_f32_fp8 = {expand_dense_8bit<E4M3>, expand_bitmap_8bit<E4M3>},
     .gemm_f32 = {kTokens, 1, multiply},
+    .expand_f32_grid = {{expand_grid, expand_grid, expand_grid},
+                        {expand_grid, expand_grid, expand_grid},
+                        {expand_grid, expand_grid, expand_grid}},
 };
 
 }  // namespace swiftprune::sparse_kernels

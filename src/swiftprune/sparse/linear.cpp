@@ -11,6 +11,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/grid_codes.h"
 #include "swiftprune/sparse/kernels.h"
 
 namespace swiftprune {
@@ -28,7 +29,8 @@ constexpr std::int64_t kTokensPerPass = 512;       // of a product with tiles: b
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
     const auto checked = [](const Table& table) -> const Table& {
-      expect(std::max(table.decode_tokens, table.decode_int8_tokens) <= kMaxDecodeTokens,
+      expect(std::max({table.decode_tokens, table.decode_int8_tokens, table.decode_grid_tokens}) <=
+                 kMaxDecodeTokens,
              "the sums of a decode call fit");
       return table;
     };
@@ -41,37 +43,31 @@ const Table& table() {
   return chosen;
 }
 
-Weights kernel_view(const PackedTensor& w) {
-  const PackedShape& shape = w.shape();
-  return {.values = w.values(),
-          .masks = w.masks(),
-          .indices = w.indices(),
-          .offsets = w.offsets(),
-          .columns = w.columns(),
-          .steps = is_8bit(shape.kind) ? shape.num_quads() : shape.num_pairs(),
-          .slots = shape.num_slots(),
-          .used_slots = shape.group_m == 0 ? 0 : shape.cols / shape.group_m * shape.group_n,
-          .group_n = shape.group_n,
-          .group_m = shape.group_m};
-}
-
-// Index into the table's functions of a 16-bit kind.
+// Index into the table's functions, of the kind and of a grid's bits.
 int kernel_kind(PackedKind kind) {
   switch (kind) {
     case PackedKind::kBitmap16:
     case PackedKind::kBitmapInt8:
     case PackedKind::kBitmapFp8:
+    case PackedKind::kBitmapGrid:
       return kBitmap;
     case PackedKind::kNm16:
+    case PackedKind::kNmGrid:
       return kNm;
     case PackedKind::kBlock16:
       return kBlock;
     case PackedKind::kDense16:
     case PackedKind::kDenseInt8:
     case PackedKind::kDenseFp8:
+    case PackedKind::kDenseGrid:
       break;
   }
   return kDense;
+}
+
+std::size_t kernel_bits(const PackedTensor& w) {
+  return static_cast<std::size_t>(std::ranges::find(kQuantBits, w.shape().grid.bits) -
+                                  std::begin(kQuantBits));
 }
 
 // Grows and keeps its memory: a forward must not wait for the allocator.
@@ -262,6 +258,86 @@ void decode_int8(const Product& product, const Table& kernels, DecodeInt8Fn kern
                });
 }
 
+// Of n numbers, n a multiple of 32; in lanes, so that compilers vectorize.
+float largest_size(const float* x, std::int64_t n) {
+  std::array<float, kChunkCols> lanes{};
+  for (std::int64_t first = 0; first < n; first += kChunkCols) {
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+      const float size = std::abs(x[first + static_cast<std::int64_t>(i)]);
+      lanes[i] = size > lanes[i] ? size : lanes[i];
+    }
+  }
+  return *std::ranges::max_element(lanes);
+}
+
+// One token for the kernels of grids: x = scale · (256·high + low), and its sums over each group.
+void quantize_for_grid(const float* x, const Weights& w, float scale, std::byte* out) {
+  auto* high = reinterpret_cast<std::int8_t*>(out);
+  const std::int64_t cols = w.steps * 4;
+  std::int8_t* low = high + cols;
+  auto* sums = reinterpret_cast<std::int32_t*>(out + 2 * cols);
+  const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+  const std::int64_t width = w.group_chunks * kChunkCols;
+  for (std::int64_t first = 0; first < cols; first += width) {
+    std::uint32_t sum = 0;  // wraps where x is no number
+    for (std::int64_t c = first; c < std::min(cols, first + width); ++c) {
+      // Adding and taking away 1.5·2^23 rounds to the nearest integer, ties to even, in a vector's lanes.
+      const float rounded = x[c] * inverse + 12582912.0f;
+      const auto q = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(rounded) -
+                                               std::bit_cast<std::uint32_t>(12582912.0f));
+      const std::int32_t h = (q >> 8) + ((q >> 7) & 1);  // rounded: low stays a signed byte
+      high[c] = static_cast<std::int8_t>(h);
+      low[c] = static_cast<std::int8_t>(q & 255);
+      sum += static_cast<std::uint32_t>(q);
+    }
+    *sums++ = static_cast<std::int32_t>(sum);
+  }
+}
+
+// As the tables of 1, 2, 4, 8 tokens a call; tokens that fill up a call are zero.
+void decode_grid(const Product& product, const Table& kernels, DecodeGridFn kernel) {
+  const Weights& view = product.view;
+  const std::int64_t tokens = product.x.rows;
+  const std::int64_t x_stride = round_up(view.steps * 8 + ceil_div(view.chunks, view.group_chunks) * 4, 64);
+  const auto block =
+      std::min<std::int64_t>(kernels.decode_grid_tokens,
+                             static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(tokens))));
+  thread_local Scratch scratch;
+  auto* quantized = scratch.get<std::byte>(round_up(tokens, block) * x_stride);
+  std::array<float, kMaxInt8DecodeTokens> scales;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    scales[static_cast<std::size_t>(t)] =
+        largest_size(product.x.row(t), product.x.cols) / static_cast<float>(kLargestGridInput);
+    quantize_for_grid(product.x.row(t), view, scales[static_cast<std::size_t>(t)], quantized + t * x_stride);
+  }
+  std::memset(quantized + tokens * x_stride, 0,
+              static_cast<std::size_t>((round_up(tokens, block) - tokens) * x_stride));
+  parallel_for(product.weight.shape().num_panels(), panels_per_task(product.weight),
+               [&](std::int64_t first, std::int64_t last) {
+                 alignas(64) std::array<float, kMaxDecodeTokens * kMaxPanelsPerTask * kRows> sums;
+                 const std::int64_t stride = (last - first) * kRows;
+                 const std::int64_t rows = std::min(stride, product.weight.rows() - first * kRows);
+                 for (std::int64_t t0 = 0; t0 < tokens; t0 += block) {
+                   kernel({.weights = &view,
+                           .first_panel = first,
+                           .last_panel = last,
+                           .tokens = static_cast<int>(block),
+                           .x = quantized + t0 * x_stride,
+                           .x_stride = x_stride,
+                           .y = sums.data(),
+                           .y_stride = stride});
+                   for (std::int64_t t = t0; t < std::min(tokens, t0 + block); ++t) {
+                     float* y = product.y.row(t) + first * kRows;
+                     const float* sum = sums.data() + (t - t0) * stride;
+                     const float scale = scales[static_cast<std::size_t>(t)];
+                     for (std::int64_t r = 0; r < rows; ++r) {
+                       y[r] = sum[r] * scale + product.bias_of(first * kRows + r);
+                     }
+                   }
+                 }
+               });
+}
+
 // -- Products with tiles --
 
 struct TilePlan {
@@ -278,11 +354,17 @@ TilePlan plan_tiles(const PackedTensor& w, ComputeType compute) {
   const int kind = kernel_kind(w.kind());
   const bool int8 = is_int8(w.kind());
   const bool fp8 = is_fp8(w.kind());
+  const bool grid = is_grid(w.kind());
   const bool f16 = w.shape().dtype == DType::kF16 && !int8 && !fp8;
   TilePlan plan;
   plan.bf16 = compute == ComputeType::kBF16 && kernels.gemm_bf16.tokens != 0 && !f16 && !fp8;
+  if (grid) plan.expand = kernels.expand_bf16_grid[kind][kernel_bits(w)];
+  plan.bf16 = plan.bf16 && (!grid || plan.expand != nullptr);
   plan.gemm = plan.bf16 ? &kernels.gemm_bf16 : &kernels.gemm_f32;
-  if (fp8) {
+  if (grid) {
+    if (!plan.bf16) plan.expand = kernels.expand_f32_grid[kind][kernel_bits(w)];
+    if (plan.expand == nullptr) plan.expand = kBaselineTable.expand_f32_grid[kind][kernel_bits(w)];
+  } else if (fp8) {
     plan.expand = kBaselineTable.expand_f32_fp8[kind];
   } else if (plan.bf16) {
     plan.expand = int8 ? kernels.expand_bf16_int8[kind] : kernels.expand_bf16[kind];
@@ -305,6 +387,7 @@ void multiply_panels(const Product& product, const TilePlan& plan, std::int64_t 
   auto* tiles = scratch.get<std::byte>(count * kTilePairs * plan.bytes_per_pair());
   std::array<const void*, 8> tile_of{};
   std::array<std::int64_t, 8> cursor{};
+  std::array<GridCursor, 8> grid_cursor{};
   for (std::int64_t k = 0; k < pairs; k += kTilePairs) {
     const std::int64_t k_end = std::min(pairs, k + kTilePairs);
     for (std::int64_t p = 0; p < count; ++p) {
@@ -314,7 +397,7 @@ void multiply_panels(const Product& product, const TilePlan& plan, std::int64_t 
         continue;
       }
       std::byte* tile = tiles + p * kTilePairs * plan.bytes_per_pair();
-      cursor[i] = plan.expand({&product.view, first + p, k, k_end, cursor[i], tile});
+      cursor[i] = plan.expand({&product.view, first + p, k, k_end, cursor[i], &grid_cursor[i], tile});
       tile_of[i] = tile;
     }
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -370,14 +453,19 @@ void Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixView 
   const Table& kernels = table();
   const bool int8 = is_int8(weight_.kind());
   const bool bytes_each = is_8bit(weight_.kind());
+  const bool grid = is_grid(weight_.kind());
   const Weights view = kernel_view(weight_);
   Matrix copy;
-  const ConstMatrixView whole = whole_steps(x, view.steps * (bytes_each ? 4 : 2), copy);
-  if (int8 && kernels.decode_int8[kernel_kind(weight_.kind())] != nullptr && x.rows <= kMaxInt8DecodeTokens) {
-    return decode_int8({weight_, whole, bias, y, view}, kernels,
-                       kernels.decode_int8[kernel_kind(weight_.kind())]);
+  const ConstMatrixView whole = whole_steps(x, view.steps * (bytes_each || grid ? 4 : 2), copy);
+  if (grid && x.rows <= kMaxInt8DecodeTokens) {
+    const DecodeGridFn kernel = kernels.decode_grid[kernel_kind(weight_.kind())][kernel_bits(weight_)];
+    if (kernel != nullptr) return decode_grid({weight_, whole, bias, y, view}, kernels, kernel);
   }
-  if (!bytes_each) {
+  const DecodeInt8Fn decode_bytes = kernels.decode_int8[kernel_kind(weight_.kind()) == kBitmap ? 1 : 0];
+  if (int8 && decode_bytes != nullptr && x.rows <= kMaxInt8DecodeTokens) {
+    return decode_int8({weight_, whole, bias, y, view}, kernels, decode_bytes);
+  }
+  if (!bytes_each && !grid) {
     const DecodePlan plan = plan_decode(weight_, x.rows, compute);
     if (plan.kernel != nullptr) return decode({weight_, whole, bias, y, view}, plan);
   }

@@ -327,6 +327,10 @@ PackedTensor pack(const WeightBits& w, const PackFormat& format) {
       return pack_nm(w, shape);
     case PackedKind::kBlock16:
       return pack_blocks(w, shape);
+    case PackedKind::kDenseGrid:
+    case PackedKind::kBitmapGrid:
+    case PackedKind::kNmGrid:
+      break;  // of a QuantizedWeight
   }
   expect(false, "pack: a known kind");
   return pack_dense(w, shape);

@@ -21,7 +21,7 @@ struct WeightBits {
 
 struct PackFormat {
   PackedKind kind = PackedKind::kDense16;
-  int group_n = 0;  // nm16 only
+  int group_n = 0;  // nm kinds only
   int group_m = 0;
   bool operator==(const PackFormat&) const = default;
 };
@@ -41,7 +41,7 @@ std::vector<FormatSize> formats_for(const WeightBits& weight, Quantize quantize)
 // E4M3 number to w / scale, scale = max |w| of the row / 448.
 PackedTensor pack(const WeightBits& weight, const PackFormat& format);
 
-// Row-major bits [O, I]; 8-bit values come back as round(value · scale) in the original dtype.
+// Row-major bits [O, I], of all kinds but grids, which have no 16-bit form (pack_quantized.h); 8-bit values come back as round(value · scale) in the original dtype.
 std::vector<std::uint16_t> unpack(const PackedTensor& packed);
 // The weights [O, I] that products use.
 Matrix unpack_f32(const PackedTensor& packed);

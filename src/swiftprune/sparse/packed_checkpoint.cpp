@@ -5,7 +5,9 @@
 #include <map>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace fs = std::filesystem;
@@ -43,13 +45,6 @@ std::int64_t tensor_bytes(const Checkpoint& checkpoint) {
   return sum;
 }
 
-nlohmann::ordered_json record_of(const PackReport& report, Quantize quantize) {
-  return {{"format", "swiftprune packed model"},     {"format_version", 1},
-          {"swiftprune", SWIFTPRUNE_VERSION},        {"quantize", name_of(quantize)},
-          {"packed_tensors", report.linears.size()}, {"dense_bytes", report.dense_bytes},
-          {"packed_bytes", report.packed_bytes}};
-}
-
 // Decides the format of every weight; nothing is written yet, so that the files' sizes are known first.
 PackReport measure(const Checkpoint& source, std::span<const std::string> weights,
                    const PackOptions& options) {
@@ -78,10 +73,64 @@ PackReport measure(const Checkpoint& source, std::span<const std::string> weight
   report(options.progress, "measure", weights.size(), weights.size());
   result.source_bytes = tensor_bytes(source);
   result.target_bytes = result.source_bytes - result.dense_bytes + result.packed_bytes;
+  if (options.table_bits == 0) return result;
+  for (const std::string& name : options.tables) {
+    const PackedLinear& table = result.tables.emplace_back(measure_table(source, name, options.table_bits));
+    result.target_bytes += table.packed_bytes - table.dense_bytes;
+  }
   return result;
 }
 
+PackedTensor pack_linear(const Checkpoint& source, const TensorInfo& tensor, const PackFormat& format) {
+  const std::vector<std::uint16_t> bits = bits_of(source, tensor);
+  return pack({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, format);
+}
+
+// Readers that follow config.json's dtype must not round the F32 tensors that grids become.
+std::string float32_config(const Checkpoint& source) {
+  nlohmann::ordered_json whole = read_config_file(source);
+  bool named = false;
+  const auto set = [&named](nlohmann::ordered_json& config) {
+    for (const char* field : {"torch_dtype", "dtype"}) {
+      if (!config.contains(field)) continue;
+      config[field] = "float32";
+      named = true;
+    }
+  };
+  set(whole);
+  if (whole.contains("text_config") && whole["text_config"].is_object()) set(whole["text_config"]);
+  if (!named) whole["torch_dtype"] = "float32";
+  return whole.dump(2) + "\n";
+}
+
 }  // namespace
+
+PackedLinear measure_table(const Checkpoint& source, const std::string& name, int bits) {
+  const TensorInfo& tensor = source.at(name);
+  if (tensor.shape.size() != 2 || tensor.numel() == 0) {
+    bad_input("{}: found rank {}, expected a matrix", where(source, tensor), tensor.shape.size());
+  }
+  const PackedShape shape = packed_table_shape(tensor.shape[0], tensor.shape[1], bits);
+  return {name, {shape.kind}, tensor.num_bytes(), sections_of(shape).num_bytes, 1.0};
+}
+
+nlohmann::ordered_json packed_record(const PackReport& report, const PackOptions& options) {
+  nlohmann::ordered_json record = {{"format", "swiftprune packed model"},
+                                   {"format_version", 1},
+                                   {"swiftprune", SWIFTPRUNE_VERSION},
+                                   {"quantize", name_of(options.quantize)}};
+  if (options.table_bits != 0) record["quantize_embeddings"] = fmt::format("int{}", options.table_bits);
+  record["packed_tensors"] = report.linears.size() + report.tables.size();
+  record["dense_bytes"] = report.dense_bytes;
+  record["packed_bytes"] = report.packed_bytes;
+  return record;
+}
+
+PackedTensor pack_table(const Checkpoint& checkpoint, const std::string& name, int bits) {
+  const TensorInfo& tensor = checkpoint.at(name);
+  const Matrix table = checkpoint.load_matrix(name, tensor.shape.at(0), tensor.shape.at(1));
+  return pack(quantize_table(table.view(), bits, where(checkpoint, tensor)), {PackedKind::kDenseGrid});
+}
 
 std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std::string& weight_name,
                                         std::int64_t rows, std::int64_t cols) {
@@ -110,15 +159,27 @@ bool has_packed_tensors(const Checkpoint& checkpoint) {
   return false;
 }
 
+void refuse_grids(const Checkpoint& checkpoint) {
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    if (!is_packed_name(tensor.name) || !starts_as_grid(checkpoint.bytes(tensor))) continue;
+    bad_input(
+        "{}: found weights of few bits on a grid, which GPUs have no kernels for; use --device cpu, or "
+        "swiftprune "
+        "unpack for a dense model",
+        where(checkpoint, tensor));
+  }
+}
+
 PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string> weights,
                            const fs::path& target, const PackOptions& options) {
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", source.folder().string());
   const PackReport result = measure(source, weights, options);
-  if (result.linears.empty()) {
+  if (result.linears.empty() && result.tables.empty()) {
     bad_input("{}: found no BF16 or F16 linear layers; F32 weights are not packed", source.folder().string());
   }
   std::map<std::string, const PackedLinear*> chosen;
   for (const PackedLinear& linear : result.linears) chosen.emplace(linear.name, &linear);
+  for (const PackedLinear& table : result.tables) chosen.emplace(table.name, &table);
   std::vector<PlannedTensor> plan = plan_like(source);
   for (PlannedTensor& tensor : plan) {
     const auto linear = chosen.find(tensor.name);
@@ -132,15 +193,15 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
     if (linear == chosen.end()) {
       writer.write_bytes(tensor.name, source.bytes(tensor));
     } else {
-      const std::vector<std::uint16_t> bits = bits_of(source, tensor);
-      const PackedTensor packed =
-          pack({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, linear->second->format);
+      const PackedTensor packed = is_grid(linear->second->format.kind)
+                                      ? pack_table(source, tensor.name, options.table_bits)
+                                      : pack_linear(source, tensor, linear->second->format);
       writer.write_bytes(tensor.name + kPackedSuffix, packed.bytes());
-      report(options.progress, "pack", ++done, result.linears.size());
+      report(options.progress, "pack", ++done, chosen.size());
     }
     source.release(tensor);
   }
-  writer.write_file(kPackedRecordFile, record_of(result, options.quantize).dump(2) + "\n");
+  writer.write_file(kPackedRecordFile, packed_record(result, options).dump(2) + "\n");
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});
   writer.finish();
   return result;
@@ -149,26 +210,34 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
 void unpack_checkpoint(const Checkpoint& source, const fs::path& target, const ProgressFn& progress) {
   if (!has_packed_tensors(source)) bad_input("{}: the model is not packed", source.folder().string());
   std::vector<PlannedTensor> plan = plan_like(source);
+  bool grids = false;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     report(progress, "check", i, plan.size());
     if (!is_packed_name(plan[i].name)) continue;
     const PackedTensor packed = parse(source, source.at(plan[i].name));
     const std::string name = plan[i].name.substr(0, plan[i].name.size() - std::strlen(kPackedSuffix));
+    grids |= is_grid(packed.kind());
     plan[i] = {name, packed.shape().dtype, {packed.rows(), packed.cols()}, plan[i].file};
   }
   CheckpointWriter writer(target, std::move(plan));
   std::size_t done = 0;
   for (const TensorInfo& tensor : source.tensors()) {
     if (is_packed_name(tensor.name)) {
-      const std::vector<std::uint16_t> bits = unpack(parse(source, tensor));
+      const PackedTensor packed = parse(source, tensor);
       const std::string name = tensor.name.substr(0, tensor.name.size() - std::strlen(kPackedSuffix));
-      writer.write_bytes(name, std::as_bytes(std::span(bits)));
+      if (is_grid(packed.kind())) {
+        writer.write(name, unpack_f32(packed).values());
+      } else {
+        const std::vector<std::uint16_t> bits = unpack(packed);
+        writer.write_bytes(name, std::as_bytes(std::span(bits)));
+      }
     } else {
       writer.write_bytes(tensor.name, source.bytes(tensor));
     }
     source.release(tensor);
     report(progress, "unpack", ++done, source.tensors().size());
   }
+  if (grids) writer.write_file("config.json", float32_config(source));
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});
   writer.finish();
 }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/sparse/pack.h"
@@ -26,6 +28,9 @@ std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std:
 // A dense16 copy of a BF16 or F16 matrix, in the kernels' order; nothing for other dtypes.
 std::optional<PackedTensor> pack_dense(const Checkpoint& checkpoint, const std::string& weight_name);
 bool has_packed_tensors(const Checkpoint& checkpoint);
+// For devices without kernels for grids: throws Error{kBadInput} naming the first tensor of a grid kind. Reads
+// the headers' kinds only.
+void refuse_grids(const Checkpoint& checkpoint);
 
 struct PackedLinear {
   std::string name;  // of the weight
@@ -37,6 +42,7 @@ struct PackedLinear {
 
 struct PackReport {
   std::vector<PackedLinear> linears;
+  std::vector<PackedLinear> tables;
   std::vector<std::string> left;  // linears of F32, which stay as they are
   std::int64_t dense_bytes = 0;   // of the packed linears
   std::int64_t packed_bytes = 0;
@@ -46,15 +52,27 @@ struct PackReport {
 
 struct PackOptions {
   Quantize quantize = Quantize::kNone;
-  ProgressFn progress;  // stages "measure" and "pack", in linears
+  // Embedding and output projection in few bits: 8 or 4 (pack_quantized.h, quantize_table); 0: as they are.
+  int table_bits = 0;
+  std::vector<std::string> tables;  // names of their tensors; tied ones once
+  ProgressFn progress;              // stages "measure" and "pack", in linears
 };
 
+// The document kPackedRecordFile.
+nlohmann::ordered_json packed_record(const PackReport& report, const PackOptions& options);
+
 // weights: names of the tensors to pack, matrices of 16 bits. Throws Error{kBadInput} when the source is
-// packed already or holds none that can be packed.
+// packed already (also a quantised one: nothing is rounded twice) or holds none that can be packed.
 PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string> weights,
                            const std::filesystem::path& target, const PackOptions& options);
 
-// The dense checkpoint: tensors bit-equal to those before packing (int8: rounded to their 8 bits).
+// What pack_table() will make of a table.
+PackedLinear measure_table(const Checkpoint& source, const std::string& name, int bits);
+// One table in few bits, as pack_checkpoint stores it under `name` + kPackedSuffix.
+PackedTensor pack_table(const Checkpoint& checkpoint, const std::string& name, int bits);
+
+// The dense checkpoint: tensors bit-equal to those before packing (int8: rounded to their 8 bits). Grids come
+// back as the F32 tensors that they stand for, exactly, and config.json then says float32.
 void unpack_checkpoint(const Checkpoint& source, const std::filesystem::path& target,
                        const ProgressFn& progress);
 

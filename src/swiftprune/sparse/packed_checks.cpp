@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/grid_codes.h"
 
 namespace swiftprune {
 namespace {
@@ -41,6 +42,12 @@ Word valid_lanes(const Checked& c, std::int64_t panel, std::int64_t step, std::i
     lanes |= ((Word{1} << cols) - 1) << (r * width);
   }
   return lanes;
+}
+
+// All columns of a step lie inside.
+std::uint64_t valid_rows_mask(const Checked& c, std::int64_t panel) {
+  return c.valid_rows(panel) == kPanelRows ? ~std::uint64_t{0}
+                                           : (std::uint64_t{1} << (4 * c.valid_rows(panel))) - 1;
 }
 
 template <class Word>
@@ -188,6 +195,162 @@ void check_blocks(const Checked& c) {
   }
 }
 
+// -- Grids --
+
+void check_group_scales(const Checked& c) {
+  const sparse_kernels::Weights view = kernel_view(c.tensor);
+  const int codes = c.shape().grid.num_codes();
+  for (std::int64_t p = 0; p < c.shape().num_panels(); ++p) {
+    for (std::int64_t i = 0; i < view.groups * kPanelRows; ++i) {
+      const std::int64_t group = i / kPanelRows;
+      const std::int64_t r = i % kPanelRows;
+      const std::uint16_t bits = view.scales[p * view.groups * kPanelRows + i];
+      const bool inside = r < c.valid_rows(p);
+      if (inside ? bits == 0 || bits >= 0x7c00 : bits != 0) {
+        bad_input("{}: row {}, group {}: found scale {}, expected a finite number above 0 (0 in padding)",
+                  c.name, p * kPanelRows + r, group, f16_to_f32(bits));
+      }
+      if (view.zeros == nullptr) continue;
+      const int zero = zero_point(view, p, group, static_cast<int>(r));
+      if (zero >= (inside ? codes : 1)) {
+        bad_input("{}: row {}, group {}: found zero point {}, expected below {} (0 in padding)", c.name,
+                  p * kPanelRows + r, group, zero, codes);
+      }
+    }
+  }
+}
+
+// Masks stay inside the matrix; with n, every row of it has n bits of four.
+void check_grid_masks(const Checked& c, int n) {
+  const std::int64_t steps = c.shape().num_chunks() * kChunkSteps;
+  const std::int64_t inner_steps = c.shape().num_quads();
+  const auto* masks = static_cast<const std::uint64_t*>(c.tensor.masks());
+  parallel_for(c.shape().num_panels(), kPanelsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t p = first; p < last; ++p) {
+      for (std::int64_t s = 0; s < steps; ++s) {
+        const std::uint64_t mask = masks[p * steps + s];
+        const std::uint64_t inside = s + 1 < inner_steps ? valid_rows_mask(c, p)
+                                     : s < inner_steps   ? valid_lanes<std::uint64_t>(c, p, s, 4)
+                                                         : 0;
+        if ((mask & ~inside) != 0) {
+          bad_input("{}: panel {}: a mask bit is set outside the matrix", c.name, p);
+        }
+        for (std::int64_t r = 0; n != 0 && s < inner_steps && r < c.valid_rows(p); ++r) {
+          const int kept = std::popcount((mask >> (4 * r)) & 15u);
+          if (kept != n) {
+            bad_input("{}: row {}, columns from {}: found {} of 4 stored, expected {}", c.name,
+                      p * kPanelRows + r, 4 * s, kept, n);
+          }
+        }
+      }
+    }
+  });
+}
+
+// Lanes that are no weights hold code 0. dense: 64 codes a step; N:M: 16·N, of which a ragged panel's masks
+// fill fewer.
+void check_fixed_codes(const Checked& c) {
+  const sparse_kernels::Weights view = kernel_view(c.tensor);
+  const auto* values = static_cast<const std::uint8_t*>(view.values);
+  const bool dense = c.shape().kind == PackedKind::kDenseGrid;
+  const std::int64_t per_step = kPanelRows * (dense ? 4 : c.shape().group_n);
+  for (std::int64_t p = 0; p < c.shape().num_panels(); ++p) {
+    const GridCodes codes = GridCodes::of(view, p);
+    for (std::int64_t s = 0; s < view.steps; ++s) {
+      const std::int64_t cols = std::clamp<std::int64_t>(c.shape().cols - 4 * s, 0, 4);
+      if (c.valid_rows(p) == kPanelRows && cols == 4) continue;
+      const std::int64_t stored =
+          dense || cols == 0 ? 0 : c.valid_rows(p) * c.shape().group_n;  // N:M: from the first place on
+      for (std::int64_t i = 0; i < per_step; ++i) {
+        const bool inside = dense ? i / 4 < c.valid_rows(p) && i % 4 < cols : i < stored;
+        if (!inside && codes.get(values, s, i) != 0) {
+          bad_input("{}: panel {}: a code outside the matrix is not zero", c.name, p);
+        }
+      }
+    }
+  }
+}
+
+// Offsets follow from the masks, and what the shorter streams leave of a byte is zero.
+void check_code_streams(const Checked& c) {
+  const PackedShape& shape = c.shape();
+  const std::int64_t steps = shape.num_chunks() * kChunkSteps;
+  const auto* masks = static_cast<const std::uint64_t*>(c.tensor.masks());
+  const auto* values = static_cast<const std::uint8_t*>(c.tensor.values());
+  const std::uint64_t* offsets = c.tensor.offsets();
+  const int planes = shape.grid.bits == 3 ? 2 : 1;
+  std::int64_t expected = 0;
+  std::int64_t num_values = 0;
+  const auto expect_offset = [&](std::int64_t at) {
+    if (offsets[at] != static_cast<std::uint64_t>(expected)) {
+      bad_input("{}: offset {}: found {}, the masks before it count {} bytes", c.name, at, offsets[at],
+                expected);
+    }
+  };
+  for (std::int64_t p = 0; p < shape.num_panels(); ++p) {
+    GridCodes codes = GridCodes::streams(shape.grid.bits, 0, 0);
+    for (std::int64_t s = 0; s < steps; ++s) codes.advance(s, std::popcount(masks[p * steps + s]));
+    const std::int64_t bytes = *std::ranges::max_element(codes.cursor.at);
+    const std::int64_t high_bytes = planes == 2 ? ceil_div(codes.cursor.total, 8) : 0;
+    if (bytes + high_bytes > shape.code_bytes - expected) {
+      bad_input("{}: found {} bytes of codes, the masks count more", c.name, shape.code_bytes);
+    }
+    expect_offset(planes * p);
+    const std::uint8_t* plane = values + expected;
+    const int width = 8 / codes.num_streams();
+    for (int k = 0; k < codes.num_streams(); ++k) {
+      for (std::int64_t i = codes.cursor.at[k]; i < bytes; ++i) {
+        if (((plane[i] >> (k * width)) & ((1 << width) - 1)) != 0) {
+          bad_input("{}: panel {}: a code after the last of its stream is not zero", c.name, p);
+        }
+      }
+    }
+    expected += bytes;
+    if (planes == 2) {
+      expect_offset(2 * p + 1);
+      if (codes.cursor.total % 8 != 0 && values[expected + high_bytes - 1] >> (codes.cursor.total % 8) != 0) {
+        bad_input("{}: panel {}: a code after the last of its stream is not zero", c.name, p);
+      }
+      expected += high_bytes;
+    }
+    num_values += codes.cursor.total;
+  }
+  expect_offset(planes * shape.num_panels());
+  if (expected != shape.code_bytes || num_values != shape.num_values) {
+    bad_input("{}: found {} codes in {} bytes, the masks count {} in {}", c.name, shape.num_values,
+              shape.code_bytes, num_values, expected);
+  }
+}
+
+void check_grid_kind(const Checked& c, const PackedSections& sections) {
+  const PackedShape& shape = c.shape();
+  const std::int64_t cells = shape.num_panels() * shape.num_groups();
+  const std::int64_t after_zeros = sections.offsets != 0 ? sections.offsets
+                                   : sections.masks != 0 ? sections.masks
+                                                         : sections.values;
+  check_zero_bytes(c, sections.scales + cells * kPanelRows * 2,
+                   sections.zeros != 0 ? sections.zeros : after_zeros, "scales");
+  if (sections.zeros != 0) {
+    check_zero_bytes(c, sections.zeros + cells * (shape.grid.bits == 8 ? kPanelRows : kPanelRows / 2),
+                     after_zeros, "zero points");
+  }
+  check_group_scales(c);
+  if (shape.kind == PackedKind::kBitmapGrid) {
+    check_zero_bytes(c, sections.offsets + num_offsets(shape) * 8, sections.masks, "offsets");
+    check_zero_bytes(c, sections.values + shape.code_bytes, sections.num_bytes, "codes");
+  }
+  if (sections.masks != 0) {
+    check_zero_bytes(c, sections.masks + shape.num_panels() * shape.num_chunks() * kChunkSteps * 8,
+                     sections.values, "masks");
+    check_grid_masks(c, shape.group_n);
+  }
+  if (shape.kind == PackedKind::kBitmapGrid) return check_code_streams(c);
+  const std::int64_t per_chunk = kPanelRows * (shape.group_n == 0 ? 4 : shape.group_n) * shape.grid.bits;
+  check_zero_bytes(c, sections.values + shape.num_panels() * shape.num_chunks() * per_chunk,
+                   sections.num_bytes, "codes");
+  check_fixed_codes(c);
+}
+
 }  // namespace
 
 void check_packed(const PackedTensor& tensor, const PackedSections& sections, std::string_view name) {
@@ -195,6 +358,7 @@ void check_packed(const PackedTensor& tensor, const PackedSections& sections, st
   const PackedShape& shape = tensor.shape();
   const std::int64_t panels = shape.num_panels();
   const bool bytes_each = is_8bit(shape.kind);
+  if (is_grid(shape.kind)) return check_grid_kind(c, sections);
   if (sections.offsets != 0) {
     const std::int64_t next = sections.masks != 0 ? sections.masks : sections.columns;
     check_zero_bytes(c, sections.offsets + (panels + 1) * 8, next, "offsets");
@@ -242,6 +406,10 @@ void check_packed(const PackedTensor& tensor, const PackedSections& sections, st
                        sections.values, "tile columns");
       check_blocks(c);
       break;
+    case PackedKind::kDenseGrid:
+    case PackedKind::kBitmapGrid:
+    case PackedKind::kNmGrid:
+      break;  // above
   }
 }
 

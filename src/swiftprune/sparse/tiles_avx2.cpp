@@ -235,6 +235,7 @@ const Table* avx2_table() {
     Table t = kBaselineTable;
     set_avx2_decode(t);
     set_avx2_tiles(t);
+    set_avx2_grid(t);
     return t;
   }();
   return &table;

@@ -258,6 +258,7 @@ const Table* avx512_table() {
     Table t = kBaselineTable;
     set_avx512_decode(t);
     set_avx512_tiles(t);
+    set_avx512_grid(t);
     return t;
   }();
   return &table;

@@ -1,8 +1,10 @@
 #include <bit>
 #include <cmath>
 
+#include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace {
@@ -129,6 +131,11 @@ void unpack_to(const Target& target) {
         case PackedKind::kBlock16:
           unpack_blocks(target, p);
           break;
+        case PackedKind::kDenseGrid:
+        case PackedKind::kBitmapGrid:
+        case PackedKind::kNmGrid:
+          expect(false, "unpack: grids have no 16-bit form");
+          break;
       }
     }
   });
@@ -143,6 +150,7 @@ std::vector<std::uint16_t> unpack(const PackedTensor& packed) {
 }
 
 Matrix unpack_f32(const PackedTensor& packed) {
+  if (is_grid(packed.kind())) return dequantize(unpack_quantized(packed));
   Matrix weight = Matrix::zeros(packed.rows(), packed.cols());
   unpack_to(FloatTarget{packed, weight.view()});
   return weight;

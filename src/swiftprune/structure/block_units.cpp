@@ -68,7 +68,9 @@ std::vector<UnitKind> parse_units(std::string_view text) {
     const auto kind =
         std::find_if(kKinds.begin(), kKinds.end(), [&](UnitKind k) { return name_of(k) == name; });
     if (kind == kKinds.end()) {
-      bad_usage("--units: found '{}', expected mlp, heads, layers or several of them with commas", text);
+      bad_usage(
+          "--units: found '{}', expected mlp, heads, layers or several of them with commas, or experts alone",
+          text);
     }
     if (std::find(kinds.begin(), kinds.end(), *kind) == kinds.end()) kinds.push_back(*kind);
     begin = end + 1;

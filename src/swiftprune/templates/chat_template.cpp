@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 
-#include "swiftprune/checkpoint/json_file.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/templates/json_value.h"
 #include "swiftprune/templates/methods.h"
-#include "swiftprune/text/json_field.h"
 
 namespace swiftprune::templates {
 namespace {
@@ -174,11 +174,11 @@ std::optional<ChatTemplates> ChatTemplates::open(const fs::path& folder) {
     result.templates_[name] = {file.string(), std::move(text)};
   };
   if (const fs::path file = folder / "chat_template.jinja"; fs::is_regular_file(file))
-    add(std::string(kDefault), file, text::file_bytes(file));
+    add(std::string(kDefault), file, file_bytes(file));
   if (const fs::path more = folder / "additional_chat_templates"; fs::is_directory(more)) {
     for (const fs::directory_entry& entry : fs::directory_iterator(more)) {
       if (entry.path().extension() == ".jinja")
-        add(entry.path().stem().string(), entry.path(), text::file_bytes(entry.path()));
+        add(entry.path().stem().string(), entry.path(), file_bytes(entry.path()));
     }
   }
   result.named_ = result.templates_.size() > 1 ||
@@ -193,8 +193,8 @@ std::optional<ChatTemplates> ChatTemplates::open(const fs::path& folder) {
       add(std::string(kDefault), file, found->get<std::string>());
       continue;
     }
-    const text::JsonField list(*found, file.string(), "chat_template");
-    for (const text::JsonField& item : list.items())
+    const JsonField list(*found, file.string(), "chat_template");
+    for (const JsonField& item : list.items())
       add(item.at("name").string(), file, item.at("template").string());
     result.named_ = true;
   }
@@ -205,7 +205,7 @@ std::optional<ChatTemplates> ChatTemplates::open(const fs::path& folder) {
 
 ChatTemplates ChatTemplates::from_file(const fs::path& file, const fs::path& folder) {
   ChatTemplates result;
-  result.templates_[std::string(kDefault)] = {file.string(), text::file_bytes(file)};
+  result.templates_[std::string(kDefault)] = {file.string(), file_bytes(file)};
   result.special_tokens_ = read_special_tokens(folder);
   return result;
 }

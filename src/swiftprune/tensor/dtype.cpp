@@ -18,22 +18,46 @@ struct DTypeInfo {
   DType dtype;
   std::string_view name;
   std::int64_t size;
+  unsigned bits = 8 * static_cast<unsigned>(size);
 };
 
 constexpr std::array kDTypes = {
-    DTypeInfo{DType::kF32, "F32", 4},        DTypeInfo{DType::kF16, "F16", 2},
-    DTypeInfo{DType::kBF16, "BF16", 2},      DTypeInfo{DType::kF64, "F64", 8},
-    DTypeInfo{DType::kBool, "BOOL", 1},      DTypeInfo{DType::kU8, "U8", 1},
-    DTypeInfo{DType::kI8, "I8", 1},          DTypeInfo{DType::kU16, "U16", 2},
-    DTypeInfo{DType::kI16, "I16", 2},        DTypeInfo{DType::kU32, "U32", 4},
-    DTypeInfo{DType::kI32, "I32", 4},        DTypeInfo{DType::kU64, "U64", 8},
-    DTypeInfo{DType::kI64, "I64", 8},        DTypeInfo{DType::kF8E4M3, "F8_E4M3", 1},
+    DTypeInfo{DType::kF32, "F32", 4},
+    DTypeInfo{DType::kF16, "F16", 2},
+    DTypeInfo{DType::kBF16, "BF16", 2},
+    DTypeInfo{DType::kF64, "F64", 8},
+    DTypeInfo{DType::kBool, "BOOL", 1},
+    DTypeInfo{DType::kU8, "U8", 1},
+    DTypeInfo{DType::kI8, "I8", 1},
+    DTypeInfo{DType::kU16, "U16", 2},
+    DTypeInfo{DType::kI16, "I16", 2},
+    DTypeInfo{DType::kU32, "U32", 4},
+    DTypeInfo{DType::kI32, "I32", 4},
+    DTypeInfo{DType::kU64, "U64", 8},
+    DTypeInfo{DType::kI64, "I64", 8},
+    DTypeInfo{DType::kF8E4M3, "F8_E4M3", 1},
     DTypeInfo{DType::kF8E5M2, "F8_E5M2", 1},
+    DTypeInfo{DType::kF8E4M3Fnuz, "F8_E4M3FNUZ", 1},
+    DTypeInfo{DType::kF8E5M2Fnuz, "F8_E5M2FNUZ", 1},
+    DTypeInfo{DType::kF8E8M0, "F8_E8M0", 1},
+    DTypeInfo{DType::kF4, "F4", 1, 4},
+    DTypeInfo{DType::kF6E2M3, "F6_E2M3", 1, 6},
+    DTypeInfo{DType::kF6E3M2, "F6_E3M2", 1, 6},
+    DTypeInfo{DType::kC64, "C64", 8},
 };
 
 }  // namespace
 
 std::int64_t size_of(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].size; }
+
+std::optional<std::uint64_t> bytes_of(DType dtype, std::uint64_t numel) {
+  std::uint64_t bits = 0;
+  if (__builtin_mul_overflow(numel, std::uint64_t{kDTypes[static_cast<std::size_t>(dtype)].bits}, &bits) ||
+      bits % 8 != 0) {
+    return std::nullopt;
+  }
+  return bits / 8;
+}
 
 std::string_view name_of(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
 

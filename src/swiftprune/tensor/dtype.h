@@ -24,10 +24,20 @@ enum class DType {
   kU64,
   kI64,
   kF8E4M3,
-  kF8E5M2
+  kF8E5M2,
+  // Carried over from file to file and never computed with.
+  kF8E4M3Fnuz,
+  kF8E5M2Fnuz,
+  kF8E8M0,
+  kF4,
+  kF6E2M3,
+  kF6E3M2,
+  kC64
 };
 
-std::int64_t size_of(DType dtype);                            // bytes of one element
+std::int64_t size_of(DType dtype);  // bytes of one element; 1 for those of less than a byte
+// Of so many elements; nothing when they do not fit in 64 bits, or end inside a byte.
+std::optional<std::uint64_t> bytes_of(DType dtype, std::uint64_t numel);
 std::string_view name_of(DType dtype);                        // safetensors' spelling: "BF16"
 std::optional<DType> dtype_from_name(std::string_view name);  // nothing when unknown
 bool is_weight_dtype(DType dtype);  // F32, F16 or BF16: what swiftprune computes with

@@ -8,6 +8,56 @@
 #include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
+namespace {
+
+constexpr std::string_view kWholeRow = "row";
+constexpr std::string_view kAsymmetric = "asymmetric";
+
+}  // namespace
+
+QuantGrid parse_grid(std::string_view text, std::string_view where) {
+  const auto wrong = [&] {
+    bad_usage(
+        "{}: found '{}', expected int8, int4 or int3, with a group of 32, 64, 128 or row and asymmetric "
+        "where "
+        "wanted: 'int4(32,asymmetric)'",
+        where, text);
+  };
+  QuantGrid grid;
+  std::string_view name = text.substr(0, text.find('('));
+  std::string_view options = text.substr(name.size());
+  const auto bits = std::ranges::find_if(kQuantBits, [&](int b) { return name == fmt::format("int{}", b); });
+  if (bits == std::end(kQuantBits)) wrong();
+  grid.bits = *bits;
+  if (options.empty()) return grid;
+  if (!options.ends_with(')')) wrong();
+  options = options.substr(1, options.size() - 2);
+  const std::string_view group = options.substr(0, options.find(','));
+  const auto width =
+      std::ranges::find_if(kQuantGroups, [&](std::int64_t g) { return group == fmt::format("{}", g); });
+  if (width != std::end(kQuantGroups)) {
+    grid.group = *width;
+  } else if (group == kWholeRow) {
+    grid.group = 0;
+  } else {
+    wrong();
+  }
+  if (group.size() == options.size()) return grid;
+  if (options.substr(group.size() + 1) != kAsymmetric) wrong();
+  grid.asymmetric = true;
+  return grid;
+}
+
+std::string format(const QuantGrid& grid) {
+  return fmt::format("int{}({}{})", grid.bits,
+                     grid.group == 0 ? std::string(kWholeRow) : fmt::format("{}", grid.group),
+                     grid.asymmetric ? fmt::format(",{}", kAsymmetric) : "");
+}
+
+double bits_per_weight(const QuantGrid& grid, std::int64_t cols) {
+  const double scale_bits = 16.0 + (grid.asymmetric ? grid.bits : 0);
+  return grid.bits + scale_bits * static_cast<double>(grid.groups_of(cols)) / static_cast<double>(cols);
+}
 
 void check_grid(const QuantGrid& grid, std::int64_t cols, const std::string& tensor) {
   if (std::ranges::find(kQuantBits, grid.bits) == std::end(kQuantBits)) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "swiftprune/tensor/matrix.h"
@@ -25,6 +26,12 @@ struct QuantGrid {
 
 inline constexpr int kQuantBits[] = {8, 4, 3};
 inline constexpr std::int64_t kQuantGroups[] = {32, 64, 128};
+
+// "int4" (groups of 64), "int3(32)", "int8(row)", "int4(32,asymmetric)". Throws Error{kUsage} naming `where`.
+QuantGrid parse_grid(std::string_view text, std::string_view where);
+std::string format(const QuantGrid& grid);  // "int4(64)": what parse_grid() reads back
+// Bits a weight with its share of scale and zero point, without any storage of zeros. cols: inputs a row
+double bits_per_weight(const QuantGrid& grid, std::int64_t cols);
 
 // Throws Error{kUsage} for bits or a group that is not among these, and Error{kBadInput} naming the tensor,
 // with the groups that fit, for a group that does not divide its width.

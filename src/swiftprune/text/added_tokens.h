@@ -9,8 +9,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "swiftprune/core/json.h"
 #include "swiftprune/text/byte_trie.h"
-#include "swiftprune/text/json_field.h"
 #include "swiftprune/text/normalizers.h"
 #include "swiftprune/text/split_text.h"
 #include "swiftprune/text/vocabulary.h"

@@ -1,26 +1,86 @@
 #include "swiftprune/text/corpus.h"
 
+#include <algorithm>
 #include <fstream>
 
+#include <fmt/ranges.h>
+
 #include "swiftprune/core/error.h"
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/text/json_lines.h"
 
 namespace swiftprune {
 namespace {
 
+std::string member_names(const nlohmann::json& object) {
+  std::vector<std::string_view> names;
+  for (const auto& [name, value] : object.items()) names.push_back(name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 std::string json_document(const JsonLine& line, const std::string& field) {
+  if (line.value.is_string()) return line.value.get<std::string>();
   if (!line.value.is_object())
     bad_input("{}: found no JSON object, expected one with the member \"{}\"", line.where, field);
   const auto member = line.value.find(field);
   if (member == line.value.end()) {
-    std::vector<std::string_view> names;
-    for (const auto& item : line.value.items()) names.push_back(item.key());
     bad_input("{}: the member \"{}\" is missing; the line has: {}", line.where, field,
-              text::joined_types(names));
+              member_names(line.value));
   }
   if (!member->is_string()) bad_input("{}: the member \"{}\" is not a string", line.where, field);
   return member->get<std::string>();
+}
+
+// A .json file: lines, a list, or one object.
+std::vector<JsonLine> json_parts(const std::string& bytes, const std::string& file, const std::string& field,
+                                 OddParts& odd) {
+  const std::size_t start = bytes.find_first_not_of(" \t\r\n");
+  if (start == std::string::npos) bad_input("{}: found nothing, expected JSON", file);
+  if (bytes[start] == '{') {
+    OddParts first;
+    const std::size_t end = std::min(bytes.find('\n', start), bytes.size());
+    if (!parse_json_lines(std::string_view(bytes).substr(start, end - start), file, &first).empty() &&
+        bytes.find_first_not_of(" \t\r\n", end) != std::string::npos) {
+      return parse_json_lines(bytes, file, &odd);
+    }
+  }
+  const JsonLimits limits{.max_bytes = kMaxTextBytes, .max_values = 200'000'000};
+  const auto mended = mended_json(bytes);
+  nlohmann::json document = parse_json(mended ? *mended : bytes, file, limits);
+  if (mended) ++odd.num_mended;
+  if (document.is_object() && document.contains(field) && document[field].is_array()) {
+    document = nlohmann::json(std::move(document[field]));
+  }
+  std::vector<JsonLine> parts;
+  if (!document.is_array()) {
+    parts.push_back({file, std::move(document)});
+    return parts;
+  }
+  if (document.empty()) bad_input("{}: found an empty list, expected documents", file);
+  for (nlohmann::json& item : document)
+    parts.push_back({fmt::format("{}: element {}", file, parts.size()), std::move(item)});
+  return parts;
+}
+
+void add_notes(const OddParts& odd, Corpus& corpus) {
+  if (odd.num_left_out >= std::ssize(corpus.documents)) {
+    const auto others = corpus.documents.size();
+    if (odd.num_left_out == 1 || others == 0) bad_input("{}", odd.first_left_out);
+    bad_input("{} (and {} more such, against {} documents)", odd.first_left_out, odd.num_left_out - 1,
+              others);
+  }
+  if (odd.num_left_out > 0) {
+    corpus.notes.push_back(fmt::format("{}: left out {} of {} lines; the first: {}", corpus.name,
+                                       odd.num_left_out, odd.num_left_out + std::ssize(corpus.documents),
+                                       odd.first_left_out));
+  }
+  if (odd.num_mended > 0) {
+    corpus.notes.push_back(fmt::format(
+        "{}: read {} lines whose numbers (NaN, Infinity) or halves of surrogate pairs JSON does not "
+        "have: as null and U+FFFD",
+        corpus.name, odd.num_mended));
+  }
 }
 
 std::size_t id_bytes(const std::filesystem::path& file) {
@@ -34,17 +94,29 @@ std::size_t id_bytes(const std::filesystem::path& file) {
 
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field) {
   Corpus corpus{file.string(), {}};
-  if (!is_json_lines(file)) {
-    corpus.documents.push_back(read_utf8_file(file));
+  TextFile text = read_text_file(file);
+  const bool lines = is_json_lines(text.name);
+  if (!lines && text.name.extension() != ".json") {
+    check_utf8(text.bytes, corpus.name);
+    corpus.documents.push_back(std::move(text.bytes));
     return corpus;
   }
-  for (const JsonLine& line : read_json_lines(file)) corpus.documents.push_back(json_document(line, field));
+  OddParts odd;
+  for (const JsonLine& part : lines ? parse_json_lines(text.bytes, corpus.name, &odd)
+                                    : json_parts(text.bytes, corpus.name, field, odd)) {
+    try {
+      corpus.documents.push_back(json_document(part, field));
+    } catch (const Error& error) {
+      odd.leave_out(error.what());
+    }
+  }
+  add_notes(odd, corpus);
   return corpus;
 }
 
 std::vector<std::int32_t> read_token_ids(const std::filesystem::path& file, std::int64_t vocab_size) {
   const std::size_t size = id_bytes(file);
-  const std::string bytes = text::file_bytes(file);
+  const std::string bytes = file_bytes(file);
   if (bytes.size() % size != 0) {
     bad_input("{}: found {} bytes, expected a multiple of {}", file.string(), bytes.size(), size);
   }

@@ -1,5 +1,5 @@
-// Text for calibration and evaluation, from files: plain text (one document a file) or JSON Lines (one a
-// line).
+// Text for calibration and evaluation, from files: plain text (one document a file), JSON Lines (one a line)
+// or JSON (one an element of a list); each may be compressed (text_file.h).
 #pragma once
 
 #include <filesystem>
@@ -11,11 +11,13 @@ namespace swiftprune {
 struct Corpus {
   std::string name;  // for messages: the file
   std::vector<std::string> documents;
+  std::vector<std::string> notes = {};  // what was left out or mended, for the user
 };
 
-// file: .jsonl or .ndjson: one JSON object a line, whose member `field` is the document; any other name: the
-// whole file is one document. Well-formed UTF-8 is checked; a byte order mark is dropped. Errors
-// (Error{kBadInput}) name file and line.
+// file: .jsonl or .ndjson: one JSON object a line, whose member `field` is the document; .json: such lines, a
+// list of such objects or of strings, or one object whose member is the document or a list of documents; any
+// other name: the whole file is one document, well-formed UTF-8. Lines and elements that are not so are left
+// out and counted (notes) while they are fewer than the others. Errors (Error{kBadInput}) name file and line.
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field = "text");
 
 // Token ids of a file made elsewhere: .u16 or .u32, little endian, no header. An id that is not below

@@ -122,7 +122,7 @@ class Strip : public Decoder {
 class Metaspace : public Decoder {
  public:
   explicit Metaspace(const JsonField& field) {
-    append_utf8(replacement_, field.at("replacement").code_point());
+    append_utf8(replacement_, one_code_point(field.at("replacement")));
     prepended_ = field.boolean_or("add_prefix_space", true) && field.string_if("prepend_scheme") != "never";
   }
   void apply(std::vector<std::string>& tokens, MatchScratch&) const override {
@@ -206,7 +206,7 @@ const Component<DecoderPtr> kDecoders[] = {
      }},
     {"Strip",
      [](const JsonField& f) -> DecoderPtr {
-       return std::make_unique<Strip>(f.at("content").code_point(), f.at("start").integer(0, INT32_MAX),
+       return std::make_unique<Strip>(one_code_point(f.at("content")), f.at("start").integer(0, INT32_MAX),
                                       f.at("stop").integer(0, INT32_MAX));
      }},
     {"Metaspace", [](const JsonField& f) -> DecoderPtr { return std::make_unique<Metaspace>(f); }},

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/component.h"
 #include "swiftprune/text/regex.h"
 
 namespace swiftprune::text {

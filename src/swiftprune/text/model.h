@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/component.h"
 #include "swiftprune/text/vocabulary.h"
 #include "swiftprune/text/word_cache.h"
 

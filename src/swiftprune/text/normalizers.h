@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/component.h"
 #include "swiftprune/text/regex.h"
 
 namespace swiftprune::text {

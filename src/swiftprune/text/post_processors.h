@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/component.h"
 
 namespace swiftprune::text {
 

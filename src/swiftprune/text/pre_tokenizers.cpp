@@ -111,7 +111,7 @@ class Metaspace : public PreTokenizer {
   enum class Prepend { kFirst, kNever, kAlways };
 
   explicit Metaspace(const JsonField& field) : split_(field.boolean_or("split", true)) {
-    replacement_char_ = field.at("replacement").code_point();
+    replacement_char_ = one_code_point(field.at("replacement"));
     append_utf8(replacement_, replacement_char_);
     const auto scheme = field.find("prepend_scheme");
     if (!scheme || scheme->string() == "always")
@@ -230,7 +230,7 @@ const Component<PreTokenizerPtr> kPreTokenizers[] = {
     {"Metaspace", [](const JsonField& f) -> PreTokenizerPtr { return std::make_unique<Metaspace>(f); }},
     {"CharDelimiterSplit",
      [](const JsonField& f) -> PreTokenizerPtr {
-       return std::make_unique<CharDelimiterSplit>(f.at("delimiter").code_point());
+       return std::make_unique<CharDelimiterSplit>(one_code_point(f.at("delimiter")));
      }},
     {"BertPreTokenizer", make_bert},
     {"FixedLength",

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string_view>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/text/component.h"
 #include "swiftprune/text/split_text.h"
 
 namespace swiftprune::text {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/text/pipeline_tokenizer.h"
 #include "swiftprune/text/scratch_pool.h"
 #include "swiftprune/text/sentencepiece_model.h"
@@ -56,6 +56,7 @@ class SentencePieceTokenizer : public Tokenizer {
                    !first_.IsUnknown(first_.PieceToId(kSpaceMark));
     vocabulary_ = Vocabulary(std::move(pieces));
     legacy_ = config.legacy.value_or(false);
+    add_prefix_space_ = config.add_prefix_space.value_or(true);
     add_tokens(config);
   }
 
@@ -69,7 +70,8 @@ class SentencePieceTokenizer : public Tokenizer {
       if (!piece.is_text())
         ids.push_back(piece.token);
       else
-        encode_part(split.view(piece), piece.at_text_start || legacy_, scratch->words, ids);
+        encode_part(split.view(piece), add_prefix_space_ && (piece.at_text_start || legacy_), scratch->words,
+                    ids);
     }
     if (add_special && add_eos_ && eos_) ids.push_back(*eos_);
     return ids;
@@ -82,7 +84,7 @@ class SentencePieceTokenizer : public Tokenizer {
     const auto end_run = [&] {
       if (run.empty()) return;
       std::string part;
-      const auto status = (at_start || legacy_ ? first_ : inner_).Decode(run, &part);
+      const auto status = (add_prefix_space_ && (at_start || legacy_) ? first_ : inner_).Decode(run, &part);
       if (!status.ok()) fail(ErrorKind::kFailure, "SentencePiece cannot decode: {}", status.ToString());
       text += part;
       run.clear();
@@ -176,6 +178,7 @@ class SentencePieceTokenizer : public Tokenizer {
   AddedTokens added_;
   bool words_apart_ = false;
   bool legacy_ = false;
+  bool add_prefix_space_ = true;
   bool add_bos_ = true;
   bool add_eos_ = false;
   std::optional<std::int32_t> bos_, eos_;

@@ -8,10 +8,10 @@
 
 namespace swiftprune::text {
 
-// Added tokens come from the files beside it (tokenizer_config.json, special_tokens_map.json); without them
-// the text's own "<s>" is ordinary text, as in the library. BOS is put before a text unless add_bos_token is
-// false, EOS after it when add_eos_token is true. Text after an added token gets SentencePiece's dummy space
-// only when the config says legacy.
+// Added tokens come from the files beside it (tokenizer_config.h); without them the text's own "<s>" is
+// ordinary text, as in the library. BOS is put before a text unless add_bos_token is false, EOS after it when
+// add_eos_token is true. Text after an added token gets SentencePiece's dummy space only when the config says
+// legacy, and no text does when it says add_prefix_space false.
 std::unique_ptr<Tokenizer> open_sentencepiece(const std::filesystem::path& file);
 
 }  // namespace swiftprune::text

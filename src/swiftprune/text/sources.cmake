@@ -1,7 +1,8 @@
 target_sources(swiftprune PRIVATE
   text/unicode.cpp
   text/unicode_tables.cpp
-  text/json_field.cpp
+  text/component.cpp
+  text/text_file.cpp
   text/json_lines.cpp
   text/regex_translation.cpp
   text/regex.cpp
@@ -24,6 +25,7 @@ target_sources(swiftprune PRIVATE
   text/pipeline_tokenizer.cpp
   text/tokenizer_config.cpp
   text/tokenizer_json.cpp
+  text/vocab_and_merges.cpp
   text/sentencepiece_model.cpp
   text/sentencepiece_tokenizer.cpp
   text/tiktoken.cpp

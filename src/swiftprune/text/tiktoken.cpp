@@ -4,9 +4,9 @@
 #include <charconv>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/text/bpe.h"
 #include "swiftprune/text/byte_level.h"
-#include "swiftprune/text/json_field.h"
 #include "swiftprune/text/pipeline_tokenizer.h"
 #include "swiftprune/text/precompiled_charsmap.h"
 #include "swiftprune/text/tokenizer_config.h"

@@ -1,5 +1,6 @@
-// Text to token ids and back, from the files of a Hugging Face folder (tokenizer.json, or SentencePiece's
-// tokenizer.model). Ids are those of the `tokenizers` / `sentencepiece` libraries.
+// Text to token ids and back, from the files of a Hugging Face folder (tokenizer.json, SentencePiece's
+// tokenizer.model, or vocab.json with merges.txt). Ids are those of the `tokenizers` / `sentencepiece`
+// libraries.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,11 @@ namespace swiftprune {
 
 class Tokenizer {
  public:
-  // folder: holds tokenizer.json or tokenizer.model (tokenizer_config.json and special_tokens_map.json where
-  // present); a path of one such file works too. Throws Error{kBadInput} naming the file and the field.
+  // folder: holds one of these (the first that is there) and, where present, the files that
+  // tokenizer_config.h names; a path of a tokenizer.json or tokenizer.model works too. Throws
+  // Error{kBadInput} naming the file and the field.
   static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
+  static bool is_in(const std::filesystem::path& folder);  // whether open() would find files
   virtual ~Tokenizer() = default;
 
   // text: UTF-8 (invalid bytes: Error{kBadInput}). add_special: what the files' post-processor adds

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/text/pipeline_tokenizer.h"
 #include "swiftprune/text/tokenizer_config.h"
 
@@ -28,10 +29,14 @@ std::unique_ptr<Tokenizer> open_tokenizer_json(const std::filesystem::path& file
   const std::string text = file_bytes(file);
   Sha256 hash;
   hash.update(text);
-  const nlohmann::json json = parse_json(text, file);
+  const nlohmann::json json = parse_json(text, file.string());
   const JsonField root(json, file.string());
   const TokenizerConfig config = read_tokenizer_config(file.parent_path(), hash);
+  return make_tokenizer(root, config, std::move(hash));
+}
 
+std::unique_ptr<Tokenizer> make_tokenizer(const JsonField& root, const TokenizerConfig& config, Sha256 hash,
+                                          bool frame_of_config) {
   TokenizerParts parts;
   if (const auto field = root.find("normalizer")) parts.normalizer = make_normalizer(*field);
   if (const auto field = root.find("pre_tokenizer")) parts.pre_tokenizer = make_pre_tokenizer(*field);
@@ -49,6 +54,10 @@ std::unique_ptr<Tokenizer> open_tokenizer_json(const std::filesystem::path& file
   if (const auto field = root.find("post_processor")) parts.frame = make_special_frame(*field, id_end);
   parts.bos = special_id(config.bos_token, config.bos_id, id_of, id_end);
   parts.eos = special_id(config.eos_token, config.eos_id, id_of, id_end);
+  if (frame_of_config) {
+    if (config.add_bos_token.value_or(false) && parts.bos) parts.frame.before = {*parts.bos};
+    if (config.add_eos_token.value_or(false) && parts.eos) parts.frame.after = {*parts.eos};
+  }
   if (!parts.bos && !parts.frame.before.empty()) parts.bos = parts.frame.before.front();
   if (!parts.eos && !parts.frame.after.empty()) parts.eos = parts.frame.after.back();
   parts.fingerprint = "sha256:" + hash.hex_digest();

@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "swiftprune/text/json_field.h"
+#include "swiftprune/core/json.h"
 
 namespace swiftprune::text {
 

@@ -34,6 +34,12 @@ class GroupTile {
         scores_(rows_, kKeyTile),
         top_(static_cast<std::size_t>(rows_), -std::numeric_limits<float>::infinity()),
         total_(static_cast<std::size_t>(rows_), 0.0f) {
+    // A sink is a key without a value, which every query has seen already.
+    for (std::int64_t r = 0; r < rows_ && !p.sinks.empty(); ++r) {
+      const std::int64_t head = kv_head * group_ + r % group_;
+      top_[static_cast<std::size_t>(r)] = p.sinks[static_cast<std::size_t>(head)];
+      total_[static_cast<std::size_t>(r)] = 1.0f;
+    }
     for (std::int64_t n = 0; n < num_queries_; ++n) {
       std::copy_n(q.row(first_query_ + n) + column_, group_ * p_.head_size, queries_.row(n * group_));
     }

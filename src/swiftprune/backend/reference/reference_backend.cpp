@@ -184,7 +184,9 @@ class ReferenceBackend final : public Backend {
       const std::int64_t first = p.window > 0 ? std::max<std::int64_t>(0, last - p.window + 1) : 0;
       for (std::int64_t h = 0; h < p.num_heads; ++h) {
         const std::int64_t kv = (h / group) * d;
-        double top = -std::numeric_limits<double>::infinity();
+        const double none = -std::numeric_limits<double>::infinity();
+        const double sink = p.sinks.empty() ? none : double{p.sinks[static_cast<std::size_t>(h)]};
+        double top = sink;
         for (std::int64_t t = first; t <= last; ++t) {
           double score = 0.0;
           for (std::int64_t i = 0; i < d; ++i) score += double{q.at(n, h * d + i)} * double{k.at(t, kv + i)};
@@ -193,7 +195,7 @@ class ReferenceBackend final : public Backend {
           weights[static_cast<std::size_t>(t)] = score;
           top = std::max(top, score);
         }
-        double total = 0.0;
+        double total = p.sinks.empty() ? 0.0 : std::exp(sink - top);
         for (std::int64_t t = first; t <= last; ++t) {
           double& w = weights[static_cast<std::size_t>(t)];
           w = std::exp(w - top);

@@ -15,6 +15,7 @@ constexpr std::int64_t kLogitBytes = std::int64_t{256} << 20;  // logits in memo
 }  // namespace
 
 DType compute_dtype(const Model& model, ComputeType compute) {
+  refuse_grids(model.checkpoint());
   for (const BlockConfig& block : model.config().blocks) {
     for (const LinearTensors& linear : linears_of(block)) {
       const auto packed =

@@ -20,7 +20,8 @@ int num_work(const RefinePart& part) {
   return std::visit(
       Overloaded{[](const PcgOptions&) { return 4; }, [](const SwapsOptions&) { return 2; },
                  [](const SparseGptOptions&) { return 3; }, [](const AdmmOptions&) { return 0; },
-                 [](const AlignedAdmmOptions&) { return 0; }},
+                 [](const AlignedAdmmOptions&) { return 0; }, [](const RtnOptions&) { return 0; },
+                 [](const GptqOptions&) { return 0; }},
       part);
 }
 
@@ -115,7 +116,10 @@ void DeviceRefiner::run(const RefinePart& part, DeviceView weight, const float* 
           [&](const AdmmOptions&) { admm_->refine(weight, target, out, counters); },
           [&](const AlignedAdmmOptions&) { admm_->refine(weight, target, out, counters); },
           [&](const SwapsOptions& options) { run_swaps(options, weight, mask, target, out, counters); },
-          [&](const SparseGptOptions&) { run_sparsegpt(weight, target, out, counters); }},
+          [&](const SparseGptOptions&) { run_sparsegpt(weight, target, out, counters); },
+          // cuda/capabilities.cpp: plans with a grid are refused
+          [&](const RtnOptions&) { expect(false, "refine: no grids on a GPU"); },
+          [&](const GptqOptions&) { expect(false, "refine: no grids on a GPU"); }},
       part);
 }
 

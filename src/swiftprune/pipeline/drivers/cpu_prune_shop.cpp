@@ -39,6 +39,8 @@ class CpuPruneShop final : public PruneShop {
     const Stopwatch watch(run_.seconds.load);
     block_.load(layer, run_.aligned);
     outcomes_.assign(block_->linears().size(), {});
+    quantized_.clear();
+    quantized_.resize(block_->linears().size());
   }
 
   void load_finished(const FinishedBlock& finished) override {
@@ -123,9 +125,11 @@ class CpuPruneShop final : public PruneShop {
       task.weight = of.weight.view();
       task.mask = refiner->uses_mask() ? &mask_ : nullptr;
       task.target = target;
+      task.grid = entry.grid;
       Refinement refined = refiner->refine(task, prepared, backend_);
       if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
       dense = std::exchange(of.weight, std::move(refined.weight));
+      quantized_[linear] = std::move(refined.quantized);
     }
     finish_linear(linear, entry, dense);
   }
@@ -148,6 +152,10 @@ class CpuPruneShop final : public PruneShop {
   void write(std::size_t linear) override {
     const Stopwatch watch(run_.seconds.write);
     const BlockLinear& of = block_->linears()[linear];
+    if (quantized_[linear] && run_.output.keeps_grids()) {
+      run_.output.write_quantized(of.tensors.name + ".weight", *quantized_[linear]);
+      return;
+    }
     write_tensor(run_.output, of.tensors.name + ".weight", of.dtype, of.weight.values());
   }
 
@@ -173,18 +181,20 @@ class CpuPruneShop final : public PruneShop {
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
   const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner) {
-    for (const auto& [refine, gram] : prepared_) {
-      if (refine == entry.refine) return *gram;
+    const bool on_grid = entry.grid.has_value();
+    for (const Prepared& prepared : prepared_) {
+      if (prepared.refine == entry.refine && prepared.on_grid == on_grid) return *prepared.gram;
     }
-    return *prepared_.emplace_back(entry.refine, refiner.prepare(input_stats_, backend_, entry.tensor))
-                .second;
+    prepared_.push_back(
+        {entry.refine, on_grid, refiner.prepare(input_stats_, backend_, entry.tensor, on_grid)});
+    return *prepared_.back().gram;
   }
 
   // The weights are what the file will hold; dense: what they were.
   void finish_linear(std::size_t linear, const PlanEntry& entry, const Matrix& dense) {
     BlockLinear& of = block_->linears()[linear];
     block_.changed(entry.input);
-    round_to(of.dtype, of.weight.values());
+    if (!quantized_[linear] || !run_.output.keeps_grids()) round_to(of.dtype, of.weight.values());
     check_finite(of.weight.view(), entry.tensor);
     {
       const Stopwatch watch(run_.seconds.refine);
@@ -203,10 +213,16 @@ class CpuPruneShop final : public PruneShop {
   std::optional<TwoStreams<CpuStreamOps>> two_;
   CpuBlock block_;
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
-  LayerStats input_stats_;                                                      // of the input in hand
-  std::vector<std::pair<RefineSpec, std::unique_ptr<PreparedGram>>> prepared_;  // for that input
-  Mask mask_;                                                                   // of the linear in hand
-  std::vector<LinearOutcome> outcomes_;                                         // by linear
+  LayerStats input_stats_;  // of the input in hand
+  struct Prepared {
+    RefineSpec refine;
+    bool on_grid = false;
+    std::unique_ptr<PreparedGram> gram;
+  };
+  std::vector<Prepared> prepared_;                         // for that input
+  Mask mask_;                                              // of the linear in hand
+  std::vector<LinearOutcome> outcomes_;                    // by linear
+  std::vector<std::optional<QuantizedWeight>> quantized_;  // by linear; those on a grid
 };
 
 }  // namespace

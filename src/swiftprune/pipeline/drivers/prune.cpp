@@ -245,6 +245,10 @@ void PruneOutput::read(const std::string&, std::span<float>) {
   expect(false, "PruneOutput: read() where blocks are finished already");
 }
 
+void PruneOutput::write_quantized(const std::string&, const QuantizedWeight&) {
+  expect(false, "PruneOutput: write_quantized() where grids are kept");
+}
+
 StatNeeds calibration_needs(const Plan& plan) {
   StatNeeds needs;
   for (const PlanEntry& entry : plan.entries) needs = needs | stat_needs(entry);

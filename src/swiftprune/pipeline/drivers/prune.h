@@ -78,6 +78,10 @@ struct PruneResult {
 // after its tensors.
 class PruneOutput : public TensorOutput {
  public:
+  // Does it store codes and scales of weights on a grid as they are? Otherwise they are written as values in the
+  // checkpoint's dtype, and later blocks see those.
+  virtual bool keeps_grids() const { return false; }
+  virtual void write_quantized(const std::string& name, const QuantizedWeight& weight);
   virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);

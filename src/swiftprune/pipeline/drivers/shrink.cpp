@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/model/layer_sizes.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 #include "swiftprune/structure/unit_scores.h"
@@ -219,6 +220,7 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
 }
 
 void check_shrinkable(const Model& model) {
+  check_without_experts(model.config(), "shrink --units mlp, heads or layers");
   if (model.config().has_layer_sizes) {
     bad_input(
         "{}: config.json: field '{}': a model whose layers differ in size cannot be shrunk again; shrink "

@@ -1,0 +1,277 @@
+#include "swiftprune/model/expert_tensors.h"
+
+#include <cstring>
+#include <utility>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kMxBlock = 32;  // numbers that share a scale
+constexpr std::int64_t kMxBytes = kMxBlock / 2;
+constexpr std::int64_t kMxBias = 127;
+constexpr std::int64_t kRowsATask = 16;
+
+// The 4-bit floats of MXFP4 (E2M1), as OCP's specification of microscaling formats lists them.
+constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                             -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+constexpr const char* kGateUp = "gate_up_proj";
+constexpr const char* kDown = "down_proj";
+
+// Gathers [rows, cols] elements of `Element` from a mapped tensor, whose bytes need not be aligned.
+template <class Element>
+void gather(std::span<const std::byte> bytes, const ExpertTensors::Place& place, std::int64_t rows,
+            std::int64_t cols, Element* target) {
+  const std::byte* base = bytes.data();
+  const auto size = static_cast<std::int64_t>(sizeof(Element));
+  parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      const std::byte* row = base + (place.first + r * place.row) * size;
+      Element* out = target + r * cols;
+      if (place.column == 1) {
+        std::memcpy(out, row, static_cast<std::size_t>(cols * size));
+        continue;
+      }
+      for (std::int64_t c = 0; c < cols; ++c)
+        std::memcpy(out + c, row + c * place.column * size, sizeof(Element));
+    }
+  });
+}
+
+}  // namespace
+
+std::string_view name_of(ExpertForm form) {
+  switch (form) {
+    case ExpertForm::kSeparate:
+      return "separate";
+    case ExpertForm::kFused:
+      return "fused";
+    case ExpertForm::kFusedByInput:
+      return "fused, transposed";
+    case ExpertForm::kMxfp4:
+      return "fused, mxfp4";
+  }
+  return "?";
+}
+
+ExpertTensors::ExpertTensors(const Checkpoint& checkpoint, const ExpertsConfig& experts,
+                             std::int64_t hidden_size)
+    : checkpoint_(checkpoint), experts_(experts), hidden_(hidden_size) {
+  if (checkpoint.find(fused_name(ExpertPart::kGate) + "_blocks") != nullptr) {
+    form_ = ExpertForm::kMxfp4;
+    check_mxfp4();
+  } else if (checkpoint.find(fused_name(ExpertPart::kGate)) != nullptr) {
+    form_ = experts.fused_by_input ? ExpertForm::kFusedByInput : ExpertForm::kFused;
+    check_fused();
+  } else {
+    check_separate();
+  }
+}
+
+std::int64_t ExpertTensors::outputs(ExpertPart part) const {
+  return part == ExpertPart::kDown ? hidden_ : experts_.width;
+}
+
+std::int64_t ExpertTensors::inputs(ExpertPart part) const {
+  return part == ExpertPart::kDown ? experts_.width : hidden_;
+}
+
+std::string ExpertTensors::linear_name(std::int64_t expert, ExpertPart part) const {
+  return fmt::format("{}{}.{}", experts_.prefix, expert, experts_.parts[static_cast<std::size_t>(part)]);
+}
+
+std::string ExpertTensors::fused_name(ExpertPart part) const {
+  return experts_.prefix + (part == ExpertPart::kDown ? kDown : kGateUp);
+}
+
+std::string ExpertTensors::bias_name(std::int64_t expert, ExpertPart part) const {
+  if (!experts_.bias) return "";
+  return form_ == ExpertForm::kSeparate ? linear_name(expert, part) + ".bias" : fused_name(part) + "_bias";
+}
+
+void ExpertTensors::check(const std::string& name, const std::vector<std::int64_t>& shape, bool numbers) {
+  const TensorInfo& tensor = checkpoint_.at(name);
+  const std::string file = (checkpoint_.folder() / tensor.file).string();
+  if (tensor.shape != shape) {
+    bad_input("{}: tensor {}: found shape [{}], expected [{}] from {}, {} and hidden_size of config.json",
+              file, name, fmt::join(tensor.shape, ", "), fmt::join(shape, ", "), experts_.count_field,
+              experts_.width_field);
+  }
+  if (numbers ? !is_weight_dtype(tensor.dtype) : tensor.dtype != DType::kU8) {
+    bad_input("{}: tensor {}: found dtype {}, expected {}", file, name, name_of(tensor.dtype),
+              numbers ? "F32, F16 or BF16" : "U8");
+  }
+  names_.push_back(name);
+}
+
+void ExpertTensors::check_separate() {
+  for (std::int64_t e = 0; e < experts_.count; ++e) {
+    for (const ExpertPart part : kExpertParts) {
+      const std::string name = linear_name(e, part) + ".weight";
+      if (checkpoint_.find(name + kPackedSuffix) != nullptr) {
+        names_.push_back(name + kPackedSuffix);  // its shape is checked when it is loaded
+      } else {
+        check(name, {outputs(part), inputs(part)}, true);
+      }
+      if (experts_.bias) check(bias_name(e, part), {outputs(part)}, true);
+    }
+  }
+  const std::string next = linear_name(experts_.count, ExpertPart::kGate) + ".weight";
+  if (const TensorInfo* extra = checkpoint_.find(next)) {
+    bad_input("{}: tensor {}: found an expert more than the {} that {} of config.json says",
+              (checkpoint_.folder() / extra->file).string(), next, experts_.count, experts_.count_field);
+  }
+}
+
+void ExpertTensors::check_fused() {
+  const std::int64_t both = 2 * experts_.width;
+  const bool by_input = form_ == ExpertForm::kFusedByInput;
+  check(fused_name(ExpertPart::kGate), {experts_.count, by_input ? hidden_ : both, by_input ? both : hidden_},
+        true);
+  check(fused_name(ExpertPart::kDown),
+        {experts_.count, by_input ? experts_.width : hidden_, by_input ? hidden_ : experts_.width}, true);
+  if (!experts_.bias) return;
+  check(bias_name(0, ExpertPart::kGate), {experts_.count, both}, true);
+  check(bias_name(0, ExpertPart::kDown), {experts_.count, hidden_}, true);
+}
+
+void ExpertTensors::check_mxfp4() {
+  for (const ExpertPart part : {ExpertPart::kGate, ExpertPart::kDown}) {
+    const std::int64_t rows = part == ExpertPart::kGate ? 2 * experts_.width : hidden_;
+    const std::int64_t blocks = inputs(part) / kMxBlock;
+    if (inputs(part) % kMxBlock != 0) {
+      bad_input("{}: tensor {}_blocks: found {} inputs, expected a multiple of {} for MXFP4",
+                checkpoint_.folder().string(), fused_name(part), inputs(part), kMxBlock);
+    }
+    check(fused_name(part) + "_blocks", {experts_.count, rows, blocks, kMxBytes}, false);
+    check(fused_name(part) + "_scales", {experts_.count, rows, blocks}, false);
+    if (experts_.bias) check(bias_name(0, part), {experts_.count, rows}, true);
+  }
+}
+
+ExpertTensors::Place ExpertTensors::place(std::int64_t expert, ExpertPart part) const {
+  expect(form_ != ExpertForm::kMxfp4, "place: a tensor of numbers");
+  const std::int64_t width = experts_.width;
+  const bool up = part == ExpertPart::kUp;
+  if (form_ == ExpertForm::kSeparate) return {linear_name(expert, part) + ".weight", 0, inputs(part), 1};
+  if (form_ == ExpertForm::kFused) {
+    if (part == ExpertPart::kDown) return {fused_name(part), expert * hidden_ * width, width, 1};
+    return {fused_name(part), (expert * 2 * width + (up ? width : 0)) * hidden_, hidden_, 1};
+  }
+  if (part == ExpertPart::kDown) return {fused_name(part), expert * width * hidden_, 1, hidden_};
+  return {fused_name(part), expert * hidden_ * 2 * width + (up ? 1 : 0), 2, 2 * width};
+}
+
+DType ExpertTensors::dtype(std::int64_t expert, ExpertPart part) const {
+  return form_ == ExpertForm::kMxfp4 ? DType::kBF16 : checkpoint_.at(place(expert, part).tensor).dtype;
+}
+
+std::vector<std::uint16_t> ExpertTensors::bits(const Place& place, ExpertPart part) const {
+  std::vector<std::uint16_t> result(static_cast<std::size_t>(outputs(part) * inputs(part)));
+  gather(checkpoint_.bytes(checkpoint_.at(place.tensor)), place, outputs(part), inputs(part), result.data());
+  return result;
+}
+
+std::vector<std::uint16_t> ExpertTensors::mxfp4_bits(std::int64_t expert, ExpertPart part) const {
+  const auto blocks = checkpoint_.bytes(checkpoint_.at(fused_name(part) + "_blocks"));
+  const auto scales = checkpoint_.bytes(checkpoint_.at(fused_name(part) + "_scales"));
+  const bool down = part == ExpertPart::kDown;
+  const std::int64_t rows = outputs(part), cols = inputs(part), blocks_a_row = cols / kMxBlock;
+  const std::int64_t step = down ? 1 : 2, begin = expert * rows * step + (part == ExpertPart::kUp ? 1 : 0);
+  std::vector<std::uint16_t> result(static_cast<std::size_t>(rows * cols));
+  parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      std::uint16_t* out = result.data() + r * cols;
+      for (std::int64_t b = 0; b < blocks_a_row; ++b) {
+        const std::int64_t block = (begin + r * step) * blocks_a_row + b;
+        const auto exponent = static_cast<int>(scales[static_cast<std::size_t>(block)]) - int{kMxBias};
+        for (std::int64_t i = 0; i < kMxBytes; ++i) {
+          const auto pair = static_cast<unsigned>(blocks[static_cast<std::size_t>(block * kMxBytes + i)]);
+          *out++ = f32_to_bf16(std::ldexp(kE2M1[pair & 15u], exponent));
+          *out++ = f32_to_bf16(std::ldexp(kE2M1[pair >> 4], exponent));
+        }
+      }
+    }
+  });
+  return result;
+}
+
+std::vector<float> ExpertTensors::load_bias(std::int64_t expert, ExpertPart part) const {
+  if (!experts_.bias) return {};
+  const std::string name = bias_name(expert, part);
+  const std::int64_t rows = outputs(part);
+  if (form_ == ExpertForm::kSeparate) return checkpoint_.load_vector(name, rows);
+  const bool down = part == ExpertPart::kDown;
+  Matrix whole(1, down ? rows : 2 * rows);
+  const TensorInfo& tensor = checkpoint_.at(name);
+  checkpoint_.load_rows(tensor, expert, whole.view());
+  std::vector<float> bias;
+  const bool in_turn = form_ != ExpertForm::kFused;
+  const std::int64_t first = part == ExpertPart::kUp ? (in_turn ? 1 : rows) : 0;
+  for (std::int64_t o = 0; o < rows; ++o) bias.push_back(whole.at(0, first + o * (in_turn && !down ? 2 : 1)));
+  return bias;
+}
+
+BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse use) const {
+  expect(expert >= 0 && expert < experts_.count, "load: an expert of the block");
+  const std::int64_t rows = outputs(part), cols = inputs(part);
+  BlockLinear linear;
+  linear.tensors = {linear_name(expert, part), rows, cols, experts_.bias,
+                    part == ExpertPart::kDown ? LinearInput::kMlpOutput : LinearInput::kMlp};
+  linear.bias = load_bias(expert, part);
+  if (form_ == ExpertForm::kSeparate) {
+    linear.compact = find_packed(checkpoint_, linear.tensors.name + ".weight", rows, cols);
+    if (linear.compact) {
+      linear.dtype = linear.compact->weight().shape().dtype;
+      return linear;
+    }
+  }
+  linear.dtype = dtype(expert, part);
+  if (linear.dtype == DType::kF32) {
+    linear.weight = Matrix(rows, cols);
+    const Place at = place(expert, part);
+    gather(checkpoint_.bytes(checkpoint_.at(at.tensor)), at, rows, cols, linear.weight.data());
+    return linear;
+  }
+  const std::vector<std::uint16_t> bits =
+      form_ == ExpertForm::kMxfp4 ? mxfp4_bits(expert, part) : this->bits(place(expert, part), part);
+  if (use == WeightUse::kCompact) {
+    linear.compact = Linear(pack({bits, rows, cols, linear.dtype}, {PackedKind::kDense16}));
+    return linear;
+  }
+  linear.weight = Matrix(rows, cols);
+  parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    const auto begin = static_cast<std::size_t>(first * cols);
+    const auto count = static_cast<std::size_t>((last - first) * cols);
+    convert_to_f32(std::as_bytes(std::span(bits).subspan(begin, count)), linear.dtype,
+                   linear.weight.values().subspan(begin, count));
+  });
+  return linear;
+}
+
+std::vector<std::string> ExpertTensors::names_of(std::int64_t expert) const {
+  expect(form_ == ExpertForm::kSeparate, "names_of: experts with tensors of their own");
+  const std::size_t each = names_.size() / at(experts_.count);
+  const auto begin = names_.begin() + static_cast<std::ptrdiff_t>(each * at(expert));
+  return {begin, begin + static_cast<std::ptrdiff_t>(each)};
+}
+
+void ExpertTensors::release(std::int64_t expert) const {
+  if (form_ != ExpertForm::kSeparate) {
+    if (expert + 1 < experts_.count) return;
+    for (const std::string& name : names_) checkpoint_.release(checkpoint_.at(name));
+    return;
+  }
+  for (const ExpertPart part : kExpertParts) {
+    if (const TensorInfo* tensor = checkpoint_.find(linear_name(expert, part) + ".weight"))
+      checkpoint_.release(*tensor);
+  }
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,74 @@
+// Experts are taken out of every layer that has them, one decoder block at a time: what the calibration text shows of
+// them decides which stay, the router loses the others' rows, and the outputs of those that stay are refitted. The
+// text then passes the smaller layer. Experts are read one by one; in memory are the hidden states, a few matrices of
+// their size, one layer's router and one expert. On the processor.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "swiftprune/core/progress.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
+#include "swiftprune/structure/expert_scores.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+struct RemoveExpertsOptions {
+  std::int64_t keep = 0;  // experts of each layer that stay
+  const ExpertScorer* scorer = nullptr;
+  std::uint64_t seed = 0;  // of the score `random`
+  // `ours` removes in so many steps; each measures the change beside the dense layer's output anew.
+  std::int64_t rounds = 4;
+  bool keep_super = true;
+  // The down projections of what stays, by least squares towards the dense layer's output: one expert after the other,
+  // each on what the others leave. An expert with fewer than kMinRefitTokens tokens stays as it is.
+  bool refit = true;
+  double damping = 0.1;
+  ComputeType compute = ComputeType::kF32;
+  ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
+};
+inline constexpr std::int64_t kMinRefitTokens = 32;
+
+struct ReducedLayer {
+  ExpertEvidence evidence;          // of the dense layer on the text that passed the smaller layers before it
+  std::vector<std::int64_t> kept;   // rising
+  std::vector<std::int64_t> super;  // experts that make massive activations
+  std::vector<std::int64_t> never;  // without a token
+  std::vector<std::int64_t> not_refitted;  // of those kept, for want of tokens
+  // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after the refit.
+  double change = 0.0, change_refitted = 0.0;
+};
+
+struct RemoveExpertsResult {
+  std::vector<ReducedLayer> layers;  // those with experts
+  ShrinkSeconds seconds;
+};
+
+// Takes what becomes of a layer.
+class ReducedExpertsOutput {
+ public:
+  virtual ~ReducedExpertsOutput() = default;
+  // The down projection [hidden, width] of the expert that is the `index`th of those kept.
+  virtual void write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) = 0;
+  // All else of the experts kept and the router's rows for them; refitted: by index, whose down projections were
+  // written.
+  virtual void keep(std::int64_t layer, std::span<const std::int64_t> kept,
+                    const std::vector<bool>& refitted) = 0;
+};
+
+// The number of experts that stay: of a ratio that goes, the nearest number that the router's groups divide. Throws
+// Error{kUsage} naming --ratio or --experts when the model has no experts, or not enough would be left for the
+// router.
+std::int64_t experts_for_ratio(const ModelConfig& model, double ratio);
+void check_experts_left(const ModelConfig& model, std::int64_t keep, std::string_view flag);
+// Throws Error for a packed model, and for a refit of experts whose form cannot hold it (MXFP4).
+void check_reducible(const Model& model);
+bool can_refit_experts(const Model& model);
+
+RemoveExpertsResult remove_experts(const Model& model, const Backend& backend, const TokenWindows& windows,
+                                   const RemoveExpertsOptions& options, ReducedExpertsOutput& output);
+
+}  // namespace swiftprune

@@ -1,0 +1,60 @@
+// The folder of a model that lost experts: the same family, form and dtypes, experts renumbered, the router's rows,
+// biases and correction biases of those that stay, config.json with the new number. transformers loads it like any
+// other model of the family. Layers for the prediction of further tokens, which some files hold behind the last one
+// and which no forward here runs, are left out, since they would need all experts.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/model/expert_tensors.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/drivers/remove_experts.h"
+
+namespace swiftprune {
+
+class ExpertCheckpoint final : public ReducedExpertsOutput {
+ public:
+  // keep: experts of each layer. max_shard_bytes: shards are made anew when the source has several.
+  ExpertCheckpoint(const Model& model, std::int64_t keep, const std::filesystem::path& folder,
+                   std::uint64_t max_shard_bytes = 5'000'000'000);
+
+  void write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) override;
+  void keep(std::int64_t layer, std::span<const std::int64_t> kept,
+            const std::vector<bool>& refitted) override;
+  // After the last layer: all other tensors, config.json, the other files, the record. The folder then stands under
+  // its own name.
+  void finish(const nlohmann::ordered_json& record);
+
+  std::int64_t num_parameters() const { return num_parameters_; }  // all tensors of the new folder
+  bool leaves_prediction_layers_out() const { return !left_out_.empty(); }
+
+ private:
+  // The layer's experts, or nothing.
+  const ExpertTensors* experts_of(std::int64_t layer) const;
+  const ExpertsConfig& config_of(std::int64_t layer) const;
+  std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
+  // Rows of a tensor whose first extent is the number of experts.
+  void copy_slices(const std::string& name, std::span<const std::int64_t> kept);
+  void copy_part(const std::string& name, std::int64_t expert, std::int64_t index);
+
+  const Model& model_;
+  std::int64_t keep_;
+  std::map<std::int64_t, ExpertTensors> experts_;
+  std::set<std::string> sliced_;    // tensors [E, ...]
+  std::set<std::string> separate_;  // tensors of one expert
+  std::set<std::string> left_out_;
+  std::int64_t num_parameters_ = 0;
+  CheckpointWriter writer_;
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,52 @@
+// Linears on a grid of few bits go to the disk as the solver found them, codes, scales and zero points, in a
+// hidden folder; when all are there, and with them the number of zeros and so every tensor's size, the packed
+// model is written (sparse/packed_checkpoint.h). Nothing is rounded on the way.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/journal.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+
+// What the hidden folder holds: of each linear that the plan prunes its values in the checkpoint's dtype, or
+// "<name>.codes" U8 [O, I], "<name>.scales" F16 and, where asymmetric, "<name>.zeros" U8 [O, groups].
+std::vector<PlannedTensor> stage_plan(const Checkpoint& source, const Plan& plan);
+
+class GridOutput final : public PruneOutput {
+ public:
+  // stage: of stage_plan(); never finished. finished: blocks that it took over from a killed run.
+  GridOutput(const Checkpoint& source, const Plan& plan, CheckpointWriter& stage, Journal& journal,
+             std::span<const FinishedBlock> finished);
+
+  bool keeps_grids() const override { return true; }
+  void write_quantized(const std::string& name, const QuantizedWeight& weight) override;
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
+  void finish(const FinishedBlock& block) override { journal_.add(block); }
+  void read(const std::string& name, std::span<float> values) override;
+
+  // After prune(): the packed model's tensors, each in the smallest form that holds it, the tables in the bits
+  // that `options` asks for, and all others as they were. Its other files are left to the caller.
+  std::unique_ptr<CheckpointWriter> write_packed(const std::filesystem::path& folder,
+                                                 const PackOptions& options, PackReport& report) const;
+
+ private:
+  QuantizedWeight staged(const std::string& name) const;
+
+  const Checkpoint& source_;
+  CheckpointWriter& stage_;
+  Journal& journal_;
+  std::map<std::string, QuantGrid> grids_;  // by tensor
+  std::set<std::string> values_;            // tensors that were pruned without a grid
+};
+
+}  // namespace swiftprune

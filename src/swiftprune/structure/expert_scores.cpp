@@ -1,0 +1,117 @@
+#include "swiftprune/structure/expert_scores.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/scoring/random.h"
+
+namespace swiftprune {
+namespace {
+
+// Mean over an expert's own tokens; nothing was seen of one without tokens.
+std::vector<double> reap(const ExpertEvidence& e, std::uint64_t) {
+  std::vector<double> scores(e.share_norms);
+  for (std::size_t j = 0; j < scores.size(); ++j) {
+    if (e.tokens[j] > 0) scores[j] /= static_cast<double>(e.tokens[j]);
+  }
+  return scores;
+}
+
+std::vector<double> frequency(const ExpertEvidence& e, std::uint64_t) {
+  return {e.tokens.begin(), e.tokens.end()};
+}
+
+std::vector<double> router_weight(const ExpertEvidence& e, std::uint64_t) { return e.shares; }
+
+std::vector<double> ean(const ExpertEvidence& e, std::uint64_t) { return e.norms; }
+
+std::vector<double> change(const ExpertEvidence& e, std::uint64_t) { return e.changes; }
+
+std::vector<double> random(const ExpertEvidence& e, std::uint64_t seed) {
+  std::vector<double> scores;
+  for (std::int64_t j = 0; j < e.num_experts(); ++j) {
+    scores.push_back(static_cast<double>(random_stream(seed, fmt::format("{}.{}", e.layer, j))));
+  }
+  return scores;
+}
+
+constexpr std::array kScorers = {
+    ExpertScorer{"ours", true, change,
+                 "change of the layer's output when the expert is gone and the router chooses again",
+                 "this project"},
+    ExpertScorer{"reap", false, reap, "mean of weight times norm of the output over the expert's tokens",
+                 "arXiv 2510.13999"},
+    ExpertScorer{"frequency", false, frequency, "number of tokens", "baseline"},
+    ExpertScorer{"router-weight", false, router_weight, "sum of the router's weights", "baseline"},
+    ExpertScorer{"ean", false, ean, "sum of the norms of the output", "arXiv 2504.05586"},
+    ExpertScorer{"random", false, random, "random numbers from --seed", "baseline"}};
+
+}  // namespace
+
+double ExpertEvidence::routing_entropy() const {
+  const auto total = static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
+  if (total == 0.0 || tokens.size() < 2) return 0.0;
+  double entropy = 0.0;
+  for (const std::int64_t count : tokens) {
+    const double share = static_cast<double>(count) / total;
+    if (share > 0.0) entropy -= share * std::log(share);
+  }
+  return entropy / std::log(static_cast<double>(tokens.size()));
+}
+
+std::span<const ExpertScorer> expert_scorers() { return kScorers; }
+
+const ExpertScorer& expert_scorer(std::string_view name) {
+  std::string known;
+  for (const ExpertScorer& scorer : kScorers) {
+    if (scorer.name == name) return scorer;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", scorer.name);
+  }
+  bad_usage("--score: found '{}', expected of experts one of {}", name, known);
+}
+
+std::vector<std::int64_t> super_experts(const ExpertEvidence& e) {
+  std::vector<double> seen;
+  for (std::size_t j = 0; j < e.tokens.size(); ++j) {
+    if (e.tokens[j] > 0) seen.push_back(e.largest[j]);
+  }
+  std::vector<std::int64_t> found;
+  if (seen.empty()) return found;
+  const auto middle = seen.begin() + static_cast<std::ptrdiff_t>(seen.size() / 2);
+  std::nth_element(seen.begin(), middle, seen.end());
+  for (std::int64_t j = 0; j < e.num_experts(); ++j) {
+    const double largest = e.largest[static_cast<std::size_t>(j)];
+    if (largest > kSuperTimesMedian * *middle && largest >= kSuperShare * e.largest_residual)
+      found.push_back(j);
+  }
+  return found;
+}
+
+std::vector<std::int64_t> best_experts(std::span<const double> scores, std::int64_t count,
+                                       std::int64_t num_groups, std::span<const std::int64_t> always) {
+  const std::int64_t experts = std::ssize(scores), a_group = experts / num_groups;
+  expect(count <= experts && count % num_groups == 0 && experts % num_groups == 0,
+         "best_experts: as many a group");
+  std::vector<double> ranks(scores.begin(), scores.end());
+  for (const std::int64_t j : always)
+    ranks[static_cast<std::size_t>(j)] = std::numeric_limits<double>::infinity();
+  std::vector<std::int64_t> kept;
+  for (std::int64_t g = 0; g < num_groups; ++g) {
+    std::vector<std::int64_t> order(static_cast<std::size_t>(a_group));
+    std::iota(order.begin(), order.end(), g * a_group);
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return ranks[static_cast<std::size_t>(a)] > ranks[static_cast<std::size_t>(b)];
+    });
+    kept.insert(kept.end(), order.begin(), order.begin() + count / num_groups);
+  }
+  std::sort(kept.begin(), kept.end());
+  return kept;
+}
+
+}  // namespace swiftprune
