@@ -59,7 +59,8 @@ void run(const ExportArguments& arguments) {
     const ComputeType compute = parse_compute(arguments.compute, *device);
     CalibrationText text = arguments.calibration;
     text.fit_to(*model);
-    windows = calibration_windows(*model, *device, text, arguments.windows, false, compute, options.progress);
+    windows = calibration_windows(arguments.common, *model, *device, text, arguments.windows, false, compute,
+                                  options.progress);
     options.calibration.emplace(GgufCalibration{device->host(), windows, compute});
   }
   const ExportReport report = export_gguf(*model, arguments.gguf, options);
@@ -95,8 +96,11 @@ void declare_export(CLI::App& program) {
   command->add_option("--gguf", arguments->gguf, "File to write; must not exist")->required();
   command
       ->add_option("--type", arguments->type,
-                   "Type of the matrices (vectors and norms stay f32); auto: the folder's own")
-      ->check(CLI::IsMember(type_names()))
+                   fmt::format("Type of the matrices (vectors and norms stay f32); auto: the folder's own. "
+                               "One of {}",
+                               fmt::join(type_names(), ", ")))
+      ->type_name("TYPE")
+      ->check(CLI::IsMember(type_names()).description(""))
       ->capture_default_str();
   command->add_option("--name", arguments->name, "The model's name in the file (default: the folder's)");
   add_calibration_flags(*command, arguments->calibration);

@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "refinement/double_reference.h"
-#include "refinement/problem.h"
 #include "support/expect_error.h"
+#include "support/problem.h"
 #include "support/spec_text.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"

@@ -243,8 +243,7 @@ GridGram prepare_grid(const Matrix& gram, std::span<const float> norm, double da
       }
     }
   });
-  DampedFactor found =
-      damped_factor(normalised.view(), {.relative = damping, .unit = 1.0}, backend, tensor);
+  DampedFactor found = damped_factor(normalised.view(), {.relative = damping, .unit = 1.0}, backend, tensor);
   result.factor = std::move(found.factor);
   result.damping = found.damping;
   result.damping_raised = found.damping_raised;
