@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "signals.h"
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/report/comparison.h"
 
@@ -103,7 +104,22 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
 }
 
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::string& model, const char* description) {
+  options.locate_models.push_back([&model] { model = locate_model(model).string(); });
+  return command.add_option(name, model, description);
+}
+
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::vector<std::string>& models, const char* description) {
+  options.locate_models.push_back([&models] {
+    for (std::string& model : models) model = locate_model(model).string();
+  });
+  return command.add_option(name, models, description);
+}
+
 RunScope apply(const CommonOptions& options) {
+  for (const auto& locate : options.locate_models) locate();
   return RunScope({program_stop(), terminal_progress(options), options.threads});
 }
 
