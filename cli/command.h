@@ -15,6 +15,7 @@
 
 #include "help_format.h"
 #include "outputs.h"
+#include "progress.h"
 #include "swiftprune/core/run_context.h"
 
 namespace swiftprune::cli {
@@ -38,10 +39,11 @@ void declare_tokenize(CLI::App& program);
 // The program with all of its commands.
 std::unique_ptr<CLI::App> make_program();
 
-// Flags that every command has, declared in one place: --json, --threads, --quiet.
+// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads.
 struct CommonOptions {
   bool json = false;
   bool quiet = false;
+  std::string progress = "auto";
   int threads = 0;
   std::vector<std::function<void()>> locate_models;  // of add_model_argument()
   const CLI::App* command = nullptr;                 // for echoes of all its options (option_echo.h)
@@ -54,12 +56,9 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
                                 std::string& model, const char* description);
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::vector<std::string>& models, const char* description);
-// The command's run, bound to this thread: stops with the program, has --threads, and draws one line with
-// percent and time left on a terminal (nothing elsewhere or with --quiet). Throws
-// Error{kBadInput} for a model that is not there.
+// The command's run, bound to this thread: stops with the program, has --threads, and shows its progress
+// as --progress says (not with --quiet). Throws Error{kBadInput} for a model that is not there.
 [[nodiscard]] RunScope apply(const CommonOptions& options);
-// Takes a progress line that still stands away, before something else is printed on standard error.
-void clear_progress();
 // "note: TEXT" on standard error, unless --quiet.
 void print_note(const CommonOptions& options, const std::string& text);
 // The commands that come next, each as its arguments, on standard error, unless --quiet.
