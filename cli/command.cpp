@@ -12,6 +12,7 @@
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/report/comparison.h"
+#include "version.h"
 
 namespace swiftprune::cli {
 
@@ -19,12 +20,13 @@ std::unique_ptr<CLI::App> make_program() {
   auto program = std::make_unique<CLI::App>(
       "swiftprune: makes a language model smaller and faster, on the machine you have");
   program->formatter(std::make_shared<HelpFormat>());
-  program->set_version_flag("--version", std::string("swiftprune ") + SWIFTPRUNE_VERSION);
+  program->set_version_flag("--version", version_text());
   program->require_subcommand(1);
   program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare : {declare_import, declare_export, declare_inspect, declare_prune, declare_shrink,
-                        declare_eval, declare_compare, declare_pilot, declare_generate, declare_bench,
-                        declare_serve, declare_tokenize, declare_verify, declare_pack, declare_unpack}) {
+  for (auto* declare :
+       {declare_import, declare_export, declare_inspect, declare_prune, declare_shrink, declare_eval,
+        declare_compare, declare_pilot, declare_generate, declare_bench, declare_serve, declare_tokenize,
+        declare_verify, declare_pack, declare_unpack, declare_doctor, declare_completion, declare_man}) {
     declare(*program);
   }
   return program;

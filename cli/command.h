@@ -35,6 +35,9 @@ void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);
 void declare_tokenize(CLI::App& program);
+void declare_doctor(CLI::App& program);
+void declare_completion(CLI::App& program);
+void declare_man(CLI::App& program);
 
 // The program with all of its commands.
 std::unique_ptr<CLI::App> make_program();
