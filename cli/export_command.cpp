@@ -1,5 +1,4 @@
 // swiftprune export: a model folder as a file of another program's format.
-#include <filesystem>
 #include <memory>
 
 #include <fmt/ranges.h>
