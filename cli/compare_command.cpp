@@ -149,8 +149,10 @@ void run(const CompareFlags& flags) {
 }
 
 void add_flags(CLI::App& command, CompareFlags& f) {
-  command.add_option("DENSE", f.dense, "The model before pruning")->required();
-  command.add_option("PRUNED", f.pruned, "Pruned or packed models")->required()->expected(1, 100);
+  add_model_argument(command, f.common, "DENSE", f.dense, "The model before pruning")->required();
+  add_model_argument(command, f.common, "PRUNED", f.pruned, "Pruned or packed models")
+      ->required()
+      ->expected(1, 100);
   add_evaluation_flags(command, f.text);
   command.add_option("--prompts", f.prompts,
                      "Prompts to answer greedily: .jsonl with \"prompt\", or text with one a line");

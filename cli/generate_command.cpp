@@ -125,7 +125,8 @@ void run(const GenerateOptions& options) {
 void declare_generate(CLI::App& program) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = program.add_subcommand("generate", "Continue a prompt");
-  command->add_option("MODEL", options->model, "Hugging Face model folder")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, "Hugging Face model folder")
+      ->required();
   command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
   command->add_flag("--chat", options->chat,
                     "The prompt is a message, asked through the model's chat template");

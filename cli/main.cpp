@@ -7,6 +7,7 @@
 
 #include "command.h"
 #include "signals.h"
+#include "suggestions.h"
 #include "swiftprune/core/internal_error.h"
 
 namespace swiftprune::cli {
@@ -27,7 +28,10 @@ int run_program(int argc, char** argv) {
     program->parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return program->exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::kUsage);
+    if (program->exit(error) == 0) return 0;
+    const std::string hint = did_you_mean(*program, {argv + 1, argv + argc});
+    if (!hint.empty()) fmt::print(stderr, "{}\n", hint);
+    return static_cast<int>(ErrorKind::kUsage);
   } catch (const Interrupted& error) {
     return complain(128 + stopping_signal(), error.what());
   } catch (const Error& error) {

@@ -77,7 +77,7 @@ void print_report(const ComparisonReport& report) {
   fmt::print("\nRecommended:\n  {}\n", *report.recommendation);
 }
 
-void run(PilotFlags flags) {
+void run(PilotFlags& flags) {
   const RunScope job = apply(flags.common);
   PilotOptions& options = flags.options;
   for (const double sparsity : options.sparsities) {
@@ -124,7 +124,7 @@ void declare_pilot(CLI::App& program) {
   PilotOptions& o = flags->options;
   CLI::App* command =
       program.add_subcommand("pilot", "Try methods and sparsities on your own text, and get one command");
-  command->add_option("MODEL", o.model, "Hugging Face model folder")->required();
+  add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder")->required();
   command->add_option("--text", o.text, "Your text: .txt, .jsonl, .u16, .u32; half calibrates, half measures")
       ->required();
   command->add_option("--field", flags->field, "Member of each .jsonl line that holds the text")

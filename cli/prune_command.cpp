@@ -460,7 +460,7 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
 
 // What `prune` and `quantize` share.
 void add_common_flags(CLI::App& command, PruneFlags& f) {
-  command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
   add_grid_flags(command, f);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
 
@@ -139,8 +140,7 @@ ComparisonReport compare(const ComparisonInput& input, Device& device) {
     bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
   }
   ComparisonReport report;
-  report.title = fmt::format("{}, pruned",
-                             std::filesystem::path(input.folders[0]).lexically_normal().filename().string());
+  report.title = fmt::format("{}, pruned", model_name(input.folders[0]));
   report.text = input.text;
   report.convention = input.convention;
   report.compute = input.forward.compute == ComputeType::kBF16 ? "bf16" : "f32";

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/masking/zero_scan.h"
@@ -121,9 +122,7 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
   const Checkpoint& checkpoint = model.checkpoint();
   ModelSummary summary;
   summary.folder = folder;
-  std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
-  if (path.filename().empty()) path = path.parent_path();
-  summary.name = path.filename().string();
+  summary.name = model_name(folder);
   summary.family = model.config().family;
   summary.packed = has_packed_tensors(checkpoint);
   for (const TensorInfo& info : checkpoint.tensors()) {
