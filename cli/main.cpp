@@ -9,6 +9,7 @@
 #include "signals.h"
 #include "suggestions.h"
 #include "swiftprune/core/internal_error.h"
+#include "waiting.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -49,6 +50,7 @@ int run_program(int argc, char** argv) {
 }  // namespace swiftprune::cli
 
 int main(int argc, char** argv) {
+  swiftprune::cli::bound_spinning(argv);
   swiftprune::cli::watch_signals();
   const int exit_code = swiftprune::cli::run_program(argc, argv);
   // A result that did not reach its file (a full disk) is no success.
