@@ -15,6 +15,18 @@
 #include "version.h"
 
 namespace swiftprune::cli {
+namespace {
+
+thread_local const CommandHost* current_host = nullptr;
+
+}  // namespace
+
+HostScope::HostScope(const CommandHost& host) {
+  expect(current_host == nullptr, "one host of a thread");
+  current_host = &host;
+}
+
+HostScope::~HostScope() { current_host = nullptr; }
 
 std::unique_ptr<CLI::App> make_program() {
   auto program = std::make_unique<CLI::App>(
@@ -34,6 +46,8 @@ std::unique_ptr<CLI::App> make_program() {
 
 void add_common_options(CLI::App& command, CommonOptions& options) {
   options.command = &command;
+  // Not as flags that were given: records do not tell who ran the command.
+  options.json = options.quiet = current_host != nullptr;
   command.add_flag("--json", options.json, "Print the result as one JSON document on standard output");
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
   add_progress_option(command, options.progress);
@@ -56,11 +70,18 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
 
 RunScope apply(const CommonOptions& options) {
   for (const auto& locate : options.locate_models) locate();
+  if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
   return RunScope({program_stop(), make_progress(style), options.threads});
 }
 
+bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
+
 void print_note(const CommonOptions& options, const std::string& text) {
+  if (current_host != nullptr) {
+    current_host->note(text);
+    return;
+  }
   if (options.quiet) return;
   clear_progress();
   fmt::print(stderr, "note: {}\n", text);
@@ -74,11 +95,14 @@ void print_next(const CommonOptions& options, const std::vector<std::vector<std:
 }
 
 void print_notes(const CommonOptions& options, std::span<const std::string> notes) {
-  if (options.quiet) return;
   for (const std::string& note : notes) print_note(options, note);
 }
 
 void print_json(const nlohmann::ordered_json& document) {
+  if (current_host != nullptr) {
+    current_host->result(document);
+    return;
+  }
   fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 

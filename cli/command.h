@@ -42,6 +42,23 @@ void declare_man(CLI::App& program);
 // The program with all of its commands.
 std::unique_ptr<CLI::App> make_program();
 
+// Another program that runs commands in its own process (python/): what would go to the terminal goes there.
+// Commands are asked for JSON and say nothing else.
+struct CommandHost {
+  std::stop_token stop;
+  ProgressFn progress;
+  std::function<void(const nlohmann::ordered_json&)> result;
+  std::function<void(const std::string&)> note;  // of print_note()
+};
+// Binds the host to the calling thread until the scope ends: before make_program(), around the parse.
+class HostScope {
+ public:
+  explicit HostScope(const CommandHost& host);
+  HostScope(const HostScope&) = delete;
+  HostScope& operator=(const HostScope&) = delete;
+  ~HostScope();
+};
+
 // Flags that every command has, declared in one place: --json, --quiet, --progress, --threads.
 struct CommonOptions {
   bool json = false;
@@ -62,6 +79,8 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
 // The command's run, bound to this thread: stops with the program, has --threads, and shows its progress
 // as --progress says (not with --quiet). Throws Error{kBadInput} for a model that is not there.
 [[nodiscard]] RunScope apply(const CommonOptions& options);
+// Whether anyone reads notes: not with --quiet.
+bool takes_notes(const CommonOptions& options);
 // "note: TEXT" on standard error, unless --quiet.
 void print_note(const CommonOptions& options, const std::string& text);
 // The commands that come next, each as its arguments, on standard error, unless --quiet.

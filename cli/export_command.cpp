@@ -74,9 +74,9 @@ void run(const ExportArguments& arguments) {
                types.size() > 1 ? fmt::format(" (matrices: {})", fmt::join(types, ", ")) : std::string(),
                human_bytes(static_cast<double>(report.bytes)));
   }
-  clear_progress();
-  // Also when quiet: what another program will do otherwise is no hint.
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
+  CommonOptions loud = arguments.common;
+  loud.quiet = false;  // what another program will do otherwise is no hint
+  print_notes(loud, report.notes);
 }
 
 }  // namespace

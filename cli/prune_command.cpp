@@ -277,7 +277,7 @@ double sparsity_before(const Model& model, const Plan& plan) {
 // Zeros stay zeros: a model that is sparser than asked comes out as it went in.
 void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan, double sparsity) {
   constexpr double kNoticeable = 0.01;
-  if (flags.common.quiet || sparsity <= plan.sparsity() + kNoticeable) return;
+  if (!takes_notes(flags.common) || sparsity <= plan.sparsity() + kNoticeable) return;
   const double before = sparsity_before(model, plan);
   if (before <= plan.sparsity() + kNoticeable) return;
   print_note(flags.common,

@@ -219,8 +219,8 @@ void run(ShrinkFlags& flags) {
   output.finish(record);
   if (flags.target_ms) {
     const DecodeTime now = device->decode_time(*Model::open(flags.out), options.compute);
-    fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
-               *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
+    print_note(flags.common, fmt::format("decode {:.2f} ms a token, asked {:.2f}, dense {:.2f}", now.total_ms,
+                                         *flags.target_ms, decode.at("decode_ms").at("dense").get<double>()));
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {
