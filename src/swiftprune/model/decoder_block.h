@@ -99,6 +99,12 @@ class DecoderBlock {
                  Norm& norm) const;
   void apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x, MatrixView y) const;
   void apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const;
+  // What a rotary embedding needs in front of Backend::rope(): pairs of neighbours become pairs of halves, queries
+  // are scaled by their position. x: heads of consecutive positions.
+  void pair_halves(MatrixView x) const;
+  void scale_queries(MatrixView q, std::int64_t first_position) const;
+  void rotate(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
+              std::int64_t first_position) const;
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
   // The MLP that every token passes: of a block without experts, or the shared expert.
   Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;

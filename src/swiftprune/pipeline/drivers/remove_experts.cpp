@@ -418,7 +418,8 @@ class Remover {
   // All of the block but its experts: hidden_ has the attention and the shared expert in it. -> the experts' inputs
   Matrix run_up_to_experts(const DecoderBlock& block) {
     using enum LinearInput;
-    expect(!model_.config().parallel_residual && !block.norms_output(kMlpOutput),
+    expect(!model_.config().parallel_residual && model_.config().residual_scale == 1.0f &&
+               !block.norms_output(kMlpOutput),
            "experts: what they add joins the residual as it is, behind the attention");
     Matrix x(hidden_.rows(), hidden_.cols());
     ops_.for_rows([&](std::int64_t first, std::int64_t count) {
