@@ -107,8 +107,9 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
     expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); },
                  {"experts", "on a GPU", "--device cpu"});
     check_model(experts, cpu_capabilities());
-    expect_error(ErrorKind::kUsage, [&] { check_without_experts(experts, "prune"); },
-                 {"prune", "experts", "--units experts"});
+    expect_error(ErrorKind::kUsage,
+                 [&] { check_without_experts(experts, "--allocate sensitivity", "leave it out"); },
+                 {"--allocate sensitivity", "experts", "leave it out"});
   }
 
   Plan mixed = plan(ScoreSpec(), "admm(20,15)");

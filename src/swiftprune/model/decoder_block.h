@@ -83,6 +83,8 @@ class DecoderBlock {
   Matrix project(const Backend& backend, LinearInput which, ConstMatrixView x) const;
   // Of a block with experts: what its shared expert adds, zeros where there is none. x [N, hidden] -> [N, hidden]
   Matrix shared_output(const Backend& backend, ConstMatrixView x) const;
+  // The input [N, I] of the shared expert's down projection, where there is one.
+  Matrix shared_inner(const Backend& backend, ConstMatrixView x) const { return dense_mlp(backend, x); }
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
   bool norms_output(LinearInput which) const;
 

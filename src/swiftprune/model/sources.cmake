@@ -34,6 +34,7 @@ target_sources(swiftprune PRIVATE
   model/router.cpp
   model/expert_tensors.cpp
   model/experts.cpp
+  model/stored_weights.cpp
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp

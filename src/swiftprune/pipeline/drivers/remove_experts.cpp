@@ -230,13 +230,7 @@ class Layer {
   }
 
   static void add_part(ConstMatrixView f, const ExpertTokens& tokens, std::int64_t first, Matrix& y) {
-    const auto begin = at(first), end = at(first + f.rows);
-    add_rows(f,
-             {{tokens.rows.begin() + static_cast<std::ptrdiff_t>(begin),
-               tokens.rows.begin() + static_cast<std::ptrdiff_t>(end)},
-              {tokens.gates.begin() + static_cast<std::ptrdiff_t>(begin),
-               tokens.gates.begin() + static_cast<std::ptrdiff_t>(end)}},
-             y.view());
+    add_rows(f, part_of(tokens, first, f.rows), y.view());
   }
 
   static std::vector<double> gate_totals(const Routing& routing) {
