@@ -1,2 +1,3 @@
 target_sources(swiftprune PRIVATE
+  pilot/block_trial.cpp
   pilot/pilot.cpp)
