@@ -1,7 +1,9 @@
 #include "program.h"
 #include "signals.h"
+#include "waiting.h"
 
 int main(int argc, char** argv) {
+  swiftprune::cli::bound_spinning(argv);
   swiftprune::cli::watch_signals();
   return swiftprune::cli::run_program(argc, argv);
 }

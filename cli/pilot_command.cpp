@@ -1,10 +1,7 @@
 // swiftprune pilot: methods × sparsities on a model and a text of one's own, within a time budget.
-#include <filesystem>
 #include <memory>
-#include <system_error>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "command.h"
 #include "model_text.h"
@@ -12,6 +9,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pilot/pilot.h"
+#include "work_folder.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -27,32 +25,6 @@ struct PilotFlags {
   std::string compute = "auto";
   DeviceFlags device;
   PilotOptions options;
-};
-
-// A folder of our own beside the system's other temporary ones, or under --work.
-class WorkFolder {
- public:
-  explicit WorkFolder(const std::string& parent) {
-    std::string name =
-        ((parent.empty() ? std::filesystem::temp_directory_path() : std::filesystem::path(parent)) /
-         "swiftprune-pilot-XXXXXX")
-            .string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      fail(ErrorKind::kFailure, "{}: a folder for the trials cannot be made; choose another with --work",
-           name);
-    }
-    path_ = name;
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
-  ~WorkFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
 
 void print_report(const ComparisonReport& report) {

@@ -1,3 +1,5 @@
 target_sources(swiftprune PRIVATE
   pilot/block_trial.cpp
-  pilot/pilot.cpp)
+  pilot/equal_bytes.cpp
+  pilot/pilot.cpp
+  pilot/trial.cpp)

@@ -134,7 +134,7 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
     if (checkpoint.find(table) == nullptr) summary.num_parameters += config.vocab_size * config.hidden_size;
   }
   std::map<std::string, std::int64_t> patterns;
-  double zeros = 0.0, weights = 0.0;
+  double zeros = 0.0, weights = 0.0, bytes = 0.0;
   for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
     double block_zeros = 0.0, block_weights = 0.0;
     for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
@@ -144,12 +144,16 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
       block_weights += size;
       if (checkpoint.find(l.name) == nullptr) summary.num_parameters += l.rows * l.cols;
       if (l.pattern != "dense") ++patterns[l.pattern];
+      for (const std::string& stored : {l.name, l.name + kPackedSuffix}) {
+        if (const TensorInfo* info = checkpoint.find(stored)) bytes += static_cast<double>(info->num_bytes());
+      }
     }
     summary.block_sparsity.push_back(block_zeros / block_weights);
     zeros += block_zeros;
     weights += block_weights;
   }
   summary.sparsity = weights > 0.0 ? zeros / weights : 0.0;
+  summary.bits_per_weight = weights > 0.0 ? 8.0 * bytes / weights : 0.0;
   summary.pattern = "dense";
   std::int64_t most = 0;
   for (const auto& [pattern, count] : patterns) {
