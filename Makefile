@@ -11,7 +11,7 @@ TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang libclang-rt-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
-.PHONY: build demo test asan tsan fuzz python-test wheel bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan fuzz python-test wheel deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -62,6 +62,15 @@ wheel: deps
 	$(PYTHON) -m venv build/wheel/fresh
 	build/wheel/fresh/bin/pip install -q pytest $$(ls -t dist/swiftprune-*.whl | head -n 1)
 	build/wheel/fresh/bin/python -m pytest -q python/tests
+
+# dist/*.deb for this Debian. DEB_FLAGS=-DSWIFTPRUNE_CUDA=OFF: without GPU code where nvcc is there.
+DEB_FLAGS ?=
+deb: deps
+	$(call install,dpkg-dev file)
+	cmake --preset deb $(DEB_FLAGS)
+	cmake --build --preset deb
+	cd build/deb && cpack -G DEB
+	@ls -l dist/*.deb
 
 bench: deps
 	cmake --preset $(PRESET)

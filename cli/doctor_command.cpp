@@ -1,14 +1,11 @@
 // swiftprune doctor: what this machine has for the work, what is missing and why, and what that means.
-#include <sys/statvfs.h>
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 #include <optional>
 
 #include <fmt/format.h>
 
 #include "command.h"
+#include "machine.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
@@ -27,28 +24,6 @@ constexpr std::int64_t kCeilingBytes = std::int64_t{512} << 20;  // far more tha
 constexpr int kCeilingRounds = 5;
 // Other work takes so much of the processor that timings mean little.
 constexpr double kBusyLoad = 0.5;  // of the cores
-
-struct Memory {
-  double total = 0.0, available = 0.0;  // bytes
-};
-
-Memory read_memory() {
-  Memory memory;
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  double kib = 0.0;
-  while (file >> name >> kib && std::getline(file, unit)) {
-    if (name == "MemTotal:") memory.total = kib * 1024.0;
-    if (name == "MemAvailable:") memory.available = kib * 1024.0;
-  }
-  return memory;
-}
-
-double free_bytes(const fs::path& folder) {
-  std::error_code ignored;
-  const fs::space_info space = fs::space(folder, ignored);
-  return ignored ? 0.0 : static_cast<double>(space.available);
-}
 
 double load_of_last_minute() {
   double loads[1] = {0.0};

@@ -15,6 +15,7 @@
 #include "gate_flags.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "prune_dry_run.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
@@ -64,6 +65,7 @@ struct PruneFlags {
   std::int64_t min_expert_tokens = kMinExpertTokens;
   bool sparsity_given = false;
   bool resume = false;
+  bool dry_run = false;
 };
 
 std::optional<QuantGrid> grid_of(const PruneFlags& flags) {
@@ -139,6 +141,29 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
   result.stopping = windows_until_stable(model, *energies, result.windows, tolerance, options.progress);
   result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * flags.calibration.seqlen));
   return result;
+}
+
+// Text that the model is still to write is not written for a dry run, nor is it looked for how much suffices.
+void dry_run(const PruneFlags& flags, const Model& model, Device& device, const Method& method,
+             const Plan& plan, bool allocates, bool packs, const PruneOptions& options) {
+  const bool writes_text = flags.calibration.is_self();
+  TokenWindows windows;
+  if (needs_calibration(plan) || allocates) {
+    if (writes_text) {
+      const bool counted = !flags.windows.empty() && flags.windows != "auto";
+      windows = stand_in_windows(model, counted ? parse_windows(flags.windows) : std::max(1, method.windows),
+                                 flags.calibration.seqlen);
+    } else {
+      windows = calibrate(model, device, flags, method, plan, options).windows;
+    }
+  }
+  print_dry_run({.common = flags.common,
+                 .out = flags.out,
+                 .calibration = flags.calibration.source(),
+                 .writes_text = writes_text && windows.num_windows() > 0,
+                 .allocates = allocates,
+                 .packs = packs},
+                model, device, plan, windows, options);
 }
 
 // Nothing is measured of experts: a model that has them is pruned alike everywhere, unless a plan says otherwise.
@@ -367,6 +392,8 @@ void run(PruneFlags& flags) {
     tables.tables = tables_of(model->config());
   }
 
+  if (flags.dry_run) return dry_run(flags, *model, *device, method, plan, allocate, packs, options);
+
   // The output is claimed before the work, so that a wrong path costs nothing. Of a packed model only the pruned
   // tensors stand there at first.
   CheckpointWriter writer(flags.out,
@@ -528,6 +555,9 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   command.add_flag(
       "--resume", f.resume,
       "Go on behind the last finished block of a killed run; this run keeps its own when interrupted");
+  command.add_flag("--dry-run", f.dry_run,
+                   "Write nothing: what would be done to which tensors, and the time, memory and disk it "
+                   "takes, measured on two blocks");
   command.add_option("--plan", f.plan_file,
                      "A plan for single tensors; every run writes its own as plan.json");
   add_prune_gate_flags(command, f.gate);

@@ -1,9 +1,13 @@
-"""Writes commands.pyi: the types of every command's function, from the program's option parser."""
+"""Writes commands.pyi: the types of every command's function, from the program's option parser.
+
+    make_python_stubs.py FOLDER commands.pyi     FOLDER holds the package swiftprune
+"""
 
 import sys
 from pathlib import Path
 
-from swiftprune import commands
+sys.path.insert(0, sys.argv[1])
+from swiftprune import commands  # noqa: E402
 
 HEAD = '''# Made by tools/make_python_stubs.py from the option parser.
 import os
@@ -48,7 +52,7 @@ def function(command):
 
 def main():
     text = HEAD + "\n".join(function(command) for command in commands.TABLE)
-    Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    Path(sys.argv[2]).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@ nothing here that the program has not; commands.pyi, made when the package is bu
 
 from __future__ import annotations
 
-import difflib
 import inspect as _inspect
 import json
 import keyword
@@ -124,6 +123,8 @@ def _function(command: Dict[str, Any]) -> Callable[..., Dict[str, Any]]:
     def function(*args: Any, **kwargs: Any) -> Dict[str, Any]:
         for given in kwargs:
             if given not in signature.parameters:
+                import difflib  # takes long to import, and is seldom needed
+
                 near = difflib.get_close_matches(given, signature.parameters, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise TypeError(f"{name}() got an unexpected keyword argument {given!r}{hint}")

@@ -88,6 +88,37 @@ TEST_F(ProgramTest, QuantizesAndEvaluates) {
   EXPECT_TRUE(hidden_files().empty());
 }
 
+TEST_F(ProgramTest, ADryRunTellsThePlanAndWritesNothing) {
+  const std::vector<std::string> asked = {
+      "prune",        model("llama2"), "-o", at("out"),  "--method", "wanda",      "--ids",
+      ids(400),       "--windows",     "4",  "--seqlen", "32",       "--override", "*.down_proj.weight",
+      "sparsity=0.25"};
+  std::vector<std::string> dry = asked;
+  dry.insert(dry.end(), {"--dry-run", "--json"});
+  Finished result = run(dry);
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_FALSE(fs::exists(at("out")));
+  EXPECT_TRUE(hidden_files().empty());
+  const auto told = nlohmann::json::parse(result.out);
+  EXPECT_EQ(told.at("calibration").at("windows"), 4);
+  EXPECT_GT(told.at("estimate").at("seconds").get<double>(), 0.0);
+  EXPECT_GT(told.at("estimate").at("memory_bytes").get<double>(), 1e6);
+  ASSERT_EQ(run(asked).exit_code, 0);
+  EXPECT_EQ(told.at("plan"), nlohmann::json::parse(test::read_text(at("out/plan.json"))));
+  const auto written = static_cast<double>(fs::file_size(at("out/model.safetensors")));
+  EXPECT_NEAR(told.at("estimate").at("disk_bytes").get<double>() / written, 1.0, 0.15);
+
+  // What is wrong is told as the run itself would.
+  result = run(dry);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.error, HasSubstr("not empty"));
+  result =
+      run({"quantize", model("llama2"), "-o", at("int8"), "--group", "row", "--method", "rtn", "--dry-run"});
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("nothing is written"), HasSubstr("int4(row)"), HasSubstr("at most")));
+}
+
 TEST_F(ProgramTest, APlanThatWasWrittenRepeatsTheRun) {
   const std::string text = ids(400);
   const std::vector<std::string> common = {"--ids", text, "--windows", "4", "--seqlen", "32"};

@@ -6,6 +6,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
@@ -14,8 +15,6 @@
 
 namespace swiftprune {
 namespace {
-
-constexpr std::int64_t kTrialBlocks = 2;
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
@@ -33,11 +32,6 @@ struct Candidate {
     return unstructured() ? fmt::format("{:.0f} %", 100.0 * sparsity) : format(pattern);
   }
   std::string name() const { return fmt::format("{} {}", method->name, target()); }
-};
-
-class NullOutput final : public PruneOutput {
- public:
-  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
 };
 
 class Pilot {
@@ -89,37 +83,34 @@ class Pilot {
     return uniform_plan(model_, defaults, {});
   }
 
-  PruneResult prune_with(const Candidate& candidate, const Plan& plan, PruneOutput& output) const {
+  PruneOptions options_of(const Candidate& candidate) const {
     PruneOptions options;
     options.select = candidate.method->select;
     options.propagation = candidate.method->propagation;
     options.compute = options_.forward.compute;
     options.progress = options_.forward.progress;
-    TokenWindows windows;
-    if (needs_calibration(plan)) windows = calibration(*candidate.method);
-    device_.check_plan(model_, plan, options);
-    return device_.prune(model_, plan, windows, options, output);
+    return options;
+  }
+
+  TokenWindows windows_of(const Candidate& candidate, const Plan& plan) const {
+    return needs_calibration(plan) ? calibration(*candidate.method) : TokenWindows();
   }
 
   // Each method on the first blocks: what a whole run will take, and the error of a layer's output.
   void estimate() {
-    const double share = static_cast<double>(model_.config().num_layers()) /
-                         static_cast<double>(std::min(kTrialBlocks, model_.config().num_layers()));
     for (Candidate& candidate : candidates_) {
-      Plan plan = plan_of(candidate);
-      for (PlanEntry& entry : plan.entries) entry.prune = entry.layer < kTrialBlocks;
-      NullOutput nowhere;
-      const auto start = Clock::now();
-      const PruneResult result = prune_with(candidate, plan, nowhere);
-      const double seconds = seconds_since(start);
-      candidate.estimated_seconds = seconds * share + measure_seconds_;
+      const Plan plan = plan_of(candidate);
+      const PruneOptions options = options_of(candidate);
+      device_.check_plan(model_, plan, options);
+      const BlockTrial trial = try_first_blocks(model_, device_, plan, windows_of(candidate, plan), options);
+      candidate.estimated_seconds = trial.whole_seconds + measure_seconds_;
       double error = 0.0;
       int count = 0;
-      for (const TensorResult& tensor : result.tensors) {
+      for (const TensorResult& tensor : trial.result.tensors) {
         if (tensor.error && tensor.sparsity > 0.0) error += *tensor.error, ++count;
       }
       trial_notes_.push_back(
-          fmt::format("{}: {:.1f} s{}", candidate.name(), seconds,
+          fmt::format("{}: {:.1f} s{}", candidate.name(), trial.seconds,
                       count > 0 ? fmt::format(", mean output error {:.4f}", error / count) : ""));
     }
     std::stable_sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
@@ -159,7 +150,9 @@ class Pilot {
     {
       CheckpointWriter writer(folder.path(), plan_like(model_.checkpoint()));
       CheckpointOutput output(model_.checkpoint(), writer);
-      result = prune_with(candidate, plan, output);
+      const PruneOptions options = options_of(candidate);
+      device_.check_plan(model_, plan, options);
+      result = device_.prune(model_, plan, windows_of(candidate, plan), options, output);
       output.copy_rest();
       writer.copy_other_files(model_.checkpoint());
       writer.finish();

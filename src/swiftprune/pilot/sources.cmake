@@ -1,4 +1,5 @@
 target_sources(swiftprune PRIVATE
+  pilot/block_trial.cpp
   pilot/equal_bytes.cpp
   pilot/pilot.cpp
   pilot/trial.cpp)

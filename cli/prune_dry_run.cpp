@@ -1,0 +1,96 @@
+#include "prune_dry_run.h"
+
+#include <map>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "machine.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/pilot/block_trial.h"
+
+namespace swiftprune::cli {
+namespace {
+
+// Measuring sensitivities takes about half as long as pruning (docs/performance.md).
+constexpr double kAllocationShare = 0.5;
+
+double bytes_of(const Checkpoint& checkpoint) {
+  double bytes = 0.0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.num_bytes());
+  return bytes;
+}
+
+// "row 50 %, wanda, none", and on a grid "..., int4(64)": what tensors have in common.
+std::string treatment_of(const PlanEntry& entry) {
+  if (!entry.prune) return "left as they are";
+  std::string text = fmt::format("{} {:.4g} %, score {}, refine {}", format(entry.pattern),
+                                 100.0 * entry.asked_sparsity(), format(entry.score), format(entry.refine));
+  if (entry.grid) text += ", " + format(*entry.grid);
+  return text;
+}
+
+void print_text(const PruneDryRun& run, const Model& model, const Plan& plan, const TokenWindows& windows,
+                const BlockTrial& trial, double seconds, double disk) {
+  fmt::print("dry run     nothing is written; {} blocks, family {}\n", model.config().num_layers(),
+             model.config().family);
+  std::map<std::string, std::pair<std::int64_t, double>> treatments;  // tensors, weights
+  for (const PlanEntry& entry : plan.entries) {
+    auto& [tensors, weights] = treatments[treatment_of(entry)];
+    ++tensors;
+    weights += entry.num_weights();
+  }
+  for (const auto& [treatment, count] : treatments) {
+    fmt::print("{:<12}{} tensors, {:.1f} M weights: {}\n", "plan", count.first, 1e-6 * count.second,
+               treatment);
+  }
+  if (run.allocates) fmt::print("{:<12}spread by sensitivity, which is measured first\n", "sparsity");
+  if (windows.num_windows() > 0) {
+    fmt::print("{:<12}{} windows of {} tokens from {}\n", "calibration", windows.num_windows(),
+               windows.seqlen, run.calibration);
+  }
+  fmt::print("{:<12}about {:.3g} s ({} of {} blocks took {:.3g} s){}\n", "time", seconds, trial.num_blocks,
+             model.config().num_layers(), trial.seconds,
+             run.writes_text ? ", and what the model takes to write the text" : "");
+  fmt::print("{:<12}{} at the most in these blocks; {} available\n", "memory", human_bytes(peak_memory()),
+             human_bytes(read_memory().available));
+  fmt::print("{:<12}{}{} to write, {} free\n", "disk", run.packs ? "at most " : "", human_bytes(disk),
+             human_bytes(free_bytes(run.out)));
+}
+
+}  // namespace
+
+TokenWindows stand_in_windows(const Model& model, std::int64_t count, std::int64_t seqlen) {
+  TokenWindows windows{seqlen, std::vector<std::int32_t>(static_cast<std::size_t>(count * seqlen))};
+  std::mt19937 random(0);
+  std::uniform_int_distribution<std::int32_t> id(0, static_cast<std::int32_t>(model.config().vocab_size) - 1);
+  for (std::int32_t& token : windows.ids) token = id(random);
+  return windows;
+}
+
+void print_dry_run(const PruneDryRun& run, const Model& model, Device& device, const Plan& plan,
+                   const TokenWindows& windows, const PruneOptions& options) {
+  check_new_folder(run.out);
+  const BlockTrial trial = try_first_blocks(model, device, plan, windows, options);
+  const double seconds = trial.whole_seconds * (run.allocates ? 1.0 + kAllocationShare : 1.0);
+  const double disk = bytes_of(model.checkpoint());
+  clear_progress();
+  if (run.common.json) {
+    print_json(
+        {{"dry_run", true},
+         {"plan", to_json(plan)},
+         {"calibration",
+          {{"source", run.calibration}, {"windows", windows.num_windows()}, {"seqlen", windows.seqlen}}},
+         {"estimate",
+          {{"seconds", seconds},
+           {"trial_blocks", trial.num_blocks},
+           {"trial_seconds", trial.seconds},
+           {"memory_bytes", peak_memory()},
+           {"disk_bytes", disk},
+           {"free_disk_bytes", free_bytes(run.out)}}}});
+  } else {
+    print_text(run, model, plan, windows, trial, seconds, disk);
+  }
+}
+
+}  // namespace swiftprune::cli
