@@ -3,8 +3,8 @@
 
 #include "command.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/family.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cli {
@@ -73,20 +73,6 @@ void print_report(const PackReport& report, const Options& options) {
   }
 }
 
-void add_experts(const Checkpoint& source, const ModelConfig& model, const ExpertsConfig& experts,
-                 std::vector<std::string>& weights) {
-  const ExpertTensors tensors(source, experts, model.hidden_size);
-  if (tensors.form() != ExpertForm::kSeparate) {
-    bad_input(
-        "{}: found experts in fused tensors ({}), expected a tensor for each expert's linear, which can be "
-        "packed",
-        source.folder().string(), name_of(tensors.form()));
-  }
-  for (const std::string& name : tensors.names()) {
-    if (name.ends_with(".weight")) weights.push_back(name);
-  }
-}
-
 void run(const Options& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
@@ -94,11 +80,10 @@ void run(const Options& options) {
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
   std::vector<std::string> weights;
   const ModelConfig config = model_config(source.config());
-  for (const BlockConfig& block : config.blocks) {
-    for (const LinearTensors& linear : linears_of(block)) weights.push_back(linear.name + ".weight");
-    if (block.experts) add_experts(source, config, *block.experts, weights);
-  }
+  for (const BlockWeight& weight : block_weights(config)) weights.push_back(weight.name());
+  const StoredWeights stored(source);
   PackOptions pack;
+  pack.parts = &stored;
   for (const Quantize quantize : {Quantize::kInt8, Quantize::kFp8}) {
     if (options.quantize == name_of(quantize)) pack.quantize = quantize;
   }

@@ -25,6 +25,8 @@
 #include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/drivers/prune.h"
@@ -60,6 +62,7 @@ struct PruneFlags {
   double alpha = SelectorOptions{}.alpha;
   double beta = SelectorOptions{}.beta;
   PruneGate gate;
+  std::int64_t min_expert_tokens = kMinExpertTokens;
   bool sparsity_given = false;
   bool resume = false;
   bool dry_run = false;
@@ -163,15 +166,45 @@ void dry_run(const PruneFlags& flags, const Model& model, Device& device, const 
                 model, device, plan, windows, options);
 }
 
-bool allocates(const PruneFlags& flags, const Method& method) {
+// Nothing is measured of experts: a model that has them is pruned alike everywhere, unless a plan says otherwise.
+bool allocates(const PruneFlags& flags, const Method& method, const Model& model) {
+  if (flags.allocate == "sensitivity") {
+    check_without_experts(
+        model.config(), "--allocate sensitivity",
+        "leave it out: the sparsity is then the same everywhere; --plan and --override set others");
+  }
   if (!flags.allocate.empty()) return flags.allocate == "sensitivity";
+  if (model.config().has_experts()) return false;
   const Pattern::Kind kind = parse_pattern(flags.pattern).kind;
   return method.allocates && flags.sparsity > 0.0 && flags.plan_file.empty() &&
          (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
 }
 
-void print_summary(const PruneFlags& flags, const PruneResult& result, const CalibrationRecord& calibration,
-                   const std::optional<Allocation>& allocation, const PackReport& packing, double seconds) {
+void print_experts(const PruneFlags& flags, const Plan& plan, const PruneResult& result) {
+  const auto unseen = std::count_if(plan.entries.begin(), plan.entries.end(),
+                                    [](const PlanEntry& entry) { return !entry.observed && !entry.prune; });
+  if (unseen > 0)
+    fmt::print("as it was   {} linears inside latent attention, whose inputs are not observed\n", unseen);
+  if (result.expert_tokens.empty()) return;
+  std::int64_t experts = 0, pooled = 0, never = 0;
+  for (const auto& layer : result.expert_tokens) {
+    for (const std::int64_t tokens : layer.tokens) {
+      ++experts;
+      pooled += tokens < flags.min_expert_tokens ? 1 : 0;
+      never += tokens == 0 ? 1 : 0;
+    }
+  }
+  fmt::print("experts     {} of {} by the tokens that were sent to them", experts - pooled, experts);
+  if (pooled > 0) {
+    fmt::print("; {} with fewer than {} ({} with none) by all tokens of their layer", pooled,
+               flags.min_expert_tokens, never);
+  }
+  fmt::print("; routers stay as they are\n");
+}
+
+void print_summary(const PruneFlags& flags, const Plan& plan, const PruneResult& result,
+                   const CalibrationRecord& calibration, const std::optional<Allocation>& allocation,
+                   const PackReport& packing, double seconds) {
   const StageSeconds& s = result.seconds;
   fmt::print("{}      {}\n", flags.quantize.empty() ? "pruned" : "solved", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
@@ -188,6 +221,7 @@ void print_summary(const PruneFlags& flags, const PruneResult& result, const Cal
   }
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
+  print_experts(flags, plan, result);
   if (calibration.windows > 0) {
     fmt::print("calibration {} windows of {} tokens from {}\n", calibration.windows, calibration.seqlen,
                calibration.source);
@@ -288,13 +322,14 @@ PruneResult keeping_blocks(Journal& journal, const CheckpointWriter& writer, boo
 // Share of the plan's weights that are zero in the model as it comes.
 double sparsity_before(const Model& model, const Plan& plan) {
   double zeros = 0.0, weights = 0.0;
+  const StoredWeights stored(model.checkpoint());
   for (const PlanEntry& entry : plan.entries) {
-    const TensorInfo& info = model.checkpoint().at(entry.tensor);
-    const std::int64_t rows = info.shape.at(0), cols = info.shape.at(1);
-    zeros += scan_zeros({model.checkpoint().bytes(info).data(), info.dtype, rows, cols, cols}).sparsity() *
+    const StoredWeights::Info info = stored.info(entry.tensor);
+    const std::vector<std::byte> bytes = stored.bytes(entry.tensor);
+    zeros += scan_zeros({bytes.data(), info.dtype, info.rows, info.cols, info.cols}).sparsity() *
              entry.num_weights();
     weights += entry.num_weights();
-    model.checkpoint().release(info);
+    stored.release(entry.tensor);
   }
   return weights > 0.0 ? zeros / weights : 0.0;
 }
@@ -329,7 +364,7 @@ void run(PruneFlags& flags) {
     });
   }
   Plan plan = make_plan(*model, flags, method);
-  const bool allocate = allocates(flags, method);
+  const bool allocate = allocates(flags, method, *model);
 
   PruneOptions options;
   options.select = flags.select.empty() ? method.select : parse_select(flags.select);
@@ -340,6 +375,7 @@ void run(PruneFlags& flags) {
   if (!flags.propagate.empty())
     options.propagation = flags.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
   options.compute = parse_compute(flags.compute, *device);
+  options.min_expert_tokens = flags.min_expert_tokens;
   options.progress = job.context().progress;
   device->check_plan(*model, plan, options);
 
@@ -439,7 +475,7 @@ void run(PruneFlags& flags) {
   if (flags.common.json) {
     print_json(record);
   } else {
-    print_summary(flags, result, calibration, allocation, packing, seconds);
+    print_summary(flags, plan, result, calibration, allocation, packing, seconds);
   }
   note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,
@@ -501,6 +537,13 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--propagate", f.propagate, "What the next block sees while calibrating: pruned or dense")
       ->check(CLI::IsMember({"pruned", "dense"}));
+  command
+      .add_option(
+          "--min-expert-tokens", f.min_expert_tokens,
+          "In models with experts: one that the calibration text sends fewer tokens to is pruned by all "
+          "tokens of its layer")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->capture_default_str();
   command.add_option("--skip", f.skip,
                      "Leave tensors as they are: a shell pattern such as '*.down_proj.weight'; repeatable");
   command

@@ -1,21 +1,52 @@
 #include <memory>
 
 #include "command.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/fuse_experts.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cli {
 namespace {
+
+// Of a model that swiftprune computes with.
+bool wants_fused_experts(const Checkpoint& source) {
+  try {
+    return can_fuse_experts(source);
+  } catch (const Error&) {
+    return false;
+  }
+}
 
 struct Options {
   CommonOptions common;
   std::string model, out;
 };
 
+// Some families' code wants all experts of a block in one tensor; unpacked ones have tensors of their own at first.
+void unpack(const Checkpoint& source, const std::filesystem::path& out, const ProgressFn& progress) {
+  if (!wants_fused_experts(source)) return unpack_checkpoint(source, out, progress);
+  if (!has_packed_tensors(source)) return fuse_experts(source, out, progress);  // MXFP4
+  check_new_folder(out);
+  const std::filesystem::path separate =
+      std::filesystem::absolute(out).parent_path() /
+      fmt::format(".{}.separate", std::filesystem::absolute(out).filename().string());
+  std::filesystem::remove_all(separate);
+  try {
+    unpack_checkpoint(source, separate, progress);
+    fuse_experts(Checkpoint::open(separate), out, progress);
+  } catch (...) {
+    std::filesystem::remove_all(separate);
+    throw;
+  }
+  std::filesystem::remove_all(separate);
+}
+
 void run(const Options& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
-  unpack_checkpoint(source, options.out, job.context().progress);
+  unpack(source, options.out, job.context().progress);
   if (options.common.json) {
     print_json({{"out", options.out}, {"tensors", source.tensors().size()}});
   } else {
@@ -27,8 +58,8 @@ void run(const Options& options) {
 
 void declare_unpack(CLI::App& program) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      program.add_subcommand("unpack", "Turn a packed model back into a dense Hugging Face folder");
+  CLI::App* command = program.add_subcommand(
+      "unpack", "Turn a packed model, or one with experts in MXFP4, into a dense Hugging Face folder");
   add_model_argument(*command, options->common, "MODEL", options->model, "Packed model folder")->required();
   command->add_option("-o,--out", options->out, "New folder for the dense model")->required();
   add_common_options(*command, options->common);

@@ -2,17 +2,19 @@
 """Writes tests/data/model: for every case below a tiny random model as transformers saves it, with token ids, the
 logits in float32 and the inputs of the last block's linears; and ropes.json, tables of every rope type.
 
-Made with torch 2.15.0 and transformers 5.23.0. The expected values come from the saved folder, loaded again.
+Made with torch 2.15.0 and transformers 5.23.0, the later half with 5.24.0. The expected values come from the saved
+folder, loaded again. With names of cases: writes those alone and leaves the others as they are.
 """
 import json
 import pathlib
 import re
 import shutil
+import sys
 
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "model"
 NUM_SEQUENCES, SEQLEN, WINDOW = 2, 20, 8
@@ -104,20 +106,105 @@ CASES = {
     "opt": ("opt", "float16", SMALL | dict(ffn_dim=40), None),
     "opt_no_bias": ("opt", "bfloat16", SMALL | dict(ffn_dim=40, enable_bias=False, tie_word_embeddings=False,
                     layer_norm_elementwise_affine=False, activation_function="gelu"), None),
+    "smollm3": ("smollm3", "bfloat16", SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                no_rope_layer_interval=2), rope_before_v5),
+    "smollm3_sliding": ("smollm3", "bfloat16", SMALL | dict(num_hidden_layers=3, head_dim=10, attention_bias=True,
+                        mlp_bias=True, tie_word_embeddings=False, no_rope_layers=[0, 1, 0], use_sliding_window=True,
+                        sliding_window=WINDOW), None),
+    "olmo": ("olmo", "bfloat16", SMALL | dict(clip_qkv=0.75, attention_bias=True), None),
+    "olmo2": ("olmo2", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2), rope_before_v5),
+    "olmo3": ("olmo3", "bfloat16", SMALL | dict(num_hidden_layers=3, sliding_window=WINDOW, attention_bias=True,
+              layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters={
+                  "full_attention": dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
+                                         rope_theta=500.0),
+                  "sliding_attention": dict(rope_type="default", rope_theta=500.0)}), None),
+    "granite": ("granite", "bfloat16", SMALL | dict(embedding_multiplier=3.0, attention_multiplier=0.25,
+                residual_multiplier=0.4, logits_scaling=2.5, tie_word_embeddings=True, attention_bias=True,
+                mlp_bias=True), rope_before_v5),
+    "granite4": ("granitemoehybrid", "bfloat16", SMALL | dict(
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=0, shared_intermediate_size=40,
+        layer_types=["attention", "attention"], position_embedding_type="rope", embedding_multiplier=3.0,
+        attention_multiplier=0.25, residual_multiplier=0.4, logits_scaling=2.5, mamba_n_heads=4, mamba_d_head=12), None),
+    "granite4_no_rope": ("granitemoehybrid", "bfloat16", SMALL | dict(
+        num_local_experts=0, shared_intermediate_size=40, layer_types=["attention", "attention"],
+        tie_word_embeddings=True, mamba_n_heads=4, mamba_d_head=12), None),
+    "ministral": ("ministral", "bfloat16", SMALL | dict(sliding_window=WINDOW, head_dim=12,
+                  layer_types=["sliding_attention", "full_attention"]), None),
+    "ministral3": ("ministral3", "bfloat16", SMALL | dict(head_dim=12, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=8, beta_fast=32.0,
+        beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3)), None),
+    "exaone4": ("exaone4", "bfloat16", SMALL | dict(num_hidden_layers=3, sliding_window=WINDOW,
+                sliding_window_pattern=2), rope_before_v5),
+    "exaone4_full": ("exaone4", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                     sliding_window=None, layer_types=["full_attention"] * 2, tie_word_embeddings=True,
+                     rope_parameters=dict(LLAMA3)), None),
+    "glm": ("glm", "bfloat16", SMALL | dict(head_dim=8, rope_parameters=dict(
+        rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5)), rope_before_v5),
+    "glm4": ("glm4", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+             attention_bias=False, rope_parameters=dict(rope_type="default", rope_theta=100.0,
+                                                        partial_rotary_factor=0.5)), None),
+    "starcoder2": ("starcoder2", "bfloat16", SMALL | dict(sliding_window=WINDOW), rope_before_v5),
+    "starcoder2_no_bias": ("starcoder2", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2,
+                           head_dim=8, use_bias=False, tie_word_embeddings=False), None),
+    "stablelm": ("stablelm", "bfloat16", SMALL | dict(use_qkv_bias=True, num_key_value_heads=3, rope_parameters=dict(
+        rope_type="default", rope_theta=100.0, partial_rotary_factor=0.25)), rope_before_v5),
+    "stablelm_parallel": ("stablelm", "bfloat16", SMALL | dict(qk_layernorm=True, use_parallel_residual=True,
+                          num_attention_heads=4, num_key_value_heads=2, rope_parameters=dict(
+                              rope_type="default", rope_theta=100.0, partial_rotary_factor=0.7)), None),
+    "phi": ("phi", "float16", SMALL | dict(num_key_value_heads=3, rope_parameters=dict(
+        rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5)), rope_before_v5),
+    "phi_head_norms": ("phi", "bfloat16", SMALL | dict(qk_layernorm=True, rope_parameters=dict(
+        rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5)), None),
+    "cohere": ("cohere", "bfloat16", SMALL | dict(logit_scale=0.4, num_attention_heads=4, num_key_value_heads=2,
+               head_dim=8), rope_before_v5),
+    "cohere_head_norms": ("cohere", "bfloat16", SMALL | dict(use_qk_norm=True, attention_bias=True), None),
+    "cohere2": ("cohere2", "bfloat16", SMALL | dict(num_hidden_layers=3, sliding_window=WINDOW, logit_scale=0.4,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"]), None),
+    "gemma": ("gemma", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=10), None),
+    "gptj": ("gptj", "float16", dict(vocab_size=64, n_embd=24, n_inner=40, n_layer=2, n_head=3, n_positions=64,
+             rotary_dim=6, pad_token_id=0), None),
+    # Text models beside others.
+    "mistral3": ("mistral3", "bfloat16", dict(
+        text_config=SMALL | dict(model_type="ministral3", head_dim=12, rope_parameters=dict(
+            rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=8, mscale=1.0,
+            mscale_all_dim=1.0, llama_4_scaling_beta=0.3)),
+        vision_config=dict(model_type="pixtral", hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                           num_attention_heads=2, image_size=8, patch_size=4), image_token_index=63), None),
+    "llava": ("llava", "bfloat16", dict(
+        text_config=SMALL | dict(model_type="llama", tie_word_embeddings=True),
+        vision_config=dict(model_type="clip_vision_model", hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                           num_attention_heads=2, image_size=8, patch_size=4), image_token_index=63), None),
+    "qwen2_5_vl": ("qwen2_5_vl", "bfloat16", dict(
+        text_config=SMALL | dict(num_attention_heads=4, num_key_value_heads=2, rope_parameters=dict(
+            rope_type="default", rope_theta=100.0, mrope_section=[1, 1, 1])),
+        vision_config=dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=2, out_hidden_size=24, patch_size=4,
+                           fullatt_block_indexes=[0]),
+        image_token_id=63, video_token_id=62, vision_start_token_id=61), None),
+    "qwen3_vl": ("qwen3_vl", "bfloat16", dict(
+        text_config=SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, rope_parameters=dict(
+            rope_type="default", rope_theta=100.0, mrope_section=[2, 1, 1])),
+        vision_config=dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=2, out_hidden_size=24, patch_size=4,
+                           num_position_embeddings=4, deepstack_visual_indexes=[0]),
+        image_token_id=63, video_token_id=62, vision_start_token_id=61), None),
+    "smolvlm": ("smolvlm", "bfloat16", dict(
+        text_config=SMALL | dict(model_type="llama"),
+        vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8,
+                           patch_size=4), scale_factor=2, image_token_id=63), None),
 }
+TOWERS = ("mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 INPUTS = {
     "attention": r"q_proj|qkv_proj|query_key_value",
-    "attention_output": r"o_proj|out_proj|attention\.dense",
-    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1",
-    "mlp_output": r"down_proj|dense_4h_to_h|fc2",
+    "attention_output": r"o_proj|out_proj|attention\.dense|attn\.dense",
+    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1|fc_in|c_fc|shared_mlp\.input_linear",
+    "mlp_output": r"down_proj|dense_4h_to_h|fc2|fc_out|mlp\.c_proj|shared_mlp\.output_linear",
 }
 
 
 def randomise(model, gemma):
     """Everything away from its default: gains and biases too, which hide faults when they are 1 and 0."""
     for name, parameter in model.named_parameters():
-        if re.search(r"norm\d?\.weight", name):
+        if re.search(r"norm\d?\.(norms\.\d+\.)?weight", name):
             parameter.data = 0.3 * torch.randn_like(parameter) + (0.0 if gemma else 1.0)
         elif name.endswith("bias"):
             parameter.data = 0.2 * torch.randn_like(parameter)
@@ -127,11 +214,15 @@ def randomise(model, gemma):
             parameter.data = 1.2 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
 
 
+def auto_class(model_type):
+    return AutoModelForImageTextToText if model_type in TOWERS else AutoModelForCausalLM
+
+
 def save_model(name, case):
     model_type, dtype, settings, change = case
     folder = FOLDER / name
     config = AutoConfig.for_model(model_type, **settings)
-    model = AutoModelForCausalLM.from_config(config)
+    model = auto_class(model_type).from_config(config)
     randomise(model, model_type.startswith("gemma"))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -144,14 +235,13 @@ def save_model(name, case):
 
 def save_expected(name):
     folder = FOLDER / name
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto_class(CASES[name][0]).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(1, 61, (NUM_SEQUENCES, SEQLEN), dtype=torch.int32)
     tensors = {"ids": ids}
     layers = model.config.get_text_config().num_hidden_layers
     for module_name, module in model.named_modules():
         for key, pattern in INPUTS.items():
-            if f"layers.{layers - 1}." in module_name and "vision" not in module_name and re.search(
-                    rf"({pattern})$", module_name):
+            if re.search(rf"(layers|\bh)\.{layers - 1}\..*({pattern})$", module_name) and "vision" not in module_name:
                 module.register_forward_pre_hook(
                     lambda _, args, key=key: tensors.__setitem__(
                         key, args[0].reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()))
@@ -218,12 +308,16 @@ def save_ropes():
 def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    names = sys.argv[1:]
     for index, (name, case) in enumerate(CASES.items()):
+        if names and name not in names:
+            continue
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
         torch.manual_seed(index)
         save_model(name, case)
         save_expected(name)
-    save_ropes()
+    if not names:
+        save_ropes()
     for path in FOLDER.rglob("*.safetensors"):
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())

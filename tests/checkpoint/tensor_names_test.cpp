@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
+#include "swiftprune/checkpoint/text_tower.h"
 
 namespace swiftprune {
 namespace {
@@ -52,6 +53,26 @@ TEST(TensorNames, Gemma3BesideItsVisionModel) {
                              "model.vision_tower.y", "lm_head.weight"}),
             (Names{"language_model.model.embed_tokens.weight", "language_model.model.layers.0.x",
                    "vision_tower.y", "language_model.lm_head.weight"}));
+}
+
+TEST(TensorNames, EveryTextTower) {
+  for (const TextTower& tower : text_towers()) {
+    const json config = {{"model_type", tower.model_type}, {"text_config", json::object()}};
+    const Names text = {"model.embed_tokens.weight", "model.layers.0.x", "lm_head.weight"};
+    Names own;
+    for (const std::string& name : text) {
+      own.push_back(tower_tensor_name(tower, name));
+      EXPECT_EQ(text_tensor_name(tower, own.back()), name);
+    }
+    EXPECT_EQ(unified(config, own, 0), own) << tower.model_type;
+    EXPECT_EQ(text_tensor_name(tower, "vision_tower.layers.0.x"), std::nullopt);
+    for (const std::string body : {"model.language_model.", "language_model.model."}) {
+      EXPECT_EQ(unified(config, {body + "embed_tokens.weight", body + "layers.0.x", "lm_head.weight"},
+                        body == tower.body ? 0 : 1)[0],
+                own[0])
+          << tower.model_type;
+    }
+  }
 }
 
 TEST(TensorNames, TheHeadAloneIsTheEmbedding) {

@@ -367,7 +367,6 @@ TEST_F(ProgramTest, ShrinkTakesExpertsOut) {
                  "--experts: found it with --units mlp");
   expect_refused({"shrink", model("llama2"), "-o", at("out"), "--ratio", "0.2", "--units", "experts"}, 2,
                  "a model of the family llama has none of");
-  expect_refused({"prune", dense, "-o", at("out"), "--ids", text}, 2, "prune: model of the family qwen3_moe");
 }
 
 TEST_F(ProgramTest, ShrinkRefusesWhatCannotBe) {

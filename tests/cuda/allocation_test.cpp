@@ -5,6 +5,7 @@
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
 #include "support/collected_output.h"
+#include "support/gpu_models.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 
@@ -110,7 +111,7 @@ TEST_P(CudaAllocationTest, RowBudgetsAreTheCpus) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, CudaAllocationTest, ::testing::ValuesIn(test::model_names()),
+INSTANTIATE_TEST_SUITE_P(Families, CudaAllocationTest, ::testing::ValuesIn(test::gpu_model_names()),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

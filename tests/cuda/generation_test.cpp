@@ -6,6 +6,7 @@
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
 #include "support/forwards.h"
+#include "support/gpu_models.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -197,7 +198,7 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::model_names()),
+INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::gpu_model_names()),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

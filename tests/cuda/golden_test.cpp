@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "support/gpu_models.h"
 #include "support/require.h"
 #include "swiftprune/cuda/stages.h"
 
@@ -17,7 +18,8 @@ TEST(CudaGolden, EveryRecipeGivesTheBytesItGave) {
   const auto file = std::filesystem::path(SWIFTPRUNE_TEST_DATA "/golden") / (name + ".txt");
   if (std::getenv("SWIFTPRUNE_WRITE_GOLDEN") == nullptr && !std::filesystem::exists(file))
     GTEST_SKIP() << "no hashes of this GPU: " << file;
-  test::expect_golden(name, {cuda::prune_shop({}), cuda::shrink_shop({}), cuda::probe_shop({})});
+  test::expect_golden(name, {cuda::prune_shop({}), cuda::shrink_shop({}), cuda::probe_shop({})},
+                      test::gpu_model_names());
 }
 
 }  // namespace

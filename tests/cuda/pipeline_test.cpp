@@ -6,6 +6,7 @@
 #include "support/collected_output.h"
 #include "support/expect_error.h"
 #include "support/forwards.h"
+#include "support/gpu_models.h"
 #include "support/random_windows.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/drivers/prune.h"
@@ -252,7 +253,7 @@ TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   refuses({"wanda", "none", "row", Propagation::kDense}, options);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::model_names()),
+INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::gpu_model_names()),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

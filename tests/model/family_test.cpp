@@ -10,6 +10,8 @@
 #include "model/family_fixture.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/tensor_names.h"
+#include "swiftprune/checkpoint/text_tower.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/model/generator.h"
 
@@ -179,12 +181,28 @@ TEST_P(FamilyTest, EveryTensorOfABlockIsNamed) {
     EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
     // The rest of the block's folder of names is empty: nothing of the file was overlooked.
     const std::string& first = block.attention_output.name;
-    const std::string prefix = first.substr(0, first.find('.', first.find("layers.") + 7) + 1);
+    const std::string number = fmt::format(".{}.", layer);
+    const std::string prefix = first.substr(0, first.find(number) + number.size());
     for (const TensorInfo& tensor : model_->checkpoint().tensors()) {
       if (tensor.name.starts_with(prefix)) {
         EXPECT_THAT(names, ::testing::Contains(tensor.name));
       }
     }
+  }
+}
+
+// A file saved from the base model lacks the "model." of the causal model.
+TEST_P(FamilyTest, NamesOfTheBaseModelAreUnderstood) {
+  const nlohmann::json& config = model_->checkpoint().config();
+  if (model_->config().has_experts() || text_tower_of(config) != nullptr) return;
+  const std::string body = model_->config().embedding.substr(0, model_->config().embedding.find('.') + 1);
+  std::vector<TensorInfo> tensors = model_->checkpoint().tensors();
+  for (TensorInfo& tensor : tensors) {
+    if (tensor.name.starts_with(body)) tensor.name.erase(0, body.size());
+  }
+  unify_names(config, "folder", tensors);
+  for (const TensorInfo& tensor : tensors) {
+    EXPECT_NE(model_->checkpoint().find(tensor.name), nullptr) << tensor.name;
   }
 }
 

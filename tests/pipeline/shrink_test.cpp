@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/family_fixture.h"
 #include "pipeline/shrunk_models.h"
 #include "support/collected_output.h"
 #include "support/expect_error.h"
@@ -49,7 +50,7 @@ double squared_error(const Matrix& a, const Matrix& b) {
   return sum;
 }
 
-class ShrinkFamily : public ::testing::TestWithParam<const char*> {
+class ShrinkFamily : public ::testing::TestWithParam<std::string> {
  protected:
   ShrinkResult shrink_to(const ShrinkShape& shape, const std::vector<std::int64_t>& removed,
                          Compensation compensation, const fs::path& out) {
@@ -67,10 +68,7 @@ class ShrinkFamily : public ::testing::TestWithParam<const char*> {
   TokenWindows windows_ = random_windows(*model_);
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, ShrinkFamily,
-                         ::testing::Values("llama2", "llama3", "llama_bias", "mistral", "qwen2_sliding",
-                                           "qwen3", "gemma2", "gemma3_text", "gemma3_with_vision", "phi3",
-                                           "pythia", "gpt_neox_sequential", "opt", "opt_no_bias"),
+INSTANTIATE_TEST_SUITE_P(Families, ShrinkFamily, ::testing::ValuesIn(test::model_names()),
                          [](const auto& test_info) { return test_info.param; });
 
 // Everything that can go from this family at once: the folder is a model that computes what the dense one

@@ -197,7 +197,8 @@ class NonUniform : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Families, NonUniform,
                          ::testing::Values("llama2", "llama3", "llama_bias", "mistral", "qwen2_sliding",
                                            "qwen3", "gemma2", "gemma3_text", "gemma3_with_vision", "phi3",
-                                           "pythia", "gpt_neox_sequential", "opt"),
+                                           "pythia", "gpt_neox_sequential", "opt", "smollm3", "granite",
+                                           "exaone4_full", "glm4", "starcoder2_no_bias", "cohere"),
                          [](const auto& test_info) { return test_info.param; });
 
 TEST_P(NonUniform, ComputesWhatZerosDo) {

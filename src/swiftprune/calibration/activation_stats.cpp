@@ -55,6 +55,7 @@ ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs
 void ActivationStats::add_window(const Backend& backend, const AlignedWindow& window) {
   expect(window.dense_x.rows == window.x.rows && window.dense_x.cols == window.x.cols,
          "add_window: the dense inputs of the same tokens");
+  if (window.x.rows == 0) return add_window(backend, window.x);
   std::vector<float> roots(window.weights.begin(), window.weights.end());
   for (float& root : roots) root = std::sqrt(root);
   Matrix storage, dense_storage;
@@ -72,7 +73,7 @@ void ActivationStats::add_window(const Backend& backend, const AlignedWindow& wi
 void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram) {
   if (for_gram.data == nullptr) for_gram = x;
   std::vector<double> window_energy(energy_.size(), 0.0);
-  backend.add_energy(x, window_energy);
+  if (x.rows > 0) backend.add_energy(x, window_energy);
   for (std::size_t i = 0; i < energy_.size(); ++i) energy_[i] += window_energy[i];
   if (needs_.ewma_energy) {
     const double weight = ewma_window_weight(num_windows_);
@@ -86,7 +87,7 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, Cons
       }
     });
   }
-  if (needs_.gram) backend.add_gram(for_gram, gram_.view(), compute_);
+  if (needs_.gram && x.rows > 0) backend.add_gram(for_gram, gram_.view(), compute_);
   if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
   num_tokens_ += x.rows;
   ++num_windows_;

@@ -35,7 +35,7 @@ class ActivationStats {
                   ComputeType compute = ComputeType::kF32);
 
   // x [T, I]: the inputs of one window; windows come in their order (the EWMA depends on it). for_gram: the
-  // same tokens as the Gram matrix is to count them; empty: x.
+  // same tokens as the Gram matrix is to count them; empty: x. A window may be without tokens.
   void add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram = {});
   // The same with the moments against the dense stream, where they are needed.
   void add_window(const Backend& backend, const AlignedWindow& window);

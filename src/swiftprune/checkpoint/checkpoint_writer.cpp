@@ -314,6 +314,26 @@ void CheckpointWriter::read_bytes(std::string_view name, std::span<std::byte> by
   }
 }
 
+void CheckpointWriter::read_bytes_part(std::string_view name, std::int64_t first,
+                                       std::span<std::byte> bytes) const {
+  const Impl::Tensor& tensor = impl_->find(name);
+  const std::int64_t size = size_of(tensor.info.dtype);
+  expect(first >= 0 && first * size + std::ssize(bytes) <= tensor.info.num_bytes(),
+         "read_bytes_part: elements of the tensor");
+  if (!tensor.file->read_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), bytes)) {
+    fail(ErrorKind::kFailure, "{}: cannot be read; start again without --resume", impl_->temporary.string());
+  }
+}
+
+void CheckpointWriter::rewrite_bytes_part(std::string_view name, std::int64_t first,
+                                          std::span<const std::byte> bytes) {
+  const Impl::Tensor& tensor = impl_->find(name);
+  const std::int64_t size = size_of(tensor.info.dtype);
+  expect(first >= 0 && first * size + std::ssize(bytes) <= tensor.info.num_bytes(),
+         "rewrite_bytes_part: elements of the tensor");
+  tensor.file->write_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), bytes);
+}
+
 void CheckpointWriter::mark_written(std::string_view name) {
   Impl::Tensor& tensor = impl_->find(name);
   Impl::count_written(tensor, tensor.info.numel());

@@ -61,6 +61,10 @@ class CheckpointWriter {
   void read(std::string_view name, std::span<float> values) const;
   void read_bytes(std::string_view name, std::span<std::byte> bytes) const;  // all of a tensor's
   void mark_written(std::string_view name);
+  // Elements [first, ...) of a tensor that was written, in its dtype: to read and to put others in their place. Not
+  // thread-safe for the same elements.
+  void read_bytes_part(std::string_view name, std::int64_t first, std::span<std::byte> bytes) const;
+  void rewrite_bytes_part(std::string_view name, std::int64_t first, std::span<const std::byte> bytes);
   // What was written so far reaches the disk.
   void sync() const;
   // From now on the destructor leaves the temporary folder for a later run (kDiscard, kContinue).

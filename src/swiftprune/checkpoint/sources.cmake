@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   checkpoint/zip_file.cpp
   checkpoint/pickle.cpp
   checkpoint/pytorch_file.cpp
+  checkpoint/text_tower.cpp
   checkpoint/tensor_names.cpp
   checkpoint/checkpoint.cpp
   checkpoint/model_location.cpp

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
+#include "swiftprune/checkpoint/text_tower.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/export/gguf_grid.h"
@@ -74,24 +75,27 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
 }
 
 // What a folder may hold and the model does not use: buffers that old versions of transformers saved, a head
-// beside tied embeddings, a vision model beside the text model.
+// beside tied embeddings.
 bool is_ignored(std::string_view name, const ModelConfig& model) {
   constexpr std::array<std::string_view, 3> kBuffers = {".rotary_emb.inv_freq", ".attention.bias",
                                                         ".attention.masked_bias"};
   const bool is_buffer = std::any_of(kBuffers.begin(), kBuffers.end(),
                                      [&](std::string_view buffer) { return name.ends_with(buffer); });
   const bool is_unused_head = name.ends_with("lm_head.weight") && model.head != name;
-  const bool is_vision = name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.");
-  return is_buffer || is_unused_head || is_vision;
+  return is_buffer || is_unused_head;
 }
 
 std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture& architecture) {
-  constexpr std::string_view kTextModel = "language_model.";
+  const TextTower* tower = text_tower_of(model.checkpoint().config());
   std::vector<TensorPlan> plan;
   for (const TensorInfo& tensor : model.checkpoint().tensors()) {
-    std::string_view name = tensor.name;
-    if (is_ignored(name, model.config())) continue;
-    if (name.starts_with(kTextModel)) name.remove_prefix(kTextModel.size());
+    if (is_ignored(tensor.name, model.config())) continue;
+    std::string name = tensor.name;
+    if (tower != nullptr) {
+      const auto of_text = text_tensor_name(*tower, tensor.name);
+      if (!of_text) continue;  // of a part beside the text model
+      name = *of_text;
+    }
     auto planned = plan_tensor(tensor, name, architecture);
     if (!planned) {
       bad_input("{}: tensor '{}': llama.cpp's {} has no place for it", tensor.file, tensor.name,

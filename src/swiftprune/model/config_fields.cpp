@@ -43,7 +43,12 @@ constexpr std::string_view kHarmless =
     // Other names for what is read elsewhere in the same file.
     "experts_per_token initial_context_length qk_head_dim "
     "image_token_index image_token_id boi_token_index eoi_token_index mm_tokens_per_image "
+    "video_token_id video_token_index vision_start_token_id vision_end_token_id vision_token_id audio_config "
     "transformers.js_config base_model_tp_plan rope_theta hidden_act "
+    "resid_dropout residual_dropout embedding_dropout "
+    // Of layers of other kinds, which layer_types and num_local_experts would name.
+    "mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand mamba_chunk_size "
+    "mamba_conv_bias mamba_proj_bias time_step_limit num_experts_per_tok "
     // Where a family does not read them, the shapes of its tensors say what it has.
     "num_key_value_heads intermediate_size";
 

@@ -10,6 +10,23 @@
 namespace swiftprune {
 namespace {
 
+// In whatever shape the file has it.
+std::vector<float> load_gain(const Checkpoint& checkpoint, const NormTensors& tensors, std::int64_t size) {
+  std::vector<float> gain;
+  for (const std::string& name : NormTensors{tensors.gain, "", tensors.parts}.names()) {
+    const std::vector<std::int64_t>& shape = checkpoint.at(name).shape;
+    if (shape.size() == 2) {
+      const Matrix rows = checkpoint.load_matrix(name, shape[0], shape[1]);
+      gain.insert(gain.end(), rows.values().begin(), rows.values().end());
+    } else {
+      const std::vector<float> part =
+          checkpoint.load_vector(name, size / std::max<std::int64_t>(1, tensors.parts));
+      gain.insert(gain.end(), part.begin(), part.end());
+    }
+  }
+  return gain;
+}
+
 void clip(float limit, MatrixView x) {
   for (std::int64_t n = 0; n < x.rows; ++n) {
     for (float& value : x.row_span(n)) value = std::clamp(value, -limit, limit);
@@ -27,7 +44,7 @@ struct DecoderBlock::Qkv {
 void DecoderBlock::load_norm(const Checkpoint& checkpoint, const NormTensors& tensors, std::int64_t size,
                              Norm& norm) const {
   norm.present = true;
-  if (!tensors.gain.empty()) norm.gain = checkpoint.load_vector(tensors.gain, size);
+  if (!tensors.gain.empty()) norm.gain = load_gain(checkpoint, tensors, size);
   if (!tensors.bias.empty()) norm.bias = checkpoint.load_vector(tensors.bias, size);
 }
 
@@ -62,8 +79,9 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
     if (latent->query_rank > 0)
       load_norm(checkpoint, latent->query_norm, latent->query_rank, latent_query_norm_);
   }
-  load_norm(checkpoint, config_.attention_norm, model.hidden_size, attention_norm_);
-  load_norm(checkpoint, config_.mlp_norm, model.hidden_size, mlp_norm_);
+  if (config_.attention_norm)
+    load_norm(checkpoint, *config_.attention_norm, model.hidden_size, attention_norm_);
+  if (config_.mlp_norm) load_norm(checkpoint, *config_.mlp_norm, model.hidden_size, mlp_norm_);
   if (config_.post_attention_norm) {
     load_norm(checkpoint, *config_.post_attention_norm, model.hidden_size, post_attention_norm_);
   }
@@ -106,10 +124,53 @@ void DecoderBlock::apply_norm(const Backend& backend, const Norm& norm, ConstMat
 
 // Each head is a row of its own.
 void DecoderBlock::apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const {
-  if (!config_.norms_each_head) return apply_norm(backend, norm, x, x);
+  if (config_.head_norms == HeadNorms::kTogether) return apply_norm(backend, norm, x, x);
+  const std::int64_t d = model_.head_size;
+  if (config_.head_norms == HeadNorms::kEachOwn) {
+    Norm of_head = norm;
+    for (std::int64_t h = 0; h < x.cols / d; ++h) {
+      of_head.gain.assign(norm.gain.begin() + h * d, norm.gain.begin() + (h + 1) * d);
+      apply_norm(backend, of_head, x.col_block(h * d, d), x.col_block(h * d, d));
+    }
+    return;
+  }
   expect(x.stride == x.cols, "head norms act on contiguous rows");
-  const MatrixView heads{x.data, x.numel() / model_.head_size, model_.head_size, model_.head_size};
+  const MatrixView heads{x.data, x.numel() / d, d, d};
   apply_norm(backend, norm, heads, heads);
+}
+
+void DecoderBlock::pair_halves(MatrixView x) const {
+  const RopeConfig& rope = model_.ropes[static_cast<std::size_t>(config_.rope)];
+  const auto half = std::ssize(rope.inverse_frequency);
+  std::vector<float> pairs(static_cast<std::size_t>(2 * half));
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    for (float* head = x.row(n); head < x.row(n) + x.cols; head += model_.head_size) {
+      std::copy_n(head, 2 * half, pairs.data());
+      for (std::int64_t i = 0; i < half; ++i) {
+        head[i] = pairs[static_cast<std::size_t>(2 * i)];
+        head[half + i] = pairs[static_cast<std::size_t>(2 * i + 1)];
+      }
+    }
+  }
+}
+
+void DecoderBlock::scale_queries(MatrixView q, std::int64_t first_position) const {
+  for (std::int64_t n = 0; n < q.rows; ++n) {
+    const float factor = model_.query_scaling->at(first_position + n);
+    if (factor == 1.0f) continue;
+    for (float& value : q.row_span(n)) value *= factor;
+  }
+}
+
+void DecoderBlock::rotate(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q,
+                          MatrixView k, std::int64_t first_position) const {
+  if (model_.query_scaling) scale_queries(q, first_position);
+  if (config_.rope < 0) return;
+  const auto rope = static_cast<std::size_t>(config_.rope);
+  for (const MatrixView& x : {q, k}) {
+    if (model_.ropes[rope].rotates_neighbours) pair_halves(x);
+    backend.rope(x, ropes[rope], model_.head_size, first_position);
+  }
 }
 
 Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatrixView x) const {
@@ -202,11 +263,7 @@ DecoderBlock::Qkv DecoderBlock::project_latent(const Backend& backend, ConstMatr
 void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q,
                           MatrixView k, ConstMatrixView v, std::int64_t first_position, KvCache* cache,
                           MatrixView out) const {
-  if (config_.rope >= 0) {
-    const RopeTable& table = ropes[static_cast<std::size_t>(config_.rope)];
-    backend.rope(q, table, model_.head_size, first_position);
-    backend.rope(k, table, model_.head_size, first_position);
-  }
+  rotate(backend, ropes, q, k, first_position);
   const AttentionParams params = attention_params(first_position);
   if (cache == nullptr) {
     expect(first_position == 0, "only a cache holds earlier positions");
@@ -239,14 +296,10 @@ void DecoderBlock::attend_segments(const Backend& backend, const std::vector<Rop
       for (std::int64_t i = first; i < last; ++i) body(segments[static_cast<std::size_t>(i)]);
     });
   };
-  if (config_.rope >= 0) {
-    const RopeTable& table = ropes[static_cast<std::size_t>(config_.rope)];
-    for_segments([&](const Segment& s) {
-      const std::int64_t position = prefix_of(s).length;
-      backend.rope(qkv.q.row_block(s.first_row, s.length), table, model_.head_size, position);
-      backend.rope(qkv.k.row_block(s.first_row, s.length), table, model_.head_size, position);
-    });
-  }
+  for_segments([&](const Segment& s) {
+    rotate(backend, ropes, qkv.q.row_block(s.first_row, s.length), qkv.k.row_block(s.first_row, s.length),
+           prefix_of(s).length);
+  });
   for_segments([&](const Segment& s) {
     const MatrixView q = qkv.q.row_block(s.first_row, s.length), y = out.row_block(s.first_row, s.length);
     const Segment prefix = prefix_of(s);
@@ -359,8 +412,10 @@ Matrix DecoderBlock::dense_mlp(const Backend& backend, ConstMatrixView x) const 
 
 Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const {
   expect(input == LinearInput::kAttention || input == LinearInput::kMlp, "input_of: a normed input");
+  const Norm& norm = input == LinearInput::kAttention ? attention_norm_ : mlp_norm_;
+  if (!norm.present) return copy_of(hidden);
   Matrix x(hidden.rows, hidden.cols);
-  apply_norm(backend, input == LinearInput::kAttention ? attention_norm_ : mlp_norm_, hidden, x.view());
+  apply_norm(backend, norm, hidden, x.view());
   return x;
 }
 
@@ -387,6 +442,11 @@ void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixV
                               MatrixView hidden) const {
   const Norm& norm = output_norm(which);
   if (norm.present) apply_norm(backend, norm, y, y);
+  if (model_.residual_scale != 1.0f) {
+    for (std::int64_t n = 0; n < y.rows; ++n) {
+      for (float& value : y.row_span(n)) value *= model_.residual_scale;
+    }
+  }
   backend.add(y, hidden);
 }
 
@@ -438,8 +498,7 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
     if (linear.bias) names.push_back(linear.name + ".bias");
   }
   const auto add_norm = [&](const NormTensors& norm) {
-    if (!norm.gain.empty()) names.push_back(norm.gain);
-    if (!norm.bias.empty()) names.push_back(norm.bias);
+    for (std::string& name : norm.names()) names.push_back(std::move(name));
   };
   if (block.experts) {
     const ExpertsConfig& experts = *block.experts;
@@ -448,8 +507,10 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
       if (!name->empty()) names.push_back(*name);
     }
   }
-  add_norm(block.attention_norm);
-  add_norm(block.mlp_norm);
+  if (block.attention_norm) add_norm(*block.attention_norm);
+  const bool shared =
+      block.attention_norm && block.mlp_norm && block.attention_norm->names() == block.mlp_norm->names();
+  if (block.mlp_norm && !shared) add_norm(*block.mlp_norm);
   if (!block.sinks.empty()) names.push_back(block.sinks);
   if (block.latent) {
     add_norm(block.latent->norm);

@@ -83,6 +83,8 @@ class DecoderBlock {
   Matrix project(const Backend& backend, LinearInput which, ConstMatrixView x) const;
   // Of a block with experts: what its shared expert adds, zeros where there is none. x [N, hidden] -> [N, hidden]
   Matrix shared_output(const Backend& backend, ConstMatrixView x) const;
+  // The input [N, I] of the shared expert's down projection, where there is one.
+  Matrix shared_inner(const Backend& backend, ConstMatrixView x) const { return dense_mlp(backend, x); }
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
   bool norms_output(LinearInput which) const;
 
@@ -99,6 +101,12 @@ class DecoderBlock {
                  Norm& norm) const;
   void apply_norm(const Backend& backend, const Norm& norm, ConstMatrixView x, MatrixView y) const;
   void apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const;
+  // What a rotary embedding needs in front of Backend::rope(): pairs of neighbours become pairs of halves, queries
+  // are scaled by their position. x: heads of consecutive positions.
+  void pair_halves(MatrixView x) const;
+  void scale_queries(MatrixView q, std::int64_t first_position) const;
+  void rotate(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
+              std::int64_t first_position) const;
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
   // The MLP that every token passes: of a block without experts, or the shared expert.
   Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;

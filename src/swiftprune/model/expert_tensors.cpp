@@ -46,6 +46,14 @@ void gather(std::span<const std::byte> bytes, const ExpertTensors::Place& place,
 
 }  // namespace
 
+LinearTensors expert_linear(const ExpertsConfig& experts, std::int64_t hidden_size, std::int64_t expert,
+                            ExpertPart part) {
+  const bool down = part == ExpertPart::kDown;
+  return {fmt::format("{}{}.{}", experts.prefix, expert, experts.parts[at(static_cast<std::int64_t>(part))]),
+          down ? hidden_size : experts.width, down ? experts.width : hidden_size, experts.bias,
+          down ? LinearInput::kMlpOutput : LinearInput::kMlp};
+}
+
 std::string_view name_of(ExpertForm form) {
   switch (form) {
     case ExpertForm::kSeparate:
@@ -63,6 +71,7 @@ std::string_view name_of(ExpertForm form) {
 ExpertTensors::ExpertTensors(const Checkpoint& checkpoint, const ExpertsConfig& experts,
                              std::int64_t hidden_size)
     : checkpoint_(checkpoint), experts_(experts), hidden_(hidden_size) {
+  fused_biases_ = experts.bias && checkpoint.find(fused_name(ExpertPart::kDown) + "_bias") != nullptr;
   if (checkpoint.find(fused_name(ExpertPart::kGate) + "_blocks") != nullptr) {
     form_ = ExpertForm::kMxfp4;
     check_mxfp4();
@@ -72,6 +81,8 @@ ExpertTensors::ExpertTensors(const Checkpoint& checkpoint, const ExpertsConfig& 
   } else {
     check_separate();
   }
+  if (form_ != ExpertForm::kSeparate) fused_biases_ = experts.bias;
+  if (fused_biases_) check_fused_biases();
 }
 
 std::int64_t ExpertTensors::outputs(ExpertPart part) const {
@@ -83,7 +94,7 @@ std::int64_t ExpertTensors::inputs(ExpertPart part) const {
 }
 
 std::string ExpertTensors::linear_name(std::int64_t expert, ExpertPart part) const {
-  return fmt::format("{}{}.{}", experts_.prefix, expert, experts_.parts[static_cast<std::size_t>(part)]);
+  return expert_linear(experts_, hidden_, expert, part).name;
 }
 
 std::string ExpertTensors::fused_name(ExpertPart part) const {
@@ -92,7 +103,7 @@ std::string ExpertTensors::fused_name(ExpertPart part) const {
 
 std::string ExpertTensors::bias_name(std::int64_t expert, ExpertPart part) const {
   if (!experts_.bias) return "";
-  return form_ == ExpertForm::kSeparate ? linear_name(expert, part) + ".bias" : fused_name(part) + "_bias";
+  return fused_biases_ ? fused_name(part) + "_bias" : linear_name(expert, part) + ".bias";
 }
 
 void ExpertTensors::check(const std::string& name, const std::vector<std::int64_t>& shape, bool numbers) {
@@ -110,16 +121,23 @@ void ExpertTensors::check(const std::string& name, const std::vector<std::int64_
   names_.push_back(name);
 }
 
+void ExpertTensors::check_fused_biases() {
+  for (const auto& [part, rows] :
+       {std::pair{ExpertPart::kGate, 2 * experts_.width}, {ExpertPart::kDown, hidden_}})
+    check(bias_name(0, part), {experts_.count, rows}, true);
+}
+
 void ExpertTensors::check_separate() {
   for (std::int64_t e = 0; e < experts_.count; ++e) {
     for (const ExpertPart part : kExpertParts) {
       const std::string name = linear_name(e, part) + ".weight";
+      weight_names_.push_back(name);
       if (checkpoint_.find(name + kPackedSuffix) != nullptr) {
         names_.push_back(name + kPackedSuffix);  // its shape is checked when it is loaded
       } else {
         check(name, {outputs(part), inputs(part)}, true);
       }
-      if (experts_.bias) check(bias_name(e, part), {outputs(part)}, true);
+      if (experts_.bias && !fused_biases_) check(bias_name(e, part), {outputs(part)}, true);
     }
   }
   const std::string next = linear_name(experts_.count, ExpertPart::kGate) + ".weight";
@@ -136,9 +154,7 @@ void ExpertTensors::check_fused() {
         true);
   check(fused_name(ExpertPart::kDown),
         {experts_.count, by_input ? experts_.width : hidden_, by_input ? hidden_ : experts_.width}, true);
-  if (!experts_.bias) return;
-  check(bias_name(0, ExpertPart::kGate), {experts_.count, both}, true);
-  check(bias_name(0, ExpertPart::kDown), {experts_.count, hidden_}, true);
+  weight_names_ = names_;
 }
 
 void ExpertTensors::check_mxfp4() {
@@ -151,8 +167,8 @@ void ExpertTensors::check_mxfp4() {
     }
     check(fused_name(part) + "_blocks", {experts_.count, rows, blocks, kMxBytes}, false);
     check(fused_name(part) + "_scales", {experts_.count, rows, blocks}, false);
-    if (experts_.bias) check(bias_name(0, part), {experts_.count, rows}, true);
   }
+  weight_names_ = names_;
 }
 
 ExpertTensors::Place ExpertTensors::place(std::int64_t expert, ExpertPart part) const {
@@ -172,9 +188,21 @@ DType ExpertTensors::dtype(std::int64_t expert, ExpertPart part) const {
   return form_ == ExpertForm::kMxfp4 ? DType::kBF16 : checkpoint_.at(place(expert, part).tensor).dtype;
 }
 
-std::vector<std::uint16_t> ExpertTensors::bits(const Place& place, ExpertPart part) const {
-  std::vector<std::uint16_t> result(static_cast<std::size_t>(outputs(part) * inputs(part)));
-  gather(checkpoint_.bytes(checkpoint_.at(place.tensor)), place, outputs(part), inputs(part), result.data());
+std::vector<std::byte> ExpertTensors::bytes(std::int64_t expert, ExpertPart part) const {
+  const std::int64_t rows = outputs(part), cols = inputs(part);
+  const DType type = dtype(expert, part);
+  std::vector<std::byte> result(at(rows * cols * size_of(type)));
+  if (form_ == ExpertForm::kMxfp4) {
+    std::memcpy(result.data(), mxfp4_bits(expert, part).data(), result.size());
+    return result;
+  }
+  const Place from = place(expert, part);
+  const auto mapped = checkpoint_.bytes(checkpoint_.at(from.tensor));
+  if (type == DType::kF32) {
+    gather(mapped, from, rows, cols, reinterpret_cast<std::uint32_t*>(result.data()));
+  } else {
+    gather(mapped, from, rows, cols, reinterpret_cast<std::uint16_t*>(result.data()));
+  }
   return result;
 }
 
@@ -206,13 +234,13 @@ std::vector<float> ExpertTensors::load_bias(std::int64_t expert, ExpertPart part
   if (!experts_.bias) return {};
   const std::string name = bias_name(expert, part);
   const std::int64_t rows = outputs(part);
-  if (form_ == ExpertForm::kSeparate) return checkpoint_.load_vector(name, rows);
+  if (!fused_biases_) return checkpoint_.load_vector(name, rows);
   const bool down = part == ExpertPart::kDown;
   Matrix whole(1, down ? rows : 2 * rows);
   const TensorInfo& tensor = checkpoint_.at(name);
   checkpoint_.load_rows(tensor, expert, whole.view());
   std::vector<float> bias;
-  const bool in_turn = form_ != ExpertForm::kFused;
+  const bool in_turn = experts_.fused_by_input;
   const std::int64_t first = part == ExpertPart::kUp ? (in_turn ? 1 : rows) : 0;
   for (std::int64_t o = 0; o < rows; ++o) bias.push_back(whole.at(0, first + o * (in_turn && !down ? 2 : 1)));
   return bias;
@@ -222,8 +250,7 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
   expect(expert >= 0 && expert < experts_.count, "load: an expert of the block");
   const std::int64_t rows = outputs(part), cols = inputs(part);
   BlockLinear linear;
-  linear.tensors = {linear_name(expert, part), rows, cols, experts_.bias,
-                    part == ExpertPart::kDown ? LinearInput::kMlpOutput : LinearInput::kMlp};
+  linear.tensors = expert_linear(experts_, hidden_, expert, part);
   linear.bias = load_bias(expert, part);
   if (form_ == ExpertForm::kSeparate) {
     linear.compact = find_packed(checkpoint_, linear.tensors.name + ".weight", rows, cols);
@@ -233,31 +260,25 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
     }
   }
   linear.dtype = dtype(expert, part);
-  if (linear.dtype == DType::kF32) {
-    linear.weight = Matrix(rows, cols);
-    const Place at = place(expert, part);
-    gather(checkpoint_.bytes(checkpoint_.at(at.tensor)), at, rows, cols, linear.weight.data());
-    return linear;
-  }
-  const std::vector<std::uint16_t> bits =
-      form_ == ExpertForm::kMxfp4 ? mxfp4_bits(expert, part) : this->bits(place(expert, part), part);
-  if (use == WeightUse::kCompact) {
+  const std::vector<std::byte> values = bytes(expert, part);
+  if (linear.dtype != DType::kF32 && use == WeightUse::kCompact) {
+    std::vector<std::uint16_t> bits(at(rows * cols));
+    std::memcpy(bits.data(), values.data(), values.size());
     linear.compact = Linear(pack({bits, rows, cols, linear.dtype}, {PackedKind::kDense16}));
     return linear;
   }
   linear.weight = Matrix(rows, cols);
+  const std::int64_t row_bytes = cols * size_of(linear.dtype);
   parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
-    const auto begin = static_cast<std::size_t>(first * cols);
-    const auto count = static_cast<std::size_t>((last - first) * cols);
-    convert_to_f32(std::as_bytes(std::span(bits).subspan(begin, count)), linear.dtype,
-                   linear.weight.values().subspan(begin, count));
+    convert_to_f32(std::span(values).subspan(at(first * row_bytes), at((last - first) * row_bytes)),
+                   linear.dtype, linear.weight.values().subspan(at(first * cols), at((last - first) * cols)));
   });
   return linear;
 }
 
 std::vector<std::string> ExpertTensors::names_of(std::int64_t expert) const {
   expect(form_ == ExpertForm::kSeparate, "names_of: experts with tensors of their own");
-  const std::size_t each = names_.size() / at(experts_.count);
+  const std::size_t each = std::size(kExpertParts) * (experts_.bias && !fused_biases_ ? 2 : 1);
   const auto begin = names_.begin() + static_cast<std::ptrdiff_t>(each * at(expert));
   return {begin, begin + static_cast<std::ptrdiff_t>(each)};
 }
@@ -269,8 +290,10 @@ void ExpertTensors::release(std::int64_t expert) const {
     return;
   }
   for (const ExpertPart part : kExpertParts) {
-    if (const TensorInfo* tensor = checkpoint_.find(linear_name(expert, part) + ".weight"))
-      checkpoint_.release(*tensor);
+    const std::string name = linear_name(expert, part) + ".weight";
+    for (const std::string& stored : {name, name + kPackedSuffix}) {
+      if (const TensorInfo* tensor = checkpoint_.find(stored)) checkpoint_.release(*tensor);
+    }
   }
 }
 

@@ -4,7 +4,8 @@
 //   by input  the same transposed, [E, hidden, 2I] with gate and up in turn, and [E, I, hidden] (gpt-oss)
 //   mxfp4     {prefix}gate_up_proj_blocks [E, 2I, hidden/32, 16] and _scales [E, 2I, hidden/32]: 4-bit floats (two a
 //             byte, the lower half first) times 2^(scale - 127), rows of gate and up in turn; down_proj likewise
-// Fused forms with biases have {prefix}gate_up_proj_bias [E, 2I] and {prefix}down_proj_bias [E, hidden].
+// Fused forms with biases have {prefix}gate_up_proj_bias [E, 2I] and {prefix}down_proj_bias [E, hidden]; so may the
+// separate form, where it came from a fused one (packed models).
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,10 @@ std::string_view name_of(ExpertForm form);
 enum class ExpertPart { kGate, kUp, kDown };
 inline constexpr ExpertPart kExpertParts[] = {ExpertPart::kGate, ExpertPart::kUp, ExpertPart::kDown};
 
+// The linear by the name and shape that it has as a tensor of its own.
+LinearTensors expert_linear(const ExpertsConfig& experts, std::int64_t hidden_size, std::int64_t expert,
+                            ExpertPart part);
+
 class ExpertTensors {
  public:
   // Finds the form and checks names and shapes. Throws Error{kBadInput} naming the tensor. `checkpoint` must
@@ -33,10 +38,14 @@ class ExpertTensors {
   ExpertForm form() const { return form_; }
   // One linear of one expert, converted; whatever the form, as if it were separate.
   BlockLinear load(std::int64_t expert, ExpertPart part, WeightUse use) const;
-  // Of a linear's values as they are kept in the file; of mxfp4 BF16, which holds them exactly.
+  // Of a linear's values as they are kept in the file; of mxfp4 BF16, which holds them exactly. Not of packed ones.
   DType dtype(std::int64_t expert, ExpertPart part) const;
   // All tensors of all experts.
   const std::vector<std::string>& names() const { return names_; }
+  // Those that hold weights (of mxfp4: blocks and scales), not biases.
+  const std::vector<std::string>& weight_names() const { return weight_names_; }
+  // A linear's values [O, I] in dtype().
+  std::vector<std::byte> bytes(std::int64_t expert, ExpertPart part) const;
   // The separate form's tensors of one expert, in the same order for each.
   std::vector<std::string> names_of(std::int64_t expert) const;
   // The expert's own pages are not needed for now; pages of fused tensors stay until all experts were used.
@@ -59,16 +68,17 @@ class ExpertTensors {
   void check_separate();
   void check_fused();
   void check_mxfp4();
+  void check_fused_biases();
   void check(const std::string& name, const std::vector<std::int64_t>& shape, bool numbers);
   std::vector<std::uint16_t> mxfp4_bits(std::int64_t expert, ExpertPart part) const;
-  std::vector<std::uint16_t> bits(const Place& place, ExpertPart part) const;
   std::vector<float> load_bias(std::int64_t expert, ExpertPart part) const;
 
   const Checkpoint& checkpoint_;
   const ExpertsConfig& experts_;
   std::int64_t hidden_;
   ExpertForm form_ = ExpertForm::kSeparate;
-  std::vector<std::string> names_;
+  bool fused_biases_ = false;
+  std::vector<std::string> names_, weight_names_;
 };
 
 }  // namespace swiftprune

@@ -76,6 +76,14 @@ std::vector<ExpertTokens> tokens_by_expert(const Routing& routing, std::int64_t 
   return tokens;
 }
 
+ExpertTokens part_of(const ExpertTokens& tokens, std::int64_t first, std::int64_t count) {
+  const auto rows =
+      std::span(tokens.rows).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+  const auto gates =
+      std::span(tokens.gates).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+  return {{rows.begin(), rows.end()}, {gates.begin(), gates.end()}};
+}
+
 Matrix gather_rows(ConstMatrixView x, std::span<const std::int64_t> rows) {
   Matrix result(std::ssize(rows), x.cols);
   parallel_for(std::ssize(rows), kRowsATask, [&](std::int64_t first, std::int64_t last) {

@@ -24,9 +24,12 @@ class Expert {
 
   Matrix inner(const Backend& backend, ConstMatrixView x) const;        // [n, hidden] -> [n, I]
   Matrix project(const Backend& backend, ConstMatrixView inner) const;  // [n, I] -> [n, hidden]
-  // After a change of down's weights call pack() again.
-  BlockLinear& down() { return down_; }
+  // After a change of weights call pack() again.
+  BlockLinear& linear(ExpertPart part) {
+    return part == ExpertPart::kGate ? gate_ : part == ExpertPart::kUp ? up_ : down_;
+  }
   std::int64_t num_bytes() const;
+  std::int64_t width() const { return down_.tensors.inputs; }  // I
 
  private:
   Activation activation_;
@@ -41,6 +44,8 @@ struct ExpertTokens {
   std::vector<float> gates;
 };
 std::vector<ExpertTokens> tokens_by_expert(const Routing& routing, std::int64_t num_experts);
+// Tokens [first, first + count) of them.
+ExpertTokens part_of(const ExpertTokens& tokens, std::int64_t first, std::int64_t count);
 // x's rows, one after the other.
 Matrix gather_rows(ConstMatrixView x, std::span<const std::int64_t> rows);
 // y's rows += gate · values' rows
@@ -59,6 +64,10 @@ class Experts {
 
   // y [N, hidden] += Σ_j g_j·f_j(x), x [N, hidden]
   void add_outputs(const Backend& backend, ConstMatrixView x, MatrixView y) const;
+  // The expert's weights as float, from the file.
+  Expert load_float(std::int64_t expert) const {
+    return Expert(tensors_, model_, experts_, expert, WeightUse::kFloat);
+  }
   // The expert for one use; from memory where it stays there.
   void use(const Backend& backend, std::int64_t expert, const std::function<void(const Expert&)>& body) const;
   // Bytes of weights that `tokens` tokens read at most.

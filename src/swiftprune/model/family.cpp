@@ -2,7 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
 
+#include <fmt/ranges.h>
+
+#include "swiftprune/checkpoint/text_tower.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/config_fields.h"
@@ -30,30 +35,76 @@ std::string code_of(const nlohmann::json& config) {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,   kMistralFamily, kQwen2Family,  kQwen3Family,      kGemma2Family,     kGemma3Family,
-      kGptNeoxFamily, kPhi3Family,    kOptFamily,    kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,
-      kOlmoeFamily,   kGlm4MoeFamily, kGptOssFamily, kDeepseekV2Family, kDeepseekV3Family,
+      kLlamaFamily,         kMistralFamily,    kQwen2Family,      kQwen3Family,      kGemmaFamily,
+      kGemma2Family,        kGemma3Family,     kGptNeoxFamily,    kPhi3Family,       kOptFamily,
+      kSmolLm3Family,       kOlmoFamily,       kOlmo2Family,      kOlmo3Family,      kGraniteFamily,
+      kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family, kExaone4Family,    kGlmFamily,
+      kGlm4Family,          kStarcoder2Family, kStableLmFamily,   kPhiFamily,        kGptJFamily,
+      kCohereFamily,        kCohere2Family,    kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,
+      kOlmoeFamily,         kGlm4MoeFamily,    kGptOssFamily,     kDeepseekV2Family, kDeepseekV3Family,
   };
   return families;
 }
 
+namespace {
+
+// The supported type whose name begins like this one's, four letters at least, or empty.
+std::string_view nearest_relative(std::string_view type) {
+  std::size_t most = 3;
+  std::string_view nearest;
+  for (const ModelFamily& family : all_families()) {
+    for (const std::string_view known : family.model_types) {
+      const std::size_t shared = static_cast<std::size_t>(
+          std::mismatch(known.begin(), known.end(), type.begin(), type.end()).first - known.begin());
+      if (shared <= most) continue;
+      most = shared;
+      nearest = known;
+    }
+  }
+  return nearest;
+}
+
+[[noreturn]] void refuse_type(const nlohmann::json& config, const ConfigReader& text,
+                              const std::string& type) {
+  const std::string own_code = code_of(config);
+  const std::string_view relative = nearest_relative(type);
+  std::string reason;
+  if (!own_code.empty()) {
+    reason += fmt::format(
+        "the folder brings code of its own (auto_map: {}), which is not run: it could do anything on this "
+        "machine, and "
+        "what is pruned must be computed here; ",
+        own_code);
+  }
+  if (!relative.empty()) reason += fmt::format("the nearest relative that is supported is {}; ", relative);
+  if (text_tower_of(config) == nullptr && has_text_config(config)) {
+    std::vector<std::string_view> towers;
+    for (const TextTower& tower : text_towers()) towers.push_back(tower.model_type);
+    reason += fmt::format("of models with a text_config {} are known; ", fmt::join(towers, ", "));
+  }
+  std::vector<std::string_view> supported;
+  for (const ModelFamily& family : all_families()) {
+    supported.insert(supported.end(), family.model_types.begin(), family.model_types.end());
+  }
+  bad_input(
+      "{}: found '{}', expected one of {}; {}docs/models.md has the table, docs/architecture.md shows how to "
+      "add a "
+      "family",
+      text.where("model_type"), type, fmt::join(supported, ", "), reason);
+}
+
+}  // namespace
+
 const ModelFamily& family_for(const nlohmann::json& config) {
-  const std::string type = ConfigReader(config).text("model_type");
-  std::string supported;
+  const nlohmann::json text_config = text_model_config(config);
+  const bool nested = text_tower_of(config) != nullptr && has_text_config(config);
+  const ConfigReader text(text_config, nested ? "text_config." : "");
+  const std::string type = text.text("model_type");
   for (const ModelFamily& family : all_families()) {
     if (std::find(family.model_types.begin(), family.model_types.end(), type) != family.model_types.end())
       return family;
-    for (const std::string_view name : family.model_types)
-      supported += fmt::format("{}{}", supported.empty() ? "" : ", ", name);
   }
-  const std::string own_code = code_of(config);
-  bad_input(
-      "config.json: field 'model_type': found '{}', expected one of {}; {}docs/architecture.md shows how to "
-      "add a family",
-      type, supported,
-      own_code.empty()
-          ? ""
-          : fmt::format("the folder brings code of its own (auto_map: {}), which is not run; ", own_code));
+  refuse_type(config, text, type);
 }
 
 namespace {
@@ -72,19 +123,57 @@ void check_layer_types(const ConfigReader& c, const ModelConfig& model) {
 
 }  // namespace
 
+namespace {
+
+void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)>& rename) {
+  const auto norm = [&](std::optional<NormTensors>& tensors) {
+    if (!tensors) return;
+    rename(tensors->gain);
+    rename(tensors->bias);
+  };
+  for (std::string* name : {&m.embedding, &m.head, &m.own_head}) rename(*name);
+  if (m.position_table) rename(*m.position_table);
+  if (m.head_bias) rename(*m.head_bias);
+  norm(m.final_norm);
+  for (BlockConfig& b : m.blocks) {
+    for (LinearTensors& linear : b.qkv) rename(linear.name);
+    for (LinearTensors& linear : b.up) rename(linear.name);
+    rename(b.attention_output.name);
+    rename(b.down.name);
+    for (auto* tensors : {&b.attention_norm, &b.mlp_norm, &b.post_attention_norm, &b.post_mlp_norm,
+                          &b.query_norm, &b.key_norm}) {
+      norm(*tensors);
+    }
+    rename(b.sinks);
+    if (b.latent) {
+      for (NormTensors* tensors : {&b.latent->query_norm, &b.latent->norm})
+        rename(tensors->gain), rename(tensors->bias);
+    }
+    if (!b.experts) continue;
+    RouterConfig& router = b.experts->router;
+    for (std::string* name : {&router.weight, &router.bias, &router.correction_bias, &b.experts->prefix,
+                              &b.experts->shared_gate}) {
+      rename(*name);
+    }
+  }
+}
+
+}  // namespace
+
 ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>* notes) {
   const ModelFamily& family = family_for(config);
-  const ConfigReader c(config);
+  const TextTower* tower = text_tower_of(config);
+  const nlohmann::json text_config = text_model_config(config);
+  const ConfigReader c(config),
+      text(text_config, has_text_config(config) && tower != nullptr ? "text_config." : "");
   const bool readable = family.reads_mxfp4 && c.has("quantization_config") &&
                         c.child("quantization_config").text("quant_method", "") == "mxfp4";
   if (c.has("quantization_config") && !readable) {
     bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
               c.where("quantization_config"));
   }
-  // Beside a vision model, the text model's fields are in an object of their own.
-  const ConfigReader text = c.has("text_config") ? c.child("text_config") : c;
   check_fields(text, family.name, family.fields, notes);
-  ModelConfig model = family.configure(config);
+  ModelConfig model = family.configure(text);
   if (!is_in_list("layer_types", family.fields)) check_layer_types(text, model);
   if (const std::string own_code = code_of(config); !own_code.empty() && notes != nullptr) {
     notes->push_back(
@@ -93,7 +182,25 @@ ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>*
                     own_code, family.name));
   }
   apply_layer_sizes(config, model);
+  if (tower != nullptr) {
+    for_each_tensor_name(model, [&](std::string& name) { name = tower_tensor_name(*tower, name); });
+  }
   return model;
+}
+
+std::vector<std::string> NormTensors::names() const {
+  std::vector<std::string> result;
+  if (!gain.empty() && parts == 0) result.push_back(gain);
+  for (std::int64_t i = 0; i < parts; ++i) {
+    result.push_back(gain);
+    result.back().replace(gain.find('*'), 1, std::to_string(i));
+  }
+  if (!bias.empty()) result.push_back(bias);
+  return result;
+}
+
+float QueryScaling::at(std::int64_t position) const {
+  return 1.0f + beta * std::log(1.0f + static_cast<float>(position / positions));
 }
 
 std::string_view name_of(LinearInput input) {

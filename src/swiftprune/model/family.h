@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/model_config.h"
 
 namespace swiftprune {
@@ -17,7 +18,8 @@ struct ModelFamily {
   std::string_view name;  // "llama"
   // The values of config.json's "model_type" that it serves.
   std::span<const std::string_view> model_types;
-  ModelConfig (*configure)(const nlohmann::json& config);
+  // config: of the text model, where there are others beside it.
+  ModelConfig (*configure)(const ConfigReader& config);
   // The fields of config.json that configure() reads, beside those that every family does (config_fields.h).
   std::string_view fields;
   bool reads_mxfp4 = false;  // experts quantised as config.json's quantization_config says (expert_tensors.h)
@@ -34,11 +36,29 @@ extern const ModelFamily kLlamaFamily;
 extern const ModelFamily kMistralFamily;
 extern const ModelFamily kQwen2Family;
 extern const ModelFamily kQwen3Family;
+extern const ModelFamily kGemmaFamily;
 extern const ModelFamily kGemma2Family;
 extern const ModelFamily kGemma3Family;
 extern const ModelFamily kGptNeoxFamily;
 extern const ModelFamily kPhi3Family;
 extern const ModelFamily kOptFamily;
+extern const ModelFamily kSmolLm3Family;
+extern const ModelFamily kOlmoFamily;
+extern const ModelFamily kOlmo2Family;
+extern const ModelFamily kOlmo3Family;
+extern const ModelFamily kGraniteFamily;
+extern const ModelFamily kGraniteHybridFamily;
+extern const ModelFamily kMinistralFamily;
+extern const ModelFamily kMinistral3Family;
+extern const ModelFamily kExaone4Family;
+extern const ModelFamily kGlmFamily;
+extern const ModelFamily kGlm4Family;
+extern const ModelFamily kStarcoder2Family;
+extern const ModelFamily kStableLmFamily;
+extern const ModelFamily kPhiFamily;
+extern const ModelFamily kGptJFamily;
+extern const ModelFamily kCohereFamily;
+extern const ModelFamily kCohere2Family;
 extern const ModelFamily kQwen2MoeFamily;
 extern const ModelFamily kQwen3MoeFamily;
 extern const ModelFamily kMixtralFamily;

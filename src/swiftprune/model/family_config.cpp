@@ -24,7 +24,7 @@ namespace {
 void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
   const std::string_view kv_key = "num_key_value_heads";
   m.num_kv_heads = m.num_heads;
-  m.has_head_size_field = defaults.reads_heads;
+  m.has_head_size_field = defaults.reads_heads && defaults.reads_head_size;
   if (defaults.reads_heads && !c.is_null(kv_key)) {
     m.num_kv_heads = c.integer(kv_key, defaults.num_kv_heads.value_or(m.num_heads));
   }
@@ -32,12 +32,12 @@ void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
     bad_input("{}: found {}, expected a divisor of num_attention_heads ({})", c.where(kv_key), m.num_kv_heads,
               m.num_heads);
   }
-  if (defaults.reads_heads && (c.has("head_dim") || defaults.head_size)) {
+  if (m.has_head_size_field && (c.has("head_dim") || defaults.head_size)) {
     m.head_size = c.integer("head_dim", defaults.head_size);
   } else {
     if (m.hidden_size % m.num_heads != 0) {
-      bad_input("{}: found {}, expected a multiple of num_attention_heads ({})", c.where("hidden_size"),
-                m.hidden_size, m.num_heads);
+      bad_input("{}: found {}, expected a multiple of num_attention_heads ({})",
+                c.where(defaults.names.hidden_size), m.hidden_size, m.num_heads);
     }
     m.head_size = m.hidden_size / m.num_heads;
   }
@@ -45,7 +45,8 @@ void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
   constexpr std::int64_t kMostHeadSize = 65536;
   if (m.head_size > kMostHeadSize) {
     bad_input("{}: found a head size of {}, expected at most {}",
-              c.where(c.has("head_dim") ? "head_dim" : "hidden_size"), m.head_size, kMostHeadSize);
+              c.where(c.has("head_dim") ? "head_dim" : defaults.names.hidden_size), m.head_size,
+              kMostHeadSize);
   }
   m.attention_scale = 1.0f / std::sqrt(static_cast<float>(m.head_size));
 }
@@ -54,19 +55,20 @@ void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
 
 void read_common(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
   m.vocab_size = c.integer("vocab_size", defaults.vocab_size);
-  m.hidden_size = c.integer("hidden_size", defaults.hidden_size);
+  m.hidden_size = c.integer(defaults.names.hidden_size, defaults.hidden_size);
   m.intermediate_field = defaults.intermediate_field;
   m.intermediate_size = c.integer(m.intermediate_field, defaults.intermediate_size);
-  m.num_heads = c.integer("num_attention_heads", defaults.num_heads);
-  m.max_positions = c.integer("max_position_embeddings", defaults.max_positions);
+  m.num_heads = c.integer(defaults.names.num_heads, defaults.num_heads);
+  m.max_positions = c.integer(defaults.names.max_positions, defaults.max_positions);
+  m.layers_field = defaults.names.num_layers;
   read_heads(c, defaults, m);
 }
 
-std::int64_t read_num_layers(const ConfigReader& c, std::optional<std::int64_t> fallback) {
+std::int64_t read_num_layers(const ConfigReader& c, std::optional<std::int64_t> fallback,
+                             std::string_view key) {
   constexpr std::int64_t kMost = 4096;  // a bound on what a hostile file can make us allocate
-  const std::int64_t layers = c.integer("num_hidden_layers", fallback);
-  if (layers > kMost)
-    bad_input("{}: found {}, expected at most {}", c.where("num_hidden_layers"), layers, kMost);
+  const std::int64_t layers = c.integer(key, fallback);
+  if (layers > kMost) bad_input("{}: found {}, expected at most {}", c.where(key), layers, kMost);
   return layers;
 }
 
@@ -112,8 +114,8 @@ BlockConfig llama_block(const ModelConfig& m, const std::string& prefix) {
   b.up = {{mlp + "gate_proj", m.intermediate_size, m.hidden_size, false, LinearInput::kMlp},
           {mlp + "up_proj", m.intermediate_size, m.hidden_size, false, LinearInput::kMlp}};
   b.down = {mlp + "down_proj", m.hidden_size, m.intermediate_size, false, LinearInput::kMlpOutput};
-  b.attention_norm.gain = prefix + "input_layernorm.weight";
-  b.mlp_norm.gain = prefix + "post_attention_layernorm.weight";
+  b.attention_norm = NormTensors{prefix + "input_layernorm.weight", ""};
+  b.mlp_norm = NormTensors{prefix + "post_attention_layernorm.weight", ""};
   return b;
 }
 
@@ -122,10 +124,36 @@ void set_attention_bias(bool qkv, bool output, BlockConfig& b) {
   b.attention_output.bias = output;
 }
 
-void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m, const std::string& prefix) {
-  m.embedding = prefix + "model.embed_tokens.weight";
-  m.final_norm = NormTensors{prefix + "model.norm.weight", ""};
-  m.own_head = prefix + "lm_head.weight";
+void set_mlp_bias(bool bias, BlockConfig& b) {
+  for (LinearTensors& linear : b.up) linear.bias = bias;
+  b.down.bias = bias;
+}
+
+void fuse_gate_and_up(const std::string& name, BlockConfig& b) {
+  LinearTensors fused = b.up.front();
+  fused.name = name;
+  fused.outputs *= 2;
+  b.up = {std::move(fused)};
+}
+
+void set_plain_mlp(const ModelConfig& m, const std::string& up, const std::string& down, BlockConfig& b) {
+  b.up = {{up, m.intermediate_size, m.hidden_size, false, LinearInput::kMlp}};
+  b.down = {down, m.hidden_size, m.intermediate_size, false, LinearInput::kMlpOutput};
+}
+
+void move_norms_behind(const std::string& prefix, BlockConfig& b) {
+  b.attention_norm.reset();
+  b.mlp_norm.reset();
+  b.post_attention_norm = NormTensors{prefix + "post_attention_layernorm.weight", ""};
+  b.post_mlp_norm = NormTensors{prefix + "post_feedforward_layernorm.weight", ""};
+}
+
+NormTensors norm_with_bias(const std::string& module) { return {module + ".weight", module + ".bias"}; }
+
+void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m) {
+  m.embedding = "model.embed_tokens.weight";
+  m.final_norm = NormTensors{"model.norm.weight", ""};
+  m.own_head = "lm_head.weight";
   m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : m.own_head;
 }
 

@@ -14,12 +14,19 @@ namespace swiftprune {
 
 Activation read_activation(const ConfigReader& config, std::string_view key, std::string_view fallback);
 
+// What older families call the sizes.
+struct SizeNames {
+  std::string_view hidden_size = "hidden_size", num_layers = "num_hidden_layers",
+                   num_heads = "num_attention_heads", max_positions = "max_position_embeddings";
+};
+
 // What a field's absence means: the default of transformers' configuration class. Nothing: the field must be
 // there (or, for the last two, follows from others).
 struct CommonDefaults {
   std::int64_t max_positions = 2048;
   std::string_view intermediate_field = "intermediate_size";
-  bool reads_heads = true;  // else num_key_value_heads and head_dim mean nothing to this family
+  bool reads_heads = true;      // else num_key_value_heads and head_dim mean nothing to this family
+  bool reads_head_size = true;  // else head_dim does not
   std::optional<std::int64_t> vocab_size = std::nullopt;
   std::optional<std::int64_t> hidden_size = std::nullopt;
   std::optional<std::int64_t> intermediate_size = std::nullopt;
@@ -27,13 +34,15 @@ struct CommonDefaults {
   // Else as many as num_attention_heads; null means that too.
   std::optional<std::int64_t> num_kv_heads = std::nullopt;
   std::optional<std::int64_t> head_size = std::nullopt;  // else hidden_size / num_attention_heads
+  SizeNames names = {};
 };
 
 // vocab_size, hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim,
 // max_position_embeddings, and attention_scale = 1/sqrt(head size).
 void read_common(const ConfigReader& config, const CommonDefaults& defaults, ModelConfig& model);
 
-std::int64_t read_num_layers(const ConfigReader& config, std::optional<std::int64_t> fallback = std::nullopt);
+std::int64_t read_num_layers(const ConfigReader& config, std::optional<std::int64_t> fallback = std::nullopt,
+                             std::string_view key = "num_hidden_layers");
 
 // The window in tokens of sliding-window attention: `absent` when the field is absent, 0 (no window) when
 // null.
@@ -50,11 +59,17 @@ std::vector<bool> read_sliding_layers(const ConfigReader& config, std::int64_t n
 // input_layernorm, post_attention_layernorm. Families that differ in part change the part.
 BlockConfig llama_block(const ModelConfig& model, const std::string& prefix);
 void set_attention_bias(bool qkv, bool output, BlockConfig& block);
+void set_mlp_bias(bool bias, BlockConfig& block);
+// Gate and up in one linear of this name; a plain MLP of two linears.
+void fuse_gate_and_up(const std::string& name, BlockConfig& block);
+void set_plain_mlp(const ModelConfig& model, const std::string& up, const std::string& down,
+                   BlockConfig& block);
+// No norms before attention and MLP but post_attention_layernorm and post_feedforward_layernorm behind them.
+void move_norms_behind(const std::string& prefix, BlockConfig& block);
+NormTensors norm_with_bias(const std::string& module);  // "<module>.weight" and "<module>.bias"
 
-// Embedding, final norm and head as LLaMA names them under `prefix`; the head is the embedding when
-// tie_word_embeddings.
-void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model,
-                    const std::string& prefix = "");
+// Embedding, final norm and head as LLaMA names them; the head is the embedding when tie_word_embeddings.
+void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model);
 
 // Numbers of experts, and their width, by these fields of config.json; top_k of num_experts_per_tok. Names follow
 // `prefix` ("model.layers.3.mlp."): gate.weight, experts.{i}.{gate,up,down}_proj. Call check_experts() when all is

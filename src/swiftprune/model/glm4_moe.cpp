@@ -11,8 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "glm4_moe";
   read_common(c, {.max_positions = 131072, .num_kv_heads = 8}, m);

@@ -11,10 +11,7 @@
 namespace swiftprune {
 namespace {
 
-NormTensors norm(const std::string& name) { return {name + ".weight", name + ".bias"}; }
-
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "gpt_neox";
   read_common(c, {.reads_heads = false}, m);
@@ -29,7 +26,7 @@ ModelConfig configure(const nlohmann::json& json) {
                            .theta = c.positive("rotary_emb_base", 10000.0),
                            .partial = true})};
   m.embedding = "gpt_neox.embed_in.weight";
-  m.final_norm = norm("gpt_neox.final_layer_norm");
+  m.final_norm = norm_with_bias("gpt_neox.final_layer_norm");
   m.own_head = "embed_out.weight";
   m.head = c.boolean("tie_word_embeddings", false) ? m.embedding : m.own_head;
   const bool attention_bias = c.boolean("attention_bias", true);
@@ -44,8 +41,8 @@ ModelConfig configure(const nlohmann::json& json) {
                           LinearInput::kAttentionOutput};
     b.up = {{prefix + "mlp.dense_h_to_4h", m.intermediate_size, hidden, true, LinearInput::kMlp}};
     b.down = {prefix + "mlp.dense_4h_to_h", hidden, m.intermediate_size, true, LinearInput::kMlpOutput};
-    b.attention_norm = norm(prefix + "input_layernorm");
-    b.mlp_norm = norm(prefix + "post_attention_layernorm");
+    b.attention_norm = norm_with_bias(prefix + "input_layernorm");
+    b.mlp_norm = norm_with_bias(prefix + "post_attention_layernorm");
     m.blocks.push_back(std::move(b));
   }
   return m;

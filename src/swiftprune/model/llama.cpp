@@ -10,8 +10,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "llama";
   read_common(c, {}, m);
@@ -28,8 +27,7 @@ ModelConfig configure(const nlohmann::json& json) {
   for (std::int64_t i = 0; i < num_layers; ++i) {
     BlockConfig b = llama_block(m, fmt::format("model.layers.{}.", i));
     set_attention_bias(attention_bias, attention_bias, b);
-    for (LinearTensors& linear : b.up) linear.bias = mlp_bias;
-    b.down.bias = mlp_bias;
+    set_mlp_bias(mlp_bias, b);
     m.blocks.push_back(std::move(b));
   }
   return m;

@@ -10,8 +10,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "mixtral";
   read_common(c, {.max_positions = 4096 * 32, .num_kv_heads = 8}, m);

@@ -29,8 +29,22 @@ void check_shape(const Checkpoint& checkpoint, const std::string& name,
 
 void check_norm(const Checkpoint& checkpoint, const NormTensors& norm, std::int64_t size,
                 std::string_view field) {
-  if (!norm.gain.empty()) check_shape(checkpoint, norm.gain, {size}, field);
+  const NormTensors gain{norm.gain, "", norm.parts};
+  for (const std::string& name : gain.names()) {
+    check_shape(checkpoint, name, {size / std::max<std::int64_t>(1, norm.parts)}, field);
+  }
   if (!norm.bias.empty()) check_shape(checkpoint, norm.bias, {size}, field);
+}
+
+void check_head_norm(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block,
+                     const NormTensors& norm, std::int64_t size) {
+  const std::string_view fields = block.head_norms == HeadNorms::kEach
+                                      ? "head_dim"
+                                      : "num_attention_heads, num_key_value_heads and head_dim";
+  if (block.head_norms == HeadNorms::kEachOwn && norm.parts == 0) {
+    return check_shape(checkpoint, norm.gain, {size / m.head_size, m.head_size}, fields);
+  }
+  check_norm(checkpoint, norm, size, fields);
 }
 
 void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
@@ -80,15 +94,12 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size, "hidden_size");
   for (const BlockConfig& block : m.blocks) {
     check_linears(checkpoint, m, block);
-    check_norm(checkpoint, block.attention_norm, m.hidden_size, "hidden_size");
-    check_norm(checkpoint, block.mlp_norm, m.hidden_size, "hidden_size");
-    for (const auto* norm : {&block.post_attention_norm, &block.post_mlp_norm}) {
+    for (const auto* norm :
+         {&block.attention_norm, &block.mlp_norm, &block.post_attention_norm, &block.post_mlp_norm}) {
       if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
     }
-    const std::string_view heads =
-        block.norms_each_head ? "head_dim" : "num_attention_heads, num_key_value_heads and head_dim";
-    if (block.query_norm) check_norm(checkpoint, *block.query_norm, m.query_norm_size(block), heads);
-    if (block.key_norm) check_norm(checkpoint, *block.key_norm, m.key_norm_size(block), heads);
+    if (block.query_norm) check_head_norm(checkpoint, m, block, *block.query_norm, m.query_norm_size(block));
+    if (block.key_norm) check_head_norm(checkpoint, m, block, *block.key_norm, m.key_norm_size(block));
     if (!block.sinks.empty()) {
       check_shape(checkpoint, block.sinks, {m.heads_in(block)}, "num_attention_heads");
     }
@@ -164,6 +175,11 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
     compact_->forward(x, head_bias_, logits, compute_);
   } else {
     backend.linear(x, *packed_, head_bias_, logits);
+  }
+  if (model_.logit_scale != 1.0f) {
+    for (std::int64_t n = 0; n < logits.rows; ++n) {
+      for (float& value : logits.row_span(n)) value *= model_.logit_scale;
+    }
   }
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }

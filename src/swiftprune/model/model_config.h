@@ -20,6 +20,8 @@ enum class NormKind { kRms, kLayer };
 struct RopeConfig {
   std::vector<float> inverse_frequency;  // [rotary_size / 2], rounded up
   double magnitude = 1.0;
+  // Pairs are elements 2i and 2i + 1 of a head; else i and i + rotary_size/2.
+  bool rotates_neighbours = false;
   // longrope: these frequencies serve sequences longer than long_from positions; empty otherwise.
   std::vector<float> long_inverse_frequency;
   std::int64_t long_from = 0;
@@ -30,6 +32,24 @@ struct RopeConfig {
 struct NormTensors {
   std::string gain;
   std::string bias;
+  // > 0: the gain is that many tensors, one behind the other; '*' in its name is their number.
+  std::int64_t parts = 0;
+
+  std::vector<std::string> names() const;
+};
+
+// What the norms of queries and keys act on.
+enum class HeadNorms {
+  kEach,     // head by head, with one gain for all
+  kEachOwn,  // head by head, each with a gain of its own: gain [heads, head size]
+  kTogether  // all heads at once: gain [heads·head size]
+};
+
+// Queries at position p are multiplied by 1 + beta·log(1 + floor(p / positions)) (Ministral 3, after Llama 4).
+struct QueryScaling {
+  float beta = 0.0f;
+  std::int64_t positions = 1;
+  float at(std::int64_t position) const;
 };
 
 // The four distinct inputs of a block's linears: what calibration observes.
@@ -120,14 +140,16 @@ struct BlockConfig {
   std::vector<LinearTensors> up;
   LinearTensors down;
   std::optional<ExpertsConfig> experts;
-  NormTensors attention_norm;  // before attention
-  NormTensors mlp_norm;        // before the MLP
+  // Before attention and before the MLP; nothing: they read the hidden states as they are (OLMo 2). Both may name
+  // the same tensors.
+  std::optional<NormTensors> attention_norm;
+  std::optional<NormTensors> mlp_norm;
   // On the output of attention and MLP, before the residual sum (Gemma).
   std::optional<NormTensors> post_attention_norm;
   std::optional<NormTensors> post_mlp_norm;
   std::optional<NormTensors> query_norm;  // before the rotary embedding
   std::optional<NormTensors> key_norm;
-  bool norms_each_head = true;  // query and key norms act head by head; else on all heads together
+  HeadNorms head_norms = HeadNorms::kEach;
   std::optional<LatentAttention> latent;
   std::string sinks;                  // tensor [heads] of attention sinks, or empty
   std::int64_t attention_window = 0;  // > 0: sliding window of that many keys
@@ -143,12 +165,15 @@ struct ModelConfig {
   std::int64_t head_size = 0;
   std::int64_t intermediate_size = 0;
   std::string intermediate_field = "intermediate_size";  // its name in config.json, for messages
+  std::string layers_field = "num_hidden_layers";
   std::int64_t max_positions = 0;
   // What config.json can say of the family's models at other sizes (structure/).
   bool has_head_size_field = true;        // "head_dim"; else it is hidden_size / num_attention_heads
   bool heads_divide_hidden_size = false;  // transformers refuses other numbers of heads
   // The boolean that gives all linears of attention or MLP a bias; empty where the family knows none.
   std::string attention_bias_field, mlp_bias_field;
+  // The list that says which layers rotate, for families whose layers differ in it ("no_rope_layers"), or empty.
+  std::string rotated_layers_field;
   bool needs_bos = false;  // the model was trained with BOS before everything and fails without it (Gemma)
 
   NormKind norm = NormKind::kRms;
@@ -161,6 +186,9 @@ struct ModelConfig {
   float attention_scale = 1.0f;
   float attention_softcap = 0.0f;
   float qkv_clip = 0.0f;  // > 0: queries, keys and values are kept within ±qkv_clip (OLMoE)
+  std::optional<QueryScaling> query_scaling;
+  float residual_scale = 1.0f;  // of what attention and MLP add to the residual (Granite)
+  float logit_scale = 1.0f;     // before the soft cap
   float final_softcap = 0.0f;
   float embedding_scale = 1.0f;
   std::vector<RopeConfig> ropes;
@@ -187,10 +215,10 @@ struct ModelConfig {
   }
   // Sizes of the query's and the key's norm.
   std::int64_t query_norm_size(const BlockConfig& block) const {
-    return block.norms_each_head ? head_size : heads_in(block) * head_size;
+    return block.head_norms == HeadNorms::kEach ? head_size : heads_in(block) * head_size;
   }
   std::int64_t key_norm_size(const BlockConfig& block) const {
-    return block.norms_each_head ? head_size : kv_heads_in(block) * head_size;
+    return block.head_norms == HeadNorms::kEach ? head_size : kv_heads_in(block) * head_size;
   }
   // As many query heads share a key head in every block.
   std::int64_t kv_heads_in(const BlockConfig& block) const {

@@ -15,11 +15,13 @@ struct Named {
 };
 constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kLayerNorm, "LayerNorm"},
+                               Named{kNoInputNorms, "attention or MLP without a norm before it"},
                                Named{kNoFinalNorm, "no final norm"},
                                Named{kNormGainOffset, "norms whose gain is stored less one"},
                                Named{kOutputNorms, "norms behind attention or MLP"},
                                Named{kQueryKeyNorms, "norms of queries and keys"},
                                Named{kNormsOfAllHeads, "norms of queries and keys over all heads"},
+                               Named{kNormsOfOwnGains, "norms of queries and keys with a gain for each head"},
                                Named{kSeparateQkv, "separate q, k and v"},
                                Named{kStackedQkv, "stacked q, k and v"},
                                Named{kInterleavedQkv, "interleaved q, k and v"},
@@ -34,11 +36,15 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kRotary, "rotary embeddings"},
                                Named{kLongRotary, "rotary embeddings that change with the length"},
                                Named{kNoRotary, "blocks without rotary embedding"},
+                               Named{kNeighbourRotary, "rotary embeddings of neighbouring elements"},
+                               Named{kQueryScaling, "queries scaled by their position"},
                                Named{kLearnedPositions, "learned positions"},
                                Named{kAttentionWindow, "a sliding attention window"},
                                Named{kAttentionSoftcap, "soft-capped attention"},
                                Named{kFinalSoftcap, "soft-capped logits"},
                                Named{kEmbeddingScale, "scaled embeddings"},
+                               Named{kResidualScale, "scaled residuals"},
+                               Named{kLogitScale, "scaled logits"},
                                Named{kLinearBias, "biases of linears"},
                                Named{kHeadBias, "a bias of the output head"},
                                Named{kLayerSizes, "blocks of different sizes"},
@@ -98,9 +104,12 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   const auto add = [&](bool needed, ModelFeature feature) {
     if (needed) features.insert(feature);
   };
+  add(!block.attention_norm || !block.mlp_norm, kNoInputNorms);
   add(block.post_attention_norm || block.post_mlp_norm, kOutputNorms);
   add(block.query_norm || block.key_norm, kQueryKeyNorms);
-  add((block.query_norm || block.key_norm) && !block.norms_each_head, kNormsOfAllHeads);
+  const bool norms_heads = block.query_norm || block.key_norm;
+  add(norms_heads && block.head_norms == HeadNorms::kTogether, kNormsOfAllHeads);
+  add(norms_heads && block.head_norms == HeadNorms::kEachOwn, kNormsOfOwnGains);
   add(block.experts.has_value(), kExperts);
   add(block.experts && block.experts->clamped, kClampedSwiglu);
   add(!block.sinks.empty(), kAttentionSinks);
@@ -108,7 +117,11 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   add(block.attention_window > 0, kAttentionWindow);
   add(block.rope < 0, kNoRotary);
   add(block.rope >= 0, kRotary);
-  add(block.rope >= 0 && model.ropes[static_cast<std::size_t>(block.rope)].long_from > 0, kLongRotary);
+  if (block.rope >= 0) {
+    const RopeConfig& rope = model.ropes[static_cast<std::size_t>(block.rope)];
+    add(rope.long_from > 0, kLongRotary);
+    add(rope.rotates_neighbours, kNeighbourRotary);
+  }
   for (const LinearTensors& linear : linears_of(block)) add(linear.bias, kLinearBias);
 }
 
@@ -138,7 +151,10 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
   add(model.attention_softcap > 0.0f, kAttentionSoftcap);
   add(model.final_softcap > 0.0f, kFinalSoftcap);
   add(model.qkv_clip > 0.0f, kQkvClip);
+  add(model.query_scaling.has_value(), kQueryScaling);
   add(model.embedding_scale != 1.0f, kEmbeddingScale);
+  add(model.residual_scale != 1.0f, kResidualScale);
+  add(model.logit_scale != 1.0f, kLogitScale);
   add(model.head_bias.has_value(), kHeadBias);
   add(model.has_layer_sizes, kLayerSizes);
   for (const BlockConfig& block : model.blocks) add_block(model, block, features);

@@ -14,11 +14,13 @@ namespace swiftprune {
 enum class ModelFeature {
   kRmsNorm,
   kLayerNorm,
+  kNoInputNorms,  // attention or MLP reads the hidden states as they are
   kNoFinalNorm,
   kNormGainOffset,
   kOutputNorms,      // on the output of attention or MLP, before the residual sum
   kQueryKeyNorms,    // per head
   kNormsOfAllHeads,  // of queries and keys, all heads together
+  kNormsOfOwnGains,  // of queries and keys, a gain for each head
   kSeparateQkv,
   kStackedQkv,
   kInterleavedQkv,
@@ -31,13 +33,17 @@ enum class ModelFeature {
   kPlainMlp,
   kParallelResidual,
   kRotary,
-  kLongRotary,  // other frequencies for long sequences
-  kNoRotary,    // a block without
+  kLongRotary,       // other frequencies for long sequences
+  kNoRotary,         // a block without
+  kNeighbourRotary,  // pairs are neighbours
+  kQueryScaling,     // queries grow with their position
   kLearnedPositions,
   kAttentionWindow,
   kAttentionSoftcap,
   kFinalSoftcap,
   kEmbeddingScale,
+  kResidualScale,
+  kLogitScale,
   kLinearBias,
   kHeadBias,
   kLayerSizes,  // blocks of different width

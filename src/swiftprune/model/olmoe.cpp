@@ -11,8 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "olmoe";
   read_common(c, {.max_positions = 4096}, m);
@@ -29,7 +28,7 @@ ModelConfig configure(const nlohmann::json& json) {
     set_attention_bias(bias, bias, b);
     b.query_norm = NormTensors{prefix + "self_attn.q_norm.weight", ""};
     b.key_norm = NormTensors{prefix + "self_attn.k_norm.weight", ""};
-    b.norms_each_head = false;
+    b.head_norms = HeadNorms::kTogether;
     const std::string mlp = prefix + "mlp.";
     ExpertsConfig experts =
         read_experts(c, {.width = "intermediate_size", .default_count = 64, .default_top_k = 8}, mlp);

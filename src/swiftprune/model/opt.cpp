@@ -23,8 +23,7 @@ void refuse_350m(const ConfigReader& c, const ModelConfig& m) {
   }
 }
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "opt";
   read_common(c, {.intermediate_field = "ffn_dim", .reads_heads = false}, m);

@@ -11,8 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "phi3";
   read_common(c, {.max_positions = 4096}, m);
@@ -31,7 +30,7 @@ ModelConfig configure(const nlohmann::json& json) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     BlockConfig b = llama_block(m, prefix);
     b.qkv = {{prefix + "self_attn.qkv_proj", qkv_size, m.hidden_size, false, LinearInput::kAttention}};
-    b.up = {{prefix + "mlp.gate_up_proj", 2 * m.intermediate_size, m.hidden_size, false, LinearInput::kMlp}};
+    fuse_gate_and_up(prefix + "mlp.gate_up_proj", b);
     b.attention_window = window;
     m.blocks.push_back(std::move(b));
   }

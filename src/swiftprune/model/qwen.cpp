@@ -1,5 +1,6 @@
 // Qwen2 and Qwen2.5 (bias on q, k and v; arXiv 2407.10671) and Qwen3 (norms on query and key instead; arXiv
-// 2505.09388). Later layers may attend through a sliding window.
+// 2505.09388), also beside a vision model: a text's tokens have one position in all three parts of its rotary embedding.
+// Later layers may attend through a sliding window.
 #include <array>
 
 #include <fmt/format.h>
@@ -12,8 +13,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const nlohmann::json& json, bool third) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c, bool third) {
   ModelConfig m;
   m.family = third ? "qwen3" : "qwen2";
   CommonDefaults defaults{.max_positions = 32768, .num_kv_heads = 32};
@@ -57,14 +57,14 @@ constexpr std::string_view kQwen3Fields =
     "rope_scaling rope_parameters use_sliding_window sliding_window max_window_layers "
     "layer_types attention_bias";
 
-constexpr std::array<std::string_view, 1> kQwen2Types = {"qwen2"};
-constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3"};
+constexpr std::array<std::string_view, 3> kQwen2Types = {"qwen2", "qwen2_vl_text", "qwen2_5_vl_text"};
+constexpr std::array<std::string_view, 2> kQwen3Types = {"qwen3", "qwen3_vl_text"};
 
 }  // namespace
 
-const ModelFamily kQwen2Family{
-    "qwen2", kQwen2Types, [](const nlohmann::json& json) { return configure(json, false); }, kQwen2Fields};
-const ModelFamily kQwen3Family{
-    "qwen3", kQwen3Types, [](const nlohmann::json& json) { return configure(json, true); }, kQwen3Fields};
+const ModelFamily kQwen2Family{"qwen2", kQwen2Types,
+                               [](const ConfigReader& c) { return configure(c, false); }, kQwen2Fields};
+const ModelFamily kQwen3Family{"qwen3", kQwen3Types, [](const ConfigReader& c) { return configure(c, true); },
+                               kQwen3Fields};
 
 }  // namespace swiftprune

@@ -25,8 +25,7 @@ std::vector<bool> read_sparse_layers(const ConfigReader& c, std::int64_t num_lay
   return sparse;
 }
 
-ModelConfig configure(const nlohmann::json& json, bool third) {
-  const ConfigReader c(json);
+ModelConfig configure(const ConfigReader& c, bool third) {
   ModelConfig m;
   m.family = third ? "qwen3_moe" : "qwen2_moe";
   CommonDefaults defaults{.max_positions = 32768};
@@ -94,9 +93,8 @@ constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3_moe"};
 }  // namespace
 
 const ModelFamily kQwen2MoeFamily{"qwen2_moe", kQwen2Types,
-                                  [](const nlohmann::json& json) { return configure(json, false); },
-                                  kQwen2Fields};
-const ModelFamily kQwen3MoeFamily{
-    "qwen3_moe", kQwen3Types, [](const nlohmann::json& json) { return configure(json, true); }, kQwen3Fields};
+                                  [](const ConfigReader& c) { return configure(c, false); }, kQwen2Fields};
+const ModelFamily kQwen3MoeFamily{"qwen3_moe", kQwen3Types,
+                                  [](const ConfigReader& c) { return configure(c, true); }, kQwen3Fields};
 
 }  // namespace swiftprune

@@ -145,7 +145,7 @@ constexpr std::string_view kParameters =
 
 void check_parameters(const ConfigReader& parameters, const std::string& type, const RopeOptions& options) {
   for (const auto& [name, value] : parameters.object().items()) {
-    if (!is_in_list(name, kParameters) && !value.is_null()) {
+    if (!is_in_list(name, kParameters) && !is_in_list(name, options.also) && !value.is_null()) {
       bad_input("{}: found {}, which swiftprune does not know: it may change the positions",
                 parameters.where(name), json_excerpt(value, 40));
     }
@@ -183,7 +183,7 @@ RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOption
     scale_yarn(rope, in);
   } else if (type == "longrope" || type == "su") {
     scale_longrope(rope, in);
-  } else if (type != "default") {
+  } else if (type != "default" && type != "mrope") {  // "mrope": text has one position in all of its parts
     bad_input("{}: found '{}', expected default, linear, dynamic, llama3, yarn or longrope",
               parameters.where(parameters.has("rope_type") ? "rope_type" : "type"), type);
   }
@@ -211,6 +211,30 @@ RopeConfig read_rope(const ConfigReader& config, const RopeOptions& given) {
     return rope_from_parameters(parameters, options);
   }
   return plain_rope(options);
+}
+
+std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& c, const RopeOptions& sliding,
+                                            const RopeOptions& given_full) {
+  RopeOptions full = given_full;
+  std::vector<RopeConfig> ropes = {plain_rope(sliding), plain_rope(full)};
+  if (c.has("rope_parameters")) {
+    const ConfigReader by_type = c.child("rope_parameters");
+    for (const auto& [type, value] : by_type.object().items()) {
+      if (type != "sliding_attention" && type != "full_attention") {
+        bad_input("{}: found {}, expected rotations of sliding_attention and full_attention",
+                  by_type.where(type), json_excerpt(value));
+      }
+    }
+    if (by_type.has("sliding_attention"))
+      ropes[kSlidingRope] = rope_from_parameters(by_type.child("sliding_attention"), sliding);
+    if (by_type.has("full_attention")) {
+      const ConfigReader parameters = by_type.child("full_attention");
+      ropes[kFullRope] = rope_from_parameters(parameters, full);
+      full.theta = parameters.positive("rope_theta", full.theta);
+    }
+  }
+  if (c.has("rope_scaling")) ropes[kFullRope] = rope_from_parameters(c.child("rope_scaling"), full);
+  return ropes;
 }
 
 std::int64_t read_rotary_size(const ConfigReader& config, std::int64_t head_size, std::string_view key,

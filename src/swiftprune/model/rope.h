@@ -4,6 +4,8 @@
 #pragma once
 
 #include <optional>
+#include <string_view>
+#include <vector>
 
 #include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/model_config.h"
@@ -18,7 +20,8 @@ struct RopeOptions {
   // Positions of the pretraining, for the types that stretch it; nothing: as the parameters say, else
   // max_positions.
   std::optional<std::int64_t> original_positions = std::nullopt;
-  bool partial = false;  // the family may rotate a part of each head (read_rotary_size)
+  bool partial = false;        // the family may rotate a part of each head (read_rotary_size)
+  std::string_view also = "";  // parameters that the family reads itself, separated by spaces
 };
 
 // The parameters of `config`: rope_theta and the object rope_scaling (transformers before v5) or
@@ -26,6 +29,12 @@ struct RopeOptions {
 RopeConfig read_rope(const ConfigReader& config, const RopeOptions& options);
 // From one such object, for models with several.
 RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOptions& options);
+// For models with one rotary embedding for the layers with a sliding window and one for the others, as indices into
+// ModelConfig::ropes. transformers before v5: rope_theta with rope_scaling for the others; v5: rope_parameters holds
+// an object for each kind of layer.
+constexpr int kSlidingRope = 0, kFullRope = 1;
+std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& config, const RopeOptions& sliding,
+                                            const RopeOptions& full);
 // The frequencies theta^(−2i / rotary_size).
 RopeConfig plain_rope(const RopeOptions& options);
 

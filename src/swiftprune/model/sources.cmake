@@ -14,6 +14,16 @@ target_sources(swiftprune PRIVATE
   model/gpt_neox.cpp
   model/phi3.cpp
   model/opt.cpp
+  model/smollm3.cpp
+  model/olmo.cpp
+  model/granite.cpp
+  model/exaone4.cpp
+  model/glm4.cpp
+  model/starcoder2.cpp
+  model/stablelm.cpp
+  model/phi.cpp
+  model/cohere.cpp
+  model/gptj.cpp
   model/qwen_moe.cpp
   model/mixtral.cpp
   model/olmoe.cpp
@@ -24,6 +34,7 @@ target_sources(swiftprune PRIVATE
   model/router.cpp
   model/expert_tensors.cpp
   model/experts.cpp
+  model/stored_weights.cpp
   model/decoder_block.cpp
   model/model.cpp
   model/forward.cpp

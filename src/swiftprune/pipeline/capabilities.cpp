@@ -141,13 +141,10 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   check_mixed(plan, device);
 }
 
-void check_without_experts(const ModelConfig& model, std::string_view command) {
+void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead) {
   if (!model.has_experts()) return;
-  bad_usage(
-      "{}: model of the family {}: found experts, expected a model without; swiftprune shrink --units "
-      "experts takes "
-      "whole experts out",
-      command, model.family);
+  bad_usage("{}: model of the family {}: found experts, expected a model without; {}", what, model.family,
+            instead);
 }
 
 void check_model(const ModelConfig& model, const Capabilities& device) {

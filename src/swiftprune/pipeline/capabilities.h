@@ -48,7 +48,7 @@ const Capabilities& cpu_capabilities();  // everything
 // Throws Error{kUsage} for the first thing that the device has not, with what it has.
 void check_plan(const Plan& plan, SelectKind select, const Capabilities& device);
 void check_model(const ModelConfig& model, const Capabilities& device);
-// Throws Error{kUsage} for a model with experts, whose linears `command` cannot treat.
-void check_without_experts(const ModelConfig& model, std::string_view command);
+// Throws Error{kUsage} for a model with experts, which `what` is not defined for, with what there is instead.
+void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead);
 
 }  // namespace swiftprune

@@ -1,4 +1,5 @@
-// Pruned tensors go straight to their place in a new checkpoint; every other tensor is copied byte for byte.
+// Pruned tensors go straight to their place in a new checkpoint; every other tensor is copied byte for byte. An
+// expert's weight that is part of a tensor of many goes to its place in there.
 #pragma once
 
 #include <mutex>
@@ -6,6 +7,7 @@
 #include <string>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
 
@@ -26,8 +28,16 @@ class CheckpointOutput final : public PruneOutput {
 
  private:
   void mark(const std::string& name);
+  // The part's place in the tensor that holds it, and the expert's elements of that tensor.
+  struct Slice {
+    ExpertTensors::Place place;
+    std::int64_t first = 0, count = 0;
+  };
+  static Slice slice_of(const StoredWeights::Part& part);
+  void write_fused(const StoredWeights::Part& part, std::int64_t first, std::span<const std::byte> bytes);
 
   const Checkpoint& source_;
+  StoredWeights stored_;
   CheckpointWriter& writer_;
   Journal* journal_;
   std::mutex mutex_;

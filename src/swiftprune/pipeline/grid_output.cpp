@@ -7,6 +7,8 @@
 namespace swiftprune {
 namespace {
 
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
 std::string codes_of(const std::string& name) { return name + ".codes"; }
 std::string scales_of(const std::string& name) { return name + ".scales"; }
 std::string zeros_of(const std::string& name) { return name + ".zeros"; }
@@ -14,12 +16,13 @@ std::string zeros_of(const std::string& name) { return name + ".zeros"; }
 }  // namespace
 
 std::vector<PlannedTensor> stage_plan(const Checkpoint& source, const Plan& plan) {
+  const StoredWeights stored(source);
   std::vector<PlannedTensor> tensors;
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
-    const TensorInfo& info = source.at(entry.tensor);
+    const StoredWeights::Info info = stored.info(entry.tensor);
     if (!entry.grid) {
-      tensors.push_back({entry.tensor, info.dtype, info.shape, info.file});
+      tensors.push_back({entry.tensor, info.dtype, {info.rows, info.cols}, info.file});
       continue;
     }
     const std::vector<std::int64_t> groups = {entry.rows, entry.grid->groups_of(entry.cols)};
@@ -32,7 +35,7 @@ std::vector<PlannedTensor> stage_plan(const Checkpoint& source, const Plan& plan
 
 GridOutput::GridOutput(const Checkpoint& source, const Plan& plan, CheckpointWriter& stage, Journal& journal,
                        std::span<const FinishedBlock> finished)
-    : source_(source), stage_(stage), journal_(journal) {
+    : source_(source), stored_(source), stage_(stage), journal_(journal) {
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
     if (entry.grid) {
@@ -66,11 +69,11 @@ void GridOutput::write_part(const std::string& name, std::int64_t first, std::sp
 }
 
 QuantizedWeight GridOutput::staged(const std::string& name) const {
-  const TensorInfo& info = source_.at(name);
+  const StoredWeights::Info info = stored_.info(name);
   QuantizedWeight weight;
   weight.grid = grids_.at(name);
-  weight.rows = info.shape[0];
-  weight.cols = info.shape[1];
+  weight.rows = info.rows;
+  weight.cols = info.cols;
   const auto groups = static_cast<std::size_t>(weight.rows * weight.grid.groups_of(weight.cols));
   weight.codes.resize(static_cast<std::size_t>(weight.rows * weight.cols));
   weight.scales.resize(groups);
@@ -97,19 +100,23 @@ std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem
   const std::set<std::string> tables =
       options.table_bits == 0 ? std::set<std::string>{}
                               : std::set<std::string>(options.tables.begin(), options.tables.end());
-  std::vector<PlannedTensor> plan = plan_like(source_);
+  std::vector<PlannedTensor> plan = stored_.plan_in_parts();
+  for (const TensorInfo& tensor : source_.tensors()) report.source_bytes += tensor.num_bytes();
   for (PlannedTensor& tensor : plan) {
-    const std::int64_t dense_bytes = source_.at(tensor.name).num_bytes();
-    report.source_bytes += dense_bytes;
-    report.target_bytes += dense_bytes;
     if (tables.contains(tensor.name)) {
       const PackedLinear& table =
           report.tables.emplace_back(measure_table(source_, tensor.name, options.table_bits));
-      report.target_bytes += table.packed_bytes - table.dense_bytes;
+      report.target_bytes += table.packed_bytes;
       tensor = {tensor.name + kPackedSuffix, DType::kU8, {table.packed_bytes}, tensor.file, true};
       continue;
     }
-    if (!grids_.contains(tensor.name)) continue;
+    const std::int64_t dense_bytes = stored_.part(tensor.name) != nullptr
+                                         ? stored_.info(tensor.name).num_bytes()
+                                         : source_.at(tensor.name).num_bytes();
+    if (!grids_.contains(tensor.name)) {
+      report.target_bytes += dense_bytes;
+      continue;
+    }
     const QuantizedWeight weight = staged(tensor.name);
     const FormatSize best = formats_for(weight).front();
     const double density =
@@ -117,26 +124,31 @@ std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem
     report.linears.push_back({tensor.name, best.format, dense_bytes, best.num_bytes, density});
     report.dense_bytes += dense_bytes;
     report.packed_bytes += best.num_bytes;
-    report.target_bytes += best.num_bytes - dense_bytes;
+    report.target_bytes += best.num_bytes;
     chosen.emplace(tensor.name, best);
     tensor = {tensor.name + kPackedSuffix, DType::kU8, {best.num_bytes}, tensor.file, true};
   }
+  std::vector<std::string> names;
+  for (const TensorInfo& tensor : source_.tensors())
+    if (!stored_.holds_parts(tensor.name)) names.push_back(tensor.name);
+  names.insert(names.end(), stored_.part_names().begin(), stored_.part_names().end());
   auto writer = std::make_unique<CheckpointWriter>(folder, std::move(plan));
-  for (const TensorInfo& tensor : source_.tensors()) {
+  for (const std::string& name : names) {
     check_interrupt();
-    if (const auto best = chosen.find(tensor.name); best != chosen.end()) {
-      writer->write_bytes(tensor.name + kPackedSuffix,
-                          pack(staged(tensor.name), best->second.format).bytes());
-    } else if (tables.contains(tensor.name)) {
-      writer->write_bytes(tensor.name + kPackedSuffix,
-                          pack_table(source_, tensor.name, options.table_bits).bytes());
-    } else if (values_.contains(tensor.name)) {
-      std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.num_bytes()));
-      stage_.read_bytes(tensor.name, bytes);
-      writer->write_bytes(tensor.name, bytes);
+    if (const auto best = chosen.find(name); best != chosen.end()) {
+      writer->write_bytes(name + kPackedSuffix, pack(staged(name), best->second.format).bytes());
+    } else if (tables.contains(name)) {
+      writer->write_bytes(name + kPackedSuffix, pack_table(source_, name, options.table_bits).bytes());
+    } else if (values_.contains(name)) {
+      std::vector<std::byte> bytes(at(stored_.info(name).num_bytes()));
+      stage_.read_bytes(name, bytes);
+      writer->write_bytes(name, bytes);
+    } else if (stored_.part(name) != nullptr) {
+      writer->write_bytes(name, stored_.bytes(name));
+      stored_.release(name);
     } else {
-      writer->write_bytes(tensor.name, source_.bytes(tensor));
-      source_.release(tensor);
+      writer->write_bytes(name, source_.bytes(source_.at(name)));
+      source_.release(source_.at(name));
     }
   }
   return writer;

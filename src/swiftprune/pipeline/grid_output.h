@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/journal.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -35,7 +36,7 @@ class GridOutput final : public PruneOutput {
   void read(const std::string& name, std::span<float> values) override;
 
   // After prune(): the packed model's tensors, each in the smallest form that holds it, the tables in the bits
-  // that `options` asks for, and all others as they were. Its other files are left to the caller.
+  // that `options` asks for, and all others as they were, but experts in one tensor, which become a tensor each. Its other files are left to the caller.
   std::unique_ptr<CheckpointWriter> write_packed(const std::filesystem::path& folder,
                                                  const PackOptions& options, PackReport& report) const;
 
@@ -43,6 +44,7 @@ class GridOutput final : public PruneOutput {
   QuantizedWeight staged(const std::string& name) const;
 
   const Checkpoint& source_;
+  StoredWeights stored_;
   CheckpointWriter& stage_;
   Journal& journal_;
   std::map<std::string, QuantGrid> grids_;  // by tensor

@@ -21,8 +21,10 @@ nlohmann::ordered_json to_json(const FinishedBlock& block) {
     if (t.lambda) item["lambda"] = *t.lambda;
     tensors.push_back(std::move(item));
   }
-  return {
+  nlohmann::ordered_json line = {
       {"layer", block.layer}, {"weights_changed", block.weights_changed}, {"tensors", std::move(tensors)}};
+  if (!block.expert_tokens.empty()) line["expert_tokens"] = block.expert_tokens;
+  return line;
 }
 
 FinishedBlock block_of(const nlohmann::ordered_json& line) {
@@ -39,6 +41,8 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
                              item.at("asked_sparsity").get<double>(), item.at("sparsity").get<double>(),
                              number(item, "error"), number(item, "damping"), number(item, "lambda")});
   }
+  if (line.contains("expert_tokens"))
+    block.expert_tokens = line.at("expert_tokens").get<std::vector<std::int64_t>>();
   return block;
 }
 

@@ -12,7 +12,8 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
-#include "swiftprune/pipeline/capabilities.h"
+#include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune {
 namespace {
@@ -30,6 +31,13 @@ void check_sparsity(double sparsity, const std::string& where) {
 void check_entry(const PlanEntry& entry) {
   if (!entry.prune) return;
   const RefineFacts facts = entry.refine.facts();
+  if (!entry.observed && stat_needs(entry).any()) {
+    bad_usage(
+        "{}: prune: found a score or refinement that reads calibration text, expected none: the inputs of "
+        "this "
+        "linear are not observed (latent attention); leave it as it is, or use score magnitude, refine none",
+        entry.tensor);
+  }
   check_pattern(facts, entry.pattern, entry.tensor);
   if (entry.grid) {
     if (!facts.finds_grid) {
@@ -171,14 +179,15 @@ bool Plan::quantizes() const {
 
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
-  check_without_experts(model.config(), "prune");
   Plan plan;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
-      plan.entries.push_back({linear.name + ".weight", layer, linear.input, linear.outputs, linear.inputs,
-                              true, defaults.pattern, defaults.sparsity, false, false, defaults.score,
-                              defaults.refine, defaults.grid});
-    }
+  for (const BlockWeight& weight : block_weights(model.config())) {
+    const LinearTensors& linear = weight.tensors;
+    plan.entries.push_back({weight.name(), weight.layer, linear.input, linear.outputs, linear.inputs, true,
+                            defaults.pattern, defaults.sparsity, false, false, defaults.score,
+                            defaults.refine, defaults.grid, weight.expert});
+    PlanEntry& entry = plan.entries.back();
+    entry.observed = linear.input != LinearInput::kAttention || linear.inputs == model.config().hidden_size;
+    entry.prune = entry.observed || !stat_needs(entry).any();
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);
   for (const PlanEntry& entry : plan.entries) check_entry(entry);

@@ -33,6 +33,10 @@ struct PlanEntry {
   ScoreSpec score;
   RefineSpec refine;
   std::optional<QuantGrid> grid;  // that the refinement puts the weights on
+  std::int64_t expert = -1;       // -1: every token passes it
+  // Does calibration see its inputs? Not those of q_b_proj and kv_b_proj in latent attention: they are pruned by their
+  // weights alone or not at all.
+  bool observed = true;
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
@@ -41,7 +45,7 @@ struct PlanEntry {
 };
 
 struct Plan {
-  std::vector<PlanEntry> entries;  // in the order of the blocks' linears
+  std::vector<PlanEntry> entries;  // in the order of block_weights() (model/stored_weights.h)
   // How a share becomes a number of weights: rounded down in each row as in the published methods, or once a
   // matrix.
   PruneTarget::Rounding rounding = PruneTarget::Rounding::kFloor;
@@ -51,7 +55,7 @@ struct Plan {
   bool quantizes() const;  // any entry
 };
 
-// The same entry for every linear, but for those whose name a shell pattern of `skip` matches
+// The same entry for every linear, an expert's too, but for those whose name a shell pattern of `skip` matches
 // ("*.k_proj.weight", "model.layers.0.*"): they stay dense. Throws Error{kUsage} for a pattern of `skip` that
 // matches nothing and Error{kBadInput} for a sparsity pattern that does not divide a tensor's inputs.
 struct PlanDefaults {

@@ -52,6 +52,32 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
   return item;
 }
 
+// What the experts were pruned by, and what of a model with experts no plan prunes.
+nlohmann::ordered_json experts_record(const Model& model, const Plan& plan, const PruneOptions& options,
+                                      const PruneResult& result) {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (const auto& [layer, tokens] : result.expert_tokens) {
+    nlohmann::ordered_json pooled = nlohmann::ordered_json::array();
+    for (std::size_t e = 0; e < tokens.size(); ++e) {
+      if (tokens[e] < options.min_expert_tokens) pooled.push_back(e);
+    }
+    layers.push_back({{"layer", layer}, {"tokens", tokens}, {"from_all_tokens", std::move(pooled)}});
+  }
+  nlohmann::ordered_json kept = nlohmann::ordered_json::array();
+  for (const BlockConfig& block : model.config().blocks) {
+    if (!block.experts) continue;
+    for (const std::string& name : {block.experts->router.weight, block.experts->shared_gate}) {
+      if (!name.empty()) kept.push_back(name);
+    }
+  }
+  for (const PlanEntry& entry : plan.entries) {
+    if (!entry.observed && !entry.prune) kept.push_back(entry.tensor);
+  }
+  return {{"min_tokens", options.min_expert_tokens},
+          {"layers", std::move(layers)},
+          {"never_pruned", std::move(kept)}};
+}
+
 }  // namespace
 
 nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration) {
@@ -129,31 +155,33 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
     }
   }
   const StageSeconds& s = result.seconds;
-  return {{"swiftprune", SWIFTPRUNE_VERSION},
-          {"command", command},
-          {"method", method},
-          {"family", model.config().family},
-          {"weights_changed", result.weights_changed},
-          {"asked_sparsity", plan.sparsity()},
-          {"sparsity", result.sparsity},
-          {"resumed_blocks", result.resumed_blocks},
-          {"select", name_of(options.select)},
-          {"propagate", name_of(options.propagation)},
-          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-          {"calibration", calibration_record(calibration)},
-          {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
-          {"machine", machine_record()},
-          {"seconds",
-           {{"allocate", allocation ? allocation->seconds : 0.0},
-            {"load", s.load},
-            {"calibrate", s.calibrate},
-            {"score", s.score},
-            {"select", s.select},
-            {"refine", s.refine},
-            {"write", s.write},
-            {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
-          {"blocks", block_records(plan, result)},
-          {"tensors", tensors}};
+  nlohmann::ordered_json record = {{"swiftprune", SWIFTPRUNE_VERSION},
+                                   {"command", command},
+                                   {"method", method},
+                                   {"family", model.config().family},
+                                   {"weights_changed", result.weights_changed},
+                                   {"asked_sparsity", plan.sparsity()},
+                                   {"sparsity", result.sparsity},
+                                   {"resumed_blocks", result.resumed_blocks},
+                                   {"select", name_of(options.select)},
+                                   {"propagate", name_of(options.propagation)},
+                                   {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+                                   {"calibration", calibration_record(calibration)},
+                                   {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},
+                                   {"machine", machine_record()},
+                                   {"seconds",
+                                    {{"allocate", allocation ? allocation->seconds : 0.0},
+                                     {"load", s.load},
+                                     {"calibrate", s.calibrate},
+                                     {"score", s.score},
+                                     {"select", s.select},
+                                     {"refine", s.refine},
+                                     {"write", s.write},
+                                     {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
+                                   {"blocks", block_records(plan, result)}};
+  if (model.config().has_experts()) record["experts"] = experts_record(model, plan, options, result);
+  record["tensors"] = std::move(tensors);
+  return record;
 }
 
 }  // namespace swiftprune

@@ -42,9 +42,9 @@ std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<
 
 std::string layers_prefix(const ModelConfig& model) {
   const std::string& name = model.blocks.front().attention_output.name;
-  const auto at = name.find("layers.0.");
-  expect(at != std::string::npos, "families name their blocks layers.N");
-  return name.substr(0, at + std::string_view("layers.").size());
+  const auto at = name.find(".0.");
+  expect(at != std::string::npos, "families number their blocks");
+  return name.substr(0, at + 1);
 }
 
 ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
@@ -153,7 +153,7 @@ Json ShrunkCheckpoint::config() const {
   Json whole = read_config_file(model_.checkpoint());
   Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   config[m.intermediate_field] = shape_.channels;
-  config["num_hidden_layers"] = shape_.layers;
+  config[m.layers_field] = shape_.layers;
   if (shape_.groups != m.num_kv_heads) {
     config["num_attention_heads"] = m.num_heads / m.num_kv_heads * shape_.groups;
     config["num_key_value_heads"] = shape_.groups;
@@ -164,6 +164,12 @@ Json ShrunkCheckpoint::config() const {
     config[output == LinearInput::kMlpOutput ? m.mlp_bias_field : m.attention_bias_field] = true;
   }
   if (shape_.layers == m.num_layers()) return whole;
+  if (!m.rotated_layers_field.empty()) {
+    Json rotated = Json::array();
+    for (const auto& [layer, index] : new_index_)
+      rotated.push_back(m.blocks[static_cast<std::size_t>(layer)].rope >= 0 ? 1 : 0);
+    config[m.rotated_layers_field] = std::move(rotated);
+  }
   // Which layers slide follows from their place unless it is said.
   const auto slides = [&](std::int64_t layer) {
     return m.blocks[static_cast<std::size_t>(layer)].attention_window > 0;

@@ -10,6 +10,7 @@ target_sources(swiftprune PRIVATE
   pipeline/choices/shape_choice.cpp
   pipeline/choices/width_choice.cpp
   pipeline/streams/cpu_stream_ops.cpp
+  pipeline/streams/expert_stream.cpp
   pipeline/streams/trial_streams.cpp
   pipeline/drivers/prune.cpp
   pipeline/drivers/cpu_prune_shop.cpp
@@ -22,6 +23,7 @@ target_sources(swiftprune PRIVATE
   pipeline/grid_output.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/expert_checkpoint.cpp
+  pipeline/fuse_experts.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp
   pipeline/record.cpp)

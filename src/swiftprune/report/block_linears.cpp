@@ -4,6 +4,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
+#include "swiftprune/model/stored_weights.h"
 
 namespace swiftprune {
 namespace {
@@ -34,10 +35,8 @@ std::string with_block_star(std::string_view tensor) {
 std::set<std::string> block_linear_names(const Checkpoint& checkpoint) {
   std::set<std::string> names;
   try {
-    const ModelConfig config = model_config(checkpoint.config());
-    for (const BlockConfig& block : config.blocks) {
-      for (const LinearTensors& linear : linears_of(block)) names.insert(linear.name + ".weight");
-    }
+    for (const BlockWeight& weight : block_weights(model_config(checkpoint.config())))
+      names.insert(weight.name());
     return names;
   } catch (const Error&) {
     // Not a model that swiftprune computes with; its files can be looked at all the same.

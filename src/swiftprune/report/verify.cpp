@@ -17,6 +17,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/report/block_linears.h"
 #include "swiftprune/report/prune_record.h"
 
@@ -124,6 +125,13 @@ class Verifier {
     } else {
       linears_ = block_linear_names(dense_);
     }
+    try {
+      dense_parts_.emplace(dense_);
+      pruned_parts_.emplace(pruned_);
+    } catch (const Error&) {
+      // Not a model that swiftprune computes with: its tensors are compared as they are.
+      dense_parts_.reset();
+    }
   }
 
   VerifyReport run() {
@@ -133,9 +141,12 @@ class Verifier {
     std::int64_t done = 0;
     for (const TensorInfo& tensor : dense_.tensors()) {
       check_interrupt();
-      if (const TensorInfo* other = matching(tensor)) check_tensor(tensor, *other);
+      const TensorInfo* other = matching(tensor);
+      const bool in_parts = dense_parts_ && dense_parts_->holds_parts(tensor.name);
+      if (other != nullptr && !in_parts) check_tensor(tensor, *other);
       options_.progress("verify", ++done, total);
     }
+    check_parts();
     for (const TensorInfo& tensor : pruned_.tensors()) {
       if (dense_.find(tensor.name) == nullptr) tensors_.fail("{}: not in the dense model", tensor.name);
     }
@@ -162,7 +173,9 @@ class Verifier {
 
   void check_record_names() {
     for (const auto& [name, tensor] : recorded_) {
-      if (pruned_.find(name) == nullptr) record_check_.fail("{}: named by the record, but not there", name);
+      const bool is_part = pruned_parts_ && pruned_parts_->part(name) != nullptr;
+      if (pruned_.find(name) == nullptr && !is_part)
+        record_check_.fail("{}: named by the record, but not there", name);
     }
   }
 
@@ -187,51 +200,82 @@ class Verifier {
     return nullptr;
   }
 
+  // What is compared: a tensor, or an expert's part of one.
+  struct Pair {
+    const std::string& name;
+    std::span<const std::byte> dense, pruned;
+    DType dtype;
+    std::vector<std::int64_t> shape;
+  };
+
   void check_tensor(const TensorInfo& dense, const TensorInfo& pruned) {
-    const auto recorded = recorded_.find(dense.name);
-    const bool is_recorded = recorded != recorded_.end();
-    const bool is_equal = !is_recorded && view_of(dense_.bytes(dense)) == view_of(pruned_.bytes(pruned));
-    const bool is_matrix = dense.shape.size() == 2 && is_weight_dtype(dense.dtype);
-    // Without a record the linears of the blocks may be pruned; with --pattern all of them must be.
-    const bool is_linear = !record_ && linears_.contains(dense.name) && is_matrix;
-    if (is_recorded && !is_matrix) {
-      record_check_.fail("{}: found {} [{}], expected a weight matrix", dense.name, name_of(dense.dtype),
-                         fmt::join(dense.shape, ", "));
-    } else if (is_recorded) {
-      check_pruned(dense, pruned, recorded->second);
-    } else if (is_linear && (!is_equal || pattern_)) {
-      check_pruned(dense, pruned, nullptr);
-    } else if (is_equal) {
-      untouched_.pass();
-    } else {
-      untouched_.fail("{}: differs, although it is not pruned", dense.name);
-    }
+    check_pair({dense.name, dense_.bytes(dense), pruned_.bytes(pruned), dense.dtype, dense.shape});
     dense_.release(dense);
     pruned_.release(pruned);
   }
 
-  void check_pruned(const TensorInfo& dense, const TensorInfo& pruned, const RecordedTensor* recorded) {
-    const std::int64_t rows = pruned.shape[0], cols = pruned.shape[1];
-    const WeightView weight{pruned_.bytes(pruned).data(), pruned.dtype, rows, cols, cols};
+  // The weights of experts that one tensor holds, each as if it had one of its own.
+  void check_parts() {
+    if (!dense_parts_) return;
+    for (const std::string& name : dense_parts_->part_names()) {
+      check_interrupt();
+      if (pruned_parts_->part(name) == nullptr) {
+        tensors_.fail("{}: missing", name);
+        continue;
+      }
+      const StoredWeights::Info info = dense_parts_->info(name), other = pruned_parts_->info(name);
+      if (info.rows != other.rows || info.cols != other.cols || info.dtype != other.dtype)
+        continue;  // said above
+      const std::vector<std::byte> dense = dense_parts_->bytes(name), pruned = pruned_parts_->bytes(name);
+      check_pair({name, dense, pruned, info.dtype, {info.rows, info.cols}});
+      dense_parts_->release(name);
+      pruned_parts_->release(name);
+    }
+  }
+
+  void check_pair(const Pair& pair) {
+    const auto recorded = recorded_.find(pair.name);
+    const bool is_recorded = recorded != recorded_.end();
+    const bool is_equal = !is_recorded && view_of(pair.dense) == view_of(pair.pruned);
+    const bool is_matrix = pair.shape.size() == 2 && is_weight_dtype(pair.dtype);
+    // Without a record the linears of the blocks may be pruned; with --pattern all of them must be.
+    const bool is_linear = !record_ && linears_.contains(pair.name) && is_matrix;
+    if (is_recorded && !is_matrix) {
+      record_check_.fail("{}: found {} [{}], expected a weight matrix", pair.name, name_of(pair.dtype),
+                         fmt::join(pair.shape, ", "));
+    } else if (is_recorded) {
+      check_pruned(pair, recorded->second);
+    } else if (is_linear && (!is_equal || pattern_)) {
+      check_pruned(pair, nullptr);
+    } else if (is_equal) {
+      untouched_.pass();
+    } else {
+      untouched_.fail("{}: differs, although it is not pruned", pair.name);
+    }
+  }
+
+  void check_pruned(const Pair& pair, const RecordedTensor* recorded) {
+    const std::int64_t rows = pair.shape[0], cols = pair.shape[1];
+    const WeightView weight{pair.pruned.data(), pair.dtype, rows, cols, cols};
     const ZeroScan scan = scan_zeros(weight);
     ++report_.num_tensors;
     report_.num_weights += scan.numel();
     report_.num_zeros += scan.num_zeros;
     if (scan.num_not_finite > 0) {
-      finite_.fail("{}: found {} NaN or infinite weights", pruned.name, scan.num_not_finite);
+      finite_.fail("{}: found {} NaN or infinite weights", pair.name, scan.num_not_finite);
     } else {
       finite_.pass();
     }
     if (scan.num_negative_zeros > 0) {
-      zeros_.fail("{}: found {} negative zeros", pruned.name, scan.num_negative_zeros);
+      zeros_.fail("{}: found {} negative zeros", pair.name, scan.num_negative_zeros);
     } else {
       zeros_.pass();
     }
-    check_shape(weight, scan, pruned.name,
+    check_shape(weight, scan, pair.name,
                 pattern_   ? pattern_
                 : recorded ? std::optional(recorded->pattern)
                            : std::nullopt);
-    check_kept(dense, pruned);
+    check_kept(pair);
     if (recorded != nullptr) check_recorded(*recorded, scan);
   }
 
@@ -255,16 +299,17 @@ class Verifier {
                         format(*pattern));
   }
 
-  void check_kept(const TensorInfo& dense, const TensorInfo& pruned) {
-    const std::byte* a = dense_.bytes(dense).data();
-    const std::byte* b = pruned_.bytes(pruned).data();
-    const Difference difference = size_of(dense.dtype) == 4
-                                      ? kept_difference<std::uint32_t, 0x7fffffffu>(a, b, dense.numel())
-                                      : kept_difference<std::uint16_t, 0x7fff>(a, b, dense.numel());
+  void check_kept(const Pair& pair) {
+    const std::byte* a = pair.dense.data();
+    const std::byte* b = pair.pruned.data();
+    const std::int64_t cols = pair.shape[1], numel = pair.shape[0] * cols;
+    const Difference difference = size_of(pair.dtype) == 4
+                                      ? kept_difference<std::uint32_t, 0x7fffffffu>(a, b, numel)
+                                      : kept_difference<std::uint16_t, 0x7fff>(a, b, numel);
     report_.num_changed += difference.count;
     if (difference.count == 0) return kept_.pass();
-    kept_.fail("{}: row {}, column {}: a kept weight is not the dense one ({} such)", dense.name,
-               difference.first / dense.shape[1], difference.first % dense.shape[1], difference.count);
+    kept_.fail("{}: row {}, column {}: a kept weight is not the dense one ({} such)", pair.name,
+               difference.first / cols, difference.first % cols, difference.count);
   }
 
   void check_recorded(const RecordedTensor& recorded, const ZeroScan& scan) {
@@ -310,6 +355,7 @@ class Verifier {
 
   VerifyOptions options_;
   Checkpoint dense_, pruned_;
+  std::optional<StoredWeights> dense_parts_, pruned_parts_;  // of models that swiftprune computes with
   VerifyReport report_;
   std::optional<PruneRecord> record_;
   std::optional<Pattern> pattern_;  // --pattern

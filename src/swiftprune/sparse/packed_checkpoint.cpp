@@ -26,9 +26,9 @@ PackedTensor parse(const Checkpoint& checkpoint, const TensorInfo& tensor) {
 }
 
 // A copy: the mapped bytes need not be aligned to two.
-std::vector<std::uint16_t> bits_of(const Checkpoint& checkpoint, const TensorInfo& tensor) {
-  std::vector<std::uint16_t> bits(static_cast<std::size_t>(tensor.numel()));
-  std::memcpy(bits.data(), checkpoint.bytes(tensor).data(), bits.size() * sizeof(std::uint16_t));
+std::vector<std::uint16_t> bits_of(std::span<const std::byte> bytes) {
+  std::vector<std::uint16_t> bits(bytes.size() / sizeof(std::uint16_t));
+  std::memcpy(bits.data(), bytes.data(), bits.size() * sizeof(std::uint16_t));
   return bits;
 }
 
@@ -39,40 +39,34 @@ void report(const ProgressFn& progress, std::string_view stage, std::size_t done
   if (progress) progress(stage, static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
 }
 
-std::int64_t tensor_bytes(const Checkpoint& checkpoint) {
-  std::int64_t sum = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) sum += tensor.num_bytes();
-  return sum;
-}
-
 // Decides the format of every weight; nothing is written yet, so that the files' sizes are known first.
-PackReport measure(const Checkpoint& source, std::span<const std::string> weights,
+PackReport measure(const Checkpoint& source, const WeightParts& parts, std::span<const std::string> weights,
                    const PackOptions& options) {
   PackReport result;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     report(options.progress, "measure", i, weights.size());
-    const TensorInfo& tensor = source.at(weights[i]);
-    if (tensor.shape.size() != 2 || tensor.numel() == 0) {
-      bad_input("{}: found rank {}, expected a matrix", where(source, tensor), tensor.shape.size());
-    }
-    if (tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16) {
-      result.left.push_back(tensor.name);
+    const WeightParts::Info info = parts.info(weights[i]);
+    if (info.dtype != DType::kBF16 && info.dtype != DType::kF16) {
+      result.left.push_back(weights[i]);
       continue;
     }
-    const std::vector<std::uint16_t> bits = bits_of(source, tensor);
+    const std::vector<std::uint16_t> bits = bits_of(parts.bytes(weights[i]));
     std::int64_t nonzero = 0;
     for (const std::uint16_t b : bits) nonzero += b != 0 ? 1 : 0;
-    const FormatSize best =
-        formats_for({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, options.quantize).front();
-    result.linears.push_back({tensor.name, best.format, tensor.num_bytes(), best.num_bytes,
-                              static_cast<double>(nonzero) / static_cast<double>(tensor.numel())});
-    result.dense_bytes += tensor.num_bytes();
+    const FormatSize best = formats_for({bits, info.rows, info.cols, info.dtype}, options.quantize).front();
+    result.linears.push_back({weights[i], best.format, info.num_bytes(), best.num_bytes,
+                              static_cast<double>(nonzero) / static_cast<double>(info.numel())});
+    result.dense_bytes += info.num_bytes();
     result.packed_bytes += best.num_bytes;
-    source.release(tensor);
+    parts.release(weights[i]);
   }
   report(options.progress, "measure", weights.size(), weights.size());
-  result.source_bytes = tensor_bytes(source);
-  result.target_bytes = result.source_bytes - result.dense_bytes + result.packed_bytes;
+  for (const TensorInfo& tensor : source.tensors()) {
+    result.source_bytes += tensor.num_bytes();
+    if (!parts.holds_parts(tensor.name)) result.target_bytes += tensor.num_bytes();
+  }
+  for (const std::string& name : parts.part_names()) result.target_bytes += parts.info(name).num_bytes();
+  result.target_bytes += result.packed_bytes - result.dense_bytes;
   if (options.table_bits == 0) return result;
   for (const std::string& name : options.tables) {
     const PackedLinear& table = result.tables.emplace_back(measure_table(source, name, options.table_bits));
@@ -81,9 +75,10 @@ PackReport measure(const Checkpoint& source, std::span<const std::string> weight
   return result;
 }
 
-PackedTensor pack_linear(const Checkpoint& source, const TensorInfo& tensor, const PackFormat& format) {
-  const std::vector<std::uint16_t> bits = bits_of(source, tensor);
-  return pack({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, format);
+PackedTensor pack_linear(const WeightParts& parts, const std::string& name, const PackFormat& format) {
+  const WeightParts::Info info = parts.info(name);
+  const std::vector<std::uint16_t> bits = bits_of(parts.bytes(name));
+  return pack({bits, info.rows, info.cols, info.dtype}, format);
 }
 
 // Readers that follow config.json's dtype must not round the F32 tensors that grids become.
@@ -148,7 +143,7 @@ std::optional<PackedTensor> pack_dense(const Checkpoint& checkpoint, const std::
   const TensorInfo& tensor = checkpoint.at(weight_name);
   if (tensor.shape.size() != 2 || (tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16))
     return std::nullopt;
-  const std::vector<std::uint16_t> bits = bits_of(checkpoint, tensor);
+  const std::vector<std::uint16_t> bits = bits_of(checkpoint.bytes(tensor));
   return pack({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, {PackedKind::kDense16});
 }
 
@@ -172,15 +167,17 @@ void refuse_grids(const Checkpoint& checkpoint) {
 
 PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string> weights,
                            const fs::path& target, const PackOptions& options) {
+  const WeightParts whole(source);
+  const WeightParts& parts = options.parts != nullptr ? *options.parts : whole;
   if (has_packed_tensors(source)) bad_input("{}: the model is packed already", source.folder().string());
-  const PackReport result = measure(source, weights, options);
+  const PackReport result = measure(source, parts, weights, options);
   if (result.linears.empty() && result.tables.empty()) {
     bad_input("{}: found no BF16 or F16 linear layers; F32 weights are not packed", source.folder().string());
   }
   std::map<std::string, const PackedLinear*> chosen;
   for (const PackedLinear& linear : result.linears) chosen.emplace(linear.name, &linear);
   for (const PackedLinear& table : result.tables) chosen.emplace(table.name, &table);
-  std::vector<PlannedTensor> plan = plan_like(source);
+  std::vector<PlannedTensor> plan = parts.plan_in_parts();
   for (PlannedTensor& tensor : plan) {
     const auto linear = chosen.find(tensor.name);
     if (linear == chosen.end()) continue;
@@ -188,18 +185,29 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
   }
   CheckpointWriter writer(target, std::move(plan));
   std::size_t done = 0;
+  const auto write_packed = [&](const PackedLinear& linear) {
+    const PackedTensor packed = is_grid(linear.format.kind)
+                                    ? pack_table(source, linear.name, options.table_bits)
+                                    : pack_linear(parts, linear.name, linear.format);
+    writer.write_bytes(linear.name + kPackedSuffix, packed.bytes());
+    report(options.progress, "pack", ++done, chosen.size());
+  };
   for (const TensorInfo& tensor : source.tensors()) {
-    const auto linear = chosen.find(tensor.name);
-    if (linear == chosen.end()) {
-      writer.write_bytes(tensor.name, source.bytes(tensor));
+    if (parts.holds_parts(tensor.name)) continue;
+    if (const auto linear = chosen.find(tensor.name); linear != chosen.end()) {
+      write_packed(*linear->second);
     } else {
-      const PackedTensor packed = is_grid(linear->second->format.kind)
-                                      ? pack_table(source, tensor.name, options.table_bits)
-                                      : pack_linear(source, tensor, linear->second->format);
-      writer.write_bytes(tensor.name + kPackedSuffix, packed.bytes());
-      report(options.progress, "pack", ++done, chosen.size());
+      writer.write_bytes(tensor.name, source.bytes(tensor));
     }
     source.release(tensor);
+  }
+  for (const std::string& name : parts.part_names()) {
+    if (const auto linear = chosen.find(name); linear != chosen.end()) {
+      write_packed(*linear->second);
+    } else {
+      writer.write_bytes(name, parts.bytes(name));
+    }
+    parts.release(name);
   }
   writer.write_file(kPackedRecordFile, packed_record(result, options).dump(2) + "\n");
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});

@@ -14,6 +14,7 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/weight_parts.h"
 
 namespace swiftprune {
 
@@ -55,13 +56,15 @@ struct PackOptions {
   // Embedding and output projection in few bits: 8 or 4 (pack_quantized.h, quantize_table); 0: as they are.
   int table_bits = 0;
   std::vector<std::string> tables;  // names of their tensors; tied ones once
-  ProgressFn progress;              // stages "measure" and "pack", in linears
+  // Of a source with weights that are parts of larger tensors: all of them get tensors of their own. Null: none.
+  const WeightParts* parts = nullptr;
+  ProgressFn progress;  // stages "measure" and "pack", in linears
 };
 
 // The document kPackedRecordFile.
 nlohmann::ordered_json packed_record(const PackReport& report, const PackOptions& options);
 
-// weights: names of the tensors to pack, matrices of 16 bits. Throws Error{kBadInput} when the source is
+// weights: names of the weights to pack, matrices of 16 bits. Throws Error{kBadInput} when the source is
 // packed already (also a quantised one: nothing is rounded twice) or holds none that can be packed.
 PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string> weights,
                            const std::filesystem::path& target, const PackOptions& options);

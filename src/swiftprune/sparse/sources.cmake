@@ -10,6 +10,7 @@ target_sources(swiftprune PRIVATE
   sparse/kernels_baseline.cpp
   sparse/shuffle_tables.cpp
   sparse/read_ceiling.cpp
+  sparse/weight_parts.cpp
   sparse/packed_checkpoint.cpp
   sparse/autotune.cpp
   sparse/timings.cpp)

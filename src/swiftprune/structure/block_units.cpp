@@ -86,6 +86,10 @@ std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) 
         "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
         model.family);
   }
+  const BlockConfig& block = model.blocks.front();
+  if (block.query_norm && block.head_norms != HeadNorms::kEach) {
+    return "the norms of queries and keys have a gain for each head, or count all heads together";
+  }
   const bool longrope = !model.ropes.empty() && !model.ropes.front().long_inverse_frequency.empty();
   if (longrope) {
     return "transformers takes the size of longrope's tables from hidden_size / num_attention_heads";

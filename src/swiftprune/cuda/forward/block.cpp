@@ -155,8 +155,8 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   };
   norms_ = {};
   const BlockConfig& block = config();
-  add_norm(kAttentionNorm, block.attention_norm, model.hidden_size);
-  add_norm(kMlpNorm, block.mlp_norm, model.hidden_size);
+  if (block.attention_norm) add_norm(kAttentionNorm, *block.attention_norm, model.hidden_size);
+  if (block.mlp_norm) add_norm(kMlpNorm, *block.mlp_norm, model.hidden_size);
   if (block.post_attention_norm) add_norm(kPostAttentionNorm, *block.post_attention_norm, model.hidden_size);
   if (block.post_mlp_norm) add_norm(kPostMlpNorm, *block.post_mlp_norm, model.hidden_size);
   if (block.query_norm) add_norm(kQueryNorm, *block.query_norm, model.head_size);

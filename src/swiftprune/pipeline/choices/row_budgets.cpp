@@ -64,11 +64,14 @@ QkvRow qkv_row(const ModelConfig& config, const BlockConfig& block, std::int64_t
   return {0, logical};
 }
 
-// Rows of a rotary pair, i and i + rotary/2 of each head, share their mean.
-void average_pairs(std::int64_t head_size, std::int64_t rotary, std::span<double> values) {
+// Rows of a rotary pair share their mean.
+void average_pairs(std::int64_t head_size, const RopeConfig& rope, std::span<double> values) {
+  const std::size_t half = std::min(rope.inverse_frequency.size(), at(head_size / 2));
   for (std::size_t head = 0; head < values.size(); head += at(head_size)) {
-    for (std::size_t i = head; i < head + at(rotary / 2); ++i) {
-      values[i] = values[i + at(rotary / 2)] = 0.5 * (values[i] + values[i + at(rotary / 2)]);
+    for (std::size_t i = 0; i < half; ++i) {
+      double& a = values[head + (rope.rotates_neighbours ? 2 * i : i)];
+      double& b = values[head + (rope.rotates_neighbours ? 2 * i + 1 : i + half)];
+      a = b = 0.5 * (a + b);
     }
   }
 }
@@ -180,7 +183,7 @@ RowEffects::RowEffects(const Model& model, std::span<const Readers> readers) : m
     for (std::size_t j = 0; j < gain.size(); ++j) result[j] *= std::abs(gain[j]);
     return result;
   };
-  const auto add = [&](const std::vector<double>& columns, const NormTensors& norm) {
+  const auto add = [&](const std::vector<double>& columns, const std::optional<NormTensors>& norm) {
     const std::vector<float> gain = gains(model, norm);
     for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += columns[j] * double{gain[j]} * double{gain[j]};
   };
@@ -241,12 +244,7 @@ std::vector<std::vector<float>> RowEffects::of_attention(std::int64_t layer,
     const QkvRow where = qkv_row(config, block, i);
     energies[at(i)] = std::max(0.0, outputs[where.linear][at(where.row)]);
   }
-  const int rope = block.rope;
-  if (rope >= 0) {
-    const std::int64_t rotary =
-        2 * static_cast<std::int64_t>(config.ropes[at(rope)].inverse_frequency.size());
-    average_pairs(d, std::min(rotary, d), energies);
-  }
+  if (block.rope >= 0) average_pairs(d, config.ropes[at(block.rope)], energies);
   std::vector<double> effect(at(q + 2 * kv), 0.0);
   for (std::int64_t head = 0; head < heads; ++head) {
     for (std::int64_t i = 0; i < d; ++i) {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/streams/trial_streams.h"
 
@@ -58,6 +59,8 @@ Sensitivities measure_sensitivities(const ProbeShopMaker& make_shop, const Model
                                     const TokenWindows& windows, ComputeType compute,
                                     const ProgressFn& progress) {
   expect(windows.num_windows() > 0, "measure_sensitivities: calibration windows");
+  check_without_experts(model.config(), "--allocate sensitivity",
+                        "leave --allocate out: the sparsity is then the same everywhere");
   Sensitivities result{std::vector<double>(plan.entries.size(), 0.0), {}};
   if (std::none_of(plan.entries.begin(), plan.entries.end(), is_allocated)) return result;
   std::map<std::int64_t, Entries> by_layer;

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
+#include <string>
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
@@ -9,6 +11,7 @@
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+#include "swiftprune/pipeline/streams/expert_stream.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
 #include "swiftprune/refinement/layer_error.h"
@@ -25,7 +28,8 @@ class CpuPruneShop final : public PruneShop {
         backend_(backend),
         ops_(run.model, backend, run.windows),
         selector_(make_selector(run.options.select, run.options.selector)),
-        block_(run.model, backend, run.options.compute) {
+        block_(run.model, backend, run.options.compute),
+        experts_(ops_, backend, run.windows) {
     if (run.row_budgets) {
       run.options.readers.empty() ? row_effects_.emplace(run.model)
                                   : row_effects_.emplace(run.model, run.options.readers);
@@ -38,18 +42,19 @@ class CpuPruneShop final : public PruneShop {
   void load(std::int64_t layer) override {
     const Stopwatch watch(run_.seconds.load);
     block_.load(layer, run_.aligned);
-    outcomes_.assign(block_->linears().size(), {});
+    const std::size_t of_experts =
+        block_->experts() != nullptr
+            ? std::size(kExpertParts) * static_cast<std::size_t>(block_->experts()->count())
+            : 0;
+    outcomes_.assign(block_->linears().size() + of_experts, {});
     quantized_.clear();
-    quantized_.resize(block_->linears().size());
+    quantized_.resize(outcomes_.size());
+    finished_.clear();
   }
 
   void load_finished(const FinishedBlock& finished) override {
-    for (BlockLinear& linear : block_->linears()) {
-      const std::string name = linear.tensors.name + ".weight";
-      const bool found = std::any_of(finished.tensors.begin(), finished.tensors.end(),
-                                     [&](const TensorResult& tensor) { return tensor.name == name; });
-      if (found) run_.output.read(name, linear.weight.values());
-    }
+    for (const TensorResult& tensor : finished.tensors) finished_.insert(tensor.name);
+    for (BlockLinear& linear : block_->linears()) read_finished(linear);
   }
 
   bool norms_output(LinearInput output) const override { return block_->norms_output(output); }
@@ -72,8 +77,79 @@ class CpuPruneShop final : public PruneShop {
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
     block_.pack();
-    two_->collect(input, needs != nullptr ? &start_stats(input, *needs, residual) : nullptr);
+    ActivationStats* stats = needs != nullptr ? &start_stats(input, *needs, residual) : nullptr;
+    if (block_->experts() == nullptr || input != LinearInput::kMlpOutput) {
+      two_->collect(input, stats);
+    } else if (stats != nullptr) {
+      experts_.collect_shared(*stats, *block_, two_->hidden(), block_.dense(), two_->dense_hidden());
+    }
     finish_stats(input);
+  }
+
+  std::vector<std::int64_t> start_experts(bool passes) override {
+    experts_pass_ = passes;
+    if (!run_.calibrated) return {};
+    const Stopwatch watch(run_.seconds.calibrate);
+    block_.pack();
+    Matrix& hidden = run_.aligned ? two_->hidden() : one_->hidden();
+    if (!run_.aligned) experts_.pass_attention(*block_, hidden);
+    experts_.start(*block_, hidden, passes);
+    if (run_.aligned) experts_.start_beside(block_.dense(), two_->dense_hidden());
+    return experts_.num_tokens();
+  }
+
+  void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled) override {
+    check_interrupt();
+    {
+      const Stopwatch watch(run_.seconds.load);
+      expert_index_ = expert;
+      expert_.emplace(block_->experts()->load_float(expert));
+      for (const ExpertPart part : kExpertParts) read_finished(expert_->linear(part));
+    }
+    if (!run_.calibrated) return;
+    const Stopwatch watch(run_.seconds.calibrate);
+    expert_->pack(backend_, run_.options.compute);
+    std::array<ActivationStats*, 2> wanted{};
+    bool by_window = false;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const LinearInput input = kExpertInputs[i];
+      const StatNeeds& of_input = needs[static_cast<std::size_t>(input)];
+      if (of_input.any()) wanted[i] = &start_stats(input, of_input, false);
+      by_window |= of_input.ewma_energy;
+    }
+    experts_.collect({expert, pooled, by_window}, *expert_, wanted[0], wanted[1]);
+    for (const LinearInput input : kExpertInputs) finish_stats(input);
+  }
+
+  void collect_expert(LinearInput input, const StatNeeds& needs, bool pooled) override {
+    const Stopwatch watch(run_.seconds.calibrate);
+    expert_->pack(backend_, run_.options.compute);
+    ActivationStats& stats = start_stats(input, needs, false);
+    experts_.collect_aligned({expert_index_, pooled, needs.ewma_energy}, *expert_, input, stats);
+    finish_stats(input);
+  }
+
+  void end_expert() override {
+    const std::int64_t expert = std::exchange(expert_index_, -1);
+    if (run_.calibrated && experts_pass_) {
+      const Stopwatch watch(run_.seconds.calibrate);
+      if (run_.aligned || run_.options.propagation == Propagation::kPruned) {
+        expert_->pack(backend_, run_.options.compute);
+        experts_.add_outputs(expert, *expert_);
+      } else {
+        block_->experts()->use(backend_, expert,
+                               [&](const Expert& dense) { experts_.add_outputs(expert, dense); });
+      }
+    }
+    expert_.reset();
+    block_->experts()->tensors().release(expert);
+  }
+
+  void end_experts() override {
+    if (!run_.calibrated) return;
+    const Stopwatch watch(run_.seconds.calibrate);
+    experts_.finish();
+    if (run_.aligned) two_->leave_block();
   }
 
   void start_input(LinearInput input) override {
@@ -93,7 +169,7 @@ class CpuPruneShop final : public PruneShop {
 
   void select(std::size_t linear, const PlanEntry& entry, const PruneTarget& target,
               bool masks_only) override {
-    BlockLinear& of = block_->linears()[linear];
+    BlockLinear& of = this->linear(linear);
     check_finite(of.weight.view(), entry.tensor);
     const Matrix dense = masks_only ? Matrix() : of.weight.clone();
     Scores scores;
@@ -114,7 +190,7 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
-    BlockLinear& of = block_->linears()[linear];
+    BlockLinear& of = this->linear(linear);
     check_finite(of.weight.view(), entry.tensor);
     const auto refiner = make_refiner(entry.refine);
     Matrix dense;
@@ -151,9 +227,10 @@ class CpuPruneShop final : public PruneShop {
 
   void write(std::size_t linear) override {
     const Stopwatch watch(run_.seconds.write);
-    const BlockLinear& of = block_->linears()[linear];
+    const BlockLinear& of = this->linear(linear);
     if (quantized_[linear] && run_.output.keeps_grids()) {
       run_.output.write_quantized(of.tensors.name + ".weight", *quantized_[linear]);
+      quantized_[linear].reset();
       return;
     }
     write_tensor(run_.output, of.tensors.name + ".weight", of.dtype, of.weight.values());
@@ -163,20 +240,46 @@ class CpuPruneShop final : public PruneShop {
   void finish() override { block_.release(); }
 
  private:
+  static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
+
+  // Those that every token passes, then the experts', of which the one in hand is there.
+  BlockLinear& linear(std::size_t index) {
+    const std::size_t before = block_->linears().size();
+    if (index < before) return block_->linears()[index];
+    constexpr std::size_t kParts = std::size(kExpertParts);
+    expect(static_cast<std::int64_t>((index - before) / kParts) == expert_index_,
+           "linear: of the expert in hand");
+    return expert_->linear(kExpertParts[(index - before) % kParts]);
+  }
+
+  void read_finished(BlockLinear& linear) {
+    const std::string name = linear.tensors.name + ".weight";
+    if (finished_.contains(name)) run_.output.read(name, linear.weight.values());
+  }
+
   std::optional<ActivationStats>& stats_of(LinearInput input) {
     return stats_[static_cast<std::size_t>(input)];
   }
 
   ActivationStats& start_stats(LinearInput input, const StatNeeds& needs, bool residual) {
-    const auto reads = std::find_if(block_->linears().begin(), block_->linears().end(),
-                                    [&](const BlockLinear& linear) { return linear.tensors.input == input; });
-    return stats_of(input).emplace(reads->tensors.inputs, needs,
-                                   residual ? run_.model.config().hidden_size : 0, run_.options.compute);
+    std::int64_t inputs = 0;
+    if (expert_) {
+      inputs = expert_->linear(is_output(input) ? ExpertPart::kDown : ExpertPart::kGate).tensors.inputs;
+    } else {
+      inputs =
+          std::find_if(block_->linears().begin(), block_->linears().end(), [&](const BlockLinear& linear) {
+            return linear.tensors.input == input;
+          })->tensors.inputs;
+    }
+    return stats_of(input).emplace(inputs, needs, residual ? run_.model.config().hidden_size : 0,
+                                   run_.options.compute);
   }
 
   void finish_stats(LinearInput input) {
-    if (auto& stats = stats_of(input))
-      stats->finish(fmt::format("block {}, {}", block_.layer(), name_of(input)));
+    auto& stats = stats_of(input);
+    if (!stats) return;
+    const std::string expert = expert_ ? fmt::format(", expert {}", expert_index_) : "";
+    stats->finish(fmt::format("block {}{}, {}", block_.layer(), expert, name_of(input)));
   }
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
@@ -192,8 +295,8 @@ class CpuPruneShop final : public PruneShop {
 
   // The weights are what the file will hold; dense: what they were.
   void finish_linear(std::size_t linear, const PlanEntry& entry, const Matrix& dense) {
-    BlockLinear& of = block_->linears()[linear];
-    block_.changed(entry.input);
+    BlockLinear& of = this->linear(linear);
+    if (entry.expert < 0) block_.changed(entry.input);
     if (!quantized_[linear] || !run_.output.keeps_grids()) round_to(of.dtype, of.weight.values());
     check_finite(of.weight.view(), entry.tensor);
     {
@@ -212,6 +315,11 @@ class CpuPruneShop final : public PruneShop {
   std::optional<WholeStream<CpuStreamOps>> one_;
   std::optional<TwoStreams<CpuStreamOps>> two_;
   CpuBlock block_;
+  ExpertStream experts_;
+  bool experts_pass_ = false;
+  std::int64_t expert_index_ = -1;
+  std::optional<Expert> expert_;    // in hand
+  std::set<std::string> finished_;  // tensors of the block in hand that an earlier run wrote
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
   LayerStats input_stats_;  // of the input in hand
   struct Prepared {

@@ -79,47 +79,103 @@ class Pruner {
     const FinishedBlock& finished = options_.finished[static_cast<std::size_t>(layer)];
     result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
     result_.weights_changed |= finished.weights_changed;
+    add_tokens(finished);
     ++result_.resumed_blocks;
     if (!windows_pass) return;
     shop_->load(layer);
     const Stopwatch watch(result_.seconds.calibrate);
-    if (run_.aligned || options_.propagation == Propagation::kPruned) shop_->load_finished(finished);
+    const bool pruned = run_.aligned || options_.propagation == Propagation::kPruned;
+    if (pruned) shop_->load_finished(finished);
     if (run_.aligned) {
       shop_->start_block();
       for (int input = 0; input < kNumLinearInputs; ++input)
         shop_->collect(static_cast<LinearInput>(input), nullptr, false);
     }
-    shop_->pass();
+    const std::int64_t experts = num_experts(layer);
+    if (experts == 0 || !pruned || !takes_experts(entries_.at(layer), true)) return shop_->pass();
+    shop_->start_experts(true);
+    for (std::int64_t e = 0; e < experts; ++e) {
+      shop_->start_expert(e, {}, false);
+      shop_->end_expert();
+    }
+    shop_->end_experts();
+  }
+
+  std::int64_t num_experts(std::int64_t layer) const {
+    const auto& experts = run_.model.config().blocks[static_cast<std::size_t>(layer)].experts;
+    return experts ? experts->count : 0;
+  }
+
+  // Of a block with experts: do they pass one by one? Where none of them is pruned they do so only beside the dense
+  // model, whose streams end at them.
+  bool takes_experts(const Entries& entries, bool windows_pass) const {
+    return (run_.aligned && windows_pass) ||
+           std::any_of(entries.begin(), entries.end(),
+                       [](const PlanEntry* entry) { return entry->expert >= 0 && entry->prune; });
+  }
+
+  void add_tokens(const FinishedBlock& block) {
+    if (!block.expert_tokens.empty()) result_.expert_tokens.push_back({block.layer, block.expert_tokens});
   }
 
   void prune_block(std::int64_t layer, bool more_to_come) {
     const Entries& entries = entries_.at(layer);
     shop_->load(layer);
-    const NeedsOfInputs needs = needs_of(entries);
+    const bool passes = run_.calibrated && more_to_come;
+    const bool by_expert = num_experts(layer) > 0 && takes_experts(entries, passes);
+    const bool experts_first = by_expert && run_.calibrated && options_.propagation == Propagation::kDense;
+    const NeedsOfInputs needs = needs_of(entries, -1);
     if (run_.aligned) {
       const Stopwatch watch(result_.seconds.calibrate);
       shop_->start_block();
     } else if (run_.calibrated) {
-      look(needs, more_to_come);
+      look(needs, more_to_come, by_expert);
     }
+    std::vector<std::int64_t> tokens;
+    if (experts_first) tokens = shop_->start_experts(passes);
     bool weights_changed = false;
     for (int i = 0; i < kNumLinearInputs; ++i) {
       const auto input = static_cast<LinearInput>(i);
-      if (run_.aligned) collect(input, needs[static_cast<std::size_t>(i)]);
-      weights_changed |= prune_linears(entries, input);
+      if (run_.aligned) collect(layer, input, needs[static_cast<std::size_t>(i)]);
+      weights_changed |= prune_linears(entries, input, -1);
+    }
+    if (by_expert) {
+      if (!experts_first) tokens = shop_->start_experts(passes);
+      weights_changed |= prune_experts(layer, entries, tokens);
     }
     shop_->end_linears();
-    if (run_.calibrated && more_to_come && options_.propagation == Propagation::kPruned) {
+    if (passes && !by_expert && options_.propagation == Propagation::kPruned) {
       const Stopwatch watch(result_.seconds.calibrate);
       shop_->pass();
     }
-    finish_block(layer, entries, weights_changed);
+    finish_block(layer, entries, weights_changed, std::move(tokens));
   }
 
-  // By input; alignment only where the dense stream runs.
-  NeedsOfInputs needs_of(const Entries& entries) const {
+  bool prune_experts(std::int64_t layer, const Entries& entries, std::span<const std::int64_t> tokens) {
+    bool weights_changed = false;
+    for (std::int64_t e = 0; e < num_experts(layer); ++e) {
+      const NeedsOfInputs needs = needs_of(entries, e);
+      const bool pooled = !tokens.empty() && tokens[static_cast<std::size_t>(e)] < options_.min_expert_tokens;
+      shop_->start_expert(e, run_.aligned ? NeedsOfInputs{} : needs, pooled);
+      for (const LinearInput input : {LinearInput::kMlp, LinearInput::kMlpOutput}) {
+        const StatNeeds& of_input = needs[static_cast<std::size_t>(input)];
+        if (run_.aligned && of_input.any()) shop_->collect_expert(input, of_input, pooled);
+        weights_changed |= prune_linears(entries, input, e);
+      }
+      for (std::size_t i = 0; i < entries.size(); ++i) {
+        if (entries[i]->expert == e && entries[i]->prune) shop_->write(i);
+      }
+      shop_->end_expert();
+    }
+    shop_->end_experts();
+    return weights_changed;
+  }
+
+  // By input, of the linears of this expert (-1: that every token passes); alignment only where the dense stream runs.
+  NeedsOfInputs needs_of(const Entries& entries, std::int64_t expert) const {
     NeedsOfInputs needs{};
     for (const PlanEntry* entry : entries) {
+      if (entry->expert != expert) continue;
       StatNeeds& of_input = needs[static_cast<std::size_t>(entry->input)];
       of_input = of_input | stat_needs(*entry);
       of_input.alignment &= run_.aligned;
@@ -128,31 +184,34 @@ class Pruner {
   }
 
   // One pass over the windows with the block still dense; with dense propagation it is the only one.
-  void look(const NeedsOfInputs& needs, bool more_to_come) {
+  // by_expert: the windows pass the block expert by expert later.
+  void look(const NeedsOfInputs& needs, bool more_to_come, bool by_expert) {
     const bool observed =
         std::any_of(needs.begin(), needs.end(), [](const StatNeeds& of_input) { return of_input.any(); });
-    const bool dense = options_.propagation == Propagation::kDense;
+    const bool dense = options_.propagation == Propagation::kDense && !by_expert;
     if (!observed && !(dense && more_to_come)) return;
     const Stopwatch watch(result_.seconds.calibrate);
     shop_->look(needs, dense);
   }
 
   // Where the output is normed before it joins the residual, making up for the residual's error would need
-  // the norm's inverse: no residual moments there.
-  void collect(LinearInput input, const StatNeeds& needs) {
+  // the norm's inverse, and where a gate weighs it, the gate's: no residual moments there.
+  void collect(std::int64_t layer, LinearInput input, const StatNeeds& needs) {
     const Stopwatch watch(result_.seconds.calibrate);
-    const bool residual = is_output(input) && !shop_->norms_output(input);
+    const auto& experts = run_.model.config().blocks[static_cast<std::size_t>(layer)].experts;
+    const bool gated = input == LinearInput::kMlpOutput && experts && !experts->shared_gate.empty();
+    const bool residual = is_output(input) && !gated && !shop_->norms_output(input);
     shop_->collect(input, needs.any() ? &needs : nullptr, residual);
   }
 
-  // Those that read `input`; do their kept weights change?
-  bool prune_linears(const Entries& entries, LinearInput input) {
+  // Those of the expert (-1: that every token passes) that read `input`; do their kept weights change?
+  bool prune_linears(const Entries& entries, LinearInput input, std::int64_t expert) {
     shop_->start_input(input);
     const std::vector<std::vector<std::int64_t>> counts = row_counts(entries, input);
     bool weights_changed = false;
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
-      if (!entry.prune || entry.input != input) continue;
+      if (!entry.prune || entry.input != input || entry.expert != expert) continue;
       check_interrupt();
       PruneTarget target = entry.target(plan_.rounding);
       target.row_counts = counts[i];
@@ -190,9 +249,11 @@ class Pruner {
   }
 
   // What the block's pruning told, and its tensors on their way.
-  void finish_block(std::int64_t layer, const Entries& entries, bool weights_changed) {
+  void finish_block(std::int64_t layer, const Entries& entries, bool weights_changed,
+                    std::vector<std::int64_t> expert_tokens) {
     const std::vector<LinearOutcome> outcomes = shop_->outcomes();
-    FinishedBlock finished{layer, weights_changed, {}};
+    FinishedBlock finished{layer, weights_changed, {}, std::move(expert_tokens)};
+    add_tokens(finished);
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
       if (!entry.prune) continue;
@@ -205,7 +266,7 @@ class Pruner {
                                   .error = outcomes[i].error,
                                   .damping = outcomes[i].damping,
                                   .lambda = outcomes[i].lambda});
-      shop_->write(i);
+      if (entry.expert < 0) shop_->write(i);  // the experts' were written one by one
     }
     result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
     result_.weights_changed |= weights_changed;
@@ -219,6 +280,30 @@ class Pruner {
   std::map<std::int64_t, Entries> entries_;
   std::unique_ptr<PruneShop> shop_;  // null when nothing is pruned
 };
+
+// What is not defined for a model with experts, or has no place in its files.
+void check_expert_plan(const Model& model, const Plan& plan, const PruneOutput& output) {
+  if (!model.config().has_experts()) return;
+  bool of_experts = false;
+  for (const PlanEntry& entry : plan.entries) {
+    of_experts |= entry.prune && entry.expert >= 0;
+    if (!entry.has_row_budgets()) continue;
+    bad_usage(
+        "{}: row_budgets: found true in a model with experts, expected false: what a row's outputs do to the "
+        "model is not measured there",
+        entry.tensor);
+  }
+  if (!of_experts || output.keeps_grids()) return;
+  for (const BlockConfig& block : model.config().blocks) {
+    if (!block.experts) continue;
+    const ExpertTensors tensors(model.checkpoint(), *block.experts, model.config().hidden_size);
+    if (tensors.form() != ExpertForm::kMxfp4) continue;
+    bad_input(
+        "{}: tensor {}: found experts in MXFP4, which has no place for other values; expand them first "
+        "(swiftprune unpack), or leave them as they are (--skip '*.experts.*')",
+        model.checkpoint().folder().string(), tensors.weight_names().front());
+  }
+}
 
 }  // namespace
 
@@ -249,6 +334,19 @@ void PruneOutput::write_quantized(const std::string&, const QuantizedWeight&) {
   expect(false, "PruneOutput: write_quantized() where grids are kept");
 }
 
+std::vector<std::int64_t> PruneShop::start_experts(bool) {
+  expect(false, "start_experts: a device that runs experts");
+  return {};
+}
+void PruneShop::start_expert(std::int64_t, const NeedsOfInputs&, bool) {
+  expect(false, "start_expert: a device that runs experts");
+}
+void PruneShop::collect_expert(LinearInput, const StatNeeds&, bool) {
+  expect(false, "collect_expert: a device that runs experts");
+}
+void PruneShop::end_expert() { expect(false, "end_expert: a device that runs experts"); }
+void PruneShop::end_experts() { expect(false, "end_experts: a device that runs experts"); }
+
 StatNeeds calibration_needs(const Plan& plan) {
   StatNeeds needs;
   for (const PlanEntry& entry : plan.entries) needs = needs | stat_needs(entry);
@@ -263,6 +361,7 @@ PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Pla
     bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
               model.checkpoint().folder().string());
   }
+  check_expert_plan(model, plan, output);
   if (needs_calibration(plan))
     expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
   return Pruner(make_shop, model, plan, windows, options, output).run();

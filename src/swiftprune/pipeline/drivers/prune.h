@@ -41,7 +41,11 @@ struct FinishedBlock {
   std::int64_t layer = 0;
   bool weights_changed = false;
   std::vector<TensorResult> tensors;
+  // Of a block whose experts were pruned by statistics: calibration tokens that the router sent to each.
+  std::vector<std::int64_t> expert_tokens = {};
 };
+
+inline constexpr std::int64_t kMinExpertTokens = 128;
 
 struct PruneOptions {
   SelectKind select = kDefaultSelector;
@@ -54,6 +58,9 @@ struct PruneOptions {
   // Blocks 0, 1, ... of the same run that were finished before it was killed: their weights come from
   // PruneOutput::read(), and only the calibration windows pass through them again. The result is the same.
   std::vector<FinishedBlock> finished;
+  // An expert that fewer calibration tokens were sent to takes the statistics of all tokens of its layer, as if they
+  // all had been.
+  std::int64_t min_expert_tokens = kMinExpertTokens;
 };
 
 struct StageSeconds {
@@ -72,6 +79,11 @@ struct PruneResult {
   bool weights_changed = false;
   std::int64_t resumed_blocks = 0;  // taken over from an earlier run
   double sparsity = 0.0;            // of all linears of the blocks
+  struct LayerTokens {
+    std::int64_t layer = 0;
+    std::vector<std::int64_t> tokens;  // FinishedBlock::expert_tokens
+  };
+  std::vector<LayerTokens> expert_tokens;
 };
 
 // Where pruned tensors go, whole tensors one after the other of each block, and finish() once for each block

@@ -82,6 +82,21 @@ class PruneShop {
   // All linears that read the input are pruned; its statistics may go.
   virtual void end_input(LinearInput input) = 0;
 
+  // Of a block with experts: one after the other, each its gate, up and down, whose numbers as linears follow those
+  // that every token passes. The default is that of a device that runs no experts.
+  //
+  // start_experts() comes behind the other linears' pruning, so that tokens go where the pruned block sends them;
+  // with one stream and dense propagation before it. With calibration the windows are shared out to the experts;
+  // passes: behind end_experts() they stand behind the block, and pass() is not called. Returns the numbers of their
+  // tokens, nothing without calibration.
+  virtual std::vector<std::int64_t> start_experts(bool passes);
+  // The expert in hand, as an earlier run finished it where load_finished() came before. One stream: its inputs join
+  // new statistics. pooled: of all tokens instead of those that the router sends.
+  virtual void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled);
+  virtual void collect_expert(LinearInput input, const StatNeeds& needs, bool pooled);  // two streams
+  virtual void end_expert();
+  virtual void end_experts();
+
   virtual void end_linears() = 0;
   // The windows pass the pruned block.
   virtual void pass() = 0;

@@ -230,13 +230,7 @@ class Layer {
   }
 
   static void add_part(ConstMatrixView f, const ExpertTokens& tokens, std::int64_t first, Matrix& y) {
-    const auto begin = at(first), end = at(first + f.rows);
-    add_rows(f,
-             {{tokens.rows.begin() + static_cast<std::ptrdiff_t>(begin),
-               tokens.rows.begin() + static_cast<std::ptrdiff_t>(end)},
-              {tokens.gates.begin() + static_cast<std::ptrdiff_t>(begin),
-               tokens.gates.begin() + static_cast<std::ptrdiff_t>(end)}},
-             y.view());
+    add_rows(f, part_of(tokens, first, f.rows), y.view());
   }
 
   static std::vector<double> gate_totals(const Routing& routing) {
@@ -418,7 +412,8 @@ class Remover {
   // All of the block but its experts: hidden_ has the attention and the shared expert in it. -> the experts' inputs
   Matrix run_up_to_experts(const DecoderBlock& block) {
     using enum LinearInput;
-    expect(!model_.config().parallel_residual && !block.norms_output(kMlpOutput),
+    expect(!model_.config().parallel_residual && model_.config().residual_scale == 1.0f &&
+               !block.norms_output(kMlpOutput),
            "experts: what they add joins the residual as it is, behind the attention");
     Matrix x(hidden_.rows(), hidden_.cols());
     ops_.for_rows([&](std::int64_t first, std::int64_t count) {

@@ -220,7 +220,8 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
 }
 
 void check_shrinkable(const Model& model) {
-  check_without_experts(model.config(), "shrink --units mlp, heads or layers");
+  check_without_experts(model.config(), "shrink --units mlp, heads or layers",
+                        "swiftprune shrink --units experts takes whole experts out");
   if (model.config().has_layer_sizes) {
     bad_input(
         "{}: config.json: field '{}': a model whose layers differ in size cannot be shrunk again; shrink "

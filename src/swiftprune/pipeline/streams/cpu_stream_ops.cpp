@@ -124,7 +124,16 @@ void CpuStreamOps::add_aligned_output(ActivationStats& stats, ConstMatrixView x,
   std::vector<float> weights(static_cast<std::size_t>(x.rows), 1.0f);
   divide_by_rms(dense_residual, weights);
   if (dense_out != nullptr) divide_by_rms(dense_out->view(), weights);
-  add_windows(stats, {x, dense, residual, dense_residual, weights});
+  const float scale = model_.config().residual_scale;
+  if (scale == 1.0f) return add_windows(stats, {x, dense, residual, dense_residual, weights});
+  // The projection's output joins the residual times `scale`: to it the residual is 1/scale as large.
+  const auto divided = [&](ConstMatrixView rows) {
+    Matrix result = copy_of(rows);
+    for (float& value : result.values()) value /= scale;
+    return result;
+  };
+  const Matrix of_pruned = divided(residual), of_dense = divided(dense_residual);
+  add_windows(stats, {x, dense, of_pruned.view(), of_dense.view(), weights});
 }
 
 }  // namespace swiftprune

@@ -54,6 +54,12 @@ class TwoStreams {
     dense_ = pruned_ = nullptr;
   }
 
+  // Instead of finish_block(), where what is behind collect(kMlp) was done to the hidden states elsewhere (the
+  // experts of a block, expert_stream.h).
+  void leave_block() { dense_ = pruned_ = nullptr; }
+
+  Hidden& hidden() { return hidden_; }
+  Hidden& dense_hidden() { return dense_hidden_; }
   const Hidden& hidden() const { return hidden_; }              // [N, hidden] of the pruned stream
   const Hidden& dense_hidden() const { return dense_hidden_; }  // [N, hidden]
 

@@ -1,0 +1,157 @@
+// Models with experts through the program: pruned, put on grids, packed, and run.
+#include <fstream>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+
+namespace swiftprune {
+namespace {
+
+using test::Finished;
+using ::testing::HasSubstr;
+
+class Experts : public test::ProgramTest {
+ protected:
+  static std::string dense(const std::string& name) { return test::kExpertModels / name; }
+  std::vector<std::string> calibrated(std::vector<std::string> arguments) {
+    for (const char* more : {"--windows", "4", "--seqlen", "32", "--ids"}) arguments.emplace_back(more);
+    arguments.push_back(ids(400));
+    return arguments;
+  }
+  // One token a character.
+  static void write_tokenizer(const std::string& folder) {
+    nlohmann::ordered_json vocabulary;
+    const std::string characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .";
+    for (const char c : characters) vocabulary[std::string(1, c)] = vocabulary.size();
+    const nlohmann::ordered_json tokenizer = {
+        {"version", "1.0"},
+        {"added_tokens", nlohmann::ordered_json::array()},
+        {"normalizer", nullptr},
+        {"pre_tokenizer", nullptr},
+        {"post_processor", nullptr},
+        {"decoder", {{"type", "Fuse"}}},
+        {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::ordered_json::array()}}}};
+    std::ofstream(folder + "/tokenizer.json") << tokenizer.dump();
+  }
+  double perplexity(const std::string& folder) {
+    const Finished result = run({"eval", folder, "--ids", ids(400), "--seqlen", "32", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return nlohmann::json::parse(result.out).at("perplexity").get<double>();
+  }
+};
+
+TEST_F(Experts, ArePrunedAndVerified) {
+  for (const char* family : {"qwen3_moe_fused", "gpt_oss", "deepseek_v3"}) {
+    for (const char* method : {"best", "magnitude"}) {
+      SCOPED_TRACE(std::string(family) + " " + method);
+      const std::string out = at(std::string(family) + method);
+      const Finished result = run(
+          calibrated({"prune", dense(family), "-o", out, "--method", method, "--min-expert-tokens", "20"}));
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const auto record = nlohmann::json::parse(test::read_text(out + "/swiftprune.json"));
+      EXPECT_FALSE(record.at("experts").at("never_pruned").empty());
+      if (std::string(method) != "magnitude") {
+        EXPECT_THAT(result.out, HasSubstr("by the tokens that were sent to them"));
+        for (const auto& layer : record.at("experts").at("layers")) {
+          for (std::size_t e = 0; e < layer.at("tokens").size(); ++e) {
+            const auto& pooled = layer.at("from_all_tokens");
+            EXPECT_EQ(std::find(pooled.begin(), pooled.end(), e) != pooled.end(),
+                      layer.at("tokens")[e].get<int>() < 20);
+          }
+        }
+      }
+      const Finished verified = run({"verify", dense(family), out});
+      EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.error;
+      EXPECT_GT(perplexity(out), 1.0);
+    }
+  }
+}
+
+// Every form of experts in a packed model, which runs, and back again.
+TEST_F(Experts, ArePackedRunAndUnpacked) {
+  for (const char* family : {"qwen3_moe_fused", "gpt_oss", "mixtral"}) {
+    for (const char* pattern : {"row", "2:4"}) {
+      SCOPED_TRACE(std::string(family) + " " + pattern);
+      const std::string out = at(std::string(family) + pattern), packed = out + ".packed",
+                        back = out + ".back";
+      ASSERT_EQ(run({"prune", dense(family), "-o", out, "--method", "magnitude", "--pattern", pattern,
+                     "--skip", "*self_attn*"})
+                    .exit_code,
+                0);
+      const Finished result = run({"pack", out, "-o", packed, "--json"});
+      ASSERT_EQ(result.exit_code, 0) << result.error;
+      const auto report = nlohmann::json::parse(result.out);
+      EXPECT_LT(report.at("ratio").get<double>(),
+                1.3);  // panels of 16 rows are filled up in models this small
+      const double expected = perplexity(out);
+      EXPECT_NEAR(perplexity(packed), expected, 1e-2 * expected);
+      ASSERT_EQ(run({"unpack", packed, "-o", back}).exit_code, 0);
+      EXPECT_NEAR(perplexity(back), expected, 1e-6 * expected);
+      if (std::string(family) != "qwen3_moe_fused") {
+        const Finished verified = run({"verify", dense(family), back});
+        EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.error;
+      }
+      EXPECT_TRUE(hidden_files().empty());
+    }
+  }
+}
+
+TEST_F(Experts, MXFP4IsExpanded) {
+  ASSERT_EQ(run({"unpack", dense("gpt_oss_mxfp4"), "-o", at("bf16")}).exit_code, 0);
+  EXPECT_EQ(test::read_text(at("bf16/config.json")).find("quantization_config"), std::string::npos);
+  const double expected = perplexity(dense("gpt_oss_mxfp4"));
+  EXPECT_NEAR(perplexity(at("bf16")), expected, 1e-6 * expected);
+  ASSERT_EQ(run(calibrated({"prune", at("bf16"), "-o", at("pruned"), "--method", "wanda"})).exit_code, 0);
+  EXPECT_EQ(run({"verify", at("bf16"), at("pruned")}).exit_code, 0);
+  expect_refused({"unpack", at("bf16"), "-o", at("out")}, 3, "not packed");
+}
+
+// Experts go, then weights, then bits; what is left runs.
+TEST_F(Experts, ChainOfExpertsWeightsBitsAndGeneration) {
+  const std::string moe = at("moe");
+  std::filesystem::copy(dense("qwen3_moe"), moe, std::filesystem::copy_options::recursive);
+  write_tokenizer(moe);
+  const auto must = [&](const std::vector<std::string>& arguments) {
+    const Finished result = run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << arguments.front() << ": " << result.error;
+    return result.out;
+  };
+  must(calibrated({"shrink", moe, "-o", at("fewer"), "--units", "experts", "--experts", "4"}));
+  must(calibrated({"prune", at("fewer"), "-o", at("sparse"), "--pattern", "2:4", "--method", "wanda"}));
+  must({"verify", at("fewer"), at("sparse")});
+  must(calibrated({"quantize", at("sparse"), "-o", at("grid"), "--quantize", "int4", "--group", "row"}));
+  must(calibrated({"prune", at("fewer"), "-o", at("both"), "--quantize", "int8", "--group", "row"}));
+  must({"pack", at("sparse"), "-o", at("packed")});
+  must({"pack", at("fewer"), "-o", at("packed8"), "--quantize", "int8"});
+  EXPECT_NEAR(perplexity(at("packed")), perplexity(at("sparse")), 1e-2 * perplexity(at("sparse")));
+  for (const char* name : {"packed", "packed8", "grid", "both"}) {
+    const std::string out =
+        must({"generate", at(name), "--prompt", "an expert", "--max-tokens", "5", "--json"});
+    EXPECT_EQ(nlohmann::json::parse(out).at("tokens"), 5) << name;
+    must({"bench", at(name), "--decode", "4", "--prompt", "8", "--batch", "1", "--rounds", "1", "--json"});
+    EXPECT_GT(perplexity(at(name)), 1.0);
+  }
+  const Finished inspected = run({"inspect", at("sparse")});
+  EXPECT_THAT(inspected.out, HasSubstr("2:4"));
+  // Records of all steps are there.
+  const auto record = nlohmann::json::parse(test::read_text(at("sparse/swiftprune.json")));
+  EXPECT_EQ(record.at("previous").at("method"), "shrink experts");
+}
+
+TEST_F(Experts, WhatIsNotDefinedIsRefused) {
+  const auto refused = [&](std::vector<std::string> arguments, int code, const std::string& text) {
+    expect_refused(calibrated(std::move(arguments)), code, text);
+  };
+  const std::string moe = dense("qwen3_moe"), out = at("out");
+  refused({"prune", moe, "-o", out, "--allocate", "sensitivity"}, 2, "--allocate sensitivity");
+  refused({"prune", dense("gpt_oss_mxfp4"), "-o", out, "--method", "wanda"}, 3, "MXFP4");
+  refused({"prune", moe, "-o", out, "--min-expert-tokens", "0"}, 2, "--min-expert-tokens");
+  refused({"prune", moe, "-o", out, "--skip", "*.experts.7.*"}, 2, "matches no linear");
+  refused({"shrink", moe, "-o", out, "--ratio", "0.2"}, 2, "--units experts");
+  refused({"prune", dense("deepseek_v3"), "-o", out, "--override", "*kv_b_proj.weight", "prune=yes"}, 2,
+          "not observed");
+}
+
+}  // namespace
+}  // namespace swiftprune
