@@ -66,10 +66,11 @@ wheel: deps
 # dist/*.deb for this Debian. DEB_FLAGS=-DSWIFTPRUNE_CUDA=OFF: without GPU code where nvcc is there.
 DEB_FLAGS ?=
 deb: deps
-	$(call install,dpkg-dev file)
+	$(call install,dpkg-dev file lintian)
 	cmake --preset deb $(DEB_FLAGS)
 	cmake --build --preset deb
 	cd build/deb && cpack -G DEB
+	lintian --fail-on error dist/swiftprune_*.deb dist/swiftprune-dev_*.deb
 	@ls -l dist/*.deb
 
 bench: deps

@@ -22,9 +22,6 @@ install(FILES ${SWIFTPRUNE_SHELL_FILES}/swiftprune.zsh RENAME _swiftprune
 install(FILES ${SWIFTPRUNE_SHELL_FILES}/swiftprune.fish
   DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT runtime)
 
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE RENAME copyright DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/swiftprune
-  COMPONENT runtime)
-
 # GPU code is opened by the library, never called: its headers stay here.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/swiftprune DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT devel
   FILES_MATCHING PATTERN "*.h" PATTERN "cuda" EXCLUDE)
