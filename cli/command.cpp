@@ -1,10 +1,7 @@
 #include "command.h"
 
-#include <unistd.h>
-
 #include <cctype>
 #include <charconv>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -12,85 +9,36 @@
 #include <fmt/format.h>
 
 #include "signals.h"
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/report/comparison.h"
+#include "version.h"
 
 namespace swiftprune::cli {
 namespace {
 
-class ProgressLine {
- public:
-  ProgressLine() = default;
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-  ~ProgressLine() { clear(); }
-
-  void update(std::string_view stage, std::int64_t done, std::int64_t total) {
-    using Clock = std::chrono::steady_clock;
-    const auto now = Clock::now();
-    if (stage != stage_) {
-      stage_ = stage;
-      started_ = now;
-      drawn_ = {};
-    }
-    const bool last = total > 0 && done >= total;
-    if (!last && now - drawn_ < std::chrono::milliseconds(100)) return;
-    drawn_ = now;
-    const double seconds = std::chrono::duration<double>(now - started_).count();
-    std::string line = fmt::format("{}: {}", stage, done);
-    if (total > 0) {
-      line = fmt::format("{}: {:3.0f} % ({}/{})", stage,
-                         100.0 * static_cast<double>(done) / static_cast<double>(total), done, total);
-      if (done > 0 && !last) {
-        const double left = seconds * static_cast<double>(total - done) / static_cast<double>(done);
-        line += fmt::format(", {:.0f} s left", left);
-      }
-    }
-    fmt::print(stderr, "\r\033[K{}", line);
-    std::fflush(stderr);
-    dirty_ = true;
-    if (last) clear();
-  }
-
-  void clear() {
-    if (dirty_) fmt::print(stderr, "\r\033[K");
-    std::fflush(stderr);
-    dirty_ = false;
-  }
-
- private:
-  std::string stage_;
-  std::chrono::steady_clock::time_point started_, drawn_;
-  bool dirty_ = false;
-};
-
-// The terminal's one line.
-std::weak_ptr<ProgressLine>& drawn_line() {
-  static std::weak_ptr<ProgressLine> line;
-  return line;
-}
-
-ProgressFn terminal_progress(const CommonOptions& options) {
-  if (options.quiet || isatty(STDERR_FILENO) == 0) return RunContext{}.progress;
-  auto line = std::make_shared<ProgressLine>();
-  drawn_line() = line;
-  return [line](std::string_view stage, std::int64_t done, std::int64_t total) {
-    line->update(stage, done, total);
-  };
-}
+thread_local const CommandHost* current_host = nullptr;
 
 }  // namespace
+
+HostScope::HostScope(const CommandHost& host) {
+  expect(current_host == nullptr, "one host of a thread");
+  current_host = &host;
+}
+
+HostScope::~HostScope() { current_host = nullptr; }
 
 std::unique_ptr<CLI::App> make_program() {
   auto program = std::make_unique<CLI::App>(
       "swiftprune: makes a language model smaller and faster, on the machine you have");
   program->formatter(std::make_shared<HelpFormat>());
-  program->set_version_flag("--version", std::string("swiftprune ") + SWIFTPRUNE_VERSION);
+  program->set_version_flag("--version", version_text());
   program->require_subcommand(1);
   program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare : {declare_import, declare_export, declare_inspect, declare_prune, declare_shrink,
-                        declare_eval, declare_compare, declare_pilot, declare_generate, declare_bench,
-                        declare_serve, declare_tokenize, declare_verify, declare_pack, declare_unpack}) {
+  for (auto* declare :
+       {declare_import, declare_export, declare_inspect, declare_prune, declare_shrink, declare_eval,
+        declare_compare, declare_pilot, declare_generate, declare_bench, declare_serve, declare_tokenize,
+        declare_verify, declare_pack, declare_unpack, declare_doctor, declare_completion, declare_man}) {
     declare(*program);
   }
   return program;
@@ -98,20 +46,42 @@ std::unique_ptr<CLI::App> make_program() {
 
 void add_common_options(CLI::App& command, CommonOptions& options) {
   options.command = &command;
+  // Not as flags that were given: records do not tell who ran the command.
+  options.json = options.quiet = current_host != nullptr;
   command.add_flag("--json", options.json, "Print the result as one JSON document on standard output");
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
+  add_progress_option(command, options.progress);
   command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
 }
 
-RunScope apply(const CommonOptions& options) {
-  return RunScope({program_stop(), terminal_progress(options), options.threads});
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::string& model, const char* description) {
+  options.locate_models.push_back([&model] { model = locate_model(model).string(); });
+  return command.add_option(name, model, description);
 }
 
-void clear_progress() {
-  if (const auto line = drawn_line().lock()) line->clear();
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::vector<std::string>& models, const char* description) {
+  options.locate_models.push_back([&models] {
+    for (std::string& model : models) model = locate_model(model).string();
+  });
+  return command.add_option(name, models, description);
 }
+
+RunScope apply(const CommonOptions& options) {
+  for (const auto& locate : options.locate_models) locate();
+  if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
+  const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
+  return RunScope({program_stop(), make_progress(style), options.threads});
+}
+
+bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
 
 void print_note(const CommonOptions& options, const std::string& text) {
+  if (current_host != nullptr) {
+    current_host->note(text);
+    return;
+  }
   if (options.quiet) return;
   clear_progress();
   fmt::print(stderr, "note: {}\n", text);
@@ -125,11 +95,14 @@ void print_next(const CommonOptions& options, const std::vector<std::vector<std:
 }
 
 void print_notes(const CommonOptions& options, std::span<const std::string> notes) {
-  if (options.quiet) return;
   for (const std::string& note : notes) print_note(options, note);
 }
 
 void print_json(const nlohmann::ordered_json& document) {
+  if (current_host != nullptr) {
+    current_host->result(document);
+    return;
+  }
   fmt::print("{}\n", document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 

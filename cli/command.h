@@ -3,6 +3,7 @@
 // them to exit codes.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "help_format.h"
 #include "outputs.h"
+#include "progress.h"
 #include "swiftprune/core/run_context.h"
 
 namespace swiftprune::cli {
@@ -33,23 +35,52 @@ void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);
 void declare_unpack(CLI::App& program);
 void declare_tokenize(CLI::App& program);
+void declare_doctor(CLI::App& program);
+void declare_completion(CLI::App& program);
+void declare_man(CLI::App& program);
 
 // The program with all of its commands.
 std::unique_ptr<CLI::App> make_program();
 
-// Flags that every command has, declared in one place: --json, --threads, --quiet.
+// Another program that runs commands in its own process (python/): what would go to the terminal goes there.
+// Commands are asked for JSON and say nothing else.
+struct CommandHost {
+  std::stop_token stop;
+  ProgressFn progress;
+  std::function<void(const nlohmann::ordered_json&)> result;
+  std::function<void(const std::string&)> note;  // of print_note()
+};
+// Binds the host to the calling thread until the scope ends: before make_program(), around the parse.
+class HostScope {
+ public:
+  explicit HostScope(const CommandHost& host);
+  HostScope(const HostScope&) = delete;
+  HostScope& operator=(const HostScope&) = delete;
+  ~HostScope();
+};
+
+// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads.
 struct CommonOptions {
   bool json = false;
   bool quiet = false;
+  std::string progress = "auto";
   int threads = 0;
-  const CLI::App* command = nullptr;  // for echoes of all its options (option_echo.h)
+  std::vector<std::function<void()>> locate_models;  // of add_model_argument()
+  const CLI::App* command = nullptr;                 // for echoes of all its options (option_echo.h)
 };
 void add_common_options(CLI::App& command, CommonOptions& options);
-// The command's run, bound to this thread: stops with the program, has --threads, and draws one line with
-// percent and time left on a terminal (nothing elsewhere or with --quiet).
+// A positional argument, or an option by its name, for models by folder, cache folder or id
+// (checkpoint/model_location.h). apply() puts the folder to open in the place of what was given; the parser,
+// and so echoes, keep that.
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::string& model, const char* description);
+CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
+                                std::vector<std::string>& models, const char* description);
+// The command's run, bound to this thread: stops with the program, has --threads, and shows its progress
+// as --progress says (not with --quiet). Throws Error{kBadInput} for a model that is not there.
 [[nodiscard]] RunScope apply(const CommonOptions& options);
-// Takes a progress line that still stands away, before something else is printed on standard error.
-void clear_progress();
+// Whether anyone reads notes: not with --quiet.
+bool takes_notes(const CommonOptions& options);
 // "note: TEXT" on standard error, unless --quiet.
 void print_note(const CommonOptions& options, const std::string& text);
 // The commands that come next, each as its arguments, on standard error, unless --quiet.

@@ -4,11 +4,14 @@
 
 #include <fmt/format.h>
 
+#include "calibration_text.h"
 #include "command.h"
 #include "gate_flags.h"
 #include "model_text.h"
 #include "option_echo.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/pilot/equal_bytes.h"
+#include "work_folder.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -25,6 +28,10 @@ struct CompareFlags {
   std::vector<std::string> masks;
   std::string report, markdown;
   GateLimits gates;
+  bool equal_bytes = false;
+  CalibrationText calibration;
+  std::int64_t calibration_windows = 16;
+  std::string work;
   std::string compute = "f32";
   DeviceFlags device;
 };
@@ -37,10 +44,11 @@ std::vector<std::string> default_masks(const Model& model) {
   return masks;
 }
 
-void print_model(const ModelReport& model) {
+void print_model(const ModelReport& model, bool equal_bytes) {
   const ModelSummary& s = model.summary;
   fmt::print("{:<20} {:>6.1f} % {:>9}", s.name.substr(0, 20), 100.0 * s.sparsity,
-             human_bytes(static_cast<double>(s.num_bytes)));
+             human_bytes(static_cast<double>(model.stored_bytes())));
+  if (equal_bytes) fmt::print(" {:>6.2f}", s.bits_per_weight);
   if (model.perplexity) fmt::print(" {:>11.3f}", model.perplexity->perplexity);
   if (const auto& d = model.divergence) {
     const std::string interval =
@@ -57,12 +65,14 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
   const Verdict verdict = verdict_of(report);
   fmt::print("{}\n{}\n\n", verdict.headline, verdict.detail);
   fmt::print("{:<20} {:>8} {:>9}", "model", "zeros", "size");
+  if (flags.equal_bytes) fmt::print(" {:>6}", "bits");
   if (!report.text.empty()) {
     fmt::print(" {:>11} {:>8} {:>15} {:>8} {:>8} {:>8}", "perplexity", "ratio", "95 %", "KL", "KL p99",
                "top-1");
   }
   fmt::print("\n");
-  for (const ModelReport& model : report.models) print_model(model);
+  for (const ModelReport& model : report.models) print_model(model, flags.equal_bytes);
+  for (const EqualBytes& equal : report.equal_bytes) fmt::print("{}\n", equal.line());
   for (const ModelReport& model : report.models) {
     if (!model.drift) continue;
     fmt::print(
@@ -100,8 +110,31 @@ void check_flags(const CompareFlags& flags) {
   }
   check_output_file("--report", flags.report);
   check_output_file("--markdown", flags.markdown);
+  if (flags.equal_bytes && flags.text.files.empty())
+    bad_usage("--equal-bytes: found no measurement, expected --text");
+  if (!flags.equal_bytes && !flags.calibration.is_self())
+    bad_usage("--calibration: found without --equal-bytes, whose models it is for");
   if (!flags.accept.empty() && flags.refusals.empty())
     bad_usage("--accept: found no prompts, expected --refusals");
+}
+
+ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput& input, Device& device) {
+  CalibrationText text = flags.calibration;
+  text.field = flags.text.field;
+  text.fit_to(*input.models[0]);
+  const WorkFolder work(flags.work);
+  EqualBytesOptions options;
+  options.calibration =
+      calibration_windows(flags.common, *input.models[0], device, text, flags.calibration_windows, false,
+                          input.forward.compute, input.forward.progress);
+  options.calibration_arguments = {"--calibration"};
+  options.calibration_arguments.insert(options.calibration_arguments.end(), text.sources.begin(),
+                                       text.sources.end());
+  options.calibration_arguments.insert(
+      options.calibration_arguments.end(),
+      {"--windows", std::to_string(flags.calibration_windows), "--seqlen", std::to_string(text.seqlen)});
+  options.work = work.path();
+  return compare_at_equal_bytes(input, device, options);
 }
 
 void run(const CompareFlags& flags) {
@@ -128,7 +161,8 @@ void run(const CompareFlags& flags) {
   if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
   input.gates = flags.gates;
 
-  ComparisonReport report = compare(input, *device);
+  ComparisonReport report =
+      flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device);
   for (const ModelReport& model : report.models) {
     for (const ModelStep& step : model.summary.steps) {
       const std::string line = shell_command(step.command);
@@ -149,8 +183,10 @@ void run(const CompareFlags& flags) {
 }
 
 void add_flags(CLI::App& command, CompareFlags& f) {
-  command.add_option("DENSE", f.dense, "The model before pruning")->required();
-  command.add_option("PRUNED", f.pruned, "Pruned or packed models")->required()->expected(1, 100);
+  add_model_argument(command, f.common, "DENSE", f.dense, "The model before pruning")->required();
+  add_model_argument(command, f.common, "PRUNED", f.pruned, "Pruned or packed models")
+      ->required()
+      ->expected(1, 100);
   add_evaluation_flags(command, f.text);
   command.add_option("--prompts", f.prompts,
                      "Prompts to answer greedily: .jsonl with \"prompt\", or text with one a line");
@@ -169,6 +205,19 @@ void add_flags(CLI::App& command, CompareFlags& f) {
   command.add_option("--mask", f.masks, "Tensor to picture in the report, by its full name; repeatable");
   command.add_option("--report", f.report, "Write one self-contained HTML page");
   command.add_option("--markdown", f.markdown, "Write the table as Markdown");
+  command.add_flag(
+      "--equal-bytes", f.equal_bytes,
+      "Beside them the dense model in 8, 4 and 3 bits, rounded to the nearest and solved: which is "
+      "better at the same size");
+  command
+      .add_option("--calibration", f.calibration.sources,
+                  "With --equal-bytes: text to solve those on (files as in prune), or self")
+      ->capture_default_str();
+  command.add_option("--calibration-windows", f.calibration_windows, "With --equal-bytes: windows of it")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--work", f.work,
+                     "With --equal-bytes: folder for those models; needs the model's size free");
   add_gate_flags(command, f.gates);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
@@ -188,7 +237,9 @@ void declare_compare(CLI::App& program) {
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 ./SmolLM2-24 --text my_text.txt --windows 16 "
       "--report out.html\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 --text my_text.txt --max-perplexity-ratio 1.10 "
-      "--min-top1 0.9");
+      "--min-top1 0.9\n"
+      "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50-int4 --text my_text.txt --equal-bytes --calibration "
+      "other.txt --report out.html");
   command->callback([flags] { run(*flags); });
 }
 

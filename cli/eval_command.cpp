@@ -221,7 +221,9 @@ std::string task_help() {
 void declare_eval(CLI::App& program) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on texts, accuracy on tasks");
-  command->add_option("MODEL", options->model, "Hugging Face model folder, dense or packed")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model,
+                     "Hugging Face model folder, dense or packed")
+      ->required();
   add_evaluation_flags(*command, options->text);
   command->add_option("--task", options->tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");

@@ -1,5 +1,4 @@
 // swiftprune export: a model folder as a file of another program's format.
-#include <filesystem>
 #include <memory>
 
 #include <fmt/ranges.h>
@@ -7,6 +6,7 @@
 #include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/export/export_gguf.h"
@@ -26,13 +26,6 @@ struct ExportArguments {
   CommonOptions common;
 };
 
-// The folder's own name, also for "." and "model/".
-std::string folder_name(const std::string& folder) {
-  std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  return path.filename().string();
-}
-
 std::vector<std::string> type_names() {
   std::vector<std::string> names = gguf_mix_names();
   names.insert(names.begin(), "auto");
@@ -45,7 +38,7 @@ void run(const ExportArguments& arguments) {
   const auto model = open_model(arguments.common, arguments.model);
   ExportOptions options;
   options.mix = find_gguf_mix(arguments.type);  // none for auto
-  options.name = arguments.name.empty() ? folder_name(arguments.model) : arguments.name;
+  options.name = arguments.name.empty() ? model_name(arguments.model) : arguments.name;
   options.progress = job.context().progress;
   std::unique_ptr<Device> device;
   TokenWindows windows;
@@ -81,9 +74,9 @@ void run(const ExportArguments& arguments) {
                types.size() > 1 ? fmt::format(" (matrices: {})", fmt::join(types, ", ")) : std::string(),
                human_bytes(static_cast<double>(report.bytes)));
   }
-  clear_progress();
-  // Also when quiet: what another program will do otherwise is no hint.
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
+  CommonOptions loud = arguments.common;
+  loud.quiet = false;  // what another program will do otherwise is no hint
+  print_notes(loud, report.notes);
 }
 
 }  // namespace
@@ -91,7 +84,8 @@ void run(const ExportArguments& arguments) {
 void declare_export(CLI::App& program) {
   auto arguments = std::make_shared<ExportArguments>();
   CLI::App* command = program.add_subcommand("export", "Write a model as a GGUF file for llama.cpp");
-  command->add_option("MODEL", arguments->model, "Hugging Face model folder: dense, pruned or shrunk")
+  add_model_argument(*command, arguments->common, "MODEL", arguments->model,
+                     "Hugging Face model folder: dense, pruned or shrunk")
       ->required();
   command->add_option("--gguf", arguments->gguf, "File to write; must not exist")->required();
   command

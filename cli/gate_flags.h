@@ -26,7 +26,7 @@ struct PruneGateRun {
   std::string field;
   std::int64_t seqlen = 2048;
   ForwardOptions forward;
-  CommonOptions common;
+  const CommonOptions& common;
 };
 void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device);
 

@@ -1,6 +1,5 @@
 // swiftprune generate: continues a prompt.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <vector>
@@ -9,11 +8,9 @@
 
 #include "command.h"
 #include "model_text.h"
+#include "swiftprune/api/text_writer.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/model/end_tokens.h"
-#include "swiftprune/model/sampler.h"
-#include "swiftprune/templates/chat_template.h"
-#include "swiftprune/text/text_stream.h"
+#include "swiftprune/templates/value.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -31,21 +28,14 @@ struct GenerateOptions {
   bool compact = false;
 };
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // The prompt's ids: as it stands, or as the one message of a conversation that the model's chat template
 // writes.
-std::vector<std::int32_t> prompt_ids(const GenerateOptions& options, const Tokenizer& tokenizer) {
-  if (!options.chat && (options.common.quiet || options.common.json)) return tokenizer.encode(options.prompt);
-  const auto chat = templates::ChatTemplates::open(options.model);
+std::vector<std::int32_t> prompt_ids(const GenerateOptions& options, TextWriter& writer) {
   if (!options.chat) {
-    if (chat)
+    if (!options.common.quiet && !options.common.json && writer.chat() != nullptr)
       fmt::print(stderr, "hint: this model has a chat template; --chat asks it as in a conversation\n");
-    return tokenizer.encode(options.prompt);
+    return writer.prompt(options.prompt);
   }
-  if (!chat) bad_input("{}: found no chat template, which --chat needs", options.model);
   const auto message = [](const char* role, const std::string& content) {
     templates::DictBuilder dict;
     dict.set("role", templates::Value(role));
@@ -55,68 +45,46 @@ std::vector<std::int32_t> prompt_ids(const GenerateOptions& options, const Token
   templates::ChatRequest request;
   if (!options.system.empty()) request.messages.push_back(message("system", options.system));
   request.messages.push_back(message("user", options.prompt));
-  return tokenizer.encode(chat->render(request), false);
+  return writer.prompt(request);
 }
 
 void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   if (!options.system.empty() && !options.chat) bad_usage("--system: is part of a conversation; add --chat");
   const auto device = open_device(options.device);
-  const auto model = open_model(options.common, options.model);
-  device->check_model(*model);
-  const auto tokenizer = Tokenizer::open(options.model);
-  std::vector<std::int32_t> prompt = prompt_ids(options, *tokenizer);
-  if (prompt.empty()) prompt.push_back(first_token(*model));
-  const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
-  model->check_length(prompt_tokens + options.max_tokens, "--prompt and --max-tokens");
+  TextWriter writer(options.model, *device, parse_compute(options.compute, *device),
+                    {.tune = true, .compact = options.compact});
+  print_notes(options.common, writer.model().notes());
+  const std::vector<std::int32_t> prompt = prompt_ids(options, writer);
 
-  const auto generator =
-      device->generator(*model, parse_compute(options.compute, *device), 1,
-                        prompt_tokens + options.max_tokens, {.tune = true, .compact = options.compact});
-  Sampler sampler(options.sampler);
-  TextStream stream(*tokenizer, prompt);
-  const std::vector<std::int32_t> ends = end_tokens(*model, *tokenizer);
-  std::string text;
-  std::int64_t tokens = 0;
-  const auto show = [&](const std::string& piece) {
-    text += piece;
-    if (options.common.json) return;
-    fmt::print("{}", piece);
-    std::fflush(stdout);
-  };
+  Writing writing = writer.write(prompt, {.max_tokens = options.max_tokens, .sampler = options.sampler});
   if (!options.common.json && !options.chat) fmt::print("{}", options.prompt);
-  const auto start = std::chrono::steady_clock::now();
-  ConstMatrixView logits = generator->append(prompt);
-  const double prefill_seconds = seconds_since(start);
-  std::string stop = "length";
-  for (std::int64_t t = 0; t < options.max_tokens; ++t) {
-    const std::int32_t id = sampler.next(logits.row_span(0));
-    if (std::binary_search(ends.begin(), ends.end(), id)) {
-      stop = "eos";
-      break;
-    }
-    show(stream.add(id));
-    ++tokens;
-    if (t + 1 < options.max_tokens) logits = generator->append(std::vector{id});
+  std::string text;
+  while (const auto piece = writing.next()) {
+    text += *piece;
+    if (options.common.json) continue;
+    fmt::print("{}", *piece);
+    std::fflush(stdout);
   }
-  text += stream.rest();  // an incomplete character: not for the terminal
-  const double decode_seconds = seconds_since(start) - prefill_seconds;
-  const double decode_rate = static_cast<double>(tokens) / std::max(1e-9, decode_seconds);
+  text += writing.rest();  // an incomplete character: not for the terminal
+  const double decode_rate =
+      static_cast<double>(writing.num_tokens()) / std::max(1e-9, writing.decode_seconds());
   if (options.common.json) {
     print_json({{"prompt", options.prompt},
                 {"text", text},
-                {"prompt_tokens", prompt_tokens},
-                {"tokens", tokens},
-                {"stop", stop},
-                {"prefill_seconds", prefill_seconds},
-                {"decode_seconds", decode_seconds},
+                {"prompt_tokens", writing.prompt_tokens()},
+                {"tokens", writing.num_tokens()},
+                {"stop", writing.stopped_by()},
+                {"prefill_seconds", writing.prefill_seconds()},
+                {"decode_seconds", writing.decode_seconds()},
                 {"decode_tokens_per_second", decode_rate}});
     return;
   }
   fmt::print("\n");
   if (!options.common.quiet) {
-    fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n", tokens,
-               decode_seconds, decode_rate, prompt_tokens, prefill_seconds);
+    fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n",
+               writing.num_tokens(), writing.decode_seconds(), decode_rate, writing.prompt_tokens(),
+               writing.prefill_seconds());
   }
 }
 
@@ -125,7 +93,8 @@ void run(const GenerateOptions& options) {
 void declare_generate(CLI::App& program) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = program.add_subcommand("generate", "Continue a prompt");
-  command->add_option("MODEL", options->model, "Hugging Face model folder")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, "Hugging Face model folder")
+      ->required();
   command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
   command->add_flag("--chat", options->chat,
                     "The prompt is a message, asked through the model's chat template");

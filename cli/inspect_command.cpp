@@ -1,4 +1,5 @@
 // swiftprune inspect: what is in a model folder.
+#include <algorithm>
 #include <memory>
 
 #include <fmt/format.h>
@@ -95,6 +96,12 @@ void print_summary(const ModelInspection& inspection) {
   fmt::print("linears       {} in the blocks, {} parameters, {:.2f} % zero: {}\n", linears.count,
              human_count(static_cast<double>(linears.numel)), 100.0 * linears.sparsity(),
              patterns.empty() ? "none" : patterns);
+  for (const LayerRouting& layer : inspection.routing) {
+    const auto [fewest, most] = std::minmax_element(layer.tokens.begin(), layer.tokens.end());
+    fmt::print("routing       layer {}: {} to {} tokens an expert, {} without any, entropy {:.3f}\n",
+               layer.layer, *fewest, *most, std::count(layer.tokens.begin(), layer.tokens.end(), 0),
+               layer.entropy);
+  }
 }
 
 void tell_next(const CommonOptions& common, const ModelInspection& inspection) {
@@ -127,7 +134,8 @@ void declare_inspect(CLI::App& program) {
   auto arguments = std::make_shared<InspectArguments>();
   CLI::App* command =
       program.add_subcommand("inspect", "Show a model's architecture, sizes, dtypes, sparsity and patterns");
-  command->add_option("MODEL", arguments->model, "Hugging Face model folder")->required();
+  add_model_argument(*command, arguments->common, "MODEL", arguments->model, "Hugging Face model folder")
+      ->required();
   command->add_flag("--tensors", arguments->tensors, "Every tensor, not one line for all blocks");
   add_common_options(*command, arguments->common);
   command->footer(

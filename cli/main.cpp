@@ -1,57 +1,9 @@
-// Runs one command and maps errors to exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 device, 5 gate,
-// 70 a bug, 128 + n stopped by signal n (130: Ctrl-C).
-#include <cerrno>
-#include <cstdio>
-#include <exception>
-#include <new>
-
-#include "command.h"
+#include "program.h"
 #include "signals.h"
-#include "swiftprune/core/internal_error.h"
-
-namespace swiftprune::cli {
-namespace {
-
-constexpr int kInternalError = 70;  // EX_SOFTWARE of sysexits.h
-constexpr const char* kLostOutput = "standard output: cannot be written; is the disk full?";
-
-int complain(int exit_code, const char* message) {
-  clear_progress();
-  fmt::print(stderr, "swiftprune: {}\n", message);
-  return exit_code;
-}
-
-int run_program(int argc, char** argv) {
-  const auto program = make_program();
-  try {
-    program->parse(argc, argv);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return program->exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::kUsage);
-  } catch (const Interrupted& error) {
-    return complain(128 + stopping_signal(), error.what());
-  } catch (const Error& error) {
-    return complain(static_cast<int>(error.kind()), error.what());
-  } catch (const InternalError& error) {
-    return complain(kInternalError, error.what());
-  } catch (const std::bad_alloc&) {
-    return complain(1, "out of memory; use fewer --windows or a shorter --seqlen");
-  } catch (const std::exception& error) {
-    return complain(1, std::ferror(stdout) != 0 ? kLostOutput : error.what());
-  }
-}
-
-}  // namespace
-}  // namespace swiftprune::cli
+#include "waiting.h"
 
 int main(int argc, char** argv) {
+  swiftprune::cli::bound_spinning(argv);
   swiftprune::cli::watch_signals();
-  const int exit_code = swiftprune::cli::run_program(argc, argv);
-  // A result that did not reach its file (a full disk) is no success.
-  bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
-  if (std::fclose(stdout) != 0) lost = lost || errno != EBADF;  // closed from the start: nothing was wanted
-  if (lost && exit_code == 0) {
-    return swiftprune::cli::complain(1, swiftprune::cli::kLostOutput);
-  }
-  return exit_code;
+  return swiftprune::cli::run_program(argc, argv);
 }

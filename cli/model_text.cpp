@@ -122,22 +122,6 @@ std::int64_t usual_length(const Model& model, std::int64_t num_positions) {
   return std::min(num_positions, model.config().max_positions);
 }
 
-std::int32_t first_token(const Model& model) {
-  const std::filesystem::path& folder = model.checkpoint().folder();
-  if (Tokenizer::is_in(folder)) {
-    const auto tokenizer = Tokenizer::open(folder);
-    if (tokenizer->bos()) return *tokenizer->bos();
-    if (tokenizer->eos()) return *tokenizer->eos();
-  }
-  for (const char* key : {"bos_token_id", "eos_token_id"}) {
-    const auto it = model.checkpoint().config().find(key);
-    if (it == model.checkpoint().config().end() || !it->is_number_integer()) continue;
-    const std::int64_t id = it->get<std::int64_t>();
-    if (id >= 0 && id < model.config().vocab_size) return static_cast<std::int32_t>(id);
-  }
-  return 0;
-}
-
 ComputeType parse_compute(const std::string& name, const Device& device) {
   if (name == "auto") return device.default_compute();
   return name == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;

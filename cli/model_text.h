@@ -45,9 +45,6 @@ void read_texts(const CommonOptions& common, const Model& dense, const Evaluatio
 // A default number of positions, cut to those that the model has.
 std::int64_t usual_length(const Model& model, std::int64_t num_positions);
 
-// The token that a sequence starts with: the tokenizer's BOS, else config.json's, else its EOS, else 0.
-std::int32_t first_token(const Model& model);
-
 // auto: the device's own.
 ComputeType parse_compute(const std::string& name, const Device& device);
 void add_compute_flag(CLI::App& command, std::string& compute);

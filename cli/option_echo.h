@@ -14,9 +14,9 @@ namespace swiftprune::cli {
 
 // Only these do not change a byte of what a command writes; every other option does until it stands here.
 inline constexpr std::string_view kByteNeutralOptions[] = {
-    "--json",     "--quiet",    "--threads", "--gpu-memory",   "--resume",
-    "--report",   "--markdown", "--gate",    "--gate-windows", "--max-perplexity-ratio",
-    "--min-top1", "--max-kl",   "--out"};  // --out: the unfinished folder has its name already
+    "--json",   "--quiet",    "--progress", "--threads",      "--gpu-memory",           "--resume",
+    "--report", "--markdown", "--gate",     "--gate-windows", "--max-perplexity-ratio", "--min-top1",
+    "--max-kl", "--out"};  // --out: the unfinished folder has its name already
 
 // The arguments that parse to the same: "swiftprune", the command, its positional arguments, then every
 // option that was given, in the order of its declaration.

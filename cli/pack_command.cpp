@@ -99,7 +99,7 @@ void declare_pack(CLI::App& program) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
-  command->add_option("MODEL", options->model, "Model folder")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, "Model folder")->required();
   command->add_option("-o,--out", options->out, "New folder for the packed model")->required();
   command
       ->add_option("--quantize", options->quantize,

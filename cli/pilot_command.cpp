@@ -1,10 +1,7 @@
 // swiftprune pilot: methods × sparsities on a model and a text of one's own, within a time budget.
-#include <filesystem>
 #include <memory>
-#include <system_error>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "command.h"
 #include "model_text.h"
@@ -12,6 +9,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pilot/pilot.h"
+#include "work_folder.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -27,32 +25,6 @@ struct PilotFlags {
   std::string compute = "auto";
   DeviceFlags device;
   PilotOptions options;
-};
-
-// A folder of our own beside the system's other temporary ones, or under --work.
-class WorkFolder {
- public:
-  explicit WorkFolder(const std::string& parent) {
-    std::string name =
-        ((parent.empty() ? std::filesystem::temp_directory_path() : std::filesystem::path(parent)) /
-         "swiftprune-pilot-XXXXXX")
-            .string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      fail(ErrorKind::kFailure, "{}: a folder for the trials cannot be made; choose another with --work",
-           name);
-    }
-    path_ = name;
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
-  ~WorkFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
 
 void print_report(const ComparisonReport& report) {
@@ -77,7 +49,7 @@ void print_report(const ComparisonReport& report) {
   fmt::print("\nRecommended:\n  {}\n", *report.recommendation);
 }
 
-void run(PilotFlags flags) {
+void run(PilotFlags& flags) {
   const RunScope job = apply(flags.common);
   PilotOptions& options = flags.options;
   for (const double sparsity : options.sparsities) {
@@ -124,7 +96,7 @@ void declare_pilot(CLI::App& program) {
   PilotOptions& o = flags->options;
   CLI::App* command =
       program.add_subcommand("pilot", "Try methods and sparsities on your own text, and get one command");
-  command->add_option("MODEL", o.model, "Hugging Face model folder")->required();
+  add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder")->required();
   command->add_option("--text", o.text, "Your text: .txt, .jsonl, .u16, .u32; half calibrates, half measures")
       ->required();
   command->add_option("--field", flags->field, "Member of each .jsonl line that holds the text")

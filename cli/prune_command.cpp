@@ -312,7 +312,7 @@ double sparsity_before(const Model& model, const Plan& plan) {
 // Zeros stay zeros: a model that is sparser than asked comes out as it went in.
 void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan, double sparsity) {
   constexpr double kNoticeable = 0.01;
-  if (flags.common.quiet || sparsity <= plan.sparsity() + kNoticeable) return;
+  if (!takes_notes(flags.common) || sparsity <= plan.sparsity() + kNoticeable) return;
   const double before = sparsity_before(model, plan);
   if (before <= plan.sparsity() + kNoticeable) return;
   print_note(flags.common,
@@ -496,7 +496,7 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
 
 // What `prune` and `quantize` share.
 void add_common_flags(CLI::App& command, PruneFlags& f) {
-  command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
   add_grid_flags(command, f);

@@ -11,6 +11,7 @@
 
 #include "command.h"
 #include "model_text.h"
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/serving/server.h"
 
@@ -79,8 +80,7 @@ void run(ServeFlags& flags) {
   options.max_body_bytes = static_cast<std::size_t>(parse_bytes("--max-body", flags.max_body));
   if (!flags.api_key_file.empty()) options.api_keys = read_api_keys(flags.api_key_file);
   options.scheduler.timeout = std::chrono::seconds(flags.timeout);
-  if (options.model_name.empty())
-    options.model_name = std::filesystem::absolute(flags.model).lexically_normal().filename();
+  if (options.model_name.empty()) options.model_name = model_name(flags.model);
   if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", flags.model);
   options.scheduler.prefill_chunk = device->prefill_chunk();
   const auto engine =
@@ -136,7 +136,9 @@ void declare_serve(CLI::App& program) {
   auto flags = std::make_shared<ServeFlags>();
   ServerOptions& options = flags->server;
   CLI::App* command = program.add_subcommand("serve", "Answer OpenAI's completion requests over HTTP");
-  command->add_option("MODEL", flags->model, "Hugging Face model folder, dense or packed")->required();
+  add_model_argument(*command, flags->common, "MODEL", flags->model,
+                     "Hugging Face model folder, dense or packed")
+      ->required();
   command
       ->add_option("--host", options.host,
                    "Address to listen on; others than loopback are open to the network")

@@ -219,8 +219,8 @@ void run(ShrinkFlags& flags) {
   output.finish(record);
   if (flags.target_ms) {
     const DecodeTime now = device->decode_time(*Model::open(flags.out), options.compute);
-    fmt::print(stderr, "decode      {:.2f} ms a token, asked {:.2f}, dense {:.2f}\n", now.total_ms,
-               *flags.target_ms, decode.at("decode_ms").at("dense").get<double>());
+    print_note(flags.common, fmt::format("decode {:.2f} ms a token, asked {:.2f}, dense {:.2f}", now.total_ms,
+                                         *flags.target_ms, decode.at("decode_ms").at("dense").get<double>()));
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {
@@ -231,7 +231,7 @@ void run(ShrinkFlags& flags) {
 }
 
 void add_flags(CLI::App& command, ShrinkFlags& f) {
-  command.add_option("MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--ratio", f.ratio, "Share of the blocks' parameters to remove, 0 < r < 1");
   command.add_option("--target-params", f.target_params, "Parameters of the whole shrunk model");

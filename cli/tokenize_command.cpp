@@ -74,8 +74,8 @@ void run(const Options& options) {
 void declare_tokenize(CLI::App& program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("tokenize", "Text to token ids with a model's tokenizer");
-  command
-      ->add_option("MODEL", options->model, "Folder with tokenizer.json or tokenizer.model, or one such file")
+  add_model_argument(*command, options->common, "MODEL", options->model,
+                     "Folder with tokenizer.json or tokenizer.model, or one such file")
       ->required();
   CLI::Option* text =
       command->add_option("--text", options->text_file, "Text file, or .jsonl with one document a line");

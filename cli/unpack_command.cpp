@@ -60,7 +60,7 @@ void declare_unpack(CLI::App& program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand(
       "unpack", "Turn a packed model, or one with experts in MXFP4, into a dense Hugging Face folder");
-  command->add_option("MODEL", options->model, "Packed model folder")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, "Packed model folder")->required();
   command->add_option("-o,--out", options->out, "New folder for the dense model")->required();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune unpack pruned-packed --out pruned");

@@ -49,8 +49,10 @@ void declare_verify(CLI::App& program) {
   auto arguments = std::make_shared<VerifyArguments>();
   CLI::App* command =
       program.add_subcommand("verify", "Test a pruned model against its dense parent and its own record");
-  command->add_option("DENSE", arguments->dense, "The model that was pruned")->required();
-  command->add_option("PRUNED", arguments->pruned, "The model that prune wrote")->required();
+  add_model_argument(*command, arguments->common, "DENSE", arguments->dense, "The model that was pruned")
+      ->required();
+  add_model_argument(*command, arguments->common, "PRUNED", arguments->pruned, "The model that prune wrote")
+      ->required();
   command
       ->add_option(
           "--pattern", arguments->options.pattern,

@@ -1,5 +1,6 @@
 swiftprune_test(checkpoint/safetensors)
 swiftprune_test(checkpoint/checkpoint)
+swiftprune_test(checkpoint/model_location)
 swiftprune_test(checkpoint/tensor_names)
 swiftprune_test(checkpoint/pytorch_file)
 swiftprune_test(checkpoint/checkpoint_writer)

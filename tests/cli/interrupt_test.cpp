@@ -174,7 +174,7 @@ TEST_F(InterruptTest, WrongPlacesAreRefusedBeforeTheWork) {
   };
   fs::copy(dense, at("model"));
   for (const char* flag : {"--report", "--markdown"}) {
-    refused({"compare", dense, at("missing"), "--text", text, flag, at("no/where/o.html")},
+    refused({"compare", dense, dense, "--text", text, flag, at("no/where/o.html")},
             std::string(flag) + ": " + at("no/where/o.html") + " cannot be written: there is no folder");
     refused({"compare", dense, dense, "--text", text, flag, at("model")}, "found the folder");
     refused({"pilot", dense, "--text", text, flag, at("no/where/o.html")}, flag);

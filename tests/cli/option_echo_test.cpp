@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "command.h"
+#include "shell_files.h"
 #include "swiftprune/report/comparison.h"
 
 namespace swiftprune::cli {
@@ -59,7 +60,9 @@ std::string name_of(const CLI::Option& option) {
 std::vector<std::string> least(const CLI::App& command, const CLI::Option* without) {
   std::vector<std::string> arguments = {"swiftprune", command.get_name()};
   for (const CLI::Option* option : command.get_options()) {
-    if (option->get_positional()) arguments.push_back("/models/it's a model");
+    if (!option->get_positional()) continue;
+    const std::vector<std::string> values = values_of(*option);
+    arguments.push_back(values.empty() ? "/models/it's a model" : values.front());
   }
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_positional() || !option->get_required() || option == without) continue;
@@ -68,7 +71,6 @@ std::vector<std::string> least(const CLI::App& command, const CLI::Option* witho
   return arguments;
 }
 
-// Values that options may take; the first that the parser accepts is used.
 // Values that options may take, none a default; the first that the parser accepts is used.
 const std::vector<std::string> kValues = {"-weird 'value' $HOME *.x",
                                           "-0.25",

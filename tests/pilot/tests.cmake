@@ -1,1 +1,2 @@
 swiftprune_test(pilot/pilot)
+swiftprune_test(pilot/equal_bytes)

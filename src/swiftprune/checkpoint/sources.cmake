@@ -6,6 +6,7 @@ target_sources(swiftprune PRIVATE
   checkpoint/pytorch_file.cpp
   checkpoint/tensor_names.cpp
   checkpoint/checkpoint.cpp
+  checkpoint/model_location.cpp
   checkpoint/config_file.cpp
   checkpoint/output_file.cpp
   checkpoint/checkpoint_writer.cpp

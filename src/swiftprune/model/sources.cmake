@@ -31,6 +31,7 @@ target_sources(swiftprune PRIVATE
   model/cpu_text_forwards.cpp
   model/generator.cpp
   model/end_tokens.cpp
+  model/first_token.cpp
   model/logit_rules.cpp
   model/token_chances.cpp
   model/sampler.cpp)

@@ -6,17 +6,16 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/drivers/prune.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kTrialBlocks = 2;
-constexpr std::int64_t kDecodePrompt = 32, kDecodeTokens = 24;
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
@@ -40,35 +39,6 @@ class NullOutput final : public PruneOutput {
  public:
   void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
 };
-
-// A folder that goes when the trial is over.
-class TrialFolder {
- public:
-  explicit TrialFolder(std::filesystem::path path) : path_(std::move(path)) {}
-  TrialFolder(const TrialFolder&) = delete;
-  TrialFolder& operator=(const TrialFolder&) = delete;
-  ~TrialFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-// Tokens a second of generation, after a short prompt of the text.
-double decode_speed(const Model& model, Device& device, const PilotText& text, ComputeType compute) {
-  const auto window = text.evaluation.front().windows.window(0);
-  const auto prompt = std::min<std::int64_t>(kDecodePrompt, std::ssize(window) / 2);
-  const auto tokens = std::min<std::int64_t>(kDecodeTokens, std::ssize(window) - prompt);
-  const auto generator = device.generator(model, compute, 1, prompt + tokens, {});
-  generator->append(window.first(static_cast<std::size_t>(prompt)));
-  const auto start = Clock::now();
-  for (std::int64_t t = 0; t < tokens; ++t)
-    generator->append(window.subspan(static_cast<std::size_t>(prompt + t), 1));
-  return static_cast<double>(tokens) / std::max(1e-9, seconds_since(start));
-}
 
 class Pilot {
  public:
@@ -137,7 +107,7 @@ class Pilot {
                          static_cast<double>(std::min(kTrialBlocks, model_.config().num_layers()));
     for (Candidate& candidate : candidates_) {
       Plan plan = plan_of(candidate);
-      for (PlanEntry& entry : plan.entries) entry.prune = entry.layer < kTrialBlocks;
+      for (PlanEntry& entry : plan.entries) entry.prune &= entry.layer < kTrialBlocks;
       NullOutput nowhere;
       const auto start = Clock::now();
       const PruneResult result = prune_with(candidate, plan, nowhere);
@@ -157,8 +127,9 @@ class Pilot {
     });
   }
 
-  static bool allocates(const Candidate& candidate) {
-    return candidate.method->allocates && candidate.unstructured();
+  // Nothing is measured of experts: with them the sparsity is the same everywhere.
+  bool allocates(const Candidate& candidate) const {
+    return candidate.method->allocates && candidate.unstructured() && !model_.config().has_experts();
   }
 
   // The first run that allocates measures sensitivities too: about half as much again.
@@ -181,7 +152,6 @@ class Pilot {
 
   void try_whole(const Candidate& candidate) {
     const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
-    const TrialFolder packed(options_.work / fmt::format("trial-{}-packed", trials_.size()));
     Plan plan = plan_of(candidate);
     const auto begin = Clock::now();
     allocate(candidate, plan);
@@ -211,11 +181,12 @@ class Pilot {
     if (trials_.empty()) {
       comparison.models.pop_back();
       report_ = std::move(comparison);
-      report_.models[0].decode_tokens_per_second =
-          decode_speed(model_, device_, text_, options_.forward.compute);
+      report_.models[0].decode_tokens_per_second = speed_of(model_);
     }
     describe(candidate, result, allocate_seconds, trial);
-    measure_packed(*pruned, packed.path(), trial);
+    measure_packed(
+        *pruned, options_.work / fmt::format("trial-{}-packed", trials_.size()),
+        [this](const Model& packed) { return speed_of(packed); }, trial);
     measure_seconds_ = seconds_since(start);
     trials_.push_back({candidate, std::move(trial)});
   }
@@ -257,19 +228,8 @@ class Pilot {
     return arguments;
   }
 
-  void measure_packed(const Model& pruned, const std::filesystem::path& folder, ModelReport& trial) const {
-    std::vector<std::string> linears;
-    for (const LinearSummary& linear : trial.summary.linears) {
-      const DType dtype = pruned.checkpoint().at(linear.name).dtype;
-      if (dtype == DType::kBF16 || dtype == DType::kF16) linears.push_back(linear.name);
-    }
-    if (linears.empty()) {  // F32 is not packed
-      trial.decode_tokens_per_second = decode_speed(pruned, device_, text_, options_.forward.compute);
-      return;
-    }
-    trial.packed_bytes = pack_checkpoint(pruned.checkpoint(), linears, folder, {}).target_bytes;
-    trial.decode_tokens_per_second =
-        decode_speed(*Model::open(folder), device_, text_, options_.forward.compute);
+  double speed_of(const Model& model) const {
+    return decode_speed(model, device_, text_.evaluation.front().windows.window(0), options_.forward.compute);
   }
 
   struct Trial {

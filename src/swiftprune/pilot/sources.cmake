@@ -1,2 +1,4 @@
 target_sources(swiftprune PRIVATE
-  pilot/pilot.cpp)
+  pilot/equal_bytes.cpp
+  pilot/pilot.cpp
+  pilot/trial.cpp)

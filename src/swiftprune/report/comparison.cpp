@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
 
@@ -70,6 +71,7 @@ void measure_text(const ComparisonInput& input, Device& device, const Tokenizer*
         static_cast<double>(model.perplexity->num_forwarded) / compared[m].forward_seconds;
     model.divergence = compared[m].divergence;
     if (!model.divergence) continue;
+    if (model.few_bits) continue;
     for (const DivergentToken& token : model.divergence->worst) {
       if (tokenizer != nullptr) model.worst.push_back(example_of(*tokenizer, input.parts, token));
     }
@@ -102,7 +104,7 @@ void measure_answers(const ComparisonInput& input, Device& device, const Tokeniz
       model.decode_tokens_per_second = model.generation->decode_tokens_per_second;
       if (m > 0) model.drift = drift(*report.models[0].generation, *model.generation);
     }
-    if (!input.refusals.empty()) {
+    if (!input.refusals.empty() && !model.few_bits) {
       model.refusal_answers =
           generate_answers(*input.models[m], make_generator, tokenizer, input.refusals, options);
       model.accepted = accepted(input.refusals, *model.refusal_answers);
@@ -139,8 +141,7 @@ ComparisonReport compare(const ComparisonInput& input, Device& device) {
     bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
   }
   ComparisonReport report;
-  report.title = fmt::format("{}, pruned",
-                             std::filesystem::path(input.folders[0]).lexically_normal().filename().string());
+  report.title = fmt::format("{}, pruned", model_name(input.folders[0]));
   report.text = input.text;
   report.convention = input.convention;
   report.compute = input.forward.compute == ComputeType::kBF16 ? "bf16" : "f32";
@@ -156,8 +157,9 @@ ComparisonReport compare(const ComparisonInput& input, Device& device) {
     }
     ModelReport& entry = report.models.emplace_back();
     entry.summary = summarize_model(model, input.folders[m]);
+    entry.few_bits = m >= input.first_few_bits;
     for (const std::string& tensor : input.masks) {
-      if (m > 0) entry.masks.push_back(picture_mask(model, tensor));
+      if (m > 0 && !entry.few_bits) entry.masks.push_back(picture_mask(model, tensor));
     }
   }
   if (!input.parts.empty()) measure_text(input, device, tokenizer.get(), report);
@@ -170,12 +172,57 @@ ComparisonReport compare(const ComparisonInput& input, Device& device) {
   return report;
 }
 
+std::string EqualBytes::line() const {
+  const auto size = [](std::int64_t n) { return fmt::format("{:.1f} MB", static_cast<double>(n) / 1e6); };
+  const std::string ours = fmt::format("divergence {:.3f}, perplexity {:.2f}", kl, perplexity);
+  const std::string theirs = fmt::format("{:.3f} and {:.2f}", rival_kl, rival_perplexity);
+  if (is_larger) {
+    return fmt::format(
+        "No dense model in few bits is as small as {} ({}, {}); the smallest, {}, has {} in {}.", model,
+        size(bytes), ours, rival, theirs, size(rival_bytes));
+  }
+  return fmt::format("At {} {} {} ({}) than {} ({}, {} in {}).", size(bytes), model,
+                     wins() ? "is better" : "is worse", ours, rival,
+                     wins() ? "the best dense one of that size" : "a dense one", theirs, size(rival_bytes));
+}
+
+std::vector<EqualBytes> equal_bytes(const ComparisonReport& report) {
+  std::vector<const ModelReport*> rivals;
+  for (const ModelReport& model : report.models) {
+    if (model.few_bits && model.divergence) rivals.push_back(&model);
+  }
+  std::vector<EqualBytes> result;
+  if (rivals.empty()) return result;
+  for (const ModelReport& model : report.models) {
+    if (model.few_bits || !model.divergence) continue;
+    const double limit = kSameBytes * static_cast<double>(model.stored_bytes());
+    const auto fits = [&](const ModelReport& m) { return static_cast<double>(m.stored_bytes()) <= limit; };
+    const ModelReport* rival = rivals.front();
+    for (const ModelReport* other : rivals) {
+      const bool better = fits(*other) && fits(*rival)
+                              ? other->divergence->mean_kl < rival->divergence->mean_kl
+                              : other->stored_bytes() < rival->stored_bytes();
+      if (better) rival = other;
+    }
+    result.push_back({.model = model.summary.name,
+                      .bytes = model.stored_bytes(),
+                      .rival = rival->summary.name,
+                      .rival_bytes = rival->stored_bytes(),
+                      .is_larger = !fits(*rival),
+                      .kl = model.divergence->mean_kl,
+                      .rival_kl = rival->divergence->mean_kl,
+                      .perplexity = model.perplexity->perplexity,
+                      .rival_perplexity = rival->perplexity->perplexity});
+  }
+  return result;
+}
+
 // The words and their limits: docs/report.md.
 Verdict verdict_of(const ComparisonReport& report) {
   Verdict verdict;
   const ModelReport* best = nullptr;
   for (const ModelReport& model : report.models) {
-    if (!model.divergence) continue;
+    if (!model.divergence || model.few_bits) continue;
     if (model.summary.name == report.recommended) {
       best = &model;
       break;
@@ -189,15 +236,20 @@ Verdict verdict_of(const ComparisonReport& report) {
     return verdict;
   }
   const double ratio = best->divergence->perplexity_ratio;
-  const bool single = report.models.size() == 2;
+  const std::ptrdiff_t count =
+      std::count_if(report.models.begin(), report.models.end(),
+                    [](const ModelReport& model) { return model.divergence.has_value() && !model.few_bits; });
+  const bool single = count == 1;
   verdict.detail = (single ? "" : best->summary.name + ": ") + describe(*best);
+  for (const EqualBytes& equal : report.equal_bytes) {
+    if (equal.model == best->summary.name) verdict.detail += fmt::format(" {}", equal.line());
+  }
   if (!report.gates.empty()) {
     verdict.mood = report.passed() ? Verdict::Mood::kGood : Verdict::Mood::kBad;
     std::set<std::string> failed;
     for (const GateResult& gate : report.gates) {
       if (!gate.passed) failed.insert(gate.model);
     }
-    const std::size_t count = report.models.size() - 1;
     verdict.headline =
         report.passed() ? (single ? "Passed: every limit is kept" : "Passed: all models keep every limit")
         : single        ? "Failed: a limit is not kept"

@@ -2,6 +2,7 @@
 // what the page, the JSON document and the Markdown table show. The document's schema: docs/report.md.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -44,7 +45,27 @@ struct ModelReport {
   std::optional<AnswerSet> refusal_answers;
   std::vector<bool> accepted;  // of the refusal prompts
   std::vector<MaskPicture> masks;
+  bool few_bits = false;  // the dense model in few bits, made to be compared with
+
+  // Packed where it can be.
+  std::int64_t stored_bytes() const { return packed_bytes.value_or(summary.num_bytes); }
 };
+
+// A pruned model beside the dense one in the bits that make it no larger.
+struct EqualBytes {
+  std::string model;
+  std::int64_t bytes = 0;
+  // Of those of at most kSameBytes times its bytes, the one of least divergence; else, with is_larger, the smallest.
+  std::string rival;
+  std::int64_t rival_bytes = 0;
+  bool is_larger = false;
+  double kl = 0.0, rival_kl = 0.0;
+  double perplexity = 0.0, rival_perplexity = 0.0;
+
+  bool wins() const { return kl < rival_kl; }
+  std::string line() const;
+};
+inline constexpr double kSameBytes = 1.02;
 
 struct ComparisonReport {
   std::string title;
@@ -58,6 +79,7 @@ struct ComparisonReport {
   std::optional<std::string> recommendation;  // of a pilot: the one command
   std::string recommended;                    // and its model
   std::vector<std::string> notes;
+  std::vector<EqualBytes> equal_bytes;  // of each pruned model, where dense ones in few bits stand beside it
 
   bool passed() const;  // no gate failed
 };
@@ -76,11 +98,16 @@ struct ComparisonInput {
   GateLimits gates;
   ForwardOptions forward;
   std::size_t num_worst = 8;
+  // Models from here on are the dense one in few bits: measured on the text alone.
+  std::size_t first_few_bits = SIZE_MAX;
 };
 
 // On the device. Throws Error{kUsage} for gates without a text, Error{kBadInput} when vocabularies or
 // tokenizers differ.
 ComparisonReport compare(const ComparisonInput& input, Device& device);
+
+// From the bytes and divergences of the report's models.
+std::vector<EqualBytes> equal_bytes(const ComparisonReport& report);
 
 // One or two sentences: passed or failed gates, then what the best model keeps and loses.
 struct Verdict {

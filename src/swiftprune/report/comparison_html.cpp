@@ -42,8 +42,9 @@ class Page {
       const bool chosen = model.summary.name == report.recommended;
       if (chosen) best_ = &model;
       if (!report.recommended.empty()) continue;
-      const bool better = model.divergence && (best_ == nullptr || model.divergence->perplexity_ratio <
-                                                                       best_->divergence->perplexity_ratio);
+      const bool better =
+          model.divergence && !model.few_bits &&
+          (best_ == nullptr || model.divergence->perplexity_ratio < best_->divergence->perplexity_ratio);
       if (better) best_ = &model;
     }
   }
@@ -56,6 +57,7 @@ class Page {
         escape(report_.title), kPageStyle);
     head();
     model_table();
+    sizes();
     curve();
     blocks();
     masks();
@@ -123,8 +125,10 @@ class Page {
         &model == best_ && report_.models.size() > 2 ? " class=\"best\"" : "", escape(s.name),
         escape(steps_text(s)), escape(s.pattern));
     cell("Zeros", percent(s.sparsity));
-    cell("Size", megabytes(s.num_bytes),
-         model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "");
+    std::string small = model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "";
+    if (!report_.equal_bytes.empty())
+      small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : ", ", s.bits_per_weight);
+    cell("Size", megabytes(s.num_bytes), small);
     if (!report_.text.empty()) {
       cell("Perplexity", model.perplexity ? perplexity_text(model.perplexity->perplexity) : "–",
            model.bits_per_byte ? fmt::format("{:.3f} bits a byte", *model.bits_per_byte) : "");
@@ -167,7 +171,7 @@ class Page {
     std::map<std::string, std::size_t> index;
     std::string description;
     for (const ModelReport& model : report_.models) {
-      if (!model.divergence) continue;
+      if (!model.divergence || model.few_bits) continue;
       const ModelSummary& s = model.summary;
       // A line joins the sparsities of one method and one kind of pattern.
       const std::string of_pattern = s.pattern == "unstructured" ? "" : ", " + s.pattern;
@@ -188,9 +192,58 @@ class Page {
         "logarithmic.</p>\n<figure>\n{}</figure>\n",
         curve_chart(chart("Perplexity by share of zero weights",
                           fmt::format("Dense model: perplexity {}. {}", perplexity_text(dense), description)),
-                    series,
-                    {100.0 * report_.models[0].summary.sparsity, dense, "dense " + perplexity_text(dense)},
-                    "perplexity"));
+                    series, {"zero weights of the linears", " %", true}, "perplexity",
+                    ChartPoint{100.0 * report_.models[0].summary.sparsity, dense,
+                               "dense " + perplexity_text(dense)}));
+  }
+
+  // What no other model is both smaller and nearer to the dense one than, the smallest first.
+  std::vector<const ModelReport*> pareto() const {
+    std::vector<const ModelReport*> models;
+    for (const ModelReport& model : report_.models) {
+      if (model.divergence) models.push_back(&model);
+    }
+    std::stable_sort(models.begin(), models.end(), [](const ModelReport* a, const ModelReport* b) {
+      return a->stored_bytes() < b->stored_bytes();
+    });
+    std::vector<const ModelReport*> line;
+    for (const ModelReport* model : models) {
+      if (line.empty() || model->divergence->mean_kl < line.back()->divergence->mean_kl)
+        line.push_back(model);
+    }
+    return line;
+  }
+
+  void sizes() {
+    if (report_.equal_bytes.empty()) return;
+    static constexpr double kLeast = 1e-6;  // of the logarithmic axis
+    const auto point = [](const ModelReport& model) {
+      const double kl = std::max(kLeast, model.divergence->mean_kl);
+      const double size = static_cast<double>(model.stored_bytes()) / 1e6;
+      return ChartPoint{
+          size, kl, fmt::format("{}: {:.1f} MB, divergence {}", model.summary.name, size, short_number(kl))};
+    };
+    std::vector<ChartSeries> series = {{"Pareto line", {}}};
+    for (const ModelReport* model : pareto()) series[0].points.push_back(point(*model));
+    std::string description;
+    for (const bool few_bits : {false, true}) {
+      for (const ModelReport& model : report_.models) {
+        if (!model.divergence || model.few_bits != few_bits) continue;
+        const std::string name = few_bits ? "dense, " + model.summary.method : model.summary.name;
+        auto own =
+            std::find_if(series.begin(), series.end(), [&](const ChartSeries& s) { return s.name == name; });
+        if (own == series.end()) own = series.insert(own, {name, {}});
+        own->points.push_back(point(model));
+        description += own->points.back().label + ". ";
+      }
+    }
+    put("<h2>Size and divergence</h2>\n<p class=\"quiet\">Nearer to the lower left corner is better; the "
+        "divergence axis is logarithmic. Models below and left of the Pareto line there are none.</p>\n"
+        "<figure>\n{}</figure>\n<ul>\n",
+        curve_chart(chart("Divergence by size", description), series, {"size of the model", " MB", false},
+                    "divergence, nats", std::nullopt));
+    for (const EqualBytes& equal : report_.equal_bytes) put("<li>{}</li>\n", escape(equal.line()));
+    put("</ul>\n");
   }
 
   void block_figures(const ModelReport& model) {
@@ -243,7 +296,7 @@ class Page {
         "themselves, with "
         "all that came before.</p>\n");
     for (const ModelReport& model : report_.models) {
-      if (&model != &report_.models[0]) block_figures(model);
+      if (&model != &report_.models[0] && !model.few_bits) block_figures(model);
     }
   }
 

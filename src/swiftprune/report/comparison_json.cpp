@@ -49,15 +49,11 @@ ordered_json answers_json(const std::vector<Prompt>& prompts, const AnswerSet& g
 }
 
 ordered_json summary_json(const ModelSummary& s) {
-  ordered_json json = {{"name", s.name},
-                       {"folder", s.folder},
-                       {"family", s.family},
-                       {"parameters", s.num_parameters},
-                       {"bytes", s.num_bytes},
-                       {"packed", s.packed},
-                       {"sparsity", s.sparsity},
-                       {"pattern", s.pattern},
-                       {"block_sparsity", s.block_sparsity}};
+  ordered_json json = {{"name", s.name},       {"folder", s.folder},
+                       {"family", s.family},   {"parameters", s.num_parameters},
+                       {"bytes", s.num_bytes}, {"bits_per_weight", s.bits_per_weight},
+                       {"packed", s.packed},   {"sparsity", s.sparsity},
+                       {"pattern", s.pattern}, {"block_sparsity", s.block_sparsity}};
   if (!s.method.empty()) json["method"] = s.method;
   for (const ModelStep& step : s.steps) {
     json["steps"].push_back({{"method", step.method}, {"command", step.command}});
@@ -86,6 +82,7 @@ ordered_json model_json(const ComparisonReport& report, const ModelReport& model
   if (model.bits_per_byte) json["bits_per_byte"] = *model.bits_per_byte;
   if (model.forward_tokens_per_second) json["forward_tokens_per_second"] = *model.forward_tokens_per_second;
   if (model.decode_tokens_per_second) json["decode_tokens_per_second"] = *model.decode_tokens_per_second;
+  if (model.few_bits) json["dense_in_few_bits"] = true;
   if (model.packed_bytes) json["packed_bytes"] = *model.packed_bytes;
   if (model.divergence) json["divergence"] = divergence_json(*model.divergence);
   for (const WorstExample& example : model.worst) {
@@ -134,6 +131,16 @@ ordered_json to_json(const ComparisonReport& report) {
   for (const ModelReport& model : report.models) json["models"].push_back(model_json(report, model));
   if (report.recommendation) {
     json["recommendation"] = {{"model", report.recommended}, {"command", *report.recommendation}};
+  }
+  for (const EqualBytes& equal : report.equal_bytes) {
+    json["equal_bytes"].push_back({{"model", equal.model},
+                                   {"bytes", equal.bytes},
+                                   {"rival", equal.rival},
+                                   {"rival_bytes", equal.rival_bytes},
+                                   {"rival_is_larger", equal.is_larger},
+                                   {"mean_kl", equal.kl},
+                                   {"rival_mean_kl", equal.rival_kl},
+                                   {"wins", equal.wins()}});
   }
   if (!report.notes.empty()) json["notes"] = report.notes;
   return json;

@@ -27,9 +27,9 @@ std::string row(const ModelReport& model) {
   if (d && d->ratio_interval) {
     ratio += fmt::format(" ({:.3f}–{:.3f})", d->ratio_interval->low, d->ratio_interval->high);
   }
-  return fmt::format("| {} | {} | {} | {:.1f} % | {:.1f} MB | {} | {} | {} | {} | {} | {} | {} |\n",
+  return fmt::format("| {} | {} | {} | {:.1f} % | {:.1f} MB | {:.2f} | {} | {} | {} | {} | {} | {} | {} |\n",
                      cell(s.name), cell(steps_text(s)), cell(s.pattern), 100.0 * s.sparsity,
-                     static_cast<double>(s.num_bytes) / 1e6,
+                     static_cast<double>(model.stored_bytes()) / 1e6, s.bits_per_weight,
                      model.perplexity ? fmt::format("{:.3f}", model.perplexity->perplexity) : "–", ratio,
                      number(model.bits_per_byte, 4), number(of(&Divergence::mean_kl), 4),
                      number(d ? std::optional(100.0 * d->top1) : std::nullopt, 1),
@@ -45,12 +45,14 @@ std::string to_markdown(const ComparisonReport& report) {
   if (!report.gates.empty()) text += "\n";
   if (report.recommendation) text += fmt::format("Recommended: `{}`\n\n", *report.recommendation);
   text +=
-      "| model | method | pattern | zeros | size | perplexity | ratio (95 %) | bits/byte | KL, nats | top-1, "
+      "| model | method | pattern | zeros | size | bits a weight | perplexity | ratio (95 %) | bits/byte | "
+      "KL, nats | top-1, "
       "% | "
-      "forward, tokens/s | decode, tokens/s |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "forward, tokens/s | decode, tokens/s |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const ModelReport& model : report.models) text += row(model);
   if (!report.text.empty())
     text += fmt::format("\nText: {}; {}; {}.\n", report.text, report.convention, report.compute);
+  for (const EqualBytes& equal : report.equal_bytes) text += fmt::format("\n{}\n", equal.line());
   for (const std::string& note : report.notes) text += fmt::format("\n{}\n", note);
   text += "\n```\n";
   for (const std::string& command : report.commands) text += command + "\n";

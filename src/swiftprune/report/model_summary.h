@@ -32,6 +32,7 @@ struct ModelSummary {
   std::string family;
   std::int64_t num_parameters = 0;  // of the linears and all other tensors, zeros included
   std::int64_t num_bytes = 0;       // of the weight files' tensors
+  double bits_per_weight = 0.0;     // of the blocks' linears, as they are stored
   bool packed = false;
   double sparsity = 0.0;  // of the blocks' linears
   std::string pattern;    // of most linears that have zeros, "dense" when none has

@@ -71,6 +71,16 @@ struct Range {
   double low, high;
 };
 
+// The least of 1, 2, 5, 10, ... that is no smaller.
+double round_step(double least) {
+  if (!(least > 0.0)) return 1.0;
+  const double decade = std::pow(10.0, std::floor(std::log10(least)));
+  for (const double step : {1.0, 2.0, 5.0}) {
+    if (step * decade >= least) return step * decade;
+  }
+  return 10.0 * decade;
+}
+
 // Labels at the right end, moved apart where they would touch.
 std::vector<double> spread(std::vector<double> wanted, double gap, double low, double high) {
   std::vector<std::size_t> order(wanted.size());
@@ -124,17 +134,21 @@ std::string short_number(double value) {
   return fmt::format("{:.{}f}", value, size >= 100 || size == 0 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
 }
 
-std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series,
-                        const ChartPoint& reference, std::string_view y_label) {
+std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series, const ChartAxis& x_axis,
+                        std::string_view y_label, const std::optional<ChartPoint>& reference) {
   constexpr double kHeight = 340, kLeft = 58, kRight = 420, kTop = 26, kBottom = 292;
-  Range x{reference.x, reference.x}, y{reference.y, reference.y};
+  const ChartPoint first = reference ? *reference : series.front().points.front();
+  Range x{first.x, first.x}, y{first.y, first.y};
   for (const ChartSeries& s : series) {
     for (const ChartPoint& p : s.points) {
       x = {std::min(x.low, p.x), std::max(x.high, p.x)};
       y = {std::min(y.low, p.y), std::max(y.high, p.y)};
     }
   }
-  x = {std::max(0.0, std::floor((x.low - 2) / 10) * 10), std::min(100.0, std::ceil((x.high + 2) / 10) * 10)};
+  const double step = x_axis.is_share ? 10.0 : round_step((x.high - x.low) / 5.0);
+  const double margin = 0.2 * step;
+  x = {std::max(0.0, std::floor((x.low - margin) / step) * step), std::ceil((x.high + margin) / step) * step};
+  if (x_axis.is_share) x.high = std::min(100.0, x.high);
   y = {y.low / 1.12, std::max(y.high, y.low * 1.2) * 1.12};
   const auto at_x = [&](double v) { return kLeft + (v - x.low) / (x.high - x.low) * (kRight - kLeft); };
   const auto at_y = [&](double v) {
@@ -145,18 +159,23 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
     svg += line(kLeft, at_y(tick), kRight, at_y(tick), "grid");
     svg += label(kLeft - 8, at_y(tick) + 4, "end", "tick", fmt::format("{:g}", tick));
   }
-  for (double tick = x.low; tick <= x.high + 0.1; tick += 10.0) {
-    svg += label(at_x(tick), kBottom + 18, "middle", "tick", fmt::format("{:.0f} %", tick));
+  for (double tick = x.low; tick <= x.high + 0.01 * step; tick += step) {
+    svg += label(at_x(tick), kBottom + 18, "middle", "tick", fmt::format("{:g}{}", tick, x_axis.unit));
   }
   svg += line(kLeft, kBottom, kRight, kBottom, "axis");
-  svg += label((kLeft + kRight) / 2, kHeight - 8, "middle", "name", "zero weights of the linears");
+  svg += label((kLeft + kRight) / 2, kHeight - 8, "middle", "name", x_axis.name);
   svg += label(kLeft - 44, kTop - 10, "start", "name", y_label);
-  svg += line(kLeft, at_y(reference.y), kRight, at_y(reference.y), "reference");
-
-  std::vector<double> ends = {at_y(reference.y)};
+  std::vector<double> ends;
+  if (reference) {
+    svg += line(kLeft, at_y(reference->y), kRight, at_y(reference->y), "reference");
+    ends.push_back(at_y(reference->y));
+  }
   for (const ChartSeries& s : series) ends.push_back(at_y(s.points.back().y));
   ends = spread(ends, 16, kTop, kBottom);
-  svg += label(kRight + 12, ends[0] + 4, "start", "series", reference.label);
+  if (reference) {
+    svg += label(kRight + 12, ends[0] + 4, "start", "series", reference->label);
+    ends.erase(ends.begin());
+  }
   for (std::size_t i = 0; i < series.size(); ++i) {
     std::string path;
     for (const ChartPoint& p : series[i].points) {
@@ -166,12 +185,12 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
       svg += fmt::format("<path class=\"curve l{}\" d=\"{}\"/>\n", i % kNumColours, path);
     const ChartPoint& last = series[i].points.back();
     svg += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>\n", at_x(last.x) + 7,
-                       at_y(last.y), kRight + 8, ends[i + 1]);
+                       at_y(last.y), kRight + 8, ends[i]);
     for (const ChartPoint& p : series[i].points) {
       svg +=
           fmt::format("<g>{}<title>{}</title></g>\n", marker(at_x(p.x), at_y(p.y), i), escape_html(p.label));
     }
-    svg += label(kRight + 12, ends[i + 1] + 4, "start", "series", series[i].name);
+    svg += label(kRight + 12, ends[i] + 4, "start", "series", series[i].name);
   }
   return svg + "</svg>\n";
 }

@@ -2,6 +2,7 @@
 // chart has a title and a description for screen readers.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,9 +29,14 @@ struct ChartSeries {
   std::string name;
   std::vector<ChartPoint> points;  // joined by a line in this order
 };
-// x in percent, y > 0 on a logarithmic axis. reference: a dashed horizontal line, with its label.
-std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series,
-                        const ChartPoint& reference, std::string_view y_label);
+struct ChartAxis {
+  std::string name;
+  std::string unit;       // behind each number, " %"
+  bool is_share = false;  // 0 to 100, whole tens
+};
+// y > 0 on a logarithmic axis. reference: a dashed horizontal line, with its label.
+std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series, const ChartAxis& x_axis,
+                        std::string_view y_label, const std::optional<ChartPoint>& reference);
 
 // One bar a block, all values >= 0. top: the axis' end; 0: the largest value. style: a class of the sheet.
 std::string block_bars(const ChartText& text, std::span<const double> values, double top,

@@ -58,7 +58,8 @@ struct Answers {
   std::vector<std::unique_ptr<AnswerText>> texts;
   std::vector<bool> begun;  // streams: its first piece was written
   AnswerHead head;
-  std::shared_ptr<void> place;  // among its client's requests
+  std::shared_ptr<void> place;      // among its client's requests
+  std::shared_ptr<void> under_way;  // counts it among the streams
 };
 
 std::int64_t modified(const std::filesystem::path& file) {
@@ -110,7 +111,7 @@ struct Server::Impl {
   ApiLimits limits;
   std::chrono::steady_clock::time_point start;
   std::atomic<std::int64_t> next_id = 0;
-  std::atomic<std::int64_t> streams = 0;  // under way
+  std::atomic<std::int64_t> streams = 0;  // under way, from before their first token
   httplib::Server http;
   int port = 0;
   socket_t listening = INVALID_SOCKET;  // the last that the library made: the one it bound
@@ -207,10 +208,16 @@ struct Server::Impl {
                                  options.max_per_client)};
     }
     ApiRequest request = parse();
+    std::shared_ptr<void> under_way;
+    if (request.stream) {
+      ++streams;
+      under_way = {&streams, [this](void*) { --streams; }};
+    }
     auto generations = scheduler.submit(request.generations);
     if (generations.empty()) throw refusal();
     const auto answers = std::make_shared<Answers>(tokenizer, std::move(request), std::move(generations));
     answers->place = std::move(place);
+    answers->under_way = std::move(under_way);
     answers->head = {
         .id = fmt::format("{}-{}", answers->request.chat ? "chatcmpl" : "cmpl", next_id++),
         .model = options.model_name,
@@ -264,7 +271,6 @@ struct Server::Impl {
   }
 
   void stream(httplib::Response& response, const std::shared_ptr<Answers>& answers) {
-    ++streams;
     response.set_chunked_content_provider(
         "text/event-stream",
         [this, answers](std::size_t, httplib::DataSink& sink) {
@@ -275,9 +281,8 @@ struct Server::Impl {
           }
         },
         // Also when the client went away: the lanes are free for others.
-        [this, answers](bool) {
+        [answers](bool) {
           for (const auto& generation : answers->generations) generation->cancel();
-          --streams;
         });
   }
 

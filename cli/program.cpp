@@ -1,0 +1,58 @@
+#include "program.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "command.h"
+#include "signals.h"
+#include "suggestions.h"
+#include "swiftprune/core/internal_error.h"
+
+namespace swiftprune::cli {
+namespace {
+
+constexpr int kInternalError = 70;  // EX_SOFTWARE of sysexits.h
+constexpr const char* kLostOutput = "standard output: cannot be written; is the disk full?";
+
+int complain(int exit_code, const char* message) {
+  clear_progress();
+  fmt::print(stderr, "swiftprune: {}\n", message);
+  return exit_code;
+}
+
+int run_command(int argc, char** argv) {
+  const auto program = make_program();
+  try {
+    program->parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    if (program->exit(error) == 0) return 0;
+    const std::string hint = did_you_mean(*program, {argv + 1, argv + argc});
+    if (!hint.empty()) fmt::print(stderr, "{}\n", hint);
+    return static_cast<int>(ErrorKind::kUsage);
+  } catch (const Interrupted& error) {
+    return complain(128 + stopping_signal(), error.what());
+  } catch (const Error& error) {
+    return complain(static_cast<int>(error.kind()), error.what());
+  } catch (const InternalError& error) {
+    return complain(kInternalError, error.what());
+  } catch (const std::bad_alloc&) {
+    return complain(1, "out of memory; use fewer --windows or a shorter --seqlen");
+  } catch (const std::exception& error) {
+    return complain(1, std::ferror(stdout) != 0 ? kLostOutput : error.what());
+  }
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  const int exit_code = run_command(argc, argv);
+  // A result that did not reach its file (a full disk) is no success.
+  bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+  if (std::fclose(stdout) != 0) lost = lost || errno != EBADF;  // closed from the start: nothing was wanted
+  return lost && exit_code == 0 ? complain(1, kLostOutput) : exit_code;
+}
+
+}  // namespace swiftprune::cli

@@ -1,0 +1,32 @@
+"""swiftprune makes a large language model smaller and faster, on the machine you have.
+
+    import swiftprune
+    swiftprune.prune("HuggingFaceTB/SmolLM2-135M", "pruned", sparsity=0.5, calibration="my_text.txt")
+    swiftprune.evaluate("pruned", text="other_text.txt")["perplexity"]
+    model = swiftprune.load("pruned")
+    print(model.generate("The sun is", max_tokens=40))
+
+Every command of the program is a function with the same options, defaults and results (those of --json). A model is
+a folder or the id of one that Hugging Face's tools have downloaded; nothing is downloaded here.
+"""
+
+import os as _os
+
+# How long OpenMP's threads spin before they sleep, read when the library is loaded: its own default loses most of the
+# time on a busy machine (cli/waiting.h has the program's side of it). What the user set stays.
+if "OMP_WAIT_POLICY" not in _os.environ:
+    _os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+from ._swiftprune import version as _version, version_text
+from .commands import (bench, compare, doctor, evaluate, export, import_gguf, inspect, methods, pack, pilot, prune,
+                       quantize, shrink, unpack, verify)
+from .errors import DeviceError, Error, GateError, InputError, InternalError, Note, UsageError
+from .model import Generation, Model, Stream, load
+
+__version__ = _version()
+
+__all__ = [
+    "DeviceError", "Error", "GateError", "Generation", "InputError", "InternalError", "Model", "Note", "Stream",
+    "UsageError", "__version__", "bench", "compare", "doctor", "evaluate", "export", "import_gguf", "inspect", "load",
+    "methods", "pack", "pilot", "prune", "quantize", "shrink", "unpack", "verify", "version_text",
+]

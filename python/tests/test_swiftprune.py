@@ -1,0 +1,251 @@
+"""The package as people use it, on the smallest fixtures; what the program itself tests is not tested again."""
+
+import ast
+import inspect
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+
+import swiftprune
+from swiftprune import commands
+
+DATA = Path(__file__).resolve().parents[2] / "tests" / "data" / "model"
+PROGRAM = [sys.executable, "-m", "swiftprune"]
+
+
+@pytest.fixture
+def dense():
+    return DATA / "llama2"
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Token ids of the fixture's vocabulary of 64."""
+    file = tmp_path / "text.u16"
+    file.write_bytes(struct.pack("<2000H", *[(i * i + 7 * i) % 61 for i in range(2000)]))
+    return file
+
+
+@pytest.fixture
+def speaking(tmp_path, dense):
+    """The fixture with a tokenizer of words and a chat template."""
+    folder = tmp_path / "speaking"
+    shutil.copytree(dense, folder)
+    words = ["<s>", "</s>", "<unk>"] + [f"w{i}" for i in range(3, 64)]
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+        "added_tokens": [{"id": i, "content": words[i], "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": True} for i in range(2)],
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "<unk>"}}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "bos_token": "<s>", "eos_token": "</s>",
+        "chat_template": "{% for m in messages %}w5 {{ m.content }} {% endfor %}w6"}))
+    return folder
+
+
+def run_program(*arguments):
+    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_version_is_the_programs():
+    assert run_program("--version").stdout.startswith(f"swiftprune {swiftprune.__version__} ")
+    assert swiftprune.version_text().startswith("swiftprune")
+
+
+def test_results_are_the_programs_bytes(tmp_path, dense, text):
+    record = swiftprune.prune(dense, tmp_path / "a", sparsity=0.5, calibration=text, windows=4, seqlen=32,
+                              override=[("*.down_proj.weight", "sparsity=0.25")])
+    arguments = ["prune", dense, "-o", tmp_path / "b", "--sparsity", "0.5", "--calibration", text, "--windows", "4",
+                 "--seqlen", "32", "--override", "*.down_proj.weight", "sparsity=0.25"]
+    finished = run_program(*arguments, "--json")
+    assert finished.returncode == 0, finished.stderr
+    for name in ("model.safetensors", "plan.json", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    program = json.loads(finished.stdout)
+    assert record["tensors"] == program["tensors"]
+    # A record is repeated on the command line, so it does not tell that Python asked.
+    command = json.loads((tmp_path / "a" / "swiftprune.json").read_text())["command"]["arguments"]
+    assert command[:2] == ["swiftprune", "prune"] and "--json" not in command and "--quiet" not in command
+
+    evaluation = swiftprune.evaluate(tmp_path / "a", text=text, seqlen=32)
+    finished = run_program("eval", tmp_path / "b", "--text", text, "--seqlen", "32", "--json")
+    assert evaluation["perplexity"] == json.loads(finished.stdout)["perplexity"]
+
+
+def test_the_other_commands(tmp_path, dense, text):
+    pruned, packed = tmp_path / "pruned", tmp_path / "packed"
+    swiftprune.prune(dense, pruned, method="magnitude", pattern="2:4")
+    assert swiftprune.verify(dense, pruned)["passed"] is True
+    swiftprune.pack(pruned, packed)
+    swiftprune.unpack(packed, tmp_path / "dense")
+    assert swiftprune.inspect(packed)
+    assert swiftprune.compare(dense, [pruned, packed], text=text, seqlen=32)["models"]
+    swiftprune.shrink(dense, tmp_path / "small", ratio=0.2, calibration=text, windows=2, seqlen=32)
+    swiftprune.quantize(dense, tmp_path / "int8", quantize="int8", group="row", method="rtn")
+    swiftprune.export(dense, tmp_path / "model.gguf", name="tiny") if (dense / "tokenizer.json").exists() else None
+    assert swiftprune.methods()["methods"]
+    assert swiftprune.bench(dense, prompt=16, decode=4, rounds=1)
+
+
+def test_errors_have_the_programs_message(tmp_path, dense):
+    arguments = {"sparsity": 0.6, "pattern": "2:4", "method": "magnitude"}
+    with pytest.raises(ValueError) as raised:
+        swiftprune.prune(dense, tmp_path / "out", **arguments)
+    assert isinstance(raised.value, swiftprune.UsageError)
+    finished = run_program("prune", dense, "-o", tmp_path / "out", "--sparsity", "0.6", "--pattern", "2:4",
+                           "--method", "magnitude")
+    assert finished.stderr.strip() == f"swiftprune: {raised.value}"
+    assert finished.returncode == 2
+
+    with pytest.raises(swiftprune.InputError, match="hf download Org/Model"):
+        swiftprune.inspect("Org/Model")
+    with pytest.raises(swiftprune.InputError, match="hf download Org/Model"):
+        swiftprune.load("Org/Model")
+    with pytest.raises(TypeError, match="did you mean sparsity"):
+        swiftprune.prune(dense, tmp_path / "out", sparcity=0.5)
+    for wrong in ({"sparsity": "much"}, {"sparsity": [0.1, 0.2]}, {"sparsity": {}}, {"resume": 1},
+                  {"compute": "f64"}, {"override": ["a"]}, {"threads": 0.5}, {"progress": 3}, {"method": b"best"}):
+        with pytest.raises(ValueError):
+            swiftprune.prune(dense, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_gate_has_a_result(tmp_path, dense, text):
+    swiftprune.prune(dense, tmp_path / "out", method="magnitude", sparsity=0.9)
+    with pytest.raises(swiftprune.GateError) as raised:
+        swiftprune.compare(dense, tmp_path / "out", text=text, seqlen=32, max_kl=1e-6)
+    assert raised.value.result["models"]
+
+
+def test_notes_are_warnings(tmp_path, dense):
+    swiftprune.prune(dense, tmp_path / "half", method="magnitude", sparsity=0.5)
+    with pytest.warns(swiftprune.Note, match="zeros already"):
+        swiftprune.prune(tmp_path / "half", tmp_path / "again", method="magnitude", sparsity=0.3)
+
+
+def test_progress_is_told_and_stops_the_work(tmp_path, dense, text, capfd):
+    steps = []
+    swiftprune.prune(dense, tmp_path / "a", calibration=text, windows=8, seqlen=32, method="best",
+                     progress=lambda *step: steps.append(step))
+    assert steps and all(isinstance(stage, str) and 0 <= done for stage, done, _ in steps)
+    swiftprune.prune(dense, tmp_path / "b", method="magnitude", progress=True)
+    out, _ = capfd.readouterr()
+    assert out == ""
+
+    def fail(*_):
+        raise RuntimeError("enough")
+
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(RuntimeError, match="enough"):
+        swiftprune.pilot(dense, text, minutes=1, calibration_tokens=64, evaluation_tokens=64, progress=fail)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_ctrl_c_cleans_up(tmp_path, dense, text):
+    """In a process of its own: the signal comes from outside, while the work is under way."""
+    script = (
+        "import signal, swiftprune, sys\n"
+        "def told(stage, done, total):\n"
+        "    print('at work', flush=True)\n"
+        "try:\n"
+        f"    while True: swiftprune.evaluate({str(dense)!r}, text=[{str(text)!r}] * 200, seqlen=8, progress=told)\n"
+        "except KeyboardInterrupt as interrupt:\n"
+        "    print('stopped:', interrupt)\n")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped:" in out
+
+
+def test_threads_work_apart_and_without_the_gil(tmp_path, dense, text):
+    counted, ended = [0], threading.Event()
+
+    def count():
+        while not ended.is_set():
+            counted[0] += 1
+
+    def prune(name):
+        swiftprune.prune(dense, tmp_path / name, calibration=text, windows=8, seqlen=32, threads=1)
+
+    counter = threading.Thread(target=count)
+    workers = [threading.Thread(target=prune, args=(name,)) for name in ("a", "b")]
+    counter.start()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    ended.set()
+    counter.join()
+    assert counted[0] > 1000
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_a_model_writes(speaking):
+    model = swiftprune.load(speaking, compute="f32")
+    assert (model.name, model.device, model.max_positions) == ("speaking", "cpu", 64)
+    assert model.encode("w7 w8") == [7, 8] and model.decode([7, 8]) == "w7 w8"
+    told = []
+    generation = model.generate("w7 w8", max_tokens=9, on_text=told.append)
+    finished = run_program("generate", speaking, "--prompt", "w7 w8", "--max-tokens", "9", "--json")
+    program = json.loads(finished.stdout)
+    assert (str(generation), generation.stop) == (program["text"], program["stop"])
+    assert generation.num_tokens == program["tokens"] and generation.prompt_tokens == 2
+    assert "".join(told) == generation.text
+    assert "".join(model.stream("w7 w8", max_tokens=9)) == generation.text
+
+    drawn = [model.generate("w7", max_tokens=12, temperature=1.0, seed=seed).text for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+    first = model.stream("w7", max_tokens=12)
+    model.generate("w8", max_tokens=1)
+    with pytest.raises(swiftprune.UsageError, match="began another"):
+        list(first)
+
+
+def test_a_model_answers(speaking, dense):
+    model = swiftprune.load(str(speaking), device="cpu", compute="f32")
+    assert model.can_chat
+    answer = model.generate([{"role": "user", "content": "w9"}], max_tokens=5)
+    assert answer.prompt_tokens == 3  # w5 w9 w6
+    assert answer.text == model.generate("w5 w9 w6", max_tokens=5).text
+    for wrong in ([{"role": "user"}, 3], 5, [{"content": {1}}]):
+        with pytest.raises(ValueError):
+            model.generate(wrong)
+    for options in ({"max_tokens": 0}, {"max_tokens": 1000}, {"temperature": -1}, {"temperature": "hot"},
+                    {"top_p": 0}, {"tools": []}):
+        with pytest.raises(ValueError):
+            model.generate("w9", **options)
+    with pytest.raises(ValueError):
+        model.decode([64])
+    with pytest.raises(swiftprune.UsageError, match="compute"):
+        swiftprune.load(speaking, compute="f64")
+    with pytest.raises(swiftprune.InputError, match="tokenizer"):
+        swiftprune.load(dense)
+
+
+def test_stubs_have_every_parameter():
+    stubs = Path(commands.__file__).with_suffix(".pyi")
+    functions = {node.name: node for node in ast.parse(stubs.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert set(functions) == {commands.NAMES.get(c["name"], c["name"]) for c in commands.TABLE}
+    for name, node in functions.items():
+        function = getattr(swiftprune, name)
+        assert function.__doc__ and "Raises" in function.__doc__
+        parameters = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
+        assert parameters == list(inspect.signature(function).parameters)
+
+
+def test_nothing_is_warned_of_at_import():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        subprocess.run([sys.executable, "-W", "error", "-c", "import swiftprune"], check=True)

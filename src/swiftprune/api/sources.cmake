@@ -1,0 +1,2 @@
+target_sources(swiftprune PRIVATE
+  api/text_writer.cpp)

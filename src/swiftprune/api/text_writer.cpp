@@ -1,0 +1,91 @@
+#include "swiftprune/api/text_writer.h"
+
+#include <algorithm>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/stopwatch.h"
+#include "swiftprune/model/end_tokens.h"
+#include "swiftprune/model/first_token.h"
+
+namespace swiftprune {
+
+Writing::Writing(TextWriter& writer, std::span<const std::int32_t> prompt, const WritingOptions& options)
+    : writer_(writer),
+      turn_(++writer.turn_),
+      max_tokens_(options.max_tokens),
+      sampler_(options.sampler),
+      stream_(writer.tokenizer(), prompt),
+      prompt_tokens_(static_cast<std::int64_t>(prompt.size())) {
+  SequenceGenerator& generator = writer.generator(prompt_tokens_ + max_tokens_);
+  const Stopwatch watch(prefill_seconds_);
+  logits_ = generator.append(prompt);
+}
+
+std::optional<std::string> Writing::next() {
+  if (!stopped_by_.empty()) return std::nullopt;
+  if (turn_ != writer_.turn_) bad_usage("this text ended when its model began another one");
+  if (num_tokens_ == max_tokens_) {
+    stopped_by_ = "length";
+    return std::nullopt;
+  }
+  const Stopwatch watch(decode_seconds_);
+  if (num_tokens_ > 0) logits_ = writer_.generator_->append(std::vector{last_});
+  last_ = sampler_.next(logits_.row_span(0));
+  if (std::binary_search(writer_.ends_.begin(), writer_.ends_.end(), last_)) {
+    stopped_by_ = "eos";
+    return std::nullopt;
+  }
+  ++num_tokens_;
+  return stream_.add(last_);
+}
+
+TextWriter::TextWriter(const std::filesystem::path& folder, Device& device, ComputeType compute,
+                       const LoadOptions& load)
+    : model_(Model::open(folder)), device_(device), compute_(compute), load_(load) {
+  device_.check_model(*model_);
+  tokenizer_ = Tokenizer::open(folder);
+  ends_ = end_tokens(*model_, *tokenizer_);
+}
+
+const templates::ChatTemplates* TextWriter::chat() {
+  if (!chat_) chat_ = templates::ChatTemplates::open(model_->checkpoint().folder());
+  return *chat_ ? &**chat_ : nullptr;
+}
+
+std::vector<std::int32_t> TextWriter::prompt(std::string_view text) const {
+  std::vector<std::int32_t> ids = tokenizer_->encode(text);
+  if (ids.empty()) ids.push_back(first_token(*model_));
+  return ids;
+}
+
+std::vector<std::int32_t> TextWriter::prompt(const templates::ChatRequest& request) {
+  const templates::ChatTemplates* found = chat();
+  if (found == nullptr) {
+    bad_input("{}: found no chat template, which a conversation needs",
+              model_->checkpoint().folder().string());
+  }
+  std::vector<std::int32_t> ids = tokenizer_->encode(found->render(request), false);
+  if (ids.empty()) ids.push_back(first_token(*model_));
+  return ids;
+}
+
+Writing TextWriter::write(std::span<const std::int32_t> prompt, const WritingOptions& options) {
+  if (prompt.empty()) bad_usage("prompt: found no token, expected at least one");
+  if (options.max_tokens < 1) bad_usage("max_tokens: found {}, expected at least 1", options.max_tokens);
+  model_->check_length(static_cast<std::int64_t>(prompt.size()) + options.max_tokens,
+                       "--prompt and --max-tokens");
+  return {*this, prompt, options};
+}
+
+SequenceGenerator& TextWriter::generator(std::int64_t positions) {
+  if (generator_ == nullptr || positions > capacity_) {
+    // A conversation grows: twice as many spare it another loading of the weights at each answer.
+    capacity_ = std::min(std::max(positions, 2 * capacity_), model_->config().max_positions);
+    generator_.reset();  // two of them may not fit into memory
+    generator_ = device_.generator(*model_, compute_, 1, capacity_, load_);
+  }
+  generator_->restart();
+  return *generator_;
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,1 @@
+swiftprune_test(api/text_writer)

@@ -1,0 +1,70 @@
+#include "shell_files.h"
+
+#include <cstdlib>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "command.h"
+#include "suggestions.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
+namespace swiftprune::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(ShellFiles, EveryOptionOfEveryCommandIsInEveryScriptAndPage) {
+  const auto program = make_program();
+  for (const std::string_view shell : kShells) {
+    const std::string script = completion_script(*program, shell);
+    for (const CLI::App* command : commands_of(*program)) {
+      EXPECT_THAT(script, HasSubstr(command->get_name()));
+      for (const CLI::Option* option : command->get_options()) {
+        for (const std::string& name : option->get_lnames()) EXPECT_THAT(script, HasSubstr(name)) << shell;
+      }
+    }
+  }
+  EXPECT_THAT(manual_page(*program, nullptr), HasSubstr("swiftprune\\-prune"));
+  const std::string page = manual_page(*program, program->get_subcommand("prune"));
+  EXPECT_THAT(page, HasSubstr(".TH SWIFTPRUNE\\-PRUNE 1"));
+  EXPECT_THAT(page, HasSubstr("\\-\\-sparsity"));
+  test::expect_error(
+      ErrorKind::kUsage, [&] { completion_script(*program, "tcsh"); }, "bash, zsh, fish");
+}
+
+// What the shell itself answers.
+TEST(ShellFiles, BashCompletesCommandsOptionsAndValues) {
+  if (std::system("command -v bash > /dev/null") != 0) GTEST_SKIP() << "no bash";
+  const test::TempDir folder;
+  test::write_text(folder.path() / "script", completion_script(*make_program(), "bash"));
+  const auto complete = [&](const std::string& words, int position) {
+    const std::string command = fmt::format(
+        "bash -c 'source {0}/script; COMP_WORDS=({1}); COMP_CWORD={2}; _swiftprune; echo "
+        "\"${{COMPREPLY[*]}}\"' "
+        "> {0}/out",
+        folder.path().string(), words, position);
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    return test::read_text(folder.path() / "out");
+  };
+  EXPECT_EQ(complete("swiftprune pr", 1), "prune\n");
+  EXPECT_EQ(complete("swiftprune prune --spars", 2), "--sparsity\n");
+  EXPECT_EQ(complete("swiftprune eval m --compute b", 4), "bf16\n");
+}
+
+TEST(Suggestions, NearNamesOnly) {
+  EXPECT_EQ(edit_distance("sparcity", "sparsity"), 1);
+  EXPECT_EQ(edit_distance("prnue", "prune"), 1);
+  EXPECT_EQ(edit_distance("", "abc"), 3);
+  const auto program = make_program();
+  EXPECT_EQ(did_you_mean(*program, {"prun", "m"}), "did you mean prune?");
+  EXPECT_EQ(did_you_mean(*program, {"prune", "m", "--sparcity=0.5"}), "did you mean --sparsity?");
+  EXPECT_EQ(did_you_mean(*program, {"prune", "m", "--sparsity", "0.5"}), "");
+  EXPECT_EQ(did_you_mean(*program, {"--versoin"}), "did you mean --version?");
+  EXPECT_EQ(did_you_mean(*program, {"xyzzy"}), "");
+  EXPECT_EQ(did_you_mean(*program, {}), "");
+}
+
+}  // namespace
+}  // namespace swiftprune::cli
