@@ -1,4 +1,5 @@
 // swiftprune inspect: what is in a model folder.
+#include <algorithm>
 #include <memory>
 
 #include <fmt/format.h>
@@ -95,6 +96,12 @@ void print_summary(const ModelInspection& inspection) {
   fmt::print("linears       {} in the blocks, {} parameters, {:.2f} % zero: {}\n", linears.count,
              human_count(static_cast<double>(linears.numel)), 100.0 * linears.sparsity(),
              patterns.empty() ? "none" : patterns);
+  for (const LayerRouting& layer : inspection.routing) {
+    const auto [fewest, most] = std::minmax_element(layer.tokens.begin(), layer.tokens.end());
+    fmt::print("routing       layer {}: {} to {} tokens an expert, {} without any, entropy {:.3f}\n",
+               layer.layer, *fewest, *most, std::count(layer.tokens.begin(), layer.tokens.end(), 0),
+               layer.entropy);
+  }
 }
 
 void tell_next(const CommonOptions& common, const ModelInspection& inspection) {

@@ -64,6 +64,12 @@ TEST_F(Experts, ArePrunedAndVerified) {
       const Finished verified = run({"verify", dense(family), out});
       EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.error;
       EXPECT_GT(perplexity(out), 1.0);
+      // Experts in one tensor count one by one.
+      if (std::string(family) == "deepseek_v3") continue;
+      const auto inspected = nlohmann::json::parse(run({"inspect", out, "--json"}).out);
+      EXPECT_EQ(inspected.at("block_linears").at("count"), record.at("tensors").size());
+      EXPECT_NEAR(inspected.at("block_linears").at("sparsity").get<double>(),
+                  record.at("sparsity").get<double>(), 1e-9);
     }
   }
 }
@@ -134,6 +140,13 @@ TEST_F(Experts, ChainOfExpertsWeightsBitsAndGeneration) {
   }
   const Finished inspected = run({"inspect", at("sparse")});
   EXPECT_THAT(inspected.out, HasSubstr("2:4"));
+  EXPECT_THAT(inspected.out, HasSubstr("tokens an expert"));
+  EXPECT_THAT(run({"inspect", at("fewer"), "--json"}).out, HasSubstr("\"entropy\""));
+  // Zeros of experts count where models are compared, and a pilot tries them.
+  const Finished compared =
+      run({"compare", moe, at("sparse"), "--ids", ids(400), "--seqlen", "32", "--json"});
+  ASSERT_EQ(compared.exit_code, 0) << compared.error;
+  EXPECT_NEAR(nlohmann::json::parse(compared.out).at("models")[1].at("sparsity").get<double>(), 0.5, 1e-6);
   // Records of all steps are there.
   const auto record = nlohmann::json::parse(test::read_text(at("sparse/swiftprune.json")));
   EXPECT_EQ(record.at("previous").at("method"), "shrink experts");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
@@ -74,6 +75,17 @@ std::vector<ExpertTokens> tokens_by_expert(const Routing& routing, std::int64_t 
     }
   }
   return tokens;
+}
+
+double routing_entropy(std::span<const std::int64_t> tokens) {
+  const auto total = static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
+  if (total == 0.0 || tokens.size() < 2) return 0.0;
+  double entropy = 0.0;
+  for (const std::int64_t count : tokens) {
+    const double share = static_cast<double>(count) / total;
+    if (share > 0.0) entropy -= share * std::log(share);
+  }
+  return entropy / std::log(static_cast<double>(tokens.size()));
 }
 
 ExpertTokens part_of(const ExpertTokens& tokens, std::int64_t first, std::int64_t count) {

@@ -44,6 +44,8 @@ struct ExpertTokens {
   std::vector<float> gates;
 };
 std::vector<ExpertTokens> tokens_by_expert(const Routing& routing, std::int64_t num_experts);
+// Entropy of the tokens' distribution over the experts, of log E: 1 when all are used alike.
+double routing_entropy(std::span<const std::int64_t> tokens);
 // Tokens [first, first + count) of them.
 ExpertTokens part_of(const ExpertTokens& tokens, std::int64_t first, std::int64_t count);
 // x's rows, one after the other.

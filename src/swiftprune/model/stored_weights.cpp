@@ -41,6 +41,12 @@ const StoredWeights::Part* StoredWeights::part(const std::string& name) const {
   return found == parts_.end() ? nullptr : &found->second;
 }
 
+std::string StoredWeights::holder(const std::string& name) const {
+  const Part& of = parts_.at(name);
+  if (of.experts->form() != ExpertForm::kMxfp4) return of.experts->place(of.expert, of.part).tensor;
+  return of.experts->weight_names()[of.part == ExpertPart::kDown ? 2 : 0];
+}
+
 std::vector<PlannedTensor> StoredWeights::plan_in_parts() const {
   std::vector<PlannedTensor> plan;
   std::map<std::string, std::string> files;  // of the tensors that hold parts

@@ -41,6 +41,8 @@ class StoredWeights final : public WeightParts {
   };
   // Null for a weight with a tensor of its own.
   const Part* part(const std::string& name) const;
+  // The tensor that holds a part; of MXFP4 the one of the blocks.
+  std::string holder(const std::string& name) const;
   bool has_parts() const { return !parts_.empty(); }
   bool holds_parts(const std::string& tensor) const override { return holders_.contains(tensor); }
   std::vector<PlannedTensor> plan_in_parts() const override;

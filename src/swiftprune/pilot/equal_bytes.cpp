@@ -6,6 +6,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/grid_output.h"
@@ -25,9 +26,8 @@ struct FewBits {
 std::int64_t common_group(const Model& model) {
   for (const std::int64_t group : {QuantGrid{}.group, std::int64_t{32}}) {
     bool divides = true;
-    for (const BlockConfig& block : model.config().blocks) {
-      for (const LinearTensors& linear : linears_of(block)) divides = divides && linear.inputs % group == 0;
-    }
+    for (const BlockWeight& weight : block_weights(model.config()))
+      divides = divides && weight.tensors.inputs % group == 0;
     if (divides) return group;
   }
   return 0;

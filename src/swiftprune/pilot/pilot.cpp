@@ -118,8 +118,9 @@ class Pilot {
     });
   }
 
-  static bool allocates(const Candidate& candidate) {
-    return candidate.method->allocates && candidate.unstructured();
+  // Nothing is measured of experts: with them the sparsity is the same everywhere.
+  bool allocates(const Candidate& candidate) const {
+    return candidate.method->allocates && candidate.unstructured() && !model_.config().has_experts();
   }
 
   // The first run that allocates measures sensitivities too: about half as much again.

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "swiftprune/device/device.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -24,10 +25,11 @@ double decode_speed(const Model& model, Device& device, std::span<const std::int
 
 void measure_packed(const Model& model, const std::filesystem::path& folder,
                     const std::function<double(const Model&)>& speed, ModelReport& trial) {
+  const StoredWeights stored(model.checkpoint());
   std::vector<std::string> linears;
   double weights = 0.0;
   for (const LinearSummary& linear : trial.summary.linears) {
-    const DType dtype = model.checkpoint().at(linear.name).dtype;
+    const DType dtype = stored.info(linear.name).dtype;
     if (dtype != DType::kBF16 && dtype != DType::kF16) continue;
     linears.push_back(linear.name);
     weights += static_cast<double>(linear.rows) * static_cast<double>(linear.cols);
@@ -37,7 +39,9 @@ void measure_packed(const Model& model, const std::filesystem::path& folder,
     return;
   }
   const TrialFolder packed(folder);
-  const PackReport report = pack_checkpoint(model.checkpoint(), linears, folder, {});
+  PackOptions options;
+  options.parts = &stored;
+  const PackReport report = pack_checkpoint(model.checkpoint(), linears, folder, options);
   trial.packed_bytes = report.target_bytes;
   if (linears.size() == trial.summary.linears.size())
     trial.summary.bits_per_weight = 8.0 * static_cast<double>(report.packed_bytes) / weights;

@@ -61,7 +61,10 @@ nlohmann::ordered_json experts_record(const Model& model, const Plan& plan, cons
     for (std::size_t e = 0; e < tokens.size(); ++e) {
       if (tokens[e] < options.min_expert_tokens) pooled.push_back(e);
     }
-    layers.push_back({{"layer", layer}, {"tokens", tokens}, {"from_all_tokens", std::move(pooled)}});
+    layers.push_back({{"layer", layer},
+                      {"tokens", tokens},
+                      {"routing_entropy", routing_entropy(tokens)},
+                      {"from_all_tokens", std::move(pooled)}});
   }
   nlohmann::ordered_json kept = nlohmann::ordered_json::array();
   for (const BlockConfig& block : model.config().blocks) {

@@ -5,8 +5,10 @@
 
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/report/block_linears.h"
 
 namespace swiftprune {
@@ -31,6 +33,62 @@ TensorInspection inspect_tensor(const Checkpoint& checkpoint, const TensorInfo& 
   }
   checkpoint.release(info);
   return tensor;
+}
+
+// The newest record that has them; it may come from anyone, so what is not as it should be is left out.
+std::vector<LayerRouting> routing_of(const nlohmann::json& record) {
+  const auto member = [](const nlohmann::json& of, const char* key) -> const nlohmann::json* {
+    const auto found = of.is_object() ? of.find(key) : of.end();
+    return of.is_object() && found != of.end() ? &*found : nullptr;
+  };
+  for (const nlohmann::json* run = &record; run != nullptr; run = member(*run, "previous")) {
+    const nlohmann::json* experts = member(*run, "experts");
+    const nlohmann::json* layers = experts != nullptr ? member(*experts, "layers") : nullptr;
+    if (layers == nullptr || !layers->is_array()) continue;
+    std::vector<LayerRouting> routing;
+    for (const nlohmann::json& layer : *layers) {
+      try {
+        LayerRouting of{layer.at("layer").get<std::int64_t>(),
+                        layer.at("tokens").get<std::vector<std::int64_t>>(), 0.0};
+        of.entropy = routing_entropy(of.tokens);
+        if (!of.tokens.empty()) routing.push_back(std::move(of));
+      } catch (const nlohmann::json::exception&) {
+        continue;
+      }
+    }
+    if (!routing.empty()) return routing;
+  }
+  return {};
+}
+
+// Experts that one tensor holds count one by one; what they all keep to is what the tensor keeps to.
+void inspect_parts(const Checkpoint& checkpoint, const ProgressFn& progress, ModelInspection& inspection) {
+  if (!inspection.config) return;
+  const StoredWeights stored(checkpoint);
+  std::map<std::string, std::set<std::string>> patterns;  // by tensor
+  std::int64_t done = 0;
+  for (const std::string& name : stored.part_names()) {
+    check_interrupt();
+    const StoredWeights::Info info = stored.info(name);
+    const std::vector<std::byte> bytes = stored.bytes(name);
+    const ZeroScan scan = scan_zeros({bytes.data(), info.dtype, info.rows, info.cols, info.cols});
+    stored.release(name);
+    LinearTotals& totals = inspection.linears;
+    ++totals.count;
+    totals.numel += info.numel();
+    totals.num_zeros += scan.num_zeros;
+    const std::string pattern = pattern_name(scan);
+    ++totals.patterns[pattern];
+    patterns[stored.holder(name)].insert(pattern);
+    progress("experts", ++done, std::ssize(stored.part_names()));
+  }
+  for (TensorInspection& tensor : inspection.tensors) {
+    if (!stored.holds_parts(tensor.name)) continue;
+    tensor.is_block_linear = true;
+    const auto found = patterns.find(tensor.name);
+    if (found != patterns.end())
+      tensor.pattern = found->second.size() == 1 ? *found->second.begin() : "mixed";
+  }
 }
 
 std::string config_text(const nlohmann::json& config, const char* key) {
@@ -117,6 +175,8 @@ ModelInspection inspect_model(const std::filesystem::path& folder, const Progres
     inspection.tensors.push_back(std::move(tensor));
     progress("inspect", static_cast<std::int64_t>(inspection.tensors.size()), total);
   }
+  inspect_parts(checkpoint, progress, inspection);
+  if (inspection.has_record) inspection.routing = routing_of(read_json_file(folder / "swiftprune.json"));
   return inspection;
 }
 
@@ -164,6 +224,11 @@ nlohmann::ordered_json to_json(const ModelInspection& inspection, bool with_tens
                            {"zeros", linears.num_zeros},
                            {"sparsity", linears.sparsity()},
                            {"patterns", linears.patterns}};
+  if (!inspection.routing.empty()) {
+    auto& routing = json["routing"] = nlohmann::ordered_json::array();
+    for (const LayerRouting& layer : inspection.routing)
+      routing.push_back({{"layer", layer.layer}, {"tokens", layer.tokens}, {"entropy", layer.entropy}});
+  }
   if (!with_tensors) return json;
   json["tensors"] = nlohmann::ordered_json::array();
   for (const TensorInspection& tensor : inspection.tensors) json["tensors"].push_back(tensor_json(tensor));

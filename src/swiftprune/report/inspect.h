@@ -54,6 +54,13 @@ struct LinearTotals {
   }
 };
 
+// What swiftprune.json tells of a layer's experts: of the run that wrote it, or of the one before.
+struct LayerRouting {
+  std::int64_t layer = 0;
+  std::vector<std::int64_t> tokens;  // of the calibration text, by expert (before experts were taken out)
+  double entropy = 0.0;              // of log E, 1: all used alike
+};
+
 struct ModelInspection {
   std::filesystem::path folder;
   std::string model_type;             // config.json's, "" when absent
@@ -67,7 +74,8 @@ struct ModelInspection {
   std::int64_t num_bytes = 0;
   bool is_tied = false;     // no head of its own
   bool has_record = false;  // swiftprune.json: a pruned model
-  LinearTotals linears;     // of the blocks
+  LinearTotals linears;     // of the blocks; experts in one tensor count one by one
+  std::vector<LayerRouting> routing;
 };
 
 // Throws Error{kBadInput} for a folder that cannot be read; an unknown architecture is not an error.

@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -18,7 +19,8 @@ using nlohmann::json;
 
 constexpr double kNoticeable = 0.01;  // models come with a few zeros of their own
 
-LinearSummary summarize(const Checkpoint& checkpoint, const LinearTensors& linear, std::int64_t layer) {
+LinearSummary summarize(const Checkpoint& checkpoint, const StoredWeights& stored,
+                        const LinearTensors& linear, std::int64_t layer) {
   LinearSummary summary{linear.name + ".weight", layer, linear.outputs, linear.inputs, 0.0, "dense"};
   if (const auto packed = find_packed(checkpoint, summary.name, linear.outputs, linear.inputs)) {
     summary.sparsity = 1.0 - packed->density();
@@ -30,10 +32,10 @@ LinearSummary summarize(const Checkpoint& checkpoint, const LinearTensors& linea
     }
     return summary;
   }
-  const TensorInfo& info = checkpoint.at(summary.name);
-  const ZeroScan scan =
-      scan_zeros({checkpoint.bytes(info).data(), info.dtype, linear.outputs, linear.inputs, linear.inputs});
-  checkpoint.release(info);
+  const StoredWeights::Info info = stored.info(summary.name);
+  const std::vector<std::byte> bytes = stored.bytes(summary.name);
+  const ZeroScan scan = scan_zeros({bytes.data(), info.dtype, info.rows, info.cols, info.cols});
+  stored.release(summary.name);
   summary.sparsity = scan.sparsity();
   if (const auto pattern = find_pattern(scan)) {
     summary.pattern = format(*pattern);
@@ -41,6 +43,14 @@ LinearSummary summarize(const Checkpoint& checkpoint, const LinearTensors& linea
     summary.pattern = "unstructured";
   }
   return summary;
+}
+
+Matrix load_stored(const Checkpoint& checkpoint, const std::string& name) {
+  const StoredWeights stored(checkpoint);
+  const StoredWeights::Info info = stored.info(name);
+  Matrix weight(info.rows, info.cols);
+  convert_to_f32(stored.bytes(name), info.dtype, weight.values());
+  return weight;
 }
 
 std::string text_of(const json& value) {
@@ -135,22 +145,28 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
   }
   std::map<std::string, std::int64_t> patterns;
   double zeros = 0.0, weights = 0.0, bytes = 0.0;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    double block_zeros = 0.0, block_weights = 0.0;
-    for (const LinearTensors& linear : linears_of(model.config().blocks[static_cast<std::size_t>(layer)])) {
-      const LinearSummary& l = summary.linears.emplace_back(summarize(checkpoint, linear, layer));
-      const auto size = static_cast<double>(l.rows * l.cols);
-      block_zeros += l.sparsity * size;
-      block_weights += size;
-      if (checkpoint.find(l.name) == nullptr) summary.num_parameters += l.rows * l.cols;
-      if (l.pattern != "dense") ++patterns[l.pattern];
-      for (const std::string& stored : {l.name, l.name + kPackedSuffix}) {
-        if (const TensorInfo* info = checkpoint.find(stored)) bytes += static_cast<double>(info->num_bytes());
-      }
+  const StoredWeights stored(checkpoint);
+  const auto layers = static_cast<std::size_t>(config.num_layers());
+  std::vector<double> layer_zeros(layers, 0.0), layer_weights(layers, 0.0);
+  for (const BlockWeight& weight : block_weights(config)) {
+    const LinearSummary& l =
+        summary.linears.emplace_back(summarize(checkpoint, stored, weight.tensors, weight.layer));
+    const auto size = static_cast<double>(l.rows * l.cols);
+    layer_zeros[static_cast<std::size_t>(weight.layer)] += l.sparsity * size;
+    layer_weights[static_cast<std::size_t>(weight.layer)] += size;
+    const bool is_part = stored.part(l.name) != nullptr;
+    if (checkpoint.find(l.name) == nullptr && !is_part) summary.num_parameters += l.rows * l.cols;
+    if (l.pattern != "dense") ++patterns[l.pattern];
+    for (const std::string& name : {l.name, l.name + kPackedSuffix}) {
+      if (const TensorInfo* info = checkpoint.find(name)) bytes += static_cast<double>(info->num_bytes());
     }
-    summary.block_sparsity.push_back(block_zeros / block_weights);
-    zeros += block_zeros;
-    weights += block_weights;
+  }
+  for (const TensorInfo& tensor : checkpoint.tensors())
+    if (stored.holds_parts(tensor.name)) bytes += static_cast<double>(tensor.num_bytes());
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    summary.block_sparsity.push_back(layer_zeros[layer] / layer_weights[layer]);
+    zeros += layer_zeros[layer];
+    weights += layer_weights[layer];
   }
   summary.sparsity = weights > 0.0 ? zeros / weights : 0.0;
   summary.bits_per_weight = weights > 0.0 ? 8.0 * bytes / weights : 0.0;
@@ -175,34 +191,32 @@ std::string steps_text(const ModelSummary& summary) {
 }
 
 MaskPicture picture_mask(const Model& model, const std::string& tensor) {
-  for (const BlockConfig& block : model.config().blocks) {
-    for (const LinearTensors& linear : linears_of(block)) {
-      if (linear.name + ".weight" != tensor) continue;
-      const auto packed = find_packed(model.checkpoint(), tensor, linear.outputs, linear.inputs);
-      const Matrix weight = packed ? unpack_f32(*packed)
-                                   : model.checkpoint().load_matrix(tensor, linear.outputs, linear.inputs);
-      MaskPicture picture{tensor, linear.outputs, linear.inputs, kMaskCorner, {}, {}};
-      for (std::int64_t r = 0; r < std::min(kMaskCorner, linear.outputs); ++r) {
-        auto& row = picture.corner.emplace_back();
-        for (std::int64_t c = 0; c < std::min(kMaskCorner, linear.inputs); ++c) {
-          row.push_back(weight.at(r, c) != 0.0f);
-        }
+  for (const BlockWeight& of : block_weights(model.config())) {
+    const LinearTensors& linear = of.tensors;
+    if (of.name() != tensor) continue;
+    const auto packed = find_packed(model.checkpoint(), tensor, linear.outputs, linear.inputs);
+    const Matrix weight = packed ? unpack_f32(*packed) : load_stored(model.checkpoint(), tensor);
+    MaskPicture picture{tensor, linear.outputs, linear.inputs, kMaskCorner, {}, {}};
+    for (std::int64_t r = 0; r < std::min(kMaskCorner, linear.outputs); ++r) {
+      auto& row = picture.corner.emplace_back();
+      for (std::int64_t c = 0; c < std::min(kMaskCorner, linear.inputs); ++c) {
+        row.push_back(weight.at(r, c) != 0.0f);
       }
-      const std::int64_t rows = std::min(kMaskTiles, linear.outputs),
-                         cols = std::min(kMaskTiles, linear.inputs);
-      picture.density = Matrix::zeros(rows, cols);
-      Matrix counts = Matrix::zeros(rows, cols);
-      for (std::int64_t r = 0; r < linear.outputs; ++r) {
-        for (std::int64_t c = 0; c < linear.inputs; ++c) {
-          const std::int64_t i = r * rows / linear.outputs, j = c * cols / linear.inputs;
-          picture.density.at(i, j) += weight.at(r, c) != 0.0f ? 1.0f : 0.0f;
-          counts.at(i, j) += 1.0f;
-        }
-      }
-      for (std::size_t i = 0; i < counts.values().size(); ++i)
-        picture.density.values()[i] /= counts.values()[i];
-      return picture;
     }
+    const std::int64_t rows = std::min(kMaskTiles, linear.outputs),
+                       cols = std::min(kMaskTiles, linear.inputs);
+    picture.density = Matrix::zeros(rows, cols);
+    Matrix counts = Matrix::zeros(rows, cols);
+    for (std::int64_t r = 0; r < linear.outputs; ++r) {
+      for (std::int64_t c = 0; c < linear.inputs; ++c) {
+        const std::int64_t i = r * rows / linear.outputs, j = c * cols / linear.inputs;
+        picture.density.at(i, j) += weight.at(r, c) != 0.0f ? 1.0f : 0.0f;
+        counts.at(i, j) += 1.0f;
+      }
+    }
+    for (std::size_t i = 0; i < counts.values().size(); ++i)
+      picture.density.values()[i] /= counts.values()[i];
+    return picture;
   }
   bad_usage(
       "--mask: found '{}', expected the weight of a block's linear; swiftprune inspect --tensors lists them",

@@ -54,17 +54,6 @@ constexpr std::array kScorers = {
 
 }  // namespace
 
-double ExpertEvidence::routing_entropy() const {
-  const auto total = static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
-  if (total == 0.0 || tokens.size() < 2) return 0.0;
-  double entropy = 0.0;
-  for (const std::int64_t count : tokens) {
-    const double share = static_cast<double>(count) / total;
-    if (share > 0.0) entropy -= share * std::log(share);
-  }
-  return entropy / std::log(static_cast<double>(tokens.size()));
-}
-
 std::span<const ExpertScorer> expert_scorers() { return kScorers; }
 
 const ExpertScorer& expert_scorer(std::string_view name) {

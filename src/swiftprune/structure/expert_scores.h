@@ -8,6 +8,8 @@
 
 #include "swiftprune/model/model_config.h"
 
+#include "swiftprune/model/experts.h"
+
 namespace swiftprune {
 
 // Of one layer's experts, sums over the tokens T_j that are routed to expert j. g̃ are a token's weights renormalised
@@ -27,7 +29,7 @@ struct ExpertEvidence {
 
   std::int64_t num_experts() const { return std::ssize(tokens); }
   // Entropy of the tokens' distribution over the experts, of log E: 1 when all are used alike.
-  double routing_entropy() const;
+  double routing_entropy() const { return swiftprune::routing_entropy(tokens); }
 };
 
 struct ExpertScorer {

@@ -234,6 +234,7 @@ class CpuPruneShop final : public PruneShop {
       return;
     }
     write_tensor(run_.output, of.tensors.name + ".weight", of.dtype, of.weight.values());
+    quantized_[linear].reset();
   }
 
   void end_block(FinishedBlock block) override { run_.output.finish(block); }
