@@ -22,6 +22,7 @@ namespace swiftprune::cli {
 
 void declare_import(CLI::App& program);
 void declare_export(CLI::App& program);
+void declare_families(CLI::App& program);
 void declare_inspect(CLI::App& program);
 void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);

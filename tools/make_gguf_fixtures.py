@@ -7,12 +7,14 @@ NAME.safetensors    the same weights as transformers names and orders them
 NAME.config.json    transformers' configuration of that model
 spm.*, byte.*       tiny tokenizers and the merges that transformers derives from them
 
-Used: gguf 0.19.0, transformers 5.23.0, torch 2.15.0, sentencepiece 0.2.3.
+Used: gguf 0.19.0, transformers 5.23.0 (for the later half 5.24.0), torch 2.15.0, sentencepiece 0.2.3. With names of
+models: writes those alone and leaves the others as they are.
 """
 import io
 import json
 import pathlib
 import re
+import sys
 
 import gguf
 import numpy as np
@@ -110,6 +112,20 @@ NEOX_NAMES = {
 }
 
 
+BEHIND_NAMES = LLAMA_NAMES | {
+    "post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}
+GLM4_NAMES = LLAMA_NAMES | {
+    "post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm",
+}
+PLAIN_NAMES = LLAMA_NAMES | {
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
+    "self_attn.dense": "attn_output", "model.final_layernorm": "output_norm",
+}
+# Their converters are LLaMA's or repeat it: rotary pairs side by side.
+PERMUTED = ("llama", "smollm3", "mistral3", "granite", "olmo")
+
+
 def gguf_name(name, names):
     stem, part = name.rsplit(".", 1)
     prefix = ""
@@ -120,6 +136,8 @@ def gguf_name(name, names):
 
 
 def write_model(name, arch, config, names, pre, extra):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        return
     torch.manual_seed(len(name))
     state = {}
     for key, value in transformers.AutoModelForCausalLM.from_config(config).state_dict().items():
@@ -143,14 +161,15 @@ def write_model(name, arch, config, names, pre, extra):
     writer.add_head_count(config.num_attention_heads)
     if arch != "gptneox":
         writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        if hasattr(config, "rms_norm_eps"):
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     extra(writer, config)
     byte_tokenizer(writer, pre)
     for key, value in state.items():
         data = value.numpy()
-        if arch == "llama" and ".q_proj." in key:
+        if arch in PERMUTED and ".q_proj." in key:
             data = rotary_pairs(data, config.num_attention_heads)
-        if arch == "llama" and ".k_proj." in key:
+        if arch in PERMUTED and ".k_proj." in key:
             data = rotary_pairs(data, config.num_key_value_heads)
         if arch == "gptneox" and "query_key_value" in key:
             data = split_qkv(data, config.num_attention_heads)
@@ -261,6 +280,75 @@ def write_models():
         NEOX_NAMES, "olmo", neox_extra)
 
 
+def write_dense_models():
+    """Architectures of 2024 to 2026."""
+    def theta(writer, config):
+        rope = config.rope_parameters
+        writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+
+    def pattern(writer, config):
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([t == "sliding_attention" for t in config.layer_types])
+
+    four = SMALL | dict(num_hidden_layers=4)
+    rope = dict(rope_type="default", rope_theta=5000.0)
+    half = rope | dict(partial_rotary_factor=0.5)
+    write_model("smollm3", "smollm3", transformers.SmolLM3Config(**four, tie_word_embeddings=True, rope_parameters=rope),
+                LLAMA_NAMES, "llama-bpe", theta)
+    write_model(
+        "mistral3", "mistral3",
+        transformers.Ministral3Config(**SMALL, head_dim=4, rope_parameters=dict(
+            rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=16, beta_fast=32.0,
+            beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.25)),
+        LLAMA_NAMES, "tekken",
+        lambda w, c: (theta(w, c), w.add_key_length(4), w.add_value_length(4),
+                      w.add_rope_scaling_type(gguf.RopeScalingType.YARN), w.add_rope_scaling_factor(4.0),
+                      w.add_rope_scaling_orig_ctx_len(16), w.add_rope_scaling_yarn_beta_fast(32.0),
+                      w.add_rope_scaling_yarn_beta_slow(1.0), w.add_rope_scaling_yarn_log_mul(1.0),
+                      w.add_attn_temperature_scale(0.25)))
+    write_model(
+        "granite", "granite",
+        transformers.GraniteConfig(**SMALL, attention_bias=True, embedding_multiplier=12.0, attention_multiplier=0.125,
+                                   residual_multiplier=0.22, logits_scaling=8.0, rope_parameters=rope),
+        LLAMA_NAMES, "smollm",
+        lambda w, c: (theta(w, c), w.add_attention_scale(0.125), w.add_embedding_scale(12.0),
+                      w.add_residual_scale(0.22), w.add_logit_scale(8.0)))
+    write_model("olmo", "olmo", transformers.OlmoConfig(**SMALL, clip_qkv=8.0, rope_parameters=rope), LLAMA_NAMES, "olmo",
+                lambda w, c: (theta(w, c), w.add_layer_norm_eps(1e-5), w.add_clamp_kqv(8.0)))
+    write_model("olmo2", "olmo2", transformers.Olmo2Config(**SMALL, rope_parameters=rope), BEHIND_NAMES, "dbrx", theta)
+    write_model(
+        "olmo3", "olmo2",
+        transformers.Olmo3Config(**four, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2,
+                                 rope_parameters=dict(full_attention=rope, sliding_attention=rope)),
+        BEHIND_NAMES, "dbrx", lambda w, c: (theta(w, c), pattern(w, c)))
+    write_model("exaone4", "exaone4",
+                transformers.Exaone4Config(**SMALL, sliding_window=None, layer_types=["full_attention"] * 2,
+                                           tie_word_embeddings=True, rope_parameters=rope),
+                BEHIND_NAMES, "gpt-2", theta)
+    write_model("glm4", "glm4", transformers.Glm4Config(**SMALL, head_dim=8, rope_parameters=half), GLM4_NAMES, "dbrx",
+                lambda w, c: (theta(w, c), w.add_rope_dimension_count(4), w.add_key_length(8), w.add_value_length(8)))
+    write_model("stablelm", "stablelm", transformers.StableLmConfig(**SMALL, use_qkv_bias=True, rope_parameters=half),
+                LLAMA_NAMES, "qwen2",
+                lambda w, c: (theta(w, c), w.add_rope_dimension_count(2), w.add_layer_norm_eps(1e-5),
+                              w.add_parallel_residual(False)))
+    write_model("starcoder2", "starcoder2", transformers.Starcoder2Config(**SMALL, rope_parameters=rope), PLAIN_NAMES,
+                "smollm", lambda w, c: (theta(w, c), w.add_layer_norm_eps(1e-5)))
+    write_model("phi2", "phi2", transformers.PhiConfig(**SMALL, rope_parameters=half), PLAIN_NAMES, "gpt-2",
+                lambda w, c: (theta(w, c), w.add_rope_dimension_count(2), w.add_layer_norm_eps(1e-5)))
+    write_model("command_r", "command-r", transformers.CohereConfig(**SMALL, logit_scale=0.5, rope_parameters=rope),
+                LLAMA_NAMES, "command-r",
+                lambda w, c: (theta(w, c), w.add_layer_norm_eps(1e-5), w.add_logit_scale(0.5),
+                              w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
+    write_model(
+        "cohere2", "cohere2",
+        transformers.Cohere2Config(**four, logit_scale=0.5, sliding_window=8, rope_parameters=rope), LLAMA_NAMES,
+        "command-r",
+        lambda w, c: (theta(w, c), w.add_layer_norm_eps(1e-5), w.add_logit_scale(0.5), w.add_sliding_window(8),
+                      w.add_rope_dimension_count(4), w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
+    write_model("gemma", "gemma", transformers.GemmaConfig(**SMALL, head_dim=6, rope_parameters=rope), LLAMA_NAMES,
+                "gpt-2", lambda w, c: (theta(w, c), w.add_key_length(6), w.add_value_length(6)))
+
+
 def write_sentencepiece():
     """A SentencePiece BPE tokenizer, stored as llama.cpp's converter does (added tokens lose their score)."""
     model = io.BytesIO()
@@ -308,6 +396,8 @@ def write_sentencepiece():
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    write_blocks()
+    if not sys.argv[1:]:
+        write_blocks()
+        write_sentencepiece()
     write_models()
-    write_sentencepiece()
+    write_dense_models()

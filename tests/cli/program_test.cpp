@@ -36,6 +36,18 @@ bool same_tensors(const fs::path& a, const fs::path& b) {
   });
 }
 
+// The document's table is the program's.
+TEST_F(ProgramTest, ListsTheFamiliesAsTheDocumentDoes) {
+  const Finished table = run({"families"});
+  ASSERT_EQ(table.exit_code, 0) << table.error;
+  EXPECT_THAT(test::read_text(SWIFTPRUNE_TEST_DATA "/../../docs/models.md"), HasSubstr(table.out))
+      << "docs/models.md: put the output of `swiftprune families` there";
+  const Finished list = run({"families", "--json"});
+  const auto families = nlohmann::json::parse(list.out);
+  EXPECT_EQ(families[0].at("family"), "llama");
+  EXPECT_THAT(families[0].at("shrink"), ElementsAre("mlp", "heads", "layers"));
+}
+
 TEST_F(ProgramTest, PrunesVerifiesEvaluatesPacksAndUnpacks) {
   const std::string text = ids(400);
   for (const std::string pattern : {"row", "1:2"}) {

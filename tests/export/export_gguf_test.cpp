@@ -51,7 +51,9 @@ class ExportFamily : public testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
                          testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
-                                         "gptneox"),
+                                         "gptneox", "smollm3", "mistral3", "granite", "olmo", "olmo2",
+                                         "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
+                                         "command_r", "cohere2", "gemma"),
                          [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
@@ -83,16 +85,38 @@ TEST_P(ExportFamily, FileIsThatOfTheConverter) {
   const GgufFile expected = GgufFile::open(original), found = GgufFile::open(dir.path() / "m.gguf");
   EXPECT_EQ(found.text("general.architecture"), expected.text("general.architecture"));
   const std::string a(*found.text("general.architecture"));
-  for (const char* key :
-       {"context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
-        "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon",
-        "attention.key_length", "attention.sliding_window", "rope.freq_base", "rope.dimension_count",
-        "rope.scaling.factor", "rope.scaling.original_context_length", "attn_logit_softcapping",
-        "final_logit_softcapping"}) {
+  for (const char* key : {"context_length",
+                          "embedding_length",
+                          "block_count",
+                          "feed_forward_length",
+                          "attention.head_count",
+                          "attention.head_count_kv",
+                          "attention.layer_norm_rms_epsilon",
+                          "attention.layer_norm_epsilon",
+                          "attention.key_length",
+                          "attention.sliding_window",
+                          "rope.freq_base",
+                          "rope.dimension_count",
+                          "rope.scaling.factor",
+                          "rope.scaling.original_context_length",
+                          "attn_logit_softcapping",
+                          "final_logit_softcapping",
+                          "rope.scaling.yarn_log_multiplier",
+                          "rope.scaling.yarn_beta_fast",
+                          "rope.scaling.yarn_beta_slow",
+                          "attention.temperature_scale",
+                          "attention.scale",
+                          "attention.clamp_kqv",
+                          "embedding_scale",
+                          "residual_scale",
+                          "logit_scale"}) {
     const std::string name = a + "." + key;
     if (expected.has(name)) {
       EXPECT_EQ(found.number(name), expected.number(name)) << name;
     }
+  }
+  if (const std::string pattern = a + ".attention.sliding_window_pattern"; expected.has(pattern)) {
+    EXPECT_EQ(found.numbers(pattern), expected.numbers(pattern));
   }
   for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.pre"}) {
     EXPECT_EQ(found.text(key), expected.text(key)) << key;
@@ -477,7 +501,27 @@ TEST(ExportGguf, RefusesFamiliesThatLlamaCppDoesNotHave) {
   const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
   expect_error(
       ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
-      "found the family opt, which llama.cpp cannot hold; GGUF export knows gemma2, gemma3, gpt_neox, llama");
+      "found the family opt, which llama.cpp cannot hold; GGUF export knows cohere, cohere2, exaone4, gemma");
+}
+
+// What llama.cpp's architectures take for granted.
+TEST(ExportGguf, RefusesWhatAnArchitectureCannotHold) {
+  const std::tuple<const char*, const char*, const char*> cases[] = {
+      {"smollm3", "no_rope_layers", "every fourth layer has none"},
+      {"smollm3_sliding", "attention_bias", "no biases"},
+      {"exaone4", "layer_types", "only the 32B model"},
+      {"stablelm_parallel", "k_layernorm.norms.0.weight", "stablelm has no place for it"},
+      {"starcoder2_no_bias", "use_bias", "always has biases"},
+      {"phi_head_norms", "k_layernorm.bias", "phi2 has no place for it"},
+      {"cohere_head_norms", "k_norm.weight", "command-r has no place for it"},
+      {"cohere", "head_dim", "its heads make up the hidden size"},
+      {"granite4", "granitemoehybrid", "which llama.cpp cannot hold"}};
+  const TempDir dir;
+  for (const auto& [name, field, reason] : cases) {
+    const auto model = Model::open(std::string(SWIFTPRUNE_TEST_DATA "/model/") + name);
+    expect_error(ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
+                 {field, reason});
+  }
 }
 
 // Layers taken out of a Gemma break the order of its sliding layers, which llama.cpp fixes.

@@ -231,6 +231,24 @@ const BadConfig kBadConfigs[] = {
      {"'rope_scaling.short_factor'", "found 1", "expected 3"}},
     {"opt", R"({"do_layer_norm_before": false})", {"'do_layer_norm_before'", "350M"}},
     {"opt", R"({"word_embed_proj_dim": 12})", {"'word_embed_proj_dim'", "found 12", "350M"}},
+    {"smollm3", R"({"no_rope_layers": [1]})", {"'no_rope_layers'", "found 1 numbers", "3 layers"}},
+    {"granite4", R"({"num_local_experts": 4})", {"'num_local_experts'", "found 4", "dense"}},
+    {"granite4",
+     R"({"layer_types": ["full_attention", "mamba"]})",
+     {"'layer_types'", "found 'mamba'", "not supported"}},
+    {"granite4", R"({"position_embedding_type": "alibi"})", {"'position_embedding_type'", "found 'alibi'"}},
+    {"ministral3",
+     R"({"rope_parameters": {"llama_4_scaling_beta": null}})",
+     {"'rope_parameters.llama_4_scaling_beta'"}},
+    {"exaone4",
+     R"({"layer_types": null, "sliding_window_pattern": "LLLG"})",
+     {"'sliding_window_pattern'", "LLLG"}},
+    {"gptj", R"({"rotary_dim": 7})", {"'rotary_dim'", "found 7", "even"}},
+    {"gptj", R"({"n_embd": 25})", {"'n_embd'", "found 25", "multiple"}},
+    {"mistral3", R"({"text_config": {"hidden_size": null}})", {"'text_config.hidden_size'"}},
+    {"mistral3",
+     R"({"text_config": {"model_type": "minstral"}})",
+     {"'text_config.model_type'", "found 'minstral'", "expected one of llama, mistral"}},
 };
 
 TEST(BadConfigs, NameFileAndField) {
@@ -243,6 +261,42 @@ TEST(BadConfigs, NameFileAndField) {
     EXPECT_THAT(error->what(), ::testing::StartsWith("config.json: field ")) << bad.change;
     for (const std::string& text : bad.texts) EXPECT_THAT(error->what(), ::testing::HasSubstr(text));
   }
+}
+
+TEST(BadConfigs, AnUnknownTypeIsAnsweredWithItsRelative) {
+  for (const auto& [type, relative] :
+       {std::pair{"qwen3_next", "qwen3"}, {"granitemoe", "granite"}, {"gemma3n", "gemma3"}}) {
+    test::expect_error(
+        ErrorKind::kBadInput,
+        [&] {
+          model_config({{"model_type", type}});
+        },
+        "nearest relative that is supported is " + std::string(relative));
+  }
+  const auto error = test::error_of([] { model_config({{"model_type", "bert"}}); });
+  ASSERT_TRUE(error);
+  EXPECT_THAT(error->what(), ::testing::Not(::testing::HasSubstr("relative")));
+  test::expect_error(
+      ErrorKind::kBadInput,
+      [] {
+        model_config({{"model_type", "sees"}, {"text_config", {{"model_type", "llama"}}}});
+      },
+      "found 'sees'", "of models with a text_config gemma3, mistral3");
+}
+
+// Before transformers 4.52 Qwen2-VL had its text model's fields among its own.
+TEST(TextTowers, QwenVlWithoutATextConfig) {
+  const json nested = config_of("qwen2_5_vl");
+  json flat = nested.at("text_config");
+  flat["model_type"] = "qwen2_5_vl";
+  flat["vision_config"] = nested.at("vision_config");
+  flat["rope_scaling"] = {{"type", "mrope"}, {"mrope_section", {1, 1, 1}}};
+  flat["rope_theta"] = flat["rope_parameters"]["rope_theta"];
+  flat.erase("rope_parameters");
+  const ModelConfig model = model_config(flat), expected = model_config(nested);
+  EXPECT_EQ(model.family, "qwen2");
+  EXPECT_EQ(model.embedding, expected.embedding);
+  EXPECT_EQ(model.ropes[0].inverse_frequency, expected.ropes[0].inverse_frequency);
 }
 
 TEST(BadConfigs, NotAnObject) {

@@ -1,5 +1,6 @@
 swiftprune_test(pipeline/plan)
 swiftprune_test(pipeline/capabilities)
+swiftprune_test(pipeline/family_table)
 swiftprune_test(pipeline/prune)
 swiftprune_test(pipeline/aligned_prune)
 swiftprune_test(pipeline/allocate)

@@ -21,6 +21,9 @@ std::string key_of(const GgufFile& file, std::string_view suffix) {
   return fmt::format("{}.{}", *file.text("general.architecture"), suffix);
 }
 
+// Stored as float32: 1e-05, not 9.999999747378752e-06.
+double float_as_written(double value) { return std::stod(fmt::format("{}", static_cast<float>(value))); }
+
 std::int64_t head_dim_of(const GgufFile& file, const Json& config) {
   const auto key_length = file.integer(key_of(file, "attention.key_length"));
   if (key_length.value_or(1) < 1)
@@ -447,6 +450,344 @@ void complete_gptneox(const GgufFile& file, Json& config) {
   if (Json scaling = rope_scaling(file); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
 }
 
+// ---- smollm3: llama without rotary embedding in every fourth layer, as llama.cpp computes it
+
+void complete_smollm3(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  config["no_rope_layer_interval"] = 4;
+}
+
+constexpr TensorRule kMistral3Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "none", RowOrder::kRotaryPairsOfQ},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "none", RowOrder::kRotaryPairsOfK},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+// ---- mistral3: llama; Ministral 3 scales queries by their position
+
+void complete_mistral3(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  const std::string key = key_of(file, "attention.temperature_scale");
+  const double beta = file.number(key).value_or(0.0);
+  const double multiplier = file.number(key_of(file, "rope.scaling.yarn_log_multiplier")).value_or(0.0);
+  config["sliding_window"] = nullptr;
+  if (beta == 0.0 && multiplier == 0.0) return;
+  Json& scaling = config["rope_scaling"];
+  if (!scaling.is_object() || scaling.at("rope_type") != "yarn" ||
+      !scaling.contains("original_max_position_embeddings")) {
+    bad_input("{}: {}: found {}, expected it beside the rope scaling yarn with its original context",
+              file.name(), key, beta);
+  }
+  config["model_type"] = "ministral3";
+  config["architectures"] = {"Ministral3ForCausalLM"};
+  scaling["llama_4_scaling_beta"] = float_as_written(beta);
+  if (multiplier != 0.0) scaling["mscale"] = scaling["mscale_all_dim"] = float_as_written(multiplier);
+}
+
+// ---- granite
+
+constexpr ConfigField kGraniteFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"attention_multiplier", "attention.scale", Type::kNumber, false},
+    {"embedding_multiplier", "embedding_scale", Type::kNumber, false},
+    {"residual_multiplier", "residual_scale", Type::kNumber, false},
+    {"logits_scaling", "logit_scale", Type::kNumber},
+};
+
+void complete_granite(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  // 0: llama.cpp's own default.
+  for (const char* field : {"embedding_multiplier", "residual_multiplier", "logits_scaling"}) {
+    if (config.value(field, 0.0) == 0.0) config[field] = 1.0;
+  }
+  if (config.value("attention_multiplier", 0.0) == 0.0) {
+    config["attention_multiplier"] = 1.0 / std::sqrt(config.at("head_dim").get<double>());
+  }
+}
+
+// ---- olmo: norms without parameters
+
+constexpr ConfigField kOlmoFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"clip_qkv", "attention.clamp_kqv", Type::kNumber, false},
+};
+
+constexpr TensorRule kOlmoModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kOlmoBlock[] = {
+    {"attn_q", "model.layers.*.self_attn.q_proj", "none", RowOrder::kRotaryPairsOfQ},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "none", RowOrder::kRotaryPairsOfK},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+void complete_olmo(const GgufFile& file, Json& config) {
+  complete_qwen2(file, config);
+  const std::string key = key_of(file, "attention.layer_norm_epsilon");
+  if (const double eps = file.number(key).value_or(1e-5); std::abs(eps - 1e-5) > 1e-9) {
+    bad_input("{}: {}: found {}, expected 1e-5: OLMo has no other", file.name(), key, eps);
+  }
+  if (config.value("clip_qkv", 0.0) == 0.0) config["clip_qkv"] = nullptr;
+}
+
+// ---- olmo2 (also OLMo 3) and exaone4: norms behind attention and MLP
+
+constexpr TensorRule kOlmo2Block[] = {
+    {"attn_q", "model.layers.*.self_attn.q_proj"},
+    {"attn_k", "model.layers.*.self_attn.k_proj"},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"attn_q_norm", "model.layers.*.self_attn.q_norm"},
+    {"attn_k_norm", "model.layers.*.self_attn.k_norm"},
+    {"post_attention_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"post_ffw_norm", "model.layers.*.post_feedforward_layernorm"},
+};
+
+// attention.sliding_window_pattern: one number for each layer (1: it slides), one full layer in so many, or nothing.
+Json layer_types_of(const GgufFile& file, std::int64_t num_layers, std::int64_t period) {
+  const std::string key = key_of(file, "attention.sliding_window_pattern");
+  if (!file.has(key)) return sliding_layers(num_layers, period);
+  const std::vector<double> pattern = file.one_or_more(key);
+  if (pattern.size() == 1 && num_layers > 1) {
+    if (!(pattern[0] >= 1.0 && pattern[0] <= 4096.0))
+      bad_input("{}: {}: found {}", file.name(), key, pattern[0]);
+    return sliding_layers(num_layers, static_cast<std::int64_t>(pattern[0]));
+  }
+  if (std::ssize(pattern) != num_layers) {
+    bad_input("{}: {}: found {} layers, expected {}", file.name(), key, pattern.size(), num_layers);
+  }
+  Json layers = Json::array();
+  for (const double slides : pattern)
+    layers.push_back(slides != 0.0 ? "sliding_attention" : "full_attention");
+  return layers;
+}
+
+void complete_olmo2(const GgufFile& file, Json& config) {
+  complete_qwen2(file, config);
+  const std::int64_t window = file.integer(key_of(file, "attention.sliding_window")).value_or(0);
+  if (window <= 0) return;
+  config["model_type"] = "olmo3";
+  config["architectures"] = {"Olmo3ForCausalLM"};
+  config["sliding_window"] = window;
+  config["layer_types"] = layer_types_of(file, config.at("num_hidden_layers"), 4);
+}
+
+void complete_exaone4(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  constexpr std::int64_t kLayersOf32b = 64;  // the one that llama.cpp lets slide
+  const std::int64_t layers = config.at("num_hidden_layers");
+  const std::int64_t window = file.integer(key_of(file, "attention.sliding_window")).value_or(0);
+  if (window > 0 && layers == kLayersOf32b) {
+    config["sliding_window"] = window;
+    config["layer_types"] = layer_types_of(file, layers, 4);
+  } else {
+    config["sliding_window"] = nullptr;
+    config["layer_types"] = std::vector<std::string>(static_cast<std::size_t>(layers), "full_attention");
+  }
+}
+
+// ---- glm4
+
+constexpr TensorRule kGlm4Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"post_attention_norm", "model.layers.*.post_self_attn_layernorm"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_up", "model.layers.*.mlp.gate_up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"post_ffw_norm", "model.layers.*.post_mlp_layernorm"},
+};
+
+void complete_glm4(const GgufFile& file, Json& config) {
+  const std::int64_t head_dim = head_dim_of(file, config);
+  config["head_dim"] = head_dim;
+  config["partial_rotary_factor"] = rotary_fraction(file, head_dim);
+  config["rope_scaling"] = rope_scaling(file);
+}
+
+// ---- stablelm, starcoder2, phi2: LayerNorm
+
+constexpr ConfigField kStableLmFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"use_parallel_residual", "use_parallel_residual", Type::kBoolean, false},
+};
+
+constexpr TensorRule kLayerNormModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", "required"},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kStableLmBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "required"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "use_qkv_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "use_qkv_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "use_qkv_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm", "required"},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+void complete_partial(const GgufFile& file, Json& config) {
+  config["partial_rotary_factor"] = rotary_fraction(file, head_dim_of(file, config));
+  config["rope_scaling"] = rope_scaling(file);
+}
+
+void complete_stablelm(const GgufFile& file, Json& config) {
+  complete_partial(file, config);
+  // What llama.cpp goes by is whether there is a second norm.
+  if (file.find("blk.0.ffn_norm.weight") == nullptr) {
+    bad_input(
+        "{}: tensor blk.0.ffn_norm.weight is missing: the parallel layout of StableLM 12B is not read from "
+        "GGUF",
+        file.name());
+  }
+  config["use_parallel_residual"] = false;
+}
+
+constexpr ConfigField kStarcoder2Fields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+constexpr TensorRule kStarcoder2Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "required"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "required"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "required"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "required"},
+    {"attn_output", "model.layers.*.self_attn.o_proj", "required"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm", "required"},
+    {"ffn_up", "model.layers.*.mlp.c_fc", "required"},
+    {"ffn_down", "model.layers.*.mlp.c_proj", "required"},
+};
+
+void complete_starcoder2(const GgufFile& file, Json& config) {
+  complete_qwen2(file, config);
+  config["sliding_window"] = nullptr;
+}
+
+constexpr ConfigField kPhi2Fields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+constexpr TensorRule kPhi2ModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.final_layernorm", "required"},
+    {"output", "lm_head", "required"},
+};
+
+constexpr TensorRule kPhi2Block[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "required"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "required"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "required"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "required"},
+    {"attn_output", "model.layers.*.self_attn.dense", "required"},
+    {"ffn_up", "model.layers.*.mlp.fc1", "required"},
+    {"ffn_down", "model.layers.*.mlp.fc2", "required"},
+};
+
+// ---- command-r, cohere2
+
+constexpr ConfigField kCohereFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"logit_scale", "logit_scale", Type::kNumber, false},
+};
+
+constexpr TensorRule kCohereBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},    {"attn_q", "model.layers.*.self_attn.q_proj"},
+    {"attn_k", "model.layers.*.self_attn.k_proj"},      {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"}, {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},           {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
+void complete_cohere(const GgufFile& file, Json& config) {
+  complete_qwen2(file, config);
+  if (config.value("logit_scale", 0.0) == 0.0) config["logit_scale"] = 1.0;  // llama.cpp's own default
+}
+
+void complete_cohere2(const GgufFile& file, Json& config) {
+  complete_cohere(file, config);
+  const std::string key = key_of(file, "attention.sliding_window");
+  const auto window = file.integer(key);
+  if (!window || *window < 1) bad_input("{}: {} is missing", file.name(), key);
+  config["sliding_window"] = *window;
+  config["layer_types"] = layer_types_of(file, config.at("num_hidden_layers"), 4);
+}
+
+// ---- gemma
+
+constexpr TensorRule kGemmaBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"attn_q", "model.layers.*.self_attn.q_proj"},
+    {"attn_k", "model.layers.*.self_attn.k_proj"},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm", "none", RowOrder::kSame, -1.0f},
+    {"ffn_gate", "model.layers.*.mlp.gate_proj"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
 constexpr GgufArchitecture kArchitectures[] = {
     {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
@@ -466,6 +807,34 @@ constexpr GgufArchitecture kArchitectures[] = {
      kGemmaModelTensors, kGemma3Block, complete_gemma3, "", true},
     {"phi3", "phi3", "Phi3ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kPhi3ModelTensors, kPhi3Block, complete_phi3, "llama-bpe"},
+    {"smollm3", "smollm3", "SmolLM3ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kLlamaFields, kLlamaModelTensors, kLlamaBlock, complete_smollm3, "llama-bpe"},
+    {"mistral3", "mistral", "MistralForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kLlamaFields, kLlamaModelTensors, kMistral3Block, complete_mistral3, "tekken"},
+    {"granite", "granite", "GraniteForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kGraniteFields, kLlamaModelTensors, kLlamaBlock, complete_granite, "refact"},
+    {"olmo", "olmo", "OlmoForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kOlmoFields,
+     kOlmoModelTensors, kOlmoBlock, complete_olmo, "olmo"},
+    {"olmo2", "olmo2", "Olmo2ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
+     kLlamaModelTensors, kOlmo2Block, complete_olmo2, "dbrx"},
+    {"exaone4", "exaone4", "Exaone4ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kLlamaFields, kLlamaModelTensors, kOlmo2Block, complete_exaone4, "exaone4"},
+    {"glm4", "glm4", "Glm4ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
+     kLlamaModelTensors, kGlm4Block, complete_glm4, "glm4"},
+    {"stablelm", "stablelm", "StableLmForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kStableLmFields, kLayerNormModelTensors, kStableLmBlock, complete_stablelm, "stablelm2"},
+    {"starcoder2", "starcoder2", "Starcoder2ForCausalLM",
+     R"({"hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0, "use_bias": true})", kStarcoder2Fields,
+     kLayerNormModelTensors, kStarcoder2Block, complete_starcoder2, "starcoder"},
+    {"phi2", "phi", "PhiForCausalLM", R"({"hidden_act": "gelu_new", "rope_theta": 10000.0})", kPhi2Fields,
+     kPhi2ModelTensors, kPhi2Block, complete_partial, "gpt-2"},
+    {"command-r", "cohere", "CohereForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kCohereFields, kLlamaModelTensors, kCohereBlock, complete_cohere, "command-r"},
+    {"cohere2", "cohere2", "Cohere2ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
+     kCohereFields, kLlamaModelTensors, kCohereBlock, complete_cohere2, "command-r"},
+    {"gemma", "gemma", "GemmaForCausalLM",
+     R"({"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0})",
+     kLlamaFields, kGemmaModelTensors, kGemmaBlock, complete_qwen3, "", true},
     {"gptneox", "gpt_neox", "GPTNeoXForCausalLM", R"({"hidden_act": "gelu"})", kGptNeoxFields,
      kGptNeoxModelTensors, kGptNeoxBlock, complete_gptneox, "olmo"},
 };
@@ -480,9 +849,7 @@ void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
   if (field.type == Type::kBoolean) {
     target = *file.boolean(key);
   } else if (field.type == Type::kNumber) {
-    // Stored as float32: 1e-05, not 9.999999747378752e-06.
-    const double value = *file.number(key);
-    target = std::stod(fmt::format("{}", static_cast<float>(value)));
+    target = float_as_written(*file.number(key));
   } else {
     // One number, or one for each layer: equal ones, but where config.json names the largest.
     const std::vector<std::int64_t> values = *file.integers(key);
@@ -532,10 +899,28 @@ constexpr std::string_view kReadKeys[] = {"vocab_size",
                                           "rope.scaling.finetuned"};
 // Those that some architectures read: their names and the keys.
 constexpr std::pair<std::string_view, std::string_view> kOwnKeys[] = {
-    {"gemma2", "attention.sliding_window"}, {"gemma3", "attention.sliding_window"},
-    {"phi3", "attention.sliding_window"},   {"gemma2", "attn_logit_softcapping"},
-    {"gemma2", "final_logit_softcapping"},  {"gemma3", "final_logit_softcapping"},
-    {"gemma3", "rope.freq_base_swa"}};
+    {"gemma2", "attention.sliding_window"},
+    {"gemma3", "attention.sliding_window"},
+    {"phi3", "attention.sliding_window"},
+    {"gemma2", "attn_logit_softcapping"},
+    {"gemma2", "final_logit_softcapping"},
+    {"gemma3", "final_logit_softcapping"},
+    {"gemma3", "rope.freq_base_swa"},
+    {"mistral3", "attention.temperature_scale"},
+    {"mistral3", "rope.scaling.yarn_log_multiplier"},
+    {"granite", "attention.scale"},
+    {"granite", "embedding_scale"},
+    {"granite", "residual_scale"},
+    {"granite", "logit_scale"},
+    {"olmo", "attention.clamp_kqv"},
+    {"olmo2", "attention.sliding_window"},
+    {"olmo2", "attention.sliding_window_pattern"},
+    {"exaone4", "attention.sliding_window"},
+    {"exaone4", "attention.sliding_window_pattern"},
+    {"command-r", "logit_scale"},
+    {"cohere2", "logit_scale"},
+    {"cohere2", "attention.sliding_window"},
+    {"cohere2", "attention.sliding_window_pattern"}};
 // Switches whose value here is what is computed anyway.
 constexpr std::pair<std::string_view, double> kNeutralKeys[] = {{"attention.causal", 1.0},
                                                                 {"rope.scaling.yarn_ext_factor", 1.0},

@@ -22,13 +22,13 @@ constexpr std::string_view kGpt4oPattern =
 
 using Kind = PreTokenizer::Kind;
 constexpr PreTokenizer kPreTokenizers[] = {
-    {"gpt-2 phi-2", Kind::kByteLevel, ""},
+    {"gpt-2 phi-2 exaone4 trillion", Kind::kByteLevel, ""},
     {"olmo mpt", Kind::kByteLevel, "", true},  // the GPT-NeoX tokenizer (Pythia) goes by these names
-    {"smollm starcoder refact", Kind::kDigitsThenByteLevel, ""},
+    {"smollm starcoder refact exaone codeshell minerva-7b", Kind::kDigitsThenByteLevel, ""},
     {"command-r", Kind::kDigitsThenByteLevel, "", true},
     {"llama-bpe llama3 llama-v3 falcon3", Kind::kSplitThenByteLevel, kLlama3Pattern, false, true, true},
-    {"dbrx smaug-bpe", Kind::kSplitThenByteLevel, kLlama3Pattern},
-    {"qwen2 deepseek-r1-qwen megrez", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
+    {"dbrx smaug-bpe glm4 chatglm-bpe", Kind::kSplitThenByteLevel, kLlama3Pattern},
+    {"qwen2 deepseek-r1-qwen megrez stablelm2", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
     {"tekken", Kind::kSplitThenByteLevel, kTekkenPattern, false, true, true},
     {"gpt-4o llama4", Kind::kSplitThenByteLevel, kGpt4oPattern},
 };

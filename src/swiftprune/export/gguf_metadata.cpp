@@ -14,23 +14,40 @@ namespace {
 
 using Json = nlohmann::json;
 
-// family, GGUF's architecture, its fixed activation, one full-attention layer in so many (0: all layers
-// attend alike), the number of layers for which queries are scaled by hidden / heads instead of the head size
+// family, GGUF's architecture, its fixed activation, one full-attention layer in so many (0: all layers attend alike;
+// kListed: the file has a list), the number of layers for which queries are scaled by hidden / heads instead of the
+// head size, and rope's base where config.json does not say it
+constexpr std::int64_t kListed = -1;
 struct ArchitectureRules {
   std::string_view family;
   std::string_view architecture;
   Activation activation;
   std::int64_t sliding_period = 0;
   std::int64_t layers_of_27b = 0;
+  double theta = 10000.0;
 };
 constexpr ArchitectureRules kRules[] = {
     {"llama", "llama", Activation::kSilu},
     {"mistral", "llama", Activation::kSilu},
+    {"ministral3", "mistral3", Activation::kSilu, 0, 0, 1e6},
     {"qwen2", "qwen2", Activation::kSilu},
     {"qwen3", "qwen3", Activation::kSilu},
+    {"gemma", "gemma", Activation::kGeluTanh},
     {"gemma2", "gemma2", Activation::kGeluTanh, 2, 46},
     {"gemma3", "gemma3", Activation::kGeluTanh, 6, 62},
     {"phi3", "phi3", Activation::kSilu},
+    {"phi", "phi2", Activation::kGeluTanh},
+    {"smollm3", "smollm3", Activation::kSilu, 0, 0, 2e6},
+    {"olmo", "olmo", Activation::kSilu},
+    {"olmo2", "olmo2", Activation::kSilu},
+    {"olmo3", "olmo2", Activation::kSilu, kListed, 0, 500000.0},
+    {"granite", "granite", Activation::kSilu},
+    {"exaone4", "exaone4", Activation::kSilu, kListed},
+    {"glm4", "glm4", Activation::kSilu},
+    {"stablelm", "stablelm", Activation::kSilu},
+    {"starcoder2", "starcoder2", Activation::kGeluTanh},
+    {"cohere", "command-r", Activation::kSilu, 0, 0, 500000.0},
+    {"cohere2", "cohere2", Activation::kSilu, kListed, 0, 500000.0},
     {"gpt_neox", "gptneox", Activation::kGelu},
 };
 
@@ -51,10 +68,10 @@ struct RopeFields {
   Json scaling;                       // an object or null
 };
 
-RopeFields read_rope_fields(const Json& config) {
+RopeFields read_rope_fields(const Json& config, double theta) {
   RopeFields rope;
   const ConfigReader c(config);
-  rope.theta = c.positive("rope_theta", c.positive("rotary_emb_base", 10000.0));
+  rope.theta = c.positive("rope_theta", c.positive("rotary_emb_base", theta));
   if (c.has("rope_local_base_freq")) rope.local_theta = c.positive("rope_local_base_freq");
   if (c.has("rope_scaling")) rope.scaling = c.child("rope_scaling").object();
   if (!c.has("rope_parameters")) return rope;
@@ -99,7 +116,7 @@ class Describer {
     check();
     sizes();
     attention();
-    rope(read_rope_fields(config_));
+    rope(read_rope_fields(config_, rules_.theta));
     return std::move(result_);
   }
 
@@ -112,7 +129,8 @@ class Describer {
       bad_input("config.json: found the activation {}, expected {}: llama.cpp's {} knows no other",
                 name_of(m_.activation), name_of(rules_.activation), name_);
     }
-    if (rules_.sliding_period == 0) return;
+    check_layout();
+    if (rules_.sliding_period <= 0) return;
     for (std::size_t i = 0; i < m_.blocks.size(); ++i) {
       const bool slides = (static_cast<std::int64_t>(i) + 1) % rules_.sliding_period != 0;
       if ((m_.blocks[i].attention_window > 0) != slides) {
@@ -122,12 +140,52 @@ class Describer {
             slides ? "full" : "sliding", i, rules_.sliding_period, name_);
       }
     }
+    if (rules_.layers_of_27b == 0) return;
     const auto scaled_by = static_cast<double>(
         m_.num_layers() == rules_.layers_of_27b ? m_.hidden_size / m_.num_heads : m_.head_size);
     const ConfigReader c(config_);
     if (const double found = c.positive("query_pre_attn_scalar", 256.0); found != scaled_by) {
       bad_input("{}: found {}, expected {}: llama.cpp's {} with {} layers knows no other",
                 c.where("query_pre_attn_scalar"), found, scaled_by, name_, m_.num_layers());
+    }
+  }
+
+  [[noreturn]] void refuse(std::string_view field, std::string_view found, std::string_view reason) const {
+    bad_input("{}: found {}, which llama.cpp's {} cannot hold: {}", ConfigReader(config_).where(field), found,
+              name_, reason);
+  }
+
+  // What llama.cpp knows of these architectures without being told.
+  void check_layout() const {
+    for (std::size_t i = 0; i < m_.blocks.size(); ++i) {
+      const bool rotates = m_.blocks[i].rope >= 0;
+      if (name_ == "smollm3" && rotates != ((i + 1) % 4 != 0)) {
+        refuse("no_rope_layers", fmt::format("{} in layer {}", rotates ? 1 : 0, i),
+               "every fourth layer has none");
+      }
+      const bool slides = m_.blocks[i].attention_window > 0;
+      constexpr std::size_t kLayersOfExaone = 64;  // only so many layers may slide
+      if (name_ == "exaone4" && slides && m_.blocks.size() != kLayersOfExaone) {
+        refuse("layer_types", fmt::format("sliding_attention in layer {}", i),
+               "only the 32B model of 64 layers slides");
+      }
+    }
+    if (name_ == "stablelm" && m_.parallel_residual)
+      refuse("use_parallel_residual", "true", "the 12B model's layout");
+    const bool needs_head = name_ == "olmo2" || name_ == "stablelm" || name_ == "phi2";
+    const bool needs_tied = name_ == "command-r" || name_ == "cohere2" || name_ == "gemma";
+    if (const bool tied = m_.head == m_.embedding; (tied && needs_head) || (!tied && needs_tied)) {
+      refuse("tie_word_embeddings", tied ? "true" : "false", "it has no other head");
+    }
+    const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
+    const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
+                             name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
+                             name_ == "cohere2" || name_ == "granite";
+    if (wide_heads && needs_equal) {
+      refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
+    }
+    if (m_.query_scaling && m_.ropes.front().magnitude != 1.0) {
+      refuse("rope_parameters", "other mscale than mscale_all_dim", "it has one number for both");
     }
   }
 
@@ -138,6 +196,16 @@ class Describer {
       const bool has_bias = block.attention_output.bias;
       if (name_ == "qwen3" && has_bias) {
         bad_input("{}: found true, expected false: llama.cpp's {} has no biases", c.where("attention_bias"),
+                  name_);
+      }
+      const bool plain = name_ == "olmo" || name_ == "olmo2" || name_ == "command-r" || name_ == "cohere2" ||
+                         name_ == "gemma" || name_ == "smollm3";
+      if (plain && (has_bias || block.down.bias)) {
+        bad_input("{}: found true, expected false: llama.cpp's {} has no biases",
+                  c.where(has_bias ? "attention_bias" : "mlp_bias"), name_);
+      }
+      if (name_ == "starcoder2" && !has_bias) {
+        bad_input("{}: found false, expected true: llama.cpp's {} always has biases", c.where("use_bias"),
                   name_);
       }
       if (name_ == "gptneox" && !has_bias) {
@@ -168,25 +236,34 @@ class Describer {
   void attention() {
     by_layer("attention.head_count", m_.num_heads,
              [&](const BlockConfig& block) { return m_.heads_in(block); });
-    if (name_ == "gptneox") {
-      metadata_.f32(key("attention.layer_norm_epsilon"), double{m_.norm_eps});
+    const bool layer_norm = m_.norm == NormKind::kLayer;
+    metadata_.f32(key(layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
+                  double{m_.norm_eps});
+    if (name_ == "gptneox" || name_ == "stablelm") {
       metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
-    } else {
+    }
+    if (name_ != "gptneox") {
       by_layer("attention.head_count_kv", m_.num_kv_heads,
                [&](const BlockConfig& block) { return m_.kv_heads_in(block); });
-      metadata_.f32(key("attention.layer_norm_rms_epsilon"), double{m_.norm_eps});
       if (config_.contains("head_dim") || m_.has_layer_sizes ||
           m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
         metadata_.u32(key("attention.value_length"), m_.head_size);
       }
     }
+    scales();
     if (m_.attention_softcap > 0.0f) metadata_.f32(key("attn_logit_softcapping"), m_.attention_softcap);
     if (m_.final_softcap > 0.0f) metadata_.f32(key("final_logit_softcapping"), m_.final_softcap);
     std::int64_t window = 0;
     for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
-    if (rules_.sliding_period > 0 || name_ == "phi3") {
+    const bool listed = rules_.sliding_period == kListed && window > 0;
+    if (rules_.sliding_period > 0 || name_ == "phi3" || listed) {
       metadata_.u32(key("attention.sliding_window"), window);
+    }
+    if (listed) {
+      std::vector<std::uint8_t> slides;
+      for (const BlockConfig& block : m_.blocks) slides.push_back(block.attention_window > 0 ? 1 : 0);
+      metadata_.booleans(key("attention.sliding_window_pattern"), slides);
     }
     // What llama.cpp's own converter drops too; a window as long as the context changes nothing.
     if (rules_.sliding_period == 0 && window > 0 && window < m_.max_positions) {
@@ -194,6 +271,18 @@ class Describer {
           fmt::format("llama.cpp's {} attends to all positions: the sliding window of {} tokens is not kept",
                       name_, window));
     }
+  }
+
+  void scales() {
+    if (name_ == "granite") {
+      metadata_.f32(key("attention.scale"), double{m_.attention_scale});
+      metadata_.f32(key("embedding_scale"), double{m_.embedding_scale});
+      metadata_.f32(key("residual_scale"), double{m_.residual_scale});
+      metadata_.f32(key("logit_scale"), ConfigReader(config_).positive("logits_scaling", 1.0));
+    }
+    if (name_ == "command-r" || name_ == "cohere2") metadata_.f32(key("logit_scale"), double{m_.logit_scale});
+    if (name_ == "olmo" && m_.qkv_clip > 0.0f) metadata_.f32(key("attention.clamp_kqv"), double{m_.qkv_clip});
+    if (m_.query_scaling) metadata_.f32(key("attention.temperature_scale"), double{m_.query_scaling->beta});
   }
 
   void rope(const RopeFields& fields) {
@@ -219,7 +308,7 @@ class Describer {
 
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && rules_.architecture == "llama") {
+    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "granite")) {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);
@@ -227,8 +316,11 @@ class Describer {
       metadata_.text(key("rope.scaling.type"), type);
       metadata_.f32(key("rope.scaling.factor"), scaling.positive("factor"));
       if (type == "linear") return;
+      if (name_ == "mistral3" && scaling.has("mscale_all_dim")) {
+        metadata_.f32(key("rope.scaling.yarn_log_multiplier"), scaling.positive("mscale_all_dim"));
+      }
       for (const char* field : {"attention_factor", "mscale", "mscale_all_dim"}) {
-        if (scaling.has(field)) {
+        if (scaling.has(field) && name_ != "mistral3") {
           bad_input("{}: GGUF has no place for it", scaling.where(field));
         }
       }
@@ -291,6 +383,13 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   }
   expect(false, "kRules: architectures of gguf_architectures()");
   return gguf_architectures().front();
+}
+
+std::string_view gguf_architecture_name(std::string_view family) {
+  for (const ArchitectureRules& rules : kRules) {
+    if (rules.family == family) return rules.architecture;
+  }
+  return "";
 }
 
 const nlohmann::json& text_config(const Checkpoint& checkpoint) {

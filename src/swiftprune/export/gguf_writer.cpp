@@ -75,6 +75,11 @@ void GgufMetadata::texts(std::string_view key, std::span<const std::string> valu
   for (const std::string& value : values) append_text(bytes_, value);
 }
 
+void GgufMetadata::booleans(std::string_view key, std::span<const std::uint8_t> values) {
+  begin_array(key, kBool, values.size());
+  for (const std::uint8_t value : values) append(bytes_, value);
+}
+
 void GgufMetadata::i32s(std::string_view key, std::span<const std::int32_t> values) {
   begin_array(key, kI32, values.size());
   for (const std::int32_t value : values) append(bytes_, value);

@@ -24,6 +24,7 @@ class GgufMetadata {
   void f32(std::string_view key, double value);
   void boolean(std::string_view key, bool value);
   void texts(std::string_view key, std::span<const std::string> values);
+  void booleans(std::string_view key, std::span<const std::uint8_t> values);  // 0 or 1 each
   void i32s(std::string_view key, std::span<const std::int32_t> values);
   void f32s(std::string_view key, std::span<const float> values);
 

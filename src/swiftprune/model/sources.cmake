@@ -7,6 +7,7 @@ target_sources(swiftprune PRIVATE
   model/resident_model.cpp
   model/rope.cpp
   model/family.cpp
+  model/family_table.cpp
   model/llama.cpp
   model/mistral.cpp
   model/qwen.cpp

@@ -1,0 +1,51 @@
+#include "swiftprune/model/family_table.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::string_view kAll = "mlp heads layers", kFixedHeads = "mlp layers", kExperts = "experts";
+
+// Order: that of all_families().
+constexpr FamilyRow kRows[] = {
+    {"llama", "Llama 1 to 3.3, SmolLM 1 and 2, Falcon 3, TinyLlama, Yi", kAll, true, "SmolLM2-135M"},
+    {"mistral", "Mistral 7B, Nemo, Small 3, Large", kAll, true},
+    {"qwen2", "Qwen 2, Qwen 2.5; text of Qwen2-VL and Qwen2.5-VL", kAll, true},
+    {"qwen3", "Qwen 3; text of Qwen3-VL", kAll, true},
+    {"gemma", "Gemma 1", kAll, true},
+    {"gemma2", "Gemma 2", kAll, true},
+    {"gemma3", "Gemma 3, with vision too", kAll, true, "Gemma 3 270M"},
+    {"gpt_neox", "GPT-NeoX, Pythia", kFixedHeads, true},
+    {"phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", kAll, true},
+    {"opt", "OPT but for 350M", kFixedHeads, true},
+    {"smollm3", "SmolLM3", kAll, true},
+    {"olmo", "OLMo 1", kAll},
+    {"olmo2", "OLMo 2", kFixedHeads},
+    {"olmo3", "OLMo 3", kFixedHeads},
+    {"granite", "Granite 3", kAll},
+    {"granitemoehybrid", "Granite 4, the dense ones without Mamba", kAll},
+    {"ministral", "Ministral 8B", kAll, true},
+    {"ministral3", "Ministral 3", kAll},
+    {"exaone4", "EXAONE 4", kAll},
+    {"glm", "GLM-4-9B", kAll},
+    {"glm4", "GLM-4-0414", kAll},
+    {"starcoder2", "StarCoder2", kAll, true},
+    {"stablelm", "StableLM 3B, StableLM 2", kFixedHeads, true},
+    {"phi", "Phi-1, Phi-1.5, Phi-2", kAll, true},
+    {"gptj", "GPT-J", kFixedHeads},
+    {"cohere", "Command R, Aya 23", kAll},
+    {"cohere2", "Command R7B, Command A", kFixedHeads},
+    {"qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", kExperts},
+    {"qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B", kExperts},
+    {"mixtral", "Mixtral", kExperts},
+    {"olmoe", "OLMoE", kExperts},
+    {"glm4_moe", "GLM-4.5, GLM-4.6", kExperts},
+    {"gpt_oss", "gpt-oss", kExperts},
+    {"deepseek_v2", "DeepSeek-V2", kExperts},
+    {"deepseek_v3", "DeepSeek-V3, DeepSeek-R1, Kimi K2", kExperts},
+};
+
+}  // namespace
+
+std::span<const FamilyRow> family_rows() { return kRows; }
+
+}  // namespace swiftprune
