@@ -152,6 +152,23 @@ TEST_F(Experts, ChainOfExpertsWeightsBitsAndGeneration) {
   EXPECT_EQ(record.at("previous").at("method"), "shrink experts");
 }
 
+// The inner linears of latent attention have no errors of their own: what they read is not observed.
+TEST_F(Experts, OfLatentAttentionAreCompared) {
+  const std::string out = at("latent");
+  ASSERT_EQ(run(calibrated({"prune", dense("deepseek_v3"), "-o", out, "--method", "fast"})).exit_code, 0);
+  const Finished compared =
+      run({"compare", dense("deepseek_v3"), out, "--ids", ids(400), "--seqlen", "32", "--json"});
+  ASSERT_EQ(compared.exit_code, 0) << compared.error;
+  const auto errors = nlohmann::json::parse(compared.out).at("models")[1].at("block_errors");
+  ASSERT_FALSE(errors.empty());
+  for (const auto& block : errors) {
+    EXPECT_TRUE(
+        block.at("linears").contains("model.layers." + block.at("block").dump() + ".self_attn.o_proj"));
+    for (const auto& [name, error] : block.at("linears").items())
+      EXPECT_EQ(name.find("kv_b_proj"), std::string::npos) << name;
+  }
+}
+
 TEST_F(Experts, WhatIsNotDefinedIsRefused) {
   const auto refused = [&](std::vector<std::string> arguments, int code, const std::string& text) {
     expect_refused(calibrated(std::move(arguments)), code, text);

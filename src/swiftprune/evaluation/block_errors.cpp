@@ -1,4 +1,5 @@
 #include "swiftprune/evaluation/block_errors.h"
+#include "swiftprune/model/observed_linear.h"
 
 #include <algorithm>
 #include <utility>
@@ -55,6 +56,7 @@ class CpuPairedBlocks final : public PairedBlocks {
     const InputObserver observe = [&](LinearInput input, ConstMatrixView x) {
       for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
         if (a[i].tensors.input != input || !same_shape(a[i].tensors, b[i].tensors)) continue;
+        if (!is_observed(a[i].tensors, dense_.config().hidden_size)) continue;
         add(squares.linears[i], output(backend_, b[i], x, compute_).view(),
             output(backend_, a[i], x, compute_).view());
       }
@@ -85,14 +87,16 @@ class CpuPairedBlocks final : public PairedBlocks {
   Matrix dense_hidden_, pruned_hidden_;  // [N, hidden]
 };
 
-BlockError error_of(const BlockSquares& squares, const BlockConfig& dense, const BlockConfig& pruned) {
+BlockError error_of(const BlockSquares& squares, const BlockConfig& dense, const BlockConfig& pruned,
+                    std::int64_t hidden_size) {
   BlockError error;
   error.own =
       squares.contribution.difference > 0.0 ? squares.own.difference / squares.contribution.difference : 0.0;
   error.total = squares.total.relative();
   const std::vector<LinearTensors> a = linears_of(dense), b = linears_of(pruned);
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    if (same_shape(a[i], b[i])) error.linears.push_back({a[i].name, squares.linears[i].relative()});
+    if (same_shape(a[i], b[i]) && is_observed(a[i], hidden_size))
+      error.linears.push_back({a[i].name, squares.linears[i].relative()});
   }
   return error;
 }
@@ -120,8 +124,8 @@ std::optional<std::vector<BlockError>> block_errors(const Model& dense, const Mo
   for (std::int64_t layer = 0; layer < dense.config().num_layers(); ++layer) {
     check_interrupt();
     const auto index = static_cast<std::size_t>(layer);
-    errors.push_back(
-        error_of(blocks->run(layer), dense.config().blocks[index], pruned.config().blocks[index]));
+    errors.push_back(error_of(blocks->run(layer), dense.config().blocks[index], pruned.config().blocks[index],
+                              dense.config().hidden_size));
     errors.back().layer = layer;
     if (progress) progress("block errors", layer + 1, dense.config().num_layers());
   }

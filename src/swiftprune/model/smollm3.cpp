@@ -1,4 +1,4 @@
-// SmolLM3 (https://huggingface.co/blog/smollm3): LLaMA without rotary embedding in every fourth layer.
+// SmolLM3 (Hugging Face, July 2025): LLaMA without rotary embedding in every fourth layer.
 #include <array>
 
 #include <fmt/format.h>

@@ -12,6 +12,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 
@@ -186,7 +187,7 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
                             defaults.pattern, defaults.sparsity, false, false, defaults.score,
                             defaults.refine, defaults.grid, weight.expert});
     PlanEntry& entry = plan.entries.back();
-    entry.observed = linear.input != LinearInput::kAttention || linear.inputs == model.config().hidden_size;
+    entry.observed = is_observed(linear, model.config().hidden_size);
     entry.prune = entry.observed || !stat_needs(entry).any();
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);
