@@ -12,9 +12,6 @@
 namespace swiftprune::cli {
 namespace {
 
-// Measuring sensitivities takes about half as long as pruning (docs/performance.md).
-constexpr double kAllocationShare = 0.5;
-
 double bytes_of(const Checkpoint& checkpoint) {
   double bytes = 0.0;
   for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.num_bytes());

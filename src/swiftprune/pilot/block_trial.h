@@ -11,6 +11,9 @@
 
 namespace swiftprune {
 
+// Measuring sensitivities takes about half as long as pruning (docs/performance.md).
+inline constexpr double kAllocationShare = 0.5;
+
 inline constexpr std::int64_t kTrialBlocks = 2;
 
 struct BlockTrial {

@@ -126,7 +126,7 @@ class Pilot {
   // The first run that allocates measures sensitivities too: about half as much again.
   double seconds_of(const Candidate& candidate) const {
     const bool measures = allocates(candidate) && sensitivities_.empty();
-    return candidate.estimated_seconds * (measures ? 1.5 : 1.0);
+    return candidate.estimated_seconds * (measures ? 1.0 + kAllocationShare : 1.0);
   }
 
   void allocate(const Candidate& candidate, Plan& plan) {
