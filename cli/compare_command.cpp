@@ -122,7 +122,7 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
   CalibrationText text = flags.calibration;
   text.field = flags.text.field;
   text.fit_to(*input.models[0]);
-  const WorkFolder work(flags.work);
+  const TrialFolder work(make_work_folder(flags.work));
   EqualBytesOptions options;
   options.calibration =
       calibration_windows(flags.common, *input.models[0], device, text, flags.calibration_windows, false,

@@ -66,7 +66,7 @@ void run(PilotFlags& flags) {
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
   const PilotText split = split_text(text.ids, text.name, model->config().max_positions,
                                      flags.calibration_tokens, flags.evaluation_tokens);
-  const WorkFolder work(flags.work);
+  const TrialFolder work(make_work_folder(flags.work));
   options.work = work.path();
   options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;
