@@ -27,6 +27,7 @@ void declare_inspect(CLI::App& program);
 void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
 void declare_shrink(CLI::App& program);
+void declare_recover(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);

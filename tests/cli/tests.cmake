@@ -3,6 +3,7 @@ swiftprune_test(cli/program)
 swiftprune_test(cli/experts)
 swiftprune_test(cli/evaluation)
 swiftprune_test(cli/interrupt)
+swiftprune_test(cli/recover)
 swiftprune_test(cli/repeat)
 # The commands' own parsers.
 swiftprune_test(cli/option_echo)
