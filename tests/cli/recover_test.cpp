@@ -89,9 +89,9 @@ TEST_F(Recover, RefusesWhatItCannotTrain) {
   gpus.insert(gpus.end(), {"--gpus", "2"});
   expect_refused(gpus, 2, "--gpus: found 2 with --device cpu");
   auto short_text = recover(python);
-  std::replace(short_text.begin(), short_text.end(), std::string("64"), std::string("200"));  // of 3000 ids
-  short_text.insert(short_text.end(), {"--check-windows", "19"});
-  expect_refused(short_text, 3, "found text for 15 windows");
+  std::replace(short_text.begin(), short_text.end(), std::string("20"), std::string("60"));  // of 3000 ids
+  short_text.insert(short_text.end(), {"--check-windows", "50"});
+  expect_refused(short_text, 3, "found text for 46 windows");
 }
 
 }  // namespace
