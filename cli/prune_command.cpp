@@ -115,6 +115,14 @@ std::int64_t parse_windows(const std::string& text) {
   return value;
 }
 
+// As many as were asked for, else as the method takes on this device.
+std::int64_t counted_windows(const PruneFlags& flags, const Model& model, const Device& device,
+                             const Method& method) {
+  if (!flags.windows.empty() && flags.windows != "auto") return parse_windows(flags.windows);
+  if (flags.calibration.is_self()) return std::max(1, method.windows);  // written token by token
+  return device.default_windows(method, model, flags.calibration.seqlen);
+}
+
 // The windows that the run reads, and for --windows auto what was measured.
 struct Calibration {
   TokenWindows windows;
@@ -126,16 +134,21 @@ Calibration calibrate(const Model& model, Device& device, const PruneFlags& flag
   constexpr std::int64_t kMostByItself = 64;  // windows of --windows auto
   Calibration result;
   if (flags.windows != "auto") {
-    const std::int64_t count =
-        flags.windows.empty() ? std::max(1, method.windows) : parse_windows(flags.windows);
-    result.windows = calibration_windows(flags.common, model, device, flags.calibration, count, false,
+    const bool counted =
+        !flags.windows.empty();  // only what was asked for is refused when the text is shorter
+    const std::int64_t count = counted_windows(flags, model, device, method);
+    result.windows = calibration_windows(flags.common, model, device, flags.calibration, count, !counted,
                                          options.compute, options.progress);
+    if (result.windows.num_windows() < count) {
+      print_note(flags.common, fmt::format("the text fills {} of the {} windows that --method {} takes here",
+                                           result.windows.num_windows(), count, method.name));
+    }
     return result;
   }
   const bool self = flags.calibration.is_self();
   result.windows = calibration_windows(flags.common, model, device, flags.calibration,
-                                       self ? std::max(1, method.windows) : kMostByItself, true,
-                                       options.compute, options.progress);
+                                       self ? counted_windows(flags, model, device, method) : kMostByItself,
+                                       true, options.compute, options.progress);
   const double tolerance = calibration_needs(plan).gram ? kGramTolerance : kScoreTolerance;
   const auto energies = device.input_energies(model, result.windows, options.compute);
   result.stopping = windows_until_stable(model, *energies, result.windows, tolerance, options.progress);
@@ -150,9 +163,8 @@ void dry_run(const PruneFlags& flags, const Model& model, Device& device, const 
   TokenWindows windows;
   if (needs_calibration(plan) || allocates) {
     if (writes_text) {
-      const bool counted = !flags.windows.empty() && flags.windows != "auto";
-      windows = stand_in_windows(model, counted ? parse_windows(flags.windows) : std::max(1, method.windows),
-                                 flags.calibration.seqlen);
+      windows =
+          stand_in_windows(model, counted_windows(flags, model, device, method), flags.calibration.seqlen);
     } else {
       windows = calibrate(model, device, flags, method, plan, options).windows;
     }
@@ -531,7 +543,7 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   command.add_option(
       "--windows", f.windows,
       "Calibration windows: a number, or auto: until more text hardly changes the statistics; default: "
-      "the method's");
+      "the method's (swiftprune methods), fewer where the text is shorter");
   command.add_option("--refine", f.refine,
                      "Refinement, instead of the method's: none, \"pcg(20)\", \"admm(20)+pcg(20)\"");
   command
@@ -601,6 +613,7 @@ void print_methods(const CommonOptions& common) {
                       {"select", name_of(m.select)},
                       {"refine", format(m.refine)},
                       {"windows", m.windows},
+                      {"gpu_windows", m.gpu_windows},
                       {"propagate", name_of(m.propagation)},
                       {"summary", m.summary},
                       {"source", m.source}});
@@ -610,8 +623,10 @@ void print_methods(const CommonOptions& common) {
   }
   fmt::print("Methods (--method): score x selection x refinement, windows of calibration text\n");
   for (const Method& m : methods()) {
-    fmt::print("  {:<13} {} x {} x {}, {} windows, propagates {}\n  {:<13} {}{}\n", m.name, format(m.score),
-               name_of(m.select), format(m.refine), m.windows, name_of(m.propagation), "", m.summary,
+    const std::string on_gpu =
+        m.gpu_windows != m.windows ? fmt::format(" ({} on a GPU)", m.gpu_windows) : std::string();
+    fmt::print("  {:<13} {} x {} x {}, {} windows{}, propagates {}\n  {:<13} {}{}\n", m.name, format(m.score),
+               name_of(m.select), format(m.refine), m.windows, on_gpu, name_of(m.propagation), "", m.summary,
                m.source.empty() ? "" : fmt::format(" ({})", m.source));
   }
   const auto list = [](std::string_view title, const auto& infos) {

@@ -186,8 +186,9 @@ void declare_recover(CLI::App& program) {
   command->add_option("--work", flags->work, "Folder for the training's files; default: the system's");
   add_common_options(*command, flags->common);
   command->footer(
-      "Example: swiftprune recover ./SmolLM2-24 --dense ./SmolLM2-135M --out ./SmolLM2-24-recovered "
-      "--calibration my_text.txt --device cuda");
+      "Example: swiftprune recover ./SmolLM2-24 --dense ./SmolLM2 --out ./recovered --calibration "
+      "my_text.txt "
+      "--device cuda");
   command->callback([flags] { run_writing(flags->out, [&] { run(*flags); }); });
 }
 

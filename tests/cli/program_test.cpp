@@ -37,6 +37,20 @@ bool same_tensors(const fs::path& a, const fs::path& b) {
 }
 
 // The document's table is the program's.
+// Only a number that was asked for is refused when the text is shorter.
+TEST_F(ProgramTest, TheDefaultNumberOfWindowsFitsTheText) {
+  const std::vector<std::string> prune = {"prune", model("llama2"), "-o", at("out"), "--ids", ids(200)};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), prune.begin(), prune.end());
+    more.insert(more.end(), {"--seqlen", "64"});
+    return more;
+  };
+  expect_refused(with({"--windows", "16"}), 3, "ids.u16");
+  const Finished result = run(with({}));
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_THAT(result.error, HasSubstr("the text fills 3 of the 16 windows that --method best takes here"));
+}
+
 TEST_F(ProgramTest, ListsTheFamiliesAsTheDocumentDoes) {
   const Finished table = run({"families"});
   ASSERT_EQ(table.exit_code, 0) << table.error;

@@ -255,6 +255,16 @@ TEST_P(DeviceEvaluationTest, TheWholeComparison) {
   EXPECT_EQ(a.drift->identical, b.drift->identical);
 }
 
+TEST_P(DeviceEvaluationTest, TakesMoreTextWhereItCostsLittle) {
+  const Method& best = method_by_name("best");
+  const std::int64_t windows = device_->default_windows(best, *dense_, 64);
+  EXPECT_EQ(windows, device_->kind() == DeviceKind::kCpu ? best.windows : best.gpu_windows);
+  // Hidden states of which not even one window fits.
+  EXPECT_EQ(device_->default_windows(best, *dense_, std::int64_t{1} << 36), best.windows);
+  EXPECT_EQ(device_->default_windows(method_by_name("wanda"), *dense_, 64), method_by_name("wanda").windows);
+  EXPECT_EQ(device_->default_windows(method_by_name("magnitude"), *dense_, 64), 1);
+}
+
 TEST_P(DeviceEvaluationTest, PlansThatItHasNotAreRefusedAtOnce) {
   device_->check_model(*dense_);
   PruneOptions options;

@@ -63,6 +63,7 @@ class CudaDevice final : public Device {
   }
   ComputeType default_compute() const override { return ComputeType::kBF16; }
   std::uint64_t memory_limit() const override { return memory_bytes_; }
+  std::uint64_t memory_for_run() const override { return DeviceMemory(memory_bytes_).limit(); }
   bool leaves_processor_free() const override { return true; }
   std::int64_t prefill_chunk() const override { return 2048; }
   const Capabilities& capabilities() const override { return cuda::capabilities(); }

@@ -6,6 +6,15 @@ void Device::check_model(const Model& model) const {
   swiftprune::check_model(model.config(), capabilities());
 }
 
+std::int64_t Device::default_windows(const Method& method, const Model& model, std::int64_t seqlen) const {
+  const std::int64_t least = std::max(1, method.windows);
+  if (kind() == DeviceKind::kCpu) return least;
+  const auto window_bytes = static_cast<std::uint64_t>(2 * seqlen * model.config().hidden_size) *
+                            sizeof(float);  // dense and pruned
+  const auto fit = static_cast<std::int64_t>(memory_for_run() / 8 / window_bytes);
+  return std::clamp<std::int64_t>(fit, least, std::max<std::int64_t>(least, method.gpu_windows));
+}
+
 void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());

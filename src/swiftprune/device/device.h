@@ -67,6 +67,8 @@ class Device {
   virtual DeviceDescription describe() const = 0;
   virtual ComputeType default_compute() const = 0;          // the fast one here: what `--compute auto` means
   virtual std::uint64_t memory_limit() const { return 0; }  // DeviceOptions::memory_bytes
+  // Bytes that a run may take of the device's own memory now; 0 where it has none of its own.
+  virtual std::uint64_t memory_for_run() const { return 0; }
   // Does the processor have time for something else while the device works?
   virtual bool leaves_processor_free() const = 0;
   // Tokens of a prompt that take little more time than a few, so that serving need not cut it finer.
@@ -80,6 +82,10 @@ class Device {
   // Throws Error{kUsage} for a part of the plan or a feature of the model that this device has not, naming it
   // and what there is instead: before anything is computed.
   void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const;
+
+  // Windows of calibration text, of seqlen tokens each, that the method takes when nobody says how many: on a GPU
+  // more than on a processor, as far as the hidden states of both streams take an eighth of its memory at most.
+  std::int64_t default_windows(const Method& method, const Model& model, std::int64_t seqlen) const;
 
   // -- Generation. capacity: positions of each sequence at most. May be used from one thread at a time.
   virtual std::unique_ptr<SequenceGenerator> generator(const Model& model, ComputeType compute,

@@ -66,8 +66,8 @@ class Pilot {
  private:
   // The first windows, as many as the method wants and the text has.
   TokenWindows calibration(const Method& method) const {
-    const std::int64_t count =
-        std::min<std::int64_t>(std::max(1, method.windows), text_.calibration.num_windows());
+    const std::int64_t count = std::min(device_.default_windows(method, model_, text_.calibration.seqlen),
+                                        text_.calibration.num_windows());
     TokenWindows windows{text_.calibration.seqlen, {}};
     windows.ids.assign(text_.calibration.ids.begin(),
                        text_.calibration.ids.begin() + count * text_.calibration.seqlen);

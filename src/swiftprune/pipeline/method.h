@@ -23,7 +23,8 @@ struct Method {
   ScoreSpec n_m_score;  // for N:M
   SelectKind select;
   RefineSpec refine;
-  int windows;  // of calibration text
+  int windows;      // of calibration text, on a processor
+  int gpu_windows;  // on a GPU, where more of them cost little (Device::default_windows)
   Propagation propagation;
   bool allocates;  // unstructured patterns: spreads the sparsity by sensitivity unless told otherwise
   std::string_view summary;

@@ -29,7 +29,7 @@ struct RecoverySpec {
   std::int64_t check_windows = 8;  // the first of the windows: kept out of the training, to see what it gives
   std::int64_t epochs = 3;
   std::int64_t batch = 8;  // windows a step
-  double learning_rate = 1e-4;
+  double learning_rate = 2e-4;
   std::uint64_t seed = 0;
 };
 

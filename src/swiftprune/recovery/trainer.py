@@ -127,6 +127,9 @@ class Trainer:
         self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.masks = [local(p.detach()) != 0 for p in self.trained]
+        # Several windows at once keep a GPU busy where the model is small; their logits are the largest tensors.
+        vocabulary = self.model.config.get_text_config().vocab_size
+        self.at_once = max(1, (1 << 29) // (job["seqlen"] * vocabulary)) if on_gpu else 1
         ids = torch.frombuffer(bytearray(open(job["tokens"], "rb").read()), dtype=torch.int32)
         windows = ids.view(-1, job["seqlen"]).long()
         self.check, self.windows = windows[: job["check_windows"]], windows[job["check_windows"]:]
@@ -143,23 +146,24 @@ class Trainer:
         for parameter in pruned or matrices:
             parameter.requires_grad_(True)
 
-    def loss(self, window):
-        window = window[None].to(self.ranks.device)
+    def loss(self, windows):
+        """Mean over the windows' tokens."""
+        windows = windows.to(self.ranks.device)
         with torch.no_grad():
-            dense = self.dense(window).logits
+            dense = self.dense(windows).logits
         with torch.autocast(self.ranks.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(window).logits
+            logits = self.model(windows).logits
         return divergence(dense, logits)
 
     @torch.no_grad()
     def check_divergence(self):
         """On the windows that are kept out of the training; every process does all (their number may be odd)."""
         self.model.eval()
-        return sum(self.loss(window).item() for window in self.check) / len(self.check)
+        return sum(self.loss(part).item() * len(part) for part in self.check.split(self.at_once)) / len(self.check)
 
     def step(self, optimizer, schedule, batch):
-        for window in batch:
-            (self.loss(window) / len(batch)).backward()
+        for part in batch.split(self.at_once):
+            (self.loss(part) * (len(part) / len(batch))).backward()
         for parameter, mask in zip(self.trained, self.masks):
             if parameter.grad is not None:
                 local(parameter.grad).mul_(mask)
@@ -194,7 +198,7 @@ class Trainer:
             self.model.train()
             chosen = torch.randperm(len(self.windows), generator=order)[self.ranks.rank:: self.ranks.size][:mine]
             for first in range(0, mine, batch):
-                self.step(optimizer, schedule, [self.windows[i] for i in chosen[first: first + batch]])
+                self.step(optimizer, schedule, self.windows[chosen[first: first + batch]])
                 done += 1
                 say(stage="train", done=done, total=steps)
             divergences.append(self.check_divergence())
