@@ -5,5 +5,6 @@
 int main(int argc, char** argv) {
   swiftprune::cli::bound_spinning(argv);
   swiftprune::cli::watch_signals();
+  swiftprune::cli::watch_lost_files();
   return swiftprune::cli::run_program(argc, argv);
 }

@@ -5,7 +5,11 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstring>
 #include <thread>
+
+#include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/core/error.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -22,7 +26,30 @@ bool is_ignored(int signal) {
   return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
+void write_error(const char* text) { (void)!::write(STDERR_FILENO, text, std::strlen(text)); }
+
+// A mapped file that became shorter, or whose disk fails. Only what may be called in a signal handler.
+void tell_lost_file(int signal, siginfo_t* info, void*) {
+  if (const char* file = file_mapped_at(info->si_addr)) {
+    write_error("\nswiftprune: ");
+    write_error(file);
+    write_error(
+        ": its bytes can no longer be read: the file became shorter, or its disk fails; nothing was "
+        "written\n");
+    ::_exit(static_cast<int>(ErrorKind::kBadInput));
+  }
+  ::signal(signal, SIG_DFL);  // ours to debug: comes again at once
+}
+
 }  // namespace
+
+void watch_lost_files() {
+  struct sigaction action {};
+  action.sa_sigaction = tell_lost_file;
+  action.sa_flags = SA_SIGINFO;
+  sigemptyset(&action.sa_mask);
+  ::sigaction(SIGBUS, &action, nullptr);
+}
 
 void watch_signals() {
   sigset_t signals;

@@ -9,6 +9,9 @@ namespace swiftprune::cli {
 // Once, before any other thread is started: every thread leaves these signals to one that waits for them,
 // since a stop source cannot be told from a signal handler. SIGHUP stays ignored under nohup.
 void watch_signals();
+// A model's file that becomes shorter while it is read (SIGBUS) ends the program with a message that names it and the
+// exit code of bad input, in place of a crash. What was being written stays under its temporary name.
+void watch_lost_files();
 // Of the whole program; commands work under it (command.h: apply).
 std::stop_token program_stop();
 // The signal that asked to stop; 0 for none.

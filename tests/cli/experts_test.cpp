@@ -19,21 +19,6 @@ class Experts : public test::ProgramTest {
     arguments.push_back(ids(400));
     return arguments;
   }
-  // One token a character.
-  static void write_tokenizer(const std::string& folder) {
-    nlohmann::ordered_json vocabulary;
-    const std::string characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .";
-    for (const char c : characters) vocabulary[std::string(1, c)] = vocabulary.size();
-    const nlohmann::ordered_json tokenizer = {
-        {"version", "1.0"},
-        {"added_tokens", nlohmann::ordered_json::array()},
-        {"normalizer", nullptr},
-        {"pre_tokenizer", nullptr},
-        {"post_processor", nullptr},
-        {"decoder", {{"type", "Fuse"}}},
-        {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::ordered_json::array()}}}};
-    std::ofstream(folder + "/tokenizer.json") << tokenizer.dump();
-  }
   double perplexity(const std::string& folder) {
     const Finished result = run({"eval", folder, "--ids", ids(400), "--seqlen", "32", "--json"});
     EXPECT_EQ(result.exit_code, 0) << result.error;

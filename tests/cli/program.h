@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <random>
 #include <string>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "model/family_fixture.h"
 #include "support/temp_dir.h"
@@ -70,6 +72,23 @@ class ProgramTest : public ::testing::Test {
     const std::string file = at("ids.u16");
     write_token_ids(file, values);
     return file;
+  }
+
+  // One token a character, with GPT-2's pre-tokenizer.
+  static void write_tokenizer(const std::string& folder) {
+    nlohmann::ordered_json vocabulary;
+    for (const char c : std::string("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ."))
+      vocabulary[c == ' ' ? "\u0120" : std::string(1, c)] = vocabulary.size();
+    const nlohmann::ordered_json tokenizer = {
+        {"version", "1.0"},
+        {"added_tokens", nlohmann::ordered_json::array()},
+        {"normalizer", nullptr},
+        {"pre_tokenizer",
+         {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+        {"post_processor", nullptr},
+        {"decoder", {{"type", "ByteLevel"}}},
+        {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::ordered_json::array()}}}};
+    std::ofstream(folder + "/tokenizer.json") << tokenizer.dump();
   }
 
   void expect_refused(const std::vector<std::string>& arguments, int exit_code, const std::string& text) {

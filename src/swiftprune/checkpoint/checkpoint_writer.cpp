@@ -162,13 +162,23 @@ struct CheckpointWriter::Impl {
     if (::chmod(name.c_str(), 0777 & ~mask) != 0) fail_write(temporary, errno);
   }
 
+  static OutputFile open_lock(const fs::path& folder) {
+    try {
+      return OutputFile(folder / kLockFile, fs::exists(folder / kLockFile));
+    } catch (const Error&) {
+      std::error_code ignored;
+      fs::remove(folder, ignored);  // only when it is empty: nothing of anybody's
+      throw;
+    }
+  }
+
   // One name for all runs, so that a later one finds it. The lock file tells a running process from a killed
   // one; until the lock is held nothing may be removed, by this object's destructor either.
   void take_fixed_folder(const fs::path& path) {
     std::error_code error;
     fs::create_directory(path, error);
     if (error) fail_write(path, error.value());
-    OutputFile file(path / kLockFile, fs::exists(path / kLockFile));
+    OutputFile file = open_lock(path);
     if (!file.lock()) {
       bad_usage("{}: another swiftprune is writing there; wait for it or choose another folder",
                 folder.string());
@@ -431,7 +441,7 @@ void CheckpointWriter::finish() {
   // An empty folder of that name is replaced; a folder that filled up meanwhile is not.
   if (::rename(impl_->temporary.c_str(), impl_->folder.c_str()) != 0) fail_write(impl_->folder, errno);
   impl_->finished = true;
-  sync_path(impl_->folder.parent_path());
+  sync_renamed(impl_->folder);
 }
 
 }  // namespace swiftprune

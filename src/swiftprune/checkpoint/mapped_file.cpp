@@ -6,8 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "swiftprune/core/error.h"
@@ -22,7 +26,45 @@ struct Descriptor {
   }
 };
 
+// Read by signal handlers, so without locks: a mapping's place is taken by its begin, given free last of all, and its
+// path is a copy that is never freed while it is there.
+struct Mapping {
+  std::atomic<std::uintptr_t> begin{0}, end{0};
+  std::atomic<char*> path{nullptr};
+};
+std::array<Mapping, 1024> mappings;
+
+void remember(std::span<const std::byte> bytes, const std::string& path) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data());
+  for (Mapping& mapping : mappings) {
+    std::uintptr_t free = 0;
+    if (!mapping.begin.compare_exchange_strong(free, begin)) continue;
+    mapping.path = ::strdup(path.c_str());
+    mapping.end = begin + bytes.size();
+    return;
+  }
+}
+
+void forget(std::span<const std::byte> bytes) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data());
+  for (Mapping& mapping : mappings) {
+    if (mapping.begin != begin) continue;
+    mapping.end = 0;
+    std::free(mapping.path.exchange(nullptr));
+    mapping.begin = 0;
+    return;
+  }
+}
+
 }  // namespace
+
+const char* file_mapped_at(const void* address) noexcept {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  for (const Mapping& mapping : mappings) {
+    if (mapping.begin <= at && at < mapping.end) return mapping.path;
+  }
+  return nullptr;
+}
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
   // Not blocking on a pipe: what is not a regular file is refused below.
@@ -36,6 +78,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (data == MAP_FAILED) bad_input("{}: cannot be mapped: {}", path.string(), std::strerror(errno));
   bytes_ = {static_cast<const std::byte*>(data), size};
+  remember(bytes_, path.string());
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
@@ -46,7 +89,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (bytes_.empty()) return;
+  forget(bytes_);
+  ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 void MappedFile::release(std::uint64_t begin, std::uint64_t end) const {

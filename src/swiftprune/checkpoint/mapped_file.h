@@ -10,8 +10,8 @@ namespace swiftprune {
 
 class MappedFile {
  public:
-  // Throws Error{kBadInput} when the file is absent, not a regular file or not readable. The file must not
-  // shrink while it is mapped (the system answers a read past its new end with SIGBUS).
+  // Throws Error{kBadInput} when the file is absent, not a regular file or not readable. When the file shrinks while
+  // it is mapped, or its disk fails, the system answers a read with SIGBUS: file_mapped_at() then tells its name.
   explicit MappedFile(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -24,5 +24,9 @@ class MappedFile {
  private:
   std::span<const std::byte> bytes_;
 };
+
+// The path of the file whose bytes are mapped at this address, or null: for handlers of SIGBUS, so async-signal-safe.
+// Of more than a thousand files at once the last ones are not known.
+const char* file_mapped_at(const void* address) noexcept;
 
 }  // namespace swiftprune

@@ -48,6 +48,7 @@ void OutputFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes
     const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) fail_write(path_, errno);
+    if (written == 0) fail_write(path_, EIO);  // would go on for ever
     offset += static_cast<std::uint64_t>(written);
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
@@ -76,6 +77,15 @@ void OutputFile::sync_data() const {
 }
 
 bool OutputFile::lock() const { return ::flock(fd_, LOCK_EX | LOCK_NB) == 0; }
+
+void sync_renamed(const fs::path& path) {
+  try {
+    sync_path(path.parent_path());
+  } catch (const Error& error) {
+    fail(ErrorKind::kFailure, "{}: is whole, but may not outlast a power failure: {}", path.string(),
+         error.what());
+  }
+}
 
 void sync_path(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);

@@ -38,5 +38,7 @@ class OutputFile {
 
 // A file or a folder reaches the disk.
 void sync_path(const std::filesystem::path& path);
+// The new name of what was written whole and then renamed reaches the disk; what is thrown says that it is whole.
+void sync_renamed(const std::filesystem::path& path);
 
 }  // namespace swiftprune

@@ -163,16 +163,11 @@ void GgufWriter::write(std::size_t tensor, std::uint64_t first, std::span<const 
 }
 
 void GgufWriter::finish() {
-  impl_->output.reset();
   sync_path(impl_->temporary);
-  if (std::rename(impl_->temporary.c_str(), impl_->file.c_str()) != 0) {
-    const int error = errno;
-    std::error_code ignored;
-    fs::remove(impl_->temporary, ignored);
-    fail_write(impl_->file, error);
-  }
+  if (std::rename(impl_->temporary.c_str(), impl_->file.c_str()) != 0) fail_write(impl_->file, errno);
   impl_->finished = true;
-  sync_path(impl_->file.parent_path());
+  impl_->output.reset();
+  sync_renamed(impl_->file);
 }
 
 std::uint64_t GgufWriter::num_bytes() const { return impl_->end; }
