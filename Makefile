@@ -8,7 +8,7 @@ PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
   libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev zlib1g-dev libzstd-dev \
   libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
-FUZZ_PACKAGES := clang libclang-rt-dev
+FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
 .PHONY: build demo test asan tsan fuzz python-test wheel deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean

