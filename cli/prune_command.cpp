@@ -7,8 +7,10 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "calibration_text.h"
 #include "command.h"
@@ -214,9 +216,23 @@ void print_experts(const PruneFlags& flags, const Plan& plan, const PruneResult&
   fmt::print("; routers stay as they are\n");
 }
 
-void print_summary(const PruneFlags& flags, const Plan& plan, const PruneResult& result,
-                   const CalibrationRecord& calibration, const std::optional<Allocation>& allocation,
-                   const PackReport& packing, double seconds) {
+// What a block has beside its linears where attention would be.
+void print_mixers(const ModelConfig& model) {
+  std::set<std::string> names;
+  std::int64_t blocks = 0;
+  for (BlockConfig block : model.blocks) {
+    if (!block.recurrent) continue;
+    ++blocks;
+    const std::string& sibling = block.attention_output.name;  // of the module that holds them
+    const std::size_t module = sibling.rfind('.') + 1;
+    for (const MixerTensor& tensor : tensors_of(*block.recurrent)) names.insert(tensor.name->substr(module));
+  }
+  if (blocks > 0) fmt::print("as it was   {} of {} blocks\n", fmt::join(names, ", "), blocks);
+}
+
+void print_summary(const PruneFlags& flags, const ModelConfig& model, const Plan& plan,
+                   const PruneResult& result, const CalibrationRecord& calibration,
+                   const std::optional<Allocation>& allocation, const PackReport& packing, double seconds) {
   const StageSeconds& s = result.seconds;
   fmt::print("{}      {}\n", flags.quantize.empty() ? "pruned" : "solved", flags.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
@@ -234,6 +250,7 @@ void print_summary(const PruneFlags& flags, const Plan& plan, const PruneResult&
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
   print_experts(flags, plan, result);
+  print_mixers(model);
   if (calibration.windows > 0) {
     fmt::print("calibration {} windows of {} tokens from {}\n", calibration.windows, calibration.seqlen,
                calibration.source);
@@ -487,7 +504,7 @@ void run(PruneFlags& flags) {
   if (flags.common.json) {
     print_json(record);
   } else {
-    print_summary(flags, plan, result, calibration, allocation, packing, seconds);
+    print_summary(flags, model->config(), plan, result, calibration, allocation, packing, seconds);
   }
   note_sparser(flags, *model, plan, result.sparsity);
   run_prune_gate(flags.gate,

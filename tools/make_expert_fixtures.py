@@ -22,6 +22,11 @@ WINDOW = kit.WINDOW
 SMALL = dict(vocab_size=64, hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0)
 GPT_OSS = SMALL | dict(head_dim=8, num_local_experts=5, num_experts_per_tok=2, sliding_window=WINDOW)
+QWEN3_NEXT = SMALL | dict(
+    num_hidden_layers=3, head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=6,
+    linear_value_head_dim=5, moe_intermediate_size=12, shared_expert_intermediate_size=16, num_experts=6,
+    num_experts_per_tok=3, layer_types=["linear_attention", "linear_attention", "full_attention"],
+    rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5))
 LATENT = SMALL | dict(num_key_value_heads=4, moe_intermediate_size=12, n_routed_experts=6, n_shared_experts=2,
                       num_experts_per_tok=3, kv_lora_rank=10, q_lora_rank=14, qk_rope_head_dim=4, qk_nope_head_dim=6,
                       v_head_dim=8)
@@ -73,6 +78,9 @@ CASES = {
     "qwen2_moe": ("qwen2_moe", "bfloat16", SMALL | dict(
         moe_intermediate_size=12, shared_expert_intermediate_size=16, num_experts=6, num_experts_per_tok=2,
         decoder_sparse_step=2, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2), None),
+    "qwen3_next": ("qwen3_next", "bfloat16", QWEN3_NEXT | dict(mlp_only_layers=[1]), None),
+    "qwen3_5_moe": ("qwen3_5_moe_text", "bfloat16", QWEN3_NEXT | dict(
+        layer_types=["full_attention", "linear_attention", "full_attention"]), None),
     "glm4_moe": ("glm4_moe", "bfloat16", SMALL | dict(
         head_dim=8, moe_intermediate_size=12, n_routed_experts=6, n_shared_experts=2, num_experts_per_tok=2,
         routed_scaling_factor=1.7, use_qk_norm=True, attention_bias=True, rope_parameters=dict(
@@ -103,7 +111,7 @@ def save_model(name, case):
     model_type, dtype, settings, change = case
     folder = FOLDER / name
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
-    kit.randomise(model, False)
+    kit.randomise(model, False, model_type.startswith(("qwen3_next", "qwen3_5")))
     for buffer_name, buffer in model.named_buffers():
         if buffer_name.endswith("e_score_correction_bias"):
             buffer.copy_(0.2 * torch.randn_like(buffer))

@@ -13,7 +13,7 @@ import sys
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "model"
@@ -27,6 +27,11 @@ GEMMA = SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, s
 PHI3 = SMALL | dict(num_attention_heads=3, num_key_value_heads=3, pad_token_id=0)
 LLAMA3 = dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=32)
+QWEN3_5 = SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                       linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=6,
+                       linear_value_head_dim=5, linear_conv_kernel_dim=4, rope_parameters=dict(
+                           rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 1],
+                           mrope_interleaved=True))
 SHORT, LONG = [1.0, 1.25, 1.5], [1.0, 2.5, 4.0]
 
 
@@ -47,6 +52,28 @@ def rope_before_v5(config):
         if "partial_rotary_factor" in rope:
             config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+
+
+def rope_before_v5_without_layer_types(config):
+    rope_before_v5(config)
+    without_layer_types(config)
+    config["full_attention_interval"] = 2
+
+
+def hub_lfm2(config):
+    """What the files on the hub have beside, and in place of, what transformers 5 writes."""
+    config["block_ff_dim"] = config.pop("intermediate_size")
+    config["tie_embedding"] = config.pop("tie_word_embeddings")
+    config["full_attn_idxs"] = [i for i, kind in enumerate(config.pop("layer_types")) if kind == "full_attention"]
+    config |= dict(block_dim=24, block_norm_eps=1e-5, block_use_swiglu=True, conv_dim=24, conv_dim_out=24,
+                   conv_use_xavier_init=True, block_use_xavier_init=True, block_mlp_init_scale=1.0,
+                   block_out_init_scale=1.0, num_heads=4, use_pos_enc=True, theta=config["rope_parameters"]["rope_theta"])
+
+
+def old_granite(config):
+    """As transformers wrote it before 5.24."""
+    config["layer_types"] = ["attention", "mamba"]
+    del config["time_step_limit"]
 
 
 def without_layer_types(config):
@@ -163,7 +190,53 @@ CASES = {
     "gemma": ("gemma", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=10), None),
     "gptj": ("gptj", "float16", dict(vocab_size=64, n_embd=24, n_inner=40, n_layer=2, n_head=3, n_positions=64,
              rotary_dim=6, pad_token_id=0), None),
+    "arcee": ("arcee", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, mlp_bias=True,
+              attention_bias=True), rope_before_v5),
+    "arcee_mish": ("arcee", "float16", SMALL | dict(hidden_act="mish"), None),
+    "nemotron": ("nemotron", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                 mlp_bias=True, attention_bias=True), None),
+    "nemotron_quick_gelu": ("nemotron", "float16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2,
+                            head_dim=12, hidden_act="quick_gelu", tie_word_embeddings=True), rope_before_v5),
+    "gpt2": ("gpt2", "float16", dict(vocab_size=64, n_embd=24, n_inner=40, n_layer=2, n_head=3, n_positions=64,
+             pad_token_id=0), None),
+    "gpt2_untied": ("gpt2", "bfloat16", dict(vocab_size=64, n_embd=24, n_inner=36, n_layer=2, n_head=4, n_positions=64,
+                    pad_token_id=0, tie_word_embeddings=False, activation_function="gelu_10"), None),
+    "bloom": ("bloom", "bfloat16", dict(vocab_size=64, hidden_size=24, n_layer=2, n_head=3, pad_token_id=0), None),
+    "bloom_untied": ("bloom", "float16", dict(vocab_size=64, hidden_size=24, n_layer=2, n_head=4, pad_token_id=0,
+                     tie_word_embeddings=False), None),
+    "mpt": ("mpt", "bfloat16", dict(vocab_size=64, d_model=24, n_layers=2, n_heads=3, max_seq_len=64, pad_token_id=0),
+            None),
+    "mpt_clipped": ("mpt", "bfloat16", dict(vocab_size=64, d_model=24, n_layers=2, n_heads=4, max_seq_len=64,
+                    pad_token_id=0, attn_config=dict(clip_qkv=1.5, softmax_scale=0.3)), None),
+    "lfm2": ("lfm2", "bfloat16", SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             intermediate_size=64, block_multiple_of=8, layer_types=["conv", "full_attention", "conv"]), hub_lfm2),
+    "lfm2_bias": ("lfm2", "bfloat16", SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                  block_auto_adjust_ff_dim=False, conv_bias=True, conv_L_cache=4, tie_word_embeddings=False,
+                  layer_types=["full_attention", "conv", "full_attention"]), None),
+    "qwen3_5": ("qwen3_5_text", "bfloat16", QWEN3_5 | dict(
+        layer_types=["linear_attention", "linear_attention", "full_attention"]), None),
+    "qwen3_5_interval": ("qwen3_5_text", "float16", QWEN3_5 | dict(
+        num_hidden_layers=4, linear_num_value_heads=2, linear_conv_kernel_dim=2, attention_bias=True,
+        tie_word_embeddings=True, layer_types=["linear_attention", "full_attention"] * 2,
+        full_attention_interval=2), rope_before_v5_without_layer_types),
+    "qwen3_5_linear_last": ("qwen3_5_text", "bfloat16", QWEN3_5 | dict(
+        layer_types=["full_attention", "linear_attention", "linear_attention"]), None),
+    "granite4_mamba": ("granitemoehybrid", "bfloat16", SMALL | dict(
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=0,
+        shared_intermediate_size=40, layer_types=["mamba", "attention", "mamba"], embedding_multiplier=3.0,
+        attention_multiplier=0.25, residual_multiplier=0.4, logits_scaling=2.5, mamba_n_heads=6, mamba_d_head=8,
+        mamba_n_groups=2, mamba_d_state=5, mamba_chunk_size=8), None),
+    "granite4_mamba_bias": ("granitemoehybrid", "float16", SMALL | dict(
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=0,
+        shared_intermediate_size=40, layer_types=["attention", "mamba"], position_embedding_type="rope",
+        mamba_n_heads=4, mamba_d_head="auto", mamba_d_state=16, mamba_d_conv=3, mamba_proj_bias=True,
+        mamba_conv_bias=False, tie_word_embeddings=True), old_granite),
     # Text models beside others.
+    "qwen3_5_with_vision": ("qwen3_5", "bfloat16", dict(
+        text_config=QWEN3_5 | dict(layer_types=["linear_attention", "linear_attention", "full_attention"]),
+        vision_config=dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=2, out_hidden_size=24, patch_size=4,
+                           num_position_embeddings=4),
+        image_token_id=63, video_token_id=62, vision_start_token_id=61, vision_end_token_id=60), None),
     "mistral3": ("mistral3", "bfloat16", dict(
         text_config=SMALL | dict(model_type="ministral3", head_dim=12, rope_parameters=dict(
             rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=8, mscale=1.0,
@@ -191,21 +264,33 @@ CASES = {
         vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8,
                            patch_size=4), scale_factor=2, image_token_id=63), None),
 }
-TOWERS = ("mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+TOWERS = ("qwen3_5", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 INPUTS = {
-    "attention": r"q_proj|qkv_proj|query_key_value",
-    "attention_output": r"o_proj|out_proj|attention\.dense|attn\.dense",
-    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1|fc_in|c_fc|shared_mlp\.input_linear",
-    "mlp_output": r"down_proj|dense_4h_to_h|fc2|fc_out|mlp\.c_proj|shared_mlp\.output_linear",
+    "attention": r"q_proj|qkv_proj|query_key_value|c_attn|Wqkv|in_proj|in_proj_qkvz?",
+    "attention_output": r"o_proj|out_proj|attention\.dense|attn\.dense|attn\.c_proj",
+    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1|fc_in|c_fc|shared_mlp\.input_linear|mlp\.up_proj|ffn\.up_proj|feed_forward\.w1",
+    "mlp_output": r"down_proj|dense_4h_to_h|fc2|fc_out|mlp\.c_proj|shared_mlp\.output_linear|feed_forward\.w2",
 }
 
 
-def randomise(model, gemma):
+# Tensors that a file has beside the model's: heads for multi-token prediction.
+EXTRA = {"qwen3_5": {"mtp.fc.weight": (24, 48), "mtp.norm.weight": (24,)},
+         "qwen3_5_with_vision": {"mtp.fc.weight": (24, 48), "mtp.layers.0.mlp.down_proj.weight": (24, 40)}}
+
+
+def add_tensors(path, shapes):
+    tensors = load_file(path)
+    for name, shape in shapes.items():
+        tensors[name] = torch.randn(shape, dtype=torch.bfloat16)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def randomise(model, gemma, zero_centred=False):
     """Everything away from its default: gains and biases too, which hide faults when they are 1 and 0."""
     for name, parameter in model.named_parameters():
-        if re.search(r"norm\d?\.(norms\.\d+\.)?weight", name):
-            parameter.data = 0.3 * torch.randn_like(parameter) + (0.0 if gemma else 1.0)
+        if re.search(r"norm(_[\df])?\d?\.(norms\.\d+\.)?weight", name):
+            parameter.data = 0.3 * torch.randn_like(parameter) + (0.0 if gemma or zero_centred else 1.0)
         elif name.endswith("bias"):
             parameter.data = 0.2 * torch.randn_like(parameter)
         elif "embed" in name:
@@ -223,8 +308,10 @@ def save_model(name, case):
     folder = FOLDER / name
     config = AutoConfig.for_model(model_type, **settings)
     model = auto_class(model_type).from_config(config)
-    randomise(model, model_type.startswith("gemma"))
+    randomise(model, model_type.startswith("gemma"), model_type.startswith(("qwen3_5", "nemotron")))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    if name in EXTRA:
+        add_tensors(folder / "model.safetensors", EXTRA[name])
     (folder / "generation_config.json").unlink(missing_ok=True)
     path = folder / "config.json"
     written = json.loads(path.read_text())
@@ -241,7 +328,7 @@ def save_expected(name):
     layers = model.config.get_text_config().num_hidden_layers
     for module_name, module in model.named_modules():
         for key, pattern in INPUTS.items():
-            if re.search(rf"(layers|\bh)\.{layers - 1}\..*({pattern})$", module_name) and "vision" not in module_name:
+            if re.search(rf"(layers|\bh|blocks)\.{layers - 1}\..*({pattern})$", module_name) and "vision" not in module_name:
                 module.register_forward_pre_hook(
                     lambda _, args, key=key: tensors.__setitem__(
                         key, args[0].reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()))

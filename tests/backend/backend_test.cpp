@@ -2,9 +2,12 @@
 // strided too.
 #include "swiftprune/backend/backend.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "support/random_matrix.h"
@@ -247,6 +250,16 @@ TEST_F(BackendTest, Attention) {
       EXPECT_LE(relative_error(found.view, expected.view()), kProduct)
           << c.queries << " queries, window " << c.window << (with_sinks ? ", sinks" : "");
     }
+    if (c.softcap > 0.0f) continue;
+    params.sinks = {};
+    std::vector<float> slopes(sinks.size());
+    for (std::size_t h = 0; h < slopes.size(); ++h) slopes[h] = 0.3f / static_cast<float>(h + 1);
+    params.slopes = slopes;
+    Matrix expected(c.queries, c.heads * c.head_size);
+    auto found = random_strided(c.queries, c.heads * c.head_size, 4);
+    reference_->attention(q.view, k.view, v.view, params, expected.view());
+    cpu_->attention(q.view, k.view, v.view, params, found.view);
+    EXPECT_LE(relative_error(found.view, expected.view()), kProduct) << c.queries << " queries, slopes";
   }
 }
 
@@ -261,11 +274,25 @@ TEST_F(BackendTest, AttentionSinkByHand) {
   }
 }
 
+// Two equal scores: a slope of log 2 makes the nearer key count twice.
+TEST_F(BackendTest, AttentionSlopeByHand) {
+  const float zero[] = {0.0f, 0.0f}, values[] = {3.0f, 6.0f}, slope[] = {std::log(2.0f)};
+  AttentionParams params{1, 1, 1, 0.5f, 0.0f, 0, 1};
+  params.slopes = slope;
+  for (const Backend* backend : {reference_.get(), cpu_.get()}) {
+    Matrix out(1, 1);
+    backend->attention({zero, 1, 1, 1}, {zero, 2, 1, 1}, {values, 2, 1, 1}, params, out.view());
+    EXPECT_NEAR(out.at(0, 0), 5.0f, 1e-5f);
+  }
+}
+
 TEST_F(BackendTest, Activations) {
-  for (const Activation activation :
-       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh,
+                                      Activation::kRelu, Activation::kReluSquared, Activation::kQuickGelu,
+                                      Activation::kClippedGelu, Activation::kMish, Activation::kSigmoid}) {
     for (const auto& [rows, cols] : kShapes) {
-      const double tolerance = activation == Activation::kGelu ? kGelu : kElementwise;
+      const bool is_erf = activation == Activation::kGelu || activation == Activation::kClippedGelu;
+      const double tolerance = is_erf ? kGelu : kElementwise;
       for (const float scale : {0.01f, 4.0f, 60.0f}) {
         auto expected = random_strided(rows, cols, 1, scale);
         auto found = random_strided(rows, cols, 1, scale);
@@ -279,6 +306,106 @@ TEST_F(BackendTest, Activations) {
         EXPECT_LE(relative_error(found.view, expected.view), 2 * tolerance)
             << name_of(activation) << " " << scale;
       }
+    }
+  }
+}
+
+// Of x = -1, 0.5 and 12, from a table of the functions' definitions (40 digits, rounded).
+TEST_F(BackendTest, ActivationsOfTransformersByHand) {
+  const std::pair<Activation, std::array<float, 3>> kExpected[] = {
+      {Activation::kReluSquared, {0.0f, 0.25f, 144.0f}},
+      {Activation::kQuickGelu, {-0.15420423f, 0.35038835f, 12.0f}},
+      {Activation::kClippedGelu, {-0.15865525f, 0.34573123f, 10.0f}},
+      {Activation::kMish, {-0.30340146f, 0.37524524f, 12.0f}},
+      {Activation::kSigmoid, {0.26894142f, 0.62245933f, 0.99999386f}}};
+  for (const auto& [activation, expected] : kExpected) {
+    for (const Backend* backend : {reference_.get(), cpu_.get()}) {
+      std::array<float, 3> x = {-1.0f, 0.5f, 12.0f};
+      backend->activate(activation, {x.data(), 1, 3, 3});
+      for (std::size_t i = 0; i < x.size(); ++i)
+        EXPECT_NEAR(x[i], expected[i], 2e-6f * (1.0f + std::abs(expected[i])))
+            << name_of(activation) << " " << i;
+    }
+  }
+}
+
+// Three taps over two channels, one row before the sequence.
+TEST_F(BackendTest, CausalConvolutionByHand) {
+  const float x[] = {1, 10, 2, 20}, taps[] = {1, 0, 2, 1, 3, 5}, bias[] = {0.5f, 0};
+  for (const Backend* backend : {reference_.get(), cpu_.get()}) {
+    float past[] = {0, 0, 4, 40};
+    Matrix y(2, 2);
+    backend->causal_convolution({x, 2, 2, 2}, {taps, 3, 2, 2}, bias, {past, 2, 2, 2}, y.view());
+    EXPECT_THAT(y.values(), ::testing::ElementsAre(11.5f, 90, 12.5f, 110)) << backend->name();
+    EXPECT_THAT(past, ::testing::ElementsAre(1, 10, 2, 20)) << backend->name();
+    backend->causal_convolution({x, 1, 2, 2}, {taps, 3, 2, 2}, {}, {past, 2, 2, 2}, y.view().row_block(0, 1));
+    EXPECT_EQ(y.at(0, 0), 1 * 1 + 2 * 2 + 3 * 1);
+    EXPECT_THAT(past, ::testing::ElementsAre(2, 20, 1, 10)) << "a sequence shorter than the filter";
+  }
+}
+
+TEST_F(BackendTest, CausalConvolution) {
+  for (const auto& [rows, cols] : kShapes) {
+    for (const std::int64_t taps : {1, 2, 4}) {
+      const auto x = random_strided(rows, cols, 1);
+      const Matrix filter = random_matrix(taps, cols, 2), bias = random_matrix(1, cols, 3);
+      Matrix past = random_matrix(taps - 1, cols, 4), found_past = past.clone();
+      Matrix expected(rows, cols);
+      auto found = random_strided(rows, cols, 5);
+      reference_->causal_convolution(x.view, filter.view(), bias.values(), past.view(), expected.view());
+      cpu_->causal_convolution(x.view, filter.view(), bias.values(), found_past.view(), found.view);
+      EXPECT_LE(relative_error(found.view, expected.view()), kElementwise) << rows << " " << taps;
+      EXPECT_TRUE(std::ranges::equal(past.values(), found_past.values()));
+    }
+  }
+}
+
+// One head, keys and values of one element: S = 0.5·S + k·u, out = q·S.
+TEST_F(BackendTest, RecurrenceByHand) {
+  const float q[] = {2, 3}, k[] = {1, 0.5f}, v[] = {4, 6}, decay[] = {0.5f, 0.25f}, step[] = {1, 0.5f};
+  const auto column = [](const float* values) { return ConstMatrixView{values, 2, 1, 1}; };
+  for (const Backend* backend : {reference_.get(), cpu_.get()}) {
+    for (const bool delta : {false, true}) {
+      float state[] = {8};
+      Matrix out(2, 1);
+      backend->recurrence(column(q), column(k), column(v), column(decay), column(step), {1, 1, 1, 1, delta},
+                          {state, 1, 1, 1}, out.view());
+      // Plain: 4 + 4 = 8; 2 + 0.5·3 = 3.5. Delta rule: 4 + (4 - 4) = 4; 1 + 0.5·0.5·(6 - 0.5) = 2.375.
+      EXPECT_FLOAT_EQ(out.at(0, 0), delta ? 8.0f : 16.0f);
+      EXPECT_FLOAT_EQ(out.at(1, 0), delta ? 7.125f : 10.5f);
+      EXPECT_FLOAT_EQ(state[0], delta ? 2.375f : 3.5f);
+    }
+  }
+}
+
+TEST_F(BackendTest, Recurrence) {
+  const RecurrenceParams kCases[] = {{1, 1, 1, 1}, {4, 2, 6, 5}, {6, 1, 16, 33}, {3, 3, 128, 8}};
+  for (RecurrenceParams p : kCases) {
+    for (const bool delta : {false, true}) {
+      p.delta_rule = delta;
+      constexpr std::int64_t kTokens = 23;
+      const auto q = random_strided(kTokens, p.num_key_heads * p.key_size, 1, 0.2f);
+      const auto k = random_strided(kTokens, p.num_key_heads * p.key_size, 2, 0.2f);
+      const auto v = random_strided(kTokens, p.num_heads * p.value_size, 3);
+      Matrix decay = random_matrix(kTokens, p.num_heads, 4), step = random_matrix(kTokens, p.num_heads, 5);
+      for (Matrix* gate : {&decay, &step}) reference_->activate(Activation::kSigmoid, gate->view());
+      Matrix expected_state = random_matrix(p.num_heads * p.key_size, p.value_size, 6);
+      Matrix found_state = expected_state.clone(), in_parts = expected_state.clone();
+      Matrix expected(kTokens, v.view.cols), parts(kTokens, v.view.cols);
+      auto found = random_strided(kTokens, v.view.cols, 7);
+      reference_->recurrence(q.view, k.view, v.view, decay.view(), step.view(), p, expected_state.view(),
+                             expected.view());
+      cpu_->recurrence(q.view, k.view, v.view, decay.view(), step.view(), p, found_state.view(), found.view);
+      EXPECT_LE(relative_error(found.view, expected.view()), kProduct);
+      EXPECT_LE(relative_error(found_state.view(), expected_state.view()), kProduct);
+      // The state is all that a part needs to know of those before it.
+      for (const auto& [first, count] : {std::pair{0, 9}, std::pair{9, 1}, std::pair{10, 13}}) {
+        const auto rows = [&](ConstMatrixView x) { return x.row_block(first, count); };
+        cpu_->recurrence(rows(q.view), rows(k.view), rows(v.view), rows(decay.view()), rows(step.view()), p,
+                         in_parts.view(), parts.view().row_block(first, count));
+      }
+      EXPECT_EQ(relative_error(parts.view(), found.view), kExact);
+      EXPECT_EQ(relative_error(in_parts.view(), found_state.view()), kExact);
     }
   }
 }

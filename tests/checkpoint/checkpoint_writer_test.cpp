@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <map>
 
 #include <gmock/gmock.h>
@@ -12,6 +13,7 @@
 
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 
 namespace swiftprune {
@@ -318,6 +320,46 @@ TEST_F(SmallDisk, FullDiskLeavesNothing) {
         "tokenizer.json: the disk is full");
   }
   EXPECT_TRUE(names_in(disk()).empty());
+}
+
+// What is to be stored as its transpose stands in the plan's order until finish(); a run that died while it was turned
+// cannot be gone on with.
+TEST(CheckpointWriter, TransposesWhenItIsFinished) {
+  const TempDir dir;
+  const fs::path folder = dir.path() / "out";
+  const std::vector<PlannedTensor> plan = {{"w", DType::kF32, {2, 3}, kSafetensorsFile, false, true},
+                                           {"v", DType::kF32, {2, 3}, kSafetensorsFile}};
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  {
+    CheckpointWriter writer(folder, plan, Leftover::kContinue);
+    writer.keep_when_unfinished();
+    writer.write_part("w", 0, std::span(values).first(4));
+    writer.write_part("w", 4, std::span(values).subspan(4));
+    std::vector<float> back(6);
+    writer.read("w", back);
+    EXPECT_EQ(back, values);
+  }
+  {
+    CheckpointWriter writer(folder, plan, Leftover::kContinue);
+    EXPECT_TRUE(writer.continues());
+    writer.keep_when_unfinished();
+    write_text(writer.temporary_folder() / ".transposing", "");
+  }
+  CheckpointWriter writer(folder, plan, Leftover::kContinue);
+  EXPECT_FALSE(writer.continues());
+  writer.write("w", values);
+  writer.write("v", values);
+  writer.finish();
+  EXPECT_FALSE(fs::exists(folder / ".transposing"));
+  const MappedFile file(folder / kSafetensorsFile);
+  const SafetensorsHeader header = parse_safetensors(file.bytes(), "file");
+  for (const TensorInfo& tensor : header.tensors) {
+    std::vector<float> found(6);
+    std::memcpy(found.data(), file.bytes().data() + header.data_begin + tensor.begin, 24);
+    const bool turned = tensor.name == "w";
+    EXPECT_EQ(tensor.shape, turned ? (std::vector<std::int64_t>{3, 2}) : (std::vector<std::int64_t>{2, 3}));
+    EXPECT_EQ(found, turned ? (std::vector<float>{1, 4, 2, 5, 3, 6}) : values);
+  }
 }
 
 }  // namespace

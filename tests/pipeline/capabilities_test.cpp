@@ -84,10 +84,31 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
   using enum ModelFeature;
   std::set<ModelFeature> missing(all_model_features().begin(), all_model_features().end());
   for (const ModelFeature feature : cuda::capabilities().features) missing.erase(feature);
-  EXPECT_EQ(missing,
-            (std::set<ModelFeature>{kNoInputNorms, kNormsOfAllHeads, kNormsOfOwnGains, kNeighbourRotary,
-                                    kQueryScaling, kResidualScale, kLogitScale, kQkvClip, kAttentionSinks,
-                                    kLatentAttention, kClampedSwiglu, kExperts}));
+  EXPECT_EQ(missing, (std::set<ModelFeature>{kNoInputNorms,
+                                             kNormsOfAllHeads,
+                                             kNormsOfOwnGains,
+                                             kNeighbourRotary,
+                                             kLayerNormGainOffset,
+                                             kReluSquared,
+                                             kQuickGelu,
+                                             kClippedGelu,
+                                             kMish,
+                                             kSigmoid,
+                                             kShortConvolution,
+                                             kGatedDeltaNet,
+                                             kMamba2,
+                                             kGatedHeads,
+                                             kSlopes,
+                                             kTransposedLinears,
+                                             kEmbeddingNorm,
+                                             kQueryScaling,
+                                             kResidualScale,
+                                             kLogitScale,
+                                             kQkvClip,
+                                             kAttentionSinks,
+                                             kLatentAttention,
+                                             kClampedSwiglu,
+                                             kExperts}));
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
@@ -180,6 +201,12 @@ TEST_F(CapabilitiesTest, FeaturesOfTheFamilies) {
   has("pythia", {kLayerNorm, kInterleavedQkv, kParallelResidual, kPlainMlp});
   has("phi3_longrope", {kStackedQkv, kLongRotary});
   has("qwen3", {kQueryKeyNorms});
+  has("qwen3_5", {kGatedDeltaNet, kGatedHeads, kRotary, kQueryKeyNorms});
+  has("lfm2", {kShortConvolution});
+  has("granite4_mamba", {kMamba2, kNoRotary});
+  has("bloom", {kSlopes, kEmbeddingNorm});
+  has("gpt2", {kTransposedLinears, kLearnedPositions, kStackedQkv});
+  has("nemotron", {kLayerNormGainOffset, kReluSquared, kPlainMlp});
   has("../experts/olmoe", {kExperts, kNormsOfAllHeads, kQkvClip});
   has("../experts/gpt_oss", {kExperts, kAttentionSinks, kClampedSwiglu});
   has("../experts/deepseek_v3", {kExperts, kLatentAttention});

@@ -44,7 +44,8 @@ inline Matrix masked_logits(const Model& model, const Backend& backend, const To
       silence(block);
     } else {
       for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
-        keep_columns(output_projection(block, output), kept_columns(model.config(), output, kept->kept));
+        keep_columns(output_projection(block, output),
+                     kept_columns(model.config(), block.config(), output, kept->kept));
       }
     }
     block.pack(backend, ComputeType::kF32);

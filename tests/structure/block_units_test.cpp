@@ -29,17 +29,17 @@ TEST(ParseUnits, TakesAnyMix) {
 TEST(BlockUnits, SeparateLinears) {
   const ModelConfig m = config_of("llama3");
   const KeptUnits kept{{1, 3}, {0, 2}};
-  const std::vector<std::int64_t> q = kept_rows(m, 0, kept);
+  const std::vector<std::int64_t> q = kept_rows(m, m.blocks.front(), 0, kept);
   ASSERT_EQ(q.size(), 24u);
   EXPECT_EQ(q[11], 11);
   EXPECT_EQ(q[12], 24);
-  EXPECT_THAT(kept_rows(m, 1, kept), ElementsAre(0, 1, 2, 3, 8, 9, 10, 11));
-  EXPECT_EQ(kept_rows(m, 1, kept), kept_rows(m, 2, kept));
-  EXPECT_EQ(kept_columns(m, LinearInput::kAttentionOutput, kept), q);
-  EXPECT_EQ(kept_rows(m, 3, kept).size(), 36u);  // o
-  EXPECT_THAT(kept_rows(m, 4, kept), ElementsAre(1, 3));
-  EXPECT_THAT(kept_rows(m, 5, kept), ElementsAre(1, 3));
-  EXPECT_THAT(kept_columns(m, LinearInput::kMlpOutput, kept), ElementsAre(1, 3));
+  EXPECT_THAT(kept_rows(m, m.blocks.front(), 1, kept), ElementsAre(0, 1, 2, 3, 8, 9, 10, 11));
+  EXPECT_EQ(kept_rows(m, m.blocks.front(), 1, kept), kept_rows(m, m.blocks.front(), 2, kept));
+  EXPECT_EQ(kept_columns(m, m.blocks.front(), LinearInput::kAttentionOutput, kept), q);
+  EXPECT_EQ(kept_rows(m, m.blocks.front(), 3, kept).size(), 36u);  // o
+  EXPECT_THAT(kept_rows(m, m.blocks.front(), 4, kept), ElementsAre(1, 3));
+  EXPECT_THAT(kept_rows(m, m.blocks.front(), 5, kept), ElementsAre(1, 3));
+  EXPECT_THAT(kept_columns(m, m.blocks.front(), LinearInput::kMlpOutput, kept), ElementsAre(1, 3));
 }
 
 TEST(BlockUnits, PartsOfTheBlock) {
@@ -53,12 +53,12 @@ TEST(BlockUnits, PartsOfTheBlock) {
 TEST(BlockUnits, FusedLinears) {
   const ModelConfig m = config_of("phi3");
   const KeptUnits kept{{0, 39}, {2}};
-  const std::vector<std::int64_t> rows = kept_rows(m, 0, kept);
+  const std::vector<std::int64_t> rows = kept_rows(m, m.blocks.front(), 0, kept);
   ASSERT_EQ(rows.size(), 24u);
   EXPECT_EQ(rows[0], 16);       // q of head 2
   EXPECT_EQ(rows[8], 24 + 16);  // its key
   EXPECT_EQ(rows[16], 48 + 16);
-  EXPECT_THAT(kept_rows(m, 2, kept), ElementsAre(0, 39, 40, 79));
+  EXPECT_THAT(kept_rows(m, m.blocks.front(), 2, kept), ElementsAre(0, 39, 40, 79));
 }
 
 TEST(BlockUnits, NamesWhatIsInseparable) {

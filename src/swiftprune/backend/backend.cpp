@@ -27,6 +27,16 @@ std::string_view name_of(Activation activation) {
       return "gelu_tanh";
     case Activation::kRelu:
       return "relu";
+    case Activation::kReluSquared:
+      return "relu2";
+    case Activation::kQuickGelu:
+      return "quick_gelu";
+    case Activation::kClippedGelu:
+      return "gelu_10";
+    case Activation::kMish:
+      return "mish";
+    case Activation::kSigmoid:
+      return "sigmoid";
   }
   return "?";
 }
@@ -114,7 +124,38 @@ void Backend::attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v,
   expect(k.cols == p.num_kv_heads * p.head_size && same_shape(k, v), "attention: k and v [T, Hkv·D]");
   expect(k.rows == p.first_position + q.rows, "attention: keys up to the last query");
   expect(p.sinks.empty() || std::ssize(p.sinks) == p.num_heads, "attention: a sink for each head");
+  expect(p.slopes.empty() || std::ssize(p.slopes) == p.num_heads, "attention: a slope for each head");
+  expect(p.slopes.empty() || p.softcap == 0.0f, "attention: slopes without a soft cap");
   if (q.rows > 0) do_attention(q, k, v, p, out);
+}
+
+void Backend::causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                                 MatrixView past, MatrixView y) const {
+  expect(same_shape(x, y) && taps.cols == x.cols && taps.rows > 0,
+         "causal_convolution: x and y [N, C], taps [T, C]");
+  expect(past.rows == taps.rows - 1 && (past.rows == 0 || past.cols == x.cols),
+         "causal_convolution: past [T - 1, C]");
+  expect(empty_or(bias.size(), x.cols), "causal_convolution: bias [C] or empty");
+  if (x.rows == 0) return;
+  do_causal_convolution(x, taps, bias, past, y);
+  for (std::int64_t t = 0; t < past.rows; ++t) {
+    const std::int64_t n = x.rows - past.rows + t;  // rows before the first move up: t + x.rows > t
+    std::copy_n(n >= 0 ? x.row(n) : past.row(t + x.rows), x.cols, past.row(t));
+  }
+}
+
+void Backend::recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                         ConstMatrixView step, const RecurrenceParams& p, MatrixView state,
+                         MatrixView out) const {
+  expect(p.num_key_heads > 0 && p.num_heads > 0 && p.num_heads % p.num_key_heads == 0,
+         "recurrence: whole groups of heads");
+  expect(q.cols == p.num_key_heads * p.key_size && same_shape(q, k), "recurrence: q and k [N, G·K]");
+  expect(v.rows == q.rows && v.cols == p.num_heads * p.value_size && same_shape(v, out),
+         "recurrence: v and out [N, H·V]");
+  expect(decay.rows == q.rows && decay.cols == p.num_heads && same_shape(decay, step),
+         "recurrence: decay and step [N, H]");
+  expect(state.rows == p.num_heads * p.key_size && state.cols == p.value_size, "recurrence: state [H·K, V]");
+  if (q.rows > 0) do_recurrence(q, k, v, decay, step, p, state, out);
 }
 
 void Backend::activate(Activation activation, MatrixView x) const { do_activate(activation, x); }

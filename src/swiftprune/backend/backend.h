@@ -17,7 +17,17 @@
 
 namespace swiftprune {
 
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+enum class Activation {
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kRelu,
+  kReluSquared,  // max(x, 0)²
+  kQuickGelu,    // x·sigmoid(1.702·x)
+  kClippedGelu,  // gelu(x) within ±10
+  kMish,         // x·tanh(log(1 + e^x))
+  kSigmoid
+};
 std::string_view name_of(Activation activation);
 
 // The precision of the operands of a linear layer's product; sums are always float.
@@ -44,6 +54,19 @@ struct AttentionParams {
   std::int64_t first_position = 0;  // number of keys before the first query
   // [H] or empty: a score of each head that every query has beside its keys', and that brings no value (gpt-oss).
   std::span<const float> sinks = {};
+  // [H] or empty: slope_h·(j − i) is added to the score of query i and key j (ALiBi, arXiv 2108.12409).
+  std::span<const float> slopes = {};
+};
+
+// A recurrence whose state is a matrix S [K, V] for each of H heads; H / G heads share a query and a key. Of one token:
+//   S = decay·S;  u = step·(v − Sᵀk) with the delta rule, else step·v;  S += k uᵀ;  out = Sᵀq
+// Gated DeltaNet (arXiv 2412.06464) has the delta rule, Mamba-2 (arXiv 2405.21060) has not.
+struct RecurrenceParams {
+  std::int64_t num_heads = 0;      // H
+  std::int64_t num_key_heads = 0;  // G, divides H
+  std::int64_t key_size = 0;       // K
+  std::int64_t value_size = 0;     // V
+  bool delta_rule = false;
 };
 
 // cos and sin [positions, rotary_size / 2] of the rotary embedding.
@@ -96,6 +119,15 @@ class Backend {
   // q [N, H·D], k and v [T, Hkv·D] with T = first_position + N -> out [N, H·D]. No N×T matrix is kept.
   void attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& params,
                  MatrixView out) const;
+  // One sequence x [N, C], a filter for each channel: y_n = bias + Σ_j taps_j·x_{n − T + 1 + j} with taps [T, C]. The
+  // T − 1 rows before the first stand in `past` [T − 1, C], which becomes the last T − 1. bias: [C] or empty.
+  void causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                          MatrixView past, MatrixView y) const;
+  // One sequence: q and k [N, G·K], v [N, H·V], decay and step [N, H] -> out [N, H·V]; state [H·K, V] is read and left
+  // as the last token makes it.
+  void recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                  ConstMatrixView step, const RecurrenceParams& params, MatrixView state,
+                  MatrixView out) const;
   // x = act(x)
   void activate(Activation activation, MatrixView x) const;
   // gate [N, I], up [N, I] -> gate = act(gate)·up
@@ -132,6 +164,11 @@ class Backend {
                        std::int64_t first_position) const = 0;
   virtual void do_attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v,
                             const AttentionParams& params, MatrixView out) const = 0;
+  virtual void do_causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                                     ConstMatrixView past, MatrixView y) const = 0;
+  virtual void do_recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                             ConstMatrixView step, const RecurrenceParams& params, MatrixView state,
+                             MatrixView out) const = 0;
   virtual void do_activate(Activation activation, MatrixView x) const = 0;
   virtual void do_gated_activate(Activation activation, MatrixView gate, ConstMatrixView up) const = 0;
   virtual void do_softcap(float cap, MatrixView x) const = 0;

@@ -98,9 +98,10 @@ struct Checkpoint::Impl {
     PytorchTensor source;
     std::vector<std::byte> values;
   };
-  mutable std::mutex mutex;                                         // of `converted`'s values
-  mutable std::unordered_map<std::string, Converted> converted;     // by file and the name in it
-  std::unordered_map<std::string_view, std::string> converted_key;  // by the tensor's name
+  mutable std::mutex mutex;                                                     // of `converted`'s values
+  mutable std::unordered_map<std::string, Converted> converted;                 // by file and the name in it
+  std::unordered_map<std::string_view, std::string> converted_key;              // by the tensor's name
+  mutable std::unordered_map<std::string_view, std::vector<std::byte>> turned;  // transposed tensors, by name
   std::vector<std::string> notes;
 
   static std::string key_of(const std::string& file, const std::string& name) { return file + '\n' + name; }
@@ -248,6 +249,9 @@ struct Checkpoint::Impl {
     for (std::string& note : unify_names(config, folder.string(), tensors)) notes.push_back(std::move(note));
     by_name.reserve(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
+      TensorInfo& tensor = tensors[i];
+      tensor.transposed = tensor.shape.size() == 2 && is_stored_transposed(config, tensor.name);
+      if (tensor.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
       by_name.emplace(tensors[i].name, i);
       if (converted.contains(keys[i])) converted_key.emplace(tensors[i].name, keys[i]);
     }
@@ -255,6 +259,14 @@ struct Checkpoint::Impl {
       notes.push_back(
           fmt::format("{}: {} tensors of F64 are read, and written, as F32", folder.string(), num_doubles));
     }
+  }
+
+  std::span<const std::byte> stored_bytes(const TensorInfo& tensor) const {
+    const File& file = file_of(tensor);
+    if (const auto key = converted_key.find(tensor.name); key != converted_key.end()) {
+      return converted_bytes(converted.at(key->second), file);
+    }
+    return file.mapped.bytes().subspan(file.data_begin + tensor.begin, tensor.end - tensor.begin);
   }
 
   const File& file_of(const TensorInfo& tensor) const {
@@ -315,11 +327,15 @@ const TensorInfo& Checkpoint::at(std::string_view name) const {
 }
 
 std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
-  const Impl::File& file = impl_->file_of(tensor);
-  if (const auto key = impl_->converted_key.find(tensor.name); key != impl_->converted_key.end()) {
-    return impl_->converted_bytes(impl_->converted.at(key->second), file);
+  const std::span<const std::byte> stored = impl_->stored_bytes(tensor);
+  if (!tensor.transposed) return stored;
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<std::byte>& turned = impl_->turned[tensor.name];
+  if (turned.empty()) {
+    turned.resize(stored.size());
+    transpose_bytes(stored, tensor.shape[1], tensor.shape[0], size_of(tensor.dtype), turned);
   }
-  return file.mapped.bytes().subspan(file.data_begin + tensor.begin, tensor.end - tensor.begin);
+  return turned;
 }
 
 namespace {
@@ -359,9 +375,13 @@ Matrix Checkpoint::load_matrix(std::string_view name, std::int64_t rows, std::in
 }
 
 std::vector<float> Checkpoint::load_vector(std::string_view name, std::int64_t size) const {
+  return load_tensor(name, std::array{size});
+}
+
+std::vector<float> Checkpoint::load_tensor(std::string_view name, std::span<const std::int64_t> shape) const {
   const TensorInfo& tensor = at(name);
-  check_weight(*this, tensor, std::array{size});
-  std::vector<float> values(static_cast<std::size_t>(size));
+  check_weight(*this, tensor, shape);
+  std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
   convert_in_parallel(bytes(tensor), tensor.dtype, values);
   return values;
 }
@@ -383,6 +403,10 @@ void Checkpoint::load_rows(const TensorInfo& tensor, std::int64_t first, MatrixV
 
 void Checkpoint::release(const TensorInfo& tensor) const {
   const Impl::File& file = impl_->file_of(tensor);
+  if (tensor.transposed) {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->turned.erase(tensor.name);
+  }
   if (const auto key = impl_->converted_key.find(tensor.name); key != impl_->converted_key.end()) {
     const std::lock_guard lock(impl_->mutex);
     impl_->converted.at(key->second).values = {};

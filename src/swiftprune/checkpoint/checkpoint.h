@@ -26,6 +26,8 @@ struct TensorInfo {
   std::string file;         // its name inside the folder
   std::uint64_t begin = 0;  // bytes, from the start of that file's data; of converted tensors from their own
   std::uint64_t end = 0;
+  // The file holds the transpose, [shape[1], shape[0]] (GPT-2): Checkpoint::bytes() turns it.
+  bool transposed = false;
 
   std::int64_t numel() const;
   std::int64_t num_bytes() const { return static_cast<std::int64_t>(end - begin); }
@@ -49,13 +51,14 @@ class Checkpoint {
       const;  // what was read otherwise than it stands there, for the user
   const TensorInfo* find(std::string_view name) const;
   const TensorInfo& at(std::string_view name) const;  // throws Error{kBadInput} when absent
-  // Mapped, but for F64 (read as F32) and for tensors of pytorch_model.bin that do not lie in one piece:
-  // these are converted at the first call and kept until release().
+  // Mapped, but for F64 (read as F32), for tensors of pytorch_model.bin that do not lie in one piece and for transposed
+  // ones: these are converted at the first call and kept until release().
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
   // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16.
   Matrix load_matrix(std::string_view name, std::int64_t rows, std::int64_t cols) const;
   std::vector<float> load_vector(std::string_view name, std::int64_t size) const;
+  std::vector<float> load_tensor(std::string_view name, std::span<const std::int64_t> shape) const;
   // Rows [first, first + count) of a matrix, as float: for tables too large to convert whole (embeddings).
   void load_rows(const TensorInfo& tensor, std::int64_t first, MatrixView target) const;
   // Tells the system that these pages are not needed for now, so that resident memory stays at one block.

@@ -29,7 +29,8 @@ namespace {
 
 constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 constexpr const char* kLockFile = ".lock";
-constexpr std::uint64_t kReserveBytes = 1'000'000;  // for the small files of the folder
+constexpr const char* kTurningFile = ".transposing";  // some tensors are in the plan's order, some no longer
+constexpr std::uint64_t kReserveBytes = 1'000'000;    // for the small files of the folder
 
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos;
@@ -50,7 +51,8 @@ std::vector<PlannedTensor> plan_like(const Checkpoint& source) {
   std::vector<PlannedTensor> plan;
   plan.reserve(source.tensors().size());
   for (const TensorInfo& tensor : source.tensors()) {
-    plan.push_back({tensor.name, tensor.dtype, tensor.shape, safetensors_name(tensor.file)});
+    plan.push_back(
+        {tensor.name, tensor.dtype, tensor.shape, safetensors_name(tensor.file), false, tensor.transposed});
   }
   return plan;
 }
@@ -195,6 +197,7 @@ struct CheckpointWriter::Impl {
 
   // Are the weight files that stand in the temporary folder those of this layout?
   bool is_laid_out(const std::map<std::string, std::vector<TensorInfo>>& layout) const {
+    if (fs::exists(temporary / kTurningFile)) return false;
     for (const auto& [name, infos] : layout) {
       const std::string header = format_safetensors_header(infos, aligned_files.contains(name) ? 64 : 8);
       std::error_code error;
@@ -236,8 +239,10 @@ struct CheckpointWriter::Impl {
       const std::uint64_t end = begin + bytes_of(tensor);
       if (tensor.aligned) aligned_files.insert(tensor.file);
       expect(!tensor.aligned || (begin % 64 == 0 && end % 64 == 0), "PlannedTensor: an aligned size");
-      file.push_back(
-          {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.file, begin, end});
+      expect(!tensor.transposed || tensor.shape.size() == 2, "PlannedTensor: a matrix to transpose");
+      if (tensor.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
+      file.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.file, begin, end,
+                      tensor.transposed});
     }
     return layout;
   }
@@ -274,6 +279,29 @@ struct CheckpointWriter::Impl {
   static void count_written(Tensor& tensor, std::int64_t count) {
     const std::int64_t before = tensor.num_written.fetch_add(count);
     expect(before + count <= tensor.info.numel(), "CheckpointWriter: every element written once");
+  }
+
+  // What is to be stored as its transpose becomes that.
+  void transpose() {
+    const bool any = std::any_of(tensors.begin(), tensors.end(),
+                                 [](const auto& entry) { return entry.second.info.transposed; });
+    if (!any) return;
+    OutputFile(temporary / kTurningFile).sync_data();
+    for (const auto& [name, tensor] : tensors) {
+      if (!tensor.info.transposed) continue;
+      std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.info.num_bytes())), turned(bytes.size());
+      if (!tensor.file->read_at(tensor.file_offset, bytes)) {
+        fail(ErrorKind::kFailure, "{}: {} cannot be read back", temporary.string(), name);
+      }
+      transpose_bytes(bytes, tensor.info.shape[1], tensor.info.shape[0], size_of(tensor.info.dtype), turned);
+      tensor.file->write_at(tensor.file_offset, turned);
+    }
+    sync_files();
+    fs::remove(temporary / kTurningFile);
+  }
+
+  void sync_files() const {
+    for (const auto& [name, file] : files) file.sync_data();
   }
 
   std::string index() const {
@@ -349,9 +377,7 @@ void CheckpointWriter::mark_written(std::string_view name) {
   Impl::count_written(tensor, tensor.info.numel());
 }
 
-void CheckpointWriter::sync() const {
-  for (const auto& [name, file] : impl_->files) file.sync_data();
-}
+void CheckpointWriter::sync() const { impl_->sync_files(); }
 
 void CheckpointWriter::keep_when_unfinished() { impl_->keep = true; }
 void CheckpointWriter::drop_when_unfinished() { impl_->keep = false; }
@@ -432,6 +458,7 @@ void CheckpointWriter::finish() {
            name, tensor.num_written.load(), tensor.info.numel());
     }
   }
+  impl_->transpose();
   if (impl_->files.size() != 1 || impl_->files.begin()->first != kSafetensorsFile)
     write_file(kSafetensorsIndexFile, impl_->index());
   impl_->files.clear();

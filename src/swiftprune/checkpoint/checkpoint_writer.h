@@ -24,6 +24,9 @@ struct PlannedTensor {
   std::vector<std::int64_t> shape;
   std::string file;
   bool aligned = false;  // to 64 bytes: goes first in its file; its size is a multiple of 64
+  // The finished file holds the transpose (TensorInfo::transposed). Until finish() everything here is in the plan's
+  // order.
+  bool transposed = false;
 };
 
 // The source's own tensors, dtypes and shards.

@@ -23,19 +23,21 @@ struct Naming {
 };
 
 // Model types whose causal model has LLaMA's names.
-constexpr std::string_view kLlamaNamed[] = {"llama",      "mistral",
-                                            "ministral",  "ministral3",
-                                            "qwen2",      "qwen3",
-                                            "gemma",      "gemma2",
-                                            "gemma3",     "phi3",
-                                            "phi",        "smollm3",
-                                            "olmo",       "olmo2",
-                                            "olmo3",      "granite",
-                                            "exaone4",    "stablelm",
-                                            "glm",        "glm4",
-                                            "cohere2",    "granitemoehybrid",
-                                            "cohere",     "starcoder2",
-                                            "gemma3_text"};
+constexpr std::string_view kLlamaNamed[] = {"llama",       "mistral",
+                                            "ministral",   "ministral3",
+                                            "qwen2",       "qwen3",
+                                            "gemma",       "gemma2",
+                                            "gemma3",      "phi3",
+                                            "phi",         "smollm3",
+                                            "olmo",        "olmo2",
+                                            "olmo3",       "granite",
+                                            "exaone4",     "stablelm",
+                                            "glm",         "glm4",
+                                            "cohere2",     "granitemoehybrid",
+                                            "cohere",      "starcoder2",
+                                            "gemma3_text", "arcee",
+                                            "nemotron",    "lfm2",
+                                            "qwen3_5_text"};
 
 std::optional<Naming> naming_of(const nlohmann::json& config) {
   if (const TextTower* tower = text_tower_of(config)) {
@@ -51,7 +53,19 @@ std::optional<Naming> naming_of(const nlohmann::json& config) {
   const std::string type = field != config.end() && field->is_string() ? field->get<std::string>() : "";
   if (type == "opt")
     return Naming{.body = "model.decoder.", .others = {"decoder.", "model.", "model.model.decoder.", ""}};
-  if (type == "gptj") {
+  if (type == "bloom") {
+    return Naming{.body = "transformer.",
+                  .blocks = "h.",
+                  .embedding = "word_embeddings.weight",
+                  .others = {"model.transformer.", ""}};
+  }
+  if (type == "mpt") {
+    return Naming{.body = "transformer.",
+                  .blocks = "blocks.",
+                  .embedding = "wte.weight",
+                  .others = {"model.transformer.", ""}};
+  }
+  if (type == "gptj" || type == "gpt2") {
     return Naming{.body = "transformer.",
                   .blocks = "h.",
                   .embedding = "wte.weight",
@@ -83,6 +97,9 @@ bool is_head(std::string_view name, const Naming& naming) {
          name == "language_model.lm_head.weight";
 }
 
+// Heads for multi-token prediction (Qwen 3.5) stand beside the model.
+constexpr std::string_view kFurtherTokens = "mtp.";
+
 std::string renamed(const std::string& name, std::string_view body, const Naming& naming) {
   if (is_head(name, naming)) return naming.head;
   constexpr std::string_view kBias = ".bias", kWeight = ".weight";
@@ -92,6 +109,7 @@ std::string renamed(const std::string& name, std::string_view body, const Naming
       return naming.head.substr(0, naming.head.size() - kWeight.size()) + std::string(kBias);
     }
   }
+  if (body.empty() && name.starts_with(kFurtherTokens)) return name;
   if (name.starts_with(body)) return naming.body + name.substr(body.size());
   // Beside a text model under "model.language_model.": "model.vision_tower.", "model.multi_modal_projector.".
   constexpr std::string_view kModel = "model.";
@@ -155,6 +173,14 @@ std::vector<std::string> unify_names(const nlohmann::json& config, const std::st
     }
   }
   return notes;
+}
+
+bool is_stored_transposed(const nlohmann::json& config, std::string_view name) {
+  const auto type = config.find("model_type");
+  if (type == config.end() || *type != "gpt2" || !name.starts_with("transformer.h.")) return false;
+  constexpr std::string_view kConv1d[] = {"attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight",
+                                          "mlp.c_proj.weight"};
+  return std::ranges::any_of(kConv1d, [&](std::string_view end) { return name.ends_with(end); });
 }
 
 }  // namespace swiftprune

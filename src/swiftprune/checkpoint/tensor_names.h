@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -16,5 +17,8 @@ namespace swiftprune {
 // Error{kBadInput} that starts with `folder` when it cannot be told which tensors are the model's.
 std::vector<std::string> unify_names(const nlohmann::json& config, const std::string& folder,
                                      std::vector<TensorInfo>& tensors);
+
+// Does the file hold the transpose [inputs, outputs] of this weight? By the name that unify_names() gives.
+bool is_stored_transposed(const nlohmann::json& config, std::string_view name);
 
 }  // namespace swiftprune

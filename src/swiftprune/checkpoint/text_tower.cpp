@@ -24,6 +24,8 @@ constexpr std::array kTowers = {
     TextTower{"qwen2_vl", "qwen2_vl_text", kBody, kHead},
     TextTower{"qwen2_5_vl", "qwen2_5_vl_text", kBody, kHead},
     TextTower{"qwen3_vl", "qwen3_vl_text", "model.language_model.", kHead},
+    TextTower{"qwen3_5", "qwen3_5_text", "model.language_model.", kHead},
+    TextTower{"qwen3_5_moe", "qwen3_5_moe_text", "model.language_model.", kHead},
     TextTower{"idefics3", "llama", "model.text_model.", kHead},
     TextTower{"smolvlm", "llama", "model.text_model.", kHead},
 };

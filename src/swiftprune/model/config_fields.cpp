@@ -45,7 +45,17 @@ constexpr std::string_view kHarmless =
     "image_token_index image_token_id boi_token_index eoi_token_index mm_tokens_per_image "
     "video_token_id video_token_index vision_start_token_id vision_end_token_id vision_token_id audio_config "
     "transformers.js_config base_model_tp_plan rope_theta hidden_act "
-    "resid_dropout residual_dropout embedding_dropout "
+    "resid_dropout residual_dropout embedding_dropout emb_pdrop "
+    // In which precision, and with which fused kernels, something was computed.
+    "reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion bias_dropout_fusion "
+    "skip_bias_add "
+    "skip_bias_add_qkv slow_but_exact offset_alibi mamba_ssm_dtype init_device "
+    // Of heads for other tasks, and of training.
+    "summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout embedding_fraction "
+    "mtp_num_hidden_layers mtp_use_dedicated_embeddings conv_use_xavier_init block_use_xavier_init "
+    "block_mlp_init_scale block_out_init_scale "
+    // What transformers writes and does not read, or reads under another name.
+    "n_ctx learned_pos_emb block_dim block_norm_eps conv_dim conv_dim_out num_heads "
     // Of layers of other kinds, which layer_types and num_local_experts would name.
     "mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand mamba_chunk_size "
     "mamba_conv_bias mamba_proj_bias time_step_limit num_experts_per_tok "
@@ -122,6 +132,8 @@ constexpr NeutralField kNeutral[] = {
     {"moe_intermediate_size", kZero},
     {"use_parallel_residual", kFalse},
     {"parallel_attn", kFalse},
+    {"block_use_swiglu", "true"},
+    {"use_pos_enc", "true"},
     {"do_layer_norm_before", "true"},
     {"use_post_norm", kFalse},
     {"norm_after", kFalse},

@@ -5,6 +5,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/model/norm_gain.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -27,6 +28,28 @@ std::vector<float> load_gain(const Checkpoint& checkpoint, const NormTensors& te
   return gain;
 }
 
+// q [N, heads of [q | gate]] becomes the queries alone.
+void split_gates(std::int64_t d, Matrix& q, Matrix& gate) {
+  Matrix queries(q.rows(), q.cols() / 2);
+  gate = Matrix(q.rows(), q.cols() / 2);
+  for (std::int64_t n = 0; n < q.rows(); ++n) {
+    for (std::int64_t i = 0; i < queries.cols(); i += d) {
+      std::copy_n(q.row(n) + 2 * i, d, queries.row(n) + i);
+      std::copy_n(q.row(n) + 2 * i + d, d, gate.row(n) + i);
+    }
+  }
+  q = std::move(queries);
+}
+
+// One sequence's rows of what the input projections give.
+void mix_rows(const Backend& backend, const RecurrentBlock& mixer, std::span<const MatrixView> projected,
+              std::int64_t first, std::int64_t count, RecurrentState& state, MatrixView out) {
+  std::vector<MatrixView> rows;
+  for (const MatrixView& part : projected) rows.push_back(part.row_block(first, count));
+  const Matrix y = mixer.mix(backend, rows, state);
+  for (std::int64_t n = 0; n < count; ++n) std::copy_n(y.row(n), y.cols(), out.row(first + n));
+}
+
 void clip(float limit, MatrixView x) {
   for (std::int64_t n = 0; n < x.rows; ++n) {
     for (float& value : x.row_span(n)) value = std::clamp(value, -limit, limit);
@@ -38,6 +61,7 @@ void clip(float limit, MatrixView x) {
 // Query, key and value of N tokens; views into the fused product where its layout allows it.
 struct DecoderBlock::Qkv {
   Matrix q_storage, k_storage, v_storage;
+  Matrix gate;  // [N, H·D] of gated heads
   MatrixView q, k, v;
 };
 
@@ -45,6 +69,7 @@ void DecoderBlock::load_norm(const Checkpoint& checkpoint, const NormTensors& te
                              Norm& norm) const {
   norm.present = true;
   if (!tensors.gain.empty()) norm.gain = load_gain(checkpoint, tensors, size);
+  add_gain_offset(model_, norm.gain);
   if (!tensors.bias.empty()) norm.bias = checkpoint.load_vector(tensors.bias, size);
 }
 
@@ -73,6 +98,7 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
       shared_gate_.assign(row.values().begin(), row.values().end());
     }
   }
+  if (config_.recurrent) recurrent_.emplace(checkpoint, *config_.recurrent, model.norm_eps);
   if (!config_.sinks.empty()) sinks_ = checkpoint.load_vector(config_.sinks, model.heads_in(config_));
   if (const auto& latent = config_.latent) {
     load_norm(checkpoint, latent->norm, latent->rank, latent_norm_);
@@ -187,6 +213,7 @@ DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixV
       qkv.q_storage = linear(backend, 0, x);
       qkv.k_storage = linear(backend, 1, x);
       qkv.v_storage = linear(backend, 2, x);
+      if (config_.gated_heads) split_gates(d, qkv.q_storage, qkv.gate);
       break;
     case QkvLayout::kStacked:
       qkv.q_storage = linear(backend, 0, x);
@@ -283,7 +310,8 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
 
 AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {
   return {model_.heads_in(config_), model_.kv_heads_in(config_), model_.head_size, model_.attention_scale,
-          model_.attention_softcap, config_.attention_window,    first_position,   sinks_};
+          model_.attention_softcap, config_.attention_window,    first_position,   sinks_,
+          model_.attention_slopes};
 }
 
 void DecoderBlock::attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes,
@@ -324,6 +352,7 @@ void DecoderBlock::attend_segments(const Backend& backend, const std::vector<Rop
 
 Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
                                const BlockForwardOptions& options) const {
+  if (recurrent_) return mix(backend, x, options);
   Qkv qkv = config_.latent ? project_latent(backend, x) : project_qkv(backend, x);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
   if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
@@ -331,9 +360,14 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
     for (const MatrixView& part : {qkv.q, qkv.k, qkv.v}) clip(model_.qkv_clip, part);
   }
   Matrix out(x.rows, qkv.q.cols);
+  const auto finished = [&] {
+    if (!config_.gated_heads) return values_of(std::move(out));
+    backend.gated_activate(Activation::kSigmoid, qkv.gate.view(), out.view());
+    return std::move(qkv.gate);
+  };
   if (!options.segments.empty()) {
     attend_segments(backend, ropes, qkv, options.segments, out.view());
-    return values_of(std::move(out));
+    return finished();
   }
   const std::int64_t length = options.sequence_length;
   const std::int64_t num_sequences = x.rows / length;
@@ -354,7 +388,58 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
   } else {
     run(0, num_sequences);
   }
-  return values_of(std::move(out));
+  return finished();
+}
+
+Matrix DecoderBlock::mix(const Backend& backend, ConstMatrixView x,
+                         const BlockForwardOptions& options) const {
+  std::vector<Matrix> storage;
+  std::vector<MatrixView> projected;
+  for (std::size_t i = 0; i < config_.qkv.size(); ++i) storage.push_back(linear(backend, i, x));
+  for (Matrix& part : storage) projected.push_back(part.view());
+  Matrix out(x.rows, config_.attention_output.inputs);
+  if (!options.segments.empty()) {
+    mix_segments(backend, projected, options.segments, out.view());
+    return out;
+  }
+  const std::int64_t length = options.sequence_length, num_sequences = x.rows / length;
+  const auto run = [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t s = first; s < last; ++s) {
+      const auto index = static_cast<std::size_t>(s);
+      const std::int64_t position =
+          options.first_positions.empty() ? options.first_position : options.first_positions[index];
+      expect(position == 0 || !options.caches.empty(), "only a cache holds earlier positions");
+      RecurrentState fresh;
+      RecurrentState& state = options.caches.empty() ? fresh : options.caches[index].recurrent;
+      if (position == 0) state = {};
+      mix_rows(backend, *recurrent_, projected, s * length, length, state, out.view());
+    }
+  };
+  parallel_for(num_sequences, 1, run);  // the heads of a single one share the threads
+  return out;
+}
+
+void DecoderBlock::mix_segments(const Backend& backend, std::span<const MatrixView> projected,
+                                std::span<const Segment> segments, MatrixView out) const {
+  std::vector<RecurrentState> ends(segments.size());  // of those that others continue
+  std::vector<bool> is_continued(segments.size(), false);
+  for (const Segment& s : segments) {
+    if (s.prefix >= 0) is_continued[static_cast<std::size_t>(s.prefix)] = true;
+  }
+  const auto run = [&](bool continues) {
+    parallel_for(std::ssize(segments), 1, [&](std::int64_t first, std::int64_t last) {
+      for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+        const Segment& s = segments[i];
+        if ((s.prefix >= 0) != continues) continue;
+        RecurrentState state;
+        if (continues) state = ends[static_cast<std::size_t>(s.prefix)].clone();
+        mix_rows(backend, *recurrent_, projected, s.first_row, s.length, state, out);
+        if (is_continued[i]) ends[i] = std::move(state);
+      }
+    });
+  };
+  run(false);
+  run(true);
 }
 
 Matrix DecoderBlock::values_of(Matrix heads) const {
@@ -512,6 +597,10 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
       block.attention_norm && block.mlp_norm && block.attention_norm->names() == block.mlp_norm->names();
   if (block.mlp_norm && !shared) add_norm(*block.mlp_norm);
   if (!block.sinks.empty()) names.push_back(block.sinks);
+  if (block.recurrent) {
+    RecurrentMixer mixer = *block.recurrent;
+    for (const MixerTensor& tensor : tensors_of(mixer)) names.push_back(*tensor.name);
+  }
   if (block.latent) {
     add_norm(block.latent->norm);
     if (block.latent->query_rank > 0) add_norm(block.latent->query_norm);

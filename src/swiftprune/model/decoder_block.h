@@ -14,14 +14,17 @@
 #include "swiftprune/model/block_linear.h"
 #include "swiftprune/model/experts.h"
 #include "swiftprune/model/model_config.h"
+#include "swiftprune/model/recurrent_mixer.h"
 #include "swiftprune/sparse/autotune.h"
 
 namespace swiftprune {
 
-// Keys and values of one block for the positions seen so far.
+// What one block keeps of a sequence: keys and values of the positions seen so far, or the state of what it has in
+// attention's place. A call whose first position is 0 begins anew.
 struct KvCache {
   Matrix keys;    // [capacity, Hkv·D]
   Matrix values;  // [capacity, Hkv·D]
+  RecurrentState recurrent = {};
 };
 
 // Called with each distinct input x [N, I] of the block's linears, in the order of LinearInput.
@@ -121,6 +124,10 @@ class DecoderBlock {
               ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
   void attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
                        std::span<const Segment> segments, MatrixView out) const;
+  // What a recurrent mixer gives, for whole sequences or for segments.
+  Matrix mix(const Backend& backend, ConstMatrixView x, const BlockForwardOptions& options) const;
+  void mix_segments(const Backend& backend, std::span<const MatrixView> projected,
+                    std::span<const Segment> segments, MatrixView out) const;
   Matrix values_of(Matrix heads) const;  // [N, H·D] -> the part of each head that is a value
   AttentionParams attention_params(std::int64_t first_position) const;
   const Norm& output_norm(LinearInput which) const;
@@ -130,6 +137,7 @@ class DecoderBlock {
   ComputeType compute_ = ComputeType::kF32;
   std::vector<BlockLinear> linears_;
   std::optional<Experts> experts_;
+  std::optional<RecurrentBlock> recurrent_;
   std::vector<float> shared_gate_;  // [hidden] or empty
   std::vector<float> sinks_;        // [heads] or empty
   Norm attention_norm_, mlp_norm_, post_attention_norm_, post_mlp_norm_, query_norm_, key_norm_;

@@ -40,8 +40,10 @@ std::span<const ModelFamily> all_families() {
       kSmolLm3Family,       kOlmoFamily,       kOlmo2Family,      kOlmo3Family,      kGraniteFamily,
       kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family, kExaone4Family,    kGlmFamily,
       kGlm4Family,          kStarcoder2Family, kStableLmFamily,   kPhiFamily,        kGptJFamily,
-      kCohereFamily,        kCohere2Family,    kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,
-      kOlmoeFamily,         kGlm4MoeFamily,    kGptOssFamily,     kDeepseekV2Family, kDeepseekV3Family,
+      kCohereFamily,        kCohere2Family,    kArceeFamily,      kNemotronFamily,   kGpt2Family,
+      kBloomFamily,         kMptFamily,        kLfm2Family,       kQwen35Family,     kQwen35MoeFamily,
+      kQwen3NextFamily,     kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,    kOlmoeFamily,
+      kGlm4MoeFamily,       kGptOssFamily,     kDeepseekV2Family, kDeepseekV3Family,
   };
   return families;
 }
@@ -135,6 +137,7 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
   if (m.position_table) rename(*m.position_table);
   if (m.head_bias) rename(*m.head_bias);
   norm(m.final_norm);
+  norm(m.embedding_norm);
   for (BlockConfig& b : m.blocks) {
     for (LinearTensors& linear : b.qkv) rename(linear.name);
     for (LinearTensors& linear : b.up) rename(linear.name);
@@ -145,6 +148,9 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
       norm(*tensors);
     }
     rename(b.sinks);
+    if (b.recurrent) {
+      for (const MixerTensor& tensor : tensors_of(*b.recurrent)) rename(*tensor.name);
+    }
     if (b.latent) {
       for (NormTensors* tensors : {&b.latent->query_norm, &b.latent->norm})
         rename(tensors->gain), rename(tensors->bias);

@@ -1,6 +1,10 @@
 #include "swiftprune/model/family_config.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+
+#include <fmt/ranges.h>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/router.h"
@@ -11,12 +15,20 @@ Activation read_activation(const ConfigReader& c, std::string_view key, std::str
   const std::string name = c.text(key, std::string(fallback));
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu" || name == "gelu_python") return Activation::kGelu;
-  for (const std::string_view tanh : {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"}) {
+  for (const std::string_view tanh :
+       {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"}) {
     if (name == tanh) return Activation::kGeluTanh;
   }
   if (name == "relu") return Activation::kRelu;
-  bad_input("{}: found '{}', expected silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh or relu",
-            c.where(key), name);
+  if (name == "relu2") return Activation::kReluSquared;
+  if (name == "quick_gelu") return Activation::kQuickGelu;
+  if (name == "gelu_10") return Activation::kClippedGelu;
+  if (name == "mish") return Activation::kMish;
+  bad_input(
+      "{}: found '{}', expected silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, gelu_10, quick_gelu, "
+      "relu, relu2 "
+      "or mish",
+      c.where(key), name);
 }
 
 namespace {
@@ -80,23 +92,35 @@ float read_optional_number(const ConfigReader& c, std::string_view key, double a
   return c.is_null(key) ? 0.0f : static_cast<float>(c.positive(key, absent));
 }
 
+std::vector<std::string> read_layer_types(const ConfigReader& c, std::int64_t num_layers,
+                                          std::span<const std::string_view> known,
+                                          const std::function<std::string(std::int64_t)>& otherwise) {
+  std::vector<std::string> types;
+  if (!c.has("layer_types")) {
+    for (std::int64_t i = 0; i < num_layers; ++i) types.push_back(otherwise(i));
+    return types;
+  }
+  types = c.texts("layer_types");
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    if (std::find(known.begin(), known.end(), types[i]) != known.end()) continue;
+    bad_input("{}: found '{}' at {}, expected {}", c.where("layer_types"), types[i], i,
+              fmt::join(known, " or "));
+  }
+  if (std::ssize(types) != num_layers) {
+    bad_input("{}: found {} layers, expected num_hidden_layers ({})", c.where("layer_types"), types.size(),
+              num_layers);
+  }
+  return types;
+}
+
 std::vector<bool> read_sliding_layers(const ConfigReader& c, std::int64_t num_layers,
                                       const std::function<bool(std::int64_t)>& otherwise) {
+  constexpr std::string_view kSliding = "sliding_attention", kFull = "full_attention";
   std::vector<bool> sliding;
-  if (!c.has("layer_types")) {
-    for (std::int64_t i = 0; i < num_layers; ++i) sliding.push_back(otherwise(i));
-    return sliding;
-  }
-  for (const std::string& type : c.texts("layer_types")) {
-    if (type != "sliding_attention" && type != "full_attention") {
-      bad_input("{}: found '{}' at {}, expected sliding_attention or full_attention", c.where("layer_types"),
-                type, sliding.size());
-    }
-    sliding.push_back(type == "sliding_attention");
-  }
-  if (static_cast<std::int64_t>(sliding.size()) != num_layers) {
-    bad_input("{}: found {} layers, expected num_hidden_layers ({})", c.where("layer_types"), sliding.size(),
-              num_layers);
+  for (const std::string& type :
+       read_layer_types(c, num_layers, std::array{kSliding, kFull},
+                        [&](std::int64_t i) { return std::string(otherwise(i) ? kSliding : kFull); })) {
+    sliding.push_back(type == kSliding);
   }
   return sliding;
 }
@@ -220,6 +244,28 @@ void set_experts(const ModelConfig& m, ExpertsConfig experts, const std::string&
   b.up = {{name + "gate_proj", shared_width, m.hidden_size, false, LinearInput::kMlp},
           {name + "up_proj", shared_width, m.hidden_size, false, LinearInput::kMlp}};
   b.down = {name + "down_proj", m.hidden_size, shared_width, false, LinearInput::kMlpOutput};
+}
+
+std::vector<bool> read_sparse_layers(const ConfigReader& c, std::int64_t num_layers) {
+  const std::int64_t step = c.integer("decoder_sparse_step", 1);
+  std::vector<std::int64_t> dense;
+  if (c.has("mlp_only_layers")) dense = c.integers("mlp_only_layers");
+  std::vector<bool> sparse;
+  for (std::int64_t i = 0; i < num_layers; ++i) {
+    sparse.push_back((i + 1) % step == 0 && std::find(dense.begin(), dense.end(), i) == dense.end());
+  }
+  return sparse;
+}
+
+void set_qwen_experts(const ConfigReader& c, const ModelConfig& m, const ExpertFields& fields,
+                      bool renormalised_by_default, std::optional<std::int64_t> shared_width,
+                      const std::string& prefix, BlockConfig& b) {
+  ExpertsConfig experts = read_experts(c, fields, prefix);
+  experts.router.renormalised = c.boolean("norm_topk_prob", renormalised_by_default);
+  if (shared_width) experts.shared_gate = prefix + "shared_expert_gate.weight";
+  check_experts(c, experts);
+  const std::int64_t width = shared_width ? c.integer("shared_expert_intermediate_size", shared_width) : 0;
+  set_experts(m, std::move(experts), prefix, "shared_expert", width, b);
 }
 
 }  // namespace swiftprune

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,6 +56,11 @@ float read_optional_number(const ConfigReader& config, std::string_view key, dou
 std::vector<bool> read_sliding_layers(const ConfigReader& config, std::int64_t num_layers,
                                       const std::function<bool(std::int64_t layer)>& otherwise);
 
+// config.json's layer_types: a name of `known` for each layer; where it is absent as `otherwise` says.
+std::vector<std::string> read_layer_types(const ConfigReader& config, std::int64_t num_layers,
+                                          std::span<const std::string_view> known,
+                                          const std::function<std::string(std::int64_t layer)>& otherwise);
+
 // LLaMA's names under `prefix` ("model.layers.3."): self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj,
 // input_layernorm, post_attention_layernorm. Families that differ in part change the part.
 BlockConfig llama_block(const ModelConfig& model, const std::string& prefix);
@@ -92,6 +98,13 @@ struct SigmoidDefaults {
 };
 ExpertsConfig read_sigmoid_experts(const ConfigReader& config, const ExpertFields& fields,
                                    const SigmoidDefaults& defaults, const std::string& prefix);
+// Which layers have experts, as decoder_sparse_step and mlp_only_layers say (Qwen's).
+std::vector<bool> read_sparse_layers(const ConfigReader& config, std::int64_t num_layers);
+// Qwen's experts in the block: norm_topk_prob, and where `shared_width` is given (the default of
+// shared_expert_intermediate_size) a shared expert behind a gate of its own.
+void set_qwen_experts(const ConfigReader& config, const ModelConfig& model, const ExpertFields& fields,
+                      bool renormalised_by_default, std::optional<std::int64_t> shared_width,
+                      const std::string& prefix, BlockConfig& block);
 // The block's MLP becomes experts; `shared_width` > 0: beside a shared one, {prefix}{shared}.{gate,up,down}_proj.
 void set_experts(const ModelConfig& model, ExpertsConfig experts, const std::string& prefix,
                  std::string_view shared, std::int64_t shared_width, BlockConfig& block);

@@ -23,6 +23,9 @@ std::int64_t Generator::bytes_per_step(std::int64_t position) const {
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
     const std::int64_t kv_size = model_.config().kv_heads_in(block) * model_.config().head_size;
     bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
+    if (block.recurrent) {
+      bytes += num_sequences_ * state_numbers(*block.recurrent) * static_cast<std::int64_t>(sizeof(float));
+    }
     if (const Experts* experts = resident_.blocks[layer].experts())
       bytes += experts->bytes_for(num_sequences_);
     for (const BlockLinear& linear : resident_.blocks[layer].linears())

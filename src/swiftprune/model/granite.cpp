@@ -1,11 +1,12 @@
 // Granite 3 (https://www.ibm.com/granite/docs): LLaMA with multipliers of embedding, attention, residual and logits
-// (arXiv 2408.13359), and the dense models of Granite 4, whose class knows experts and Mamba layers too; those are
+// (arXiv 2408.13359), and the models of Granite 4 without experts, most of whose layers may be Mamba-2; experts are
 // refused by name.
 #include <array>
 
 #include <fmt/format.h>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
@@ -48,23 +49,63 @@ ModelConfig configure_granite(const ConfigReader& c) {
   return m;
 }
 
-// No experts, no Mamba.
-void check_dense(const ConfigReader& c, std::int64_t num_layers) {
+void check_without_experts(const ConfigReader& c) {
   if (const std::int64_t experts = c.integer("num_local_experts", 8, 0); experts > 0) {
-    bad_input("{}: found {}, expected 0: of Granite 4 only the dense models are supported",
+    bad_input("{}: found {}, expected 0: of Granite 4 only the models without experts are supported",
               c.where("num_local_experts"), experts);
   }
-  std::vector<std::string> types(static_cast<std::size_t>(num_layers), "linear_attention");  // the class's
-  if (c.has("layer_types")) types = c.texts("layer_types");
-  for (const std::string& type : types) {
-    if (type == "attention" || type == "full_attention") continue;
-    bad_input("{}: found '{}', expected attention in every layer: Mamba's layers are not supported",
-              c.where("layer_types"), type);
+}
+
+// transformers clips the time steps in one of its two ways of computing them alone.
+void check_time_steps(const ConfigReader& c) {
+  if (!c.has("time_step_limit")) return;
+  const nlohmann::json& limit = c.object().at("time_step_limit");
+  const bool none = limit.is_array() && limit.size() == 2 && limit[0].is_number() && limit[0] == 0.0 &&
+                    limit[1] == nlohmann::json{{"__float__", "Infinity"}};
+  if (none) return;
+  bad_input("{}: found {}, expected no limit: from 0 to infinity", c.where("time_step_limit"),
+            json_excerpt(limit, 60));
+}
+
+std::int64_t read_mamba_head_size(const ConfigReader& c, std::int64_t size, std::int64_t heads) {
+  const auto field = c.object().find("mamba_d_head");
+  const bool automatic = field == c.object().end() || field->is_null() || *field == "auto";
+  if (size % heads != 0) {
+    bad_input("{}: found {}, expected a divisor of mamba_expand times hidden_size ({})",
+              c.where("mamba_n_heads"), heads, size);
   }
-  if (std::ssize(types) != num_layers) {
-    bad_input("{}: found {} layers, expected num_hidden_layers ({})", c.where("layer_types"), types.size(),
-              num_layers);
+  const std::int64_t head_size = automatic ? size / heads : c.integer("mamba_d_head");
+  if (head_size * heads != size) {
+    bad_input("{}: found {}, expected {}: mamba_expand times hidden_size over mamba_n_heads",
+              c.where("mamba_d_head"), head_size, size / heads);
   }
+  return head_size;
+}
+
+void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
+  Mamba2 mixer;
+  const std::int64_t size = c.integer("mamba_expand", 2) * m.hidden_size;
+  mixer.heads = c.integer("mamba_n_heads", 128);
+  mixer.groups = c.integer("mamba_n_groups", 1);
+  mixer.state_size = c.integer("mamba_d_state", 256);
+  mixer.head_size = read_mamba_head_size(c, size, mixer.heads);
+  if (mixer.heads % mixer.groups != 0) {
+    bad_input("{}: found {}, expected a divisor of mamba_n_heads ({})", c.where("mamba_n_groups"),
+              mixer.groups, mixer.heads);
+  }
+  const bool bias = c.boolean("mamba_proj_bias", false);
+  const std::int64_t channels = size + 2 * mixer.groups * mixer.state_size;
+  mixer.convolution = {.weight = prefix + "conv1d.weight",
+                       .bias = c.boolean("mamba_conv_bias", true) ? prefix + "conv1d.bias" : "",
+                       .channels = channels,
+                       .taps = c.integer("mamba_d_conv", 4)};
+  mixer.decay = prefix + "A_log";
+  mixer.step_bias = prefix + "dt_bias";
+  mixer.skip = prefix + "D";
+  mixer.norm = prefix + "norm.weight";
+  b.qkv = {{prefix + "in_proj", size + channels + mixer.heads, m.hidden_size, bias, LinearInput::kAttention}};
+  b.attention_output = {prefix + "out_proj", m.hidden_size, size, bias, LinearInput::kAttentionOutput};
+  b.recurrent = std::move(mixer);
 }
 
 // Does position_embedding_type say "rope"? Nothing means no positions at all.
@@ -79,7 +120,14 @@ bool rotates(const ConfigReader& c) {
 ModelConfig configure_hybrid(const ConfigReader& c) {
   ModelConfig m = read_granite(c, "granitemoehybrid", "shared_intermediate_size");
   const std::int64_t num_layers = read_num_layers(c);
-  check_dense(c, num_layers);
+  check_without_experts(c);
+  check_time_steps(c);
+  // The names of transformers before 5.24 and since.
+  constexpr std::string_view kMamba = "mamba", kLinear = "linear_attention", kAttention = "attention",
+                             kFull = "full_attention";
+  const std::vector<std::string> types =
+      read_layer_types(c, num_layers, std::array{kAttention, kMamba, kFull, kLinear},
+                       [&](std::int64_t) { return std::string(kLinear); });
   m.ropes = {granite_rope(c, m)};
   const bool rotated = rotates(c);
   const bool attention_bias = c.boolean(m.attention_bias_field, false);
@@ -90,6 +138,8 @@ ModelConfig configure_hybrid(const ConfigReader& c) {
     fuse_gate_and_up(prefix + "shared_mlp.input_linear", b);
     b.down.name = prefix + "shared_mlp.output_linear";
     b.rope = rotated ? 0 : -1;
+    b.layer_type = types[static_cast<std::size_t>(i)];
+    if (b.layer_type == kMamba || b.layer_type == kLinear) set_mamba(c, m, prefix + "mamba.", b);
     m.blocks.push_back(std::move(b));
   }
   return m;

@@ -40,6 +40,10 @@ void apply_layer_sizes(const nlohmann::json& config, ModelConfig& model) {
   }
   const auto widths = read_sizes(sizes, kLayerWidths, model.num_layers(), model.intermediate_size);
   const auto groups = read_sizes(sizes, kLayerGroups, model.num_layers(), model.num_kv_heads);
+  if (!groups.empty() && model.has_recurrent_blocks()) {
+    bad_input("{}: found a list, expected none: blocks of {} have more than attention's heads",
+              sizes.where(kLayerGroups), model.family);
+  }
   for (std::size_t i = 0; i < model.blocks.size(); ++i) {
     BlockConfig& block = model.blocks[i];
     if (!widths.empty()) {

@@ -1,10 +1,12 @@
 #include "swiftprune/model/model.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/layer_sizes.h"
+#include "swiftprune/model/norm_gain.h"
 #include "swiftprune/model/rope.h"
 #include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -14,9 +16,8 @@ namespace {
 
 // fields: those of config.json that the shape follows from.
 void check_shape(const Checkpoint& checkpoint, const std::string& name,
-                 std::initializer_list<std::int64_t> shape, std::string_view fields) {
+                 const std::vector<std::int64_t>& expected, std::string_view fields) {
   const TensorInfo& tensor = checkpoint.at(name);
-  const std::vector<std::int64_t> expected(shape);
   if (tensor.shape != expected) {
     bad_input("{}: tensor '{}': found shape [{}], expected [{}] from {} of config.json", tensor.file, name,
               fmt::join(tensor.shape, ", "), fmt::join(expected, ", "), fields);
@@ -50,8 +51,9 @@ void check_head_norm(const Checkpoint& checkpoint, const ModelConfig& m, const B
 void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
   for (const LinearTensors& linear : linears_of(block)) {
     const bool of_mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
-    std::string fields = of_mlp ? "hidden_size and " + m.intermediate_field
-                                : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
+    std::string fields = !of_mlp && block.recurrent ? "hidden_size and the sizes of the layer's mixer"
+                         : of_mlp                   ? "hidden_size and " + m.intermediate_field
+                                  : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
     if (m.has_layer_sizes) fields += fmt::format(" ({})", kLayerSizesField);
     if (checkpoint.find(linear.name + ".weight" + kPackedSuffix) ==
         nullptr) {  // packed ones are checked when loaded
@@ -80,6 +82,12 @@ void check_experts(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
   static_cast<void>(ExpertTensors(checkpoint, experts, m.hidden_size));  // checks them
 }
 
+void check_mixer(const Checkpoint& checkpoint, RecurrentMixer mixer) {
+  for (const MixerTensor& tensor : tensors_of(mixer)) {
+    check_shape(checkpoint, *tensor.name, tensor.shape, "the sizes of the layer's mixer");
+  }
+}
+
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   constexpr std::string_view kTable = "vocab_size and hidden_size";
   for (const std::string& table : tables_of(m)) {
@@ -91,7 +99,9 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
                 "max_position_embeddings and hidden_size");
   }
   if (m.head_bias) check_shape(checkpoint, *m.head_bias, {m.vocab_size}, "vocab_size");
-  if (m.final_norm) check_norm(checkpoint, *m.final_norm, m.hidden_size, "hidden_size");
+  for (const auto* norm : {&m.final_norm, &m.embedding_norm}) {
+    if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
+  }
   for (const BlockConfig& block : m.blocks) {
     check_linears(checkpoint, m, block);
     for (const auto* norm :
@@ -103,6 +113,7 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
     if (!block.sinks.empty()) {
       check_shape(checkpoint, block.sinks, {m.heads_in(block)}, "num_attention_heads");
     }
+    if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
     if (const auto& latent = block.latent) {
       check_norm(checkpoint, latent->norm, latent->rank, "kv_lora_rank");
       if (latent->query_rank > 0)
@@ -136,6 +147,7 @@ FinalNorm::FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model) : m
   if (!present()) return;
   if (!model.final_norm->gain.empty())
     gain_ = checkpoint.load_vector(model.final_norm->gain, model.hidden_size);
+  add_gain_offset(model, gain_);
   if (!model.final_norm->bias.empty())
     bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
 }
@@ -146,6 +158,27 @@ void FinalNorm::apply(const Backend& backend, ConstMatrixView hidden, MatrixView
     backend.rms_norm(hidden, gain_, model_.norm_gain_offset, model_.norm_eps, y);
   } else {
     backend.layer_norm(hidden, gain_, bias_, model_.norm_eps, y);
+  }
+}
+
+EmbeddingNorm::EmbeddingNorm(const Checkpoint& checkpoint, const ModelConfig& model)
+    : gain_(checkpoint.load_vector(model.embedding_norm->gain, model.hidden_size)),
+      bias_(checkpoint.load_vector(model.embedding_norm->bias, model.hidden_size)),
+      eps_(model.norm_eps) {
+  expect(model.norm == NormKind::kLayer, "EmbeddingNorm: a LayerNorm");
+}
+
+void EmbeddingNorm::apply(MatrixView hidden) const {
+  const auto size = static_cast<double>(hidden.cols);
+  for (std::int64_t n = 0; n < hidden.rows; ++n) {
+    const std::span<float> row = hidden.row_span(n);
+    double mean = 0.0, variance = 0.0;
+    for (const float value : row) mean += double{value} / size;
+    for (const float value : row) variance += std::pow(double{value} - mean, 2) / size;
+    const double scale = 1.0 / std::sqrt(variance + double{eps_});
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = static_cast<float>((double{row[i]} - mean) * scale * double{gain_[i]} + double{bias_[i]});
+    }
   }
 }
 
@@ -189,6 +222,7 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_
   use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
   embedding_ = find_packed(checkpoint_, config_.embedding, config_.vocab_size, config_.hidden_size);
+  if (config_.embedding_norm) embedding_norm_ = EmbeddingNorm(checkpoint_, config_);
 }
 
 std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
@@ -241,6 +275,7 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
       for (float& value : hidden.row_span(n)) value *= config_.embedding_scale;
     }
   }
+  if (config_.embedding_norm) embedding_norm_.apply(hidden);
   if (!config_.position_table) return;
   const TensorInfo& positions = checkpoint_.at(*config_.position_table);
   Matrix row(1, hidden.cols);

@@ -31,6 +31,18 @@ class FinalNorm {
   std::vector<float> gain_, bias_;
 };
 
+// The LayerNorm of a model that norms its embeddings.
+class EmbeddingNorm {
+ public:
+  EmbeddingNorm() = default;
+  EmbeddingNorm(const Checkpoint& checkpoint, const ModelConfig& model);
+  void apply(MatrixView hidden) const;  // [N, hidden], in place
+
+ private:
+  std::vector<float> gain_, bias_;
+  float eps_ = 0.0f;
+};
+
 // Final norm, output projection and soft cap.
 class ModelHead {
  public:
@@ -87,6 +99,7 @@ class Model {
   ModelConfig config_;
   std::vector<std::string> notes_;
   std::optional<PackedTensor> embedding_;  // of few bits
+  EmbeddingNorm embedding_norm_;           // where the model has one
 };
 
 }  // namespace swiftprune

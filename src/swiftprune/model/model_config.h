@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "swiftprune/backend/backend.h"
+#include "swiftprune/model/recurrent_config.h"
 
 namespace swiftprune {
 
@@ -133,7 +134,7 @@ struct LatentAttention {
 
 // Everything that differs between blocks.
 struct BlockConfig {
-  std::vector<LinearTensors> qkv;  // q, k, v; or the one fused linear
+  std::vector<LinearTensors> qkv;  // q, k, v; or the one fused linear; or what `recurrent` reads
   LinearTensors attention_output;
   // gate, up; or one fused [gate | up]; or up alone where nothing is gated. Beside experts: of the shared
   // expert, which every token uses; empty (and down without a name) where there is none.
@@ -151,9 +152,14 @@ struct BlockConfig {
   std::optional<NormTensors> key_norm;
   HeadNorms head_norms = HeadNorms::kEach;
   std::optional<LatentAttention> latent;
+  std::optional<RecurrentMixer> recurrent;  // in attention's place
+  // The query linear gives [q | gate] for each head; sigmoid(gate) multiplies what the head gives (Qwen 3.5).
+  bool gated_heads = false;
   std::string sinks;                  // tensor [heads] of attention sinks, or empty
   std::int64_t attention_window = 0;  // > 0: sliding window of that many keys
   int rope = 0;                       // index into ModelConfig::ropes; -1: none
+  // Its entry of config.json's layer_types, where that is more than full or sliding attention; else empty.
+  std::string layer_type;
 };
 
 struct ModelConfig {
@@ -166,6 +172,9 @@ struct ModelConfig {
   std::int64_t intermediate_size = 0;
   std::string intermediate_field = "intermediate_size";  // its name in config.json, for messages
   std::string layers_field = "num_hidden_layers";
+  bool has_width_field = true;  // else the MLP's width follows from hidden_size
+  // The boolean that makes config.json's width another number than the MLP's, or empty (LFM2).
+  std::string adjusts_width_field;
   std::int64_t max_positions = 0;
   // What config.json can say of the family's models at other sizes (structure/).
   bool has_head_size_field = true;        // "head_dim"; else it is hidden_size / num_attention_heads
@@ -187,18 +196,21 @@ struct ModelConfig {
   float attention_softcap = 0.0f;
   float qkv_clip = 0.0f;  // > 0: queries, keys and values are kept within ±qkv_clip (OLMoE)
   std::optional<QueryScaling> query_scaling;
-  float residual_scale = 1.0f;  // of what attention and MLP add to the residual (Granite)
-  float logit_scale = 1.0f;     // before the soft cap
+  std::vector<float> attention_slopes;  // of ALiBi, one a head, or empty
+  float residual_scale = 1.0f;          // of what attention and MLP add to the residual (Granite)
+  float logit_scale = 1.0f;             // before the soft cap
   float final_softcap = 0.0f;
   float embedding_scale = 1.0f;
   std::vector<RopeConfig> ropes;
 
   std::string embedding;                      // tensor [vocab, hidden]
+  std::optional<NormTensors> embedding_norm;  // on the embeddings (BLOOM)
   std::optional<std::string> position_table;  // learned positions, tensor [positions, hidden]
   std::int64_t position_offset = 0;           // row of position 0 in that table
   std::optional<NormTensors> final_norm;
-  std::string head;      // tensor of the output projection; the embedding's name when tied
-  std::string own_head;  // what the head's tensor is called where it is not tied
+  std::string head;                 // tensor of the output projection; the embedding's name when tied
+  bool transposed_linears = false;  // the file holds weights of linears as [inputs, outputs] (GPT-2)
+  std::string own_head;             // what the head's tensor is called where it is not tied
   std::optional<std::string> head_bias;
   std::vector<BlockConfig> blocks;
 
@@ -209,8 +221,14 @@ struct ModelConfig {
     return std::any_of(blocks.begin(), blocks.end(),
                        [](const BlockConfig& b) { return b.experts.has_value(); });
   }
+  bool has_recurrent_blocks() const {
+    return std::any_of(blocks.begin(), blocks.end(),
+                       [](const BlockConfig& b) { return b.recurrent.has_value(); });
+  }
   std::int64_t num_layers() const { return static_cast<std::int64_t>(blocks.size()); }
+  // Of attention: 0 in a block that has something else in its place.
   std::int64_t heads_in(const BlockConfig& block) const {
+    if (block.recurrent) return 0;
     return block.latent ? num_heads : block.attention_output.inputs / head_size;
   }
   // Sizes of the query's and the key's norm.

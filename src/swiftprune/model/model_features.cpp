@@ -18,6 +18,7 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kNoInputNorms, "attention or MLP without a norm before it"},
                                Named{kNoFinalNorm, "no final norm"},
                                Named{kNormGainOffset, "norms whose gain is stored less one"},
+                               Named{kLayerNormGainOffset, "LayerNorms whose gain is stored less one"},
                                Named{kOutputNorms, "norms behind attention or MLP"},
                                Named{kQueryKeyNorms, "norms of queries and keys"},
                                Named{kNormsOfAllHeads, "norms of queries and keys over all heads"},
@@ -30,6 +31,11 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kGelu, "gelu"},
                                Named{kGeluTanh, "gelu_tanh"},
                                Named{kRelu, "relu"},
+                               Named{kReluSquared, "relu2"},
+                               Named{kQuickGelu, "quick_gelu"},
+                               Named{kClippedGelu, "gelu_10"},
+                               Named{kMish, "mish"},
+                               Named{kSigmoid, "sigmoid"},
                                Named{kGatedMlp, "a gated MLP"},
                                Named{kPlainMlp, "a plain MLP"},
                                Named{kParallelResidual, "a parallel residual"},
@@ -52,6 +58,13 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kAttentionSinks, "attention sinks"},
                                Named{kLatentAttention, "latent attention"},
                                Named{kClampedSwiglu, "clamped SwiGLU"},
+                               Named{kShortConvolution, "short convolutions"},
+                               Named{kGatedDeltaNet, "gated DeltaNet"},
+                               Named{kMamba2, "Mamba-2"},
+                               Named{kGatedHeads, "gated attention heads"},
+                               Named{kSlopes, "ALiBi slopes"},
+                               Named{kTransposedLinears, "linears stored as [inputs, outputs]"},
+                               Named{kEmbeddingNorm, "a norm of the embeddings"},
                                Named{kExperts, "experts"}};
 
 constexpr auto kFeatures = [] {
@@ -95,10 +108,24 @@ ModelFeature feature_of(Activation activation) {
       return kGeluTanh;
     case Activation::kRelu:
       return kRelu;
+    case Activation::kReluSquared:
+      return kReluSquared;
+    case Activation::kQuickGelu:
+      return kQuickGelu;
+    case Activation::kClippedGelu:
+      return kClippedGelu;
+    case Activation::kMish:
+      return kMish;
+    case Activation::kSigmoid:
+      return kSigmoid;
   }
   expect(false, "features_of: a known activation");
   return kSilu;
 }
+
+ModelFeature feature_of(const ShortConvolution&) { return kShortConvolution; }
+ModelFeature feature_of(const GatedDeltaNet&) { return kGatedDeltaNet; }
+ModelFeature feature_of(const Mamba2&) { return kMamba2; }
 
 void add_block(const ModelConfig& model, const BlockConfig& block, std::set<ModelFeature>& features) {
   const auto add = [&](bool needed, ModelFeature feature) {
@@ -114,10 +141,15 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   add(block.experts && block.experts->clamped, kClampedSwiglu);
   add(!block.sinks.empty(), kAttentionSinks);
   add(block.latent.has_value(), kLatentAttention);
+  if (block.recurrent) {
+    features.insert(std::visit([](const auto& mixer) { return feature_of(mixer); }, *block.recurrent));
+  }
+  add(block.gated_heads, kGatedHeads);
   add(block.attention_window > 0, kAttentionWindow);
-  add(block.rope < 0, kNoRotary);
-  add(block.rope >= 0, kRotary);
-  if (block.rope >= 0) {
+  add(block.rope < 0 && !block.recurrent, kNoRotary);
+  const bool rotates = block.rope >= 0 && !block.recurrent;
+  add(rotates, kRotary);
+  if (rotates) {
     const RopeConfig& rope = model.ropes[static_cast<std::size_t>(block.rope)];
     add(rope.long_from > 0, kLongRotary);
     add(rope.rotates_neighbours, kNeighbourRotary);
@@ -144,7 +176,8 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
     if (needed) features.insert(feature);
   };
   add(!model.final_norm, kNoFinalNorm);
-  add(model.norm_gain_offset != 0.0f, kNormGainOffset);
+  add(model.norm_gain_offset != 0.0f,
+      model.norm == NormKind::kLayer ? kLayerNormGainOffset : kNormGainOffset);
   add(model.num_kv_heads != model.num_heads, kGroupedHeads);
   add(model.parallel_residual, kParallelResidual);
   add(model.position_table.has_value(), kLearnedPositions);
@@ -152,6 +185,9 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
   add(model.final_softcap > 0.0f, kFinalSoftcap);
   add(model.qkv_clip > 0.0f, kQkvClip);
   add(model.query_scaling.has_value(), kQueryScaling);
+  add(!model.attention_slopes.empty(), kSlopes);
+  add(model.transposed_linears, kTransposedLinears);
+  add(model.embedding_norm.has_value(), kEmbeddingNorm);
   add(model.embedding_scale != 1.0f, kEmbeddingScale);
   add(model.residual_scale != 1.0f, kResidualScale);
   add(model.logit_scale != 1.0f, kLogitScale);

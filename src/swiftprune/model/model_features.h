@@ -16,11 +16,12 @@ enum class ModelFeature {
   kLayerNorm,
   kNoInputNorms,  // attention or MLP reads the hidden states as they are
   kNoFinalNorm,
-  kNormGainOffset,
-  kOutputNorms,      // on the output of attention or MLP, before the residual sum
-  kQueryKeyNorms,    // per head
-  kNormsOfAllHeads,  // of queries and keys, all heads together
-  kNormsOfOwnGains,  // of queries and keys, a gain for each head
+  kNormGainOffset,       // of RMSNorm
+  kLayerNormGainOffset,  // of LayerNorm
+  kOutputNorms,          // on the output of attention or MLP, before the residual sum
+  kQueryKeyNorms,        // per head
+  kNormsOfAllHeads,      // of queries and keys, all heads together
+  kNormsOfOwnGains,      // of queries and keys, a gain for each head
   kSeparateQkv,
   kStackedQkv,
   kInterleavedQkv,
@@ -29,6 +30,11 @@ enum class ModelFeature {
   kGelu,
   kGeluTanh,
   kRelu,
+  kReluSquared,
+  kQuickGelu,
+  kClippedGelu,
+  kMish,
+  kSigmoid,
   kGatedMlp,
   kPlainMlp,
   kParallelResidual,
@@ -51,7 +57,14 @@ enum class ModelFeature {
   kAttentionSinks,
   kLatentAttention,
   kClampedSwiglu,
-  kExperts,  // MLPs of which each token uses a few
+  kShortConvolution,
+  kGatedDeltaNet,
+  kMamba2,
+  kGatedHeads,         // a gate on what each head of attention gives
+  kSlopes,             // ALiBi
+  kTransposedLinears,  // stored as [inputs, outputs]
+  kEmbeddingNorm,      // a norm on the embeddings
+  kExperts,            // MLPs of which each token uses a few
 };
 
 std::span<const ModelFeature> all_model_features();

@@ -1,6 +1,5 @@
 // Qwen1.5-MoE and Qwen2-MoE (a shared expert behind a gate of its own; arXiv 2407.10671) and Qwen3-MoE (none; arXiv
 // 2505.09388): Qwen2 and Qwen3 whose MLPs are experts, in all layers but those that config.json leaves dense.
-#include <algorithm>
 #include <array>
 
 #include <fmt/format.h>
@@ -12,18 +11,6 @@
 
 namespace swiftprune {
 namespace {
-
-// Whether layer i has experts.
-std::vector<bool> read_sparse_layers(const ConfigReader& c, std::int64_t num_layers) {
-  const std::int64_t step = c.integer("decoder_sparse_step", 1);
-  std::vector<std::int64_t> dense;
-  if (c.has("mlp_only_layers")) dense = c.integers("mlp_only_layers");
-  std::vector<bool> sparse;
-  for (std::int64_t i = 0; i < num_layers; ++i) {
-    sparse.push_back((i + 1) % step == 0 && std::find(dense.begin(), dense.end(), i) == dense.end());
-  }
-  return sparse;
-}
 
 ModelConfig configure(const ConfigReader& c, bool third) {
   ModelConfig m;
@@ -57,17 +44,11 @@ ModelConfig configure(const ConfigReader& c, bool third) {
     }
     if (sliding[static_cast<std::size_t>(i)]) b.attention_window = window;
     if (sparse[static_cast<std::size_t>(i)]) {
-      const std::string mlp = prefix + "mlp.";
-      ExpertsConfig experts = read_experts(c,
-                                           {.default_count = third ? 128 : 60,
-                                            .default_width = third ? 768 : 1408,
-                                            .default_top_k = third ? 8 : 4},
-                                           mlp);
-      experts.router.renormalised = c.boolean("norm_topk_prob", false);
-      if (!third) experts.shared_gate = mlp + "shared_expert_gate.weight";
-      check_experts(c, experts);
-      const std::int64_t shared = third ? 0 : c.integer("shared_expert_intermediate_size", 5632);
-      set_experts(m, std::move(experts), mlp, "shared_expert", shared, b);
+      set_qwen_experts(c, m,
+                       {.default_count = third ? 128 : 60,
+                        .default_width = third ? 768 : 1408,
+                        .default_top_k = third ? 8 : 4},
+                       false, third ? std::nullopt : std::optional<std::int64_t>(5632), prefix + "mlp.", b);
     }
     m.blocks.push_back(std::move(b));
   }

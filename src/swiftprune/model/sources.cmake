@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   model/family_config.cpp
   model/layer_sizes.cpp
   model/model_features.cpp
+  model/recurrent_mixer.cpp
   model/resident_model.cpp
   model/rope.cpp
   model/family.cpp
@@ -15,6 +16,13 @@ target_sources(swiftprune PRIVATE
   model/gpt_neox.cpp
   model/phi3.cpp
   model/opt.cpp
+  model/arcee.cpp
+  model/nemotron.cpp
+  model/bloom.cpp
+  model/gpt2.cpp
+  model/mpt.cpp
+  model/lfm2.cpp
+  model/qwen3_5.cpp
   model/smollm3.cpp
   model/olmo.cpp
   model/granite.cpp

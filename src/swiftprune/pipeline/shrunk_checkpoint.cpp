@@ -73,15 +73,15 @@ std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) 
   KeptUnits kept = all_units(model_.config());  // any units of the right number
   kept.channels.resize(static_cast<std::size_t>(shape_.channels_in(*layer)));
   kept.groups.resize(static_cast<std::size_t>(shape_.groups_in(*layer)));
-  const std::vector<LinearTensors> linears =
-      linears_of(model_.config().blocks[static_cast<std::size_t>(*layer)]);
+  const BlockConfig& block = model_.config().blocks[static_cast<std::size_t>(*layer)];
+  const std::vector<LinearTensors> linears = linears_of(block);
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    const auto rows = std::ssize(kept_rows(model_.config(), i, kept));
+    const auto rows = std::ssize(kept_rows(model_.config(), block, i, kept));
     if (tensor.name == linears[i].name + ".bias") return {rows};
     if (tensor.name != linears[i].name + ".weight") continue;
     const LinearInput input = linears[i].input;
-    return {rows,
-            is_output(input) ? std::ssize(kept_columns(model_.config(), input, kept)) : linears[i].inputs};
+    return {rows, is_output(input) ? std::ssize(kept_columns(model_.config(), block, input, kept))
+                                   : linears[i].inputs};
   }
   return tensor.shape;
 }
@@ -105,7 +105,7 @@ std::vector<PlannedTensor> ShrunkCheckpoint::plan(std::uint64_t max_shard_bytes)
     const std::string name = new_name(tensor.name);
     if (name.empty()) continue;
     single = single && tensor.file == kSafetensorsFile;
-    planned.push_back({name, tensor.dtype, new_shape(tensor), kSafetensorsFile});
+    planned.push_back({name, tensor.dtype, new_shape(tensor), kSafetensorsFile, false, tensor.transposed});
     if (const std::string bias = added_bias(tensor.name); !bias.empty()) {
       planned.push_back({new_name(bias), tensor.dtype, {planned.back().shape.front()}, kSafetensorsFile});
     }
@@ -152,7 +152,8 @@ Json ShrunkCheckpoint::config() const {
   const ModelConfig& m = model_.config();
   Json whole = read_config_file(model_.checkpoint());
   Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
-  config[m.intermediate_field] = shape_.channels;
+  if (m.has_width_field) config[m.intermediate_field] = shape_.channels;
+  if (!m.adjusts_width_field.empty()) config[m.adjusts_width_field] = false;
   config[m.layers_field] = shape_.layers;
   if (shape_.groups != m.num_kv_heads) {
     config["num_attention_heads"] = m.num_heads / m.num_kv_heads * shape_.groups;
@@ -169,6 +170,13 @@ Json ShrunkCheckpoint::config() const {
     for (const auto& [layer, index] : new_index_)
       rotated.push_back(m.blocks[static_cast<std::size_t>(layer)].rope >= 0 ? 1 : 0);
     config[m.rotated_layers_field] = std::move(rotated);
+  }
+  if (!m.blocks.front().layer_type.empty()) {
+    Json types = Json::array();
+    for (const auto& [layer, index] : new_index_)
+      types.push_back(m.blocks[static_cast<std::size_t>(layer)].layer_type);
+    config["layer_types"] = std::move(types);
+    return whole;
   }
   // Which layers slide follows from their place unless it is said.
   const auto slides = [&](std::int64_t layer) {

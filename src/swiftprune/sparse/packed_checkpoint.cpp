@@ -6,6 +6,7 @@
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/config_file.h"
+#include "swiftprune/checkpoint/tensor_names.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/sparse/pack_quantized.h"
 
@@ -226,6 +227,7 @@ void unpack_checkpoint(const Checkpoint& source, const fs::path& target, const P
     const std::string name = plan[i].name.substr(0, plan[i].name.size() - std::strlen(kPackedSuffix));
     grids |= is_grid(packed.kind());
     plan[i] = {name, packed.shape().dtype, {packed.rows(), packed.cols()}, plan[i].file};
+    plan[i].transposed = is_stored_transposed(source.config(), name);
   }
   CheckpointWriter writer(target, std::move(plan));
   std::size_t done = 0;

@@ -80,7 +80,14 @@ std::vector<UnitKind> parse_units(std::string_view text) {
 
 std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) {
   if (kind == UnitKind::kLayers && model.num_layers() < 2) return "the model has a single layer";
+  if (kind == UnitKind::kMlp && !model.has_width_field) {
+    return fmt::format("config.json of {} has no width of the MLP: it follows from the hidden size",
+                       model.family);
+  }
   if (kind != UnitKind::kHeads) return std::nullopt;
+  if (model.has_recurrent_blocks()) {
+    return "blocks with a recurrent mixer or a convolution in attention's place have no such heads";
+  }
   if (!model.has_head_size_field) {
     return fmt::format(
         "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
@@ -113,19 +120,23 @@ std::int64_t columns_a_group(const ModelConfig& model) {
   return model.num_heads / model.num_kv_heads * model.head_size;
 }
 
-std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept) {
+std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
+                                       const KeptUnits& kept) {
   if (output == LinearInput::kMlpOutput) return kept.channels;
+  if (block.recurrent) return all_of(block.attention_output.inputs);
   expect(output == LinearInput::kAttentionOutput, "kept_columns: an output projection");
   std::vector<std::int64_t> columns;
   append_runs(kept.groups, columns_a_group(model), 0, columns);
   return columns;
 }
 
-std::vector<std::int64_t> kept_rows(const ModelConfig& model, std::size_t linear, const KeptUnits& kept) {
-  const std::vector<LinearTensors> linears = linears_of(model.blocks.front());
+std::vector<std::int64_t> kept_rows(const ModelConfig& model, const BlockConfig& block, std::size_t linear,
+                                    const KeptUnits& kept) {
+  const std::vector<LinearTensors> linears = linears_of(block);
   const LinearTensors& tensors = linears.at(linear);
   switch (tensors.input) {
     case LinearInput::kAttention:
+      if (model.has_recurrent_blocks()) break;  // heads stay (inseparable())
       return kept_qkv_rows(model, linear, kept.groups);
     case LinearInput::kMlp: {
       std::vector<std::int64_t> rows = kept.channels;

@@ -37,9 +37,11 @@ LinearInput output_of(LinearInput input);
 
 // Columns of the attention's output projection that read one head group.
 std::int64_t columns_a_group(const ModelConfig& model);
-// The columns of an output projection (kAttentionOutput, kMlpOutput) that stay.
-std::vector<std::int64_t> kept_columns(const ModelConfig& model, LinearInput output, const KeptUnits& kept);
+// The columns of the block's output projection (kAttentionOutput, kMlpOutput) that stay.
+std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
+                                       const KeptUnits& kept);
 // The rows of the block's linear (index into linears_of()) that stay. Output projections keep theirs all.
-std::vector<std::int64_t> kept_rows(const ModelConfig& model, std::size_t linear, const KeptUnits& kept);
+std::vector<std::int64_t> kept_rows(const ModelConfig& model, const BlockConfig& block, std::size_t linear,
+                                    const KeptUnits& kept);
 
 }  // namespace swiftprune

@@ -67,17 +67,31 @@ bool loses_units(const ModelConfig& model, const ShrinkShape& shape, LinearInput
   return shape.groups < model.num_kv_heads || !shape.layer_groups.empty();
 }
 
+namespace {
+
+// Weights of the block's linears around attention, or what stands in its place.
+double mixer_weights(const BlockConfig& block) {
+  double sum = 0.0;
+  for (const LinearTensors& linear : linears_of(block)) {
+    if (output_of(linear.input) == LinearInput::kAttentionOutput)
+      sum += static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
+  }
+  return sum;
+}
+
+}  // namespace
+
 UnitWeights unit_weights(const ModelConfig& model) {
   UnitWeights sizes;
   for (const LinearTensors& linear : linears_of(model.blocks.front())) {
     const double weights = static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
-    const bool mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
-    if (mlp) {
+    if (output_of(linear.input) == LinearInput::kMlpOutput)
       sizes.channel += weights / static_cast<double>(model.intermediate_size);
-    } else {
-      sizes.group += weights / static_cast<double>(model.num_kv_heads);
-    }
   }
+  // Where blocks differ (recurrent ones, none of whose heads go) the mean of them.
+  double mixers = 0.0;
+  for (const BlockConfig& block : model.blocks) mixers += mixer_weights(block);
+  sizes.group = mixers / static_cast<double>(model.num_layers()) / static_cast<double>(model.num_kv_heads);
   return sizes;
 }
 

@@ -34,7 +34,7 @@ std::int64_t units_in(const ShrinkShape& shape, std::int64_t layer, LinearInput 
 bool loses_units(const ModelConfig& model, const ShrinkShape& shape, std::int64_t layer, LinearInput output);
 bool loses_units(const ModelConfig& model, const ShrinkShape& shape, LinearInput output);
 
-// Weights of one MLP channel and of one head group, in one block.
+// Weights of one MLP channel and of one head group, in one block (of blocks with different mixers: in the mean).
 struct UnitWeights {
   double channel = 0.0;
   double group = 0.0;

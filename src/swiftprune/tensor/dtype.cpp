@@ -210,4 +210,26 @@ void convert_from_f32(std::span<const float> source, DType dtype, std::span<std:
   }
 }
 
+void transpose_bytes(std::span<const std::byte> source, std::int64_t rows, std::int64_t cols,
+                     std::int64_t size, std::span<std::byte> target) {
+  expect(size == 2 || size == 4, "transpose_bytes: elements of 2 or 4 bytes");
+  expect(std::ssize(source) == rows * cols * size && source.size() == target.size(),
+         "transpose_bytes: a matrix");
+  constexpr std::int64_t kTile = 32;  // rows of source and target of a tile fit in the first-level cache
+  const auto turn = [&]<class Word>(Word) {
+    constexpr auto kSize = static_cast<std::int64_t>(sizeof(Word));
+    for (std::int64_t i0 = 0; i0 < rows; i0 += kTile) {
+      for (std::int64_t j0 = 0; j0 < cols; j0 += kTile) {
+        for (std::int64_t i = i0; i < std::min(rows, i0 + kTile); ++i) {
+          for (std::int64_t j = j0; j < std::min(cols, j0 + kTile); ++j) {
+            std::memcpy(target.data() + (j * rows + i) * kSize, source.data() + (i * cols + j) * kSize,
+                        sizeof(Word));
+          }
+        }
+      }
+    }
+  };
+  size == 2 ? turn(std::uint16_t{}) : turn(std::uint32_t{});
+}
+
 }  // namespace swiftprune

@@ -61,4 +61,8 @@ void convert_to_f32(std::span<const std::byte> source, DType dtype, std::span<fl
 // target: source.size() * size_of(dtype) bytes, any alignment. Negative zero becomes +0.
 void convert_from_f32(std::span<const float> source, DType dtype, std::span<std::byte> target);
 
+// A matrix of elements of `size` bytes (2 or 4), turned: source [rows, cols] -> target [cols, rows].
+void transpose_bytes(std::span<const std::byte> source, std::int64_t rows, std::int64_t cols,
+                     std::int64_t size, std::span<std::byte> target);
+
 }  // namespace swiftprune

@@ -22,6 +22,7 @@ class GroupTile {
   GroupTile(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& p,
             std::int64_t kv_head, std::int64_t first_query, std::int64_t num_queries)
       : p_(p),
+        head_(kv_head * (p.num_heads / p.num_kv_heads)),
         group_(p.num_heads / p.num_kv_heads),
         first_query_(first_query),
         num_queries_(num_queries),
@@ -80,6 +81,8 @@ class GroupTile {
         std::fill_n(row, begin, 0.0f);
         std::fill(row + end, row + count, 0.0f);
         const auto s = static_cast<std::size_t>(r);
+        if (!p_.slopes.empty())
+          add_slope(p_.slopes[static_cast<std::size_t>(head_ + g)], t0 - last_key(n), begin, end, row);
         const float correction =
             kernels().softmax_row(row + begin, end - begin, p_.scale, p_.softcap, &top_[s], &total_[s]);
         if (correction != 1.0f) kernels().scale_row(sums_.row(r), p_.head_size, correction);
@@ -88,7 +91,13 @@ class GroupTile {
     sgemm(false, false, 1.0f, scores, v_.row_block(t0, count), 1.0f, sums_.view());
   }
 
+  // The kernel multiplies what it is given by the scale. offset: of the first key from the query.
+  void add_slope(float slope, std::int64_t offset, std::int64_t begin, std::int64_t end, float* row) const {
+    for (std::int64_t t = begin; t < end; ++t) row[t] += slope / p_.scale * static_cast<float>(offset + t);
+  }
+
   const AttentionParams& p_;
+  std::int64_t head_;  // the group's first
   std::int64_t group_, first_query_, num_queries_, rows_;
   ConstMatrixView k_, v_;
   std::int64_t column_;  // of the group's first head in q and out

@@ -65,6 +65,16 @@ auto activation_kernel(Activation activation) {
       return kernels().gelu;
     case Activation::kGeluTanh:
       return kernels().gelu_tanh;
+    case Activation::kReluSquared:
+      return kernels().relu_squared;
+    case Activation::kQuickGelu:
+      return kernels().quick_gelu;
+    case Activation::kClippedGelu:
+      return kernels().clipped_gelu;
+    case Activation::kMish:
+      return kernels().mish;
+    case Activation::kSigmoid:
+      return kernels().sigmoid;
     case Activation::kRelu:
       break;
   }
@@ -123,6 +133,33 @@ class CpuBackend final : public Backend {
   void do_attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& params,
                     MatrixView out) const override {
     cpu::attention(q, k, v, params, out);
+  }
+  void do_causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                             ConstMatrixView past, MatrixView y) const override {
+    for_rows(x.rows, [&](std::int64_t n) {
+      bias.empty() ? std::fill_n(y.row(n), x.cols, 0.0f) : std::copy_n(bias.data(), x.cols, y.row(n));
+      for (std::int64_t j = 0; j < taps.rows; ++j) {
+        const std::int64_t from = n - past.rows + j;
+        kernels().multiply_add(from < 0 ? past.row(past.rows + from) : x.row(from), taps.row(j), y.row(n),
+                               x.cols);
+      }
+    });
+  }
+  void do_recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                     ConstMatrixView step, const RecurrenceParams& p, MatrixView state,
+                     MatrixView out) const override {
+    expect(state.stride == state.cols, "recurrence: a state in one piece");
+    parallel_for(p.num_heads, 1, [&](std::int64_t first, std::int64_t last) {
+      std::vector<float> u(static_cast<std::size_t>(p.value_size));
+      for (std::int64_t h = first; h < last; ++h) {
+        const std::int64_t key = h / (p.num_heads / p.num_key_heads) * p.key_size, value = h * p.value_size;
+        for (std::int64_t n = 0; n < q.rows; ++n) {
+          kernels().recurrence_step(state.row(h * p.key_size), p.key_size, p.value_size, decay.at(n, h),
+                                    step.at(n, h), p.delta_rule, q.row(n) + key, k.row(n) + key,
+                                    v.row(n) + value, u.data(), out.row(n) + value);
+        }
+      }
+    });
   }
   void do_activate(Activation activation, MatrixView x) const override {
     const auto kernel = activation_kernel(activation);

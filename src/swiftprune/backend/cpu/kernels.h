@@ -25,8 +25,18 @@ struct Kernels {
   void (*gelu)(float* x, std::int64_t n);
   void (*gelu_tanh)(float* x, std::int64_t n);
   void (*relu)(float* x, std::int64_t n);
-  void (*softcap)(float* x, std::int64_t n, float cap);              // x = cap·tanh(x / cap)
-  void (*multiply)(float* x, const float* y, std::int64_t n);        // x *= y
+  void (*relu_squared)(float* x, std::int64_t n);
+  void (*quick_gelu)(float* x, std::int64_t n);
+  void (*clipped_gelu)(float* x, std::int64_t n);
+  void (*mish)(float* x, std::int64_t n);
+  void (*sigmoid)(float* x, std::int64_t n);
+  void (*softcap)(float* x, std::int64_t n, float cap);                            // x = cap·tanh(x / cap)
+  void (*multiply)(float* x, const float* y, std::int64_t n);                      // x *= y
+  void (*multiply_add)(const float* x, const float* w, float* y, std::int64_t n);  // y += x·w
+  // One token and head of Backend::recurrence(): state [keys, values], u and out [values].
+  void (*recurrence_step)(float* state, std::int64_t keys, std::int64_t values, float decay, float step,
+                          bool delta_rule, const float* q, const float* k, const float* v, float* u,
+                          float* out);
   void (*add)(const float* x, float* y, std::int64_t n);             // y += x
   void (*add_squares)(const float* x, float* sums, std::int64_t n);  // sums += x²
   // log Σ exp(x − max), and the place of the first maximum

@@ -1,5 +1,6 @@
 // Plain loops with double sums: the specification of every operation and the oracle of the tests. Not for
 // speed.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -32,6 +33,16 @@ double activated(Activation activation, double x) {
     }
     case Activation::kRelu:
       return x > 0.0 ? x : 0.0;
+    case Activation::kReluSquared:
+      return x > 0.0 ? x * x : 0.0;
+    case Activation::kQuickGelu:
+      return x / (1.0 + std::exp(-1.702 * x));
+    case Activation::kClippedGelu:
+      return std::clamp(activated(Activation::kGelu, x), -10.0, 10.0);
+    case Activation::kMish:
+      return x * std::tanh(x > 0.0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)));
+    case Activation::kSigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
   }
   return x;
 }
@@ -191,6 +202,8 @@ class ReferenceBackend final : public Backend {
           double score = 0.0;
           for (std::int64_t i = 0; i < d; ++i) score += double{q.at(n, h * d + i)} * double{k.at(t, kv + i)};
           score *= double{p.scale};
+          if (!p.slopes.empty())
+            score += double{p.slopes[static_cast<std::size_t>(h)]} * static_cast<double>(t - last);
           if (p.softcap > 0.0f) score = double{p.softcap} * std::tanh(score / double{p.softcap});
           weights[static_cast<std::size_t>(t)] = score;
           top = std::max(top, score);
@@ -207,6 +220,54 @@ class ReferenceBackend final : public Backend {
             sum += weights[static_cast<std::size_t>(t)] * double{v.at(t, kv + i)};
           out.at(n, h * d + i) = static_cast<float>(sum / total);
         }
+      }
+    }
+  }
+
+  void do_causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                             ConstMatrixView past, MatrixView y) const override {
+    for (std::int64_t n = 0; n < x.rows; ++n) {
+      for (std::int64_t c = 0; c < x.cols; ++c) {
+        double sum = bias.empty() ? 0.0 : double{bias[static_cast<std::size_t>(c)]};
+        for (std::int64_t j = 0; j < taps.rows; ++j) {
+          const std::int64_t from = n - past.rows + j;
+          sum += double{taps.at(j, c)} * double{from < 0 ? past.at(past.rows + from, c) : x.at(from, c)};
+        }
+        y.at(n, c) = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void do_recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                     ConstMatrixView step, const RecurrenceParams& p, MatrixView state,
+                     MatrixView out) const override {
+    std::vector<double> s(static_cast<std::size_t>(p.key_size * p.value_size));
+    const auto at = [&](std::int64_t i, std::int64_t j) -> double& {
+      return s[static_cast<std::size_t>(i * p.value_size + j)];
+    };
+    for (std::int64_t h = 0; h < p.num_heads; ++h) {
+      const std::int64_t key = h / (p.num_heads / p.num_key_heads) * p.key_size;
+      const MatrixView of_head = state.row_block(h * p.key_size, p.key_size);
+      for (std::int64_t i = 0; i < p.key_size; ++i) {
+        for (std::int64_t j = 0; j < p.value_size; ++j) at(i, j) = double{of_head.at(i, j)};
+      }
+      for (std::int64_t n = 0; n < q.rows; ++n) {
+        for (double& value : s) value *= double{decay.at(n, h)};
+        for (std::int64_t j = 0; j < p.value_size; ++j) {
+          double u = double{v.at(n, h * p.value_size + j)};
+          for (std::int64_t i = 0; i < p.key_size && p.delta_rule; ++i)
+            u -= double{k.at(n, key + i)} * at(i, j);
+          u *= double{step.at(n, h)};
+          double sum = 0.0;
+          for (std::int64_t i = 0; i < p.key_size; ++i) {
+            at(i, j) += double{k.at(n, key + i)} * u;
+            sum += double{q.at(n, key + i)} * at(i, j);
+          }
+          out.at(n, h * p.value_size + j) = static_cast<float>(sum);
+        }
+      }
+      for (std::int64_t i = 0; i < p.key_size; ++i) {
+        for (std::int64_t j = 0; j < p.value_size; ++j) of_head.at(i, j) = static_cast<float>(at(i, j));
       }
     }
   }

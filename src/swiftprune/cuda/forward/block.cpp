@@ -55,6 +55,12 @@ ActivationKind kind_of(Activation activation) {
       return ActivationKind::kGeluTanh;
     case Activation::kRelu:
       return ActivationKind::kRelu;
+    case Activation::kReluSquared:
+    case Activation::kQuickGelu:
+    case Activation::kClippedGelu:
+    case Activation::kMish:
+    case Activation::kSigmoid:
+      break;
   }
   expect(false, "activate: an activation of the capabilities");
   return ActivationKind::kSilu;

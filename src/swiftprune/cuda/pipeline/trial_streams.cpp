@@ -60,7 +60,8 @@ class DeviceTrialStreams final : public TrialStreams {
     cut_->copy_from(block(), stream_);
     for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
       const DeviceView weight = cut_->weight(cut_->output_projection(output));
-      const std::vector<std::int64_t> columns = kept_columns(model_.config(), output, kept);
+      const std::vector<std::int64_t> columns = kept_columns(
+          model_.config(), model_.config().blocks[static_cast<std::size_t>(layer_)], output, kept);
       if (std::ssize(columns) == weight.cols) continue;
       columns_->set(columns, weight.cols);
       keep_columns(columns_->place(), weight.rows, weight.cols, weight.data, weight.dtype, stream_);

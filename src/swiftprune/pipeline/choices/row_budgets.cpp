@@ -218,6 +218,12 @@ std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const Dec
       if (linear.tensors.input == kAttention)
         outputs.push_back(row_energies(linear.weight.view(), stats, backend));
     }
+    // What a row of a mixer's or a gated head's projections does is not known here: all of a linear count alike.
+    if (dense.config().recurrent || dense.config().gated_heads) {
+      std::vector<std::vector<float>> alike;
+      for (const std::vector<double>& rows : outputs) alike.emplace_back(rows.size(), 1.0f);
+      return alike;
+    }
     const ModelConfig& config = model_.config();
     std::vector<double> columns(at(config.heads_in(dense.config()) * config.head_size), 0.0);
     add_column_energies(dense.linears()[outputs.size()].weight.view(), {}, columns);

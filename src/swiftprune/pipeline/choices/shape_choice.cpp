@@ -22,11 +22,13 @@ std::vector<double> width_losses(const ModelConfig& m, const std::vector<ShrinkS
     trials.load_block(layer);
     const auto scores = trials.run_scored(0, options.score);
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-      KeptUnits kept;
+      KeptUnits kept = all_units(m);
       kept.channels =
           best_units(scores[static_cast<std::size_t>(LinearInput::kMlpOutput)], 1, shapes[i].channels);
-      kept.groups = best_units(scores[static_cast<std::size_t>(LinearInput::kAttentionOutput)],
-                               columns_a_group(m), shapes[i].groups);
+      if (shapes[i].groups < m.num_kv_heads) {
+        kept.groups = best_units(scores[static_cast<std::size_t>(LinearInput::kAttentionOutput)],
+                                 columns_a_group(m), shapes[i].groups);
+      }
       trials.run_with(streams[i], kept);
     }
     if (options.progress) options.progress("widths", layer + 1, m.num_layers());

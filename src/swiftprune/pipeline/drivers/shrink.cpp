@@ -133,13 +133,15 @@ class Shrinker {
   void shrink_output(LinearInput output, ShrunkBlock& shrunk) {
     const ModelConfig& m = model_.config();
     const bool mlp = output == kMlpOutput;
+    const BlockConfig& block = m.blocks[static_cast<std::size_t>(shrunk.layer)];
     const std::int64_t unit = mlp ? 1 : columns_a_group(m);
     const std::int64_t count = units_in(run_.shape, shrunk.layer, output);
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
     // Head groups are ranked by one look at all of them: sums over columns that go together.
     const std::int64_t num_kept = mlp ? count : m.num_kv_heads * unit;
-    units = best_units(shop_->unit_scores(output, num_kept), unit, count);
-    const std::vector<std::int64_t> columns = kept_columns(m, output, shrunk.kept);
+    const bool has_units = mlp || !block.recurrent;  // else all stay
+    if (has_units) units = best_units(shop_->unit_scores(output, num_kept), unit, count);
+    const std::vector<std::int64_t> columns = kept_columns(m, block, output, shrunk.kept);
     if (run_.refits()) {
       RefitOptions options = options_.refit;
       if (!run_.aligned()) options.alpha = options.beta = 0.0;
@@ -175,8 +177,9 @@ std::vector<KeptPart> kept_parts(const ModelConfig& model, const BlockConfig& bl
   const std::vector<LinearTensors> linears = linears_of(block);
   std::vector<KeptPart> parts;
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    parts.push_back({kept_rows(model, i, kept), {}});
-    if (is_output(linears[i].input)) parts.back().columns = kept_columns(model, linears[i].input, kept);
+    parts.push_back({kept_rows(model, block, i, kept), {}});
+    if (is_output(linears[i].input))
+      parts.back().columns = kept_columns(model, block, linears[i].input, kept);
   }
   return parts;
 }

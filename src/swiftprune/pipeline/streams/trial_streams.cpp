@@ -55,7 +55,7 @@ class CpuTrialStreams final : public TrialStreams {
     std::vector<std::pair<LinearInput, Matrix>> whole;
     for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
       BlockLinear& linear = output_projection(*block_, output);
-      const std::vector<std::int64_t> columns = kept_columns(model_.config(), output, kept);
+      const std::vector<std::int64_t> columns = kept_columns(model_.config(), block_->config(), output, kept);
       if (std::ssize(columns) == linear.tensors.inputs) continue;
       whole.emplace_back(output, linear.weight.clone());
       keep_columns(linear, columns);

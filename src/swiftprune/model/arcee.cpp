@@ -1,0 +1,50 @@
+// Arcee's AFM (https://www.arcee.ai/blog/deep-dive-afm-4-5b-the-first-arcee-foundational-model): LLaMA with a plain MLP
+// of squared ReLU.
+#include <array>
+
+#include <fmt/format.h>
+
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/family_config.h"
+#include "swiftprune/model/rope.h"
+
+namespace swiftprune {
+namespace {
+
+ModelConfig configure(const ConfigReader& c) {
+  ModelConfig m;
+  m.family = "arcee";
+  read_common(c, {.max_positions = 4096}, m);
+  m.heads_divide_hidden_size = true;
+  m.attention_bias_field = "attention_bias";
+  m.mlp_bias_field = "mlp_bias";
+  m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-5));
+  m.gated_mlp = false;
+  m.activation = read_activation(c, "hidden_act", "relu2");
+  m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
+  set_llama_ends(c, false, m);
+  const bool attention_bias = c.boolean(m.attention_bias_field, false);
+  const std::int64_t num_layers = read_num_layers(c);
+  for (std::int64_t i = 0; i < num_layers; ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    BlockConfig b = llama_block(m, prefix);
+    set_plain_mlp(m, prefix + "mlp.up_proj", prefix + "mlp.down_proj", b);
+    set_attention_bias(attention_bias, attention_bias, b);
+    set_mlp_bias(c.boolean(m.mlp_bias_field, false), b);
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
+    "rope_parameters "
+    "attention_bias mlp_bias";
+
+constexpr std::array<std::string_view, 1> kTypes = {"arcee"};
+
+}  // namespace
+
+const ModelFamily kArceeFamily{"arcee", kTypes, configure, kFields};
+
+}  // namespace swiftprune

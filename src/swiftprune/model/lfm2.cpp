@@ -1,0 +1,107 @@
+// LFM2 (https://www.liquid.ai/blog/liquid-foundation-models-v2-our-second-series-of-generative-ai-models): short
+// convolutions between two gates in most layers, grouped attention with norms of queries and keys in the others.
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/family_config.h"
+#include "swiftprune/model/rope.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::string_view kConvolution = "conv", kAttention = "full_attention";
+
+// The width of the MLP, which config.json's number is only an upper bound of.
+void adjust_width(const ConfigReader& c, ModelConfig& m) {
+  m.adjusts_width_field = "block_auto_adjust_ff_dim";
+  if (!c.boolean(m.adjusts_width_field, true)) return;
+  const double factor = c.positive("block_ffn_dim_multiplier", 1.0);
+  const std::int64_t multiple = c.integer("block_multiple_of", 256);
+  const auto width = static_cast<double>(2 * m.intermediate_size / 3) * factor;
+  constexpr double kMost = 1e9;  // a bound on what is computed before the tensors' shapes are known
+  if (!(width >= 1.0 && width <= kMost)) {
+    bad_input("{}: found {}, which gives an MLP of width {}", c.where("block_ffn_dim_multiplier"), factor,
+              width);
+  }
+  const auto whole = static_cast<std::int64_t>(width);
+  m.intermediate_size = c.is_null("block_ffn_dim_multiplier") ? 2 * m.intermediate_size / 3
+                                                              : (whole + multiple - 1) / multiple * multiple;
+}
+
+void set_convolution(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
+  const bool bias = c.boolean("conv_bias", false);
+  const std::int64_t hidden = m.hidden_size;
+  ShortConvolution mixer;
+  mixer.convolution = {.weight = prefix + "conv.conv.weight",
+                       .bias = bias ? prefix + "conv.conv.bias" : "",
+                       .channels = hidden,
+                       .taps = c.integer("conv_L_cache", 3)};
+  b.qkv = {{prefix + "conv.in_proj", 3 * hidden, hidden, bias, LinearInput::kAttention}};
+  b.attention_output = {prefix + "conv.out_proj", hidden, hidden, bias, LinearInput::kAttentionOutput};
+  b.recurrent = std::move(mixer);
+}
+
+ModelConfig configure(const ConfigReader& c) {
+  ModelConfig m;
+  m.family = "lfm2";
+  read_common(c,
+              {.max_positions = 128000,
+               .intermediate_field = c.has("block_ff_dim") ? "block_ff_dim" : "intermediate_size",
+               .intermediate_size = 12288,
+               .num_kv_heads = 8},
+              m);
+  adjust_width(c, m);
+  m.norm_eps = static_cast<float>(c.positive("norm_eps", 1e-5));
+  m.ropes = {read_rope(
+      c, {.rotary_size = m.head_size, .max_positions = m.max_positions, .theta = c.positive("theta", 1e6)})};
+  m.embedding = "model.embed_tokens.weight";
+  m.final_norm = NormTensors{"model.embedding_norm.weight", ""};
+  m.own_head = "lm_head.weight";
+  m.head = c.boolean("tie_embedding", c.boolean("tie_word_embeddings", true)) ? m.embedding : m.own_head;
+  const std::int64_t num_layers = read_num_layers(c);
+  std::vector<std::int64_t> attends;
+  if (c.has("full_attn_idxs")) attends = c.integers("full_attn_idxs");
+  const std::vector<std::string> types =
+      read_layer_types(c, num_layers, std::array{kConvolution, kAttention}, [&](std::int64_t i) {
+        const bool all = !c.has("full_attn_idxs");
+        return std::string(
+            all || std::find(attends.begin(), attends.end(), i) != attends.end() ? kAttention : kConvolution);
+      });
+  for (std::int64_t i = 0; i < num_layers; ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    BlockConfig b = llama_block(m, prefix);
+    b.layer_type = types[static_cast<std::size_t>(i)];
+    if (b.layer_type == kConvolution) {
+      set_convolution(c, m, prefix, b);
+    } else {
+      b.attention_output.name = prefix + "self_attn.out_proj";
+      b.query_norm = NormTensors{prefix + "self_attn.q_layernorm.weight", ""};
+      b.key_norm = NormTensors{prefix + "self_attn.k_layernorm.weight", ""};
+    }
+    b.up[0].name = prefix + "feed_forward.w1";
+    b.up[1].name = prefix + "feed_forward.w3";
+    b.down.name = prefix + "feed_forward.w2";
+    b.attention_norm = NormTensors{prefix + "operator_norm.weight", ""};
+    b.mlp_norm = NormTensors{prefix + "ffn_norm.weight", ""};
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
+constexpr std::string_view kFields =
+    "block_ff_dim num_key_value_heads head_dim norm_eps rope_theta theta rope_scaling "
+    "rope_parameters layer_types full_attn_idxs conv_bias conv_L_cache block_multiple_of "
+    "block_ffn_dim_multiplier "
+    "block_auto_adjust_ff_dim tie_embedding";
+
+constexpr std::array<std::string_view, 1> kTypes = {"lfm2"};
+
+}  // namespace
+
+const ModelFamily kLfm2Family{"lfm2", kTypes, configure, kFields};
+
+}  // namespace swiftprune

@@ -1,0 +1,233 @@
+#include "swiftprune/model/recurrent_mixer.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kRowsATask = 16;
+constexpr float kLengthEps = 1e-6f;  // of q and k scaled to length 1 (fla's l2norm)
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+template <class Body>
+void for_rows(std::int64_t rows, const Body& body) {
+  parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t n = first; n < last; ++n) body(n);
+  });
+}
+
+double softplus(double x) { return x > 0.0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
+
+// Each run of `size` elements of a row becomes one of length `length`.
+void scale_to_length(std::int64_t size, float length, MatrixView x) {
+  for_rows(x.rows, [&](std::int64_t n) {
+    for (float* head = x.row(n); head < x.row(n) + x.cols; head += size) {
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < size; ++i) sum += double{head[i]} * double{head[i]};
+      const auto factor = static_cast<float>(double{length} / std::sqrt(sum + double{kLengthEps}));
+      for (std::int64_t i = 0; i < size; ++i) head[i] *= factor;
+    }
+  });
+}
+
+// What the linears of a gated DeltaNet give, in one order: mixed [N, q | k | v], z [N, H·V], b and a [N, H].
+struct DeltaInputs {
+  Matrix storage[4];
+  MatrixView mixed, z, b, a;
+};
+
+DeltaInputs delta_inputs(const GatedDeltaNet& m, std::span<const MatrixView> projected) {
+  DeltaInputs in;
+  if (!m.grouped) {
+    expect(projected.size() == 4, "gated DeltaNet: four projections");
+    in.mixed = projected[0];
+    in.z = projected[1];
+    in.b = projected[2];
+    in.a = projected[3];
+    return in;
+  }
+  expect(projected.size() == 2, "gated DeltaNet: two projections");
+  const std::int64_t rows = projected[0].rows, group = m.value_heads / m.key_heads;
+  const std::int64_t keys = m.key_heads * m.key_size, values = group * m.value_size;
+  const std::int64_t sizes[] = {2 * keys + m.value_heads * m.value_size, m.value_heads * m.value_size,
+                                m.value_heads, m.value_heads};
+  MatrixView* views[] = {&in.mixed, &in.z, &in.b, &in.a};
+  for (std::size_t i = 0; i < 4; ++i) {
+    in.storage[i] = Matrix(rows, sizes[i]);
+    *views[i] = in.storage[i].view();
+  }
+  for_rows(rows, [&](std::int64_t n) {
+    for (std::int64_t h = 0; h < m.key_heads; ++h) {
+      const float* from = projected[0].row(n) + h * 2 * (m.key_size + values);
+      std::copy_n(from, m.key_size, in.mixed.row(n) + h * m.key_size);
+      std::copy_n(from + m.key_size, m.key_size, in.mixed.row(n) + keys + h * m.key_size);
+      std::copy_n(from + 2 * m.key_size, values, in.mixed.row(n) + 2 * keys + h * values);
+      std::copy_n(from + 2 * m.key_size + values, values, in.z.row(n) + h * values);
+      const float* gates = projected[1].row(n) + h * 2 * group;
+      std::copy_n(gates, group, in.b.row(n) + h * group);
+      std::copy_n(gates + group, group, in.a.row(n) + h * group);
+    }
+  });
+  return in;
+}
+
+Matrix state_of(std::int64_t heads, std::int64_t keys, std::int64_t values) {
+  return Matrix::zeros(heads * keys, values);
+}
+
+}  // namespace
+
+std::vector<MixerTensor> tensors_of(RecurrentMixer& mixer) {
+  TimeConvolution& convolution = convolution_of(mixer);
+  std::vector<MixerTensor> tensors = {{&convolution.weight, {convolution.channels, 1, convolution.taps}}};
+  const auto add = [&](std::string& name, std::int64_t size) {
+    if (!name.empty()) tensors.push_back({&name, {size}});
+  };
+  add(convolution.bias, convolution.channels);
+  if (auto* delta = std::get_if<GatedDeltaNet>(&mixer)) {
+    add(delta->decay, delta->value_heads);
+    add(delta->step_bias, delta->value_heads);
+    add(delta->norm, delta->value_size);
+  }
+  if (auto* mamba = std::get_if<Mamba2>(&mixer)) {
+    for (std::string* name : {&mamba->decay, &mamba->step_bias, &mamba->skip}) add(*name, mamba->heads);
+    add(mamba->norm, mamba->heads * mamba->head_size);
+  }
+  return tensors;
+}
+
+std::int64_t state_numbers(const RecurrentMixer& mixer) {
+  const TimeConvolution& convolution = convolution_of(mixer);
+  std::int64_t numbers = (convolution.taps - 1) * convolution.channels;
+  if (const auto* m = std::get_if<GatedDeltaNet>(&mixer))
+    numbers += m->value_heads * m->key_size * m->value_size;
+  if (const auto* m = std::get_if<Mamba2>(&mixer)) numbers += m->heads * m->state_size * m->head_size;
+  return numbers;
+}
+
+RecurrentBlock::RecurrentBlock(const Checkpoint& checkpoint, const RecurrentMixer& mixer, float eps)
+    : mixer_(mixer), eps_(eps) {
+  const TimeConvolution& convolution = convolution_of(mixer);
+  const std::vector<float> filters = checkpoint.load_tensor(
+      convolution.weight, std::array<std::int64_t, 3>{convolution.channels, 1, convolution.taps});
+  taps_ = Matrix(convolution.taps, convolution.channels);
+  for (std::int64_t c = 0; c < convolution.channels; ++c) {
+    for (std::int64_t j = 0; j < convolution.taps; ++j)
+      taps_.at(j, c) = filters[at(c * convolution.taps + j)];
+  }
+  const auto load = [&](const std::string& name, std::int64_t size, std::vector<float>& values) {
+    if (!name.empty()) values = checkpoint.load_vector(name, size);
+  };
+  load(convolution.bias, convolution.channels, bias_);
+  if (const auto* m = std::get_if<GatedDeltaNet>(&mixer)) {
+    load(m->decay, m->value_heads, decay_);
+    load(m->step_bias, m->value_heads, step_bias_);
+    load(m->norm, m->value_size, norm_);
+  }
+  if (const auto* m = std::get_if<Mamba2>(&mixer)) {
+    load(m->decay, m->heads, decay_);
+    load(m->step_bias, m->heads, step_bias_);
+    load(m->skip, m->heads, skip_);
+    load(m->norm, m->heads * m->head_size, norm_);
+  }
+}
+
+Matrix RecurrentBlock::mix(const Backend& backend, std::span<const MatrixView> projected,
+                           RecurrentState& state) const {
+  return std::visit([&](const auto& mixer) { return mix(backend, mixer, projected, state); }, mixer_);
+}
+
+Matrix RecurrentBlock::convolved(const Backend& backend, ConstMatrixView x, RecurrentState& state) const {
+  if (state.past.empty()) state.past = Matrix::zeros(taps_.rows() - 1, taps_.cols());
+  Matrix y(x.rows, x.cols);
+  backend.causal_convolution(x, taps_.view(), bias_, state.past.view(), y.view());
+  return y;
+}
+
+Matrix RecurrentBlock::mix(const Backend& backend, const ShortConvolution& m,
+                           std::span<const MatrixView> projected, RecurrentState& state) const {
+  const MatrixView x = projected.front();
+  const std::int64_t size = m.convolution.channels;
+  Matrix product(x.rows, size);
+  for_rows(x.rows, [&](std::int64_t n) {
+    for (std::int64_t i = 0; i < size; ++i) product.at(n, i) = x.at(n, i) * x.at(n, 2 * size + i);
+  });
+  Matrix y = convolved(backend, product.view(), state);
+  for_rows(x.rows, [&](std::int64_t n) {
+    for (std::int64_t i = 0; i < size; ++i) y.at(n, i) *= x.at(n, size + i);
+  });
+  return y;
+}
+
+Matrix RecurrentBlock::mix(const Backend& backend, const GatedDeltaNet& m,
+                           std::span<const MatrixView> projected, RecurrentState& state) const {
+  const DeltaInputs in = delta_inputs(m, projected);
+  const std::int64_t rows = in.mixed.rows, keys = m.key_heads * m.key_size;
+  Matrix mixed = convolved(backend, in.mixed, state);
+  backend.activate(Activation::kSilu, mixed.view());
+  const MatrixView q = mixed.view().col_block(0, keys), k = mixed.view().col_block(keys, keys);
+  const MatrixView v = mixed.view().col_block(2 * keys, m.value_heads * m.value_size);
+  scale_to_length(m.key_size, 1.0f / std::sqrt(static_cast<float>(m.key_size)), q);
+  scale_to_length(m.key_size, 1.0f, k);
+  Matrix decay(rows, m.value_heads), step(rows, m.value_heads);
+  for_rows(rows, [&](std::int64_t n) {
+    for (std::int64_t h = 0; h < m.value_heads; ++h) {
+      const double rate = std::exp(double{decay_[at(h)]});
+      decay.at(n, h) =
+          static_cast<float>(std::exp(-rate * softplus(double{in.a.at(n, h)} + double{step_bias_[at(h)]})));
+      step.at(n, h) = static_cast<float>(1.0 / (1.0 + std::exp(-double{in.b.at(n, h)})));
+    }
+  });
+  if (state.state.empty()) state.state = state_of(m.value_heads, m.key_size, m.value_size);
+  Matrix y(rows, v.cols);
+  backend.recurrence(q, k, v, decay.view(), step.view(),
+                     {m.value_heads, m.key_heads, m.key_size, m.value_size, true}, state.state.view(),
+                     y.view());
+  const MatrixView heads{y.data(), rows * m.value_heads, m.value_size, m.value_size};
+  backend.rms_norm(heads, norm_, 0.0f, eps_, heads);
+  Matrix gate = copy_of(in.z);
+  backend.gated_activate(Activation::kSilu, gate.view(), y.view());
+  return gate;
+}
+
+Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<const MatrixView> projected,
+                           RecurrentState& state) const {
+  const MatrixView x = projected.front();
+  const std::int64_t size = m.heads * m.head_size, shared = m.groups * m.state_size;
+  Matrix mixed = convolved(backend, x.col_block(size, size + 2 * shared), state);
+  backend.activate(Activation::kSilu, mixed.view());
+  const MatrixView v = mixed.view().col_block(0, size);
+  const MatrixView dt = x.col_block(2 * size + 2 * shared, m.heads);
+  Matrix decay(x.rows, m.heads), step(x.rows, m.heads);
+  for_rows(x.rows, [&](std::int64_t n) {
+    for (std::int64_t h = 0; h < m.heads; ++h) {
+      const double time = softplus(double{dt.at(n, h)} + double{step_bias_[at(h)]});
+      decay.at(n, h) = static_cast<float>(std::exp(-std::exp(double{decay_[at(h)]}) * time));
+      step.at(n, h) = static_cast<float>(time);
+    }
+  });
+  if (state.state.empty()) state.state = state_of(m.heads, m.state_size, m.head_size);
+  Matrix y(x.rows, size);
+  backend.recurrence(mixed.view().col_block(size + shared, shared), mixed.view().col_block(size, shared), v,
+                     decay.view(), step.view(), {m.heads, m.groups, m.state_size, m.head_size, false},
+                     state.state.view(), y.view());
+  for_rows(x.rows, [&](std::int64_t n) {
+    for (std::int64_t i = 0; i < size; ++i) y.at(n, i) += skip_[at(i / m.head_size)] * v.at(n, i);
+  });
+  Matrix gated = copy_of(x.col_block(0, size));
+  backend.gated_activate(Activation::kSilu, gated.view(), y.view());
+  const std::int64_t part = size / m.groups;
+  for (std::int64_t g = 0; g < m.groups; ++g) {
+    const MatrixView of_group = gated.view().col_block(g * part, part);
+    backend.rms_norm(of_group, std::span(norm_).subspan(at(g * part), at(part)), 0.0f, eps_, of_group);
+  }
+  return gated;
+}
+
+}  // namespace swiftprune
