@@ -39,8 +39,10 @@ struct CompareFlags {
 // One attention and one MLP linear of the middle block.
 std::vector<std::string> default_masks(const Model& model) {
   const BlockConfig& block = model.config().blocks[static_cast<std::size_t>(model.config().num_layers() / 2)];
-  std::vector<std::string> masks = {block.qkv.front().name + ".weight"};
-  if (!block.up.empty()) masks.push_back(block.down.name + ".weight");  // else all of the MLP are experts
+  const std::vector<LinearTensors> linears = linears_of(block);
+  std::vector<std::string> masks = {linears.front().name + ".weight"};
+  // Not where all of the MLP are experts.
+  if (linears.back().input == LinearInput::kMlpOutput) masks.push_back(linears.back().name + ".weight");
   return masks;
 }
 

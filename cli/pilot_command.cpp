@@ -76,7 +76,7 @@ void run(PilotFlags& flags) {
   if (!flags.report.empty()) {
     const BlockConfig& block =
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
-    options.masks = {block.down.name + ".weight"};
+    options.masks = {linears_of(block).back().name + ".weight"};
   }
   ComparisonReport report = run_pilot(*model, *device, split, options);
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));

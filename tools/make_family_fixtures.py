@@ -32,6 +32,9 @@ QWEN3_5 = SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value
                        linear_value_head_dim=5, linear_conv_kernel_dim=4, rope_parameters=dict(
                            rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5, mrope_section=[1, 1, 1],
                            mrope_interleaved=True))
+NEMOTRON_H = {key: value for key, value in SMALL.items() if key != "num_hidden_layers"} | dict(
+    num_attention_heads=4, num_key_value_heads=2, head_dim=8, mamba_num_heads=6, mamba_head_dim=4, n_groups=2,
+    ssm_state_size=5, chunk_size=8)
 SHORT, LONG = [1.0, 1.25, 1.5], [1.0, 2.5, 4.0]
 
 
@@ -74,6 +77,13 @@ def old_granite(config):
     """As transformers wrote it before 5.24."""
     config["layer_types"] = ["attention", "mamba"]
     del config["time_step_limit"]
+
+
+def pattern_of_layers(config):
+    """A letter for each layer, as on the hub."""
+    letters = dict(linear_attention="M", full_attention="*", mlp="-")
+    config["hybrid_override_pattern"] = "".join(letters[kind] for kind in config.pop("layers_block_type"))
+    config["num_hidden_layers"] = len(config["hybrid_override_pattern"])
 
 
 def without_layer_types(config):
@@ -190,6 +200,13 @@ CASES = {
     "gemma": ("gemma", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=10), None),
     "gptj": ("gptj", "float16", dict(vocab_size=64, n_embd=24, n_inner=40, n_layer=2, n_head=3, n_positions=64,
              rotary_dim=6, pad_token_id=0), None),
+    "apertus": ("apertus", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, attention_bias=True),
+                None),
+    "nemotron_h": ("nemotron_h", "bfloat16", NEMOTRON_H | dict(
+        layers_block_type=["mamba", "mlp", "mamba", "attention", "mlp"]), None),
+    "nemotron_h_bias": ("nemotron_h", "float16", NEMOTRON_H | dict(
+        layers_block_type=["attention", "mlp", "mamba"], mlp_bias=True, use_bias=True, use_conv_bias=False,
+        mlp_hidden_act="silu"), pattern_of_layers),
     "arcee": ("arcee", "bfloat16", SMALL | dict(num_attention_heads=4, num_key_value_heads=2, mlp_bias=True,
               attention_bias=True), rope_before_v5),
     "arcee_mish": ("arcee", "float16", SMALL | dict(hidden_act="mish"), None),
@@ -269,7 +286,7 @@ TOWERS = ("qwen3_5", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 INPUTS = {
     "attention": r"q_proj|qkv_proj|query_key_value|c_attn|Wqkv|in_proj|in_proj_qkvz?",
     "attention_output": r"o_proj|out_proj|attention\.dense|attn\.dense|attn\.c_proj",
-    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1|fc_in|c_fc|shared_mlp\.input_linear|mlp\.up_proj|ffn\.up_proj|feed_forward\.w1",
+    "mlp": r"gate_proj|gate_up_proj|dense_h_to_4h|fc1|fc_in|c_fc|shared_mlp\.input_linear|(mlp|mixer)\.up_proj|ffn\.up_proj|feed_forward\.w1",
     "mlp_output": r"down_proj|dense_4h_to_h|fc2|fc_out|mlp\.c_proj|shared_mlp\.output_linear|feed_forward\.w2",
 }
 
@@ -277,6 +294,10 @@ INPUTS = {
 # Tensors that a file has beside the model's: heads for multi-token prediction.
 EXTRA = {"qwen3_5": {"mtp.fc.weight": (24, 48), "mtp.norm.weight": (24,)},
          "qwen3_5_with_vision": {"mtp.fc.weight": (24, 48), "mtp.layers.0.mlp.down_proj.weight": (24, 40)}}
+
+
+# Of models whose layers are a mixer or an MLP alone: which of the two the last one is.
+LAST = {"nemotron_h": "mlp", "nemotron_h_bias": "mixer"}
 
 
 def add_tensors(path, shapes):
@@ -334,7 +355,8 @@ def save_expected(name):
                         key, args[0].reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()))
     with torch.no_grad():
         tensors["logits"] = model(ids.long()).logits.float()
-    assert set(tensors) == {"ids", "logits", *INPUTS}, tensors.keys()
+    last = {"mlp": {"mlp", "mlp_output"}, "mixer": {"attention", "attention_output"}}.get(LAST.get(name), set(INPUTS))
+    assert set(tensors) == {"ids", "logits", *last}, tensors.keys()
     print(f"{name:22} logits up to {tensors['logits'].abs().max():.2f}")
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")
 
@@ -353,6 +375,8 @@ ROPES = {
     "yarn_all_fields": ("qwen2", 2048, dict(rope_parameters=dict(
         rope_type="yarn", rope_theta=1e6, factor=8.0, original_max_position_embeddings=256, beta_fast=16.0,
         beta_slow=2.0, mscale=0.8, mscale_all_dim=0.4, truncate=False))),
+    "proportional": ("llama", 2048, dict(rope_parameters=dict(
+        rope_type="proportional", rope_theta=1e6, partial_rotary_factor=0.25, factor=2.0))),
     "yarn_attention_factor": ("llama", 2048, dict(rope_theta=10000.0, rope_scaling=dict(
         rope_type="yarn", factor=2.0, attention_factor=1.5))),
     "longrope_short": ("phi3", 64, dict(

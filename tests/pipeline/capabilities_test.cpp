@@ -93,6 +93,8 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
                                              kQuickGelu,
                                              kClippedGelu,
                                              kMish,
+                                             kXielu,
+                                             kSingleParts,
                                              kSigmoid,
                                              kShortConvolution,
                                              kGatedDeltaNet,

@@ -17,6 +17,7 @@
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/drivers/shrink.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 #include "swiftprune/structure/shrink_shape.h"
@@ -51,7 +52,7 @@ std::set<std::string> linears_in(const ModelConfig& model) {
 }
 
 TEST(Mixers, ConvolutionsRecurrencesAndOtherPartsStayBitForBit) {
-  for (const char* name : {"lfm2", "qwen3_5", "qwen3_5_with_vision", "granite4_mamba"}) {
+  for (const char* name : {"lfm2", "qwen3_5", "qwen3_5_with_vision", "granite4_mamba", "nemotron_h"}) {
     const TempDir dir;
     const auto small = pruned(name, dir.path() / "out");
     const Checkpoint dense = Checkpoint::open(kModels / name);
@@ -88,11 +89,22 @@ TEST(Mixers, HeadsAreNoUnits) {
   EXPECT_EQ(static_cast<double>(block_parameters(model, shape_of(model))), weights);
 }
 
+TEST(Mixers, LayersOfOnePartAreNotShrunk) {
+  const auto model = Model::open(kModels / "nemotron_h");
+  for (const UnitKind kind : {UnitKind::kMlp, UnitKind::kHeads, UnitKind::kLayers}) {
+    test::expect_error(ErrorKind::kUsage,
+                       [&] { check_request(model->config(), {.ratio = 0.2, .units = {kind}}); },
+                       {"cannot be removed", "a mixer or an MLP alone", "possible: none"});
+  }
+  test::expect_error(ErrorKind::kUsage, [&] { check_shrinkable(*model); }, {"nemotron_h", "alone"});
+}
+
 TEST(Mixers, AGpuRefusesEachByName) {
   for (const auto& [name, feature] :
        {std::pair{"lfm2", "short convolutions"}, std::pair{"qwen3_5", "gated DeltaNet"},
         std::pair{"qwen3_5", "gated attention heads"}, std::pair{"granite4_mamba", "Mamba-2"},
         std::pair{"bloom", "ALiBi slopes"}, std::pair{"bloom", "a norm of the embeddings"},
+        std::pair{"nemotron_h", "blocks that are a mixer or an MLP alone"}, std::pair{"apertus", "xielu"},
         std::pair{"gpt2", "linears stored as [inputs, outputs]"}}) {
     const auto model = Model::open(kModels / name);
     test::expect_error(ErrorKind::kUsage, [&] { check_model(model->config(), cuda::capabilities()); },

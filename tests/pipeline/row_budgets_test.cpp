@@ -81,6 +81,7 @@ TEST(RowEffects, CoverEveryRowOfEveryFamily) {
         for (const BlockLinear& linear : block.linears()) {
           if (linear.tensors.input == input) readers.push_back(&linear);
         }
+        if (readers.empty()) continue;  // a layer that is a mixer or an MLP alone
         const std::int64_t inputs = readers.front()->weight.cols();
         ActivationStats stats(inputs, StatNeeds{.energy = true, .gram = true, .sample = true});
         Matrix x(8, inputs);

@@ -35,9 +35,9 @@ constexpr std::string_view kLlamaNamed[] = {"llama",       "mistral",
                                             "glm",         "glm4",
                                             "cohere2",     "granitemoehybrid",
                                             "cohere",      "starcoder2",
-                                            "gemma3_text", "arcee",
-                                            "nemotron",    "lfm2",
-                                            "qwen3_5_text"};
+                                            "gemma3_text", "apertus",
+                                            "arcee",       "nemotron",
+                                            "lfm2",        "qwen3_5_text"};
 
 std::optional<Naming> naming_of(const nlohmann::json& config) {
   if (const TextTower* tower = text_tower_of(config)) {
@@ -58,6 +58,10 @@ std::optional<Naming> naming_of(const nlohmann::json& config) {
                   .blocks = "h.",
                   .embedding = "word_embeddings.weight",
                   .others = {"model.transformer.", ""}};
+  }
+  if (type == "nemotron_h") {
+    return Naming{
+        .body = "backbone.", .embedding = "embeddings.weight", .others = {"model.", "model.backbone.", ""}};
   }
   if (type == "mpt") {
     return Naming{.body = "transformer.",

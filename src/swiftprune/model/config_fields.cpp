@@ -49,16 +49,21 @@ constexpr std::string_view kHarmless =
     // In which precision, and with which fused kernels, something was computed.
     "reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion bias_dropout_fusion "
     "skip_bias_add "
-    "skip_bias_add_qkv slow_but_exact offset_alibi mamba_ssm_dtype init_device "
+    "skip_bias_add_qkv slow_but_exact offset_alibi mamba_ssm_dtype init_device mamba_ssm_cache_dtype "
+    "use_mamba_kernels "
+    "chunk_size residual_in_fp32 "
     // Of heads for other tasks, and of training.
     "summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout embedding_fraction "
     "mtp_num_hidden_layers mtp_use_dedicated_embeddings conv_use_xavier_init block_use_xavier_init "
-    "block_mlp_init_scale block_out_init_scale "
+    "block_mlp_init_scale block_out_init_scale rescale_prenorm_residual time_step_max time_step_floor "
     // What transformers writes and does not read, or reads under another name.
-    "n_ctx learned_pos_emb block_dim block_norm_eps conv_dim conv_dim_out num_heads "
+    "num_logits_to_keep expand n_ctx learned_pos_emb block_dim block_norm_eps conv_dim conv_dim_out "
+    "num_heads "
     // Of layers of other kinds, which layer_types and num_local_experts would name.
     "mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand mamba_chunk_size "
-    "mamba_conv_bias mamba_proj_bias time_step_limit num_experts_per_tok "
+    "mamba_conv_bias mamba_proj_bias time_step_limit num_experts_per_tok n_group topk_group norm_topk_prob "
+    "routed_scaling_factor n_shared_experts moe_shared_expert_intermediate_size moe_latent_size "
+    "moe_shared_expert_overlap mtp_layers_block_type mtp_hybrid_override_pattern "
     // Where a family does not read them, the shapes of its tensors say what it has.
     "num_key_value_heads intermediate_size";
 

@@ -98,6 +98,13 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
       shared_gate_.assign(row.values().begin(), row.values().end());
     }
   }
+  if (const auto& xielu = config_.xielu) {
+    const auto softplus = [](float x) { return std::log1p(std::exp(x)); };
+    xielu_ = {softplus(checkpoint.load_vector(xielu->alpha_p, 1).front()),
+              softplus(checkpoint.load_vector(xielu->alpha_n, 1).front()),
+              checkpoint.load_tensor(xielu->beta, {}).front(),
+              checkpoint.load_tensor(xielu->eps, {}).front()};
+  }
   if (config_.recurrent) recurrent_.emplace(checkpoint, *config_.recurrent, model.norm_eps);
   if (!config_.sinks.empty()) sinks_ = checkpoint.load_vector(config_.sinks, model.heads_in(config_));
   if (const auto& latent = config_.latent) {
@@ -352,6 +359,7 @@ void DecoderBlock::attend_segments(const Backend& backend, const std::vector<Rop
 
 Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
                                const BlockForwardOptions& options) const {
+  if (!config_.has_mixer()) return Matrix(x.rows, 0);
   if (recurrent_) return mix(backend, x, options);
   Qkv qkv = config_.latent ? project_latent(backend, x) : project_qkv(backend, x);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
@@ -458,7 +466,7 @@ Matrix DecoderBlock::mlp(const Backend& backend, ConstMatrixView x) const {
 }
 
 Matrix DecoderBlock::project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const {
-  Matrix y = linear(backend, config_.qkv.size() + 1 + config_.up.size(), inner);
+  Matrix y = linear(backend, first_up() + config_.up.size(), inner);
   for (std::int64_t n = 0; n < x.rows && !shared_gate_.empty(); ++n) {
     double logit = 0.0;
     for (std::int64_t i = 0; i < x.cols; ++i) {
@@ -476,14 +484,14 @@ Matrix DecoderBlock::shared_output(const Backend& backend, ConstMatrixView x) co
 }
 
 Matrix DecoderBlock::dense_mlp(const Backend& backend, ConstMatrixView x) const {
-  const std::size_t first_up = config_.qkv.size() + 1;
-  Matrix first = linear(backend, first_up, x);
+  if (config_.up.empty()) return Matrix(x.rows, 0);
+  Matrix first = linear(backend, first_up(), x);
   if (!model_.gated_mlp) {
-    backend.activate(model_.activation, first.view());
+    activate(backend, first.view());
     return first;
   }
   if (config_.up.size() == 2) {
-    const Matrix up = linear(backend, first_up + 1, x);
+    const Matrix up = linear(backend, first_up() + 1, x);
     backend.gated_activate(model_.activation, first.view(), up.view());
     return first;
   }
@@ -493,6 +501,18 @@ Matrix DecoderBlock::dense_mlp(const Backend& backend, ConstMatrixView x) const 
   Matrix gated(x.rows, size);
   for (std::int64_t n = 0; n < x.rows; ++n) std::copy_n(first.row(n), size, gated.row(n));
   return gated;
+}
+
+void DecoderBlock::activate(const Backend& backend, MatrixView x) const {
+  if (!config_.xielu) return backend.activate(model_.activation, x);
+  const auto [alpha_p, alpha_n, beta, eps] = xielu_;
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    for (float& value : x.row_span(n)) {
+      const float curve = value > 0.0f ? alpha_p * value * value
+                                       : (alpha_n + beta) * (std::expm1(std::min(value, eps)) - value);
+      value = curve + beta * value;
+    }
+  }
 }
 
 Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const {
@@ -505,8 +525,6 @@ Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMa
 }
 
 Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMatrixView x) const {
-  const std::size_t output_index = config_.qkv.size();
-  const std::size_t down_index = output_index + 1 + config_.up.size();
   expect(which == LinearInput::kAttentionOutput || which == LinearInput::kMlpOutput,
          "project: an output projection");
   if (experts_ && which == LinearInput::kMlpOutput) {
@@ -514,7 +532,9 @@ Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMat
     experts_->add_outputs(backend, x, y.view());
     return y;
   }
-  return linear(backend, which == LinearInput::kAttentionOutput ? output_index : down_index, x);
+  const bool of_mixer = which == LinearInput::kAttentionOutput;
+  if (!(of_mixer ? config_.has_mixer() : config_.has_mlp())) return Matrix::zeros(x.rows, model_.hidden_size);
+  return linear(backend, of_mixer ? config_.qkv.size() : first_up() + config_.up.size(), x);
 }
 
 const DecoderBlock::Norm& DecoderBlock::output_norm(LinearInput which) const {
@@ -548,14 +568,20 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
     if (options.observer != nullptr) (*options.observer)(input, x);
   };
 
-  Matrix x = input_of(backend, kAttention, hidden);
-  observe(kAttention, x.view());
-  const Matrix mixed = attention(backend, ropes, x.view(), options);
-  observe(kAttentionOutput, mixed.view());
-  Matrix attention_out = project(backend, kAttentionOutput, mixed.view());
+  Matrix x, attention_out;
+  if (config_.has_mixer()) {
+    x = input_of(backend, kAttention, hidden);
+    observe(kAttention, x.view());
+    const Matrix mixed = attention(backend, ropes, x.view(), options);
+    observe(kAttentionOutput, mixed.view());
+    if (options.observe_only && !config_.has_mlp()) return;
+    attention_out = project(backend, kAttentionOutput, mixed.view());
+  }
 
   // With a parallel residual the MLP reads the block's input, else the input plus attention.
-  if (!model_.parallel_residual) add_output(backend, kAttentionOutput, attention_out.view(), hidden);
+  if (!model_.parallel_residual && config_.has_mixer())
+    add_output(backend, kAttentionOutput, attention_out.view(), hidden);
+  if (!config_.has_mlp()) return;
   x = input_of(backend, kMlp, hidden);
   observe(kMlp, x.view());
   Matrix inner;
@@ -597,6 +623,9 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
       block.attention_norm && block.mlp_norm && block.attention_norm->names() == block.mlp_norm->names();
   if (block.mlp_norm && !shared) add_norm(*block.mlp_norm);
   if (!block.sinks.empty()) names.push_back(block.sinks);
+  if (const auto& x = block.xielu) {
+    for (const std::string* name : {&x->alpha_p, &x->alpha_n, &x->beta, &x->eps}) names.push_back(*name);
+  }
   if (block.recurrent) {
     RecurrentMixer mixer = *block.recurrent;
     for (const MixerTensor& tensor : tensors_of(mixer)) names.push_back(*tensor.name);

@@ -2,6 +2,7 @@
 // new tokens.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -74,6 +75,7 @@ class DecoderBlock {
   //   x = input_of(kAttention, hidden);  mixed = attention(x);
   //   add_output(kAttentionOutput, project(mixed), hidden)
   //   x = input_of(kMlp, hidden);  inner = mlp(x);  add_output(kMlpOutput, project(inner), hidden)
+  // What a block has not gives no columns, and projects them to zeros.
   // With a parallel residual the MLP's input comes from the hidden states before attention was added. In a block
   // with experts mlp() returns its input, and project() does all that comes behind it: router, experts and shared
   // expert.
@@ -90,6 +92,8 @@ class DecoderBlock {
   Matrix shared_inner(const Backend& backend, ConstMatrixView x) const { return dense_mlp(backend, x); }
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
   bool norms_output(LinearInput which) const;
+  // The MLP's activation, in place.
+  void activate(const Backend& backend, MatrixView x) const;
 
   // Every tensor of the block but its experts' (ExpertTensors::names()), for writing and releasing.
   static std::vector<std::string> tensor_names(const BlockConfig& block);
@@ -111,6 +115,8 @@ class DecoderBlock {
   void rotate(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
               std::int64_t first_position) const;
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
+  // Index of the first linear of the MLP.
+  std::size_t first_up() const { return config_.qkv.size() + (config_.has_mixer() ? 1 : 0); }
   // The MLP that every token passes: of a block without experts, or the shared expert.
   Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;
   // The shared expert's output from its inner values.
@@ -140,6 +146,7 @@ class DecoderBlock {
   std::optional<RecurrentBlock> recurrent_;
   std::vector<float> shared_gate_;  // [hidden] or empty
   std::vector<float> sinks_;        // [heads] or empty
+  std::array<float, 4> xielu_{};    // alpha_p and alpha_n behind their softplus, beta, eps
   Norm attention_norm_, mlp_norm_, post_attention_norm_, post_mlp_norm_, query_norm_, key_norm_;
   Norm latent_query_norm_, latent_norm_;
 };

@@ -35,15 +35,16 @@ std::string code_of(const nlohmann::json& config) {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,         kMistralFamily,    kQwen2Family,      kQwen3Family,      kGemmaFamily,
-      kGemma2Family,        kGemma3Family,     kGptNeoxFamily,    kPhi3Family,       kOptFamily,
-      kSmolLm3Family,       kOlmoFamily,       kOlmo2Family,      kOlmo3Family,      kGraniteFamily,
-      kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family, kExaone4Family,    kGlmFamily,
-      kGlm4Family,          kStarcoder2Family, kStableLmFamily,   kPhiFamily,        kGptJFamily,
-      kCohereFamily,        kCohere2Family,    kArceeFamily,      kNemotronFamily,   kGpt2Family,
-      kBloomFamily,         kMptFamily,        kLfm2Family,       kQwen35Family,     kQwen35MoeFamily,
-      kQwen3NextFamily,     kQwen2MoeFamily,   kQwen3MoeFamily,   kMixtralFamily,    kOlmoeFamily,
-      kGlm4MoeFamily,       kGptOssFamily,     kDeepseekV2Family, kDeepseekV3Family,
+      kLlamaFamily,         kMistralFamily,    kQwen2Family,      kQwen3Family,     kGemmaFamily,
+      kGemma2Family,        kGemma3Family,     kGptNeoxFamily,    kPhi3Family,      kOptFamily,
+      kSmolLm3Family,       kOlmoFamily,       kOlmo2Family,      kOlmo3Family,     kGraniteFamily,
+      kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family, kExaone4Family,   kGlmFamily,
+      kGlm4Family,          kStarcoder2Family, kStableLmFamily,   kPhiFamily,       kGptJFamily,
+      kCohereFamily,        kCohere2Family,    kApertusFamily,    kNemotronHFamily, kArceeFamily,
+      kNemotronFamily,      kGpt2Family,       kBloomFamily,      kMptFamily,       kLfm2Family,
+      kQwen35Family,        kQwen35MoeFamily,  kQwen3NextFamily,  kQwen2MoeFamily,  kQwen3MoeFamily,
+      kMixtralFamily,       kOlmoeFamily,      kGlm4MoeFamily,    kGptOssFamily,    kDeepseekV2Family,
+      kDeepseekV3Family,
   };
   return families;
 }
@@ -148,6 +149,10 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
       norm(*tensors);
     }
     rename(b.sinks);
+    if (b.xielu) {
+      for (std::string* name : {&b.xielu->alpha_p, &b.xielu->alpha_n, &b.xielu->beta, &b.xielu->eps})
+        rename(*name);
+    }
     if (b.recurrent) {
       for (const MixerTensor& tensor : tensors_of(*b.recurrent)) rename(*tensor.name);
     }
@@ -230,7 +235,7 @@ std::vector<std::string> tables_of(const ModelConfig& model) {
 
 std::vector<LinearTensors> linears_of(const BlockConfig& block) {
   std::vector<LinearTensors> all = block.qkv;
-  all.push_back(block.attention_output);
+  if (block.has_mixer()) all.push_back(block.attention_output);
   all.insert(all.end(), block.up.begin(), block.up.end());
   if (!block.up.empty()) all.push_back(block.down);
   return all;

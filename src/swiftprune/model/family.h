@@ -59,6 +59,8 @@ extern const ModelFamily kPhiFamily;
 extern const ModelFamily kGptJFamily;
 extern const ModelFamily kCohereFamily;
 extern const ModelFamily kCohere2Family;
+extern const ModelFamily kApertusFamily;
+extern const ModelFamily kNemotronHFamily;
 extern const ModelFamily kArceeFamily;
 extern const ModelFamily kNemotronFamily;
 extern const ModelFamily kGpt2Family;

@@ -34,6 +34,8 @@ constexpr FamilyRow kRows[] = {
     {"gptj", "GPT-J", kFixedHeads},
     {"cohere", "Command R, Aya 23", kAll},
     {"cohere2", "Command R7B, Command A", kFixedHeads},
+    {"apertus", "Apertus", kAll},
+    {"nemotron_h", "Nemotron-H, Nemotron Nano 2, without experts", ""},
     {"arcee", "AFM-4.5B", kAll},
     {"nemotron", "Nemotron-4, Minitron", kAll},
     {"gpt2", "GPT-2", kFixedHeads},

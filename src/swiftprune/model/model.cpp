@@ -113,6 +113,11 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
     if (!block.sinks.empty()) {
       check_shape(checkpoint, block.sinks, {m.heads_in(block)}, "num_attention_heads");
     }
+    if (const auto& x = block.xielu) {
+      for (const std::string* name : {&x->alpha_p, &x->alpha_n})
+        check_shape(checkpoint, *name, {1}, "hidden_act");
+      for (const std::string* name : {&x->beta, &x->eps}) check_shape(checkpoint, *name, {}, "hidden_act");
+    }
     if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
     if (const auto& latent = block.latent) {
       check_norm(checkpoint, latent->norm, latent->rank, "kv_lora_rank");

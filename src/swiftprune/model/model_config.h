@@ -132,14 +132,21 @@ struct LatentAttention {
   bool rotates_neighbours = true;  // pairs are elements 2i and 2i + 1; else i and i + rotary_size/2
 };
 
+// Names of the parameters of an activation that learns two numbers (xIELU, arXiv 2411.13010), each a tensor of one:
+// x > 0: softplus(alpha_p)·x² + beta·x; else (beta + softplus(alpha_n))·(e^min(x, eps) − 1 − x) + beta·x.
+struct Xielu {
+  std::string alpha_p, alpha_n, beta, eps;
+};
+
 // Everything that differs between blocks.
 struct BlockConfig {
   std::vector<LinearTensors> qkv;  // q, k, v; or the one fused linear; or what `recurrent` reads
-  LinearTensors attention_output;
+  LinearTensors attention_output;  // without a name where the block is an MLP alone
   // gate, up; or one fused [gate | up]; or up alone where nothing is gated. Beside experts: of the shared
   // expert, which every token uses; empty (and down without a name) where there is none.
   std::vector<LinearTensors> up;
   LinearTensors down;
+  std::optional<Xielu> xielu;  // instead of the model's activation
   std::optional<ExpertsConfig> experts;
   // Before attention and before the MLP; nothing: they read the hidden states as they are (OLMo 2). Both may name
   // the same tensors.
@@ -160,6 +167,10 @@ struct BlockConfig {
   int rope = 0;                       // index into ModelConfig::ropes; -1: none
   // Its entry of config.json's layer_types, where that is more than full or sliding attention; else empty.
   std::string layer_type;
+
+  // Has it attention, or something in its place? An MLP? (Nemotron-H: one of the two in each.)
+  bool has_mixer() const { return !attention_output.name.empty(); }
+  bool has_mlp() const { return experts.has_value() || !up.empty(); }
 };
 
 struct ModelConfig {
@@ -225,10 +236,14 @@ struct ModelConfig {
     return std::any_of(blocks.begin(), blocks.end(),
                        [](const BlockConfig& b) { return b.recurrent.has_value(); });
   }
+  bool has_whole_blocks() const {
+    return std::all_of(blocks.begin(), blocks.end(),
+                       [](const BlockConfig& b) { return b.has_mixer() && b.has_mlp(); });
+  }
   std::int64_t num_layers() const { return static_cast<std::int64_t>(blocks.size()); }
   // Of attention: 0 in a block that has something else in its place.
   std::int64_t heads_in(const BlockConfig& block) const {
-    if (block.recurrent) return 0;
+    if (block.recurrent || !block.has_mixer()) return 0;
     return block.latent ? num_heads : block.attention_output.inputs / head_size;
   }
   // Sizes of the query's and the key's norm.

@@ -35,6 +35,7 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kQuickGelu, "quick_gelu"},
                                Named{kClippedGelu, "gelu_10"},
                                Named{kMish, "mish"},
+                               Named{kXielu, "xielu"},
                                Named{kSigmoid, "sigmoid"},
                                Named{kGatedMlp, "a gated MLP"},
                                Named{kPlainMlp, "a plain MLP"},
@@ -58,6 +59,7 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kAttentionSinks, "attention sinks"},
                                Named{kLatentAttention, "latent attention"},
                                Named{kClampedSwiglu, "clamped SwiGLU"},
+                               Named{kSingleParts, "blocks that are a mixer or an MLP alone"},
                                Named{kShortConvolution, "short convolutions"},
                                Named{kGatedDeltaNet, "gated DeltaNet"},
                                Named{kMamba2, "Mamba-2"},
@@ -131,7 +133,10 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   const auto add = [&](bool needed, ModelFeature feature) {
     if (needed) features.insert(feature);
   };
-  add(!block.attention_norm || !block.mlp_norm, kNoInputNorms);
+  const bool normed = (block.attention_norm || !block.has_mixer()) && (block.mlp_norm || !block.has_mlp());
+  add(!normed, kNoInputNorms);
+  add(!block.has_mixer() || !block.has_mlp(), kSingleParts);
+  add(block.xielu.has_value(), kXielu);
   add(block.post_attention_norm || block.post_mlp_norm, kOutputNorms);
   add(block.query_norm || block.key_norm, kQueryKeyNorms);
   const bool norms_heads = block.query_norm || block.key_norm;
@@ -146,8 +151,9 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   }
   add(block.gated_heads, kGatedHeads);
   add(block.attention_window > 0, kAttentionWindow);
-  add(block.rope < 0 && !block.recurrent, kNoRotary);
-  const bool rotates = block.rope >= 0 && !block.recurrent;
+  const bool attends = block.has_mixer() && !block.recurrent;
+  add(block.rope < 0 && attends, kNoRotary);
+  const bool rotates = block.rope >= 0 && attends;
   add(rotates, kRotary);
   if (rotates) {
     const RopeConfig& rope = model.ropes[static_cast<std::size_t>(block.rope)];

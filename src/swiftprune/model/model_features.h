@@ -34,6 +34,7 @@ enum class ModelFeature {
   kQuickGelu,
   kClippedGelu,
   kMish,
+  kXielu,
   kSigmoid,
   kGatedMlp,
   kPlainMlp,
@@ -57,6 +58,7 @@ enum class ModelFeature {
   kAttentionSinks,
   kLatentAttention,
   kClampedSwiglu,
+  kSingleParts,  // blocks that are a mixer or an MLP alone
   kShortConvolution,
   kGatedDeltaNet,
   kMamba2,

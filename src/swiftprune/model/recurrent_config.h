@@ -48,10 +48,11 @@ struct Mamba2 {
   std::int64_t head_size = 0;
   std::int64_t groups = 1;  // of heads that share B and C
   std::int64_t state_size = 0;
-  std::string decay;      // tensor a_log [heads]
-  std::string step_bias;  // tensor [heads]
-  std::string skip;       // tensor [heads]
-  std::string norm;       // gain [heads·head_size]
+  float least_step = 0.0f;  // dt is at least this
+  std::string decay;        // tensor a_log [heads]
+  std::string step_bias;    // tensor [heads]
+  std::string skip;         // tensor [heads]
+  std::string norm;         // gain [heads·head_size]
 };
 
 using RecurrentMixer = std::variant<ShortConvolution, GatedDeltaNet, Mamba2>;

@@ -207,7 +207,8 @@ Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<co
   Matrix decay(x.rows, m.heads), step(x.rows, m.heads);
   for_rows(x.rows, [&](std::int64_t n) {
     for (std::int64_t h = 0; h < m.heads; ++h) {
-      const double time = softplus(double{dt.at(n, h)} + double{step_bias_[at(h)]});
+      const double time =
+          std::max(double{m.least_step}, softplus(double{dt.at(n, h)} + double{step_bias_[at(h)]}));
       decay.at(n, h) = static_cast<float>(std::exp(-std::exp(double{decay_[at(h)]}) * time));
       step.at(n, h) = static_cast<float>(time);
     }

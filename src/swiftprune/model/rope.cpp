@@ -92,6 +92,22 @@ void scale_yarn(RopeConfig& rope, const RopeInput& in) {
   }
 }
 
+// The first pairs as they are in a head that rotates whole, the others not at all.
+void scale_proportional(RopeConfig& rope, const RopeInput& in) {
+  if (in.options.partial) {
+    bad_input("{}: found 'proportional', which a family that rotates a part of each head has not",
+              in.parameters.where("rope_type"));
+  }
+  const double factor = in.parameters.positive("factor", 1.0);
+  const double part = in.parameters.positive("partial_rotary_factor", 1.0);
+  const auto rotated =
+      static_cast<std::size_t>(std::min(part, 1.0) * static_cast<double>(in.options.rotary_size) / 2.0);
+  for (std::size_t i = 0; i < rope.inverse_frequency.size(); ++i) {
+    float& f = rope.inverse_frequency[i];
+    f = i < rotated ? static_cast<float>(f / factor) : 0.0f;
+  }
+}
+
 std::vector<float> divided(const std::vector<float>& frequency, const ConfigReader& parameters,
                            std::string_view key) {
   const std::vector<double> factors = parameters.numbers(key);
@@ -150,7 +166,8 @@ void check_parameters(const ConfigReader& parameters, const std::string& type, c
                 parameters.where(name), json_excerpt(value, 40));
     }
   }
-  if (const double part = parameters.number("partial_rotary_factor", 1.0); part != 1.0 && !options.partial) {
+  const bool rotates_part = options.partial || type == "proportional";
+  if (const double part = parameters.number("partial_rotary_factor", 1.0); part != 1.0 && !rotates_part) {
     bad_input("{}: found {}, expected 1: this family rotates whole heads",
               parameters.where("partial_rotary_factor"), part);
   }
@@ -171,7 +188,9 @@ RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOption
   // "type" is the older spelling of "rope_type", "su" the older name of longrope.
   const std::string type = parameters.text("rope_type", parameters.text("type", "default"));
   check_parameters(parameters, type, options);
-  if (type == "linear") {
+  if (type == "proportional") {
+    scale_proportional(rope, in);
+  } else if (type == "linear") {
     const double factor = parameters.positive("factor");
     for (float& f : rope.inverse_frequency) f = static_cast<float>(f / factor);
   } else if (type == "dynamic") {
@@ -184,7 +203,7 @@ RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOption
   } else if (type == "longrope" || type == "su") {
     scale_longrope(rope, in);
   } else if (type != "default" && type != "mrope") {  // "mrope": text has one position in all of its parts
-    bad_input("{}: found '{}', expected default, linear, dynamic, llama3, yarn or longrope",
+    bad_input("{}: found '{}', expected default, linear, dynamic, llama3, yarn, longrope or proportional",
               parameters.where(parameters.has("rope_type") ? "rope_type" : "type"), type);
   }
   const auto finite = [](float f) { return std::isfinite(f); };

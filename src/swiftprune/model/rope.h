@@ -1,6 +1,6 @@
 // Rotary embedding: the frequencies of every Hugging Face rope type, and tables of cos and sin.
 // Types: default, linear, dynamic (its fixed-length form), llama3, yarn (arXiv 2309.00071), longrope (arXiv
-// 2402.13753). Frequencies and angles are rounded to float where transformers rounds them.
+// 2402.13753), proportional (Gemma 4). Frequencies and angles are rounded to float where transformers rounds them.
 #pragma once
 
 #include <optional>

@@ -16,7 +16,9 @@ target_sources(swiftprune PRIVATE
   model/gpt_neox.cpp
   model/phi3.cpp
   model/opt.cpp
+  model/apertus.cpp
   model/arcee.cpp
+  model/nemotron_h.cpp
   model/nemotron.cpp
   model/bloom.cpp
   model/gpt2.cpp

@@ -79,6 +79,9 @@ std::vector<UnitKind> parse_units(std::string_view text) {
 }
 
 std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) {
+  if (!model.has_whole_blocks()) {
+    return fmt::format("a layer of {} is a mixer or an MLP alone, which shrink does not know", model.family);
+  }
   if (kind == UnitKind::kLayers && model.num_layers() < 2) return "the model has a single layer";
   if (kind == UnitKind::kMlp && !model.has_width_field) {
     return fmt::format("config.json of {} has no width of the MLP: it follows from the hidden size",

@@ -40,7 +40,7 @@ void check_request(const ModelConfig& model, const ShapeRequest& request) {
       if (!inseparable(model, other)) possible.push_back(name_of(other));
     }
     bad_usage("--units: {} cannot be removed from this model: {}; possible: {}", name_of(kind), *reason,
-              fmt::join(possible, ", "));
+              possible.empty() ? "none" : fmt::format("{}", fmt::join(possible, ", ")));
   }
   if (request.has(UnitKind::kMlp) && request.align > model.intermediate_size) {
     bad_usage("--align: found {}, expected at most the MLP's width {}", request.align,

@@ -126,7 +126,7 @@ MlpSums mlp_sums(const Backend& backend, const ModelConfig& config, const Decode
       below.at(t, j) = gate_at(t, j) - kSlopeStep;
     }
   }
-  for (Matrix* part : {&value, &above, &below}) backend.activate(config.activation, part->view());
+  for (Matrix* part : {&value, &above, &below}) dense.activate(backend, part->view());
   MlpSums sums{std::vector<double>(at(size), 0.0), std::vector<double>(at(size), 0.0)};
   for (std::int64_t t = 0; t < x.rows; ++t) {
     for (std::int64_t j = 0; j < size; ++j) {
@@ -184,6 +184,7 @@ RowEffects::RowEffects(const Model& model, std::span<const Readers> readers) : m
     return result;
   };
   const auto add = [&](const std::vector<double>& columns, const std::optional<NormTensors>& norm) {
+    if (columns.empty()) return;  // the block has no such part
     const std::vector<float> gain = gains(model, norm);
     for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += columns[j] * double{gain[j]} * double{gain[j]};
   };

@@ -225,6 +225,12 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
 void check_shrinkable(const Model& model) {
   check_without_experts(model.config(), "shrink --units mlp, heads or layers",
                         "swiftprune shrink --units experts takes whole experts out");
+  if (!model.config().has_whole_blocks()) {
+    bad_usage(
+        "shrink: model of the family {}: found layers that are a mixer or an MLP alone, expected both in "
+        "each",
+        model.config().family);
+  }
   if (model.config().has_layer_sizes) {
     bad_input(
         "{}: config.json: field '{}': a model whose layers differ in size cannot be shrunk again; shrink "

@@ -1,0 +1,171 @@
+// Nemotron-H (arXiv 2504.03624) without experts: each layer is Mamba-2, attention without positions or a plain MLP of
+// squared ReLU alone. Heads for multi-token prediction ("mtp.") are no part of the forward; they stay as they are.
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/model/family.h"
+#include "swiftprune/model/family_config.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::string_view kMamba = "linear_attention", kAttention = "full_attention", kMlp = "mlp",
+                           kMoe = "moe";
+
+std::string type_of_letter(const ConfigReader& c, std::string_view field, char letter) {
+  switch (letter) {
+    case 'M':
+      return std::string(kMamba);
+    case '*':
+      return std::string(kAttention);
+    case '-':
+      return std::string(kMlp);
+    case 'E':
+      return std::string(kMoe);
+    default:
+      bad_input("{}: found '{}', expected M (Mamba), * (attention), - (MLP) or E (experts)", c.where(field),
+                letter);
+  }
+}
+
+constexpr std::string_view kList = "layers_block_type", kPattern = "hybrid_override_pattern";
+
+// The list, in the names of transformers 5.24 or those before.
+std::vector<std::string> kinds_of_list(const ConfigReader& c) {
+  std::vector<std::string> kinds = c.texts(kList);
+  std::replace(kinds.begin(), kinds.end(), std::string("mamba"), std::string(kMamba));
+  std::replace(kinds.begin(), kinds.end(), std::string("attention"), std::string(kAttention));
+  return kinds;
+}
+
+// Older files have a letter for each layer.
+std::vector<std::string> kinds_of_pattern(const ConfigReader& c) {
+  std::vector<std::string> kinds;
+  for (const char letter : c.text(kPattern)) kinds.push_back(type_of_letter(c, kPattern, letter));
+  return kinds;
+}
+
+std::vector<std::string> read_kinds(const ConfigReader& c) {
+  const std::string_view field = c.has(kList) ? kList : kPattern;
+  const std::vector<std::string> kinds = c.has(kList) ? kinds_of_list(c) : kinds_of_pattern(c);
+  if (c.has(kList) && c.has(kPattern) && kinds_of_pattern(c) != kinds) {
+    bad_input("{}: found {}, expected what {} says", c.where(kPattern), c.text(kPattern), kList);
+  }
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    if (kinds[i] == kMamba || kinds[i] == kAttention || kinds[i] == kMlp) continue;
+    bad_input("{}: found '{}' at {}, expected {}, {} or {}{}", c.where(field), kinds[i], i, kMamba,
+              kAttention, kMlp,
+              kinds[i] == kMoe ? ": of Nemotron-H only the models without experts are supported" : "");
+  }
+  const std::int64_t layers = std::ssize(kinds);
+  if (layers == 0 || read_num_layers(c, layers) != layers) {
+    bad_input("{}: found {} layers, expected num_hidden_layers", c.where(field), layers);
+  }
+  return kinds;
+}
+
+Mamba2 read_mamba(const ConfigReader& c) {
+  Mamba2 mixer;
+  mixer.heads = c.integer("mamba_num_heads", 128);
+  mixer.head_size = c.integer("mamba_head_dim", 64);
+  mixer.groups = c.integer("n_groups", 8);
+  mixer.state_size = c.integer("ssm_state_size", 128);
+  mixer.least_step = static_cast<float>(c.positive("time_step_min", 0.001));
+  mixer.convolution.taps = c.integer("conv_kernel", 4);
+  if (mixer.heads % mixer.groups != 0) {
+    bad_input("{}: found {}, expected a divisor of mamba_num_heads ({})", c.where("n_groups"), mixer.groups,
+              mixer.heads);
+  }
+  constexpr std::int64_t kMost = std::int64_t{1}
+                                 << 24;  // a bound on what is computed before shapes are known
+  for (const std::int64_t size : {mixer.heads, mixer.head_size, mixer.state_size}) {
+    if (size > kMost) bad_input("{}: found {}, expected at most {}", c.where("mamba_num_heads"), size, kMost);
+  }
+  if (const std::string act = c.text("mamba_hidden_act", "silu"); act != "silu") {
+    bad_input("{}: found '{}', expected silu", c.where("mamba_hidden_act"), act);
+  }
+  return mixer;
+}
+
+void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& module, Mamba2 mixer,
+               BlockConfig& b) {
+  const std::int64_t size = mixer.heads * mixer.head_size;
+  const std::int64_t channels = size + 2 * mixer.groups * mixer.state_size;
+  const bool bias = c.boolean("use_bias", false);
+  mixer.convolution.weight = module + "conv1d.weight";
+  if (c.boolean("use_conv_bias", true)) mixer.convolution.bias = module + "conv1d.bias";
+  mixer.convolution.channels = channels;
+  mixer.decay = module + "A_log";
+  mixer.step_bias = module + "dt_bias";
+  mixer.skip = module + "D";
+  mixer.norm = module + "norm.weight";
+  b.qkv = {{module + "in_proj", size + channels + mixer.heads, m.hidden_size, bias, LinearInput::kAttention}};
+  b.attention_output = {module + "out_proj", m.hidden_size, size, bias, LinearInput::kAttentionOutput};
+  b.recurrent = std::move(mixer);
+}
+
+void set_attention(const ModelConfig& m, const std::string& module, BlockConfig& b) {
+  const std::int64_t q = m.num_heads * m.head_size, kv = m.num_kv_heads * m.head_size;
+  b.qkv = {{module + "q_proj", q, m.hidden_size, false, LinearInput::kAttention},
+           {module + "k_proj", kv, m.hidden_size, false, LinearInput::kAttention},
+           {module + "v_proj", kv, m.hidden_size, false, LinearInput::kAttention}};
+  b.attention_output = {module + "o_proj", m.hidden_size, q, false, LinearInput::kAttentionOutput};
+}
+
+ModelConfig configure(const ConfigReader& c) {
+  ModelConfig m;
+  m.family = "nemotron_h";
+  read_common(c, {.max_positions = 4096, .num_kv_heads = 8, .head_size = 128}, m);
+  m.norm_eps = static_cast<float>(c.positive("layer_norm_epsilon", 1e-5));
+  m.gated_mlp = false;
+  m.activation = read_activation(c, "mlp_hidden_act", "relu2");
+  m.embedding = "backbone.embeddings.weight";
+  m.final_norm = NormTensors{"backbone.norm_f.weight", ""};
+  m.head = m.own_head = "lm_head.weight";
+  if (c.boolean("tie_word_embeddings", false)) {
+    bad_input("{}: found true, expected false: Nemotron-H has a head of its own",
+              c.where("tie_word_embeddings"));
+  }
+  const Mamba2 mamba = read_mamba(c);
+  const bool mlp_bias = c.boolean("mlp_bias", false);
+  // Sizes of experts, which a model without them has, too.
+  for (const char* field : {"n_routed_experts", "moe_intermediate_size"})
+    static_cast<void>(c.integer(field, 1, 0));
+  const std::vector<std::string> kinds = read_kinds(c);
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    const std::string prefix = fmt::format("backbone.layers.{}.", i), module = prefix + "mixer.";
+    const NormTensors norm{prefix + "norm.weight", ""};
+    BlockConfig b;
+    b.layer_type = kinds[i];
+    b.rope = -1;
+    if (kinds[i] == kMlp) {
+      set_plain_mlp(m, module + "up_proj", module + "down_proj", b);
+      set_mlp_bias(mlp_bias, b);
+      b.mlp_norm = norm;
+    } else {
+      kinds[i] == kMamba ? set_mamba(c, m, module, mamba, b) : set_attention(m, module, b);
+      b.attention_norm = norm;
+    }
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
+constexpr std::string_view kFields =
+    "intermediate_size num_key_value_heads head_dim layer_norm_epsilon mlp_hidden_act mlp_bias "
+    "layers_block_type "
+    "hybrid_override_pattern mamba_num_heads mamba_head_dim n_groups ssm_state_size time_step_min "
+    "conv_kernel "
+    "mamba_hidden_act use_bias use_conv_bias n_routed_experts moe_intermediate_size";
+
+constexpr std::array<std::string_view, 1> kTypes = {"nemotron_h"};
+
+}  // namespace
+
+const ModelFamily kNemotronHFamily{"nemotron_h", kTypes, configure, kFields};
+
+}  // namespace swiftprune
