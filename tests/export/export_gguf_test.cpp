@@ -496,12 +496,13 @@ TEST_F(ExportLlama, RefusesTokenizersWithoutAName) {
       "found no tokenizer.json");
 }
 
-TEST(ExportGguf, RefusesFamiliesThatLlamaCppDoesNotHave) {
+TEST(ExportGguf, RefusesFamiliesThatItDoesNotKnow) {
   const TempDir dir;
   const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
   expect_error(
       ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
-      "found the family opt, which llama.cpp cannot hold; GGUF export knows cohere, cohere2, exaone4, gemma");
+      "found the family opt, which GGUF export does not know; expected one of cohere, cohere2, exaone4, "
+      "gemma");
 }
 
 // What llama.cpp's architectures take for granted.
@@ -515,7 +516,7 @@ TEST(ExportGguf, RefusesWhatAnArchitectureCannotHold) {
       {"phi_head_norms", "k_layernorm.bias", "phi2 has no place for it"},
       {"cohere_head_norms", "k_norm.weight", "command-r has no place for it"},
       {"cohere", "head_dim", "its heads make up the hidden size"},
-      {"granite4", "granitemoehybrid", "which llama.cpp cannot hold"}};
+      {"granite4", "granitemoehybrid", "which GGUF export does not know"}};
   const TempDir dir;
   for (const auto& [name, field, reason] : cases) {
     const auto model = Model::open(std::string(SWIFTPRUNE_TEST_DATA "/model/") + name);

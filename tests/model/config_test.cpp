@@ -236,6 +236,9 @@ const BadConfig kBadConfigs[] = {
     {"granite4",
      R"({"layer_types": ["full_attention", "conv"]})",
      {"'layer_types'", "found 'conv' at 1", "mamba"}},
+    {"granite4_mamba",
+     R"({"mamba_d_state": 2000000000})",
+     {"'mamba_d_state'", "found 2000000000", "at most"}},
     {"granite4_mamba", R"({"mamba_n_groups": 4})", {"'mamba_n_groups'", "found 4", "divisor"}},
     {"granite4_mamba", R"({"mamba_n_heads": 5})", {"'mamba_n_heads'", "found 5", "(48)"}},
     {"granite4_mamba", R"({"mamba_d_head": 3})", {"'mamba_d_head'", "found 3", "expected 8"}},
@@ -363,6 +366,15 @@ const BadConfig kContradictions[] = {
      {"'model.decoder.embed_positions.weight'", "[66, 24]", "[67, 24]", "max_position_embeddings"}},
     {"llama2", R"({"model_type": "qwen3"})", {"model.layers.0.self_attn.q_norm.weight"}},
     {"llama2", R"({"model_type": "gpt_neox"})", {"gpt_neox.embed_in.weight"}},
+    {"qwen3_5",
+     R"({"linear_conv_kernel_dim": 5})",
+     {"'model.layers.0.linear_attn.conv1d.weight'", "[44, 1, 4]", "[44, 1, 5]", "mixer"}},
+    {"qwen3_5",
+     R"({"linear_key_head_dim": 16000000, "linear_value_head_dim": 16000000})",
+     {"4 times 16000000 times 16000000", "remember of a sequence"}},
+    {"lfm2", R"({"conv_L_cache": 4})", {"'model.layers.0.conv.conv.weight'", "[24, 1, 3]", "[24, 1, 4]"}},
+    {"granite4_mamba", R"({"mamba_d_state": 6})", {"'model.layers.0.mamba.conv1d.weight'", "mixer"}},
+    {"gpt2", R"({"n_inner": 44})", {"'transformer.h.0.mlp.c_fc.weight'", "[40, 24]", "[44, 24]"}},
 };
 
 TEST(BadConfigs, ContradictTensorShapes) {

@@ -57,7 +57,7 @@ const ArchitectureRules& rules_of(const ModelConfig& model) {
     if (rules.family == model.family) return rules;
     known.insert(rules.family);
   }
-  bad_input("config.json: found the family {}, which llama.cpp cannot hold; GGUF export knows {}",
+  bad_input("config.json: found the family {}, which GGUF export does not know; expected one of {}",
             model.family, fmt::join(known, ", "));
 }
 

@@ -125,6 +125,13 @@ std::vector<bool> read_sliding_layers(const ConfigReader& c, std::int64_t num_la
   return sliding;
 }
 
+std::int64_t read_mixer_size(const ConfigReader& c, std::string_view key, std::int64_t fallback) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 24;
+  const std::int64_t size = c.integer(key, fallback);
+  if (size > kMost) bad_input("{}: found {}, expected at most {}", c.where(key), size, kMost);
+  return size;
+}
+
 BlockConfig llama_block(const ModelConfig& m, const std::string& prefix) {
   const std::string attention = prefix + "self_attn.";
   const std::string mlp = prefix + "mlp.";

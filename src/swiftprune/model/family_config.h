@@ -61,6 +61,9 @@ std::vector<std::string> read_layer_types(const ConfigReader& config, std::int64
                                           std::span<const std::string_view> known,
                                           const std::function<std::string(std::int64_t layer)>& otherwise);
 
+// A size of a recurrent mixer, 2^24 at most: a bound on what is computed before the tensors' shapes are known.
+std::int64_t read_mixer_size(const ConfigReader& config, std::string_view key, std::int64_t fallback);
+
 // LLaMA's names under `prefix` ("model.layers.3."): self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj,
 // input_layernorm, post_attention_layernorm. Families that differ in part change the part.
 BlockConfig llama_block(const ModelConfig& model, const std::string& prefix);

@@ -84,10 +84,10 @@ std::int64_t read_mamba_head_size(const ConfigReader& c, std::int64_t size, std:
 
 void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
   Mamba2 mixer;
-  const std::int64_t size = c.integer("mamba_expand", 2) * m.hidden_size;
-  mixer.heads = c.integer("mamba_n_heads", 128);
-  mixer.groups = c.integer("mamba_n_groups", 1);
-  mixer.state_size = c.integer("mamba_d_state", 256);
+  const std::int64_t size = read_mixer_size(c, "mamba_expand", 2) * m.hidden_size;
+  mixer.heads = read_mixer_size(c, "mamba_n_heads", 128);
+  mixer.groups = read_mixer_size(c, "mamba_n_groups", 1);
+  mixer.state_size = read_mixer_size(c, "mamba_d_state", 256);
   mixer.head_size = read_mamba_head_size(c, size, mixer.heads);
   if (mixer.heads % mixer.groups != 0) {
     bad_input("{}: found {}, expected a divisor of mamba_n_heads ({})", c.where("mamba_n_groups"),

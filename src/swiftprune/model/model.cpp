@@ -1,8 +1,10 @@
 #include "swiftprune/model/model.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/layer_sizes.h"
@@ -82,7 +84,23 @@ void check_experts(const Checkpoint& checkpoint, const ModelConfig& m, const Blo
   static_cast<void>(ExpertTensors(checkpoint, experts, m.hidden_size));  // checks them
 }
 
+// What a sequence would remember of the layer, which no tensor's shape bounds.
+void check_state(const Checkpoint& checkpoint, const RecurrentMixer& mixer) {
+  std::array<std::int64_t, 3> shape{};
+  if (const auto* m = std::get_if<GatedDeltaNet>(&mixer))
+    shape = {m->value_heads, m->key_size, m->value_size};
+  if (const auto* m = std::get_if<Mamba2>(&mixer)) shape = {m->heads, m->state_size, m->head_size};
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
+  if (checked_numel(shape).value_or(kMost + 1) <= kMost) return;
+  bad_input(
+      "{}: config.json: found {} numbers (heads, keys, values) for a layer to remember of a sequence, "
+      "expected at "
+      "most {}",
+      checkpoint.folder().string(), fmt::join(shape, " times "), kMost);
+}
+
 void check_mixer(const Checkpoint& checkpoint, RecurrentMixer mixer) {
+  check_state(checkpoint, mixer);
   for (const MixerTensor& tensor : tensors_of(mixer)) {
     check_shape(checkpoint, *tensor.name, tensor.shape, "the sizes of the layer's mixer");
   }
@@ -103,6 +121,7 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
     if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
   }
   for (const BlockConfig& block : m.blocks) {
+    if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
     check_linears(checkpoint, m, block);
     for (const auto* norm :
          {&block.attention_norm, &block.mlp_norm, &block.post_attention_norm, &block.post_mlp_norm}) {
@@ -118,7 +137,6 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
         check_shape(checkpoint, *name, {1}, "hidden_act");
       for (const std::string* name : {&x->beta, &x->eps}) check_shape(checkpoint, *name, {}, "hidden_act");
     }
-    if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
     if (const auto& latent = block.latent) {
       check_norm(checkpoint, latent->norm, latent->rank, "kv_lora_rank");
       if (latent->query_rank > 0)

@@ -70,20 +70,15 @@ std::vector<std::string> read_kinds(const ConfigReader& c) {
 
 Mamba2 read_mamba(const ConfigReader& c) {
   Mamba2 mixer;
-  mixer.heads = c.integer("mamba_num_heads", 128);
-  mixer.head_size = c.integer("mamba_head_dim", 64);
-  mixer.groups = c.integer("n_groups", 8);
-  mixer.state_size = c.integer("ssm_state_size", 128);
+  mixer.heads = read_mixer_size(c, "mamba_num_heads", 128);
+  mixer.head_size = read_mixer_size(c, "mamba_head_dim", 64);
+  mixer.groups = read_mixer_size(c, "n_groups", 8);
+  mixer.state_size = read_mixer_size(c, "ssm_state_size", 128);
   mixer.least_step = static_cast<float>(c.positive("time_step_min", 0.001));
   mixer.convolution.taps = c.integer("conv_kernel", 4);
   if (mixer.heads % mixer.groups != 0) {
     bad_input("{}: found {}, expected a divisor of mamba_num_heads ({})", c.where("n_groups"), mixer.groups,
               mixer.heads);
-  }
-  constexpr std::int64_t kMost = std::int64_t{1}
-                                 << 24;  // a bound on what is computed before shapes are known
-  for (const std::int64_t size : {mixer.heads, mixer.head_size, mixer.state_size}) {
-    if (size > kMost) bad_input("{}: found {}, expected at most {}", c.where("mamba_num_heads"), size, kMost);
   }
   if (const std::string act = c.text("mamba_hidden_act", "silu"); act != "silu") {
     bad_input("{}: found '{}', expected silu", c.where("mamba_hidden_act"), act);

@@ -20,20 +20,13 @@ enum class Generation { kNext, kDense, kExperts };
 void set_delta_net(const ConfigReader& c, const ModelConfig& m, bool grouped, const std::string& prefix,
                    BlockConfig& b) {
   GatedDeltaNet mixer;
-  mixer.key_heads = c.integer("linear_num_key_heads", 16);
-  mixer.value_heads = c.integer("linear_num_value_heads", 32);
-  mixer.key_size = c.integer("linear_key_head_dim", 128);
-  mixer.value_size = c.integer("linear_value_head_dim", 128);
+  mixer.key_heads = read_mixer_size(c, "linear_num_key_heads", 16);
+  mixer.value_heads = read_mixer_size(c, "linear_num_value_heads", 32);
+  mixer.key_size = read_mixer_size(c, "linear_key_head_dim", 128);
+  mixer.value_size = read_mixer_size(c, "linear_value_head_dim", 128);
   if (mixer.value_heads % mixer.key_heads != 0) {
     bad_input("{}: found {}, expected a multiple of linear_num_key_heads ({})",
               c.where("linear_num_value_heads"), mixer.value_heads, mixer.key_heads);
-  }
-  constexpr std::int64_t kMost = std::int64_t{1}
-                                 << 24;  // a bound on what is computed before shapes are known
-  const std::int64_t sizes[] = {mixer.key_heads, mixer.key_size, mixer.value_heads, mixer.value_size};
-  for (const std::int64_t size : sizes) {
-    if (size > kMost)
-      bad_input("{}: found {}, expected at most {}", c.where("linear_num_key_heads"), size, kMost);
   }
   const std::int64_t keys = mixer.key_heads * mixer.key_size, values = mixer.value_heads * mixer.value_size;
   const std::string module = prefix + "linear_attn.";
