@@ -90,6 +90,17 @@ class TimedBackend final : public Backend {
                     MatrixView out) const override {
     timed("attention", [&] { inner_.attention(q, k, v, params, out); });
   }
+  void do_causal_convolution(ConstMatrixView x, ConstMatrixView taps, std::span<const float> bias,
+                             ConstMatrixView past, MatrixView y) const override {
+    Matrix kept(past.rows, past.cols);
+    for (std::int64_t i = 0; i < past.rows; ++i) std::copy_n(past.row(i), past.cols, kept.row(i));
+    timed("recurrence", [&] { inner_.causal_convolution(x, taps, bias, kept, y); });
+  }
+  void do_recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
+                     ConstMatrixView step, const RecurrenceParams& params, MatrixView state,
+                     MatrixView out) const override {
+    timed("recurrence", [&] { inner_.recurrence(q, k, v, decay, step, params, state, out); });
+  }
   void do_activate(Activation activation, MatrixView x) const override {
     timed("activation", [&] { inner_.activate(activation, x); });
   }
