@@ -30,6 +30,7 @@ void declare_shrink(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);
+void declare_tune(CLI::App& program);
 void declare_generate(CLI::App& program);
 void declare_bench(CLI::App& program);
 void declare_serve(CLI::App& program);

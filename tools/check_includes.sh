@@ -27,6 +27,7 @@ declare -A allowed=(
   [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
+  [tune]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report pilot"
   [api]="core tensor backend checkpoint text templates model device"
 )
 
