@@ -61,7 +61,7 @@ class TuneTest : public ::testing::Test {
     text_ = split_for_tuning(test::random_windows(*model_, 20, 64), 8, "t");
     options_.method = &method_by_name("best");
     options_.folder = folder("levels");
-    options_.identity = {{"run", 1}};
+    options_.identity = {{"run", 1}, {"a", "b"}};  // in no order of names
     options_.max_trials = 25;
     options_.group = 0;
   }

@@ -15,10 +15,10 @@ namespace {
 constexpr double kOwnVariance = 0.15, kDepthVariance = 0.15, kKindVariance = 0.15;
 constexpr double kDepthLength = 3.0;  // layers over which neighbours behave alike
 // Noise of an observation: what the sum over units does not explain of a change.
-constexpr double kRelativeNoise = 0.05, kLeastNoise = 2e-3;
+constexpr double kRelativeNoise = 0.05, kLeastNoise = 1e-3;
 constexpr double kLeastWeight = 0.02;  // of the prior's mean: no linear is free
 constexpr int kReach = 2;              // steps of a unit in one mutation
-constexpr std::size_t kSwitches[] = {2, 4, 8, 16, 32};
+constexpr double kSwitchShares[] = {1.0 / 64, 1.0 / 16, 1.0 / 8, 1.0 / 4, 1.0 / 2};  // of the units
 constexpr double kAimedShare = 0.99;  // of a limit of divergence
 constexpr double kSlack = 1e-9;       // of sizes
 
@@ -194,8 +194,9 @@ std::vector<Levels> LevelSearch::propose(std::size_t count) {
   for (std::size_t k = 0; k < count; ++k) {
     // The first goes by the mean alone, as far as it leads.
     const Weights theta = k == 0 ? mean_ : draw();
-    const std::size_t switches =
-        k == 0 ? kSwitches[std::size(kSwitches) - 1] : kSwitches[below(std::size(kSwitches))];
+    const double share =
+        kSwitchShares[k == 0 ? std::size(kSwitchShares) - 1 : below(std::size(kSwitchShares))];
+    const auto switches = static_cast<std::size_t>(std::ceil(share * static_cast<double>(units_.size())));
     Levels plan = switched(best_, theta, size, switches);
     constexpr int kTries = 32;
     for (int t = 0; t < kTries && seen_.contains(plan); ++t) plan = shaken(std::move(plan), size);

@@ -137,7 +137,7 @@ void LevelStore::keep(const nlohmann::ordered_json& head) const {
   fs::rename(unfinished, file);
 }
 
-std::optional<nlohmann::ordered_json> LevelStore::restore(const Plan& plan) {
+std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
   const fs::path file = folder_ / kLevelsFile;
   if (!fs::exists(file)) return std::nullopt;
   const nlohmann::json document = read_json_file(file);
@@ -164,7 +164,7 @@ std::optional<nlohmann::ordered_json> LevelStore::restore(const Plan& plan) {
                                    [](const PlanEntry& entry) { return entry.prune; });
   if (std::ssize(units_) != tuned)
     bad_input("{}: found {} linears, expected {}", file.string(), units_.size(), tuned);
-  return nlohmann::ordered_json(root.at("head").json());
+  return root.at("head").json();
 }
 
 std::unique_ptr<TrialFolder> LevelStore::compose(const std::vector<std::size_t>& levels,

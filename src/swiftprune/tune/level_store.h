@@ -48,7 +48,7 @@ class LevelStore {
   // levels.json: `head` and what was solved. restore() gives the head back, nothing where there is no such file; throws
   // Error{kBadInput} for one that is damaged or of another model.
   void keep(const nlohmann::ordered_json& head) const;
-  std::optional<nlohmann::ordered_json> restore(const Plan& plan);
+  std::optional<nlohmann::json> restore(const Plan& plan);
 
   const std::vector<SolvedUnit>& units() const { return units_; }
   const std::filesystem::path& folder() const { return folder_; }

@@ -314,7 +314,7 @@ class Tuner {
   // From the folder where a run like this one left them.
   void make_levels() {
     if (const auto head = store_.restore(plan_)) {
-      if (!head->contains("identity") || (*head)["identity"] != options_.identity) {
+      if (!head->contains("identity") || (*head)["identity"] != nlohmann::json(options_.identity)) {
         bad_usage(
             "--cache: {} holds the levels of another run (other options, text, model or device); choose "
             "another "
