@@ -31,6 +31,7 @@ void declare_recover(CLI::App& program);
 void declare_eval(CLI::App& program);
 void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);
+void declare_tune(CLI::App& program);
 void declare_generate(CLI::App& program);
 void declare_bench(CLI::App& program);
 void declare_serve(CLI::App& program);

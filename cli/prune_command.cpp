@@ -265,17 +265,6 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Plan
   print_next(flags.common, next);
 }
 
-// What tells a model from a changed one without reading it whole.
-nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
-  nlohmann::ordered_json stamps;
-  for (const std::string& file : model_files(checkpoint)) {
-    const std::filesystem::path path = checkpoint.folder() / file;
-    stamps[file] = {std::filesystem::file_size(path),
-                    std::filesystem::last_write_time(path).time_since_epoch().count()};
-  }
-  return stamps;
-}
-
 // Whatever changes a byte of the output: only a run of the same may go on with its blocks. plan: as the
 // options and the --plan file make it, before it is allocated.
 nlohmann::ordered_json identity_of(const PruneFlags& flags, const Model& model, const Device& device,

@@ -28,6 +28,7 @@ declare -A allowed=(
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
   [recovery]="core tensor checkpoint text"
+  [tune]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report pilot"
   [api]="core tensor backend checkpoint text templates model device"
 )
 

@@ -19,7 +19,7 @@ if "OMP_WAIT_POLICY" not in _os.environ:
 
 from ._swiftprune import version as _version, version_text
 from .commands import (bench, compare, doctor, evaluate, export, import_gguf, inspect, methods, pack, pilot, prune,
-                       quantize, recover, shrink, unpack, verify)
+                       quantize, recover, shrink, tune, unpack, verify)
 from .errors import DeviceError, Error, GateError, InputError, InternalError, Note, UsageError
 from .model import Generation, Model, Stream, load
 
@@ -28,5 +28,5 @@ __version__ = _version()
 __all__ = [
     "DeviceError", "Error", "GateError", "Generation", "InputError", "InternalError", "Model", "Note", "Stream",
     "UsageError", "__version__", "bench", "compare", "doctor", "evaluate", "export", "import_gguf", "inspect", "load",
-    "methods", "pack", "pilot", "prune", "quantize", "recover", "shrink", "unpack", "verify", "version_text",
+    "methods", "pack", "pilot", "prune", "quantize", "recover", "shrink", "tune", "unpack", "verify", "version_text",
 ]

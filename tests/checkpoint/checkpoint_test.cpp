@@ -237,6 +237,21 @@ TEST_F(CheckpointFolder, TensorInTwoShards) {
   EXPECT_EQ(Checkpoint::open(folder()).tensors().size(), 1u) << "equal copies";
 }
 
+TEST_F(CheckpointFolder, TheIndexChoosesAmongManyCopies) {
+  write("a.safetensors", small_file("a", "12"));
+  write("b.safetensors", small_file("a", "34"));
+  write("c.safetensors", small_file("a", "56"));
+  for (const auto& [name, text] : {std::pair("a", "12"), std::pair("b", "34"), std::pair("c", "56")}) {
+    write(
+        "model.safetensors.index.json",
+        fmt::format(
+            R"({{"weight_map":{{"a":"{}.safetensors","x":"a.safetensors","y":"b.safetensors","z":"c.safetensors"}}}})",
+            name));
+    const Checkpoint checkpoint = Checkpoint::open(folder());
+    EXPECT_EQ(text_of(checkpoint.bytes(checkpoint.at("a"))), text);
+  }
+}
+
 TEST_F(CheckpointFolder, DoublesAreReadAsFloats) {
   const double values[] = {1.5, -0.1, 1e300};
   const std::vector<TensorInfo> tensors = {{"d", DType::kF64, {3}, "", 0, 24}};

@@ -112,6 +112,51 @@ TEST_F(EvaluationProgramTest, PilotRecommendsACommand) {
   EXPECT_THAT(test::read_text(at("pilot.html")), HasSubstr("Recommended"));
 }
 
+TEST_F(EvaluationProgramTest, TuneWritesAPlanThatPruneRuns) {
+  const std::string model = kTinyModel.string();
+  const std::vector<std::string> tune = {"tune",     model,       "--text", at("own.u16"),      "--seqlen",
+                                         "64",       "--windows", "4",      "--search-windows", "4",
+                                         "--trials", "9"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), tune.begin(), tune.end());
+    return more;
+  };
+  ASSERT_EQ(run(with({"--sparsity", "0.6", "-o", at("tuned")})), 0) << error_;
+  EXPECT_THAT(out_, HasSubstr("Recommended:\n  swiftprune prune "));
+  EXPECT_THAT(out_, HasSubstr("60 % zeros: kept"));
+  EXPECT_THAT(test::read_text(at("tuned/tune.html")), HasSubstr("Recommended"));
+  const auto result = nlohmann::json::parse(test::read_text(at("tuned/tune.json")));
+  EXPECT_TRUE(result["keeps_budget"]);
+  EXPECT_GT(result["best"]["check_kl"], 0.0);
+  ASSERT_EQ(run({"prune", model, "--plan", at("tuned/plan.json"), "--out", at("by_plan"), "--calibration",
+                 at("own.u16"), "--seqlen", "64", "--windows", "4"}),
+            0)
+      << error_;
+  EXPECT_THAT(out_, HasSubstr("60.0"));
+  // The plan alone.
+  ASSERT_EQ(run(with({"--sparsity", "0.6", "-o", at("alone.json"), "--json"})), 0) << error_;
+  EXPECT_EQ(test::read_text(at("alone.json")), test::read_text(at("tuned/plan.json")));
+
+  const auto refused = [&](const std::vector<std::string>& more, int code, const std::string& text) {
+    EXPECT_EQ(run(with(more)), code) << error_;
+    EXPECT_THAT(error_, HasSubstr(text));
+    EXPECT_EQ(std::count(error_.begin(), error_.end(), '\n'), 1) << error_;
+  };
+  refused({"-o", at("x")}, 2, "found none of --budget, --max-kl and --sparsity");
+  refused({"-o", at("x"), "--sparsity", "0.5", "--budget", "3bits"}, 2, "found 2 of --budget");
+  refused({"-o", at("x"), "--budget", "40tokens/s"}, 2, "a speed");
+  refused({"-o", at("x"), "--budget", "40%"}, 2, "--sparsity 0.4");
+  refused({"-o", at("x"), "--budget", "much"}, 2, "expected a size like 90MB");
+  refused({"-o", at("x"), "--budget", "3bits", "--calibration", at("own.u16")}, 2,
+          "--text: found beside --calibration");
+  refused({"-o", at("tuned"), "--sparsity", "0.5"}, 3, "tuned");
+  EXPECT_EQ(
+      run({"tune", model, "--text", at("own.u16"), "--seqlen", "128", "--sparsity", "0.5", "-o", at("x")}),
+      3);
+  EXPECT_THAT(error_, HasSubstr("search and check"));
+  EXPECT_FALSE(std::filesystem::exists(at("x")));
+}
+
 TEST_F(EvaluationProgramTest, WrongInputIsRefused) {
   const std::string model = kTinyModel.string(), gate = "--max-kl";
   const auto refused = [&](const std::vector<std::string>& arguments, int code, const std::string& text) {

@@ -54,6 +54,12 @@ TEST_F(CapabilitiesTest, TheProcessorHasEverything) {
   }
 }
 
+TEST_F(CapabilitiesTest, LevelsAreSolvedOnTheProcessor) {
+  check_levels(cpu_capabilities());
+  expect_error(ErrorKind::kUsage, [] { check_levels(cuda::capabilities()); },
+               {"tune", "on a GPU", "--device cpu"});
+}
+
 TEST_F(CapabilitiesTest, WhatTheGpuHas) {
   const Capabilities& gpu = cuda::capabilities();
   for (const ScoreKind* kind : score_kinds()) EXPECT_TRUE(gpu.has(ScoreSpec(*kind))) << kind->name;

@@ -123,6 +123,7 @@ TEST_F(PlanTest, RefusesDamagedPlanFiles) {
       {R"({"tensors": [{"name": ")" + name + R"(", "sparsity": 0.3, "pattern": "2:4"}]})", "contradicts"},
       {R"({"tensors": [{"name": ")" + name + R"(", "pattern": "4:2"}]})", "4:2"},
       {R"({"tensors": [{"name": ")" + name + R"(", "score": "no-such"}]})", "no-such"},
+      {R"({"tensors": [{"name": ")" + name + R"(", "shape": [3, 4]}]})", "another model"},
   };
   for (const auto& [text, expected] : cases) {
     Plan plan = uniform_plan(*model_, half(), {});

@@ -167,24 +167,28 @@ struct Checkpoint::Impl {
   void choose_copies(const WeightMap& map, const std::string& index) {
     std::unordered_map<std::string, std::size_t> first;
     std::vector<TensorInfo> kept;
+    const auto is_named = [&map](const TensorInfo& tensor) {
+      const auto named = map.find(tensor.name);
+      return named != map.end() && named->second == tensor.file;
+    };
+    std::set<std::string> settled;  // the index names one of the copies
+    for (const TensorInfo& tensor : tensors) {
+      if (is_named(tensor)) settled.insert(tensor.name);
+    }
     for (TensorInfo& tensor : tensors) {
+      if (settled.contains(tensor.name) && !is_named(tensor)) continue;
       const auto [place, is_new] = first.emplace(tensor.name, kept.size());
       if (is_new) {
         kept.push_back(std::move(tensor));
         continue;
       }
-      TensorInfo& other = kept[place->second];
-      const auto named = map.find(tensor.name);
-      if (named != map.end() && named->second == tensor.file) {
-        other = std::move(tensor);
-      } else if (named == map.end() || named->second != other.file) {
-        const bool comparable = !converted.contains(key_of(tensor.file, tensor.name)) &&
-                                !converted.contains(key_of(other.file, other.name)) &&
-                                tensor.dtype == other.dtype && tensor.shape == other.shape;
-        if (!comparable || !std::ranges::equal(bytes_in(tensor.file, tensor), bytes_in(other.file, other))) {
-          bad_input("{}: tensor {} is in {} and in {}, expected it once", index, tensor.name, other.file,
-                    tensor.file);
-        }
+      const TensorInfo& other = kept[place->second];
+      const bool comparable = !converted.contains(key_of(tensor.file, tensor.name)) &&
+                              !converted.contains(key_of(other.file, other.name)) &&
+                              tensor.dtype == other.dtype && tensor.shape == other.shape;
+      if (!comparable || !std::ranges::equal(bytes_in(tensor.file, tensor), bytes_in(other.file, other))) {
+        bad_input("{}: tensor {} is in {} and in {}, expected it once", index, tensor.name, other.file,
+                  tensor.file);
       }
     }
     tensors = std::move(kept);

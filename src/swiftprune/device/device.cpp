@@ -18,6 +18,7 @@ std::int64_t Device::default_windows(const Method& method, const Model& model, s
 void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
+  if (options.levels != nullptr) check_levels(capabilities());
 }
 
 Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,

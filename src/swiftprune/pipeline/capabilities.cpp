@@ -116,7 +116,7 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.grids = c.mixed_refinements = true;
+    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts()) c.refinements.push_back({part, c.patterns});
@@ -139,6 +139,12 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
     check_refinement(entry, device);
   }
   check_mixed(plan, device);
+}
+
+void check_levels(const Capabilities& device) {
+  if (device.levels) return;
+  bad_usage("tune: solving several levels of each linear side by side is not there {}; {}", device.where,
+            device.instead);
 }
 
 void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead) {

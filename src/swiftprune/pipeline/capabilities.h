@@ -35,6 +35,7 @@ struct Capabilities {
   std::vector<RefineAbility> refinements;
   bool chains = false;             // refinements joined by '+'
   bool grids = false;              // weights on a grid of few bits
+  bool levels = false;             // a linear solved at several settings beside its own (SolvedLevels)
   bool mixed_refinements = false;  // different ones for the linears of one input
 
   std::set<ModelFeature> features;
@@ -48,6 +49,8 @@ const Capabilities& cpu_capabilities();  // everything
 // Throws Error{kUsage} for the first thing that the device has not, with what it has.
 void check_plan(const Plan& plan, SelectKind select, const Capabilities& device);
 void check_model(const ModelConfig& model, const Capabilities& device);
+// Throws Error{kUsage} where the device solves each linear at its own settings alone.
+void check_levels(const Capabilities& device);
 // Throws Error{kUsage} for a model with experts, which `what` is not defined for, with what there is instead.
 void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead);
 

@@ -221,6 +221,13 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
       if (!seen.insert(name).second)
         bad_input("{}: '{}' stands here a second time, expected one entry a tensor", where, name);
       PlanEntry& entry = *it->second;
+      if (item.contains("shape")) {
+        const auto shape = item["shape"].get<std::vector<std::int64_t>>();
+        if (shape != std::vector<std::int64_t>{entry.rows, entry.cols}) {
+          bad_input("{}: shape: found [{}] for '{}', expected [{}, {}]; the plan is of another model", where,
+                    fmt::join(shape, ", "), name, entry.rows, entry.cols);
+        }
+      }
       entry.prune = item.value("prune", entry.prune);
       if (item.contains("pattern")) entry.pattern = parse_pattern(item["pattern"].get<std::string>());
       if (item.contains("sparsity")) {
@@ -245,8 +252,9 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
         entry.grid = grid_or_none(item["quantize"].get<std::string>(), fmt::format("{}: quantize", where));
       check_entry(entry);
     } catch (const nlohmann::json::exception& error) {
-      bad_input("{}: {}; expected name, prune, pattern, sparsity, row_budgets, score, refine, quantize",
-                where, error.what());
+      bad_input(
+          "{}: {}; expected name, shape, prune, pattern, sparsity, row_budgets, score, refine, quantize",
+          where, error.what());
     } catch (const Error& error) {
       const std::string_view message = error.what();
       if (message.starts_with(path)) throw;

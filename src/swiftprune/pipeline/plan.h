@@ -76,7 +76,7 @@ bool contradicts(const Pattern& pattern, double sparsity);
 void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan);
 
 // {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity",
-// "row_budgets", "score", "refine", "quantize"}...]}; what the file does not name keeps its default. Throws
+// "row_budgets", "score", "refine", "quantize", "shape"}...]}; what the file does not name keeps its default. Throws
 // Error{kBadInput} with the file's name and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);
 nlohmann::ordered_json to_json(const Plan& plan);

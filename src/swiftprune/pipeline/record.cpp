@@ -128,6 +128,16 @@ nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint) {
   return hashes;
 }
 
+nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint) {
+  nlohmann::ordered_json stamps;
+  for (const std::string& file : model_files(checkpoint)) {
+    const std::filesystem::path path = checkpoint.folder() / file;
+    stamps[file] = {std::filesystem::file_size(path),
+                    std::filesystem::last_write_time(path).time_since_epoch().count()};
+  }
+  return stamps;
+}
+
 nlohmann::ordered_json previous_record(const Checkpoint& checkpoint) {
   const std::filesystem::path file = checkpoint.folder() / "swiftprune.json";
   std::error_code ignored;

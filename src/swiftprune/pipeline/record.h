@@ -43,6 +43,9 @@ std::set<std::string> model_files(const Checkpoint& checkpoint);
 // SHA-256 of each of the model's weight files and of config.json, by file name.
 nlohmann::ordered_json model_hashes(const Checkpoint& checkpoint);
 
+// Sizes and times of these files: what tells a model from a changed one without reading it whole.
+nlohmann::ordered_json file_stamps(const Checkpoint& checkpoint);
+
 // The swiftprune.json that stands beside the model already, or null: a model that is shrunk and then pruned
 // keeps the records of all its steps, each as "previous" of the next.
 nlohmann::ordered_json previous_record(const Checkpoint& checkpoint);

@@ -19,16 +19,6 @@ constexpr double kLeast = 0.05;
 constexpr double kMost = 0.95;
 constexpr int kGrid = 901;  // shares that are tried: steps of 0.001
 
-double log_cost(double share) {
-  const auto slope = [](std::size_t i) {
-    return (kLogCosts[i + 1] - kLogCosts[i]) / (kLevels[i + 1] - kLevels[i]);
-  };
-  if (share > kLevels.back()) return kLogCosts.back() + 1.5 * slope(2) * (share - kLevels.back());
-  std::size_t i = 0;
-  while (i + 2 < kLevels.size() && share > kLevels[i + 1]) ++i;
-  return kLogCosts[i] + slope(i) * (share - kLevels[i]);
-}
-
 double weighted_mean(std::span<const double> values, std::span<const double> sizes) {
   double sum = 0.0;
   double total = 0.0;
@@ -53,6 +43,16 @@ bool is_n_m(const PlanEntry& entry) { return entry.pattern.kind == Pattern::Kind
 
 }  // namespace
 
+double allocated_log_cost(double share) {
+  const auto slope = [](std::size_t i) {
+    return (kLogCosts[i + 1] - kLogCosts[i]) / (kLevels[i + 1] - kLevels[i]);
+  };
+  if (share > kLevels.back()) return kLogCosts.back() + 1.5 * slope(2) * (share - kLevels.back());
+  std::size_t i = 0;
+  while (i + 2 < kLevels.size() && share > kLevels[i + 1]) ++i;
+  return kLogCosts[i] + slope(i) * (share - kLevels[i]);
+}
+
 std::vector<double> allocate_shares(std::span<const double> sensitivities, std::span<const double> sizes,
                                     double sparsity) {
   expect(sensitivities.size() == sizes.size() && !sizes.empty(), "allocate_shares: a size for each linear");
@@ -64,7 +64,7 @@ std::vector<double> allocate_shares(std::span<const double> sensitivities, std::
   std::array<double, kGrid> cost{};
   for (std::size_t g = 0; g < share.size(); ++g) {
     share[g] = least + (most - least) * static_cast<double>(g) / (kGrid - 1);
-    cost[g] = std::exp(log_cost(share[g]));
+    cost[g] = std::exp(allocated_log_cost(share[g]));
   }
   std::vector<double> result(sizes.size());
   // Each linear's best share at the price exp(log_price) of a share of the mean size.
@@ -107,7 +107,8 @@ std::vector<std::int64_t> allocate_group_counts(std::span<const double> sensitiv
   const std::int64_t least = std::max<std::int64_t>(1, n - m / 4);
   const std::int64_t most = std::min(m - 1, n + m / 4);
   const auto cost = [&](std::size_t u, std::int64_t kept) {
-    return sensitivities[u] * std::exp(log_cost(1.0 - static_cast<double>(kept) / static_cast<double>(m)));
+    return sensitivities[u] *
+           std::exp(allocated_log_cost(1.0 - static_cast<double>(kept) / static_cast<double>(m)));
   };
   // From the most weights kept downwards: the step that costs least for the weights that it saves, as long as
   // it leaves the mean at n or above. Between such steps φ is all but convex, so single steps find the

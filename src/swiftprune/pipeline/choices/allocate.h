@@ -25,6 +25,9 @@ struct Allocation {
 std::vector<double> allocate_shares(std::span<const double> sensitivities, std::span<const double> sizes,
                                     double sparsity);
 
+// ln φ at this share.
+double allocated_log_cost(double share);
+
 // Is the entry's sparsity to be chosen? Else nothing is measured for it.
 bool is_allocated(const PlanEntry& entry);
 

@@ -210,6 +210,16 @@ class CpuPruneShop final : public PruneShop {
     finish_linear(linear, entry, dense);
   }
 
+  Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
+    BlockLinear& of = this->linear(linear);
+    Matrix dense = of.weight.clone();
+    const LinearOutcome before = outcomes_[linear];
+    if (entry.refine.facts().uses_mask) select(linear, entry, target, !entry.refine.is_none());
+    if (!entry.refine.is_none()) refine(linear, entry, target);
+    quantized_[linear].reset();
+    return {std::exchange(of.weight, std::move(dense)), std::exchange(outcomes_[linear], before)};
+  }
+
   void end_input(LinearInput input) override {
     prepared_.clear();
     stats_of(input).reset();

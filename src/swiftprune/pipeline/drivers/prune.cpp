@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -30,8 +31,12 @@ PruneRun make_run(const Model& model, const Plan& plan, const TokenWindows& wind
   run.calibrated = needs.any();
   // Without the pruned blocks' effect on the next ones there is no error to make up for.
   run.aligned = run.calibrated && needs.alignment && options.propagation == Propagation::kPruned;
-  run.row_budgets = std::any_of(plan.entries.begin(), plan.entries.end(),
-                                [](const PlanEntry& entry) { return entry.has_row_budgets(); });
+  const auto has_row_budgets = [](const PlanEntry& entry) { return entry.has_row_budgets(); };
+  run.row_budgets = std::any_of(plan.entries.begin(), plan.entries.end(), has_row_budgets);
+  if (options.levels != nullptr) {
+    for (const auto& levels : options.levels->levels)
+      run.row_budgets |= std::any_of(levels.begin(), levels.end(), has_row_budgets);
+  }
   run.last_layer = last_pruned_layer(plan);
   return run;
 }
@@ -178,6 +183,7 @@ class Pruner {
       if (entry->expert != expert) continue;
       StatNeeds& of_input = needs[static_cast<std::size_t>(entry->input)];
       of_input = of_input | stat_needs(*entry);
+      for (const PlanEntry& level : levels_of(*entry)) of_input = of_input | stat_needs(level);
       of_input.alignment &= run_.aligned;
     }
     return needs;
@@ -207,14 +213,15 @@ class Pruner {
   // Those of the expert (-1: that every token passes) that read `input`; do their kept weights change?
   bool prune_linears(const Entries& entries, LinearInput input, std::int64_t expert) {
     shop_->start_input(input);
-    const std::vector<std::vector<std::int64_t>> counts = row_counts(entries, input);
+    const std::vector<RowCounts> counts = row_counts(entries, input);
     bool weights_changed = false;
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
       if (!entry.prune || entry.input != input || entry.expert != expert) continue;
       check_interrupt();
+      solve_levels(i, entry, counts[i].levels);
       PruneTarget target = entry.target(plan_.rounding);
-      target.row_counts = counts[i];
+      target.row_counts = counts[i].own;
       const RefineFacts refinement = entry.refine.facts();
       const bool refines = !entry.refine.is_none();
       if (refinement.uses_mask) shop_->select(i, entry, target, refines);
@@ -225,12 +232,52 @@ class Pruner {
     return weights_changed;
   }
 
-  // The rows' numbers of weights to prune, for the entries that have row budgets; from the weights of all
-  // linears of this input before the first is pruned.
-  std::vector<std::vector<std::int64_t>> row_counts(const Entries& entries, LinearInput input) {
-    std::vector<std::vector<std::int64_t>> counts(entries.size());
+  // Of a plan's entry, what it is solved at beside.
+  std::span<const PlanEntry> levels_of(const PlanEntry& entry) const {
+    if (options_.levels == nullptr) return {};
+    return options_.levels->levels.at(static_cast<std::size_t>(&entry - plan_.entries.data()));
+  }
+
+  // counts: of each level's rows (row_counts()).
+  void solve_levels(std::size_t linear, const PlanEntry& entry,
+                    std::span<const std::vector<std::int64_t>> counts) {
+    const std::span<const PlanEntry> levels = levels_of(entry);
+    for (std::size_t l = 0; l < levels.size(); ++l) {
+      check_interrupt();
+      PruneTarget target = levels[l].target(plan_.rounding);
+      target.row_counts = counts[l];
+      const PruneShop::Aside solved = shop_->solve_aside(linear, levels[l], target);
+      options_.levels->take(static_cast<std::size_t>(&entry - plan_.entries.data()), l,
+                            result_of(levels[l], solved.outcome), solved.weight.view());
+    }
+  }
+
+  static TensorResult result_of(const PlanEntry& entry, const LinearOutcome& outcome) {
+    return {.name = entry.tensor,
+            .pattern = format(entry.pattern),
+            .rows = entry.rows,
+            .cols = entry.cols,
+            .asked_sparsity = entry.asked_sparsity(),
+            .sparsity = static_cast<double>(outcome.zeros) / entry.num_weights(),
+            .error = outcome.error,
+            .damping = outcome.damping,
+            .lambda = outcome.lambda};
+  }
+
+  // The rows' numbers of weights to prune, for the entries that have row budgets, and the same of their levels; from
+  // the weights of all linears of this input before the first is pruned.
+  struct RowCounts {
+    std::vector<std::int64_t> own;
+    std::vector<std::vector<std::int64_t>> levels;
+  };
+  std::vector<RowCounts> row_counts(const Entries& entries, LinearInput input) {
+    std::vector<RowCounts> counts(entries.size());
+    for (std::size_t i = 0; i < entries.size(); ++i) counts[i].levels.resize(levels_of(*entries[i]).size());
+    const auto has_row_budgets = [](const PlanEntry& entry) { return entry.has_row_budgets(); };
     const bool wanted = std::any_of(entries.begin(), entries.end(), [&](const PlanEntry* entry) {
-      return entry->input == input && entry->has_row_budgets();
+      const std::span<const PlanEntry> levels = levels_of(*entry);
+      return entry->input == input &&
+             (has_row_budgets(*entry) || std::any_of(levels.begin(), levels.end(), has_row_budgets));
     });
     if (!wanted) return counts;
     const Stopwatch watch(result_.seconds.score);
@@ -240,10 +287,15 @@ class Pruner {
       const PlanEntry& entry = *entries[i];
       if (entry.input != input) continue;
       const std::vector<float>& effect = effects[next++];
-      if (!entry.has_row_budgets()) continue;
-      const PruneTarget target = row_threshold_target(entry.sparsity);
-      counts[i] = row_budgets(shop_->threshold_counts(i, effect, target), entry.cols,
-                              total_prune_count(target, entry.rows, entry.cols));
+      const auto budgets = [&](const PlanEntry& of) {
+        if (!of.has_row_budgets()) return std::vector<std::int64_t>();
+        const PruneTarget target = row_threshold_target(of.sparsity);
+        return row_budgets(shop_->threshold_counts(i, effect, target), of.cols,
+                           total_prune_count(target, of.rows, of.cols));
+      };
+      counts[i].own = budgets(entry);
+      const std::span<const PlanEntry> levels = levels_of(entry);
+      for (std::size_t l = 0; l < levels.size(); ++l) counts[i].levels[l] = budgets(levels[l]);
     }
     return counts;
   }
@@ -257,15 +309,7 @@ class Pruner {
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const PlanEntry& entry = *entries[i];
       if (!entry.prune) continue;
-      finished.tensors.push_back({.name = entry.tensor,
-                                  .pattern = format(entry.pattern),
-                                  .rows = entry.rows,
-                                  .cols = entry.cols,
-                                  .asked_sparsity = entry.asked_sparsity(),
-                                  .sparsity = static_cast<double>(outcomes[i].zeros) / entry.num_weights(),
-                                  .error = outcomes[i].error,
-                                  .damping = outcomes[i].damping,
-                                  .lambda = outcomes[i].lambda});
+      finished.tensors.push_back(result_of(entry, outcomes[i]));
       if (entry.expert < 0) shop_->write(i);  // the experts' were written one by one
     }
     result_.tensors.insert(result_.tensors.end(), finished.tensors.begin(), finished.tensors.end());
@@ -334,6 +378,10 @@ void PruneOutput::write_quantized(const std::string&, const QuantizedWeight&) {
   expect(false, "PruneOutput: write_quantized() where grids are kept");
 }
 
+PruneShop::Aside PruneShop::solve_aside(std::size_t, const PlanEntry&, const PruneTarget&) {
+  expect(false, "solve_aside: a device that solves levels");
+  return {};
+}
 std::vector<std::int64_t> PruneShop::start_experts(bool) {
   expect(false, "start_experts: a device that runs experts");
   return {};
@@ -362,6 +410,11 @@ PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Pla
               model.checkpoint().folder().string());
   }
   check_expert_plan(model, plan, output);
+  if (options.levels != nullptr) {
+    expect(options.levels->levels.size() == plan.entries.size(), "prune: levels of each entry");
+    check_without_experts(model.config(), "solving several levels of each linear",
+                          "prune it at one sparsity");
+  }
   if (needs_calibration(plan))
     expect(windows.num_windows() > 0, "prune: calibration windows for a method that needs them");
   return Pruner(make_shop, model, plan, windows, options, output).run();

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -47,6 +48,17 @@ struct FinishedBlock {
 
 inline constexpr std::int64_t kMinExpertTokens = 128;
 
+// The same linears at other settings, solved beside the plan's own from the same statistics and kept nowhere but where
+// take() puts them: what a search over plans (tune/) chooses from. Later linears see the plan's own alone.
+struct SolvedLevels {
+  // Of each of the plan's entries, what else it is solved at: the same linear, other sparsities and grids.
+  std::vector<std::vector<PlanEntry>> levels;
+  // The values [rows, cols] that the checkpoint's dtype would hold. From the run's thread, in the order of the plan.
+  std::function<void(std::size_t entry, std::size_t level, const TensorResult& result,
+                     ConstMatrixView weight)>
+      take;
+};
+
 struct PruneOptions {
   SelectKind select = kDefaultSelector;
   SelectorOptions selector;
@@ -61,6 +73,7 @@ struct PruneOptions {
   // An expert that fewer calibration tokens were sent to takes the statistics of all tokens of its layer, as if they
   // all had been.
   std::int64_t min_expert_tokens = kMinExpertTokens;
+  const SolvedLevels* levels = nullptr;  // none; for models without experts
 };
 
 struct StageSeconds {

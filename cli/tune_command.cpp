@@ -1,0 +1,329 @@
+// swiftprune tune: the plan for a budget, searched for on a text of one's own.
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "calibration_text.h"
+#include "command.h"
+#include "model_text.h"
+#include "option_echo.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/cpu_features.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/record.h"
+#include "swiftprune/report/comparison.h"
+#include "swiftprune/tune/tune_report.h"
+#include "work_folder.h"
+
+namespace swiftprune::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct TuneFlags {
+  CommonOptions common;
+  std::string model, out;
+  std::string text;  // as --calibration
+  CalibrationText calibration;
+  std::string budget;
+  std::optional<double> max_kl, sparsity;
+  std::string method{kDefaultMethod};
+  std::vector<std::string> quantize;
+  std::string group = "64";
+  std::string embeddings;
+  std::vector<std::string> skip;
+  std::int64_t windows = 8, search_windows = 4;
+  std::int64_t trials = TuneOptions{}.max_trials;
+  double minutes = 10.0;
+  std::string cache, work, report;
+  std::string compute = "auto";
+  DeviceFlags device;
+};
+
+// "3.25bits", a size, or a speed, which is refused by name.
+TuneBudget parse_budget(const std::string& text) {
+  double number = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  unit.erase(0, unit.find_first_not_of(' '));
+  if (error == std::errc() && (unit == "bits" || unit == "bit")) {
+    if (!(number > 0.0 && number <= 16.0))
+      bad_usage("--budget: found {}, expected 0 < bits a weight <= 16", text);
+    return {TuneBudget::Kind::kBits, number};
+  }
+  if (unit == "t/s" || unit == "tokens/s" || unit == "tokens_per_s") {
+    bad_usage(
+        "--budget: found {}, a speed, which is not searched for; say bytes or bits a weight, and measure the "
+        "result "
+        "with swiftprune bench",
+        text);
+  }
+  if (unit == "%") bad_usage("--budget: found {}, a share of zeros; say --sparsity {}", text, number / 100.0);
+  if (error != std::errc() || !(number > 0.0))
+    bad_usage("--budget: found '{}', expected a size like 90MB or bits a weight like 3.25bits", text);
+  return {TuneBudget::Kind::kBytes, static_cast<double>(parse_bytes("--budget", text))};
+}
+
+TuneBudget budget_of(const TuneFlags& flags) {
+  const int given = (flags.budget.empty() ? 0 : 1) + (flags.max_kl ? 1 : 0) + (flags.sparsity ? 1 : 0);
+  if (given != 1) {
+    bad_usage(
+        "{}: found {} of --budget, --max-kl and --sparsity, expected one: what the plan has to keep; the "
+        "search looks for the best that keeps it",
+        given == 0 ? "--budget" : "--budget, --max-kl, --sparsity",
+        given == 0 ? "none" : std::to_string(given));
+  }
+  if (flags.sparsity) {
+    if (!(*flags.sparsity > 0.0 && *flags.sparsity < 1.0))
+      bad_usage("--sparsity: found {}, expected 0 < s < 1", *flags.sparsity);
+    return {TuneBudget::Kind::kSparsity, *flags.sparsity};
+  }
+  if (flags.max_kl) {
+    if (!(*flags.max_kl > 0.0)) bad_usage("--max-kl: found {}, expected a divergence above 0", *flags.max_kl);
+    return {TuneBudget::Kind::kDivergence, *flags.max_kl};
+  }
+  return parse_budget(flags.budget);
+}
+
+bool writes_plan_alone(const TuneFlags& flags) { return flags.out.ends_with(".json"); }
+
+void write_whole(const fs::path& file, const std::string& content) {
+  const fs::path unfinished = file.parent_path() / fmt::format(".{}.partial", file.filename().string());
+  write_report(unfinished.string(), content);
+  fs::rename(unfinished, file);
+}
+
+// What the levels and the measured plans of a run depend on; the search itself may differ (trials, seed, time).
+nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, const Device& device,
+                                   const TuneText& text, const TuneOptions& options) {
+  return {{"version", SWIFTPRUNE_VERSION},
+          {"model", file_stamps(model.checkpoint())},
+          {"budget", options.budget.text()},
+          {"method", flags.method},
+          {"quantize", options.bits},
+          {"group", options.group},
+          {"tables", options.table_bits},
+          {"skip", options.skip},
+          {"calibration", text.calibration.hash()},
+          {"search", text.search.hash()},
+          {"device", device.name()},
+          {"compute", options.forward.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"instruction_set", isa_name()}};
+}
+
+std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::string& plan,
+                                         std::int64_t windows) {
+  std::vector<std::string> arguments = {"swiftprune", "prune", flags.model, "--out",     "PRUNED",
+                                        "--plan",     plan,    "--method",  flags.method};
+  if (!flags.embeddings.empty())
+    arguments.insert(arguments.end(), {"--quantize-embeddings", flags.embeddings});
+  for (const std::string& source : flags.calibration.sources)
+    arguments.insert(arguments.end(), {"--calibration", source});
+  arguments.insert(arguments.end(), {"--windows", std::to_string(windows), "--seqlen",
+                                     std::to_string(flags.calibration.seqlen), "--seed",
+                                     std::to_string(flags.calibration.seed)});
+  const std::vector<std::string> own =
+      repeat_options(*flags.common.command, {"--field", "--compute", "--device", "--gpu-memory"});
+  arguments.insert(arguments.end(), own.begin(), own.end());
+  return arguments;
+}
+
+void print_summary(const TuneReport& report, const std::string& out) {
+  const TunedPlan& r = report.result;
+  fmt::print("plan        {}\nbudget      {}: {}\n", out, report.budget.text(),
+             r.keeps_budget ? "kept" : "NOT kept");
+  fmt::print("found       {}\n", headline(report));
+  fmt::print("text        {} tokens to solve on, {} to search on, {} to check on, of {}\n",
+             report.calibration_tokens, report.search_tokens, report.check_tokens, report.text);
+  fmt::print(
+      "time        {:.0f} s for {} linears at up to {} levels, {:.0f} s for {} plans; ended by: {}\n\n",
+      r.solve_seconds, r.tuned, r.levels, r.search_seconds, r.trials, r.ended);
+  fmt::print("{:<12} {:>8} {:>8} {:>10} {:>11} {:>11}\n", "plan", "zeros", "bits", "packed", "KL, search",
+             "KL, check");
+  const auto row = [](const TunePoint& p) {
+    fmt::print("{:<12} {:>6.1f} % {:>8.2f} {:>10} {:>11.4f} {:>11}\n", p.name, 100.0 * p.sparsity, p.bits,
+               human_bytes(p.bytes), p.search_kl, p.check_kl ? fmt::format("{:.4f}", *p.check_kl) : "–");
+  };
+  row(r.start);
+  if (r.line.empty()) row(r.best);
+  for (const TunePoint& point : r.line) row(point);
+  fmt::print("\nRecommended:\n  {}\n", report.command);
+}
+
+void write_outputs(const TuneFlags& flags, const TuneReport& report) {
+  const std::string plan = plan_document(report.result).dump(1) + "\n";
+  if (writes_plan_alone(flags)) {
+    write_whole(flags.out, plan);
+  } else {
+    const fs::path unfinished = partial_folder(flags.out);
+    fs::remove_all(unfinished);
+    fs::create_directories(unfinished);
+    write_report((unfinished / "plan.json").string(), plan);
+    write_report((unfinished / "tune.json").string(), to_json(report).dump(1) + "\n");
+    write_report((unfinished / "tune.html").string(), to_html(report));
+    fs::remove(flags.out);  // an empty folder
+    fs::rename(unfinished, flags.out);
+  }
+  if (!flags.report.empty()) write_report(flags.report, to_html(report));
+}
+
+void run(TuneFlags& flags) {
+  const RunScope job = apply(flags.common);
+  TuneOptions options;
+  options.budget = budget_of(flags);
+  options.method = &method_by_name(flags.method);
+  for (const std::string& bits : flags.quantize) options.bits.push_back(bits.back() - '0');
+  options.group = flags.group == "row" ? 0 : std::stoll(flags.group);
+  if (!flags.embeddings.empty() && flags.quantize.empty())
+    bad_usage("--quantize-embeddings: found {} without --quantize", flags.embeddings);
+  options.table_bits = flags.embeddings.empty() ? 0 : flags.embeddings == "int8" ? 8 : 4;
+  options.skip = flags.skip;
+  options.max_trials = flags.trials;
+  options.max_seconds = 60.0 * flags.minutes;
+  options.seed = flags.calibration.seed;
+  if (!flags.text.empty()) {
+    if (!flags.calibration.is_self())
+      bad_usage("--text: found beside --calibration, which is the same; leave one of them out");
+    flags.calibration.sources = {flags.text};
+  }
+  const auto device = open_device(flags.device);
+  if (writes_plan_alone(flags)) {
+    check_output_file("--out", flags.out);
+  } else {
+    check_new_folder(flags.out);
+  }
+  check_output_file("--report", flags.report);
+  const auto model = open_model(flags.common, flags.model);
+  check_outside("--out", flags.out, flags.model);
+  device->check_model(*model);
+  flags.calibration.fit_to(*model);
+  options.forward.compute = parse_compute(flags.compute, *device);
+  options.forward.progress = job.context().progress;
+  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+                                                   flags.windows + flags.search_windows, true,
+                                                   options.forward.compute, options.forward.progress);
+  const TuneText text = split_for_tuning(windows, flags.windows, flags.calibration.source());
+
+  std::optional<TrialFolder> work;
+  if (flags.cache.empty()) {
+    work.emplace(make_work_folder(flags.work));
+    options.folder = work->path();
+  } else {
+    fs::create_directories(flags.cache);
+    options.folder = flags.cache;
+  }
+  options.identity = identity_of(flags, *model, *device, text, options);
+
+  TuneReport report;
+  report.model = flags.model;
+  report.text = flags.calibration.source();
+  report.budget = options.budget;
+  report.calibration_tokens = std::ssize(text.calibration.ids);
+  report.search_tokens = std::ssize(text.search.ids);
+  report.check_tokens = std::ssize(text.check.ids);
+  report.seed = options.seed;
+  report.result = tune(*model, *device, text, options);
+  const std::string plan =
+      writes_plan_alone(flags) ? flags.out : (fs::path(flags.out) / "plan.json").string();
+  const std::int64_t prune_windows =
+      std::clamp<std::int64_t>(options.method->windows, 1, windows.num_windows());
+  report.command = shell_command(prune_arguments(flags, plan, prune_windows));
+  report.commands = {report.command};
+  if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED PACKED");
+  report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
+  write_outputs(flags, report);
+  if (report.result.interrupted()) {
+    throw Interrupted(
+        fmt::format("{} holds the best of the {} plans that were measured", flags.out, report.result.trials));
+  }
+  if (flags.common.json) {
+    print_json(to_json(report));
+  } else {
+    print_summary(report, plan);
+  }
+}
+
+void add_budget_flags(CLI::App& command, TuneFlags& f) {
+  command.add_option(
+      "--budget", f.budget,
+      "What the model may take, packed: a size of all of it (90MB), or bits a weight of its linears "
+      "(3.25bits); the plan of least divergence from the dense model is searched for");
+  command.add_option(
+      "--max-kl", f.max_kl,
+      "Instead: the smallest plan whose divergence from the dense model, in nats a token on the search's "
+      "text, stays within this");
+  command.add_option("--sparsity", f.sparsity,
+                     "Instead: the mean share of zeros, 0 < s < 1, spread in the best way");
+  command
+      .add_option(
+          "--quantize", f.quantize,
+          "Choose bits for each linear, too, among these: int8, int4, int3; with --method best or admm")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"int8", "int4", "int3"}));
+  command.add_option("--group", f.group, "With --quantize: inputs that share a scale: 32, 64, 128 or row")
+      ->check(CLI::IsMember({"32", "64", "128", "row"}))
+      ->capture_default_str();
+  command
+      .add_option("--quantize-embeddings", f.embeddings,
+                  "With --quantize: embedding and output projection in int8 or int4, too")
+      ->check(CLI::IsMember({"int8", "int4"}));
+}
+
+}  // namespace
+
+void declare_tune(CLI::App& program) {
+  auto flags = std::make_shared<TuneFlags>();
+  TuneFlags& f = *flags;
+  CLI::App* command = program.add_subcommand(
+      "tune", "Search the plan (sparsity and bits of each linear) that keeps a budget at the least loss");
+  add_model_argument(*command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
+  command
+      ->add_option("-o,--out", f.out,
+                   "Folder to write (plan.json for prune --plan, tune.json, tune.html), or a file ending in "
+                   ".json for the "
+                   "plan alone")
+      ->required();
+  add_budget_flags(*command, f);
+  command->add_option("--text", f.text, "Your text; the same as --calibration");
+  add_calibration_flags(*command, f.calibration);
+  command->add_option("--windows", f.windows, "Calibration windows that each linear's levels are solved on")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--search-windows", f.search_windows,
+                   "Further windows: plans are measured on half of their text, and checked on the other half")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->capture_default_str();
+  command->add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
+  command->add_option("--skip", f.skip, "Leave tensors as they are: a shell pattern; repeatable");
+  command->add_option("--trials", f.trials, "Plans to measure at most")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  command
+      ->add_option("--minutes,--time", f.minutes,
+                   "Time for everything; the best plan so far is taken when it is over")
+      ->capture_default_str()
+      ->check(more_than_zero());
+  command->add_option(
+      "--cache", f.cache,
+      "Folder where levels and measured plans are kept; the same run later goes on with them");
+  command->add_option("--work", f.work,
+                      "Without --cache: folder for the levels, which take several times the model's size");
+  command->add_option("--report", f.report, "Write the page to this file, too");
+  add_compute_flag(*command, f.compute);
+  add_device_flags(*command, f.device);
+  add_common_options(*command, f.common);
+  command->footer(
+      "Examples:\n"
+      "  swiftprune tune ./SmolLM2-135M --text own.jsonl --sparsity 0.7 -o tuned\n"
+      "  swiftprune tune ./SmolLM2-135M --text own.jsonl --budget 90MB --quantize int8,int4,int3 -o "
+      "plan.json\n"
+      "  swiftprune prune ./SmolLM2-135M --plan tuned/plan.json --out pruned --calibration own.jsonl");
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace swiftprune::cli

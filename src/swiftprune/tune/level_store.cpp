@@ -1,0 +1,196 @@
+#include "swiftprune/tune/level_store.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kLevelsFile = "levels.json";
+
+// Tensors of one level's folder, which prune() hands over one after the other.
+class LevelOutput final : public TensorOutput {
+ public:
+  explicit LevelOutput(CheckpointWriter& writer) : writer_(writer) {}
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
+    writer_.write_bytes_part(name, first, bytes);
+  }
+
+ private:
+  CheckpointWriter& writer_;
+};
+
+void write_text(const fs::path& file, const std::string& text) {
+  std::ofstream out(file, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out) fail(ErrorKind::kFailure, "{}: cannot be written", file.string());
+}
+
+SolvedLevel solved(const PlanEntry& entry, const TensorResult& result) {
+  return {entry.sparsity, entry.grid, result.sparsity, result.error.value_or(result.sparsity)};
+}
+
+nlohmann::ordered_json to_json(const SolvedLevel& level) {
+  nlohmann::ordered_json item = {{"sparsity", level.sparsity}};
+  if (level.grid) item["quantize"] = format(*level.grid);
+  item["zeros"] = level.zeros;
+  item["error"] = level.error;
+  return item;
+}
+
+SolvedLevel read_level(const JsonField& item) {
+  SolvedLevel level;
+  level.sparsity = item.at("sparsity").number();
+  if (const auto grid = item.string_if("quantize")) level.grid = parse_grid(*grid, item.where());
+  level.zeros = item.at("zeros").number();
+  level.error = item.at("error").number();
+  const auto is_share = [](double value) { return value >= 0.0 && value <= 1.0; };
+  if (!is_share(level.sparsity) || !is_share(level.zeros) || !(level.error >= 0.0))
+    item.unexpected("shares of 0 to 1 and an error of at least 0");
+  return level;
+}
+
+}  // namespace
+
+std::string describe(const SolvedLevel& level) {
+  const std::string zeros = fmt::format("{:.0f} %", 100.0 * level.sparsity);
+  if (!level.grid) return zeros;
+  return level.sparsity > 0.0 ? fmt::format("int{}, {}", level.grid->bits, zeros)
+                              : fmt::format("int{}", level.grid->bits);
+}
+
+fs::path LevelStore::level_folder(std::size_t level) const {
+  return folder_ / fmt::format("level-{:02}", level);
+}
+
+void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
+                       std::vector<std::vector<PlanEntry>> levels, const TokenWindows& windows,
+                       PruneOptions options) {
+  expect(levels.size() == plan.entries.size(), "LevelStore: levels of each entry");
+  const Checkpoint& source = model.checkpoint();
+  std::size_t most = 0;
+  units_.clear();
+  names_.clear();
+  std::vector<std::size_t> unit_of(plan.entries.size());
+  for (std::size_t e = 0; e < levels.size(); ++e) {
+    most = std::max(most, levels[e].size());
+    if (levels[e].empty()) continue;
+    unit_of[e] = units_.size();
+    units_.push_back({e, std::vector<SolvedLevel>(1 + levels[e].size())});
+    names_.push_back(plan.entries[e].tensor);
+  }
+  std::vector<std::unique_ptr<CheckpointWriter>> writers;
+  for (std::size_t l = 0; l < most; ++l) {
+    std::vector<PlannedTensor> tensors;
+    for (std::size_t e = 0; e < levels.size(); ++e) {
+      if (l >= levels[e].size()) continue;
+      const TensorInfo& info = source.at(plan.entries[e].tensor);
+      tensors.push_back({info.name, info.dtype, info.shape, kSafetensorsFile});
+    }
+    writers.push_back(std::make_unique<CheckpointWriter>(level_folder(l + 1), std::move(tensors)));
+  }
+  SolvedLevels beside;
+  beside.levels = std::move(levels);
+  beside.take = [&](std::size_t e, std::size_t l, const TensorResult& result, ConstMatrixView weight) {
+    LevelOutput output(*writers[l]);
+    write_tensor(output, result.name, source.at(result.name).dtype,
+                 {weight.data, static_cast<std::size_t>(weight.rows * weight.cols)});
+    units_[unit_of[e]].levels[l + 1] = solved(beside.levels[e][l], result);
+  };
+  options.levels = &beside;
+  CheckpointWriter start(start_folder(), plan_like(source));
+  CheckpointOutput output(source, start);
+  const PruneResult result = device.prune(model, plan, windows, options, output);
+  std::map<std::string_view, const TensorResult*> by_name;
+  for (const TensorResult& tensor : result.tensors) by_name.emplace(tensor.name, &tensor);
+  for (SolvedUnit& unit : units_) {
+    const PlanEntry& entry = plan.entries[unit.entry];
+    unit.levels[0] = solved(entry, *by_name.at(entry.tensor));
+  }
+  output.copy_rest();
+  start.copy_other_files(source);
+  start.finish();
+  for (const auto& writer : writers) writer->finish();
+}
+
+void LevelStore::keep(const nlohmann::ordered_json& head) const {
+  nlohmann::ordered_json units = nlohmann::ordered_json::array();
+  for (std::size_t u = 0; u < units_.size(); ++u) {
+    nlohmann::ordered_json levels = nlohmann::ordered_json::array();
+    for (const SolvedLevel& level : units_[u].levels) levels.push_back(to_json(level));
+    units.push_back({{"name", names_[u]}, {"levels", std::move(levels)}});
+  }
+  const fs::path file = folder_ / kLevelsFile;
+  const fs::path unfinished = folder_ / fmt::format(".{}", kLevelsFile);
+  write_text(unfinished, nlohmann::ordered_json{{"head", head}, {"units", std::move(units)}}.dump(1) + "\n");
+  fs::rename(unfinished, file);
+}
+
+std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
+  const fs::path file = folder_ / kLevelsFile;
+  if (!fs::exists(file)) return std::nullopt;
+  const nlohmann::json document = read_json_file(file);
+  const JsonField root(document, file.string());
+  std::map<std::string, std::size_t> entries;
+  for (std::size_t e = 0; e < plan.entries.size(); ++e) entries.emplace(plan.entries[e].tensor, e);
+  units_.clear();
+  names_.clear();
+  for (const JsonField& item : root.at("units").items()) {
+    const std::string& name = item.at("name").string();
+    const auto entry = entries.find(name);
+    if (entry == entries.end()) item.at("name").unexpected("a linear of this model");
+    SolvedUnit unit{entry->second, {}};
+    for (const JsonField& level : item.at("levels").items()) unit.levels.push_back(read_level(level));
+    if (unit.levels.empty()) item.at("levels").unexpected("one level at least");
+    const std::size_t last = unit.levels.size() - 1;
+    const fs::path weights = level_folder(last) / kSafetensorsFile;
+    if (last > 0 && !fs::exists(weights))
+      bad_input("{}: names {} levels, but there is no {}", item.where(), last + 1, weights.string());
+    units_.push_back(std::move(unit));
+    names_.push_back(name);
+  }
+  const auto tuned = std::count_if(plan.entries.begin(), plan.entries.end(),
+                                   [](const PlanEntry& entry) { return entry.prune; });
+  if (std::ssize(units_) != tuned)
+    bad_input("{}: found {} linears, expected {}", file.string(), units_.size(), tuned);
+  return root.at("head").json();
+}
+
+std::unique_ptr<TrialFolder> LevelStore::compose(const std::vector<std::size_t>& levels,
+                                                 const std::string& name) const {
+  expect(levels.size() == units_.size(), "compose: a level for each unit");
+  auto folder = std::make_unique<TrialFolder>(folder_ / name);
+  const fs::path& path = folder->path();
+  fs::remove_all(path);  // of a run that was killed
+  fs::create_directory(path);
+  const Checkpoint start = Checkpoint::open(start_folder());
+  nlohmann::json map;
+  for (const TensorInfo& tensor : start.tensors()) map[tensor.name] = "start-" + tensor.file;
+  std::map<std::string, fs::path> files;  // by their name in the folder
+  for (std::size_t u = 0; u < units_.size(); ++u) {
+    if (levels[u] == 0) continue;
+    const fs::path from = level_folder(levels[u]);
+    const std::string link = fmt::format("{}.safetensors", from.filename().string());
+    files.emplace(link, fs::absolute(from) / kSafetensorsFile);
+    map[names_[u]] = link;
+  }
+  for (const TensorInfo& tensor : start.tensors())
+    files.emplace("start-" + tensor.file, fs::absolute(start_folder()) / tensor.file);
+  for (const auto& [link, file] : files) fs::create_symlink(file, path / link);
+  write_text(path / kSafetensorsIndexFile, nlohmann::json{{"weight_map", map}}.dump());
+  fs::create_symlink(fs::absolute(start_folder()) / "config.json", path / "config.json");
+  return folder;
+}
+
+}  // namespace swiftprune

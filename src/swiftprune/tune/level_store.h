@@ -1,0 +1,68 @@
+// The levels at which each linear was solved, on disk: one folder for each number of a level, and the models of a search,
+// which are put together of them by an index of tensors and files without copying a weight. So they are read as any other
+// model is, mapped, wherever a device computes them.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/device/device.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pilot/trial.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/plan.h"
+
+namespace swiftprune {
+
+struct SolvedLevel {
+  double sparsity = 0.0;  // asked for
+  std::optional<QuantGrid> grid;
+  double zeros = 0.0;  // share of the weights that are zero, those that the grid rounds to it among them
+  double error = 0.0;  // relative, of the linear's output on the calibration text
+};
+// "70 %", "int4, 50 %"
+std::string describe(const SolvedLevel& level);
+
+// A linear whose level is to be chosen; level 0 is the plan's own.
+struct SolvedUnit {
+  std::size_t entry = 0;  // of the plan
+  std::vector<SolvedLevel> levels;
+};
+
+class LevelStore {
+ public:
+  explicit LevelStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  // Prunes the model by the plan, as prune() does, and solves every linear at the other levels beside it, by the same
+  // statistics: the inputs that the plan's own pruned model gives. levels: of each entry; empty for those that stay. The
+  // folder is there and empty. Throws what Device::prune() throws.
+  void solve(const Model& model, Device& device, const Plan& plan, std::vector<std::vector<PlanEntry>> levels,
+             const TokenWindows& windows, PruneOptions options);
+
+  // levels.json: `head` and what was solved. restore() gives the head back, nothing where there is no such file; throws
+  // Error{kBadInput} for one that is damaged or of another model.
+  void keep(const nlohmann::ordered_json& head) const;
+  std::optional<nlohmann::json> restore(const Plan& plan);
+
+  const std::vector<SolvedUnit>& units() const { return units_; }
+  const std::filesystem::path& folder() const { return folder_; }
+
+  // A model folder with these levels, one for each of units(), which goes with the returned object.
+  std::unique_ptr<TrialFolder> compose(const std::vector<std::size_t>& levels, const std::string& name) const;
+
+ private:
+  std::filesystem::path start_folder() const { return folder_ / "start"; }
+  std::filesystem::path level_folder(std::size_t level) const;
+
+  std::filesystem::path folder_;
+  std::vector<SolvedUnit> units_;
+  std::vector<std::string> names_;  // of the units' tensors
+};
+
+}  // namespace swiftprune

@@ -1,0 +1,93 @@
+// `tune`: the plan of a model's pruning under a budget, searched for. Every linear is solved once at a few levels
+// (level_store.h), plans that choose among them are put together and measured by their divergence from the dense model
+// (level_search.h), and what is found is a plan that prune() runs. The text has three parts: what the levels are solved
+// on, what the search measures, and what checks that the search did not merely learn that.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/device/device.h"
+#include "swiftprune/pipeline/method.h"
+#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/text/token_windows.h"
+
+namespace swiftprune {
+
+struct TuneBudget {
+  enum class Kind {
+    kSparsity,    // mean share of zeros of the blocks' linears
+    kBytes,       // of the whole model, packed
+    kBits,        // a weight of the linears that are tuned, packed
+    kDivergence,  // on the search's text, nats a token: the smallest model within it
+  };
+  Kind kind = Kind::kSparsity;
+  double value = 0.5;
+
+  std::string_view flag() const;  // that it came from: "--sparsity"
+  std::string text() const;       // "70 % zeros", "90.0 MB", "3.25 bits a weight", "a divergence of 0.05"
+};
+
+struct TuneText {
+  TokenWindows calibration;
+  TokenWindows search, check;  // shorter windows, of text that the others do not hold
+};
+// Windows of calibration text, the first `calibration` of which levels are solved on. The next are cut into windows of
+// at most kSearchTokens, half of them for the search, half for the check. Throws Error{kBadInput} naming `name` where there
+// are too few for all three.
+inline constexpr std::int64_t kSearchTokens = 512;
+TuneText split_for_tuning(const TokenWindows& windows, std::int64_t calibration, const std::string& name);
+
+struct TuneOptions {
+  TuneBudget budget;
+  const Method* method = nullptr;
+  std::vector<int> bits;  // grids to choose from (kQuantBits); empty: zeros alone, in the checkpoint's dtype
+  std::int64_t group = QuantGrid{}.group;  // of these grids
+  int table_bits = 0;                      // of embedding and output projection, as PackOptions::table_bits
+  std::vector<std::string> skip;           // linears that stay as they are (uniform_plan)
+  std::int64_t max_trials = 256;           // plans to measure at most
+  double max_seconds = 600.0;  // for everything; the levels and one round of plans are done in any case
+  std::uint64_t seed = 0;
+  ForwardOptions forward;
+  // For levels and measured plans; those of a run with the same `identity` are taken from there.
+  std::filesystem::path folder;
+  nlohmann::ordered_json identity;
+};
+
+// A plan that was measured.
+struct TunePoint {
+  std::string name;       // "start", "best", "smaller 1"
+  double sparsity = 0.0;  // share of zeros of all linears
+  double bits = 0.0;      // a weight of the tuned linears, packed
+  double bytes = 0.0;     // of the whole model, packed
+  double search_kl = 0.0;
+  std::optional<double> check_kl;  // nothing where the run was interrupted before
+};
+
+struct TunedPlan {
+  Plan plan;
+  TunePoint start, best;  // start: by today's allocation, or the same everywhere where there are grids
+  std::vector<TunePoint>
+      line;  // best plans of other sizes by what was learned, with the best, the smallest first
+  bool keeps_budget = false;
+  std::int64_t trials = 0;  // plans that were measured, of an earlier run too
+  std::int64_t tuned = 0;   // linears
+  std::size_t levels = 0;   // of a linear, at most
+  double solve_seconds = 0.0, search_seconds = 0.0;
+  std::string ended;  // "all trials", "the time", "no plan was better for 10 rounds", "interrupted"
+  bool interrupted() const { return ended == "interrupted"; }
+};
+
+// Throws Error{kUsage} for a budget that no plan meets, with the nearest that one does; an interrupt before the search
+// leaves as Interrupted, one during it ends the search with the best plan so far.
+TunedPlan tune(const Model& model, Device& device, const TuneText& text, const TuneOptions& options);
+
+// The plan as a file that prune --plan reads, with the shape of each linear, so that another model's is refused.
+nlohmann::ordered_json plan_document(const TunedPlan& result);
+
+}  // namespace swiftprune

@@ -1,0 +1,135 @@
+#include "swiftprune/tune/tune_report.h"
+
+#include <algorithm>
+
+#include "swiftprune/report/page_style.h"
+#include "swiftprune/report/svg.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr double kLeastKl = 1e-6;  // of the logarithmic axis
+
+nlohmann::ordered_json to_json(const TunePoint& point) {
+  nlohmann::ordered_json item = {{"name", point.name},
+                                 {"sparsity", point.sparsity},
+                                 {"bits_per_weight", point.bits},
+                                 {"bytes", static_cast<std::int64_t>(point.bytes)},
+                                 {"search_kl", point.search_kl}};
+  item["check_kl"] = point.check_kl ? nlohmann::ordered_json(*point.check_kl) : nullptr;
+  return item;
+}
+
+std::string kl_text(const std::optional<double>& kl) { return kl ? fmt::format("{:.4f}", *kl) : "–"; }
+
+double check_or_search(const TunePoint& point) { return point.check_kl.value_or(point.search_kl); }
+
+std::string row(const TunePoint& point, bool best) {
+  return fmt::format(
+      "<tr{}><th scope=\"row\">{}</th><td class=\"num\" data-label=\"Zeros\">{:.1f} %</td><td class=\"num\" "
+      "data-label=\"Bits a weight\">{:.2f}</td><td class=\"num\" data-label=\"Packed\">{:.1f} MB</td><td "
+      "class=\"num\" data-label=\"KL, search\">{:.4f}</td><td class=\"num\" data-label=\"KL, "
+      "check\">{}</td></tr>\n",
+      best ? " class=\"best\"" : "", escape_html(point.name), 100.0 * point.sparsity, point.bits,
+      point.bytes / 1e6, point.search_kl, kl_text(point.check_kl));
+}
+
+std::string chart(const TuneReport& report) {
+  const auto at = [](const TunePoint& point, double kl) {
+    return ChartPoint{point.bytes / 1e6, std::max(kLeastKl, kl), point.name};
+  };
+  ChartSeries check{"check text", {}}, search{"search text", {}}, start{"start", {}};
+  std::string description;
+  for (const TunePoint& point : report.result.line) {
+    search.points.push_back(at(point, point.search_kl));
+    check.points.push_back(at(point, check_or_search(point)));
+    description +=
+        fmt::format("{}: {:.1f} MB, {:.4f}. ", point.name, point.bytes / 1e6, check_or_search(point));
+  }
+  start.points.push_back(at(report.result.start, check_or_search(report.result.start)));
+  const ChartSeries series[] = {check, search, start};
+  return curve_chart({"chart1", "Divergence by size", description}, series,
+                     {"packed size of the model", " MB", false}, "divergence, nats", std::nullopt);
+}
+
+}  // namespace
+
+std::string headline(const TuneReport& report) {
+  const TunePoint& start = report.result.start;
+  const TunePoint& best = report.result.best;
+  const double before = check_or_search(start), after = check_or_search(best);
+  const std::string on = best.check_kl ? "on text that the search did not see" : "on the search's text";
+  const std::string text =
+      fmt::format("{:.1f} % zeros, {:.2f} bits a weight, {:.1f} MB packed: a divergence of {:.4f} {}",
+                  100.0 * best.sparsity, best.bits, best.bytes / 1e6, after, on);
+  if (!(before > 0.0)) return text;
+  return fmt::format("{}; the start had {:.4f} at {:.1f} MB ({:+.1f} %)", text, before, start.bytes / 1e6,
+                     100.0 * (after / before - 1.0));
+}
+
+nlohmann::ordered_json to_json(const TuneReport& report) {
+  const TunedPlan& r = report.result;
+  nlohmann::ordered_json line = nlohmann::ordered_json::array();
+  for (const TunePoint& point : r.line) line.push_back(to_json(point));
+  return {{"model", report.model},
+          {"text", report.text},
+          {"budget", report.budget.text()},
+          {"keeps_budget", r.keeps_budget},
+          {"start", to_json(r.start)},
+          {"best", to_json(r.best)},
+          {"line", std::move(line)},
+          {"linears", r.tuned},
+          {"levels", r.levels},
+          {"trials", r.trials},
+          {"ended", r.ended},
+          {"seed", report.seed},
+          {"tokens",
+           {{"calibration", report.calibration_tokens},
+            {"search", report.search_tokens},
+            {"check", report.check_tokens}}},
+          {"seconds", {{"solve", r.solve_seconds}, {"search", r.search_seconds}}},
+          {"command", report.command},
+          {"commands", report.commands}};
+}
+
+std::string to_html(const TuneReport& report) {
+  const TunedPlan& r = report.result;
+  std::string html = fmt::format(
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+      "<title>Plan for {0}</title>\n<style>{1}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>Plan for {0}: "
+      "{2}</h1>\n"
+      "<div class=\"verdict {3}\"><strong>{4}</strong>\n<p>{5}</p></div>\n",
+      escape_html(report.model), kPageStyle, escape_html(report.budget.text()),
+      r.keeps_budget ? "good" : "bad", r.keeps_budget ? "The budget is kept" : "The budget is not kept",
+      escape_html(headline(report)));
+  html += fmt::format("<p>Recommended:</p>\n<pre><code>{}</code></pre>\n", escape_html(report.command));
+  html += fmt::format(
+      "<p>{} linears at up to {} levels each, solved on {} tokens of <b>{}</b> in {:.0f} s; {} plans "
+      "measured on {} tokens "
+      "in {:.0f} s (ended by: {}), checked on {} others.</p>\n</header>\n",
+      r.tuned, r.levels, report.calibration_tokens, escape_html(report.text), r.solve_seconds, r.trials,
+      report.search_tokens, r.search_seconds, escape_html(r.ended), report.check_tokens);
+  if (!r.line.empty()) {
+    html += fmt::format(
+        "<h2>Size and divergence</h2>\n<p class=\"quiet\">Nearer to the lower left corner is better; the "
+        "divergence axis is "
+        "logarithmic. Where the line of the check text lies above that of the search text, the search "
+        "learned its own "
+        "text. Sizes other than the budget's were measured once, not searched.</p>\n<figure>\n{}</figure>\n",
+        chart(report));
+  }
+  html +=
+      "<h2>Plans</h2>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Plan</th><th "
+      "class=\"num\">Zeros</th><th class=\"num\">Bits a weight</th><th class=\"num\">Packed</th><th "
+      "class=\"num\">KL, "
+      "search</th><th class=\"num\">KL, check</th></tr></thead>\n<tbody>\n";
+  html += row(r.start, false);
+  if (r.line.empty()) html += row(r.best, true);
+  for (const TunePoint& point : r.line) html += row(point, point.name == r.best.name);
+  html += "</tbody></table></div>\n<h2>Commands</h2>\n<pre><code>";
+  for (const std::string& command : report.commands) html += escape_html(command) + "\n";
+  return html + "</code></pre>\n</main>\n</body>\n</html>\n";
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,2 @@
+swiftprune_test(tune/level_search)
+swiftprune_test(tune/tune)

@@ -1,0 +1,320 @@
+// Searches on the tiny model: budgets are kept, what was measured is what prune makes, runs repeat and go on.
+#include "swiftprune/tune/tune.h"
+
+#include <fstream>
+#include <iterator>
+#include <numeric>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "evaluation/pruned_copy.h"
+#include "support/expect_error.h"
+#include "support/random_windows.h"
+#include "support/temp_dir.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/run_context.h"
+#include "swiftprune/evaluation/divergence.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
+#include "swiftprune/pipeline/grid_output.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/tune/tune_report.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::expect_error;
+using test::kTinyModel;
+using test::TempDir;
+using ::testing::HasSubstr;
+using Kind = TuneBudget::Kind;
+
+TEST(SplitForTuningTest, ThreePartsWithoutACommonToken) {
+  TokenWindows windows{1024, std::vector<std::int32_t>(6 * 1024)};
+  std::iota(windows.ids.begin(), windows.ids.end(), 0);
+  const TuneText text = split_for_tuning(windows, 4, "t");
+  EXPECT_EQ(text.calibration.num_windows(), 4);
+  EXPECT_EQ(text.search.seqlen, kSearchTokens);
+  EXPECT_EQ(text.search.num_windows(), 2);
+  EXPECT_EQ(text.check.num_windows(), 2);
+  std::set<std::int32_t> all(text.calibration.ids.begin(), text.calibration.ids.end());
+  all.insert(text.search.ids.begin(), text.search.ids.end());
+  all.insert(text.check.ids.begin(), text.check.ids.end());
+  EXPECT_EQ(all.size(), windows.ids.size());
+  // Of short windows whole ones.
+  const TuneText few = split_for_tuning({64, std::vector<std::int32_t>(5 * 64)}, 3, "t");
+  EXPECT_EQ(few.search.num_windows(), 1);
+  EXPECT_EQ(few.check.num_windows(), 1);
+}
+
+TEST(SplitForTuningTest, TooLittleText) {
+  const TokenWindows windows{64, std::vector<std::int32_t>(5 * 64)};
+  expect_error(ErrorKind::kBadInput, [&] { split_for_tuning(windows, 4, "own.txt"); },
+               {"own.txt", "found 5 windows of 64 tokens", "at least 6", "search and check"});
+  expect_error(ErrorKind::kBadInput, [&] { split_for_tuning(windows, 8, "own.txt"); }, {"at least 10"});
+}
+
+class TuneTest : public ::testing::Test {
+ protected:
+  TuneTest() {
+    text_ = split_for_tuning(test::random_windows(*model_, 20, 64), 8, "t");
+    options_.method = &method_by_name("best");
+    options_.folder = folder("levels");
+    options_.identity = {{"run", 1}, {"a", "b"}};  // in no order of names
+    options_.max_trials = 25;
+    options_.group = 0;
+  }
+  fs::path folder(const std::string& name) {
+    fs::create_directory(folder_.path() / name);
+    return folder_.path() / name;
+  }
+  TunedPlan run(Kind kind, double value) {
+    options_.budget = {kind, value};
+    return tune(*model_, *device_, text_, options_);
+  }
+  void expect_refused(Kind kind, double value, std::initializer_list<std::string> texts) {
+    expect_error(
+        ErrorKind::kUsage, [&] { run(kind, value); }, texts);
+  }
+  double divergence(const Model& model, const TokenWindows& windows) {
+    const Model* models[] = {model_.get(), &model};
+    ScoredWindows part{windows,
+                       std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)};
+    return compare_models(models, *device_->text_forwards(models, {}), {&part, 1}, {})[1].divergence->mean_kl;
+  }
+  PruneOptions prune_options() const {
+    PruneOptions options;
+    options.select = options_.method->select;
+    options.propagation = options_.method->propagation;
+    return options;
+  }
+  // As `prune --plan` does.
+  std::unique_ptr<Model> prune_by(const Plan& plan) {
+    const fs::path to = folder_.path() / "pruned";
+    fs::remove_all(to);
+    CheckpointWriter writer(to, plan_like(model_->checkpoint()));
+    CheckpointOutput output(model_->checkpoint(), writer);
+    device_->prune(*model_, plan, text_.calibration, prune_options(), output);
+    output.copy_rest();
+    writer.copy_other_files(model_->checkpoint());
+    writer.finish();
+    return Model::open(to);
+  }
+  Plan read_back(const TunedPlan& found) {
+    PlanDefaults defaults;
+    defaults.score = options_.method->score;
+    defaults.refine = options_.method->refine;
+    Plan plan = uniform_plan(*model_, defaults, {});
+    apply_plan(nlohmann::json(plan_document(found)), "plan.json", plan);
+    return plan;
+  }
+  std::size_t num_trials() const {
+    std::ifstream in(options_.folder / "trials.jsonl");
+    return static_cast<std::size_t>(
+        std::count(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>(), '\n'));
+  }
+
+  TempDir folder_;
+  std::unique_ptr<Model> model_ = Model::open(kTinyModel);
+  std::unique_ptr<Device> device_ = open_device("cpu");
+  TuneText text_;
+  TuneOptions options_;
+};
+
+TEST_F(TuneTest, SpreadsZerosBetterThanItsStart) {
+  const TunedPlan found = run(Kind::kSparsity, 0.6);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_NEAR(found.plan.sparsity(), 0.6, 1e-9);
+  EXPECT_NEAR(found.best.sparsity, 0.6, 0.02);
+  EXPECT_LT(found.best.search_kl, found.start.search_kl);
+  EXPECT_EQ(found.tuned, 14);
+  EXPECT_GT(found.levels, 5u);
+  ASSERT_TRUE(found.best.check_kl && found.start.check_kl);
+  ASSERT_GE(found.line.size(), 3u);
+  for (std::size_t i = 1; i < found.line.size(); ++i) {
+    EXPECT_LT(found.line[i - 1].bytes, found.line[i].bytes);
+    EXPECT_GT(found.line[i - 1].search_kl, found.line[i].search_kl);
+  }
+  // The start is what prune makes of today's allocation; nothing is estimated.
+  Plan start = read_back(found);
+  const auto kept = nlohmann::json::parse(std::ifstream(options_.folder / "levels.json"));
+  apply_plan(kept["head"]["plan"], "levels.json", start);
+  const auto pruned = prune_by(start);
+  EXPECT_NEAR(found.start.search_kl, divergence(*pruned, text_.search), 1e-9);
+  EXPECT_NEAR(*found.start.check_kl, divergence(*pruned, text_.check), 1e-9);
+  // And the plan runs as it is.
+  const auto tuned = prune_by(read_back(found));
+  EXPECT_LT(divergence(*tuned, text_.search), found.start.search_kl);
+  for (const auto& entry : fs::directory_iterator(options_.folder))
+    EXPECT_THAT(entry.path().filename().string(), ::testing::Not(::testing::StartsWith("plan-")));
+}
+
+TEST_F(TuneTest, TheSameRunGoesOnWhereItWas) {
+  const TunedPlan once = run(Kind::kSparsity, 0.5);
+  const std::size_t trials = num_trials();
+  const fs::file_time_type levels = fs::last_write_time(options_.folder / "levels.json");
+  {
+    std::ofstream cut(options_.folder / "trials.jsonl", std::ios::app);
+    cut << R"({"levels":[0,)";
+  }
+  const TunedPlan again = run(Kind::kSparsity, 0.5);
+  EXPECT_EQ(plan_document(once), plan_document(again));
+  EXPECT_EQ(once.best.search_kl, again.best.search_kl);
+  EXPECT_EQ(num_trials(), trials);  // nothing was measured again
+  EXPECT_EQ(fs::last_write_time(options_.folder / "levels.json"), levels);
+  // In a folder of its own the seed leads the same way, too.
+  options_.folder = folder("other");
+  EXPECT_EQ(plan_document(once), plan_document(run(Kind::kSparsity, 0.5)));
+  options_.identity = {{"run", 2}};
+  expect_refused(Kind::kSparsity, 0.5, {"--cache", "another run"});
+}
+
+TEST_F(TuneTest, DamagedLevelsAreRefused) {
+  run(Kind::kSparsity, 0.5);
+  const auto whole = nlohmann::ordered_json::parse(std::ifstream(options_.folder / "levels.json"));
+  const auto refused = [&](const nlohmann::ordered_json& document, const char* text) {
+    std::ofstream(options_.folder / "levels.json") << document;
+    expect_error(ErrorKind::kBadInput, [&] { run(Kind::kSparsity, 0.5); }, {"levels.json", text});
+  };
+  auto damaged = whole;
+  damaged["units"][0]["levels"][1]["error"] = -1;
+  refused(damaged, "levels[1]");
+  damaged = whole;
+  damaged["units"][2]["name"] = "nowhere.weight";
+  refused(damaged, "expected a linear of this model");
+  damaged = whole;
+  damaged["units"].erase(3);
+  refused(damaged, "13 linears");
+  damaged = whole;
+  damaged["units"][1]["levels"].push_back(damaged["units"][1]["levels"][0]);
+  refused(damaged, "level-");
+}
+
+TEST_F(TuneTest, BitsOfZerosAlone) {
+  const TunedPlan found = run(Kind::kBits, 12.0);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_LE(found.best.bits, 12.0);
+  EXPECT_GT(found.best.bits, 0.98 * 12.0);
+  // What pack makes of the pruned model is what was promised.
+  const auto pruned = prune_by(read_back(found));
+  std::vector<std::string> linears;
+  for (const PlanEntry& entry : found.plan.entries) linears.push_back(entry.tensor);
+  const PackReport report = pack_checkpoint(pruned->checkpoint(), linears, folder_.path() / "packed", {});
+  EXPECT_NEAR(static_cast<double>(report.target_bytes), found.best.bytes, 0.02 * found.best.bytes);
+}
+
+TEST_F(TuneTest, BytesWithGrids) {
+  options_.bits = {8, 4, 3};
+  constexpr double kBytes = 27400.0;  // between int3 with most zeros and int8
+  const TunedPlan found = run(Kind::kBytes, kBytes);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_LE(found.best.bytes, kBytes);
+  EXPECT_GT(found.best.bytes, 0.995 * kBytes);
+  EXPECT_LT(found.best.search_kl, found.start.search_kl * 1.0001);
+  std::set<int> bits;
+  for (const PlanEntry& entry : found.plan.entries) bits.insert(entry.grid->bits);
+  EXPECT_GT(bits.size(), 1u);
+  const Plan plan = read_back(found);
+  const fs::path to = folder_.path() / "packed";
+  CheckpointWriter stage(to, stage_plan(model_->checkpoint(), plan));
+  Journal journal(stage.temporary_folder(), nlohmann::ordered_json::object(), [] {});
+  GridOutput output(model_->checkpoint(), plan, stage, journal, {});
+  device_->prune(*model_, plan, text_.calibration, prune_options(), output);
+  PackReport report;
+  output.write_packed(folder_.path() / "packed", {}, report);
+  EXPECT_NEAR(static_cast<double>(report.target_bytes), found.best.bytes, 0.02 * found.best.bytes);
+}
+
+TEST_F(TuneTest, TheSmallestWithinADivergence) {
+  options_.max_trials = 57;
+  const double limit = run(Kind::kSparsity, 0.5).best.search_kl;
+  options_.folder = folder("kl");
+  const TunedPlan found = run(Kind::kDivergence, limit);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_LE(found.best.search_kl, limit);
+  EXPECT_GT(found.best.search_kl, 0.95 * limit);
+  EXPECT_GT(found.best.sparsity, 0.4);
+  options_.folder = folder("none");
+  expect_refused(Kind::kDivergence, 1e-9,
+                 {"--max-kl", "found 1e-09", "expected at least", "least that was found"});
+}
+
+TEST_F(TuneTest, BudgetsThatCannotBeMet) {
+  expect_refused(Kind::kSparsity, 0.99, {"--sparsity", "found 0.99", "at most 0.97"});
+  expect_refused(Kind::kBits, 40.0, {"--budget", "40 bits a weight", "nothing to prune"});
+  expect_refused(Kind::kBits, 0.5, {"--budget", "0.5 bits a weight", "expected at least", "--quantize"});
+  expect_refused(Kind::kBytes, 100.0, {"--budget", "expected at least", "MB"});
+  options_.bits = {4};
+  expect_refused(Kind::kSparsity, 0.5, {"--sparsity", "--quantize"});
+  expect_refused(Kind::kBits, 1.0, {"--budget", "1 bits a weight", "expected at least"});
+  expect_refused(Kind::kBits, 40.0, {"--budget", "nothing to choose"});
+  options_.bits.clear();
+  options_.skip = {"*"};
+  expect_refused(Kind::kSparsity, 0.5, {"--skip"});
+}
+
+TEST_F(TuneTest, SkippedLinearsStayAndCount) {
+  options_.skip = {"*.down_proj.weight"};
+  const TunedPlan found = run(Kind::kSparsity, 0.5);
+  EXPECT_NEAR(found.plan.sparsity(), 0.5, 1e-9);
+  EXPECT_EQ(found.tuned, 12);
+  for (const PlanEntry& entry : found.plan.entries)
+    EXPECT_EQ(entry.prune, entry.tensor.find("down_proj") == std::string::npos);
+}
+
+TEST_F(TuneTest, APlanOfAnotherModelIsRefused) {
+  const nlohmann::json document = plan_document(run(Kind::kSparsity, 0.5));
+  const auto other = Model::open(SWIFTPRUNE_TEST_DATA "/model/llama2");
+  PlanDefaults defaults;
+  defaults.score = options_.method->score;
+  Plan plan = uniform_plan(*other, defaults, {});
+  expect_error(ErrorKind::kBadInput, [&] { apply_plan(document, "plan.json", plan); },
+               {"plan.json", "another model", "found [8, 24]"});
+}
+
+TEST_F(TuneTest, AnInterruptLeavesTheBestSoFar) {
+  std::stop_source stop;
+  options_.forward.progress = [&](std::string_view stage, std::int64_t, std::int64_t) {
+    if (stage == "search") stop.request_stop();
+  };
+  RunContext context;
+  context.stop = stop.get_token();
+  const RunScope scope(context);
+  const TunedPlan found = run(Kind::kSparsity, 0.6);
+  EXPECT_TRUE(found.interrupted());
+  EXPECT_EQ(found.trials, 9);
+  EXPECT_NEAR(found.plan.sparsity(), 0.6, 1e-9);
+  EXPECT_FALSE(found.best.check_kl);
+  EXPECT_LE(found.best.search_kl, found.start.search_kl);
+}
+
+TEST_F(TuneTest, TheTimeEndsTheSearch) {
+  options_.max_seconds = 1e-9;
+  const TunedPlan found = run(Kind::kSparsity, 0.6);
+  EXPECT_EQ(found.ended, "the time");
+  EXPECT_EQ(found.trials, 9);  // the start and one round
+  EXPECT_TRUE(found.best.check_kl);
+}
+
+TEST_F(TuneTest, TheReportShowsBothTexts) {
+  TuneReport report;
+  report.model = "a <model>";
+  report.text = "own.txt";
+  report.result = run(Kind::kSparsity, 0.6);
+  report.budget = options_.budget;
+  report.command = "swiftprune prune";
+  const std::string page = to_html(report);
+  for (const char* text :
+       {"a &lt;model&gt;", "60 % zeros", "The budget is kept", "Recommended", "KL, check", "<svg"})
+    EXPECT_THAT(page, HasSubstr(text));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("<script")));
+  const auto json = to_json(report);
+  EXPECT_EQ(json["best"]["search_kl"], report.result.best.search_kl);
+  EXPECT_EQ(json["best"]["check_kl"], *report.result.best.check_kl);
+  EXPECT_EQ(json["line"].size(), report.result.line.size());
+  EXPECT_THAT(headline(report), HasSubstr("did not see"));
+}
+
+}  // namespace
+}  // namespace swiftprune
