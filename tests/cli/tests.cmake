@@ -4,6 +4,7 @@ swiftprune_test(cli/experts)
 swiftprune_test(cli/evaluation)
 swiftprune_test(cli/interrupt)
 swiftprune_test(cli/repeat)
+swiftprune_test(cli/ranks)
 # The commands' own parsers.
 swiftprune_test(cli/option_echo)
 swiftprune_test(cli/shell_files)

@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   core/read_file.cpp
   core/json.cpp
   core/named_numbers.cpp
+  core/own_library.cpp
   core/parallel.cpp
   core/run_context.cpp
   core/cpu_features.cpp
