@@ -6,7 +6,7 @@ PRESET := $(if $(and $(wildcard /proc/driver/nvidia/version),$(NVCC)),cuda,cpu)
 JOBS := $(shell nproc)
 PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
   libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev zlib1g-dev libzstd-dev \
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq

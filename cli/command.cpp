@@ -11,6 +11,7 @@
 #include "signals.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/ranks/launched.h"
 #include "swiftprune/report/comparison.h"
 #include "version.h"
 
@@ -71,11 +72,18 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
 }
 
 RunScope apply(const CommonOptions& options) {
+  if (const auto launched = options.runs_in_ranks ? std::nullopt : launched_rank()) {
+    bad_usage(
+        "{}: found {} processes that {} started, expected one: several do only prune, quantize and eval",
+        options.command->get_name(), launched->size, launched->launcher);
+  }
   for (const auto& locate : options.locate_models) locate();
   if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
   return RunScope({program_stop(), make_progress(style), options.threads});
 }
+
+bool is_hosted() { return current_host != nullptr; }
 
 bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
 

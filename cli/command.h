@@ -68,6 +68,7 @@ struct CommonOptions {
   bool quiet = false;
   std::string progress = "auto";
   int threads = 0;
+  bool runs_in_ranks = false;                        // ranks.h
   std::vector<std::function<void()>> locate_models;  // of add_model_argument()
   const CLI::App* command = nullptr;                 // for echoes of all its options (option_echo.h)
 };
@@ -82,6 +83,8 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
 // The command's run, bound to this thread: stops with the program, has --threads, and shows its progress
 // as --progress says (not with --quiet). Throws Error{kBadInput} for a model that is not there.
 [[nodiscard]] RunScope apply(const CommonOptions& options);
+// Does another program run the command (CommandHost)?
+bool is_hosted();
 // Whether anyone reads notes: not with --quiet.
 bool takes_notes(const CommonOptions& options);
 // "note: TEXT" on standard error, unless --quiet.

@@ -8,6 +8,8 @@
 
 #include "command.h"
 #include "model_text.h"
+#include "option_echo.h"
+#include "ranks.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
@@ -30,6 +32,7 @@ struct EvalOptions {
   bool items = false;
   std::string compute = "f32";
   DeviceFlags device;
+  RankFlags ranks;
 };
 
 struct TextResult {
@@ -44,7 +47,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 TextResult evaluate(const Model& model, Device& device, EvaluationText text,
-                    const ConventionOptions& convention, const ForwardOptions& forward) {
+                    const ConventionOptions& convention, const ForwardOptions& forward, Communicator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<ScoredWindows> parts = scored_windows(text.ids, text.name, convention);
   TextResult result;
@@ -53,8 +56,9 @@ TextResult evaluate(const Model& model, Device& device, EvaluationText text,
     all.ids.insert(all.ids.end(), part.windows.ids.begin(), part.windows.ids.end());
   }
   result.ids = all.hash();
+  check_same_on_ranks(ranks, {{"text", result.ids}});
   const Model* models[] = {&model};
-  result.result = perplexity(model, *device.text_forwards(models, forward), parts, forward.progress);
+  result.result = perplexity(model, *device.text_forwards(models, forward), parts, forward.progress, ranks);
   result.text = std::move(text);
   result.seconds = seconds_since(start);
   return result;
@@ -147,7 +151,8 @@ void print_task(const TaskResult& task) {
 }
 
 std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const EvalOptions& options,
-                                       const ForwardOptions& forward, ordered_json& document) {
+                                       const ForwardOptions& forward, Communicator& ranks,
+                                       ordered_json& document) {
   std::vector<TextResult> results;
   if (options.text.files.empty()) return results;
   const auto tokenizer = evaluation_tokenizer(model, options.text.files);
@@ -161,7 +166,7 @@ std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const
         read_evaluation_text(file, options.text.field, tokenizer.get(), model.config().vocab_size);
     print_notes(options.common, text.notes);
     for (const std::string& note : text.notes) document["notes"].push_back(note);
-    results.push_back(evaluate(model, device, std::move(text), convention, forward));
+    results.push_back(evaluate(model, device, std::move(text), convention, forward, ranks));
     if (!options.common.json) print_text(results.back());
   }
   if (!options.common.json) fmt::print("convention  {}\n", document["convention_label"].get<std::string>());
@@ -170,8 +175,11 @@ std::vector<TextResult> evaluate_texts(const Model& model, Device& device, const
   return results;
 }
 
-void run(const EvalOptions& options) {
+void run(const EvalOptions& options, Communicator& ranks) {
   const RunScope job = apply(options.common);
+  if (ranks.size() > 1 && !options.tasks.empty())
+    bad_usage("--task: found with {} ranks, which share out texts alone; run tasks in one process",
+              ranks.size());
   const auto device = open_device(options.device);
   if (options.text.files.empty() && options.tasks.empty()) {
     bad_usage("eval: found neither --text nor --task, expected at least one");
@@ -181,13 +189,20 @@ void run(const EvalOptions& options) {
   ForwardOptions forward;
   forward.compute = parse_compute(options.compute, *device);
   forward.progress = job.context().progress;
+  if (ranks.size() > 1) {
+    check_same_on_ranks(ranks, {{"command", byte_options(*options.common.command)},
+                                {"model", sampled_files(model->checkpoint())},
+                                {"device", device->name()},
+                                {"instruction set", isa_name()}});
+  }
   // Files are read before anything is computed, so that a wrong one costs no time.
   std::vector<Task> tasks;
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
 
   ordered_json document = {{"model", options.model}};
   for (const std::string& note : model->notes()) document["notes"].push_back(note);
-  evaluate_texts(*model, *device, options, forward, document);
+  if (ranks.size() > 1) document["ranks"] = ranks.size();
+  evaluate_texts(*model, *device, options, forward, ranks, document);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!tasks.empty()) tokenizer = Tokenizer::open(model->checkpoint().folder());
   const Model* models[] = {model.get()};
@@ -232,9 +247,12 @@ void declare_eval(CLI::App& program) {
   command->add_flag("--items", options->items, "With --json: the scores of every item");
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);
+  add_rank_flags(*command, options->common, options->ranks);
   add_common_options(*command, options->common);
   command->footer(task_help());
-  command->callback([options] { run(*options); });
+  command->callback([options] {
+    run_in_ranks(options->common, options->ranks, [&](Communicator& ranks) { run(*options, ranks); });
+  });
 }
 
 }  // namespace swiftprune::cli

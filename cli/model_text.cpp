@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
+#include "swiftprune/ranks/launched.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -150,6 +151,7 @@ void add_compact_flag(CLI::App& command, bool& compact) {
 std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
   DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
+  if (const auto launched = launched_rank()) options.gpu = launched->local_rank;  // a rank a GPU
   return swiftprune::open_device(flags.device, options);
 }
 

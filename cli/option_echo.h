@@ -13,10 +13,12 @@
 namespace swiftprune::cli {
 
 // Only these do not change a byte of what a command writes; every other option does until it stands here.
-inline constexpr std::string_view kByteNeutralOptions[] = {
-    "--json",     "--quiet",  "--progress", "--threads", "--gpu-memory",   "--resume",
-    "--dry-run",  "--report", "--markdown", "--gate",    "--gate-windows", "--max-perplexity-ratio",
-    "--min-top1", "--max-kl", "--out"};  // --out: the unfinished folder has its name already
+inline constexpr std::string_view
+    kByteNeutralOptions[] = {"--json",       "--quiet",  "--progress",     "--threads",
+                             "--gpu-memory", "--resume", "--dry-run",      "--report",
+                             "--markdown",   "--gate",   "--gate-windows", "--max-perplexity-ratio",
+                             "--min-top1",   "--max-kl", "--ranks",        "--rank-timeout",
+                             "--out"};  // --out: the unfinished folder has its name already
 
 // The arguments that parse to the same: "swiftprune", the command, its positional arguments, then every
 // option that was given, in the order of its declaration.

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "command.h"
+#include "ranks.h"
 #include "signals.h"
 #include "suggestions.h"
 #include "swiftprune/core/internal_error.h"
@@ -16,7 +17,7 @@ namespace {
 constexpr int kInternalError = 70;  // EX_SOFTWARE of sysexits.h
 constexpr const char* kLostOutput = "standard output: cannot be written; is the disk full?";
 
-int complain(int exit_code, const char* message) {
+int complain(int exit_code, const std::string& message) {
   clear_progress();
   fmt::print(stderr, "swiftprune: {}\n", message);
   return exit_code;
@@ -32,20 +33,31 @@ int run_command(int argc, char** argv) {
     const std::string hint = did_you_mean(*program, {argv + 1, argv + argc});
     if (!hint.empty()) fmt::print(stderr, "{}\n", hint);
     return static_cast<int>(ErrorKind::kUsage);
-  } catch (const Interrupted& error) {
-    return complain(128 + stopping_signal(), error.what());
-  } catch (const Error& error) {
-    return complain(static_cast<int>(error.kind()), error.what());
-  } catch (const InternalError& error) {
-    return complain(kInternalError, error.what());
-  } catch (const std::bad_alloc&) {
-    return complain(1, "out of memory; use fewer --windows or a shorter --seqlen");
-  } catch (const std::exception& error) {
-    return complain(1, std::ferror(stdout) != 0 ? kLostOutput : error.what());
+  } catch (const RanksEnded& ended) {
+    return ended.exit_code();
+  } catch (...) {
+    return exit_code_of(std::current_exception(), "");
   }
 }
 
 }  // namespace
+
+int exit_code_of(const std::exception_ptr& thrown, const std::string& prefix, bool tells_interrupt) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const Interrupted& error) {
+    const int code = 128 + stopping_signal();
+    return tells_interrupt ? complain(code, prefix + error.what()) : code;
+  } catch (const Error& error) {
+    return complain(static_cast<int>(error.kind()), prefix + error.what());
+  } catch (const InternalError& error) {
+    return complain(kInternalError, prefix + error.what());
+  } catch (const std::bad_alloc&) {
+    return complain(1, prefix + "out of memory; use fewer --windows or a shorter --seqlen");
+  } catch (const std::exception& error) {
+    return complain(1, prefix + (std::ferror(stdout) != 0 ? kLostOutput : error.what()));
+  }
+}
 
 int run_program(int argc, char** argv) {
   const int exit_code = run_command(argc, argv);

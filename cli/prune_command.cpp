@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -18,6 +19,7 @@
 #include "model_text.h"
 #include "option_echo.h"
 #include "prune_dry_run.h"
+#include "ranks.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
@@ -57,6 +59,7 @@ struct PruneFlags {
   std::string windows;  // a number, "auto", or empty: the method's
   std::string compute = "auto";
   DeviceFlags device;
+  RankFlags ranks;
   std::vector<std::string> skip;
   std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
   std::string plan_file;
@@ -364,9 +367,41 @@ void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan,
                          flags.model, 100.0 * before, 100.0 * plan.sparsity()));
 }
 
-void run(PruneFlags& flags) {
+// What another rank than the first one writes: nothing.
+class PeerOutput final : public PruneOutput {
+ public:
+  explicit PeerOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
+  bool keeps_grids() const override { return keeps_grids_; }
+  void write_quantized(const std::string&, const QuantizedWeight&) override {}
+
+ private:
+  bool keeps_grids_;
+};
+
+// What ranks cannot do yet.
+void check_ranks(const PruneFlags& flags, const Communicator& ranks) {
+  if (ranks.size() == 1) return;
+  const auto refuse = [&](std::string_view flag, std::string_view instead) {
+    bad_usage("{}: found with {} ranks, expected one process; {}", flag, ranks.size(), instead);
+  };
+  if (flags.dry_run) refuse("--dry-run", "leave --ranks out");
+  if (!flags.gate.text.empty()) refuse("--gate", "measure afterwards: swiftprune compare");
+}
+
+// The first rank's unfinished run, to all.
+void share_unfinished(Communicator& ranks, std::optional<UnfinishedRun>& unfinished) {
+  if (ranks.size() == 1) return;
+  std::string text = unfinished ? journal_text(*unfinished) : std::string();
+  broadcast_text(ranks, 0, text);
+  std::istringstream lines(text);
+  if (!ranks.is_first()) unfinished = read_journal(lines);
+}
+
+void run(PruneFlags& flags, Communicator& ranks) {
   const RunScope job = apply(flags.common);
   check(flags.gate);
+  check_ranks(flags, ranks);
   check_outside("--out", flags.out, flags.model);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
@@ -395,6 +430,7 @@ void run(PruneFlags& flags) {
   options.compute = parse_compute(flags.compute, *device);
   options.min_expert_tokens = flags.min_expert_tokens;
   options.progress = job.context().progress;
+  options.ranks = &ranks;
   device->check_plan(*model, plan, options);
 
   const bool packs = plan.quantizes() && flags.store != "dense";
@@ -411,13 +447,23 @@ void run(PruneFlags& flags) {
   }
 
   if (flags.dry_run) return dry_run(flags, *model, *device, method, plan, allocate, packs, options);
+  if (ranks.size() > 1) {
+    check_same_on_ranks(ranks, {{"command", byte_options(*flags.common.command)},
+                                {"plan", sha256_hex(to_json(plan).dump())},
+                                {"model", sampled_files(model->checkpoint())},
+                                {"device", device->name()},
+                                {"instruction set", isa_name()}});
+  }
 
   // The output is claimed before the work, so that a wrong path costs nothing. Of a packed model only the pruned
-  // tensors stand there at first.
-  CheckpointWriter writer(flags.out,
-                          packs ? stage_plan(model->checkpoint(), plan) : plan_like(model->checkpoint()),
-                          flags.resume ? Leftover::kContinue : Leftover::kDiscard);
-  if (flags.resume) writer.keep_when_unfinished();
+  // tensors stand there at first. The first rank writes.
+  std::optional<CheckpointWriter> of_first;
+  if (ranks.is_first()) {
+    of_first.emplace(flags.out,
+                     packs ? stage_plan(model->checkpoint(), plan) : plan_like(model->checkpoint()),
+                     flags.resume ? Leftover::kContinue : Leftover::kDiscard);
+    if (flags.resume) of_first->keep_when_unfinished();
+  }
   Calibration calibrated;
   CalibrationRecord calibration{"none", "", 0, 0, flags.calibration.seed};
   if (needs_calibration(plan) || allocate) {
@@ -425,10 +471,12 @@ void run(PruneFlags& flags) {
     calibration = flags.calibration.record(calibrated.windows);
     calibration.stopping = calibrated.stopping;
   }
+  if (ranks.size() > 1) check_same_on_ranks(ranks, {{"calibration text", calibration.ids}});
   const nlohmann::ordered_json identity = identity_of(flags, *model, *device, options, plan, calibration);
   std::optional<Allocation> allocation;
   std::optional<UnfinishedRun> unfinished =
-      flags.resume ? find_unfinished(flags, writer, identity) : std::nullopt;
+      flags.resume && of_first ? find_unfinished(flags, *of_first, identity) : std::nullopt;
+  share_unfinished(ranks, unfinished);
   if (unfinished) {
     options.finished = std::move(unfinished->blocks);
     apply_plan(unfinished->head.at("plan"), Journal::kFileName, plan);
@@ -437,13 +485,19 @@ void run(PruneFlags& flags) {
   } else if (allocate) {
     const auto begin = std::chrono::steady_clock::now();
     allocation.emplace();
-    Sensitivities measured =
-        device->measure_sensitivities(*model, plan, calibrated.windows, options.compute, options.progress);
+    Sensitivities measured = device->measure_sensitivities(*model, plan, calibrated.windows, options.compute,
+                                                           options.progress, ranks);
     allocation->sensitivities = std::move(measured.values);
     options.readers = std::move(measured.readers);
     allocate_by_sensitivity(allocation->sensitivities, plan);
     allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
+  if (!of_first) {
+    PeerOutput output(packs);
+    device->prune(*model, plan, calibrated.windows, options, output);
+    return;
+  }
+  CheckpointWriter& writer = *of_first;
   const auto sync = [&writer] { writer.sync(); };
   std::optional<Journal> journal;
   if (unfinished) {
@@ -514,6 +568,13 @@ std::string kept_of(const PruneFlags& flags) {
   return unfinished && !unfinished->blocks.empty() ? blocks_kept(unfinished->blocks.size()) : std::string();
 }
 
+void run_pruning(PruneFlags& flags) {
+  run_in_ranks(flags.common, flags.ranks, [&](Communicator& ranks) {
+    run_writing(
+        flags.out, [&] { run(flags, ranks); }, [&] { return kept_of(flags); });
+  });
+}
+
 void add_grid_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--quantize", f.quantize,
@@ -581,6 +642,7 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   add_prune_gate_flags(command, f.gate);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
+  add_rank_flags(command, f.common, f.ranks);
   add_common_options(command, f.common);
 }
 
@@ -656,10 +718,7 @@ void declare_prune(CLI::App& program) {
       "Examples:\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-50 --sparsity 0.5 --calibration my_text.txt\n"
       "  swiftprune prune ./SmolLM2-135M --out ./SmolLM2-24 --pattern 2:4 --method fast");
-  command->callback([flags] {
-    run_writing(
-        flags->out, [&] { run(*flags); }, [&] { return kept_of(*flags); });
-  });
+  command->callback([flags] { run_pruning(*flags); });
 
   auto grid = std::make_shared<PruneFlags>();
   grid->sparsity = 0.0;
@@ -672,10 +731,7 @@ void declare_prune(CLI::App& program) {
       "Examples:\n"
       "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-int4 --quantize int4 --calibration my_text.txt\n"
       "  swiftprune quantize ./SmolLM2-135M --out ./SmolLM2-rtn --quantize int4 --group 32 --method rtn");
-  quantize->callback([grid] {
-    run_writing(
-        grid->out, [&] { run(*grid); }, [&] { return kept_of(*grid); });
-  });
+  quantize->callback([grid] { run_pruning(*grid); });
 
   auto common = std::make_shared<CommonOptions>();
   CLI::App* list = program.add_subcommand(

@@ -8,6 +8,9 @@ install(TARGETS swiftprune EXPORT swiftpruneTargets LIBRARY DESTINATION ${CMAKE_
 if(SWIFTPRUNE_CUDA)
   install(TARGETS swiftprune_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
 endif()
+if(SWIFTPRUNE_MPI)
+  install(TARGETS swiftprune_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
+endif()
 
 # The program writes them of its own options, when it is installed: there is nothing to keep in step.
 set(SWIFTPRUNE_SHELL_FILES ${PROJECT_BINARY_DIR}/shell_files)

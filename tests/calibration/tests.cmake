@@ -1,2 +1,3 @@
+swiftprune_test(calibration/activation_stats)
 swiftprune_test(calibration/stopping)
 swiftprune_test(calibration/self_text)

@@ -8,6 +8,8 @@
 
 #include "model/family_fixture.h"
 #include "support/forwards.h"
+#include "support/random_windows.h"
+#include "support/thread_ranks.h"
 
 namespace swiftprune {
 namespace {
@@ -72,6 +74,31 @@ TEST(PerplexityTest, BitsPerByte) {
   PerplexityResult result;
   result.mean_nll = std::log(8.0);  // 3 bits a token
   EXPECT_NEAR(result.bits_per_byte(4.0), 0.75, 1e-12);
+}
+
+// Groups that the windows do not fill, passes that the ranks do not share out evenly, ranks without any.
+TEST(PerplexityTest, RanksFindTheBitsOfOneProcess) {
+  const auto model = Model::open(kModels / "llama3");
+  const auto backend = make_cpu_backend();
+  std::vector<ScoredWindows> parts;
+  for (const auto& [windows, length] : {std::pair<std::int64_t, std::int64_t>{230, 24}, {3, 17}}) {
+    parts.push_back({test::random_windows(*model, windows, length),
+                     std::vector<std::int64_t>(static_cast<std::size_t>(windows), 1)});
+  }
+  ForwardOptions options;
+  options.hidden_bytes = 100 * 24 * model->config().hidden_size * static_cast<std::int64_t>(sizeof(float));
+  const Model* models[] = {model.get()};
+  const auto forwards = make_cpu_text_forwards(models, *backend, options);
+  const PerplexityResult whole = perplexity(*model, *forwards, parts, {});
+  for (const int size : {2, 3, 8}) {
+    test::ThreadRanks(size).run([&](Communicator& ranks) {
+      const auto own = make_cpu_text_forwards(models, *backend, options);
+      const PerplexityResult found = perplexity(*model, *own, parts, {}, ranks);
+      EXPECT_EQ(found.mean_nll, whole.mean_nll);
+      EXPECT_EQ(found.window_nll, whole.window_nll);
+      EXPECT_EQ(found.num_forwarded, whole.num_forwarded);
+    });
+  }
 }
 
 }  // namespace

@@ -77,19 +77,20 @@ inline std::string hash_of(const std::map<std::string, Collected::Bytes>& tensor
 }
 
 // The hash, or the message of a recipe that the model refuses.
-inline std::string golden_hash(const Model& model, const GoldenRecipe& recipe, const Shops& shops) {
-  const TokenWindows windows = random_windows(model, 5);
+inline std::string golden_hash(const Model& model, const GoldenRecipe& recipe, const Shops& shops,
+                               const TokenWindows& windows, Communicator& ranks = alone()) {
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(recipe.pattern);
   defaults.score = parse_score(recipe.score);
   defaults.refine = parse_refine(recipe.refine);
   PruneOptions options;
   options.propagation = recipe.propagation;
+  options.ranks = &ranks;
   try {
     Plan plan = uniform_plan(model, defaults, {});
     if (recipe.allocates) {
       Sensitivities measured =
-          measure_sensitivities(shops.probe, model, plan, windows, ComputeType::kF32, {});
+          measure_sensitivities(shops.probe, model, plan, windows, ComputeType::kF32, {}, ranks);
       allocate_by_sensitivity(measured.values, plan);
       options.readers = std::move(measured.readers);
     }
@@ -152,7 +153,7 @@ inline void expect_golden(const std::string& name, const Shops& shops,
       const std::string what =
           fmt::format("{} {}:{}:{}:{}{}", family, recipe.score, recipe.refine, recipe.pattern,
                       name_of(recipe.propagation), recipe.allocates ? ":allocated" : "");
-      found[what] = golden_hash(*model, recipe, shops);
+      found[what] = golden_hash(*model, recipe, shops, random_windows(*model, 5));
     }
     for (const Compensation compensation :
          {Compensation::kNone, Compensation::kBias, Compensation::kRefit, Compensation::kAligned}) {

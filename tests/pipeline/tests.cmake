@@ -14,6 +14,7 @@ swiftprune_test(pipeline/decode_time)
 swiftprune_test(pipeline/width_choice)
 swiftprune_test(pipeline/record)
 swiftprune_test(pipeline/quantize)
+swiftprune_test(pipeline/ranks)
 swiftprune_test(pipeline/golden)
 add_test(NAME pipeline.golden COMMAND pipeline_tests --gtest_brief=1 --gtest_filter=Golden.*)
 set_tests_properties(pipeline.golden PROPERTIES ENVIRONMENT SWIFTPRUNE_ISA=baseline

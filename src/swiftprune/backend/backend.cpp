@@ -77,6 +77,35 @@ void Backend::add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, Comp
   if (a.rows > 0 && c.numel() > 0) do_add_cross(a, b, c, compute);
 }
 
+std::unique_ptr<MomentOperand> Backend::moment_operand(ConstMatrixView x, ComputeType compute) const {
+  auto operand = do_moment_operand(x, compute);
+  operand->tokens = x.rows;
+  operand->inputs = x.cols;
+  return operand;
+}
+
+std::int64_t Backend::moment_rows(std::int64_t n, ComputeType compute) const {
+  return do_moment_rows(n, compute);
+}
+
+void Backend::add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first,
+                            std::int64_t count) const {
+  expect(gram.rows == x.inputs && gram.cols == x.inputs, "add_gram_rows: gram [I, I]");
+  expect(first >= 0 && count >= 0 && first + count <= gram.rows, "add_gram_rows: rows of gram");
+  if (x.tokens > 0 && count > 0) do_add_gram_rows(x, gram, first, count);
+}
+
+void Backend::add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c, std::int64_t first,
+                             std::int64_t count) const {
+  expect(a.tokens == b.tokens && c.rows == a.inputs && c.cols == b.inputs, "add_cross_rows: shapes agree");
+  expect(first >= 0 && count >= 0 && first + count <= c.rows, "add_cross_rows: rows of c");
+  if (a.tokens > 0 && count > 0 && c.cols > 0) do_add_cross_rows(a, b, c, first, count);
+}
+
+std::int64_t Backend::product_rows(std::int64_t rows, std::int64_t outputs, ComputeType compute) const {
+  return do_product_rows(rows, outputs, compute);
+}
+
 void Backend::symmetrize(MatrixView a) {
   expect(a.rows == a.cols, "symmetrize: a square matrix");
   constexpr std::int64_t kTile = 32;  // both halves of a tile pair fit in the first-level cache

@@ -42,6 +42,14 @@ class PackedWeight {
   std::int64_t in_features = 0;
 };
 
+// Rows of activations [N, I] in the form in which moments are multiplied: a copy that may wait for its turn.
+class MomentOperand {
+ public:
+  virtual ~MomentOperand() = default;
+  std::int64_t tokens = 0;  // N
+  std::int64_t inputs = 0;  // I
+};
+
 // Causal attention of one sequence: query i (at position first_position + i) sees keys 0 .. first_position +
 // i.
 struct AttentionParams {
@@ -99,6 +107,16 @@ class Backend {
   // a [N, A], b [N, B] -> c [A, B] += aᵀ b
   void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c,
                  ComputeType compute = ComputeType::kF32) const;
+  // The same a few rows of gram or c at a time, the same bits as all at once: [first, first + count) of the n rows
+  // begins and ends at multiples of moment_rows(n), or at n.
+  std::unique_ptr<MomentOperand> moment_operand(ConstMatrixView x, ComputeType compute) const;
+  std::int64_t moment_rows(std::int64_t n, ComputeType compute) const;
+  void add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first, std::int64_t count) const;
+  void add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c, std::int64_t first,
+                      std::int64_t count) const;
+  // So many rows of a product [N, O], from a multiple of it on, are the same bits in matmul() when they are computed
+  // alone (the last ones may be fewer); with kBF16 in linear(), too.
+  std::int64_t product_rows(std::int64_t rows, std::int64_t outputs, ComputeType compute) const;
   // a [n, n]: the upper triangle becomes the mirror of the lower.
   static void symmetrize(MatrixView a);
   // a [n, n] symmetric positive definite (both halves given) -> its inverse, in place.
@@ -155,6 +173,14 @@ class Backend {
   virtual void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const = 0;
   virtual void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c,
                             ComputeType compute) const = 0;
+  virtual std::unique_ptr<MomentOperand> do_moment_operand(ConstMatrixView x, ComputeType compute) const = 0;
+  virtual std::int64_t do_moment_rows(std::int64_t n, ComputeType compute) const = 0;
+  virtual void do_add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first,
+                                std::int64_t count) const = 0;
+  virtual void do_add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c,
+                                 std::int64_t first, std::int64_t count) const = 0;
+  virtual std::int64_t do_product_rows(std::int64_t rows, std::int64_t outputs,
+                                       ComputeType compute) const = 0;
   virtual bool do_invert_spd(MatrixView a) const = 0;
   virtual void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float gain_offset, float eps,
                            MatrixView y) const = 0;

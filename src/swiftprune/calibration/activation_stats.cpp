@@ -4,8 +4,10 @@
 #include <cmath>
 #include <utility>
 
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/progress.h"
 
 namespace swiftprune {
 
@@ -36,6 +38,17 @@ ConstMatrixView weighted(ConstMatrixView x, std::span<const float> roots, Matrix
   return std::as_const(storage).view();
 }
 
+// Rows of a matrix that pass from rank to rank at a time: whole tiles, and about eight parts, for the ranks wait for
+// the first of them and at the end for the last.
+std::int64_t rows_that_pass(std::int64_t rows, std::int64_t tile) {
+  constexpr std::int64_t kParts = 8;
+  return tile * std::max<std::int64_t>(1, ceil_div(rows, tile) / kParts);
+}
+
+void copy_rows(ConstMatrixView from, MatrixView to) {
+  for (std::int64_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r), from.cols, to.row(r));
+}
+
 }  // namespace
 
 double ewma_window_weight(std::int64_t window) {
@@ -43,8 +56,8 @@ double ewma_window_weight(std::int64_t window) {
 }
 
 ActivationStats::ActivationStats(std::int64_t num_inputs, const StatNeeds& needs, std::int64_t residual_size,
-                                 ComputeType compute)
-    : needs_(needs), compute_(compute), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
+                                 ComputeType compute, bool waits)
+    : needs_(needs), compute_(compute), waits_(waits), energy_(static_cast<std::size_t>(num_inputs), 0.0) {
   if (needs.ewma_energy) ewma_energy_.assign(energy_.size(), 0.0);
   if (needs.sum) sum_.assign(energy_.size(), 0.0);
   if (needs.gram) gram_ = Matrix::zeros(num_inputs, num_inputs);
@@ -58,22 +71,48 @@ void ActivationStats::add_window(const Backend& backend, const AlignedWindow& wi
   if (window.x.rows == 0) return add_window(backend, window.x);
   std::vector<float> roots(window.weights.begin(), window.weights.end());
   for (float& root : roots) root = std::sqrt(root);
-  Matrix storage, dense_storage;
-  const ConstMatrixView x = weighted(window.x, roots, storage);
-  add_window(backend, x);
-  if (!cross_.empty()) {
-    backend.add_cross(weighted(window.dense_x, roots, dense_storage), x, cross_.view(), compute_);
-  }
+  Matrix storage, dense_storage, error;
+  Inputs inputs;
+  inputs.x = inputs.for_gram = weighted(window.x, roots, storage);
+  if (!cross_.empty()) inputs.dense = weighted(window.dense_x, roots, dense_storage);
   if (!residual_.empty()) {
-    const Matrix error = weighted_difference(window.dense_residual, &window.residual, roots);
-    backend.add_cross(error.view(), x, residual_.view(), compute_);
+    error = weighted_difference(window.dense_residual, &window.residual, roots);
+    inputs.residual_error = std::as_const(error).view();
   }
+  add(backend, inputs);
 }
 
 void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, ConstMatrixView for_gram) {
-  if (for_gram.data == nullptr) for_gram = x;
+  add(backend, {.x = x, .for_gram = for_gram.data == nullptr ? x : for_gram});
+}
+
+void ActivationStats::add(const Backend& backend, const Inputs& inputs) {
+  const ConstMatrixView x = inputs.x;
   std::vector<double> window_energy(energy_.size(), 0.0);
   if (x.rows > 0) backend.add_energy(x, window_energy);
+  const bool first = num_windows_ == 0 && waiting_.empty();
+  if (needs_.sample && first) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
+  if (waits_) {
+    WaitingWindow& window = waiting_.emplace_back();
+    window.tokens = x.rows;
+    window.energy = std::move(window_energy);
+    if (needs_.sum) window.x = copy_of(x);
+    if (needs_.gram || needs_.alignment) window.for_gram = backend.moment_operand(inputs.for_gram, compute_);
+    // The cross moments are of x, which is what the Gram matrix counts wherever there is a dense stream.
+    if (inputs.dense.data != nullptr) window.dense = backend.moment_operand(inputs.dense, compute_);
+    if (inputs.residual_error.data != nullptr)
+      window.residual_error = backend.moment_operand(inputs.residual_error, compute_);
+    return;
+  }
+  add_sums(x.rows, window_energy, x);
+  if (needs_.gram && x.rows > 0) backend.add_gram(inputs.for_gram, gram_.view(), compute_);
+  if (inputs.dense.data != nullptr) backend.add_cross(inputs.dense, x, cross_.view(), compute_);
+  if (inputs.residual_error.data != nullptr)
+    backend.add_cross(inputs.residual_error, x, residual_.view(), compute_);
+}
+
+void ActivationStats::add_sums(std::int64_t tokens, std::span<const double> window_energy,
+                               ConstMatrixView x) {
   for (std::size_t i = 0; i < energy_.size(); ++i) energy_[i] += window_energy[i];
   if (needs_.ewma_energy) {
     const double weight = ewma_window_weight(num_windows_);
@@ -87,10 +126,94 @@ void ActivationStats::add_window(const Backend& backend, ConstMatrixView x, Cons
       }
     });
   }
-  if (needs_.gram && x.rows > 0) backend.add_gram(for_gram, gram_.view(), compute_);
-  if (needs_.sample && num_windows_ == 0) sample_ = copy_of(x.row_block(0, std::min(x.rows, kSampledTokens)));
-  num_tokens_ += x.rows;
+  num_tokens_ += tokens;
   ++num_windows_;
+}
+
+void ActivationStats::combine(const Backend& backend, Communicator& ranks) {
+  expect(waits_, "combine: statistics whose windows wait");
+  pass_sums(ranks);
+  pass_rows(backend, ranks, gram_, true,
+            [&](const WaitingWindow& window, std::int64_t first, std::int64_t count) {
+              backend.add_gram_rows(*window.for_gram, gram_.view(), first, count);
+            });
+  pass_rows(backend, ranks, cross_, false,
+            [&](const WaitingWindow& window, std::int64_t first, std::int64_t count) {
+              backend.add_cross_rows(*window.dense, *window.for_gram, cross_.view(), first, count);
+            });
+  pass_rows(backend, ranks, residual_, false,
+            [&](const WaitingWindow& window, std::int64_t first, std::int64_t count) {
+              backend.add_cross_rows(*window.residual_error, *window.for_gram, residual_.view(), first,
+                                     count);
+            });
+  waiting_.clear();
+  share_sums(ranks);
+}
+
+void ActivationStats::pass_sums(Communicator& ranks) {
+  std::int64_t counts[] = {0, 0};  // tokens, windows
+  const auto for_parts = [&](const auto& part) {
+    part(std::as_writable_bytes(std::span(counts)));
+    part(std::as_writable_bytes(std::span(energy_)));
+    part(std::as_writable_bytes(std::span(ewma_energy_)));
+    part(std::as_writable_bytes(std::span(sum_)));
+  };
+  if (ranks.rank() > 0) for_parts([&](auto bytes) { ranks.receive(ranks.rank() - 1, bytes); });
+  num_tokens_ = counts[0];
+  num_windows_ = counts[1];
+  for (const WaitingWindow& window : waiting_) add_sums(window.tokens, window.energy, window.x.view());
+  counts[0] = num_tokens_;
+  counts[1] = num_windows_;
+  if (ranks.rank() + 1 < ranks.size()) {
+    for_parts([&](auto bytes) { ranks.send(ranks.rank() + 1, bytes); });
+    ranks.finish_sends();
+  }
+}
+
+// lower: only what is on and below the diagonal passes.
+template <class AddRows>
+void ActivationStats::pass_rows(const Backend& backend, Communicator& ranks, Matrix& sums, bool lower,
+                                const AddRows& add_rows) {
+  if (sums.empty()) return;
+  const std::int64_t step = rows_that_pass(sums.rows(), backend.moment_rows(sums.rows(), compute_));
+  std::vector<Matrix> on_their_way;
+  for (std::int64_t first = 0; first < sums.rows(); first += step) {
+    check_interrupt();
+    const std::int64_t count = std::min(step, sums.rows() - first);
+    const MatrixView rows =
+        sums.view().row_block(first, count).col_block(0, lower ? first + count : sums.cols());
+    if (ranks.rank() > 0) {
+      Matrix before(rows.rows, rows.cols);
+      ranks.receive(ranks.rank() - 1, std::as_writable_bytes(before.values()));
+      copy_rows(before.view(), rows);
+    }
+    for (const WaitingWindow& window : waiting_) {
+      if (window.tokens > 0) add_rows(window, first, count);
+    }
+    if (ranks.rank() + 1 < ranks.size()) {
+      on_their_way.push_back(copy_of(rows));
+      ranks.send(ranks.rank() + 1, std::as_bytes(on_their_way.back().values()));
+    }
+  }
+  ranks.finish_sends();
+}
+
+// The last rank has all sums, the first has the first window.
+void ActivationStats::share_sums(Communicator& ranks) {
+  const int last = ranks.size() - 1;
+  std::int64_t counts[] = {num_tokens_, num_windows_};
+  ranks.broadcast(last, std::as_writable_bytes(std::span(counts)));
+  num_tokens_ = counts[0];
+  num_windows_ = counts[1];
+  for (std::vector<double>* sums : {&energy_, &ewma_energy_, &sum_})
+    ranks.broadcast(last, std::as_writable_bytes(std::span(*sums)));
+  for (Matrix* sums : {&gram_, &cross_, &residual_})
+    ranks.broadcast(last, std::as_writable_bytes(sums->values()));
+  if (!needs_.sample) return;
+  std::int64_t rows = sample_.rows();
+  ranks.broadcast(0, std::as_writable_bytes(std::span(&rows, 1)));
+  if (!ranks.is_first()) sample_ = Matrix(rows, std::ssize(energy_));
+  ranks.broadcast(0, std::as_writable_bytes(sample_.values()));
 }
 
 void ActivationStats::finish(std::string_view input) {

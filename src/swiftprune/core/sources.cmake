@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   core/json.cpp
   core/named_numbers.cpp
   core/child_process.cpp
+  core/own_library.cpp
   core/parallel.cpp
   core/run_context.cpp
   core/cpu_features.cpp

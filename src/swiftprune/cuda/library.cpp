@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "swiftprune/core/own_library.h"
 #include "swiftprune/device/cuda_library.h"
 
 extern "C" const char* swiftprune_cuda_version() { return SWIFTPRUNE_VERSION; }
@@ -14,5 +15,5 @@ extern "C" swiftprune::Device* swiftprune_make_cuda_device(int index,
 }
 
 // Both are what device/cuda_library.h says.
-static_assert(std::is_same_v<decltype(&swiftprune_cuda_version), swiftprune::CudaVersionFn>);
+static_assert(std::is_same_v<decltype(&swiftprune_cuda_version), swiftprune::OwnVersionFn>);
 static_assert(std::is_same_v<decltype(&swiftprune_make_cuda_device), swiftprune::MakeCudaDeviceFn>);

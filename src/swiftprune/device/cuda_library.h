@@ -10,10 +10,8 @@
 
 namespace swiftprune {
 
-// The two C functions that the library exports (cuda/library.cpp). A library of another version is refused
-// before anything else of it is called.
+// The two C functions that the library exports (cuda/library.cpp), as core/own_library.h wants them.
 inline constexpr const char* kCudaVersionSymbol = "swiftprune_cuda_version";
-using CudaVersionFn = const char* (*)();
 inline constexpr const char* kCudaDeviceSymbol = "swiftprune_make_cuda_device";
 // GPU `index`, owned by the caller; null when it cannot be used, and then why_not says why.
 using MakeCudaDeviceFn = Device* (*)(int index, const DeviceOptions& options, std::string& why_not);

@@ -19,12 +19,19 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
   if (options.levels != nullptr) check_levels(capabilities());
+  if (options.ranks->size() == 1) return;
+  if (!capabilities().ranks) {
+    bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
+              capabilities().instead);
+  }
+  check_without_experts(model.config(), "--ranks", "leave it out");
 }
 
 Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
-                                            ComputeType compute, const ProgressFn& progress) {
+                                            ComputeType compute, const ProgressFn& progress,
+                                            Communicator& ranks) {
   check_model(model);
-  return swiftprune::measure_sensitivities(probe_shop(), model, plan, windows, compute, progress);
+  return swiftprune::measure_sensitivities(probe_shop(), model, plan, windows, compute, progress, ranks);
 }
 
 PruneResult Device::prune(const Model& model, const Plan& plan, const TokenWindows& windows,

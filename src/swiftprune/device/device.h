@@ -34,6 +34,7 @@ enum class DeviceKind { kCpu, kCuda };
 
 struct DeviceOptions {
   std::uint64_t memory_bytes = 0;  // most memory of a GPU to take; 0: what is free
+  int gpu = 0;                     // which one "cuda" and "auto" mean
 };
 
 // How a model is loaded that stays in the device's memory.
@@ -109,7 +110,8 @@ class Device {
                                                       ComputeType compute) = 0;
   // The runs of pipeline/drivers/ and pipeline/choices/sensitivities.h in this device's shops.
   Sensitivities measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,
-                                      ComputeType compute, const ProgressFn& progress);
+                                      ComputeType compute, const ProgressFn& progress,
+                                      Communicator& ranks = alone());
   PruneResult prune(const Model& model, const Plan& plan, const TokenWindows& windows,
                     const PruneOptions& options, PruneOutput& output);
   ShrinkResult shrink(const Model& model, const ShrinkShape& shape,

@@ -7,10 +7,10 @@
 namespace swiftprune {
 namespace {
 
-// The number of "cuda" (0) or "cuda:N".
-int parse_index(std::string_view text) {
+// The number of "cuda" (`usual`) or "cuda:N".
+int parse_index(std::string_view text, int usual) {
   int index = 0;
-  if (text == "cuda") return index;
+  if (text == "cuda") return usual;
   constexpr std::string_view kPrefix = "cuda:";
   const bool named = text.starts_with(kPrefix);
   const char* end = text.data() + text.size();
@@ -27,10 +27,10 @@ std::unique_ptr<Device> open_device(std::string_view text, const DeviceOptions& 
   if (text == "cpu") return make_cpu_device();
   std::string why_not;
   if (text == "auto") {
-    auto device = make_cuda_device(0, options, why_not);
+    auto device = make_cuda_device(options.gpu, options, why_not);
     return device ? std::move(device) : make_cpu_device();
   }
-  auto device = make_cuda_device(parse_index(text), options, why_not);
+  auto device = make_cuda_device(parse_index(text, options.gpu), options, why_not);
   if (!device) fail(ErrorKind::kDevice, "--device: found {}, but {}; use --device cpu", text, why_not);
   return device;
 }

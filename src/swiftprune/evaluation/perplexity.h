@@ -9,6 +9,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/text_forwards.h"
+#include "swiftprune/ranks/communicator.h"
 
 namespace swiftprune {
 
@@ -23,9 +24,10 @@ struct PerplexityResult {
   double bits_per_byte(double bytes_per_token) const;
 };
 
-// forwards: of this model; progress: stage "forward", in windows·blocks. Throws Error{kBadInput} when a loss
-// is not finite, for then weights or activations have overflowed.
+// forwards: of this model; progress: stage "forward", in windows·blocks of this rank. Throws Error{kBadInput} when a
+// loss is not finite, for then weights or activations have overflowed. ranks: each runs on some of the windows, and
+// all have the result, the same bits as of one process.
 PerplexityResult perplexity(const Model& model, TextForwards& forwards, std::span<const ScoredWindows> parts,
-                            const ProgressFn& progress);
+                            const ProgressFn& progress, Communicator& ranks = alone());
 
 }  // namespace swiftprune

@@ -116,7 +116,7 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = true;
+    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = c.ranks = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts()) c.refinements.push_back({part, c.patterns});

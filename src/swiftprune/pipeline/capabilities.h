@@ -37,6 +37,7 @@ struct Capabilities {
   bool grids = false;              // weights on a grid of few bits
   bool levels = false;             // a linear solved at several settings beside its own (SolvedLevels)
   bool mixed_refinements = false;  // different ones for the linears of one input
+  bool ranks = false;              // several processes that prune together
 
   std::set<ModelFeature> features;
   std::int64_t max_head_size = 0;  // 0: any

@@ -79,8 +79,18 @@ void Journal::append(const std::string& lines) {
   if (!file_) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", kFileName);
 }
 
+std::string journal_text(const UnfinishedRun& run) {
+  std::string text = run.head.dump() + "\n";
+  for (const FinishedBlock& block : run.blocks) text += to_json(block).dump() + "\n";
+  return text;
+}
+
 std::optional<UnfinishedRun> read_journal(const std::filesystem::path& folder) {
   std::ifstream file(folder / Journal::kFileName);
+  return read_journal(file);
+}
+
+std::optional<UnfinishedRun> read_journal(std::istream& file) {
   std::string line;
   UnfinishedRun run;
   bool first = true;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <istream>
 #include <string>
 #include <vector>
 
@@ -46,5 +47,8 @@ struct UnfinishedRun {
   std::vector<FinishedBlock> blocks;
 };
 std::optional<UnfinishedRun> read_journal(const std::filesystem::path& folder);
+// The same of its text, and the text of a run.
+std::optional<UnfinishedRun> read_journal(std::istream& text);
+std::string journal_text(const UnfinishedRun& run);
 
 }  // namespace swiftprune

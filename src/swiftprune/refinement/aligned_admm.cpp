@@ -68,9 +68,11 @@ class AlignedAdmmRefiner final : public Refiner {
   }
 
   // T/n + damping·W'
-  Matrix right_side(ConstMatrixView weight, const AlignedGram& gram, const Backend& backend) const {
+  Matrix right_side(const RefineTask& task, const AlignedGram& gram, const Backend& backend) const {
+    const ConstMatrixView weight = task.weight;
     const Matrix* residual = options_.beta > 0.0 ? gram.residual : nullptr;
-    expect(residual == nullptr || (residual->rows() == weight.rows && residual->cols() == weight.cols),
+    expect(residual == nullptr ||
+               (residual->rows() >= task.first_row + weight.rows && residual->cols() == weight.cols),
            "aligned-admm: residual moments [O, I]");
     Matrix right(weight.rows, weight.cols);
     const auto beta = static_cast<float>(options_.beta);
@@ -79,7 +81,7 @@ class AlignedAdmmRefiner final : public Refiner {
       for (std::int64_t r = first; r < last; ++r) {
         for (std::int64_t j = 0; j < weight.cols; ++j) {
           const float norm = gram.admm.norm[static_cast<std::size_t>(j)];
-          const float moved = residual != nullptr ? beta * residual->at(r, j) / norm : 0.0f;
+          const float moved = residual != nullptr ? beta * residual->at(task.first_row + r, j) / norm : 0.0f;
           right.at(r, j) = damping * weight.at(r, j) * norm + moved;
         }
       }
@@ -91,7 +93,7 @@ class AlignedAdmmRefiner final : public Refiner {
   Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                        const Backend& backend) const override {
     const auto& gram = static_cast<const AlignedGram&>(prepared);
-    const Matrix right = right_side(task.weight, gram, backend);
+    const Matrix right = right_side(task, gram, backend);
     AdmmIteration iteration(task.weight, right.view(), gram.admm, options_.admm().rho, backend);
     run_steps(iteration, task.target, options_.steps, options_.ramp);
     Refinement result;

@@ -122,13 +122,13 @@ constexpr RefinerInfo kNone{"none", "the kept weights as they are", ""};
 constexpr std::array kEntries = {
     Entry{.info = {"pcg", "least squares on the kept weights by conjugate gradients",
                    "Hestenes and Stiefel 1952"},
-          .facts = {.uses_mask = true},
+          .facts = {.uses_mask = true, .works_by_rows = true},
           .numbers = {{{"steps", kSteps}, {"damping", kDamping}}},
           .num_shown = 1,
           .read = read_pcg,
           .write = write_pcg},
     Entry{.info = {"admm", "finds mask and weights together", "arXiv 2401.02938, arXiv 2406.07831"},
-          .facts = {.finds_grid = true},
+          .facts = {.finds_grid = true, .works_by_rows = true},
           .numbers = {{{"steps", kSteps},
                        {"ramp (3/4 of the steps)", kSteps},
                        {"damping", kDamping},
@@ -138,14 +138,15 @@ constexpr std::array kEntries = {
           .write = write_admm},
     Entry{.info = {"aligned-admm", "admm that also makes up for the error of the layers before",
                    "this project; as admm"},
-          .facts = {.uses_alignment = true, .finds_grid = true},
+          .facts = {.uses_alignment = true, .finds_grid = true, .works_by_rows = true},
           .numbers =
               {{{"steps", kSteps}, {"ramp (3/4 of the steps)", kSteps}, {"alpha", kShare}, {"beta", kShare}}},
           .num_shown = 2,
           .read = read_aligned_admm,
           .write = write_aligned_admm},
     Entry{.info = {"swaps", "exchanges kept and pruned weights, changes no weight", "SwiftPrune"},
-          .facts = {.uses_mask = true, .keeps_weights = true, .moves_single_weights = true},
+          .facts =
+              {.uses_mask = true, .keeps_weights = true, .moves_single_weights = true, .works_by_rows = true},
           .numbers = {{{"swaps a row", kSteps}}},
           .num_shown = 1,
           .read = read_swaps,
@@ -267,10 +268,16 @@ RefineFacts RefineSpec::facts() const {
     facts.keeps_weights &= facts_of(part).keeps_weights;
     facts.moves_single_weights |= facts_of(part).moves_single_weights;
     facts.uses_gram |= facts_of(part).uses_gram;
+    facts.works_by_rows &= facts_of(part).works_by_rows;
   }
   facts.finds_grid = facts_of(parts_.back()).finds_grid;
   facts.needs_grid = facts_of(parts_.back()).needs_grid;
   return facts;
+}
+
+bool RefineSpec::works_by_rows(const Pattern& pattern) const {
+  return facts().works_by_rows &&
+         (pattern.kind == Pattern::Kind::kRow || pattern.kind == Pattern::Kind::kNofM);
 }
 
 RefineSpec parse_refine(std::string_view text) {

@@ -75,6 +75,7 @@ struct RefineFacts {
   bool moves_single_weights = false;  // cannot keep the tiles of Pattern::Kind::kBlock
   bool finds_grid = false;            // can put the weights on a grid of few bits
   bool needs_grid = false;            // does nothing else
+  bool works_by_rows = false;         // with patterns that choose within each row
 
   StatNeeds needs() const { return {.energy = uses_gram, .gram = uses_gram, .alignment = uses_alignment}; }
 };
@@ -96,6 +97,8 @@ class RefineSpec {
   bool is_none() const { return parts_.empty(); }
   RefineFacts facts() const;
   StatNeeds needs() const { return facts().needs(); }
+  // Does each row come out the same when some rows of the weight are refined alone? Without a grid.
+  bool works_by_rows(const Pattern& pattern) const;
   bool operator==(const RefineSpec& other) const { return parts_ == other.parts_; }
 
  private:

@@ -24,6 +24,8 @@ struct RefineTask {
   ConstMatrixView weight{};       // [O, I] the dense weights
   const Mask* mask = nullptr;     // [O, I] from scoring and selection; may be null when !uses_mask()
   const Matrix* start = nullptr;  // [O, I] weights to start from; null: weight under the mask
+  // Which of the linear's rows the weight is, where it is some of them (RefineSpec::works_by_rows()).
+  std::int64_t first_row = 0;
   PruneTarget target{};
   std::optional<QuantGrid> grid{};  // that the new weights are to be on
 };

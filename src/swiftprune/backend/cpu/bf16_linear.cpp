@@ -17,9 +17,6 @@
 namespace swiftprune::cpu {
 namespace {
 
-constexpr std::int64_t kRowChunk = 256;    // rows of x a task
-constexpr std::int64_t kPanelRows = 1024;  // outputs a task; each panel of W is packed by itself
-
 dnnl::memory::desc row_major(std::int64_t rows, std::int64_t cols, std::int64_t stride,
                              dnnl::memory::data_type type) {
   return dnnl::memory::desc({rows, cols}, type, dnnl::memory::dims{stride, 1});
@@ -34,7 +31,7 @@ class Panel {
     using dnnl::memory;
     const memory::desc plain({inputs, outputs}, memory::data_type::bf16, memory::dims{1, inputs});
     const memory::desc any({inputs, outputs}, memory::data_type::bf16, memory::format_tag::any);
-    weight_desc_ = descriptor(kRowChunk, any).weights_desc();
+    weight_desc_ = descriptor(Bf16Linear::kRowChunk, any).weights_desc();
     weight_ = memory(weight_desc_, engine());
     memory source(plain, engine(), const_cast<std::uint16_t*>(weight));
     dnnl::stream stream(engine());

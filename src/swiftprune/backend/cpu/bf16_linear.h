@@ -17,6 +17,10 @@ class Bf16Linear {
   ~Bf16Linear();
   // x [N, I], bias [O] or empty -> y [N, O]
   void forward(ConstMatrixView x, std::span<const float> bias, MatrixView y) const;
+  // So many rows of x are a task for each panel of outputs; they may come alone where there are two panels or more,
+  // for a single task runs on oneDNN's threads.
+  static constexpr std::int64_t kRowChunk = 256;
+  static constexpr std::int64_t kPanelRows = 1024;  // outputs of a panel, each packed by itself
 
  private:
   struct Impl;

@@ -69,27 +69,29 @@ const TileProduct& product_for(const TileProduct::Shape& shape) {
 // Never one part alone: it would not run as a task, and oneDNN would plan it for the number of threads.
 constexpr std::int64_t kLeastParts = 2;
 
-// a and b: the rounded operands of c, without gaps
-void add_tiles(std::int64_t tokens, const std::vector<std::uint16_t>& a, const std::vector<std::uint16_t>& b,
-               bool lower_half, MatrixView c) {
-  for_tiles(c.rows, c.cols, split(c.rows, kTile, kLeastParts), split(c.cols, kTile, kLeastParts),
-            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
-              if (lower_half && c0 > r0) return;
-              thread_local std::vector<std::byte> scratch;
-              product_for({tokens, rows, cols, c.rows, c.cols, c.stride})
-                  .run(a.data() + r0, b.data() + c0, c.row(r0) + c0, scratch);
-            });
+// c [rows, cols], in its rows [first, first + count)
+void add_tiles(const Bf16Rows& a, const Bf16Rows& b, bool lower_half, MatrixView c, std::int64_t first,
+               std::int64_t count) {
+  for_tile_rows(first, count, c.cols, split(c.rows, kTile, kLeastParts), split(c.cols, kTile, kLeastParts),
+                [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+                  if (lower_half && c0 > r0) return;
+                  thread_local std::vector<std::byte> scratch;
+                  product_for({a.tokens, rows, cols, c.rows, c.cols, c.stride})
+                      .run(a.values.data() + r0, b.values.data() + c0, c.row(r0) + c0, scratch);
+                });
 }
 
 }  // namespace
 
-void add_cross_bf16(ConstMatrixView a, ConstMatrixView b, MatrixView c) {
-  add_tiles(a.rows, rounded(a), rounded(b), false, c);
+std::int64_t moment_rows_bf16(std::int64_t n) { return split(n, kTile, kLeastParts).size; }
+
+void add_cross_bf16(const Bf16Rows& a, const Bf16Rows& b, MatrixView c, std::int64_t first,
+                    std::int64_t count) {
+  add_tiles(a, b, false, c, first, count);
 }
 
-void add_gram_bf16(ConstMatrixView x, MatrixView gram) {
-  const std::vector<std::uint16_t> values = rounded(x);
-  add_tiles(x.rows, values, values, true, gram);
+void add_gram_bf16(const Bf16Rows& x, MatrixView gram, std::int64_t first, std::int64_t count) {
+  add_tiles(x, x, true, gram, first, count);
 }
 
 }  // namespace swiftprune::cpu

@@ -4,6 +4,7 @@
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/backend/cpu/attention.h"
+#include "swiftprune/backend/cpu/bf16.h"
 #include "swiftprune/backend/cpu/bf16_linear.h"
 #include "swiftprune/backend/cpu/bf16_products.h"
 #include "swiftprune/backend/cpu/kernels.h"
@@ -30,10 +31,12 @@ using cpu::kernels;
 
 constexpr std::int64_t kRowChunk = 64;
 
+bool rounds(ComputeType compute) { return compute == ComputeType::kBF16 && cpu::Bf16Linear::available(); }
+
 class CpuWeight final : public PackedWeight {
  public:
   CpuWeight(ConstMatrixView weight, ComputeType compute) : weight_(weight) {
-    if (compute == ComputeType::kBF16 && cpu::Bf16Linear::available()) {
+    if (rounds(compute)) {
       bf16_ = std::make_unique<cpu::Bf16Linear>(weight);
     }
   }
@@ -48,6 +51,12 @@ class CpuWeight final : public PackedWeight {
  private:
   ConstMatrixView weight_;
   std::unique_ptr<cpu::Bf16Linear> bf16_;
+};
+
+class CpuMomentOperand final : public MomentOperand {
+ public:
+  Matrix x;  // empty where it is rounded
+  cpu::Bf16Rows rounded;
 };
 
 template <class Body>
@@ -99,12 +108,39 @@ class CpuBackend final : public Backend {
     cpu::matmul(a, b, b_transposed, alpha, beta, c);
   }
   void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType compute) const override {
-    const bool bf16 = compute == ComputeType::kBF16 && cpu::Bf16Linear::available();
-    bf16 ? cpu::add_gram_bf16(x, gram) : cpu::add_gram(x, gram);
+    rounds(compute) ? cpu::add_gram_bf16({x.rows, cpu::rounded(x)}, gram, 0, gram.rows)
+                    : cpu::add_gram(x, gram, 0, gram.rows);
   }
   void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType compute) const override {
-    const bool bf16 = compute == ComputeType::kBF16 && cpu::Bf16Linear::available();
-    bf16 ? cpu::add_cross_bf16(a, b, c) : cpu::add_cross(a, b, c);
+    rounds(compute) ? cpu::add_cross_bf16({a.rows, cpu::rounded(a)}, {b.rows, cpu::rounded(b)}, c, 0, c.rows)
+                    : cpu::add_cross(a, b, c, 0, c.rows);
+  }
+  std::unique_ptr<MomentOperand> do_moment_operand(ConstMatrixView x, ComputeType compute) const override {
+    auto operand = std::make_unique<CpuMomentOperand>();
+    rounds(compute) ? void(operand->rounded = {x.rows, cpu::rounded(x)}) : void(operand->x = copy_of(x));
+    return operand;
+  }
+  std::int64_t do_moment_rows(std::int64_t n, ComputeType compute) const override {
+    return rounds(compute) ? cpu::moment_rows_bf16(n) : cpu::moment_rows(n);
+  }
+  void do_add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first,
+                        std::int64_t count) const override {
+    const auto& of = static_cast<const CpuMomentOperand&>(x);
+    of.x.empty() ? cpu::add_gram_bf16(of.rounded, gram, first, count)
+                 : cpu::add_gram(of.x.view(), gram, first, count);
+  }
+  void do_add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c, std::int64_t first,
+                         std::int64_t count) const override {
+    const auto& left = static_cast<const CpuMomentOperand&>(a);
+    const auto& right = static_cast<const CpuMomentOperand&>(b);
+    left.x.empty() ? cpu::add_cross_bf16(left.rounded, right.rounded, c, first, count)
+                   : cpu::add_cross(left.x.view(), right.x.view(), c, first, count);
+  }
+  std::int64_t do_product_rows(std::int64_t rows, std::int64_t outputs, ComputeType compute) const override {
+    const std::int64_t part = cpu::product_rows(rows, outputs);
+    if (!rounds(compute) || part == rows) return part;
+    const bool panels = outputs > cpu::Bf16Linear::kPanelRows;
+    return panels && part == cpu::Bf16Linear::kRowChunk ? part : rows;
   }
   bool do_invert_spd(MatrixView a) const override { return cpu::invert_spd(a); }
 

@@ -113,29 +113,35 @@ void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bi
             });
 }
 
-void add_gram(ConstMatrixView x, MatrixView gram) {
-  const Split tiles = split(x.cols, kTile);
-  for_tiles(x.cols, x.cols, tiles, tiles,
-            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
-              if (c0 > r0) return;
-              sgemm(true, false, 1.0f, x.col_block(r0, rows), x.col_block(c0, cols), 1.0f,
-                    gram.row_block(r0, rows).col_block(c0, cols));
-            });
+std::int64_t moment_rows(std::int64_t n) { return split(n, kTile).size; }
+
+std::int64_t product_rows(std::int64_t rows, std::int64_t outputs) {
+  return split(outputs, kTile).parts < 2 ? rows : split(rows, kTile).size;
 }
 
-void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c) {
-  for_tiles(c.rows, c.cols, split(c.rows, kTile), split(c.cols, kTile),
-            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
-              sgemm(true, false, 1.0f, a.col_block(r0, rows), b.col_block(c0, cols), 1.0f,
-                    c.row_block(r0, rows).col_block(c0, cols));
-            });
+void add_gram(ConstMatrixView x, MatrixView gram, std::int64_t first, std::int64_t count) {
+  const Split tiles = split(x.cols, kTile);
+  for_tile_rows(first, count, x.cols, tiles, tiles,
+                [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+                  if (c0 > r0) return;
+                  sgemm(true, false, 1.0f, x.col_block(r0, rows), x.col_block(c0, cols), 1.0f,
+                        gram.row_block(r0, rows).col_block(c0, cols));
+                });
+}
+
+void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, std::int64_t first, std::int64_t count) {
+  for_tile_rows(first, count, c.cols, split(c.rows, kTile), split(c.cols, kTile),
+                [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
+                  sgemm(true, false, 1.0f, a.col_block(r0, rows), b.col_block(c0, cols), 1.0f,
+                        c.row_block(r0, rows).col_block(c0, cols));
+                });
 }
 
 // A⁻¹ = Wᵀ W with W = L⁻¹.
 bool invert_spd(MatrixView a) {
   if (!invert_cholesky(a)) return false;
   Matrix inverse = Matrix::zeros(a.rows, a.cols);
-  add_gram(a, inverse.view());
+  add_gram(a, inverse.view(), 0, a.rows);
   Backend::symmetrize(inverse.view());
   for (std::int64_t r = 0; r < a.rows; ++r) std::copy_n(inverse.row(r), a.cols, a.row(r));
   return true;

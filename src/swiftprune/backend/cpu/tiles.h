@@ -33,4 +33,14 @@ void for_tiles(std::int64_t rows, std::int64_t cols, Split r, Split c, const Bod
   });
 }
 
+// The same for the tiles in rows [first, first + count), which begin and end where tiles of `r` do.
+template <class Body>
+void for_tile_rows(std::int64_t first, std::int64_t count, std::int64_t cols, Split r, Split c,
+                   const Body& body) {
+  for_tiles(count, cols, {ceil_div(count, r.size), r.size}, c,
+            [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t width) {
+              body(first + r0, rows, c0, width);
+            });
+}
+
 }  // namespace swiftprune::cpu

@@ -54,6 +54,23 @@ void add_dot(ConstMatrixView a, std::int64_t i, ConstMatrixView b, std::int64_t 
   sum = static_cast<float>(total);
 }
 
+class Operand final : public MomentOperand {
+ public:
+  Matrix x;
+};
+
+void gram_rows(ConstMatrixView x, MatrixView gram, std::int64_t first, std::int64_t count) {
+  for (std::int64_t i = first; i < first + count; ++i) {
+    for (std::int64_t j = 0; j <= i; ++j) add_dot(x, i, x, j, gram.at(i, j));
+  }
+}
+
+void cross_rows(ConstMatrixView a, ConstMatrixView b, MatrixView c, std::int64_t first, std::int64_t count) {
+  for (std::int64_t i = first; i < first + count; ++i) {
+    for (std::int64_t j = 0; j < b.cols; ++j) add_dot(a, i, b, j, c.at(i, j));
+  }
+}
+
 class ReferenceBackend final : public Backend {
  public:
   std::string_view name() const override { return "reference"; }
@@ -90,15 +107,27 @@ class ReferenceBackend final : public Backend {
   }
 
   void do_add_gram(ConstMatrixView x, MatrixView gram, ComputeType) const override {
-    for (std::int64_t i = 0; i < x.cols; ++i) {
-      for (std::int64_t j = 0; j <= i; ++j) add_dot(x, i, x, j, gram.at(i, j));
-    }
+    gram_rows(x, gram, 0, gram.rows);
   }
   void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType) const override {
-    for (std::int64_t i = 0; i < a.cols; ++i) {
-      for (std::int64_t j = 0; j < b.cols; ++j) add_dot(a, i, b, j, c.at(i, j));
-    }
+    cross_rows(a, b, c, 0, c.rows);
   }
+  std::unique_ptr<MomentOperand> do_moment_operand(ConstMatrixView x, ComputeType) const override {
+    auto operand = std::make_unique<Operand>();
+    operand->x = copy_of(x);
+    return operand;
+  }
+  std::int64_t do_moment_rows(std::int64_t, ComputeType) const override { return 1; }
+  void do_add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first,
+                        std::int64_t count) const override {
+    gram_rows(static_cast<const Operand&>(x).x.view(), gram, first, count);
+  }
+  void do_add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c, std::int64_t first,
+                         std::int64_t count) const override {
+    cross_rows(static_cast<const Operand&>(a).x.view(), static_cast<const Operand&>(b).x.view(), c, first,
+               count);
+  }
+  std::int64_t do_product_rows(std::int64_t, std::int64_t, ComputeType) const override { return 1; }
 
   // Cholesky A = L Lᵀ, then the inverse column by column from L Lᵀ x = e.
   bool do_invert_spd(MatrixView a) const override {

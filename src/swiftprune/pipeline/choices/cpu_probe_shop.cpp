@@ -25,7 +25,8 @@ class CpuProbeShop final : public ProbeShop {
         windows_(ops_),
         ropes_(run.model.rope_tables(run.tokens)),
         refiner_(make_admm(kProbeRefiner)),
-        changed_(run.model.config().num_layers() * run.tokens, run.model.config().hidden_size) {}
+        changed_(
+            Matrix::zeros(run.model.config().num_layers() * run.tokens, run.model.config().hidden_size)) {}
 
   void load(std::int64_t layer) override {
     if (block_) release();
@@ -38,10 +39,14 @@ class CpuProbeShop final : public ProbeShop {
 
   RowEffects::Readers readers() override { return readers_of(*block_); }
 
+  void pass_by() override {
+    pass_changed();
+    windows_.pass(*block_);
+  }
+
   void enter() override {
     input_ = copy_of(windows_.hidden().view().row_block(0, run_.tokens));
-    for (std::int64_t block = 0; block < layer_; ++block)
-      forward(changed_.view().row_block(block * run_.tokens, run_.tokens));
+    pass_changed();
     dense_ = input_.clone();
     forward(dense_.view());
   }
@@ -117,6 +122,14 @@ class CpuProbeShop final : public ProbeShop {
   }
 
  private:
+  // With one earlier block pruned.
+  void pass_changed() {
+    for (std::int64_t block = 0; block < layer_; ++block) {
+      if (run_.probed[static_cast<std::size_t>(block)])
+        forward(changed_.view().row_block(block * run_.tokens, run_.tokens));
+    }
+  }
+
   // The probe's tokens through the block, as it is packed.
   void forward(MatrixView hidden) {
     check_interrupt();

@@ -25,6 +25,7 @@ struct ProbeRun {
   TokenWindows windows;     // those that the Gram matrices come from
   std::int64_t tokens = 0;  // of the first window, whose hidden states are compared
   ComputeType compute = ComputeType::kF32;
+  std::vector<bool> probed{};  // by layer: the others only let the windows pass
 };
 
 class ProbeShop {
@@ -35,6 +36,11 @@ class ProbeShop {
   virtual void load(std::int64_t layer) = 0;
   // What row budgets read of the block.
   virtual RowEffects::Readers readers() = 0;
+  // Of a block that is not probed, nothing else: windows and tokens pass.
+  virtual void pass_by() {
+    enter();
+    pass({});
+  }
   // The probe's tokens as they come in are kept, and those with one earlier block pruned pass the block.
   virtual void enter() = 0;
   // The windows pass the block; energies and Gram matrices of these inputs are collected.
@@ -48,7 +54,8 @@ class ProbeShop {
   virtual void try_alone(std::size_t linear) = 0;
   virtual void try_all() = 0;
   virtual std::vector<double> changes() = 0;
-  // After the last block: of the final normed hidden state, with each block alone pruned.
+  // After the last block: of the final normed hidden state, with each block alone pruned. Of blocks that were not
+  // probed it says nothing.
   virtual std::vector<double> final_changes() = 0;
 };
 

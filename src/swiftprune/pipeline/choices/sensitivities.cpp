@@ -53,11 +53,34 @@ std::vector<double> block_changes(ProbeShop& shop, const Entries& entries) {
   return changes;
 }
 
+// The rank that probes a block.
+int prober_of(std::int64_t layer, const Communicator& ranks) {
+  return static_cast<int>(layer % ranks.size());
+}
+
+// Each rank's values of the entries of its blocks and of its blocks, to all.
+void exchange(Communicator& ranks, const Plan& plan, std::vector<double>& values, std::vector<double>& local,
+              std::vector<double>& final_changes) {
+  for (int rank = 0; rank < ranks.size(); ++rank) {
+    const auto take = [&](std::vector<double>& of_all, const auto& layer_of) {
+      std::vector<double> theirs = of_all;
+      ranks.broadcast(rank, std::as_writable_bytes(std::span(theirs)));
+      for (std::size_t i = 0; i < of_all.size(); ++i) {
+        if (prober_of(layer_of(i), ranks) == rank) of_all[i] = theirs[i];
+      }
+    };
+    const auto itself = [](std::size_t layer) { return static_cast<std::int64_t>(layer); };
+    take(values, [&](std::size_t entry) { return plan.entries[entry].layer; });
+    take(local, itself);
+    take(final_changes, itself);
+  }
+}
+
 }  // namespace
 
 Sensitivities measure_sensitivities(const ProbeShopMaker& make_shop, const Model& model, const Plan& plan,
                                     const TokenWindows& windows, ComputeType compute,
-                                    const ProgressFn& progress) {
+                                    const ProgressFn& progress, Communicator& ranks) {
   expect(windows.num_windows() > 0, "measure_sensitivities: calibration windows");
   check_without_experts(model.config(), "--allocate sensitivity",
                         "leave --allocate out: the sparsity is then the same everywhere");
@@ -65,8 +88,10 @@ Sensitivities measure_sensitivities(const ProbeShopMaker& make_shop, const Model
   if (std::none_of(plan.entries.begin(), plan.entries.end(), is_allocated)) return result;
   std::map<std::int64_t, Entries> by_layer;
   for (const PlanEntry& entry : plan.entries) by_layer[entry.layer].push_back(&entry);
-  const ProbeRun run{model, plan, shortened(windows, kProbeGramWindows, windows.seqlen),
-                     std::min(kProbeTokens, windows.seqlen), compute};
+  ProbeRun run{model, plan, shortened(windows, kProbeGramWindows, windows.seqlen),
+               std::min(kProbeTokens, windows.seqlen), compute};
+  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer)
+    run.probed.push_back(prober_of(layer, ranks) == ranks.rank());
   const auto shop = make_shop(run);
   std::vector<double> local;  // behind each block, with the whole of it pruned
   std::size_t next = 0;
@@ -74,13 +99,16 @@ Sensitivities measure_sensitivities(const ProbeShopMaker& make_shop, const Model
     check_interrupt();
     shop->load(layer);
     result.readers.push_back(shop->readers());
-    const std::vector<double> changes = block_changes(*shop, entries);
+    std::vector<double> changes(entries.size() + 1, 0.0);
+    run.probed[static_cast<std::size_t>(layer)] ? void(changes = block_changes(*shop, entries))
+                                                : shop->pass_by();
     for (std::size_t linear = 0; linear < entries.size(); ++linear) result.values[next++] = changes[linear];
     local.push_back(changes.back());
     if (progress) progress("allocate", layer + 1, model.config().num_layers());
   }
   // What the later blocks make of a block's change.
-  const std::vector<double> final_changes = shop->final_changes();
+  std::vector<double> final_changes = shop->final_changes();
+  exchange(ranks, plan, result.values, local, final_changes);
   for (std::size_t i = 0; i < result.values.size(); ++i) {
     const auto block = static_cast<std::size_t>(plan.entries[i].layer);
     result.values[i] *= local[block] > 0.0 ? final_changes[block] / local[block] : 0.0;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "swiftprune/pipeline/choices/probe_shop.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/refinement/refine_spec.h"
 
 namespace swiftprune {
@@ -25,8 +26,9 @@ struct Sensitivities {
   // nothing was measured.
   std::vector<RowEffects::Readers> readers;
 };
+// ranks: each probes every n-th block and lets the windows pass the others; what they measured is exchanged at the end.
 Sensitivities measure_sensitivities(const ProbeShopMaker& make_shop, const Model& model, const Plan& plan,
                                     const TokenWindows& windows, ComputeType compute,
-                                    const ProgressFn& progress);
+                                    const ProgressFn& progress, Communicator& ranks = alone());
 
 }  // namespace swiftprune

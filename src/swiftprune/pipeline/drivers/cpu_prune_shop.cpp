@@ -1,4 +1,5 @@
-// prune_shop.h on the processor: everything is done when a call returns.
+// prune_shop.h on the processor: everything is done when a call returns, but for what ranks refine together: that is
+// done when the input ends.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -10,8 +11,10 @@
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
+#include "swiftprune/pipeline/drivers/shared_refinement.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/expert_stream.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
 #include "swiftprune/refinement/layer_error.h"
@@ -26,10 +29,12 @@ class CpuPruneShop final : public PruneShop {
   CpuPruneShop(const PruneRun& run, const Backend& backend)
       : run_(run),
         backend_(backend),
-        ops_(run.model, backend, run.windows),
+        windows_(windows_of_rank(run.windows, *run.options.ranks)),
+        ops_(run.model, backend, windows_),
         selector_(make_selector(run.options.select, run.options.selector)),
         block_(run.model, backend, run.options.compute),
-        experts_(ops_, backend, run.windows) {
+        experts_(ops_, backend, windows_),
+        shared_(run, backend) {
     if (run.row_budgets) {
       run.options.readers.empty() ? row_effects_.emplace(run.model)
                                   : row_effects_.emplace(run.model, run.options.readers);
@@ -192,6 +197,7 @@ class CpuPruneShop final : public PruneShop {
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
     BlockLinear& of = this->linear(linear);
     check_finite(of.weight.view(), entry.tensor);
+    if (shared_.takes(entry)) return shared_.add(linear, of.weight.view(), entry, target, std::move(mask_));
     const auto refiner = make_refiner(entry.refine);
     Matrix dense;
     {
@@ -221,6 +227,11 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void end_input(LinearInput input) override {
+    for (SharedRefinement::Result& result : refine_shared()) {
+      outcomes_[result.linear].damping = result.damping;
+      const Matrix dense = std::exchange(this->linear(result.linear).weight, std::move(result.weight));
+      finish_linear(result.linear, *result.entry, dense);
+    }
     prepared_.clear();
     stats_of(input).reset();
     input_stats_ = {};
@@ -265,7 +276,10 @@ class CpuPruneShop final : public PruneShop {
 
   void read_finished(BlockLinear& linear) {
     const std::string name = linear.tensors.name + ".weight";
-    if (finished_.contains(name)) run_.output.read(name, linear.weight.values());
+    if (!finished_.contains(name)) return;
+    Communicator& ranks = *run_.options.ranks;
+    if (ranks.is_first()) run_.output.read(name, linear.weight.values());
+    ranks.broadcast(0, std::as_writable_bytes(linear.weight.values()));
   }
 
   std::optional<ActivationStats>& stats_of(LinearInput input) {
@@ -283,14 +297,22 @@ class CpuPruneShop final : public PruneShop {
           })->tensors.inputs;
     }
     return stats_of(input).emplace(inputs, needs, residual ? run_.model.config().hidden_size : 0,
-                                   run_.options.compute);
+                                   run_.options.compute, run_.options.ranks->size() > 1);
   }
 
   void finish_stats(LinearInput input) {
     auto& stats = stats_of(input);
     if (!stats) return;
+    if (run_.options.ranks->size() > 1) stats->combine(backend_, *run_.options.ranks);
     const std::string expert = expert_ ? fmt::format(", expert {}", expert_index_) : "";
     stats->finish(fmt::format("block {}{}, {}", block_.layer(), expert, name_of(input)));
+  }
+
+  std::vector<SharedRefinement::Result> refine_shared() {
+    const Stopwatch watch(run_.seconds.refine);
+    return shared_.refine([&](const PlanEntry& entry, const Refiner& refiner) -> const PreparedGram& {
+      return prepared(entry, refiner);
+    });
   }
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
@@ -320,6 +342,7 @@ class CpuPruneShop final : public PruneShop {
 
   const PruneRun& run_;
   const Backend& backend_;
+  const TokenWindows windows_;  // this rank's
   CpuStreamOps ops_;
   std::unique_ptr<Selector> selector_;
   std::optional<RowEffects> row_effects_;  // where the plan has row budgets
@@ -327,6 +350,7 @@ class CpuPruneShop final : public PruneShop {
   std::optional<TwoStreams<CpuStreamOps>> two_;
   CpuBlock block_;
   ExpertStream experts_;
+  SharedRefinement shared_;
   bool experts_pass_ = false;
   std::int64_t expert_index_ = -1;
   std::optional<Expert> expert_;    // in hand

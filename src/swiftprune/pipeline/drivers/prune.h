@@ -17,6 +17,7 @@
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/pipeline/tensor_output.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/selector.h"
 #include "swiftprune/text/token_windows.h"
@@ -74,6 +75,9 @@ struct PruneOptions {
   // all had been.
   std::int64_t min_expert_tokens = kMinExpertTokens;
   const SolvedLevels* levels = nullptr;  // none; for models without experts
+  // The processes that do this run together, each with the same model, plan, windows and options. Each one's output gets
+  // what one process alone would write; read() is asked of the first one's.
+  Communicator* ranks = &alone();
 };
 
 struct StageSeconds {

@@ -1,0 +1,226 @@
+// Several processes, one run: mpirun on this host. What they write and print is what one process does, and one that
+// ends takes the others with it.
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <map>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+#include "support/require.h"
+#include "swiftprune/ranks/mpi_library.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Finished;
+using test::start;
+using test::wait_for;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+class RanksTest : public test::ProgramTest {
+ protected:
+  void SetUp() override {
+    std::string why_not;
+    if (!fs::exists(mpi_library_file())) why_not = "this build has no MPI";
+    if (std::system("mpirun --version >/dev/null 2>&1") != 0) why_not = "no mpirun in PATH";
+    if (!test::have(why_not, "SWIFTPRUNE_REQUIRE_MPI")) return;
+    ids_ = ids(14000);
+  }
+
+  std::vector<std::string> prune(const std::string& out, const std::vector<std::string>& more,
+                                 const std::string& method = "best") {
+    std::vector<std::string> arguments = {"prune", model("llama2"), "-o",  at(out),    "--ids",
+                                          ids_,    "--windows",     "200", "--seqlen", "64",
+                                          "-q",    "--method",      method};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  void expect_same_folder(const std::string& a, const std::string& b) {
+    for (const char* file : {"model.safetensors", "plan.json", "config.json"})
+      EXPECT_TRUE(test::read_text(at(a) + "/" + file) == test::read_text(at(b) + "/" + file)) << file;
+  }
+
+  // The processes that mpirun of this child has started, by rank.
+  static std::map<int, pid_t> ranks_of(pid_t child) {
+    std::map<int, pid_t> ranks;
+    for (const pid_t mpirun : children_of(child)) {
+      for (const pid_t process : children_of(mpirun)) {
+        std::ifstream file(fmt::format("/proc/{}/environ", process));
+        for (std::string variable; std::getline(file, variable, '\0');) {
+          if (variable.starts_with("OMPI_COMM_WORLD_RANK="))
+            ranks[std::atoi(variable.c_str() + variable.find('=') + 1)] = process;
+        }
+      }
+    }
+    return ranks;
+  }
+  static std::vector<pid_t> children_of(pid_t process) {
+    std::vector<pid_t> children;
+    for (const auto& thread : fs::directory_iterator(fmt::format("/proc/{}/task", process))) {
+      std::ifstream file(thread.path() / "children");
+      for (pid_t child = 0; file >> child;) children.push_back(child);
+    }
+    return children;
+  }
+
+  static bool is_alive(pid_t process) {
+    std::ifstream file(fmt::format("/proc/{}/stat", process));
+    std::string number, name, state;  // a process that nobody waited for is a zombie, Z
+    return (file >> number >> name >> state) && state != "Z" && state != "X";
+  }
+
+  // Starts a run of two ranks and sends `signal` to the second one once the output is laid out.
+  Finished signal_second(const std::vector<std::string>& arguments, int signal) {
+    const pid_t child = start(arguments, at("stdout"), at("stderr"));
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    std::map<int, pid_t> ranks;
+    while (std::chrono::steady_clock::now() < give_up &&
+           (ranks.size() < 2 || !fs::exists(at(".out.partial/model.safetensors")))) {
+      ranks = ranks_of(child);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(ranks.size(), 2u);
+    if (ranks.size() == 2) ::kill(ranks[1], signal);
+    Finished result;
+    result.exit_code = wait_for(child);
+    result.error = test::read_text(at("stderr"));
+    for (const auto& [rank, process] : ranks) {
+      while (is_alive(process) && std::chrono::steady_clock::now() < give_up)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      EXPECT_FALSE(is_alive(process)) << "rank " << rank << " is left";
+    }
+    return result;
+  }
+
+  std::string ids_;
+};
+
+TEST_F(RanksTest, PruneWritesTheBytesOfOneProcess) {
+  ASSERT_EQ(run(prune("one", {})).exit_code, 0);
+  for (const char* count : {"2", "4"}) {
+    const std::string out = std::string("of") + count;
+    const Finished result = run(prune(out, {"--ranks", count}));
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    EXPECT_EQ(result.error, "");
+    expect_same_folder("one", out);
+  }
+}
+
+TEST_F(RanksTest, PackedModelsAndStatisticsOfOneStream) {
+  ASSERT_EQ(run(prune("one", {"--quantize", "int4", "--group", "row"})).exit_code, 0);
+  ASSERT_EQ(run(prune("two", {"--quantize", "int4", "--group", "row", "--ranks", "2"})).exit_code, 0);
+  expect_same_folder("one", "two");
+  ASSERT_EQ(run(prune("wanda", {}, "wanda")).exit_code, 0);
+  ASSERT_EQ(run(prune("wanda2", {"--ranks", "2"}, "wanda")).exit_code, 0);
+  expect_same_folder("wanda", "wanda2");
+}
+
+TEST_F(RanksTest, EvalFindsTheNumbersOfOneProcess) {
+  const std::vector<std::string> one = {"eval", model("llama2"), "--text", ids_, "--seqlen",
+                                        "64",   "--json",        "-q"};
+  const auto expected = nlohmann::json::parse(run(one).out);
+  for (const char* count : {"2", "4"}) {
+    std::vector<std::string> several = one;
+    several.insert(several.end(), {"--ranks", count});
+    const Finished result = run(several);
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    const auto found = nlohmann::json::parse(result.out);  // one document, not one of each rank
+    EXPECT_EQ(found["mean_nll"], expected["mean_nll"]);
+    EXPECT_EQ(found["texts"][0]["window_nll"], expected["texts"][0]["window_nll"]);
+    EXPECT_EQ(found["ranks"], std::stoi(count));
+  }
+}
+
+TEST_F(RanksTest, AKilledRankEndsAll) {
+  const Finished result = signal_second(prune("out", {"--ranks", "2"}), SIGKILL);
+  EXPECT_EQ(result.exit_code, 128 + SIGKILL);
+  EXPECT_THAT(result.error, HasSubstr("swiftprune: rank 1 of 2 was ended by signal 9"));
+  EXPECT_FALSE(fs::exists(at("out")));
+}
+
+TEST_F(RanksTest, AHangingRankEndsAllAfterTheTimeLimit) {
+  const auto begin = std::chrono::steady_clock::now();
+  const Finished result = signal_second(prune("out", {"--ranks", "2", "--rank-timeout", "3"}), SIGSTOP);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(
+      result.error,
+      HasSubstr("swiftprune: rank 0 of 2: nothing was heard of rank 1 for 3 s; it hangs, or has more to do"));
+  EXPECT_FALSE(fs::exists(at("out")));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
+}
+
+TEST_F(RanksTest, AResumedRunMayHaveAnotherNumberOfRanks) {
+  ASSERT_EQ(run(prune("whole", {})).exit_code, 0);
+  const pid_t child = start(prune("out", {"--resume", "--threads", "1"}), at("stdout"), at("stderr"));
+  const fs::path journal = at(".out.partial/journal.jsonl");
+  while (!fs::exists(journal) || fs::file_size(journal) == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(child, SIGINT);  // whatever blocks are finished are kept
+  wait_for(child);
+  const Finished result = run(prune("out", {"--resume", "--ranks", "2"}));
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  expect_same_folder("whole", "out");
+}
+
+TEST_F(RanksTest, AFaultIsToldOnce) {
+  Finished result = run({"prune", at("no model"), "-o", at("out"), "--ranks", "2"});
+  EXPECT_EQ(result.exit_code, 3) << result.error;
+  EXPECT_EQ(std::count(result.error.begin(), result.error.end(), '\n'), 1) << result.error;
+  EXPECT_THAT(result.error, HasSubstr("rank 0 of 2: "));
+  result = run({"eval", model("llama2"), "--text", ids_, "--task", "piqa.jsonl", "--ranks", "2"});
+  EXPECT_EQ(result.exit_code, 2) << result.error;
+  EXPECT_THAT(result.error, HasSubstr("--task: found with 2 ranks"));
+  result = run(prune("out", {"--ranks", "2", "--dry-run"}));
+  EXPECT_EQ(result.exit_code, 2) << result.error;
+  EXPECT_THAT(result.error, HasSubstr("--dry-run: found with 2 ranks"));
+}
+
+// Started by hand, as on several hosts: one of the ranks is given another model.
+TEST_F(RanksTest, RanksThatDifferAreRefused) {
+  fs::copy(model("llama2"), at("other"), fs::copy_options::recursive);
+  {
+    std::fstream file(at("other/model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put('x');
+  }
+  const auto line = [&](const std::string& name) {
+    return fmt::format("'{}' eval '{}' --text '{}' --seqlen 64 -q", SWIFTPRUNE_PROGRAM, name, ids_);
+  };
+  const std::string command = fmt::format(
+      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -q --oversubscribe -n 1 sh -c \"cd "
+      "'{}' && {}\" "
+      ": -n 1 sh -c \"cd '{}' && {}\" >'{}' 2>'{}'",
+      fs::absolute(model("llama2")).string(), line("."), at("other"), line("."), at("stdout"), at("stderr"));
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
+  EXPECT_THAT(test::read_text(at("stderr")),
+              HasSubstr("rank 1 of 2: found another model than the first rank has"));
+}
+
+TEST_F(RanksTest, OtherCommandsRefuseToBeRanks) {
+  const std::string command =
+      fmt::format("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 '{}' shrink '{}' -o '{}' --ratio 0.2 2>'{}'",
+                  SWIFTPRUNE_PROGRAM, model("llama2"), at("out"), at("stderr"));
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
+  EXPECT_THAT(test::read_text(at("stderr")), HasSubstr("shrink: found 2 processes that mpirun started"));
+}
+
+// Needs no MPI.
+TEST(RanksWithoutMpi, ItsLibraryIsMissedByName) {
+  const test::TempDir folder;
+  const std::string error = folder.path() / "stderr";
+  const std::string command =
+      fmt::format("SWIFTPRUNE_MPI_LIBRARY=/no/libswiftprune_mpi.so '{}' eval '{}' --text x --ranks 2 2>'{}'",
+                  SWIFTPRUNE_PROGRAM, (test::kModels / "llama2").string(), error);
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 4);
+  EXPECT_THAT(test::read_text(error),
+              HasSubstr("--ranks: its MPI code, /no/libswiftprune_mpi.so, is not there"));
+}
+
+}  // namespace
+}  // namespace swiftprune
