@@ -73,6 +73,23 @@ class TimedBackend final : public Backend {
   void do_add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, ComputeType compute) const override {
     inner_.add_cross(a, b, c, compute);
   }
+  std::unique_ptr<MomentOperand> do_moment_operand(ConstMatrixView x, ComputeType compute) const override {
+    return inner_.moment_operand(x, compute);
+  }
+  std::int64_t do_moment_rows(std::int64_t n, ComputeType compute) const override {
+    return inner_.moment_rows(n, compute);
+  }
+  void do_add_gram_rows(const MomentOperand& x, MatrixView gram, std::int64_t first,
+                        std::int64_t count) const override {
+    inner_.add_gram_rows(x, gram, first, count);
+  }
+  void do_add_cross_rows(const MomentOperand& a, const MomentOperand& b, MatrixView c, std::int64_t first,
+                         std::int64_t count) const override {
+    inner_.add_cross_rows(a, b, c, first, count);
+  }
+  std::int64_t do_product_rows(std::int64_t rows, std::int64_t outputs, ComputeType compute) const override {
+    return inner_.product_rows(rows, outputs, compute);
+  }
   bool do_invert_spd(MatrixView a) const override { return inner_.invert_spd(a); }
   void do_rms_norm(ConstMatrixView x, std::span<const float> gain, float offset, float eps,
                    MatrixView y) const override {
@@ -94,7 +111,7 @@ class TimedBackend final : public Backend {
                              ConstMatrixView past, MatrixView y) const override {
     Matrix kept(past.rows, past.cols);
     for (std::int64_t i = 0; i < past.rows; ++i) std::copy_n(past.row(i), past.cols, kept.row(i));
-    timed("recurrence", [&] { inner_.causal_convolution(x, taps, bias, kept, y); });
+    timed("recurrence", [&] { inner_.causal_convolution(x, taps, bias, kept.view(), y); });
   }
   void do_recurrence(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, ConstMatrixView decay,
                      ConstMatrixView step, const RecurrenceParams& params, MatrixView state,
