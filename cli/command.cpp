@@ -74,8 +74,10 @@ CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const
 RunScope apply(const CommonOptions& options) {
   if (const auto launched = options.runs_in_ranks ? std::nullopt : launched_rank()) {
     bad_usage(
-        "{}: found {} processes that {} started, expected one: several do only prune, quantize and eval",
-        options.command->get_name(), launched->size, launched->launcher);
+        "{}: found {} processes that {} started, expected one: several do only prune, quantize and eval; to "
+        "run it "
+        "in each by itself, unset {}",
+        options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }
   for (const auto& locate : options.locate_models) locate();
   if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});

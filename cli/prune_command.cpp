@@ -527,6 +527,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
   nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
                                               result, command_record(*flags.common.command),
                                               hashes.valid() ? hashes.get() : nlohmann::ordered_json());
+  if (ranks.size() > 1) record["machine"]["ranks"] = ranks.size();
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
   if (packs) {

@@ -61,7 +61,7 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
       .add_option("--ranks", flags.ranks,
                   "So many processes of this host do the work together, with the result of one; needs "
                   "mpirun. Several "
-                  "hosts: mpirun or srun in front of the command")
+                  "hosts: mpirun or srun in front of the command. 1: this process alone, whoever started it")
       ->check(CLI::Range(1, 4096));
   command
       .add_option("--rank-timeout", flags.timeout,
@@ -72,6 +72,7 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
 
 void run_in_ranks(CommonOptions& common, const RankFlags& flags,
                   const std::function<void(Communicator& ranks)>& work) {
+  if (flags.ranks == 1) return work(alone());  // whoever started it
   const auto launched = launched_rank();
   if (!launched && flags.ranks < 2) return work(alone());
   if (is_hosted())
@@ -96,8 +97,7 @@ void run_in_ranks(CommonOptions& common, const RankFlags& flags,
   try {
     check_same_on_ranks(*ranks, {{"version", SWIFTPRUNE_VERSION}});
     work(*ranks);
-    std::byte done{};
-    ranks->broadcast(0, {&done, 1});  // MPI's own end would keep the processor busy
+    ranks->finish();
   } catch (...) {
     end_all(*ranks, std::current_exception());
   }
@@ -109,9 +109,8 @@ void check_same_on_ranks(Communicator& ranks, const nlohmann::ordered_json& valu
   const auto first = nlohmann::ordered_json::parse(text);
   for (const auto& [key, value] : values.items()) {
     if (first.contains(key) && first[key] == value) continue;
-    bad_usage(
-        "{}: found another {} than the first rank has; all need the same program, command, model and text",
-        ranks.name(), key);
+    bad_usage("found another {} than the first rank has; all need the same program, command, model and text",
+              key);
   }
 }
 

@@ -202,6 +202,17 @@ TEST_F(RanksTest, RanksThatDifferAreRefused) {
               HasSubstr("rank 1 of 2: found another model than the first rank has"));
 }
 
+TEST_F(RanksTest, ARankOfOneIsAlone) {
+  ASSERT_EQ(run(prune("one", {}, "magnitude")).exit_code, 0);
+  ::setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+  ::setenv("OMPI_COMM_WORLD_RANK", "1", 1);
+  const Finished result = run(prune("alone", {"--ranks", "1"}, "magnitude"));
+  ::unsetenv("OMPI_COMM_WORLD_SIZE");
+  ::unsetenv("OMPI_COMM_WORLD_RANK");
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  expect_same_folder("one", "alone");
+}
+
 TEST_F(RanksTest, OtherCommandsRefuseToBeRanks) {
   const std::string command =
       fmt::format("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 '{}' shrink '{}' -o '{}' --ratio 0.2 2>'{}'",

@@ -51,6 +51,7 @@ class ThreadRanks {
     Rank(ThreadRanks& all, int rank) : all_(all), rank_(rank) {}
     int rank() const override { return rank_; }
     int size() const override { return all_.size_; }
+    void finish() override {}
     void abort(int) override {}
 
    private:

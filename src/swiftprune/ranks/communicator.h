@@ -31,6 +31,8 @@ class Communicator {
 
   // "rank 2 of 4"
   std::string name() const;
+  // Until all ranks are here at the end, however long the first one still writes: the one wait without a time limit.
+  virtual void finish() = 0;
   // Ends all ranks, this one last and with the exit code, where they cannot go on together. May return.
   virtual void abort(int exit_code) = 0;
 

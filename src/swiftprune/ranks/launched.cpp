@@ -43,7 +43,8 @@ std::optional<LaunchedRank> launched_rank() {
       bad_usage("{}: found {} in the environment beside {}={}, expected a number below it", launcher.rank,
                 rank ? fmt::format("{}", *rank) : "nothing", launcher.size, *size);
     }
-    return LaunchedRank{*rank, *size, number_of(launcher.local_rank).value_or(0), launcher.name};
+    return LaunchedRank{*rank, *size, number_of(launcher.local_rank).value_or(0), launcher.name,
+                        launcher.size};
   }
   if (std::getenv("TORCHELASTIC_RUN_ID") != nullptr && number_of("WORLD_SIZE").value_or(1) > 1) {
     bad_usage(

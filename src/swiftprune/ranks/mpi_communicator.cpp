@@ -44,6 +44,12 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  // MPI's own end would keep the processor busy meanwhile.
+  void finish() override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(MPI_COMM_WORLD, &request), "MPI_Ibarrier");
+    wait(request, 0, std::chrono::hours(24 * 365));
+  }
   void abort(int exit_code) override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
 
  private:
@@ -68,12 +74,12 @@ class MpiCommunicator final : public Communicator {
     for_parts(bytes, [&](std::byte* data, int count) {
       MPI_Request request = MPI_REQUEST_NULL;
       check(MPI_Irecv(data, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, &request), "MPI_Irecv");
-      wait(request, from);
+      wait(request, from, time_limit_);
     });
   }
 
   void do_finish_sends() override {
-    for (Send& send : sends_) wait(send.request, send.to);
+    for (Send& send : sends_) wait(send.request, send.to, time_limit_);
     sends_.clear();
   }
 
@@ -81,21 +87,21 @@ class MpiCommunicator final : public Communicator {
     for_parts(bytes, [&](std::byte* data, int count) {
       MPI_Request request = MPI_REQUEST_NULL;
       check(MPI_Ibcast(data, count, MPI_BYTE, root, MPI_COMM_WORLD, &request), "MPI_Ibcast");
-      wait(request, root);
+      wait(request, root, time_limit_);
     });
   }
 
-  void wait(MPI_Request& request, int other) const {
+  static void wait(MPI_Request& request, int other, std::chrono::seconds time_limit) {
     const auto start = Clock::now();
     std::chrono::microseconds pause{0};
     for (int done = 0; true;) {
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
       if (done != 0) return;
       check_interrupt();
-      if (Clock::now() - start > time_limit_) {
+      if (Clock::now() - start > time_limit) {
         fail(ErrorKind::kFailure,
              "nothing was heard of rank {} for {} s; it hangs, or has more to do than that (--rank-timeout)",
-             other, time_limit_.count());
+             other, time_limit.count());
       }
       std::this_thread::sleep_for(pause);
       pause = std::min(pause + std::chrono::microseconds(20), std::chrono::microseconds(1000));

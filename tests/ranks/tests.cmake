@@ -1,0 +1,2 @@
+swiftprune_test(ranks/launched)
+swiftprune_test(ranks/communicator)

@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""What several ranks would take for a `prune` that one process did (docs/ranks.md): a prediction, to be checked.
+
+  tools/scaling_model.py MODEL/config.json OUT/swiftprune.json [--ranks 2,4,8] [--gbit 10,400] [--model config.json]
+
+OUT/swiftprune.json is the record of that run: the seconds of its stages, its windows and its method. --model: the
+seconds are carried over to a model of these sizes first, each stage by its arithmetic.
+
+Stages and how they are shared out:
+  allocate   windows through the dense model by every rank, the rest every n-th block
+  calibrate  forwards by whole passes of windows; moments too, and the ranks wait for the first rows and for the last
+  refine     parts of the linears of one input to the rank with least, as src/swiftprune/pipeline/drivers/
+             shared_refinement.cpp; the inverse by every rank
+  others     load, score, select and write as in one process
+  transfer   of the moments from rank to rank and back to all, of the new weights to all, over --gbit Gbit/s
+Blocks are taken to be of the LLaMA kind: attention, gated MLP.
+"""
+import argparse
+import json
+import math
+
+TOKENS_A_PASS = 2048
+TILE = 256  # rows that may be refined alone, where there are more than that many inputs
+BF16_PANEL = 1024
+PROBE_WINDOWS = 4
+PROBE_TOKENS = 512
+PARTS_THAT_PASS = 8
+FLOAT = 4  # bytes
+
+
+class Shape:
+    def __init__(self, config):
+        self.hidden = config["hidden_size"]
+        self.inner = config["intermediate_size"]
+        self.layers = config["num_hidden_layers"]
+        heads = config["num_attention_heads"]
+        head = config.get("head_dim") or self.hidden // heads
+        self.attention = heads * head
+        self.kv = config.get("num_key_value_heads", heads) * head
+        # Each input: its channels, the outputs of the linears that read it, whether the output joins the residual.
+        self.inputs = [
+            (self.hidden, [self.attention, self.kv, self.kv], False),
+            (self.attention, [self.hidden], True),
+            (self.hidden, [self.inner, self.inner], False),
+            (self.inner, [self.hidden], True),
+        ]
+
+    def forward(self):
+        """Multiplications of a token in a block's linears."""
+        return sum(i * sum(outputs) for i, outputs, _ in self.inputs)
+
+
+class Run:
+    def __init__(self, record):
+        self.seconds = record["seconds"]
+        self.windows = record["calibration"]["windows"]
+        self.seqlen = record["calibration"]["seqlen"]
+        self.bf16 = record["compute"] == "bf16"
+        self.aligned = any("aligned" in str(t.get("refine", "")) for t in record["tensors"]) or record["method"] == "best"
+        self.refined = record["weights_changed"]
+
+    def streams(self):
+        return 2 if self.aligned else 1
+
+    def passes(self):
+        return math.ceil(self.windows / max(1, TOKENS_A_PASS // self.seqlen))
+
+
+def moments(shape, aligned):
+    """Multiplications of a token in the sums of a block."""
+    return sum(i * i / 2 + (i * i + (shape.hidden * i if joins else 0) if aligned else 0) for i, _, joins in shape.inputs)
+
+
+def moment_bytes(shape, aligned):
+    """Of a block, as they pass from rank to rank (half of a Gram matrix), and whole."""
+    cross = sum(i * i + (shape.hidden * i if joins else 0) for i, _, joins in shape.inputs) if aligned else 0
+    gram = sum(i * i for i, _, _ in shape.inputs)
+    return FLOAT * (gram / 2 + cross), FLOAT * (gram + cross)
+
+
+def refinement(shape, run, ranks):
+    """Rows times inputs squared of the busiest rank in a block, and of inverses, which each rank makes."""
+    steps = 2 * 20  # products of `steps` iterations, 2 operations each
+    work = inverses = 0.0
+    for inputs, outputs, _ in shape.inputs:
+        parts = []
+        for rows in outputs:
+            alone = inputs > (BF16_PANEL if run.bf16 else TILE) and (rows % TILE == 0 or not run.bf16)
+            step = TILE if alone else rows
+            parts += [min(step, rows - first) for first in range(0, rows, step)]
+        load = [0] * ranks
+        for part in sorted(parts, reverse=True):
+            load[load.index(min(load))] += part
+        work += steps * max(load) * inputs**2
+        inverses += 2 * inputs**3
+    return work + inverses
+
+
+def allocation(shape, run, ranks):
+    forward = shape.forward()
+    windows = min(PROBE_WINDOWS, run.windows) * run.seqlen
+    tokens = min(PROBE_TOKENS, run.seqlen)
+    dense = windows * forward
+    earlier = shape.layers / 2 * tokens * forward
+    probes = windows * moments(shape, False) + 9 * tokens * forward
+    probes += sum(10 * i * i * sum(outputs) + i**3 for i, outputs, _ in shape.inputs)
+    own = math.ceil(shape.layers / ranks) / shape.layers
+    return dense + own * (earlier + probes)
+
+
+def calibration(shape, run, ranks):
+    share = math.ceil(run.passes() / ranks) / run.passes()
+    waits = 1 + (ranks - 1) / PARTS_THAT_PASS if ranks > 1 else 1
+    return share * (run.streams() * shape.forward() + moments(shape, run.aligned) * waits)
+
+
+def transfer(shape, run, ranks, gbit):
+    if ranks == 1:
+        return 0.0
+    passing, whole = moment_bytes(shape, run.aligned)
+    weights = FLOAT * shape.forward() if run.refined else 0
+    waits = 1 + (ranks - 2) / PARTS_THAT_PASS
+    spread = math.ceil(math.log2(ranks))
+    return shape.layers * (passing * waits + (whole + weights) * spread) * 8 / (gbit * 1e9)
+
+
+def predict(shape, run, ranks, gbit, measured_shape):
+    s = run.seconds
+    layers = shape.layers / measured_shape.layers
+
+    def carried(stage, work):
+        return s[stage] * layers * work(shape, run, ranks) / work(measured_shape, run, 1)
+
+    size = layers * shape.forward() / measured_shape.forward()
+    stages = {
+        "allocate": carried("allocate", allocation),
+        "calibrate": carried("calibrate", calibration),
+        "refine": carried("refine", refinement if run.refined else lambda shape, *_: shape.forward()),
+        "others": size * (s["load"] + s["score"] + s["select"] + s["write"]),
+        "transfer": transfer(shape, run, ranks, gbit),
+    }
+    stages["total"] = sum(stages.values())
+    return stages
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("record")
+    parser.add_argument("--ranks", default="2,4,8")
+    parser.add_argument("--gbit", default="10,400")
+    parser.add_argument("--model", help="config.json of the model to predict for, where it is another one")
+    options = parser.parse_args()
+    with open(options.config) as file:
+        measured = Shape(json.load(file))
+    shape = measured
+    if options.model:
+        with open(options.model) as file:
+            shape = Shape(json.load(file))
+    with open(options.record) as file:
+        run = Run(json.load(file))
+    passing, whole = moment_bytes(shape, run.aligned)
+    print(f"moments of a block: {passing / 1e6:.0f} MB from rank to rank, {whole / 1e6:.0f} MB to all; "
+          f"weights {FLOAT * shape.forward() / 1e6:.0f} MB; {run.windows} windows of {run.seqlen} in {run.passes()} passes")
+    one = predict(shape, run, 1, 1, measured)
+    names = list(one)
+    print("| ranks | Gbit/s | " + " | ".join(names) + " | of one process |")
+    print("|---" * (len(names) + 3) + "|")
+    print("| 1 | | " + " | ".join(f"{one[name]:.1f} s" for name in names) + " | |")
+    for gbit in (float(text) for text in options.gbit.split(",")):
+        for ranks in (int(text) for text in options.ranks.split(",")):
+            stages = predict(shape, run, ranks, gbit, measured)
+            print(f"| {ranks} | {gbit:g} | " + " | ".join(f"{stages[name]:.1f} s" for name in names) +
+                  f" | {one['total'] / stages['total']:.2f}x |")
+
+
+if __name__ == "__main__":
+    main()
