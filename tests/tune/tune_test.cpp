@@ -161,7 +161,8 @@ TEST_F(TuneTest, TheSameRunGoesOnWhereItWas) {
   const TunedPlan again = run(Kind::kSparsity, 0.5);
   EXPECT_EQ(plan_document(once), plan_document(again));
   EXPECT_EQ(once.best.search_kl, again.best.search_kl);
-  EXPECT_EQ(num_trials(), trials);  // nothing was measured again
+  EXPECT_EQ(again.ended, "all trials");
+  EXPECT_LE(num_trials(), trials + 4);  // plans of other sizes alone
   EXPECT_EQ(fs::last_write_time(options_.folder / "levels.json"), levels);
   // In a folder of its own the seed leads the same way, too.
   options_.folder = folder("other");

@@ -226,6 +226,7 @@ void LevelSearch::learn(std::span<const Levels> plans, std::span<const double> d
   const double of_parent = best_divergence_;
   std::vector<double> x(n), cx(n);
   for (std::size_t p = 0; p < plans.size(); ++p) {
+    seen_.insert(plans[p]);
     double moved = 0.0;
     for (std::size_t u = 0; u < n; ++u) {
       x[u] = units_[u].levels[plans[p][u]].error - units_[u].levels[parent[u]].error;
