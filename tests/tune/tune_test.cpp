@@ -315,6 +315,13 @@ TEST_F(TuneTest, TheReportShowsBothTexts) {
   EXPECT_EQ(json["best"]["check_kl"], *report.result.best.check_kl);
   EXPECT_EQ(json["line"].size(), report.result.line.size());
   EXPECT_THAT(headline(report), HasSubstr("did not see"));
+  EXPECT_GT(report.result.solve_seconds, 0.0);
+  EXPECT_GT(report.result.search_seconds, 0.0);
+  report.result.start = report.result.best;
+  report.result.start.search_kl *= 2.0;
+  EXPECT_THAT(headline(report), HasSubstr("does not carry over"));
+  *report.result.start.check_kl *= 2.0;
+  EXPECT_THAT(headline(report), ::testing::Not(HasSubstr("does not carry over")));
 }
 
 }  // namespace

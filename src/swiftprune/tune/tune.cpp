@@ -67,10 +67,12 @@ class Tuner {
       make_plan();
       make_levels();
     }
-    const Stopwatch watch(result_.search_seconds);
-    make_units();
-    search();
-    finish();
+    {
+      const Stopwatch watch(result_.search_seconds);
+      make_units();
+      search();
+      finish();
+    }
     return std::move(result_);
   }
 
