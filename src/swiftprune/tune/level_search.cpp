@@ -11,11 +11,13 @@
 namespace swiftprune {
 namespace {
 
-// Variances of θ relative to the prior's mean: of the unit alone, of its neighbourhood in depth, of its kind.
-constexpr double kOwnVariance = 0.15, kDepthVariance = 0.15, kKindVariance = 0.15;
+// Variances of θ relative to the prior's mean: of the unit alone, of its neighbourhood in depth, of its kind, and of all
+// units alike. Of a few choices the one under which 50 plans of SmolLM2 at 70 % were likeliest, as were the noises.
+constexpr double kOwnVariance = 0.3, kDepthVariance = 0.1, kKindVariance = 0.1, kCommonVariance = 0.5;
 constexpr double kDepthLength = 3.0;  // layers over which neighbours behave alike
 // Noise of an observation: what the sum over units does not explain of a change.
-constexpr double kRelativeNoise = 0.05, kLeastNoise = 1e-3;
+constexpr double kRelativeNoise = 0.02, kLeastNoise = 1e-3;
+constexpr double kBoldness = 0.5;      // of draws, in standard deviations of the posterior
 constexpr double kLeastWeight = 0.02;  // of the prior's mean: no linear is free
 constexpr int kReach = 2;              // steps of a unit in one mutation
 constexpr double kSwitchShares[] = {1.0 / 64, 1.0 / 16, 1.0 / 8, 1.0 / 4, 1.0 / 2};  // of the units
@@ -74,7 +76,7 @@ LevelSearch::LevelSearch(std::vector<SearchUnit> units, SearchGoal goal, double 
     for (std::size_t b = 0; b < n; ++b) {
       const double depth = std::abs(static_cast<double>(units_[a].layer - units_[b].layer)) / kDepthLength;
       const double share = (a == b ? kOwnVariance : 0.0) + kDepthVariance * std::exp(-depth) +
-                           (units_[a].kind == units_[b].kind ? kKindVariance : 0.0);
+                           (units_[a].kind == units_[b].kind ? kKindVariance : 0.0) + kCommonVariance;
       covariance_[a * n + b] = share * prior_[a] * prior_[b];
     }
   }
@@ -224,6 +226,7 @@ void LevelSearch::learn(std::span<const Levels> plans, std::span<const double> d
   const double of_parent = best_divergence_;
   std::vector<double> x(n), cx(n);
   for (std::size_t p = 0; p < plans.size(); ++p) {
+    seen_.insert(plans[p]);
     double moved = 0.0;
     for (std::size_t u = 0; u < n; ++u) {
       x[u] = units_[u].levels[plans[p][u]].error - units_[u].levels[parent[u]].error;
@@ -252,7 +255,7 @@ void LevelSearch::learn(std::span<const Levels> plans, std::span<const double> d
   for (std::size_t u = 0; u < n; ++u) mean_[u] = std::max(mean_[u], kLeastWeight * prior_[u]);
 }
 
-// mean + L·z with the covariance's Cholesky factor L; a pivot that rounding made vanish draws nothing.
+// mean + boldness·L·z with the covariance's Cholesky factor L; a pivot that rounding made vanish draws nothing.
 LevelSearch::Weights LevelSearch::draw() {
   const std::size_t n = units_.size();
   std::vector<double> factor(n * n, 0.0);
@@ -261,7 +264,7 @@ LevelSearch::Weights LevelSearch::draw() {
     const double* row_c = factor.data() + c * n;
     double pivot = covariance_[c * n + c];
     for (std::size_t k = 0; k < c; ++k) pivot -= row_c[k] * row_c[k];
-    const double z = normal();
+    const double z = kBoldness * normal();
     if (pivot <= 1e-12 * prior_[c] * prior_[c]) continue;
     const double root = std::sqrt(pivot);
     factor[c * n + c] = root;

@@ -1,7 +1,7 @@
 // The search for the best plan under a budget: every linear is held at one of a few levels, and a mutation takes weights
 // here and gives them there (EvoPress, arXiv 2410.14649). What a step of each linear is worth is learned meanwhile: the
 // divergence is taken as Σ θ_u·error_u(level), θ has a normal prior, every plan that was measured is an observation of
-// it, and mutations follow draws from the posterior (Thompson sampling), so that a few hundred plans suffice where blind
+// it, and mutations follow draws from the posterior (after Thompson), so that a few hundred plans suffice where blind
 // mutations need thousands (docs/method.md, "Search of a plan"). Nothing here knows a model: what a plan is worth comes
 // from outside.
 #pragma once

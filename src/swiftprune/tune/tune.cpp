@@ -67,10 +67,12 @@ class Tuner {
       make_plan();
       make_levels();
     }
-    const Stopwatch watch(result_.search_seconds);
-    make_units();
-    search();
-    finish();
+    {
+      const Stopwatch watch(result_.search_seconds);
+      make_units();
+      search();
+      finish();
+    }
     return std::move(result_);
   }
 
@@ -429,6 +431,8 @@ class Tuner {
       const nlohmann::json trial = nlohmann::json::parse(line, nullptr, false);
       if (!trial.is_object() || !trial.contains("levels") || !trial.contains("kl")) break;
       if (!trial["levels"].is_array() || !trial["kl"].is_number()) break;
+      const auto is_number = [](const nlohmann::json& level) { return level.is_number_unsigned(); };
+      if (!std::all_of(trial["levels"].begin(), trial["levels"].end(), is_number)) break;
       known_[trial["levels"].dump()] = trial["kl"].get<double>();
     }
   }
@@ -452,6 +456,25 @@ class Tuner {
     std::vector<double> result;
     for (const Levels& plan : plans) result.push_back(known_.at(nlohmann::json(stored(plan)).dump()));
     return result;
+  }
+
+  // Plans of an earlier run, the start among them, teach this one.
+  void learn_known() {
+    std::vector<Levels> plans;
+    std::vector<double> divergences;
+    for (const auto& [text, kl] : known_) {
+      const auto numbers = nlohmann::json::parse(text).get<std::vector<std::size_t>>();
+      if (numbers.size() != units_.size()) continue;
+      Levels plan;
+      for (std::size_t u = 0; u < units_.size(); ++u) {
+        const auto level = std::find(order_[u].begin(), order_[u].end(), numbers[u]);
+        if (level != order_[u].end()) plan.push_back(static_cast<std::size_t>(level - order_[u].begin()));
+      }
+      if (plan.size() != units_.size()) continue;
+      plans.push_back(std::move(plan));
+      divergences.push_back(kl);
+    }
+    search_->learn(plans, divergences);
   }
 
   SearchGoal goal() const {
@@ -490,7 +513,8 @@ class Tuner {
     for (std::size_t u = 0; u < units_.size(); ++u) start_[u] = units_[u].start;
     const double start_kl = search_kl({&start_, 1}).front();
     search_.emplace(units_, goal(), start_kl, options_.seed);
-    result_.trials = 1;
+    learn_known();
+    result_.trials = std::ssize(known_);
     result_.ended = "all trials";
     int rounds_without = 0;
     try {

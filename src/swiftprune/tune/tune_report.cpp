@@ -63,8 +63,13 @@ std::string headline(const TuneReport& report) {
       fmt::format("{:.1f} % zeros, {:.2f} bits a weight, {:.1f} MB packed: a divergence of {:.4f} {}",
                   100.0 * best.sparsity, best.bits, best.bytes / 1e6, after, on);
   if (!(before > 0.0)) return text;
-  return fmt::format("{}; the start had {:.4f} at {:.1f} MB ({:+.1f} %)", text, before, start.bytes / 1e6,
-                     100.0 * (after / before - 1.0));
+  const bool learned_by_heart =
+      best.check_kl && after >= before && best.search_kl < report.result.start.search_kl;
+  return fmt::format("{}; the start had {:.4f} at {:.1f} MB ({:+.1f} %){}", text, before, start.bytes / 1e6,
+                     100.0 * (after / before - 1.0),
+                     learned_by_heart
+                         ? ": the gain on the search's text does not carry over, take more --search-windows"
+                         : "");
 }
 
 nlohmann::ordered_json to_json(const TuneReport& report) {
