@@ -178,9 +178,7 @@ void declare_recover(CLI::App& program) {
   command->add_option("--gpus", flags->spec.gpus, "GPUs of this machine: each holds a part of every layer")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  command
-      ->add_option("--python", flags->spec.python,
-                   "Interpreter with torch, transformers, safetensors and accelerate")
+  command->add_option("--python", flags->spec.python, "Interpreter with torch, transformers and safetensors")
       ->capture_default_str()
       ->envname("SWIFTPRUNE_PYTHON");
   command->add_option("--work", flags->work, "Folder for the training's files; default: the system's");

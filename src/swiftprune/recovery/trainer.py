@@ -35,7 +35,7 @@ try:
     import torch.distributed as dist
     import transformers
 except ImportError as missing:
-    say(error=f"the Python package {missing.name} is not there: pip install torch transformers safetensors accelerate",
+    say(error=f"the Python package {missing.name} is not there: pip install torch transformers safetensors",
         input=False)
     sys.exit(3)
 

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Holds `swiftprune serve` under overload with good and bad clients, and checks that no answer is lost or mixed.
+
+    tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24]
+
+MODEL: a small folder with a tokenizer. First every prompt is answered alone (greedy: the right answer); then the
+clients send, each from a list drawn by its seed: completions whole and streamed, their bodies in pieces, streams that
+are read slowly or given up, connections that are left half open, bodies that are not JSON, fields that do not exist,
+prompts that are too long, /metrics and /health. What must hold: an answer is the right one or 429; a bad request gets
+its 4xx; the server lives, its memory stays flat, and a last request of each prompt is answered as the first was.
+"""
+import argparse
+import http.client
+import json
+import random
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+PROMPTS = ["The sun is", "abc", "Once upon a time there was", "x", "numbers 1 2 3 4", "Why", "a b c d e f g h", "Zebra"]
+
+
+class Server:
+    def __init__(self, program, model):
+        self.process = subprocess.Popen(
+            [program, "serve", model, "--port", "0", "--batch", "8", "--queue", "8", "--timeout", "20", "--max-body", "20kB"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in self.process.stdout:
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.port = int(found.group(1))
+                break
+        else:
+            sys.exit("the server did not start")
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    def memory(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) / 1024
+
+    def call(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+def body_of(prompt, **more):
+    return json.dumps({"prompt": prompt, "max_tokens": 12, "temperature": 0, **more})
+
+
+class Client(threading.Thread):
+    def __init__(self, server, right, seed, count):
+        super().__init__()
+        self.server, self.right, self.random, self.count = server, right, random.Random(seed), count
+        self.seen, self.wrong, self.seconds = {}, [], []
+
+    def run(self):
+        kinds = [self.whole] * 8 + [self.streamed] * 4 + [self.pieces, self.given_up, self.slow, self.half_open, self.bad_json,
+                                                       self.bad_field, self.too_long, self.too_large, self.metrics]
+        for _ in range(self.count):
+            kind = self.random.choice(kinds)
+            try:
+                outcome = kind()
+            except (OSError, http.client.HTTPException) as error:
+                outcome = f"{type(error).__name__}"
+                self.wrong.append(f"{kind.__name__}: {error!r}")
+            key = (kind.__name__, outcome)
+            self.seen[key] = self.seen.get(key, 0) + 1
+
+    def expect(self, condition, text):
+        if not condition:
+            self.wrong.append(text)
+
+    def judge(self, prompt, status, data):
+        if status == 200:
+            text = json.loads(data)["choices"][0]["text"]
+            self.expect(text == self.right[prompt], f"{prompt!r}: {text!r} for {self.right[prompt]!r}")
+        else:
+            self.expect(status == 429, f"{prompt!r}: status {status}: {data[:200]!r}")
+        return status
+
+    def whole(self):
+        prompt = self.random.choice(PROMPTS)
+        begin = time.monotonic()
+        status, data = self.server.call("POST", "/v1/completions", body_of(prompt))
+        if status == 200:
+            self.seconds.append(time.monotonic() - begin)
+        return self.judge(prompt, status, data)
+
+    def open_stream(self, prompt):
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        connection.request("POST", "/v1/completions", body_of(prompt, stream=True), {"Content-Type": "application/json"})
+        return connection, connection.getresponse()
+
+    def streamed(self, pause=0.0):
+        prompt = self.random.choice(PROMPTS)
+        connection, answer = self.open_stream(prompt)
+        with answer:
+            if answer.status != 200:
+                self.expect(answer.status == 429, f"stream: status {answer.status}")
+                return answer.status
+            text = ""
+            for line in answer:
+                time.sleep(pause)
+                if line.startswith(b"data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    text += choices[0]["text"] if choices else ""
+        connection.close()
+        self.expect(text == self.right[prompt], f"stream {prompt!r}: {text!r} for {self.right[prompt]!r}")
+        return 200
+
+    def slow(self):
+        return self.streamed(pause=0.02)
+
+    def given_up(self):
+        connection, answer = self.open_stream(self.random.choice(PROMPTS))
+        answer.read(20)
+        connection.close()
+        return answer.status
+
+    def raw(self, *parts, wait=0.0, read=True):
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as connection:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(wait)
+            data = b""
+            while read:
+                found = connection.recv(65536)
+                data += found
+                if not found:
+                    break
+            return data
+
+    def pieces(self):
+        prompt = self.random.choice(PROMPTS)
+        body = body_of(prompt).encode()
+        head = (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n").encode()
+        cut = self.random.randrange(1, len(body))
+        data = self.raw(head[:20], head[20:], body[:cut], body[cut:], wait=0.005)
+        status = int(data.split(b" ", 2)[1])
+        return self.judge(prompt, status, data.split(b"\r\n\r\n", 1)[1])
+
+    def half_open(self):
+        self.raw(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"prompt\"", read=False)
+        return "left"
+
+    def refused(self, expected, data):
+        status, answer = self.server.call("POST", "/v1/completions", data)
+        self.expect(status in expected, f"status {status} for {data[:40]!r}: {answer[:100]!r}")
+        return status
+
+    def bad_json(self):
+        return self.refused((400,), '{"prompt": "x", ')
+
+    def bad_field(self):
+        return self.refused((400,), body_of("x", max_token=3))
+
+    def too_long(self):
+        return self.refused((400,), body_of("word " * 2000))
+
+    def too_large(self):
+        return self.refused((413,), body_of("word " * 8000))
+
+    def metrics(self):
+        status, data = self.server.call("GET", self.random.choice(["/metrics", "/health", "/v1/models"]))
+        self.expect(status == 200, f"GET: {status}")
+        return status
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("model")
+    parser.add_argument("--requests", type=int, default=100000)
+    parser.add_argument("--clients", type=int, default=24)
+    arguments = parser.parse_args()
+    server = Server(arguments.program, arguments.model)
+    try:
+        right = {}
+        for prompt in PROMPTS:
+            status, data = server.call("POST", "/v1/completions", body_of(prompt))
+            assert status == 200, data
+            right[prompt] = json.loads(data)["choices"][0]["text"]
+        clients = [Client(server, right, seed, arguments.requests // arguments.clients) for seed in range(arguments.clients)]
+        begin = time.monotonic()
+        for client in clients:
+            client.start()
+        memory = []
+        while any(client.is_alive() for client in clients):
+            time.sleep(2)
+            memory.append(server.memory())
+        took = time.monotonic() - begin
+        wrong = [text for client in clients for text in client.wrong]
+        for prompt in PROMPTS:
+            status, data = server.call("POST", "/v1/completions", body_of(prompt))
+            if status != 200 or json.loads(data)["choices"][0]["text"] != right[prompt]:
+                wrong.append(f"behind it all, {prompt!r}: {status} {data[:200]!r}")
+        seen = {}
+        for client in clients:
+            for key, count in client.seen.items():
+                seen[key] = seen.get(key, 0) + count
+        for (kind, outcome), count in sorted(seen.items(), key=str):
+            print(f"{kind:<12}{outcome!s:<24}{count}")
+        seconds = sorted(s for client in clients for s in client.seconds)
+        quarter = max(1, len(memory) // 4)
+        print(f"{sum(seen.values())} requests in {took:.0f} s; whole answers: median {statistics.median(seconds) * 1000:.0f} ms, "
+              f"p99 {seconds[int(len(seconds) * 0.99)] * 1000:.0f} ms; memory {statistics.median(memory[:quarter]):.1f} MB "
+              f"in the first quarter, {statistics.median(memory[-quarter:]):.1f} MB in the last")
+        print(f"{len(wrong)} wrong")
+        for text in wrong[:20]:
+            print("  " + text)
+        alive = server.process.poll() is None
+        sys.exit(0 if alive and not wrong else 1)
+    finally:
+        server.process.terminate()
+        server.process.wait()
+
+
+main()
