@@ -426,8 +426,7 @@ void CheckpointWriter::write_bytes_part(std::string_view name, std::int64_t firs
 
 void CheckpointWriter::write_file(std::string_view file_name, std::string_view content) {
   expect(is_plain_name(file_name), "write_file: a file name");
-  const OutputFile file(impl_->temporary / file_name);
-  file.write_at(0, std::as_bytes(std::span(content)));
+  write_whole(impl_->temporary / file_name, content);
 }
 
 void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<const std::string> except) {

@@ -78,6 +78,10 @@ void OutputFile::sync_data() const {
 
 bool OutputFile::lock() const { return ::flock(fd_, LOCK_EX | LOCK_NB) == 0; }
 
+void write_whole(const fs::path& path, std::string_view content) {
+  OutputFile(path).write_at(0, std::as_bytes(std::span(content)));
+}
+
 void sync_renamed(const fs::path& path) {
   try {
     sync_path(path.parent_path());

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 
 namespace swiftprune {
 
@@ -35,6 +36,9 @@ class OutputFile {
   std::filesystem::path path_;
   int fd_ = -1;
 };
+
+// A new file with this content, for what is small and made in one piece. Throws as OutputFile does.
+void write_whole(const std::filesystem::path& path, std::string_view content);
 
 // A file or a folder reaches the disk.
 void sync_path(const std::filesystem::path& path);

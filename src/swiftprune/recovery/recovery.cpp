@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <optional>
 #include <set>
 
 #include <fmt/format.h>
 
+#include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/core/child_process.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
@@ -16,13 +16,6 @@
 
 namespace swiftprune {
 namespace {
-
-void write_file(const std::filesystem::path& path, std::string_view content) {
-  std::ofstream file(path, std::ios::binary);
-  file.write(content.data(), static_cast<std::streamsize>(content.size()));
-  file.close();
-  if (!file) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", path.string());
-}
 
 std::vector<std::string> trainer_command(const RecoverySpec& spec, const std::filesystem::path& work) {
   std::vector<std::string> command = {spec.python};
@@ -116,9 +109,9 @@ RecoveryResult recover(const Checkpoint& pruned, const std::set<std::string>& ta
                        const TokenWindows& windows, const RecoverySpec& spec,
                        const std::filesystem::path& work, const ProgressFn& progress,
                        CheckpointWriter& writer) {
-  write_file(work / "trainer.py", kTrainerScript);
-  write_file(work / "tokens",
-             {reinterpret_cast<const char*>(windows.ids.data()), windows.ids.size() * sizeof(std::int32_t)});
+  write_whole(work / "trainer.py", kTrainerScript);
+  write_whole(work / "tokens",
+              {reinterpret_cast<const char*>(windows.ids.data()), windows.ids.size() * sizeof(std::int32_t)});
   const std::filesystem::path out = work / "trained";
   const nlohmann::ordered_json job = {{"pruned", std::filesystem::absolute(pruned.folder()).string()},
                                       {"dense", std::filesystem::absolute(spec.dense).string()},
@@ -132,7 +125,7 @@ RecoveryResult recover(const Checkpoint& pruned, const std::set<std::string>& ta
                                       {"device", spec.device},
                                       {"threads", spec.threads},
                                       {"seed", spec.seed}};
-  write_file(work / "job.json", job.dump());
+  write_whole(work / "job.json", job.dump());
   RecoveryResult result = read_result(train(spec, work, progress));
 
   const Checkpoint trained = Checkpoint::open(out);

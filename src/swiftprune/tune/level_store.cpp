@@ -1,12 +1,12 @@
 #include "swiftprune/tune/level_store.h"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <utility>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
@@ -29,13 +29,6 @@ class LevelOutput final : public TensorOutput {
  private:
   CheckpointWriter& writer_;
 };
-
-void write_text(const fs::path& file, const std::string& text) {
-  std::ofstream out(file, std::ios::binary);
-  out << text;
-  out.close();
-  if (!out) fail(ErrorKind::kFailure, "{}: cannot be written", file.string());
-}
 
 SolvedLevel solved(const PlanEntry& entry, const TensorResult& result) {
   return {entry.sparsity, entry.grid, result.sparsity, result.error.value_or(result.sparsity)};
@@ -133,7 +126,7 @@ void LevelStore::keep(const nlohmann::ordered_json& head) const {
   }
   const fs::path file = folder_ / kLevelsFile;
   const fs::path unfinished = folder_ / fmt::format(".{}", kLevelsFile);
-  write_text(unfinished, nlohmann::ordered_json{{"head", head}, {"units", std::move(units)}}.dump(1) + "\n");
+  write_whole(unfinished, nlohmann::ordered_json{{"head", head}, {"units", std::move(units)}}.dump(1) + "\n");
   fs::rename(unfinished, file);
 }
 
@@ -188,7 +181,7 @@ std::unique_ptr<TrialFolder> LevelStore::compose(const std::vector<std::size_t>&
   for (const TensorInfo& tensor : start.tensors())
     files.emplace("start-" + tensor.file, fs::absolute(start_folder()) / tensor.file);
   for (const auto& [link, file] : files) fs::create_symlink(file, path / link);
-  write_text(path / kSafetensorsIndexFile, nlohmann::json{{"weight_map", map}}.dump());
+  write_whole(path / kSafetensorsIndexFile, nlohmann::json{{"weight_map", map}}.dump());
   fs::create_symlink(fs::absolute(start_folder()) / "config.json", path / "config.json");
   return folder;
 }
