@@ -59,8 +59,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.embedding = "transformer.word_embeddings.weight";
   m.embedding_norm = norm_with_bias("transformer.word_embeddings_layernorm");
   m.final_norm = norm_with_bias("transformer.ln_f");
-  m.own_head = "lm_head.weight";
-  m.head = c.boolean("tie_word_embeddings", true) ? m.embedding : m.own_head;
+  set_head(c, true, "lm_head.weight", m);
   const std::int64_t num_layers = read_num_layers(c, std::nullopt, names.num_layers), hidden = m.hidden_size;
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("transformer.h.{}.", i);

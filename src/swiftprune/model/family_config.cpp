@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include <fmt/ranges.h>
 
@@ -181,11 +182,15 @@ void move_norms_behind(const std::string& prefix, BlockConfig& b) {
 
 NormTensors norm_with_bias(const std::string& module) { return {module + ".weight", module + ".bias"}; }
 
+void set_head(const ConfigReader& c, bool tied_by_default, std::string name, ModelConfig& m) {
+  m.own_head = std::move(name);
+  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : m.own_head;
+}
+
 void set_llama_ends(const ConfigReader& c, bool tied_by_default, ModelConfig& m) {
   m.embedding = "model.embed_tokens.weight";
   m.final_norm = NormTensors{"model.norm.weight", ""};
-  m.own_head = "lm_head.weight";
-  m.head = c.boolean("tie_word_embeddings", tied_by_default) ? m.embedding : m.own_head;
+  set_head(c, tied_by_default, "lm_head.weight", m);
 }
 
 ExpertsConfig read_experts(const ConfigReader& c, const ExpertFields& fields, const std::string& prefix) {

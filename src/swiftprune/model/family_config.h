@@ -77,6 +77,9 @@ void set_plain_mlp(const ModelConfig& model, const std::string& up, const std::s
 void move_norms_behind(const std::string& prefix, BlockConfig& block);
 NormTensors norm_with_bias(const std::string& module);  // "<module>.weight" and "<module>.bias"
 
+// The head of this name, or the embedding when tie_word_embeddings; model.embedding is set.
+void set_head(const ConfigReader& config, bool tied_by_default, std::string name, ModelConfig& model);
+
 // Embedding, final norm and head as LLaMA names them; the head is the embedding when tie_word_embeddings.
 void set_llama_ends(const ConfigReader& config, bool tied_by_default, ModelConfig& model);
 

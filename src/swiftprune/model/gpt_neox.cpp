@@ -27,8 +27,7 @@ ModelConfig configure(const ConfigReader& c) {
                            .partial = true})};
   m.embedding = "gpt_neox.embed_in.weight";
   m.final_norm = norm_with_bias("gpt_neox.final_layer_norm");
-  m.own_head = "embed_out.weight";
-  m.head = c.boolean("tie_word_embeddings", false) ? m.embedding : m.own_head;
+  set_head(c, false, "embed_out.weight", m);
   const bool attention_bias = c.boolean("attention_bias", true);
   const std::int64_t num_layers = read_num_layers(c);
   const std::int64_t hidden = m.hidden_size;

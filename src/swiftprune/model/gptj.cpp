@@ -39,8 +39,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.ropes.front().rotates_neighbours = true;
   m.embedding = "transformer.wte.weight";
   m.final_norm = norm_with_bias("transformer.ln_f");
-  m.own_head = "lm_head.weight";
-  m.head = c.boolean("tie_word_embeddings", false) ? m.embedding : m.own_head;
+  set_head(c, false, "lm_head.weight", m);
   m.head_bias = "lm_head.bias";
   const std::int64_t num_layers = read_num_layers(c, std::nullopt, kSizeNames.num_layers);
   const std::int64_t hidden = m.hidden_size;

@@ -107,8 +107,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.attention_slopes = slopes_of(m.num_heads);
   m.embedding = "transformer.wte.weight";
   m.final_norm = NormTensors{"transformer.norm_f.weight", ""};
-  m.own_head = "lm_head.weight";
-  m.head = c.boolean("tie_word_embeddings", true) ? m.embedding : m.own_head;
+  set_head(c, true, "lm_head.weight", m);
   const std::int64_t num_layers = read_num_layers(c, std::nullopt, kSizeNames.num_layers),
                      hidden = m.hidden_size;
   for (std::int64_t i = 0; i < num_layers; ++i) {

@@ -36,8 +36,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.embedding = prefix + "embed_tokens.weight";
   m.position_table = prefix + "embed_positions.weight";
   m.position_offset = 2;
-  m.own_head = "lm_head.weight";
-  m.head = c.boolean("tie_word_embeddings", true) ? m.embedding : m.own_head;
+  set_head(c, true, "lm_head.weight", m);
   const bool bias = c.boolean("enable_bias", true);
   const bool affine = c.boolean("layer_norm_elementwise_affine", true);
   const auto norm = [&](const std::string& name) {
