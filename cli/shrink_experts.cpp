@@ -1,5 +1,6 @@
 // swiftprune shrink --units experts: a model with experts in, one with fewer of them out.
 #include <chrono>
+#include <future>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -70,7 +71,7 @@ Json layers_json(const RemoveExpertsResult& result) {
 
 Json make_record(const ShrinkFlags& flags, const Model& model, const RemoveExpertsOptions& options,
                  const RemoveExpertsResult& result, const TokenWindows& windows,
-                 const ExpertCheckpoint& output) {
+                 const ExpertCheckpoint& output, Json hashes) {
   const ExpertsConfig& experts = *experts_of(model.config());
   Json record = {
       {"swiftprune", SWIFTPRUNE_VERSION},
@@ -89,7 +90,7 @@ Json make_record(const ShrinkFlags& flags, const Model& model, const RemoveExper
       {"left_out_prediction_layers", output.leaves_prediction_layers_out()},
       {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", output.num_parameters()}}},
       {"calibration", calibration_record(flags.calibration.record(windows))},
-      {"input", model_hashes(model.checkpoint())},
+      {"input", std::move(hashes)},
       {"machine", machine_record()},
       {"seconds", seconds_record(result.seconds)},
       {"tensors", Json::array()}};  // nothing is zero
@@ -168,9 +169,15 @@ void shrink_experts(ShrinkFlags& flags) {
   options.progress = job.context().progress;
   const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
                                                    flags.windows, false, options.compute, options.progress);
+  // The processor has time for it while a GPU works.
+  auto hashes = std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
+                           [&model, context = current_run()] {
+                             const RunScope scope(context);
+                             return model_hashes(model->checkpoint());
+                           });
   ExpertCheckpoint output(*model, options.keep, flags.out);
-  const RemoveExpertsResult result = remove_experts(*model, device->host(), windows, options, output);
-  const Json record = make_record(flags, *model, options, result, windows, output);
+  const RemoveExpertsResult result = device->remove_experts(*model, windows, options, output);
+  const Json record = make_record(flags, *model, options, result, windows, output, hashes.get());
   output.finish(record);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {

@@ -17,7 +17,7 @@
 namespace swiftprune {
 namespace {
 
-using test::kModels;
+using test::model_folder;
 using test::relative_error;
 using test::TempDir;
 
@@ -86,13 +86,13 @@ class CudaGenerationTest : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(CudaGenerationTest, LogitsAgreeWithTheCpu) {
-  const auto model = Model::open(kModels / GetParam());
+  const auto model = Model::open(model_folder(GetParam()));
   expect_equal_logits(*model, *model, kFloat);
 }
 
 // In lockstep: whole prompts side by side, pieces after them, single tokens (eager, then replayed).
 TEST_P(CudaGenerationTest, BatchesAgreeWithTheCpu) {
-  const auto model = Model::open(kModels / GetParam());
+  const auto model = Model::open(model_folder(GetParam()));
   const std::int64_t length = std::min<std::int64_t>(24, model->config().max_positions);
   const auto backend = make_cpu_backend();
   for (const std::int64_t sequences : {3, 16}) {
@@ -120,7 +120,7 @@ TEST_P(CudaGenerationTest, BatchesAgreeWithTheCpu) {
 
 // Lanes of different lengths: what the scheduler asks for.
 TEST_P(CudaGenerationTest, LanesAgreeWithTheCpu) {
-  const auto model = Model::open(kModels / GetParam());
+  const auto model = Model::open(model_folder(GetParam()));
   const std::int64_t capacity = std::min<std::int64_t>(24, model->config().max_positions);
   const auto backend = make_cpu_backend();
   BatchEngine expected(*model, *backend, ComputeType::kF32, 4, capacity, nullptr);
@@ -158,8 +158,10 @@ TEST_P(CudaGenerationTest, LanesAgreeWithTheCpu) {
   for (int i = 0; i < 3; ++i) decode(4);
 }
 
-TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
-  const auto source = Model::open(kModels / GetParam());
+class CudaPackedGenerationTest : public CudaGenerationTest {};
+
+TEST_P(CudaPackedGenerationTest, PackedLogitsAgreeWithTheCpu) {
+  const auto source = Model::open(model_folder(GetParam()));
   for (const TensorInfo& tensor : source->checkpoint().tensors()) {
     if (tensor.dtype == DType::kF32) GTEST_SKIP() << "only 16-bit weights are packed";
   }
@@ -175,8 +177,8 @@ TEST_P(CudaGenerationTest, PackedLogitsAgreeWithTheCpu) {
   }
 }
 
-TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
-  const auto source = Model::open(kModels / GetParam());
+TEST_P(CudaPackedGenerationTest, PackedPerplexityAgreesWithTheCpu) {
+  const auto source = Model::open(model_folder(GetParam()));
   for (const TensorInfo& tensor : source->checkpoint().tensors()) {
     if (tensor.dtype == DType::kF32) GTEST_SKIP() << "only 16-bit weights are packed";
   }
@@ -198,7 +200,13 @@ TEST_P(CudaGenerationTest, PackedPerplexityAgreesWithTheCpu) {
   }
 }
 
+// Prompts of many rows, whose tokens are sorted by expert, and single tokens, which are not.
+INSTANTIATE_TEST_SUITE_P(Experts, CudaGenerationTest, ::testing::ValuesIn(test::gpu_expert_model_names()),
+                         [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, CudaGenerationTest, ::testing::ValuesIn(test::gpu_model_names()),
+                         [](const auto& family) { return family.param; });
+
+INSTANTIATE_TEST_SUITE_P(Families, CudaPackedGenerationTest, ::testing::ValuesIn(test::gpu_model_names()),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

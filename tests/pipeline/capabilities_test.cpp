@@ -115,8 +115,7 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
                                              kQkvClip,
                                              kAttentionSinks,
                                              kLatentAttention,
-                                             kClampedSwiglu,
-                                             kExperts}));
+                                             kClampedSwiglu}));
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
@@ -131,11 +130,18 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
   expect_refused(plan(ScoreSpec(), "sparsegpt", "block:1x2"), gpu,
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});
-  for (const char* name : {"qwen3_moe", "gpt_oss", "deepseek_v2"}) {
+  for (const auto& [name, lack] :
+       {std::pair{"qwen3_moe", ""}, {"gpt_oss", "attention sinks"}, {"deepseek_v2", "latent attention"}}) {
     const ModelConfig experts = Model::open(kModels / "../experts" / name)->config();
-    expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); },
-                 {"experts", "on a GPU", "--device cpu"});
+    if (*lack == '\0') {
+      check_model(experts, gpu);
+    } else {
+      expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); }, {lack, "on a GPU", "--device cpu"});
+    }
     check_model(experts, cpu_capabilities());
+    expect_error(ErrorKind::kUsage, [&] { check_expert_weights(experts, gpu); },
+                 {"weights pruned on a GPU", "experts", "--device cpu"});
+    check_expert_weights(experts, cpu_capabilities());
     expect_error(ErrorKind::kUsage,
                  [&] { check_without_experts(experts, "--allocate sensitivity", "leave it out"); },
                  {"--allocate sensitivity", "experts", "leave it out"});

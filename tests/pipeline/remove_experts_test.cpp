@@ -14,6 +14,7 @@
 #include "support/temp_dir.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
 #include "swiftprune/pipeline/root_mean_square.h"
 
@@ -58,7 +59,7 @@ class RemoveExperts : public ::testing::TestWithParam<std::string> {
     return result;
   }
   RemoveExpertsResult run(const RemoveExpertsOptions& o, ReducedExpertsOutput& output) const {
-    return remove_experts(*model_, *backend_, windows_, o, output);
+    return remove_experts(cpu_expert_shop(*backend_), *model_, windows_, o, output);
   }
 
   Expected expected_{GetParam()};

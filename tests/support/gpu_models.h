@@ -16,12 +16,15 @@ inline bool gpu_has(const ModelConfig& model) {
   return std::ranges::includes(has, features_of(model));
 }
 
-inline std::vector<std::string> gpu_model_names() {
+inline std::vector<std::string> those_a_gpu_has(const std::vector<std::string>& all) {
   std::vector<std::string> names;
-  for (const std::string& name : model_names()) {
-    if (gpu_has(Model::open(kModels / name)->config())) names.push_back(name);
+  for (const std::string& name : all) {
+    if (gpu_has(Model::open(model_folder(name))->config())) names.push_back(name);
   }
   return names;
 }
+
+inline std::vector<std::string> gpu_model_names() { return those_a_gpu_has(model_names()); }
+inline std::vector<std::string> gpu_expert_model_names() { return those_a_gpu_has(expert_model_names()); }
 
 }  // namespace swiftprune::test

@@ -54,7 +54,8 @@ Capabilities make_capabilities() {
                 kEmbeddingScale,
                 kLinearBias,
                 kHeadBias,
-                kLayerSizes};
+                kLayerSizes,
+                kExperts};
   c.max_head_size = kMaxHeadSize;
   return c;
 }

@@ -118,6 +118,7 @@ class CudaDevice final : public Device {
   ProbeShopMaker probe_shop() override { return cuda::probe_shop(gpu_options({})); }
   PruneShopMaker prune_shop() override { return cuda::prune_shop(gpu_options({})); }
   ShrinkShopMaker shrink_shop() override { return cuda::shrink_shop(gpu_options({})); }
+  ExpertShopMaker expert_shop() override { return cuda::expert_shop(gpu_options({})); }
 
   GpuOptions gpu_options(const LoadOptions& options) {
     return {.index = index_,

@@ -152,6 +152,49 @@ void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t 
 void target_log_probs(const float* logits, std::int64_t rows, std::int64_t cols, float cap,
                       const std::int32_t* targets, double* log_probs, cudaStream_t stream);
 
+// -- Experts (experts.cu) -----------------------------------------------------------------------------------
+// Which experts rows use, and with which weights, as model/router.h has it. Ties go to the lower index.
+struct RouteArgs {
+  const float* logits = nullptr;      // [rows, num_experts], without bias
+  const float* bias = nullptr;        // [num_experts] or null
+  const float* correction = nullptr;  // [num_experts] or null
+  std::int64_t rows = 0;
+  int num_experts = 0;
+  bool sigmoid = false;  // else softmax
+  int top_k = 1;
+  int num_groups = 1;  // only experts of the best top_groups can be chosen
+  int top_groups = 1;
+  bool best_two = true;  // what ranks a group: the sum of its best two, else its best
+  bool renormalised = false;
+  float scale = 1.0f;
+  std::int32_t* chosen = nullptr;  // [rows, top_k] by falling rank
+  float* gates = nullptr;          // [rows, top_k]
+};
+void route(const RouteArgs& args, cudaStream_t stream);
+
+// The products of a few rows with the experts that they chose. dtype: of x, weights and inner values.
+struct FewExpertsArgs {
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t hidden = 0;
+  std::int64_t width = 0;
+  int top_k = 1;
+  const std::int32_t* chosen = nullptr;  // [rows, top_k]
+  const float* gates = nullptr;          // [rows, top_k], of experts_down() alone
+};
+// x [rows, hidden], gate_up [E, 2·width, hidden] (gate first) -> inner [rows·top_k, width]
+void experts_up(const FewExpertsArgs& args, ActivationKind kind, const void* x, const void* gate_up,
+                void* inner, cudaStream_t stream);
+// y [rows, hidden] += Σ_k gate·down, down [E, hidden, width]
+void experts_down(const FewExpertsArgs& args, const void* inner, const void* down, float* y,
+                  cudaStream_t stream);
+// y [., cols] at `rows` (each once) += gate_i·values_i, values [n, cols]
+void add_gated_rows(const float* values, const std::int32_t* rows, const float* gates, std::int64_t n,
+                    std::int64_t cols, float* y, cudaStream_t stream);
+// inner [rows, inner_cols], in place: each row times sigmoid(x·gate), x [rows, cols]
+void gate_rows(const void* x, DType dtype, const float* gate, std::int64_t rows, std::int64_t cols,
+               std::int64_t inner_cols, void* inner, cudaStream_t stream);
+
 // -- Scores (scores.cu) -------------------------------------------------------------------------------------
 // logits [rows, cols] F32 -> the likeliest token of each row, the lowest of equal ones
 void likeliest(const float* logits, std::int64_t rows, std::int64_t cols, std::int32_t* best,
@@ -353,6 +396,34 @@ void gather(const void* x, DType dtype, std::int64_t x_cols, const std::int32_t*
 // sums [rows] = Σ_j (a_rj - b_rj)·weights_j
 void weighted_differences(const void* a, const void* b, DType dtype, std::int64_t rows, std::int64_t cols,
                           const double* weights, double* sums, cudaStream_t stream);
+
+// -- Removal of experts (expert_rows.cu) --------------------------------------------------------------------
+// norms [rows] = √Σ_j x², largest [rows] = max_j |x| of x = a + b; b may be null.
+void row_sizes(const float* a, const float* b, std::int64_t rows, std::int64_t cols, double* norms,
+               double* largest, cudaStream_t stream);
+// squares [rows] = Σ_j y², products [rows] = Σ_j y·(y - dense)
+void row_products(const float* y, const float* dense, std::int64_t rows, std::int64_t cols, double* squares,
+                  double* products, cudaStream_t stream);
+// y [., cols] at `rows` = values [n, cols]
+void place_rows(const float* values, const std::int32_t* rows, std::int64_t n, std::int64_t cols, void* y,
+                DType dtype, cudaStream_t stream);
+// changes [n] = Σ_j d·(d + 2·(y - dense)) with d = factors·(y, f, next); y, dense and next [., cols] at `rows`
+struct ExpertChangesArgs {
+  const float* f = nullptr;  // [n, cols]
+  const std::int32_t* rows = nullptr;
+  const double* factors = nullptr;  // [n, 3]
+  const float* y = nullptr;
+  const float* dense = nullptr;
+  std::int64_t n = 0;
+  std::int64_t cols = 0;
+  double* changes = nullptr;
+};
+void expert_changes(const ExpertChangesArgs& args, const void* next, DType dtype, cudaStream_t stream);
+// out [n, cols] = roots_i·(dense - y) at `rows`
+void lacking_rows(const float* dense, const float* y, const std::int32_t* rows, const float* roots,
+                  std::int64_t n, std::int64_t cols, float* out, cudaStream_t stream);
+// out [n] = weight + fit, rounded; fit becomes what that changed
+void apply_fit(const void* weight, DType dtype, float* fit, std::int64_t n, void* out, cudaStream_t stream);
 
 // -- Row effects and sensitivities (block_ops.cu, statistics.cu) --------------------------------------------
 // x [tokens, 2·cols] (gated) or [tokens, cols]: means over tokens of (up · act'(gate))² and act(gate)² as in

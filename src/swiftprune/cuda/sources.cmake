@@ -13,10 +13,13 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/invert_block.cu
     cuda/refinement/pcg.cu
     cuda/structure/columns.cu
+    cuda/structure/expert_rows.cu
     cuda/refinement/swaps.cu
     cuda/refinement/sparsegpt.cu
     cuda/statistics/statistics.cu
     cuda/forward/block_ops.cu
+    cuda/forward/experts.cu
+    cuda/forward/experts.cpp
     cuda/forward/attention.cu
     cuda/forward/attention_hopper.cu
     cuda/refinement/refine.cu
@@ -28,6 +31,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/tuning.cpp
     cuda/forward/head.cpp
     cuda/sparse/packed_weight.cpp
+    cuda/forward/block_weights.cpp
     cuda/forward/block.cpp
     cuda/forward/streaming.cpp
     cuda/refinement/inverse.cpp
@@ -45,6 +49,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp
     cuda/pipeline/shrink_shop.cpp
+    cuda/pipeline/expert_shop.cpp
     cuda/pipeline/trial_streams.cpp
     cuda/forward/scores.cu
     cuda/forward/block_stream.cpp

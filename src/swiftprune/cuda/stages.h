@@ -15,6 +15,7 @@
 #include "swiftprune/model/text_forwards.h"
 #include "swiftprune/pipeline/choices/probe_shop.h"
 #include "swiftprune/pipeline/decode_time.h"
+#include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/streams/trial_streams.h"
@@ -35,11 +36,12 @@ struct GpuOptions {
   bool long_lived = false;
 };
 
-// Where pruning, shrinking and the probe of sensitivities do their work: blocks stream from the mapped files
+// Where pruning, shrinking, removal of experts and the probe of sensitivities do their work: blocks stream from the mapped files
 // to the device and back while others compute. capabilities.h says what they have. The shops throw
 // Error{kDevice} when the memory does not suffice or the device fails.
 PruneShopMaker prune_shop(const GpuOptions& device);
 ShrinkShopMaker shrink_shop(const GpuOptions& device);
+ExpertShopMaker expert_shop(const GpuOptions& device);
 ProbeShopMaker probe_shop(const GpuOptions& device);
 
 // What chooses the shape of a smaller model (pipeline/streams/trial_streams.h, pipeline/decode_time.h). The

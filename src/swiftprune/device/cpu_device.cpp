@@ -100,6 +100,7 @@ class CpuDevice final : public Device {
   ProbeShopMaker probe_shop() override { return cpu_probe_shop(host()); }
   PruneShopMaker prune_shop() override { return cpu_prune_shop(host()); }
   ShrinkShopMaker shrink_shop() override { return cpu_shrink_shop(host()); }
+  ExpertShopMaker expert_shop() override { return cpu_expert_shop(host()); }
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
   if (options.levels != nullptr) check_levels(capabilities());
+  check_expert_weights(model.config(), capabilities());
   if (options.ranks->size() == 1) return;
   if (!capabilities().ranks) {
     bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
@@ -38,6 +39,13 @@ PruneResult Device::prune(const Model& model, const Plan& plan, const TokenWindo
                           const PruneOptions& options, PruneOutput& output) {
   check_plan(model, plan, options);
   return swiftprune::prune(prune_shop(), model, plan, windows, options, output);
+}
+
+RemoveExpertsResult Device::remove_experts(const Model& model, const TokenWindows& windows,
+                                           const RemoveExpertsOptions& options,
+                                           ReducedExpertsOutput& output) {
+  check_model(model);
+  return swiftprune::remove_experts(expert_shop(), model, windows, options, output);
 }
 
 ShrinkResult Device::shrink(const Model& model, const ShrinkShape& shape,

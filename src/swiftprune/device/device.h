@@ -23,6 +23,7 @@
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/decode_time.h"
+#include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/plan.h"
@@ -117,6 +118,8 @@ class Device {
   ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
                       std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                       const ShrinkOptions& options, ShrinkOutput& output);
+  RemoveExpertsResult remove_experts(const Model& model, const TokenWindows& windows,
+                                     const RemoveExpertsOptions& options, ReducedExpertsOutput& output);
 
  protected:
   Device() : host_(make_cpu_backend()) {}
@@ -125,6 +128,7 @@ class Device {
   virtual ProbeShopMaker probe_shop() = 0;
   virtual PruneShopMaker prune_shop() = 0;
   virtual ShrinkShopMaker shrink_shop() = 0;
+  virtual ExpertShopMaker expert_shop() = 0;
 
   std::unique_ptr<Backend> host_;
 };

@@ -83,9 +83,14 @@ Router Router::with(std::span<const std::int64_t> kept) const {
 Matrix Router::scores(const Backend& backend, ConstMatrixView x) const {
   Matrix scores(x.rows, num_experts());
   backend.matmul_transposed(x, weight_.view(), 1.0f, 0.0f, scores.view());
-  parallel_for(x.rows, kTokensATask, [&](std::int64_t first, std::int64_t last) {
+  score(scores.view());
+  return scores;
+}
+
+void Router::score(MatrixView products) const {
+  parallel_for(products.rows, kTokensATask, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
-      const std::span<float> row = scores.view().row_span(t);
+      const std::span<float> row = products.row_span(t);
       for (std::size_t e = 0; e < bias_.size(); ++e) row[e] += bias_[e];
       if (config_.score == RouterScore::kSoftmax) {
         softmax(row);
@@ -94,7 +99,6 @@ Matrix Router::scores(const Backend& backend, ConstMatrixView x) const {
       }
     }
   });
-  return scores;
 }
 
 std::vector<bool> Router::chosen_groups(std::span<const float> scores) const {

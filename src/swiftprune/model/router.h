@@ -40,8 +40,12 @@ class Router {
   // The same router over these experts alone, rising.
   Router with(std::span<const std::int64_t> kept) const;
 
+  ConstMatrixView weight() const { return weight_.view(); }  // [E, hidden]
+
   // x [N, hidden] -> [N, E] softmax or sigmoid of the logits, without the correction bias.
   Matrix scores(const Backend& backend, ConstMatrixView x) const;
+  // The same of x's products with the weight, in place.
+  void score(MatrixView products) const;
   // scores [N, E]
   Routing route(ConstMatrixView scores) const;
 

@@ -116,7 +116,7 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = c.ranks = true;
+    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = c.ranks = c.expert_weights = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts()) c.refinements.push_back({part, c.patterns});
@@ -151,6 +151,11 @@ void check_without_experts(const ModelConfig& model, std::string_view what, std:
   if (!model.has_experts()) return;
   bad_usage("{}: model of the family {}: found experts, expected a model without; {}", what, model.family,
             instead);
+}
+
+void check_expert_weights(const ModelConfig& model, const Capabilities& device) {
+  if (device.expert_weights) return;
+  check_without_experts(model, fmt::format("weights pruned {}", device.where), device.instead);
 }
 
 void check_model(const ModelConfig& model, const Capabilities& device) {

@@ -7,6 +7,7 @@
 #include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 
@@ -96,6 +97,25 @@ void ExpertCheckpoint::copy_part(const std::string& name, std::int64_t expert, s
                            model_.checkpoint().bytes(tensor).subspan(at(expert) * bytes, bytes));
 }
 
+void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index,
+                                     bool refitted) {
+  check_interrupt();
+  const std::vector<std::string> from = tensors.names_of(expert);
+  const std::vector<std::string> to = tensors.names_of(index);
+  const std::string down = tensors.place(index, ExpertPart::kDown).tensor;
+  for (std::size_t part = 0; part < from.size(); ++part) {
+    if (refitted && to[part] == down) continue;
+    const TensorInfo& tensor = model_.checkpoint().at(from[part]);
+    if (tensor.dtype != model_.checkpoint().at(to[part]).dtype) {
+      bad_input("{}: tensor {}: found {}, expected {} as of {}: one dtype for all experts",
+                model_.checkpoint().folder().string(), tensor.name, name_of(tensor.dtype),
+                name_of(model_.checkpoint().at(to[part]).dtype), to[part]);
+    }
+    writer_.write_bytes(to[part], model_.checkpoint().bytes(tensor));
+  }
+  tensors.release(expert);
+}
+
 void ExpertCheckpoint::keep(std::int64_t layer, std::span<const std::int64_t> kept,
                             const std::vector<bool>& refitted) {
   expect(std::ssize(kept) == keep_ && refitted.size() == kept.size(), "keep: as many as planned");
@@ -105,32 +125,20 @@ void ExpertCheckpoint::keep(std::int64_t layer, std::span<const std::int64_t> ke
     if (!name.empty()) copy_slices(name, kept);
   }
   if (tensors.form() == ExpertForm::kSeparate) {
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      check_interrupt();
-      const std::vector<std::string> from = tensors.names_of(kept[i]);
-      const std::vector<std::string> to = tensors.names_of(static_cast<std::int64_t>(i));
-      const std::string down = tensors.place(static_cast<std::int64_t>(i), ExpertPart::kDown).tensor;
-      for (std::size_t part = 0; part < from.size(); ++part) {
-        if (refitted[i] && to[part] == down) continue;
-        const TensorInfo& tensor = model_.checkpoint().at(from[part]);
-        if (tensor.dtype != model_.checkpoint().at(to[part]).dtype) {
-          bad_input("{}: tensor {}: found {}, expected {} as of {}: one dtype for all experts",
-                    model_.checkpoint().folder().string(), tensor.name, name_of(tensor.dtype),
-                    name_of(model_.checkpoint().at(to[part]).dtype), to[part]);
-        }
-        writer_.write_bytes(to[part], model_.checkpoint().bytes(tensor));
-      }
-      tensors.release(kept[i]);
-    }
+    parallel_for(std::ssize(kept), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) copy_separate(tensors, kept[at(i)], i, refitted[at(i)]);
+    });
     return;
   }
   const std::string down =
       tensors.form() == ExpertForm::kMxfp4 ? "" : tensors.place(0, ExpertPart::kDown).tensor;
   for (const std::string& name : tensors.names()) {
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      check_interrupt();
-      if (!(refitted[i] && name == down)) copy_part(name, kept[i], static_cast<std::int64_t>(i));
-    }
+    parallel_for(std::ssize(kept), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        check_interrupt();
+        if (!(refitted[at(i)] && name == down)) copy_part(name, kept[at(i)], i);
+      }
+    });
   }
 }
 

@@ -45,6 +45,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
   // Rows of a tensor whose first extent is the number of experts.
   void copy_slices(const std::string& name, std::span<const std::int64_t> kept);
+  // The tensors of one expert under the names of the `index`th.
+  void copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index, bool refitted);
   void copy_part(const std::string& name, std::int64_t expert, std::int64_t index);
 
   const Model& model_;

@@ -2,15 +2,21 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <span>
 
 namespace swiftprune {
 
-inline double root_mean_square(std::span<const float> token) {
+// squares: Σ x² of the token's `size` numbers.
+inline double root_mean_square(double squares, std::int64_t size) {
   constexpr double kTiny = 1e-12;  // keeps tokens that are zero finite
+  return std::sqrt(squares / static_cast<double>(size) + kTiny);
+}
+
+inline double root_mean_square(std::span<const float> token) {
   double sum = 0.0;
   for (const float value : token) sum += double{value} * double{value};
-  return std::sqrt(sum / static_cast<double>(token.size()) + kTiny);
+  return root_mean_square(sum, std::ssize(token));
 }
 
 }  // namespace swiftprune

@@ -17,6 +17,7 @@ target_sources(swiftprune PRIVATE
   pipeline/drivers/shared_refinement.cpp
   pipeline/drivers/shrink.cpp
   pipeline/drivers/cpu_shrink_shop.cpp
+  pipeline/drivers/cpu_expert_shop.cpp
   pipeline/drivers/remove_experts.cpp
   pipeline/block_edits.cpp
   pipeline/tensor_output.cpp

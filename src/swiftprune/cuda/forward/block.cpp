@@ -1,46 +1,26 @@
 #include "swiftprune/cuda/forward/block.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
 namespace {
 
 using enum LinearInput;
 
-constexpr std::int64_t kAlignment = 256;  // of groups: what cuBLASLt likes best
-
-std::uint64_t aligned(std::uint64_t bytes) {
-  return static_cast<std::uint64_t>(round_up(static_cast<std::int64_t>(bytes), kAlignment));
-}
-
 std::size_t at(LinearInput input) { return static_cast<std::size_t>(input); }
 
-// Bytes that go to the device together, each part aligned.
-class Extras {
- public:
-  std::uint64_t add(std::span<const float> values, DType dtype) {
-    const std::uint64_t offset = aligned(bytes_.size());
-    bytes_.resize(offset + values.size() * static_cast<std::size_t>(size_of(dtype)));
-    convert_from_f32(values, dtype, std::span(bytes_).subspan(offset));
-    return offset;
+// What experts add joins the residual as it is, behind the attention.
+void check_experts_sum(const ModelConfig& model) {
+  for (const BlockConfig& block : model.blocks) {
+    if (!block.experts || (!model.parallel_residual && !block.post_mlp_norm)) continue;
+    bad_usage(
+        "model of the family {}: found experts {}, expected them behind the attention and without {}; {}",
+        model.family, model.parallel_residual ? "beside the attention" : "with a norm behind them",
+        capabilities().where, capabilities().instead);
   }
-  std::vector<std::byte> take() { return std::move(bytes_); }
-
- private:
-  std::vector<std::byte> bytes_;
-};
-
-// Whether any weight of the group is packed: then the group is not part of the layout.
-bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group) {
-  return std::any_of(group.begin(), group.end(), [&](const LinearTensors& linear) {
-    return checkpoint.find(linear.name + ".weight" + kPackedSuffix) != nullptr;
-  });
 }
 
 }  // namespace
@@ -79,265 +59,6 @@ NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bia
   return args;
 }
 
-std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block) {
-  std::array<std::vector<LinearTensors>, kNumLinearInputs> groups;
-  for (const LinearTensors& linear : linears_of(block)) groups[at(linear.input)].push_back(linear);
-  return groups;
-}
-
-BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
-  BlockLayout layout;
-  std::uint64_t end = 0;
-  const BlockConfig& block = model_.config().blocks[static_cast<std::size_t>(layer)];
-  std::uint64_t extras = 0;
-  for (const auto& group : linears_by_input(block)) {
-    end = aligned(end);
-    const bool packed = is_packed(model_.checkpoint(), group);
-    for (const LinearTensors& linear : group) {
-      extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
-      if (packed) continue;
-      BlockLayout::Weight weight{linear.name + ".weight",
-                                 model_.checkpoint().at(linear.name + ".weight").dtype,
-                                 linear.input,
-                                 linear.outputs,
-                                 linear.inputs,
-                                 end};
-      end += weight.bytes();
-      layout.weights.push_back(std::move(weight));
-    }
-  }
-  const auto head = static_cast<std::uint64_t>(model_.config().head_size) * sizeof(float);
-  const auto hidden = static_cast<std::uint64_t>(model_.config().hidden_size) * sizeof(float);
-  extras += 8 * aligned(hidden) + 4 * aligned(head);
-  layout.extras_offset = aligned(end);
-  layout.extras_bytes = extras;
-  layout.bytes = layout.extras_offset + extras;
-  return layout;
-}
-
-BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compute)
-    : model_(model), compute_(compute) {
-  std::uint64_t bytes = 0;
-  std::uint64_t converted = 0;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
-    layout_ = layout_of(layer);
-    bytes = std::max(bytes, layout_.bytes);
-    std::uint64_t elements = 0;
-    bool converts = false;
-    for (const BlockLayout::Weight& weight : layout_.weights) {
-      elements += static_cast<std::uint64_t>(weight.rows * weight.cols) + kAlignment;
-      converts |= weight.dtype != compute;
-    }
-    if (converts) converted = std::max(converted, elements * static_cast<std::uint64_t>(size_of(compute)));
-  }
-  buffer_ = DeviceBuffer(memory, bytes, "the weights of a block");
-  if (converted > 0) converted_ = DeviceBuffer(memory, converted, "the converted weights of a block");
-}
-
-std::uint64_t BlockWeights::max_weight_bytes(const Model& model) {
-  std::uint64_t most = 0;
-  for (const BlockConfig& block : model.config().blocks) {
-    for (const LinearTensors& linear : linears_of(block)) {
-      most = std::max(most,
-                      static_cast<std::uint64_t>(model.checkpoint().at(linear.name + ".weight").num_bytes()));
-    }
-  }
-  return most;
-}
-
-std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
-  layer_ = layer;
-  layout_ = layout_of(layer);
-  const Checkpoint& checkpoint = model_.checkpoint();
-  const ModelConfig& model = model_.config();
-  Extras extras;
-  const auto add_norm = [&](NormIndex index, const NormTensors& tensors, std::int64_t size) {
-    NormOffsets& offsets = norms_[index];
-    offsets.present = true;
-    offsets.has_gain = !tensors.gain.empty();
-    offsets.has_bias = !tensors.bias.empty();
-    if (offsets.has_gain) offsets.gain = extras.add(checkpoint.load_vector(tensors.gain, size), DType::kF32);
-    if (offsets.has_bias) offsets.bias = extras.add(checkpoint.load_vector(tensors.bias, size), DType::kF32);
-  };
-  norms_ = {};
-  const BlockConfig& block = config();
-  if (block.attention_norm) add_norm(kAttentionNorm, *block.attention_norm, model.hidden_size);
-  if (block.mlp_norm) add_norm(kMlpNorm, *block.mlp_norm, model.hidden_size);
-  if (block.post_attention_norm) add_norm(kPostAttentionNorm, *block.post_attention_norm, model.hidden_size);
-  if (block.post_mlp_norm) add_norm(kPostMlpNorm, *block.post_mlp_norm, model.hidden_size);
-  if (block.query_norm) add_norm(kQueryNorm, *block.query_norm, model.head_size);
-  if (block.key_norm) add_norm(kKeyNorm, *block.key_norm, model.head_size);
-
-  bias_offsets_.fill(-1);
-  const auto groups = linears_by_input(block);
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    std::vector<float> bias;
-    bool any = reserved_bias_[i];
-    for (const LinearTensors& linear : groups[i]) {
-      any |= linear.bias;
-      std::vector<float> part(static_cast<std::size_t>(linear.outputs), 0.0f);
-      if (linear.bias) part = checkpoint.load_vector(linear.name + ".bias", linear.outputs);
-      bias.insert(bias.end(), part.begin(), part.end());
-    }
-    const DType dtype = is_output(static_cast<LinearInput>(i)) ? DType::kF32 : compute_;
-    if (any) bias_offsets_[i] = static_cast<std::int64_t>(extras.add(bias, dtype));
-  }
-  std::vector<std::byte> bytes = extras.take();
-  expect(bytes.size() <= layout_.extras_bytes, "BlockWeights: room for norms and biases");
-  return bytes;
-}
-
-std::size_t BlockWeights::output_projection(LinearInput output) const {
-  const auto found = std::find_if(layout_.weights.begin(), layout_.weights.end(),
-                                  [&](const BlockLayout::Weight& weight) { return weight.input == output; });
-  expect(is_output(output) && found != layout_.weights.end(), "output_projection: an output's input");
-  return static_cast<std::size_t>(found - layout_.weights.begin());
-}
-
-void BlockWeights::set_bias(LinearInput output, std::span<const float> bias, cudaStream_t stream) {
-  expect(is_output(output) && bias_offsets_[at(output)] >= 0, "set_bias: an output projection's bias");
-  check(cudaMemcpyAsync(const_cast<void*>(this->bias(output)), bias.data(), bias.size_bytes(),
-                        cudaMemcpyHostToDevice, stream));  // pageable: read before the call returns
-}
-
-void BlockWeights::silence(cudaStream_t stream) {
-  for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
-    const DeviceView weight = this->weight(output_projection(output));
-    check(cudaMemsetAsync(weight.data, 0, static_cast<std::size_t>(weight.numel() * size_of(weight.dtype)),
-                          stream));
-    if (bias(output) == nullptr) continue;
-    check(cudaMemsetAsync(const_cast<void*>(bias(output)), 0,
-                          static_cast<std::size_t>(weight.rows) * sizeof(float), stream));
-  }
-}
-
-DeviceView BlockWeights::weight(std::size_t linear) const {
-  const BlockLayout::Weight& weight = layout_.weights[linear];
-  return view_of(buffer_.data() + weight.offset, weight.dtype, weight.rows, weight.cols);
-}
-
-bool BlockWeights::is_converted(LinearInput input) const {
-  return std::any_of(layout_.weights.begin(), layout_.weights.end(), [&](const BlockLayout::Weight& weight) {
-    return weight.input == input && weight.dtype != compute_;
-  });
-}
-
-DeviceView BlockWeights::group(LinearInput input) const {
-  std::int64_t rows = 0;
-  std::int64_t cols = 0;
-  std::int64_t elements_before = 0;
-  const std::byte* first = nullptr;
-  for (const BlockLayout::Weight& weight : layout_.weights) {
-    if (weight.input < input) elements_before += weight.rows * weight.cols;
-    if (weight.input != input) continue;
-    if (first == nullptr) first = buffer_.data() + weight.offset;
-    rows += weight.rows;
-    cols = weight.cols;
-  }
-  if (is_converted(input)) {
-    // Groups stay aligned: each may begin up to kAlignment elements later.
-    const std::int64_t start =
-        round_up(elements_before, kAlignment) + static_cast<std::int64_t>(at(input)) * kAlignment;
-    first = converted_.data() + start * size_of(compute_);
-  }
-  return view_of(const_cast<std::byte*>(first), compute_, rows, cols);
-}
-
-const void* BlockWeights::bias(LinearInput input) const {
-  const std::int64_t offset = bias_offsets_[at(input)];
-  return offset < 0 ? nullptr : buffer_.data() + layout_.extras_offset + offset;
-}
-
-void BlockWeights::refresh(LinearInput input, cudaStream_t stream) {
-  if (!is_converted(input)) return;
-  const DeviceView target = group(input);
-  std::int64_t row = 0;
-  for (std::size_t i = 0; i < layout_.weights.size(); ++i) {
-    if (layout_.weights[i].input != input) continue;
-    const DeviceView source = weight(i);
-    convert(source.data, source.dtype, target.row(row), compute_, source.numel(), stream);
-    row += source.rows;
-  }
-}
-
-void BlockWeights::refresh(cudaStream_t stream) {
-  for (int i = 0; i < kNumLinearInputs; ++i) refresh(static_cast<LinearInput>(i), stream);
-}
-
-void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
-  const auto groups = linears_by_input(config());
-  const Checkpoint& checkpoint = model_.checkpoint();
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    packed_[i].reset();
-    if (!is_packed(checkpoint, groups[i])) continue;
-    std::vector<PackedTensor> parts;
-    for (const LinearTensors& linear : groups[i]) {
-      const std::string name = linear.name + ".weight";
-      std::optional<PackedTensor> part = find_packed(checkpoint, name, linear.outputs, linear.inputs);
-      if (!part) part = pack_dense(checkpoint, name);
-      if (!part || part->shape().dtype != compute_) {
-        bad_input(
-            "{}: found {}, expected packed or dense {} as the other weights that read its input; use "
-            "--device cpu",
-            name, part ? name_of(part->shape().dtype) : "a dtype that cannot be packed", name_of(compute_));
-      }
-      parts.push_back(std::move(*part));
-    }
-    packed_[i].emplace(memory, parts, stream);
-  }
-}
-
-std::int64_t BlockWeights::group_rows(LinearInput input) const {
-  return packed_[at(input)] ? packed_[at(input)]->rows() : group(input).rows;
-}
-
-std::int64_t BlockWeights::linear_bytes() const {
-  std::int64_t bytes = 0;
-  for (int i = 0; i < kNumLinearInputs; ++i) {
-    const auto input = static_cast<LinearInput>(i);
-    bytes += packed_[at(input)] ? static_cast<std::int64_t>(packed_[at(input)]->bytes())
-                                : group(input).numel() * size_of(compute_);
-  }
-  return bytes;
-}
-
-void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-                          DevicePacked::Scratch scratch, cudaStream_t stream) const {
-  if (packed_[at(input)]) {
-    packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
-  } else {
-    products.linear(x, group(input), bias(input), y, accumulate);
-  }
-}
-
-void BlockWeights::product(Products& products, LinearInput input, DeviceView x, DeviceView y,
-                           DevicePacked::Scratch scratch, cudaStream_t stream) const {
-  if (packed_[at(input)]) {
-    packed_[at(input)]->linear(products, x, nullptr, y, false, scratch, stream);
-  } else {
-    products.linear(x, group(input), nullptr, y);
-  }
-}
-
-void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
-  layer_ = other.layer_;
-  layout_ = other.layout_;
-  norms_ = other.norms_;
-  bias_offsets_ = other.bias_offsets_;
-  check(
-      cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));
-  refresh(stream);
-}
-
-BlockWeights::Norm BlockWeights::norm(NormIndex index) const {
-  const NormOffsets& offsets = norms_[index];
-  const std::byte* extras = buffer_.data() + layout_.extras_offset;
-  const auto pointer = [&](bool has, std::uint64_t offset) {
-    return has ? reinterpret_cast<const float*>(extras + offset) : nullptr;
-  };
-  return {pointer(offsets.has_gain, offsets.gain), pointer(offsets.has_bias, offsets.bias), offsets.present};
-}
-
 BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
                            std::int64_t seqlen, DType compute, cudaStream_t stream)
     : model_(model.config()),
@@ -349,8 +70,10 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
       stream_(stream) {
   check_model(model_, capabilities());
   expect(rows > 0, "BlockForward: rows");
+  check_experts_sum(model_);
   std::int64_t qkv = 0;
   std::int64_t up = 0;
+  std::int64_t inner = 0;
   std::int64_t expanded = 0;
   for (const BlockConfig& block : model_.blocks) {
     const auto groups = linears_by_input(block);
@@ -361,6 +84,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
     };
     qkv = std::max(qkv, outputs(kAttention));
     up = std::max(up, outputs(kMlp));
+    inner = std::max(inner, block.down.inputs);
     for (std::size_t i = 0; i < groups.size(); ++i) {
       if (!is_packed(model.checkpoint(), groups[i])) continue;
       expanded = std::max(expanded, outputs(static_cast<LinearInput>(i)) * groups[i].front().inputs);
@@ -371,12 +95,13 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   qkv_ = DeviceMatrix(memory, compute, rows, qkv, kWhat);
   mixed_ = DeviceMatrix(memory, compute, rows, model_.num_heads * model_.head_size, kWhat);
   up_ = DeviceMatrix(memory, compute, rows, up, kWhat);
-  inner_ = DeviceMatrix(memory, compute, rows, model_.intermediate_size, kWhat);
+  inner_ = DeviceMatrix(memory, compute, rows, inner, kWhat);
   out_ = DeviceMatrix(memory, DType::kF32, rows, model_.hidden_size, kWhat);
   if (expanded > 0 && rows > kMaxDecodeTokens) {
     expanded_ =
         DeviceBuffer(memory, static_cast<std::uint64_t>(expanded * size_of(compute)), "expanded weights");
   }
+  if (model_.has_experts()) experts_.emplace(memory, products, model_, rows, compute, stream);
   for (const RopeTable& table : model.rope_tables(seqlen)) {
     Rope rope;
     rope.pairs = table.cos.cols();
@@ -492,6 +217,17 @@ DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
   return inner;
 }
 
+void BlockForward::add_shared(const BlockWeights& block, DeviceView x, DeviceView hidden,
+                              const DeviceObserver* observer) {
+  if (block.config().up.empty()) return;
+  const DeviceView inner = mlp(block, x);
+  if (observer != nullptr) (*observer)(kMlpOutput, inner);
+  if (block.shared_gate() != nullptr) {
+    gate_rows(x.data, compute_, block.shared_gate(), x.rows, x.cols, inner.cols, inner.data, stream_);
+  }
+  linear(block, kMlpOutput, inner, hidden, true);
+}
+
 bool BlockForward::norms_output(const BlockWeights& block, LinearInput which) {
   return block.norm(which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm)
       .present;
@@ -551,6 +287,10 @@ void BlockForward::run(const BlockWeights& block, DeviceView hidden, const Devic
     x = input_of(block, kMlp, hidden);
   }
   observe(kMlp, x);
+  if (block.config().experts) {
+    add_shared(block, x, hidden, observer);
+    return experts_->add_outputs(block, x, hidden, cache_ != nullptr && cached_.length == 1);
+  }
   const DeviceView inner = mlp(block, x);
   observe(kMlpOutput, inner);
   project_and_add(block, kMlpOutput, inner, hidden);

@@ -1,6 +1,7 @@
 // The block's arithmetic between its products: norms, heads (norm and rotary embedding), activations, losses.
 #include <algorithm>
 
+#include "swiftprune/cuda/forward/activations.cuh"
 #include "swiftprune/cuda/runtime/device_math.cuh"
 
 namespace swiftprune::cuda {
@@ -141,16 +142,6 @@ __global__ __launch_bounds__(kThreads) void rope_kernel(HeadsArgs args) {
   high.v[1] = from_float<T>(b[1] * cos.y + a[1] * sin.y);
   *reinterpret_cast<Two*>(x + i) = low;
   *reinterpret_cast<Two*>(x + i + args.pairs) = high;
-}
-
-template <ActivationKind kKind>
-__device__ __forceinline__ float activated(float x) {
-  if constexpr (kKind == ActivationKind::kSilu) return x / (1.0f + __expf(-x));
-  if constexpr (kKind == ActivationKind::kGelu) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-  if constexpr (kKind == ActivationKind::kGeluTanh) {
-    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-  }
-  return fmaxf(x, 0.0f);
 }
 
 // kSpan elements a thread.
@@ -313,17 +304,9 @@ void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows,
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    using enum ActivationKind;
-    switch (kind) {
-      case kSilu:
-        return launch_activate<T, kSilu>(gated, x, rows, cols, y, stream);
-      case kGelu:
-        return launch_activate<T, kGelu>(gated, x, rows, cols, y, stream);
-      case kGeluTanh:
-        return launch_activate<T, kGeluTanh>(gated, x, rows, cols, y, stream);
-      case kRelu:
-        return launch_activate<T, kRelu>(gated, x, rows, cols, y, stream);
-    }
+    with_activation(kind, [&](auto activation) {
+      launch_activate<T, activation.value>(gated, x, rows, cols, y, stream);
+    });
   });
   check_launch("activate");
 }
@@ -334,14 +317,10 @@ void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, st
   const auto blocks = static_cast<unsigned>((cols + kEffectThreads - 1) / kEffectThreads);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto launch = [&](auto kernel) {
-      kernel<<<blocks, kEffectThreads, 0, stream>>>(static_cast<const T*>(x), gated, tokens, cols, gate, up);
-    };
-    using enum ActivationKind;
-    if (kind == kSilu) launch(effects_kernel<T, kSilu>);
-    if (kind == kGelu) launch(effects_kernel<T, kGelu>);
-    if (kind == kGeluTanh) launch(effects_kernel<T, kGeluTanh>);
-    if (kind == kRelu) launch(effects_kernel<T, kRelu>);
+    with_activation(kind, [&](auto activation) {
+      effects_kernel<T, activation.value>
+          <<<blocks, kEffectThreads, 0, stream>>>(static_cast<const T*>(x), gated, tokens, cols, gate, up);
+    });
   });
   check_launch("mlp_effects");
 }

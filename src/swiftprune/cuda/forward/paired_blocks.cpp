@@ -88,7 +88,7 @@ class DevicePairedBlocks final : public PairedBlocks {
     const auto group = static_cast<std::size_t>(input);
     const std::vector<LinearTensors> a = linears_by_input(dense.config())[group];
     const std::vector<LinearTensors> b = linears_by_input(pruned.config())[group];
-    if (a.front().inputs != b.front().inputs) return;
+    if (a.empty() || b.empty() || a.front().inputs != b.front().inputs) return;  // empty: experts alone
     const DeviceView dense_y = view_of(dense_y_.view().data, DType::kF32, x.rows, dense.group_rows(input));
     const DeviceView pruned_y = view_of(pruned_y_.view().data, DType::kF32, x.rows, pruned.group_rows(input));
     dense_.forward().product(dense, input, x, dense_y);

@@ -86,7 +86,8 @@ std::int64_t DeviceModel::bytes_per_step(std::int64_t position) const {
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
     const ModelConfig& config = model_.config();
     const std::int64_t kv_size = config.kv_heads_in(block.config()) * config.head_size;
-    bytes += block.linear_bytes() + 2 * num_lanes() * keys * kv_size * size_of(dtype_);
+    bytes += block.linear_bytes() + block.expert_bytes(num_lanes()) +
+             2 * num_lanes() * keys * kv_size * size_of(dtype_);
   }
   return bytes;
 }

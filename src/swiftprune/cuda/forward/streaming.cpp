@@ -47,7 +47,34 @@ void BlockLoader::start(std::int64_t layer, BlockWeights& target) {
   }
 }
 
-// The block's chunks in turn, one lane each.
+void BlockLoader::copy_through(Lane& lane, std::span<const std::byte> source, std::byte* to) {
+  const auto slot = static_cast<std::size_t>(lane.next);
+  lane.next ^= 1;
+  lane.copied[slot].synchronize();
+  std::memcpy(lane.pinned[slot].data(), source.data(), source.size());
+  check(cudaMemcpyAsync(to, lane.pinned[slot].data(), source.size(), cudaMemcpyHostToDevice, lane.stream));
+  lane.copied[slot].record(lane.stream);
+}
+
+// One linear of one expert, whatever its form in the file, in the compute dtype.
+void BlockLoader::copy_expert(Lane& lane, const BlockWeights& target, std::int64_t expert, ExpertPart part) {
+  const ExpertTensors& tensors = target.expert_tensors();
+  const DType from = tensors.dtype(expert, part), to = target.compute();
+  std::vector<std::byte> values = tensors.bytes(expert, part);
+  if (from != to) {
+    std::vector<float> wide(values.size() / static_cast<std::size_t>(size_of(from)));
+    convert_to_f32(values, from, wide);
+    values.resize(wide.size() * static_cast<std::size_t>(size_of(to)));
+    convert_from_f32(wide, to, values);
+  }
+  std::byte* place = target.data() + target.expert_offset(expert, part);
+  for (std::uint64_t first = 0; first < values.size(); first += kChunkBytes) {
+    copy_through(lane, std::span(values).subspan(first, std::min(kChunkBytes, values.size() - first)),
+                 place + first);
+  }
+}
+
+// The block's chunks in turn, one lane each; then its experts.
 void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::byte>& extras,
                        std::size_t lane_index) {
   check(cudaSetDevice(device_));
@@ -55,20 +82,20 @@ void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::
   const auto copy = [&](std::span<const std::byte> source, std::byte* to) {
     for (std::uint64_t first = 0; first < source.size(); first += kChunkBytes, ++chunk) {
       if (chunk % lanes_.size() != lane_index) continue;
-      const std::uint64_t bytes = std::min(kChunkBytes, source.size() - first);
-      const auto slot = static_cast<std::size_t>(lane.next);
-      lane.next ^= 1;
-      lane.copied[slot].synchronize();
-      std::memcpy(lane.pinned[slot].data(), source.data() + first, bytes);
-      check(
-          cudaMemcpyAsync(to + first, lane.pinned[slot].data(), bytes, cudaMemcpyHostToDevice, lane.stream));
-      lane.copied[slot].record(lane.stream);
+      copy_through(lane, source.subspan(first, std::min(kChunkBytes, source.size() - first)), to + first);
     }
   };
   for (const BlockLayout::Weight& weight : target.layout().weights) {
     copy(model_.checkpoint().bytes(model_.checkpoint().at(weight.tensor)), target.data() + weight.offset);
   }
   copy(extras, target.data() + target.layout().extras_offset);
+  if (target.config().experts) {
+    const std::int64_t count = target.config().experts->count;
+    for (auto e = static_cast<std::int64_t>(lane_index); e < count; e += std::ssize(lanes_)) {
+      for (const ExpertPart part : kExpertParts) copy_expert(lane, target, e, part);
+      target.expert_tensors().release(e);
+    }
+  }
   lane.stream.synchronize();
 }
 

@@ -32,6 +32,9 @@ class BlockLoader {
 
  private:
   struct Lane;
+  // At most a chunk.
+  static void copy_through(Lane& lane, std::span<const std::byte> source, std::byte* to);
+  static void copy_expert(Lane& lane, const BlockWeights& target, std::int64_t expert, ExpertPart part);
   void fill(Lane& lane, BlockWeights& target, const std::vector<std::byte>& extras, std::size_t lane_index);
 
   const Model& model_;

@@ -27,8 +27,14 @@ class DeviceInputEnergies final : public InputEnergies {
     scratch_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(statistics_scratch(kStoppingSegment, widest)),
                             "statistics");
     for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
-      for (const auto& group : linears_by_input(m.blocks[static_cast<std::size_t>(layer)])) {
-        const std::uint64_t bytes = static_cast<std::uint64_t>(group.front().inputs) * sizeof(double);
+      const auto groups = linears_by_input(m.blocks[static_cast<std::size_t>(layer)]);
+      for (std::size_t input = 0; input < groups.size(); ++input) {
+        // Where all of the MLP are experts, their inputs are seen, and no down projection's.
+        const bool of_experts = groups[input].empty() && input == static_cast<std::size_t>(LinearInput::kMlp);
+        const std::int64_t inputs = of_experts              ? m.hidden_size
+                                    : groups[input].empty() ? 0
+                                                            : groups[input].front().inputs;
+        const std::uint64_t bytes = static_cast<std::uint64_t>(inputs) * sizeof(double);
         energies_.emplace_back(memory_, bytes, "energies");
         check(cudaMemsetAsync(energies_.back().data(), 0, bytes, stream_));
       }
@@ -44,6 +50,7 @@ class DeviceInputEnergies final : public InputEnergies {
       run_layer(layer, part, hidden.view());
       for (std::size_t input = 0; input < kNumLinearInputs; ++input) {
         const std::size_t size = seen_[input].size() / static_cast<std::size_t>(count * num_segments());
+        if (size == 0) continue;
         for (std::int64_t i = 0; i < count * num_segments(); ++i) {
           consume(layer, static_cast<LinearInput>(input), i / num_segments(), i % num_segments(),
                   std::span(seen_[input]).subspan(static_cast<std::size_t>(i) * size, size));

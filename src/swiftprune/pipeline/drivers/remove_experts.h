@@ -1,10 +1,12 @@
 // Experts are taken out of every layer that has them, one decoder block at a time: what the calibration text shows of
 // them decides which stay, the router loses the others' rows, and the outputs of those that stay are refitted. The
 // text then passes the smaller layer. Experts are read one by one; in memory are the hidden states, a few matrices of
-// their size, one layer's router and one expert. On the processor.
+// their size, one layer's router and one expert (on a GPU: one layer's experts).
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -68,7 +70,12 @@ void check_experts_left(const ModelConfig& model, std::int64_t keep, std::string
 void check_reducible(const Model& model);
 bool can_refit_experts(const Model& model);
 
-RemoveExpertsResult remove_experts(const Model& model, const Backend& backend, const TokenWindows& windows,
-                                   const RemoveExpertsOptions& options, ReducedExpertsOutput& output);
+// In a device's shop (expert_shop.h).
+class ExpertShop;
+struct ExpertRun;
+using ExpertShopMaker = std::function<std::unique_ptr<ExpertShop>(const ExpertRun& run)>;
+RemoveExpertsResult remove_experts(const ExpertShopMaker& make_shop, const Model& model,
+                                   const TokenWindows& windows, const RemoveExpertsOptions& options,
+                                   ReducedExpertsOutput& output);
 
 }  // namespace swiftprune

@@ -1,0 +1,147 @@
+#include "swiftprune/cuda/forward/experts.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/model/experts_config.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+// So many tokens or fewer read the weights faster than they can be sorted.
+constexpr std::int64_t kFewTokens = 16;
+constexpr std::string_view kWhat = "the experts of one pass";
+
+}  // namespace
+
+DeviceExperts::DeviceExperts(DeviceMemory& memory, Products& products, const ModelConfig& model,
+                             std::int64_t rows, DType compute, cudaStream_t stream)
+    : model_(model), experts_(*experts_of(model)), products_(products), compute_(compute), stream_(stream) {
+  const std::int64_t top_k = experts_.router.top_k, pairs = rows * top_k;
+  wide_ = DeviceMatrix(memory, DType::kF32, rows, model.hidden_size, kWhat);
+  x_ = DeviceMatrix(memory, compute, rows, model.hidden_size, kWhat);
+  up_ = DeviceMatrix(memory, compute, rows, 2 * experts_.width, kWhat);
+  inner_ = DeviceMatrix(memory, compute, std::max(rows, top_k), experts_.width, kWhat);
+  logits_ = DeviceMatrix(memory, DType::kF32, rows, experts_.count, kWhat);
+  const auto bytes = static_cast<std::uint64_t>(pairs) * sizeof(float);
+  static_assert(sizeof(float) == sizeof(std::int32_t));
+  for (DeviceBuffer* buffer : {&chosen_, &gates_, &order_, &ordered_gates_}) {
+    *buffer = DeviceBuffer(memory, bytes, kWhat);
+  }
+  host_chosen_ = PinnedBuffer(bytes);
+  host_gates_ = PinnedBuffer(bytes);
+}
+
+void DeviceExperts::logits(DeviceView x, DeviceView weight, DeviceView logits) {
+  DeviceView wide = x;
+  if (x.dtype != DType::kF32) {
+    wide = wide_.view().row_block(0, x.rows);
+    convert(x.data, x.dtype, wide.data, DType::kF32, x.numel(), stream_);
+  }
+  products_.linear(wide, weight, nullptr, logits);
+}
+
+DeviceView DeviceExperts::inner(const BlockWeights& block, std::int64_t expert, DeviceView x) {
+  const DeviceView up = up_.view().row_block(0, x.rows), inner = inner_.view().row_block(0, x.rows);
+  products_.linear(x, block.expert_up(expert), nullptr, up);
+  activate(kind_of(model_.activation), true, up.data, x.rows, inner.cols, inner.data, compute_, stream_);
+  return inner;
+}
+
+DeviceView DeviceExperts::project(const BlockWeights& block, std::int64_t expert, DeviceView inner) {
+  const DeviceView out = wide_.view().row_block(0, inner.rows);
+  products_.linear(inner, block.expert_down(expert), nullptr, out);
+  return out;
+}
+
+void DeviceExperts::choose(const BlockWeights& block, DeviceView x) {
+  const DeviceView scores = logits_.view().row_block(0, x.rows);
+  logits(x, block.router(), scores);
+  const RouterConfig& router = experts_.router;
+  RouteArgs args;
+  args.logits = static_cast<const float*>(scores.data);
+  args.bias = block.router_bias();
+  args.correction = block.correction_bias();
+  args.rows = x.rows;
+  args.num_experts = static_cast<int>(experts_.count);
+  args.sigmoid = router.score == RouterScore::kSigmoid;
+  args.top_k = static_cast<int>(router.top_k);
+  args.num_groups = static_cast<int>(router.num_groups);
+  args.top_groups = static_cast<int>(router.top_groups);
+  args.best_two = router.group_score == GroupScore::kBestTwo;
+  args.renormalised = router.renormalised;
+  args.scale = router.scale;
+  args.chosen = chosen_.as<std::int32_t>();
+  args.gates = gates_.as<float>();
+  route(args, stream_);
+}
+
+void DeviceExperts::add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable) {
+  choose(block, x);
+  if (recordable || x.rows <= kFewTokens) {
+    add_few(block, x, hidden);
+  } else {
+    add_many(block, x, hidden);
+  }
+}
+
+void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView hidden) {
+  FewExpertsArgs args;
+  args.dtype = compute_;
+  args.hidden = x.cols;
+  args.width = experts_.width;
+  args.top_k = static_cast<int>(experts_.router.top_k);
+  const std::int64_t together = inner_.view().rows / experts_.router.top_k;
+  for (std::int64_t first = 0; first < x.rows; first += together) {
+    args.rows = std::min(together, x.rows - first);
+    args.chosen = chosen_.as<std::int32_t>() + first * experts_.router.top_k;
+    args.gates = gates_.as<float>() + first * experts_.router.top_k;
+    experts_up(args, kind_of(model_.activation), x.row(first), block.expert_up(0).data, inner_.view().data,
+               stream_);
+    experts_down(args, inner_.view().data, block.expert_down(0).data,
+                 reinterpret_cast<float*>(hidden.row(first)), stream_);
+  }
+}
+
+void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView hidden) {
+  const std::int64_t top_k = experts_.router.top_k;
+  const auto pairs = static_cast<std::size_t>(x.rows * top_k);
+  const auto to_host = [&](const DeviceBuffer& from, const PinnedBuffer& to) {
+    check(cudaMemcpyAsync(to.data(), from.data(), pairs * sizeof(float), cudaMemcpyDeviceToHost, stream_));
+  };
+  to_host(chosen_, host_chosen_);
+  to_host(gates_, host_gates_);
+  check(cudaStreamSynchronize(stream_));
+  Routing routing{top_k, std::vector<std::int32_t>(pairs), std::vector<float>(pairs)};
+  std::memcpy(routing.experts.data(), host_chosen_.data(), pairs * sizeof(std::int32_t));
+  std::memcpy(routing.gates.data(), host_gates_.data(), pairs * sizeof(float));
+  const std::vector<ExpertTokens> tokens = tokens_by_expert(routing, experts_.count);
+  // The host's copies are free again: what was in them has been read.
+  auto* rows = reinterpret_cast<std::int32_t*>(host_chosen_.data());
+  auto* gates = reinterpret_cast<float*>(host_gates_.data());
+  for (const ExpertTokens& of : tokens) {
+    rows = std::transform(of.rows.begin(), of.rows.end(), rows,
+                          [](std::int64_t row) { return static_cast<std::int32_t>(row); });
+    gates = std::copy(of.gates.begin(), of.gates.end(), gates);
+  }
+  const auto to_device = [&](const PinnedBuffer& from, const DeviceBuffer& to) {
+    check(cudaMemcpyAsync(to.data(), from.data(), pairs * sizeof(float), cudaMemcpyHostToDevice, stream_));
+  };
+  to_device(host_chosen_, order_);
+  to_device(host_gates_, ordered_gates_);
+  std::int64_t first = 0;
+  for (std::int64_t e = 0; e < experts_.count; ++e) {
+    const auto count = std::ssize(tokens[static_cast<std::size_t>(e)].rows);
+    if (count == 0) continue;
+    const DeviceView own = x_.view().row_block(0, count);
+    const std::int32_t* own_rows = order_.as<std::int32_t>() + first;
+    gather(x.data, compute_, x.cols, own_rows, count, nullptr, x.cols, own.data, stream_);
+    const DeviceView out = project(block, e, inner(block, e, own));
+    add_gated_rows(static_cast<const float*>(out.data), own_rows, ordered_gates_.as<float>() + first, count,
+                   out.cols, static_cast<float*>(hidden.data), stream_);
+    first += count;
+  }
+}
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,47 @@
+// The experts of a block on the device (model/experts.h): a few tokens read the weights that they chose where these
+// lie; many are sorted by expert on the host, and each expert multiplies its own.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "swiftprune/cuda/forward/block_weights.h"
+#include "swiftprune/model/experts.h"
+
+namespace swiftprune::cuda {
+
+class DeviceExperts {
+ public:
+  // rows: most rows a call. The model has experts.
+  DeviceExperts(DeviceMemory& memory, Products& products, const ModelConfig& model, std::int64_t rows,
+                DType compute, cudaStream_t stream);
+
+  // hidden [N, hidden] F32 += Σ_j g_j·f_j(x), x [N, hidden]. recordable: without a word from the host, whatever N is.
+  void add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable);
+
+  // The steps for one expert after the other. Results stand until the same step is called again.
+  //
+  // The router's logits without bias [N, E'], of its rows `weight` [E', hidden] F32.
+  void logits(DeviceView x, DeviceView weight, DeviceView logits);
+  DeviceView inner(const BlockWeights& block, std::int64_t expert, DeviceView x);        // [n, I]
+  DeviceView project(const BlockWeights& block, std::int64_t expert, DeviceView inner);  // [n, hidden] F32
+
+ private:
+  void choose(const BlockWeights& block, DeviceView x);
+  void add_few(const BlockWeights& block, DeviceView x, DeviceView hidden);
+  void add_many(const BlockWeights& block, DeviceView x, DeviceView hidden);
+
+  const ModelConfig& model_;
+  const ExpertsConfig& experts_;
+  Products& products_;
+  DType compute_;
+  cudaStream_t stream_;
+  DeviceMatrix wide_;            // [rows, hidden] F32: inputs as the router reads them, outputs of one expert
+  DeviceMatrix x_, up_, inner_;  // of one expert, or inner values of a few tokens' experts
+  DeviceMatrix logits_;
+  DeviceBuffer chosen_, gates_;         // [rows, top_k]
+  DeviceBuffer order_, ordered_gates_;  // [rows·top_k] by expert
+  PinnedBuffer host_chosen_, host_gates_;
+};
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,398 @@
+// pipeline/drivers/expert_shop.h on the device: a layer's experts lie in its memory while the next layer's load; hidden
+// states and outputs stay there, what is decided about them comes back one number a token.
+#include "swiftprune/pipeline/drivers/expert_shop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <optional>
+
+#include "swiftprune/backend/damped_inverse.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/pipeline/block_slots.h"
+#include "swiftprune/cuda/pipeline/stream_ops.h"
+#include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/experts_config.h"
+#include "swiftprune/structure/refit.h"
+
+namespace swiftprune::cuda {
+namespace {
+
+constexpr std::string_view kWhat = "the removal of experts";
+constexpr std::int64_t kRowsATask = 16;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::uint64_t bytes_of(std::int64_t count, std::size_t each) {
+  return static_cast<std::uint64_t>(count) * each;
+}
+
+class CudaExpertShop final : public ExpertShop {
+ public:
+  CudaExpertShop(const ExpertRun& run, const GpuOptions& device)
+      : run_(run),
+        experts_(*experts_of(run.model.config())),
+        hidden_size_(run.model.config().hidden_size),
+        memory_(device.memory_bytes),
+        compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        products_(memory_, stream_),
+        slots_(memory_, run.model, compute_, device.index, stream_) {
+    slots_.prefetch(0);
+    make_room();
+    hidden_ = embed(memory_, run.model, run.windows, stream_);
+  }
+
+  void start(std::int64_t layer) override {
+    const std::int64_t next = layer + 1;
+    slots_.load(layer, next < run_.model.config().num_layers() ? next : -1);
+    run_.seconds.load = slots_.busy_seconds();
+    for_passes(run_.windows, [&](std::int64_t first, std::int64_t count) {
+      const DeviceView rows = hidden_.view().row_block(first, count);
+      if (block().config().experts) {
+        run_up_to_experts(rows, first);
+      } else {
+        forward_->run(block(), rows);
+      }
+    });
+  }
+
+  Matrix products(ConstMatrixView weight) override {
+    expect(weight.stride == weight.cols, "products: contiguous weights");
+    const DeviceView on_device = view_of(weight_.data(), DType::kF32, weight.rows, weight.cols);
+    check(cudaMemcpyAsync(on_device.data, weight.data,
+                          static_cast<std::size_t>(weight.numel()) * sizeof(float), cudaMemcpyHostToDevice,
+                          stream_));
+    Matrix result(num_tokens(), weight.rows);
+    for (std::int64_t first = 0; first < num_tokens(); first += chunk()) {
+      const std::int64_t count = std::min(chunk(), num_tokens() - first);
+      const DeviceView scores = view_of(scores_.data(), DType::kF32, count, weight.rows);
+      forward_->experts().logits(x_.view().row_block(first, count), on_device, scores);
+      download(scores.data, std::span(result.row(first), at(count * weight.rows)));
+    }
+    return result;
+  }
+
+  void sum_dense(const RoutedExperts& all, const SizesFn& seen) override {
+    sum_outputs(all, dense_.view(), false, [&](std::size_t j, std::int64_t first, DeviceView f) {
+      row_sizes(floats(f), nullptr, f.rows, f.cols, numbers_.as<double>(), more_numbers_.as<double>(),
+                stream_);
+      seen(j, first, {download_numbers(numbers_, f.rows), download_numbers(more_numbers_, f.rows)});
+    });
+  }
+
+  RowSizes residual_sizes() override {
+    row_sizes(floats(hidden_.view()), floats(dense_.view()), num_tokens(), hidden_size_,
+              numbers_.as<double>(), more_numbers_.as<double>(), stream_);
+    return {download_numbers(numbers_, num_tokens()), download_numbers(more_numbers_, num_tokens())};
+  }
+
+  void set_token_weights(std::span<const double> weights) override {
+    roots_.clear();
+    for (const double weight : weights) roots_.push_back(std::sqrt(weight));
+  }
+
+  RowSquares start_changes(const RoutedExperts& now, bool of_tokens) override {
+    sum_outputs(now, y_.view(), true, {});
+    if (!of_tokens) return {};
+    row_products(floats(y_.view()), floats(dense_.view()), num_tokens(), hidden_size_, numbers_.as<double>(),
+                 more_numbers_.as<double>(), stream_);
+    return {download_numbers(numbers_, num_tokens()), download_numbers(more_numbers_, num_tokens())};
+  }
+
+  std::vector<std::vector<double>> changes(const RoutedExperts& now,
+                                           std::span<const std::vector<OutputChange>> changes) override {
+    static_assert(sizeof(OutputChange) == 3 * sizeof(double));
+    std::int64_t before = 0;  // tokens of the members before
+    for (std::size_t j = 0; j < now.members.size(); ++j) {
+      upload_to(factors_, std::as_bytes(std::span(changes[j])));
+      for_outputs(now.members[j], now.tokens[j].rows, [&](const Chunk& chunk, DeviceView, DeviceView f) {
+        ExpertChangesArgs args;
+        args.f = floats(f);
+        args.rows = chunk.rows;
+        args.factors = factors_.as<double>() + 3 * chunk.first;
+        args.y = floats(y_.view());
+        args.dense = floats(dense_.view());
+        args.n = f.rows;
+        args.cols = f.cols;
+        args.changes = changes_.as<double>() + before + chunk.first;
+        expert_changes(args, next_.view().data, compute_, stream_);
+      });
+      before += std::ssize(now.tokens[j].rows);
+    }
+    const std::vector<double> all = download_numbers(changes_, before);
+    std::vector<std::vector<double>> result;
+    auto first = all.begin();
+    for (const ExpertTokens& tokens : now.tokens) {
+      result.emplace_back(first, first + std::ssize(tokens.rows));
+      first += std::ssize(tokens.rows);
+    }
+    return result;
+  }
+
+  void sum(const RoutedExperts& kept) override { sum_outputs(kept, y_.view(), false, {}); }
+
+  RowSquares errors() override {
+    const auto rows = [](DeviceView x) { return StridedRows{floats(x), x.cols}; };
+    row_squares(rows(y_.view()), rows(dense_.view()), num_tokens(), hidden_size_, numbers_.as<double>(),
+                more_numbers_.as<double>(), stream_);
+    return {download_numbers(more_numbers_, num_tokens()), download_numbers(numbers_, num_tokens())};
+  }
+
+  Matrix refit(const RoutedExperts& kept, std::size_t member) override {
+    const std::int64_t expert = kept.members[member];
+    const ExpertTokens& tokens = kept.tokens[member];
+    add_moments(expert, tokens);
+    solve(fmt::format("expert {}", expert));
+    // The file's weights, as the device has them or, where it computes in another type, as they are.
+    const DType dtype = block().expert_tensors().dtype(expert, ExpertPart::kDown);
+    const auto* weight = block().expert_down(expert).data;
+    if (dtype != compute_) {
+      const std::vector<std::byte> bytes = block().expert_tensors().bytes(expert, ExpertPart::kDown);
+      upload_to(original_, bytes);
+      weight = original_.data();
+    }
+    const std::int64_t numel = hidden_size_ * experts_.width;
+    apply_fit(weight, dtype, fitted_.as<float>(), numel, refitted_.data(), stream_);
+    check(cudaMemcpyAsync(host_weight_.data(), refitted_.data(), bytes_of(numel, at(size_of(dtype))),
+                          cudaMemcpyDeviceToHost, stream_));
+    stream_.synchronize();
+    Matrix result(hidden_size_, experts_.width);
+    const std::int64_t row_bytes = experts_.width * size_of(dtype);
+    parallel_for(hidden_size_, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+      convert_to_f32(
+          {host_weight_.data() + first * row_bytes, at((last - first) * row_bytes)}, dtype,
+          result.values().subspan(at(first * experts_.width), at((last - first) * experts_.width)));
+    });
+    for_outputs(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner, DeviceView f) {
+      const DeviceView z = z_.view().row_block(0, inner.rows);
+      convert(inner.data, compute_, z.data, DType::kF32, inner.numel(), stream_);
+      products_.linear(z, outputs(fitted_), nullptr, f);
+      add_gated_rows(floats(f), chunk.rows, gates_.as<float>() + chunk.first, f.rows, f.cols,
+                     static_cast<float*>(y_.view().data), stream_);
+    });
+    return result;
+  }
+
+  void finish_layer() override {
+    add(y_.view().data, DType::kF32, static_cast<float*>(hidden_.view().data), y_.view().numel(), stream_);
+  }
+
+ private:
+  // Some of the tokens in hand: from `first` on, and their rows on the device.
+  struct Chunk {
+    std::int64_t first = 0;
+    const std::int32_t* rows = nullptr;
+  };
+  using OutputFn = std::function<void(const Chunk& chunk, DeviceView inner, DeviceView f)>;
+
+  BlockWeights& block() { return slots_.block(); }
+  std::int64_t num_tokens() const { return run_.windows.num_windows() * run_.windows.seqlen; }
+  std::int64_t chunk() const { return forward_->rows(); }
+  static const float* floats(DeviceView x) { return static_cast<const float*>(x.data); }
+
+  // Everything on the device but the weights and the hidden states, sized once.
+  void make_room() {
+    const std::int64_t n = num_tokens(), rows = rows_per_pass(run_.windows), width = experts_.width;
+    forward_.emplace(memory_, products_, run_.model, rows, run_.windows.seqlen, compute_, stream_);
+    const auto all = [&](DType dtype) { return DeviceMatrix(memory_, dtype, n, hidden_size_, kWhat); };
+    x_ = all(compute_);
+    dense_ = all(DType::kF32);
+    y_ = all(DType::kF32);
+    if (run_.options.scorer->needs_changes) {
+      next_ = all(compute_);
+      factors_ = DeviceBuffer(memory_, bytes_of(n, sizeof(OutputChange)), kWhat);
+      changes_ = DeviceBuffer(memory_, bytes_of(n * experts_.router.top_k, sizeof(double)), kWhat);
+    }
+    gathered_ = DeviceMatrix(memory_, compute_, rows, hidden_size_, kWhat);
+    weight_ = DeviceBuffer(memory_, bytes_of(experts_.count * hidden_size_, sizeof(float)), kWhat);
+    scores_ = DeviceBuffer(memory_, bytes_of(rows * experts_.count, sizeof(float)), kWhat);
+    order_ = DeviceBuffer(memory_, bytes_of(n, sizeof(std::int32_t)), kWhat);
+    gates_ = DeviceBuffer(memory_, bytes_of(n, sizeof(float)), kWhat);
+    numbers_ = DeviceBuffer(memory_, bytes_of(n, sizeof(double)), kWhat);
+    more_numbers_ = DeviceBuffer(memory_, bytes_of(n, sizeof(double)), kWhat);
+    if (!run_.options.refit) return;
+    const auto matrix = [&](std::int64_t numel) {
+      return DeviceBuffer(memory_, bytes_of(numel, sizeof(float)), kWhat);
+    };
+    z_ = DeviceMatrix(memory_, DType::kF32, rows, width, kWhat);
+    lacking_ = DeviceMatrix(memory_, DType::kF32, rows, hidden_size_, kWhat);
+    scales_ = matrix(rows);
+    token_roots_ = matrix(rows);
+    gram_ = matrix(width * width);
+    factor_ = matrix(width * width);
+    inverse_scratch_ = matrix(inverse_scratch(width));
+    norm_ = matrix(width);
+    for (DeviceBuffer* buffer : {&cross_, &right_, &fitted_, &original_, &refitted_}) {
+      *buffer = matrix(hidden_size_ * width);
+    }
+    host_weight_ = PinnedBuffer(bytes_of(hidden_size_ * width, sizeof(float)));
+    bad_ = DeviceBuffer(memory_, sizeof(int), kWhat);
+    std::vector<std::int32_t> columns(at(width));
+    std::iota(columns.begin(), columns.end(), 0);
+    columns_ = upload(memory_, std::span<const std::int32_t>(columns), kWhat, stream_);
+    stream_.synchronize();
+  }
+
+  // All of the block but its experts: the rows have the attention and the shared expert in them.
+  void run_up_to_experts(DeviceView rows, std::int64_t first) {
+    using enum LinearInput;
+    DeviceView x = forward_->input_of(block(), kAttention, rows);
+    forward_->project_and_add(block(), kAttentionOutput, forward_->attention(block(), x), rows);
+    x = forward_->input_of(block(), kMlp, rows);
+    copy(x, x_.view().row_block(first, rows.rows), stream_);
+    forward_->add_shared(block(), x, rows, nullptr);
+  }
+
+  // The expert's inner values and outputs for these rows of x, some at a time. The device has the rows afterwards.
+  void for_outputs(std::int64_t expert, std::span<const std::int64_t> rows, const OutputFn& body) {
+    if (rows.empty()) return;
+    check_interrupt();
+    const std::vector<std::int32_t> narrow(rows.begin(), rows.end());
+    upload_to(order_, std::as_bytes(std::span(narrow)));
+    for (std::int64_t first = 0; first < std::ssize(rows); first += chunk()) {
+      const auto count = std::min(chunk(), std::ssize(rows) - first);
+      const Chunk part{first, order_.as<std::int32_t>() + first};
+      const DeviceView x = gathered_.view().row_block(0, count);
+      gather(x_.view().data, compute_, hidden_size_, part.rows, count, nullptr, hidden_size_, x.data,
+             stream_);
+      const DeviceView inner = forward_->experts().inner(block(), expert, x);
+      body(part, inner, forward_->experts().project(block(), expert, inner));
+    }
+  }
+
+  void sum_outputs(const RoutedExperts& routed, DeviceView y, bool with_next,
+                   const std::function<void(std::size_t, std::int64_t, DeviceView)>& seen) {
+    const auto clear = [&](DeviceView x) {
+      check(cudaMemsetAsync(x.data, 0, bytes_of(x.numel(), at(size_of(x.dtype))), stream_));
+    };
+    clear(y);
+    std::vector<std::vector<std::int64_t>> waiting;
+    if (with_next) {
+      clear(next_.view());
+      waiting = tokens_by_next(routed);
+    }
+    for (std::size_t j = 0; j < routed.members.size(); ++j) {
+      const ExpertTokens& tokens = routed.tokens[j];
+      upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
+      for_outputs(routed.members[j], tokens.rows, [&](const Chunk& chunk, DeviceView, DeviceView f) {
+        add_gated_rows(floats(f), chunk.rows, gates_.as<float>() + chunk.first, f.rows, f.cols,
+                       static_cast<float*>(y.data), stream_);
+        if (seen) seen(j, chunk.first, f);
+      });
+      if (!with_next) continue;
+      for_outputs(routed.members[j], waiting[j], [&](const Chunk& chunk, DeviceView, DeviceView f) {
+        place_rows(floats(f), chunk.rows, f.rows, f.cols, next_.view().data, compute_, stream_);
+      });
+    }
+  }
+
+  // gram_ = Σ z zᵀ, cross_ [hidden, width] = Σ lacking zᵀ of the expert's tokens; gates_ then are theirs.
+  void add_moments(std::int64_t expert, const ExpertTokens& tokens) {
+    const std::int64_t width = experts_.width;
+    upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
+    for_outputs(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner, DeviceView) {
+      std::vector<float> scales, roots;
+      for (std::int64_t i = chunk.first; i < chunk.first + inner.rows; ++i) {
+        const double root = roots_[at(tokens.rows[at(i)])];
+        roots.push_back(static_cast<float>(root));
+        scales.push_back(static_cast<float>(root * double{tokens.gates[at(i)]}));
+      }
+      upload_to(scales_, std::as_bytes(std::span(scales)));
+      upload_to(token_roots_, std::as_bytes(std::span(roots)));
+      const DeviceView z = z_.view().row_block(0, inner.rows);
+      const DeviceView lacking = lacking_.view().row_block(0, inner.rows);
+      scaled_difference(inner.data, compute_, nullptr, compute_, scales_.as<float>(), inner.rows, width,
+                        z.data, DType::kF32, stream_);
+      lacking_rows(floats(dense_.view()), floats(y_.view()), chunk.rows, token_roots_.as<float>(), inner.rows,
+                   hidden_size_, static_cast<float*>(lacking.data), stream_);
+      const float beta = chunk.first == 0 ? 0.0f : 1.0f;
+      products_.run({.a = z, .b = z, .c = gram(), .a_transposed = true, .beta = beta});
+      products_.run({.a = lacking, .b = z, .c = outputs(cross_), .a_transposed = true, .beta = beta});
+    });
+  }
+
+  // fitted_ [hidden, width] = cross·(Ĝ + δI)⁻¹ of the normalised Gram matrix, in the units of the inputs
+  void solve(const std::string& what) {
+    const std::int64_t width = experts_.width;
+    const DeviceView factor = view_of(factor_.data(), DType::kF32, width, width);
+    admm_norms(gram_.as<float>(), width, kRefitEnergyFloor, norm_.as<float>(), stream_);
+    double damping = run_.options.damping;
+    for (int raised = 0;; ++raised, damping *= 10.0) {
+      normalised_gram(gram_.as<float>(), norm_.as<float>(), width, static_cast<float>(damping), 1.0f,
+                      factor.data, DType::kF32, stream_);
+      if (try_inverse_factor(products_, factor, inverse_scratch_.as<float>(), bad_.as<int>(), false, stream_))
+        break;
+      if (raised == kMaxDampingRaises) {
+        bad_input(
+            "{}: found a Gram matrix that no damping up to {:g} of its mean diagonal makes positive "
+            "definite; "
+            "check the calibration data",
+            what, damping);
+      }
+    }
+    const auto* columns = columns_.as<std::int32_t>();
+    kept_right(cross_.data(), DType::kF32, cross_.as<float>(), hidden_size_, width, norm_.as<float>(),
+               columns, width, 0.0f, 1.0f, right_.as<float>(), stream_);
+    products_.run({.a = outputs(right_), .b = factor, .c = outputs(fitted_), .b_transposed = true});
+    products_.run({.a = outputs(fitted_), .b = factor, .c = outputs(right_)});
+    spread_columns(right_.as<float>(), norm_.as<float>(), columns, hidden_size_, width, width, fitted_.data(),
+                   DType::kF32, stream_);
+  }
+
+  DeviceView gram() const { return view_of(gram_.data(), DType::kF32, experts_.width, experts_.width); }
+  DeviceView outputs(const DeviceBuffer& buffer) const {
+    return view_of(buffer.data(), DType::kF32, hidden_size_, experts_.width);
+  }
+
+  void upload_to(const DeviceBuffer& to, std::span<const std::byte> bytes) {
+    expect(to.bytes() >= bytes.size(), "CudaExpertShop: room");
+    if (bytes.empty()) return;  // pageable: read before the call returns
+    check(cudaMemcpyAsync(to.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream_));
+  }
+  template <class T>
+  void download(const void* from, std::span<T> to) {
+    check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost, stream_));
+    stream_.synchronize();
+  }
+  std::vector<double> download_numbers(const DeviceBuffer& from, std::int64_t count) {
+    std::vector<double> numbers(at(count));
+    download(from.data(), std::span(numbers));
+    return numbers;
+  }
+
+  const ExpertRun run_;
+  const ExpertsConfig& experts_;
+  const std::int64_t hidden_size_;
+  DeviceMemory memory_;
+  Stream stream_;
+  const DType compute_;
+  Products products_;
+  BlockSlots slots_;
+  std::optional<BlockForward> forward_;
+  DeviceMatrix hidden_, x_;        // [N, hidden]; x_: inputs of the layer's experts
+  DeviceMatrix dense_, y_, next_;  // [N, hidden]
+  DeviceMatrix gathered_;          // x of one expert's tokens, some at a time
+  DeviceBuffer weight_, scores_;   // of a router
+  DeviceBuffer order_, gates_;     // of the tokens in hand
+  DeviceBuffer factors_;           // [N] OutputChange
+  DeviceBuffer changes_;           // [N·top_k]
+  DeviceBuffer numbers_, more_numbers_;
+  std::vector<double> roots_;  // [N] of the tokens' weights
+  // Of the refit of one expert:
+  DeviceMatrix z_, lacking_;
+  DeviceBuffer scales_, token_roots_, gram_, factor_, inverse_scratch_, norm_, cross_, right_, fitted_,
+      original_, refitted_, bad_, columns_;
+  PinnedBuffer host_weight_;
+};
+
+}  // namespace
+
+ExpertShopMaker expert_shop(const GpuOptions& device) {
+  return [device](const ExpertRun& run) -> std::unique_ptr<ExpertShop> {
+    check(cudaSetDevice(device.index));
+    return std::make_unique<CudaExpertShop>(run, device);
+  };
+}
+
+}  // namespace swiftprune::cuda

@@ -1,0 +1,306 @@
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "swiftprune/backend/damped_inverse.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
+#include "swiftprune/core/stopwatch.h"
+#include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/expert_shop.h"
+#include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+#include "swiftprune/structure/refit.h"
+
+namespace swiftprune {
+namespace {
+
+constexpr std::int64_t kTokensAPass = 4096;  // of one expert at a time
+constexpr std::int64_t kRowsATask = 16;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+double dot(const float* a, const float* b, std::int64_t n) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) sum += double{a[i]} * double{b[i]};
+  return sum;
+}
+
+class CpuExpertShop final : public ExpertShop {
+ public:
+  CpuExpertShop(const Backend& backend, const ExpertRun& run)
+      : backend_(backend), run_(run), ops_(run.model, backend, run.windows), hidden_(ops_.embed()) {}
+
+  void start(std::int64_t layer) override {
+    if (layer_ >= 0) run_.model.release_block(layer_);
+    layer_ = layer;
+    {
+      const Stopwatch watch(run_.seconds.load);
+      block_.emplace(run_.model.load_block(layer));
+      block_->pack(backend_, run_.options.compute);
+    }
+    const Stopwatch watch(run_.seconds.forward);
+    if (block_->experts() != nullptr) return run_up_to_experts();
+    ops_.for_rows([&](std::int64_t first, std::int64_t count) {
+      ops_.forward(*block_, CpuStreamOps::rows(hidden_, first, count), nullptr, false);
+    });
+  }
+
+  Matrix products(ConstMatrixView weight) override {
+    Matrix result(x_.rows(), weight.rows);
+    backend_.matmul_transposed(x_.view(), weight, 1.0f, 0.0f, result.view());
+    return result;
+  }
+
+  void sum_dense(const RoutedExperts& all, const SizesFn& seen) override {
+    dense_ = sum_outputs(all, [&](std::size_t j, std::int64_t first, ConstMatrixView f) {
+      seen(j, first, sizes_of(f.rows, f.cols, [&](std::int64_t i) { return f.row_span(i); }));
+    });
+  }
+
+  RowSizes residual_sizes() override {
+    return sizes_of(dense_.rows(), dense_.cols(), [&](std::int64_t t) {
+      std::vector<float> row(at(dense_.cols()));
+      for (std::int64_t c = 0; c < dense_.cols(); ++c) row[at(c)] = hidden_.at(t, c) + dense_.at(t, c);
+      return row;
+    });
+  }
+
+  void set_token_weights(std::span<const double> weights) override {
+    weights_.assign(weights.begin(), weights.end());
+  }
+
+  RowSquares start_changes(const RoutedExperts& now, bool of_tokens) override {
+    next_ = Matrix(x_.rows(), x_.cols());
+    y_ = sum_outputs(now, {}, &next_);
+    off_ = y_.clone();
+    parallel_for(off_.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t t = first; t < last; ++t) {
+        for (std::int64_t c = 0; c < off_.cols(); ++c) off_.at(t, c) -= dense_.at(t, c);
+      }
+    });
+    RowSquares result;
+    if (!of_tokens) return result;
+    result.squares.resize(at(y_.rows()));
+    result.products.resize(at(y_.rows()));
+    parallel_for(y_.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t t = first; t < last; ++t) {
+        result.squares[at(t)] = dot(y_.row(t), y_.row(t), y_.cols());
+        result.products[at(t)] = dot(y_.row(t), off_.row(t), y_.cols());
+      }
+    });
+    return result;
+  }
+
+  std::vector<std::vector<double>> changes(const RoutedExperts& now,
+                                           std::span<const std::vector<OutputChange>> changes) override {
+    std::vector<std::vector<double>> result;
+    for (std::size_t j = 0; j < now.members.size(); ++j) {
+      const ExpertTokens& tokens = now.tokens[j];
+      std::vector<double>& of_tokens = result.emplace_back(tokens.rows.size());
+      for_outputs(now.members[j], tokens.rows, [&](std::int64_t begin, ConstMatrixView, ConstMatrixView f) {
+        parallel_for(f.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+          for (std::int64_t i = begin + first; i < begin + last; ++i)
+            of_tokens[at(i)] = change_of(changes[j][at(i)], f.row(i - begin), tokens.rows[at(i)]);
+        });
+      });
+    }
+    return result;
+  }
+
+  void sum(const RoutedExperts& kept) override { y_ = sum_outputs(kept, {}); }
+
+  RowSquares errors() override {
+    RowSquares result{std::vector<double>(at(y_.rows())), std::vector<double>(at(y_.rows()))};
+    parallel_for(y_.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t t = first; t < last; ++t) {
+        double error = 0.0;
+        for (std::int64_t c = 0; c < y_.cols(); ++c) {
+          const double d = double{y_.at(t, c)} - double{dense_.at(t, c)};
+          error += d * d;
+        }
+        result.products[at(t)] = error;
+        result.squares[at(t)] = dot(dense_.row(t), dense_.row(t), y_.cols());
+      }
+    });
+    return result;
+  }
+
+  Matrix refit(const RoutedExperts& kept, std::size_t member) override {
+    const BlockLinear down =
+        block_->experts()->tensors().load(kept.members[member], ExpertPart::kDown, WeightUse::kFloat);
+    const ExpertTokens& tokens = kept.tokens[member];
+    const std::int64_t hidden = x_.cols(), width = down.weight.cols();
+    Matrix gram = Matrix::zeros(width, width), cross = Matrix::zeros(width, hidden);
+    for_outputs(
+        kept.members[member], tokens.rows, [&](std::int64_t first, ConstMatrixView inner, ConstMatrixView) {
+          Matrix z(inner.rows, width), lacking(inner.rows, hidden);
+          parallel_for(inner.rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t i = begin; i < end; ++i) {
+              const std::int64_t t = tokens.rows[at(first + i)];
+              const double root = std::sqrt(weights_[at(t)]),
+                           scale = root * double{tokens.gates[at(first + i)]};
+              for (std::int64_t c = 0; c < width; ++c)
+                z.at(i, c) = static_cast<float>(scale * double{inner.at(i, c)});
+              for (std::int64_t c = 0; c < hidden; ++c)
+                lacking.at(i, c) = static_cast<float>(root * (double{dense_.at(t, c)} - double{y_.at(t, c)}));
+            }
+          });
+          backend_.add_gram(z.view(), gram.view());
+          backend_.add_cross(z.view(), lacking.view(), cross.view());
+        });
+    Backend::symmetrize(gram.view());
+    const Matrix fitted = solve(gram, cross, fmt::format("expert {}", kept.members[member]));
+    Matrix changed(hidden, width);
+    for (std::int64_t o = 0; o < hidden; ++o) {
+      for (std::int64_t c = 0; c < width; ++c) changed.at(o, c) = down.weight.at(o, c) + fitted.at(c, o);
+    }
+    round_to(down.dtype, changed.values());
+    Matrix difference(hidden, width);
+    for (std::int64_t o = 0; o < hidden; ++o) {
+      for (std::int64_t c = 0; c < width; ++c) difference.at(o, c) = changed.at(o, c) - down.weight.at(o, c);
+    }
+    for_outputs(kept.members[member], tokens.rows,
+                [&](std::int64_t first, ConstMatrixView inner, ConstMatrixView) {
+                  Matrix more(inner.rows, hidden);
+                  backend_.matmul_transposed(inner, difference.view(), 1.0f, 0.0f, more.view());
+                  add_rows(more.view(), part_of(tokens, first, more.rows()), y_.view());
+                });
+    return changed;
+  }
+
+  void finish_layer() override { backend_.add(y_.view(), hidden_.view()); }
+
+ private:
+  using OutputFn = std::function<void(std::int64_t first, ConstMatrixView inner, ConstMatrixView f)>;
+
+  // All of the block but its experts: hidden_ has the attention and the shared expert in it.
+  void run_up_to_experts() {
+    using enum LinearInput;
+    const ModelConfig& model = run_.model.config();
+    expect(!model.parallel_residual && model.residual_scale == 1.0f && !block_->norms_output(kMlpOutput),
+           "experts: what they add joins the residual as it is, behind the attention");
+    x_ = Matrix(hidden_.rows(), hidden_.cols());
+    ops_.for_rows([&](std::int64_t first, std::int64_t count) {
+      const MatrixView rows = CpuStreamOps::rows(hidden_, first, count);
+      const Matrix mixed = ops_.attention(*block_, ops_.input_of(*block_, kAttention, rows));
+      ops_.project_and_add(*block_, kAttentionOutput, mixed.view(), rows);
+      const Matrix input = ops_.input_of(*block_, kMlp, rows);
+      std::copy_n(input.data(), input.numel(), x_.row(first));
+      backend_.add(block_->shared_output(backend_, input.view()).view(), rows);
+    });
+  }
+
+  // The expert's inner values and outputs for these rows of x, some at a time.
+  void for_outputs(std::int64_t expert, std::span<const std::int64_t> rows, const OutputFn& body) const {
+    if (rows.empty()) return;
+    check_interrupt();
+    block_->experts()->use(backend_, expert, [&](const Expert& loaded) {
+      for (std::int64_t first = 0; first < std::ssize(rows); first += kTokensAPass) {
+        const auto count = std::min(kTokensAPass, std::ssize(rows) - first);
+        const Matrix inner =
+            loaded.inner(backend_, gather_rows(x_.view(), rows.subspan(at(first), at(count))).view());
+        body(first, inner.view(), loaded.project(backend_, inner.view()).view());
+      }
+    });
+  }
+
+  template <class RowFn>
+  static RowSizes sizes_of(std::int64_t rows, std::int64_t cols, const RowFn& row_of) {
+    RowSizes sizes{std::vector<double>(at(rows)), std::vector<double>(at(rows))};
+    parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        const auto row = row_of(i);
+        sizes.norms[at(i)] = std::sqrt(dot(row.data(), row.data(), cols));
+        float most = 0.0f;
+        for (const float value : row) most = std::max(most, std::abs(value));
+        sizes.largest[at(i)] = double{most};
+      }
+    });
+    return sizes;
+  }
+
+  // Σ_j g_j f_j(x) over the members; seen(j, first, f): outputs of member j's tokens from `first` on; next [N, hidden]:
+  // outputs of RoutedExperts::next, zeros where there is none.
+  Matrix sum_outputs(const RoutedExperts& routed,
+                     const std::function<void(std::size_t, std::int64_t, ConstMatrixView)>& seen,
+                     Matrix* next = nullptr) const {
+    Matrix y = Matrix::zeros(x_.rows(), x_.cols());
+    const std::vector<std::vector<std::int64_t>> waiting = tokens_by_next(routed);
+    if (next != nullptr) std::fill(next->values().begin(), next->values().end(), 0.0f);
+    for (std::size_t j = 0; j < routed.members.size(); ++j) {
+      const ExpertTokens& tokens = routed.tokens[j];
+      for_outputs(routed.members[j], tokens.rows,
+                  [&](std::int64_t first, ConstMatrixView, ConstMatrixView f) {
+                    add_rows(f, part_of(tokens, first, f.rows), y.view());
+                    if (seen) seen(j, first, f);
+                  });
+      if (next == nullptr) continue;
+      for_outputs(routed.members[j], waiting[j], [&](std::int64_t first, ConstMatrixView, ConstMatrixView f) {
+        for (std::int64_t i = 0; i < f.rows; ++i)
+          std::copy_n(f.row(i), f.cols, next->row(waiting[j][at(first + i)]));
+      });
+    }
+    return y;
+  }
+
+  // |y' − y_dense|² − |y − y_dense|² of token t, f the member's output.
+  double change_of(const OutputChange& by, const float* f, std::int64_t t) const {
+    double change = 0.0;
+    for (std::int64_t c = 0; c < x_.cols(); ++c) {
+      const double d =
+          by.of_y * double{y_.at(t, c)} + by.of_f * double{f[c]} + by.of_next * double{next_.at(t, c)};
+      change += d * (d + 2.0 * double{off_.at(t, c)});
+    }
+    return change;
+  }
+
+  // (Ĝ + δI)⁻¹ of the normalised Gram matrix times cross, in the units of the inputs: [width, hidden]
+  Matrix solve(Matrix& gram, Matrix& cross, const std::string& what) const {
+    const std::int64_t width = gram.rows();
+    check_gram(&gram, width, what);
+    const double floor = kRefitEnergyFloor * damping_unit(gram.view());
+    std::vector<double> scale;
+    for (std::int64_t c = 0; c < width; ++c)
+      scale.push_back(1.0 / (std::sqrt(double{gram.at(c, c)} + floor) + 1e-8));
+    for (std::int64_t r = 0; r < width; ++r) {
+      for (std::int64_t c = 0; c < width; ++c)
+        gram.at(r, c) = static_cast<float>(double{gram.at(r, c)} * scale[at(r)] * scale[at(c)]);
+      for (float& value : cross.view().row_span(r)) value = static_cast<float>(double{value} * scale[at(r)]);
+    }
+    const DampedInverse inverse = damped_inverse(
+        gram.view(), {.relative = run_.options.damping, .unit = 1.0, .shift = 0.0}, backend_, what);
+    Matrix fitted(width, cross.cols());
+    backend_.matmul(inverse.inverse.view(), cross.view(), 1.0f, 0.0f, fitted.view());
+    for (std::int64_t r = 0; r < width; ++r) {
+      for (float& value : fitted.view().row_span(r)) value = static_cast<float>(double{value} * scale[at(r)]);
+    }
+    return fitted;
+  }
+
+  const Backend& backend_;
+  const ExpertRun run_;
+  CpuStreamOps ops_;
+  std::int64_t layer_ = -1;
+  std::optional<DecoderBlock> block_;
+  Matrix hidden_;                  // [N, hidden]
+  Matrix x_;                       // [N, hidden] inputs of the layer's experts
+  Matrix dense_, y_, next_, off_;  // [N, hidden]; off_: y − dense
+  std::vector<double> weights_;    // [N] of tokens
+};
+
+}  // namespace
+
+ExpertShopMaker cpu_expert_shop(const Backend& backend) {
+  return [&backend](const ExpertRun& run) { return std::make_unique<CpuExpertShop>(backend, run); };
+}
+
+std::vector<std::vector<std::int64_t>> tokens_by_next(const RoutedExperts& routed) {
+  std::vector<std::vector<std::int64_t>> waiting(routed.members.size());
+  for (std::size_t t = 0; t < routed.next.size(); ++t) {
+    if (routed.next[t] >= 0) waiting[at(routed.next[t])].push_back(static_cast<std::int64_t>(t));
+  }
+  return waiting;
+}
+
+}  // namespace swiftprune
