@@ -100,9 +100,9 @@ void declare_export(CLI::App& program) {
   add_calibration_flags(*command, arguments->calibration);
   command->get_option("--calibration")
       ->description(
-          "With a quantised type: text that the linears are rounded for (files as in prune, or self); "
-          "without it "
-          "each weight is rounded for itself")
+          "With a quantised type: text that the linears are rounded for (files as in prune, or self; not "
+          "with "
+          "experts); without it each weight is rounded for itself")
       ->default_str("");
   command->add_option("--windows", arguments->windows, "Calibration windows")
       ->check(CLI::Range(1, 1 << 20))

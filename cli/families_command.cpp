@@ -17,9 +17,9 @@ namespace {
 
 // GGUF architectures that import as one of the family's types.
 std::vector<std::string_view> imported_as(const ModelFamily& family) {
-  // OLMo 3 and Ministral 3 share their architecture with a relative: what the file holds decides.
-  constexpr std::pair<std::string_view, std::string_view> kShared[] = {{"olmo3", "olmo2"},
-                                                                       {"ministral3", "mistral3"}};
+  // OLMo 3, Ministral 3 and DeepSeek-V2 share their architecture with a relative: what the file holds decides.
+  constexpr std::pair<std::string_view, std::string_view> kShared[] = {
+      {"olmo3", "olmo2"}, {"ministral3", "mistral3"}, {"deepseek_v2", "deepseek2"}};
   std::vector<std::string_view> names;
   for (const GgufArchitecture& architecture : gguf_architectures()) {
     const auto& types = family.model_types;

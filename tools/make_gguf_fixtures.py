@@ -15,6 +15,7 @@ import json
 import pathlib
 import re
 import sys
+import tempfile
 
 import gguf
 import numpy as np
@@ -22,7 +23,7 @@ import sentencepiece
 import torch
 import transformers
 from gguf.quants import dequantize
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.tokenization_utils_base import generate_merges
 
@@ -349,6 +350,200 @@ def write_dense_models():
                 "gpt-2", lambda w, c: (theta(w, c), w.add_key_length(6), w.add_value_length(6)))
 
 
+EXPERT_NAMES = LLAMA_NAMES | {
+    "block_sparse_moe.gate": "ffn_gate_inp", "mlp.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+} | {f"mlp.{shared}.{part}_proj": f"ffn_{part}_shexp"
+     for shared in ("shared_expert", "shared_experts") for part in ("gate", "up", "down")} | {
+    "self_attn.q_a_proj": "attn_q_a", "self_attn.q_b_proj": "attn_q_b", "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+}
+EXPERT_PARTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
+
+
+def ggml_mxfp4(blocks, scales):
+    """Hugging Face's MXFP4 (pairs of neighbours in a byte) as GGUF's blocks: the scale, then numbers i and i + 16."""
+    codes = np.stack([blocks & 15, blocks >> 4], -1).reshape(*blocks.shape[:-1], 32)
+    packed = np.concatenate([scales[..., None], codes[..., :16] | codes[..., 16:] << 4], -1)
+    return packed.reshape(*packed.shape[:2], -1)
+
+
+def split_experts(state, config):
+    """What llama.cpp's converter makes of experts and latent attention: (GGUF name, array, MXFP4?), and the keys it
+    took."""
+    made, taken = {}, set()
+    for key, value in state.items():
+        block = key.split(".")[2] if ".layers." in key else ""
+        data = value.numpy()
+        found = re.search(r"experts\.(\d+)\.(\w+)\.weight$", key)
+        if found:
+            name = f"blk.{block}.ffn_{EXPERT_PARTS[found[2]]}_exps.weight"
+            made.setdefault(name, {})[int(found[1])] = data
+        elif ".experts.gate_up_proj" in key or ".experts.down_proj" in key:  # gpt-oss
+            parts = ["down"] if "down_proj" in key else ["gate", "up"]
+            for i, part in enumerate(parts):
+                name, n = f"blk.{block}.ffn_{part}_exps.", len(parts)
+                if key.endswith("_bias"):
+                    made[name + "bias"] = data[:, i::n]
+                elif key.endswith("_blocks"):
+                    scales = state[key.replace("_blocks", "_scales")].numpy()
+                    made[name + "weight"] = ggml_mxfp4(data[:, i::n], scales[:, i::n])
+                elif not key.endswith("_scales"):
+                    made[name + "weight"] = data.swapaxes(1, 2)[:, i::n]
+        elif key.endswith("kv_b_proj.weight"):
+            heads = data.reshape(config.num_attention_heads, -1, data.shape[-1])
+            keys, values = heads[:, :config.qk_nope_head_dim], heads[:, config.qk_nope_head_dim:]
+            made[f"blk.{block}.attn_k_b.weight"] = keys.swapaxes(1, 2)
+            made[f"blk.{block}.attn_v_b.weight"] = values
+        elif key.endswith("e_score_correction_bias"):
+            made[f"blk.{block}.exp_probs_b.bias"] = data
+        elif key.endswith("self_attn.sinks"):
+            made[f"blk.{block}.attn_sinks.weight"] = data
+        else:
+            continue
+        taken.add(key)
+    for name, value in made.items():
+        if isinstance(value, dict):
+            made[name] = np.stack([value[e] for e in sorted(value)])
+    return made, taken
+
+
+def write_expert_model(name, arch, config, pre, extra, names=EXPERT_NAMES, mxfp4=False):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        return
+    torch.manual_seed(len(name))
+    with tempfile.TemporaryDirectory() as folder:  # the names that files have are not those of the modules
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        state = load_file(pathlib.Path(folder) / "model.safetensors")
+    state = {key: torch.randn_like(value, dtype=torch.float32) * 0.3 for key, value in state.items()}
+    for key in [key for key in state if mxfp4 and re.search(r"experts\.\w+_proj$", key)]:
+        experts, inputs, outputs = state.pop(key).shape
+        state[key + "_blocks"] = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        state[key + "_scales"] = torch.randint(122, 126, (experts, outputs, inputs // 32), dtype=torch.uint8)
+    save_file({key: value.contiguous() for key, value in state.items()}, OUT / f"{name}.safetensors",
+              metadata={"format": "pt"})
+    (OUT / f"{name}.safetensors").chmod(0o644)
+    (OUT / f"{name}.config.json").write_text(json.dumps(json.loads(config.to_json_string(use_diff=False)), indent=1))
+
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
+    writer.add_name(name)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    count = [getattr(config, n) for n in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, n)][0]
+    writer.add_expert_count(count)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    extra(writer, config)
+    byte_tokenizer(writer, pre)
+    made, taken = split_experts(state, config)
+    for key, value in state.items():
+        if key in taken:
+            continue
+        data = value.numpy()
+        if arch == "llama" and (".q_proj." in key or ".k_proj." in key):
+            data = rotary_pairs(data, config.num_attention_heads if ".q_proj." in key else config.num_key_value_heads)
+        made[gguf_name(key, names)] = data.reshape(-1) if "shared_expert_gate" in key else data
+    for key, data in made.items():
+        kind = gguf.GGMLQuantizationType.MXFP4 if data.dtype == np.uint8 else None
+        writer.add_tensor(key, np.ascontiguousarray(data), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_expert_models():
+    """Architectures with experts."""
+    rope = dict(rope_parameters=dict(rope_type="default", rope_theta=5000.0))
+    grouped = lambda w, c: w.add_head_count_kv(c.num_key_value_heads)
+    heads = lambda w, size: (w.add_key_length(size), w.add_value_length(size))
+
+    def latent(writer, c):
+        writer.add_head_count_kv(1)
+        writer.add_q_lora_rank(c.q_lora_rank or 0)
+        writer.add_kv_lora_rank(c.kv_lora_rank)
+        writer.add_key_length(c.kv_lora_rank + c.qk_rope_head_dim)
+        writer.add_value_length(c.kv_lora_rank)
+        writer.add_key_length_mla(c.qk_nope_head_dim + c.qk_rope_head_dim)
+        writer.add_value_length_mla(c.v_head_dim)
+        writer.add_rope_dimension_count(c.qk_rope_head_dim)
+
+    def router(writer, c, kind):
+        writer.add_leading_dense_block_count(c.first_k_dense_replace)
+        writer.add_expert_feed_forward_length(c.moe_intermediate_size)
+        writer.add_expert_shared_count(c.n_shared_experts)
+        writer.add_expert_weights_scale(c.routed_scaling_factor)
+        writer.add_expert_weights_norm(c.norm_topk_prob)
+        writer.add_expert_gating_func(kind)
+
+    soft, sigmoid = gguf.ExpertGatingFuncType.SOFTMAX, gguf.ExpertGatingFuncType.SIGMOID
+    write_expert_model(
+        "mixtral", "llama", transformers.MixtralConfig(**SMALL, head_dim=4, num_local_experts=4, num_experts_per_tok=2, **rope),
+        "llama-bpe", lambda w, c: (grouped(w, c), w.add_rope_dimension_count(4)))
+    write_expert_model(
+        "qwen2moe", "qwen2moe",
+        transformers.Qwen2MoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=6,
+                                    shared_expert_intermediate_size=10, **rope),
+        "qwen2", lambda w, c: (grouped(w, c), w.add_expert_feed_forward_length(6),
+                               w.add_expert_shared_feed_forward_length(10)))
+    write_expert_model(
+        "qwen3moe", "qwen3moe",
+        transformers.Qwen3MoeConfig(**SMALL, head_dim=6, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=10,
+                                    norm_topk_prob=True, mlp_only_layers=[], **rope),
+        "qwen2", lambda w, c: (grouped(w, c), heads(w, 6), w.add_expert_feed_forward_length(10)))
+    write_expert_model(
+        "olmoe", "olmoe", transformers.OlmoeConfig(**(SMALL | dict(num_key_value_heads=2)), num_experts=5, num_experts_per_tok=2, **rope),
+        "olmo", grouped)
+
+    def gpt_oss(writer, c):
+        grouped(writer, c)
+        heads(writer, c.head_dim)
+        writer.add_expert_feed_forward_length(c.intermediate_size)
+        writer.add_sliding_window(c.sliding_window)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_orig_ctx_len(16)
+        writer.add_rope_scaling_yarn_beta_fast(32.0)
+        writer.add_rope_scaling_yarn_beta_slow(1.0)
+
+    yarn = dict(rope_type="yarn", rope_theta=5000.0, factor=4.0, original_max_position_embeddings=16)
+    oss = dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=8, head_dim=4, attention_bias=True,
+               rope_parameters=yarn | dict(beta_fast=32.0, beta_slow=1.0, truncate=False))
+    oss_names = EXPERT_NAMES | {"post_attention_layernorm": "post_attention_norm"}
+    write_expert_model("gpt_oss", "gpt-oss", transformers.GptOssConfig(**SMALL, **oss), "gpt-4o", gpt_oss, oss_names)
+    write_expert_model("gpt_oss_mxfp4", "gpt-oss",
+                       transformers.GptOssConfig(**(SMALL | dict(hidden_size=32, intermediate_size=64)), **oss),
+                       "gpt-4o", gpt_oss, oss_names, mxfp4=True)
+    write_expert_model(
+        "glm4moe", "glm4moe",
+        transformers.Glm4MoeConfig(**SMALL, head_dim=8, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=2,
+                                   moe_intermediate_size=6, first_k_dense_replace=1, routed_scaling_factor=1.7,
+                                   use_qk_norm=True, attention_bias=True, n_group=1, topk_group=1,
+                                   rope_parameters=dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)),
+        "dbrx", lambda w, c: (grouped(w, c), heads(w, 8), w.add_rope_dimension_count(4), router(w, c, sigmoid)),
+        oss_names)
+    sizes = SMALL | dict(num_key_value_heads=2, moe_intermediate_size=6, first_k_dense_replace=1, kv_lora_rank=10,
+                         qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=8)
+    write_expert_model(
+        "deepseek_v2", "deepseek2",
+        transformers.DeepseekV2Config(**sizes, q_lora_rank=None, n_routed_experts=5, n_shared_experts=1, num_experts_per_tok=2,
+                                      n_group=1, topk_group=1, topk_method="greedy", routed_scaling_factor=1.5, **rope),
+        "llama-bpe", lambda w, c: (latent(w, c), router(w, c, soft)))
+    write_expert_model(
+        "deepseek_v3", "deepseek2",
+        transformers.DeepseekV3Config(**sizes, q_lora_rank=6, n_routed_experts=9, n_shared_experts=2, num_experts_per_tok=3,
+                                      n_group=3, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True,
+                                      rope_parameters=yarn | dict(mscale=0.75, mscale_all_dim=0.75)),
+        "llama-bpe",
+        lambda w, c: (latent(w, c), router(w, c, sigmoid), w.add_expert_group_count(3), w.add_expert_group_used_count(2),
+                      w.add_rope_scaling_type(gguf.RopeScalingType.YARN), w.add_rope_scaling_factor(4.0),
+                      w.add_rope_scaling_orig_ctx_len(16), w.add_rope_scaling_yarn_log_mul(0.075)))
+
+
 def write_sentencepiece():
     """A SentencePiece BPE tokenizer, stored as llama.cpp's converter does (added tokens lose their score)."""
     model = io.BytesIO()
@@ -401,3 +596,4 @@ if __name__ == "__main__":
         write_sentencepiece()
     write_models()
     write_dense_models()
+    write_expert_models()

@@ -27,6 +27,30 @@ std::set<std::int64_t> blocks_with(const char* mix, const char* tensor, GgmlType
   return blocks;
 }
 
+// llama.cpp's rules for the experts' matrices, and for eight experts (checked against its llama_model_quantize).
+TEST(GgufMixes, ExpertsAreMlpsAndEightOfThemSpareAttention) {
+  const auto of = [](const char* mix, const char* tensor, std::int64_t experts) {
+    return matrix_type(
+               *find_gguf_mix(mix),
+               {.gguf = tensor, .block = 9, .num_blocks = 32, .columns = 4096, .num_experts = experts})
+        .type;
+  };
+  for (const char* down : {"ffn_down", "ffn_down_exps", "ffn_down_shexp"}) {
+    EXPECT_EQ(of("q4_k_m", down, 64), GgmlType::kQ6_K) << down;
+    EXPECT_EQ(of("q2_k", down, 64), GgmlType::kQ3_K) << down;
+  }
+  EXPECT_EQ(of("q4_k_m", "ffn_up_exps", 64), GgmlType::kQ4_K);
+  EXPECT_EQ(of("q4_k_m", "attn_k", 64), GgmlType::kQ4_K);
+  for (const char* tensor : {"attn_k", "attn_v"}) EXPECT_EQ(of("q2_k", tensor, 8), GgmlType::kQ8_0) << tensor;
+  EXPECT_EQ(of("q4_k_m", "attn_q", 8), GgmlType::kQ4_K);
+  for (const char* mix : {"q2_k", "q3_k", "q3_k_m", "q4_k_s", "q4_k_m"}) {
+    EXPECT_EQ(of(mix, "attn_output", 8), GgmlType::kQ5_K) << mix;
+  }
+  EXPECT_EQ(of("q3_k_l", "attn_output", 8), GgmlType::kQ3_K);
+  EXPECT_EQ(of("q5_k_m", "attn_output", 8), GgmlType::kQ5_K);
+  EXPECT_EQ(of("f16", "attn_v", 8), GgmlType::kF16);
+}
+
 // The blocks of LLaMA-7B that are known to have more bits.
 TEST(GgufMixes, SomeMatricesHaveMoreBits) {
   const std::set<std::int64_t> medium = {0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31};

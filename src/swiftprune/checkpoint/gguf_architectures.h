@@ -25,6 +25,25 @@ enum class RowOrder {
 // The stored row of a row of the Hugging Face tensor. heads: query heads, for kRotaryPairsOfK key heads.
 std::int64_t stored_row(RowOrder order, std::int64_t row, std::int64_t heads, std::int64_t head_dim);
 
+// How a stored tensor lies in the Hugging Face folder.
+enum class TensorForm {
+  kPlain,      // as one tensor
+  kWholeName,  // the same; both names of the rule are whole, with ".weight" or ".bias" or without
+  kOneRow,     // a vector, there a matrix of one row
+  // [E, outputs, inputs]: the experts of a block. hugging_face is the name of one, "#" its number; without "#" that of
+  // a tensor that holds all experts (GgufArchitecture::experts_by_input).
+  kGateExperts,
+  kUpExperts,
+  kDownExperts,
+  // [heads, rank, plain size] and [heads, value size, rank] of one kv_b_proj, whose rows are a head's key part and
+  // value in turn (LatentAttention in model/model_config.h); the key part lies transposed.
+  kLatentKeys,
+  kLatentValues,
+};
+
+// Which blocks have it.
+enum class TensorBlocks { kAll, kDense, kSparse };
+
 struct TensorRule {
   std::string_view gguf;          // without "blk.N." and ".weight"
   std::string_view hugging_face;  // "*" stands for the block; empty: not a weight of the model
@@ -32,6 +51,12 @@ struct TensorRule {
       "none";  // "none", "required", or the config field that says whether there are biases
   RowOrder order = RowOrder::kSame;
   float offset = 0.0f;  // added to the stored values
+  TensorForm form = TensorForm::kPlain;
+  TensorBlocks blocks = TensorBlocks::kAll;
+  bool optional = false;  // all of its blocks have it, or none
+
+  bool is_expert() const { return form >= TensorForm::kGateExperts && form <= TensorForm::kDownExperts; }
+  bool is_latent() const { return form >= TensorForm::kLatentKeys; }
 };
 
 struct ConfigField {
@@ -55,13 +80,27 @@ struct GgufArchitecture {
   void (*complete)(const GgufFile& file, nlohmann::ordered_json& config);
   std::string_view default_pre_tokenizer;  // for byte-level files from before tokenizer.ggml.pre
   bool overflows_in_f16 = false;  // its hidden states, not its weights: other tools must compute in bf16
+  std::string_view own_keys =
+      {};  // that it reads beside those of `fields`, after "<architecture>."; blanks between
+  bool has_experts = false;  // two may share a name: expert_count tells them apart
+  // Experts are those of gpt-oss: fused tensors [E, inputs, outputs] with gate and up in turn, or MXFP4.
+  bool experts_by_input = false;
 };
 
 std::span<const GgufArchitecture> gguf_architectures();
+// Those of the files gguf_llama_like.cpp, gguf_other_norms.cpp and gguf_experts.cpp.
+std::span<const GgufArchitecture> gguf_llama_like();
+std::span<const GgufArchitecture> gguf_other_norms();
+std::span<const GgufArchitecture> gguf_with_experts();
 // Throws Error{kBadInput} with the list of those that are known.
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file);
 
 // config.json but for dtype, biases and special tokens.
 nlohmann::ordered_json gguf_config(const GgufFile& file, const GgufArchitecture& architecture);
+
+// Blocks behind the model's own that predict further tokens (nextn_predict_layers, counted by block_count).
+std::int64_t gguf_extra_blocks(const GgufFile& file);
+// The first blocks, which have no experts (leading_dense_block_count).
+std::int64_t gguf_dense_blocks(const GgufFile& file);
 
 }  // namespace swiftprune

@@ -12,6 +12,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/gguf_architectures.h"
+#include "swiftprune/checkpoint/gguf_assembly.h"
 #include "swiftprune/checkpoint/gguf_tokenizer.h"
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/core/error.h"
@@ -30,6 +31,11 @@ struct TensorPlan {
   const TensorRule* rule;
   std::string name;    // Hugging Face's
   std::int64_t block;  // -1: none
+
+  std::vector<std::int64_t> shape() const {
+    if (rule->form == TensorForm::kOneRow) return {1, source->numel()};
+    return source->shape;
+  }
 };
 
 // A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias.
@@ -61,19 +67,38 @@ std::string hugging_face_name(const TensorRule& rule, const TensorName& name) {
   if (const auto star = result.find('*'); star != std::string::npos) {
     result.replace(star, 1, std::to_string(name.block));
   }
-  return result + "." + std::string(name.part);
+  return rule.form == TensorForm::kWholeName ? result : result + "." + std::string(name.part);
 }
 
+// Has the block a tensor of this rule?
+bool applies(const TensorRule& rule, std::int64_t block, std::int64_t dense_blocks) {
+  return rule.blocks == TensorBlocks::kAll || (rule.blocks == TensorBlocks::kDense) == (block < dense_blocks);
+}
+
+// The rule's own suffixes in the file.
+bool names(const TensorRule& rule, const TensorName& name) {
+  if (rule.form == TensorForm::kWholeName) return rule.gguf == fmt::format("{}.{}", name.stem, name.part);
+  return rule.gguf == name.stem && (name.part == "weight" || rule.bias != "none");
+}
+
+// Tensors that are assembled (gguf_assembly.h) are not among them. notes gets what is left out.
 std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitecture& architecture,
-                                     const Json& config) {
-  const std::int64_t num_blocks = config.at("num_hidden_layers");
+                                     const Json& config, std::vector<std::string>& notes) {
+  const std::int64_t num_blocks = config.at("num_hidden_layers"), extra_blocks = gguf_extra_blocks(file);
+  const std::int64_t dense_blocks = architecture.has_experts ? gguf_dense_blocks(file) : 0;
   std::vector<TensorPlan> plan;
+  std::int64_t left_out = 0;
   for (const GgufTensor& tensor : file.tensors()) {
     const auto name = parse_name(tensor.name);
+    if (name && name->block >= num_blocks && name->block < num_blocks + extra_blocks) {
+      ++left_out;
+      continue;
+    }
     const auto rules = name && name->block >= 0 ? architecture.block_tensors : architecture.model_tensors;
-    const auto rule = std::find_if(rules.begin(), rules.end(),
-                                   [&](const TensorRule& r) { return name && r.gguf == name->stem; });
-    if (rule == rules.end() || (name->part == "bias" && rule->bias == "none")) {
+    const auto rule = std::find_if(rules.begin(), rules.end(), [&](const TensorRule& r) {
+      return name && names(r, *name) && (name->block < 0 || applies(r, name->block, dense_blocks));
+    });
+    if (rule == rules.end()) {
       bad_input("{}: tensor {}: not a tensor of the architecture {} that swiftprune knows", file.name(),
                 tensor.name, architecture.name);
     }
@@ -81,9 +106,15 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
       bad_input("{}: tensor {}: found block {}, but block_count is {}", file.name(), tensor.name, name->block,
                 num_blocks);
     }
-    if (!rule->hugging_face.empty()) {
+    if (!rule->hugging_face.empty() && !rule->is_expert() && !rule->is_latent()) {
       plan.push_back({&tensor, &*rule, hugging_face_name(*rule, *name), name->block});
     }
+  }
+  if (left_out > 0) {
+    notes.push_back(
+        fmt::format("{} tensors of {} are left out: the blocks behind the model's predict further "
+                    "tokens, which transformers' classes do not read",
+                    left_out, extra_blocks == 1 ? "a block" : fmt::format("{} blocks", extra_blocks)));
   }
   return plan;
 }
@@ -97,37 +128,50 @@ void check_complete(const GgufFile& file, const GgufArchitecture& architecture, 
     const bool found = file.find(fmt::format("blk.0.{}.bias", rule.gguf)) != nullptr;
     config[field] = found || config.value(field, false);
   }
-  const auto require = [&](const TensorRule& rule, const std::string& prefix) {
+  const auto require = [&](const TensorRule& rule, const std::string& prefix, bool optional) {
     if (rule.hugging_face.empty()) return;
-    const bool has_bias =
-        rule.bias == "required" || (rule.bias != "none" && config.at(std::string(rule.bias)).get<bool>());
-    for (const char* part : {"weight", "bias"}) {
-      const std::string name = fmt::format("{}{}.{}", prefix, rule.gguf, part);
-      const bool needed = std::string_view(part) == "weight" || has_bias;
+    const auto check = [&](const std::string& name, bool needed) {
       if (needed != (file.find(name) != nullptr)) {
         bad_input("{}: tensor {}: {}", file.name(), name, needed ? "is missing" : "was not expected");
       }
+    };
+    if (rule.form == TensorForm::kWholeName) return check(prefix + std::string(rule.gguf), !optional);
+    const bool has_bias =
+        rule.bias == "required" || (rule.bias != "none" && config.at(std::string(rule.bias)).get<bool>());
+    for (const char* part : {"weight", "bias"}) {
+      const bool needed = std::string_view(part) == "weight" || has_bias;
+      check(fmt::format("{}{}.{}", prefix, rule.gguf, part), needed && !optional);
     }
   };
   for (const TensorRule& rule : architecture.model_tensors) {
-    if (rule.gguf != "output") require(rule, "");  // without it the head is the embedding
+    if (rule.gguf != "output") require(rule, "", false);  // without it the head is the embedding
   }
-  for (std::int64_t b = 0; b < num_blocks; ++b) {
-    for (const TensorRule& rule : architecture.block_tensors) require(rule, fmt::format("blk.{}.", b));
+  const std::int64_t dense_blocks = architecture.has_experts ? gguf_dense_blocks(file) : 0;
+  for (const TensorRule& rule : architecture.block_tensors) {
+    const std::int64_t first = rule.blocks == TensorBlocks::kSparse ? dense_blocks : 0;
+    const char* suffix = rule.form == TensorForm::kWholeName ? "" : ".weight";
+    const bool absent =
+        rule.optional && file.find(fmt::format("blk.{}.{}{}", first, rule.gguf, suffix)) == nullptr;
+    for (std::int64_t b = 0; b < num_blocks; ++b) {
+      if (applies(rule, b, dense_blocks)) require(rule, fmt::format("blk.{}.", b), absent);
+    }
   }
 }
 
-DType choose_dtype(const GgufFile& file) {
+DType choose_dtype(const GgufFile& file, bool experts_stay) {
   std::map<GgmlType, std::int64_t> elements;
   for (const GgufTensor& tensor : file.tensors()) {
     if (tensor.shape.size() > 1) elements[tensor.type->type] += tensor.numel();
   }
+  // Its values are exact in BF16; where experts stay in it, the others decide.
+  const auto mxfp4 = elements.find(GgmlType::kMXFP4);
+  if (mxfp4 != elements.end() && experts_stay) elements.erase(mxfp4);
   const auto most = std::max_element(elements.begin(), elements.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   if (most == elements.end()) return DType::kF16;
-  return most->first == GgmlType::kBF16  ? DType::kBF16
-         : most->first == GgmlType::kF32 ? DType::kF32
-                                         : DType::kF16;
+  return most->first == GgmlType::kBF16 || most->first == GgmlType::kMXFP4 ? DType::kBF16
+         : most->first == GgmlType::kF32                                   ? DType::kF32
+                                                                           : DType::kF16;
 }
 
 // Key heads of a block; there may be a number for each ("swiftprune_layer_sizes").
@@ -218,6 +262,30 @@ void write_tensor(const GgufFile& file, const TensorPlan& plan, const Json& conf
   file.release(tensor);
 }
 
+void write_assembled(const GgufFile& file, const AssembledTensor& tensor, DType dtype,
+                     CheckpointWriter& writer) {
+  const std::int64_t total = tensor.numel(), pieces = (total + tensor.piece - 1) / tensor.piece;
+  parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t index = begin; index < end; ++index) {
+      check_interrupt();
+      const std::int64_t first = index * tensor.piece;
+      const auto size = static_cast<std::size_t>(std::min(tensor.piece, total - first));
+      if (tensor.bytes) {
+        std::vector<std::byte> bytes(size);
+        tensor.bytes(index, bytes);
+        writer.write_bytes_part(tensor.name, first, bytes);
+        continue;
+      }
+      std::vector<float> values(size);
+      tensor.values(index, values);
+      check_values(file, *tensor.sources.front(), values, dtype);
+      writer.write_part(tensor.name, first, values);
+    }
+  });
+  // Several tensors may be made of one; its pages are read again then.
+  for (const GgufTensor* source : tensor.sources) file.release(*source);
+}
+
 // The tokenizer's files of a Hugging Face folder, taken as they are.
 void copy_tokenizer(const fs::path& folder, CheckpointWriter& writer) {
   constexpr std::array kNames = {"tokenizer.json",
@@ -263,6 +331,13 @@ void refuse_parts(const GgufFile& file) {
   }
 }
 
+// A router's correction bias chooses experts by small differences: it stays as exact as it is stored, as in DeepSeek's
+// own files.
+DType dtype_of(const TensorPlan& tensor, DType dtype) {
+  const bool is_correction = tensor.rule->hugging_face.ends_with("e_score_correction_bias");
+  return is_correction && tensor.source->type->type == GgmlType::kF32 ? DType::kF32 : dtype;
+}
+
 std::string torch_name(DType dtype) {
   return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
 }
@@ -274,14 +349,16 @@ ImportReport import_gguf(const fs::path& path, const fs::path& folder, const Imp
   refuse_parts(file);
   const GgufArchitecture& architecture = gguf_architecture_of(file);
   Json config = gguf_config(file, architecture);
-  const std::vector<TensorPlan> plan = plan_tensors(file, architecture, config);
+  ImportReport report;
+  const std::vector<TensorPlan> plan = plan_tensors(file, architecture, config, report.notes);
   check_complete(file, architecture, config);
+  const std::vector<AssembledTensor> assembled =
+      assemble_gguf(file, architecture, !options.dtype.has_value(), config);
   const std::int64_t num_embeddings = config.at("vocab_size");
 
-  ImportReport report;
   report.architecture = architecture.name;
-  report.model_class = architecture.model_class;
-  report.dtype = options.dtype.value_or(choose_dtype(file));
+  report.model_class = config.at("architectures").at(0).get<std::string>();
+  report.dtype = options.dtype.value_or(choose_dtype(file, config.contains("quantization_config")));
   const bool compute_in_bf16 = architecture.overflows_in_f16 && report.dtype == DType::kF16;
   config["torch_dtype"] = torch_name(compute_in_bf16 ? DType::kBF16 : report.dtype);
   Json generation;
@@ -290,21 +367,34 @@ ImportReport import_gguf(const fs::path& path, const fs::path& folder, const Imp
   if (options.tokenizer_folder.empty()) {
     options.progress("tokenizer", 0, 0);
     tokenizer = make_tokenizer_files(file, num_embeddings, architecture.default_pre_tokenizer);
-    report.notes = tokenizer.notes;
+    report.notes.insert(report.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
   }
 
   std::vector<PlannedTensor> planned;
   for (const TensorPlan& tensor : plan) {
-    planned.push_back({tensor.name, report.dtype, tensor.source->shape, ""});
+    planned.push_back({tensor.name, dtype_of(tensor, report.dtype), tensor.shape(), ""});
     report.num_parameters += tensor.source->numel();
+    report.bytes += static_cast<std::uint64_t>(tensor.source->numel() * size_of(planned.back().dtype));
   }
-  report.num_tensors = static_cast<std::int64_t>(plan.size());
-  report.bytes = static_cast<std::uint64_t>(report.num_parameters * size_of(report.dtype));
+  for (const AssembledTensor& tensor : assembled) {
+    planned.push_back({tensor.name, tensor.bytes ? DType::kU8 : report.dtype, tensor.shape, ""});
+    if (!tensor.bytes) {
+      report.num_parameters += tensor.numel();
+    } else {  // a tensor's blocks and its scales: counted once, by what they hold
+      for (const GgufTensor* source : tensor.sources) report.num_parameters += source->numel();
+    }
+    report.bytes += static_cast<std::uint64_t>(tensor.numel() * size_of(planned.back().dtype));
+  }
+  report.num_tensors = std::ssize(planned);
   assign_shards(planned, options.max_shard_bytes);
   CheckpointWriter writer(folder, std::move(planned));
   std::int64_t done = 0;
   for (const TensorPlan& tensor : plan) {
-    write_tensor(file, tensor, config, report.dtype, writer);
+    write_tensor(file, tensor, config, dtype_of(tensor, report.dtype), writer);
+    options.progress("import", ++done, report.num_tensors);
+  }
+  for (const AssembledTensor& tensor : assembled) {
+    write_assembled(file, tensor, report.dtype, writer);
     options.progress("import", ++done, report.num_tensors);
   }
   writer.write_file("config.json", config.dump(2) + "\n");

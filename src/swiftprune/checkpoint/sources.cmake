@@ -13,7 +13,12 @@ target_sources(swiftprune PRIVATE
   checkpoint/checkpoint_writer.cpp
   checkpoint/gguf.cpp
   checkpoint/gguf_dequantize.cpp
+  checkpoint/gguf_fields.cpp
+  checkpoint/gguf_llama_like.cpp
+  checkpoint/gguf_other_norms.cpp
+  checkpoint/gguf_experts.cpp
   checkpoint/gguf_architectures.cpp
+  checkpoint/gguf_assembly.cpp
   checkpoint/gguf_pre_tokenizers.cpp
   checkpoint/gguf_tokenizer.cpp
   checkpoint/import_gguf.cpp)

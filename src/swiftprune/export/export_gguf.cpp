@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
@@ -15,9 +16,12 @@
 #include "swiftprune/export/gguf_grid.h"
 #include "swiftprune/export/gguf_metadata.h"
 #include "swiftprune/export/gguf_quantize.h"
+#include "swiftprune/export/gguf_sources.h"
 #include "swiftprune/export/gguf_vocabulary.h"
 #include "swiftprune/export/gguf_writer.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/experts_config.h"
+#include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -28,13 +32,28 @@ constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 
 // One tensor's way from the folder to the file.
 struct TensorPlan {
-  const TensorInfo* source;
+  const TensorInfo* source;  // null: made of others
   const TensorRule* rule;
   std::string name;    // GGUF's
   std::int64_t block;  // -1: none
+  std::vector<std::int64_t> shape;
   const GgmlTypeTraits* type = nullptr;
   bool keep_zeros = false;
+  std::optional<GgufSource> made = {};
+
+  std::int64_t numel() const {
+    std::int64_t n = 1;
+    for (const std::int64_t extent : shape) n *= extent;
+    return n;
+  }
+  // Routers choose by small differences and biases are small: both are F32 like vectors.
+  bool is_matrix() const {
+    return shape.size() > 1 && !(made && made->is_bias) && rule->gguf != "ffn_gate_inp";
+  }
+  std::string source_name() const { return source != nullptr ? source->name : made->name; }
 };
+
+constexpr GgmlType kMxType = GgmlType::kMXFP4;
 
 // "model.layers.7.mlp" against "model.layers.*.mlp": the block, -1 where there is none.
 std::optional<std::int64_t> match(std::string_view pattern, std::string_view name) {
@@ -58,17 +77,22 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
   const auto dot = name.rfind('.');
   if (dot == std::string_view::npos) return std::nullopt;
   const std::string_view stem = name.substr(0, dot), part = name.substr(dot + 1);
-  if (part != "weight" && part != "bias") return std::nullopt;
   for (const auto& rules : {architecture.model_tensors, architecture.block_tensors}) {
     for (const TensorRule& rule : rules) {
-      if (rule.hugging_face.empty() || (part == "bias" && rule.bias == "none")) continue;
-      const auto block = match(rule.hugging_face, stem);
+      const bool whole = rule.form == TensorForm::kWholeName;
+      if (rule.hugging_face.empty() || rule.is_expert() || rule.is_latent()) continue;
+      if (!whole && ((part != "weight" && part != "bias") || (part == "bias" && rule.bias == "none")))
+        continue;
+      const auto block = match(rule.hugging_face, whole ? name : stem);
       if (!block) continue;
       const std::string prefix = *block < 0 ? "" : fmt::format("blk.{}.", *block);
-      return TensorPlan{.source = &tensor,
-                        .rule = &rule,
-                        .name = fmt::format("{}{}.{}", prefix, rule.gguf, part),
-                        .block = *block};
+      TensorPlan plan{.source = &tensor,
+                      .rule = &rule,
+                      .name = prefix + std::string(rule.gguf) + (whole ? "" : fmt::format(".{}", part)),
+                      .block = *block,
+                      .shape = tensor.shape};
+      if (rule.form == TensorForm::kOneRow) plan.shape = {tensor.numel()};
+      return plan;
     }
   }
   return std::nullopt;
@@ -85,11 +109,40 @@ bool is_ignored(std::string_view name, const ModelConfig& model) {
   return is_buffer || is_unused_head;
 }
 
-std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture& architecture) {
+// Is it of one of the blocks behind the model's own, which predict further tokens?
+bool is_of_extra_block(std::string_view name, const Model& model) {
+  const std::int64_t layers = model.config().num_layers();
+  const auto extra = text_config(model.checkpoint()).find("num_nextn_predict_layers");
+  if (extra == text_config(model.checkpoint()).end() || !extra->is_number_integer()) return false;
+  constexpr std::string_view kBlocks = "model.layers.";
+  if (!name.starts_with(kBlocks)) return false;
+  std::int64_t block = -1;
+  std::from_chars(name.data() + kBlocks.size(), name.data() + name.size(), block);
+  return block >= layers && block - layers < extra->get<std::int64_t>();
+}
+
+std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture& architecture,
+                                     std::vector<std::string>& notes) {
   const TextTower* tower = text_tower_of(model.checkpoint().config());
   std::vector<TensorPlan> plan;
+  std::set<std::string> taken;
+  for (GgufSource& source : gguf_sources(model, architecture)) {
+    taken.insert(source.tensors.begin(), source.tensors.end());
+    plan.push_back({.source = nullptr,
+                    .rule = source.rule,
+                    .name = fmt::format("blk.{}.{}.{}", source.block, source.rule->gguf,
+                                        source.is_bias ? "bias" : "weight"),
+                    .block = source.block,
+                    .shape = source.shape,
+                    .made = std::move(source)});
+  }
+  std::int64_t left_out = 0;
   for (const TensorInfo& tensor : model.checkpoint().tensors()) {
-    if (is_ignored(tensor.name, model.config())) continue;
+    if (is_ignored(tensor.name, model.config()) || taken.contains(tensor.name)) continue;
+    if (is_of_extra_block(tensor.name, model)) {
+      ++left_out;
+      continue;
+    }
     std::string name = tensor.name;
     if (tower != nullptr) {
       const auto of_text = text_tensor_name(*tower, tensor.name);
@@ -103,49 +156,82 @@ std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture&
     }
     plan.push_back(std::move(*planned));
   }
+  if (left_out > 0) {
+    notes.push_back(
+        fmt::format("{} tensors of num_nextn_predict_layers are left out: they predict further tokens, "
+                    "which swiftprune does not do",
+                    left_out));
+  }
   return plan;
 }
 
 const GgufMix* most_common_type(const std::vector<TensorPlan>& plan) {
   std::map<DType, std::int64_t> elements;
   for (const TensorPlan& tensor : plan) {
-    if (tensor.source->shape.size() > 1) elements[tensor.source->dtype] += tensor.source->numel();
+    if (tensor.is_matrix())
+      elements[tensor.made ? tensor.made->dtype : tensor.source->dtype] += tensor.numel();
   }
+  elements.erase(DType::kU8);  // MXFP4, which stays
   const auto most = std::max_element(elements.begin(), elements.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   return find_gguf_mix(most->first == DType::kF32 ? "f32" : most->first == DType::kF16 ? "f16" : "bf16");
 }
 
 // Was it pruned? Then its zeros stay zeros in whatever type. Trained weights have next to none.
-bool has_pruned_zeros(const Checkpoint& checkpoint, const TensorInfo& tensor) {
+bool has_pruned_zeros(const Checkpoint& checkpoint, const TensorPlan& plan) {
   constexpr double kPruned = 0.01;
-  const std::int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-  return scan_zeros({checkpoint.bytes(tensor).data(), tensor.dtype, rows, cols, cols}).sparsity() >= kPruned;
+  std::int64_t zeros = 0;
+  const auto count = [&](const std::byte* bytes, DType dtype, std::int64_t rows, std::int64_t cols) {
+    zeros += scan_zeros({bytes, dtype, rows, cols, cols}).num_zeros;
+  };
+  if (plan.source != nullptr) {
+    count(checkpoint.bytes(*plan.source).data(), plan.source->dtype, plan.shape[0], plan.shape[1]);
+  } else {
+    for (std::int64_t i = 0; i < plan.made->matrices(); ++i) {
+      check_interrupt();
+      const StoredMatrix matrix = plan.made->matrix(i);
+      count(matrix.bytes.data(), matrix.dtype, plan.made->rows(), plan.made->cols());
+    }
+  }
+  return static_cast<double>(zeros) >= kPruned * static_cast<double>(plan.numel());
+}
+
+// Would the type take no fewer bits than the MXFP4 that the experts have?
+bool is_no_smaller_than_mxfp4(const GgmlTypeTraits& type) {
+  const GgmlTypeTraits& mx = *find_ggml_type(static_cast<std::uint32_t>(kMxType));
+  return type.block_bytes * mx.block_size >= mx.block_bytes * type.block_size;
 }
 
 // Gives every tensor its type. Notes say which matrices could not have the one that was asked for.
 void choose_types(const Model& model, const GgufMix& mix, std::vector<TensorPlan>& plan,
                   ExportReport& report) {
   const ModelConfig& m = model.config();
+  const ExpertsConfig* experts = experts_of(m);
   const bool tied = std::none_of(plan.begin(), plan.end(),
                                  [](const TensorPlan& tensor) { return tensor.rule->gguf == "output"; });
   std::map<std::tuple<GgmlType, GgmlType, std::int64_t>, std::int64_t> replaced;
   for (TensorPlan& tensor : plan) {
-    if (tensor.source->shape.size() <= 1) {
+    if (!tensor.is_matrix()) {
       tensor.type = writable_ggml_type(GgmlType::kF32);
       continue;
     }
     MatrixPlace place{.gguf = tensor.rule->gguf,
                       .block = tensor.block,
                       .num_blocks = m.num_layers(),
-                      .columns = tensor.source->shape.back(),
+                      .columns = tensor.shape.back(),
                       .queries_per_key = m.num_heads / std::max<std::int64_t>(1, m.num_kv_heads),
+                      .num_experts = experts == nullptr ? 0 : experts->count,
                       .tied = tied};
     const MatrixType type = matrix_type(mix, place);
     tensor.type = writable_ggml_type(type.type);
+    if (tensor.made && tensor.made->mxfp4 && is_no_smaller_than_mxfp4(*tensor.type)) {
+      tensor.type = find_ggml_type(static_cast<std::uint32_t>(kMxType));
+      ++report.types[std::string(tensor.type->name)];
+      continue;
+    }
     const GgmlGrid* grid = find_grid(type.type);
-    tensor.keep_zeros = grid != nullptr && tensor.source->shape.size() == 2 &&
-                        has_pruned_zeros(model.checkpoint(), *tensor.source);
+    tensor.keep_zeros =
+        grid != nullptr && tensor.shape.size() >= 2 && has_pruned_zeros(model.checkpoint(), tensor);
     ++report.types[std::string(tensor.type->name)];
     if (type.wanted != type.type) ++replaced[{type.wanted, type.type, place.columns}];
   }
@@ -175,15 +261,16 @@ std::string size_label(std::int64_t parameters) {
   return "";
 }
 
-void check_values(const TensorInfo& tensor, std::span<const float> values, GgmlType type) {
+void check_values(const std::string& file, const std::string& name, std::span<const float> values,
+                  GgmlType type) {
   constexpr float kLargestF16 = 65519.996f;  // rounds to 65504
   const bool scales_in_f16 = type != GgmlType::kF32 && type != GgmlType::kBF16 && type != GgmlType::kQ8_0;
   for (const float value : values) {
     if (!std::isfinite(value))
-      bad_input("{}: tensor '{}': found {}, expected finite weights", tensor.file, tensor.name, value);
+      bad_input("{}: tensor '{}': found {}, expected finite weights", file, name, value);
     if (scales_in_f16 && std::abs(value) > kLargestF16) {
-      bad_input("{}: tensor '{}': found {}, which {} cannot hold; use --type bf16", tensor.file, tensor.name,
-                value, type == GgmlType::kF16 ? "f16" : "a type with f16 scales");
+      bad_input("{}: tensor '{}': found {}, which {} cannot hold; use --type bf16", file, name, value,
+                type == GgmlType::kF16 ? "f16" : "a type with f16 scales");
     }
   }
 }
@@ -236,11 +323,42 @@ void write_tensor(const Model& model, const TensorPlan& plan, std::size_t index,
     if (plan.rule->offset != 0.0f) {
       for (float& value : values) value -= plan.rule->offset;
     }
-    check_values(tensor, values, type.type);
+    check_values(tensor.file, tensor.name, values, type.type);
     quantize(type, values, blocks, {.keep_zeros = plan.keep_zeros});
     writer.write(index, static_cast<std::uint64_t>(targets.of(first)) * row_bytes, blocks);
   });
   model.checkpoint().release(tensor);
+}
+
+void write_made(const Model& model, const TensorPlan& plan, std::size_t index, const GgufWriter& writer) {
+  const GgufSource& source = *plan.made;
+  const GgmlTypeTraits& type = *plan.type;
+  const std::int64_t rows = source.rows(), cols = source.cols();
+  const auto row_bytes = static_cast<std::size_t>(cols / type.block_size * type.block_bytes);
+  const std::string file = model.checkpoint().folder().string();
+  const std::int64_t step = std::max<std::int64_t>(1, kConversionChunk / cols);
+  for (std::int64_t m = 0; m < source.matrices(); ++m) {
+    check_interrupt();
+    const auto begin = static_cast<std::uint64_t>(m * rows) * row_bytes;
+    if (type.type == kMxType) {
+      writer.write(index, begin, source.mxfp4(m));
+      continue;
+    }
+    const StoredMatrix matrix = source.matrix(m);
+    const auto stored_row_bytes = static_cast<std::size_t>(cols * size_of(matrix.dtype));
+    parallel_for(rows, step, [&](std::int64_t first, std::int64_t last) {
+      const auto count = static_cast<std::size_t>(last - first);
+      std::vector<float> values(count * static_cast<std::size_t>(cols));
+      std::vector<std::byte> blocks(count * row_bytes);
+      convert_to_f32(
+          std::span(matrix.bytes)
+              .subspan(static_cast<std::size_t>(first) * stored_row_bytes, count * stored_row_bytes),
+          matrix.dtype, values);
+      check_values(file, source.name, values, type.type);
+      quantize(type, values, blocks, {.keep_zeros = plan.keep_zeros});
+      writer.write(index, begin + static_cast<std::uint64_t>(first) * row_bytes, blocks);
+    });
+  }
 }
 
 // Linears of blocks on a type's grid, by their statistics. Returns which tensors of the plan were written.
@@ -251,7 +369,8 @@ std::vector<bool> write_calibrated(const Model& model, const std::vector<TensorP
   std::map<std::string, std::size_t> index;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     const TensorPlan& tensor = plan[i];
-    if (tensor.block < 0 || find_grid(tensor.type->type) == nullptr || tensor.source->shape.size() != 2)
+    if (tensor.block < 0 || find_grid(tensor.type->type) == nullptr || tensor.source == nullptr ||
+        tensor.shape.size() != 2)
       continue;
     wanted[tensor.source->name] = {tensor.type, tensor.keep_zeros};
     index[tensor.source->name] = i;
@@ -282,13 +401,17 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
               checkpoint.folder().string());
   }
   const GgufArchitecture& architecture = gguf_architecture_for(model.config());
-  std::vector<TensorPlan> plan = plan_tensors(model, architecture);
+  if (options.calibration) {
+    check_without_experts(model.config(), "rounding by the statistics of a text",
+                          "leave out --calibration: each weight is then rounded for itself");
+  }
+  ExportReport report;
+  std::vector<TensorPlan> plan = plan_tensors(model, architecture, report.notes);
   const GgufMix& mix = options.mix != nullptr ? *options.mix : *most_common_type(plan);
 
-  ExportReport report;
   report.architecture = architecture.name;
   report.type = upper(mix.name);
-  for (const TensorPlan& tensor : plan) report.num_parameters += tensor.source->numel();
+  for (const TensorPlan& tensor : plan) report.num_parameters += tensor.numel();
 
   GgufMetadata metadata;
   metadata.text("general.architecture", architecture.name);
@@ -296,7 +419,7 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   metadata.text("general.name", options.name);
   metadata.text("general.size_label", size_label(report.num_parameters));
   const GgufHyperParameters parameters = add_gguf_hyper_parameters(model, architecture, metadata);
-  report.notes = parameters.notes;
+  report.notes.insert(report.notes.end(), parameters.notes.begin(), parameters.notes.end());
   choose_types(model, mix, plan, report);
   metadata.u32("general.file_type", mix.file_type);
   metadata.u32("general.quantization_version", 2);
@@ -309,7 +432,7 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
         {table.name, {static_cast<std::int64_t>(table.values.size())}, writable_ggml_type(GgmlType::kF32)});
   }
   for (const TensorPlan& tensor : plan) {
-    planned.push_back({tensor.name, tensor.source->shape, tensor.type});
+    planned.push_back({tensor.name, tensor.shape, tensor.type});
   }
   report.num_tensors = static_cast<std::int64_t>(planned.size());
   GgufWriter writer(file, metadata, planned);
@@ -322,7 +445,11 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
     written = write_calibrated(model, plan, index, *options.calibration, options.progress, writer);
   }
   for (std::size_t i = 0; i < plan.size(); ++i) {
-    if (!written[i]) write_tensor(model, plan[i], index, writer);
+    if (plan[i].made) {
+      write_made(model, plan[i], index, writer);
+    } else if (!written[i]) {
+      write_tensor(model, plan[i], index, writer);
+    }
     ++index;
     options.progress("export", static_cast<std::int64_t>(index), report.num_tensors);
   }

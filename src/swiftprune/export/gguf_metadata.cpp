@@ -6,6 +6,7 @@
 #include <set>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/export/gguf_expert_metadata.h"
 #include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/layer_sizes.h"
 
@@ -49,6 +50,14 @@ constexpr ArchitectureRules kRules[] = {
     {"cohere", "command-r", Activation::kSilu, 0, 0, 500000.0},
     {"cohere2", "cohere2", Activation::kSilu, kListed, 0, 500000.0},
     {"gpt_neox", "gptneox", Activation::kGelu},
+    {"mixtral", "llama", Activation::kSilu, 0, 0, 1e6},
+    {"qwen2_moe", "qwen2moe", Activation::kSilu},
+    {"qwen3_moe", "qwen3moe", Activation::kSilu},
+    {"olmoe", "olmoe", Activation::kSilu},
+    {"gpt_oss", "gpt-oss", Activation::kSilu, kListed, 0, 150000.0},
+    {"glm4_moe", "glm4moe", Activation::kSilu},
+    {"deepseek_v2", "deepseek2", Activation::kSilu},
+    {"deepseek_v3", "deepseek2", Activation::kSilu},
 };
 
 const ArchitectureRules& rules_of(const ModelConfig& model) {
@@ -110,11 +119,13 @@ class Describer {
         config_(text_config(model.checkpoint())),
         rules_(rules_of(model.config())),
         name_(architecture.name),
+        has_experts_(architecture.has_experts),
         metadata_(metadata) {}
 
   GgufHyperParameters run() {
     check();
     sizes();
+    if (has_experts_) add_gguf_experts(m_, ConfigReader(config_), name_, metadata_, result_.notes);
     attention();
     rope(read_rope_fields(config_, rules_.theta));
     return std::move(result_);
@@ -172,7 +183,8 @@ class Describer {
     }
     if (name_ == "stablelm" && m_.parallel_residual)
       refuse("use_parallel_residual", "true", "the 12B model's layout");
-    const bool needs_head = name_ == "olmo2" || name_ == "stablelm" || name_ == "phi2";
+    const bool needs_head = name_ == "olmo2" || name_ == "stablelm" || name_ == "phi2" || name_ == "olmoe" ||
+                            name_ == "qwen2moe" || name_ == "gpt-oss";
     const bool needs_tied = name_ == "command-r" || name_ == "cohere2" || name_ == "gemma";
     if (const bool tied = m_.head == m_.embedding; (tied && needs_head) || (!tied && needs_tied)) {
       refuse("tie_word_embeddings", tied ? "true" : "false", "it has no other head");
@@ -180,7 +192,8 @@ class Describer {
     const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
     const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
                              name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
-                             name_ == "cohere2" || name_ == "granite";
+                             name_ == "cohere2" || name_ == "granite" || name_ == "olmoe" ||
+                             name_ == "qwen2moe";
     if (wide_heads && needs_equal) {
       refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
     }
@@ -194,7 +207,7 @@ class Describer {
     const ConfigReader c(config_);
     for (const BlockConfig& block : m_.blocks) {
       const bool has_bias = block.attention_output.bias;
-      if (name_ == "qwen3" && has_bias) {
+      if ((name_ == "qwen3" || name_ == "qwen3moe" || name_ == "olmoe") && has_bias) {
         bad_input("{}: found true, expected false: llama.cpp's {} has no biases", c.where("attention_bias"),
                   name_);
       }
@@ -208,7 +221,7 @@ class Describer {
         bad_input("{}: found false, expected true: llama.cpp's {} always has biases", c.where("use_bias"),
                   name_);
       }
-      if (name_ == "gptneox" && !has_bias) {
+      if ((name_ == "gptneox" || name_ == "gpt-oss") && !has_bias) {
         bad_input("{}: found false, expected true: llama.cpp's {} always has biases",
                   c.where("attention_bias"), name_);
       }
@@ -242,7 +255,9 @@ class Describer {
     if (name_ == "gptneox" || name_ == "stablelm") {
       metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
     }
-    if (name_ != "gptneox") {
+    if (m_.blocks.front().latent) {
+      add_gguf_latent_attention(m_, ConfigReader(config_), name_, metadata_);
+    } else if (name_ != "gptneox") {
       by_layer("attention.head_count_kv", m_.num_kv_heads,
                [&](const BlockConfig& block) { return m_.kv_heads_in(block); });
       if (config_.contains("head_dim") || m_.has_layer_sizes ||
@@ -256,6 +271,8 @@ class Describer {
     if (m_.final_softcap > 0.0f) metadata_.f32(key("final_logit_softcapping"), m_.final_softcap);
     std::int64_t window = 0;
     for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
+    // gpt-oss has a window always; without layers that slide any will do.
+    if (name_ == "gpt-oss" && window == 0) window = m_.max_positions;
     const bool listed = rules_.sliding_period == kListed && window > 0;
     if (rules_.sliding_period > 0 || name_ == "phi3" || listed) {
       metadata_.u32(key("attention.sliding_window"), window);
@@ -301,6 +318,13 @@ class Describer {
       metadata_.u32(key("rope.scaling.original_context_length"),
                     c.integer("original_max_position_embeddings", 4096));
     }
+    if (name_ == "gpt-oss" && !fields.scaling.is_object() && !config_.contains("rope_parameters")) {
+      const Json usual = {{"rope_type", "yarn"},
+                          {"factor", 32.0},
+                          {"original_max_position_embeddings", 4096},
+                          {"truncate", false}};  // what an absent field means to transformers' class
+      return scale(ConfigReader(usual, "rope_scaling."), "yarn", fields.theta);
+    }
     if (!fields.scaling.is_object()) return;
     const ConfigReader scaling(fields.scaling, "rope_scaling.");
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
@@ -316,17 +340,24 @@ class Describer {
       metadata_.text(key("rope.scaling.type"), type);
       metadata_.f32(key("rope.scaling.factor"), scaling.positive("factor"));
       if (type == "linear") return;
-      if (name_ == "mistral3" && scaling.has("mscale_all_dim")) {
-        metadata_.f32(key("rope.scaling.yarn_log_multiplier"), scaling.positive("mscale_all_dim"));
+      const bool has_multiplier = name_ == "mistral3" || name_ == "deepseek2";
+      if (has_multiplier && scaling.has("mscale_all_dim")) {
+        // A tenth of it for deepseek2, as llama.cpp's converter has always written it.
+        metadata_.f32(key("rope.scaling.yarn_log_multiplier"),
+                      (name_ == "deepseek2" ? 0.1 : 1.0) * scaling.positive("mscale_all_dim"));
       }
       for (const char* field : {"attention_factor", "mscale", "mscale_all_dim"}) {
-        if (scaling.has(field) && name_ != "mistral3") {
+        if (scaling.has(field) && (!has_multiplier || std::string_view(field) == "attention_factor")) {
           bad_input("{}: GGUF has no place for it", scaling.where(field));
         }
       }
       metadata_.u32(key("rope.scaling.original_context_length"),
                     scaling.integer("original_max_position_embeddings", m_.max_positions));
-      if (!scaling.boolean("truncate", true)) {
+      if (!scaling.boolean("truncate", true) && name_ == "gpt-oss") {
+        result_.notes.push_back(
+            "llama.cpp's gpt-oss rounds the bounds between yarn's frequencies, as its own converter lets it: "
+            "config.json's truncate is false");
+      } else if (!scaling.boolean("truncate", true)) {
         bad_input("{}: found false, expected true: llama.cpp's yarn always rounds",
                   scaling.where("truncate"));
       }
@@ -359,6 +390,7 @@ class Describer {
   const Json& config_;
   const ArchitectureRules& rules_;
   std::string_view name_;
+  bool has_experts_;
   GgufMetadata& metadata_;
   GgufHyperParameters result_;
 };
@@ -368,9 +400,11 @@ class Describer {
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   // llama.cpp's deci is its llama with numbers of heads and channels for each layer.
   constexpr std::string_view kLayered = "llama", kLayeredArchitecture = "deci";
-  std::string_view name = rules_of(model).architecture;
+  const ArchitectureRules& rules = rules_of(model);
+  std::string_view name = rules.architecture;
+  const bool with_experts = model.has_experts();
   if (model.has_layer_sizes) {
-    if (name != kLayered) {
+    if (name != kLayered || with_experts) {
       bad_input(
           "config.json: field '{}': found the family {}, all of whose layers have one size in llama.cpp; "
           "export takes layers of different sizes of llama and mistral, else shrink without --non-uniform",
@@ -378,9 +412,13 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
     }
     name = kLayeredArchitecture;
   }
+  const GgufArchitecture* found = nullptr;  // its architecture of experts may be all that there is
   for (const GgufArchitecture& architecture : gguf_architectures()) {
-    if (architecture.name == name) return architecture;
+    if (architecture.name == name && (found == nullptr || architecture.has_experts == with_experts)) {
+      found = &architecture;
+    }
   }
+  if (found != nullptr) return *found;
   expect(false, "kRules: architectures of gguf_architectures()");
   return gguf_architectures().front();
 }

@@ -10,6 +10,8 @@ namespace {
 
 using Raise = GgufMix::Raise;
 
+constexpr std::int64_t kQ3KSmall = 11;
+
 constexpr std::array kMixes = {
     GgufMix{"f32", GgmlType::kF32, 0},
     GgufMix{"f16", GgmlType::kF16, 1},
@@ -27,7 +29,7 @@ constexpr std::array kMixes = {
     GgufMix{"q4_0", GgmlType::kQ4_0, 2},
     GgufMix{"q3_k_l", GgmlType::kQ3_K, 13, Raise::kQ3KL},
     GgufMix{"q3_k_m", GgmlType::kQ3_K, 12, Raise::kQ3KM},
-    GgufMix{"q3_k", GgmlType::kQ3_K, 11},  // llama.cpp's q3_k_s
+    GgufMix{"q3_k", GgmlType::kQ3_K, kQ3KSmall},  // llama.cpp's q3_k_s
     GgufMix{"q2_k", GgmlType::kQ2_K, 10, Raise::kQ2K},
 };
 
@@ -84,7 +86,15 @@ GgmlType down_type(const GgufMix& mix, const MatrixPlace& place) {
   return mix.base;
 }
 
-GgmlType attention_output_type(const GgufMix& mix) {
+// Of eight experts (Mixtral), attention is so small a part that llama.cpp spends more on it.
+constexpr std::int64_t kExpertsOfMixtral = 8;
+
+GgmlType attention_output_type(const GgufMix& mix, const MatrixPlace& place) {
+  if (place.num_experts == kExpertsOfMixtral) {
+    const bool small = mix.file_type == kQ3KSmall || mix.raise == Raise::kQ2K || mix.raise == Raise::kQ3KM ||
+                       mix.raise == Raise::kQ4KS || mix.raise == Raise::kQ4KM;
+    return small ? GgmlType::kQ5_K : mix.base;
+  }
   switch (mix.raise) {
     case Raise::kQ2K:
       return GgmlType::kQ3_K;
@@ -102,9 +112,12 @@ GgmlType wanted_type(const GgufMix& mix, const MatrixPlace& place) {
   if (place.gguf == "output" || (place.tied && place.gguf == "token_embd")) {
     return mix.base == GgmlType::kQ8_0 ? mix.base : GgmlType::kQ6_K;
   }
-  if (place.gguf == "attn_v" || place.gguf == "attn_qkv") return value_type(mix, place);
-  if (place.gguf == "ffn_down") return down_type(mix, place);
-  if (place.gguf == "attn_output") return attention_output_type(mix);
+  const bool is_value = place.gguf == "attn_v" || place.gguf == "attn_qkv";
+  if (place.num_experts == kExpertsOfMixtral && (is_value || place.gguf == "attn_k")) return GgmlType::kQ8_0;
+  if (is_value) return value_type(mix, place);
+  // Also of the experts and of the shared one: ffn_down_exps, ffn_down_shexp.
+  if (place.gguf.starts_with("ffn_down")) return down_type(mix, place);
+  if (place.gguf == "attn_output") return attention_output_type(mix, place);
   return mix.base;
 }
 

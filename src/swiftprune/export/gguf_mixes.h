@@ -1,6 +1,5 @@
 // What `export --type` names: one type for all matrices, or a mix of types as llama.cpp's llama-quantize makes
-// it under the same name. The rules are llama.cpp's for models without experts (docs/formats.md has them as a
-// table).
+// it under the same name. The rules are llama.cpp's (docs/formats.md has them as a table).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +29,7 @@ struct MatrixPlace {
   std::int64_t block = -1, num_blocks = 0;
   std::int64_t columns = 0;
   std::int64_t queries_per_key = 1;  // heads
+  std::int64_t num_experts = 0;      // of a block
   bool tied = false;                 // the embedding is the output projection too
 };
 

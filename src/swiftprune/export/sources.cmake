@@ -6,7 +6,9 @@ target_sources(swiftprune PRIVATE
   export/gguf_mixes.cpp
   export/gguf_compensate.cpp
   export/gguf_calibrated.cpp
+  export/gguf_expert_metadata.cpp
   export/gguf_metadata.cpp
+  export/gguf_sources.cpp
   export/gguf_vocabulary.cpp
   export/export_gguf.cpp)
 # Quantised values must not depend on whether the processor has FMA.

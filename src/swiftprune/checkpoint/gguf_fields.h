@@ -1,0 +1,61 @@
+// What reads the fields of GGUF files for several architectures: helpers of their `complete` functions, and the tables
+// that all decoders of the Llama kind share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/gguf_architectures.h"
+
+namespace swiftprune::gguf_fields {
+
+using Json = nlohmann::ordered_json;
+using Type = ConfigField::Type;
+
+std::string key_of(const GgufFile& file, std::string_view suffix);  // "<architecture>.<suffix>"
+// Stored as float32: 1e-05, not 9.999999747378752e-06.
+double float_as_written(double value);
+// attention.key_length, else hidden_size / num_attention_heads of the configuration so far.
+std::int64_t head_dim_of(const GgufFile& file, const Json& config);
+// The fraction of each head that is rotated.
+double rotary_fraction(const GgufFile& file, std::int64_t head_dim);
+void require_full_rotation(const GgufFile& file, std::int64_t head_dim);
+Json rope_scaling(const GgufFile& file);  // transformers' rope_scaling, or null
+// Llama 3.1 scales rope by a table in the file. It is made from four numbers (transformers' rope_type "llama3"); the
+// factor is its largest entry, the others have been the same in every such model.
+Json llama3_rope_scaling(const GgufFile& file, const GgufTensor& tensor, double theta, std::int64_t head_dim);
+Json float_table(const GgufFile& file, std::string_view name);
+// One full-attention layer in each `period`, the others slide.
+Json sliding_layers(std::int64_t num_layers, std::int64_t period);
+// attention.sliding_window_pattern: one number for each layer (1: it slides), one full layer in so many, or nothing.
+Json layer_types_of(const GgufFile& file, std::int64_t num_layers, std::int64_t period);
+
+// `complete` functions: whole heads are rotated, with head_dim in config.json or without; a part of each is.
+void complete_llama(const GgufFile& file, Json& config);
+void complete_qwen2(const GgufFile& file, Json& config);
+void complete_qwen3(const GgufFile& file, Json& config);
+void complete_partial(const GgufFile& file, Json& config);
+void complete_glm4(const GgufFile& file, Json& config);  // as complete_partial(), with head_dim
+
+inline constexpr ConfigField kLlamaFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+inline constexpr TensorRule kLlamaModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"rope_freqs", ""},
+};
+
+}  // namespace swiftprune::gguf_fields
