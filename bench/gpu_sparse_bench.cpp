@@ -17,6 +17,7 @@
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace {
@@ -63,6 +64,18 @@ std::vector<std::uint16_t> random_weight(Shape shape, std::int64_t group, double
   return bits;
 }
 
+QuantizedWeight random_codes(Shape shape) {
+  QuantizedWeight weight{{4, 64, false}, shape.rows, shape.cols, {}, {}, {}};
+  weight.codes.resize(static_cast<std::size_t>(shape.rows * shape.cols));
+  parallel_for(shape.rows, 16, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first * shape.cols; i < last * shape.cols; ++i)
+      weight.codes[static_cast<std::size_t>(i)] = mixed(static_cast<std::uint64_t>(i)) & 15;
+  });
+  weight.scales.assign(static_cast<std::size_t>(shape.rows * weight.grid.groups_of(shape.cols)),
+                       f32_to_f16(0.01f));
+  return weight;
+}
+
 struct Case {
   const char* name;
   std::int64_t group;
@@ -73,6 +86,7 @@ const Case kCases[] = {{"50 % per row, bitmap", 0, 0.5, {.kind = PackedKind::kBi
                        {"70 % per row, bitmap", 0, 0.7, {.kind = PackedKind::kBitmap16}},
                        {"50 % per row, bitmap int8", 0, 0.5, {.kind = PackedKind::kBitmapInt8}},
                        {"50 % per row, bitmap fp8", 0, 0.5, {.kind = PackedKind::kBitmapFp8}},
+                       {"int4, groups of 64", 0, 0.0, {.kind = PackedKind::kDenseGrid}},
                        {"2:4", 4, 0.5, {.kind = PackedKind::kNm16, .group_n = 2, .group_m = 4}}};
 
 class Bench {
@@ -163,9 +177,11 @@ class Bench {
     std::int64_t bytes = 0;
     for (const Shape& shape : kShapes) {
       const auto bits = random_weight(shape, item.group, item.pruned, dtype_);
-      const PackedTensor packed = pack({bits, shape.rows, shape.cols, dtype_}, item.format);
+      const PackedTensor packed = item.format.kind == PackedKind::kDenseGrid
+                                      ? pack(random_codes(shape), item.format)
+                                      : pack({bits, shape.rows, shape.cols, dtype_}, item.format);
       for (std::int64_t layer = 0; layer < layers_; ++layer) {
-        weights.emplace_back(memory_, std::span(&packed, 1), stream_);
+        weights.emplace_back(memory_, std::span(&packed, 1), dtype_, stream_);
         if (!with_library) continue;
         weights.back().expand(scratch_.data(), stream_);
         compressed.push_back(

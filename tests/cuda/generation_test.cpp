@@ -5,6 +5,7 @@
 
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
+#include "sparse/grid_model.h"
 #include "support/forwards.h"
 #include "support/gpu_models.h"
 #include "support/temp_dir.h"
@@ -175,6 +176,20 @@ TEST_P(CudaPackedGenerationTest, PackedLogitsAgreeWithTheCpu) {
     Timings timings({});
     expect_equal_logits(*sparse, *packed, kHalf, {.timings = &timings, .long_lived = true});
   }
+}
+
+// Beside a table in few bits where it is an output projection of its own or the embedding.
+TEST_P(CudaPackedGenerationTest, GridLogitsAgreeWithTheCpu) {
+  const auto source = Model::open(model_folder(GetParam()));
+  std::vector<std::string> linears;
+  for (const BlockConfig& block : source->config().blocks) {
+    for (const LinearTensors& linear : linears_of(block)) linears.push_back(linear.name + ".weight");
+  }
+  const TempDir dir;
+  testing_sparse::write_grid_model(source->checkpoint(), linears, {4, 0, true}, source->config().head, 8,
+                                   dir.path() / "grid");
+  const auto grid = Model::open(dir.path() / "grid");
+  expect_equal_logits(*grid, *grid, kHalf);
 }
 
 TEST_P(CudaPackedGenerationTest, PackedPerplexityAgreesWithTheCpu) {

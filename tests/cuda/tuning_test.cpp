@@ -28,7 +28,9 @@ class CudaTuningTest : public test::GpuTest {
     GpuTest::SetUp();
     if (memory_) products_ = std::make_unique<cuda::Products>(*memory_, *stream_);
   }
-  DevicePacked weight() { return DevicePacked(*memory_, std::span(&packed_, 1), *stream_); }
+  DevicePacked weight() {
+    return DevicePacked(*memory_, std::span(&packed_, 1), packed_.shape().dtype, *stream_);
+  }
   DeviceTuner tuner(Timings& timings) { return DeviceTuner(timings, 0, *memory_, *products_, *stream_); }
 
   void expect_products(const DevicePacked& weight) {
@@ -112,7 +114,7 @@ TEST_F(CudaTuningTest, TakesTheFasterFormAndMeasuresOnce) {
 TEST_F(CudaTuningTest, KeepsToTheMemoryThatThereIs) {
   cuda::DeviceMemory small(3 * kRows * kCols);  // no room to measure
   Timings timings({});
-  DevicePacked kept(small, std::span(&packed_, 1), *stream_);
+  DevicePacked kept(small, std::span(&packed_, 1), packed_.shape().dtype, *stream_);
   DeviceTuner tuner(timings, 0, small, *products_, *stream_);
   tuner.set_stopwatch([](const DevicePacked&, std::int64_t, bool) { return FormTimes{20.0, 15.0, 0.0, {}}; });
   const std::uint64_t used = small.used();

@@ -24,6 +24,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/attention_hopper.cu
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
+    cuda/sparse/packed_grid.cu
     cuda/sparse/packed_expand.cu
     cuda/forward/generation.cu
     cuda/forward/generator.cpp

@@ -155,17 +155,6 @@ bool has_packed_tensors(const Checkpoint& checkpoint) {
   return false;
 }
 
-void refuse_grids(const Checkpoint& checkpoint) {
-  for (const TensorInfo& tensor : checkpoint.tensors()) {
-    if (!is_packed_name(tensor.name) || !starts_as_grid(checkpoint.bytes(tensor))) continue;
-    bad_input(
-        "{}: found weights of few bits on a grid, which GPUs have no kernels for; use --device cpu, or "
-        "swiftprune "
-        "unpack for a dense model",
-        where(checkpoint, tensor));
-  }
-}
-
 PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string> weights,
                            const fs::path& target, const PackOptions& options) {
   const WeightParts whole(source);

@@ -29,9 +29,6 @@ std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std:
 // A dense16 copy of a BF16 or F16 matrix, in the kernels' order; nothing for other dtypes.
 std::optional<PackedTensor> pack_dense(const Checkpoint& checkpoint, const std::string& weight_name);
 bool has_packed_tensors(const Checkpoint& checkpoint);
-// For devices without kernels for grids: throws Error{kBadInput} naming the first tensor of a grid kind. Reads
-// the headers' kinds only.
-void refuse_grids(const Checkpoint& checkpoint);
 
 struct PackedLinear {
   std::string name;  // of the weight

@@ -289,7 +289,7 @@ void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
       const std::string name = linear.name + ".weight";
       std::optional<PackedTensor> part = find_packed(checkpoint, name, linear.outputs, linear.inputs);
       if (!part) part = pack_dense(checkpoint, name);
-      if (!part || part->shape().dtype != compute_) {
+      if (!part || (!is_grid(part->kind()) && part->shape().dtype != compute_)) {
         bad_input(
             "{}: found {}, expected packed or dense {} as the other weights that read its input; use "
             "--device cpu",
@@ -297,7 +297,7 @@ void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
       }
       parts.push_back(std::move(*part));
     }
-    packed_[i].emplace(memory, parts, stream);
+    packed_[i].emplace(memory, parts, compute_, stream);
   }
 }
 

@@ -15,15 +15,17 @@ constexpr std::int64_t kLogitBytes = std::int64_t{256} << 20;  // logits in memo
 }  // namespace
 
 DType compute_dtype(const Model& model, ComputeType compute) {
-  refuse_grids(model.checkpoint());
+  bool grids = false;
   for (const BlockConfig& block : model.config().blocks) {
     for (const LinearTensors& linear : linears_of(block)) {
       const auto packed =
           find_packed(model.checkpoint(), linear.name + ".weight", linear.outputs, linear.inputs);
-      if (packed) return packed->shape().dtype;
+      if (!packed) continue;
+      if (!is_grid(packed->kind())) return packed->shape().dtype;
+      grids = true;
     }
   }
-  return compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
+  return grids || compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
 DeviceFinalNorm::DeviceFinalNorm(DeviceMemory& memory, const Model& model, cudaStream_t stream)
@@ -58,20 +60,29 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
       rows_(rows),
       norm_(memory, model, stream) {
   const Checkpoint& checkpoint = model.checkpoint();
-  const TensorInfo& head = checkpoint.at(model_.head);
   const std::int64_t vocab = model_.vocab_size;
   const std::int64_t hidden = model_.hidden_size;
   weight_ = DeviceMatrix(memory, compute, vocab, hidden, "the output projection");
-  DeviceBuffer raw;
-  void* target = weight_.view().data;
-  if (head.dtype != compute) {
-    raw = DeviceBuffer(memory, static_cast<std::uint64_t>(head.num_bytes()), "the output projection");
-    target = raw.data();
-  }
-  const auto bytes = checkpoint.bytes(head);
-  check(cudaMemcpyAsync(target, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
-  if (head.dtype != compute) {
-    convert(raw.data(), head.dtype, weight_.view().data, compute, vocab * hidden, stream);
+  const auto load = [&](const void* values, DType dtype) {
+    DeviceBuffer raw;
+    void* target = weight_.view().data;
+    const auto bytes = static_cast<std::uint64_t>(vocab * hidden * size_of(dtype));
+    if (dtype != compute) {
+      raw = DeviceBuffer(memory, bytes, "the output projection");
+      target = raw.data();
+    }
+    check(cudaMemcpyAsync(target, values, bytes, cudaMemcpyHostToDevice, stream));
+    if (dtype != compute) {
+      convert(raw.data(), dtype, weight_.view().data, compute, vocab * hidden, stream);
+    }
+    check(cudaStreamSynchronize(stream));  // `values` and raw live until here
+  };
+  if (const auto table = find_packed(checkpoint, model_.head, vocab, hidden)) {
+    const Matrix values = unpack_f32(*table);
+    load(values.data(), DType::kF32);
+  } else {
+    const TensorInfo& head = checkpoint.at(model_.head);
+    load(checkpoint.bytes(head).data(), head.dtype);
   }
   if (model_.head_bias) {
     head_bias_ = upload(memory, std::span<const float>(checkpoint.load_vector(*model_.head_bias, vocab)),

@@ -10,8 +10,8 @@
 
 namespace swiftprune::cuda {
 
-// The dtype of activations: that of packed weights where the model has some (their products take no other),
-// else as asked for.
+// The dtype of activations: that of packed weights where the model has some (their products take no other), BF16 where
+// they are grids of few bits, else as asked for.
 DType compute_dtype(const Model& model, ComputeType compute);
 
 class DeviceFinalNorm {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include "swiftprune/tensor/dtype.h"
@@ -36,6 +37,25 @@ struct TwoFourWeight {
                                            // rows g (low bits) and g + 8, four bits a group
 };
 
+// Codes of up to 4 bits on a grid (tensor/quantized_weight.h). A lane's 16 bytes of a block of a panel: lane 4g + t
+// holds of rows 2g and 2g + 1 columns 8t .. 8t + 7, then of both columns 32 + 8t ..: words {row 2g, first half}, {2g,
+// second}, {2g + 1, first}, {2g + 1, second}; of a word column 2q is nibble q, column 2q + 1 nibble q + 4.
+struct GridWeight {
+  const uint4* codes = nullptr;         // [panels, blocks, 32 lanes]; beyond the last column: zero points
+  const __half* scales = nullptr;       // [panels, groups, 16]
+  const std::uint8_t* zeros = nullptr;  // [panels, groups, 16]; null: `middle`
+  std::uint32_t middle = 8;
+  int shift = 6;   // a group has 2^shift inputs: 32, 64, 128; kWholeRow: all
+  int groups = 1;  // of a row
+  static constexpr int kWholeRow = 31;
+
+  // Of half a block; beyond the last column the last one.
+  __host__ __device__ int group_of(int block, int half) const {
+    const int at = (64 * block + 32 * half) >> shift;
+    return at < groups ? at : groups - 1;
+  }
+};
+
 struct CompactArgs {
   DType dtype = DType::kBF16;  // of weights and x: BF16 or F16
   std::int64_t rows = 0;       // O
@@ -53,10 +73,13 @@ struct CompactArgs {
 // weights must be there when it is launched.
 void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
+void multiply_grid(const GridWeight& weight, const CompactArgs& args, cudaStream_t stream);
 
 // dense [rows, cols] of dtype (BF16 or F16), contiguous; stored bytes times their row's scale, rounded
 void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
                    cudaStream_t stream);
+void expand_grid(const GridWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
+                 cudaStream_t stream);
 void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
                      cudaStream_t stream);
 

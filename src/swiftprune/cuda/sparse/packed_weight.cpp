@@ -11,6 +11,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/sparse/pack.h"
+#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -28,6 +29,7 @@ DevicePacked::Kind kind_of(const PackedTensor& part) {
   const bool bitmap = part.kind() == PackedKind::kBitmap16 || part.kind() == PackedKind::kBitmapInt8 ||
                       part.kind() == PackedKind::kBitmapFp8;
   if (bitmap) return DevicePacked::Kind::kBitmap;
+  if (is_grid(part.kind()) && part.shape().grid.bits <= 4) return DevicePacked::Kind::kGrid;
   return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
 }
 
@@ -39,6 +41,8 @@ std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
                                                : PackedKind::kBitmapFp8);
     case DevicePacked::Kind::kTwoFour:
       return "2:4";
+    case DevicePacked::Kind::kGrid:
+      return name_of(PackedKind::kDenseGrid);
     case DevicePacked::Kind::kDense:
       break;
   }
@@ -47,7 +51,10 @@ std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
 
 // The part as the device takes it.
 PackedTensor device_form(const PackedTensor& part) {
-  if (kind_of(part) != DevicePacked::Kind::kDense || part.kind() == PackedKind::kDense16) return part;
+  if (kind_of(part) != DevicePacked::Kind::kDense || part.kind() == PackedKind::kDense16 ||
+      is_grid(part.kind())) {
+    return part;
+  }
   const std::vector<std::uint16_t> bits = unpack(part);
   const WeightBits weight{bits, part.rows(), part.cols(), part.shape().dtype};
   PackedTensor bitmap = pack(weight, {.kind = PackedKind::kBitmap16});
@@ -62,7 +69,7 @@ Stored stored_of(const PackedTensor& part) {
 // Panels follow each other only when those before the last part are full.
 bool can_follow(const PackedTensor& before, const PackedTensor& part) {
   return kind_of(before) == kind_of(part) && stored_of(before) == stored_of(part) &&
-         before.rows() % kPanelRows == 0;
+         before.shape().grid == part.shape().grid && before.rows() % kPanelRows == 0;
 }
 
 template <class T>
@@ -185,6 +192,35 @@ void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t b
   }
 }
 
+constexpr std::int64_t kPanelCodes = kLanes * 4;  // words of a panel's block of codes
+
+// One panel's codes in the order of GridWeight.
+void order_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t blocks,
+                 std::uint32_t* words) {
+  const auto code = [&](std::int64_t row, std::int64_t column) -> std::uint32_t {
+    if (row >= weight.rows || column >= weight.cols) return 0;  // nothing reads the row, and x is zero there
+    return weight.codes[static_cast<std::size_t>(row * weight.cols + column)];
+  };
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t i = 0; i < 4; ++i, ++words) {
+        const std::int64_t row = panel * kPanelRows + lane / 4 * 2 + i / 2;
+        const std::int64_t column = b * kCompactBlock + i % 2 * 32 + lane % 4 * 8;
+        std::uint32_t word = 0;
+        for (int c = 0; c < 8; ++c) word |= code(row, column + c) << (4 * (c / 2 + c % 2 * 4));
+        *words = word;
+      }
+    }
+  }
+}
+
+std::vector<std::uint16_t> rounded_grid(const PackedTensor& part, DType dtype) {
+  const Matrix values = unpack_f32(part);
+  std::vector<std::uint16_t> bits(values.values().size());
+  convert_from_f32(values.values(), dtype, std::as_writable_bytes(std::span(bits)));
+  return bits;
+}
+
 }  // namespace
 
 BitmapWeight DevicePacked::Piece::bitmap() const {
@@ -196,6 +232,16 @@ BitmapWeight DevicePacked::Piece::bitmap() const {
 }
 TwoFourWeight DevicePacked::Piece::two_four() const {
   return {.values = values.as<uint4>(), .indices = indices.as<std::uint32_t>()};
+}
+
+GridWeight DevicePacked::Piece::grid_weight(std::int64_t cols) const {
+  return {
+      .codes = values.as<uint4>(),
+      .scales = scales.as<__half>(),
+      .zeros = zeros.as<std::uint8_t>(),
+      .middle = static_cast<std::uint32_t>(grid.middle()),
+      .shift = grid.group == 0 ? GridWeight::kWholeRow : std::countr_zero(static_cast<unsigned>(grid.group)),
+      .groups = static_cast<int>(grid.groups_of(cols))};
 }
 
 DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts,
@@ -274,11 +320,49 @@ DevicePacked::Piece DevicePacked::make_two_four(DeviceMemory& memory, std::span<
   return piece;
 }
 
+DevicePacked::Piece DevicePacked::make_grid(DeviceMemory& memory, std::span<const PackedTensor> parts,
+                                            cudaStream_t stream) const {
+  constexpr std::int64_t kPanelsAtOnce = 4;
+  const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  Piece piece;
+  piece.kind = Kind::kGrid;
+  piece.grid = parts.front().shape().grid;
+  const std::int64_t groups = piece.grid.groups_of(cols_);
+  std::int64_t panels = 0;
+  for (const PackedTensor& part : parts) panels += part.shape().num_panels();
+  std::vector<std::uint32_t> codes(static_cast<std::size_t>(panels * blocks * kPanelCodes));
+  std::vector<std::uint16_t> scales(static_cast<std::size_t>(panels * groups * kPanelRows));
+  std::vector<std::uint8_t> zeros(piece.grid.asymmetric ? scales.size() : 0);
+  std::int64_t first_panel = 0;
+  for (const PackedTensor& part : parts) {
+    const QuantizedWeight weight = unpack_quantized(part);
+    parallel_for(part.shape().num_panels(), kPanelsAtOnce, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t p = begin; p < end; ++p) {
+        const std::int64_t panel = first_panel + p;
+        order_codes(weight, p, blocks, codes.data() + panel * blocks * kPanelCodes);
+        for (std::int64_t g = 0; g < groups; ++g) {
+          for (std::int64_t row = 0; row < std::min(kPanelRows, weight.rows - p * kPanelRows); ++row) {
+            const auto from = static_cast<std::size_t>((p * kPanelRows + row) * groups + g);
+            const auto to = static_cast<std::size_t>((panel * groups + g) * kPanelRows + row);
+            scales[to] = weight.scales[from];
+            if (piece.grid.asymmetric) zeros[to] = weight.zeros[from];
+          }
+        }
+      }
+    });
+    first_panel += part.shape().num_panels();
+  }
+  piece.values = to_device<std::uint32_t>(memory, codes, stream);
+  piece.scales = to_device<std::uint16_t>(memory, scales, stream);
+  if (!zeros.empty()) piece.zeros = to_device<std::uint8_t>(memory, zeros, stream);
+  return piece;
+}
+
 DevicePacked::Piece DevicePacked::make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts,
                                              cudaStream_t stream) const {
   std::vector<std::uint16_t> values;
   for (const PackedTensor& part : parts) {
-    const std::vector<std::uint16_t> bits = unpack(part);
+    const std::vector<std::uint16_t> bits = is_grid(part.kind()) ? rounded_grid(part, dtype_) : unpack(part);
     values.insert(values.end(), bits.begin(), bits.end());
   }
   Piece piece;
@@ -286,15 +370,16 @@ DevicePacked::Piece DevicePacked::make_dense(DeviceMemory& memory, std::span<con
   return piece;
 }
 
-DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) {
-  expect(!parts.empty(), "DevicePacked: a weight");
+DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, DType dtype,
+                           cudaStream_t stream)
+    : dtype_(dtype) {
+  expect(!parts.empty() && size_of(dtype) == 2, "DevicePacked: a weight, products of 16 bits");
   cols_ = parts.front().cols();
-  dtype_ = parts.front().shape().dtype;
   std::vector<PackedTensor> forms;
   std::string kinds;
   double values = 0.0;
   for (const PackedTensor& part : parts) {
-    expect(part.cols() == cols_ && part.shape().dtype == dtype_,
+    expect(part.cols() == cols_ && (is_grid(part.kind()) || part.shape().dtype == dtype_),
            "DevicePacked: parts of one width and dtype");
     forms.push_back(device_form(part));
     values += static_cast<double>(forms.back().shape().num_values);
@@ -307,13 +392,16 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
     const auto group = std::span(forms).subspan(first, end - first);
     Piece piece = kind_of(forms[first]) == Kind::kBitmap    ? make_bitmap(memory, group, stream)
                   : kind_of(forms[first]) == Kind::kTwoFour ? make_two_four(memory, group, stream)
+                  : kind_of(forms[first]) == Kind::kGrid    ? make_grid(memory, group, stream)
                                                             : make_dense(memory, group, stream);
     piece.first_row = rows_;
     piece.rows = rows;
     rows_ += rows;
     kinds += kinds.empty() ? "" : "+";
     kinds += kind_name(piece.kind, piece.stored);
-    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes() + piece.scales.bytes();
+    if (piece.kind == Kind::kGrid) kinds += fmt::format(" {}", format(piece.grid));
+    bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes() + piece.scales.bytes() +
+              piece.zeros.bytes();
     pieces_.push_back(std::move(piece));
   }
   const double density = values / static_cast<double>(rows_) / static_cast<double>(cols_);
@@ -324,6 +412,11 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
 bool DevicePacked::is_dense() const {
   return std::all_of(pieces_.begin(), pieces_.end(),
                      [](const Piece& piece) { return piece.kind == Kind::kDense; });
+}
+
+bool DevicePacked::has_grids() const {
+  return std::any_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::kGrid; });
 }
 
 void DevicePacked::linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
@@ -406,10 +499,18 @@ void DevicePacked::multiply_packed(Products& products, DeviceView x, const void*
     args.y_stride = y.stride;
     args.accumulate = accumulate;
     args.bias = bias_at(piece.first_row);
-    if (piece.kind == Kind::kBitmap) {
-      multiply_bitmap(piece.bitmap(), args, stream);
-    } else {
-      multiply_two_four(piece.two_four(), args, stream);
+    switch (piece.kind) {
+      case Kind::kBitmap:
+        multiply_bitmap(piece.bitmap(), args, stream);
+        break;
+      case Kind::kTwoFour:
+        multiply_two_four(piece.two_four(), args, stream);
+        break;
+      case Kind::kGrid:
+        multiply_grid(piece.grid_weight(cols_), args, stream);
+        break;
+      case Kind::kDense:
+        break;
     }
   }
 }
@@ -459,6 +560,9 @@ void DevicePacked::expand(void* dense, cudaStream_t stream) const {
         break;
       case Kind::kTwoFour:
         expand_two_four(piece.two_four(), piece.rows, cols_, target, stream);
+        break;
+      case Kind::kGrid:
+        expand_grid(piece.grid_weight(cols_), dtype_, piece.rows, cols_, target, stream);
         break;
     }
   }

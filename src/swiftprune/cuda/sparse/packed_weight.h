@@ -1,4 +1,5 @@
-// Packed linears on the device: bitmaps and 2:4 as they are (their bytes in the order of packed_kernels.h),
+// Packed linears on the device: bitmaps and 2:4 as they are (their bytes in the order of packed_kernels.h), grids of 4
+// and 3 bits as codes of 4 bits with their scales, zeros among them; grids of 8 bits as dense weights of 16 bits;
 // other kinds as whichever of bitmap16 and dense takes fewer bytes.
 #pragma once
 
@@ -17,17 +18,19 @@ namespace swiftprune::cuda {
 
 class DevicePacked {
  public:
-  enum class Kind { kDense, kBitmap, kTwoFour };
+  enum class Kind { kDense, kBitmap, kTwoFour, kGrid };
 
   // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
-  // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded).
-  DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream);
+  // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded). dtype: BF16 or F16,
+  // of x and of what is expanded; that of the parts but for grids, which have none of their own.
+  DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> parts, DType dtype, cudaStream_t stream);
 
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
   DType dtype() const { return dtype_; }
   std::uint64_t bytes() const { return bytes_; }  // on the device: read by a product of a few tokens
   bool is_dense() const;                          // nothing in it is left out
+  bool has_grids() const;  // few bits, whose second form would take several times as many
   // Shape, kinds, dtype and density in twentieths: what its speed depends on.
   const std::string& description() const { return description_; }
 
@@ -64,11 +67,15 @@ class DevicePacked {
     DeviceBuffer values, starts, indices, scales;
     Stored stored = Stored::kHalf;
     std::int64_t most = 0;
+    QuantGrid grid = {};
+    DeviceBuffer zeros;
     BitmapWeight bitmap() const;
     TwoFourWeight two_four() const;
+    GridWeight grid_weight(std::int64_t cols) const;
   };
   Piece make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
   Piece make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
+  Piece make_grid(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
   Piece make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
 
   void multiply_packed(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,

@@ -146,14 +146,14 @@ FormTimes DeviceTuner::time_forms(const DevicePacked& weight, std::int64_t token
 }
 
 void DeviceTuner::choose_few(DevicePacked& weight, std::int64_t tokens) {
-  if (weight.is_dense()) return;
+  if (weight.is_dense() || weight.has_grids()) return;
   const FormTimes times = measure(weight, tokens, false);
   if (FormTimes::is_faster(times.dense_us, times.packed_us) && has_room(2 * weight.rows() * weight.cols()))
     weight.become_dense(memory_, stream_);
 }
 
 void DeviceTuner::choose_many(DevicePacked& weight, std::int64_t tokens, double repeats) {
-  if (weight.is_dense() || tokens <= kMaxDecodeTokens) return;
+  if (weight.is_dense() || weight.has_grids() || tokens <= kMaxDecodeTokens) return;
   FormTimes times = measure(weight, tokens, false);
   if (times.structured_us == 0.0 && kSearchGain * times.dense_us * repeats >= kSearchUs)
     times = measure(weight, tokens, true);

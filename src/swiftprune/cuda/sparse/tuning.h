@@ -31,6 +31,8 @@ class DeviceTuner {
   // more where cuSPARSELt takes the weight. The number of tokens is rounded up to a power of
   // two. All times are 0 where memory is too short to measure.
   FormTimes measure(const DevicePacked& weight, std::int64_t tokens, bool search);
+  // Grids of few bits stay as they are, whose dense form is four times as large.
+  //
   // The weight becomes dense where that is faster for this many tokens of a decode step.
   void choose_few(DevicePacked& weight, std::int64_t tokens);
   // Gives the weight a second form for products of about this many tokens where that is faster and memory is
