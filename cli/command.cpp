@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include "signals.h"
-#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/ranks/launched.h"
 #include "swiftprune/report/comparison.h"
@@ -19,6 +18,16 @@ namespace swiftprune::cli {
 namespace {
 
 thread_local const CommandHost* current_host = nullptr;
+
+void locate(const CommonOptions& options, std::string& model) {
+  const std::string given = model;
+  LocatedModel found = locate_model(given);
+  model = found.folder.string();
+  if (model != given) options.located->given[model] = given;
+  if (found.gguf == nullptr) return;
+  print_notes(options, found.gguf->notes());
+  options.located->made.push_back(std::move(found.gguf));
+}
 
 }  // namespace
 
@@ -59,16 +68,21 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
 
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::string& model, const char* description) {
-  options.locate_models.push_back([&model] { model = locate_model(model).string(); });
+  options.locate_models.push_back([&model](const CommonOptions& common) { locate(common, model); });
   return command.add_option(name, model, description);
 }
 
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::vector<std::string>& models, const char* description) {
-  options.locate_models.push_back([&models] {
-    for (std::string& model : models) model = locate_model(model).string();
+  options.locate_models.push_back([&models](const CommonOptions& common) {
+    for (std::string& model : models) locate(common, model);
   });
   return command.add_option(name, models, description);
+}
+
+std::string as_given(const CommonOptions& options, const std::string& folder) {
+  const auto given = options.located->given.find(folder);
+  return given == options.located->given.end() ? folder : given->second;
 }
 
 RunScope apply(const CommonOptions& options) {
@@ -79,7 +93,7 @@ RunScope apply(const CommonOptions& options) {
         "in each by itself, unset {}",
         options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }
-  for (const auto& locate : options.locate_models) locate();
+  for (const auto& locate_in : options.locate_models) locate_in(options);
   if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
   return RunScope({program_stop(), make_progress(style), options.threads});
@@ -102,8 +116,11 @@ void print_note(const CommonOptions& options, const std::string& text) {
 void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands) {
   if (options.quiet) return;
   clear_progress();
-  for (std::size_t i = 0; i < commands.size(); ++i)
-    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(commands[i]));
+  for (std::size_t i = 0; i < commands.size(); ++i) {
+    std::vector<std::string> words = commands[i];
+    for (std::string& word : words) word = as_given(options, word);
+    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(words));
+  }
 }
 
 void print_notes(const CommonOptions& options, std::span<const std::string> notes) {

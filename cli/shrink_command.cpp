@@ -231,7 +231,8 @@ void run(ShrinkFlags& flags) {
 }
 
 void add_flags(CLI::App& command, ShrinkFlags& f) {
-  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder, or a GGUF file")
+      ->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--ratio", f.ratio, "Share of the blocks' parameters to remove, 0 < r < 1");
   command.add_option("--target-params", f.target_params, "Parameters of the whole shrunk model");
