@@ -45,12 +45,11 @@ std::unique_ptr<CLI::App> make_program() {
   program->set_version_flag("--version", version_text());
   program->require_subcommand(1);
   program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare :
-       {declare_families, declare_import,   declare_export, declare_inspect, declare_prune,
-        declare_shrink,   declare_recover,  declare_eval,   declare_compare, declare_pilot,
-        declare_tune,     declare_generate, declare_bench,  declare_serve,   declare_tokenize,
-        declare_verify,   declare_pack,     declare_unpack, declare_doctor,  declare_completion,
-        declare_man}) {
+  for (auto* declare : {declare_families,   declare_import,   declare_export, declare_inspect, declare_prune,
+                        declare_shrink,     declare_recover,  declare_eval,   declare_compare, declare_pilot,
+                        declare_tune,       declare_generate, declare_chat,   declare_bench,   declare_serve,
+                        declare_tokenize,   declare_verify,   declare_pack,   declare_unpack,  declare_doctor,
+                        declare_completion, declare_man}) {
     declare(*program);
   }
   return program;

@@ -35,6 +35,7 @@ void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);
 void declare_tune(CLI::App& program);
 void declare_generate(CLI::App& program);
+void declare_chat(CLI::App& program);
 void declare_bench(CLI::App& program);
 void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);

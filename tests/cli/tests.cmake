@@ -8,6 +8,7 @@ swiftprune_test(cli/failing_disk)
 swiftprune_test(cli/repeat)
 swiftprune_test(cli/ranks)
 swiftprune_test(cli/gguf)
+swiftprune_test(cli/chat)
 # The commands' own parsers.
 swiftprune_test(cli/option_echo)
 swiftprune_test(cli/shell_files)
