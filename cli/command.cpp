@@ -7,7 +7,10 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "log_file.h"
+#include "option_echo.h"
 #include "signals.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/ranks/launched.h"
@@ -63,6 +66,16 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
   add_progress_option(command, options.progress);
   command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
+  command.add_option("--log-file", options.log_file,
+                     "Add what happens to this file: the command, stages, notes, faults, with date and time");
+  command.add_option(
+      "--config", options.config,
+      "Options from a file: TOML (KEY = VALUE, also in sections [COMMAND]), or the swiftprune.json of a "
+      "run, whose options are taken; what is given here wins");
+  command
+      .add_option("--from-config", options.from_config,
+                  "Which options came from --config: written by the program")
+      ->group("");
 }
 
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
@@ -92,10 +105,17 @@ RunScope apply(const CommonOptions& options) {
         "in each by itself, unset {}",
         options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }
+  if (!options.log_file.empty()) {
+    open_log(options.log_file);
+    log_line(fmt::format("begins: {}", shell_command(repeat_arguments(*options.command))));
+    if (!options.config.empty())
+      log_line(fmt::format("of {}: {}", options.config, fmt::join(options.from_config, ", ")));
+  }
   for (const auto& locate_in : options.locate_models) locate_in(options);
-  if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
+  if (current_host != nullptr)
+    return RunScope({current_host->stop, logged(current_host->progress), options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
-  return RunScope({program_stop(), make_progress(style), options.threads});
+  return RunScope({program_stop(), logged(make_progress(style)), options.threads});
 }
 
 bool is_hosted() { return current_host != nullptr; }
@@ -103,6 +123,7 @@ bool is_hosted() { return current_host != nullptr; }
 bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
 
 void print_note(const CommonOptions& options, const std::string& text) {
+  log_line(fmt::format("note: {}", text));
   if (current_host != nullptr) {
     current_host->note(text);
     return;

@@ -71,11 +71,15 @@ struct LocatedModels {
   std::map<std::string, std::string> given;             // folder -> as the user wrote it
 };
 
-// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads.
+// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads,
+// --log-file, --config.
 struct CommonOptions {
   bool json = false;
   bool quiet = false;
   std::string progress = "auto";
+  std::string log_file;
+  std::string config;                    // its options are among the others already (config_file.h)
+  std::vector<std::string> from_config;  // the names of those
   int threads = 0;
   bool runs_in_ranks = false;                                            // ranks.h
   std::vector<std::function<void(const CommonOptions&)>> locate_models;  // of add_model_argument()

@@ -740,7 +740,10 @@ void declare_prune(CLI::App& program) {
       "methods", "List methods, scores, selections and refinements with their sources");
   add_common_options(*list, *common);
   list->footer("Example: swiftprune methods");
-  list->callback([common] { print_methods(*common); });
+  list->callback([common] {
+    const RunScope job = apply(*common);
+    print_methods(*common);
+  });
 }
 
 }  // namespace swiftprune::cli

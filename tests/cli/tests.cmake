@@ -9,6 +9,7 @@ swiftprune_test(cli/repeat)
 swiftprune_test(cli/ranks)
 swiftprune_test(cli/gguf)
 swiftprune_test(cli/chat)
+swiftprune_test(cli/config_file)
 # The commands' own parsers.
 swiftprune_test(cli/option_echo)
 swiftprune_test(cli/shell_files)
