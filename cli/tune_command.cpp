@@ -220,7 +220,7 @@ void run(TuneFlags& flags) {
   options.identity = identity_of(flags, *model, *device, text, options);
 
   TuneReport report;
-  report.model = flags.model;
+  report.model = as_given(flags.common, flags.model);
   report.text = flags.calibration.source();
   report.budget = options.budget;
   report.calibration_tokens = std::ssize(text.calibration.ids);

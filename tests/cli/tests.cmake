@@ -10,6 +10,7 @@ swiftprune_test(cli/ranks)
 swiftprune_test(cli/gguf)
 swiftprune_test(cli/chat)
 swiftprune_test(cli/config_file)
+swiftprune_test(cli/shrink_dry_run)
 # The commands' own parsers.
 swiftprune_test(cli/option_echo)
 swiftprune_test(cli/shell_files)
