@@ -108,6 +108,7 @@ void run(BenchFlags& flags) {
                            {.tune = flags.tune, .compact = flags.compact, .long_lived = true});
   const SpeedReport report = measure_speed(models, *target, flags.speed);
   const DeviceDescription machine = device->describe();
+  for (std::string& folder : folders) folder = as_given(flags.common, folder);
   if (flags.common.json) {
     print_json(to_json(report, folders, file_bytes, machine, flags));
   } else {
@@ -122,7 +123,7 @@ void declare_bench(CLI::App& program) {
   CLI::App* command =
       program.add_subcommand("bench", "Measure the speed and memory of a model that generates");
   add_model_argument(*command, flags->common, "MODEL", flags->model,
-                     "Hugging Face model folder, dense or packed")
+                     "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
   add_model_argument(*command, flags->common, "--against", flags->against,
                      "Model folders to measure in the same rounds; ratios are to the first");

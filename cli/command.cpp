@@ -7,9 +7,11 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "log_file.h"
+#include "option_echo.h"
 #include "signals.h"
-#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/ranks/launched.h"
 #include "swiftprune/report/comparison.h"
@@ -19,6 +21,16 @@ namespace swiftprune::cli {
 namespace {
 
 thread_local const CommandHost* current_host = nullptr;
+
+void locate(const CommonOptions& options, std::string& model) {
+  const std::string given = model;
+  LocatedModel found = locate_model(given);
+  model = found.folder.string();
+  if (model != given) options.located->given[model] = given;
+  if (found.gguf == nullptr) return;
+  print_notes(options, found.gguf->notes());
+  options.located->made.push_back(std::move(found.gguf));
+}
 
 }  // namespace
 
@@ -36,12 +48,11 @@ std::unique_ptr<CLI::App> make_program() {
   program->set_version_flag("--version", version_text());
   program->require_subcommand(1);
   program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare :
-       {declare_families, declare_import,   declare_export, declare_inspect, declare_prune,
-        declare_shrink,   declare_recover,  declare_eval,   declare_compare, declare_pilot,
-        declare_tune,     declare_generate, declare_bench,  declare_serve,   declare_tokenize,
-        declare_verify,   declare_pack,     declare_unpack, declare_doctor,  declare_completion,
-        declare_man}) {
+  for (auto* declare : {declare_families,   declare_import,   declare_export, declare_inspect, declare_prune,
+                        declare_shrink,     declare_recover,  declare_eval,   declare_compare, declare_pilot,
+                        declare_tune,       declare_generate, declare_chat,   declare_bench,   declare_serve,
+                        declare_tokenize,   declare_verify,   declare_pack,   declare_unpack,  declare_doctor,
+                        declare_completion, declare_man}) {
     declare(*program);
   }
   return program;
@@ -55,20 +66,35 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
   add_progress_option(command, options.progress);
   command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
+  command.add_option("--log-file", options.log_file,
+                     "Add what happens to this file: the command, stages, notes, faults, with date and time");
+  command.add_option(
+      "--config", options.config,
+      "Options from a file: TOML (KEY = VALUE, also in sections [COMMAND]), or the swiftprune.json of a "
+      "run, whose options are taken; what is given here wins");
+  command
+      .add_option("--from-config", options.from_config,
+                  "Which options came from --config: written by the program")
+      ->group("");
 }
 
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::string& model, const char* description) {
-  options.locate_models.push_back([&model] { model = locate_model(model).string(); });
+  options.locate_models.push_back([&model](const CommonOptions& common) { locate(common, model); });
   return command.add_option(name, model, description);
 }
 
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::vector<std::string>& models, const char* description) {
-  options.locate_models.push_back([&models] {
-    for (std::string& model : models) model = locate_model(model).string();
+  options.locate_models.push_back([&models](const CommonOptions& common) {
+    for (std::string& model : models) locate(common, model);
   });
   return command.add_option(name, models, description);
+}
+
+std::string as_given(const CommonOptions& options, const std::string& folder) {
+  const auto given = options.located->given.find(folder);
+  return given == options.located->given.end() ? folder : given->second;
 }
 
 RunScope apply(const CommonOptions& options) {
@@ -79,10 +105,17 @@ RunScope apply(const CommonOptions& options) {
         "in each by itself, unset {}",
         options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }
-  for (const auto& locate : options.locate_models) locate();
-  if (current_host != nullptr) return RunScope({current_host->stop, current_host->progress, options.threads});
+  if (!options.log_file.empty()) {
+    open_log(options.log_file);
+    log_line(fmt::format("begins: {}", shell_command(repeat_arguments(*options.command))));
+    if (!options.config.empty())
+      log_line(fmt::format("of {}: {}", options.config, fmt::join(options.from_config, ", ")));
+  }
+  for (const auto& locate_in : options.locate_models) locate_in(options);
+  if (current_host != nullptr)
+    return RunScope({current_host->stop, logged(current_host->progress), options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
-  return RunScope({program_stop(), make_progress(style), options.threads});
+  return RunScope({program_stop(), logged(make_progress(style)), options.threads});
 }
 
 bool is_hosted() { return current_host != nullptr; }
@@ -90,6 +123,7 @@ bool is_hosted() { return current_host != nullptr; }
 bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
 
 void print_note(const CommonOptions& options, const std::string& text) {
+  log_line(fmt::format("note: {}", text));
   if (current_host != nullptr) {
     current_host->note(text);
     return;
@@ -102,8 +136,11 @@ void print_note(const CommonOptions& options, const std::string& text) {
 void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands) {
   if (options.quiet) return;
   clear_progress();
-  for (std::size_t i = 0; i < commands.size(); ++i)
-    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(commands[i]));
+  for (std::size_t i = 0; i < commands.size(); ++i) {
+    std::vector<std::string> words = commands[i];
+    for (std::string& word : words) word = as_given(options, word);
+    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(words));
+  }
 }
 
 void print_notes(const CommonOptions& options, std::span<const std::string> notes) {

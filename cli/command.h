@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@
 #include "help_format.h"
 #include "outputs.h"
 #include "progress.h"
+#include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/run_context.h"
 
 namespace swiftprune::cli {
@@ -33,6 +35,7 @@ void declare_compare(CLI::App& program);
 void declare_pilot(CLI::App& program);
 void declare_tune(CLI::App& program);
 void declare_generate(CLI::App& program);
+void declare_chat(CLI::App& program);
 void declare_bench(CLI::App& program);
 void declare_serve(CLI::App& program);
 void declare_pack(CLI::App& program);
@@ -62,24 +65,37 @@ class HostScope {
   ~HostScope();
 };
 
-// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads.
+// What add_model_argument()'s models turned out to be.
+struct LocatedModels {
+  std::vector<std::shared_ptr<const GgufFolder>> made;  // stay until the command's options go
+  std::map<std::string, std::string> given;             // folder -> as the user wrote it
+};
+
+// Flags that every command has, declared in one place: --json, --quiet, --progress, --threads,
+// --log-file, --config.
 struct CommonOptions {
   bool json = false;
   bool quiet = false;
   std::string progress = "auto";
+  std::string log_file;
+  std::string config;                    // its options are among the others already (config_file.h)
+  std::vector<std::string> from_config;  // the names of those
   int threads = 0;
-  bool runs_in_ranks = false;                        // ranks.h
-  std::vector<std::function<void()>> locate_models;  // of add_model_argument()
-  const CLI::App* command = nullptr;                 // for echoes of all its options (option_echo.h)
+  bool runs_in_ranks = false;                                            // ranks.h
+  std::vector<std::function<void(const CommonOptions&)>> locate_models;  // of add_model_argument()
+  std::shared_ptr<LocatedModels> located = std::make_shared<LocatedModels>();
+  const CLI::App* command = nullptr;  // for echoes of all its options (option_echo.h)
 };
 void add_common_options(CLI::App& command, CommonOptions& options);
-// A positional argument, or an option by its name, for models by folder, cache folder or id
-// (checkpoint/model_location.h). apply() puts the folder to open in the place of what was given; the parser,
-// and so echoes, keep that.
+// A positional argument, or an option by its name, for models by folder, GGUF file, cache folder or id
+// (checkpoint/model_location.h). apply() puts the folder to open in the place of what was given; the parser, and so
+// echoes, and print_next() keep that.
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::string& model, const char* description);
 CLI::Option* add_model_argument(CLI::App& command, CommonOptions& options, const char* name,
                                 std::vector<std::string>& models, const char* description);
+// The model's name as it was given, for a folder that apply() put in its place; else the folder.
+std::string as_given(const CommonOptions& options, const std::string& folder);
 // The command's run, bound to this thread: stops with the program, has --threads, and shows its progress
 // as --progress says (not with --quiet). Throws Error{kBadInput} for a model that is not there.
 [[nodiscard]] RunScope apply(const CommonOptions& options);

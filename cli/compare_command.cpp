@@ -165,7 +165,8 @@ void run(const CompareFlags& flags) {
 
   ComparisonReport report =
       flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device);
-  for (const ModelReport& model : report.models) {
+  for (ModelReport& model : report.models) {
+    model.summary.folder = as_given(flags.common, model.summary.folder);
     for (const ModelStep& step : model.summary.steps) {
       const std::string line = shell_command(step.command);
       const bool known =
@@ -185,8 +186,9 @@ void run(const CompareFlags& flags) {
 }
 
 void add_flags(CLI::App& command, CompareFlags& f) {
-  add_model_argument(command, f.common, "DENSE", f.dense, "The model before pruning")->required();
-  add_model_argument(command, f.common, "PRUNED", f.pruned, "Pruned or packed models")
+  add_model_argument(command, f.common, "DENSE", f.dense, "The model before pruning: a folder or a GGUF file")
+      ->required();
+  add_model_argument(command, f.common, "PRUNED", f.pruned, "Pruned or packed models, or GGUF files")
       ->required()
       ->expected(1, 100);
   add_evaluation_flags(command, f.text);

@@ -199,7 +199,7 @@ void run(const EvalOptions& options, Communicator& ranks) {
   std::vector<Task> tasks;
   for (const std::string& spec : options.tasks) tasks.push_back(read_task(spec, options.limit));
 
-  ordered_json document = {{"model", options.model}};
+  ordered_json document = {{"model", as_given(options.common, options.model)}};
   for (const std::string& note : model->notes()) document["notes"].push_back(note);
   if (ranks.size() > 1) document["ranks"] = ranks.size();
   evaluate_texts(*model, *device, options, forward, ranks, document);
@@ -237,7 +237,7 @@ void declare_eval(CLI::App& program) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on texts, accuracy on tasks");
   add_model_argument(*command, options->common, "MODEL", options->model,
-                     "Hugging Face model folder, dense or packed")
+                     "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
   add_evaluation_flags(*command, options->text);
   command->add_option("--task", options->tasks,

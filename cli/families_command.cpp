@@ -86,6 +86,7 @@ void declare_families(CLI::App& program) {
   add_common_options(*command, *options);
   command->footer("Example: swiftprune families");
   command->callback([options] {
+    const RunScope job = apply(*options);
     if (options->json) {
       print_json(as_json());
     } else {

@@ -10,7 +10,6 @@
 #include "model_text.h"
 #include "swiftprune/api/text_writer.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/templates/value.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -36,15 +35,9 @@ std::vector<std::int32_t> prompt_ids(const GenerateOptions& options, TextWriter&
       fmt::print(stderr, "hint: this model has a chat template; --chat asks it as in a conversation\n");
     return writer.prompt(options.prompt);
   }
-  const auto message = [](const char* role, const std::string& content) {
-    templates::DictBuilder dict;
-    dict.set("role", templates::Value(role));
-    dict.set("content", templates::Value(content));
-    return templates::Value(dict.build());
-  };
   templates::ChatRequest request;
-  if (!options.system.empty()) request.messages.push_back(message("system", options.system));
-  request.messages.push_back(message("user", options.prompt));
+  if (!options.system.empty()) request.messages.push_back(templates::chat_message("system", options.system));
+  request.messages.push_back(templates::chat_message("user", options.prompt));
   return writer.prompt(request);
 }
 
@@ -93,7 +86,8 @@ void run(const GenerateOptions& options) {
 void declare_generate(CLI::App& program) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = program.add_subcommand("generate", "Continue a prompt");
-  add_model_argument(*command, options->common, "MODEL", options->model, "Hugging Face model folder")
+  add_model_argument(*command, options->common, "MODEL", options->model,
+                     "Hugging Face model folder, or a GGUF file")
       ->required();
   command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
   command->add_flag("--chat", options->chat,

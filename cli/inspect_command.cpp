@@ -118,7 +118,9 @@ void tell_next(const CommonOptions& common, const ModelInspection& inspection) {
 
 void run(const InspectArguments& arguments) {
   const RunScope job = apply(arguments.common);
-  const ModelInspection inspection = inspect_model(arguments.model, job.context().progress);
+  ModelInspection inspection = inspect_model(arguments.model, job.context().progress);
+  inspection.folder = as_given(arguments.common, arguments.model);
+  print_notes(arguments.common, inspection.notes);
   if (arguments.common.json) {
     print_json(to_json(inspection, arguments.tensors));
   } else {
@@ -134,7 +136,8 @@ void declare_inspect(CLI::App& program) {
   auto arguments = std::make_shared<InspectArguments>();
   CLI::App* command =
       program.add_subcommand("inspect", "Show a model's architecture, sizes, dtypes, sparsity and patterns");
-  add_model_argument(*command, arguments->common, "MODEL", arguments->model, "Hugging Face model folder")
+  add_model_argument(*command, arguments->common, "MODEL", arguments->model,
+                     "Hugging Face model folder, or a GGUF file")
       ->required();
   command->add_flag("--tensors", arguments->tensors, "Every tensor, not one line for all blocks");
   add_common_options(*command, arguments->common);

@@ -26,11 +26,6 @@ std::vector<const CLI::Option*> options_of(const CLI::App& command) {
   return command.get_options([&](const CLI::Option* option) { return option != command.get_help_ptr(); });
 }
 
-std::string plain_name(const CLI::Option& option) {
-  const std::string name = long_name(option);
-  return name.substr(name.find_first_not_of('-'));
-}
-
 // What the parser takes from the flag's bare name; "false" of --no-tune.
 std::string flag_result(const CLI::Option& option) { return option.get_flag_value(plain_name(option), "{}"); }
 
@@ -44,8 +39,24 @@ std::string flag_argument(const CLI::Option& option, const std::string& result) 
   return name + "=" + result;
 }
 
-void append(const CLI::Option& option, std::vector<std::string>& arguments) {
-  const std::vector<std::string>& results = option.results();
+// Positional arguments are paths: ./-x is -x and cannot be taken for an option.
+std::string positional_argument(const std::string& path) {
+  return path.starts_with('-') ? "./" + path : path;
+}
+
+}  // namespace
+
+std::string plain_name(const CLI::Option& option) {
+  const std::string name = long_name(option);
+  return name.substr(name.find_first_not_of('-'));
+}
+
+void append_option(const CLI::Option& option, const std::vector<std::string>& results,
+                   std::vector<std::string>& arguments) {
+  if (option.get_positional()) {
+    for (const std::string& path : results) arguments.push_back(positional_argument(path));
+    return;
+  }
   if (is_flag(option)) {
     for (const std::string& result : results) arguments.push_back(flag_argument(option, result));
     return;
@@ -62,10 +73,7 @@ void append(const CLI::Option& option, std::vector<std::string>& arguments) {
   }
 }
 
-// Positional arguments are paths: ./-x is -x and cannot be taken for an option.
-std::string positional_argument(const std::string& path) {
-  return path.starts_with('-') ? "./" + path : path;
-}
+namespace {
 
 Json value_of(const CLI::Option& option, const std::string& text) {
   const std::string type = option.get_type_name();
@@ -109,12 +117,12 @@ Json value_of(const CLI::Option& option) {
 std::vector<std::string> repeat_arguments(const CLI::App& command) {
   std::vector<std::string> arguments = {"swiftprune", command.get_name()};
   const std::vector<const CLI::Option*> options = options_of(command);
-  for (const CLI::Option* option : options) {
-    if (!option->get_positional()) continue;
-    for (const std::string& path : option->results()) arguments.push_back(positional_argument(path));
-  }
-  for (const CLI::Option* option : options) {
-    if (!option->get_positional() && option->count() > 0) append(*option, arguments);
+  for (const bool positional : {true, false}) {
+    for (const CLI::Option* option : options) {
+      const bool origin = std::ranges::find(kOriginOptions, long_name(*option)) != std::end(kOriginOptions);
+      if (option->get_positional() == positional && !origin)
+        append_option(*option, option->results(), arguments);
+    }
   }
   return arguments;
 }
@@ -122,7 +130,10 @@ std::vector<std::string> repeat_arguments(const CLI::App& command) {
 std::vector<std::string> repeat_options(const CLI::App& command,
                                         std::initializer_list<std::string_view> names) {
   std::vector<std::string> arguments;
-  for (const std::string_view name : names) append(*command.get_option(std::string(name)), arguments);
+  for (const std::string_view name : names) {
+    const CLI::Option& option = *command.get_option(std::string(name));
+    append_option(option, option.results(), arguments);
+  }
   return arguments;
 }
 

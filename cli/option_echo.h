@@ -12,13 +12,21 @@
 
 namespace swiftprune::cli {
 
+// By its long name without dashes; that of a positional argument as it is.
+std::string plain_name(const CLI::Option& option);
+// The arguments that give the option these results, as the parser keeps them.
+void append_option(const CLI::Option& option, const std::vector<std::string>& results,
+                   std::vector<std::string>& arguments);
+
 // Only these do not change a byte of what a command writes; every other option does until it stands here.
-inline constexpr std::string_view
-    kByteNeutralOptions[] = {"--json",       "--quiet",  "--progress",     "--threads",
-                             "--gpu-memory", "--resume", "--dry-run",      "--report",
-                             "--markdown",   "--gate",   "--gate-windows", "--max-perplexity-ratio",
-                             "--min-top1",   "--max-kl", "--ranks",        "--rank-timeout",
-                             "--out"};  // --out: the unfinished folder has its name already
+inline constexpr std::string_view kByteNeutralOptions[] = {
+    "--json",     "--quiet",  "--progress", "--threads",      "--gpu-memory",   "--resume",
+    "--dry-run",  "--report", "--markdown", "--gate",         "--gate-windows", "--max-perplexity-ratio",
+    "--min-top1", "--max-kl", "--ranks",    "--rank-timeout", "--config",       "--from-config",
+    "--log-file", "--out"};  // --out: the unfinished folder has its name already
+
+// Where options came from, which stand among the others once they are read (config_file.h): not repeated.
+inline constexpr std::string_view kOriginOptions[] = {"--config", "--from-config"};
 
 // The arguments that parse to the same: "swiftprune", the command, its positional arguments, then every
 // option that was given, in the order of its declaration.

@@ -41,7 +41,8 @@ Json option_table(const CLI::App& program) {
     const Json defaults = option_values(*command);
     Json options = Json::array();
     for (const CLI::Option* option : command->get_options()) {
-      if (option != command->get_help_ptr()) options.push_back(describe(*option, defaults));
+      if (option != command->get_help_ptr() && !option->get_group().empty())
+        options.push_back(describe(*option, defaults));
     }
     table.push_back({{"name", command->get_name()},
                      {"description", command->get_description()},

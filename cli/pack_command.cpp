@@ -77,7 +77,8 @@ void run(const Options& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
-  if (has_packed_tensors(source)) bad_input("{}: the model is packed already", options.model);
+  if (has_packed_tensors(source))
+    bad_input("{}: the model is packed already", as_given(options.common, options.model));
   std::vector<std::string> weights;
   const ModelConfig config = model_config(source.config());
   for (const BlockWeight& weight : block_weights(config)) weights.push_back(weight.name());
@@ -99,7 +100,8 @@ void declare_pack(CLI::App& program) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
-  add_model_argument(*command, options->common, "MODEL", options->model, "Model folder")->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, "Model folder, or a GGUF file")
+      ->required();
   command->add_option("-o,--out", options->out, "New folder for the packed model")->required();
   command
       ->add_option("--quantize", options->quantize,

@@ -60,6 +60,7 @@ void run(PilotFlags& flags) {
   check_output_file("--markdown", flags.markdown);
   options.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
   const auto model = open_model(flags.common, options.model);
+  options.model = as_given(flags.common, options.model);
   device->check_model(*model);
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
@@ -96,7 +97,8 @@ void declare_pilot(CLI::App& program) {
   PilotOptions& o = flags->options;
   CLI::App* command =
       program.add_subcommand("pilot", "Try methods and sparsities on your own text, and get one command");
-  add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder")->required();
+  add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder, or a GGUF file")
+      ->required();
   command->add_option("--text", o.text, "Your text: .txt, .jsonl, .u16, .u32; half calibrates, half measures")
       ->required();
   command->add_option("--field", flags->field, "Member of each .jsonl line that holds the text")

@@ -4,8 +4,11 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <vector>
 
 #include "command.h"
+#include "config_file.h"
+#include "log_file.h"
 #include "ranks.h"
 #include "signals.h"
 #include "suggestions.h"
@@ -20,13 +23,16 @@ constexpr const char* kLostOutput = "standard output: cannot be written; is the 
 int complain(int exit_code, const std::string& message) {
   clear_progress();
   fmt::print(stderr, "swiftprune: {}\n", message);
+  log_line(fmt::format("swiftprune: {}", message));
   return exit_code;
 }
 
 int run_command(int argc, char** argv) {
   const auto program = make_program();
   try {
-    program->parse(argc, argv);
+    const std::vector<std::string> arguments = with_config({argv + 1, argv + argc});
+    program->name(argv[0]);
+    program->parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
     return 0;
   } catch (const CLI::ParseError& error) {
     if (program->exit(error) == 0) return 0;
@@ -61,6 +67,7 @@ int exit_code_of(const std::exception_ptr& thrown, const std::string& prefix, bo
 
 int run_program(int argc, char** argv) {
   const int exit_code = run_command(argc, argv);
+  log_line(fmt::format("ends with exit code {}", exit_code));
   // A result that did not reach its file (a full disk) is no success.
   bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
   if (std::fclose(stdout) != 0) lost = lost || errno != EBADF;  // closed from the start: nothing was wanted

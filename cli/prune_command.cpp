@@ -364,7 +364,7 @@ void note_sparser(const PruneFlags& flags, const Model& model, const Plan& plan,
   print_note(flags.common,
              fmt::format("{} had {:.2f} % zeros already, more than the {:.2f} % that were asked "
                          "for; zeros are never filled again",
-                         flags.model, 100.0 * before, 100.0 * plan.sparsity()));
+                         as_given(flags.common, flags.model), 100.0 * before, 100.0 * plan.sparsity()));
 }
 
 // What another rank than the first one writes: nothing.
@@ -603,7 +603,8 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
 
 // What `prune` and `quantize` share.
 void add_common_flags(CLI::App& command, PruneFlags& f) {
-  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder, or a GGUF file")
+      ->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
   add_grid_flags(command, f);
@@ -739,7 +740,10 @@ void declare_prune(CLI::App& program) {
       "methods", "List methods, scores, selections and refinements with their sources");
   add_common_options(*list, *common);
   list->footer("Example: swiftprune methods");
-  list->callback([common] { print_methods(*common); });
+  list->callback([common] {
+    const RunScope job = apply(*common);
+    print_methods(*common);
+  });
 }
 
 }  // namespace swiftprune::cli

@@ -43,6 +43,14 @@ std::string grid_of(const Checkpoint& model) {
 
 void check(const RecoverFlags& flags, const Model& pruned, const Model& dense) {
   const Checkpoint& checkpoint = pruned.checkpoint();
+  for (const Model* model : {&pruned, &dense}) {
+    if (const std::string& file = model->checkpoint().tensors().front().file; file.ends_with(".gguf")) {
+      bad_input(
+          "{}: found a GGUF file, expected a folder that transformers reads, since it trains; swiftprune "
+          "import makes one",
+          file);
+    }
+  }
   if (has_packed_tensors(checkpoint)) {
     bad_input("{}: found a packed model, expected a dense folder; recover what prune wrote, then pack",
               flags.model);

@@ -13,6 +13,7 @@
 #include "model_text.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/serving/chat_page.h"
 #include "swiftprune/serving/server.h"
 
 namespace swiftprune::cli {
@@ -28,6 +29,7 @@ struct ServeFlags {
   bool prompt_given = false, tokens_given = false;
   std::string max_body = "1MB";
   std::string api_key_file;
+  bool no_page = false;
   std::int64_t timeout = 300;
   ServerOptions server;
 };
@@ -62,11 +64,11 @@ void say_listening(const ServeFlags& flags, int port) {
   }
   if (flags.common.quiet) return;
   fmt::print(stderr,
-             "{} at http://{}:{}: prompts of up to {} tokens, answers of up to {}\n"
+             "{} at http://{}:{}{}: prompts of up to {} tokens, answers of up to {}\n"
              "Try: curl http://{}:{}/v1/completions -H 'Content-Type: application/json' "
              "-d '{{\"prompt\": \"The sun is\", \"max_tokens\": 20}}'\n",
-             options.model_name, options.host, port, options.limits.max_prompt_tokens,
-             options.limits.max_tokens, options.host, port);
+             options.model_name, options.host, port, options.page ? "/ (a chat page in the browser)" : "",
+             options.limits.max_prompt_tokens, options.limits.max_tokens, options.host, port);
 }
 
 void run(ServeFlags& flags) {
@@ -78,10 +80,13 @@ void run(ServeFlags& flags) {
   ServerOptions& options = flags.server;
   fit_limits(flags, *model, options.limits);
   options.max_body_bytes = static_cast<std::size_t>(parse_bytes("--max-body", flags.max_body));
+  options.page = !flags.no_page;
+  while (options.beside.ends_with('/')) options.beside.pop_back();
+  if (!options.beside.empty()) check_origin("--beside", options.beside);
   if (!flags.api_key_file.empty()) options.api_keys = read_api_keys(flags.api_key_file);
   options.scheduler.timeout = std::chrono::seconds(flags.timeout);
   if (options.model_name.empty()) options.model_name = model_name(flags.model);
-  if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", flags.model);
+  if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", as_given(flags.common, flags.model));
   options.scheduler.prefill_chunk = device->prefill_chunk();
   const auto engine =
       device->engine(*model, parse_compute(flags.compute, *device), flags.lanes, options.limits.capacity,
@@ -135,9 +140,10 @@ void add_limit_flags(CLI::App& command, ServeFlags& flags) {
 void declare_serve(CLI::App& program) {
   auto flags = std::make_shared<ServeFlags>();
   ServerOptions& options = flags->server;
-  CLI::App* command = program.add_subcommand("serve", "Answer OpenAI's completion requests over HTTP");
+  CLI::App* command = program.add_subcommand(
+      "serve", "Answer OpenAI's completion requests over HTTP, with a chat page in the browser");
   add_model_argument(*command, flags->common, "MODEL", flags->model,
-                     "Hugging Face model folder, dense or packed")
+                     "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
   command
       ->add_option("--host", options.host,
@@ -153,6 +159,12 @@ void declare_serve(CLI::App& program) {
                       "Keys, one a line: requests need one of them (Authorization: Bearer KEY)");
   command->add_option("--cors", options.cors_origin,
                       "Origin whose pages may call this server from a browser, or * for any (default: none)");
+  CLI::Option* no_page = command->add_flag("--no-page", flags->no_page, "No chat page at /");
+  command
+      ->add_option("--beside", options.beside,
+                   "Another server, http://HOST:PORT as the browser reaches it, whose answers the chat page "
+                   "shows beside this one's; start it with --cors and this server's address")
+      ->excludes(no_page);
   add_limit_flags(*command, *flags);
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);

@@ -20,7 +20,7 @@ struct OptionWords {
 std::vector<OptionWords> options_of(const CLI::App& command) {
   std::vector<OptionWords> options;
   for (const CLI::Option* option : command.get_options()) {
-    if (option->get_positional()) continue;
+    if (option->get_positional() || option->get_group().empty()) continue;  // hidden: not for people
     OptionWords words;
     for (const std::string& name : option->get_lnames()) words.names.push_back("--" + name);
     for (const std::string& name : option->get_snames()) words.names.push_back("-" + name);
@@ -157,6 +157,7 @@ std::string man_text(const std::string& text) {
 std::string man_options(const CLI::App& command) {
   std::string text;
   for (const CLI::Option* option : command.get_options()) {
+    if (option->get_group().empty()) continue;
     std::vector<std::string> names;
     if (option->get_positional()) names.push_back(option->get_name(true));
     for (const std::string& name : option->get_snames()) names.push_back("-" + name);

@@ -11,6 +11,7 @@
 #include "command.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "shrink_dry_run.h"
 #include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
@@ -186,6 +187,7 @@ void run(ShrinkFlags& flags) {
   request.ratio = wanted_ratio(flags, *model, *device, options.compute, decode);
   // A wrong request costs nothing.
   check_shapes(flags, model->config(), request, options.compensation);
+  if (flags.dry_run) return dry_run_shrink(flags, *model, *device, request, options);
   std::future<Json> hashes =
       std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
                  [&model, context = current_run()] {
@@ -231,7 +233,8 @@ void run(ShrinkFlags& flags) {
 }
 
 void add_flags(CLI::App& command, ShrinkFlags& f) {
-  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(command, f.common, "MODEL", f.model, "Hugging Face model folder, or a GGUF file")
+      ->required();
   command.add_option("-o,--out", f.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--ratio", f.ratio, "Share of the blocks' parameters to remove, 0 < r < 1");
   command.add_option("--target-params", f.target_params, "Parameters of the whole shrunk model");
@@ -299,6 +302,9 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command.add_option("--windows", f.windows, "Calibration windows")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
+  command.add_flag(
+      "--dry-run", f.dry_run,
+      "Tell the sizes, and the time, memory and disk it takes, measured on the first blocks; write nothing");
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
   add_common_options(command, f.common);

@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "option_echo.h"
+#include "shrink_dry_run.h"
 #include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
@@ -167,6 +168,7 @@ void shrink_experts(ShrinkFlags& flags) {
   options.damping = flags.damping;
   options.compute = parse_compute(flags.compute, *device);
   options.progress = job.context().progress;
+  if (flags.dry_run) return dry_run_experts(flags, *model, *device, options);
   const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
                                                    flags.windows, false, options.compute, options.progress);
   // The processor has time for it while a GPU works.

@@ -40,6 +40,7 @@ struct ShrinkFlags {
   std::int64_t windows = 16;
   std::string compute = "auto";
   DeviceFlags device;
+  bool dry_run = false;
 
   const CLI::App* command = nullptr;
   // Throws Error{kUsage} for the first of these flags that was given.

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/core/error.h"
@@ -19,6 +21,21 @@ std::atomic<int> received{0};
 std::stop_source& source() {
   static std::stop_source instance;
   return instance;
+}
+
+struct Taker {
+  std::mutex mutex;
+  std::function<bool()> take;
+};
+
+Taker& taker() {
+  static Taker instance;
+  return instance;
+}
+
+bool is_taken(int signal) {
+  const std::lock_guard lock(taker().mutex);
+  return signal == SIGINT && taker().take && taker().take();
 }
 
 bool is_ignored(int signal) {
@@ -61,11 +78,22 @@ void watch_signals() {
   std::thread([signals, stop = source()]() mutable {
     while (true) {
       int signal = 0;
-      if (sigwait(&signals, &signal) != 0) continue;
+      if (sigwait(&signals, &signal) != 0 || is_taken(signal)) continue;
       if (int none = 0; !received.compare_exchange_strong(none, signal)) ::_exit(128 + signal);
       stop.request_stop();
     }
   }).detach();  // it waits as long as the process lives
+}
+
+InterruptTaker::InterruptTaker(std::function<bool()> take) {
+  const std::lock_guard lock(taker().mutex);
+  expect(!taker().take, "one taker of interrupts");
+  taker().take = std::move(take);
+}
+
+InterruptTaker::~InterruptTaker() {
+  const std::lock_guard lock(taker().mutex);
+  taker().take = nullptr;
 }
 
 std::stop_token program_stop() { return source().get_token(); }

@@ -2,6 +2,7 @@
 // kept and ends with 128 + the signal's number. The second one ends the program at once.
 #pragma once
 
+#include <functional>
 #include <stop_token>
 
 namespace swiftprune::cli {
@@ -12,6 +13,15 @@ void watch_signals();
 // A model's file that becomes shorter while it is read (SIGBUS) ends the program with a message that names it and the
 // exit code of bad input, in place of a crash. What was being written stays under its temporary name.
 void watch_lost_files();
+// While it lives, Ctrl-C (SIGINT) calls this, in another thread; false: the program is to stop, as without it. The other
+// signals stay as they are. One at a time.
+class InterruptTaker {
+ public:
+  explicit InterruptTaker(std::function<bool()> take);
+  InterruptTaker(const InterruptTaker&) = delete;
+  InterruptTaker& operator=(const InterruptTaker&) = delete;
+  ~InterruptTaker();  // waits for a call that is under way
+};
 // Of the whole program; commands work under it (command.h: apply).
 std::stop_token program_stop();
 // The signal that asked to stop; 0 for none.

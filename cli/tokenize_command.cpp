@@ -75,7 +75,7 @@ void declare_tokenize(CLI::App& program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("tokenize", "Text to token ids with a model's tokenizer");
   add_model_argument(*command, options->common, "MODEL", options->model,
-                     "Folder with tokenizer.json or tokenizer.model, or one such file")
+                     "Folder with tokenizer.json or tokenizer.model, one such file, or a GGUF file")
       ->required();
   CLI::Option* text =
       command->add_option("--text", options->text_file, "Text file, or .jsonl with one document a line");

@@ -117,8 +117,9 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
 
 std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::string& plan,
                                          std::int64_t windows) {
-  std::vector<std::string> arguments = {"swiftprune", "prune", flags.model, "--out",     "PRUNED",
-                                        "--plan",     plan,    "--method",  flags.method};
+  std::vector<std::string> arguments = {"swiftprune", "prune",    as_given(flags.common, flags.model),
+                                        "--out",      "PRUNED",   "--plan",
+                                        plan,         "--method", flags.method};
   if (!flags.embeddings.empty())
     arguments.insert(arguments.end(), {"--quantize-embeddings", flags.embeddings});
   for (const std::string& source : flags.calibration.sources)
@@ -219,7 +220,7 @@ void run(TuneFlags& flags) {
   options.identity = identity_of(flags, *model, *device, text, options);
 
   TuneReport report;
-  report.model = flags.model;
+  report.model = as_given(flags.common, flags.model);
   report.text = flags.calibration.source();
   report.budget = options.budget;
   report.calibration_tokens = std::ssize(text.calibration.ids);
@@ -280,7 +281,8 @@ void declare_tune(CLI::App& program) {
   TuneFlags& f = *flags;
   CLI::App* command = program.add_subcommand(
       "tune", "Search the plan (sparsity and bits of each linear) that keeps a budget at the least loss");
-  add_model_argument(*command, f.common, "MODEL", f.model, "Hugging Face model folder")->required();
+  add_model_argument(*command, f.common, "MODEL", f.model, "Hugging Face model folder, or a GGUF file")
+      ->required();
   command
       ->add_option("-o,--out", f.out,
                    "Folder to write (plan.json for prune --plan, tune.json, tune.html), or a file ending in "

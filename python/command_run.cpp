@@ -12,6 +12,7 @@
 #include <nanobind/stl/string.h>
 
 #include "command.h"
+#include "config_file.h"
 #include "python_errors.h"
 #include "suggestions.h"
 #include "swiftprune/core/error.h"
@@ -83,7 +84,8 @@ class Run {
     const cli::HostScope scope(host);
     const auto program = cli::make_program();
     try {
-      program->parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+      const std::vector<std::string> all = cli::with_config(arguments);
+      program->parse(std::vector<std::string>(all.rbegin(), all.rend()));
     } catch (const CLI::ParseError& error) {
       const std::string hint = cli::did_you_mean(*program, arguments);
       bad_usage("{}{}{}", error.what(), hint.empty() ? "" : "; ", hint);

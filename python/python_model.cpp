@@ -44,7 +44,8 @@ class Writer {
          int threads)
       : threads_(threads) {
     const RunScope scope = bind();
-    folder_ = locate_model(model).string();
+    location_ = locate_model(model);
+    folder_ = location_.folder.string();
     device_ = open_device(device);
     writer_.emplace(folder_, *device_, cli::parse_compute(compute, *device_),
                     LoadOptions{.tune = true, .compact = compact});
@@ -54,7 +55,12 @@ class Writer {
   std::string name() const { return model_name(folder_); }
   std::string device() const { return device_->name(); }
   std::int64_t max_positions() const { return writer_->model().config().max_positions; }
-  std::vector<std::string> notes() const { return writer_->model().notes(); }
+  std::vector<std::string> notes() const {
+    std::vector<std::string> notes = location_.gguf ? location_.gguf->notes() : std::vector<std::string>();
+    const std::vector<std::string>& more = writer_->model().notes();
+    notes.insert(notes.end(), more.begin(), more.end());
+    return notes;
+  }
   bool can_chat() {
     const std::scoped_lock lock(mutex_);
     return writer_->chat() != nullptr;
@@ -83,6 +89,7 @@ class Writer {
 
   int threads_;
   std::mutex mutex_;
+  LocatedModel location_;
   std::string folder_;
   std::unique_ptr<Device> device_;
   std::optional<TextWriter> writer_;

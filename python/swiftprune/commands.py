@@ -17,7 +17,7 @@ from .progress import Listener
 #: Commands that Python has under another name.
 NAMES = {"eval": "evaluate", "import": "import_gguf"}
 #: Commands for a terminal; Model writes, and its tokenizer is open.
-LEFT_OUT = ("serve", "generate", "tokenize", "completion", "man")
+LEFT_OUT = ("serve", "generate", "chat", "tokenize", "completion", "man")
 #: Options that say how to print.
 _PRINTING = ("json", "quiet", "progress")
 

@@ -46,6 +46,36 @@ TEST(TextWriter, WritesTheLikeliestTokens) {
   EXPECT_EQ(writing.stopped_by() == "length", writing.num_tokens() == kTokens);
 }
 
+// What stands in the cache is read again only where the prompt does not begin with it.
+TEST(TextWriter, GoesOnWhereTheTextBeforeEnded) {
+  const auto device = make_cpu_device();
+  TextWriter writer(kFolder, *device, ComputeType::kF32), fresh(kFolder, *device, ComputeType::kF32);
+  const WritingOptions options = {.max_tokens = 6, .goes_on = true};
+  std::vector<std::int32_t> prompt = writer.prompt("The quick brown");
+  const std::vector<std::int32_t> first = prompt;
+  Writing writing = writer.write(prompt, options);
+  EXPECT_EQ(writing.cached_tokens(), 0);
+  ASSERT_TRUE(writing.next() && writing.next() && writing.next());
+  // The third token was drawn and not read yet.
+  const auto generator = device->generator(writer.model(), ComputeType::kF32, 1, 64, {});
+  for (int t = 0; t < 2; ++t) {
+    generator->restart();
+    const auto logits = generator->append(prompt).row_span(0);
+    prompt.push_back(static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin()));
+  }
+  const auto cached = std::ssize(prompt);
+  for (const std::int32_t id : fresh.tokenizer().encode(" fox", false)) prompt.push_back(id);
+  Writing next = writer.write(prompt, options);
+  EXPECT_EQ(next.cached_tokens(), cached);
+  EXPECT_EQ(next.prompt_tokens(), std::ssize(prompt));
+  std::string text;
+  while (const auto piece = next.next()) text += *piece;
+  EXPECT_EQ(text + next.rest(), write_all(fresh, prompt, {.max_tokens = 6}));
+
+  EXPECT_EQ(writer.write(first, options).cached_tokens(), 0) << "shorter than the cache";
+  EXPECT_EQ(writer.write(prompt, {.max_tokens = 6}).cached_tokens(), 0) << "not asked for";
+}
+
 TEST(TextWriter, IsAskedAgainAndEndsTheTextBefore) {
   const auto device = make_cpu_device();
   TextWriter writer(kFolder, *device, ComputeType::kF32);

@@ -148,7 +148,7 @@ TEST_F(CheckpointFolder, MissingThings) {
   expect_bad("pytorch_model.bin: found neither a zip archive nor a pickle");
   std::filesystem::remove(folder() / "pytorch_model.bin");
   write("x.gguf", "");
-  expect_bad("swiftprune import");
+  expect_bad("x.gguf: expected a GGUF file");
   write("model.safetensors", small_file("a", "x"));
   std::filesystem::remove(folder() / "config.json");
   expect_bad("config.json: cannot be opened");

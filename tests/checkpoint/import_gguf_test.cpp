@@ -732,7 +732,7 @@ TEST_F(ImportLlama, RefusesValuesThatAreNotFiniteOrDoNotFit) {
   };
   expect_bad(bias(NAN), "tensor output_norm.weight: found nan, expected finite values");
   expect_bad(bias(INFINITY), "found inf");
-  expect_bad(bias(65520.0f), "found 65520, which f16 cannot hold; use --dtype bf16");
+  expect_bad(bias(65520.0f), "found 65520, which f16 cannot hold; import it with --dtype bf16");
   import(bias(65519.0f));
   EXPECT_EQ(Checkpoint::open(out()).load_vector("model.norm.weight", 32)[31], 65504.0f);
 }

@@ -39,11 +39,11 @@ class ModelLocation : public testing::Test {
 };
 
 TEST_F(ModelLocation, IdsAndFoldersOfTheCacheMeanTheirSnapshot) {
-  EXPECT_EQ(locate_model("Org/Small-1.5B"), snapshot_);
-  EXPECT_EQ(locate_model("Org/Small-1.5B@main"), snapshot_);
-  EXPECT_EQ(locate_model("Org/Small-1.5B@c0ffee"), snapshot_);
-  EXPECT_EQ(locate_model(repository_.string()), snapshot_);
-  EXPECT_EQ(locate_model(repository_.string() + "/"), snapshot_);
+  EXPECT_EQ(locate_model("Org/Small-1.5B").folder, snapshot_);
+  EXPECT_EQ(locate_model("Org/Small-1.5B@main").folder, snapshot_);
+  EXPECT_EQ(locate_model("Org/Small-1.5B@c0ffee").folder, snapshot_);
+  EXPECT_EQ(locate_model(repository_.string()).folder, snapshot_);
+  EXPECT_EQ(locate_model(repository_.string() + "/").folder, snapshot_);
   EXPECT_EQ(model_name(snapshot_), "Small-1.5B");
 }
 
@@ -51,13 +51,13 @@ TEST_F(ModelLocation, TheHubsOwnVariableComesFirst) {
   const fs::path other = dir_.path() / "elsewhere";
   fs::create_directories(other / "models--Org--Small-1.5B" / "snapshots" / "main");
   ::setenv("HF_HUB_CACHE", other.c_str(), 1);
-  EXPECT_EQ(locate_model("Org/Small-1.5B"), other / "models--Org--Small-1.5B" / "snapshots" / "main");
+  EXPECT_EQ(locate_model("Org/Small-1.5B").folder, other / "models--Org--Small-1.5B" / "snapshots" / "main");
 }
 
 TEST_F(ModelLocation, WhatIsThereIsTakenAsItIs) {
   const std::string folder = (dir_.path() / "Org").string();
   fs::create_directories(folder);
-  EXPECT_EQ(locate_model(folder), folder);
+  EXPECT_EQ(locate_model(folder).folder, folder);
   EXPECT_EQ(model_name(folder + "/"), "Org");
   EXPECT_EQ(model_name("."), fs::current_path().filename());
 }

@@ -9,7 +9,9 @@
 #include <gtest/gtest.h>
 
 #include "command.h"
+#include "config_file.h"
 #include "shell_files.h"
+#include "support/temp_dir.h"
 #include "swiftprune/report/comparison.h"
 
 namespace swiftprune::cli {
@@ -97,6 +99,29 @@ void expect_round_trip(const std::vector<std::string>& arguments, const Parsed& 
   EXPECT_EQ(repeat_arguments(*again.command), repeated);
 }
 
+// The option in a file in place of the command line: the same results, and the record says where it came from.
+void expect_from_file(const CLI::App& command, const std::string& name, std::vector<std::string> others) {
+  const CLI::Option& option = *command.get_option(name);
+  const test::TempDir folder;
+  const std::string file = folder.path() / "run.toml";
+  std::string values;
+  for (const std::string& result : option.results())
+    values += fmt::format("{}\"{}\"", values.empty() ? "" : ", ", result);
+  test::write_text(file, fmt::format("# of a test\n[{}]\n{} = {}\n", command.get_name(), name.substr(2),
+                                     option.results().size() > 1 ? "[" + values + "]" : values));
+  others.erase(others.begin());
+  others.push_back("--config=" + file);
+  std::vector<std::string> merged = with_config(others);
+  merged.insert(merged.begin(), "swiftprune");
+  const Parsed parsed = parse(merged);
+  ASSERT_NE(parsed.command, nullptr) << shell_command(merged);
+  EXPECT_EQ(parsed.command->get_option(name)->results(), option.results()) << shell_command(merged);
+  const Json values_now = option_values(*parsed.command);
+  EXPECT_EQ(values_now.at("config"), file);
+  EXPECT_EQ(values_now.at("from-config"), Json::array({name.substr(2)}));
+  EXPECT_EQ(repeat_arguments(*parsed.command), repeat_arguments(command));
+}
+
 TEST(OptionEcho, EveryOptionOfEveryCommandComesBack) {
   int walked = 0;
   const auto program = idle_program();
@@ -108,9 +133,11 @@ TEST(OptionEcho, EveryOptionOfEveryCommandComesBack) {
     ASSERT_FALSE(defaults.is_null()) << command->get_name();
     for (const CLI::Option* option : command->get_options()) {
       if (option->get_positional() || option == command->get_help_ptr()) continue;
+      if (std::ranges::find(kOriginOptions, name_of(*option)) != std::end(kOriginOptions)) continue;
       SCOPED_TRACE(command->get_name() + " " + name_of(*option));
       std::vector<std::string> arguments = least(*command, option);
       for (const CLI::Option* needed : option->get_needs()) arguments.push_back(name_of(*needed));
+      const std::vector<std::string> others = arguments;
       Parsed parsed;
       if (option->get_items_expected_max() == 0) {
         arguments.push_back(name_of(*option));
@@ -131,6 +158,7 @@ TEST(OptionEcho, EveryOptionOfEveryCommandComesBack) {
       }
       ASSERT_NE(parsed.command, nullptr) << "no value fits";
       expect_round_trip(arguments, parsed);
+      expect_from_file(*parsed.command, name_of(*option), others);
       EXPECT_NE(option_values(*parsed.command), defaults) << "the values do not tell of it";
       EXPECT_THAT(repeat_arguments(*parsed.command),
                   ::testing::Contains(::testing::StartsWith(name_of(*option))));

@@ -29,7 +29,8 @@ struct Finished {
   std::string error;
 };
 
-inline pid_t start(const std::vector<std::string>& arguments, const fs::path& out, const fs::path& error) {
+inline pid_t start(const std::vector<std::string>& arguments, const fs::path& out, const fs::path& error,
+                   const fs::path& in = {}) {
   std::vector<char*> argv;
   std::string program = SWIFTPRUNE_PROGRAM;
   argv.push_back(program.data());
@@ -38,6 +39,7 @@ inline pid_t start(const std::vector<std::string>& arguments, const fs::path& ou
   argv.push_back(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
+    if (!in.empty()) ::dup2(::open(in.c_str(), O_RDONLY), 0);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
     ::dup2(::open(error.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
     ::execv(program.c_str(), argv.data());
@@ -54,9 +56,9 @@ inline int wait_for(pid_t child) {
 
 class ProgramTest : public ::testing::Test {
  protected:
-  Finished run(const std::vector<std::string>& arguments) {
+  Finished run(const std::vector<std::string>& arguments, const std::string& input = "") {
     Finished result;
-    result.exit_code = wait_for(start(arguments, at("stdout"), at("stderr")));
+    result.exit_code = wait_for(start(arguments, at("stdout"), at("stderr"), input));
     result.out = read_text(at("stdout"));
     result.error = read_text(at("stderr"));
     return result;

@@ -1,6 +1,8 @@
 #include "swiftprune/api/text_writer.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
@@ -16,9 +18,10 @@ Writing::Writing(TextWriter& writer, std::span<const std::int32_t> prompt, const
       sampler_(options.sampler),
       stream_(writer.tokenizer(), prompt),
       prompt_tokens_(static_cast<std::int64_t>(prompt.size())) {
-  SequenceGenerator& generator = writer.generator(prompt_tokens_ + max_tokens_);
+  writer.prepare(prompt_tokens_ + max_tokens_, prompt, options.goes_on);
+  cached_tokens_ = std::ssize(writer.cached_);
   const Stopwatch watch(prefill_seconds_);
-  logits_ = generator.append(prompt);
+  logits_ = writer.append(prompt.subspan(writer.cached_.size()));
 }
 
 std::optional<std::string> Writing::next() {
@@ -29,7 +32,7 @@ std::optional<std::string> Writing::next() {
     return std::nullopt;
   }
   const Stopwatch watch(decode_seconds_);
-  if (num_tokens_ > 0) logits_ = writer_.generator_->append(std::vector{last_});
+  if (num_tokens_ > 0) logits_ = writer_.append(std::array{last_});
   last_ = sampler_.next(logits_.row_span(0));
   if (std::binary_search(writer_.ends_.begin(), writer_.ends_.end(), last_)) {
     stopped_by_ = "eos";
@@ -77,15 +80,32 @@ Writing TextWriter::write(std::span<const std::int32_t> prompt, const WritingOpt
   return {*this, prompt, options};
 }
 
-SequenceGenerator& TextWriter::generator(std::int64_t positions) {
+void TextWriter::use_chat_template(const std::filesystem::path& file) {
+  chat_ = templates::ChatTemplates::from_file(file, model_->checkpoint().folder());
+}
+
+void TextWriter::prepare(std::int64_t positions, std::span<const std::int32_t> prompt, bool goes_on) {
+  if (goes_on && !cached_.empty() && prompt.size() > cached_.size() && positions <= capacity_ &&
+      std::ranges::equal(cached_, prompt.first(cached_.size())))
+    return;
+  cached_.clear();
   if (generator_ == nullptr || positions > capacity_) {
     // A conversation grows: twice as many spare it another loading of the weights at each answer.
-    capacity_ = std::min(std::max(positions, 2 * capacity_), model_->config().max_positions);
+    const std::int64_t wanted = goes_on ? 2 * positions : positions;
+    capacity_ = std::min(std::max(wanted, 2 * capacity_), model_->config().max_positions);
     generator_.reset();  // two of them may not fit into memory
     generator_ = device_.generator(*model_, compute_, 1, capacity_, load_);
   }
   generator_->restart();
-  return *generator_;
+}
+
+ConstMatrixView TextWriter::append(std::span<const std::int32_t> ids) {
+  // An interrupt leaves something unfinished in the generator.
+  std::vector<std::int32_t> before = std::exchange(cached_, {});
+  const ConstMatrixView logits = generator_->append(ids);
+  before.insert(before.end(), ids.begin(), ids.end());
+  cached_ = std::move(before);
+  return logits;
 }
 
 }  // namespace swiftprune

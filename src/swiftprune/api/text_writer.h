@@ -24,6 +24,10 @@ namespace swiftprune {
 struct WritingOptions {
   std::int64_t max_tokens = 128;
   SamplerOptions sampler = {};
+  // Where the prompt begins with all that stands in the cache (the text before this one, as in a conversation), only
+  // what is new of it is read. Logits may differ from those of a prompt read whole in the last bits, as the order of
+  // sums does.
+  bool goes_on = false;
 };
 
 // One text, token by token. The writer must outlive it; it ends when the writer begins another one.
@@ -38,7 +42,8 @@ class Writing {
   std::string_view stopped_by() const { return stopped_by_; }
 
   std::int64_t prompt_tokens() const { return prompt_tokens_; }
-  std::int64_t num_tokens() const { return num_tokens_; }  // written
+  std::int64_t cached_tokens() const { return cached_tokens_; }  // of the prompt, that were not read again
+  std::int64_t num_tokens() const { return num_tokens_; }        // written
   double prefill_seconds() const { return prefill_seconds_; }
   double decode_seconds() const { return decode_seconds_; }
 
@@ -53,7 +58,7 @@ class Writing {
   TextStream stream_;
   ConstMatrixView logits_;  // of the last token
   std::int32_t last_ = 0;
-  std::int64_t prompt_tokens_, num_tokens_ = 0;
+  std::int64_t prompt_tokens_, cached_tokens_ = 0, num_tokens_ = 0;
   double prefill_seconds_ = 0.0, decode_seconds_ = 0.0;
   std::string_view stopped_by_;
 };
@@ -69,6 +74,8 @@ class TextWriter {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   // The folder's chat template, read when it is first asked for; null where there is none.
   const templates::ChatTemplates* chat();
+  // Takes a Jinja file's in its place. Throws Error{kBadInput}.
+  void use_chat_template(const std::filesystem::path& file);
 
   // The text's ids; of an empty text the token that texts begin with.
   std::vector<std::int32_t> prompt(std::string_view text) const;
@@ -81,7 +88,9 @@ class TextWriter {
 
  private:
   friend class Writing;
-  SequenceGenerator& generator(std::int64_t positions);  // empty, for so many
+  // The generator for so many positions; empty, unless `prompt` goes on where the cache ends.
+  void prepare(std::int64_t positions, std::span<const std::int32_t> prompt, bool goes_on);
+  ConstMatrixView append(std::span<const std::int32_t> ids);
 
   std::unique_ptr<Model> model_;
   Device& device_;
@@ -91,8 +100,9 @@ class TextWriter {
   std::vector<std::int32_t> ends_;  // tokens that end a text, ascending
   std::optional<std::optional<templates::ChatTemplates>> chat_;
   std::unique_ptr<SequenceGenerator> generator_;
-  std::int64_t capacity_ = 0;  // positions of generator_
-  std::int64_t turn_ = 0;      // texts begun
+  std::int64_t capacity_ = 0;         // positions of generator_
+  std::vector<std::int32_t> cached_;  // what stands in it
+  std::int64_t turn_ = 0;             // texts begun
 };
 
 }  // namespace swiftprune

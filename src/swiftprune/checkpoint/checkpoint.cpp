@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "swiftprune/checkpoint/import_gguf.h"
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/checkpoint/pytorch_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
@@ -24,6 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kPytorchExtension = ".bin";
+constexpr std::string_view kGgufExtension = ".gguf";
 constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements, about one core's L2 cache
 
 // tensor -> file, as the index says.
@@ -57,14 +59,25 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
+std::vector<std::string> gguf_files(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() == kGgufExtension) names.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
 [[noreturn]] void fail_no_weights(const fs::path& folder) {
+  if (const auto names = gguf_files(folder); !names.empty()) {
+    bad_input("{}: found {} but no {}; give the file itself as the model: {}", folder.string(), names.front(),
+              names.size() == 1 ? "config.json beside it" : kSafetensorsFile,
+              (folder / names.front()).string());
+  }
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
     const fs::path name = entry.path().filename();
-    if (name.extension() == ".gguf") {
-      bad_input("{}: found {} but no {}; convert it first: swiftprune import {} OUT_DIR", folder.string(),
-                name.string(), kSafetensorsFile, entry.path().string());
-    }
     if (name.extension() == ".bin" || name.extension() == ".pth" || name.extension() == ".pt") {
       bad_input("{}: found {}, expected {}, {} or their shards with an index", folder.string(), name.string(),
                 kSafetensorsFile, kPytorchFile);
@@ -103,6 +116,9 @@ struct Checkpoint::Impl {
   std::unordered_map<std::string_view, std::string> converted_key;              // by the tensor's name
   mutable std::unordered_map<std::string_view, std::vector<std::byte>> turned;  // transposed tensors, by name
   std::vector<std::string> notes;
+
+  std::optional<GgufModel> gguf;  // has its tensors in the order of `tensors`
+  mutable std::unordered_map<std::size_t, std::vector<std::byte>> expanded;  // of the GGUF's tensors
 
   static std::string key_of(const std::string& file, const std::string& name) { return file + '\n' + name; }
 
@@ -143,6 +159,21 @@ struct Checkpoint::Impl {
     converted.emplace(key, Converted{std::move(tensor), {}});
   }
   std::int64_t num_doubles = 0;
+
+  void add_gguf(const std::string& name) {
+    gguf = GgufModel::open(folder / name);
+    std::uint64_t begin = 0;
+    for (const GgufModel::Tensor& tensor : gguf->tensors()) {
+      const std::uint64_t end = begin + tensor.num_bytes();
+      tensors.push_back({tensor.name, tensor.dtype, tensor.shape, name, begin, end});
+      begin = end;
+    }
+    notes = gguf->notes();
+    notes.push_back(fmt::format(
+        "{}: {} of a GGUF file, read as {}: each is expanded when it is needed and not kept; all of "
+        "them would be {:.1f} MB",
+        name, gguf->stored_types(), name_of(gguf->dtype()), static_cast<double>(begin) * 1e-6));
+  }
 
   void add_shards(const char* index_file, std::string_view extension) {
     const std::string index = (folder / index_file).string();
@@ -265,7 +296,31 @@ struct Checkpoint::Impl {
     }
   }
 
+  // Of a tensor in the GGUF file, its number there.
+  std::optional<std::size_t> in_gguf(const TensorInfo& tensor) const {
+    return gguf ? std::optional(by_name.at(tensor.name)) : std::nullopt;
+  }
+
+  std::span<const std::byte> expanded_bytes(std::size_t index, const TensorInfo& tensor) const {
+    if (const auto bytes = gguf->as_it_lies(index)) return *bytes;
+    const std::lock_guard lock(mutex);
+    std::vector<std::byte>& values = expanded[index];
+    if (!values.empty() || tensor.num_bytes() == 0) return values;
+    values.resize(static_cast<std::size_t>(tensor.num_bytes()));
+    gguf->read_all(index, [&](std::int64_t first, std::span<const std::byte> part) {
+      std::ranges::copy(part, values.begin() + first * size_of(tensor.dtype));
+    });
+    return values;
+  }
+
+  // Nothing where the values are to be had of bytes() as well.
+  std::optional<std::size_t> only_expanded(const TensorInfo& tensor) const {
+    const auto index = tensor.transposed ? std::nullopt : in_gguf(tensor);
+    return index && !gguf->as_it_lies(*index) ? index : std::nullopt;
+  }
+
   std::span<const std::byte> stored_bytes(const TensorInfo& tensor) const {
+    if (const auto index = in_gguf(tensor)) return expanded_bytes(*index, tensor);
     const File& file = file_of(tensor);
     if (const auto key = converted_key.find(tensor.name); key != converted_key.end()) {
       return converted_bytes(converted.at(key->second), file);
@@ -289,10 +344,7 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
   if (!is_there(folder)) bad_input("{}: no such folder", folder.string());
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) {
-    bad_input("{}: found a file, expected a Hugging Face model folder{}", folder.string(),
-              folder.extension() == ".gguf"
-                  ? fmt::format("; convert it first: swiftprune import {} OUT_DIR", folder.string())
-                  : "");
+    bad_input("{}: found a file, expected a Hugging Face model folder", folder.string());
   }
   auto impl = std::make_unique<Impl>();
   impl->folder = folder;
@@ -304,6 +356,8 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
     impl->add_file(kPytorchFile);
   } else if (is_there(folder / kPytorchIndexFile)) {
     impl->add_shards(kPytorchIndexFile, kPytorchExtension);
+  } else if (const auto names = gguf_files(folder); names.size() == 1 && is_there(folder / "config.json")) {
+    impl->add_gguf(names.front());
   } else {
     fail_no_weights(folder);
   }
@@ -370,11 +424,20 @@ void convert_in_parallel(std::span<const std::byte> source, DType dtype, std::sp
 
 }  // namespace
 
+void Checkpoint::load_all(const TensorInfo& tensor, std::span<float> values) const {
+  const auto index = impl_->only_expanded(tensor);
+  if (!index) return convert_in_parallel(bytes(tensor), tensor.dtype, values);
+  impl_->gguf->read_all(*index, [&](std::int64_t first, std::span<const std::byte> part) {
+    const auto count = part.size() / static_cast<std::size_t>(size_of(tensor.dtype));
+    convert_to_f32(part, tensor.dtype, values.subspan(static_cast<std::size_t>(first), count));
+  });
+}
+
 Matrix Checkpoint::load_matrix(std::string_view name, std::int64_t rows, std::int64_t cols) const {
   const TensorInfo& tensor = at(name);
   check_weight(*this, tensor, std::array{rows, cols});
   Matrix matrix(rows, cols);
-  convert_in_parallel(bytes(tensor), tensor.dtype, matrix.values());
+  load_all(tensor, matrix.values());
   return matrix;
 }
 
@@ -386,19 +449,27 @@ std::vector<float> Checkpoint::load_tensor(std::string_view name, std::span<cons
   const TensorInfo& tensor = at(name);
   check_weight(*this, tensor, shape);
   std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
-  convert_in_parallel(bytes(tensor), tensor.dtype, values);
+  load_all(tensor, values);
   return values;
 }
 
 void Checkpoint::load_rows(const TensorInfo& tensor, std::int64_t first, MatrixView target) const {
   check_weight(*this, tensor, std::array{tensor.shape.empty() ? 0 : tensor.shape[0], target.cols});
   expect(first >= 0 && first + target.rows <= tensor.shape[0], "load_rows: rows inside the matrix");
-  const auto source = bytes(tensor);
+  auto expanded = impl_->only_expanded(tensor);
+  if (expanded && !impl_->gguf->has_rows(*expanded)) expanded.reset();
+  const auto source = expanded ? std::span<const std::byte>() : bytes(tensor);
   const auto row_bytes = static_cast<std::size_t>(target.cols * size_of(tensor.dtype));
   parallel_for(target.rows,
                std::max<std::int64_t>(1, kConversionChunk / std::max<std::int64_t>(1, target.cols)),
                [&](std::int64_t begin, std::int64_t end) {
+                 std::vector<std::byte> row(expanded ? row_bytes : 0);
                  for (std::int64_t r = begin; r < end; ++r) {
+                   if (expanded) {
+                     impl_->gguf->read_rows(*expanded, first + r, 1, row);
+                     convert_to_f32(row, tensor.dtype, target.row_span(r));
+                     continue;
+                   }
                    const auto offset = static_cast<std::size_t>(first + r) * row_bytes;
                    convert_to_f32(source.subspan(offset, row_bytes), tensor.dtype, target.row_span(r));
                  }
@@ -406,11 +477,17 @@ void Checkpoint::load_rows(const TensorInfo& tensor, std::int64_t first, MatrixV
 }
 
 void Checkpoint::release(const TensorInfo& tensor) const {
-  const Impl::File& file = impl_->file_of(tensor);
   if (tensor.transposed) {
     const std::lock_guard lock(impl_->mutex);
     impl_->turned.erase(tensor.name);
   }
+  if (const auto index = impl_->in_gguf(tensor)) {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->expanded.erase(*index);
+    impl_->gguf->release(*index);
+    return;
+  }
+  const Impl::File& file = impl_->file_of(tensor);
   if (const auto key = impl_->converted_key.find(tensor.name); key != impl_->converted_key.end()) {
     const std::lock_guard lock(impl_->mutex);
     impl_->converted.at(key->second).values = {};

@@ -1,5 +1,5 @@
 // A Hugging Face model folder, read: memory-mapped weights (safetensors, else pytorch_model.bin; one file or
-// shards with an index) and config.json. Format: docs/formats.md. Files are hostile: everything is checked
+// shards with an index; else one GGUF file) and config.json. Format: docs/formats.md. Files are hostile: everything is checked
 // when the folder is opened.
 #pragma once
 
@@ -51,11 +51,13 @@ class Checkpoint {
       const;  // what was read otherwise than it stands there, for the user
   const TensorInfo* find(std::string_view name) const;
   const TensorInfo& at(std::string_view name) const;  // throws Error{kBadInput} when absent
-  // Mapped, but for F64 (read as F32), for tensors of pytorch_model.bin that do not lie in one piece and for transposed
-  // ones: these are converted at the first call and kept until release().
+  // Mapped, but for F64 (read as F32), for tensors of pytorch_model.bin that do not lie in one piece, for those that
+  // GGUF stores in other types or orders, and for transposed ones: these are converted at the first call and kept
+  // until release().
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
-  // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16.
+  // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16. Of a GGUF's
+  // tensors nothing is kept by these three.
   Matrix load_matrix(std::string_view name, std::int64_t rows, std::int64_t cols) const;
   std::vector<float> load_vector(std::string_view name, std::int64_t size) const;
   std::vector<float> load_tensor(std::string_view name, std::span<const std::int64_t> shape) const;
@@ -65,6 +67,8 @@ class Checkpoint {
   void release(const TensorInfo& tensor) const;
 
  private:
+  void load_all(const TensorInfo& tensor, std::span<float> values) const;
+
   struct Impl;
   explicit Checkpoint(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

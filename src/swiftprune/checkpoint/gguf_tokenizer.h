@@ -3,9 +3,11 @@
 // scores).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "swiftprune/checkpoint/gguf.h"
@@ -17,6 +19,13 @@ struct TokenizerFiles {
   std::string tokenizer_config;    // tokenizer_config.json
   std::string special_tokens_map;  // special_tokens_map.json
   std::vector<std::string> notes;  // what was assumed, for the user
+
+  // By their names in the folder.
+  std::array<std::pair<const char*, const std::string&>, 3> named() const {
+    return {{{"tokenizer.json", tokenizer},
+             {"tokenizer_config.json", tokenizer_config},
+             {"special_tokens_map.json", special_tokens_map}}};
+  }
 };
 
 // Ids of the file; absent where it names none.

@@ -225,65 +225,10 @@ void check_values(const GgufFile& file, const GgufTensor& tensor, std::span<cons
     if (!std::isfinite(value))
       bad_input("{}: tensor {}: found {}, expected finite values", file.name(), tensor.name, value);
     if (dtype == DType::kF16 && std::abs(value) > kLargestF16) {
-      bad_input("{}: tensor {}: found {}, which f16 cannot hold; use --dtype bf16", file.name(), tensor.name,
-                value);
+      bad_input("{}: tensor {}: found {}, which f16 cannot hold; import it with --dtype bf16", file.name(),
+                tensor.name, value);
     }
   }
-}
-
-void write_tensor(const GgufFile& file, const TensorPlan& plan, const Json& config, DType dtype,
-                  CheckpointWriter& writer) {
-  const GgufTensor& tensor = *plan.source;
-  const GgmlTypeTraits& type = *tensor.type;
-  const RowMap rows(file, plan, config);
-  const std::int64_t num_rows = tensor.shape[0];
-  const std::int64_t row_size = num_rows == 0 ? 0 : tensor.numel() / num_rows;
-  // A vector that keeps its order is one row, so that its blocks stay whole.
-  const bool one_row = tensor.shape.size() == 1 && plan.rule->order == RowOrder::kSame;
-  const std::int64_t count = one_row ? 1 : num_rows;
-  const std::int64_t size = one_row ? num_rows : row_size;
-  const auto row_bytes = static_cast<std::size_t>(size / type.block_size * type.block_bytes);
-  const auto blocks = file.bytes(tensor);
-  parallel_for(count, std::max<std::int64_t>(1, kConversionChunk / std::max<std::int64_t>(1, size)),
-               [&](std::int64_t first, std::int64_t last) {
-                 check_interrupt();
-                 std::vector<float> values(static_cast<std::size_t>((last - first) * size));
-                 for (std::int64_t r = first; r < last; ++r) {
-                   const auto stored = static_cast<std::size_t>(one_row ? 0 : rows.stored_row(r));
-                   const std::span target(values.data() + (r - first) * size, static_cast<std::size_t>(size));
-                   dequantize(type, blocks.subspan(stored * row_bytes, row_bytes), target);
-                 }
-                 if (plan.rule->offset != 0.0f) {
-                   for (float& value : values) value += plan.rule->offset;
-                 }
-                 check_values(file, tensor, values, dtype);
-                 writer.write_part(plan.name, first * size, values);
-               });
-  file.release(tensor);
-}
-
-void write_assembled(const GgufFile& file, const AssembledTensor& tensor, DType dtype,
-                     CheckpointWriter& writer) {
-  const std::int64_t total = tensor.numel(), pieces = (total + tensor.piece - 1) / tensor.piece;
-  parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t index = begin; index < end; ++index) {
-      check_interrupt();
-      const std::int64_t first = index * tensor.piece;
-      const auto size = static_cast<std::size_t>(std::min(tensor.piece, total - first));
-      if (tensor.bytes) {
-        std::vector<std::byte> bytes(size);
-        tensor.bytes(index, bytes);
-        writer.write_bytes_part(tensor.name, first, bytes);
-        continue;
-      }
-      std::vector<float> values(size);
-      tensor.values(index, values);
-      check_values(file, *tensor.sources.front(), values, dtype);
-      writer.write_part(tensor.name, first, values);
-    }
-  });
-  // Several tensors may be made of one; its pages are read again then.
-  for (const GgufTensor* source : tensor.sources) file.release(*source);
 }
 
 // The tokenizer's files of a Hugging Face folder, taken as they are.
@@ -344,70 +289,220 @@ std::string torch_name(DType dtype) {
 
 }  // namespace
 
-ImportReport import_gguf(const fs::path& path, const fs::path& folder, const ImportOptions& options) {
-  const GgufFile file = GgufFile::open(path);
-  refuse_parts(file);
-  const GgufArchitecture& architecture = gguf_architecture_of(file);
-  Json config = gguf_config(file, architecture);
-  ImportReport report;
-  const std::vector<TensorPlan> plan = plan_tensors(file, architecture, config, report.notes);
-  check_complete(file, architecture, config);
-  const std::vector<AssembledTensor> assembled =
-      assemble_gguf(file, architecture, !options.dtype.has_value(), config);
-  const std::int64_t num_embeddings = config.at("vocab_size");
+struct GgufModel::Impl {
+  explicit Impl(GgufFile f) : file(std::move(f)) {}
 
-  report.architecture = architecture.name;
-  report.model_class = config.at("architectures").at(0).get<std::string>();
-  report.dtype = options.dtype.value_or(choose_dtype(file, config.contains("quantization_config")));
-  const bool compute_in_bf16 = architecture.overflows_in_f16 && report.dtype == DType::kF16;
-  config["torch_dtype"] = torch_name(compute_in_bf16 ? DType::kBF16 : report.dtype);
-  Json generation;
-  add_special_tokens(gguf_special_tokens(file, num_embeddings), config, generation);
+  GgufFile file;
+  const GgufArchitecture* architecture = nullptr;
+  std::string architecture_name, model_class;
+  Json config, generation;
+  DType dtype = DType::kF16;
+  std::vector<TensorPlan> plan;
+  std::vector<RowMap> rows;                // of the plan's tensors
+  std::vector<AssembledTensor> assembled;  // behind the plan's
+  std::vector<Tensor> tensors;             // all of them
+  std::vector<std::string> notes;
+
+  // A vector that keeps its order is one row, so that its blocks stay whole.
+  bool is_one_row(std::size_t tensor) const {
+    return plan[tensor].source->shape.size() == 1 && plan[tensor].rule->order == RowOrder::kSame;
+  }
+  std::int64_t num_rows(std::size_t tensor) const {
+    return is_one_row(tensor) ? 1 : plan[tensor].source->shape[0];
+  }
+  std::int64_t row_size(std::size_t tensor) const {
+    const std::int64_t count = num_rows(tensor);
+    return count == 0 ? 0 : plan[tensor].source->numel() / count;
+  }
+
+  void list_tensors() {
+    for (const TensorPlan& tensor : plan)
+      tensors.push_back({tensor.name, dtype_of(tensor, dtype), tensor.shape(), tensor.source->numel()});
+    for (const AssembledTensor& tensor : assembled) {
+      // A tensor's blocks and its scales: counted once, by what they hold.
+      std::int64_t parameters = 0;
+      for (const GgufTensor* source : tensor.sources) parameters += source->numel();
+      tensors.push_back({tensor.name, tensor.bytes ? DType::kU8 : dtype, tensor.shape,
+                         tensor.bytes ? parameters : tensor.numel()});
+    }
+  }
+
+  void read_pieces(const AssembledTensor& tensor, const Taker& take) const {
+    const std::int64_t total = tensor.numel(), pieces = (total + tensor.piece - 1) / tensor.piece;
+    parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t index = begin; index < end; ++index) {
+        check_interrupt();
+        const std::int64_t first = index * tensor.piece;
+        const auto size = static_cast<std::size_t>(std::min(tensor.piece, total - first));
+        std::vector<std::byte> bytes(size * static_cast<std::size_t>(tensor.bytes ? 1 : size_of(dtype)));
+        if (tensor.bytes) {
+          tensor.bytes(index, bytes);
+        } else {
+          std::vector<float> values(size);
+          tensor.values(index, values);
+          check_values(file, *tensor.sources.front(), values, dtype);
+          convert_from_f32(values, dtype, bytes);
+        }
+        take(first, bytes);
+      }
+    });
+  }
+};
+
+GgufModel::GgufModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+GgufModel::GgufModel(GgufModel&&) noexcept = default;
+GgufModel& GgufModel::operator=(GgufModel&&) noexcept = default;
+GgufModel::~GgufModel() = default;
+
+GgufModel GgufModel::open(const fs::path& path, std::optional<DType> dtype) {
+  auto impl = std::make_unique<Impl>(GgufFile::open(path));
+  const GgufFile& file = impl->file;
+  refuse_parts(file);
+  impl->architecture = &gguf_architecture_of(file);
+  impl->architecture_name = impl->architecture->name;
+  impl->config = gguf_config(file, *impl->architecture);
+  impl->plan = plan_tensors(file, *impl->architecture, impl->config, impl->notes);
+  check_complete(file, *impl->architecture, impl->config);
+  impl->assembled = assemble_gguf(file, *impl->architecture, !dtype.has_value(), impl->config);
+  impl->model_class = impl->config.at("architectures").at(0).get<std::string>();
+  for (const TensorPlan& tensor : impl->plan) impl->rows.emplace_back(file, tensor, impl->config);
+  impl->dtype = dtype.value_or(choose_dtype(file, impl->config.contains("quantization_config")));
+  const bool compute_in_bf16 = impl->architecture->overflows_in_f16 && impl->dtype == DType::kF16;
+  impl->config["torch_dtype"] = torch_name(compute_in_bf16 ? DType::kBF16 : impl->dtype);
+  add_special_tokens(gguf_special_tokens(file, impl->config.at("vocab_size")), impl->config,
+                     impl->generation);
+  impl->list_tensors();
+  return GgufModel(std::move(impl));
+}
+
+const std::string& GgufModel::architecture() const { return impl_->architecture_name; }
+const std::string& GgufModel::model_class() const { return impl_->model_class; }
+DType GgufModel::dtype() const { return impl_->dtype; }
+const Json& GgufModel::config() const { return impl_->config; }
+const Json& GgufModel::generation_config() const { return impl_->generation; }
+const std::vector<std::string>& GgufModel::notes() const { return impl_->notes; }
+const std::vector<GgufModel::Tensor>& GgufModel::tensors() const { return impl_->tensors; }
+
+TokenizerFiles GgufModel::tokenizer_files() const {
+  return make_tokenizer_files(impl_->file, impl_->config.at("vocab_size"),
+                              impl_->architecture->default_pre_tokenizer);
+}
+
+std::string GgufModel::stored_types() const {
+  std::map<std::string_view, std::int64_t> counts;
+  for (const GgufTensor& tensor : impl_->file.tensors()) ++counts[tensor.type->name];
+  std::vector<std::string> parts;
+  for (const auto& [name, count] : counts) parts.push_back(fmt::format("{} {}", count, name));
+  return fmt::format("{} tensors", fmt::join(parts, ", "));
+}
+
+bool GgufModel::has_rows(std::size_t tensor) const { return tensor < impl_->plan.size(); }
+
+void GgufModel::read_rows(std::size_t tensor, std::int64_t first, std::int64_t count,
+                          std::span<std::byte> values) const {
+  expect(has_rows(tensor), "GgufModel::read_rows: a tensor with rows");
+  const TensorPlan& plan = impl_->plan[tensor];
+  const GgmlTypeTraits& type = *plan.source->type;
+  const DType dtype = impl_->tensors[tensor].dtype;
+  const std::int64_t size = impl_->row_size(tensor);
+  expect(first >= 0 && count >= 0 && first + count <= impl_->num_rows(tensor) &&
+             std::ssize(values) == count * size * size_of(dtype),
+         "GgufModel::read_rows: rows of the tensor");
+  const auto row_bytes = static_cast<std::size_t>(size / type.block_size * type.block_bytes);
+  const auto blocks = impl_->file.bytes(*plan.source);
+  std::vector<float> floats(static_cast<std::size_t>(count * size));
+  for (std::int64_t r = 0; r < count; ++r) {
+    const auto stored =
+        static_cast<std::size_t>(impl_->is_one_row(tensor) ? 0 : impl_->rows[tensor].stored_row(first + r));
+    dequantize(type, blocks.subspan(stored * row_bytes, row_bytes),
+               std::span(floats).subspan(static_cast<std::size_t>(r * size), static_cast<std::size_t>(size)));
+  }
+  if (plan.rule->offset != 0.0f) {
+    for (float& value : floats) value += plan.rule->offset;
+  }
+  check_values(impl_->file, *plan.source, floats, dtype);
+  convert_from_f32(floats, dtype, values);
+}
+
+void GgufModel::read_all(std::size_t tensor, const Taker& take) const {
+  if (!has_rows(tensor)) return impl_->read_pieces(impl_->assembled.at(tensor - impl_->plan.size()), take);
+  const std::int64_t size = impl_->row_size(tensor);
+  parallel_for(impl_->num_rows(tensor),
+               std::max<std::int64_t>(1, kConversionChunk / std::max<std::int64_t>(1, size)),
+               [&](std::int64_t first, std::int64_t last) {
+                 check_interrupt();
+                 std::vector<std::byte> values(
+                     static_cast<std::size_t>((last - first) * size * size_of(impl_->tensors[tensor].dtype)));
+                 read_rows(tensor, first, last - first, values);
+                 take(first * size, values);
+               });
+}
+
+std::optional<std::span<const std::byte>> GgufModel::as_it_lies(std::size_t tensor) const {
+  if (!has_rows(tensor)) return std::nullopt;
+  const TensorPlan& plan = impl_->plan[tensor];
+  const GgmlType type = plan.source->type->type;
+  const DType dtype = impl_->tensors[tensor].dtype;
+  const bool same =
+      plan.rule->order == RowOrder::kSame && plan.rule->offset == 0.0f &&
+      ((type == GgmlType::kF32 && dtype == DType::kF32) || (type == GgmlType::kF16 && dtype == DType::kF16) ||
+       (type == GgmlType::kBF16 && dtype == DType::kBF16));
+  return same ? std::optional(impl_->file.bytes(*plan.source)) : std::nullopt;
+}
+
+void GgufModel::release(std::size_t tensor) const {
+  if (has_rows(tensor)) return impl_->file.release(*impl_->plan[tensor].source);
+  // Several tensors may be made of one; its pages are read again then.
+  for (const GgufTensor* source : impl_->assembled.at(tensor - impl_->plan.size()).sources)
+    impl_->file.release(*source);
+}
+
+ImportReport import_gguf(const fs::path& path, const fs::path& folder, const ImportOptions& options) {
+  const GgufModel model = GgufModel::open(path, options.dtype);
+  ImportReport report;
+  report.architecture = model.architecture();
+  report.model_class = model.model_class();
+  report.dtype = model.dtype();
+  report.notes = model.notes();
   TokenizerFiles tokenizer;
   if (options.tokenizer_folder.empty()) {
     options.progress("tokenizer", 0, 0);
-    tokenizer = make_tokenizer_files(file, num_embeddings, architecture.default_pre_tokenizer);
+    tokenizer = model.tokenizer_files();
     report.notes.insert(report.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
   }
 
   std::vector<PlannedTensor> planned;
-  for (const TensorPlan& tensor : plan) {
-    planned.push_back({tensor.name, dtype_of(tensor, report.dtype), tensor.shape(), ""});
-    report.num_parameters += tensor.source->numel();
-    report.bytes += static_cast<std::uint64_t>(tensor.source->numel() * size_of(planned.back().dtype));
-  }
-  for (const AssembledTensor& tensor : assembled) {
-    planned.push_back({tensor.name, tensor.bytes ? DType::kU8 : report.dtype, tensor.shape, ""});
-    if (!tensor.bytes) {
-      report.num_parameters += tensor.numel();
-    } else {  // a tensor's blocks and its scales: counted once, by what they hold
-      for (const GgufTensor* source : tensor.sources) report.num_parameters += source->numel();
-    }
-    report.bytes += static_cast<std::uint64_t>(tensor.numel() * size_of(planned.back().dtype));
+  for (const GgufModel::Tensor& tensor : model.tensors()) {
+    planned.push_back({tensor.name, tensor.dtype, tensor.shape, ""});
+    report.num_parameters += tensor.num_parameters;
+    report.bytes += tensor.num_bytes();
   }
   report.num_tensors = std::ssize(planned);
   assign_shards(planned, options.max_shard_bytes);
   CheckpointWriter writer(folder, std::move(planned));
-  std::int64_t done = 0;
-  for (const TensorPlan& tensor : plan) {
-    write_tensor(file, tensor, config, dtype_of(tensor, report.dtype), writer);
-    options.progress("import", ++done, report.num_tensors);
+  for (std::size_t i = 0; i < model.tensors().size(); ++i) {
+    model.read_all(i, [&](std::int64_t first, std::span<const std::byte> values) {
+      writer.write_bytes_part(model.tensors()[i].name, first, values);
+    });
+    model.release(i);
+    options.progress("import", static_cast<std::int64_t>(i) + 1, report.num_tensors);
   }
-  for (const AssembledTensor& tensor : assembled) {
-    write_assembled(file, tensor, report.dtype, writer);
-    options.progress("import", ++done, report.num_tensors);
-  }
-  writer.write_file("config.json", config.dump(2) + "\n");
-  writer.write_file("generation_config.json", generation.dump(2) + "\n");
+  writer.write_file("config.json", model.config().dump(2) + "\n");
+  writer.write_file("generation_config.json", model.generation_config().dump(2) + "\n");
   if (!options.tokenizer_folder.empty()) {
     copy_tokenizer(options.tokenizer_folder, writer);
   } else {
-    writer.write_file("tokenizer.json", tokenizer.tokenizer);
-    writer.write_file("tokenizer_config.json", tokenizer.tokenizer_config);
-    writer.write_file("special_tokens_map.json", tokenizer.special_tokens_map);
+    for (const auto& [name, text] : tokenizer.named()) writer.write_file(name, text);
   }
   writer.finish();
   return report;
+}
+
+std::uint64_t GgufModel::Tensor::num_bytes() const {
+  std::uint64_t count = static_cast<std::uint64_t>(size_of(dtype));
+  for (const std::int64_t extent : shape)
+    count *= static_cast<std::uint64_t>(extent);  // checked: of the file
+  return count;
 }
 
 }  // namespace swiftprune

@@ -1,17 +1,76 @@
-// A GGUF file made into a Hugging Face folder: tensors dequantised and put back into Hugging Face's names and
-// layout, config.json and the tokenizer's files rebuilt from the metadata.
+// A GGUF file as a Hugging Face model: tensors dequantised and put back into Hugging Face's names and layout,
+// config.json and the tokenizer's files rebuilt from the metadata. Read tensor by tensor, or made into a folder.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/checkpoint/gguf_tokenizer.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
+
+// The model in a GGUF file. Only the tensor that is asked for is expanded, into memory of the caller's.
+class GgufModel {
+ public:
+  // dtype: of the values; nothing: as ImportOptions has it. Throws Error{kBadInput} naming file and tensor.
+  static GgufModel open(const std::filesystem::path& path, std::optional<DType> dtype = std::nullopt);
+  GgufModel(GgufModel&&) noexcept;
+  GgufModel& operator=(GgufModel&&) noexcept;
+  ~GgufModel();
+
+  const std::string& architecture() const;                  // as GGUF calls it
+  const std::string& model_class() const;                   // as transformers calls it
+  DType dtype() const;                                      // of most tensors
+  const nlohmann::ordered_json& config() const;             // config.json
+  const nlohmann::ordered_json& generation_config() const;  // generation_config.json
+  // Throws Error{kBadInput} for a tokenizer that cannot be rebuilt.
+  TokenizerFiles tokenizer_files() const;
+  // "30 Q4_1 and 61 F32 tensors"
+  std::string stored_types() const;
+
+  // What was left out, for the user.
+  const std::vector<std::string>& notes() const;
+
+  struct Tensor {
+    std::string name;  // Hugging Face's
+    DType dtype = DType::kF16;
+    std::vector<std::int64_t> shape;
+    std::int64_t num_parameters = 0;  // that it stands for
+
+    std::uint64_t num_bytes() const;
+  };
+  const std::vector<Tensor>& tensors() const;
+  // Calls this for all of the tensor in parallel, with the number of a part's first element and the part in the
+  // tensor's dtype. Throws Error{kBadInput} for values that are not finite or too large for it.
+  using Taker = std::function<void(std::int64_t first, std::span<const std::byte> values)>;
+  void read_all(std::size_t tensor, const Taker& take) const;
+  // Can rows of a matrix be read by themselves? Not of tensors that are assembled of several.
+  bool has_rows(std::size_t tensor) const;
+  // Rows [first, first + count).
+  void read_rows(std::size_t tensor, std::int64_t first, std::int64_t count,
+                 std::span<std::byte> values) const;
+  // The tensor's bytes where the file holds them as read_all() gives them; else nothing.
+  std::optional<std::span<const std::byte>> as_it_lies(std::size_t tensor) const;
+  // Tells the system that the tensor's pages are not needed for now.
+  void release(std::size_t tensor) const;
+
+ private:
+  struct Impl;
+  explicit GgufModel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
 
 struct ImportOptions {
   // Nothing: BF16 or F32 when most weights of the file are stored so, else F16, which holds every value of

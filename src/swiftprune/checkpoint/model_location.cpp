@@ -101,17 +101,21 @@ std::vector<fs::path> hub_caches() {
   return caches;
 }
 
-fs::path locate_model(const std::string& name) {
+LocatedModel locate_model(const std::string& name) {
+  if (GgufFolder::is_meant(name)) {
+    auto made = std::make_shared<const GgufFolder>(name);
+    return {made->path(), made};
+  }
   fs::path path = name;
   if (!path.has_filename()) path = path.parent_path();  // "models--ORG--NAME/"
   std::error_code ignored;
   if (fs::exists(path, ignored)) {
-    if (!is_cached_model(path)) return name;
+    if (!is_cached_model(path)) return {name, nullptr};
     const auto snapshot = snapshot_of(path, std::string(kDefaultRevision));
     if (!snapshot)
       bad_input("{}: the cache has no snapshot of '{}'; {}", name, kDefaultRevision,
                 ways_to_get({.repository = repository_of(path)}));
-    return *snapshot;
+    return {*snapshot, nullptr};
   }
   const std::optional<ModelId> id = parse_id(name);
   if (!id) bad_input("{}: no such folder", name);
@@ -122,7 +126,7 @@ fs::path locate_model(const std::string& name) {
   for (const fs::path& cache : hub_caches()) {
     looked_in.push_back(cache.string());
     if (!is_folder(cache / folder)) continue;
-    if (auto snapshot = snapshot_of(cache / folder, id->revision)) return *snapshot;
+    if (auto snapshot = snapshot_of(cache / folder, id->revision)) return {*snapshot, nullptr};
     bad_input("{}: {} has the model, but no revision '{}'; {}", name, (cache / folder).string(), id->revision,
               ways_to_get(*id));
   }

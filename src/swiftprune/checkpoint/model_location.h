@@ -1,10 +1,13 @@
-// Where a model is, from what a person writes: a folder, a folder of the Hugging Face cache, or a model's id
-// ("HuggingFaceTB/SmolLM2-135M", with "@REVISION" if wanted) that the cache holds. Nothing is downloaded.
+// Where a model is, from what a person writes: a folder, a GGUF file, a folder of the Hugging Face cache, or a model's
+// id ("HuggingFaceTB/SmolLM2-135M", with "@REVISION" if wanted) that the cache holds. Nothing is downloaded.
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "swiftprune/checkpoint/gguf_folder.h"
 
 namespace swiftprune {
 
@@ -12,10 +15,15 @@ namespace swiftprune {
 // $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub.
 std::vector<std::filesystem::path> hub_caches();
 
-// The folder to open. A path that exists is taken as it is, but for the cache's own folder of a model
+struct LocatedModel {
+  std::filesystem::path folder;            // to open
+  std::shared_ptr<const GgufFolder> gguf;  // of a GGUF file: the folder is there as long as this lives
+};
+
+// A path that exists is taken as it is, but for a GGUF file and for the cache's own folder of a model
 // ("models--ORG--NAME"), whose snapshot is meant. Throws Error{kBadInput}: an id that is in no cache (with the
 // two ways to get it), a snapshot whose download is not complete, a path that is not there.
-std::filesystem::path locate_model(const std::string& name);
+LocatedModel locate_model(const std::string& name);
 
 // What people call the model in this folder: the folder's own name, also for "." and "model/", but NAME of
 // .../models--ORG--NAME/snapshots/COMMIT.

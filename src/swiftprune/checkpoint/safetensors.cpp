@@ -184,6 +184,7 @@ void check_layout(const std::vector<TensorInfo>& tensors, std::uint64_t data_byt
 
 std::string safetensors_name(std::string_view file) {
   constexpr std::string_view kOld = "pytorch_model", kOldEnd = ".bin";
+  if (file.ends_with(".gguf")) return kSafetensorsFile;  // a folder has one
   if (!file.ends_with(kOldEnd)) return std::string(file);
   file.remove_suffix(kOldEnd.size());
   if (file.starts_with(kOld)) return fmt::format("model{}.safetensors", file.substr(kOld.size()));

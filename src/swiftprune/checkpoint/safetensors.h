@@ -22,7 +22,7 @@ inline constexpr const char* kSafetensorsIndexFile = "model.safetensors.index.js
 inline constexpr const char* kPytorchFile = "pytorch_model.bin";
 inline constexpr const char* kPytorchIndexFile = "pytorch_model.bin.index.json";
 // The file that the tensors of a folder's file go to in a new folder: its own name, "model-*.safetensors" for
-// "pytorch_model-*.bin".
+// "pytorch_model-*.bin", "model.safetensors" for a GGUF file.
 std::string safetensors_name(std::string_view file);
 
 inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit

@@ -21,6 +21,7 @@ target_sources(swiftprune PRIVATE
   checkpoint/gguf_assembly.cpp
   checkpoint/gguf_pre_tokenizers.cpp
   checkpoint/gguf_tokenizer.cpp
-  checkpoint/import_gguf.cpp)
+  checkpoint/import_gguf.cpp
+  checkpoint/gguf_folder.cpp)
 # Dequantised values must not depend on whether the processor has FMA.
 set_source_files_properties(checkpoint/gguf_dequantize.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

@@ -155,6 +155,7 @@ void use_own_head(const Checkpoint& checkpoint, ModelConfig& m, std::vector<std:
   if (own->dtype == embedding->dtype &&
       std::ranges::equal(checkpoint.bytes(*own), checkpoint.bytes(*embedding))) {
     checkpoint.release(*own);
+    checkpoint.release(*embedding);
     return;
   }
   m.head = m.own_head;

@@ -1,7 +1,10 @@
 #include "swiftprune/pilot/block_trial.h"
 
 #include <algorithm>
+#include <chrono>
+#include <stop_token>
 
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/core/stopwatch.h"
 
 namespace swiftprune {
@@ -13,6 +16,28 @@ class NullOutput final : public PruneOutput {
 };
 
 }  // namespace
+
+BlockTime time_first_blocks(std::string_view stage, const ProgressFn& outer,
+                            const std::function<void(const ProgressFn&)>& work) {
+  const RunContext run = current_run();
+  std::stop_source enough;
+  const std::stop_callback passed_on(run.stop, [&enough] { enough.request_stop(); });
+  BlockTime time;
+  const auto start = std::chrono::steady_clock::now();
+  const ProgressFn progress = [&](std::string_view at, std::int64_t done, std::int64_t total) {
+    outer(at, done, total);
+    if (at != stage || time.blocks >= kTrialBlocks) return;
+    time = {done, total, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
+    if (time.blocks >= kTrialBlocks) enough.request_stop();
+  };
+  const RunScope scope({enough.get_token(), progress, run.threads});
+  try {
+    work(progress);
+  } catch (const Interrupted&) {
+    if (run.stop.stop_requested()) throw;
+  }
+  return time;
+}
 
 BlockTrial try_first_blocks(const Model& model, Device& device, Plan plan, const TokenWindows& windows,
                             const PruneOptions& options) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string_view>
 
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/model.h"
@@ -22,6 +24,20 @@ struct BlockTrial {
   double whole_seconds = 0.0;   // of all of the model's blocks, were they all like these
   PruneResult result;           // of these blocks
 };
+
+// How long the first blocks of some work take that tells its blocks as progress.
+struct BlockTime {
+  std::int64_t blocks = 0, total = 0;
+  double seconds = 0.0;
+  // Were all blocks like these.
+  double of_all() const {
+    return blocks == 0 ? 0.0 : seconds * static_cast<double>(total) / static_cast<double>(blocks);
+  }
+};
+// Does the work, with a ProgressFn to use, until that tells the end of kTrialBlocks of this stage; then the work is
+// stopped, as by a Ctrl-C of its own. outer: hears the progress, too.
+BlockTime time_first_blocks(std::string_view stage, const ProgressFn& outer,
+                            const std::function<void(const ProgressFn&)>& work);
 
 // Of the plan, the first blocks' part is done. Weights and files stay as they are.
 BlockTrial try_first_blocks(const Model& model, Device& device, Plan plan, const TokenWindows& windows,

@@ -152,6 +152,7 @@ ModelInspection inspect_model(const std::filesystem::path& folder, const Progres
   const Checkpoint checkpoint = Checkpoint::open(folder);
   ModelInspection inspection;
   inspection.folder = folder;
+  inspection.notes = checkpoint.notes();
   std::error_code ignored;
   inspection.has_record = std::filesystem::exists(folder / "swiftprune.json", ignored);
   understand(inspection, checkpoint);

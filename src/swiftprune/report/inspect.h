@@ -67,6 +67,7 @@ struct ModelInspection {
   std::string architecture;           // config.json's first one, "" when absent
   std::optional<ModelConfig> config;  // when swiftprune supports the model
   std::string problem;                // why it does not
+  std::vector<std::string> notes;     // the checkpoint's
   std::vector<TensorInspection> tensors;
   std::map<std::string, std::int64_t> bytes_of_dtype;
   std::map<std::string, std::int64_t> bytes_of_file;

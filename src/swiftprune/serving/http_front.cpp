@@ -82,8 +82,9 @@ bool same_key(std::string_view given, std::string_view key) {
 }
 
 bool covers(const HttpFront::Route& route, const std::string& path) {
-  return route.path.ends_with('/') ? path.size() > route.path.size() && path.starts_with(route.path)
-                                   : path == route.path;
+  return route.path.ends_with('/') && route.path != "/"
+             ? path.size() > route.path.size() && path.starts_with(route.path)
+             : path == route.path;
 }
 
 ApiError error_of(const std::exception_ptr& exception) {

@@ -47,7 +47,7 @@ class HttpFront {
   using Handler = std::function<void(const httplib::Request&, const std::string& body, httplib::Response&)>;
   struct Route {
     std::string method;  // "GET" (HEAD too) or "POST"
-    std::string path;    // whole, or the beginning when it ends in '/'
+    std::string path;    // whole, or the beginning when it ends in '/' (not "/" itself)
     bool open = false;   // without a key
     Handler handler;
   };

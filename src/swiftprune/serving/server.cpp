@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -19,6 +20,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/end_tokens.h"
 #include "swiftprune/serving/answer_json.h"
+#include "swiftprune/serving/chat_page.h"
 #include "swiftprune/serving/http_front.h"
 #include "swiftprune/serving/metrics.h"
 
@@ -89,6 +91,8 @@ struct Server::Impl {
             options_.chat_template.empty()
                 ? templates::ChatTemplates::open(model.checkpoint().folder())
                 : templates::ChatTemplates::from_file(options_.chat_template, model.checkpoint().folder())),
+        page(options_.page ? std::optional(make_chat_page(chat_templates.has_value(), options_.beside))
+                           : std::nullopt),
         created(modified(model.checkpoint().folder() / "config.json")),
         lanes(engine.num_lanes()),
         clients(options_.max_per_client),
@@ -103,6 +107,7 @@ struct Server::Impl {
   const ServerOptions options;
   const ApiModel api;
   const std::optional<templates::ChatTemplates> chat_templates;
+  const std::optional<ChatPage> page;
   const std::int64_t created;
   const std::int64_t lanes;
   ClientLimits clients;
@@ -120,7 +125,7 @@ struct Server::Impl {
     using Request = httplib::Request;
     using Response = httplib::Response;
     using std::string;
-    return {
+    std::vector<HttpFront::Route> result = {
         {"GET", "/health", true,
          [this](const Request&, const string&, Response& response) { health(response); }},
         {"GET", "/metrics", false,
@@ -153,6 +158,18 @@ struct Server::Impl {
                  [&] { return parse_chat(body, api, chat_templates ? &*chat_templates : nullptr, limits); });
          }},
     };
+    // Open, since a browser asks for it without a key: the page asks its reader for one.
+    if (page) {
+      result.push_back({"GET", "/", true, [this](const Request&, const string&, Response& response) {
+                          response.status = 200;
+                          response.set_header("Content-Security-Policy", page->policy);
+                          response.set_header("X-Content-Type-Options", "nosniff");
+                          response.set_header("Referrer-Policy", "no-referrer");
+                          response.set_header("Cache-Control", "no-cache");
+                          response.set_content(page->html, "text/html; charset=utf-8");
+                        }});
+    }
+    return result;
   }
 
   void set_up() {

@@ -26,6 +26,8 @@ struct ServerOptions {
   std::string cors_origin;            // who may call from a browser; empty: nobody, "*": everybody
   std::vector<std::string> api_keys;  // one of them is asked for, except by /health; empty: none
   std::int64_t max_per_client = 0;    // requests of one address at a time; 0: any number
+  bool page = true;                   // a chat page at "/"
+  std::string beside;                 // whose answers the page shows, too: make_chat_page()
   ApiLimits limits;
   SchedulerOptions scheduler;
 };

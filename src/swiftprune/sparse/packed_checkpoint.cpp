@@ -145,6 +145,7 @@ std::optional<PackedTensor> pack_dense(const Checkpoint& checkpoint, const std::
   if (tensor.shape.size() != 2 || (tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16))
     return std::nullopt;
   const std::vector<std::uint16_t> bits = bits_of(checkpoint.bytes(tensor));
+  checkpoint.release(tensor);
   return pack({bits, tensor.shape[0], tensor.shape[1], tensor.dtype}, {PackedKind::kDense16});
 }
 

@@ -168,6 +168,13 @@ ChatRequest chat_request_of(const Value& value) {
   return request;
 }
 
+Value chat_message(std::string_view role, const std::string& content) {
+  DictBuilder dict;
+  dict.set("role", Value(std::string(role)));
+  dict.set("content", Value(content));
+  return Value(dict.build());
+}
+
 std::optional<ChatTemplates> ChatTemplates::open(const fs::path& folder) {
   ChatTemplates result;
   const auto add = [&](const std::string& name, const fs::path& file, std::string text) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "swiftprune/templates/template.h"
 
@@ -25,6 +26,9 @@ struct ChatRequest {
 // The fields messages, tools, documents, add_generation_prompt, continue_final_message and
 // chat_template_kwargs of a request's body. Throws TemplateError{kRuntime} naming the field.
 ChatRequest chat_request_of(const Value& body);
+
+// One message: {"role": role, "content": content}.
+Value chat_message(std::string_view role, const std::string& content);
 
 class ChatTemplates {
  public:

@@ -1,0 +1,102 @@
+// A GGUF file as the model argument: the same results as from the folder that import makes of it, its own name in what
+// the program says, and nothing left in the temporary folder.
+#include <cstdlib>
+
+#include "cli/program.h"
+#include "swiftprune/checkpoint/checkpoint.h"
+
+namespace swiftprune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Finished;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+class GgufArgument : public test::ProgramTest {
+ protected:
+  void SetUp() override {
+    fs::copy(model("llama2"), at("dense"));
+    write_tokenizer(at("dense"));
+    made({"export", at("dense"), "--gguf", file(), "--type", "q8_0"});
+    made({"import", file(), at("imported")});
+    fs::create_directory(at("tmp"));
+    ::setenv("TMPDIR", at("tmp").c_str(), 1);
+  }
+  void TearDown() override {
+    ::unsetenv("TMPDIR");
+    EXPECT_THAT(std::vector<fs::path>(fs::directory_iterator(at("tmp")), {}), IsEmpty());
+  }
+
+  Finished made(const std::vector<std::string>& arguments) {
+    Finished result = run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return result;
+  }
+  std::string file() const { return at("small.gguf"); }
+
+  static void expect_same_files(const fs::path& a, const fs::path& b) {
+    for (const auto& entry : fs::directory_iterator(a)) {
+      const fs::path name = entry.path().filename();
+      if (name == "swiftprune.json") continue;  // names the input
+      EXPECT_EQ(test::read_text(entry.path()), test::read_text(b / name)) << name;
+    }
+  }
+};
+
+TEST_F(GgufArgument, PrunesAndShrinksAsItsFolder) {
+  const std::string text = ids(400);
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"prune", "--sparsity", "0.4", "--resume"}, {"shrink", "--ratio", "0.3"}}) {
+    SCOPED_TRACE(command[0]);
+    const auto out_of = [&](const std::string& model, const std::string& name) {
+      std::vector<std::string> arguments = {
+          command[0], model, "-o", at(command[0] + name), "--ids", text, "--windows", "2", "--seqlen", "32"};
+      arguments.insert(arguments.end(), command.begin() + 1, command.end());
+      return made(arguments);
+    };
+    const Finished result = out_of(file(), "a");
+    out_of(at("imported"), "b");
+    expect_same_files(at(command[0] + "b"), at(command[0] + "a"));
+    EXPECT_THAT(result.error, HasSubstr("of a GGUF file, read as F16"));
+    EXPECT_THAT(result.error + result.out, Not(HasSubstr(at("tmp"))));
+    const std::string record = test::read_text(at(command[0] + "a/swiftprune.json"));
+    EXPECT_THAT(record, HasSubstr("small.gguf"));
+    EXPECT_THAT(record, Not(HasSubstr(at("tmp"))));
+  }
+  EXPECT_EQ(run({"verify", file(), at("prunea")}).exit_code, 0);
+}
+
+TEST_F(GgufArgument, IsReadWhereverAModelIs) {
+  const std::string text = ids(200);
+  const auto compare = [&](std::vector<std::string> arguments, const std::string& field) {
+    arguments.insert(arguments.begin() + 1, file());
+    arguments.push_back("--json");
+    const auto found = nlohmann::json::parse(made(arguments).out);
+    arguments[1] = at("imported");
+    const auto expected = nlohmann::json::parse(made(arguments).out);
+    EXPECT_EQ(found.at(field), expected.at(field)) << arguments[0];
+    EXPECT_THAT(found.dump(), Not(HasSubstr(at("tmp"))));
+    return found;
+  };
+  EXPECT_EQ(compare({"eval", "--ids", text, "--seqlen", "32"}, "perplexity").at("model"), file());
+  compare({"generate", "-p", "abc", "-n", "8"}, "text");
+  EXPECT_EQ(compare({"inspect"}, "block_linears").at("folder"), file());
+  compare({"tokenize", "--prompt", "abc de", "--show", "ids"}, "encoded");
+  made({"pack", file(), "-o", at("packed")});
+  made({"compare", at("imported"), file(), "--ids", text, "--seqlen", "32"});
+  made({"export", file(), "--gguf", at("again.gguf"), "--type", "q8_0"});
+  EXPECT_THAT(run({"inspect", file()}).error, HasSubstr("swiftprune prune " + file()));
+}
+
+TEST_F(GgufArgument, WhatCannotBeDoneIsRefusedByName) {
+  expect_refused({"recover", at("dense"), "--dense", file(), "-o", at("out"), "--ids", ids(200)}, 3,
+                 "small.gguf: found a GGUF file, expected a folder that transformers reads");
+  test::write_text(at("cut.gguf"), test::read_text(file()).substr(0, 3000));
+  expect_refused({"eval", at("cut.gguf"), "--ids", ids(200)}, 3, "cut.gguf: ");
+  expect_refused({"eval", at("none.gguf"), "--ids", ids(200)}, 3, "none.gguf: no such f");
+}
+
+}  // namespace
+}  // namespace swiftprune
