@@ -196,7 +196,7 @@ void dry_run_experts(ShrinkFlags& flags, const Model& model, Device& device,
   Nowhere nowhere;
   estimate.trial = time_first_blocks("shrink", options.progress, [&](const ProgressFn& progress) {
     trial.progress = progress;
-    remove_experts(model, device.host(), windows, trial, nowhere);
+    device.remove_experts(model, windows, trial, nowhere);
   });
   estimate.seconds = estimate.trial.of_all();
   const ExpertsConfig& experts = *experts_of(config);
