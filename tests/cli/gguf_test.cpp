@@ -2,6 +2,8 @@
 // the program says, and nothing left in the temporary folder.
 #include <cstdlib>
 
+#include <fmt/format.h>
+
 #include "cli/program.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 
@@ -14,13 +16,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-class GgufArgument : public test::ProgramTest {
+class WithGguf : public test::ProgramTest {
  protected:
   void SetUp() override {
-    fs::copy(model("llama2"), at("dense"));
-    write_tokenizer(at("dense"));
-    made({"export", at("dense"), "--gguf", file(), "--type", "q8_0"});
-    made({"import", file(), at("imported")});
     fs::create_directory(at("tmp"));
     ::setenv("TMPDIR", at("tmp").c_str(), 1);
   }
@@ -34,7 +32,18 @@ class GgufArgument : public test::ProgramTest {
     EXPECT_EQ(result.exit_code, 0) << result.error;
     return result;
   }
-  std::string file() const { return at("small.gguf"); }
+  // The command's answers for a file and for the folder that import made of it.
+  nlohmann::json compare(const std::string& file, const std::string& folder,
+                         std::vector<std::string> arguments, const std::string& field) {
+    arguments.insert(arguments.begin() + 1, file);
+    arguments.push_back("--json");
+    const auto found = nlohmann::json::parse(made(arguments).out);
+    arguments[1] = folder;
+    const auto expected = nlohmann::json::parse(made(arguments).out);
+    EXPECT_EQ(found.at(field), expected.at(field)) << arguments[0];
+    EXPECT_THAT(found.dump(), Not(HasSubstr(at("tmp"))));
+    return found;
+  }
 
   static void expect_same_files(const fs::path& a, const fs::path& b) {
     for (const auto& entry : fs::directory_iterator(a)) {
@@ -43,6 +52,18 @@ class GgufArgument : public test::ProgramTest {
       EXPECT_EQ(test::read_text(entry.path()), test::read_text(b / name)) << name;
     }
   }
+};
+
+class GgufArgument : public WithGguf {
+ protected:
+  void SetUp() override {
+    fs::copy(model("llama2"), at("dense"));
+    write_tokenizer(at("dense"));
+    made({"export", at("dense"), "--gguf", file(), "--type", "q8_0"});
+    made({"import", file(), at("imported")});
+    WithGguf::SetUp();
+  }
+  std::string file() const { return at("small.gguf"); }
 };
 
 TEST_F(GgufArgument, PrunesAndShrinksAsItsFolder) {
@@ -70,15 +91,8 @@ TEST_F(GgufArgument, PrunesAndShrinksAsItsFolder) {
 
 TEST_F(GgufArgument, IsReadWhereverAModelIs) {
   const std::string text = ids(200);
-  const auto compare = [&](std::vector<std::string> arguments, const std::string& field) {
-    arguments.insert(arguments.begin() + 1, file());
-    arguments.push_back("--json");
-    const auto found = nlohmann::json::parse(made(arguments).out);
-    arguments[1] = at("imported");
-    const auto expected = nlohmann::json::parse(made(arguments).out);
-    EXPECT_EQ(found.at(field), expected.at(field)) << arguments[0];
-    EXPECT_THAT(found.dump(), Not(HasSubstr(at("tmp"))));
-    return found;
+  const auto compare = [&](const std::vector<std::string>& arguments, const std::string& field) {
+    return WithGguf::compare(file(), at("imported"), arguments, field);
   };
   EXPECT_EQ(compare({"eval", "--ids", text, "--seqlen", "32"}, "perplexity").at("model"), file());
   compare({"generate", "-p", "abc", "-n", "8"}, "text");
@@ -96,6 +110,43 @@ TEST_F(GgufArgument, WhatCannotBeDoneIsRefusedByName) {
   test::write_text(at("cut.gguf"), test::read_text(file()).substr(0, 3000));
   expect_refused({"eval", at("cut.gguf"), "--ids", ids(200)}, 3, "cut.gguf: ");
   expect_refused({"eval", at("none.gguf"), "--ids", ids(200)}, 3, "none.gguf: no such f");
+}
+
+// Experts lie otherwise in the file than in the folder: one tensor of a block becomes one each, or one with gate and up
+// in turn, or blocks and scales of MXFP4.
+TEST_F(WithGguf, ExpertsAreReadAsThoseOfTheirFolder) {
+  const std::string text = ids(400);
+  for (const std::string name : {"qwen2moe", "gpt_oss", "gpt_oss_mxfp4"}) {
+    SCOPED_TRACE(name);
+    const std::string file = at(name + ".gguf");
+    const fs::path fixture = fmt::format("{}/checkpoint/gguf/{}.gguf", SWIFTPRUNE_TEST_DATA, name);
+    if (name == "gpt_oss_mxfp4") {
+      fs::copy(fixture, file);
+    } else {
+      made({"export", fixture, "--gguf", file, "--type", "f16"});  // pack wants 16 bits
+    }
+    const std::string imported = at(name);
+    made({"import", file, imported});
+    const auto same_output = [&](std::vector<std::string> arguments) {
+      const std::string out = at(name + arguments.front());
+      arguments.insert(arguments.begin() + 1, {file, "-o", out + ".direct"});
+      made(arguments);
+      arguments[1] = imported;
+      arguments[3] = out + ".imported";
+      made(arguments);
+      expect_same_files(arguments[3], out + ".direct");
+    };
+    compare(file, imported, {"eval", "--ids", text, "--seqlen", "32"}, "perplexity");
+    compare(file, imported, {"generate", "-p", "abc", "-n", "8"}, "text");
+    same_output({"shrink", "--units", "experts", "--experts", "2", "--ids", text, "--windows", "2",
+                 "--seqlen", "32"});
+    if (name == "gpt_oss_mxfp4") {
+      same_output({"unpack"});
+    } else {
+      same_output({"prune", "--ids", text, "--windows", "2", "--seqlen", "32"});
+      same_output({"pack"});
+    }
+  }
 }
 
 }  // namespace

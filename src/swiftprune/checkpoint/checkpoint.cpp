@@ -305,8 +305,12 @@ struct Checkpoint::Impl {
     if (const auto bytes = gguf->as_it_lies(index)) return *bytes;
     const std::lock_guard lock(mutex);
     std::vector<std::byte>& values = expanded[index];
-    if (!values.empty() || tensor.num_bytes() == 0) return values;
-    values.resize(static_cast<std::size_t>(tensor.num_bytes()));
+    if (values.empty()) values = expand(index, tensor);
+    return values;
+  }
+
+  std::vector<std::byte> expand(std::size_t index, const TensorInfo& tensor) const {
+    std::vector<std::byte> values(static_cast<std::size_t>(tensor.num_bytes()));
     gguf->read_all(index, [&](std::int64_t first, std::span<const std::byte> part) {
       std::ranges::copy(part, values.begin() + first * size_of(tensor.dtype));
     });
@@ -394,6 +398,23 @@ std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
     transpose_bytes(stored, tensor.shape[1], tensor.shape[0], size_of(tensor.dtype), turned);
   }
   return turned;
+}
+
+std::span<const std::byte> Checkpoint::bytes_of_part(const TensorInfo& tensor, std::int64_t first,
+                                                     std::int64_t count, std::vector<std::byte>& own) const {
+  expect(!tensor.transposed && !tensor.shape.empty() && first >= 0 && count >= 0 &&
+             first + count <= tensor.shape.front(),
+         "bytes_of_part: a part of the tensor");
+  const std::int64_t extent = std::max<std::int64_t>(1, tensor.shape.front());
+  const auto each = static_cast<std::size_t>(tensor.num_bytes() / extent);
+  const std::size_t size = static_cast<std::size_t>(count) * each;
+  const auto index = impl_->only_expanded(tensor);
+  if (index && count == tensor.shape.front()) return own = impl_->expand(*index, tensor);
+  if (!index || !impl_->gguf->has_rows(*index))
+    return bytes(tensor).subspan(static_cast<std::size_t>(first) * each, size);
+  own.resize(size);
+  impl_->gguf->read_rows(*index, first, count, own);
+  return own;
 }
 
 namespace {

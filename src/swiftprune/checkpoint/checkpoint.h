@@ -55,6 +55,10 @@ class Checkpoint {
   // GGUF stores in other types or orders, and for transposed ones: these are converted at the first call and kept
   // until release().
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
+  // The bytes of [first, first + count) of the first extent, mapped or in `own`: of a GGUF's tensors nothing else is
+  // kept, so that parts may be read on several threads while others release the tensor. Not of transposed ones.
+  std::span<const std::byte> bytes_of_part(const TensorInfo& tensor, std::int64_t first, std::int64_t count,
+                                           std::vector<std::byte>& own) const;
 
   // As float; throws Error{kBadInput} when the shape differs or the dtype is not F32, F16 or BF16. Of a GGUF's
   // tensors nothing is kept by these three.

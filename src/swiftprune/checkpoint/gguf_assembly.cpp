@@ -221,6 +221,7 @@ class Assembler {
                        .shape = {parts[0]->shape[0], n * rows, blocks, kMxBytes},
                        .sources = parts,
                        .piece = n * rows * blocks * kMxBytes,
+                       .counts_sources = true,
                        .bytes = [each_block](std::int64_t e, std::span<std::byte> bytes) {
                          each_block(e, [&](std::int64_t index, const std::byte* block) {
                            std::byte* pairs = bytes.data() + index * kMxBytes;
@@ -235,7 +236,7 @@ class Assembler {
     result_.push_back(
         {.name = name + "_scales",
          .shape = {parts[0]->shape[0], n * rows, blocks},
-         .sources = {},
+         .sources = parts,
          .piece = n * rows * blocks,
          .bytes = [each_block](std::int64_t e, std::span<std::byte> bytes) {
            each_block(e, [&](std::int64_t index, const std::byte* block) { bytes[at(index)] = block[0]; });

@@ -315,16 +315,29 @@ struct GgufModel::Impl {
     return count == 0 ? 0 : plan[tensor].source->numel() / count;
   }
 
+  // Nothing: a tensor of the plan.
+  const AssembledTensor* find_assembled(std::size_t tensor) const {
+    return tensor < plan.size() ? nullptr : &assembled.at(tensor - plan.size());
+  }
+
   void list_tensors() {
     for (const TensorPlan& tensor : plan)
       tensors.push_back({tensor.name, dtype_of(tensor, dtype), tensor.shape(), tensor.source->numel()});
     for (const AssembledTensor& tensor : assembled) {
-      // A tensor's blocks and its scales: counted once, by what they hold.
-      std::int64_t parameters = 0;
-      for (const GgufTensor* source : tensor.sources) parameters += source->numel();
-      tensors.push_back({tensor.name, tensor.bytes ? DType::kU8 : dtype, tensor.shape,
-                         tensor.bytes ? parameters : tensor.numel()});
+      std::int64_t parameters = tensor.bytes ? 0 : tensor.numel();
+      if (tensor.counts_sources) {
+        for (const GgufTensor* source : tensor.sources) parameters += source->numel();
+      }
+      tensors.push_back({tensor.name, tensor.bytes ? DType::kU8 : dtype, tensor.shape, parameters});
     }
+  }
+
+  void make_piece(const AssembledTensor& tensor, std::int64_t index, std::span<std::byte> bytes) const {
+    if (tensor.bytes) return tensor.bytes(index, bytes);
+    std::vector<float> values(bytes.size() / static_cast<std::size_t>(size_of(dtype)));
+    tensor.values(index, values);
+    check_values(file, *tensor.sources.front(), values, dtype);
+    convert_from_f32(values, dtype, bytes);
   }
 
   void read_pieces(const AssembledTensor& tensor, const Taker& take) const {
@@ -335,14 +348,7 @@ struct GgufModel::Impl {
         const std::int64_t first = index * tensor.piece;
         const auto size = static_cast<std::size_t>(std::min(tensor.piece, total - first));
         std::vector<std::byte> bytes(size * static_cast<std::size_t>(tensor.bytes ? 1 : size_of(dtype)));
-        if (tensor.bytes) {
-          tensor.bytes(index, bytes);
-        } else {
-          std::vector<float> values(size);
-          tensor.values(index, values);
-          check_values(file, *tensor.sources.front(), values, dtype);
-          convert_from_f32(values, dtype, bytes);
-        }
+        make_piece(tensor, index, bytes);
         take(first, bytes);
       }
     });
@@ -396,11 +402,25 @@ std::string GgufModel::stored_types() const {
   return fmt::format("{} tensors", fmt::join(parts, ", "));
 }
 
-bool GgufModel::has_rows(std::size_t tensor) const { return tensor < impl_->plan.size(); }
+bool GgufModel::has_rows(std::size_t tensor) const {
+  const AssembledTensor* assembled = impl_->find_assembled(tensor);
+  if (assembled != nullptr) return assembled->piece * assembled->shape.front() == assembled->numel();
+  return impl_->num_rows(tensor) == impl_->tensors[tensor].shape.front();
+}
 
 void GgufModel::read_rows(std::size_t tensor, std::int64_t first, std::int64_t count,
                           std::span<std::byte> values) const {
-  expect(has_rows(tensor), "GgufModel::read_rows: a tensor with rows");
+  if (const AssembledTensor* assembled = impl_->find_assembled(tensor)) {
+    expect(has_rows(tensor), "GgufModel::read_rows: a tensor with rows");
+    const auto row_bytes = static_cast<std::size_t>(assembled->piece * size_of(impl_->tensors[tensor].dtype));
+    expect(first >= 0 && count >= 0 && first + count <= assembled->shape.front() &&
+               values.size() == static_cast<std::size_t>(count) * row_bytes,
+           "GgufModel::read_rows: rows of the tensor");
+    for (std::int64_t r = 0; r < count; ++r)
+      impl_->make_piece(*assembled, first + r,
+                        values.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes));
+    return;
+  }
   const TensorPlan& plan = impl_->plan[tensor];
   const GgmlTypeTraits& type = *plan.source->type;
   const DType dtype = impl_->tensors[tensor].dtype;
@@ -425,7 +445,8 @@ void GgufModel::read_rows(std::size_t tensor, std::int64_t first, std::int64_t c
 }
 
 void GgufModel::read_all(std::size_t tensor, const Taker& take) const {
-  if (!has_rows(tensor)) return impl_->read_pieces(impl_->assembled.at(tensor - impl_->plan.size()), take);
+  if (const AssembledTensor* assembled = impl_->find_assembled(tensor))
+    return impl_->read_pieces(*assembled, take);
   const std::int64_t size = impl_->row_size(tensor);
   parallel_for(impl_->num_rows(tensor),
                std::max<std::int64_t>(1, kConversionChunk / std::max<std::int64_t>(1, size)),
@@ -439,7 +460,7 @@ void GgufModel::read_all(std::size_t tensor, const Taker& take) const {
 }
 
 std::optional<std::span<const std::byte>> GgufModel::as_it_lies(std::size_t tensor) const {
-  if (!has_rows(tensor)) return std::nullopt;
+  if (impl_->find_assembled(tensor) != nullptr) return std::nullopt;
   const TensorPlan& plan = impl_->plan[tensor];
   const GgmlType type = plan.source->type->type;
   const DType dtype = impl_->tensors[tensor].dtype;
@@ -451,10 +472,10 @@ std::optional<std::span<const std::byte>> GgufModel::as_it_lies(std::size_t tens
 }
 
 void GgufModel::release(std::size_t tensor) const {
-  if (has_rows(tensor)) return impl_->file.release(*impl_->plan[tensor].source);
+  const AssembledTensor* assembled = impl_->find_assembled(tensor);
+  if (assembled == nullptr) return impl_->file.release(*impl_->plan[tensor].source);
   // Several tensors may be made of one; its pages are read again then.
-  for (const GgufTensor* source : impl_->assembled.at(tensor - impl_->plan.size()).sources)
-    impl_->file.release(*source);
+  for (const GgufTensor* source : assembled->sources) impl_->file.release(*source);
 }
 
 ImportReport import_gguf(const fs::path& path, const fs::path& folder, const ImportOptions& options) {

@@ -56,9 +56,10 @@ class GgufModel {
   // tensor's dtype. Throws Error{kBadInput} for values that are not finite or too large for it.
   using Taker = std::function<void(std::int64_t first, std::span<const std::byte> values)>;
   void read_all(std::size_t tensor, const Taker& take) const;
-  // Can rows of a matrix be read by themselves? Not of tensors that are assembled of several.
+  // Can rows (an index of the first extent each) be read by themselves? Not numbers of a vector, nor where pieces that
+  // the tensor is assembled of are others: one expert's matrix, kv_b_proj.
   bool has_rows(std::size_t tensor) const;
-  // Rows [first, first + count).
+  // Rows [first, first + count), in the tensor's dtype. Thread-safe.
   void read_rows(std::size_t tensor, std::int64_t first, std::int64_t count,
                  std::span<std::byte> values) const;
   // The tensor's bytes where the file holds them as read_all() gives them; else nothing.

@@ -19,10 +19,12 @@ std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 // GGUF's blocks of one expert's part: the scale, then bytes whose lower halves are the first 16 numbers. The folder has
 // pairs of neighbours, and rows of gate and up in turn.
 std::vector<std::byte> mxfp4_blocks(const Checkpoint& checkpoint, const std::string& blocks_name,
-                                    const std::string& scales_name, std::int64_t first_row, std::int64_t step,
-                                    std::int64_t rows, std::int64_t blocks_a_row) {
-  const auto blocks = checkpoint.bytes(checkpoint.at(blocks_name));
-  const auto scales = checkpoint.bytes(checkpoint.at(scales_name));
+                                    const std::string& scales_name, std::int64_t expert,
+                                    std::int64_t first_row, std::int64_t step, std::int64_t rows,
+                                    std::int64_t blocks_a_row) {
+  std::vector<std::byte> read_blocks, read_scales;
+  const auto blocks = checkpoint.bytes_of_part(checkpoint.at(blocks_name), expert, 1, read_blocks);
+  const auto scales = checkpoint.bytes_of_part(checkpoint.at(scales_name), expert, 1, read_scales);
   std::vector<std::byte> result(at(rows * blocks_a_row * (kMxBytes + 1)));
   std::byte* out = result.data();
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -68,9 +70,8 @@ class BlockExperts {
     const std::int64_t rows = tensors_.outputs(part), step = down ? 1 : 2;
     const std::size_t first = down ? 2 : 0;  // blocks and scales of gate and up, then those of down
     const auto& names = tensors_.weight_names();
-    return mxfp4_blocks(checkpoint_, names[first], names[first + 1],
-                        expert * rows * step + (part == ExpertPart::kUp ? 1 : 0), step, rows,
-                        tensors_.inputs(part) / kMxBlock);
+    return mxfp4_blocks(checkpoint_, names[first], names[first + 1], expert, part == ExpertPart::kUp ? 1 : 0,
+                        step, rows, tensors_.inputs(part) / kMxBlock);
   }
 
   // In tensors of their own, or a part of a row of one for all experts.

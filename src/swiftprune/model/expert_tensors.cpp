@@ -196,8 +196,13 @@ std::vector<std::byte> ExpertTensors::bytes(std::int64_t expert, ExpertPart part
     std::memcpy(result.data(), mxfp4_bits(expert, part).data(), result.size());
     return result;
   }
-  const Place from = place(expert, part);
-  const auto mapped = checkpoint_.bytes(checkpoint_.at(from.tensor));
+  Place from = place(expert, part);
+  const TensorInfo& tensor = checkpoint_.at(from.tensor);
+  const std::int64_t extent = tensor.shape.front();
+  const bool own = form_ == ExpertForm::kSeparate;
+  std::vector<std::byte> read;
+  const auto mapped = checkpoint_.bytes_of_part(tensor, own ? 0 : expert, own ? extent : 1, read);
+  if (!own) from.first -= expert * (tensor.numel() / extent);
   if (type == DType::kF32) {
     gather(mapped, from, rows, cols, reinterpret_cast<std::uint32_t*>(result.data()));
   } else {
@@ -207,11 +212,14 @@ std::vector<std::byte> ExpertTensors::bytes(std::int64_t expert, ExpertPart part
 }
 
 std::vector<std::uint16_t> ExpertTensors::mxfp4_bits(std::int64_t expert, ExpertPart part) const {
-  const auto blocks = checkpoint_.bytes(checkpoint_.at(fused_name(part) + "_blocks"));
-  const auto scales = checkpoint_.bytes(checkpoint_.at(fused_name(part) + "_scales"));
+  std::vector<std::byte> read_blocks, read_scales;
+  const auto blocks =
+      checkpoint_.bytes_of_part(checkpoint_.at(fused_name(part) + "_blocks"), expert, 1, read_blocks);
+  const auto scales =
+      checkpoint_.bytes_of_part(checkpoint_.at(fused_name(part) + "_scales"), expert, 1, read_scales);
   const bool down = part == ExpertPart::kDown;
   const std::int64_t rows = outputs(part), cols = inputs(part), blocks_a_row = cols / kMxBlock;
-  const std::int64_t step = down ? 1 : 2, begin = expert * rows * step + (part == ExpertPart::kUp ? 1 : 0);
+  const std::int64_t step = down ? 1 : 2, begin = part == ExpertPart::kUp ? 1 : 0;
   std::vector<std::uint16_t> result(static_cast<std::size_t>(rows * cols));
   parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {

@@ -92,9 +92,8 @@ void ExpertCheckpoint::copy_slices(const std::string& name, std::span<const std:
 void ExpertCheckpoint::copy_part(const std::string& name, std::int64_t expert, std::int64_t index) {
   const TensorInfo& tensor = model_.checkpoint().at(name);
   const std::int64_t numel = tensor.numel() / tensor.shape.front();
-  const auto bytes = at(numel * size_of(tensor.dtype));
-  writer_.write_bytes_part(name, index * numel,
-                           model_.checkpoint().bytes(tensor).subspan(at(expert) * bytes, bytes));
+  std::vector<std::byte> own;
+  writer_.write_bytes_part(name, index * numel, model_.checkpoint().bytes_of_part(tensor, expert, 1, own));
 }
 
 void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index,
