@@ -254,7 +254,8 @@ TEST_F(CudaArithmeticTest, Norms) {
         EXPECT_LE(relative_error(download_as(y, dtype, 3, cols).view(), expected.view()), rounding(dtype))
             << cols;
         const auto sum = upload_as(x, DType::kF32);
-        cuda::norm_add(args, sum.as<float>(), *stream_);
+        cuda::norm_add(args, 0.5f, sum.as<float>(), *stream_);  // x + norm(x) / 2
+        for (float& value : expected.values()) value *= 0.5f;
         reference_->add(x.view(), expected.view());
         EXPECT_LE(relative_error(download_as(sum, DType::kF32, 3, cols).view(), expected.view()), kFloat);
       }
@@ -301,7 +302,11 @@ TEST_F(CudaArithmeticTest, Activations) {
     for (const auto& [kind, activation] : {std::pair{kSilu, Activation::kSilu},
                                            {kGelu, Activation::kGelu},
                                            {kGeluTanh, Activation::kGeluTanh},
-                                           {kRelu, Activation::kRelu}}) {
+                                           {kRelu, Activation::kRelu},
+                                           {kReluSquared, Activation::kReluSquared},
+                                           {kQuickGelu, Activation::kQuickGelu},
+                                           {kClippedGelu, Activation::kClippedGelu},
+                                           {kMish, Activation::kMish}}) {
       for (const std::int64_t cols : {1, 7, 64}) {
         const Matrix x = rounded(random_matrix(5, 2 * cols, 3), dtype);
         Matrix gated = copy_of(x.view().col_block(0, cols));

@@ -166,7 +166,8 @@ TEST_F(CudaRouteKernelTest, ChoosesExpertsOfNumbersThatAreNone) {
 
 TEST(CudaExperts, FamiliesWithThem) {
   const std::vector<std::string> names = test::gpu_expert_model_names();
-  for (const char* name : {"glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_fused"}) {
+  for (const char* name : {"glm4_moe", "gpt_oss", "gpt_oss_mxfp4", "mixtral", "olmoe", "qwen2_moe",
+                           "qwen3_moe", "qwen3_moe_fused"}) {
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
   }
 }
@@ -181,6 +182,7 @@ class CudaExpertsTest : public TestWithParam<std::string> {
     o.keep = experts.count - 1;
     while (router_problem(experts.router, o.keep)) --o.keep;
     o.scorer = &expert_scorer(scorer);
+    o.refit = can_refit_experts(*model_);
     return o;
   }
 

@@ -105,7 +105,7 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
                                           {Recipe{"stade", "none", "row", kDense}, 0.999},
                                           {Recipe{"paper", "none", "1:4", kPruned}, 0.999},
                                           {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.96},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.96},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.95},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.95},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96},
                                           {Recipe{"magnitude", "none", "layer", kDense}, 1.0},
@@ -133,7 +133,7 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
       const TensorResult& b = result.tensors[i];
       ASSERT_EQ(a.error.has_value(), b.error.has_value()) << what << " " << a.name;
       // Behind refined blocks the inputs differ as the weights do.
-      const double share = recipe.refine == "none" ? 0.01 : agreement >= 0.99 ? 0.03 : 0.3;
+      const double share = recipe.refine == "none" ? 0.01 : agreement >= 0.99 ? 0.08 : 0.35;
       const double tolerance = share * a.error.value_or(0.0) + 1e-5;
       EXPECT_NEAR(b.error.value_or(0.0), a.error.value_or(0.0), tolerance) << what << " " << a.name;
     }

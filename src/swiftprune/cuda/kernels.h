@@ -118,10 +118,19 @@ struct NormArgs {
   std::int64_t cols = 0;
 };
 void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
-void norm_add(const NormArgs& args, float* y, cudaStream_t stream);                     // y += norm(x)
-void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream);  // y += x
+// y += factor·norm(x)
+void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream);
+// y += factor·x
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream, float factor = 1.0f);
+// x [rows, cols] with its own stride, in place: norm over whole rows (stride and type of x; NormArgs::x is not read)
+void norm_rows(const NormArgs& args, void* x, DType dtype, std::int64_t stride, cudaStream_t stream);
+// The same rows: every element within ±limit
+void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride, float limit,
+               cudaStream_t stream);
 
-// Per head, in place: norm (when gain is given), then the rotary embedding (when cos is given).
+// Per head, in place: norm (when gain is given), then a factor that depends on the position, then the rotary embedding
+// (when cos is given). Neighbours that are rotated stay where they are; the processor puts pairs of halves in their
+// place, which products of queries and keys do not tell apart.
 struct HeadsArgs {
   void* data = nullptr;  // first head of the first row
   DType dtype = DType::kBF16;
@@ -129,13 +138,17 @@ struct HeadsArgs {
   std::int64_t row_stride = 0;   // elements
   std::int64_t head_stride = 0;  // elements
   std::int64_t num_heads = 0;
-  std::int64_t head_size = 0;  // at most 512
-  const float* gain = nullptr;
-  const float* bias = nullptr;
+  std::int64_t head_size = 0;    // at most 512
+  const float* gain = nullptr;   // [head_size], or [heads, head_size] with gain_stride
+  const float* bias = nullptr;   // the same
+  std::int64_t gain_stride = 0;  // from one head's gain to the next
   bool layer = false;
   float gain_offset = 0.0f;
   float eps = 1e-5f;
-  const float* cos = nullptr;  // [positions, pairs]
+  float scale_beta = 0.0f;  // factor 1 + beta·log(1 + position / scale_positions), rounded down in there
+  std::int64_t scale_positions = 1;  // with scale_beta
+  bool neighbours = false;           // pairs are elements 2i and 2i + 1, else i and i + pairs
+  const float* cos = nullptr;        // [positions, pairs]
   const float* sin = nullptr;
   std::int64_t pairs = 0;
   std::int64_t sequence_length = 0;         // row r belongs to sequence s = r / sequence_length
@@ -143,7 +156,7 @@ struct HeadsArgs {
 };
 void prepare_heads(const HeadsArgs& args, cudaStream_t stream);
 
-enum class ActivationKind { kSilu, kGelu, kGeluTanh, kRelu };
+enum class ActivationKind { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kQuickGelu, kClippedGelu, kMish };
 // gated: x [rows, 2·cols] -> y [rows, cols] = act(first half)·second half; else x [rows, cols] -> y = act(x)
 void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,
               DType dtype, cudaStream_t stream);
@@ -172,6 +185,16 @@ struct RouteArgs {
 };
 void route(const RouteArgs& args, cudaStream_t stream);
 
+// gate·sigmoid(alpha·gate)·(up + 1), gate at most `limit` and up within ±limit; in place of an activation where limit
+// is positive.
+struct ClampedGate {
+  float alpha = 0.0f;
+  float limit = 0.0f;
+};
+// x [rows, 2·cols] -> y [rows, cols] = of the first and the second half
+void clamped_activate(const ClampedGate& clamped, const void* x, std::int64_t rows, std::int64_t cols,
+                      void* y, DType dtype, cudaStream_t stream);
+
 // The products of a few rows with the experts that they chose. dtype: of x, weights and inner values.
 struct FewExpertsArgs {
   DType dtype = DType::kBF16;
@@ -181,6 +204,9 @@ struct FewExpertsArgs {
   int top_k = 1;
   const std::int32_t* chosen = nullptr;  // [rows, top_k]
   const float* gates = nullptr;          // [rows, top_k], of experts_down() alone
+  const void* up_bias = nullptr;         // [E, 2·width] of dtype, or null
+  const float* down_bias = nullptr;      // [E, hidden] or null
+  ClampedGate clamped = {};
 };
 // x [rows, hidden], gate_up [E, 2·width, hidden] (gate first) -> inner [rows·top_k, width]
 void experts_up(const FewExpertsArgs& args, ActivationKind kind, const void* x, const void* gate_up,
@@ -228,6 +254,8 @@ struct AttentionArgs {
   float scale = 1.0f;
   float softcap = 0.0f;     // > 0: cap·tanh(score/cap)
   std::int64_t window = 0;  // > 0: keys a query sees, itself included
+  // [heads] or null: a score of each head that every query has beside its keys', and that brings no value
+  const float* sinks = nullptr;
 };
 // The fastest kernel that the device has for these arguments.
 void attention(const AttentionArgs& args, cudaStream_t stream);

@@ -61,6 +61,8 @@ class ExpertTensors {
   std::int64_t outputs(ExpertPart part) const;
   std::int64_t inputs(ExpertPart part) const;
   std::string bias_name(std::int64_t expert, ExpertPart part) const;  // empty: none
+  // [O], or nothing where the experts have none
+  std::vector<float> load_bias(std::int64_t expert, ExpertPart part) const;
 
  private:
   std::string linear_name(std::int64_t expert, ExpertPart part) const;
@@ -71,7 +73,6 @@ class ExpertTensors {
   void check_fused_biases();
   void check(const std::string& name, const std::vector<std::int64_t>& shape, bool numbers);
   std::vector<std::uint16_t> mxfp4_bits(std::int64_t expert, ExpertPart part) const;
-  std::vector<float> load_bias(std::int64_t expert, ExpertPart part) const;
 
   const Checkpoint& checkpoint_;
   const ExpertsConfig& experts_;

@@ -26,6 +26,7 @@ target_sources(swiftprune PRIVATE
   model/lfm2.cpp
   model/qwen3_5.cpp
   model/smollm3.cpp
+  model/norm_gain.cpp
   model/olmo.cpp
   model/granite.cpp
   model/exaone4.cpp

@@ -14,6 +14,14 @@ __device__ __forceinline__ float activated(float x) {
   if constexpr (kKind == ActivationKind::kGeluTanh) {
     return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
   }
+  if constexpr (kKind == ActivationKind::kReluSquared) return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
+  if constexpr (kKind == ActivationKind::kQuickGelu) return x / (1.0f + __expf(-1.702f * x));
+  if constexpr (kKind == ActivationKind::kClippedGelu) {
+    return fminf(fmaxf(activated<ActivationKind::kGelu>(x), -10.0f), 10.0f);
+  }
+  if constexpr (kKind == ActivationKind::kMish) {
+    return x * tanhf(fmaxf(x, 0.0f) + log1pf(__expf(-fabsf(x))));
+  }
   return fmaxf(x, 0.0f);
 }
 
@@ -30,6 +38,14 @@ void with_activation(ActivationKind kind, const Body& body) {
       return body(std::integral_constant<ActivationKind, kGeluTanh>{});
     case kRelu:
       return body(std::integral_constant<ActivationKind, kRelu>{});
+    case kReluSquared:
+      return body(std::integral_constant<ActivationKind, kReluSquared>{});
+    case kQuickGelu:
+      return body(std::integral_constant<ActivationKind, kQuickGelu>{});
+    case kClippedGelu:
+      return body(std::integral_constant<ActivationKind, kClippedGelu>{});
+    case kMish:
+      return body(std::integral_constant<ActivationKind, kMish>{});
   }
 }
 

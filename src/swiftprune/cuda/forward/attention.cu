@@ -234,6 +234,7 @@ __global__ __launch_bounds__(kBlockThreads) void tensor_kernel(AttentionArgs arg
     for (int h = 0; h < 2; ++h) {
       total[m][h] += __shfl_xor_sync(kFullWarp, total[m][h], 1);
       total[m][h] += __shfl_xor_sync(kFullWarp, total[m][h], 2);
+      total[m][h] = with_sink(total[m][h], top[m][h] * scale / kLog2E, args.sinks, head);
       inverse[h] = total[m][h] > 0.0f ? 1.0f / total[m][h] : 0.0f;
     }
 #pragma unroll
@@ -332,6 +333,7 @@ __global__ __launch_bounds__(kBlockThreads) void float_kernel(AttentionArgs args
     }
   }
   if (query >= length) return;
+  total = with_sink(total, top, args.sinks, head);
   auto* target = static_cast<float*>(args.out) + (first_row + query) * args.num_heads * args.head_size +
                  head * args.head_size;
 #pragma unroll

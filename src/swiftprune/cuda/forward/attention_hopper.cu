@@ -233,6 +233,7 @@ __device__ __forceinline__ void multiply_tiles(const AttentionArgs& args, const 
     float total = softmax.total[h];
     total += __shfl_xor_sync(kFullWarp, total, 1);
     total += __shfl_xor_sync(kFullWarp, total, 2);
+    total = with_sink(total, softmax.top[h] * softmax.scale / kLog2E, args.sinks, work.head);
     const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
     const int row = query + 8 * h;
     if (row >= args.sequence_length) continue;

@@ -15,10 +15,14 @@ std::size_t at(LinearInput input) { return static_cast<std::size_t>(input); }
 // What experts add joins the residual as it is, behind the attention.
 void check_experts_sum(const ModelConfig& model) {
   for (const BlockConfig& block : model.blocks) {
-    if (!block.experts || (!model.parallel_residual && !block.post_mlp_norm)) continue;
+    if (!block.experts ||
+        (!model.parallel_residual && !block.post_mlp_norm && model.residual_scale == 1.0f)) {
+      continue;
+    }
     bad_usage(
-        "model of the family {}: found experts {}, expected them behind the attention and without {}; {}",
-        model.family, model.parallel_residual ? "beside the attention" : "with a norm behind them",
+        "model of the family {}: found experts {}, expected them behind the attention, as they are, {}; {}",
+        model.family,
+        model.parallel_residual ? "beside the attention" : "with a norm or a factor behind them",
         capabilities().where, capabilities().instead);
   }
 }
@@ -36,9 +40,13 @@ ActivationKind kind_of(Activation activation) {
     case Activation::kRelu:
       return ActivationKind::kRelu;
     case Activation::kReluSquared:
+      return ActivationKind::kReluSquared;
     case Activation::kQuickGelu:
+      return ActivationKind::kQuickGelu;
     case Activation::kClippedGelu:
+      return ActivationKind::kClippedGelu;
     case Activation::kMish:
+      return ActivationKind::kMish;
     case Activation::kSigmoid:
       break;
   }
@@ -52,7 +60,7 @@ NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bia
   args.gain = gain;
   args.bias = bias;
   args.layer = model.norm == NormKind::kLayer;
-  args.gain_offset = args.layer ? 0.0f : model.norm_gain_offset;
+  args.gain_offset = model.norm_gain_offset;
   args.eps = model.norm_eps;
   args.rows = x.rows;
   args.cols = x.cols;
@@ -116,6 +124,10 @@ DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, 
   const DeviceView x = x_.view().row_block(0, hidden.rows);
   const auto index = input == kAttention ? BlockWeights::kAttentionNorm : BlockWeights::kMlpNorm;
   const BlockWeights::Norm norm = block.norm(index);
+  if (!norm.present) {
+    convert(hidden.data, DType::kF32, x.data, compute_, hidden.numel(), stream_);
+    return x;
+  }
   cuda::norm(norm_args(model_, norm.gain, norm.bias, hidden), x.data, compute_, stream_);
   return x;
 }
@@ -133,7 +145,11 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   const auto start = [&](std::int64_t element) {
     return static_cast<std::byte*>(qkv.data) + element * size_of(compute_);
   };
-  const auto prepare = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index) {
+  const BlockConfig& config = block.config();
+  const bool together = config.head_norms == HeadNorms::kTogether;
+  // norms, rotates: what is done now of what the block has.
+  const auto prepare = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
+                           bool norms, bool rotates) {
     const BlockWeights::Norm norm = block.norm(index);
     HeadsArgs args;
     args.data = start(element);
@@ -143,28 +159,56 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     args.head_stride = head_stride;
     args.num_heads = heads;
     args.head_size = d;
-    args.gain = norm.gain;
-    args.bias = norm.bias;
+    if (norms && !together) {
+      args.gain = norm.gain;
+      args.bias = norm.bias;
+      args.gain_stride = config.head_norms == HeadNorms::kEachOwn ? d : 0;
+    }
     args.layer = model_.norm == NormKind::kLayer;
-    args.gain_offset = args.layer ? 0.0f : model_.norm_gain_offset;
+    args.gain_offset = model_.norm_gain_offset;
     args.eps = model_.norm_eps;
     args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
     args.positions = cache_ == nullptr ? nullptr : cached_.positions;
-    if (block.config().rope >= 0) {
-      const Rope& rope = ropes_[static_cast<std::size_t>(block.config().rope)];
+    if (rotates && model_.query_scaling && index == BlockWeights::kQueryNorm) {
+      args.scale_beta = model_.query_scaling->beta;
+      args.scale_positions = model_.query_scaling->positions;
+    }
+    if (rotates && config.rope >= 0) {
+      const Rope& rope = ropes_[static_cast<std::size_t>(config.rope)];
+      args.neighbours = model_.ropes[static_cast<std::size_t>(config.rope)].rotates_neighbours;
       args.cos = rope.cos.as<float>();
       args.sin = rope.sin.as<float>();
       args.pairs = rope.pairs;
     }
     prepare_heads(args, stream_);
   };
+  const auto norm_together = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index) {
+    const BlockWeights::Norm norm = block.norm(index);
+    if (!norm.present) return;
+    NormArgs args = norm_args(model_, norm.gain, norm.bias, view_of(nullptr, DType::kF32, x.rows, heads * d));
+    norm_rows(args, start(element), compute_, qkv.stride, stream_);
+  };
   const bool normed =
       block.norm(BlockWeights::kQueryNorm).present || block.norm(BlockWeights::kKeyNorm).present;
-  if (!normed && !interleaved) {
-    prepare(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm);  // one after the other
+  expect(!together || !normed || !interleaved, "norms over all heads: heads that follow each other");
+  if (together) {
+    norm_together(0, num_heads, BlockWeights::kQueryNorm);
+    norm_together(k_start, num_kv_heads, BlockWeights::kKeyNorm);
+  }
+  bool norms = true;
+  if (model_.qkv_clip > 0.0f) {  // between the norms and the rotation
+    if (normed && !together) {
+      prepare(0, num_heads, BlockWeights::kQueryNorm, true, false);
+      prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, true, false);
+    }
+    clip_rows(qkv.data, compute_, x.rows, qkv.cols, qkv.stride, model_.qkv_clip, stream_);
+    norms = false;
+  }
+  if (!normed && !interleaved && !model_.query_scaling) {
+    prepare(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm, false, true);  // one after the other
   } else {
-    prepare(0, num_heads, BlockWeights::kQueryNorm);
-    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm);
+    prepare(0, num_heads, BlockWeights::kQueryNorm, norms, true);
+    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
   }
 
   const DeviceView mixed = view_of(mixed_.view().data, compute_, x.rows, num_heads * d);
@@ -184,6 +228,7 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.scale = model_.attention_scale;
   args.softcap = model_.attention_softcap;
   args.window = block.config().attention_window;
+  args.sinks = block.sinks();
   if (cache_ == nullptr) {
     cuda::attention(args, stream_);
     return mixed;
@@ -246,15 +291,15 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   const BlockWeights::Norm norm = block.norm(index);
   auto* target = static_cast<float*>(hidden.data);
   if (norm.present) {
-    norm_add(norm_args(model_, norm.gain, norm.bias, y), target, stream_);
+    norm_add(norm_args(model_, norm.gain, norm.bias, y), model_.residual_scale, target, stream_);
   } else {
-    add(y.data, DType::kF32, target, y.numel(), stream_);
+    add(y.data, DType::kF32, target, y.numel(), stream_, model_.residual_scale);
   }
 }
 
 void BlockForward::project_and_add(const BlockWeights& block, LinearInput which, DeviceView x,
                                    DeviceView hidden) {
-  if (norms_output(block, which)) {
+  if (norms_output(block, which) || model_.residual_scale != 1.0f) {
     add_projected(block, which, project(block, which, x), hidden);
   } else {
     linear(block, which, x, hidden, true);

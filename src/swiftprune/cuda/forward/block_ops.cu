@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class Y, bool kAdd>
-__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y) {
+__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, float factor_added = 1.0f) {
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   const float* x = args.x + r * args.cols;
@@ -28,8 +28,41 @@ __global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y) {
     if (args.gain != nullptr) value *= args.gain[j] + args.gain_offset;
     if (args.bias != nullptr) value += args.bias[j];
     Y& target = y[r * args.cols + j];
-    target = kAdd ? from_float<Y>(to_float(target) + value) : from_float<Y>(value);
+    target = kAdd ? from_float<Y>(to_float(target) + factor_added * value) : from_float<Y>(value);
   }
+}
+
+// Whole rows in place, whose elements are read again after the sums.
+template <class T>
+__global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs args, T* data, std::int64_t stride) {
+  __shared__ float scratch[kWarp + 1];
+  T* x = data + std::int64_t{blockIdx.x} * stride;
+  const auto size = static_cast<float>(args.cols);
+  float mean = 0.0f;
+  if (args.layer) {
+    for (std::int64_t j = threadIdx.x; j < args.cols; j += kThreads) mean += to_float(x[j]);
+    mean = block_sum(mean, scratch) / size;
+  }
+  float squares = 0.0f;
+  for (std::int64_t j = threadIdx.x; j < args.cols; j += kThreads) {
+    const float value = to_float(x[j]) - mean;
+    squares += value * value;
+  }
+  const float factor = rsqrtf(block_sum(squares, scratch) / size + args.eps);
+  for (std::int64_t j = threadIdx.x; j < args.cols; j += kThreads) {
+    float value = (to_float(x[j]) - mean) * factor;
+    if (args.gain != nullptr) value *= args.gain[j] + args.gain_offset;
+    if (args.bias != nullptr) value += args.bias[j];
+    x[j] = from_float<T>(value);
+  }
+}
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void clip_rows_kernel(T* data, std::int64_t cols, std::int64_t stride,
+                                                             float limit) {
+  T* x = data + std::int64_t{blockIdx.x} * stride;
+  for (std::int64_t j = threadIdx.x; j < cols; j += kThreads)
+    x[j] = from_float<T>(fminf(fmaxf(to_float(x[j]), -limit), limit));
 }
 
 // RMSNorm of rows that fit in registers: each thread keeps up to kQuads float4.
@@ -71,7 +104,7 @@ __device__ __forceinline__ std::int64_t position_of(const HeadsArgs& args, std::
   return first + row % args.sequence_length;
 }
 
-// A warp a head of a row. Pairs (i, i + pairs) are rotated; the rest is only normed.
+// A warp a head of a row. Pairs are rotated; the rest is only normed and scaled.
 template <class T>
 __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
   const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
@@ -96,23 +129,29 @@ __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
     factor = rsqrtf(warp_sum(squares) / static_cast<float>(size) + args.eps);
     __syncwarp();
   }
+  const std::int64_t position = position_of(args, r);
+  const bool scaled = args.scale_beta != 0.0f;
+  const float scale =
+      scaled ? 1.0f + args.scale_beta * log1pf(static_cast<float>(position / args.scale_positions)) : 1.0f;
+  const std::int64_t own_gain = index % args.num_heads * args.gain_stride;
   const auto value_of = [&](int j) {
     float value = to_float(x[j]);
-    if (!normed) return value;
-    value = (value - mean) * factor * (args.gain[j] + args.gain_offset);
-    if (args.bias != nullptr) value += args.bias[j];
-    return value;
+    if (!normed) return value * scale;
+    value = (value - mean) * factor * (args.gain[own_gain + j] + args.gain_offset);
+    if (args.bias != nullptr) value += args.bias[own_gain + j];
+    return value * scale;
   };
-  const std::int64_t position = position_of(args, r);
   for (int i = lane; i < pairs; i += kWarp) {
-    const float a = value_of(i);
-    const float b = value_of(i + pairs);
+    const int first = args.neighbours ? 2 * i : i;
+    const int second = args.neighbours ? 2 * i + 1 : i + pairs;
+    const float a = value_of(first);
+    const float b = value_of(second);
     const float cos = args.cos[position * pairs + i];
     const float sin = args.sin[position * pairs + i];
-    x[i] = from_float<T>(a * cos - b * sin);
-    x[i + pairs] = from_float<T>(b * cos + a * sin);
+    x[first] = from_float<T>(a * cos - b * sin);
+    x[second] = from_float<T>(b * cos + a * sin);
   }
-  if (!normed) return;
+  if (!normed && !scaled) return;
   for (int j = 2 * pairs + lane; j < size; j += kWarp) x[j] = from_float<T>(value_of(j));
 }
 
@@ -203,10 +242,10 @@ __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std
 }
 
 template <class X>
-__global__ __launch_bounds__(kThreads) void add_kernel(const X* x, float* y, std::int64_t n) {
+__global__ __launch_bounds__(kThreads) void add_kernel(const X* x, float* y, std::int64_t n, float factor) {
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (std::int64_t i = thread; i < n; i += step) y[i] += to_float(x[i]);
+  for (std::int64_t i = thread; i < n; i += step) y[i] += factor * to_float(x[i]);
 }
 
 __global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits, std::int64_t cols,
@@ -267,26 +306,47 @@ void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
   check_launch("norm");
 }
 
-void norm_add(const NormArgs& args, float* y, cudaStream_t stream) {
+void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
-  norm_kernel<float, true><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args, y);
+  norm_kernel<float, true><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args, y, factor);
   check_launch("norm_add");
 }
 
-void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream) {
+void norm_rows(const NormArgs& args, void* x, DType dtype, std::int64_t stride, cudaStream_t stream) {
+  if (args.rows * args.cols == 0) return;
+  with_type(dtype, [&](auto zero) {
+    norm_rows_kernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(
+        args, static_cast<decltype(zero)*>(x), stride);
+  });
+  check_launch("norm_rows");
+}
+
+void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride, float limit,
+               cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  with_type(dtype, [&](auto zero) {
+    clip_rows_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<decltype(zero)*>(x),
+                                                                           cols, stride, limit);
+  });
+  check_launch("clip_rows");
+}
+
+void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream, float factor) {
   if (n == 0) return;
   with_type(x_dtype, [&](auto zero) {
     add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(
-        static_cast<const decltype(zero)*>(x), y, n);
+        static_cast<const decltype(zero)*>(x), y, n, factor);
   });
   check_launch("add");
 }
 
 void prepare_heads(const HeadsArgs& args, cudaStream_t stream) {
-  if (args.rows * args.num_heads == 0 || (args.gain == nullptr && args.cos == nullptr)) return;
+  const bool scaled = args.scale_beta != 0.0f;
+  if (args.rows * args.num_heads == 0 || (args.gain == nullptr && args.cos == nullptr && !scaled)) return;
   const std::int64_t element = size_of(args.dtype);
-  const bool even = args.gain == nullptr && args.pairs % 2 == 0 && args.row_stride % 2 == 0 &&
-                    args.head_stride % 2 == 0 && is_aligned(args.data, 2 * element);
+  const bool even = args.gain == nullptr && !scaled && !args.neighbours && args.pairs % 2 == 0 &&
+                    args.row_stride % 2 == 0 && args.head_stride % 2 == 0 &&
+                    is_aligned(args.data, 2 * element);
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     const std::int64_t heads = args.rows * args.num_heads;

@@ -6,6 +6,7 @@
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/model/norm_gain.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -89,7 +90,9 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
       layout.weights.push_back(std::move(weight));
     }
   }
-  const auto head = static_cast<std::uint64_t>(model_.config().head_size) * sizeof(float);
+  const auto head = static_cast<std::uint64_t>(std::max(model_.config().query_norm_size(block),
+                                                        model_.config().key_norm_size(block))) *
+                    sizeof(float);
   const auto hidden = static_cast<std::uint64_t>(model_.config().hidden_size) * sizeof(float);
   extras += 8 * aligned(hidden) + 4 * aligned(head);
   if (const auto& experts = block.experts) {
@@ -100,7 +103,13 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
     end = layout.expert_down_offset + weights;
     const auto each = static_cast<std::uint64_t>(experts->count);
     extras += aligned(each * hidden) + 2 * aligned(each * sizeof(float)) + aligned(hidden);
+    if (experts->bias) {
+      extras += aligned(each * 2 * static_cast<std::uint64_t>(experts->width) * sizeof(float)) +
+                aligned(each * hidden);
+    }
   }
+  if (!block.sinks.empty())
+    extras += aligned(static_cast<std::uint64_t>(model_.config().heads_in(block)) * sizeof(float));
   layout.extras_offset = aligned(end);
   layout.extras_bytes = extras;
   layout.bytes = layout.extras_offset + extras;
@@ -149,7 +158,7 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
     offsets.present = true;
     offsets.has_gain = !tensors.gain.empty();
     offsets.has_bias = !tensors.bias.empty();
-    if (offsets.has_gain) offsets.gain = extras.add(checkpoint.load_vector(tensors.gain, size), DType::kF32);
+    if (offsets.has_gain) offsets.gain = extras.add(load_gain(checkpoint, tensors, size), DType::kF32);
     if (offsets.has_bias) offsets.bias = extras.add(checkpoint.load_vector(tensors.bias, size), DType::kF32);
   };
   norms_ = {};
@@ -158,8 +167,8 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   if (block.mlp_norm) add_norm(kMlpNorm, *block.mlp_norm, model.hidden_size);
   if (block.post_attention_norm) add_norm(kPostAttentionNorm, *block.post_attention_norm, model.hidden_size);
   if (block.post_mlp_norm) add_norm(kPostMlpNorm, *block.post_mlp_norm, model.hidden_size);
-  if (block.query_norm) add_norm(kQueryNorm, *block.query_norm, model.head_size);
-  if (block.key_norm) add_norm(kKeyNorm, *block.key_norm, model.head_size);
+  if (block.query_norm) add_norm(kQueryNorm, *block.query_norm, model.query_norm_size(block));
+  if (block.key_norm) add_norm(kKeyNorm, *block.key_norm, model.key_norm_size(block));
 
   bias_offsets_.fill(-1);
   const auto groups = linears_by_input(block);
@@ -177,6 +186,11 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   }
   experts_.reset();
   router_offset_ = router_bias_offset_ = correction_bias_offset_ = shared_gate_offset_ = -1;
+  up_bias_offset_ = down_bias_offset_ = sinks_offset_ = -1;
+  if (!block.sinks.empty()) {
+    sinks_offset_ = static_cast<std::int64_t>(
+        extras.add(checkpoint.load_vector(block.sinks, model.heads_in(block)), DType::kF32));
+  }
   if (block.experts) add_experts(*block.experts, extras);
   std::vector<std::byte> bytes = extras.take();
   expect(bytes.size() <= layout_.extras_bytes, "BlockWeights: room for norms and biases");
@@ -195,6 +209,18 @@ void BlockWeights::add_experts(const ExpertsConfig& experts, Extras& extras) {
   if (!router.bias.empty()) router_bias_offset_ = add(checkpoint.load_vector(router.bias, experts.count));
   if (!router.correction_bias.empty()) {
     correction_bias_offset_ = add(checkpoint.load_vector(router.correction_bias, experts.count));
+  }
+  if (experts.bias) {
+    std::vector<float> up, down;
+    for (std::int64_t e = 0; e < experts.count; ++e) {
+      for (const ExpertPart part : kExpertParts) {
+        const std::vector<float> bias = experts_->load_bias(e, part);
+        std::vector<float>& to = part == ExpertPart::kDown ? down : up;
+        to.insert(to.end(), bias.begin(), bias.end());
+      }
+    }
+    up_bias_offset_ = static_cast<std::int64_t>(extras.add(up, compute_));
+    down_bias_offset_ = add(down);
   }
   if (!experts.shared_gate.empty()) {
     shared_gate_offset_ = add(checkpoint.load_matrix(experts.shared_gate, 1, hidden).values());
@@ -340,6 +366,17 @@ DeviceView BlockWeights::expert_down(std::int64_t expert) const {
                  model_.config().hidden_size, config().experts->width);
 }
 
+const void* BlockWeights::expert_up_bias(std::int64_t expert) const {
+  const float* all = extra(up_bias_offset_);
+  if (all == nullptr) return nullptr;
+  return reinterpret_cast<const std::byte*>(all) + 2 * expert * config().experts->width * size_of(compute_);
+}
+
+const float* BlockWeights::expert_down_bias(std::int64_t expert) const {
+  const float* all = extra(down_bias_offset_);
+  return all == nullptr ? nullptr : all + expert * model_.config().hidden_size;
+}
+
 DeviceView BlockWeights::router() const {
   return view_of(const_cast<float*>(extra(router_offset_)), DType::kF32, config().experts->count,
                  model_.config().hidden_size);
@@ -373,6 +410,9 @@ void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   router_bias_offset_ = other.router_bias_offset_;
   correction_bias_offset_ = other.correction_bias_offset_;
   shared_gate_offset_ = other.shared_gate_offset_;
+  up_bias_offset_ = other.up_bias_offset_;
+  down_bias_offset_ = other.down_bias_offset_;
+  sinks_offset_ = other.sinks_offset_;
   bias_offsets_ = other.bias_offsets_;
   check(
       cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));

@@ -88,12 +88,16 @@ class BlockWeights {
   // Where a linear of an expert goes in the buffer.
   std::uint64_t expert_offset(std::int64_t expert, ExpertPart part) const;
   DType compute() const { return compute_; }
-  DeviceView expert_up(std::int64_t expert) const;                         // [2I, hidden], gate over up
-  DeviceView expert_down(std::int64_t expert) const;                       // [hidden, I]
-  DeviceView router() const;                                               // [E, hidden] F32
-  const float* router_bias() const { return extra(router_bias_offset_); }  // [E] or null
+  DeviceView expert_up(std::int64_t expert) const;           // [2I, hidden], gate over up
+  DeviceView expert_down(std::int64_t expert) const;         // [hidden, I]
+  const void* expert_up_bias(std::int64_t expert) const;     // [2I] of the compute dtype, or null
+  const float* expert_down_bias(std::int64_t expert) const;  // [hidden] or null
+  DeviceView router() const;                                 // [E, hidden] F32
+  const float* router_bias() const { return extra(router_bias_offset_); }          // [E] or null
   const float* correction_bias() const { return extra(correction_bias_offset_); }  // [E] or null
   const float* shared_gate() const { return extra(shared_gate_offset_); }          // [hidden] or null
+
+  const float* sinks() const { return extra(sinks_offset_); }  // [heads] of attention sinks, or null
 
   // The same tensors as `other`, by a copy on the device.
   void copy_from(const BlockWeights& other, cudaStream_t stream);
@@ -140,7 +144,7 @@ class BlockWeights {
   std::array<bool, kNumLinearInputs> reserved_bias_{};
   std::optional<ExpertTensors> experts_;  // of the layer in hand
   std::int64_t router_offset_ = -1, router_bias_offset_ = -1, correction_bias_offset_ = -1,
-               shared_gate_offset_ = -1;
+               shared_gate_offset_ = -1, up_bias_offset_ = -1, down_bias_offset_ = -1, sinks_offset_ = -1;
   DeviceBuffer buffer_;
   std::array<std::optional<DevicePacked>, kNumLinearInputs> packed_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another

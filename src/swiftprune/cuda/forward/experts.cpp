@@ -44,14 +44,18 @@ void DeviceExperts::logits(DeviceView x, DeviceView weight, DeviceView logits) {
 
 DeviceView DeviceExperts::inner(const BlockWeights& block, std::int64_t expert, DeviceView x) {
   const DeviceView up = up_.view().row_block(0, x.rows), inner = inner_.view().row_block(0, x.rows);
-  products_.linear(x, block.expert_up(expert), nullptr, up);
+  products_.linear(x, block.expert_up(expert), block.expert_up_bias(expert), up);
+  if (experts_.clamped) {
+    clamped_activate(clamped(), up.data, x.rows, inner.cols, inner.data, compute_, stream_);
+    return inner;
+  }
   activate(kind_of(model_.activation), true, up.data, x.rows, inner.cols, inner.data, compute_, stream_);
   return inner;
 }
 
 DeviceView DeviceExperts::project(const BlockWeights& block, std::int64_t expert, DeviceView inner) {
   const DeviceView out = wide_.view().row_block(0, inner.rows);
-  products_.linear(inner, block.expert_down(expert), nullptr, out);
+  products_.linear(inner, block.expert_down(expert), block.expert_down_bias(expert), out);
   return out;
 }
 
@@ -92,6 +96,9 @@ void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView 
   args.hidden = x.cols;
   args.width = experts_.width;
   args.top_k = static_cast<int>(experts_.router.top_k);
+  args.up_bias = block.expert_up_bias(0);
+  args.down_bias = block.expert_down_bias(0);
+  if (experts_.clamped) args.clamped = clamped();
   const std::int64_t together = inner_.view().rows / experts_.router.top_k;
   for (std::int64_t first = 0; first < x.rows; first += together) {
     args.rows = std::min(together, x.rows - first);

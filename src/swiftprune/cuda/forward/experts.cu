@@ -128,6 +128,21 @@ __device__ __forceinline__ float lane_dot(const T* a, const T* b, std::int64_t n
   return sum;
 }
 
+__device__ __forceinline__ float clamped_gate(const ClampedGate& c, float gate, float up) {
+  gate = fminf(gate, c.limit);
+  up = fminf(fmaxf(up, -c.limit), c.limit);
+  return gate / (1.0f + expf(-c.alpha * gate)) * (up + 1.0f);
+}
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void clamped_kernel(ClampedGate clamped, const T* x, std::int64_t rows,
+                                                           std::int64_t cols, T* y) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= rows * cols) return;
+  const T* gate = x + 2 * (i / cols) * cols + i % cols;
+  y[i] = from_float<T>(clamped_gate(clamped, to_float(*gate), to_float(gate[cols])));
+}
+
 // A warp an inner channel of a token's expert.
 template <class T, ActivationKind kKind, int kSpan>
 __global__ __launch_bounds__(kThreads) void expert_up_kernel(FewExpertsArgs args, const T* x,
@@ -138,9 +153,18 @@ __global__ __launch_bounds__(kThreads) void expert_up_kernel(FewExpertsArgs args
   const std::int64_t pair = blockIdx.y;
   const T* weights = gate_up + (std::int64_t{args.chosen[pair]} * 2 * args.width + i) * args.hidden;
   const T* token = x + pair / args.top_k * args.hidden;
-  const float gate = warp_sum(lane_dot<T, kSpan>(weights, token, args.hidden, lane));
-  const float up = warp_sum(lane_dot<T, kSpan>(weights + args.width * args.hidden, token, args.hidden, lane));
-  if (lane == 0) inner[pair * args.width + i] = from_float<T>(activated<kKind>(gate) * up);
+  float gate = warp_sum(lane_dot<T, kSpan>(weights, token, args.hidden, lane));
+  float up = warp_sum(lane_dot<T, kSpan>(weights + args.width * args.hidden, token, args.hidden, lane));
+  if (lane != 0) return;
+  if (args.up_bias != nullptr) {
+    const T* bias =
+        static_cast<const T*>(args.up_bias) + std::int64_t{args.chosen[pair]} * 2 * args.width + i;
+    gate += to_float(*bias);
+    up += to_float(bias[args.width]);
+  }
+  const float value =
+      args.clamped.limit > 0.0f ? clamped_gate(args.clamped, gate, up) : activated<kKind>(gate) * up;
+  inner[pair * args.width + i] = from_float<T>(value);
 }
 
 // A warp an output of a token.
@@ -152,13 +176,16 @@ __global__ __launch_bounds__(kThreads) void expert_down_kernel(FewExpertsArgs ar
   if (o >= args.hidden) return;
   const std::int64_t row = blockIdx.y;
   float sum = 0.0f;
+  float biases = 0.0f;
   for (int k = 0; k < args.top_k; ++k) {
     const std::int64_t pair = row * args.top_k + k;
+    if (args.down_bias != nullptr)
+      biases += args.gates[pair] * args.down_bias[std::int64_t{args.chosen[pair]} * args.hidden + o];
     const T* weights = down + (std::int64_t{args.chosen[pair]} * args.hidden + o) * args.width;
     sum += args.gates[pair] * lane_dot<T, kSpan>(weights, inner + pair * args.width, args.width, lane);
   }
   sum = warp_sum(sum);
-  if (lane == 0) y[row * args.hidden + o] += sum;
+  if (lane == 0) y[row * args.hidden + o] += sum + biases;
 }
 
 __global__ __launch_bounds__(kThreads) void add_rows_kernel(const float* values, const std::int32_t* rows,
@@ -209,6 +236,18 @@ void route(const RouteArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((args.rows + kRouteWarps - 1) / kRouteWarps);
   route_kernel<<<blocks, kRouteThreads, bytes, stream>>>(args);
   check_launch("route");
+}
+
+void clamped_activate(const ClampedGate& clamped, const void* x, std::int64_t rows, std::int64_t cols,
+                      void* y, DType dtype, cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  const auto blocks = static_cast<unsigned>((rows * cols + kThreads - 1) / kThreads);
+  with_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    clamped_kernel<T>
+        <<<blocks, kThreads, 0, stream>>>(clamped, static_cast<const T*>(x), rows, cols, static_cast<T*>(y));
+  });
+  check_launch("clamped_activate");
 }
 
 void experts_up(const FewExpertsArgs& args, ActivationKind kind, const void* x, const void* gate_up,

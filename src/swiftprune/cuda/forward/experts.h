@@ -27,6 +27,7 @@ class DeviceExperts {
   DeviceView project(const BlockWeights& block, std::int64_t expert, DeviceView inner);  // [n, hidden] F32
 
  private:
+  ClampedGate clamped() const { return {experts_.clamped->alpha, experts_.clamped->limit}; }
   void choose(const BlockWeights& block, DeviceView x);
   void add_few(const BlockWeights& block, DeviceView x, DeviceView hidden);
   void add_many(const BlockWeights& block, DeviceView x, DeviceView hidden);

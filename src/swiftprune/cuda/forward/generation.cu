@@ -92,10 +92,12 @@ struct Softmax {
   }
 };
 
-// The parts' weighted sums over their totals; part p of element j is value(p, j), its largest score top(p).
+// The parts' weighted sums over their totals and the sink's; part p of element j is value(p, j), its largest score
+// top(p).
 template <class T, class Top, class Total, class Value>
 __device__ __forceinline__ void write_combined(T* target, int size, int parts, const Top& top,
-                                               const Total& total, const Value& value) {
+                                               const Total& total, const Value& value, const float* sinks,
+                                               std::int64_t head) {
   float highest = -INFINITY;
   for (int p = 0; p < parts; ++p) highest = fmaxf(highest, top(p));
   for (int j = static_cast<int>(threadIdx.x); j < size; j += kThreads) {
@@ -106,7 +108,7 @@ __device__ __forceinline__ void write_combined(T* target, int size, int parts, c
       sum = fmaf(value(p, j), share, sum);
       weight = fmaf(total(p), share, weight);
     }
-    target[j] = from_float<T>(sum / weight);
+    target[j] = from_float<T>(sum / with_sink(weight, highest, sinks, head));
   }
 }
 
@@ -209,7 +211,7 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
   if (splits == 1) {
     write_combined(
         target, size, kWarps, [&](int w) { return tops[w]; }, [&](int w) { return totals[w]; },
-        [&](int w, int j) { return sums[w][j]; });
+        [&](int w, int j) { return sums[w][j]; }, args.sinks, head);
     return;
   }
   auto* const counters = static_cast<unsigned*>(cache.scratch);
@@ -240,7 +242,7 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
   write_combined(
       target, size, splits, [&](int s) { return __ldcg(part(s) + kMostSize); },
       [&](int s) { return __ldcg(part(s) + kMostSize + 1); },
-      [&](int s, int j) { return __ldcg(part(s) + j); });
+      [&](int s, int j) { return __ldcg(part(s) + j); }, args.sinks, head);
   if (threadIdx.x == 0) counters[item] = 0;  // for the next launch
 }
 

@@ -85,8 +85,10 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
     load(checkpoint.bytes(head).data(), head.dtype);
   }
   if (model_.head_bias) {
-    head_bias_ = upload(memory, std::span<const float>(checkpoint.load_vector(*model_.head_bias, vocab)),
-                        "the output projection", stream);
+    std::vector<float> bias = checkpoint.load_vector(*model_.head_bias, vocab);
+    for (float& value : bias) value *= model_.logit_scale;
+    head_bias_ = upload(memory, std::span<const float>(bias), "the output projection", stream);
+    check(cudaStreamSynchronize(stream));  // `bias` lives until here
   }
   if (rows_ == 0) rows_ = default_rows(vocab);
   normed_ = DeviceMatrix(memory, compute, rows_, hidden, "the final norm");
@@ -102,7 +104,12 @@ DeviceView DeviceHead::project(DeviceView hidden) {
   const DeviceView x = normed_.view().row_block(0, hidden.rows);
   norm_.apply(hidden, x.data, compute_);
   const DeviceView logits = logits_of(hidden.rows);
-  products_.linear(x, weight_.view(), head_bias_.data(), logits);
+  products_.run({.a = x,
+                 .b = weight_.view(),
+                 .c = logits,
+                 .b_transposed = true,
+                 .alpha = model_.logit_scale,
+                 .bias = head_bias_.data()});
   return logits;
 }
 

@@ -118,6 +118,11 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
   return warp_max(lane < warps ? scratch[lane] : -INFINITY);
 }
 
+// A softmax's total with the score of a head's sink (AttentionArgs::sinks): it stands relative to `top`.
+__device__ __forceinline__ float with_sink(float total, float top, const float* sinks, std::int64_t head) {
+  return sinks == nullptr ? total : total + expf(sinks[head] - top);
+}
+
 __device__ __forceinline__ void add_zeros(PruneCounters* counters, unsigned int zeros) {
   if (zeros == 0) return;
   const unsigned block = blockIdx.x + blockIdx.y * gridDim.x;
