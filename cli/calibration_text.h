@@ -1,5 +1,5 @@
-// Flags for the text that statistics are collected on: own text, token ids, or text that the model writes
-// itself.
+// Flags for the text that statistics are collected on: own text, several of them with their shares, token ids, or text
+// that the model writes itself.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 namespace swiftprune::cli {
 
 struct CalibrationText {
-  std::vector<std::string> sources = {"self"};  // files, or "self"
+  std::vector<std::string> sources = {
+      "self"};  // files, each with its weight (FILE=WEIGHT) or none, or "self"
   std::string field = "text";
   std::int64_t seqlen = 2048;
   bool seqlen_given = false;
@@ -29,7 +30,8 @@ struct CalibrationText {
 };
 // Declares --calibration (--ids), --field, --seqlen and --seed.
 void add_calibration_flags(CLI::App& command, CalibrationText& text);
-// at_most: fewer windows where there is less text.
+// at_most: fewer windows where there is less text. For a model with experts a note says so where all of the text is of
+// one kind (text/text_kind.h).
 TokenWindows calibration_windows(const CommonOptions& common, const Model& model, Device& device,
                                  const CalibrationText& text, std::int64_t windows, bool at_most,
                                  ComputeType compute, const ProgressFn& progress);

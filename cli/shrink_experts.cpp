@@ -134,12 +134,6 @@ void print_summary(const ShrinkFlags& flags, const RemoveExpertsResult& result, 
   if (record.at("left_out_prediction_layers").get<bool>()) {
     print_note(flags.common, "layers that predict further tokens were left out: they would need all experts");
   }
-  if (flags.calibration.sources.size() == 1) {
-    print_note(
-        flags.common,
-        "experts were chosen by one kind of text; what the model is for should be in --calibration, several "
-        "files if need be: experts that only other text uses go first");
-  }
   print_next(flags.common, {{"swiftprune", "compare", flags.model, flags.out, "--text", "FILE"}});
 }
 

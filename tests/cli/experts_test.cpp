@@ -9,6 +9,7 @@ namespace swiftprune {
 namespace {
 
 using test::Finished;
+namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 class Experts : public test::ProgramTest {
@@ -166,6 +167,74 @@ TEST_F(Experts, WhatIsNotDefinedIsRefused) {
   refused({"shrink", moe, "-o", out, "--ratio", "0.2"}, 2, "--units experts");
   refused({"prune", dense("deepseek_v3"), "-o", out, "--override", "*kv_b_proj.weight", "prune=yes"}, 2,
           "not observed");
+}
+
+// Calibration texts of several kinds, each with its share of the windows.
+class MixedCalibration : public Experts {
+ protected:
+  void SetUp() override {
+    model_ = at("m");
+    fs::copy(dense("qwen3_moe"), model_);
+    write_tokenizer(model_);
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "It was a dark night. ";
+    test::write_text(at("a.txt"), text);
+    test::write_text(at("b.txt"), text + "And then it was day.");
+  }
+  std::vector<std::string> prune(const std::vector<std::string>& texts) {
+    fs::remove_all(at("out"));
+    std::vector<std::string> command = {"prune",     model_, "-o",       at("out"), "--method",     "wanda",
+                                        "--windows", "8",    "--seqlen", "16",      "--calibration"};
+    command.insert(command.end(), texts.begin(), texts.end());
+    return command;
+  }
+  nlohmann::json record() {
+    return nlohmann::json::parse(test::read_text(at("out") + "/swiftprune.json")).at("calibration");
+  }
+  std::string model_;
+};
+
+TEST_F(MixedCalibration, IsDividedByWeightAndRecorded) {
+  const Finished first = run(prune({at("a.txt") + "=0.25", at("b.txt") + "=0.75"}));
+  ASSERT_EQ(first.exit_code, 0) << first.error;
+  const nlohmann::json texts = record().at("texts");
+  ASSERT_EQ(texts.size(), 2u);
+  EXPECT_EQ(texts[0], (nlohmann::json{{"file", at("a.txt")}, {"weight", 0.25}, {"windows", 2}}));
+  EXPECT_EQ(texts[1], (nlohmann::json{{"file", at("b.txt")}, {"weight", 0.75}, {"windows", 6}}));
+  EXPECT_THAT(first.error, HasSubstr("100 % of the calibration text is prose"));
+  const std::string hash = record().at("ids");
+  ASSERT_EQ(run(prune({at("a.txt") + "=1", at("b.txt") + "=3"})).exit_code, 0);
+  EXPECT_EQ(record().at("ids"), hash);
+  ASSERT_EQ(run(prune({at("a.txt"), at("b.txt")})).exit_code, 0);
+  EXPECT_FALSE(record().contains("texts"));
+}
+
+TEST_F(MixedCalibration, RefusesWhatMakesNoShares) {
+  const auto refused = [&](const std::vector<std::string>& texts, int code, const std::string& text) {
+    const Finished result = run(prune(texts));
+    EXPECT_EQ(result.exit_code, code) << text << result.error;
+    EXPECT_THAT(result.error, HasSubstr(text));
+    EXPECT_FALSE(fs::exists(at("out")));
+  };
+  const std::string a = at("a.txt"), b = at("b.txt");
+  for (const char* weight : {"0", "-1", "nan", "inf", "1e999", "half", "", "0.5 "}) {
+    refused({a + "=" + weight, b + "=1"}, 2,
+            std::string("found the weight '") + weight + "', expected a number");
+  }
+  refused({a + "=1", b}, 2, "with a weight and");
+  refused({a + "=1", at("m/../a.txt") + "=1"}, 2, "twice, expected each file once");
+  refused({a, a}, 2, "twice, expected each file once");
+  refused({a + "=1", at("none.txt") + "=1"}, 3, "none.txt");
+  refused({a + "=1", b + "=0.001"}, 2, "whose share of 8 windows is none");
+  refused({a + "=1", "self=1"}, 2, "found self beside files");
+  refused({a + "=1", ids(400) + "=1"}, 2, "expected token ids alone");
+}
+
+TEST_F(MixedCalibration, AFileMayHaveAnEqualsSignInItsName) {
+  fs::rename(at("b.txt"), at("b=2.txt"));
+  ASSERT_EQ(run(prune({at("a.txt"), at("b=2.txt")})).exit_code, 0);
+  ASSERT_EQ(run(prune({at("a.txt") + "=1", at("b=2.txt") + "=1"})).exit_code, 0);
+  EXPECT_EQ(record().at("texts")[1].at("file"), at("b=2.txt"));
 }
 
 }  // namespace

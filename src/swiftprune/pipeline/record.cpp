@@ -89,6 +89,9 @@ nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration) 
                                    {"windows", calibration.windows},
                                    {"seqlen", calibration.seqlen},
                                    {"seed", calibration.seed}};
+  for (const CalibrationRecord::Text& text : calibration.texts) {
+    record["texts"].push_back({{"file", text.file}, {"weight", text.weight}, {"windows", text.windows}});
+  }
   if (calibration.stopping) {
     record["stopping"] = {{"stable", calibration.stopping->stable},
                           {"changes", calibration.stopping->changes}};

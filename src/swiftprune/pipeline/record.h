@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -22,9 +23,16 @@ struct CalibrationRecord {
   std::int64_t seqlen = 0;
   std::uint64_t seed = 0;
   std::optional<StableWindows> stopping = {};  // of --windows auto
+  // Where texts have weights: what each gave.
+  struct Text {
+    std::string file;
+    double weight = 1.0;
+    std::int64_t windows = 0;
+  };
+  std::vector<Text> texts = {};
 };
 
-// Parts that every record of a run has: {"source", "ids", "windows", "seqlen", "seed", "stopping"}, {"cpu",
+// Parts that every record of a run has: {"source", "ids", "windows", "seqlen", "seed", "texts", "stopping"}, {"cpu",
 // "instruction_set", "threads"} of the calling thread, and what each stage of a shrink took.
 nlohmann::ordered_json calibration_record(const CalibrationRecord& calibration);
 nlohmann::ordered_json machine_record();

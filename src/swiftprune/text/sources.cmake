@@ -32,4 +32,6 @@ target_sources(swiftprune PRIVATE
   text/tokenizer.cpp
   text/corpus.cpp
   text/text_stream.cpp
-  text/token_windows.cpp)
+  text/text_kind.cpp
+  text/token_windows.cpp
+  text/mixed_windows.cpp)
