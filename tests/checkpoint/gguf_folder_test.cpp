@@ -34,7 +34,7 @@ class ReadGguf : public testing::TestWithParam<const char*> {};
 // Rows in another order (llama, gptneox), an offset (gemma), biases, matrices as they lie.
 INSTANTIATE_TEST_SUITE_P(Families, ReadGguf,
                          testing::Values("llama", "llama_bias", "qwen3", "gemma2", "gptneox", "phi3",
-                                         "command_r"),
+                                         "qwen2moe", "gpt_oss", "glm4moe", "deepseek_v2", "command_r"),
                          [](const auto& test_info) { return test_info.param; });
 
 TEST_P(ReadGguf, IsTheFolderThatImportMakes) {
