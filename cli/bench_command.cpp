@@ -78,13 +78,6 @@ void print_table(const SpeedReport& report, const std::vector<std::string>& fold
   }
 }
 
-std::uint64_t weight_bytes(const Model& model) {
-  std::uint64_t bytes = 0;
-  for (const TensorInfo& tensor : model.checkpoint().tensors())
-    bytes += static_cast<std::uint64_t>(tensor.num_bytes());
-  return bytes;
-}
-
 void run(BenchFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);

@@ -71,6 +71,13 @@ std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string
   return model;
 }
 
+std::uint64_t weight_bytes(const Model& model) {
+  std::uint64_t bytes = 0;
+  for (const TensorInfo& tensor : model.checkpoint().tensors())
+    bytes += static_cast<std::uint64_t>(tensor.num_bytes());
+  return bytes;
+}
+
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
   const std::filesystem::path& folder = model.checkpoint().folder();
   const bool has_text =

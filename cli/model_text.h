@@ -42,6 +42,9 @@ ConventionOptions convention_options(const Model& model, const Tokenizer* tokeni
 void read_texts(const CommonOptions& common, const Model& dense, const EvaluationFlags& flags,
                 ComparisonInput& input);
 
+// Of all tensors, as the model is stored (of a GGUF file: as it is read).
+std::uint64_t weight_bytes(const Model& model);
+
 // A default number of positions, cut to those that the model has.
 std::int64_t usual_length(const Model& model, std::int64_t num_positions);
 

@@ -6,17 +6,12 @@
 #include <fmt/format.h>
 
 #include "machine.h"
+#include "model_text.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/pilot/block_trial.h"
 
 namespace swiftprune::cli {
 namespace {
-
-double bytes_of(const Checkpoint& checkpoint) {
-  double bytes = 0.0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.num_bytes());
-  return bytes;
-}
 
 // "row 50 %, wanda, none", and on a grid "..., int4(64)": what tensors have in common.
 std::string treatment_of(const PlanEntry& entry) {
@@ -70,7 +65,7 @@ void print_dry_run(const PruneDryRun& run, const Model& model, Device& device, c
   check_new_folder(run.out);
   const BlockTrial trial = try_first_blocks(model, device, plan, windows, options);
   const double seconds = trial.whole_seconds * (run.allocates ? 1.0 + kAllocationShare : 1.0);
-  const double disk = bytes_of(model.checkpoint());
+  const auto disk = static_cast<double>(weight_bytes(model));
   clear_progress();
   if (run.common.json) {
     print_json(

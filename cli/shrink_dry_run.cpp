@@ -77,12 +77,6 @@ std::string text_of(const ModelConfig& model, const ShrinkShape& shape) {
                      shape.channels, 100.0 * ratio_of(model, shape));
 }
 
-double bytes_of(const Checkpoint& checkpoint) {
-  double bytes = 0.0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) bytes += static_cast<double>(tensor.num_bytes());
-  return bytes;
-}
-
 struct Estimate {
   BlockTime trial;
   double seconds = 0.0, disk = 0.0;
@@ -164,8 +158,8 @@ void dry_run_shrink(ShrinkFlags& flags, const Model& model, Device& device, cons
   estimate.seconds = estimate.trial.of_all();
   const std::int64_t dense = num_parameters(model.checkpoint());
   estimate.parameters = dense - block_parameters(config, shape_of(config)) + block_parameters(config, shape);
-  estimate.disk =
-      bytes_of(model.checkpoint()) * static_cast<double>(estimate.parameters) / static_cast<double>(dense);
+  estimate.disk = static_cast<double>(weight_bytes(model)) * static_cast<double>(estimate.parameters) /
+                  static_cast<double>(dense);
 
   Json list = Json::array();
   std::vector<std::pair<std::string, std::string>> lines;
@@ -214,7 +208,7 @@ void dry_run_experts(ShrinkFlags& flags, const Model& model, Device& device,
     }
   }
   const double gone = static_cast<double>(experts.count - options.keep) / static_cast<double>(experts.count);
-  estimate.disk = bytes_of(model.checkpoint()) - gone * expert_bytes;
+  estimate.disk = static_cast<double>(weight_bytes(model)) - gone * expert_bytes;
   estimate.parameters =
       num_parameters(model.checkpoint()) - expert_numbers / experts.count * (experts.count - options.keep);
   const Json what = {{"experts", {{"dense", experts.count}, {"left", options.keep}, {"layers", layers}}}};

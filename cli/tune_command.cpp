@@ -9,11 +9,14 @@
 
 #include "calibration_text.h"
 #include "command.h"
+#include "machine.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "prune_dry_run.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/report/comparison.h"
 #include "swiftprune/tune/tune_report.h"
@@ -42,6 +45,7 @@ struct TuneFlags {
   std::string cache, work, report;
   std::string compute = "auto";
   DeviceFlags device;
+  bool dry_run = false;
 };
 
 // "3.25bits", a size, or a speed, which is refused by name.
@@ -172,6 +176,72 @@ void write_outputs(const TuneFlags& flags, const TuneReport& report) {
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
 }
 
+double bytes_in(const fs::path& folder) {
+  double bytes = 0.0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file() && !entry.is_symlink()) bytes += static_cast<double>(entry.file_size());
+  }
+  return bytes;
+}
+
+// What solving the levels takes, measured on the first blocks in a folder of its own; the search takes the time that it
+// is given.
+void dry_run(const TuneFlags& flags, const Model& model, Device& device, const TuneText& text,
+             TuneOptions options) {
+  constexpr std::string_view kStage = "prune";  // what solving tells as progress
+  const TrialFolder work(make_work_folder(flags.cache.empty() ? flags.work : ""));
+  options.folder = work.path();
+  // The room for all levels is taken at the start.
+  double disk = 0.0;
+  const ProgressFn outer = [&disk, &work, shown = options.forward.progress](
+                               std::string_view stage, std::int64_t done, std::int64_t total) {
+    shown(stage, done, total);
+    if (stage == kStage) disk = std::max(disk, bytes_in(work.path()));
+  };
+  const BlockTime trial = time_first_blocks(kStage, outer, [&](const ProgressFn& progress) {
+    options.forward.progress = progress;
+    tune(model, device, text, options);
+  });
+  const fs::path folder = !flags.cache.empty()  ? fs::path(flags.cache)
+                          : !flags.work.empty() ? fs::path(flags.work)
+                                                : fs::temp_directory_path();
+  const bool writes_text = flags.calibration.is_self();
+  clear_progress();
+  if (flags.common.json) {
+    print_json({{"dry_run", true},
+                {"budget", options.budget.text()},
+                {"tokens",
+                 {{"solve", text.calibration.ids.size()},
+                  {"search", text.search.ids.size()},
+                  {"check", text.check.ids.size()}}},
+                {"estimate",
+                 {{"solve_seconds", trial.of_all()},
+                  {"trial_blocks", trial.blocks},
+                  {"trial_seconds", trial.seconds},
+                  {"most_seconds", std::max(trial.of_all(), options.max_seconds)},
+                  {"most_trials", options.max_trials},
+                  {"memory_bytes", peak_memory()},
+                  {"disk_bytes", disk},
+                  {"free_disk_bytes", free_bytes(folder)}}}});
+    return;
+  }
+  fmt::print("dry run     nothing is written; {} blocks, family {}\n", model.config().num_layers(),
+             model.config().family);
+  fmt::print("budget      {}\n", options.budget.text());
+  fmt::print("text        {} tokens to solve on, {} to search on, {} to check on, of {}\n",
+             text.calibration.ids.size(), text.search.ids.size(), text.check.ids.size(),
+             flags.calibration.source());
+  fmt::print("time        about {:.3g} s to solve the levels ({} of {} blocks took {:.3g} s){}\n",
+             trial.of_all(), trial.blocks, trial.total, trial.seconds,
+             writes_text ? ", and what the model takes to write the text" : "");
+  fmt::print("            then the search: {} plans at most, until the {:.3g} minutes are over\n",
+             options.max_trials, flags.minutes);
+  fmt::print("memory      {} at the most in these blocks; {} available\n", human_bytes(peak_memory()),
+             human_bytes(read_memory().available));
+  fmt::print("disk        about {} for the levels in {}{}, {} free\n", human_bytes(disk), folder.string(),
+             flags.cache.empty() ? " while it runs" : "", human_bytes(free_bytes(folder)));
+}
+
 void run(TuneFlags& flags) {
   const RunScope job = apply(flags.common);
   TuneOptions options;
@@ -204,10 +274,14 @@ void run(TuneFlags& flags) {
   flags.calibration.fit_to(*model);
   options.forward.compute = parse_compute(flags.compute, *device);
   options.forward.progress = job.context().progress;
-  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
-                                                   flags.windows + flags.search_windows, true,
-                                                   options.forward.compute, options.forward.progress);
+  const std::int64_t num_windows = flags.windows + flags.search_windows;
+  const TokenWindows windows =
+      flags.dry_run && flags.calibration.is_self()
+          ? stand_in_windows(*model, num_windows, flags.calibration.seqlen)
+          : calibration_windows(flags.common, *model, *device, flags.calibration, num_windows, true,
+                                options.forward.compute, options.forward.progress);
   const TuneText text = split_for_tuning(windows, flags.windows, flags.calibration.source());
+  if (flags.dry_run) return dry_run(flags, *model, *device, text, options);
 
   std::optional<TrialFolder> work;
   if (flags.cache.empty()) {
@@ -316,6 +390,10 @@ void declare_tune(CLI::App& program) {
   command->add_option("--work", f.work,
                       "Without --cache: folder for the levels, which take several times the model's size");
   command->add_option("--report", f.report, "Write the page to this file, too");
+  command->add_flag(
+      "--dry-run", f.dry_run,
+      "Tell the time, memory and disk it takes, measured on the first blocks, whose levels then go again; "
+      "write nothing");
   add_compute_flag(*command, f.compute);
   add_device_flags(*command, f.device);
   add_common_options(*command, f.common);

@@ -76,6 +76,40 @@ TEST_F(ShrinkDryRun, SaysWhatItDoesNotEstimate) {
   EXPECT_EQ(run({"shrink", model("llama2"), "-o", at("out"), "--ratio", "1.5", "--dry-run"}).exit_code, 2);
 }
 
+TEST_F(ShrinkDryRun, OfTuneTellsWhatTheLevelsTake) {
+  const std::vector<std::string> asked = {
+      "tune",   model("llama2"),    "--ids", ids(2000),    "--seqlen", "64", "--windows",
+      "4",      "--search-windows", "4",     "--sparsity", "0.5",      "-o", at("tuned"),
+      "--work", folder_.path()};
+  std::vector<std::string> dry = asked;
+  dry.insert(dry.end(), {"--dry-run", "--json"});
+  const Finished result = run(dry);
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_FALSE(fs::exists(at("tuned")));
+  for (const auto& entry : fs::directory_iterator(folder_.path()))
+    EXPECT_THAT(entry.path().filename().string(), ::testing::Not(HasSubstr("trial")))
+        << "the levels are gone";
+  const Json told = Json::parse(result.out);
+  EXPECT_EQ(told.at("tokens").at("solve"), 256);
+  EXPECT_EQ(told.at("estimate").at("trial_blocks"), 2);
+  EXPECT_GT(told.at("estimate").at("solve_seconds").get<double>(), 0.0);
+  const Finished text = run([&] {
+    std::vector<std::string> plain = asked;
+    plain.emplace_back("--dry-run");
+    return plain;
+  }());
+  EXPECT_THAT(text.out,
+              AllOf(HasSubstr("nothing is written"), HasSubstr("then the search: 256 plans at most")));
+  // The same levels, kept.
+  std::vector<std::string> kept = asked;
+  kept.insert(kept.end(), {"--cache", at("cache"), "--trials", "1"});
+  ASSERT_EQ(run(kept).exit_code, 0);
+  double bytes = 0.0;
+  for (const auto& entry : fs::recursive_directory_iterator(at("cache")))
+    bytes += entry.path().extension() == ".safetensors" ? static_cast<double>(entry.file_size()) : 0.0;
+  EXPECT_NEAR(told.at("estimate").at("disk_bytes").get<double>() / bytes, 1.0, 0.05);
+}
+
 TEST_F(ShrinkDryRun, TellsTheExpertsThatStay) {
   const auto [told, record] =
       both(test::kExpertModels / "qwen3_moe_fused", {"--ratio", "0.5", "--units", "experts"});

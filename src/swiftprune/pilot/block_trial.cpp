@@ -17,6 +17,12 @@ class NullOutput final : public PruneOutput {
 
 }  // namespace
 
+double BlockTime::of_all() const {
+  if (blocks == 0) return 0.0;
+  const double each = blocks == 1 ? seconds : (seconds - first_seconds) / static_cast<double>(blocks - 1);
+  return seconds + each * static_cast<double>(total - blocks);
+}
+
 BlockTime time_first_blocks(std::string_view stage, const ProgressFn& outer,
                             const std::function<void(const ProgressFn&)>& work) {
   const RunContext run = current_run();
@@ -27,7 +33,10 @@ BlockTime time_first_blocks(std::string_view stage, const ProgressFn& outer,
   const ProgressFn progress = [&](std::string_view at, std::int64_t done, std::int64_t total) {
     outer(at, done, total);
     if (at != stage || time.blocks >= kTrialBlocks) return;
-    time = {done, total, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
+    time.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (time.blocks == 0) time.first_seconds = time.seconds;
+    time.blocks = done;
+    time.total = total;
     if (time.blocks >= kTrialBlocks) enough.request_stop();
   };
   const RunScope scope({enough.get_token(), progress, run.threads});

@@ -28,11 +28,10 @@ struct BlockTrial {
 // How long the first blocks of some work take that tells its blocks as progress.
 struct BlockTime {
   std::int64_t blocks = 0, total = 0;
+  double first_seconds = 0.0;  // until the end of the first block, with what comes before it
   double seconds = 0.0;
-  // Were all blocks like these.
-  double of_all() const {
-    return blocks == 0 ? 0.0 : seconds * static_cast<double>(total) / static_cast<double>(blocks);
-  }
+  // Were all blocks like the last of these.
+  double of_all() const;
 };
 // Does the work, with a ProgressFn to use, until that tells the end of kTrialBlocks of this stage; then the work is
 // stopped, as by a Ctrl-C of its own. outer: hears the progress, too.
