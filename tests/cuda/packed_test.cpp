@@ -70,7 +70,7 @@ class CudaPackedTest : public test::GpuTest {
                          cols, tokens);
     };
     // Weights on a grid are exact for a few tokens, and rounded where they are expanded.
-    const bool expanded = is_grid(parts.front().kind()) && tokens > cuda::kMaxDecodeTokens;
+    const bool expanded = is_grid(parts.front().kind()) && tokens > 96;
     const double tolerance = expanded ? rounding(dtype) : rounding(y_dtype);
     EXPECT_LE(relative_error(run(db.data(), false).view(), expected.view()), tolerance) << name();
     if (y_dtype != DType::kF32) return;
@@ -214,7 +214,7 @@ TEST_F(CudaPackedTest, GridsOfAnyShape) {
         const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, cols, grid, zeros);
         const PackedTensor packed = pack(weight, formats_for(weight).front().format);
         for (const DType dtype : {DType::kBF16, DType::kF16}) {
-          for (const std::int64_t tokens : {1, 3, 8, 9, 16, 40})
+          for (const std::int64_t tokens : {1, 3, 8, 9, 16, 40, 100})
             expect_products({packed}, dtype, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
         }
       }
@@ -231,7 +231,8 @@ TEST_F(CudaPackedTest, GridsBesideOthers) {
   const QuantGrid four{4, 64, false}, three{3, 32, true}, eight{8, 128, false};
   const std::vector<PackedTensor> parts = {grid(48, four), grid(16, four), grid(33, three), grid(20, eight),
                                            pack(random_weight(24, 256, DType::kBF16, 0.5).view(), kBitmap)};
-  for (const std::int64_t tokens : {1, 16, 33}) expect_products(parts, DType::kBF16, tokens, DType::kBF16);
+  for (const std::int64_t tokens : {1, 16, 33, 97})
+    expect_products(parts, DType::kBF16, tokens, DType::kBF16);
 }
 
 TEST_F(CudaPackedTest, GridsExpandToTheirRoundedValues) {

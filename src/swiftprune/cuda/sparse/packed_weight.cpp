@@ -16,7 +16,9 @@
 namespace swiftprune::cuda {
 namespace {
 
-constexpr std::int64_t kStructuredTokens = 256;       // fewer are no gain for cuSPARSELt
+constexpr std::int64_t kStructuredTokens = 256;  // fewer are no gain for cuSPARSELt
+// More tokens repay the expansion of a grid; up to here they are multiplied kMaxDecodeTokens at a time.
+constexpr std::int64_t kGridTokens = 96;
 constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
 constexpr std::int64_t kValuesAt = kWords * (4 + 2);  // bytes into a chunk
 constexpr std::int64_t kUnit = 16;                    // bytes: chunks are whole ones
@@ -425,6 +427,13 @@ void DevicePacked::linear(Products& products, DeviceView x, const void* bias, De
   expect(!accumulate || y.dtype == DType::kF32, "linear: sums in F32");
   if (x.rows <= kMaxDecodeTokens || is_dense()) {
     multiply_packed(products, x, bias, y, accumulate, stream);
+    return;
+  }
+  if (has_grids() && x.rows <= kGridTokens) {
+    for (std::int64_t row = 0; row < x.rows; row += kMaxDecodeTokens) {
+      const std::int64_t count = std::min(kMaxDecodeTokens, x.rows - row);
+      multiply_packed(products, x.row_block(row, count), bias, y.row_block(row, count), accumulate, stream);
+    }
     return;
   }
   if (structured_ && bias == nullptr && x.rows >= kStructuredTokens &&

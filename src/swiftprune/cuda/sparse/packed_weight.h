@@ -40,7 +40,7 @@ class DevicePacked {
     std::uint64_t bytes = 0;
   };
   // x [N, I] of dtype() -> y [N, ΣO] (+)= x Wᵀ + bias [ΣO] of y's dtype (dtype() or F32; sums only F32). Up
-  // to kMaxDecodeTokens tokens read the packed bytes; more use the second form, where there is one, else
+  // to kMaxDecodeTokens tokens (of grids: a few times as many) read the packed bytes; more use the second form, where there is one, else
   // expanded weights (bytes times scale, rounded to 16 bits) and a dense product, for which `scratch` holds
   // ΣO·I elements.
   void linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
