@@ -83,6 +83,14 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
         model.summary.name.substr(0, 20), 100.0 * model.drift->identical, report.prompts.size(),
         model.drift->mean_common_tokens, model.drift->mean_tokens, model.drift->dense_mean_tokens,
         100.0 * model.drift->repetition, 100.0 * model.drift->dense_repetition);
+    fmt::print("{:<20} {:.0f} % of the answers end in a loop (dense {:.0f} %)",
+               model.summary.name.substr(0, 20), 100.0 * model.drift->loops,
+               100.0 * model.drift->dense_loops);
+    if (model.drift->questions > 0) {
+      fmt::print(", {} of {} questions answered right (dense {})", model.drift->exact, model.drift->questions,
+                 model.drift->dense_exact);
+    }
+    fmt::print("\n");
   }
   for (const ModelReport& model : report.models) {
     if (model.accepted.empty()) continue;
@@ -107,8 +115,12 @@ void check_flags(const CompareFlags& flags) {
   if (flags.text.files.empty() && flags.prompts.empty() && flags.refusals.empty()) {
     bad_usage("compare: found no --text, --prompts or --refusals, expected at least one");
   }
-  if (flags.gates.any() && flags.text.files.empty()) {
+  if (flags.gates.on_text() && flags.text.files.empty()) {
     bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
+  }
+  if (flags.gates.on_answers() && flags.prompts.empty()) {
+    bad_usage(
+        "gates (--max-loops, --max-length-change, --min-exact): found no measurement, expected --prompts");
   }
   check_output_file("--report", flags.report);
   check_output_file("--markdown", flags.markdown);
@@ -192,8 +204,10 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       ->required()
       ->expected(1, 100);
   add_evaluation_flags(command, f.text);
-  command.add_option("--prompts", f.prompts,
-                     "Prompts to answer greedily: .jsonl with \"prompt\", or text with one a line");
+  command.add_option(
+      "--prompts", f.prompts,
+      "Prompts to answer greedily: .jsonl with \"prompt\" (and \"answer\", where one is right), or text "
+      "with one a line");
   command.add_option(
       "--refusals", f.refusals,
       "Prompts whose answers are to match: .jsonl with \"prompt\" and \"accept\" (regular expressions)");
@@ -223,6 +237,7 @@ void add_flags(CLI::App& command, CompareFlags& f) {
   command.add_option("--work", f.work,
                      "With --equal-bytes: folder for those models; needs the model's size free");
   add_gate_flags(command, f.gates);
+  add_answer_gate_flags(command, f.gates);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
   add_common_options(command, f.common);
@@ -242,6 +257,9 @@ void declare_compare(CLI::App& program) {
       "--report out.html\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 --text my_text.txt --max-perplexity-ratio 1.10 "
       "--min-top1 0.9\n"
+      "  swiftprune compare ./Qwen3-30B-A3B ./experts75 --prompts questions.jsonl --max-tokens 256 "
+      "--max-loops 0.02 "
+      "--max-length-change 0.2 --min-exact 0.9\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50-int4 --text my_text.txt --equal-bytes --calibration "
       "other.txt --report out.html");
   command->callback([flags] { run(*flags); });

@@ -23,6 +23,23 @@ void add_gate_flags(CLI::App& command, GateLimits& limits) {
       ->check(zero_or_more());
 }
 
+void add_answer_gate_flags(CLI::App& command, GateLimits& limits) {
+  command
+      .add_option(
+          "--max-loops", limits.max_loops,
+          "Gate, with --prompts: share of answers (0 to 1) that end in a loop where the dense model's do not")
+      ->check(CLI::Range(0.0, 1.0));
+  command
+      .add_option("--max-length-change", limits.max_length_change,
+                  "Gate, with --prompts: change of the answers' mean length, as a share of the dense model's")
+      ->check(zero_or_more());
+  command
+      .add_option(
+          "--min-exact", limits.min_exact,
+          "Gate, with --prompts whose lines have an \"answer\": share (0 to 1) that is answered right")
+      ->check(CLI::Range(0.0, 1.0));
+}
+
 void require_passed(const ComparisonReport& report) {
   if (report.passed()) return;
   const GateResult& first = report.gates.front();
@@ -42,11 +59,11 @@ void add_prune_gate_flags(CLI::App& command, PruneGate& gate) {
 }
 
 void check(const PruneGate& gate) {
-  if (gate.text.empty() && gate.limits.any()) {
+  if (gate.text.empty() && gate.limits.on_text()) {
     bad_usage(
         "gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --gate TEXT");
   }
-  if (!gate.text.empty() && !gate.limits.any()) {
+  if (!gate.text.empty() && !gate.limits.on_text()) {
     bad_usage("--gate: found no limit, expected --max-perplexity-ratio, --min-top1 or --max-kl");
   }
 }

@@ -8,6 +8,8 @@ namespace swiftprune::cli {
 
 // Declares --max-perplexity-ratio, --min-top1 and --max-kl.
 void add_gate_flags(CLI::App& command, GateLimits& limits);
+// Declares --max-loops, --max-length-change and --min-exact.
+void add_answer_gate_flags(CLI::App& command, GateLimits& limits);
 // Throws Error{kGate} with the first failed line.
 void require_passed(const ComparisonReport& report);
 

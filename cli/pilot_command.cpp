@@ -9,6 +9,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pilot/pilot.h"
+#include "swiftprune/pipeline/drivers/remove_experts.h"
 #include "work_folder.h"
 
 namespace swiftprune::cli {
@@ -62,6 +63,11 @@ void run(PilotFlags& flags) {
   const auto model = open_model(flags.common, options.model);
   options.model = as_given(flags.common, options.model);
   device->check_model(*model);
+  if (flags.common.command->count("--expert-ratio") > 0) {
+    for (const double ratio : options.expert_ratios) {
+      check_experts_left(model->config(), experts_for_ratio(model->config(), ratio), "--expert-ratio");
+    }
+  }
   const auto tokenizer = evaluation_tokenizer(*model, {options.text});
   const EvaluationText text =
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
@@ -112,6 +118,11 @@ void declare_pilot(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--sparsity", o.sparsities, "Shares of weights to try")->capture_default_str();
   command->add_option("--pattern", o.patterns, "N:M patterns to try beside them")->capture_default_str();
+  command
+      ->add_option("--expert-ratio", o.expert_ratios,
+                   "Of a model with experts: shares of them to take out, beside all that")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   command
       ->add_option("--max-perplexity-ratio", o.max_perplexity_ratio, "What the recommended model is to keep")
       ->capture_default_str()

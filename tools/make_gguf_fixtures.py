@@ -538,7 +538,7 @@ def write_expert_models():
         transformers.DeepseekV3Config(**sizes, q_lora_rank=6, n_routed_experts=9, n_shared_experts=2, num_experts_per_tok=3,
                                       n_group=3, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True,
                                       rope_parameters=yarn | dict(mscale=0.75, mscale_all_dim=0.75)),
-        "llama-bpe",
+        "deepseek-v3",
         lambda w, c: (latent(w, c), router(w, c, sigmoid), w.add_expert_group_count(3), w.add_expert_group_used_count(2),
                       w.add_rope_scaling_type(gguf.RopeScalingType.YARN), w.add_rope_scaling_factor(4.0),
                       w.add_rope_scaling_orig_ctx_len(16), w.add_rope_scaling_yarn_log_mul(0.075)))

@@ -175,6 +175,11 @@ TEST_F(EvaluationProgramTest, WrongInputIsRefused) {
           "--convention strided");
   refused({"eval", model, "--task", at("fields.jsonl")}, 3, "fields.jsonl: line 1: field");
   refused({"compare", model, at("half"), "--prompts", at("own.txt"), gate, "1"}, 2, "found no measurement");
+  for (const char* flag : {"--max-loops", "--max-length-change", "--min-exact"}) {
+    refused({"compare", model, at("half"), "--text", at("own.u16"), flag, "0.5"}, 2, "expected --prompts");
+  }
+  refused({"compare", model, at("half"), "--prompts", at("own.txt"), "--min-exact", "0.5"}, 2,
+          "found no question in --prompts");
   refused({"compare", model, at("half")}, 2, "expected at least one");
   refused({"compare", model, SWIFTPRUNE_TEST_DATA "/model/llama3", "--text", at("own.u16"), "--seqlen", "8"},
           3, "found a vocabulary of 64 tokens");

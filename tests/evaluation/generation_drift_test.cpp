@@ -44,6 +44,77 @@ TEST(DriftTest, ComparesAnswers) {
   EXPECT_DOUBLE_EQ(d.repetition, 1.0 / 9.0);  // one of the three 4-grams of the second answer
 }
 
+TEST(LoopTest, IsTheSameNGramThreeTimesOverTwelveTokens) {
+  using Ids = std::vector<std::int32_t>;
+  EXPECT_FALSE(ends_in_loop({}));
+  EXPECT_FALSE(ends_in_loop(Ids(11, 7)));
+  EXPECT_TRUE(ends_in_loop(Ids(12, 7)));
+  EXPECT_TRUE(ends_in_loop(Ids{1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}));
+  EXPECT_TRUE(ends_in_loop(Ids{9, 8, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5}));
+  EXPECT_FALSE(ends_in_loop(Ids{1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 5}));
+  EXPECT_FALSE(ends_in_loop(Ids{1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 9}));
+  EXPECT_TRUE(ends_in_loop(Ids{0, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1}));
+  EXPECT_FALSE(ends_in_loop(Ids{0, 3, 4, 1, 2, 1, 2, 1, 2, 1, 2, 1}));
+}
+
+TEST(QuestionTest, RightAnswersBeginTheText) {
+  const std::vector<std::string> right = {"Paris", "42"};
+  for (const char* text : {"Paris", " \n Paris.", "Paris is the capital", "42", "42, of course"}) {
+    EXPECT_TRUE(is_right(right, text)) << text;
+  }
+  for (const char* text : {"", "paris", "Parisian", "Paris\xc3\xa9", "421", "The answer is 42", "Pari"}) {
+    EXPECT_FALSE(is_right(right, text)) << text;
+  }
+  EXPECT_TRUE(is_right(std::vector<std::string>{" Paris\n"}, "Paris"));
+  EXPECT_FALSE(is_right({}, "Paris"));
+}
+
+TEST(DriftTest, CountsNewLoopsAndRightAnswers) {
+  const auto answer = [](const std::string& text, bool loops) {
+    Answer a;
+    a.ids = {1};
+    a.text = text;
+    a.loops = loops;
+    return a;
+  };
+  AnswerSet dense, pruned;
+  dense.answers = {answer("4", true), answer("Rome", false), answer("5", false), answer("x", false)};
+  pruned.answers = {answer("4", true), answer("Rome", true), answer("6", true), answer("x", false)};
+  const std::vector<Prompt> prompts = {{"1", "2 + 2 =", {}, {"4"}},
+                                       {"2", "Italy", {}, {"Rome", "Roma"}},
+                                       {"3", "2 + 3 =", {}, {"5"}},
+                                       {"4", "y", {}, {}}};
+  const GenerationDrift d = drift(dense, pruned, prompts);
+  EXPECT_DOUBLE_EQ(d.loops, 0.75);
+  EXPECT_DOUBLE_EQ(d.dense_loops, 0.25);
+  EXPECT_DOUBLE_EQ(d.new_loops, 0.5);
+  EXPECT_EQ(d.questions, 3);
+  EXPECT_EQ(d.exact, 2);
+  EXPECT_EQ(d.dense_exact, 3);
+  EXPECT_EQ(drift(dense, pruned).questions, 0);
+}
+
+TEST(PromptsTest, QuestionsHaveRightAnswers) {
+  TempDir folder;
+  const auto file = folder.path() / "q.jsonl";
+  write_text(file, R"({"prompt": "2 + 2 =", "answer": "4"})"
+                   "\n"
+                   R"({"prompt": "Italy", "answer": ["Rome", "Roma"]})"
+                   "\n"
+                   R"({"prompt": "Hello"})");
+  const auto prompts = read_prompts(file);
+  EXPECT_EQ(prompts.at(0).right, (std::vector<std::string>{"4"}));
+  EXPECT_EQ(prompts.at(1).right, (std::vector<std::string>{"Rome", "Roma"}));
+  EXPECT_TRUE(prompts.at(2).right.empty());
+  for (const auto& [answer, text] : {std::pair{"[]", "found an empty list"},
+                                     {"\"  \"", "found a blank answer"},
+                                     {"4", "answer"},
+                                     {"[4]", "answer"}}) {
+    write_text(file, std::string(R"({"prompt": "a", "answer": )") + answer + "}");
+    expect_error(ErrorKind::kBadInput, [&] { read_prompts(file); }, {"line 1", text});
+  }
+}
+
 TEST(PromptsTest, LinesAndJson) {
   TempDir folder;
   write_text(folder.path() / "p.txt", "one\r\n\ntwo\n");

@@ -277,6 +277,22 @@ TEST_F(ExportExperts, LeavesOutLayersThatPredictFurtherTokens) {
   EXPECT_EQ(gguf.find("blk.1.attn_norm.weight"), nullptr);
 }
 
+// DeepSeek's tokenizer.json has a list of normalizers with nothing in it.
+TEST_F(ExportExperts, AnEmptyListOfNormalizersIsNone) {
+  folder_of("deepseek_v3");
+  json tokenizer = read_json(folder() / "tokenizer.json");
+  EXPECT_EQ(tokenizer.at("pre_tokenizer").at("pretokenizers").size(), 4u);
+  tokenizer["normalizer"] = {{"type", "Sequence"}, {"normalizers", json::array()}};
+  test::write_text(folder() / "tokenizer.json", tokenizer.dump());
+  export_it();
+  EXPECT_EQ(GgufFile::open(file()).text("tokenizer.ggml.pre"), "deepseek-v3");
+  tokenizer["normalizer"]["normalizers"] = {{{"type", "NFKC"}}};
+  test::write_text(folder() / "tokenizer.json", tokenizer.dump());
+  fs::remove(file());
+  expect_error(
+      ErrorKind::kBadInput, [&] { export_it(); }, "swiftprune knows no llama.cpp name for");
+}
+
 TEST_F(ExportExperts, RoundingByTextIsRefused) {
   folder_of("qwen3moe");
   const auto model = Model::open(folder());

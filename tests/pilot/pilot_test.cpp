@@ -1,5 +1,6 @@
 #include "swiftprune/pilot/pilot.h"
 
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -107,6 +108,46 @@ TEST_F(PilotTest, KeepsToItsTime) {
   const ComparisonReport report = run();
   EXPECT_EQ(report.models.size(), 2u);  // one trial at least
   EXPECT_THAT(report.notes.back(), HasSubstr("Left out"));
+}
+
+// A model with experts: fewer of them, too.
+class ExpertPilotTest : public PilotTest {
+ protected:
+  ExpertPilotTest() {
+    model_ = Model::open(SWIFTPRUNE_TEST_DATA "/experts/qwen3_moe");  // three of seven experts a token
+    for (std::int32_t& id : ids_) id %= 60;
+    text_ = split_text(ids_, "t", model_->config().max_positions, 512, 512);
+    options_.model = "moe";
+    options_.methods = {"magnitude"};
+    options_.sparsities = {0.1};
+    options_.patterns.clear();
+  }
+};
+
+TEST_F(ExpertPilotTest, TriesExpertRatios) {
+  options_.max_perplexity_ratio = 1e9;
+  options_.expert_ratios = {0.25, 0.5, 0.75};  // leave 5, 4 and 2 of 7
+  const ComparisonReport report = run();
+  ASSERT_EQ(report.models.size(), 4u);
+  std::map<std::string, const ModelReport*> trials;
+  for (const ModelReport& model : report.models) trials[model.summary.name] = &model;
+  ASSERT_TRUE(trials.contains("25 % of experts out") && trials.contains("50 % of experts out"));
+  const auto parameters = [&](const char* name) { return trials.at(name)->summary.num_parameters; };
+  // Three parts of 12 x 24 and a row of the router, in two layers.
+  EXPECT_EQ(parameters("25 % of experts out") - parameters("50 % of experts out"), 2 * (3 * 12 * 24 + 24));
+  EXPECT_EQ(report.models[0].summary.num_parameters - parameters("25 % of experts out"),
+            2 * 2 * (3 * 12 * 24 + 24));
+  EXPECT_EQ(report.recommended, "50 % of experts out");
+  EXPECT_EQ(*report.recommendation,
+            "swiftprune shrink moe --out SHRUNK --units experts --ratio 0.5 --calibration 'own text.txt' "
+            "--windows 8 "
+            "--seqlen 64");
+  bool passed_over = false;
+  for (const std::string& note : report.notes) {
+    passed_over = passed_over || note.find("Passed over 75 % of the experts: ") != std::string::npos;
+  }
+  EXPECT_TRUE(passed_over);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
 TEST_F(PilotTest, BadOptions) {

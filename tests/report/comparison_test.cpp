@@ -147,6 +147,32 @@ TEST_F(ComparisonTest, LimitsAreInclusiveAndNansFail) {
   EXPECT_TRUE(gates[2].passed);
 }
 
+TEST(GatesTest, AnswersHaveLimitsToo) {
+  GenerationDrift d;
+  d.mean_tokens = 30.0;
+  d.dense_mean_tokens = 40.0;
+  d.new_loops = 0.1;
+  d.questions = 10;
+  d.exact = 8;
+  const auto found = [&](const GateLimits& limits) {
+    const auto gates = check_gates(limits, "m", d);
+    return gates.empty() ? GateResult{} : gates[0];
+  };
+  EXPECT_TRUE(check_gates({.max_kl = 0.0}, "m", d).empty());
+  EXPECT_TRUE(found({.max_loops = 0.1}).passed);
+  EXPECT_FALSE(found({.max_loops = 0.09}).passed);
+  EXPECT_DOUBLE_EQ(found({.max_length_change = 0.25}).found, 0.25);
+  EXPECT_TRUE(found({.max_length_change = 0.25}).passed);
+  EXPECT_FALSE(found({.max_length_change = 0.2}).passed);
+  EXPECT_TRUE(found({.min_exact = 0.8}).passed);
+  EXPECT_FALSE(found({.min_exact = 0.81}).passed);
+  d.dense_mean_tokens = 0.0;
+  EXPECT_FALSE(found({.max_length_change = 1e9}).passed);
+  const auto all = check_gates({.max_loops = 1.0, .max_length_change = 0.0, .min_exact = 0.0}, "m", d);
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_EQ(all[0].line().substr(0, 31), "FAIL  m: --max-length-change: f");
+}
+
 TEST_F(ComparisonTest, GateWithoutMeasurement) {
   ComparisonInput in = input({"half"});
   in.prompts = {{"p", "Cats", {}}};

@@ -1,6 +1,8 @@
 #include "swiftprune/checkpoint/gguf_pre_tokenizers.h"
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "swiftprune/core/error.h"
@@ -20,6 +22,16 @@ constexpr std::string_view kTekkenPattern =
 constexpr std::string_view kGpt4oPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+// Several cuts one after the other, with kThen between.
+constexpr char kThen = '\x1f';
+constexpr std::string_view kDeepSeek3Pattern =
+    "\\p{N}{1,3}"
+    "\x1f"
+    "[一-龥぀-ゟ゠-ヿ]+"
+    "\x1f"
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+
 using Kind = PreTokenizer::Kind;
 constexpr PreTokenizer kPreTokenizers[] = {
     {"gpt-2 phi-2 exaone4 trillion", Kind::kByteLevel, ""},
@@ -31,6 +43,7 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {"qwen2 deepseek-r1-qwen megrez stablelm2", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
     {"tekken", Kind::kSplitThenByteLevel, kTekkenPattern, false, true, true},
     {"gpt-4o llama4", Kind::kSplitThenByteLevel, kGpt4oPattern},
+    {"deepseek-v3 hunyuan-dense", Kind::kSplitThenByteLevel, kDeepSeek3Pattern},
 };
 
 // What decides how text is cut, whatever else a tokenizer.json says.
@@ -48,23 +61,30 @@ std::optional<Cut> read_cut(const nlohmann::json& pre) {
   if (!pre.is_object()) return std::nullopt;
   if (is_byte_level(pre, true)) return Cut{Kind::kByteLevel, ""};
   const auto steps = pre.find("pretokenizers");
-  if (pre.value("type", "") != "Sequence" || steps == pre.end() || !steps->is_array() || steps->size() != 2 ||
-      !(*steps)[0].is_object() || !(*steps)[1].is_object()) {
+  if (pre.value("type", "") != "Sequence" || steps == pre.end() || !steps->is_array() || steps->size() < 2 ||
+      !std::all_of(steps->begin(), steps->end(),
+                   [](const nlohmann::json& step) { return step.is_object(); })) {
     return std::nullopt;
   }
-  const nlohmann::json& first = (*steps)[0];
-  const nlohmann::json& second = (*steps)[1];
-  if (first.value("type", "") == "Digits" && first.value("individual_digits", false) &&
-      is_byte_level(second, true)) {
+  const nlohmann::json& first = steps->front();
+  if (steps->size() == 2 && first.value("type", "") == "Digits" && first.value("individual_digits", false) &&
+      is_byte_level(steps->back(), true)) {
     return Cut{Kind::kDigitsThenByteLevel, ""};
   }
-  const auto pattern = first.find("pattern");
-  if (first.value("type", "") == "Split" && first.value("behavior", "") == "Isolated" &&
-      !first.value("invert", false) && pattern != first.end() && pattern->is_object() &&
-      pattern->contains("Regex") && pattern->at("Regex").is_string() && is_byte_level(second, false)) {
-    return Cut{Kind::kSplitThenByteLevel, pattern->at("Regex").get<std::string>()};
+  if (!is_byte_level(steps->back(), false)) return std::nullopt;
+  Cut cut{Kind::kSplitThenByteLevel, ""};
+  for (std::size_t i = 0; i + 1 < steps->size(); ++i) {
+    const nlohmann::json& step = (*steps)[i];
+    const auto pattern = step.find("pattern");
+    if (step.value("type", "") != "Split" || step.value("behavior", "") != "Isolated" ||
+        step.value("invert", false) || pattern == step.end() || !pattern->is_object() ||
+        !pattern->contains("Regex") || !pattern->at("Regex").is_string()) {
+      return std::nullopt;
+    }
+    if (i > 0) cut.pattern += kThen;
+    cut.pattern += pattern->at("Regex").get<std::string>();
   }
-  return std::nullopt;
+  return cut;
 }
 
 std::string known_names() {
@@ -94,8 +114,10 @@ const PreTokenizer& pre_tokenizer_like(const nlohmann::json& tokenizer, const st
   const auto cut = read_cut(member("pre_tokenizer"));
   const nlohmann::json& normalizer = member("normalizer");
   const bool normalize = normalizer.is_object() && normalizer.value("type", "") == "NFC";
+  const bool has_none = normalizer.is_object() && normalizer.value("type", "") == "Sequence" &&
+                        normalizer.value("normalizers", nlohmann::json::array({0})).empty();
   const bool ignore_merges = tokenizer.at("model").value("ignore_merges", false);
-  if (cut && (normalize || normalizer.is_null())) {
+  if (cut && (normalize || has_none || normalizer.is_null())) {
     for (const PreTokenizer& pre : kPreTokenizers) {
       if (pre.kind == cut->kind && pre.pattern == cut->pattern && pre.normalize == normalize &&
           pre.ignore_merges == ignore_merges) {
@@ -115,15 +137,21 @@ Json byte_level(bool use_regex) {
 
 Json pre_tokenizer_json(const PreTokenizer& pre) {
   if (pre.kind == Kind::kByteLevel) return byte_level(true);
-  Json first = {{"type", "Digits"}, {"individual_digits", true}};
-  if (pre.kind == Kind::kSplitThenByteLevel) {
-    first = {{"type", "Split"},
-             {"pattern", {{"Regex", pre.pattern}}},
-             {"behavior", "Isolated"},
-             {"invert", false}};
+  Json steps = Json::array();
+  if (pre.kind == Kind::kDigitsThenByteLevel) {
+    steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  } else {
+    for (std::string_view rest = pre.pattern; !rest.empty();) {
+      const std::size_t end = std::min(rest.find(kThen), rest.size());
+      steps.push_back({{"type", "Split"},
+                       {"pattern", {{"Regex", rest.substr(0, end)}}},
+                       {"behavior", "Isolated"},
+                       {"invert", false}});
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
   }
-  return {{"type", "Sequence"},
-          {"pretokenizers", Json::array({first, byte_level(pre.kind == Kind::kDigitsThenByteLevel)})}};
+  steps.push_back(byte_level(pre.kind == Kind::kDigitsThenByteLevel));
+  return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
 }
 
 }  // namespace swiftprune

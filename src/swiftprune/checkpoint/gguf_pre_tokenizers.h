@@ -14,7 +14,7 @@ struct PreTokenizer {
   enum class Kind { kByteLevel, kDigitsThenByteLevel, kSplitThenByteLevel };
   std::string_view names;
   Kind kind;
-  std::string_view pattern;  // of kSplitThenByteLevel
+  std::string_view pattern;  // of kSplitThenByteLevel; several with U+001F between
   bool normalize = false;    // to NFC
   bool ignore_merges = false;
   bool add_bos = false;  // where tokenizer.ggml.add_bos_token is absent

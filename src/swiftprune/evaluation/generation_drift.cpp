@@ -15,10 +15,26 @@ namespace swiftprune {
 namespace {
 
 constexpr std::size_t kRepeatLength = 4;
+constexpr std::size_t kLoopTimes = 3, kLoopTokens = 12;
+constexpr std::string_view kBlanks = " \t\r\n";
 
 Prompt prompt_of(const JsonLine& line) {
   const JsonField field(line.value, line.where);
-  Prompt prompt{line.where, field.at("prompt").string(), {}};
+  Prompt prompt{line.where, field.at("prompt").string(), {}, {}};
+  if (const auto right = field.find("answer")) {
+    if (line.value.at("answer").is_array()) {
+      for (const JsonField& text : right->items()) prompt.right.push_back(text.string());
+    } else {
+      prompt.right.push_back(right->string());
+    }
+    const bool blank = std::any_of(prompt.right.begin(), prompt.right.end(), [](const std::string& text) {
+      return text.find_first_not_of(kBlanks) == std::string::npos;
+    });
+    if (prompt.right.empty() || blank) {
+      bad_input("{}: \"answer\": found {}, expected a text or a list of texts", line.where,
+                prompt.right.empty() ? "an empty list" : "a blank answer");
+    }
+  }
   if (const auto accept = field.find("accept")) {
     for (const JsonField& pattern : accept->items()) prompt.accept.push_back(pattern.string());
   }
@@ -34,7 +50,7 @@ std::vector<Prompt> prompt_lines(const std::filesystem::path& file) {
     std::string line = text.substr(begin, end - begin);
     if (line.ends_with('\r')) line.pop_back();
     ++number;
-    if (!line.empty()) prompts.push_back({fmt::format("{}: line {}", file.string(), number), line, {}});
+    if (!line.empty()) prompts.push_back({fmt::format("{}: line {}", file.string(), number), line, {}, {}});
     begin = end + 1;
   }
   return prompts;
@@ -100,6 +116,7 @@ AnswerSet generate_answers(const Model& model, const GeneratorMaker& make_genera
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     answer.text = tokenizer.decode(answer.ids);
     answer.repetition = repetition(answer.ids);
+    answer.loops = ends_in_loop(answer.ids);
     generation.answers.push_back(std::move(answer));
     if (options.progress) options.progress("generate", static_cast<std::int64_t>(p) + 1, std::ssize(ids));
   }
@@ -119,8 +136,35 @@ double repetition(std::span<const std::int32_t> ids) {
   return static_cast<double>(repeated) / static_cast<double>(count);
 }
 
-GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned) {
+bool ends_in_loop(std::span<const std::int32_t> ids) {
+  for (std::size_t period = 1; period * kLoopTimes <= ids.size(); ++period) {
+    const std::size_t length = std::max(period * kLoopTimes, kLoopTokens);
+    if (length > ids.size()) continue;
+    const auto end = ids.last(length);
+    if (std::equal(end.begin() + static_cast<std::ptrdiff_t>(period), end.end(), end.begin())) return true;
+  }
+  return false;
+}
+
+bool is_right(std::span<const std::string> right, std::string_view text) {
+  const auto trimmed = [](std::string_view part) {
+    const auto first = part.find_first_not_of(kBlanks);
+    return first == std::string_view::npos ? std::string_view() : part.substr(first);
+  };
+  const auto goes_on = [](char c) {  // UTF-8's other bytes are letters here
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c & 0x80) != 0;
+  };
+  text = trimmed(text);
+  return std::any_of(right.begin(), right.end(), [&](std::string_view answer) {
+    answer = trimmed(answer);
+    answer = answer.substr(0, answer.find_last_not_of(kBlanks) + 1);
+    return text.starts_with(answer) && (text.size() == answer.size() || !goes_on(text[answer.size()]));
+  });
+}
+
+GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned, std::span<const Prompt> prompts) {
   expect(dense.answers.size() == pruned.answers.size(), "drift: answers to the same prompts");
+  expect(prompts.empty() || prompts.size() == pruned.answers.size(), "drift: an answer to each prompt");
   const std::size_t n = dense.answers.size();
   GenerationDrift result;
   for (std::size_t i = 0; i < n; ++i) {
@@ -136,6 +180,16 @@ GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned) {
   result.dense_mean_tokens = mean_of(n, [&](std::size_t i) { return dense.answers[i].ids.size(); });
   result.repetition = mean_of(n, [&](std::size_t i) { return pruned.answers[i].repetition; });
   result.dense_repetition = mean_of(n, [&](std::size_t i) { return dense.answers[i].repetition; });
+  result.loops = mean_of(n, [&](std::size_t i) { return pruned.answers[i].loops; });
+  result.dense_loops = mean_of(n, [&](std::size_t i) { return dense.answers[i].loops; });
+  result.new_loops =
+      mean_of(n, [&](std::size_t i) { return pruned.answers[i].loops && !dense.answers[i].loops; });
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].right.empty()) continue;
+    ++result.questions;
+    if (is_right(prompts[i].right, pruned.answers[i].text)) ++result.exact;
+    if (is_right(prompts[i].right, dense.answers[i].text)) ++result.dense_exact;
+  }
   return result;
 }
 

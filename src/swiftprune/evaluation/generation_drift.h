@@ -1,6 +1,6 @@
 // What a model writes after a list of prompts (greedily), and how far a pruned model's answers drift from the
-// dense model's: where they part, how long they are, how much they repeat, and which answers still match what
-// a user accepts (refusals).
+// dense model's: where they part, how long they are, how much they repeat, whether they end in loops, which questions
+// are answered right, and which answers still match what a user accepts (refusals).
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "swiftprune/core/progress.h"
@@ -21,8 +22,10 @@ struct Prompt {
   std::string where;                // "<file>: line <n>"
   std::string text;                 // as the model gets it; special tokens in it are recognised
   std::vector<std::string> accept;  // regular expressions, one of which the answer is to match; may be empty
+  std::vector<std::string> right = {};  // the answers that are right, of a question; else empty
 };
-// .jsonl: {"prompt": "...", "accept": ["regex", ...]} a line; any other name: one prompt a line.
+// .jsonl: {"prompt": "...", "answer": "..." or ["...", ...], "accept": ["regex", ...]} a line, the last two where
+// there are any; any other name: one prompt a line.
 // Throws Error{kBadInput} naming the line.
 std::vector<Prompt> read_prompts(const std::filesystem::path& file);
 
@@ -32,6 +35,7 @@ struct Answer {
   bool ended = false;  // by the end token, not by the limit
   // Share of its 4-grams of tokens that stood in the answer before; 0 for fewer than two of them.
   double repetition = 0.0;
+  bool loops = false;  // its end (ends_in_loop())
 };
 
 struct AnswerSet {
@@ -58,10 +62,19 @@ struct GenerationDrift {
   double repetition = 0.0;  // mean over the pruned model's answers
   double dense_repetition = 0.0;
   std::vector<std::int64_t> common_tokens;  // of each prompt
+  double loops = 0.0, dense_loops = 0.0;    // shares of the answers that end in a loop
+  double new_loops = 0.0;                   // of those that do where the dense model's do not
+  std::int64_t questions = 0;               // prompts with right answers
+  std::int64_t exact = 0, dense_exact = 0;  // of them answered right
 };
-GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned);
+// prompts: for the questions among them; may be empty.
+GenerationDrift drift(const AnswerSet& dense, const AnswerSet& pruned, std::span<const Prompt> prompts = {});
 
 double repetition(std::span<const std::int32_t> ids);
+// Are the last tokens one and the same n-gram three times or more, over 12 tokens at least?
+bool ends_in_loop(std::span<const std::int32_t> ids);
+// Does the text begin with one of the right answers, after blanks, and not go on with a letter or a digit?
+bool is_right(std::span<const std::string> right, std::string_view text);
 
 // Which answers match one of their prompt's patterns; patterns are those of text/regex.h
 // ("(?i)cannot|can't"). Throws Error{kBadInput} for a prompt without patterns or a pattern that is none.

@@ -12,6 +12,8 @@
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/drivers/remove_experts.h"
+#include "swiftprune/pipeline/expert_checkpoint.h"
 
 namespace swiftprune {
 namespace {
@@ -22,16 +24,21 @@ double seconds_since(Clock::time_point start) {
 }
 
 struct Candidate {
-  const Method* method = nullptr;
-  Pattern pattern;
+  const Method* method = nullptr;  // null: experts are taken out
+  Pattern pattern = {};
   double sparsity = 0.5;  // of unstructured patterns
+  double expert_ratio = 0.0;
   double estimated_seconds = 0.0;
 
+  bool removes_experts() const { return method == nullptr; }
   bool unstructured() const { return pattern.kind == Pattern::Kind::kRow; }
   std::string target() const {
     return unstructured() ? fmt::format("{:.0f} %", 100.0 * sparsity) : format(pattern);
   }
-  std::string name() const { return fmt::format("{} {}", method->name, target()); }
+  std::string name() const {
+    if (removes_experts()) return fmt::format("{:.0f} % of experts out", 100.0 * expert_ratio);
+    return fmt::format("{} {}", method->name, target());
+  }
 };
 
 class Pilot {
@@ -48,6 +55,7 @@ class Pilot {
         }
       }
     }
+    if (model.config().has_experts()) add_expert_ratios();
     if (candidates_.empty()) bad_usage("pilot: found no --sparsity and no --pattern, expected at least one");
   }
 
@@ -64,6 +72,18 @@ class Pilot {
   }
 
  private:
+  void add_expert_ratios() {
+    for (const double ratio : options_.expert_ratios) {
+      try {
+        check_experts_left(model_.config(), experts_for_ratio(model_.config(), ratio), "--expert-ratio");
+        candidates_.push_back({.expert_ratio = ratio});
+      } catch (const Error& error) {
+        notes_.push_back(
+            fmt::format("Passed over {:.0f} % of the experts: {}.", 100.0 * ratio, error.what()));
+      }
+    }
+  }
+
   // The first windows, as many as the method wants and the text has.
   TokenWindows calibration(const Method& method) const {
     const std::int64_t count = std::min(device_.default_windows(method, model_, text_.calibration.seqlen),
@@ -99,6 +119,7 @@ class Pilot {
   // Each method on the first blocks: what a whole run will take, and the error of a layer's output.
   void estimate() {
     for (Candidate& candidate : candidates_) {
+      if (candidate.removes_experts()) continue;  // what the first of them takes tells of the others
       const Plan plan = plan_of(candidate);
       const PruneOptions options = options_of(candidate);
       device_.check_plan(model_, plan, options);
@@ -120,7 +141,8 @@ class Pilot {
 
   // Nothing is measured of experts: with them the sparsity is the same everywhere.
   bool allocates(const Candidate& candidate) const {
-    return candidate.method->allocates && candidate.unstructured() && !model_.config().has_experts();
+    return !candidate.removes_experts() && candidate.method->allocates && candidate.unstructured() &&
+           !model_.config().has_experts();
   }
 
   // The first run that allocates measures sensitivities too: about half as much again.
@@ -141,23 +163,49 @@ class Pilot {
     allocate_by_sensitivity(sensitivities_, plan);
   }
 
-  void try_whole(const Candidate& candidate) {
-    const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
+  using Stages = std::vector<std::pair<std::string, double>>;
+
+  Stages prune(const Candidate& candidate, const std::filesystem::path& folder) {
     Plan plan = plan_of(candidate);
     const auto begin = Clock::now();
     allocate(candidate, plan);
     const double allocate_seconds = seconds_since(begin);
-    PruneResult result;
-    {
-      CheckpointWriter writer(folder.path(), plan_like(model_.checkpoint()));
-      CheckpointOutput output(model_.checkpoint(), writer);
-      const PruneOptions options = options_of(candidate);
-      device_.check_plan(model_, plan, options);
-      result = device_.prune(model_, plan, windows_of(candidate, plan), options, output);
-      output.copy_rest();
-      writer.copy_other_files(model_.checkpoint());
-      writer.finish();
-    }
+    CheckpointWriter writer(folder, plan_like(model_.checkpoint()));
+    CheckpointOutput output(model_.checkpoint(), writer);
+    const PruneOptions options = options_of(candidate);
+    device_.check_plan(model_, plan, options);
+    const PruneResult result = device_.prune(model_, plan, windows_of(candidate, plan), options, output);
+    output.copy_rest();
+    writer.copy_other_files(model_.checkpoint());
+    writer.finish();
+    const StageSeconds& t = result.seconds;
+    return {
+        {"allocate", allocate_seconds}, {"load", t.load},     {"calibrate", t.calibrate}, {"score", t.score},
+        {"select", t.select},           {"refine", t.refine}, {"write", t.write}};
+  }
+
+  // As `shrink --units experts` does by default.
+  Stages take_experts_out(const Candidate& candidate, const std::filesystem::path& folder) {
+    RemoveExpertsOptions options;
+    options.keep = experts_for_ratio(model_.config(), candidate.expert_ratio);
+    options.scorer = &expert_scorer("ours");
+    options.refit = can_refit_experts(model_);
+    options.compute = options_.forward.compute;
+    if (options_.forward.progress) options.progress = options_.forward.progress;
+    ExpertCheckpoint output(model_, options.keep, folder);
+    const RemoveExpertsResult result =
+        remove_experts(model_, device_.host(), text_.calibration, options, output);
+    output.finish(nlohmann::ordered_json::object());
+    const ShrinkSeconds& t = result.seconds;
+    return {{"load", t.load}, {"forward", t.forward}, {"solve", t.solve}, {"write", t.write}};
+  }
+
+  void try_whole(const Candidate& candidate) {
+    const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
+    const auto begin = Clock::now();
+    const auto stages = candidate.removes_experts() ? take_experts_out(candidate, folder.path())
+                                                    : prune(candidate, folder.path());
+    const double seconds = seconds_since(begin);
     const auto start = Clock::now();
     const auto pruned = Model::open(folder.path());
     ComparisonInput input;
@@ -176,29 +224,33 @@ class Pilot {
       report_ = std::move(comparison);
       report_.models[0].decode_tokens_per_second = speed_of(model_);
     }
-    describe(candidate, result, allocate_seconds, trial);
+    describe(candidate, stages, trial);
     measure_packed(
         *pruned, options_.work / fmt::format("trial-{}-packed", trials_.size()),
         [this](const Model& packed) { return speed_of(packed); }, trial);
     measure_seconds_ = seconds_since(start);
-    trials_.push_back({candidate, std::move(trial)});
+    for (Candidate& other : candidates_) {
+      if (candidate.removes_experts() && other.removes_experts())
+        other.estimated_seconds = seconds + measure_seconds_;
+    }
+    const double left = static_cast<double>(trial.summary.num_parameters) /
+                        static_cast<double>(report_.models[0].summary.num_parameters);
+    const double gone = 1.0 - (1.0 - trial.summary.sparsity) * left;
+    trials_.push_back({candidate, std::move(trial), gone});
   }
 
-  void describe(const Candidate& candidate, const PruneResult& result, double allocate_seconds,
-                ModelReport& trial) const {
+  void describe(const Candidate& candidate, const Stages& stages, ModelReport& trial) const {
     ModelSummary& s = trial.summary;
     s.name = candidate.name();
     s.folder.clear();
-    s.method = candidate.method->name;
-    const StageSeconds& t = result.seconds;
-    s.stage_seconds = {
-        {"allocate", allocate_seconds}, {"load", t.load},     {"calibrate", t.calibrate}, {"score", t.score},
-        {"select", t.select},           {"refine", t.refine}, {"write", t.write}};
+    s.method = candidate.removes_experts() ? "experts" : std::string(candidate.method->name);
+    s.stage_seconds = {stages.begin(), stages.end()};
     s.prune_command = command(candidate);
   }
 
   // The whole text may calibrate the real run.
   std::vector<std::string> command(const Candidate& candidate) const {
+    if (candidate.removes_experts()) return expert_command(candidate);
     std::vector<std::string> arguments = {"swiftprune",
                                           "prune",
                                           options_.model,
@@ -221,6 +273,26 @@ class Pilot {
     return arguments;
   }
 
+  std::vector<std::string> expert_command(const Candidate& candidate) const {
+    std::vector<std::string> arguments = {"swiftprune",
+                                          "shrink",
+                                          options_.model,
+                                          "--out",
+                                          "SHRUNK",
+                                          "--units",
+                                          "experts",
+                                          "--ratio",
+                                          fmt::format("{}", candidate.expert_ratio),
+                                          "--calibration",
+                                          options_.text,
+                                          "--windows",
+                                          std::to_string(text_.calibration.num_windows()),
+                                          "--seqlen",
+                                          std::to_string(text_.calibration.seqlen)};
+    arguments.insert(arguments.end(), options_.prune_arguments.begin(), options_.prune_arguments.end());
+    return arguments;
+  }
+
   double speed_of(const Model& model) const {
     return decode_speed(model, device_, text_.evaluation.front().windows.window(0), options_.forward.compute);
   }
@@ -229,7 +301,8 @@ class Pilot {
     Candidate candidate;
     ModelReport report;
     double ratio() const { return report.divergence->perplexity_ratio; }
-    double sparsity() const { return report.summary.sparsity; }
+    // Of all parameters what was taken out, of what is left the linears' share of zeros.
+    double gone = 0.0;
   };
 
   const Trial& recommended() const {
@@ -238,7 +311,7 @@ class Pilot {
       const bool a_keeps = a.ratio() <= limit, b_keeps = b.ratio() <= limit;
       if (a_keeps != b_keeps) return a_keeps;
       // Within a hundredth, sparsities count as the same.
-      if (a_keeps && std::abs(a.sparsity() - b.sparsity()) > 0.01) return a.sparsity() > b.sparsity();
+      if (a_keeps && std::abs(a.gone - b.gone) > 0.01) return a.gone > b.gone;
       return a.ratio() < b.ratio();
     };
     const Trial* best = &trials_.front();
@@ -264,6 +337,7 @@ class Pilot {
     report_.notes.push_back(fmt::format("First {} blocks alone: {}.",
                                         std::min(kTrialBlocks, model_.config().num_layers()),
                                         fmt::join(trial_notes_, "; ")));
+    report_.notes.insert(report_.notes.end(), notes_.begin(), notes_.end());
     if (!left_out_.empty()) {
       report_.notes.push_back(
           fmt::format("Left out, for they would not have ended in time: {}.", fmt::join(left_out_, ", ")));
@@ -285,7 +359,7 @@ class Pilot {
   std::vector<Candidate> candidates_;  // cheapest first, after estimate()
   std::vector<double> sensitivities_;
   double measure_seconds_ = 0.0;  // of the last trial's comparison
-  std::vector<std::string> trial_notes_, left_out_;
+  std::vector<std::string> notes_, trial_notes_, left_out_;
   std::vector<Trial> trials_;
   ComparisonReport report_;
 };

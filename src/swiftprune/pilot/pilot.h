@@ -1,5 +1,5 @@
-// The small trial that users start with: methods × sparsities on a model and a text of their own, first on a
-// few blocks (for errors and an estimate of time), then on the whole model as long as the time lasts;
+// The small trial that users start with: methods × sparsities, and of a model with experts fewer experts, on a model
+// and a text of their own, first on a few blocks (for errors and an estimate of time), then on the whole model as long as the time lasts;
 // quality, size and speed of each; and the one command that it recommends.
 #pragma once
 
@@ -31,6 +31,9 @@ struct PilotOptions {
   std::vector<std::string> methods = {"fast", "best"};
   std::vector<double> sparsities = {0.3, 0.5, 0.6};
   std::vector<std::string> patterns = {"2:4"};  // N:M, beside the sparsities
+  // Shares of the experts that are taken out, of a model that has experts; those that leave too few for its router are
+  // passed over, with a note.
+  std::vector<double> expert_ratios = {0.25, 0.5};
   double budget_seconds = 600.0;
   double max_perplexity_ratio = 1.10;  // what the recommended model is to keep
   std::filesystem::path work;          // folder for the models on trial, which are removed again
@@ -40,8 +43,8 @@ struct PilotOptions {
   ForwardOptions forward;
 };
 
-// The dense model and every trial, best first. report.recommendation: the sparsest trial that keeps the limit
-// (of those within a hundredth, the lowest perplexity), else the one nearest to it, which a note says.
+// The dense model and every trial, best first. report.recommendation: the trial with the fewest weights left (zeros
+// and taken out) that keeps the limit (of those within a hundredth, the lowest perplexity), else the one nearest to it, which a note says.
 // Throws Error{kUsage} for unknown methods or patterns.
 ComparisonReport run_pilot(const Model& model, Device& device, const PilotText& text,
                            const PilotOptions& options);

@@ -102,7 +102,12 @@ void measure_answers(const ComparisonInput& input, Device& device, const Tokeniz
       model.generation =
           generate_answers(*input.models[m], make_generator, tokenizer, input.prompts, options);
       model.decode_tokens_per_second = model.generation->decode_tokens_per_second;
-      if (m > 0) model.drift = drift(*report.models[0].generation, *model.generation);
+      if (m > 0) model.drift = drift(*report.models[0].generation, *model.generation, input.prompts);
+      if (m > 0 && !model.few_bits) {
+        for (GateResult& gate : check_gates(input.gates, model.summary.name, *model.drift)) {
+          report.gates.push_back(std::move(gate));
+        }
+      }
     }
     if (!input.refusals.empty() && !model.few_bits) {
       model.refusal_answers =
@@ -110,6 +115,7 @@ void measure_answers(const ComparisonInput& input, Device& device, const Tokeniz
       model.accepted = accepted(input.refusals, *model.refusal_answers);
     }
   }
+  sort_failed_first(report.gates);
 }
 
 std::string times(double ratio) { return fmt::format("{:.{}f}", ratio, ratio < 10.0 ? 3 : 1); }
@@ -137,8 +143,18 @@ bool ComparisonReport::passed() const {
 ComparisonReport compare(const ComparisonInput& input, Device& device) {
   expect(input.models.size() >= 2 && input.models.size() == input.folders.size(),
          "compare: two models or more");
-  if (input.gates.any() && input.parts.empty()) {
+  if (input.gates.on_text() && input.parts.empty()) {
     bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
+  }
+  if (input.gates.on_answers() && input.prompts.empty()) {
+    bad_usage(
+        "gates (--max-loops, --max-length-change, --min-exact): found no measurement, expected --prompts");
+  }
+  const auto is_question = [](const Prompt& prompt) { return !prompt.right.empty(); };
+  if (input.gates.min_exact && std::none_of(input.prompts.begin(), input.prompts.end(), is_question)) {
+    bad_usage(
+        "--min-exact: found no question in --prompts, expected lines of .jsonl with \"prompt\" and "
+        "\"answer\"");
   }
   ComparisonReport report;
   report.title = fmt::format("{}, pruned", model_name(input.folders[0]));
@@ -229,6 +245,12 @@ Verdict verdict_of(const ComparisonReport& report) {
     }
     if (best == nullptr || model.divergence->perplexity_ratio < best->divergence->perplexity_ratio)
       best = &model;
+  }
+  if (best == nullptr && !report.gates.empty()) {  // of answers alone
+    verdict.mood = report.passed() ? Verdict::Mood::kGood : Verdict::Mood::kBad;
+    verdict.headline = report.passed() ? "Passed: every limit is kept" : "Failed: a limit is not kept";
+    verdict.detail = "No text was measured: the limits are those of the answers.";
+    return verdict;
   }
   if (best == nullptr) {
     verdict.headline = "No text was measured";

@@ -450,16 +450,23 @@ class Page {
         "model's.</p>\n<div class=\"scroll\"><table><thead><tr><th>Model</th><th class=\"num\">Same "
         "answer</th>"
         "<th class=\"num\">Tokens in common</th><th class=\"num\">Length</th><th "
-        "class=\"num\">Repetition<small>4-grams</small></th>"
+        "class=\"num\">Repetition<small>4-grams</small></th><th class=\"num\">Loops</th>"
+        "<th class=\"num\">Right<small>of the questions</small></th>"
         "</tr></thead>\n<tbody>\n");
     for (const ModelReport& model : report_.models) {
       if (!model.drift) continue;
       const GenerationDrift& d = *model.drift;
       put("<tr><th scope=\"row\">{}</th><td class=\"num\">{}</td><td class=\"num\">{:.1f}</td><td "
           "class=\"num\">{:.1f}"
-          "<small>dense {:.1f}</small></td><td class=\"num\">{}<small>dense {}</small></td></tr>\n",
+          "<small>dense {:.1f}</small></td><td class=\"num\">{}<small>dense {}</small></td><td "
+          "class=\"num\">{}"
+          "<small>dense {}</small></td><td class=\"num\">{}</td></tr>\n",
           escape(model.summary.name), percent(d.identical), d.mean_common_tokens, d.mean_tokens,
-          d.dense_mean_tokens, percent(d.repetition), percent(d.dense_repetition));
+          d.dense_mean_tokens, percent(d.repetition), percent(d.dense_repetition), percent(d.loops),
+          percent(d.dense_loops),
+          d.questions == 0
+              ? std::string()
+              : fmt::format("{} of {}<small>dense {}</small>", d.exact, d.questions, d.dense_exact));
     }
     put("</tbody></table></div>\n");
     for (std::size_t i = 0; i < std::min(report_.prompts.size(), kShownAnswers); ++i) {

@@ -43,7 +43,8 @@ ordered_json answers_json(const std::vector<Prompt>& prompts, const AnswerSet& g
                     {"answer", answer.text},
                     {"tokens", answer.ids.size()},
                     {"ended", answer.ended},
-                    {"repetition", answer.repetition}});
+                    {"repetition", answer.repetition},
+                    {"loops", answer.loops}});
   }
   return list;
 }
@@ -65,9 +66,18 @@ ordered_json summary_json(const ModelSummary& s) {
 }
 
 ordered_json drift_json(const GenerationDrift& d) {
-  return {{"identical", d.identical},        {"mean_common_tokens", d.mean_common_tokens},
-          {"mean_tokens", d.mean_tokens},    {"dense_mean_tokens", d.dense_mean_tokens},
-          {"repetition", d.repetition},      {"dense_repetition", d.dense_repetition},
+  return {{"identical", d.identical},
+          {"mean_common_tokens", d.mean_common_tokens},
+          {"mean_tokens", d.mean_tokens},
+          {"dense_mean_tokens", d.dense_mean_tokens},
+          {"loops", d.loops},
+          {"dense_loops", d.dense_loops},
+          {"new_loops", d.new_loops},
+          {"questions", d.questions},
+          {"exact", d.exact},
+          {"dense_exact", d.dense_exact},
+          {"repetition", d.repetition},
+          {"dense_repetition", d.dense_repetition},
           {"common_tokens", d.common_tokens}};
 }
 
