@@ -18,7 +18,7 @@ if "OMP_WAIT_POLICY" not in _os.environ:
     _os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from ._swiftprune import version as _version, version_text
-from .commands import (bench, compare, doctor, evaluate, export, import_gguf, inspect, methods, pack, pilot, prune,
+from .commands import (bench, compare, doctor, evaluate, export, families, import_gguf, inspect, methods, pack, pilot, prune,
                        quantize, recover, shrink, tune, unpack, verify)
 from .errors import DeviceError, Error, GateError, InputError, InternalError, Note, UsageError
 from .model import Generation, Model, Stream, load
@@ -27,6 +27,6 @@ __version__ = _version()
 
 __all__ = [
     "DeviceError", "Error", "GateError", "Generation", "InputError", "InternalError", "Model", "Note", "Stream",
-    "UsageError", "__version__", "bench", "compare", "doctor", "evaluate", "export", "import_gguf", "inspect", "load",
+    "UsageError", "__version__", "bench", "compare", "doctor", "evaluate", "export", "families", "import_gguf", "inspect", "load",
     "methods", "pack", "pilot", "prune", "quantize", "recover", "shrink", "tune", "unpack", "verify", "version_text",
 ]
