@@ -193,8 +193,7 @@ class Pilot {
     options.compute = options_.forward.compute;
     if (options_.forward.progress) options.progress = options_.forward.progress;
     ExpertCheckpoint output(model_, options.keep, folder);
-    const RemoveExpertsResult result =
-        remove_experts(model_, device_.host(), text_.calibration, options, output);
+    const RemoveExpertsResult result = device_.remove_experts(model_, text_.calibration, options, output);
     output.finish(nlohmann::ordered_json::object());
     const ShrinkSeconds& t = result.seconds;
     return {{"load", t.load}, {"forward", t.forward}, {"solve", t.solve}, {"write", t.write}};
