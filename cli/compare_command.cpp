@@ -257,9 +257,8 @@ void declare_compare(CLI::App& program) {
       "--report out.html\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50 --text my_text.txt --max-perplexity-ratio 1.10 "
       "--min-top1 0.9\n"
-      "  swiftprune compare ./Qwen3-30B-A3B ./experts75 --prompts questions.jsonl --max-tokens 256 "
-      "--max-loops 0.02 "
-      "--max-length-change 0.2 --min-exact 0.9\n"
+      "  swiftprune compare ./Qwen3-30B-A3B ./experts75 --prompts questions.jsonl "
+      "--max-loops 0.02 --min-exact 0.9\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50-int4 --text my_text.txt --equal-bytes --calibration "
       "other.txt --report out.html");
   command->callback([flags] { run(*flags); });
