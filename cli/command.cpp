@@ -3,6 +3,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -21,6 +22,8 @@ namespace swiftprune::cli {
 namespace {
 
 thread_local const CommandHost* current_host = nullptr;
+// Folders that stand for GGUF files, by the files' names as the user wrote them.
+thread_local std::map<std::string, std::string> files_of_folders;
 
 void locate(const CommonOptions& options, std::string& model) {
   const std::string given = model;
@@ -28,11 +31,20 @@ void locate(const CommonOptions& options, std::string& model) {
   model = found.folder.string();
   if (model != given) options.located->given[model] = given;
   if (found.gguf == nullptr) return;
+  files_of_folders[model] = given;
   print_notes(options, found.gguf->notes());
   options.located->made.push_back(std::move(found.gguf));
 }
 
 }  // namespace
+
+std::string with_files_named(std::string message) {
+  for (const auto& [folder, file] : files_of_folders) {
+    for (std::size_t at = 0; (at = message.find(folder, at)) != std::string::npos; at += file.size())
+      message.replace(at, folder.size(), file);
+  }
+  return message;
+}
 
 HostScope::HostScope(const CommandHost& host) {
   expect(current_host == nullptr, "one host of a thread");

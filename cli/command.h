@@ -65,6 +65,9 @@ class HostScope {
   ~HostScope();
 };
 
+// A message in which GGUF files have the names that the user gave them, not those of the folders that stand for them.
+std::string with_files_named(std::string message);
+
 // What add_model_argument()'s models turned out to be.
 struct LocatedModels {
   std::vector<std::shared_ptr<const GgufFolder>> made;  // stay until the command's options go

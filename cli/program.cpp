@@ -55,7 +55,7 @@ int exit_code_of(const std::exception_ptr& thrown, const std::string& prefix, bo
     const int code = 128 + stopping_signal();
     return tells_interrupt ? complain(code, prefix + error.what()) : code;
   } catch (const Error& error) {
-    return complain(static_cast<int>(error.kind()), prefix + error.what());
+    return complain(static_cast<int>(error.kind()), prefix + with_files_named(error.what()));
   } catch (const InternalError& error) {
     return complain(kInternalError, prefix + error.what());
   } catch (const std::bad_alloc&) {

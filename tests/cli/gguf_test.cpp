@@ -112,6 +112,15 @@ TEST_F(GgufArgument, WhatCannotBeDoneIsRefusedByName) {
   expect_refused({"eval", at("none.gguf"), "--ids", ids(200)}, 3, "none.gguf: no such f");
 }
 
+// Not the folder that stands for it.
+TEST_F(WithGguf, ErrorsNameTheFile) {
+  const std::string file = fmt::format("{}/checkpoint/gguf/gpt_oss_mxfp4.gguf", SWIFTPRUNE_TEST_DATA);
+  const Finished result = run({"prune", file, "-o", at("out"), "--method", "magnitude"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.error, HasSubstr(file + ": tensor model.layers.0.mlp.experts.gate_up_proj_blocks"));
+  EXPECT_THAT(result.error, Not(HasSubstr(at("tmp"))));
+}
+
 // Experts lie otherwise in the file than in the folder: one tensor of a block becomes one each, or one with gate and up
 // in turn, or blocks and scales of MXFP4.
 TEST_F(WithGguf, ExpertsAreReadAsThoseOfTheirFolder) {
