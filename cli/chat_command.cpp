@@ -287,14 +287,7 @@ void declare_chat(CLI::App& program) {
   command->add_option("-n,--max-tokens", options->max_tokens, "Tokens of an answer at most")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 24));
-  command->add_option("--temperature", options->sampler.temperature, "0: always the likeliest token (greedy)")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 100.0));
-  command
-      ->add_option("--top-p", options->sampler.top_p,
-                   "Draw from the likeliest tokens that hold this probability")
-      ->capture_default_str()
-      ->check(CLI::Range(1e-6, 1.0));
+  add_sampler_flags(*command, options->sampler);
   command->add_option("--seed", options->sampler.seed, "Seed of the draws (default: drawn anew)")
       ->each([options](const std::string&) { options->seed_given = true; });
   add_compute_flag(*command, options->compute);

@@ -155,6 +155,15 @@ void add_compact_flag(CLI::App& command, bool& compact) {
                    "Keep only packed weights in GPU memory; long prompts then take longer");
 }
 
+void add_sampler_flags(CLI::App& command, SamplerOptions& sampler) {
+  command.add_option("--temperature", sampler.temperature, "0: always the likeliest token (greedy)")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-p", sampler.top_p, "Draw from the likeliest tokens that hold this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-6, 1.0));
+}
+
 std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
   DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);

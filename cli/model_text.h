@@ -12,6 +12,7 @@
 #include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/scored_windows.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/model/sampler.h"
 #include "swiftprune/report/comparison.h"
 #include "swiftprune/text/tokenizer.h"
 
@@ -60,6 +61,8 @@ struct DeviceFlags {
 void add_device_flags(CLI::App& command, DeviceFlags& flags);
 // --compact, for commands that keep a model in GPU memory.
 void add_compact_flag(CLI::App& command, bool& compact);
+// --temperature, --top-p.
+void add_sampler_flags(CLI::App& command, SamplerOptions& sampler);
 // Throws Error{kUsage} naming the flag, also for a limit that this device does not need, and Error{kDevice}.
 std::unique_ptr<Device> open_device(const DeviceFlags& flags);
 

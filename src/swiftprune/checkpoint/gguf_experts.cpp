@@ -79,18 +79,8 @@ constexpr double kSoftmax = 1.0, kSigmoid = 2.0;  // expert_gating_func
 
 // ---- llama with experts: Mixtral
 
-constexpr ConfigField kMixtralFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"num_local_experts", "expert_count"},
-    {"num_experts_per_tok", "expert_used_count"},
-};
+constexpr auto kMixtralFields = joined(
+    kLlamaFields, {{"num_local_experts", "expert_count"}, {"num_experts_per_tok", "expert_used_count"}});
 
 constexpr TensorRule kMixtralBlock[] = {
     {"attn_norm", "model.layers.*.input_layernorm"},
@@ -116,20 +106,12 @@ void complete_mixtral(const GgufFile& file, Json& config) {
 
 // ---- qwen2moe, qwen3moe, olmoe
 
-constexpr ConfigField kQwenMoeFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"num_experts", "expert_count"},
-    {"num_experts_per_tok", "expert_used_count"},
-    {"moe_intermediate_size", "expert_feed_forward_length"},
-    {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", Type::kInteger, false},
-};
+constexpr auto kQwenMoeFields =
+    joined(kLlamaFields,
+           {{"num_experts", "expert_count"},
+            {"num_experts_per_tok", "expert_used_count"},
+            {"moe_intermediate_size", "expert_feed_forward_length"},
+            {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", Type::kInteger, false}});
 
 constexpr TensorRule kGateOfExperts =
     experts_of_block(TensorForm::kGateExperts, "ffn_gate_exps", "model.layers.*.mlp.experts.#.gate_proj");
@@ -184,18 +166,8 @@ void complete_qwen3_moe(const GgufFile& file, Json& config) {
   complete_qwen3(file, config);
 }
 
-constexpr ConfigField kOlmoeFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"num_experts", "expert_count"},
-    {"num_experts_per_tok", "expert_used_count"},
-};
+constexpr auto kOlmoeFields =
+    joined(kLlamaFields, {{"num_experts", "expert_count"}, {"num_experts_per_tok", "expert_used_count"}});
 
 void complete_olmoe(const GgufFile& file, Json& config) {
   check_counts(file);
@@ -251,19 +223,10 @@ void complete_gpt_oss(const GgufFile& file, Json& config) {
 
 // ---- glm4moe
 
-constexpr ConfigField kGlm4MoeFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"n_routed_experts", "expert_count"},
-    {"num_experts_per_tok", "expert_used_count"},
-    {"moe_intermediate_size", "expert_feed_forward_length"},
-};
+constexpr auto kGlm4MoeFields =
+    joined(kLlamaFields, {{"n_routed_experts", "expert_count"},
+                          {"num_experts_per_tok", "expert_used_count"},
+                          {"moe_intermediate_size", "expert_feed_forward_length"}});
 
 constexpr TensorRule kGlm4MoeBlock[] = {
     {"attn_norm", "model.layers.*.input_layernorm"},

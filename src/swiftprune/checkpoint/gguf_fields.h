@@ -2,6 +2,9 @@
 // that all decoders of the Llama kind share.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -50,6 +53,16 @@ inline constexpr ConfigField kLlamaFields[] = {
     {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
     {"rope_theta", "rope.freq_base", Type::kNumber, false},
 };
+
+// A table and what an architecture has behind it.
+template <std::size_t kCount, std::size_t kMore>
+constexpr std::array<ConfigField, kCount + kMore> joined(const ConfigField (&fields)[kCount],
+                                                         const ConfigField (&more)[kMore]) {
+  std::array<ConfigField, kCount + kMore> all{};
+  std::copy_n(fields, kCount, all.begin());
+  std::copy_n(more, kMore, all.begin() + kCount);
+  return all;
+}
 
 inline constexpr TensorRule kLlamaModelTensors[] = {
     {"token_embd", "model.embed_tokens"},
