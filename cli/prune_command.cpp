@@ -20,6 +20,7 @@
 #include "option_echo.h"
 #include "prune_dry_run.h"
 #include "ranks.h"
+#include "resume.h"
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
@@ -283,46 +284,20 @@ nlohmann::ordered_json identity_of(const PruneFlags& flags, const Model& model, 
           {"instruction_set", isa_name()}};
 }
 
-// What an unfinished run had otherwise, in words.
-std::string difference(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now) {
-  const auto differs = [&](const char* key) { return !before.contains(key) || before[key] != now[key]; };
-  if (!before.is_object() || differs("version")) return "another version of swiftprune";
-  if (differs("model")) return "another model";
-  if (differs("calibration")) return "other calibration text";
-  if (!before.contains("options") || !before["options"].is_object()) return "other options";
-  const auto& options = before["options"];
-  std::string names;
-  for (const auto& [name, value] : now["options"].items()) {
-    if (options.contains(name) && options[name] == value) continue;
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", name == "MODEL" ? name : "--" + name);
-  }
-  if (!names.empty()) return "other options: " + names;
-  return differs("plan") ? "another plan" : "another device or precision";
-}
-
 std::optional<UnfinishedRun> find_unfinished(const PruneFlags& flags, const CheckpointWriter& writer,
                                              const nlohmann::ordered_json& identity) {
   auto unfinished = writer.continues() ? read_journal(writer.temporary_folder()) : std::nullopt;
   if (!unfinished) {
-    print_note(flags.common, fmt::format("--resume: no unfinished run for {}; starting one", flags.out));
+    note_no_unfinished(flags.common, flags.out);
     return std::nullopt;
   }
   const nlohmann::ordered_json& head = unfinished->head;
   const bool whole = head.is_object() && head.contains("identity") && head.contains("plan");
   if (!whole || head["identity"] != identity) {
-    bad_usage(
-        "--resume: the unfinished run for {} had {}; repeat its command, or leave --resume out to start "
-        "again",
-        flags.out, difference(whole ? head["identity"] : nlohmann::ordered_json(), identity));
+    refuse_other_run(flags.out, whole ? head["identity"] : nlohmann::ordered_json(), identity);
   }
-  print_note(flags.common,
-             fmt::format("--resume: going on behind {} finished blocks", unfinished->blocks.size()));
+  note_going_on(flags.common, unfinished->blocks.size());
   return unfinished;
-}
-
-std::string blocks_kept(std::size_t count) {
-  return fmt::format("{} finished block{} kept; the same command goes on with {}", count,
-                     count == 1 ? " is" : "s are", count == 1 ? "it" : "them");
 }
 
 // A later --resume goes on with what an error or an interrupt leaves.

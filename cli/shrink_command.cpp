@@ -161,7 +161,7 @@ ShapeChoice choose_widths(const ShrinkFlags& flags, const ModelConfig& model, co
 
 void run(ShrinkFlags& flags) {
   if (flags.units == "experts") return shrink_experts(flags);
-  flags.refuse({"--experts", "--no-keep-super", "--rounds"}, "--units " + flags.units);
+  flags.refuse({"--experts", "--no-keep-super", "--rounds", "--resume"}, "--units " + flags.units);
   const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
@@ -302,6 +302,10 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command.add_option("--windows", f.windows, "Calibration windows")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
+  command.add_flag("--resume", f.resume,
+                   "With --units experts: go on behind the last finished layer of a killed run; this run "
+                   "keeps its own when "
+                   "interrupted");
   command.add_flag(
       "--dry-run", f.dry_run,
       "Tell the sizes, and the time, memory and disk it takes, measured on the first blocks; write nothing");
@@ -324,7 +328,10 @@ void declare_shrink(CLI::App& program) {
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers\n"
       "  swiftprune shrink ./Qwen3-30B-A3B --out ./Qwen3-96 --units experts --experts 96 --calibration "
       "chat.jsonl code.jsonl");
-  command->callback([flags] { run_writing(flags->out, [&] { run(*flags); }); });
+  command->callback([flags] {
+    run_writing(
+        flags->out, [&] { run(*flags); }, [&] { return flags->kept; });
+  });
 }
 
 }  // namespace swiftprune::cli

@@ -1,11 +1,14 @@
 // swiftprune shrink --units experts: a model with experts in, one with fewer of them out.
 #include <chrono>
+#include <functional>
 #include <future>
+#include <optional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "option_echo.h"
+#include "resume.h"
 #include "shrink_dry_run.h"
 #include "shrink_flags.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
@@ -137,6 +140,45 @@ void print_summary(const ShrinkFlags& flags, const RemoveExpertsResult& result, 
   print_next(flags.common, {{"swiftprune", "compare", flags.model, flags.out, "--text", "FILE"}});
 }
 
+// Whatever changes a byte of the output: only a run of the same may go on with its layers.
+Json identity_of(const ShrinkFlags& flags, const Model& model, const Device& device,
+                 const RemoveExpertsOptions& options, const TokenWindows& windows) {
+  return {{"version", SWIFTPRUNE_VERSION},
+          {"options", byte_options(*flags.common.command)},
+          {"plan", options.keep},
+          {"model", file_stamps(model.checkpoint())},
+          {"calibration", flags.calibration.record(windows).ids},
+          {"device", device.name()},
+          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"instruction_set", isa_name()}};
+}
+
+void start_or_go_on(const ShrinkFlags& flags, const Json& identity, ExpertCheckpoint& output,
+                    RemoveExpertsOptions& options) {
+  if (auto unfinished = flags.resume ? output.unfinished() : std::nullopt) {
+    if (unfinished->identity != identity) refuse_other_run(flags.out, unfinished->identity, identity);
+    note_going_on(flags.common, unfinished->layers.size());
+    options.finished = std::move(unfinished->layers);
+  } else if (flags.resume) {
+    note_no_unfinished(flags.common, flags.out);
+  }
+  output.start_journal(identity, options.finished);
+}
+
+// A later --resume goes on with what an error or an interrupt leaves.
+RemoveExpertsResult keeping_layers(ShrinkFlags& flags, ExpertCheckpoint& output,
+                                   const std::function<RemoveExpertsResult()>& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const std::int64_t layers = flags.resume ? output.keep_finished() : 0;
+    if (layers == 0) throw;
+    flags.kept = blocks_kept(static_cast<std::size_t>(layers));
+    if (dynamic_cast<const Interrupted*>(&error) != nullptr) throw;
+    throw Error(error.kind(), fmt::format("{}; {}", error.what(), flags.kept));
+  }
+}
+
 }  // namespace
 
 void shrink_experts(ShrinkFlags& flags) {
@@ -171,8 +213,11 @@ void shrink_experts(ShrinkFlags& flags) {
                              const RunScope scope(context);
                              return model_hashes(model->checkpoint());
                            });
-  ExpertCheckpoint output(*model, options.keep, flags.out);
-  const RemoveExpertsResult result = device->remove_experts(*model, windows, options, output);
+  ExpertCheckpoint output(*model, options.keep, flags.out,
+                          flags.resume ? Leftover::kContinue : Leftover::kDiscard);
+  start_or_go_on(flags, identity_of(flags, *model, *device, options, windows), output, options);
+  const RemoveExpertsResult result =
+      keeping_layers(flags, output, [&] { return device->remove_experts(*model, windows, options, output); });
   const Json record = make_record(flags, *model, options, result, windows, output, hashes.get());
   output.finish(record);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

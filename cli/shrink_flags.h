@@ -41,6 +41,8 @@ struct ShrinkFlags {
   std::string compute = "auto";
   DeviceFlags device;
   bool dry_run = false;
+  bool resume = false;
+  std::string kept;  // what an interrupted run leaves to a later --resume, once it is known
 
   const CLI::App* command = nullptr;
   // Throws Error{kUsage} for the first of these flags that was given.

@@ -10,6 +10,7 @@
 #include "support/forwards.h"
 #include "support/gpu_models.h"
 #include "support/temp_dir.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/experts_config.h"
@@ -258,6 +259,36 @@ TEST_P(CudaExpertsTest, RemovalRepeatsItsBits) {
                                    twice->checkpoint().bytes(twice->checkpoint().at(tensor.name))))
         << tensor.name;
   }
+}
+
+// Stopped before the last layer, then gone on with.
+TEST_P(CudaExpertsTest, RemovalGoesOnWithItsBits) {
+  RemoveExpertsOptions o = options("ours");
+  const RemoveExpertsResult whole = remove(true, o, "whole");
+  if (whole.layers.size() < 2) GTEST_SKIP() << "one layer with experts";
+  const auto begin = [&] {
+    return std::make_unique<ExpertCheckpoint>(*model_, o.keep, dir_.path() / "again", Leftover::kContinue);
+  };
+  {
+    const auto output = begin();
+    output->start_journal({});
+    RemoveExpertsOptions stopped = o;
+    stopped.progress = [](std::string_view, std::int64_t done, std::int64_t total) {
+      if (done + 1 == total) throw Interrupted();
+    };
+    EXPECT_THROW(remove_experts(cuda::expert_shop({}), *model_, windows_, stopped, *output), Interrupted);
+    output->keep_finished();
+  }
+  const auto output = begin();
+  auto unfinished = output->unfinished();
+  ASSERT_TRUE(unfinished);
+  o.finished = std::move(unfinished->layers);
+  ASSERT_EQ(o.finished.size() + 1, whole.layers.size());
+  output->start_journal({}, o.finished);
+  remove_experts(cuda::expert_shop({}), *model_, windows_, o, *output);
+  output->finish({});
+  EXPECT_TRUE(test::read_text(dir_.path() / "again" / "model.safetensors") ==
+              test::read_text(dir_.path() / "whole" / "model.safetensors"));
 }
 
 // What a GPU does not do with experts is said before anything is computed.

@@ -13,6 +13,7 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
@@ -34,6 +35,8 @@ struct Collected final : ReducedExpertsOutput {
   void keep(std::int64_t layer, std::span<const std::int64_t> members, const std::vector<bool>&) override {
     kept[layer].assign(members.begin(), members.end());
   }
+  void finish_layer(const ReducedLayer&) override {}
+  Matrix read_down(std::int64_t, std::int64_t) override { throw std::logic_error("no layer is finished"); }
   std::map<std::int64_t, int> downs;
   std::map<std::int64_t, std::vector<std::int64_t>> kept;
 };
@@ -225,6 +228,61 @@ TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
       EXPECT_EQ(test::max_difference(old.weight.view(), now.weight.view()), 0.0);
       EXPECT_EQ(old.bias, now.bias);
     }
+  }
+}
+
+// Stopped before the last layer, then gone on with: the bytes of a run that was not.
+TEST_P(RemoveExperts, GoesOnBehindFinishedLayers) {
+  const test::TempDir dir;
+  RemoveExpertsOptions o = options("ours", can_refit_experts(*model_));
+  ExpertCheckpoint whole(*model_, keep_, dir.path() / "whole");
+  const RemoveExpertsResult expected = run(o, whole);
+  whole.finish({});
+  if (expected.layers.size() < 2) GTEST_SKIP() << "one layer with experts";
+  const auto begin = [&] {
+    return std::make_unique<ExpertCheckpoint>(*model_, keep_, dir.path() / "again", Leftover::kContinue);
+  };
+  const nlohmann::ordered_json identity = {{"plan", keep_}};
+  {
+    const auto output = begin();
+    EXPECT_FALSE(output->unfinished());
+    output->start_journal(identity);
+    RemoveExpertsOptions stopped = o;
+    stopped.progress = [](std::string_view, std::int64_t done, std::int64_t total) {
+      if (done + 1 == total) throw Interrupted();
+    };
+    EXPECT_THROW(run(stopped, *output), Interrupted);
+    EXPECT_EQ(output->keep_finished(), std::ssize(expected.layers) - 1);
+  }
+  const auto output = begin();
+  auto unfinished = output->unfinished();
+  ASSERT_TRUE(unfinished);
+  EXPECT_EQ(unfinished->identity, identity);
+  ASSERT_EQ(unfinished->layers.size() + 1, expected.layers.size());
+  o.finished = std::move(unfinished->layers);
+  output->start_journal(identity, o.finished);
+  const RemoveExpertsResult result = run(o, *output);
+  output->finish({});
+  EXPECT_EQ(result.layers.back().change_refitted, expected.layers.back().change_refitted);
+  EXPECT_EQ(result.layers.front().evidence.tokens, expected.layers.front().evidence.tokens);
+  EXPECT_TRUE(test::read_text(dir.path() / "again" / "model.safetensors") ==
+              test::read_text(dir.path() / "whole" / "model.safetensors"));
+}
+
+// A journal of other layers, or of other numbers of experts, is no start.
+TEST_P(RemoveExperts, OddJournalsAreNotGoneOnWith) {
+  const test::TempDir dir;
+  const auto begin = [&](std::int64_t keep) {
+    return std::make_unique<ExpertCheckpoint>(*model_, keep, dir.path() / "out", Leftover::kContinue);
+  };
+  begin(keep_)->start_journal({{"plan", keep_}});
+  const std::filesystem::path file = dir.path() / ".out.partial" / JournalLines::kFileName;
+  for (const char* line : {"{\"layer\": 99}", "{\"layer\": \"x\"}", "[1, 2]", "{\"layer\":"}) {
+    const std::string text = fmt::format("{{\"plan\":{}}}\n{}\n", keep_, line);
+    test::write_text(file, text);
+    const auto unfinished = begin(keep_)->unfinished();
+    ASSERT_TRUE(unfinished) << line;
+    EXPECT_THAT(unfinished->layers, IsEmpty()) << line;
   }
 }
 

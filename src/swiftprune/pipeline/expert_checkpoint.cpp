@@ -1,6 +1,7 @@
 #include "swiftprune/pipeline/expert_checkpoint.h"
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
 #include <numeric>
 
@@ -19,11 +20,137 @@ using Json = nlohmann::ordered_json;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
+// A layer as the journal has it.
+Json to_json(const ReducedLayer& layer) {
+  const ExpertEvidence& e = layer.evidence;
+  return {{"layer", e.layer},
+          {"num_tokens", e.num_tokens},
+          {"tokens", e.tokens},
+          {"shares", e.shares},
+          {"norms", e.norms},
+          {"share_norms", e.share_norms},
+          {"largest", e.largest},
+          {"largest_residual", e.largest_residual},
+          {"changes", e.changes},
+          {"kept", layer.kept},
+          {"super", layer.super},
+          {"never", layer.never},
+          {"not_refitted", layer.not_refitted},
+          {"refitted", layer.refitted},
+          {"change", layer.change},
+          {"change_refitted", layer.change_refitted}};
+}
+
+// Throws nlohmann::json::exception for anything else.
+ReducedLayer layer_of(const Json& line) {
+  ReducedLayer layer;
+  ExpertEvidence& e = layer.evidence;
+  line.at("layer").get_to(e.layer);
+  line.at("num_tokens").get_to(e.num_tokens);
+  line.at("tokens").get_to(e.tokens);
+  line.at("shares").get_to(e.shares);
+  line.at("norms").get_to(e.norms);
+  line.at("share_norms").get_to(e.share_norms);
+  line.at("largest").get_to(e.largest);
+  line.at("largest_residual").get_to(e.largest_residual);
+  line.at("changes").get_to(e.changes);
+  line.at("kept").get_to(layer.kept);
+  line.at("super").get_to(layer.super);
+  line.at("never").get_to(layer.never);
+  line.at("not_refitted").get_to(layer.not_refitted);
+  line.at("refitted").get_to(layer.refitted);
+  line.at("change").get_to(layer.change);
+  line.at("change_refitted").get_to(layer.change_refitted);
+  return layer;
+}
+
 }  // namespace
 
 ExpertCheckpoint::ExpertCheckpoint(const Model& model, std::int64_t keep, const fs::path& folder,
-                                   std::uint64_t max_shard_bytes)
-    : model_(model), keep_(keep), writer_(folder, plan(max_shard_bytes)) {}
+                                   Leftover leftover, std::uint64_t max_shard_bytes)
+    : model_(model), keep_(keep), writer_(folder, plan(max_shard_bytes), leftover) {
+  if (leftover == Leftover::kContinue) writer_.keep_when_unfinished();
+}
+
+std::optional<ExpertCheckpoint::Unfinished> ExpertCheckpoint::unfinished() const {
+  if (!writer_.continues()) return std::nullopt;
+  std::ifstream file(writer_.temporary_folder() / JournalLines::kFileName);
+  Unfinished run;
+  auto next = experts_.begin();
+  auto head = read_journal_lines(file, [&](const Json& line) {
+    ReducedLayer layer = layer_of(line);
+    // Only an unbroken series of layers with experts, each with as many kept as now, can be gone on from.
+    const bool fits = next != experts_.end() && layer.evidence.layer == next->first &&
+                      std::ssize(layer.kept) == keep_ && layer.refitted.size() == layer.kept.size() &&
+                      std::ranges::all_of(layer.kept, [&](std::int64_t e) {
+                        return e >= 0 && e < config_of(next->first).count;
+                      });
+    if (!fits) return false;
+    ++next;
+    run.layers.push_back(std::move(layer));
+    return true;
+  });
+  if (!head) return std::nullopt;
+  run.identity = std::move(*head);
+  return run;
+}
+
+void ExpertCheckpoint::start_journal(const Json& identity, std::span<const ReducedLayer> layers) {
+  const auto sync = [this] { writer_.sync(); };
+  if (layers.empty()) {
+    journal_.emplace(writer_.temporary_folder(), identity, sync);
+    return;
+  }
+  for (const ReducedLayer& layer : layers) {
+    for (const std::string& name : tensors_of(layer.evidence.layer)) writer_.mark_written(name);
+  }
+  finished_layers_ = std::ssize(layers);
+  journal_.emplace(writer_.temporary_folder(), sync);
+}
+
+std::int64_t ExpertCheckpoint::keep_finished() {
+  if (journal_) journal_->flush();
+  return finished_layers_;
+}
+
+void ExpertCheckpoint::finish_layer(const ReducedLayer& layer) {
+  ++finished_layers_;
+  if (journal_) journal_->add(to_json(layer));
+}
+
+std::vector<std::string> ExpertCheckpoint::tensors_of(std::int64_t layer) const {
+  const ExpertTensors& tensors = experts_.at(layer);
+  const RouterConfig& router = config_of(layer).router;
+  std::vector<std::string> names;
+  for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
+    if (!name.empty()) names.push_back(name);
+  }
+  if (tensors.form() != ExpertForm::kSeparate) {
+    names.insert(names.end(), tensors.names().begin(), tensors.names().end());
+    return names;
+  }
+  for (std::int64_t e = 0; e < keep_; ++e) {
+    const std::vector<std::string> of_expert = tensors.names_of(e);
+    names.insert(names.end(), of_expert.begin(), of_expert.end());
+  }
+  return names;
+}
+
+Matrix ExpertCheckpoint::read_down(std::int64_t layer, std::int64_t index) {
+  const ExpertTensors::Place place = experts_.at(layer).place(index, ExpertPart::kDown);
+  const std::int64_t rows = model_.config().hidden_size, cols = config_of(layer).width;
+  const DType dtype = model_.checkpoint().at(place.tensor).dtype;
+  std::vector<std::byte> bytes(at(rows * cols * size_of(dtype)));
+  writer_.read_bytes_part(place.tensor, place.first, bytes);
+  Matrix stored = place.column != 1 ? Matrix(cols, rows) : Matrix(rows, cols);
+  convert_to_f32(bytes, dtype, stored.values());
+  if (place.column == 1) return stored;
+  Matrix down(rows, cols);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) down.at(r, c) = stored.at(c, r);
+  }
+  return down;
+}
 
 const ExpertsConfig& ExpertCheckpoint::config_of(std::int64_t layer) const {
   return *model_.config().blocks[at(layer)].experts;
@@ -166,6 +293,8 @@ void ExpertCheckpoint::finish(const Json& record) {
   writer_.write_file("swiftprune.json", record.dump(1) + "\n");
   const std::string plan_of_prune[] = {"plan.json"};
   writer_.copy_other_files(model_.checkpoint(), plan_of_prune);
+  journal_.reset();
+  fs::remove(writer_.temporary_folder() / JournalLines::kFileName);  // from here on nothing is stopped
   writer_.finish();
 }
 

@@ -19,6 +19,7 @@
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
+#include "swiftprune/pipeline/journal.h"
 
 namespace swiftprune {
 
@@ -26,11 +27,24 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
  public:
   // keep: experts of each layer. max_shard_bytes: shards are made anew when the source has several.
   ExpertCheckpoint(const Model& model, std::int64_t keep, const std::filesystem::path& folder,
-                   std::uint64_t max_shard_bytes = 5'000'000'000);
+                   Leftover leftover = Leftover::kDiscard, std::uint64_t max_shard_bytes = 5'000'000'000);
+
+  // With Leftover::kContinue: what an earlier run left, if there is any that can be read.
+  struct Unfinished {
+    nlohmann::ordered_json identity;
+    std::vector<ReducedLayer> layers;
+  };
+  std::optional<Unfinished> unfinished() const;
+  // Before the first layer. identity: what must be the same to go on later; of a run that goes on: `layers` are there.
+  void start_journal(const nlohmann::ordered_json& identity, std::span<const ReducedLayer> layers = {});
+  // An error or an interrupt leaves the finished layers for a later run; returns how many are there.
+  std::int64_t keep_finished();
 
   void write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) override;
   void keep(std::int64_t layer, std::span<const std::int64_t> kept,
             const std::vector<bool>& refitted) override;
+  void finish_layer(const ReducedLayer& layer) override;
+  Matrix read_down(std::int64_t layer, std::int64_t index) override;
   // After the last layer: all other tensors, config.json, the other files, the record. The folder then stands under
   // its own name.
   void finish(const nlohmann::ordered_json& record);
@@ -43,6 +57,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   const ExpertTensors* experts_of(std::int64_t layer) const;
   const ExpertsConfig& config_of(std::int64_t layer) const;
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
+  // Those of a layer as the new folder has them: the router's and the experts'.
+  std::vector<std::string> tensors_of(std::int64_t layer) const;
   // Rows of a tensor whose first extent is the number of experts.
   void copy_slices(const std::string& name, std::span<const std::int64_t> kept);
   // The tensors of one expert under the names of the `index`th.
@@ -57,6 +73,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   std::set<std::string> left_out_;
   std::int64_t num_parameters_ = 0;
   CheckpointWriter writer_;
+  std::optional<JournalLines> journal_;
+  std::int64_t finished_layers_ = 0;
 };
 
 }  // namespace swiftprune

@@ -48,36 +48,36 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
 
 }  // namespace
 
-Journal::Journal(const std::filesystem::path& folder, const nlohmann::ordered_json& head,
-                 std::function<void()> sync)
+JournalLines::JournalLines(const std::filesystem::path& folder, const nlohmann::ordered_json& head,
+                           std::function<void()> sync)
     : file_(folder / kFileName, std::ios::trunc), sync_(std::move(sync)) {
   append(head.dump() + "\n");
 }
 
-Journal::Journal(const std::filesystem::path& folder, std::function<void()> sync)
+JournalLines::JournalLines(const std::filesystem::path& folder, std::function<void()> sync)
     : file_(folder / kFileName, std::ios::app), sync_(std::move(sync)) {
   append("\n");  // ends a line that was cut off
 }
 
-void Journal::add(FinishedBlock block) {
-  waiting_.push_back(std::move(block));
+void JournalLines::add(const nlohmann::ordered_json& line) {
+  waiting_ += line.dump() + "\n";
   if (std::chrono::steady_clock::now() - last_ >= kInterval) flush();
 }
 
-void Journal::flush() {
+void JournalLines::flush() {
   if (waiting_.empty()) return;
   sync_();
-  std::string lines;
-  for (const FinishedBlock& block : waiting_) lines += to_json(block).dump() + "\n";
-  append(lines);
+  append(waiting_);
   waiting_.clear();
   last_ = std::chrono::steady_clock::now();
 }
 
-void Journal::append(const std::string& lines) {
+void JournalLines::append(const std::string& lines) {
   file_ << lines << std::flush;
   if (!file_) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", kFileName);
 }
+
+void Journal::add(const FinishedBlock& block) { JournalLines::add(to_json(block)); }
 
 std::string journal_text(const UnfinishedRun& run) {
   std::string text = run.head.dump() + "\n";
@@ -91,32 +91,40 @@ std::optional<UnfinishedRun> read_journal(const std::filesystem::path& folder) {
 }
 
 std::optional<UnfinishedRun> read_journal(std::istream& file) {
-  std::string line;
   UnfinishedRun run;
-  bool first = true;
-  while (std::getline(file, line)) {
+  auto head = read_journal_lines(file, [&](const nlohmann::ordered_json& line) {
+    FinishedBlock block = block_of(line);
+    // Only an unbroken series from block 0 on can be gone on from.
+    if (block.layer != static_cast<std::int64_t>(run.blocks.size())) return false;
+    run.blocks.push_back(std::move(block));
+    return true;
+  });
+  if (!head) return std::nullopt;
+  run.head = std::move(*head);
+  return run;
+}
+
+std::optional<nlohmann::ordered_json> read_journal_lines(
+    std::istream& text, const std::function<bool(const nlohmann::ordered_json& line)>& take) {
+  std::optional<nlohmann::ordered_json> head;
+  for (std::string line; std::getline(text, line);) {
     if (line.empty()) continue;
-    const auto document = nlohmann::ordered_json::parse(line, nullptr, false);
+    auto document = nlohmann::ordered_json::parse(line, nullptr, false);
+    if (document.is_discarded()) {
+      if (!head) return std::nullopt;
+      continue;
+    }
+    if (!head) {
+      head = std::move(document);
+      continue;
+    }
     try {
-      if (document.is_discarded()) {
-        if (first) return std::nullopt;
-        continue;
-      }
-      if (first) {
-        run.head = document;
-      } else {
-        FinishedBlock block = block_of(document);
-        // Only an unbroken series from block 0 on can be gone on from.
-        if (block.layer != static_cast<std::int64_t>(run.blocks.size())) break;
-        run.blocks.push_back(std::move(block));
-      }
-      first = false;
+      if (!take(document)) break;
     } catch (const nlohmann::json::exception&) {
       break;
     }
   }
-  if (first) return std::nullopt;
-  return run;
+  return head;
 }
 
 }  // namespace swiftprune

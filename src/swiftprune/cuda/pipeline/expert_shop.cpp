@@ -106,7 +106,7 @@ class CudaExpertShop final : public ExpertShop {
     std::int64_t before = 0;  // tokens of the members before
     for (std::size_t j = 0; j < now.members.size(); ++j) {
       upload_to(factors_, std::as_bytes(std::span(changes[j])));
-      for_outputs(now.members[j], now.tokens[j].rows, [&](const Chunk& chunk, DeviceView, DeviceView f) {
+      for_outputs(now.members[j], now.tokens[j].rows, [&](const Chunk& chunk, DeviceView f) {
         ExpertChangesArgs args;
         args.f = floats(f);
         args.rows = chunk.rows;
@@ -164,14 +164,22 @@ class CudaExpertShop final : public ExpertShop {
           {host_weight_.data() + first * row_bytes, at((last - first) * row_bytes)}, dtype,
           result.values().subspan(at(first * experts_.width), at((last - first) * experts_.width)));
     });
-    for_outputs(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner, DeviceView f) {
-      const DeviceView z = z_.view().row_block(0, inner.rows);
-      convert(inner.data, compute_, z.data, DType::kF32, inner.numel(), stream_);
-      products_.linear(z, outputs(fitted_), nullptr, f);
-      add_gated_rows(floats(f), chunk.rows, gates_.as<float>() + chunk.first, f.rows, f.cols,
-                     static_cast<float*>(y_.view().data), stream_);
-    });
+    add_fitted(expert, tokens);
     return result;
+  }
+
+  void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) override {
+    const std::int64_t expert = kept.members[member];
+    const ExpertTokens& tokens = kept.tokens[member];
+    const DType dtype = block().expert_tensors().dtype(expert, ExpertPart::kDown);
+    upload_to(original_, block().expert_tensors().bytes(expert, ExpertPart::kDown));
+    std::vector<std::byte> bytes(at(down.numel() * size_of(dtype)));
+    convert_from_f32(std::span(down.data, at(down.numel())), dtype, bytes);
+    upload_to(refitted_, bytes);
+    scaled_difference(refitted_.data(), dtype, original_.data(), dtype, nullptr, hidden_size_, experts_.width,
+                      fitted_.data(), DType::kF32, stream_);
+    upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
+    add_fitted(expert, tokens);
   }
 
   void finish_layer() override {
@@ -184,7 +192,8 @@ class CudaExpertShop final : public ExpertShop {
     std::int64_t first = 0;
     const std::int32_t* rows = nullptr;
   };
-  using OutputFn = std::function<void(const Chunk& chunk, DeviceView inner, DeviceView f)>;
+  using InnerFn = std::function<void(const Chunk& chunk, DeviceView inner)>;
+  using OutputFn = std::function<void(const Chunk& chunk, DeviceView f)>;
 
   BlockWeights& block() { return slots_.block(); }
   std::int64_t num_tokens() const { return run_.windows.num_windows() * run_.windows.seqlen; }
@@ -244,8 +253,26 @@ class CudaExpertShop final : public ExpertShop {
     forward_->add_shared(block(), x, rows, nullptr);
   }
 
-  // The expert's inner values and outputs for these rows of x, some at a time. The device has the rows afterwards.
   void for_outputs(std::int64_t expert, std::span<const std::int64_t> rows, const OutputFn& body) {
+    for_inner(expert, rows, [&](const Chunk& chunk, DeviceView inner) {
+      body(chunk, forward_->experts().project(block(), expert, inner));
+    });
+  }
+
+  // y follows the change of the expert's down projection, which is in fitted_; gates_ are its tokens'.
+  void add_fitted(std::int64_t expert, const ExpertTokens& tokens) {
+    for_inner(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner) {
+      const DeviceView z = z_.view().row_block(0, inner.rows);
+      const DeviceView more = lacking_.view().row_block(0, inner.rows);
+      convert(inner.data, compute_, z.data, DType::kF32, inner.numel(), stream_);
+      products_.linear(z, outputs(fitted_), nullptr, more);
+      add_gated_rows(floats(more), chunk.rows, gates_.as<float>() + chunk.first, more.rows, more.cols,
+                     static_cast<float*>(y_.view().data), stream_);
+    });
+  }
+
+  // The expert's inner values for these rows of x, some at a time. The device has the rows afterwards.
+  void for_inner(std::int64_t expert, std::span<const std::int64_t> rows, const InnerFn& body) {
     if (rows.empty()) return;
     check_interrupt();
     const std::vector<std::int32_t> narrow(rows.begin(), rows.end());
@@ -256,8 +283,7 @@ class CudaExpertShop final : public ExpertShop {
       const DeviceView x = gathered_.view().row_block(0, count);
       gather(x_.view().data, compute_, hidden_size_, part.rows, count, nullptr, hidden_size_, x.data,
              stream_);
-      const DeviceView inner = forward_->experts().inner(block(), expert, x);
-      body(part, inner, forward_->experts().project(block(), expert, inner));
+      body(part, forward_->experts().inner(block(), expert, x));
     }
   }
 
@@ -275,13 +301,13 @@ class CudaExpertShop final : public ExpertShop {
     for (std::size_t j = 0; j < routed.members.size(); ++j) {
       const ExpertTokens& tokens = routed.tokens[j];
       upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
-      for_outputs(routed.members[j], tokens.rows, [&](const Chunk& chunk, DeviceView, DeviceView f) {
+      for_outputs(routed.members[j], tokens.rows, [&](const Chunk& chunk, DeviceView f) {
         add_gated_rows(floats(f), chunk.rows, gates_.as<float>() + chunk.first, f.rows, f.cols,
                        static_cast<float*>(y.data), stream_);
         if (seen) seen(j, chunk.first, f);
       });
       if (!with_next) continue;
-      for_outputs(routed.members[j], waiting[j], [&](const Chunk& chunk, DeviceView, DeviceView f) {
+      for_outputs(routed.members[j], waiting[j], [&](const Chunk& chunk, DeviceView f) {
         place_rows(floats(f), chunk.rows, f.rows, f.cols, next_.view().data, compute_, stream_);
       });
     }
@@ -291,7 +317,7 @@ class CudaExpertShop final : public ExpertShop {
   void add_moments(std::int64_t expert, const ExpertTokens& tokens) {
     const std::int64_t width = experts_.width;
     upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
-    for_outputs(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner, DeviceView) {
+    for_inner(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner) {
       std::vector<float> scales, roots;
       for (std::int64_t i = chunk.first; i < chunk.first + inner.rows; ++i) {
         const double root = roots_[at(tokens.rows[at(i)])];

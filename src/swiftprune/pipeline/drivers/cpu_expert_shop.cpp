@@ -98,7 +98,7 @@ class CpuExpertShop final : public ExpertShop {
     for (std::size_t j = 0; j < now.members.size(); ++j) {
       const ExpertTokens& tokens = now.tokens[j];
       std::vector<double>& of_tokens = result.emplace_back(tokens.rows.size());
-      for_outputs(now.members[j], tokens.rows, [&](std::int64_t begin, ConstMatrixView, ConstMatrixView f) {
+      for_outputs(now.members[j], tokens.rows, [&](std::int64_t begin, ConstMatrixView f) {
         parallel_for(f.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
           for (std::int64_t i = begin + first; i < begin + last; ++i)
             of_tokens[at(i)] = change_of(changes[j][at(i)], f.row(i - begin), tokens.rows[at(i)]);
@@ -132,8 +132,8 @@ class CpuExpertShop final : public ExpertShop {
     const ExpertTokens& tokens = kept.tokens[member];
     const std::int64_t hidden = x_.cols(), width = down.weight.cols();
     Matrix gram = Matrix::zeros(width, width), cross = Matrix::zeros(width, hidden);
-    for_outputs(
-        kept.members[member], tokens.rows, [&](std::int64_t first, ConstMatrixView inner, ConstMatrixView) {
+    for_inner(
+        kept.members[member], tokens.rows, [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
           Matrix z(inner.rows, width), lacking(inner.rows, hidden);
           parallel_for(inner.rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t i = begin; i < end; ++i) {
@@ -156,23 +156,21 @@ class CpuExpertShop final : public ExpertShop {
       for (std::int64_t c = 0; c < width; ++c) changed.at(o, c) = down.weight.at(o, c) + fitted.at(c, o);
     }
     round_to(down.dtype, changed.values());
-    Matrix difference(hidden, width);
-    for (std::int64_t o = 0; o < hidden; ++o) {
-      for (std::int64_t c = 0; c < width; ++c) difference.at(o, c) = changed.at(o, c) - down.weight.at(o, c);
-    }
-    for_outputs(kept.members[member], tokens.rows,
-                [&](std::int64_t first, ConstMatrixView inner, ConstMatrixView) {
-                  Matrix more(inner.rows, hidden);
-                  backend_.matmul_transposed(inner, difference.view(), 1.0f, 0.0f, more.view());
-                  add_rows(more.view(), part_of(tokens, first, more.rows()), y_.view());
-                });
+    replace_down(kept, member, down.weight.view(), changed.view());
     return changed;
+  }
+
+  void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) override {
+    const BlockLinear dense =
+        block_->experts()->tensors().load(kept.members[member], ExpertPart::kDown, WeightUse::kFloat);
+    replace_down(kept, member, dense.weight.view(), down);
   }
 
   void finish_layer() override { backend_.add(y_.view(), hidden_.view()); }
 
  private:
-  using OutputFn = std::function<void(std::int64_t first, ConstMatrixView inner, ConstMatrixView f)>;
+  using InnerFn = std::function<void(std::int64_t first, ConstMatrixView inner, const Expert& expert)>;
+  using OutputFn = std::function<void(std::int64_t first, ConstMatrixView f)>;
 
   // All of the block but its experts: hidden_ has the attention and the shared expert in it.
   void run_up_to_experts() {
@@ -191,8 +189,30 @@ class CpuExpertShop final : public ExpertShop {
     });
   }
 
-  // The expert's inner values and outputs for these rows of x, some at a time.
+  // y follows a down projection [hidden, width] that takes the place of another.
+  void replace_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView before,
+                    ConstMatrixView after) {
+    const ExpertTokens& tokens = kept.tokens[member];
+    Matrix difference(before.rows, before.cols);
+    for (std::int64_t o = 0; o < before.rows; ++o) {
+      for (std::int64_t c = 0; c < before.cols; ++c) difference.at(o, c) = after.at(o, c) - before.at(o, c);
+    }
+    for_inner(kept.members[member], tokens.rows,
+              [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
+                Matrix more(inner.rows, before.rows);
+                backend_.matmul_transposed(inner, difference.view(), 1.0f, 0.0f, more.view());
+                add_rows(more.view(), part_of(tokens, first, more.rows()), y_.view());
+              });
+  }
+
   void for_outputs(std::int64_t expert, std::span<const std::int64_t> rows, const OutputFn& body) const {
+    for_inner(expert, rows, [&](std::int64_t first, ConstMatrixView inner, const Expert& loaded) {
+      body(first, loaded.project(backend_, inner).view());
+    });
+  }
+
+  // The expert's inner values for these rows of x, some at a time.
+  void for_inner(std::int64_t expert, std::span<const std::int64_t> rows, const InnerFn& body) const {
     if (rows.empty()) return;
     check_interrupt();
     block_->experts()->use(backend_, expert, [&](const Expert& loaded) {
@@ -200,7 +220,7 @@ class CpuExpertShop final : public ExpertShop {
         const auto count = std::min(kTokensAPass, std::ssize(rows) - first);
         const Matrix inner =
             loaded.inner(backend_, gather_rows(x_.view(), rows.subspan(at(first), at(count))).view());
-        body(first, inner.view(), loaded.project(backend_, inner.view()).view());
+        body(first, inner.view(), loaded);
       }
     });
   }
@@ -230,13 +250,12 @@ class CpuExpertShop final : public ExpertShop {
     if (next != nullptr) std::fill(next->values().begin(), next->values().end(), 0.0f);
     for (std::size_t j = 0; j < routed.members.size(); ++j) {
       const ExpertTokens& tokens = routed.tokens[j];
-      for_outputs(routed.members[j], tokens.rows,
-                  [&](std::int64_t first, ConstMatrixView, ConstMatrixView f) {
-                    add_rows(f, part_of(tokens, first, f.rows), y.view());
-                    if (seen) seen(j, first, f);
-                  });
+      for_outputs(routed.members[j], tokens.rows, [&](std::int64_t first, ConstMatrixView f) {
+        add_rows(f, part_of(tokens, first, f.rows), y.view());
+        if (seen) seen(j, first, f);
+      });
       if (next == nullptr) continue;
-      for_outputs(routed.members[j], waiting[j], [&](std::int64_t first, ConstMatrixView, ConstMatrixView f) {
+      for_outputs(routed.members[j], waiting[j], [&](std::int64_t first, ConstMatrixView f) {
         for (std::int64_t i = 0; i < f.rows; ++i)
           std::copy_n(f.row(i), f.cols, next->row(waiting[j][at(first + i)]));
       });

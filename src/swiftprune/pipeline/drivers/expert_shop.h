@@ -4,7 +4,7 @@
 //
 // Order for each layer with experts: start(), products(), sum_dense(), residual_sizes(), set_token_weights(); then, where
 // the score asks for it, rounds of start_changes() and changes(); then sum(), errors(), refit() of each member; then
-// finish_layer().
+// finish_layer(). Of a layer that an earlier run finished: start(), products(), sum(), use_down(), finish_layer().
 #pragma once
 
 #include <cstdint>
@@ -85,6 +85,8 @@ class ExpertShop {
   // The member's down projection [hidden, width], refitted on what y lacks of y_dense and rounded to the file's dtype;
   // y follows. damping: relative to the Gram matrix's mean diagonal.
   virtual Matrix refit(const RoutedExperts& kept, std::size_t member) = 0;
+  // The same with a down projection that is known already, of the file's dtype: y follows as it did in refit().
+  virtual void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) = 0;
   // The hidden states become those behind the layer.
   virtual void finish_layer() = 0;
 };

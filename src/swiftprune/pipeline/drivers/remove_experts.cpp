@@ -218,7 +218,10 @@ class Remover {
       for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) {
         check_interrupt();
         shop_->start(layer);
-        if (const auto& experts = model_.config().blocks[at(layer)].experts) reduce(layer, *experts);
+        if (const auto& experts = model_.config().blocks[at(layer)].experts) {
+          result_.layers.size() < options_.finished.size() ? pass_finished(layer, *experts)
+                                                           : reduce(layer, *experts);
+        }
         options_.progress("shrink", layer + 1, model_.config().num_layers());
       }
     }
@@ -245,7 +248,26 @@ class Remover {
       refit_and_write(work, experts, routed, reduced);
       shop_->finish_layer();
     }
+    output_.finish_layer(reduced);
     result_.layers.push_back(std::move(reduced));
+  }
+
+  // Of a layer that an earlier run finished: the hidden states become what they became then.
+  void pass_finished(std::int64_t layer, const ExpertsConfig& experts) {
+    const Stopwatch watch(result_.seconds.forward);
+    const ReducedLayer& finished = options_.finished[result_.layers.size()];
+    expect(finished.evidence.layer == layer, "finished layers: those with experts, from the first on");
+    const Router router(model_.checkpoint(), experts, model_.config().hidden_size);
+    const Layer work(*shop_, router);
+    const RoutedExperts routed = work.route(finished.kept);
+    shop_->sum(routed);
+    for (std::size_t j = 0; j < finished.kept.size(); ++j) {
+      if (!finished.refitted[j]) continue;
+      check_interrupt();
+      shop_->use_down(routed, j, output_.read_down(layer, static_cast<std::int64_t>(j)).view());
+    }
+    shop_->finish_layer();
+    result_.layers.push_back(finished);
   }
 
   void choose(Layer& work, std::vector<std::int64_t> members, ReducedLayer& reduced) {
@@ -285,7 +307,8 @@ class Remover {
 
   void refit_and_write(Layer& work, const ExpertsConfig& experts, const RoutedExperts& routed,
                        ReducedLayer& reduced) {
-    std::vector<bool> refitted(reduced.kept.size(), false);
+    std::vector<bool>& refitted = reduced.refitted;
+    refitted.assign(reduced.kept.size(), false);
     if (options_.refit && reduced.kept.size() < at(experts.count)) {
       for (std::size_t j = 0; j < reduced.kept.size(); ++j) {
         if (std::ssize(routed.tokens[j].rows) < kMinRefitTokens) {

@@ -18,6 +18,17 @@
 
 namespace swiftprune {
 
+struct ReducedLayer {
+  ExpertEvidence evidence;          // of the dense layer on the text that passed the smaller layers before it
+  std::vector<std::int64_t> kept;   // rising
+  std::vector<std::int64_t> super;  // experts that make massive activations
+  std::vector<std::int64_t> never;  // without a token
+  std::vector<std::int64_t> not_refitted;  // of those kept, for want of tokens
+  std::vector<bool> refitted;              // by place among those kept
+  // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after the refit.
+  double change = 0.0, change_refitted = 0.0;
+};
+
 struct RemoveExpertsOptions {
   std::int64_t keep = 0;  // experts of each layer that stay
   const ExpertScorer* scorer = nullptr;
@@ -30,19 +41,11 @@ struct RemoveExpertsOptions {
   bool refit = true;
   double damping = 0.1;
   ComputeType compute = ComputeType::kF32;
+  std::vector<ReducedLayer>
+      finished;  // by an earlier run, from the first layer with experts on; their output has them
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
 };
 inline constexpr std::int64_t kMinRefitTokens = 32;
-
-struct ReducedLayer {
-  ExpertEvidence evidence;          // of the dense layer on the text that passed the smaller layers before it
-  std::vector<std::int64_t> kept;   // rising
-  std::vector<std::int64_t> super;  // experts that make massive activations
-  std::vector<std::int64_t> never;  // without a token
-  std::vector<std::int64_t> not_refitted;  // of those kept, for want of tokens
-  // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after the refit.
-  double change = 0.0, change_refitted = 0.0;
-};
 
 struct RemoveExpertsResult {
   std::vector<ReducedLayer> layers;  // those with experts
@@ -59,6 +62,10 @@ class ReducedExpertsOutput {
   // written.
   virtual void keep(std::int64_t layer, std::span<const std::int64_t> kept,
                     const std::vector<bool>& refitted) = 0;
+  // The layer's tensors are all written.
+  virtual void finish_layer(const ReducedLayer& layer) = 0;
+  // What write_down() of an earlier run wrote.
+  virtual Matrix read_down(std::int64_t layer, std::int64_t index) = 0;
 };
 
 // The number of experts that stay: of a ratio that goes, the nearest number that the router's groups divide. Throws

@@ -1,0 +1,49 @@
+#include "resume.h"
+
+#include <fmt/format.h>
+
+#include "swiftprune/core/error.h"
+
+namespace swiftprune::cli {
+namespace {
+
+// What an unfinished run had otherwise, in words.
+std::string difference(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now) {
+  const auto differs = [&](const char* key) { return !before.contains(key) || before[key] != now[key]; };
+  if (!before.is_object() || differs("version")) return "another version of swiftprune";
+  if (differs("model")) return "another model";
+  if (differs("calibration")) return "other calibration text";
+  if (!before.contains("options") || !before["options"].is_object()) return "other options";
+  const auto& options = before["options"];
+  std::string names;
+  for (const auto& [name, value] : now["options"].items()) {
+    if (options.contains(name) && options[name] == value) continue;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", name == "MODEL" ? name : "--" + name);
+  }
+  if (!names.empty()) return "other options: " + names;
+  return differs("plan") ? "another plan" : "another device or precision";
+}
+
+}  // namespace
+
+void refuse_other_run(const std::string& out, const nlohmann::ordered_json& before,
+                      const nlohmann::ordered_json& now) {
+  bad_usage(
+      "--resume: the unfinished run for {} had {}; repeat its command, or leave --resume out to start again",
+      out, difference(before, now));
+}
+
+void note_no_unfinished(const CommonOptions& common, const std::string& out) {
+  print_note(common, fmt::format("--resume: no unfinished run for {}; starting one", out));
+}
+
+void note_going_on(const CommonOptions& common, std::size_t blocks) {
+  print_note(common, fmt::format("--resume: going on behind {} finished blocks", blocks));
+}
+
+std::string blocks_kept(std::size_t count) {
+  return fmt::format("{} finished block{} kept; the same command goes on with {}", count,
+                     count == 1 ? " is" : "s are", count == 1 ? "it" : "them");
+}
+
+}  // namespace swiftprune::cli
