@@ -251,7 +251,8 @@ void declare_eval(CLI::App& program) {
   add_common_options(*command, options->common);
   command->footer(task_help());
   command->callback([options] {
-    run_in_ranks(options->common, options->ranks, [&](Communicator& ranks) { run(*options, ranks); });
+    run_in_ranks(options->common, options->ranks, options->device.device,
+                 [&](Communicator& ranks) { run(*options, ranks); });
   });
 }
 

@@ -167,7 +167,7 @@ void add_sampler_flags(CLI::App& command, SamplerOptions& sampler) {
 std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
   DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
-  if (const auto launched = launched_rank()) options.gpu = launched->local_rank;  // a rank a GPU
+  if (const auto launched = launched_rank()) options.gpu = launched->gpu;  // a rank a GPU
   return swiftprune::open_device(flags.device, options);
 }
 

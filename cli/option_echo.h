@@ -19,11 +19,13 @@ void append_option(const CLI::Option& option, const std::vector<std::string>& re
                    std::vector<std::string>& arguments);
 
 // Only these do not change a byte of what a command writes; every other option does until it stands here.
-inline constexpr std::string_view kByteNeutralOptions[] = {
-    "--json",     "--quiet",  "--progress", "--threads",      "--gpu-memory",   "--resume",
-    "--dry-run",  "--report", "--markdown", "--gate",         "--gate-windows", "--max-perplexity-ratio",
-    "--min-top1", "--max-kl", "--ranks",    "--rank-timeout", "--config",       "--from-config",
-    "--log-file", "--out"};  // --out: the unfinished folder has its name already
+inline constexpr std::string_view kByteNeutralOptions[] =
+    {"--json",       "--quiet",  "--progress",     "--threads",
+     "--gpu-memory", "--resume", "--dry-run",      "--report",
+     "--markdown",   "--gate",   "--gate-windows", "--max-perplexity-ratio",
+     "--min-top1",   "--max-kl", "--ranks",        "--rank-timeout",
+     "--gpus",       "--init",   "--config",       "--from-config",
+     "--log-file",   "--out"};  // --out: the unfinished folder has its name already
 
 // Where options came from, which stand among the others once they are read (config_file.h): not repeated.
 inline constexpr std::string_view kOriginOptions[] = {"--config", "--from-config"};

@@ -502,6 +502,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
   nlohmann::ordered_json record = make_record(*model, plan, flags.method, options, calibration, allocation,
                                               result, command_record(*flags.common.command),
                                               hashes.valid() ? hashes.get() : nlohmann::ordered_json());
+  record["machine"].update(device->describe().machine);
   if (ranks.size() > 1) record["machine"]["ranks"] = ranks.size();
   if (auto previous = previous_record(model->checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
@@ -545,7 +546,7 @@ std::string kept_of(const PruneFlags& flags) {
 }
 
 void run_pruning(PruneFlags& flags) {
-  run_in_ranks(flags.common, flags.ranks, [&](Communicator& ranks) {
+  run_in_ranks(flags.common, flags.ranks, flags.device.device, [&](Communicator& ranks) {
     run_writing(
         flags.out, [&] { run(flags, ranks); }, [&] { return kept_of(flags); });
   });

@@ -18,6 +18,7 @@
 #include "progress.h"
 #include "signals.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/ranks/launched.h"
 
 extern char** environ;
 
@@ -45,25 +46,27 @@ std::vector<char*> pointers_to(std::vector<std::string>& texts) {
   return pointers;
 }
 
-std::vector<std::string> environment() {
+// Starts the program; returns an errno.
+int start(std::vector<std::string> arguments, const std::vector<std::string>& settings, pid_t& child) {
   std::vector<std::string> variables;
   for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
-  for (const char* setting : kSettings) variables.emplace_back(setting);
-  return variables;
-}
-
-pid_t start_mpirun(std::vector<std::string> arguments) {
-  std::vector<std::string> variables = environment();
+  variables.insert(variables.end(), settings.begin(), settings.end());
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   sigset_t none;
-  sigemptyset(&none);  // this program's own are blocked (signals.h), mpirun's are not to be
+  sigemptyset(&none);  // this program's own are blocked (signals.h), the child's are not to be
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  pid_t child = 0;
-  const int error = ::posix_spawnp(&child, "mpirun", nullptr, &attributes, pointers_to(arguments).data(),
-                                   pointers_to(variables).data());
+  std::string program = arguments.front();
+  const int error = ::posix_spawnp(&child, program.c_str(), nullptr, &attributes,
+                                   pointers_to(arguments).data(), pointers_to(variables).data());
   posix_spawnattr_destroy(&attributes);
+  return error;
+}
+
+pid_t start_mpirun(std::vector<std::string> arguments) {
+  pid_t child = 0;
+  const int error = start(std::move(arguments), {std::begin(kSettings), std::end(kSettings)}, child);
   if (error == ENOENT) {
     fail(ErrorKind::kDevice,
          "--ranks: found no mpirun in PATH, which starts them (Debian: openmpi-bin); install it, or run one "
@@ -111,6 +114,81 @@ class Watch {
   std::optional<int> first_;
 };
 
+int exit_code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+
+void tell_signal(const std::string& who, int signal) {
+  clear_progress();
+  fmt::print(stderr, "swiftprune: {} was ended by signal {}{}; the others were stopped\n", who, signal,
+             signal == SIGKILL ? " (out of memory?)" : "");
+}
+
+// The processes of launch_gpu_ranks().
+class GpuRanks {
+ public:
+  explicit GpuRanks(const std::vector<std::string>& arguments, int ranks) {
+    for (int rank = 0; rank < ranks; ++rank) {
+      const int numbers[] = {rank, ranks, rank};
+      std::vector<std::string> settings;
+      for (std::size_t i = 0; i < std::size(numbers); ++i)
+        settings.push_back(fmt::format("{}={}", kOwnRankVariables[i], numbers[i]));
+      pid_t child = 0;
+      if (const int error = start(arguments, settings, child); error != 0) {
+        signal_all(SIGKILL);
+        fail(ErrorKind::kFailure, "--gpus: rank {} cannot be started: {}", rank, ::strerror(error));
+      }
+      processes_[rank] = child;
+    }
+  }
+
+  // The exit code of the first that ended badly, or 0, once all have ended.
+  int wait() {
+    using Clock = std::chrono::steady_clock;
+    std::optional<Clock::time_point> asked;
+    bool killed = false;
+    while (!processes_.empty()) {
+      reap();
+      if (!asked && (code_ != 0 || program_stop().stop_requested())) {
+        signal_all(SIGTERM);
+        asked = Clock::now();
+      }
+      if (asked && !killed && Clock::now() - *asked > kPatience) {
+        signal_all(SIGKILL);
+        killed = true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return code_;
+  }
+  // Of a rank that a signal ended before any other ended badly.
+  std::optional<int> lost() const { return lost_; }
+
+ private:
+  static constexpr std::chrono::seconds kPatience{10};
+
+  void reap() {
+    for (auto process = processes_.begin(); process != processes_.end();) {
+      int status = 0;
+      if (::waitpid(process->second, &status, WNOHANG) == 0) {
+        ++process;
+        continue;
+      }
+      const int code = exit_code_of(status);
+      if (code != 0 && code_ == 0) {
+        code_ = code;
+        if (WIFSIGNALED(status)) lost_ = process->first;
+      }
+      process = processes_.erase(process);
+    }
+  }
+  void signal_all(int signal) {
+    for (const auto& [rank, process] : processes_) ::kill(process, signal);
+  }
+
+  std::map<int, pid_t> processes_;
+  int code_ = 0;
+  std::optional<int> lost_;
+};
+
 }  // namespace
 
 std::vector<std::string> own_arguments() {
@@ -136,14 +214,20 @@ int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  const int code = exit_code_of(status);
   if (code > 128 && !program_stop().stop_requested()) {
-    clear_progress();
-    const std::string who = watch.first() ? fmt::format("rank {} of {}", *watch.first(), ranks)
-                                          : fmt::format("one of {} ranks", ranks);
-    fmt::print(stderr, "swiftprune: {} was ended by signal {}{}; the others were stopped\n", who, code - 128,
-               code - 128 == SIGKILL ? " (out of memory?)" : "");
+    tell_signal(watch.first() ? fmt::format("rank {} of {}", *watch.first(), ranks)
+                              : fmt::format("one of {} ranks", ranks),
+                code - 128);
   }
+  return code;
+}
+
+int launch_gpu_ranks(int ranks, const std::vector<std::string>& arguments) {
+  GpuRanks processes(arguments, ranks);
+  const int code = processes.wait();
+  if (const auto lost = processes.lost(); lost && !program_stop().stop_requested())
+    tell_signal(fmt::format("rank {} of {}", *lost, ranks), code - 128);
   return code;
 }
 

@@ -4,8 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -13,15 +17,23 @@
 
 #include "program.h"
 #include "rank_launch.h"
+#include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/progress.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/device/nccl_ranks.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/ranks/launched.h"
 #include "swiftprune/ranks/mpi_library.h"
 
 namespace swiftprune::cli {
 namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kInitFile = "file:";
 
 // --threads, where it is not said: the cores of this host are shared by its ranks.
 std::vector<std::string> arguments_of_ranks(const CommonOptions& common, int ranks) {
@@ -31,6 +43,113 @@ std::vector<std::string> arguments_of_ranks(const CommonOptions& common, int ran
   arguments.push_back("--threads");
   arguments.push_back(fmt::format("{}", std::max(1, num_threads() / ranks)));
   return arguments;
+}
+
+// A folder of its own for the file by which ranks find one another.
+class InitFolder {
+ public:
+  InitFolder() {
+    std::string name = (fs::temp_directory_path() / "swiftprune-ranks-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr)
+      fail(ErrorKind::kFailure, "--gpus: no folder can be made in {}: {}", fs::temp_directory_path().string(),
+           ::strerror(errno));
+    folder_ = name;
+  }
+  InitFolder(const InitFolder&) = delete;
+  InitFolder& operator=(const InitFolder&) = delete;
+  ~InitFolder() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  fs::path file() const { return folder_ / "id"; }
+
+ private:
+  fs::path folder_;
+};
+
+int start_gpu_ranks(const CommonOptions& common, const RankFlags& flags) {
+  std::vector<std::string> arguments = arguments_of_ranks(common, flags.gpus);
+  if (common.command->get_option("--device")->count() == 0)
+    arguments.insert(arguments.end(), {"--device", "cuda"});
+  const InitFolder folder;
+  if (flags.init.empty()) arguments.insert(arguments.end(), {"--init", kInitFile + folder.file().string()});
+  return launch_gpu_ranks(flags.gpus, arguments);
+}
+
+// The id that NCCL's ranks find one another by, of the first rank, in a file that all of them see.
+std::string id_by_file(const fs::path& path, const LaunchedRank& launched, std::chrono::seconds time_limit) {
+  if (launched.rank == 0) {
+    if (fs::exists(path))
+      bad_usage("--init: found {}, which is there already, expected the name of a new file", path.string());
+    std::string id = make_nccl_id();
+    fs::path unfinished = path;
+    unfinished += ".part";
+    write_whole(unfinished, id);
+    fs::rename(unfinished, path);
+    return id;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  while (!fs::exists(path)) {
+    check_interrupt();
+    if (std::chrono::steady_clock::now() - start > time_limit) {
+      fail(ErrorKind::kFailure, "--init: {}: the first rank has not written it within {} s (--rank-timeout)",
+           path.string(), time_limit.count());
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return file_bytes(path);
+}
+
+// NCCL itself meets at an address; MASTER_PORT's own is the launcher's.
+std::string id_by_environment() {
+  const char* address = std::getenv("MASTER_ADDR");
+  const char* port = std::getenv("MASTER_PORT");
+  if (address == nullptr || port == nullptr)
+    bad_usage(
+        "--init env: found no MASTER_ADDR and MASTER_PORT in the environment, as torchrun sets them; use "
+        "--init file:PATH");
+  ::setenv("NCCL_COMM_ID", fmt::format("{}:{}", address, std::atoi(port) + 1).c_str(), 0);
+  return make_nccl_id();
+}
+
+// Ranks as they were launched. mpi: outlives what is returned.
+std::unique_ptr<Communicator> join(const LaunchedRank& launched, const RankFlags& flags,
+                                   const std::string& device, std::unique_ptr<Communicator>& mpi) {
+  const std::chrono::seconds time_limit(flags.timeout);
+  const std::string how = !flags.init.empty() ? flags.init : launched.has_mpi ? "mpi" : "env";
+  const bool on_gpus = device == "cuda";
+  if (!on_gpus && device != "cpu") {
+    bad_usage("--device: found {} with {} ranks, expected cpu, or cuda: each takes the GPU of its number",
+              device, launched.size);
+  }
+  if (how != "mpi" && !on_gpus) {
+    bad_usage(
+        "--device: found {} with ranks that {} started, expected cuda; processors' ranks are joined by MPI: "
+        "--ranks, mpirun or srun",
+        device, launched.launcher);
+  }
+  NcclRank rank{
+      .id = {}, .rank = launched.rank, .size = launched.size, .gpu = launched.gpu, .time_limit = time_limit};
+  if (how != "mpi") {
+    const bool by_file = how.starts_with(kInitFile);
+    const fs::path file = by_file ? how.substr(std::string_view(kInitFile).size()) : "";
+    rank.id = by_file ? id_by_file(file, launched, time_limit) : id_by_environment();
+    auto ranks = join_nccl(rank);
+    std::error_code ignored;
+    if (by_file && ranks->is_first()) fs::remove(file, ignored);
+    return ranks;
+  }
+  mpi = make_mpi_communicator(time_limit);
+  if (mpi->size() != launched.size) {
+    bad_usage(
+        "--ranks: found {} by MPI, but {} started {}; was MPI built for this launcher? (srun --mpi=pmix)",
+        mpi->size(), launched.launcher, launched.size);
+  }
+  if (!on_gpus) return std::move(mpi);
+  rank.host = mpi.get();
+  if (mpi->is_first()) rank.id = make_nccl_id();
+  broadcast_text(*mpi, 0, rank.id);
+  return join_nccl(rank);
 }
 
 // Results are the first rank's to print.
@@ -64,35 +183,53 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
                   "hosts: mpirun or srun in front of the command. 1: this process alone, whoever started it")
       ->check(CLI::Range(1, 4096));
   command
+      .add_option("--gpus", flags.gpus,
+                  "So many GPUs of this host do the work together, a process each, with the result of one; "
+                  "needs NVIDIA's "
+                  "NCCL. Several hosts: torchrun --no-python, srun or mpirun in front of the command")
+      ->check(CLI::Range(1, 4096));
+  command
+      .add_option("--init", flags.init,
+                  "How ranks with GPUs find one another: env (torchrun's MASTER_ADDR), mpi, or file:PATH, a "
+                  "new file that "
+                  "all of them see [as the launcher has it]")
+      ->check([](const std::string& text) {
+        const bool known = text == "env" || text == "mpi" || (text.starts_with(kInitFile) && text.size() > 5);
+        return known ? std::string() : fmt::format("found '{}', expected env, mpi or file:PATH", text);
+      });
+  command
       .add_option("--rank-timeout", flags.timeout,
                   "With several ranks: end when nothing is heard of one for so many seconds")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();
 }
 
-void run_in_ranks(CommonOptions& common, const RankFlags& flags,
+void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::string& device,
                   const std::function<void(Communicator& ranks)>& work) {
-  if (flags.ranks == 1) return work(alone());  // whoever started it
+  const int wanted = std::max(flags.ranks, flags.gpus);
+  const std::string_view flag = flags.gpus > 0 ? "--gpus" : "--ranks";
+  if (flags.gpus > 0 && flags.ranks > 0)
+    bad_usage("--gpus: found beside --ranks, expected one of them: each rank has a GPU");
+  if (wanted == 1) return work(alone());  // whoever started it
   const auto launched = launched_rank();
-  if (!launched && flags.ranks < 2) return work(alone());
+  if (!launched && wanted < 2) return work(alone());
   if (is_hosted())
-    bad_usage("--ranks: found in a program that runs commands itself, expected the program swiftprune");
+    bad_usage("{}: found in a program that runs commands itself, expected the program swiftprune", flag);
   if (!launched) {
-    check_mpi_library();
-    if (const int code = launch_ranks(flags.ranks, arguments_of_ranks(common, flags.ranks)); code != 0)
-      throw RanksEnded(code);
+    if (flags.gpus > 0 && common.command->get_option("--device")->count() > 0 && device != "cuda")
+      bad_usage("--gpus: found with --device {}, expected cuda, or --device left out", device);
+    if (flags.gpus == 0) check_mpi_library();
+    const int code = flags.gpus > 0 ? start_gpu_ranks(common, flags)
+                                    : launch_ranks(flags.ranks, arguments_of_ranks(common, flags.ranks));
+    if (code != 0) throw RanksEnded(code);
     return;
   }
-  if (flags.ranks > 0 && flags.ranks != launched->size) {
-    bad_usage("--ranks: found {}, but {} started {}; leave --ranks out", flags.ranks, launched->launcher,
-              launched->size);
+  if (wanted > 0 && wanted != launched->size) {
+    bad_usage("{}: found {}, but {} started {}; leave {} out", flag, wanted, launched->launcher,
+              launched->size, flag);
   }
-  const auto ranks = make_mpi_communicator(std::chrono::seconds(flags.timeout));
-  if (ranks->size() != launched->size) {
-    bad_usage(
-        "--ranks: found {} by MPI, but {} started {}; was MPI built for this launcher? (srun --mpi=pmix)",
-        ranks->size(), launched->launcher, launched->size);
-  }
+  std::unique_ptr<Communicator> mpi;
+  const auto ranks = join(*launched, flags, device, mpi);
   if (!ranks->is_first()) be_silent(common);
   try {
     check_same_on_ranks(*ranks, {{"version", SWIFTPRUNE_VERSION}});
@@ -118,8 +255,8 @@ nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint) {
   constexpr std::uint64_t kSamples = 64, kSampleBytes = 4096;
   nlohmann::ordered_json result;
   for (const std::string& name : model_files(checkpoint)) {
-    const std::filesystem::path path = checkpoint.folder() / name;
-    const std::uint64_t size = std::filesystem::file_size(path);
+    const fs::path path = checkpoint.folder() / name;
+    const std::uint64_t size = fs::file_size(path);
     Sha256 hash;
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
     std::vector<char> sample(kSampleBytes);

@@ -1,5 +1,5 @@
-// Commands that several processes do together: --ranks starts them on this host, and what mpirun or srun started joins
-// by itself.
+// Commands that several processes do together: --ranks and --gpus start them on this host, and what mpirun, srun or
+// torchrun started joins by itself.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,18 @@
 namespace swiftprune::cli {
 
 struct RankFlags {
-  int ranks = 0;  // 0: one process, or as many as the launcher started
+  int ranks = 0;     // 0: one process, or as many as the launcher started
+  int gpus = 0;      // the same, of a GPU each
+  std::string init;  // how they find one another: "mpi", "env", "file:PATH"; empty: as the launcher has it
   std::int64_t timeout = kRankTimeLimit.count();
 };
-// Declares --ranks and --rank-timeout. The command is known for one that ranks can do; apply() refuses every other one
+// Declares --ranks, --gpus, --init and --rank-timeout. The command is known for one that ranks can do; apply() refuses every other one
 // that was started as several ranks.
 void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags);
 
 // Runs the command in as many processes as the flags and the launcher say. Only the first rank prints; an error of any
-// ends all, told once, with the rank's name. Where this process is the one that starts the ranks, work() is theirs.
-void run_in_ranks(CommonOptions& common, const RankFlags& flags,
+// ends all, told once, with the rank's name. device: what --device says. Where this process is the one that starts the ranks, work() is theirs.
+void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::string& device,
                   const std::function<void(Communicator& ranks)>& work);
 
 // The ranks' exit code, where this process has only started them: they told what was wrong.

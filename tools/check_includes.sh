@@ -25,7 +25,7 @@ declare -A allowed=(
   [serving]="core tensor backend checkpoint text templates sparse model"
   # One arrow of device goes to what implements it: cuda/device.h, a single function.
   [device]="core ranks tensor backend checkpoint text templates sparse model calibration evaluation pipeline serving"
-  [cuda]="core tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
+  [cuda]="core ranks tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
   [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
   [recovery]="core tensor checkpoint text"

@@ -19,12 +19,9 @@ import argparse
 import json
 import math
 
-TOKENS_A_PASS = 2048
-TILE = 256  # rows that may be refined alone, where there are more than that many inputs
 BF16_PANEL = 1024
 PROBE_WINDOWS = 4
 PROBE_TOKENS = 512
-PARTS_THAT_PASS = 8
 FLOAT = 4  # bytes
 
 
@@ -50,8 +47,23 @@ class Shape:
         return sum(i * sum(outputs) for i, outputs, _ in self.inputs)
 
 
+class Processor:
+    tokens_a_pass = 2048
+    tile = 256  # rows that may be refined alone, where there are more than that many inputs
+    parts_that_pass = 8
+    weight = 4  # bytes of one, as it goes to all
+
+
+class Gpu:
+    tokens_a_pass = 4096
+    tile = 1024
+    parts_that_pass = 4
+    weight = 2
+
+
 class Run:
     def __init__(self, record):
+        self.device = Gpu if "gpu" in record["machine"] else Processor
         self.seconds = record["seconds"]
         self.windows = record["calibration"]["windows"]
         self.seqlen = record["calibration"]["seqlen"]
@@ -63,7 +75,7 @@ class Run:
         return 2 if self.aligned else 1
 
     def passes(self):
-        return math.ceil(self.windows / max(1, TOKENS_A_PASS // self.seqlen))
+        return math.ceil(self.windows / max(1, self.device.tokens_a_pass // self.seqlen))
 
 
 def moments(shape, aligned):
@@ -71,11 +83,11 @@ def moments(shape, aligned):
     return sum(i * i / 2 + (i * i + (shape.hidden * i if joins else 0) if aligned else 0) for i, _, joins in shape.inputs)
 
 
-def moment_bytes(shape, aligned):
-    """Of a block, as they pass from rank to rank (half of a Gram matrix), and whole."""
-    cross = sum(i * i + (shape.hidden * i if joins else 0) for i, _, joins in shape.inputs) if aligned else 0
+def moment_bytes(shape, run):
+    """Of a block, as they pass from rank to rank (on a processor half of a Gram matrix), and whole."""
+    cross = sum(i * i + (shape.hidden * i if joins else 0) for i, _, joins in shape.inputs) if run.aligned else 0
     gram = sum(i * i for i, _, _ in shape.inputs)
-    return FLOAT * (gram / 2 + cross), FLOAT * (gram + cross)
+    return FLOAT * (gram if run.device is Gpu else gram / 2) + FLOAT * cross, FLOAT * (gram + cross)
 
 
 def refinement(shape, run, ranks):
@@ -85,8 +97,10 @@ def refinement(shape, run, ranks):
     for inputs, outputs, _ in shape.inputs:
         parts = []
         for rows in outputs:
-            alone = inputs > (BF16_PANEL if run.bf16 else TILE) and (rows % TILE == 0 or not run.bf16)
-            step = TILE if alone else rows
+            tile = run.device.tile
+            alone = run.device is Gpu or (inputs > (BF16_PANEL if run.bf16 else tile) and
+                                          (rows % tile == 0 or not run.bf16))
+            step = tile if alone else rows
             parts += [min(step, rows - first) for first in range(0, rows, step)]
         load = [0] * ranks
         for part in sorted(parts, reverse=True):
@@ -110,16 +124,16 @@ def allocation(shape, run, ranks):
 
 def calibration(shape, run, ranks):
     share = math.ceil(run.passes() / ranks) / run.passes()
-    waits = 1 + (ranks - 1) / PARTS_THAT_PASS if ranks > 1 else 1
+    waits = 1 + (ranks - 1) / run.device.parts_that_pass if ranks > 1 else 1
     return share * (run.streams() * shape.forward() + moments(shape, run.aligned) * waits)
 
 
 def transfer(shape, run, ranks, gbit):
     if ranks == 1:
         return 0.0
-    passing, whole = moment_bytes(shape, run.aligned)
-    weights = FLOAT * shape.forward() if run.refined else 0
-    waits = 1 + (ranks - 2) / PARTS_THAT_PASS
+    passing, whole = moment_bytes(shape, run)
+    weights = run.device.weight * shape.forward() if run.refined else 0
+    waits = 1 + (ranks - 2) / run.device.parts_that_pass
     spread = math.ceil(math.log2(ranks))
     return shape.layers * (passing * waits + (whole + weights) * spread) * 8 / (gbit * 1e9)
 
@@ -159,9 +173,9 @@ def main():
             shape = Shape(json.load(file))
     with open(options.record) as file:
         run = Run(json.load(file))
-    passing, whole = moment_bytes(shape, run.aligned)
+    passing, whole = moment_bytes(shape, run)
     print(f"moments of a block: {passing / 1e6:.0f} MB from rank to rank, {whole / 1e6:.0f} MB to all; "
-          f"weights {FLOAT * shape.forward() / 1e6:.0f} MB; {run.windows} windows of {run.seqlen} in {run.passes()} passes")
+          f"weights {run.device.weight * shape.forward() / 1e6:.0f} MB; {run.windows} windows of {run.seqlen} in {run.passes()} passes")
     one = predict(shape, run, 1, 1, measured)
     names = list(one)
     print("| ranks | Gbit/s | " + " | ".join(names) + " | of one process |")

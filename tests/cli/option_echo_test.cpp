@@ -87,6 +87,7 @@ const std::vector<std::string> kValues = {"-weird 'value' $HOME *.x",
                                           "score",
                                           "influence",
                                           "ids",
+                                          "env",
                                           "row",
                                           "each"};
 

@@ -23,6 +23,8 @@ struct Case {
   const char* pattern;
   double sparsity;
   double agreement;  // of the masks
+  const char* grid = nullptr;
+  double most_error = 1.02;  // of the processor's
 };
 
 class CudaHessianRefinementTest : public test::GpuTest {
@@ -42,8 +44,8 @@ class CudaHessianRefinementTest : public test::GpuTest {
   }
 
   void run(const Case& c, std::int64_t outputs, std::int64_t count, DType dtype) {
-    const std::string what = fmt::format("{} at {} {}, [{}, {}], {}", c.refine, c.pattern, c.sparsity,
-                                         outputs, count, name_of(dtype));
+    const std::string what = fmt::format("{} at {} {}, [{}, {}], {} {}", c.refine, c.pattern, c.sparsity,
+                                         outputs, count, name_of(dtype), c.grid != nullptr ? c.grid : "");
     const auto cpu = make_cpu_backend();
     const Matrix x = inputs(count);
     const Matrix weight = test::rounded(random_matrix(outputs, count, 3, 0.05f), dtype);
@@ -56,6 +58,7 @@ class CudaHessianRefinementTest : public test::GpuTest {
     entry.sparsity = c.sparsity;
     entry.score = parse_score("magnitude");
     entry.refine = parse_refine(c.refine);
+    if (c.grid != nullptr) entry.grid = parse_grid(c.grid, "test");
     plan.entries.push_back(entry);
     const PruneTarget target = entry.target(PruneTarget::Rounding::kFloor);
 
@@ -75,7 +78,9 @@ class CudaHessianRefinementTest : public test::GpuTest {
     task.weight = weight.view();
     task.target = target;
     task.mask = refiner->uses_mask() ? &mask : nullptr;
-    const Refinement expected = refiner->refine(task, *refiner->prepare(stats, *cpu, "w"), *cpu);
+    task.grid = entry.grid;
+    const bool on_grid = entry.grid.has_value();
+    const Refinement expected = refiner->refine(task, *refiner->prepare(stats, *cpu, "w", on_grid), *cpu);
 
     // The GPU's.
     cuda::Products products(*memory_, *stream_);
@@ -92,7 +97,7 @@ class CudaHessianRefinementTest : public test::GpuTest {
     device_stats.add_window(scratch, rows);
     device_stats.add_gram(products, rows);
     device_stats.finish("x");
-    device.prepare(entry.refine, device_stats, nullptr, "w");
+    device.prepare(entry.refine, &device_stats, nullptr, "w");
     const auto w = upload_as(weight, dtype);
     std::vector<std::uint8_t> kept;
     for (std::int64_t r = 0; r < outputs; ++r) {
@@ -102,9 +107,18 @@ class CudaHessianRefinementTest : public test::GpuTest {
     const auto out = poisoned(weight.numel() * size_of(dtype));
     const cuda::DeviceBuffer counters(*memory_, sizeof(cuda::PruneCounters), "test");
     cuda::check(cudaMemsetAsync(counters.data(), 0, counters.bytes(), *stream_));
-    device.refine(view_of(w.data(), dtype, outputs, count), device_mask.as<std::uint8_t>(), target,
-                  view_of(out.data(), dtype, outputs, count), counters.as<cuda::PruneCounters>());
+    const auto dense = view_of(w.data(), dtype, outputs, count);
+    const auto refined = view_of(out.data(), dtype, outputs, count);
+    QuantizedWeight codes;
+    if (on_grid) {
+      codes = device.refine_on_grid(dense, device_mask.as<std::uint8_t>(), target, *entry.grid, refined,
+                                    counters.as<cuda::PruneCounters>());
+    } else {
+      device.refine(dense, device_mask.as<std::uint8_t>(), target, refined,
+                    counters.as<cuda::PruneCounters>());
+    }
     const Matrix found = download_as(out, dtype, outputs, count);
+    if (on_grid) expect_same_values(codes, found, dtype, what);
     const auto told = download<cuda::PruneCounters>(counters).front();
     EXPECT_EQ(told.not_finite, 0u) << what;
     EXPECT_EQ(device.keeps_weights(), refiner->keeps_weights()) << what;
@@ -122,9 +136,11 @@ class CudaHessianRefinementTest : public test::GpuTest {
     for (const auto value : told.zeros) counted += value;
     EXPECT_EQ(counted, static_cast<unsigned long long>(zeros)) << what;
     EXPECT_GE(zeros, total_prune_count(target, outputs, count)) << what;
-    EXPECT_LE(static_cast<double>(zeros),
-              static_cast<double>(total_prune_count(target, outputs, count) + outputs) + 1.0)
-        << what;
+    if (!on_grid) {  // whose values may be zero of themselves
+      EXPECT_LE(static_cast<double>(zeros),
+                static_cast<double>(total_prune_count(target, outputs, count) + outputs) + 1.0)
+          << what;
+    }
     EXPECT_GE(static_cast<double>(same), c.agreement * static_cast<double>(found.numel())) << what;
     // The error of the outputs, which is what all of them lower.
     const auto error = [&](const Matrix& b) {
@@ -132,8 +148,18 @@ class CudaHessianRefinementTest : public test::GpuTest {
       for (std::int64_t i = 0; i < change.numel(); ++i) change.data()[i] = weight.data()[i] - b.data()[i];
       return layer_error(change.view(), gram.view(), *cpu);
     };
-    EXPECT_LE(error(found), 1.02 * error(expected.weight)) << what;
+    EXPECT_LE(error(found), c.most_error * error(expected.weight)) << what;
     EXPECT_GE(error(found), 0.9 * error(expected.weight)) << what;
+  }
+
+  // The codes are what the weights were rounded from.
+  static void expect_same_values(const QuantizedWeight& codes, const Matrix& found, DType dtype,
+                                 const std::string& what) {
+    const Matrix exact = test::rounded(dequantize(codes), dtype);
+    ASSERT_EQ(exact.numel(), found.numel());
+    for (std::int64_t i = 0; i < found.numel(); ++i)
+      ASSERT_EQ(exact.data()[i], found.data()[i]) << what << ", element " << i;
+    for (const std::uint8_t code : codes.codes) ASSERT_LT(code, codes.grid.num_codes()) << what;
   }
 };
 
@@ -145,6 +171,23 @@ TEST_F(CudaHessianRefinementTest, AgreesWithTheCpu) {
                         Case{"sparsegpt(0.1)", "layer", 0.7, 0.97}, Case{"sparsegpt", "2:4", 0.0, 0.97},
                         Case{"sparsegpt", "5:16", 0.0, 0.97}, Case{"admm(20)+pcg(20)", "row", 0.6, 0.98},
                         Case{"sparsegpt+swaps(20)+pcg(5)", "row", 0.5, 0.95}}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) run(c, 96, 320, dtype);
+  }
+}
+
+// Grids of few bits: values of codes, the pattern kept, and an error beside the processor's.
+TEST_F(CudaHessianRefinementTest, GridsAgreeWithTheCpu) {
+  for (const Case& c : {Case{"rtn", "row", 0.0, 1.0, "int4(64)", 1.0001},
+                        Case{"rtn", "row", 0.5, 1.0, "int3(row,asymmetric)", 1.0001},
+                        Case{"gptq", "row", 0.0, 0.99, "int4(64)", 1.03},
+                        Case{"gptq", "row", 0.5, 0.99, "int4(32,asymmetric)", 1.03},
+                        Case{"gptq", "2:4", 0.0, 0.99, "int4(row)", 1.03},
+                        Case{"gptq(0.01,1)", "row", 0.0, 0.99, "int3(64)", 1.03},
+                        Case{"admm(20,15)", "row", 0.5, 0.9, "int4(64)", 1.04},
+                        Case{"admm(20,15)", "row", 0.0, 0.9, "int3(32,asymmetric)", 1.04},
+                        Case{"admm(20,15)", "2:4", 0.0, 0.9, "int4(row)", 1.04},
+                        Case{"admm(20,15)+rtn", "row", 0.5, 0.97, "int8(64)", 1.02},
+                        Case{"admm(20,15)+gptq", "row", 0.5, 0.97, "int4(64)", 1.05}}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) run(c, 96, 320, dtype);
   }
 }
@@ -190,7 +233,7 @@ TEST_F(CudaHessianRefinementTest, RowBudgetsAreKept) {
   stats.add_window(scratch, rows);
   stats.add_gram(products, rows);
   stats.finish("x");
-  device.prepare(entry.refine, stats, nullptr, "w");
+  device.prepare(entry.refine, &stats, nullptr, "w");
   const auto w = upload_as(weight, DType::kF32);
   const auto out = poisoned(weight.numel() * 4);
   const cuda::DeviceBuffer counters(*memory_, sizeof(cuda::PruneCounters), "test");

@@ -35,6 +35,7 @@ struct Case {
   const char* refine;
   Pattern pattern;
   double sparsity;
+  std::int64_t rows_at_once = kOutputs;
 };
 
 class CudaRefinementTest : public test::GpuTest {
@@ -46,7 +47,7 @@ class CudaRefinementTest : public test::GpuTest {
 
   Matrix refine(const Case& c, const Matrix& weight, DType dtype, const Matrix& x, const Matrix& dense_x,
                 const Matrix& residual, const Matrix& dense_residual, const PruneTarget& target,
-                cuda::PruneCounters& counters) {
+                std::int64_t rows_at_once, cuda::PruneCounters& counters) {
     const RefinePart part = parse_refine(c.refine).parts().front();
     const auto* plain = std::get_if<AdmmOptions>(&part);
     const cuda::DeviceAdmmOptions options = plain != nullptr
@@ -77,8 +78,13 @@ class CudaRefinementTest : public test::GpuTest {
     const auto out = poisoned(weight.numel() * size_of(dtype));
     const cuda::DeviceBuffer count(*memory_, sizeof(cuda::PruneCounters), "test");
     cuda::check(cudaMemsetAsync(count.data(), 0, count.bytes(), *stream_));
-    admm.refine(view_of(w.data(), dtype, kOutputs, kInputs), target,
-                view_of(out.data(), dtype, kOutputs, kInputs), count.as<cuda::PruneCounters>());
+    const auto dense = view_of(w.data(), dtype, kOutputs, kInputs);
+    const auto refined = view_of(out.data(), dtype, kOutputs, kInputs);
+    for (std::int64_t first = 0; first < kOutputs; first += rows_at_once) {
+      const std::int64_t in_hand = std::min(rows_at_once, kOutputs - first);
+      admm.refine(dense.row_block(first, in_hand), target, refined.row_block(first, in_hand),
+                  count.as<cuda::PruneCounters>(), first);
+    }
     counters = download<cuda::PruneCounters>(count).front();
     return download_as(out, dtype, kOutputs, kInputs);
   }
@@ -100,13 +106,15 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
   for (const Case& c :
        {Case{"admm(20,15)", row, 0.5}, Case{"admm(10,8)", row, 0.7}, Case{"admm(20,15)", two_of_four, 0.0},
         Case{"admm(10,8)", layer, 0.6}, Case{"admm(10,8)", block, 0.5}, Case{"aligned-admm(20,15)", row, 0.5},
-        Case{"aligned-admm(20,15)", two_of_four, 0.0}}) {
+        Case{"aligned-admm(20,15)", two_of_four, 0.0}, Case{"admm(20,15)", row, 0.5, 40},
+        Case{"aligned-admm(20,15)", row, 0.5, 40}, Case{"aligned-admm(20,15)", two_of_four, 0.0, 40}}) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       const Matrix weight = test::rounded(random_matrix(kOutputs, kInputs, 3, 0.05f), dtype);
       PruneTarget target;
       target.pattern = c.pattern;
       target.sparsity = c.sparsity;
       target.tensor = "w";
+      target.rounding = PruneTarget::Rounding::kFloor;
       const auto refiner = make_refiner(c.refine);
       Matrix gram = Matrix::zeros(kInputs, kInputs);
       cpu->add_gram(x.view(), gram.view());
@@ -146,7 +154,8 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
       task.target = target;
       const Refinement expected = refiner->refine(task, *refiner->prepare(stats, *cpu, "w"), *cpu);
       cuda::PruneCounters counters{};
-      const Matrix found = refine(c, weight, dtype, x, dense_x, residual, dense_residual, target, counters);
+      const Matrix found =
+          refine(c, weight, dtype, x, dense_x, residual, dense_residual, target, c.rows_at_once, counters);
 
       std::int64_t same = 0;
       std::int64_t zeros = 0;
@@ -154,7 +163,8 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
         same += (found.data()[i] != 0.0f) == (expected.weight.data()[i] != 0.0f) ? 1 : 0;
         zeros += found.data()[i] == 0.0f ? 1 : 0;
       }
-      const std::string what = fmt::format("{} at {}, {}", c.refine, format(c.pattern), name_of(dtype));
+      const std::string what = fmt::format("{} at {}, {}, {} rows at once", c.refine, format(c.pattern),
+                                           name_of(dtype), c.rows_at_once);
       const Pattern& p = target.pattern;
       const std::int64_t unit = p.kind == Pattern::Kind::kBlock ? p.block_rows * p.block_cols : 1;
       EXPECT_EQ(zeros, unit * total_prune_count(target, kOutputs, kInputs)) << what;

@@ -99,11 +99,14 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
   const Capabilities& gpu = cuda::capabilities();
   expect_error(ErrorKind::kUsage, [&] { check_plan(plan(ScoreSpec()), SelectKind::kEwma, gpu); },
                {"--select", "ewma", "ewma-window, radix or sort", "on a GPU", "--device cpu"});
-  expect_refused(plan(ScoreSpec(), "gptq"), gpu,
-                 {"layers.0", "quantize", "int4(row)", "on a GPU", "--device cpu"});
   Plan joint = plan(ScoreSpec(), "aligned-admm");
   joint.entries.back().grid = parse_grid("int3(row)", "test");
-  expect_refused(joint, gpu, {joint.entries.back().tensor, "quantize", "int3(row)", "on a GPU"});
+  check_plan(joint, SelectKind::kEwmaWindow, gpu);
+  joint = plan(ScoreSpec(), "sparsegpt");
+  joint.entries.back().grid = parse_grid("int3(row)", "test");
+  expect_refused(joint, gpu,
+                 {joint.entries.back().tensor, "quantize", "int3(row) with sparsegpt",
+                  "admm, aligned-admm, rtn or gptq on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt", "block:1x2"), gpu,
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});

@@ -62,7 +62,7 @@ TEST(Ranks, WindowsAreSharedOutByWholePasses) {
     std::vector<std::int32_t> ids;
     ThreadRanks(size).run([&](Communicator& ranks) {
       if (!ranks.is_first()) return;
-      const TokenWindows mine = windows_of_rank(windows, ranks);
+      const TokenWindows mine = windows_of_rank(windows, rank_windows(windows, ranks));
       EXPECT_EQ(mine.num_windows() % (kTokensPerPass / windows.seqlen), 0);
       EXPECT_GT(mine.num_windows(), 0);
     });

@@ -82,8 +82,35 @@ TEST(LaunchedRank, WhatMakesNoSenseIsRefusedByName) {
     expect_error(ErrorKind::kUsage, [] { launched_rank(); }, {"OMPI_COMM_WORLD_RANK", "found 2"});
   }
   const Environment torchrun(
-      Environment::Variables{{"TORCHELASTIC_RUN_ID", "none"}, {"WORLD_SIZE", "2"}, {"RANK", "1"}});
-  expect_error(ErrorKind::kUsage, [] { launched_rank(); }, {"torchrun", "mpirun"});
+      Environment::Variables{{"MASTER_ADDR", "localhost"}, {"WORLD_SIZE", "2"}, {"RANK", "2"}});
+  expect_error(ErrorKind::kUsage, [] { launched_rank(); }, {"RANK: found 2", "WORLD_SIZE=2"});
+}
+
+TEST(LaunchedRank, TorchrunsProcessesHaveNoMpi) {
+  const Environment torchrun(Environment::Variables{
+      {"MASTER_ADDR", "localhost"}, {"WORLD_SIZE", "4"}, {"RANK", "3"}, {"LOCAL_RANK", "1"}});
+  const auto found = launched_rank();
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->launcher, "torchrun");
+  EXPECT_FALSE(found->has_mpi);
+  EXPECT_EQ(found->rank, 3);
+  EXPECT_EQ(found->gpu, 1);
+  const Environment one_gpu(
+      Environment::Variables{{"CUDA_VISIBLE_DEVICES", "6"}});  // shown to each process alone
+  EXPECT_EQ(launched_rank()->gpu, 0);
+}
+
+TEST(LaunchedRank, VariablesOfTrainingWithoutAnAddressTellNothing) {
+  const Environment job(Environment::Variables{{"WORLD_SIZE", "2"}, {"RANK", "1"}});
+  EXPECT_FALSE(launched_rank());
+}
+
+TEST(LaunchedRank, TheProcessesOfGpus) {
+  const Environment own(Environment::Variables{
+      {kOwnRankVariables[0], "1"}, {kOwnRankVariables[1], "2"}, {kOwnRankVariables[2], "1"}});
+  ASSERT_TRUE(launched_rank());
+  EXPECT_EQ(launched_rank()->launcher, "--gpus");
+  EXPECT_FALSE(launched_rank()->has_mpi);
 }
 
 }  // namespace

@@ -20,11 +20,14 @@ Capabilities make_capabilities() {
   c.selections = {SelectKind::kEwmaWindow, SelectKind::kRadix, SelectKind::kSort};
   c.patterns = {kRow, kLayer, kNofM, kBlock};
   c.refinements = {{PcgOptions{}, {kRow, kLayer, kNofM, kBlock}},
-                   {AdmmOptions{}, {kRow, kLayer, kNofM, kBlock}},
-                   {AlignedAdmmOptions{}, {kRow, kLayer, kNofM, kBlock}},
+                   {AdmmOptions{}, {kRow, kLayer, kNofM, kBlock}, true},
+                   {AlignedAdmmOptions{}, {kRow, kLayer, kNofM, kBlock}, true},
                    {SwapsOptions{}, {kRow, kLayer, kNofM}},
-                   {SparseGptOptions{}, {kRow, kLayer, kNofM}}};
+                   {SparseGptOptions{}, {kRow, kLayer, kNofM}},
+                   {RtnOptions{}, {kRow, kLayer, kNofM, kBlock}, true},
+                   {GptqOptions{}, {kRow, kLayer, kNofM, kBlock}, true}};
   c.chains = true;
+  c.ranks = true;
   c.mixed_refinements = false;  // admm uses the Gram matrix up, and one is kept for an input
   // What cuda/forward/ computes. A feature is added here together with its code there.
   c.features = {kRmsNorm,

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "swiftprune/core/own_library.h"
+#include "swiftprune/cuda/ranks/nccl_ranks.h"
 #include "swiftprune/device/cuda_library.h"
 
 extern "C" const char* swiftprune_cuda_version() { return SWIFTPRUNE_VERSION; }
@@ -14,6 +15,14 @@ extern "C" swiftprune::Device* swiftprune_make_cuda_device(int index,
   return swiftprune::cuda::make_device(index, options, why_not).release();
 }
 
-// Both are what device/cuda_library.h says.
+extern "C" void swiftprune_make_nccl_id(std::string& id) { id = swiftprune::cuda::make_nccl_id(); }
+
+extern "C" swiftprune::Communicator* swiftprune_join_nccl(const swiftprune::NcclRank& rank) {
+  return swiftprune::cuda::join_nccl(rank).release();
+}
+
+// All are what device/cuda_library.h and device/nccl_ranks.h say.
 static_assert(std::is_same_v<decltype(&swiftprune_cuda_version), swiftprune::OwnVersionFn>);
 static_assert(std::is_same_v<decltype(&swiftprune_make_cuda_device), swiftprune::MakeCudaDeviceFn>);
+static_assert(std::is_same_v<decltype(&swiftprune_make_nccl_id), swiftprune::MakeNcclIdFn>);
+static_assert(std::is_same_v<decltype(&swiftprune_join_nccl), swiftprune::JoinNcclFn>);

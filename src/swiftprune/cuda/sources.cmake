@@ -5,6 +5,8 @@ if(SWIFTPRUNE_CUDA)
   add_library(swiftprune_cuda_objects OBJECT
     cuda/library.cpp
     cuda/device.cpp
+    cuda/ranks/nccl_library.cpp
+    cuda/ranks/nccl_ranks.cpp
     cuda/runtime/runtime.cpp
     cuda/runtime/products.cpp
     cuda/selection/groups.cu
@@ -16,6 +18,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/structure/expert_rows.cu
     cuda/refinement/swaps.cu
     cuda/refinement/sparsegpt.cu
+    cuda/refinement/grid.cu
     cuda/statistics/statistics.cu
     cuda/forward/block_ops.cu
     cuda/forward/experts.cu
@@ -36,6 +39,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/block.cpp
     cuda/forward/streaming.cpp
     cuda/refinement/inverse.cpp
+    cuda/refinement/grid_solver.cpp
     cuda/refinement/admm.cpp
     cuda/statistics/calibration.cpp
     cuda/pipeline/stream_ops.cpp

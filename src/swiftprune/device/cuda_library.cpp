@@ -24,9 +24,8 @@ MakeCudaDeviceFn open_cuda_library(const fs::path& file) {
   return reinterpret_cast<MakeCudaDeviceFn>(symbol_of(opened, kLibrary, file, kCudaDeviceSymbol));
 }
 
-std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options, std::string& why_not) {
-  static const auto own = reinterpret_cast<MakeCudaDeviceFn>(::dlsym(RTLD_DEFAULT, kCudaDeviceSymbol));
-  if (own != nullptr) return std::unique_ptr<Device>(own(index, options, why_not));
+void* cuda_symbol(const char* name, std::string& why_not) {
+  if (void* own = ::dlsym(RTLD_DEFAULT, name); own != nullptr) return own;
   const fs::path file = cuda_library_file();
   std::error_code ignored;
   if (!fs::exists(file, ignored)) {
@@ -34,8 +33,13 @@ std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options
                           file.string(), kLibrary.variable);
     return nullptr;
   }
-  static const MakeCudaDeviceFn make_device = open_cuda_library(file);
-  return std::unique_ptr<Device>(make_device(index, options, why_not));
+  static void* const opened = open_own_library(kLibrary, file);
+  return symbol_of(opened, kLibrary, file, name);
+}
+
+std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options, std::string& why_not) {
+  const auto make_device = reinterpret_cast<MakeCudaDeviceFn>(cuda_symbol(kCudaDeviceSymbol, why_not));
+  return make_device == nullptr ? nullptr : std::unique_ptr<Device>(make_device(index, options, why_not));
 }
 
 }  // namespace swiftprune

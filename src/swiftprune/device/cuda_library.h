@@ -22,6 +22,10 @@ std::filesystem::path cuda_library_file();
 // Opens the file, for good. Throws Error{kDevice} naming it when it is no library, or not this build's.
 MakeCudaDeviceFn open_cuda_library(const std::filesystem::path& file);
 
+// One of its functions, the program's own where it is linked in (tests, benchmarks). Null when the library is not there,
+// and then why_not says so; one that is there and cannot be used is an error, as in open_cuda_library().
+void* cuda_symbol(const char* name, std::string& why_not);
+
 // A GPU by the library's code, or by the program's own where it is linked in (tests, benchmarks). Null when
 // the library is not there or the GPU cannot be used, and then why_not says why; a library that is there and
 // cannot be used is an error, as in open_cuda_library().

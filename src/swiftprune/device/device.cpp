@@ -25,6 +25,9 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
     bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
               capabilities().instead);
   }
+  if (kind() == DeviceKind::kCuda && options.ranks->device_link() == nullptr)
+    bad_usage(
+        "--ranks: found ranks that NCCL does not join, which GPUs need; use --gpus, or --init file:PATH");
   check_without_experts(model.config(), "--ranks", "leave it out");
 }
 

@@ -67,6 +67,13 @@ void check_score(const PlanEntry& entry, const Capabilities& device) {
             any_of(names), device.where, device.instead);
 }
 
+const RefineAbility* ability_of(const Capabilities& device, const RefinePart& part) {
+  const auto ability =
+      std::find_if(device.refinements.begin(), device.refinements.end(),
+                   [&](const RefineAbility& able) { return able.part.index() == part.index(); });
+  return ability == device.refinements.end() ? nullptr : &*ability;
+}
+
 void check_refinement(const PlanEntry& entry, const Capabilities& device) {
   const auto refuse_pattern = [&](std::string_view with, const std::vector<Pattern::Kind>& has) {
     bad_usage("{}: pattern: found {}{}, expected {} {}; {}", entry.tensor, format(entry.pattern), with,
@@ -78,10 +85,8 @@ void check_refinement(const PlanEntry& entry, const Capabilities& device) {
               device.where, device.instead);
   }
   for (const RefinePart& part : entry.refine.parts()) {
-    const auto ability =
-        std::find_if(device.refinements.begin(), device.refinements.end(),
-                     [&](const RefineAbility& able) { return able.part.index() == part.index(); });
-    if (ability == device.refinements.end()) {
+    const RefineAbility* ability = ability_of(device, part);
+    if (ability == nullptr) {
       std::vector<std::string_view> names = {"none"};
       for (const RefineAbility& able : device.refinements) names.push_back(name_of(able.part));
       bad_usage("{}: refine: found {}, expected {} {}; {}", entry.tensor, format(part), any_of(names),
@@ -90,6 +95,19 @@ void check_refinement(const PlanEntry& entry, const Capabilities& device) {
     if (!contains(ability->patterns, entry.pattern.kind))
       refuse_pattern(fmt::format(" with {}", name_of(part)), ability->patterns);
   }
+}
+
+void check_grid_refinement(const PlanEntry& entry, const Capabilities& device) {
+  if (!entry.grid || entry.refine.is_none()) return;
+  const RefinePart& last = entry.refine.parts().back();
+  if (ability_of(device, last)->grids || !facts_of(last).finds_grid)
+    return;  // plan.cpp refuses those that find none
+  std::vector<std::string_view> names;
+  for (const RefineAbility& able : device.refinements) {
+    if (able.grids) names.push_back(name_of(able.part));
+  }
+  bad_usage("{}: quantize: found {} with {}, expected {} {}; {}", entry.tensor, format(*entry.grid),
+            name_of(last), any_of(names), device.where, device.instead);
 }
 
 void check_mixed(const Plan& plan, const Capabilities& device) {
@@ -116,10 +134,11 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.grids = c.levels = c.mixed_refinements = c.ranks = c.expert_weights = true;
+    c.reads_weights = c.chains = c.levels = c.mixed_refinements = c.ranks = c.expert_weights = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
-    for (const RefinePart& part : all_refine_parts()) c.refinements.push_back({part, c.patterns});
+    for (const RefinePart& part : all_refine_parts())
+      c.refinements.push_back({part, c.patterns, facts_of(part).finds_grid});
     const auto features = all_model_features();
     c.features.insert(features.begin(), features.end());
     return c;
@@ -132,11 +151,8 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
     check_score(entry, device);
-    if (entry.grid && !device.grids) {
-      bad_usage("{}: quantize: found {}, expected none {}; {}", entry.tensor, format(*entry.grid),
-                device.where, device.instead);
-    }
     check_refinement(entry, device);
+    check_grid_refinement(entry, device);
   }
   check_mixed(plan, device);
 }

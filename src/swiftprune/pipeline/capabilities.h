@@ -19,6 +19,7 @@ namespace swiftprune {
 struct RefineAbility {
   RefinePart part;  // with any options
   std::vector<Pattern::Kind> patterns;
+  bool grids = false;  // weights on a grid of few bits, where it is the last one
 };
 
 struct Capabilities {
@@ -34,7 +35,6 @@ struct Capabilities {
   std::vector<Pattern::Kind> patterns;  // without a refinement
   std::vector<RefineAbility> refinements;
   bool chains = false;             // refinements joined by '+'
-  bool grids = false;              // weights on a grid of few bits
   bool levels = false;             // a linear solved at several settings beside its own (SolvedLevels)
   bool mixed_refinements = false;  // different ones for the linears of one input
   bool ranks = false;              // several processes that prune together

@@ -14,6 +14,8 @@
 
 namespace swiftprune {
 
+class DeviceLink;
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -28,6 +30,9 @@ class Communicator {
   void finish_sends();
   // Of `root`, to all.
   void broadcast(int root, std::span<std::byte> bytes);
+
+  // Between the GPUs of the ranks; null where they have none.
+  virtual DeviceLink* device_link() { return nullptr; }
 
   // "rank 2 of 4"
   std::string name() const;

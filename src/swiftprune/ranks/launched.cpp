@@ -11,11 +11,15 @@ namespace {
 struct Launcher {
   std::string_view name;
   const char *rank, *size, *local_rank;
+  bool has_mpi = true;
+  const char* beside = nullptr;  // a variable that must be there, too
 };
 
-// The first whose size is there tells. srun comes last: it may have started mpirun. SLURM's variables of a step, not of
-// the job: inside a job every process has those.
+// The first whose size is there tells. srun comes last: it may have started each of the others. SLURM's variables of a
+// step, not of the job: inside a job every process has those.
 constexpr Launcher kLaunchers[] = {
+    {"--gpus", kOwnRankVariables[0], kOwnRankVariables[1], kOwnRankVariables[2], false},
+    {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", false, "MASTER_ADDR"},
     {"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
     {"mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"},
     {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"}};
@@ -31,10 +35,17 @@ std::optional<int> number_of(const char* variable) {
   return value;
 }
 
+// srun may show each process the GPU that is meant for it alone.
+bool sees_one_gpu() {
+  const char* shown = std::getenv("CUDA_VISIBLE_DEVICES");
+  return shown != nullptr && *shown != '\0' && std::string_view(shown).find(',') == std::string_view::npos;
+}
+
 }  // namespace
 
 std::optional<LaunchedRank> launched_rank() {
   for (const Launcher& launcher : kLaunchers) {
+    if (launcher.beside != nullptr && std::getenv(launcher.beside) == nullptr) continue;
     const std::optional<int> size = number_of(launcher.size);
     if (!size) continue;
     if (*size < 2) return std::nullopt;
@@ -43,14 +54,14 @@ std::optional<LaunchedRank> launched_rank() {
       bad_usage("{}: found {} in the environment beside {}={}, expected a number below it", launcher.rank,
                 rank ? fmt::format("{}", *rank) : "nothing", launcher.size, *size);
     }
-    return LaunchedRank{*rank, *size, number_of(launcher.local_rank).value_or(0), launcher.name,
-                        launcher.size};
-  }
-  if (std::getenv("TORCHELASTIC_RUN_ID") != nullptr && number_of("WORLD_SIZE").value_or(1) > 1) {
-    bad_usage(
-        "WORLD_SIZE: found processes that torchrun started, which only PyTorch can join; use --ranks, mpirun "
-        "or "
-        "srun");
+    const int local_rank = number_of(launcher.local_rank).value_or(0);
+    return LaunchedRank{.rank = *rank,
+                        .size = *size,
+                        .local_rank = local_rank,
+                        .gpu = sees_one_gpu() ? 0 : local_rank,
+                        .has_mpi = launcher.has_mpi,
+                        .launcher = launcher.name,
+                        .size_variable = launcher.size};
   }
   return std::nullopt;
 }

@@ -53,11 +53,9 @@ class CudaProbeShop final : public ProbeShop {
 
   void enter() override {
     copy(windows_.hidden().view().row_block(0, run_.tokens), input_.view(), stream_);
-    const std::int64_t before = layer_ * run_.tokens;
-    for (std::int64_t first = 0; first < before; first += probe_rows_) {
-      probe_forward_.run(slots_.block(),
-                         changed_.view().row_block(first, std::min(probe_rows_, before - first)));
-    }
+    // Each alone: the products' bits may depend on the number of rows, and that on the number of ranks.
+    for (std::int64_t i = 0; i < probed_before(layer_); ++i)
+      probe_forward_.run(slots_.block(), changed_.view().row_block(i * run_.tokens, run_.tokens));
     pruned_.copy_from(slots_.block(), stream_);
     trial_.copy_from(slots_.block(), stream_);
   }
@@ -97,7 +95,7 @@ class CudaProbeShop final : public ProbeShop {
   void try_all() override {
     if (num_changes_ == 0) run_dense();
     pruned_.refresh(stream_);
-    measure(pruned_, changed_.view().row_block(layer_ * run_.tokens, run_.tokens));
+    measure(pruned_, changed_.view().row_block(probed_before(layer_) * run_.tokens, run_.tokens));
   }
 
   std::vector<double> changes() override { return means(ratios_, num_changes_); }
@@ -108,12 +106,19 @@ class CudaProbeShop final : public ProbeShop {
     for (const DeviceView rows : {dense, changed_.view()}) norm.apply(rows, rows.data, DType::kF32);
     const DeviceBuffer ratios(
         memory_, static_cast<std::uint64_t>(num_layers() * run_.tokens) * sizeof(double), "changes");
-    for (std::int64_t layer = 0; layer < num_layers(); ++layer) {
-      const DeviceView rows = changed_.view().row_block(layer * run_.tokens, run_.tokens);
+    const std::int64_t probed = probed_before(num_layers());
+    for (std::int64_t i = 0; i < probed; ++i) {
+      const DeviceView rows = changed_.view().row_block(i * run_.tokens, run_.tokens);
       relative_changes(static_cast<const float*>(dense.data), static_cast<const float*>(rows.data),
-                       run_.tokens, rows.cols, ratios.as<double>() + layer * run_.tokens, stream_);
+                       run_.tokens, rows.cols, ratios.as<double>() + i * run_.tokens, stream_);
     }
-    return means(ratios, num_layers());
+    const std::vector<double> of_probed = means(ratios, probed);
+    std::vector<double> changes(static_cast<std::size_t>(num_layers()), 0.0);
+    for (std::int64_t layer = 0; layer < num_layers(); ++layer) {
+      if (run_.probed[static_cast<std::size_t>(layer)])
+        changes[static_cast<std::size_t>(layer)] = of_probed[static_cast<std::size_t>(probed_before(layer))];
+    }
+    return changes;
   }
 
  private:
@@ -128,8 +133,7 @@ class CudaProbeShop final : public ProbeShop {
         trial_(memory_, run.model, compute),
         forward_(memory_, products_, run.model, rows_per_pass(run.windows), run.windows.seqlen, compute,
                  stream_),
-        probe_rows_(std::max<std::int64_t>(1, kTokensPerPass / run.tokens) * run.tokens),
-        probe_forward_(memory_, products_, run.model, probe_rows_, run.tokens, compute, stream_),
+        probe_forward_(memory_, products_, run.model, run.tokens, run.tokens, compute, stream_),
         scratch_(memory_, compute, rows_per_pass(run.windows), sizes.cols, 0, 0),
         admm_(memory_, products_, matrix_, sizes.rows, sizes.cols, sizes.numel, stream_),
         options_(kProbeRefiner),
@@ -144,7 +148,7 @@ class CudaProbeShop final : public ProbeShop {
     }
     constexpr std::string_view kWhat = "the hidden states of the probes";
     const std::int64_t hidden = run.model.config().hidden_size;
-    changed_ = DeviceMatrix(memory_, DType::kF32, num_layers() * run.tokens, hidden, kWhat);
+    changed_ = DeviceMatrix(memory_, DType::kF32, probed_before(num_layers()) * run.tokens, hidden, kWhat);
     for (DeviceMatrix* m : {&input_, &dense_, &out_})
       *m = DeviceMatrix(memory_, DType::kF32, run.tokens, hidden, kWhat);
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
@@ -156,6 +160,10 @@ class CudaProbeShop final : public ProbeShop {
   }
 
   std::int64_t num_layers() const { return run_.model.config().num_layers(); }
+  // Blocks before this one that are probed: whose changed rows are kept.
+  std::int64_t probed_before(std::int64_t layer) const {
+    return std::count(run_.probed.begin(), run_.probed.begin() + layer, true);
+  }
 
   void run_dense() {
     copy(input_.view(), dense_.view(), stream_);
@@ -193,7 +201,6 @@ class CudaProbeShop final : public ProbeShop {
   BlockSlots slots_;
   BlockWeights pruned_, trial_;  // all linears pruned; one of them
   BlockForward forward_;
-  std::int64_t probe_rows_;
   BlockForward probe_forward_;  // of sequences of the probe's tokens
   StatisticsScratch scratch_;
   DeviceAdmm admm_;
@@ -203,7 +210,7 @@ class CudaProbeShop final : public ProbeShop {
   WholeStream<DeviceStreamOps> windows_;  // of the dense model
   std::array<Moments, kNumLinearInputs> moments_;
   std::vector<DeviceStats> stats_;
-  DeviceMatrix changed_;              // [layers·tokens, hidden]: part b has only block b pruned
+  DeviceMatrix changed_;              // [probed layers·tokens, hidden]: each part has one block pruned
   DeviceMatrix input_, dense_, out_;  // [tokens, hidden] of the block in hand
   DeviceBuffer ratios_;               // by change and token
   std::int64_t num_changes_ = 0;

@@ -18,6 +18,8 @@
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/pipeline/drivers/shared_refinement.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
 
@@ -26,6 +28,9 @@ namespace {
 
 // What else may be allocated while blocks run is small beside a block.
 constexpr std::uint64_t kRoomForSecondSlot = 3;
+// Rows of a linear that are refined at a time, where rows do not depend on one another: enough for the GPU to be busy,
+// and what ranks share out. With one rank they are cut alike, for the products' bits may depend on their sizes.
+constexpr std::int64_t kRefinedRows = 1024;
 
 class CudaPruneShop final : public PruneShop {
  public:
@@ -34,9 +39,13 @@ class CudaPruneShop final : public PruneShop {
         device_(device.index),
         memory_(device.memory_bytes),
         compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        ranks_(*run.options.ranks),
+        share_(rank_windows(run.windows, ranks_, kTokensPerPass)),
+        windows_(windows_of_rank(run.windows, share_)),
         products_(memory_, stream_),
         slots_(memory_, run.model, compute_, device_, stream_),
         writer_(run.output, device_) {
+    if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first);
     slots_.prefetch(0);
     const Stopwatch watch(run.seconds.calibrate);
     make_room_for_linears();
@@ -52,6 +61,8 @@ class CudaPruneShop final : public PruneShop {
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
     if (errors_) errors_->start_block();
     damping_.assign(dense().layout().weights.size(), std::nullopt);
+    refined_here_.assign(damping_.size(), false);
+    quantized_.assign(damping_.size(), std::nullopt);
     pruned_is_copy_ = false;
   }
 
@@ -64,7 +75,8 @@ class CudaPruneShop final : public PruneShop {
                                       [&](const auto& weight) { return weight.tensor == tensor.name; });
       expect(found != weights.end(), "load_finished: a tensor of the block");
       std::vector<float> values(static_cast<std::size_t>(found->rows * found->cols));
-      run_.output.read(tensor.name, values);
+      if (ranks_.is_first()) run_.output.read(tensor.name, values);
+      ranks_.broadcast(0, std::as_writable_bytes(std::span(values)));
       std::vector<std::byte> bytes(found->bytes());
       convert_from_f32(values, found->dtype, bytes);
       check(cudaMemcpyAsync(block.data() + found->offset, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
@@ -101,6 +113,7 @@ class CudaPruneShop final : public PruneShop {
   void start_input(LinearInput input) override {
     input_stats_ = stats_[static_cast<std::size_t>(input)];
     refiner_is_ready_ = false;
+    loads_.assign(static_cast<std::size_t>(ranks_.size()), 0);
     selector_->start_input();
     lanes_.fork(stream_);
   }
@@ -139,20 +152,45 @@ class CudaPruneShop final : public PruneShop {
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
     const Stopwatch watch(run_.seconds.refine);
     const DeviceView weight = dense().weight(linear);
-    errors_->keep(linear, weight, stream_);
+    const DeviceView out = pruned().weight(linear);
+    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, weight, stream_);
     if (!std::exchange(refiner_is_ready_, true))
-      refiner_->prepare(entry.refine, *input_stats_, moments_[0].cross.as<float>(), entry.tensor);
-    refiner_->refine(weight, selector_->mask(), target, pruned().weight(linear), counters_of(linear));
+      refiner_->prepare(entry.refine, input_stats_, moments_[0].cross.as<float>(), entry.tensor);
     damping_[linear] = refiner_->raised_damping();
+    if (entry.grid) {
+      quantized_[linear] =
+          refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, out, counters_of(linear));
+      return;
+    }
+    refined_here_[linear] = true;
+    const std::vector<Part> parts = parts_of(entry, target, weight.rows);
+    for (const Part& part : parts) {
+      if (part.rank != ranks_.rank()) continue;
+      PruneTarget rows = target;
+      if (!rows.row_counts.empty()) {
+        rows.row_counts = rows.row_counts.subspan(static_cast<std::size_t>(part.first),
+                                                  static_cast<std::size_t>(part.count));
+      }
+      std::uint8_t* mask = selector_->mask();
+      refiner_->refine(weight.row_block(part.first, part.count),
+                       mask != nullptr ? mask + part.first * weight.cols : nullptr, rows,
+                       out.row_block(part.first, part.count), counters_of(linear), part.first);
+    }
+    share_rows(parts, out);
   }
 
   void end_input(LinearInput input) override {
     lanes_.join(stream_);
+    if (shared_) {
+      shared_->arrived.record(shared_->exchange);
+      shared_->arrived.hold(stream_);
+    }
     if (errors_ && input_stats_ != nullptr) {
       const auto& weights = dense().layout().weights;
       for (std::size_t i = 0; i < weights.size(); ++i) {
         if (weights[i].input != input) continue;
-        errors_->measure(i, pruned().weight(i), *input_stats_, refiner_is_ready_ ? &*refiner_ : nullptr);
+        const bool prepared = refiner_is_ready_ && input_stats_->gram() != nullptr;
+        errors_->measure(i, pruned().weight(i), *input_stats_, prepared ? &*refiner_ : nullptr);
       }
     }
     if (run_.aligned) pruned().refresh(input, stream_);
@@ -160,6 +198,7 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void end_linears() override {
+    if (shared_) combine_counters();
     check(cudaMemcpyAsync(host_counters_.data(), counters_.data(), counters_.bytes(), cudaMemcpyDeviceToHost,
                           stream_));
     if (errors_) errors_->download();
@@ -191,7 +230,13 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void write(std::size_t linear) override {
-    writer_.write(pruned().layout().weights[linear].tensor, pruned().weight(linear));
+    const std::string& tensor = pruned().layout().weights[linear].tensor;
+    if (quantized_[linear] && run_.output.keeps_grids()) {
+      run_.output.write_quantized(tensor, *quantized_[linear]);
+    } else {
+      writer_.write(tensor, pruned().weight(linear));
+    }
+    quantized_[linear].reset();
   }
 
   void end_block(FinishedBlock block) override {
@@ -206,6 +251,50 @@ class CudaPruneShop final : public PruneShop {
   }
 
  private:
+  // Rows of a linear, and the rank that refines them.
+  struct Part {
+    std::int64_t first = 0, count = 0;
+    int rank = 0;
+  };
+
+  // Each to the rank that has least of the input in hand; all ranks find the same.
+  std::vector<Part> parts_of(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) {
+    const std::int64_t step = refines_by_rows(entry, target) ? kRefinedRows : rows;
+    std::vector<Part> parts;
+    for (std::int64_t first = 0; first < rows; first += step) {
+      const auto least = std::min_element(loads_.begin(), loads_.end());
+      const Part part{first, std::min(step, rows - first), static_cast<int>(least - loads_.begin())};
+      *least += part.count;
+      parts.push_back(part);
+    }
+    return parts;
+  }
+
+  // To all, beside what is refined next.
+  void share_rows(const std::vector<Part>& parts, DeviceView out) {
+    if (!shared_) return;
+    expect(out.stride == out.cols, "ranks: weights that are contiguous");
+    shared_->added.record(stream_);
+    shared_->added.hold(shared_->exchange);
+    for (const Part& part : parts) {
+      const DeviceView rows = out.row_block(part.first, part.count);
+      shared_->link.broadcast(part.rank, rows.data,
+                              static_cast<std::uint64_t>(rows.numel() * size_of(rows.dtype)),
+                              shared_->exchange);
+    }
+  }
+
+  // What is refined by parts is counted where that happens, everything else by all ranks alike.
+  void combine_counters() {
+    for (std::size_t i = 0; i < refined_here_.size() && !ranks_.is_first(); ++i) {
+      if (!refined_here_[i]) check(cudaMemsetAsync(counters_of(i), 0, sizeof(PruneCounters), stream_));
+    }
+    static_assert(sizeof(PruneCounters) % sizeof(std::uint64_t) == 0);
+    shared_->link.sum(counters_.data(), static_cast<std::int64_t>(counters_.bytes() / sizeof(std::uint64_t)),
+                      stream_);
+    shared_->link.wait(stream_);
+  }
+
   BlockWeights& dense() { return slots_.block(); }
   // Where pruned weights go: a block beside the dense one in an aligned run, else the same.
   BlockWeights& pruned() {
@@ -230,7 +319,9 @@ class CudaPruneShop final : public PruneShop {
 
   void finish_stats(LinearInput input) {
     DeviceStats* stats = stats_[static_cast<std::size_t>(input)];
-    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+    if (stats == nullptr) return;
+    stats->combine(products_, *scratch_);
+    stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
   }
 
   // Everything on the device but the weights, sized once for all blocks.
@@ -262,7 +353,9 @@ class CudaPruneShop final : public PruneShop {
     make_room_for_moments(hidden);
     std::int64_t widest = hidden;
     for (const PlanEntry& entry : run_.plan.entries) widest = std::max(widest, entry.cols);
-    for (int i = 0; i < kNumLinearInputs; ++i) all_stats_.emplace_back(memory_, widest, stream_);
+    for (int i = 0; i < kNumLinearInputs; ++i)
+      all_stats_.emplace_back(memory_, widest, stream_, shared_ ? &*shared_ : nullptr);
+    if (shared_) make_room_for_held(widest, hidden);
     const std::int64_t rows = rows_per_pass(run_.windows);
     scratch_.emplace(memory_, compute_, rows, widest, run_.aligned ? widest : 0, run_.aligned ? hidden : 0);
     forward_.emplace(memory_, products_, run_.model, rows, run_.windows.seqlen, compute_, stream_);
@@ -270,7 +363,7 @@ class CudaPruneShop final : public PruneShop {
       effects_.emplace(memory_, products_, *forward_, run_.model,
                        run_.options.readers.empty() ? measured_readers() : run_.options.readers, stream_);
     }
-    ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, run_.windows, stream_);
+    ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, windows_, stream_);
     if (!run_.aligned) {
       one_.emplace(*ops_);
       if (run_.options.propagation == Propagation::kPruned) ops_->make_room_for_look();
@@ -282,6 +375,25 @@ class CudaPruneShop final : public PruneShop {
     // A second one where there is room: a block's tensors leave the device while the next computes.
     if (memory_.limit() - memory_.used() > kRoomForSecondSlot * pruned_slots_.front().bytes())
       pruned_slots_.emplace_back(memory_, run_.model, compute_);
+  }
+
+  // Inputs of this rank's windows that wait for the sums of those before (Moments).
+  void make_room_for_held(std::int64_t widest, std::int64_t hidden) {
+    const std::int64_t rows = windows_.num_windows() * windows_.seqlen;
+    const auto matrix = [&](std::int64_t cols, DType dtype) {
+      return DeviceBuffer(memory_, static_cast<std::uint64_t>(rows * cols * size_of(dtype)),
+                          "inputs that wait for other ranks");
+    };
+    if (run_.aligned) {
+      moments_[0].held_x = matrix(widest, compute_);
+      moments_[0].held_dense = matrix(widest, compute_);
+      moments_[0].held_error = matrix(hidden, compute_);
+      return;
+    }
+    for (const PlanEntry& entry : run_.plan.entries) {
+      DeviceBuffer& held = moments_[static_cast<std::size_t>(entry.input)].held_x;
+      if (stat_needs(entry).any() && held.data() == nullptr) held = matrix(entry.cols, compute_);
+    }
   }
 
   // With two streams one input is in hand at a time and all share the memory; else all four collect together.
@@ -336,11 +448,18 @@ class CudaPruneShop final : public PruneShop {
   DeviceMemory memory_;
   Stream stream_;
   const DType compute_;
+  Communicator& ranks_;
+  const Share share_;           // of the windows
+  const TokenWindows windows_;  // this rank's
   Products products_;
   BlockSlots slots_;
   std::vector<BlockWeights> pruned_slots_;  // of an aligned run: one or two
   bool pruned_is_copy_ = false;
   std::int64_t layer_ = -1;
+  std::optional<StatisticsRanks> shared_;                  // with several ranks
+  std::vector<std::int64_t> loads_;                        // rows of the input in hand that each rank refines
+  std::vector<bool> refined_here_;                         // by linear of the block
+  std::vector<std::optional<QuantizedWeight>> quantized_;  // by linear; those on a grid
   std::array<Moments, kNumLinearInputs> moments_;
   std::vector<DeviceStats> all_stats_;                  // by LinearInput; empty without calibration
   std::array<DeviceStats*, kNumLinearInputs> stats_{};  // those that hold the block's inputs

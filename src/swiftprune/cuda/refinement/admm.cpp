@@ -25,8 +25,9 @@ bool is_whole_matrix(const Pattern& pattern) {
 }  // namespace
 
 DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, MatrixSelect& matrix, std::int64_t max_rows,
-                       std::int64_t max_cols, std::int64_t max_numel, cudaStream_t stream)
-    : memory_(memory), products_(products), matrix_(matrix), stream_(stream) {
+                       std::int64_t max_cols, std::int64_t max_numel, cudaStream_t stream,
+                       DeviceGridSolver* grid)
+    : memory_(memory), products_(products), matrix_(matrix), stream_(stream), grid_(grid) {
   constexpr std::string_view kGram = "the inverse Gram matrix";
   constexpr std::string_view kLinear = "the refinement of a linear";
   norm_ = DeviceBuffer(memory, bytes_of(max_cols, sizeof(float)), kGram);
@@ -44,6 +45,7 @@ DeviceAdmm::DeviceAdmm(DeviceMemory& memory, Products& products, MatrixSelect& m
   wanted_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(double)), kLinear);
   found_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(double)), kLinear);
   counts_ = DeviceBuffer(memory, bytes_of(max_rows, sizeof(std::int32_t)), kLinear);
+  if (grid_ != nullptr) grid_target_ = DeviceBuffer(memory, bytes_of(max_numel, sizeof(float)), kLinear);
 }
 
 // What the patterns layer and block need beside the others.
@@ -67,6 +69,8 @@ void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& opti
   residual_ = options.aligned && options.beta > 0.0 ? stats.residual() : nullptr;
   auto* norm = norm_.as<float>();
   admm_norms(stats.gram(), inputs_, options.admm.energy_floor, norm, stream_);
+  if (grid_ != nullptr)
+    grid_->prepare(stats.gram(), inputs_, norm, kGridDamping, 0.0, ColumnOrder::kByDiagonal, tensor);
   moments_ = moments;
   if (options.aligned) {
     aligned_moments(stats.gram(), stats.cross(), norm, inputs_, static_cast<float>(options.alpha), moments_,
@@ -183,8 +187,32 @@ void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, cons
                  stream_);
 }
 
-void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView out,
-                        PruneCounters* counters) {
+void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters,
+                        std::int64_t first_row) {
+  iterate(weight, target, first_row, {});
+  admm_finish(wide_.as<float>(), scale_.as<float>(), norm_.as<float>(), wanted(), found_.as<double>(),
+              weight.rows, weight.cols, out.data, out.dtype, counters, stream_);
+}
+
+void DeviceAdmm::refine_on_grid(DeviceView weight, const PruneTarget& target, const QuantGrid& grid,
+                                DeviceView values, DeviceView out, PruneCounters* counters) {
+  expect(grid_ != nullptr, "admm: room for weights on a grid");
+  const DeviceView aim = view_of(grid_target_.data(), DType::kF32, weight.rows, weight.cols);
+  if (!options_.aligned) {
+    convert(weight.data, weight.dtype, values.data, DType::kF32, weight.numel(), stream_);
+    grid_->target_of(values, aim);
+  }
+  iterate(weight, target, 0, options_.aligned ? aim : DeviceView{});
+  grid_start(wide_.as<float>(), scale_.as<float>(), norm_.as<float>(), wanted(), found_.as<double>(),
+             weight.rows, weight.cols, static_cast<float*>(values.data),
+             options_.aligned ? static_cast<float*>(aim.data) : nullptr, stream_);
+  grid_->solve(values, aim, target.pattern, grid);
+  round_weights(static_cast<const float*>(values.data), weight.rows, weight.cols, out.data, out.dtype,
+                counters, stream_);
+}
+
+void DeviceAdmm::iterate(DeviceView weight, const PruneTarget& target, std::int64_t first_row,
+                         DeviceView grid_target) {
   const std::int64_t rows = weight.rows;
   const std::int64_t cols = weight.cols;
   const auto matrix = [&](const DeviceBuffer& buffer, DType dtype) {
@@ -211,8 +239,14 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
   if (options_.aligned) {
     row_energies(t, wanted_.as<double>());
     products_.run({.a = wide, .b = view_of(moments_, DType::kF32, inputs_, inputs_), .c = y, .tf32 = true});
-    admm_right(static_cast<float*>(y.data), static_cast<const float*>(wide.data), norm, residual_,
+    admm_right(static_cast<float*>(y.data), static_cast<const float*>(wide.data), norm,
+               residual_ != nullptr ? residual_ + first_row * inputs_ : nullptr,
                static_cast<float>(options_.beta), static_cast<float>(damping_), scale, rows, cols, stream_);
+    if (grid_target.data != nullptr) {
+      aligned_grid_target(static_cast<const float*>(y.data), scale, weight.data, weight.dtype, norm,
+                          static_cast<float>(grid_->damping() - damping_), rows, cols,
+                          static_cast<float*>(grid_target.data), stream_);
+    }
     products_.run({.a = y, .b = factor, .c = constant, .b_transposed = true, .tf32 = true});
     products_.run({.a = constant, .b = factor, .c = y, .tf32 = true});  // C = (T/n + damping·W')WᵀW
     admm_rescale(static_cast<float*>(constant.data), static_cast<float*>(y.data), t.data, scale,
@@ -232,14 +266,10 @@ void DeviceAdmm::refine(DeviceView weight, const PruneTarget& target, DeviceView
     const bool last = s + 1 == options_.admm.steps;
     step(y, constant, last ? wide : DeviceView{}, target, last ? 1.0 : ramp_share(s, options_.admm.ramp));
   }
-  const double* wanted = nullptr;
   if (options_.aligned) {
     convert(wide.data, DType::kF32, t.data, DType::kF16, rows * cols, stream_);
     row_energies(t, found_.as<double>());
-    wanted = wanted_.as<double>();
   }
-  admm_finish(static_cast<const float*>(wide.data), scale, norm, wanted, found_.as<double>(), rows, cols,
-              out.data, out.dtype, counters, stream_);
 }
 
 }  // namespace swiftprune::cuda

@@ -1,6 +1,8 @@
 #include "swiftprune/cuda/refinement/refiner.h"
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "swiftprune/core/overloaded.h"
 #include "swiftprune/core/progress.h"
@@ -37,18 +39,33 @@ DeviceRefiner::DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSel
   check(cudaMemsetAsync(unused_counters_.data(), 0, unused_counters_.bytes(), stream));
   bool admm = false;
   bool sparsegpt = false;
+  bool on_grid = false;
+  DeviceGridSolver::Room room{sizes.rows, sizes.cols, sizes.numel, 0, false};
   bool chain = false;
   int num = 0;
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
     chain |= entry.refine.parts().size() > 1;
+    if (entry.grid) {
+      on_grid = true;
+      room.groups = std::max(room.groups, entry.rows * entry.grid->groups_of(entry.cols));
+      room.descends |= is_admm(entry.refine.parts().back());
+    }
     for (const RefinePart& part : entry.refine.parts()) {
       admm |= is_admm(part);
       sparsegpt |= std::holds_alternative<SparseGptOptions>(part);
       num = std::max(num, num_work(part));
     }
   }
-  if (admm) admm_.emplace(memory, products, matrix, sizes.rows, sizes.cols, sizes.numel, stream);
+  if (on_grid) {
+    grid_.emplace(memory, products, room, tf32_, stream);
+    values_ = DeviceBuffer(memory, floats(sizes.numel), kWhat);
+    grid_norm_ = DeviceBuffer(memory, floats(sizes.cols), kWhat);
+  }
+  if (admm) {
+    admm_.emplace(memory, products, matrix, sizes.rows, sizes.cols, sizes.numel, stream,
+                  room.descends ? &*grid_ : nullptr);
+  }
   for (int i = 0; i < num; ++i) work_.emplace_back(memory, floats(sizes.numel), kWhat);
   if (num > 0) {
     columns_ = DeviceBuffer(memory, floats(std::max(sizes.cols, kSparseGptBlock)), kWhat);
@@ -66,15 +83,18 @@ DeviceRefiner::DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSel
   }
 }
 
-void DeviceRefiner::prepare(const RefineSpec& spec, const DeviceStats& stats, float* cross,
+void DeviceRefiner::prepare(const RefineSpec& spec, const DeviceStats* stats, float* cross,
                             std::string_view tensor) {
-  expect(stats.gram() != nullptr && !spec.is_none(), "refine: a refinement and a Gram matrix");
+  gram_ = stats != nullptr ? stats->gram() : nullptr;
+  expect(!spec.is_none() && (gram_ != nullptr || !spec.facts().uses_gram),
+         "refine: a refinement and a Gram matrix");
   spec_ = spec;
-  inputs_ = stats.inputs();
-  gram_ = stats.gram();
-  unit_ = damping_unit(stats);
   raised_damping_.reset();
+  if (gram_ == nullptr) return;
+  inputs_ = stats->inputs();
+  unit_ = damping_unit(*stats);
   const RefinePart& first = spec_.parts().front();
+  if (const auto* gptq = std::get_if<GptqOptions>(&spec_.parts().back())) prepare_gptq(*gptq, tensor);
   if (is_admm(first)) {
     if (spec_.parts().size() > 1) {  // admm uses the matrix up
       check(cudaMemcpyAsync(gram_copy_.data(), gram_, floats(inputs_ * inputs_), cudaMemcpyDeviceToDevice,
@@ -84,16 +104,50 @@ void DeviceRefiner::prepare(const RefineSpec& spec, const DeviceStats& stats, fl
     const auto* plain = std::get_if<AdmmOptions>(&first);
     const DeviceAdmmOptions options =
         plain != nullptr ? DeviceAdmmOptions(*plain) : DeviceAdmmOptions(std::get<AlignedAdmmOptions>(first));
-    admm_->prepare(stats, options, cross, tensor);
+    admm_->prepare(*stats, options, cross, tensor);
     if (admm_->damping_raised()) raised_damping_ = admm_->damping();
+    if (spec_.parts().size() == 1 && grid_ && grid_->raised() > 0) raised_damping_ = grid_->damping();
   } else if (const auto* sparsegpt = std::get_if<SparseGptOptions>(&first)) {
-    factor_->compute(products_, stats, sparsegpt->damping, true, true, tensor);
+    factor_->compute(products_, *stats, sparsegpt->damping, true, true, tensor);
     if (factor_->raised() > 0) raised_damping_ = factor_->damping();
   }
 }
 
+// As refinement/rounding.cpp: a common unit, inputs that are never used like all others.
+void DeviceRefiner::prepare_gptq(const GptqOptions& options, std::string_view tensor) {
+  const std::vector<float> norm(static_cast<std::size_t>(inputs_), static_cast<float>(std::sqrt(unit_)));
+  check(cudaMemcpyAsync(grid_norm_.data(), norm.data(), norm.size() * sizeof(float), cudaMemcpyHostToDevice,
+                        stream_));  // pageable: the values are read before the call returns
+  grid_->prepare(gram_, inputs_, grid_norm_.as<float>(), options.damping, unit_,
+                 options.act_order ? ColumnOrder::kByDiagonal : ColumnOrder::kAsTheyAre, tensor);
+  if (grid_->raised() > 0) raised_damping_ = grid_->damping();
+}
+
 void DeviceRefiner::refine(DeviceView weight, std::uint8_t* mask, const PruneTarget& target, DeviceView out,
-                           PruneCounters* counters) {
+                           PruneCounters* counters, std::int64_t first_row) {
+  run_parts(weight, mask, target, out, counters, first_row, nullptr);
+}
+
+QuantizedWeight DeviceRefiner::refine_on_grid(DeviceView weight, std::uint8_t* mask,
+                                              const PruneTarget& target, const QuantGrid& grid,
+                                              DeviceView out, PruneCounters* counters) {
+  expect(grid_.has_value(), "refine: room for weights on a grid");
+  run_parts(weight, mask, target, out, counters, 0, &grid);
+  QuantizedWeight result;
+  result.grid = grid;
+  result.rows = weight.rows;
+  result.cols = weight.cols;
+  const auto groups = static_cast<std::size_t>(weight.rows * grid.groups_of(weight.cols));
+  result.codes.resize(static_cast<std::size_t>(weight.numel()));
+  result.scales.resize(groups);
+  if (grid.asymmetric) result.zeros.resize(groups);
+  grid_->download(values_of(weight), 0, result);
+  return result;
+}
+
+void DeviceRefiner::run_parts(DeviceView weight, std::uint8_t* mask, const PruneTarget& target,
+                              DeviceView out, PruneCounters* counters, std::int64_t first_row,
+                              const QuantGrid* grid) {
   const DeviceView between = view_of(between_.data(), DType::kF32, weight.rows, weight.cols);
   const float* start = nullptr;
   if (mask == nullptr) mask = mask_.as<std::uint8_t>();  // of a chain whose first part finds it
@@ -101,7 +155,7 @@ void DeviceRefiner::refine(DeviceView weight, std::uint8_t* mask, const PruneTar
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const bool last = i + 1 == parts.size();
     run(parts[i], weight, start, mask, target, last ? out : between,
-        last ? counters : unused_counters_.as<PruneCounters>());
+        last ? counters : unused_counters_.as<PruneCounters>(), first_row, last ? grid : nullptr);
     if (last) return;
     if (i == 0 && !facts_of(parts[i]).uses_mask) mask_of(between_.as<float>(), weight.numel(), mask, stream_);
     start = between_.as<float>();
@@ -109,18 +163,39 @@ void DeviceRefiner::refine(DeviceView weight, std::uint8_t* mask, const PruneTar
 }
 
 void DeviceRefiner::run(const RefinePart& part, DeviceView weight, const float* start, std::uint8_t* mask,
-                        const PruneTarget& target, DeviceView out, PruneCounters* counters) {
+                        const PruneTarget& target, DeviceView out, PruneCounters* counters,
+                        std::int64_t first_row, const QuantGrid* grid) {
+  // Of those that do nothing else than put a start on a grid.
+  const auto put_on_grid = [&](const auto& round) {
+    expect(grid != nullptr, "refine: a grid");
+    const DeviceView values = values_of(weight);
+    masked_start(weight.data, weight.dtype, start, mask, weight.numel(), static_cast<float*>(values.data),
+                 stream_);
+    round(values);
+    round_weights(static_cast<const float*>(values.data), weight.rows, weight.cols, out.data, out.dtype,
+                  counters, stream_);
+  };
   std::visit(
       Overloaded{
           [&](const PcgOptions& options) { run_pcg(options, weight, start, mask, out, counters); },
-          [&](const AdmmOptions&) { admm_->refine(weight, target, out, counters); },
-          [&](const AlignedAdmmOptions&) { admm_->refine(weight, target, out, counters); },
+          [&](const AdmmOptions&) { run_admm(weight, target, out, counters, first_row, grid); },
+          [&](const AlignedAdmmOptions&) { run_admm(weight, target, out, counters, first_row, grid); },
           [&](const SwapsOptions& options) { run_swaps(options, weight, mask, target, out, counters); },
           [&](const SparseGptOptions&) { run_sparsegpt(weight, target, out, counters); },
-          // cuda/capabilities.cpp: plans with a grid are refused
-          [&](const RtnOptions&) { expect(false, "refine: no grids on a GPU"); },
-          [&](const GptqOptions&) { expect(false, "refine: no grids on a GPU"); }},
+          [&](const RtnOptions&) {
+            put_on_grid([&](DeviceView values) { grid_->round_to_nearest(values, *grid); });
+          },
+          [&](const GptqOptions& options) {
+            const auto scales = options.act_order ? GroupScales::kGiven : GroupScales::kRangeOnTheWay;
+            put_on_grid([&](DeviceView values) { grid_->round_columns(values, mask, scales, *grid); });
+          }},
       part);
+}
+
+void DeviceRefiner::run_admm(DeviceView weight, const PruneTarget& target, DeviceView out,
+                             PruneCounters* counters, std::int64_t first_row, const QuantGrid* grid) {
+  grid != nullptr ? admm_->refine_on_grid(weight, target, *grid, values_of(weight), out, counters)
+                  : admm_->refine(weight, target, out, counters, first_row);
 }
 
 void DeviceRefiner::row_energies(DeviceView x, float* product, double* energies) {

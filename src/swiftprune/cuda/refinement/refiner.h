@@ -7,6 +7,7 @@
 
 #include "swiftprune/cuda/refinement/admm.h"
 #include "swiftprune/cuda/refinement/damped_factor.h"
+#include "swiftprune/cuda/refinement/grid_solver.h"
 #include "swiftprune/cuda/selection/matrix_select.h"
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/pipeline/plan.h"
@@ -20,11 +21,16 @@ class DeviceRefiner {
   DeviceRefiner(DeviceMemory& memory, Products& products, MatrixSelect& matrix, const Plan& plan,
                 const LinearSizes& sizes, DType compute, cudaStream_t stream);
 
-  // For the linears of one input. Uses up the Gram matrix; cross: memory [I, I] of the cross moments.
-  void prepare(const RefineSpec& spec, const DeviceStats& stats, float* cross, std::string_view tensor);
-  // mask [O, I]: what selection keeps, where the refinement reads one; changes.
+  // For the linears of one input. Uses up the Gram matrix; cross: memory [I, I] of the cross moments. stats: null, or
+  // without a Gram matrix, where the refinement reads none.
+  void prepare(const RefineSpec& spec, const DeviceStats* stats, float* cross, std::string_view tensor);
+  // mask [O, I]: what selection keeps, where the refinement reads one; changes. Of rows of a linear: the first one's
+  // place among all.
   void refine(DeviceView weight, std::uint8_t* mask, const PruneTarget& target, DeviceView out,
-              PruneCounters* counters);
+              PruneCounters* counters, std::int64_t first_row = 0);
+  // The same of a whole linear, on the grid.
+  QuantizedWeight refine_on_grid(DeviceView weight, std::uint8_t* mask, const PruneTarget& target,
+                                 const QuantGrid& grid, DeviceView out, PruneCounters* counters);
   // energies [rows] = x G xᵀ of each row of x [rows, I] F32, with the Gram matrix that was prepared; product:
   // room for as much as x.
   void row_energies(DeviceView x, float* product, double* energies);
@@ -34,7 +40,16 @@ class DeviceRefiner {
 
  private:
   void run(const RefinePart& part, DeviceView weight, const float* start, std::uint8_t* mask,
-           const PruneTarget& target, DeviceView out, PruneCounters* counters);
+           const PruneTarget& target, DeviceView out, PruneCounters* counters, std::int64_t first_row,
+           const QuantGrid* grid);
+  void run_parts(DeviceView weight, std::uint8_t* mask, const PruneTarget& target, DeviceView out,
+                 PruneCounters* counters, std::int64_t first_row, const QuantGrid* grid);
+  void run_admm(DeviceView weight, const PruneTarget& target, DeviceView out, PruneCounters* counters,
+                std::int64_t first_row, const QuantGrid* grid);
+  void prepare_gptq(const GptqOptions& options, std::string_view tensor);
+  DeviceView values_of(DeviceView weight) const {
+    return view_of(values_.data(), DType::kF32, weight.rows, weight.cols);
+  }
   void run_pcg(const PcgOptions& options, DeviceView weight, const float* start, const std::uint8_t* mask,
                DeviceView out, PruneCounters* counters);
   void run_swaps(const SwapsOptions& options, DeviceView weight, std::uint8_t* mask,
@@ -49,9 +64,11 @@ class DeviceRefiner {
   MatrixSelect& matrix_;
   cudaStream_t stream_;
   bool tf32_;
+  std::optional<DeviceGridSolver> grid_;
   std::optional<DeviceAdmm> admm_;
   std::optional<DampedFactor> factor_;
-  std::vector<DeviceBuffer> work_;  // [O, I] F32 each
+  std::vector<DeviceBuffer> work_;   // [O, I] F32 each
+  DeviceBuffer values_, grid_norm_;  // of a linear on a grid
   DeviceBuffer gram_copy_, between_, mask_, columns_, energy_, block_mask_, counts_, unused_counters_;
   RefineSpec spec_;  // of the input in hand
   std::int64_t inputs_ = 0;

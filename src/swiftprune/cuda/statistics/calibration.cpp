@@ -13,6 +13,13 @@ namespace {
 constexpr int kSums = 3;
 constexpr std::int64_t kPanels = 4;  // of the lower triangle: 62 % of the work of the square
 
+// body(first, count) of the rows of sums that are added together, and pass from rank to rank together.
+template <class Body>
+void for_panels(std::int64_t rows, const Body& body) {
+  const std::int64_t panel = round_up(ceil_div(rows, kPanels), 128);
+  for (std::int64_t first = 0; first < rows; first += panel) body(first, std::min(panel, rows - first));
+}
+
 std::uint64_t bytes_of(std::int64_t numel, std::int64_t size) {
   return static_cast<std::uint64_t>(numel * size);
 }
@@ -28,8 +35,10 @@ StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::i
   if (hidden > 0) residual_ = DeviceBuffer(memory, bytes_of(rows * hidden, size_of(compute)), kWhat);
 }
 
-DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream)
+DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream,
+                         StatisticsRanks* ranks)
     : stream_(stream),
+      ranks_(ranks),
       sums_(memory, bytes_of(kSums * max_inputs, sizeof(double)), "sums over activations"),
       memory_(memory) {}
 
@@ -39,6 +48,9 @@ void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Momen
   inputs_ = inputs;
   num_tokens_ = num_windows_ = 0;
   sample_ = {};
+  moments_ = &moments;
+  held_.clear();
+  held_rows_ = 0;
   host_.assign(static_cast<std::size_t>(kSums * inputs), 0.0);
   expect(sums_.bytes() >= host_.size() * sizeof(double), "DeviceStats: room for the sums");
   check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_));
@@ -52,6 +64,12 @@ void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Momen
   cross_ = needs.alignment ? take(moments.cross, inputs) : nullptr;
   residual_size_ = residual_size;
   residual_ = needs.alignment && residual_size > 0 ? take(moments.residual, residual_size) : nullptr;
+}
+
+void DeviceStats::make_room_for_sample(DType dtype, std::int64_t rows) {
+  const std::uint64_t bytes = bytes_of(rows * inputs_, size_of(dtype));
+  if (sample_memory_.bytes() < bytes) sample_memory_ = DeviceBuffer(memory_, bytes, "a sample of inputs");
+  sample_ = view_of(sample_memory_.data(), dtype, rows, inputs_);
 }
 
 void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
@@ -70,66 +88,177 @@ void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
   args.scratch = scratch.sums();
   add_statistics(args, stream_);
   if (needs_.sample && num_windows_ == 0) {
-    const std::int64_t rows = std::min(x.rows, kSampledTokens);
-    const std::uint64_t bytes = bytes_of(rows * x.cols, size_of(x.dtype));
-    if (sample_memory_.bytes() < bytes) sample_memory_ = DeviceBuffer(memory_, bytes, "a sample of inputs");
-    sample_ = view_of(sample_memory_.data(), x.dtype, rows, x.cols);
-    check(cudaMemcpyAsync(sample_.data, x.data, bytes, cudaMemcpyDeviceToDevice, stream_));
+    make_room_for_sample(x.dtype, std::min(x.rows, kSampledTokens));
+    check(cudaMemcpyAsync(sample_.data, x.data, bytes_of(sample_.numel(), size_of(x.dtype)),
+                          cudaMemcpyDeviceToDevice, stream_));
   }
   num_tokens_ += x.rows;
   ++num_windows_;
 }
 
 void DeviceStats::add_windows(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen) {
+  waits() ? hold({.x = x}) : add_sums(scratch, x, seqlen);
+}
+
+void DeviceStats::add_sums(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen) {
   for (std::int64_t first = 0; first < x.rows; first += seqlen)
     add_window(scratch, x.row_block(first, seqlen));
 }
 
-// Column panels of the lower triangle.
 void DeviceStats::add_gram(Products& products, DeviceView x) {
-  if (gram_ == nullptr) return;
-  const DeviceView gram = view_of(gram_, DType::kF32, inputs_, inputs_);
-  const std::int64_t panel = round_up(ceil_div(inputs_, kPanels), 128);
-  for (std::int64_t first = 0; first < inputs_; first += panel) {
-    const std::int64_t width = std::min(panel, inputs_ - first);
-    const std::int64_t height = inputs_ - first;
-    products.run({.a = x.col_block(first, height),
-                  .b = x.col_block(first, width),
-                  .c = gram.row_block(first, height).col_block(first, width),
-                  .a_transposed = true,
-                  .beta = 1.0f});
-  }
+  if (gram_ == nullptr || waits()) return;  // what waits does so since add_windows()
+  for_panels(inputs_, [&](std::int64_t first, std::int64_t count) {
+    add_gram_rows(products, {.x = x}, first, count);
+  });
+}
+
+void DeviceStats::add_gram_rows(Products& products, const Pass& pass, std::int64_t first,
+                                std::int64_t count) const {
+  const std::int64_t width = first + count;  // the lower triangle's
+  products.run(
+      {.a = pass.x.col_block(first, count),
+       .b = pass.x.col_block(0, width),
+       .c = view_of(gram_, DType::kF32, inputs_, inputs_).row_block(first, count).col_block(0, width),
+       .a_transposed = true,
+       .beta = 1.0f});
+}
+
+void DeviceStats::add_cross_rows(Products& products, const Pass& pass, std::int64_t first,
+                                 std::int64_t count) const {
+  products.run({.a = pass.dense.col_block(first, count),
+                .b = pass.x,
+                .c = view_of(cross_, DType::kF32, inputs_, inputs_).row_block(first, count),
+                .a_transposed = true,
+                .beta = 1.0f});
+}
+
+void DeviceStats::add_residual_rows(Products& products, const Pass& pass, std::int64_t first,
+                                    std::int64_t count) const {
+  products.run({.a = pass.error.col_block(first, count),
+                .b = pass.x,
+                .c = view_of(residual_, DType::kF32, residual_size_, inputs_).row_block(first, count),
+                .a_transposed = true,
+                .beta = 1.0f});
 }
 
 void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows,
                               std::int64_t seqlen) {
-  DeviceView x = rows.x;
-  const DeviceView dense = rows.dense_x;
+  Pass pass{rows.x, rows.dense_x, {}};
   if (rows.roots != nullptr) {
-    x = scratch.x(rows.x.rows, rows.x.cols);
-    scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, x.rows, x.cols, x.data,
-                      x.dtype, stream_);
-    scaled_difference(rows.dense_x.data, rows.dense_x.dtype, nullptr, rows.dense_x.dtype, rows.roots, x.rows,
-                      x.cols, dense.data, dense.dtype, stream_);
+    pass.x = scratch.x(rows.x.rows, rows.x.cols);
+    scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, pass.x.rows, pass.x.cols,
+                      pass.x.data, pass.x.dtype, stream_);
+    scaled_difference(rows.dense_x.data, rows.dense_x.dtype, nullptr, rows.dense_x.dtype, rows.roots,
+                      pass.x.rows, pass.x.cols, pass.dense.data, pass.dense.dtype, stream_);
   }
-  add_windows(scratch, x, seqlen);
-  add_gram(products, x);
+  if (residual_ != nullptr && rows.residual.data != nullptr) {
+    pass.error = scratch.residual(pass.x.rows, residual_size_);
+    scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots,
+                      pass.x.rows, residual_size_, pass.error.data, pass.error.dtype, stream_);
+  }
+  if (waits()) return hold(pass);
+  add_sums(scratch, pass.x, seqlen);
+  add_gram(products, pass.x);
   if (cross_ != nullptr) {
-    products.run({.a = dense,
-                  .b = x,
-                  .c = view_of(cross_, DType::kF32, inputs_, inputs_),
-                  .a_transposed = true,
-                  .beta = 1.0f});
+    for_panels(inputs_,
+               [&](std::int64_t first, std::int64_t count) { add_cross_rows(products, pass, first, count); });
   }
-  if (residual_ == nullptr || rows.residual.data == nullptr) return;
-  const DeviceView error = scratch.residual(x.rows, residual_size_);
-  scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots,
-                    x.rows, residual_size_, error.data, error.dtype, stream_);
-  products.run({.a = error,
-                .b = x,
-                .c = view_of(residual_, DType::kF32, residual_size_, inputs_),
-                .a_transposed = true,
-                .beta = 1.0f});
+  if (pass.error.data == nullptr) return;
+  for_panels(residual_size_, [&](std::int64_t first, std::int64_t count) {
+    add_residual_rows(products, pass, first, count);
+  });
+}
+
+// Behind what is held already.
+DeviceView DeviceStats::held(const DeviceBuffer& buffer, DType dtype, std::int64_t rows,
+                             std::int64_t cols) const {
+  const std::uint64_t row_bytes = bytes_of(cols, size_of(dtype));
+  expect(buffer.bytes() >= static_cast<std::uint64_t>(held_rows_ + rows) * row_bytes,
+         "DeviceStats: room for inputs that wait");
+  return view_of(buffer.data() + static_cast<std::uint64_t>(held_rows_) * row_bytes, dtype, rows, cols);
+}
+
+void DeviceStats::hold(const Pass& pass) {
+  const auto keep = [&](DeviceView from, const DeviceBuffer& buffer) {
+    const DeviceView to = held(buffer, from.dtype, from.rows, from.cols);
+    check(cudaMemcpyAsync(to.data, from.data, bytes_of(from.numel(), size_of(from.dtype)),
+                          cudaMemcpyDeviceToDevice, stream_));
+    return to;
+  };
+  Pass kept{keep(pass.x, moments_->held_x), {}, {}};
+  if (cross_ != nullptr) kept.dense = keep(pass.dense, moments_->held_dense);
+  if (pass.error.data != nullptr) kept.error = keep(pass.error, moments_->held_error);
+  held_.push_back(kept);
+  held_rows_ += pass.x.rows;
+}
+
+// The sums of the ranks before this one come, body() adds this one's, and they go on.
+template <class Body>
+void DeviceStats::pass_on(void* sums, std::uint64_t bytes, const Body& body) const {
+  if (ranks_->rank > 0) {
+    ranks_->link.receive(ranks_->rank - 1, sums, bytes, ranks_->exchange);
+    ranks_->arrived.record(ranks_->exchange);
+    ranks_->arrived.hold(stream_);
+  }
+  body();
+  ranks_->added.record(stream_);
+  ranks_->added.hold(ranks_->exchange);
+  if (ranks_->rank + 1 < ranks_->size) ranks_->link.send(ranks_->rank + 1, sums, bytes, ranks_->exchange);
+}
+
+// Some rows after the other: a rank adds to the next while they are under way.
+template <class AddRows>
+void DeviceStats::pass_rows(float* sums, std::int64_t rows, const AddRows& add_rows) const {
+  if (sums == nullptr) return;
+  for_panels(rows, [&](std::int64_t first, std::int64_t count) {
+    pass_on(sums + first * inputs_, bytes_of(count * inputs_, sizeof(float)), [&] {
+      for (const Pass& pass : held_) add_rows(pass, first, count);
+    });
+  });
+}
+
+void DeviceStats::share(void* data, std::uint64_t bytes, int root) const {
+  if (data != nullptr && bytes > 0) ranks_->link.broadcast(root, data, bytes, ranks_->exchange);
+}
+
+void DeviceStats::combine(Products& products, const StatisticsScratch& scratch) {
+  if (!waits()) return;
+  ranks_->ready.record(stream_);
+  ranks_->ready.hold(ranks_->exchange);
+  num_windows_ = ranks_->first_window;
+  pass_on(sums_.data(), host_.size() * sizeof(double), [&] {
+    for (const Pass& pass : held_) add_sums(scratch, pass.x, ranks_->seqlen);
+  });
+  pass_rows(cross_, inputs_, [&](const Pass& pass, std::int64_t first, std::int64_t count) {
+    add_cross_rows(products, pass, first, count);
+  });
+  pass_rows(residual_, residual_size_, [&](const Pass& pass, std::int64_t first, std::int64_t count) {
+    add_residual_rows(products, pass, first, count);
+  });
+  pass_rows(gram_, inputs_, [&](const Pass& pass, std::int64_t first, std::int64_t count) {
+    add_gram_rows(products, pass, first, count);
+  });
+  const int last = ranks_->size - 1;  // has all sums
+  share(sums_.data(), host_.size() * sizeof(double), last);
+  share(cross_, bytes_of(inputs_ * inputs_, sizeof(float)), last);
+  share(residual_, bytes_of(residual_size_ * inputs_, sizeof(float)), last);
+  share(gram_, bytes_of(inputs_ * inputs_, sizeof(float)), last);
+  if (needs_.sample) share_sample(scratch.compute());
+  num_windows_ = ranks_->num_windows;
+  num_tokens_ = ranks_->num_windows * ranks_->seqlen;
+  ranks_->arrived.record(ranks_->exchange);
+  ranks_->arrived.hold(stream_);
+  ranks_->link.wait(ranks_->exchange);
+  held_.clear();
+  held_rows_ = 0;
+}
+
+// The first rank has the first window.
+void DeviceStats::share_sample(DType dtype) {
+  const std::int64_t rows = std::min(ranks_->seqlen, kSampledTokens);
+  const std::uint64_t bytes = bytes_of(rows * inputs_, size_of(dtype));
+  if (ranks_->rank > 0) make_room_for_sample(dtype, rows);
+  share(sample_.data, bytes, 0);
 }
 
 void DeviceStats::finish(std::string_view input) {

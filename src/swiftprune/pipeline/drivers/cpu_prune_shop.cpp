@@ -29,7 +29,7 @@ class CpuPruneShop final : public PruneShop {
   CpuPruneShop(const PruneRun& run, const Backend& backend)
       : run_(run),
         backend_(backend),
-        windows_(windows_of_rank(run.windows, *run.options.ranks)),
+        windows_(windows_of_rank(run.windows, rank_windows(run.windows, *run.options.ranks))),
         ops_(run.model, backend, windows_),
         selector_(make_selector(run.options.select, run.options.selector)),
         block_(run.model, backend, run.options.compute),

@@ -22,6 +22,10 @@ Mask rows_of(const Mask& mask, std::int64_t first, std::int64_t count) {
 
 }  // namespace
 
+bool refines_by_rows(const PlanEntry& entry, const PruneTarget& target) {
+  return entry.refine.works_by_rows(target.pattern) && has_row_targets(target);
+}
+
 void SharedRefinement::add(std::size_t linear, ConstMatrixView weight, const PlanEntry& entry,
                            const PruneTarget& target, Mask mask) {
   Task& task = tasks_.emplace_back(Task{linear, weight, &entry, target, {}, std::move(mask)});
@@ -34,9 +38,9 @@ std::vector<SharedRefinement::Part> SharedRefinement::parts() const {
   for (std::size_t t = 0; t < tasks_.size(); ++t) {
     const Task& task = tasks_[t];
     const std::int64_t rows = task.weight.rows;
-    const bool by_rows =
-        task.entry->refine.works_by_rows(task.target.pattern) && has_row_targets(task.target);
-    const std::int64_t step = by_rows ? backend_.product_rows(rows, task.weight.cols, compute_) : rows;
+    const std::int64_t step = refines_by_rows(*task.entry, task.target)
+                                  ? backend_.product_rows(rows, task.weight.cols, compute_)
+                                  : rows;
     for (std::int64_t first = 0; first < rows; first += step)
       parts.push_back({t, first, std::min(step, rows - first), 0});
   }

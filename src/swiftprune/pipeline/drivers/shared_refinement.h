@@ -11,6 +11,9 @@
 
 namespace swiftprune {
 
+// May rows of the linear be refined alone, with the result that they have among all?
+bool refines_by_rows(const PlanEntry& entry, const PruneTarget& target);
+
 class SharedRefinement {
  public:
   SharedRefinement(const PruneRun& run, const Backend& backend)
