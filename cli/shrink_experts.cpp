@@ -160,10 +160,10 @@ void shrink_experts(ShrinkFlags& flags) {
   options.keep_super = !flags.no_keep_super;
   options.refit = wants_refit(flags, *model);
   options.damping = flags.damping;
-  options.compute = parse_compute(flags.compute, *device);
+  options.compute = compute_by_name(flags.compute, *device);
   options.progress = job.context().progress;
   if (flags.dry_run) return dry_run_experts(flags, *model, *device, options);
-  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+  const TokenWindows windows = calibration_windows(notes_to(flags.common), *model, *device, flags.calibration,
                                                    flags.windows, false, options.compute, options.progress);
   // The processor has time for it while a GPU works.
   auto hashes = std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,
