@@ -176,21 +176,28 @@ std::string markdown_cell(const std::string& text) {
   return result;
 }
 
-std::string code_cell(const std::string& text) {
+std::string code_cell(const std::vector<std::string>& texts, std::string_view between) {
   std::string result;
-  for (const char c : text) result += c == '|' ? std::string("\\|") : std::string(1, c);
-  return result.empty() ? result : fmt::format("`{}`", result);
+  for (const std::string& text : texts) {
+    result += result.empty() ? "`" : fmt::format("{}`", between);
+    for (const char c : text) result += c == '|' ? std::string("\\|") : std::string(1, c);
+    result += '`';
+  }
+  return result;
 }
 
+// Two columns, for the sake of phones.
 std::string markdown_options(const CLI::App& command) {
-  std::string text = "| option | values | default | |\n|---|---|---|---|\n";
+  std::string text = "| option | |\n|---|---|\n";
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_group().empty()) continue;
-    text += fmt::format("| {} | {} | {} | {}{} |\n",
-                        code_cell(fmt::format("{}", fmt::join(names_of(*option), ", "))),
-                        code_cell(fmt::format("{}", fmt::join(values_of(*option), " "))),
-                        code_cell(option->get_default_str()), option->get_required() ? "Required. " : "",
-                        markdown_cell(option->get_description()));
+    text += fmt::format("| {} | {}{}", code_cell(names_of(*option), " "),
+                        option->get_required() ? "Required. " : "", markdown_cell(option->get_description()));
+    if (const auto values = values_of(*option); !values.empty())
+      text += fmt::format(". Values: {}", code_cell(values, ", "));
+    if (const std::string preset = option->get_default_str(); !preset.empty())
+      text += fmt::format(". Default: {}", code_cell({preset}, ""));
+    text += " |\n";
   }
   return text;
 }
