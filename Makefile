@@ -11,7 +11,7 @@ TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
-.PHONY: build demo test asan tsan fuzz python-test wheel deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan fuzz python-test wheel site deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -62,6 +62,12 @@ wheel: deps
 	$(PYTHON) -m venv build/wheel/fresh
 	build/wheel/fresh/bin/pip install -q pytest $$(ls -t dist/swiftprune-*.whl | head -n 1)
 	build/wheel/fresh/bin/python -m pytest -q python/tests
+
+# site/: the docs as pages that need no network. mkdocs-material comes into an environment of its own.
+SITE_TOOLS := build/site-tools
+site: build
+	test -x $(SITE_TOOLS)/bin/mkdocs || ($(PYTHON) -m venv $(SITE_TOOLS) && $(SITE_TOOLS)/bin/pip install -q 'mkdocs<2' 'mkdocs-material<10')
+	MKDOCS=$(SITE_TOOLS)/bin/mkdocs tools/build_site.sh $(BUILD)/swiftprune
 
 # dist/*.deb for this Debian. DEB_FLAGS=-DSWIFTPRUNE_CUDA=OFF: without GPU code where nvcc is there.
 DEB_FLAGS ?=

@@ -97,7 +97,7 @@ void run(BenchFlags& flags) {
   }
   flags.speed.progress = job.context().progress;
   const auto target =
-      device->speed_target(parse_compute(flags.compute, *device),
+      device->speed_target(compute_by_name(flags.compute, *device),
                            {.tune = flags.tune, .compact = flags.compact, .long_lived = true});
   const SpeedReport report = measure_speed(models, *target, flags.speed);
   const DeviceDescription machine = device->describe();

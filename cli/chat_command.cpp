@@ -260,7 +260,7 @@ void run(ChatOptions& options) {
   const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
   if (!options.seed_given) options.sampler.seed = std::random_device{}();
-  TextWriter writer(options.model, *device, parse_compute(options.compute, *device),
+  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
                     {.tune = true, .compact = options.compact});
   print_notes(options.common, writer.model().notes());
   if (!options.chat_template.empty()) writer.use_chat_template(options.chat_template);

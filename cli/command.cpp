@@ -60,11 +60,12 @@ std::unique_ptr<CLI::App> make_program() {
   program->set_version_flag("--version", version_text());
   program->require_subcommand(1);
   program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
-  for (auto* declare : {declare_families,   declare_import,   declare_export, declare_inspect, declare_prune,
-                        declare_shrink,     declare_recover,  declare_eval,   declare_compare, declare_pilot,
-                        declare_tune,       declare_generate, declare_chat,   declare_bench,   declare_serve,
-                        declare_tokenize,   declare_verify,   declare_pack,   declare_unpack,  declare_doctor,
-                        declare_completion, declare_man}) {
+  for (auto* declare :
+       {declare_families, declare_import,     declare_export,   declare_inspect, declare_prune,
+        declare_methods,  declare_shrink,     declare_recover,  declare_eval,    declare_compare,
+        declare_pilot,    declare_tune,       declare_generate, declare_chat,    declare_bench,
+        declare_serve,    declare_tokenize,   declare_verify,   declare_pack,    declare_unpack,
+        declare_doctor,   declare_completion, declare_man}) {
     declare(*program);
   }
   return program;
@@ -132,6 +133,12 @@ RunScope apply(const CommonOptions& options) {
 
 bool is_hosted() { return current_host != nullptr; }
 
+bool takes_page() { return current_host != nullptr && current_host->page != nullptr; }
+
+void give_page(const std::function<std::string()>& make) {
+  if (takes_page()) current_host->page(make());
+}
+
 bool takes_notes(const CommonOptions& options) { return current_host != nullptr || !options.quiet; }
 
 void print_note(const CommonOptions& options, const std::string& text) {
@@ -143,6 +150,10 @@ void print_note(const CommonOptions& options, const std::string& text) {
   if (options.quiet) return;
   clear_progress();
   fmt::print(stderr, "note: {}\n", text);
+}
+
+std::function<void(const std::string&)> notes_to(const CommonOptions& options) {
+  return [&options](const std::string& note) { print_note(options, note); };
 }
 
 void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands) {

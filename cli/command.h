@@ -28,6 +28,7 @@ void declare_families(CLI::App& program);
 void declare_inspect(CLI::App& program);
 void declare_verify(CLI::App& program);
 void declare_prune(CLI::App& program);
+void declare_methods(CLI::App& program);
 void declare_shrink(CLI::App& program);
 void declare_recover(CLI::App& program);
 void declare_eval(CLI::App& program);
@@ -55,6 +56,7 @@ struct CommandHost {
   ProgressFn progress;
   std::function<void(const nlohmann::ordered_json&)> result;
   std::function<void(const std::string&)> note;  // of print_note()
+  std::function<void(const std::string&)> page;  // HTML, of give_page(); none: pages are not made
 };
 // Binds the host to the calling thread until the scope ends: before make_program(), around the parse.
 class HostScope {
@@ -104,10 +106,16 @@ std::string as_given(const CommonOptions& options, const std::string& folder);
 [[nodiscard]] RunScope apply(const CommonOptions& options);
 // Does another program run the command (CommandHost)?
 bool is_hosted();
+// Does it want the page of a command that has one?
+bool takes_page();
+// The page, for a host that wants it.
+void give_page(const std::function<std::string()>& make);
 // Whether anyone reads notes: not with --quiet.
 bool takes_notes(const CommonOptions& options);
 // "note: TEXT" on standard error, unless --quiet.
 void print_note(const CommonOptions& options, const std::string& text);
+// The same as a function, for the library's jobs.
+std::function<void(const std::string&)> notes_to(const CommonOptions& options);
 // The commands that come next, each as its arguments, on standard error, unless --quiet.
 void print_next(const CommonOptions& options, const std::vector<std::vector<std::string>>& commands);
 

@@ -9,6 +9,7 @@
 #include "gate_flags.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "swiftprune/api/compare_job.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/pilot/equal_bytes.h"
 #include "work_folder.h"
@@ -18,16 +19,8 @@ namespace {
 
 struct CompareFlags {
   CommonOptions common;
-  std::string dense;
-  std::vector<std::string> pruned;
-  EvaluationFlags text;
-  std::string prompts, refusals;
-  std::vector<std::string> accept;
-  std::int64_t max_tokens = 64;
-  std::int64_t error_tokens = 2048;
-  std::vector<std::string> masks;
+  CompareJob job;
   std::string report, markdown;
-  GateLimits gates;
   bool equal_bytes = false;
   CalibrationText calibration;
   std::int64_t calibration_windows = 16;
@@ -35,16 +28,6 @@ struct CompareFlags {
   std::string compute = "f32";
   DeviceFlags device;
 };
-
-// One attention and one MLP linear of the middle block.
-std::vector<std::string> default_masks(const Model& model) {
-  const BlockConfig& block = model.config().blocks[static_cast<std::size_t>(model.config().num_layers() / 2)];
-  const std::vector<LinearTensors> linears = linears_of(block);
-  std::vector<std::string> masks = {linears.front().name + ".weight"};
-  // Not where all of the MLP are experts.
-  if (linears.back().input == LinearInput::kMlpOutput) masks.push_back(linears.back().name + ".weight");
-  return masks;
-}
 
 void print_model(const ModelReport& model, bool equal_bytes) {
   const ModelSummary& s = model.summary;
@@ -103,44 +86,25 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
   }
 }
 
-std::vector<Prompt> refusal_prompts(const CompareFlags& flags) {
-  if (flags.refusals.empty()) return {};
-  std::vector<Prompt> prompts = read_prompts(flags.refusals);
-  for (Prompt& prompt : prompts)
-    prompt.accept.insert(prompt.accept.end(), flags.accept.begin(), flags.accept.end());
-  return prompts;
-}
-
 void check_flags(const CompareFlags& flags) {
-  if (flags.text.files.empty() && flags.prompts.empty() && flags.refusals.empty()) {
-    bad_usage("compare: found no --text, --prompts or --refusals, expected at least one");
-  }
-  if (flags.gates.on_text() && flags.text.files.empty()) {
-    bad_usage("gates (--max-perplexity-ratio, --min-top1, --max-kl): found no measurement, expected --text");
-  }
-  if (flags.gates.on_answers() && flags.prompts.empty()) {
-    bad_usage(
-        "gates (--max-loops, --max-length-change, --min-exact): found no measurement, expected --prompts");
-  }
+  check(flags.job);
   check_output_file("--report", flags.report);
   check_output_file("--markdown", flags.markdown);
-  if (flags.equal_bytes && flags.text.files.empty())
+  if (flags.equal_bytes && flags.job.texts.files.empty())
     bad_usage("--equal-bytes: found no measurement, expected --text");
   if (!flags.equal_bytes && !flags.calibration.is_self())
     bad_usage("--calibration: found without --equal-bytes, whose models it is for");
-  if (!flags.accept.empty() && flags.refusals.empty())
-    bad_usage("--accept: found no prompts, expected --refusals");
 }
 
 ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput& input, Device& device) {
   CalibrationText text = flags.calibration;
-  text.field = flags.text.field;
+  text.field = flags.job.texts.field;
   text.fit_to(*input.models[0]);
   const TrialFolder work(make_work_folder(flags.work));
   EqualBytesOptions options;
   options.calibration =
-      calibration_windows(flags.common, *input.models[0], device, text, flags.calibration_windows, false,
-                          input.forward.compute, input.forward.progress);
+      calibration_windows(notes_to(flags.common), *input.models[0], device, text, flags.calibration_windows,
+                          false, input.forward.compute, input.forward.progress);
   options.calibration_arguments = {"--calibration"};
   options.calibration_arguments.insert(options.calibration_arguments.end(), text.sources.begin(),
                                        text.sources.end());
@@ -152,28 +116,20 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
 }
 
 void run(const CompareFlags& flags) {
-  const RunScope job = apply(flags.common);
+  const RunScope scope = apply(flags.common);
   check_flags(flags);
   const auto device = open_device(flags.device);
-  ComparisonInput input;
-  input.folders = {flags.dense};
-  input.folders.insert(input.folders.end(), flags.pruned.begin(), flags.pruned.end());
+  std::vector<std::string> folders = {flags.job.dense};
+  folders.insert(folders.end(), flags.job.pruned.begin(), flags.job.pruned.end());
   std::vector<std::unique_ptr<Model>> models;
-  for (const std::string& folder : input.folders) {
+  for (const std::string& folder : folders) {
     models.push_back(open_model(flags.common, folder));
     device->check_model(*models.back());
-    input.models.push_back(models.back().get());
   }
-  input.forward.compute = parse_compute(flags.compute, *device);
-  input.forward.progress = job.context().progress;
-  if (!flags.text.files.empty()) read_texts(flags.common, *models[0], flags.text, input);
-  if (!flags.prompts.empty()) input.prompts = read_prompts(flags.prompts);
-  input.refusals = refusal_prompts(flags);
-  input.max_tokens = flags.max_tokens;
-  input.error_tokens = flags.error_tokens;
-  input.masks = flags.masks;
-  if (input.masks.empty() && !flags.report.empty()) input.masks = default_masks(*models[0]);
-  input.gates = flags.gates;
+  ComparisonInput input =
+      comparison_input(flags.job, models, compute_by_name(flags.compute, *device), notes_to(flags.common));
+  input.folders = std::move(folders);
+  if (input.masks.empty() && (!flags.report.empty() || takes_page())) input.masks = default_masks(*models[0]);
 
   ComparisonReport report =
       flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device);
@@ -189,6 +145,7 @@ void run(const CompareFlags& flags) {
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
+  give_page([&report] { return to_html(report); });
   if (flags.common.json) {
     print_json(to_json(report));
   } else {
@@ -198,29 +155,31 @@ void run(const CompareFlags& flags) {
 }
 
 void add_flags(CLI::App& command, CompareFlags& f) {
-  add_model_argument(command, f.common, "DENSE", f.dense, "The model before pruning: a folder or a GGUF file")
+  add_model_argument(command, f.common, "DENSE", f.job.dense,
+                     "The model before pruning: a folder or a GGUF file")
       ->required();
-  add_model_argument(command, f.common, "PRUNED", f.pruned, "Pruned or packed models, or GGUF files")
+  add_model_argument(command, f.common, "PRUNED", f.job.pruned, "Pruned or packed models, or GGUF files")
       ->required()
       ->expected(1, 100);
-  add_evaluation_flags(command, f.text);
+  add_evaluation_flags(command, f.job.texts);
   command.add_option(
-      "--prompts", f.prompts,
+      "--prompts", f.job.prompts,
       "Prompts to answer greedily: .jsonl with \"prompt\" (and \"answer\", where one is right), or text "
       "with one a line");
   command.add_option(
-      "--refusals", f.refusals,
+      "--refusals", f.job.refusals,
       "Prompts whose answers are to match: .jsonl with \"prompt\" and \"accept\" (regular expressions)");
-  command.add_option("--accept", f.accept, "With --refusals: a regular expression that any answer may match");
-  command.add_option("--max-tokens", f.max_tokens, "Tokens of an answer")
+  command.add_option("--accept", f.job.accept,
+                     "With --refusals: a regular expression that any answer may match");
+  command.add_option("--max-tokens", f.job.max_tokens, "Tokens of an answer")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
   command
-      .add_option("--error-tokens", f.error_tokens,
+      .add_option("--error-tokens", f.job.error_tokens,
                   "Tokens for the blocks' output errors (0: leave them out)")
       ->capture_default_str()
       ->check(zero_or_more());
-  command.add_option("--mask", f.masks, "Tensor to picture in the report, by its full name; repeatable");
+  command.add_option("--mask", f.job.masks, "Tensor to picture in the report, by its full name; repeatable");
   command.add_option("--report", f.report, "Write one self-contained HTML page");
   command.add_option("--markdown", f.markdown, "Write the table as Markdown");
   command.add_flag(
@@ -236,8 +195,8 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--work", f.work,
                      "With --equal-bytes: folder for those models; needs the model's size free");
-  add_gate_flags(command, f.gates);
-  add_answer_gate_flags(command, f.gates);
+  add_gate_flags(command, f.job.gates);
+  add_answer_gate_flags(command, f.job.gates);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
   add_common_options(command, f.common);

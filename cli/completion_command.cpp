@@ -10,8 +10,14 @@
 namespace swiftprune::cli {
 namespace {
 
-void write_manual(const CLI::App& program, const std::filesystem::path& folder) {
+void write_manual(const CLI::App& program, const std::filesystem::path& folder, bool markdown) {
   std::filesystem::create_directories(folder);
+  if (markdown) {
+    write_report((folder / "index.md").string(), markdown_page(program, nullptr));
+    for (const CLI::App* command : commands_of(program))
+      write_report((folder / (command->get_name() + ".md")).string(), markdown_page(program, command));
+    return;
+  }
   write_report((folder / "swiftprune.1").string(), manual_page(program, nullptr));
   for (const CLI::App* command : commands_of(program)) {
     write_report((folder / fmt::format("swiftprune-{}.1", command->get_name())).string(),
@@ -35,12 +41,19 @@ void declare_completion(CLI::App& program) {
 }
 
 void declare_man(CLI::App& program) {
-  auto folder = std::make_shared<std::string>();
+  struct Flags {
+    std::string folder, format = "man";
+  };
+  auto flags = std::make_shared<Flags>();
   CLI::App* command =
       program.add_subcommand("man", "Write the manual pages, one for each command, into a folder");
-  command->add_option("FOLDER", *folder, "Where the pages go, such as ~/.local/share/man/man1")->required();
+  command->add_option("FOLDER", flags->folder, "Where the pages go, such as ~/.local/share/man/man1")
+      ->required();
+  command->add_option("--format", flags->format, "man, or markdown, as the docs' site has them")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"man", "markdown"}));
   command->footer("Example: swiftprune man ~/.local/share/man/man1 && man swiftprune-prune");
-  command->callback([folder, &program] { write_manual(program, *folder); });
+  command->callback([flags, &program] { write_manual(program, flags->folder, flags->format == "markdown"); });
 }
 
 }  // namespace swiftprune::cli

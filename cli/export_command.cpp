@@ -49,11 +49,11 @@ void run(const ExportArguments& arguments) {
           arguments.type);
     }
     device = make_cpu_device();
-    const ComputeType compute = parse_compute(arguments.compute, *device);
+    const ComputeType compute = compute_by_name(arguments.compute, *device);
     CalibrationText text = arguments.calibration;
     text.fit_to(*model);
-    windows = calibration_windows(arguments.common, *model, *device, text, arguments.windows, false, compute,
-                                  options.progress);
+    windows = calibration_windows(notes_to(arguments.common), *model, *device, text, arguments.windows, false,
+                                  compute, options.progress);
     options.calibration.emplace(GgufCalibration{device->host(), windows, compute});
   }
   const ExportReport report = export_gguf(*model, arguments.gguf, options);

@@ -71,7 +71,7 @@ void check(const PruneGate& gate) {
 void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device) {
   if (gate.text.empty()) return;
   const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned);
-  EvaluationFlags flags;
+  EvaluationTexts flags;
   flags.files = {gate.text};
   flags.field = run.field;
   flags.seqlen = run.seqlen;
@@ -80,7 +80,7 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& devi
     ComparisonInput input;
     input.models = {dense.get(), pruned.get()};
     input.folders = {run.dense, run.pruned};
-    read_texts(run.common, *dense, flags, input);
+    read_texts(*dense, flags, notes_to(run.common), input);
     input.error_tokens = 0;
     input.gates = gate.limits;
     input.forward = run.forward;

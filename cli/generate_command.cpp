@@ -45,7 +45,7 @@ void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   if (!options.system.empty() && !options.chat) bad_usage("--system: is part of a conversation; add --chat");
   const auto device = open_device(options.device);
-  TextWriter writer(options.model, *device, parse_compute(options.compute, *device),
+  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
                     {.tune = true, .compact = options.compact});
   print_notes(options.common, writer.model().notes());
   const std::vector<std::int32_t> prompt = prompt_ids(options, writer);

@@ -78,9 +78,9 @@ void run(PilotFlags& flags) {
   options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;
   options.bytes_per_token = text.bytes_per_token;
-  options.forward.compute = parse_compute(flags.compute, *device);
+  options.forward.compute = compute_by_name(flags.compute, *device);
   options.forward.progress = job.context().progress;
-  if (!flags.report.empty()) {
+  if (!flags.report.empty() || takes_page()) {
     const BlockConfig& block =
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     options.masks = {linears_of(block).back().name + ".weight"};
@@ -89,6 +89,7 @@ void run(PilotFlags& flags) {
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
+  give_page([&report] { return to_html(report); });
   if (flags.common.json) {
     print_json(to_json(report));
   } else {

@@ -240,17 +240,6 @@ void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::stri
   }
 }
 
-void check_same_on_ranks(Communicator& ranks, const nlohmann::ordered_json& values) {
-  std::string text = values.dump();
-  broadcast_text(ranks, 0, text);
-  const auto first = nlohmann::ordered_json::parse(text);
-  for (const auto& [key, value] : values.items()) {
-    if (first.contains(key) && first[key] == value) continue;
-    bad_usage("found another {} than the first rank has; all need the same program, command, model and text",
-              key);
-  }
-}
-
 nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint) {
   constexpr std::uint64_t kSamples = 64, kSampleBytes = 4096;
   nlohmann::ordered_json result;

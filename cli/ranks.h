@@ -9,6 +9,7 @@
 #include "command.h"
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/ranks/communicator.h"
+#include "swiftprune/ranks/same_on_ranks.h"
 
 namespace swiftprune::cli {
 
@@ -38,8 +39,6 @@ class RanksEnded : public std::exception {
   int exit_code_;
 };
 
-// Throws Error{kUsage} on a rank whose values differ from the first one's, naming the first key that does.
-void check_same_on_ranks(Communicator& ranks, const nlohmann::ordered_json& values);
 // What tells a model's files from others without reading them whole, on any host: sizes and a hash of samples.
 nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint);
 

@@ -119,8 +119,8 @@ void run(RecoverFlags& flags) {
   auto hashes = std::async(std::launch::async, [&pruned] { return model_hashes(pruned.checkpoint()); });
   const auto device = open_device(DeviceFlags{});
   const TokenWindows windows =
-      calibration_windows(flags.common, dense, *device, flags.calibration, flags.windows, true,
-                          parse_compute("auto", *device), job.context().progress);
+      calibration_windows(notes_to(flags.common), dense, *device, flags.calibration, flags.windows, true,
+                          compute_by_name("auto", *device), job.context().progress);
   if (windows.num_windows() <= flags.spec.check_windows) {
     bad_input(
         "{}: found text for {} windows of {} tokens, of which --check-windows keeps {} out of the training; "

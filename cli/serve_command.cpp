@@ -89,7 +89,7 @@ void run(ServeFlags& flags) {
   if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", as_given(flags.common, flags.model));
   options.scheduler.prefill_chunk = device->prefill_chunk();
   const auto engine =
-      device->engine(*model, parse_compute(flags.compute, *device), flags.lanes, options.limits.capacity,
+      device->engine(*model, compute_by_name(flags.compute, *device), flags.lanes, options.limits.capacity,
                      {.tune = true, .compact = flags.compact, .long_lived = true});
   Server server(*model, *engine, *tokenizer, options);
   say_listening(flags, server.port());

@@ -154,15 +154,60 @@ std::string man_text(const std::string& text) {
   return result;
 }
 
+std::vector<std::string> names_of(const CLI::Option& option) {
+  std::vector<std::string> names;
+  if (option.get_positional()) names.push_back(option.get_name(true));
+  for (const std::string& name : option.get_snames()) names.push_back("-" + name);
+  for (const std::string& name : option.get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+// As a cell of a table shows it: no pipe ends the cell, no angle bracket begins HTML.
+std::string markdown_cell(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == '|' || c == '*' || c == '_') result += '\\';
+    if (c == '<') {
+      result += "&lt;";
+    } else {
+      result += c == '\n' ? ' ' : c;
+    }
+  }
+  return result;
+}
+
+std::string code_cell(const std::vector<std::string>& texts, std::string_view between) {
+  std::string result;
+  for (const std::string& text : texts) {
+    result += result.empty() ? "`" : fmt::format("{}`", between);
+    for (const char c : text) result += c == '|' ? std::string("\\|") : std::string(1, c);
+    result += '`';
+  }
+  return result;
+}
+
+// Two columns, for the sake of phones.
+std::string markdown_options(const CLI::App& command) {
+  std::string text = "| option | |\n|---|---|\n";
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_group().empty()) continue;
+    text += fmt::format("| {} | {}{}", code_cell(names_of(*option), " "),
+                        option->get_required() ? "Required. " : "", markdown_cell(option->get_description()));
+    if (const auto values = values_of(*option); !values.empty())
+      text += fmt::format(". Values: {}", code_cell(values, ", "));
+    if (const std::string preset = option->get_default_str(); !preset.empty())
+      text += fmt::format(". Default: {}", code_cell({preset}, ""));
+    text += " |\n";
+  }
+  return text;
+}
+
 std::string man_options(const CLI::App& command) {
   std::string text;
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_group().empty()) continue;
-    std::vector<std::string> names;
-    if (option->get_positional()) names.push_back(option->get_name(true));
-    for (const std::string& name : option->get_snames()) names.push_back("-" + name);
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-    std::string head = fmt::format("\\fB{}\\fR", man_text(fmt::format("{}", fmt::join(names, ", "))));
+    std::string head =
+        fmt::format("\\fB{}\\fR", man_text(fmt::format("{}", fmt::join(names_of(*option), ", "))));
     const std::vector<std::string> values = values_of(*option);
     if (!values.empty()) head += man_text(fmt::format(" {}", fmt::join(values, "|")));
     if (!option->get_default_str().empty())
@@ -202,6 +247,25 @@ std::string completion_script(const CLI::App& program, std::string_view shell) {
   if (shell == "zsh") return zsh_script(program);
   if (shell == "fish") return fish_script(program);
   bad_usage("found '{}', expected one of {}", shell, fmt::join(kShells, ", "));
+}
+
+std::string markdown_page(const CLI::App& program, const CLI::App* command) {
+  if (command == nullptr) {
+    std::string page = fmt::format(
+        "# Commands\n\nOf swiftprune {}, as the program tells them.\n\n| command | |\n|---|---|\n",
+        SWIFTPRUNE_VERSION);
+    for (const CLI::App* each : commands_of(program)) {
+      page += fmt::format("| [`{0}`]({0}.md) | {1} |\n", each->get_name(),
+                          markdown_cell(each->get_description()));
+    }
+    return page;
+  }
+  std::string page =
+      fmt::format("# swiftprune {0}\n\n{1}.\n\n```\nswiftprune {0} {2}\n```\n\n", command->get_name(),
+                  markdown_cell(command->get_description()), synopsis_of(*command));
+  page += markdown_options(*command);
+  if (!command->get_footer().empty()) page += fmt::format("\n```\n{}\n```\n", command->get_footer());
+  return page;
 }
 
 std::string manual_page(const CLI::App& program, const CLI::App* command) {

@@ -177,7 +177,7 @@ void run(ShrinkFlags& flags) {
   options.compensation =
       flags.compensate == "auto" ? Compensation::kRefit : parse_compensation(flags.compensate);
   options.refit = {flags.damping, flags.alpha, flags.beta};
-  options.compute = parse_compute(flags.compute, *device);
+  options.compute = compute_by_name(flags.compute, *device);
   options.progress = job.context().progress;
 
   Json decode = Json::object();
@@ -194,7 +194,7 @@ void run(ShrinkFlags& flags) {
                    const RunScope scope(context);
                    return model_hashes(model->checkpoint());
                  });
-  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+  const TokenWindows windows = calibration_windows(notes_to(flags.common), *model, *device, flags.calibration,
                                                    flags.windows, false, options.compute, options.progress);
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = flags.non_uniform && flags.widths_by == "score";

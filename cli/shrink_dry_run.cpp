@@ -93,8 +93,8 @@ TokenWindows windows_of(const ShrinkFlags& flags, const Model& model, Device& de
     estimate.not_estimated.emplace_back("the model's writing of the calibration text");
     return stand_in_windows(model, flags.windows, flags.calibration.seqlen);
   }
-  return calibration_windows(flags.common, model, device, flags.calibration, flags.windows, false, compute,
-                             progress);
+  return calibration_windows(notes_to(flags.common), model, device, flags.calibration, flags.windows, false,
+                             compute, progress);
 }
 
 void print(const ShrinkFlags& flags, const Model& model, const TokenWindows& windows,

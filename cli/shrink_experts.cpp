@@ -8,9 +8,9 @@
 #include <fmt/ranges.h>
 
 #include "option_echo.h"
-#include "resume.h"
 #include "shrink_dry_run.h"
 #include "shrink_flags.h"
+#include "swiftprune/api/resume.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
@@ -157,10 +157,10 @@ void start_or_go_on(const ShrinkFlags& flags, const Json& identity, ExpertCheckp
                     RemoveExpertsOptions& options) {
   if (auto unfinished = flags.resume ? output.unfinished() : std::nullopt) {
     if (unfinished->identity != identity) refuse_other_run(flags.out, unfinished->identity, identity);
-    note_going_on(flags.common, unfinished->layers.size());
+    print_note(flags.common, going_on(unfinished->layers.size()));
     options.finished = std::move(unfinished->layers);
   } else if (flags.resume) {
-    note_no_unfinished(flags.common, flags.out);
+    print_note(flags.common, no_unfinished_run(flags.out));
   }
   output.start_journal(identity, options.finished);
 }
@@ -202,10 +202,10 @@ void shrink_experts(ShrinkFlags& flags) {
   options.keep_super = !flags.no_keep_super;
   options.refit = wants_refit(flags, *model);
   options.damping = flags.damping;
-  options.compute = parse_compute(flags.compute, *device);
+  options.compute = compute_by_name(flags.compute, *device);
   options.progress = job.context().progress;
   if (flags.dry_run) return dry_run_experts(flags, *model, *device, options);
-  const TokenWindows windows = calibration_windows(flags.common, *model, *device, flags.calibration,
+  const TokenWindows windows = calibration_windows(notes_to(flags.common), *model, *device, flags.calibration,
                                                    flags.windows, false, options.compute, options.progress);
   // The processor has time for it while a GPU works.
   auto hashes = std::async(device->leaves_processor_free() ? std::launch::async : std::launch::deferred,

@@ -272,13 +272,13 @@ void run(TuneFlags& flags) {
   check_outside("--out", flags.out, flags.model);
   device->check_model(*model);
   flags.calibration.fit_to(*model);
-  options.forward.compute = parse_compute(flags.compute, *device);
+  options.forward.compute = compute_by_name(flags.compute, *device);
   options.forward.progress = job.context().progress;
   const std::int64_t num_windows = flags.windows + flags.search_windows;
   const TokenWindows windows =
       flags.dry_run && flags.calibration.is_self()
           ? stand_in_windows(*model, num_windows, flags.calibration.seqlen)
-          : calibration_windows(flags.common, *model, *device, flags.calibration, num_windows, true,
+          : calibration_windows(notes_to(flags.common), *model, *device, flags.calibration, num_windows, true,
                                 options.forward.compute, options.forward.progress);
   const TuneText text = split_for_tuning(windows, flags.windows, flags.calibration.source());
   if (flags.dry_run) return dry_run(flags, *model, *device, text, options);
@@ -311,6 +311,7 @@ void run(TuneFlags& flags) {
   if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED PACKED");
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   write_outputs(flags, report);
+  give_page([&report] { return to_html(report); });
   if (report.result.interrupted()) {
     throw Interrupted(
         fmt::format("{} holds the best of the {} plans that were measured", flags.out, report.result.trials));

@@ -1,6 +1,6 @@
 # cpack -G DEB: swiftprune (the program, its libraries, manual pages, completions) and swiftprune-dev (headers and what
 # find_package reads). What they depend on is read from the libraries (dpkg-shlibdeps). Made for this Debian and no
-# archive: the library has no version of its own yet.
+# archive.
 set(CPACK_PACKAGE_NAME swiftprune)
 set(CPACK_PACKAGE_CONTACT "swiftprune maintainers <maintainers@swiftprune.invalid>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "makes a large language model smaller and faster")
@@ -16,6 +16,7 @@ set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)  # which package others need that are linked to libswiftprune.so.0
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_NAME swiftprune)
 set(CPACK_DEBIAN_RUNTIME_PACKAGE_SECTION science)
 set(CPACK_COMPONENT_RUNTIME_DESCRIPTION

@@ -53,6 +53,7 @@ class Run {
   }
   // Behind the end.
   const std::optional<std::string>& result() const { return result_; }
+  const std::optional<std::string>& page() const { return page_; }
   const std::vector<std::string>& notes() const { return notes_; }
   const std::exception_ptr& error() const { return error_; }
 
@@ -80,7 +81,8 @@ class Run {
                                       result_ = document.dump(-1, ' ', false,
                                                               nlohmann::json::error_handler_t::replace);
                                     },
-                                .note = [this](const std::string& note) { notes_.push_back(note); }};
+                                .note = [this](const std::string& note) { notes_.push_back(note); },
+                                .page = [this](const std::string& page) { page_ = page; }};
     const cli::HostScope scope(host);
     const auto program = cli::make_program();
     try {
@@ -97,7 +99,7 @@ class Run {
   std::condition_variable ended_cv_;
   bool ended_ = false;
   std::optional<Step> step_;
-  std::optional<std::string> result_;
+  std::optional<std::string> result_, page_;
   std::vector<std::string> notes_;
   std::exception_ptr error_;
   std::thread thread_;  // last: it uses the others
@@ -146,7 +148,10 @@ nb::tuple run_command(const std::vector<std::string>& arguments, nb::object prog
   }
   nb::list notes;
   for (const std::string& note : run.notes()) notes.append(note);
-  return nb::make_tuple(run.result() ? nb::object(nb::str(run.result()->c_str())) : nb::none(), notes, error);
+  const auto text = [](const std::optional<std::string>& value) {
+    return value ? nb::object(nb::str(value->data(), value->size())) : nb::none();
+  };
+  return nb::make_tuple(text(run.result()), text(run.page()), notes, error);
 }
 
 }  // namespace swiftprune::python

@@ -9,7 +9,7 @@
 
 namespace swiftprune::python {
 
-// (result, notes, error): its JSON or None, what it noted, and None or the exception that it ended with: a
+// (result, page, notes, error): its JSON or None, the report's HTML or None, what it noted, and None or the exception that it ended with: a
 // failed gate has a result, too. arguments: as on the command line, the command's name first. progress: None,
 // or called with (stage, done, total) some times a second, total 0 where it is unknown. The work is done in a
 // thread of its own without the GIL, so that Ctrl-C and other Python threads are heard; a progress that

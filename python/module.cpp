@@ -10,6 +10,7 @@
 #include "program.h"
 #include "python_errors.h"
 #include "python_model.h"
+#include "python_packed.h"
 #include "signals.h"
 #include "version.h"
 
@@ -38,9 +39,10 @@ NB_MODULE(_swiftprune, module) {
   module.def("option_table", [] { return cli::option_table(*cli::make_program()).dump(); });
   module.def("run_command", &run_command, nb::arg("arguments"), nb::arg("progress").none(),
              nb::sig("def run_command(arguments: Sequence[str], progress: object | None) -> "
-                     "tuple[str | None, list[str], BaseException | None]"));
+                     "tuple[str | None, str | None, list[str], BaseException | None]"));
   add_errors();
   add_model(module);
+  add_packed(module);
 }
 
 }  // namespace swiftprune::python

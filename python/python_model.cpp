@@ -47,7 +47,7 @@ class Writer {
     location_ = locate_model(model);
     folder_ = location_.folder.string();
     device_ = open_device(device);
-    writer_.emplace(folder_, *device_, cli::parse_compute(compute, *device_),
+    writer_.emplace(folder_, *device_, compute_by_name(compute, *device_),
                     LoadOptions{.tune = true, .compact = compact});
   }
 

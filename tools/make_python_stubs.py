@@ -11,9 +11,10 @@ from swiftprune import commands  # noqa: E402
 
 HEAD = '''# Made by tools/make_python_stubs.py from the option parser.
 import os
-from typing import Any, Dict, Literal, Sequence, Tuple, Union
+from typing import Literal, Sequence, Tuple, Union
 
 from .progress import Progress
+from .results import Result
 
 Text = Union[str, int, float, os.PathLike[str]]
 
@@ -47,7 +48,7 @@ def function(command):
     parameters = [*leading, "*", *rest, "progress: Progress = None"]
     name = commands.NAMES.get(command["name"], command["name"])
     joined = "".join(f"    {one},\n" for one in parameters)
-    return f"def {name}(\n{joined}) -> Dict[str, Any]:\n    \"\"\"{command['description']}.\"\"\"\n"
+    return f"def {name}(\n{joined}) -> Result:\n    \"\"\"{command['description']}.\"\"\"\n"
 
 
 def main():

@@ -22,11 +22,13 @@ from .commands import (bench, compare, doctor, evaluate, export, families, impor
                        quantize, recover, shrink, tune, unpack, verify)
 from .errors import DeviceError, Error, GateError, InputError, InternalError, Note, UsageError
 from .model import Generation, Model, Stream, load
+from .results import Result
+from .transformers_bridge import to_transformers
 
 __version__ = _version()
 
 __all__ = [
-    "DeviceError", "Error", "GateError", "Generation", "InputError", "InternalError", "Model", "Note", "Stream",
+    "DeviceError", "Error", "GateError", "Generation", "InputError", "InternalError", "Model", "Note", "Result", "Stream",
     "UsageError", "__version__", "bench", "compare", "doctor", "evaluate", "export", "families", "import_gguf", "inspect", "load",
-    "methods", "pack", "pilot", "prune", "quantize", "recover", "shrink", "tune", "unpack", "verify", "version_text",
+    "methods", "pack", "pilot", "prune", "quantize", "recover", "shrink", "to_transformers", "tune", "unpack", "verify", "version_text",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List
 from . import _swiftprune
 from .errors import Error, Note, UsageError
 from .progress import Listener
+from .results import Result
 
 #: Commands that Python has under another name.
 NAMES = {"eval": "evaluate", "import": "import_gguf"}
@@ -80,14 +81,15 @@ def _arguments(option: Dict[str, Any], value: Any) -> List[str]:
     return arguments
 
 
-def _run(arguments: List[str], progress: Any) -> Dict[str, Any]:
-    result: Dict[str, Any] = {}
+def _run(arguments: List[str], progress: Any) -> Result:
+    result = Result()
     with Listener(progress) as listener:
-        text, notes, error = _swiftprune.run_command(arguments, listener)
+        text, page, notes, error = _swiftprune.run_command(arguments, listener)
     for note in notes:
         warnings.warn(note, Note, stacklevel=3)
     if text is not None:
-        result = json.loads(text)
+        result = Result(json.loads(text))
+        result.page = page
     if error is not None:
         if isinstance(error, Error):
             error.result = result or None
@@ -100,14 +102,14 @@ def _documentation(command: Dict[str, Any]) -> str:
     for option in options_of(command):
         lines.append(f"    {parameter_name(option)}: {option['description']}")
     lines.append("    progress: True for a bar, or a callable (stage, done, total); total is 0 where it is unknown.")
-    lines += ["", "Returns:", f"    What `swiftprune {command['name']} --json` prints.", "", "Raises:",
+    lines += ["", "Returns:", f"    What `swiftprune {command['name']} --json` prints, as a dict that notebooks show.", "", "Raises:",
               "    swiftprune.Error: see swiftprune.errors. KeyboardInterrupt: says what was kept."]
     if command["notes"]:
         lines += ["", "On the command line:", *("    " + line for line in command["notes"].splitlines())]
     return "\n".join(lines)
 
 
-def _function(command: Dict[str, Any]) -> Callable[..., Dict[str, Any]]:
+def _function(command: Dict[str, Any]) -> Callable[..., Result]:
     options = {parameter_name(option): option for option in options_of(command)}
     parameters = []
     for name, option in options.items():
@@ -117,10 +119,10 @@ def _function(command: Dict[str, Any]) -> Callable[..., Dict[str, Any]]:
             _inspect.Parameter.POSITIONAL_OR_KEYWORD if leads else _inspect.Parameter.KEYWORD_ONLY,
             default=_inspect.Parameter.empty if option["required"] else option["default"]))
     parameters.append(_inspect.Parameter("progress", _inspect.Parameter.KEYWORD_ONLY, default=None))
-    signature = _inspect.Signature(parameters, return_annotation=Dict[str, Any])
+    signature = _inspect.Signature(parameters, return_annotation=Result)
     name = NAMES.get(command["name"], command["name"])
 
-    def function(*args: Any, **kwargs: Any) -> Dict[str, Any]:
+    def function(*args: Any, **kwargs: Any) -> Result:
         for given in kwargs:
             if given not in signature.parameters:
                 import difflib  # takes long to import, and is seldom needed

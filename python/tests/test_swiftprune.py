@@ -127,6 +127,31 @@ def test_a_failed_gate_has_a_result(tmp_path, dense, text):
     assert raised.value.result["models"]
 
 
+def test_results_show_themselves_in_a_notebook(tmp_path, dense, text):
+    swiftprune.prune(dense, tmp_path / "out", method="magnitude", sparsity=0.5)
+    evaluation = swiftprune.evaluate(tmp_path / "out", text=text, seqlen=32)
+    assert isinstance(evaluation, dict) and evaluation.page is None
+    assert json.loads(json.dumps(evaluation)) == evaluation
+    html = evaluation._repr_html_()
+    assert f"<th>perplexity</th><td>{evaluation['perplexity']:.6g}</td>" in html and "<h4>texts</h4>" in html
+
+    report = tmp_path / "report.html"
+    comparison = swiftprune.compare(dense, tmp_path / "out", text=text, seqlen=32, report=report)
+    assert comparison.page == report.read_text(encoding="utf-8")
+    shown = comparison._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and "&lt;!doctype html" in shown.lower()
+    # Without --report there is a page all the same, and the document does not differ.
+    again = swiftprune.compare(dense, tmp_path / "out", text=text, seqlen=32)
+    assert again.page and again["models"][1]["divergence"] == comparison["models"][1]["divergence"]
+    with pytest.raises(swiftprune.GateError) as raised:
+        swiftprune.compare(dense, tmp_path / "out", text=text, seqlen=32, max_kl=1e-9)
+    assert "max-kl" in raised.value.result.page
+
+    tuned = swiftprune.tune(dense, tmp_path / "tuned", text=text, sparsity=0.5, windows=2, search_windows=2, trials=2,
+                            seqlen=32)
+    assert tuned.page == (tmp_path / "tuned" / "tune.html").read_text(encoding="utf-8")
+
+
 def test_notes_are_warnings(tmp_path, dense):
     swiftprune.prune(dense, tmp_path / "half", method="magnitude", sparsity=0.5)
     with pytest.warns(swiftprune.Note, match="zeros already"):

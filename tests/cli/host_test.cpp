@@ -16,6 +16,7 @@ using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
 
 struct Heard {
+  std::string page;
   std::vector<Json> results;
   std::vector<std::string> notes;
   int steps = 0;
@@ -25,7 +26,8 @@ void run(std::vector<std::string> arguments, Heard& heard, std::stop_token stop 
   const CommandHost host{.stop = std::move(stop),
                          .progress = [&](std::string_view, std::int64_t, std::int64_t) { ++heard.steps; },
                          .result = [&](const Json& document) { heard.results.push_back(document); },
-                         .note = [&](const std::string& note) { heard.notes.push_back(note); }};
+                         .note = [&](const std::string& note) { heard.notes.push_back(note); },
+                         .page = [&](const std::string& page) { heard.page = page; }};
   const HostScope scope(host);
   std::ranges::reverse(arguments);
   make_program()->parse(arguments);

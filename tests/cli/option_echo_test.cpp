@@ -89,7 +89,8 @@ const std::vector<std::string> kValues = {"-weird 'value' $HOME *.x",
                                           "ids",
                                           "env",
                                           "row",
-                                          "each"};
+                                          "each",
+                                          "markdown"};
 
 void expect_round_trip(const std::vector<std::string>& arguments, const Parsed& parsed) {
   const std::vector<std::string> repeated = repeat_arguments(*parsed.command);
@@ -159,7 +160,8 @@ TEST(OptionEcho, EveryOptionOfEveryCommandComesBack) {
       }
       ASSERT_NE(parsed.command, nullptr) << "no value fits";
       expect_round_trip(arguments, parsed);
-      expect_from_file(*parsed.command, name_of(*option), others);
+      if (command->get_option_no_throw("--config") != nullptr)  // not of those that only write for the shell
+        expect_from_file(*parsed.command, name_of(*option), others);
       EXPECT_NE(option_values(*parsed.command), defaults) << "the values do not tell of it";
       EXPECT_THAT(repeat_arguments(*parsed.command),
                   ::testing::Contains(::testing::StartsWith(name_of(*option))));

@@ -31,6 +31,10 @@ TEST(ShellFiles, EveryOptionOfEveryCommandIsInEveryScriptAndPage) {
   const std::string page = manual_page(*program, program->get_subcommand("prune"));
   EXPECT_THAT(page, HasSubstr(".TH SWIFTPRUNE\\-PRUNE 1"));
   EXPECT_THAT(page, HasSubstr("\\-\\-sparsity"));
+  const std::string markdown = markdown_page(*program, program->get_subcommand("prune"));
+  EXPECT_THAT(markdown, HasSubstr("\n| `-q` `--quiet` | No progress"));
+  EXPECT_THAT(markdown, HasSubstr(". Values: `auto`, `f32`, `bf16`. Default: `auto` |\n"));
+  EXPECT_THAT(markdown_page(*program, nullptr), HasSubstr("| [`prune`](prune.md) |"));
   test::expect_error(
       ErrorKind::kUsage, [&] { completion_script(*program, "tcsh"); }, "bash, zsh, fish");
 }

@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   ranks/communicator.cpp
+  ranks/same_on_ranks.cpp
   ranks/launched.cpp
   ranks/mpi_library.cpp)
 # MPI code is a library of its own (ranks/mpi_library.h), built where there is an MPI.

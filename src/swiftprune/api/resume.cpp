@@ -1,10 +1,10 @@
-#include "resume.h"
+#include "swiftprune/api/resume.h"
 
 #include <fmt/format.h>
 
 #include "swiftprune/core/error.h"
 
-namespace swiftprune::cli {
+namespace swiftprune {
 namespace {
 
 // What an unfinished run had otherwise, in words.
@@ -33,12 +33,12 @@ void refuse_other_run(const std::string& out, const nlohmann::ordered_json& befo
       out, difference(before, now));
 }
 
-void note_no_unfinished(const CommonOptions& common, const std::string& out) {
-  print_note(common, fmt::format("--resume: no unfinished run for {}; starting one", out));
+std::string no_unfinished_run(const std::string& out) {
+  return fmt::format("--resume: no unfinished run for {}; starting one", out);
 }
 
-void note_going_on(const CommonOptions& common, std::size_t blocks) {
-  print_note(common, fmt::format("--resume: going on behind {} finished blocks", blocks));
+std::string going_on(std::size_t blocks) {
+  return fmt::format("--resume: going on behind {} finished blocks", blocks);
 }
 
 std::string blocks_kept(std::size_t count) {
@@ -46,4 +46,4 @@ std::string blocks_kept(std::size_t count) {
                      count == 1 ? " is" : "s are", count == 1 ? "it" : "them");
 }
 
-}  // namespace swiftprune::cli
+}  // namespace swiftprune

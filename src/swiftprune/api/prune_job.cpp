@@ -1,0 +1,312 @@
+#include "swiftprune/api/prune_job.h"
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "swiftprune/api/prune_resume.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/model_location.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/run_context.h"
+#include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/capabilities.h"
+#include "swiftprune/pipeline/checkpoint_output.h"
+#include "swiftprune/pipeline/grid_output.h"
+#include "swiftprune/pipeline/journal.h"
+#include "swiftprune/ranks/same_on_ranks.h"
+
+namespace swiftprune {
+namespace {
+
+using nlohmann::ordered_json;
+
+// What another rank than the first one writes: nothing.
+class PeerOutput final : public PruneOutput {
+ public:
+  explicit PeerOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
+  bool keeps_grids() const override { return keeps_grids_; }
+  void write_quantized(const std::string&, const QuantizedWeight&) override {}
+
+ private:
+  bool keeps_grids_;
+};
+
+// By the names of the command's options.
+ordered_json options_of(const PruneJob& job) {
+  ordered_json overrides = ordered_json::array();
+  for (const auto& [pattern, settings] : job.overrides) overrides.push_back({pattern, settings});
+  ordered_json options = {{"method", job.method},
+                          {"sparsity", job.sparsity},
+                          {"pattern", job.pattern},
+                          {"score", job.score},
+                          {"select", job.select},
+                          {"refine", job.refine},
+                          {"propagate", job.propagate},
+                          {"allocate", job.allocate},
+                          {"quantize", job.quantize},
+                          {"group", job.group},
+                          {"asymmetric", job.asymmetric},
+                          {"store", job.store},
+                          {"quantize-embeddings", job.embeddings},
+                          {"calibration", job.calibration.sources},
+                          {"field", job.calibration.field},
+                          {"seqlen", job.calibration.seqlen},
+                          {"seed", job.calibration.seed},
+                          {"windows", job.windows},
+                          {"skip", job.skip},
+                          {"override", overrides},
+                          {"plan", job.plan_file},
+                          {"lambda", job.lambda ? ordered_json(*job.lambda) : ordered_json()},
+                          {"alpha", job.alpha},
+                          {"beta", job.beta},
+                          {"min-expert-tokens", job.min_expert_tokens},
+                          {"compute", job.where.compute},
+                          {"device", job.where.device}};
+  return options;
+}
+
+void append(const std::string& name, const ordered_json& value, std::vector<std::string>& arguments) {
+  if (value.is_array()) {
+    for (const ordered_json& one : value) append(name, one, arguments);
+    return;
+  }
+  arguments.push_back("--" + name);
+  if (!value.is_boolean()) arguments.push_back(value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+// The command line that does the same.
+std::vector<std::string> arguments_of(const PruneJob& job) {
+  std::vector<std::string> arguments = {"swiftprune", "prune", job.model, "--out", job.out};
+  const ordered_json defaults = options_of(PruneJob()), options = options_of(job);
+  for (const auto& [name, value] : options.items()) {
+    if (value == defaults[name]) continue;
+    if (name != "override") {
+      append(name, value, arguments);
+      continue;
+    }
+    for (const auto& [pattern, settings] : job.overrides)
+      arguments.insert(arguments.end(), {"--override", pattern, settings});
+  }
+  return arguments;
+}
+
+class Pruning {
+ public:
+  Pruning(const PruneJob& job, PreparedPrune prepared, const Model& model, Device& device,
+          const PruneOrigin& origin, const NoteFn& note, Communicator& ranks)
+      : job_(job),
+        prepared_(std::move(prepared)),
+        model_(model),
+        device_(device),
+        origin_(origin),
+        note_(note),
+        ranks_(ranks) {
+    prepared_.options.ranks = &ranks;
+  }
+
+  std::optional<PruneReport> run() {
+    hash_aside();
+    claim_output();
+    calibrate_windows();
+    const ordered_json identity =
+        identity_of(origin_.options, model_, device_, prepared_.options, prepared_.plan, report_.calibration);
+    std::optional<UnfinishedRun> unfinished =
+        job_.resume && writer_ ? find_unfinished(job_.out, *writer_, identity, note_) : std::nullopt;
+    share_unfinished(ranks_, unfinished);
+    settle_plan(unfinished);
+    if (!writer_) {
+      PeerOutput output(prepared_.packs);
+      solve(output);
+      return std::nullopt;
+    }
+    solve_and_write(start_journal(identity, unfinished.has_value()));
+    write_records();
+    report_.plan = std::move(prepared_.plan);
+    return std::move(report_);
+  }
+
+ private:
+  void hash_aside() {
+    if (!device_.leaves_processor_free()) return;
+    hashes_ = std::async(std::launch::async, [&model = model_, context = current_run()] {
+      const RunScope scope(context);
+      return model_hashes(model.checkpoint());
+    });
+  }
+
+  // Before the work, so that a wrong path costs nothing. Of a packed model only the pruned tensors stand there at
+  // first. The first rank writes.
+  void claim_output() {
+    if (!ranks_.is_first()) return;
+    writer_.emplace(
+        job_.out,
+        prepared_.packs ? stage_plan(model_.checkpoint(), prepared_.plan) : plan_like(model_.checkpoint()),
+        job_.resume ? Leftover::kContinue : Leftover::kDiscard);
+    if (job_.resume) writer_->keep_when_unfinished();
+  }
+
+  void calibrate_windows() {
+    report_.calibration = {"none", "", 0, 0, job_.calibration.seed};
+    if (needs_calibration(prepared_.plan) || prepared_.allocates) {
+      Calibration calibrated = calibrate(job_, prepared_, model_, device_, note_);
+      report_.calibration = job_.calibration.record(calibrated.windows);
+      report_.calibration.stopping = calibrated.stopping;
+      windows_ = std::move(calibrated.windows);
+    }
+    if (ranks_.size() > 1) check_same_on_ranks(ranks_, {{"calibration text", report_.calibration.ids}});
+  }
+
+  // The plan of the unfinished run, or as sensitivities spread it.
+  void settle_plan(std::optional<UnfinishedRun>& unfinished) {
+    PruneOptions& options = prepared_.options;
+    std::optional<Allocation>& allocation = report_.allocation;
+    if (unfinished) {
+      options.finished = std::move(unfinished->blocks);
+      apply_plan(unfinished->head.at("plan"), Journal::kFileName, prepared_.plan);
+      if (unfinished->head.contains("sensitivities"))
+        allocation = Allocation{unfinished->head.at("sensitivities").get<std::vector<double>>(), 0.0};
+    } else if (prepared_.allocates) {
+      const auto begin = std::chrono::steady_clock::now();
+      allocation.emplace();
+      Sensitivities measured = device_.measure_sensitivities(model_, prepared_.plan, windows_,
+                                                             options.compute, options.progress, ranks_);
+      allocation->sensitivities = std::move(measured.values);
+      options.readers = std::move(measured.readers);
+      allocate_by_sensitivity(allocation->sensitivities, prepared_.plan);
+      allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    }
+  }
+
+  std::unique_ptr<Journal> start_journal(const ordered_json& identity, bool goes_on) {
+    const auto sync = [this] { writer_->sync(); };
+    if (goes_on) return std::make_unique<Journal>(writer_->temporary_folder(), sync);
+    ordered_json head = {{"identity", identity}, {"plan", to_json(prepared_.plan)}};
+    if (report_.allocation) head["sensitivities"] = report_.allocation->sensitivities;
+    return std::make_unique<Journal>(writer_->temporary_folder(), head, sync);
+  }
+
+  PruneResult solve(PruneOutput& output) {
+    return device_.prune(model_, prepared_.plan, windows_, prepared_.options, output);
+  }
+
+  void solve_and_write(const std::unique_ptr<Journal>& journal) {
+    report_.result = keeping_blocks(*journal, *writer_, job_.resume, [&] {
+      if (prepared_.packs) {
+        GridOutput output(model_.checkpoint(), prepared_.plan, *writer_, *journal,
+                          prepared_.options.finished);
+        PruneResult pruned = solve(output);
+        packed_ = output.write_packed(job_.out, prepared_.tables, report_.packing);
+        return pruned;
+      }
+      CheckpointOutput output(model_.checkpoint(), *writer_, journal.get(), prepared_.options.finished);
+      PruneResult pruned = solve(output);
+      output.copy_rest();
+      return pruned;
+    });
+  }
+
+  void write_records() {
+    CheckpointWriter& whole = prepared_.packs ? *packed_ : *writer_;
+    const std::string own_files[] = {"swiftprune.json", "plan.json"};
+    whole.copy_other_files(model_.checkpoint(), own_files);
+    ordered_json& record = report_.record;
+    record = make_record(model_, prepared_.plan, job_.method, prepared_.options, report_.calibration,
+                         report_.allocation, report_.result, origin_.command,
+                         hashes_.valid() ? hashes_.get() : ordered_json());
+    record["machine"].update(device_.describe().machine);
+    if (ranks_.size() > 1) record["machine"]["ranks"] = ranks_.size();
+    if (auto previous = previous_record(model_.checkpoint()); !previous.is_null())
+      record["previous"] = std::move(previous);
+    if (prepared_.packs) {
+      const PackReport& packing = report_.packing;
+      record["packed"] = {{"dense_bytes", packing.dense_bytes},
+                          {"packed_bytes", packing.packed_bytes},
+                          {"source_bytes", packing.source_bytes},
+                          {"target_bytes", packing.target_bytes}};
+      whole.write_file(kPackedRecordFile, packed_record(packing, prepared_.tables).dump(2) + "\n");
+    } else {
+      // From here on nothing is stopped.
+      std::filesystem::remove(writer_->temporary_folder() / Journal::kFileName);
+    }
+    whole.write_file("swiftprune.json", record.dump(1) + "\n");
+    whole.write_file("plan.json", to_json(prepared_.plan).dump(1) + "\n");
+    whole.finish();
+    if (prepared_.packs) writer_->drop_when_unfinished();
+  }
+
+  const PruneJob& job_;
+  PreparedPrune prepared_;
+  const Model& model_;
+  Device& device_;
+  const PruneOrigin& origin_;
+  const NoteFn& note_;
+  Communicator& ranks_;
+  std::future<ordered_json> hashes_;
+  std::optional<CheckpointWriter> writer_;    // of the first rank
+  std::unique_ptr<CheckpointWriter> packed_;  // where the output is a packed model
+  TokenWindows windows_;
+  PruneReport report_;
+};
+
+}  // namespace
+
+std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, const Model& model,
+                                 Device& device, const PruneOrigin& origin, const NoteFn& note,
+                                 Communicator& ranks) {
+  return Pruning(job, std::move(prepared), model, device, origin, note, ranks).run();
+}
+
+std::optional<double> sparsity_before(const Model& model, const Plan& plan, double sparsity) {
+  constexpr double kNoticeable = 0.01;
+  if (sparsity <= plan.sparsity() + kNoticeable) return std::nullopt;
+  double zeros = 0.0, weights = 0.0;
+  const StoredWeights stored(model.checkpoint());
+  for (const PlanEntry& entry : plan.entries) {
+    const StoredWeights::Info info = stored.info(entry.tensor);
+    const std::vector<std::byte> bytes = stored.bytes(entry.tensor);
+    zeros += scan_zeros({bytes.data(), info.dtype, info.rows, info.cols, info.cols}).sparsity() *
+             entry.num_weights();
+    weights += entry.num_weights();
+    stored.release(entry.tensor);
+  }
+  if (weights == 0.0 || zeros / weights <= plan.sparsity() + kNoticeable) return std::nullopt;
+  return zeros / weights;
+}
+
+std::string sparser_note(const std::string& model, double before, const Plan& plan) {
+  return fmt::format(
+      "{} had {:.2f} % zeros already, more than the {:.2f} % that were asked for; zeros are never filled "
+      "again",
+      model, 100.0 * before, 100.0 * plan.sparsity());
+}
+
+Outcome<PruneReport> PruneJob::run(const JobContext& context) const {
+  return outcome_of([&] {
+    const RunScope scope(context.run);
+    PruneJob job = *this;
+    const LocatedModel located = locate_model(model);
+    const auto device = open_device(where.device, where.options);
+    const auto opened = Model::open(located.folder);
+    for (const std::string& note : opened->notes()) context.note(note);
+    job.calibration.fit_to(*opened);
+    device->check_model(*opened);
+    PreparedPrune prepared = prepare(job, *opened, *device, compute_by_name(where.compute, *device));
+    const PruneOrigin origin{.command = {{"arguments", arguments_of(*this)}, {"options", options_of(job)}},
+                             .options = options_of(job)};
+    PruneReport report = *prune(job, std::move(prepared), *opened, *device, origin, context.note);
+    if (const auto before = sparsity_before(*opened, report.plan, report.result.sparsity))
+      context.note(sparser_note(model, *before, report.plan));
+    return report;
+  });
+}
+
+}  // namespace swiftprune

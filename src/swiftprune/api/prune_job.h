@@ -1,0 +1,119 @@
+// A model folder in, a pruned folder out, also on a grid of few bits: what `swiftprune prune` and `swiftprune quantize`
+// do. Options have the names, defaults and meanings of the commands' (docs/method.md).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "swiftprune/api/calibration_text.h"
+#include "swiftprune/api/job.h"
+#include "swiftprune/calibration/stopping.h"
+#include "swiftprune/model/model.h"
+#include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/drivers/prune.h"
+#include "swiftprune/pipeline/method.h"
+#include "swiftprune/pipeline/plan.h"
+#include "swiftprune/pipeline/record.h"
+#include "swiftprune/ranks/communicator.h"
+#include "swiftprune/sparse/packed_checkpoint.h"
+
+namespace swiftprune {
+
+struct PruneReport {
+  PruneResult result;
+  Plan plan;
+  CalibrationRecord calibration;
+  std::optional<Allocation> allocation;
+  PackReport packing;             // where the output is a packed model
+  nlohmann::ordered_json record;  // swiftprune.json
+};
+
+struct PruneJob {
+  std::string model;  // as locate_model()
+  std::string out;    // must not exist or be empty
+  std::string method{kDefaultMethod};
+  std::string score, select, refine, propagate;  // empty: the method's
+  double sparsity = 0.5;
+  bool sparsity_given = false;  // then a pattern that fixes another one is refused
+  std::string pattern = "row";
+  std::string allocate;  // empty: the method's
+  std::string quantize;  // int8, int4 or int3; empty: none
+  std::string group;     // of quantize; empty: its default
+  bool asymmetric = false;
+  std::string store;       // packed or dense; empty: packed
+  std::string embeddings;  // of a packed model: int8 or int4; empty: as they are
+  CalibrationText calibration;
+  std::string windows;  // a number, "auto", or empty: the method's
+  std::vector<std::string> skip;
+  std::vector<std::pair<std::string, std::string>> overrides;  // shell pattern of names, settings
+  std::string plan_file;
+  std::optional<double> lambda;
+  double alpha = SelectorOptions{}.alpha;
+  double beta = SelectorOptions{}.beta;
+  std::int64_t min_expert_tokens = kMinExpertTokens;
+  bool resume = false;
+  JobDevice where;
+
+  // An interrupted run leaves nothing, with `resume` its finished blocks.
+  Outcome<PruneReport> run(const JobContext& context = {}) const;
+};
+
+// Weights on a grid of few bits, without zeros.
+struct QuantizeJob : PruneJob {
+  QuantizeJob() {
+    sparsity = 0.0;
+    allocate = "none";
+    quantize = "int4";
+  }
+};
+
+// -- What run() is made of, for the commands, which have the model and the device open.
+
+std::optional<QuantGrid> grid_of(const PruneJob& job);
+
+// What will be done, decided and asked of the device: nothing is computed yet. Throws Error{kUsage}.
+struct PreparedPrune {
+  const Method* method = nullptr;
+  Plan plan;
+  PruneOptions options;
+  bool allocates = false;  // sensitivities are measured first
+  bool packs = false;      // the output is a packed model
+  PackOptions tables;      // of it
+};
+PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, ComputeType compute);
+
+// As many as were asked for, else as the method takes on this device.
+std::int64_t counted_windows(const PruneJob& job, const Model& model, const Device& device,
+                             const Method& method);
+
+// The windows that the run reads, and for windows "auto" what was measured.
+struct Calibration {
+  TokenWindows windows;
+  std::optional<StableWindows> stopping;
+};
+Calibration calibrate(const PruneJob& job, const PreparedPrune& prepared, const Model& model, Device& device,
+                      const NoteFn& note);
+
+// Who asks for the run: what its record says of it, and what `resume` compares.
+struct PruneOrigin {
+  nlohmann::ordered_json command;  // for make_record()
+  nlohmann::ordered_json options;  // all that can change what is written
+};
+// Of ranks the first one writes, and has the report; the others' is empty. The calibration text has been fit to the model.
+std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, const Model& model,
+                                 Device& device, const PruneOrigin& origin, const NoteFn& note,
+                                 Communicator& ranks = alone());
+
+// Zeros stay zeros: of a model that was sparser than asked, how much; else nothing.
+std::optional<double> sparsity_before(const Model& model, const Plan& plan, double sparsity);
+std::string sparser_note(const std::string& model, double before, const Plan& plan);
+
+// What an interrupted run leaves to a later one with `resume`, in words; empty: nothing.
+std::string kept_blocks(const PruneJob& job);
+
+}  // namespace swiftprune

@@ -1,0 +1,149 @@
+// What a pruning is to do, decided before anything is computed, and the text that it reads.
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+
+#include <fmt/format.h>
+
+#include "swiftprune/api/prune_job.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/run_context.h"
+#include "swiftprune/pipeline/capabilities.h"
+
+namespace swiftprune {
+namespace {
+
+Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
+  PlanDefaults defaults;
+  defaults.pattern = parse_pattern(job.pattern);
+  defaults.sparsity = job.sparsity;
+  const bool n_m = defaults.pattern.kind == Pattern::Kind::kNofM;
+  if (job.sparsity_given && contradicts(defaults.pattern, job.sparsity)) {
+    bad_usage("--sparsity: found {}, but --pattern {} fixes it; leave --sparsity out", job.sparsity,
+              job.pattern);
+  }
+  defaults.score = !job.score.empty() ? parse_score(job.score) : n_m ? method.n_m_score : method.score;
+  defaults.refine = !job.refine.empty() ? parse_refine(job.refine) : method.refine;
+  defaults.grid = grid_of(job);
+  if (job.allocate == "sensitivity") {
+    if (!job.plan_file.empty())
+      bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");
+    if (n_m && defaults.pattern.m < kLeastAllocatedGroup) {
+      bad_usage(
+          "--allocate: found sensitivity with --pattern {}, expected an unstructured pattern or N:M with M "
+          ">= {}",
+          job.pattern, kLeastAllocatedGroup);
+    }
+  }
+  Plan plan = uniform_plan(model, defaults, job.skip);
+  if (!job.plan_file.empty()) apply_plan_file(job.plan_file, plan);
+  for (const auto& [name_pattern, settings] : job.overrides) apply_override(name_pattern, settings, plan);
+  return plan;
+}
+
+// Nothing is measured of experts: a model that has them is pruned alike everywhere, unless a plan says otherwise.
+bool allocates(const PruneJob& job, const Method& method, const Model& model) {
+  if (job.allocate == "sensitivity") {
+    check_without_experts(
+        model.config(), "--allocate sensitivity",
+        "leave it out: the sparsity is then the same everywhere; --plan and --override set others");
+  }
+  if (!job.allocate.empty()) return job.allocate == "sensitivity";
+  if (model.config().has_experts()) return false;
+  const Pattern::Kind kind = parse_pattern(job.pattern).kind;
+  return method.allocates && job.sparsity > 0.0 && job.plan_file.empty() &&
+         (kind == Pattern::Kind::kRow || kind == Pattern::Kind::kLayer);
+}
+
+std::int64_t parse_windows(const std::string& text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > (1 << 20))
+    bad_usage("--windows: found '{}', expected auto or a number from 1 to {}", text, 1 << 20);
+  return value;
+}
+
+}  // namespace
+
+std::optional<QuantGrid> grid_of(const PruneJob& job) {
+  if (job.quantize.empty() && job.group.empty() && !job.asymmetric) return std::nullopt;
+  if (job.quantize.empty()) {
+    bad_usage("{}: found without --quantize, which it is about; add --quantize int4, say",
+              job.group.empty() ? "--asymmetric" : "--group");
+  }
+  const std::string group = job.group.empty() ? fmt::format("{}", QuantGrid{}.group) : job.group;
+  return parse_grid(fmt::format("{}({}{})", job.quantize, group, job.asymmetric ? ",asymmetric" : ""),
+                    "--quantize");
+}
+
+PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, ComputeType compute) {
+  PreparedPrune prepared;
+  const Method& method = method_by_name(job.method);
+  prepared.method = &method;
+  prepared.plan = make_plan(model, job, method);
+  prepared.allocates = allocates(job, method, model);
+
+  PruneOptions& options = prepared.options;
+  options.select = job.select.empty() ? method.select : parse_select(job.select);
+  options.selector.lambda = job.lambda;
+  options.selector.alpha = job.alpha;
+  options.selector.beta = job.beta;
+  options.propagation = method.propagation;
+  if (!job.propagate.empty())
+    options.propagation = job.propagate == "dense" ? Propagation::kDense : Propagation::kPruned;
+  options.compute = compute;
+  options.min_expert_tokens = job.min_expert_tokens;
+  options.progress = current_run().progress;
+  device.check_plan(model, prepared.plan, options);
+
+  const bool quantizes = prepared.plan.quantizes();
+  prepared.packs = quantizes && job.store != "dense";
+  if (!job.store.empty() && !quantizes)
+    bad_usage("--store: found {} without --quantize, which it is about", job.store);
+  if (!job.embeddings.empty()) {
+    if (!prepared.packs) {
+      bad_usage("--quantize-embeddings: found {} with what is no packed model; {}", job.embeddings,
+                quantizes ? "leave --store dense out" : "add --quantize, or use swiftprune pack");
+    }
+    prepared.tables.table_bits = job.embeddings == "int8" ? 8 : 4;
+    prepared.tables.tables = tables_of(model.config());
+  }
+  return prepared;
+}
+
+std::int64_t counted_windows(const PruneJob& job, const Model& model, const Device& device,
+                             const Method& method) {
+  if (!job.windows.empty() && job.windows != "auto") return parse_windows(job.windows);
+  if (job.calibration.is_self()) return std::max(1, method.windows);  // written token by token
+  return device.default_windows(method, model, job.calibration.seqlen);
+}
+
+Calibration calibrate(const PruneJob& job, const PreparedPrune& prepared, const Model& model, Device& device,
+                      const NoteFn& note) {
+  const Method& method = *prepared.method;
+  const PruneOptions& options = prepared.options;
+  constexpr std::int64_t kMostByItself = 64;  // windows of --windows auto
+  Calibration result;
+  if (job.windows != "auto") {
+    const bool counted = !job.windows.empty();  // only what was asked for is refused when the text is shorter
+    const std::int64_t count = counted_windows(job, model, device, method);
+    result.windows = calibration_windows(note, model, device, job.calibration, count, !counted,
+                                         options.compute, options.progress);
+    if (result.windows.num_windows() < count) {
+      note(fmt::format("the text fills {} of the {} windows that --method {} takes here",
+                       result.windows.num_windows(), count, method.name));
+    }
+    return result;
+  }
+  const bool self = job.calibration.is_self();
+  result.windows = calibration_windows(note, model, device, job.calibration,
+                                       self ? counted_windows(job, model, device, method) : kMostByItself,
+                                       true, options.compute, options.progress);
+  const double tolerance = calibration_needs(prepared.plan).gram ? kGramTolerance : kScoreTolerance;
+  const auto energies = device.input_energies(model, result.windows, options.compute);
+  result.stopping = windows_until_stable(model, *energies, result.windows, tolerance, options.progress);
+  result.windows.ids.resize(static_cast<std::size_t>(result.stopping->windows * job.calibration.seqlen));
+  return result;
+}
+
+}  // namespace swiftprune
