@@ -130,6 +130,8 @@ void add_limit_flags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--max-body", flags.max_body, "Size of a request's body at most, also decompressed")
       ->capture_default_str();
+  command.add_flag("!--no-reuse", options.scheduler.reuses_prompts,
+                   "Read every prompt from its first token, also where an earlier one began alike");
   command.add_option("--timeout", flags.timeout, "Seconds that a request may take, waiting included")
       ->capture_default_str()
       ->check(CLI::Range(1, 86400));

@@ -91,6 +91,63 @@ TEST_F(SchedulerTest, ManyTogetherGiveWhatEachGivesAlone) {
   EXPECT_LT(counts.steps, tokens);  // they shared steps
 }
 
+// A conversation: each prompt begins with the one before and its answer, which a lane still has.
+TEST_F(SchedulerTest, WhatALaneHasReadIsNotReadAgain) {
+  const auto converse = [&](bool reuses, std::int64_t lanes) {
+    const auto of_lanes = engine(lanes);
+    SchedulerOptions options;
+    options.reuses_prompts = reuses;
+    Scheduler scheduler(*of_lanes, options);
+    std::vector<std::vector<std::int32_t>> answers;
+    std::vector<std::int32_t> one = {3, 1, 4, 1, 5}, other = {2, 7, 1, 8};
+    std::int64_t reused = 0;
+    for (int turn = 0; turn < 3; ++turn) {
+      for (std::vector<std::int32_t>* talk : {&one, &other}) {
+        GenerationRequest request;
+        request.prompt = *talk;
+        request.max_tokens = 6;
+        request.sampler.temperature = 0.0;
+        const auto generation = scheduler.submit(std::move(request));
+        const Result result = finish(*generation);
+        reused += generation->reused();
+        answers.push_back(result.tokens);
+        talk->insert(talk->end(), result.tokens.begin(), result.tokens.end());
+        talk->push_back(9);
+      }
+    }
+    const SchedulerCounts counts = scheduler.counts();
+    EXPECT_EQ(counts.reused_tokens, reused);
+    // Of a prompt all but what the lane had not read: the answer's last token was never fed, and the new one.
+    const std::int64_t all = 5 + 4 + (12 + 11) + (19 + 18);
+    EXPECT_EQ(counts.prompt_tokens + reused, all);
+    EXPECT_EQ(reused, !reuses ? 0 : lanes == 1 ? 0 : (5 + 5) + (4 + 5) + (12 + 5) + (11 + 5)) << lanes;
+    return answers;
+  };
+  const auto expected = converse(false, 2);
+  EXPECT_EQ(converse(true, 2), expected);
+  EXPECT_EQ(converse(true, 1), expected);  // two talks take turns in one lane: nothing is shared
+}
+
+TEST_F(SchedulerTest, ARepeatedPromptReadsItsLastTokenAgain) {
+  const auto one = engine(1);
+  Scheduler scheduler(*one, {});
+  const std::vector<std::int32_t> prompt = {3, 1, 4, 1, 5, 9};
+  std::vector<Result> results;
+  for (const bool scored : {false, false, true}) {
+    GenerationRequest request;
+    request.prompt = prompt;
+    request.max_tokens = 4;
+    request.sampler.temperature = 0.0;
+    request.prompt_logprobs = scored;
+    const auto generation = scheduler.submit(std::move(request));
+    results.push_back(finish(*generation));
+    EXPECT_EQ(generation->reused(), results.size() == 2 ? 5 : 0);
+  }
+  EXPECT_EQ(results[1].tokens, results[0].tokens);
+  // The prompt's tokens come with their chances, all of them.
+  EXPECT_EQ(results[2].tokens.size(), prompt.size() + 4);
+}
+
 TEST_F(SchedulerTest, EndTokenEndsAndIsNotPartOfTheText) {
   const auto one = engine(1);
   Scheduler scheduler(*one, {});

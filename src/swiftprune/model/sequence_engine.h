@@ -16,6 +16,13 @@ class SequenceEngine {
   virtual std::int64_t num_lanes() const = 0;
   virtual std::int64_t capacity() const = 0;  // positions of a lane at most
   virtual void restart(std::int64_t lane) = 0;
+  // Only the first so many positions of a lane stay, of which it has as many at least. Returns how many do: none where its
+  // state cannot go back, as an engine that does not override it says.
+  virtual std::int64_t keep(std::int64_t lane, std::int64_t positions) {
+    (void)positions;
+    restart(lane);
+    return 0;
+  }
   // The two change places.
   virtual void swap(std::int64_t a, std::int64_t b) = 0;
   // Appends ids [T] to one lane; the logits of the last token [1, vocab], valid until the next call.

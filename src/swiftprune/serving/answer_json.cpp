@@ -14,7 +14,8 @@ constexpr std::string_view kIncomplete = "\xEF\xBF\xBD";  // U+FFFD
 Json usage_json(const AnswerUsage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
 }
 
 Json head_json(const AnswerHead& head, bool chunk) {

@@ -29,6 +29,7 @@ struct AnswerChoice {
 
 struct AnswerUsage {
   std::int64_t prompt_tokens = 0, completion_tokens = 0;
+  std::int64_t cached_tokens = 0;  // of the prompts, which were read before
 };
 
 nlohmann::ordered_json whole_answer(const AnswerHead& head, std::span<const AnswerChoice> choices,

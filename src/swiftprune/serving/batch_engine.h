@@ -21,6 +21,7 @@ class BatchEngine : public SequenceEngine {
   std::int64_t capacity() const override { return capacity_; }
   std::int64_t position(std::int64_t lane) const { return positions_[static_cast<std::size_t>(lane)]; }
   void restart(std::int64_t lane) override { positions_[static_cast<std::size_t>(lane)] = 0; }
+  std::int64_t keep(std::int64_t lane, std::int64_t positions) override;
   void swap(std::int64_t a, std::int64_t b) override;
   ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override;
   ConstMatrixView prefill_all(std::int64_t lane, std::span<const std::int32_t> ids) override;

@@ -88,6 +88,8 @@ class Generation {
   // The reader went away.
   void cancel() { want(Wanted::kNothing); }
   const GenerationRequest& request() const { return request_; }
+  // Tokens of the prompt that were not read again; known once the first event is there.
+  std::int64_t reused() const { return reused_; }
 
  private:
   friend class Scheduler;
@@ -103,6 +105,7 @@ class Generation {
   TokenChooser chooser_;
   std::atomic<Wanted> wanted_ = Wanted::kAll;
   std::chrono::steady_clock::time_point deadline_;
+  std::atomic<std::int64_t> reused_ = 0;
   std::size_t taken_ = 0;      // tokens of the prompt that the model has seen
   std::int64_t produced_ = 0;  // tokens
   std::int32_t last_ = 0;

@@ -19,7 +19,9 @@ std::string metrics_text(const SchedulerCounts& c, double uptime_seconds) {
   add("requests_cancelled_total", "counter", "Answers whose client went away.", c.cancelled);
   add("requests_failed_total", "counter", "Answers that ended with an error.", c.failed);
   add("requests_timed_out_total", "counter", "Answers that took too long.", c.timed_out);
-  add("prompt_tokens_total", "counter", "Tokens of prompts.", c.prompt_tokens);
+  add("prompt_tokens_total", "counter", "Tokens of prompts that were read.", c.prompt_tokens);
+  add("reused_prompt_tokens_total", "counter", "Tokens of prompts that an earlier request had read already.",
+      c.reused_tokens);
   add("generated_tokens_total", "counter", "Tokens generated.", c.generated_tokens);
   add("decode_steps_total", "counter", "Passes over the weights that gave each running request a token.",
       c.steps);

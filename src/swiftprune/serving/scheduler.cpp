@@ -26,7 +26,10 @@ bool interrupted() {
 }  // namespace
 
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
-    : engine_(engine), options_(options), thread_([this, context = current_run()] {
+    : engine_(engine),
+      options_(options),
+      read_(static_cast<std::size_t>(engine.num_lanes())),
+      thread_([this, context = current_run()] {
         const RunScope scope(context);
         run();
       }) {}
@@ -148,7 +151,40 @@ void Scheduler::admit() {
   running_.push_back(std::move(waiting_.front()));
   waiting_.pop_front();
   counts_.running = std::ssize(running_);
-  engine_.restart(std::ssize(running_) - 1);
+  start_lane();
+}
+
+// The request that came last gets the free lane that has read the longest beginning of its prompt. The prompt's last token
+// is always read: what follows it is asked for, and with prompt_logprobs what follows each.
+void Scheduler::start_lane() {
+  const std::size_t lane = running_.size() - 1;
+  Generation& generation = *running_[lane];
+  const std::vector<std::int32_t>& prompt = generation.request_.prompt;
+  std::size_t best = lane, most = 0;
+  for (std::size_t free = lane; options_.reuses_prompts && free < read_.size(); ++free) {
+    const auto end =
+        std::mismatch(prompt.begin(), prompt.end() - 1, read_[free].begin(), read_[free].end()).first;
+    const auto shared = static_cast<std::size_t>(end - prompt.begin());
+    if (shared > most) {
+      most = shared;
+      best = free;
+    }
+  }
+  if (best != lane) {
+    engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(best));
+    std::swap(read_[lane], read_[best]);
+  }
+  if (generation.request_.prompt_logprobs) most = 0;
+  if (most == 0) {
+    engine_.restart(static_cast<std::int64_t>(lane));
+  } else {
+    most = static_cast<std::size_t>(
+        engine_.keep(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(most)));
+  }
+  read_[lane].resize(most);
+  generation.taken_ = most;
+  generation.reused_ = static_cast<std::int64_t>(most);
+  counts_.reused_tokens += static_cast<std::int64_t>(most);
 }
 
 void Scheduler::prefill() {
@@ -184,6 +220,8 @@ std::span<const float> Scheduler::take_prompt(Generation& generation, std::int64
                      .chances = token_chances(row_logits, prompt[next], request.logprobs.value_or(0))});
   }
   generation.taken_ += count;
+  std::vector<std::int32_t>& read = read_[static_cast<std::size_t>(lane)];
+  read.insert(read.end(), ids.begin(), ids.end());
   const std::lock_guard lock(mutex_);
   counts_.prompt_tokens += static_cast<std::int64_t>(count);
   return logits.row_span(logits.rows - 1);
@@ -195,6 +233,7 @@ void Scheduler::decode() {
     std::vector<std::int32_t> ids;
     for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
     logits = engine_.decode(ids);
+    for (std::size_t lane = 0; lane < decoding_; ++lane) read_[lane].push_back(ids[lane]);
   } catch (...) {
     // How far each lane got is unknown.
     return fail_lanes(0, decoding_, std::current_exception());
@@ -240,7 +279,10 @@ void Scheduler::fail_lanes(std::size_t first, std::size_t last, const std::excep
   if (interrupted()) return stop();
   const Failure failure = failure_of(exception);
   if (failure.engine_lost) std::rethrow_exception(exception);
-  for (std::size_t lane = last; lane-- > first;) remove(lane, failure.reason, failure.message);
+  for (std::size_t lane = last; lane-- > first;) {
+    read_[lane].clear();  // how far its state got is unknown
+    remove(lane, failure.reason, failure.message);
+  }
 }
 
 void Scheduler::remove_done() {
@@ -272,6 +314,7 @@ void Scheduler::remove(std::size_t lane, FinishReason reason, const std::string&
     if (lane == other) return;
     engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(other));
     std::swap(running_[lane], running_[other]);
+    std::swap(read_[lane], read_[other]);
     lane = other;
   };
   if (lane < decoding_) swap(--decoding_);  // behind the lanes that go on decoding

@@ -1,6 +1,6 @@
 // Continuous batching: a bounded queue of requests and one thread that decodes all running ones together. A
 // new request joins between two steps; its prompt is taken in chunks, so that it does not hold up the others
-// for long. What fails ends the requests that it concerns, never the thread.
+// for long; of a prompt that begins as what a free lane has read, only the rest is read. What fails ends the requests that it concerns, never the thread.
 #pragma once
 
 #include <atomic>
@@ -25,12 +25,14 @@ struct SchedulerOptions {
   std::size_t max_waiting = 64;  // requests that wait while every lane is taken
   std::int64_t prefill_chunk = 256;
   std::chrono::seconds timeout{300};  // of a request, from its arrival
+  bool reuses_prompts = true;         // of what free lanes have read
 };
 
 struct SchedulerCounts {
   std::int64_t waiting = 0, running = 0;
   std::int64_t accepted = 0, refused = 0, finished = 0, cancelled = 0, timed_out = 0, failed = 0;
   std::int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  std::int64_t reused_tokens = 0;  // of prompts, which were not read again; not among prompt_tokens
 };
 
 class Scheduler {
@@ -62,6 +64,7 @@ class Scheduler {
   void run();
   void end_all(const Failure& failure);
   void admit();
+  void start_lane();
   void prefill();
   // One chunk of a prompt: the logits behind it.
   std::span<const float> take_prompt(Generation& generation, std::int64_t lane);
@@ -78,6 +81,7 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;
+  std::vector<std::vector<std::int32_t>> read_;  // by lane, used or free: the ids that its state is of
   std::deque<std::shared_ptr<Generation>> waiting_;
   mutable std::mutex mutex_;  // of waiting_, counts_ and lost_engine_
   std::condition_variable work_;

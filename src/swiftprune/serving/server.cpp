@@ -49,6 +49,7 @@ struct Answers {
     AnswerUsage usage;
     for (std::size_t i = 0; i < texts.size(); ++i) {
       usage.completion_tokens += texts[i]->tokens();
+      usage.cached_tokens += generations[i]->reused();
       if (i % request.answers_per_prompt == 0)
         usage.prompt_tokens += std::ssize(request.generations[i].prompt);
     }
