@@ -16,6 +16,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/model/experts_config.h"
 #include "swiftprune/pipeline/choices/shape_choice.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/decode_time.h"
@@ -167,6 +168,8 @@ void run(ShrinkFlags& flags) {
   const auto device = open_device(flags.device);
   const auto model = open_model(flags.common, flags.model);
   device->check_model(*model);
+  if (flags.units == "mlp" && experts_of(model->config()) != nullptr)
+    return shrink_expert_widths(flags, job, *device, *model);
   flags.calibration.fit_to(*model);
   check_shrinkable(*model);
   check_outside("--out", flags.out, flags.model);

@@ -56,6 +56,9 @@ struct ShrinkFlags {
 // --units experts (shrink_experts.cpp).
 void shrink_experts(ShrinkFlags& flags);
 
+// --units mlp of a model with experts (shrink_widths.cpp).
+void shrink_expert_widths(ShrinkFlags& flags, const RunScope& job, Device& device, const Model& model);
+
 std::int64_t num_parameters(const Checkpoint& checkpoint);
 
 }  // namespace swiftprune::cli

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "pipeline/first_expert_layer.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "swiftprune/core/parallel.h"
@@ -22,8 +23,12 @@
 namespace swiftprune {
 namespace {
 
+using test::change;
+using test::expect_reported_change;
 using test::Expected;
+using test::FirstLayer;
 using test::kExpertModels;
+using test::outputs;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
@@ -100,68 +105,6 @@ TEST_P(RemoveExperts, ScoresArePyTorchs) {
   }
 }
 
-// What the layer's experts add up to, with these of them, in doubles.
-std::vector<std::vector<double>> outputs(const Backend& backend, const Experts& experts,
-                                         const std::vector<std::int64_t>& members, ConstMatrixView x) {
-  const Router router = experts.router().with(members);
-  const Routing routing = router.route(router.scores(backend, x).view());
-  std::vector<std::vector<double>> y(at(x.rows), std::vector<double>(at(x.cols), 0.0));
-  for (std::size_t j = 0; j < members.size(); ++j) {
-    experts.use(backend, members[j], [&](const Expert& expert) {
-      const Matrix f = expert.project(backend, expert.inner(backend, x).view());
-      for (std::int64_t t = 0; t < x.rows; ++t) {
-        for (std::size_t i = 0; i < at(routing.top_k); ++i) {
-          if (at(routing.experts_of(t)[i]) != j) continue;
-          for (std::int64_t c = 0; c < x.cols; ++c)
-            y[at(t)][at(c)] += double{routing.gates_of(t)[i]} * double{f.at(t, c)};
-        }
-      }
-    });
-  }
-  return y;
-}
-
-// The experts' inputs of the first layer that has them, and the tokens' weights.
-class FirstLayer {
- public:
-  FirstLayer(const Model& model, const Backend& backend, const TokenWindows& windows)
-      : hidden_(model.embed_windows(windows, 0, windows.num_windows())) {
-    const std::vector<RopeTable> ropes = model.rope_tables(windows.seqlen);
-    BlockForwardOptions options;
-    options.sequence_length = windows.seqlen;
-    Matrix inputs;
-    const InputObserver observer = [&](LinearInput input, ConstMatrixView seen) {
-      if (input == LinearInput::kMlp) x = copy_of(seen);
-    };
-    options.observer = &observer;
-    for (std::int64_t layer = 0; block == nullptr || block->experts() == nullptr; ++layer) {
-      block = std::make_unique<DecoderBlock>(model.load_block(layer));
-      block->pack(backend, ComputeType::kF32);
-      block->forward(backend, ropes, hidden_.view(), options);
-    }
-    for (std::int64_t t = 0; t < hidden_.rows(); ++t) {
-      const double size = root_mean_square(hidden_.view().row_span(t));
-      weights.push_back(1.0 / (size * size));
-    }
-  }
-
-  std::unique_ptr<DecoderBlock> block;
-  Matrix x;
-  std::vector<double> weights;
-
- private:
-  Matrix hidden_;
-};
-
-double change(const std::vector<std::vector<double>>& a, const std::vector<std::vector<double>>& b,
-              const std::vector<double>& weights) {
-  double sum = 0.0;
-  for (std::size_t t = 0; t < a.size(); ++t) {
-    for (std::size_t c = 0; c < a[t].size(); ++c) sum += weights[t] * std::pow(a[t][c] - b[t][c], 2);
-  }
-  return sum;
-}
-
 TEST_P(RemoveExperts, OursIsWhatRemovalReallyChanges) {
   if (experts_of(*model_).router.num_groups > 1)
     GTEST_SKIP() << "a router over groups has no groups of fewer";
@@ -180,24 +123,6 @@ TEST_P(RemoveExperts, OursIsWhatRemovalReallyChanges) {
   }
 }
 
-// The folder holds what the run computed: its first layer changes the dense layer's output by what was reported.
-void expect_reported_change(const Model& dense, const Model& reduced, const ReducedLayer& layer,
-                            const Backend& backend, const TokenWindows& windows) {
-  const FirstLayer first(dense, backend, windows), second(reduced, backend, windows);
-  const auto members = [](const Experts& experts) {
-    std::vector<std::int64_t> all(at(experts.count()));
-    std::iota(all.begin(), all.end(), 0);
-    return all;
-  };
-  const Experts& a = *first.block->experts();
-  const Experts& b = *second.block->experts();
-  const auto y = outputs(backend, a, members(a), first.x.view());
-  const auto z = outputs(backend, b, members(b), first.x.view());
-  const std::vector<std::vector<double>> nothing(y.size(), std::vector<double>(y.front().size(), 0.0));
-  const double expected = change(z, y, first.weights) / change(y, nothing, first.weights);
-  EXPECT_NEAR(layer.change_refitted, expected, 2e-3 * (1e-2 + expected));
-}
-
 TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
   for (const bool refit : {false, true}) {
     if (refit && !can_refit_experts(*model_)) continue;
@@ -208,7 +133,7 @@ TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
     output.finish({{"method", "shrink experts"}});
     const auto reduced = Model::open(dir.path() / "out");
     EXPECT_EQ(experts_of(*reduced).count, keep_);
-    expect_reported_change(*model_, *reduced, result.layers.front(), *backend_, windows_);
+    expect_reported_change(*model_, *reduced, result.layers.front().change_refitted, *backend_, windows_);
     for (const ReducedLayer& layer : result.layers) {
       EXPECT_TRUE(std::isfinite(layer.change));
       if (refit) {

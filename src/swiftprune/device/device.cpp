@@ -44,6 +44,17 @@ PruneResult Device::prune(const Model& model, const Plan& plan, const TokenWindo
   return swiftprune::prune(prune_shop(), model, plan, windows, options, output);
 }
 
+NarrowExpertsResult Device::narrow_experts(const Model& model, const TokenWindows& windows,
+                                           const NarrowExpertsOptions& options,
+                                           NarrowedExpertsOutput& output) {
+  check_model(model);
+  if (!capabilities().narrows_experts) {
+    bad_usage("--units mlp: found a model with experts, expected one without {}; {}", capabilities().where,
+              capabilities().instead);
+  }
+  return swiftprune::narrow_experts(expert_shop(), model, windows, options, output);
+}
+
 RemoveExpertsResult Device::remove_experts(const Model& model, const TokenWindows& windows,
                                            const RemoveExpertsOptions& options,
                                            ReducedExpertsOutput& output) {

@@ -24,6 +24,7 @@
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/decode_time.h"
 #include "swiftprune/pipeline/drivers/expert_shop.h"
+#include "swiftprune/pipeline/drivers/narrow_experts.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/plan.h"
@@ -118,6 +119,8 @@ class Device {
   ShrinkResult shrink(const Model& model, const ShrinkShape& shape,
                       std::span<const std::int64_t> removed_layers, const TokenWindows& windows,
                       const ShrinkOptions& options, ShrinkOutput& output);
+  NarrowExpertsResult narrow_experts(const Model& model, const TokenWindows& windows,
+                                     const NarrowExpertsOptions& options, NarrowedExpertsOutput& output);
   RemoveExpertsResult remove_experts(const Model& model, const TokenWindows& windows,
                                      const RemoveExpertsOptions& options, ReducedExpertsOutput& output);
 

@@ -171,11 +171,13 @@ void ExpertTensors::check_mxfp4() {
   weight_names_ = names_;
 }
 
-ExpertTensors::Place ExpertTensors::place(std::int64_t expert, ExpertPart part) const {
+ExpertTensors::Place ExpertTensors::place(std::int64_t expert, ExpertPart part, std::int64_t width) const {
   expect(form_ != ExpertForm::kMxfp4, "place: a tensor of numbers");
-  const std::int64_t width = experts_.width;
   const bool up = part == ExpertPart::kUp;
-  if (form_ == ExpertForm::kSeparate) return {linear_name(expert, part) + ".weight", 0, inputs(part), 1};
+  if (form_ == ExpertForm::kSeparate) {
+    const std::int64_t inputs = part == ExpertPart::kDown ? width : hidden_;
+    return {linear_name(expert, part) + ".weight", 0, inputs, 1};
+  }
   if (form_ == ExpertForm::kFused) {
     if (part == ExpertPart::kDown) return {fused_name(part), expert * hidden_ * width, width, 1};
     return {fused_name(part), (expert * 2 * width + (up ? width : 0)) * hidden_, hidden_, 1};

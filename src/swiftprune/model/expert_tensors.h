@@ -57,10 +57,14 @@ class ExpertTensors {
     std::int64_t first = 0, row = 0, column = 1;
   };
   // Not of mxfp4.
-  Place place(std::int64_t expert, ExpertPart part) const;
+  Place place(std::int64_t expert, ExpertPart part) const { return place(expert, part, experts_.width); }
+  // The same where the experts have so many channels.
+  Place place(std::int64_t expert, ExpertPart part, std::int64_t width) const;
   std::int64_t outputs(ExpertPart part) const;
   std::int64_t inputs(ExpertPart part) const;
   std::string bias_name(std::int64_t expert, ExpertPart part) const;  // empty: none
+  // Of gate and up in one tensor: do their numbers take turns?
+  bool biases_in_turn() const { return experts_.fused_by_input; }
   // [O], or nothing where the experts have none
   std::vector<float> load_bias(std::int64_t expert, ExpertPart part) const;
 

@@ -134,7 +134,8 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.levels = c.mixed_refinements = c.ranks = c.expert_weights = true;
+    c.reads_weights = c.chains = c.levels = c.mixed_refinements = c.ranks = c.expert_weights =
+        c.narrows_experts = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts())

@@ -276,7 +276,8 @@ void ExpertCheckpoint::finish(const Json& record) {
     writer_.write_bytes(tensor.name, model_.checkpoint().bytes(tensor));
     model_.checkpoint().release(tensor);
   }
-  Json config = read_config_file(model_.checkpoint());
+  Json whole = read_config_file(model_.checkpoint());
+  Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   bool said = false;
   for (const char* field : {"num_experts", "num_local_experts", "n_routed_experts"}) {
     if (!config.contains(field)) continue;
@@ -289,7 +290,7 @@ void ExpertCheckpoint::finish(const Json& record) {
       if (config.contains(field)) config[field] = 0;
     }
   }
-  writer_.write_file("config.json", config.dump(2) + "\n");
+  writer_.write_file("config.json", whole.dump(2) + "\n");
   writer_.write_file("swiftprune.json", record.dump(1) + "\n");
   const std::string plan_of_prune[] = {"plan.json"};
   writer_.copy_other_files(model_.checkpoint(), plan_of_prune);

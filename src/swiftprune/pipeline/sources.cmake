@@ -18,7 +18,10 @@ target_sources(swiftprune PRIVATE
   pipeline/drivers/shrink.cpp
   pipeline/drivers/cpu_shrink_shop.cpp
   pipeline/drivers/cpu_expert_shop.cpp
+  pipeline/drivers/expert_layer.cpp
+  pipeline/drivers/narrow_experts.cpp
   pipeline/drivers/remove_experts.cpp
+  pipeline/narrow_checkpoint.cpp
   pipeline/block_edits.cpp
   pipeline/tensor_output.cpp
   pipeline/checkpoint_output.cpp

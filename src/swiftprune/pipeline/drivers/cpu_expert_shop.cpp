@@ -134,14 +134,12 @@ class CpuExpertShop final : public ExpertShop {
     Matrix gram = Matrix::zeros(width, width), cross = Matrix::zeros(width, hidden);
     for_inner(
         kept.members[member], tokens.rows, [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
-          Matrix z(inner.rows, width), lacking(inner.rows, hidden);
+          const Matrix z = weighed(inner, tokens, first);
+          Matrix lacking(inner.rows, hidden);
           parallel_for(inner.rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t i = begin; i < end; ++i) {
               const std::int64_t t = tokens.rows[at(first + i)];
-              const double root = std::sqrt(weights_[at(t)]),
-                           scale = root * double{tokens.gates[at(first + i)]};
-              for (std::int64_t c = 0; c < width; ++c)
-                z.at(i, c) = static_cast<float>(scale * double{inner.at(i, c)});
+              const double root = std::sqrt(weights_[at(t)]);
               for (std::int64_t c = 0; c < hidden; ++c)
                 lacking.at(i, c) = static_cast<float>(root * (double{dense_.at(t, c)} - double{y_.at(t, c)}));
             }
@@ -168,6 +166,39 @@ class CpuExpertShop final : public ExpertShop {
 
   void finish_layer() override { backend_.add(y_.view(), hidden_.view()); }
 
+  Matrix inner_moments(const RoutedExperts& all, std::size_t member) override {
+    const ExpertTokens& tokens = all.tokens[member];
+    Matrix gram;
+    for_inner(all.members[member], tokens.rows,
+              [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
+                if (gram.empty()) gram = Matrix::zeros(inner.cols, inner.cols);
+                const Matrix z = weighed(inner, tokens, first);
+                backend_.add_gram(z.view(), gram.view());
+              });
+    if (!gram.empty()) Backend::symmetrize(gram.view());
+    return gram;
+  }
+
+  void start_narrow() override { y_ = Matrix::zeros(x_.rows(), x_.cols()); }
+
+  void add_narrow(const RoutedExperts& all, std::size_t member, std::span<const std::int64_t> kept,
+                  ConstMatrixView down) override {
+    const ExpertTokens& tokens = all.tokens[member];
+    const std::vector<float> bias =
+        block_->experts()->tensors().load_bias(all.members[member], ExpertPart::kDown);
+    for_inner(all.members[member], tokens.rows,
+              [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
+                const Matrix z = take_columns(inner, kept);
+                Matrix f(inner.rows, down.rows);
+                backend_.matmul_transposed(z.view(), down, 1.0f, 0.0f, f.view());
+                for (std::int64_t t = 0; t < f.rows() && !bias.empty(); ++t) {
+                  for (std::size_t c = 0; c < bias.size(); ++c)
+                    f.at(t, static_cast<std::int64_t>(c)) += bias[c];
+                }
+                add_rows(f.view(), part_of(tokens, first, f.rows()), y_.view());
+              });
+  }
+
  private:
   using InnerFn = std::function<void(std::int64_t first, ConstMatrixView inner, const Expert& expert)>;
   using OutputFn = std::function<void(std::int64_t first, ConstMatrixView f)>;
@@ -187,6 +218,20 @@ class CpuExpertShop final : public ExpertShop {
       std::copy_n(input.data(), input.numel(), x_.row(first));
       backend_.add(block_->shared_output(backend_, input.view()).view(), rows);
     });
+  }
+
+  // Inner values of the tokens from `first` on, each by its gate and the root of its weight.
+  Matrix weighed(ConstMatrixView inner, const ExpertTokens& tokens, std::int64_t first) const {
+    Matrix z(inner.rows, inner.cols);
+    parallel_for(inner.rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const double scale =
+            std::sqrt(weights_[at(tokens.rows[at(first + i)])]) * double{tokens.gates[at(first + i)]};
+        for (std::int64_t c = 0; c < inner.cols; ++c)
+          z.at(i, c) = static_cast<float>(scale * double{inner.at(i, c)});
+      }
+    });
+    return z;
   }
 
   // y follows a down projection [hidden, width] that takes the place of another.
@@ -312,6 +357,16 @@ class CpuExpertShop final : public ExpertShop {
 
 ExpertShopMaker cpu_expert_shop(const Backend& backend) {
   return [&backend](const ExpertRun& run) { return std::make_unique<CpuExpertShop>(backend, run); };
+}
+
+Matrix ExpertShop::inner_moments(const RoutedExperts&, std::size_t) {
+  expect(false, "inner_moments: a device that narrows experts");
+  return {};
+}
+void ExpertShop::start_narrow() { expect(false, "start_narrow: a device that narrows experts"); }
+void ExpertShop::add_narrow(const RoutedExperts&, std::size_t, std::span<const std::int64_t>,
+                            ConstMatrixView) {
+  expect(false, "add_narrow: a device that narrows experts");
 }
 
 std::vector<std::vector<std::int64_t>> tokens_by_next(const RoutedExperts& routed) {

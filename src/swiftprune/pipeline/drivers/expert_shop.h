@@ -89,6 +89,14 @@ class ExpertShop {
   virtual void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) = 0;
   // The hidden states become those behind the layer.
   virtual void finish_layer() = 0;
+
+  // Of narrow_experts.h, in place of what comes between set_token_weights() and errors(); the default is that of a device
+  // that narrows none. Σ z zᵀ [width, width] of the member's tokens, z the inner values by gate and token's weight.
+  virtual Matrix inner_moments(const RoutedExperts& all, std::size_t member);
+  // y = 0; then y += g_j·f_j'(x), f' with these channels alone and the down projection [hidden, kept].
+  virtual void start_narrow();
+  virtual void add_narrow(const RoutedExperts& all, std::size_t member, std::span<const std::int64_t> kept,
+                          ConstMatrixView down);
 };
 
 // Makes the shop of a device for one run. What `run` refers to outlives it.

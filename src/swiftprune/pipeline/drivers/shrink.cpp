@@ -223,8 +223,8 @@ std::vector<LinearInput> added_biases(const ModelConfig& model, const ShrinkShap
 }
 
 void check_shrinkable(const Model& model) {
-  check_without_experts(model.config(), "shrink --units mlp, heads or layers",
-                        "swiftprune shrink --units experts takes whole experts out");
+  check_without_experts(model.config(), "shrink --units heads or layers, or several",
+                        "--units experts takes whole experts out, --units mlp alone their inner channels");
   if (!model.config().has_whole_blocks()) {
     bad_usage(
         "shrink: model of the family {}: found layers that are a mixer or an MLP alone, expected both in "
