@@ -125,7 +125,11 @@ TEST_F(ServerTest, AnswersWholeAndStreamedAlike) {
   EXPECT_EQ(last, "[DONE]");
   EXPECT_EQ(joined, text);
   EXPECT_EQ(finish, answer["choices"][0]["finish_reason"]);
-  EXPECT_EQ(usage, answer["usage"]);
+  for (const char* count : {"prompt_tokens", "completion_tokens", "total_tokens"})
+    EXPECT_EQ(usage[count], answer["usage"][count]) << count;
+  // The same prompt again: all but its last token was read already.
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"].get<int>() - 1);
 }
 
 TEST_F(ServerTest, StopTextsEndAnAnswer) {

@@ -28,7 +28,7 @@ bool interrupted() {
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
-      read_(static_cast<std::size_t>(engine.num_lanes())),
+      lanes_(static_cast<std::size_t>(engine.num_lanes())),
       thread_([this, context = current_run()] {
         const RunScope scope(context);
         run();
@@ -154,25 +154,29 @@ void Scheduler::admit() {
   start_lane();
 }
 
-// The request that came last gets the free lane that has read the longest beginning of its prompt. The prompt's last token
-// is always read: what follows it is asked for, and with prompt_logprobs what follows each.
+// The request that came last gets the free lane that has read the longest beginning of its prompt, where none has the one
+// that was used the longest ago. The prompt's last token is always read: what follows it is asked for, and with
+// prompt_logprobs what follows each.
 void Scheduler::start_lane() {
   const std::size_t lane = running_.size() - 1;
   Generation& generation = *running_[lane];
   const std::vector<std::int32_t>& prompt = generation.request_.prompt;
-  std::size_t best = lane, most = 0;
-  for (std::size_t free = lane; options_.reuses_prompts && free < read_.size(); ++free) {
+  const auto shared_by = [&](const Lane& free) {
+    if (!options_.reuses_prompts) return std::size_t{0};
     const auto end =
-        std::mismatch(prompt.begin(), prompt.end() - 1, read_[free].begin(), read_[free].end()).first;
-    const auto shared = static_cast<std::size_t>(end - prompt.begin());
-    if (shared > most) {
-      most = shared;
-      best = free;
-    }
+        std::mismatch(prompt.begin(), prompt.end() - 1, free.read.begin(), free.read.end()).first;
+    return static_cast<std::size_t>(end - prompt.begin());
+  };
+  std::size_t best = lane, most = shared_by(lanes_[lane]);
+  for (std::size_t free = lane + 1; free < lanes_.size(); ++free) {
+    const std::size_t shared = shared_by(lanes_[free]);
+    if (shared < most || (shared == most && lanes_[free].last_use >= lanes_[best].last_use)) continue;
+    most = shared;
+    best = free;
   }
   if (best != lane) {
     engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(best));
-    std::swap(read_[lane], read_[best]);
+    std::swap(lanes_[lane], lanes_[best]);
   }
   if (generation.request_.prompt_logprobs) most = 0;
   if (most == 0) {
@@ -181,7 +185,8 @@ void Scheduler::start_lane() {
     most = static_cast<std::size_t>(
         engine_.keep(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(most)));
   }
-  read_[lane].resize(most);
+  lanes_[lane].read.resize(most);
+  lanes_[lane].last_use = counts_.accepted - std::ssize(waiting_);
   generation.taken_ = most;
   generation.reused_ = static_cast<std::int64_t>(most);
   counts_.reused_tokens += static_cast<std::int64_t>(most);
@@ -220,7 +225,7 @@ std::span<const float> Scheduler::take_prompt(Generation& generation, std::int64
                      .chances = token_chances(row_logits, prompt[next], request.logprobs.value_or(0))});
   }
   generation.taken_ += count;
-  std::vector<std::int32_t>& read = read_[static_cast<std::size_t>(lane)];
+  std::vector<std::int32_t>& read = lanes_[static_cast<std::size_t>(lane)].read;
   read.insert(read.end(), ids.begin(), ids.end());
   const std::lock_guard lock(mutex_);
   counts_.prompt_tokens += static_cast<std::int64_t>(count);
@@ -233,7 +238,7 @@ void Scheduler::decode() {
     std::vector<std::int32_t> ids;
     for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
     logits = engine_.decode(ids);
-    for (std::size_t lane = 0; lane < decoding_; ++lane) read_[lane].push_back(ids[lane]);
+    for (std::size_t lane = 0; lane < decoding_; ++lane) lanes_[lane].read.push_back(ids[lane]);
   } catch (...) {
     // How far each lane got is unknown.
     return fail_lanes(0, decoding_, std::current_exception());
@@ -280,7 +285,7 @@ void Scheduler::fail_lanes(std::size_t first, std::size_t last, const std::excep
   const Failure failure = failure_of(exception);
   if (failure.engine_lost) std::rethrow_exception(exception);
   for (std::size_t lane = last; lane-- > first;) {
-    read_[lane].clear();  // how far its state got is unknown
+    lanes_[lane].read.clear();  // how far its state got is unknown
     remove(lane, failure.reason, failure.message);
   }
 }
@@ -314,7 +319,7 @@ void Scheduler::remove(std::size_t lane, FinishReason reason, const std::string&
     if (lane == other) return;
     engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(other));
     std::swap(running_[lane], running_[other]);
-    std::swap(read_[lane], read_[other]);
+    std::swap(lanes_[lane], lanes_[other]);
     lane = other;
   };
   if (lane < decoding_) swap(--decoding_);  // behind the lanes that go on decoding

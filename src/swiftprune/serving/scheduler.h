@@ -81,7 +81,12 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;
-  std::vector<std::vector<std::int32_t>> read_;  // by lane, used or free: the ids that its state is of
+  // By lane, used or free.
+  struct Lane {
+    std::vector<std::int32_t> read;  // the ids that its state is of
+    std::int64_t last_use = 0;       // which request it was given to last
+  };
+  std::vector<Lane> lanes_;
   std::deque<std::shared_ptr<Generation>> waiting_;
   mutable std::mutex mutex_;  // of waiting_, counts_ and lost_engine_
   std::condition_variable work_;
