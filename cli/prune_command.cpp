@@ -49,6 +49,7 @@ struct PruneFlags {
   std::string score, select, refine, propagate;  // empty: the method's
   double sparsity = 0.5;
   std::string pattern = "row";
+  std::string permute;   // empty: the plan file's, or none
   std::string allocate;  // empty: the method's
   std::string quantize;  // int8, int4 or int3; empty: none
   std::string group;     // of --quantize; empty: its default
@@ -109,6 +110,7 @@ Plan make_plan(const Model& model, const PruneFlags& flags, const Method& method
   Plan plan = uniform_plan(model, defaults, flags.skip);
   if (!flags.plan_file.empty()) apply_plan_file(flags.plan_file, plan);
   for (const auto& [name_pattern, settings] : flags.overrides) apply_override(name_pattern, settings, plan);
+  if (!flags.permute.empty()) plan.permute = parse_permute(flags.permute, "--permute");
   return plan;
 }
 
@@ -657,6 +659,13 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
+  command
+      .add_option(
+          "--permute", f.permute,
+          "With N:M patterns: which inputs change places so that less is lost, at no cost later: none "
+          "(default), "
+          "mlp (down's, with the rows of gate and up) or all (attention output's within each head as well)")
+      ->check(CLI::IsMember({"none", "mlp", "all"}));
   command.add_option("--score", f.score, "Score, instead of the method's");
   command.add_option("--select", f.select, "Selection, instead of the method's");
   command

@@ -38,6 +38,7 @@ struct Capabilities {
   bool levels = false;             // a linear solved at several settings beside its own (SolvedLevels)
   bool mixed_refinements = false;  // different ones for the linears of one input
   bool ranks = false;              // several processes that prune together
+  bool permutations = false;       // orders of inputs that suit N:M (Plan::permute)
   bool expert_weights = false;     // models with experts, pruned weight by weight
 
   std::set<ModelFeature> features;
