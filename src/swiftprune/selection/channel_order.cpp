@@ -43,15 +43,21 @@ double sum_above(const float* a, const float* b, std::int64_t n) {
   return total;
 }
 
-// The n-th highest score of each row among `inputs`: what another input must exceed to be kept beside them.
-void thresholds(const Matrix& by_input, std::span<const std::int64_t> inputs, std::int64_t n,
-                std::span<float> out) {
-  std::vector<float> values(inputs.size());
-  for (std::size_t r = 0; r < out.size(); ++r) {
-    for (std::size_t i = 0; i < inputs.size(); ++i)
-      values[i] = by_input.at(inputs[i], static_cast<std::int64_t>(r));
-    std::nth_element(values.begin(), values.begin() + (n - 1), values.end(), std::greater<>());
-    out[r] = values[static_cast<std::size_t>(n - 1)];
+// The n-th highest score of each row among `inputs`: what another input must exceed to be kept beside them. highest
+// [n, O]: room for the n highest of each row, of which the last row is the answer.
+void thresholds(const Matrix& by_input, std::span<const std::int64_t> inputs, Matrix& highest) {
+  std::fill(highest.values().begin(), highest.values().end(), 0.0f);  // scores are positive
+  std::vector<float> rest(static_cast<std::size_t>(highest.cols()));
+  for (const std::int64_t input : inputs) {
+    std::copy_n(by_input.row(input), rest.size(), rest.begin());
+    for (std::int64_t k = 0; k < highest.rows(); ++k) {
+      float* high = highest.row(k);
+      for (std::size_t r = 0; r < rest.size(); ++r) {
+        const float larger = std::max(high[r], rest[r]);
+        rest[r] = std::min(high[r], rest[r]);
+        high[r] = larger;
+      }
+    }
   }
 }
 
@@ -65,16 +71,17 @@ void exchange(const Matrix& by_input, const Pattern& pattern, std::span<const st
   const std::int64_t rows = by_input.cols();
   Order offered;
   for (std::int64_t g = 0; g < k; ++g) offered.push_back(place(g, slot));
-  Matrix gains(k, k), limits(1, rows);
+  Matrix gains(k, k), highest(pattern.n, rows);
   for (std::int64_t g = 0; g < k; ++g) {
     Order others;
     for (std::int64_t i = 0; i < pattern.m; ++i) {
       if (i != slot) others.push_back(place(g, i));
     }
-    thresholds(by_input, others, pattern.n, limits.values());
+    thresholds(by_input, others, highest);
+    const float* limits = highest.row(pattern.n - 1);
     for (std::int64_t j = 0; j < k; ++j) {
       const float* scores = by_input.row(offered[static_cast<std::size_t>(j)]);
-      gains.at(g, j) = static_cast<float>(sum_above(scores, limits.data(), rows));
+      gains.at(g, j) = static_cast<float>(sum_above(scores, limits, rows));
     }
   }
   const Order taken = best_assignment(gains.view());
