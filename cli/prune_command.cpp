@@ -254,6 +254,11 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Plan
   }
   fmt::print("method      {} ({})\n", flags.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
+  if (plan.permute != Permute::kNone) {
+    const auto changed = std::count_if(result.tensors.begin(), result.tensors.end(),
+                                       [](const TensorResult& tensor) { return !tensor.order.empty(); });
+    fmt::print("channels    inputs of {} linears in an order that loses less\n", changed);
+  }
   print_experts(flags, plan, result);
   print_mixers(model);
   if (calibration.windows > 0) {
