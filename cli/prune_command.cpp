@@ -90,6 +90,11 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
   }
   fmt::print("method      {} ({})\n", flags.job.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
+  if (report.plan.permute != Permute::kNone) {
+    const auto changed = std::count_if(result.tensors.begin(), result.tensors.end(),
+                                       [](const TensorResult& tensor) { return !tensor.order.empty(); });
+    fmt::print("channels    inputs of {} linears in an order that loses less\n", changed);
+  }
   print_experts(flags, report.plan, result);
   print_mixers(model);
   if (calibration.windows > 0) {
@@ -278,6 +283,14 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
       .add_option("--pattern", f.job.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
       ->capture_default_str();
+  command
+      .add_option(
+          "--permute", f.job.permute,
+          "With N:M patterns: which inputs change places so that less is lost, at no cost later: none "
+          "(default), mlp (down's, with the rows of gate and up) or all (attention output's within each head "
+          "as "
+          "well)")
+      ->check(CLI::IsMember({"none", "mlp", "all"}));
   command.add_option("--score", f.job.score, "Score, instead of the method's");
   command.add_option("--select", f.job.select, "Selection, instead of the method's");
   command

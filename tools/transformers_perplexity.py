@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM
 folder, ids_file = sys.argv[1:3]
 windows, seqlen, dtype = (sys.argv[3:] + ["32", "2048", "f32"][len(sys.argv) - 3:])
 windows, seqlen = int(windows), int(seqlen)
+device = "cuda" if torch.cuda.is_available() else "cpu"
 ids = numpy.fromfile(ids_file, dtype=numpy.uint16 if ids_file.endswith("u16") else numpy.uint32).astype(numpy.int64)
-ids = torch.from_numpy(ids[: windows * seqlen].reshape(windows, seqlen))
+ids = torch.from_numpy(ids[: windows * seqlen].reshape(windows, seqlen)).to(device)
 model = AutoModelForCausalLM.from_pretrained(
-    folder, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype], attn_implementation="sdpa").eval()
+    folder, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype], attn_implementation="sdpa").to(device).eval()
 losses = []
 with torch.no_grad():
     for window in ids:

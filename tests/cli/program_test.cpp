@@ -161,6 +161,30 @@ TEST_F(ProgramTest, APlanThatWasWrittenRepeatsTheRun) {
   EXPECT_EQ(test::read_text(at("one/plan.json")), test::read_text(at("two/plan.json")));
 }
 
+// An order of channels goes through the plan's file, the record and verify.
+TEST_F(ProgramTest, ChannelsThatChangedPlacesAreRecorded) {
+  const std::vector<std::string> text = {"--ids",    ids(400), "--windows", "4",
+                                         "--seqlen", "32",     "--method",  "wanda"};
+  std::vector<std::string> first = {"prune",     model("qwen2"), "-o",        at("one"),
+                                    "--pattern", "2:4",          "--permute", "all"};
+  std::vector<std::string> second = {"prune", model("qwen2"), "-o", at("two"), "--plan", at("one/plan.json")};
+  for (auto* arguments : {&first, &second}) {
+    arguments->insert(arguments->end(), text.begin(), text.end());
+    const Finished result = run(*arguments);
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+  }
+  EXPECT_EQ(test::read_text(at("one/model.safetensors")), test::read_text(at("two/model.safetensors")));
+  const auto record = nlohmann::json::parse(test::read_text(at("one/swiftprune.json")));
+  EXPECT_EQ(record.at("permute"), "all");
+  EXPECT_EQ(record.at("weights_changed"), false);
+  EXPECT_THAT(record.at("tensors").dump(), HasSubstr("channel_order"));
+  const Finished verified = run({"verify", model("qwen2"), at("one")});
+  EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.error;
+  const Finished refused = run({"prune", model("qwen2"), "-o", at("three"), "--permute", "all"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.error, HasSubstr("pruned N:M"));
+}
+
 TEST_F(ProgramTest, WindowsAutoTellsWhatItRead) {
   const Finished result = run({"prune", model("llama2"), "-o", at("out"), "--method", "wanda", "--ids",
                                ids(2000), "--windows", "auto", "--seqlen", "32", "--json"});

@@ -1,6 +1,7 @@
 swiftprune_test(model/family)
 swiftprune_test(model/config)
 swiftprune_test(model/experts)
+swiftprune_test(model/channel_fold)
 swiftprune_test(model/rope)
 swiftprune_test(model/sampler)
 swiftprune_test(model/layer_sizes)

@@ -119,6 +119,68 @@ TEST_F(Verify, WithoutARecordTheFilesSpeak) {
   expect_failure(verify({.pattern = "1:4"}), "pattern", "row 0, columns from 0: not 1:4 (and 13 more)");
 }
 
+// Row r becomes what row (rows - 1 - r) was.
+void turn_rows(TinyLlama& model, const std::string& name) {
+  std::vector<float>& values = model.values.at(name);
+  const auto cols = static_cast<std::size_t>(model.shapes.at(name)[1]);
+  const std::vector<float> old = values;
+  for (std::size_t r = 0; r < old.size() / cols; ++r)
+    std::copy_n(old.end() - static_cast<std::ptrdiff_t>((r + 1) * cols), cols,
+                values.begin() + static_cast<std::ptrdiff_t>(r * cols));
+}
+
+void turn_columns(TinyLlama& model, const std::string& name) {
+  std::vector<float>& values = model.values.at(name);
+  const auto cols = static_cast<std::ptrdiff_t>(model.shapes.at(name)[1]);
+  for (auto row = values.begin(); row != values.end(); row += cols) std::reverse(row, row + cols);
+}
+
+// As `prune --permute` writes them, kept weights stand where the record says.
+TEST_F(Verify, OrdersOfChannelsAreLookedThrough) {
+  const std::string mlp = "model.layers.1.mlp.";
+  pruned_ = TinyLlama();
+  turn_rows(pruned_, mlp + "gate_proj.weight");
+  turn_rows(pruned_, mlp + "up_proj.weight");
+  turn_columns(pruned_, mlp + "down_proj.weight");
+  pruned_.prune(2, 4);
+  expect_failure(verify(), "kept weights", "a kept weight is not the dense one");
+  std::string order;
+  for (int i = 63; i >= 0; --i) order += fmt::format("{} ", i);
+  for (auto& tensor : record_["tensors"]) {
+    if (tensor["name"] == mlp + "down_proj.weight") tensor["channel_order"] = order;
+  }
+  const VerifyReport report = verify();
+  EXPECT_EQ(report.first_failure(), nullptr);
+  EXPECT_EQ(report.num_changed, 0);
+
+  // Gate's rows may be those of a linear that the record does not name.
+  auto& tensors = record_["tensors"];
+  const json all = tensors;
+  tensors.erase(std::find_if(tensors.begin(), tensors.end(),
+                             [&](const json& tensor) { return tensor["name"] == mlp + "gate_proj.weight"; }));
+  pruned_.values[mlp + "gate_proj.weight"] = TinyLlama().values.at(mlp + "gate_proj.weight");
+  expect_failure(verify(), "untouched", mlp + "gate_proj.weight: differs");
+  turn_rows(pruned_, mlp + "gate_proj.weight");
+  EXPECT_EQ(verify().first_failure(), nullptr);
+
+  // Heads of 8 that share a value in pairs: o's inputs cannot be turned as a whole.
+  tensors = all;
+  pruned_.prune(2, 4);
+  std::string turned;
+  for (int i = 31; i >= 0; --i) turned += fmt::format("{} ", i);
+  for (auto& tensor : tensors) {
+    if (tensor["name"] == "model.layers.0.self_attn.o_proj.weight") tensor["channel_order"] = turned;
+  }
+  expect_failure(verify(), "record", "a channel_order that its inputs cannot take");
+  for (const char* wrong : {"1 0", "x", ""}) {
+    for (auto& tensor : tensors) {
+      if (tensor["name"] == mlp + "down_proj.weight") tensor["channel_order"] = wrong;
+    }
+    expect_error(
+        ErrorKind::kBadInput, [&] { verify(); }, "channel_order: expected the numbers 0 to 63");
+  }
+}
+
 TEST_F(Verify, NothingPrunedFails) {
   pruned_ = dense_;
   record_ = nullptr;

@@ -41,6 +41,7 @@ struct PruneJob {
   double sparsity = 0.5;
   bool sparsity_given = false;  // then a pattern that fixes another one is refused
   std::string pattern = "row";
+  std::string permute;   // empty: the plan file's, or none
   std::string allocate;  // empty: the method's
   std::string quantize;  // int8, int4 or int3; empty: none
   std::string group;     // of quantize; empty: its default

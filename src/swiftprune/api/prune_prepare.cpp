@@ -38,6 +38,7 @@ Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
   Plan plan = uniform_plan(model, defaults, job.skip);
   if (!job.plan_file.empty()) apply_plan_file(job.plan_file, plan);
   for (const auto& [name_pattern, settings] : job.overrides) apply_override(name_pattern, settings, plan);
+  if (!job.permute.empty()) plan.permute = parse_permute(job.permute, "--permute");
   return plan;
 }
 

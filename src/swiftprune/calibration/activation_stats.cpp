@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/tensor/reorder.h"
 
 namespace swiftprune {
 
@@ -226,6 +227,18 @@ void ActivationStats::finish(std::string_view input) {
     }
   }
   if (needs_.gram) Backend::symmetrize(gram_.view());
+}
+
+void ActivationStats::reorder(std::span<const std::int64_t> order) {
+  for (std::vector<double>* sums : {&energy_, &ewma_energy_, &sum_}) {
+    if (!sums->empty()) reorder_columns(std::span(*sums), order);
+  }
+  for (Matrix* moments : {&gram_, &cross_, &residual_, &sample_}) {
+    if (!moments->empty()) reorder_columns(moments->values(), order);
+  }
+  for (Matrix* moments : {&gram_, &cross_}) {
+    if (!moments->empty()) reorder_rows(moments->values(), moments->cols(), order);
+  }
 }
 
 LayerStats ActivationStats::view() const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -48,6 +49,9 @@ class ActivationStats {
   void combine(const Backend& backend, Communicator& ranks);
   // After the last window. Throws Error{kBadInput} naming `input` when an activation was not finite.
   void finish(std::string_view input);
+
+  // Position p becomes what input order[p] was, in all of them. After finish().
+  void reorder(std::span<const std::int64_t> order);
 
   LayerStats view() const;
   bool has_gram() const { return needs_.gram; }

@@ -1,6 +1,7 @@
 target_sources(swiftprune PRIVATE
   model/config_reader.cpp
   model/config_fields.cpp
+  model/channel_fold.cpp
   model/family_config.cpp
   model/layer_sizes.cpp
   model/model_features.cpp

@@ -135,7 +135,7 @@ const Capabilities& cpu_capabilities() {
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
     c.reads_weights = c.chains = c.levels = c.mixed_refinements = c.ranks = c.expert_weights =
-        c.narrows_experts = true;
+        c.narrows_experts = c.permutations = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts())
@@ -149,6 +149,10 @@ const Capabilities& cpu_capabilities() {
 
 void check_plan(const Plan& plan, SelectKind select, const Capabilities& device) {
   check_select(select, device);
+  if (plan.permute != Permute::kNone && !device.permutations) {
+    bad_usage("--permute: found {}, expected none {}; {}", name_of(plan.permute), device.where,
+              device.instead);
+  }
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;
     check_score(entry, device);

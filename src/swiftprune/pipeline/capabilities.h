@@ -39,6 +39,7 @@ struct Capabilities {
   bool mixed_refinements = false;  // different ones for the linears of one input
   bool ranks = false;              // several processes that prune together
   bool narrows_experts = false;    // takes inner channels out of experts
+  bool permutations = false;       // orders of inputs that suit N:M (Plan::permute)
   bool expert_weights = false;     // models with experts, pruned weight by weight
 
   std::set<ModelFeature> features;

@@ -16,6 +16,9 @@ CheckpointOutput::CheckpointOutput(const Checkpoint& source, CheckpointWriter& w
       const std::string name = part != nullptr ? slice_of(*part).place.tensor : tensor.name;
       if (written_.insert(name).second) writer_.mark_written(name);
     }
+    for (const std::string& name : block.reordered) {
+      if (written_.insert(name).second) writer_.mark_written(name);
+    }
   }
 }
 

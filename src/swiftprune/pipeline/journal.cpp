@@ -19,11 +19,13 @@ nlohmann::ordered_json to_json(const FinishedBlock& block) {
     if (t.error) item["error"] = *t.error;
     if (t.damping) item["damping"] = *t.damping;
     if (t.lambda) item["lambda"] = *t.lambda;
+    if (!t.order.empty()) item["order"] = t.order;
     tensors.push_back(std::move(item));
   }
   nlohmann::ordered_json line = {
       {"layer", block.layer}, {"weights_changed", block.weights_changed}, {"tensors", std::move(tensors)}};
   if (!block.expert_tokens.empty()) line["expert_tokens"] = block.expert_tokens;
+  if (!block.reordered.empty()) line["reordered"] = block.reordered;
   return line;
 }
 
@@ -40,9 +42,12 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
                              item.at("rows").get<std::int64_t>(), item.at("cols").get<std::int64_t>(),
                              item.at("asked_sparsity").get<double>(), item.at("sparsity").get<double>(),
                              number(item, "error"), number(item, "damping"), number(item, "lambda")});
+    if (item.contains("order"))
+      block.tensors.back().order = item.at("order").get<std::vector<std::int64_t>>();
   }
   if (line.contains("expert_tokens"))
     block.expert_tokens = line.at("expert_tokens").get<std::vector<std::int64_t>>();
+  if (line.contains("reordered")) block.reordered = line.at("reordered").get<std::vector<std::string>>();
   return block;
 }
 

@@ -132,6 +132,17 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
 
 }  // namespace
 
+std::string_view name_of(Permute permute) {
+  return permute == Permute::kNone ? "none" : permute == Permute::kMlp ? "mlp" : "all";
+}
+
+Permute parse_permute(std::string_view text, std::string_view where) {
+  for (const Permute permute : {Permute::kNone, Permute::kMlp, Permute::kAll}) {
+    if (text == name_of(permute)) return permute;
+  }
+  bad_usage("{}: found '{}', expected none, mlp or all", where, text);
+}
+
 bool contradicts(const Pattern& pattern, double sparsity) {
   return pattern.kind == Pattern::Kind::kNofM &&
          std::abs(sparsity - (1.0 - static_cast<double>(pattern.n) / static_cast<double>(pattern.m))) > 1e-3;
@@ -208,6 +219,12 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
     }
     plan.rounding = rounding == "row" ? PruneTarget::Rounding::kFloor : PruneTarget::Rounding::kExactTotal;
   }
+  if (document.contains("permute")) {
+    const nlohmann::json& permute = document["permute"];
+    if (!permute.is_string())
+      bad_input("{}: permute: found {}, expected none, mlp or all", path, permute.dump());
+    plan.permute = parse_permute(permute.get<std::string>(), fmt::format("{}: permute", path));
+  }
   std::map<std::string, PlanEntry*> by_name;
   for (PlanEntry& entry : plan.entries) by_name[entry.tensor] = &entry;
   std::set<std::string> seen;
@@ -278,7 +295,10 @@ nlohmann::ordered_json to_json(const Plan& plan) {
     tensors.push_back(std::move(item));
   }
   const bool exact = plan.rounding == PruneTarget::Rounding::kExactTotal;
-  return {{"rounding", exact ? "matrix" : "row"}, {"tensors", std::move(tensors)}};
+  nlohmann::ordered_json document = {{"rounding", exact ? "matrix" : "row"}};
+  if (plan.permute != Permute::kNone) document["permute"] = name_of(plan.permute);
+  document["tensors"] = std::move(tensors);
+  return document;
 }
 
 }  // namespace swiftprune

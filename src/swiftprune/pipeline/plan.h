@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -44,11 +45,17 @@ struct PlanEntry {
   PruneTarget target(PruneTarget::Rounding rounding) const;
 };
 
+// Which output projections' inputs change their places so that an N:M pattern loses less (model/channel_fold.h).
+enum class Permute { kNone, kMlp, kAll };  // none; those of down; those of o as well
+std::string_view name_of(Permute permute);
+Permute parse_permute(std::string_view text, std::string_view where);  // throws Error{kUsage} naming `where`
+
 struct Plan {
   std::vector<PlanEntry> entries;  // in the order of block_weights() (model/stored_weights.h)
   // How a share becomes a number of weights: rounded down in each row as in the published methods, or once a
   // matrix.
   PruneTarget::Rounding rounding = PruneTarget::Rounding::kFloor;
+  Permute permute = Permute::kNone;
 
   // Share of the weights of all entries that the plan prunes.
   double sparsity() const;
@@ -75,7 +82,7 @@ bool contradicts(const Pattern& pattern, double sparsity);
 // matches nothing, unknown keys and values out of range.
 void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan);
 
-// {"rounding": "row" or "matrix", "tensors": [{"name", "prune", "pattern", "sparsity",
+// {"rounding": "row" or "matrix", "permute": "mlp" or "all" (or left out), "tensors": [{"name", "prune", "pattern", "sparsity",
 // "row_budgets", "score", "refine", "quantize", "shape"}...]}; what the file does not name keeps its default. Throws
 // Error{kBadInput} with the file's name and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);

@@ -4,6 +4,8 @@
 #include <map>
 #include <set>
 
+#include <fmt/ranges.h>
+
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
@@ -49,6 +51,7 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
   if (tensor.error) item["output_error"] = *tensor.error;
   if (tensor.damping) item["damping"] = *tensor.damping;
   if (tensor.lambda) item["lambda"] = *tensor.lambda;
+  if (!tensor.order.empty()) item["channel_order"] = fmt::format("{}", fmt::join(tensor.order, " "));
   return item;
 }
 
@@ -181,6 +184,7 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
                                    {"resumed_blocks", result.resumed_blocks},
                                    {"select", name_of(options.select)},
                                    {"propagate", name_of(options.propagation)},
+                                   {"permute", name_of(plan.permute)},
                                    {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
                                    {"calibration", calibration_record(calibration)},
                                    {"input", hashes.is_null() ? model_hashes(model.checkpoint()) : hashes},

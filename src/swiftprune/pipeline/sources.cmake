@@ -14,6 +14,7 @@ target_sources(swiftprune PRIVATE
   pipeline/streams/trial_streams.cpp
   pipeline/drivers/prune.cpp
   pipeline/drivers/cpu_prune_shop.cpp
+  pipeline/drivers/channel_orders.cpp
   pipeline/drivers/shared_refinement.cpp
   pipeline/drivers/shrink.cpp
   pipeline/drivers/cpu_shrink_shop.cpp

@@ -1,5 +1,8 @@
 #include "swiftprune/report/prune_record.h"
 
+#include <algorithm>
+#include <sstream>
+
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/core/error.h"
@@ -25,6 +28,24 @@ std::int64_t extent(const json& object, const char* key, const std::string& wher
   return value;
 }
 
+// "2 0 1": a permutation of 0 .. cols-1
+std::vector<std::int64_t> read_order(const json& value, std::int64_t cols, const std::string& where) {
+  std::vector<std::int64_t> order;
+  if (value.is_string()) {
+    std::istringstream numbers(value.get<std::string>());
+    for (std::int64_t number = 0; numbers >> number;) order.push_back(number);
+    if (!numbers.eof()) order.clear();
+  }
+  std::vector<std::int64_t> sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  for (std::int64_t p = 0; p < std::ssize(sorted); ++p) {
+    if (sorted[static_cast<std::size_t>(p)] != p) sorted.clear();
+  }
+  if (sorted.empty() || std::ssize(sorted) != cols)
+    bad_input("{}: field channel_order: expected the numbers 0 to {}, each once", where, cols - 1);
+  return order;
+}
+
 RecordedTensor read_tensor(const json& object, const std::string& where) {
   if (!object.is_object()) bad_input("{}: expected an object", where);
   RecordedTensor tensor;
@@ -48,6 +69,8 @@ RecordedTensor read_tensor(const json& object, const std::string& where) {
     }
     tensor.sparsity = *sparsity;
   }
+  if (const auto order = object.find("channel_order"); order != object.end())
+    tensor.order = read_order(*order, tensor.cols, where);
   return tensor;
 }
 

@@ -18,6 +18,7 @@ struct RecordedTensor {
   std::int64_t cols = 0;
   Pattern pattern;
   std::optional<double> sparsity;
+  std::vector<std::int64_t> order;  // TensorResult::order
 };
 
 struct PruneRecord {

@@ -17,6 +17,8 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/channel_fold.h"
+#include "swiftprune/model/family.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/report/block_linears.h"
 #include "swiftprune/report/prune_record.h"
@@ -122,6 +124,7 @@ class Verifier {
     if (options.pattern != "auto") pattern_ = parse_pattern(options.pattern);
     if (record_) {
       for (const RecordedTensor& tensor : record_->tensors) recorded_.emplace(tensor.name, &tensor);
+      find_moves();
     } else {
       linears_ = block_linear_names(dense_);
     }
@@ -155,6 +158,52 @@ class Verifier {
   }
 
  private:
+  // Rows or columns that stand elsewhere in the pruned model: of linear number `linear` of its block, or its bias.
+  struct Move {
+    ChannelFold fold;
+    std::vector<std::int64_t> channels;
+    std::size_t linear = 0;
+    std::int64_t inputs = 0;
+  };
+
+  // Where the record has orders of channels: what stands elsewhere in the pruned model.
+  void find_moves() {
+    const auto has_order = [](const RecordedTensor& tensor) { return !tensor.order.empty(); };
+    if (std::none_of(record_->tensors.begin(), record_->tensors.end(), has_order)) return;
+    const ModelConfig model = model_config(dense_.config());
+    for (const BlockConfig& block : model.blocks) {
+      const std::vector<LinearTensors> linears = linears_of(block);
+      for (const LinearInput output : {LinearInput::kAttentionOutput, LinearInput::kMlpOutput}) {
+        const auto fold = channel_fold(model, block, output);
+        const auto found = fold ? recorded_.find(linears[fold->linear].name + ".weight") : recorded_.end();
+        if (found == recorded_.end() || found->second->order.empty()) continue;
+        const std::vector<std::int64_t>& order = found->second->order;
+        if (!fits(*fold, order)) {
+          record_check_.fail("{}: found a channel_order that its inputs cannot take", found->first);
+          continue;
+        }
+        for (std::size_t i = 0; i < linears.size(); ++i) {
+          if (i != fold->linear && !fold->moves_rows_of(i)) continue;
+          for (const char* part : {".weight", ".bias"})
+            moves_[linears[i].name + part].push_back({*fold, fold->of_channels(order), i, linears[i].inputs});
+        }
+      }
+    }
+  }
+
+  // The dense tensor as the record says that the pruned model has it.
+  template <class Bits>
+  void move(const std::vector<Move>& moves, bool is_bias, std::vector<std::byte>& bytes) const {
+    std::vector<Bits> values(bytes.size() / sizeof(Bits));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    for (const Move& move : moves) {
+      reorder_linear<Bits>(move.fold, move.channels, move.linear, move.inputs,
+                           is_bias ? std::span<Bits>() : std::span(values),
+                           is_bias ? std::span(values) : std::span<Bits>());
+    }
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+  }
+
   void check_files() {
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(dense_.folder(), ignored)) {
@@ -209,7 +258,16 @@ class Verifier {
   };
 
   void check_tensor(const TensorInfo& dense, const TensorInfo& pruned) {
-    check_pair({dense.name, dense_.bytes(dense), pruned_.bytes(pruned), dense.dtype, dense.shape});
+    std::span<const std::byte> before = dense_.bytes(dense);
+    std::vector<std::byte> moved;
+    if (const auto moves = moves_.find(dense.name); moves != moves_.end()) {
+      moved.assign(before.begin(), before.end());
+      const bool is_bias = dense.shape.size() == 1;
+      size_of(dense.dtype) == 4 ? move<std::uint32_t>(moves->second, is_bias, moved)
+                                : move<std::uint16_t>(moves->second, is_bias, moved);
+      before = moved;
+    }
+    check_pair({dense.name, before, pruned_.bytes(pruned), dense.dtype, dense.shape});
     dense_.release(dense);
     pruned_.release(pruned);
   }
@@ -360,7 +418,8 @@ class Verifier {
   std::optional<PruneRecord> record_;
   std::optional<Pattern> pattern_;  // --pattern
   std::map<std::string, const RecordedTensor*, std::less<>> recorded_;
-  std::set<std::string> linears_;  // without a record
+  std::map<std::string, std::vector<Move>, std::less<>> moves_;  // by tensor
+  std::set<std::string> linears_;                                // without a record
   std::map<std::string, std::int64_t> found_patterns_;
   Checker files_{"files"}, tensors_{"tensors"}, untouched_{"untouched"}, finite_{"finite"}, zeros_{"zeros"},
       pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"};

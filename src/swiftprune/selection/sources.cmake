@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   selection/pattern.cpp
+  selection/channel_order.cpp
   selection/scored_rows.cpp
   selection/threshold_search.cpp
   selection/exact_selector.cpp

@@ -5,10 +5,12 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/block_edits.h"
+#include "swiftprune/pipeline/drivers/channel_orders.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/drivers/shared_refinement.h"
@@ -34,7 +36,8 @@ class CpuPruneShop final : public PruneShop {
         selector_(make_selector(run.options.select, run.options.selector)),
         block_(run.model, backend, run.options.compute),
         experts_(ops_, backend, windows_),
-        shared_(run, backend) {
+        shared_(run, backend),
+        orders_(run, backend, *selector_) {
     if (run.row_budgets) {
       run.options.readers.empty() ? row_effects_.emplace(run.model)
                                   : row_effects_.emplace(run.model, run.options.readers);
@@ -55,11 +58,16 @@ class CpuPruneShop final : public PruneShop {
     quantized_.clear();
     quantized_.resize(outcomes_.size());
     finished_.clear();
+    orders_.start_block(layer);
   }
 
   void load_finished(const FinishedBlock& finished) override {
     for (const TensorResult& tensor : finished.tensors) finished_.insert(tensor.name);
-    for (BlockLinear& linear : block_->linears()) read_finished(linear);
+    orders_.start_block(finished.layer, &finished);
+    for (std::size_t i = 0; i < block_->linears().size(); ++i) {
+      BlockLinear& linear = block_->linears()[i];
+      if (read_finished(linear)) orders_.from_file(i, linear.weight.view());
+    }
   }
 
   bool norms_output(LinearInput output) const override { return block_->norms_output(output); }
@@ -158,7 +166,8 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void start_input(LinearInput input) override {
-    const auto& stats = stats_of(input);
+    auto& stats = stats_of(input);
+    if (!expert_) orders_.start_input(*block_, input, stats);
     input_stats_ = stats ? stats->view() : LayerStats{};
   }
 
@@ -232,6 +241,7 @@ class CpuPruneShop final : public PruneShop {
       const Matrix dense = std::exchange(this->linear(result.linear).weight, std::move(result.weight));
       finish_linear(result.linear, *result.entry, dense);
     }
+    if (!expert_) orders_.end_input(*block_, input);
     prepared_.clear();
     stats_of(input).reset();
     input_stats_ = {};
@@ -244,7 +254,10 @@ class CpuPruneShop final : public PruneShop {
     run_.aligned ? two_->finish_block() : one_->pass(*block_);
   }
 
-  std::vector<LinearOutcome> outcomes() override { return outcomes_; }
+  std::vector<LinearOutcome> outcomes() override {
+    for (std::size_t i = 0; i < block_->linears().size(); ++i) outcomes_[i].order = orders_.of_inputs(i);
+    return outcomes_;
+  }
 
   void write(std::size_t linear) override {
     const Stopwatch watch(run_.seconds.write);
@@ -254,11 +267,14 @@ class CpuPruneShop final : public PruneShop {
       quantized_[linear].reset();
       return;
     }
-    write_tensor(run_.output, of.tensors.name + ".weight", of.dtype, of.weight.values());
+    write_weight(linear, of);
     quantized_[linear].reset();
   }
 
-  void end_block(FinishedBlock block) override { run_.output.finish(block); }
+  void end_block(FinishedBlock block) override {
+    write_reordered(block);
+    run_.output.finish(block);
+  }
   void finish() override { block_.release(); }
 
  private:
@@ -274,12 +290,42 @@ class CpuPruneShop final : public PruneShop {
     return expert_->linear(kExpertParts[(index - before) % kParts]);
   }
 
-  void read_finished(BlockLinear& linear) {
+  void write_weight(std::size_t linear, const BlockLinear& of) {
+    const std::string name = of.tensors.name + ".weight";
+    if (!orders_.changes(linear)) return write_tensor(run_.output, name, of.dtype, of.weight.values());
+    Matrix weight = of.weight.clone();
+    orders_.to_file(linear, weight.view(), {});
+    write_tensor(run_.output, name, of.dtype, std::as_const(weight).values());
+  }
+
+  // What makes reordered inputs and is not among the block's pruned tensors.
+  void write_reordered(FinishedBlock& block) {
+    for (std::size_t i = 0; i < block_->linears().size(); ++i) {
+      if (!orders_.moves_rows(i)) continue;
+      const BlockLinear& linear = block_->linears()[i];
+      const std::string weight = linear.tensors.name + ".weight", bias = linear.tensors.name + ".bias";
+      const bool written = std::any_of(block.tensors.begin(), block.tensors.end(),
+                                       [&](const TensorResult& tensor) { return tensor.name == weight; });
+      if (!written) {
+        write_weight(i, linear);
+        block.reordered.push_back(weight);
+      }
+      if (!linear.tensors.bias) continue;
+      std::vector<float> values = linear.bias;
+      orders_.to_file(i, {}, values);
+      write_tensor(run_.output, bias, run_.model.checkpoint().at(bias).dtype, values);
+      block.reordered.push_back(bias);
+    }
+  }
+
+  // Was the weight read?
+  bool read_finished(BlockLinear& linear) {
     const std::string name = linear.tensors.name + ".weight";
-    if (!finished_.contains(name)) return;
+    if (!finished_.contains(name)) return false;
     Communicator& ranks = *run_.options.ranks;
     if (ranks.is_first()) run_.output.read(name, linear.weight.values());
     ranks.broadcast(0, std::as_writable_bytes(linear.weight.values()));
+    return true;
   }
 
   std::optional<ActivationStats>& stats_of(LinearInput input) {
@@ -351,6 +397,7 @@ class CpuPruneShop final : public PruneShop {
   CpuBlock block_;
   ExpertStream experts_;
   SharedRefinement shared_;
+  ChannelOrders orders_;
   bool experts_pass_ = false;
   std::int64_t expert_index_ = -1;
   std::optional<Expert> expert_;    // in hand

@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/pipeline/capabilities.h"
+#include "swiftprune/pipeline/drivers/channel_orders.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -261,7 +262,8 @@ class Pruner {
             .sparsity = static_cast<double>(outcome.zeros) / entry.num_weights(),
             .error = outcome.error,
             .damping = outcome.damping,
-            .lambda = outcome.lambda};
+            .lambda = outcome.lambda,
+            .order = outcome.order};
   }
 
   // The rows' numbers of weights to prune, for the entries that have row budgets, and the same of their levels; from
@@ -410,6 +412,9 @@ PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Pla
               model.checkpoint().folder().string());
   }
   check_expert_plan(model, plan, output);
+  check_permute(plan, model.config());
+  expect(plan.permute == Permute::kNone || options.levels == nullptr,
+         "prune: levels in the model's own order");
   if (options.levels != nullptr) {
     expect(options.levels->levels.size() == plan.entries.size(), "prune: levels of each entry");
     check_without_experts(model.config(), "solving several levels of each linear",

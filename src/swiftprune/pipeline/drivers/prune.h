@@ -36,6 +36,8 @@ struct TensorResult {
   std::optional<double> error;
   std::optional<double> damping;  // raised from the refinement's own when the Gram matrix needed it
   std::optional<double> lambda;   // of the faithful EWMA selector
+  // Of the inputs in the file, where it is not the model's own: position p holds what was input order[p].
+  std::vector<std::int64_t> order = {};
 };
 
 // All that a block's pruning told.
@@ -45,6 +47,8 @@ struct FinishedBlock {
   std::vector<TensorResult> tensors;
   // Of a block whose experts were pruned by statistics: calibration tokens that the router sent to each.
   std::vector<std::int64_t> expert_tokens = {};
+  // Tensors that were written for the sake of another one's order alone: biases, and linears that the plan skips.
+  std::vector<std::string> reordered = {};
 };
 
 inline constexpr std::int64_t kMinExpertTokens = 128;

@@ -45,6 +45,7 @@ struct LinearOutcome {
   std::optional<double> error;    // TensorResult::error
   std::optional<double> damping;  // where it had to be raised
   std::optional<double> lambda;
+  std::vector<std::int64_t> order = {};  // TensorResult::order
 };
 
 class PruneShop {
