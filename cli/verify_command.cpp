@@ -5,6 +5,7 @@
 
 #include "command.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/report/prune_record.h"
 #include "swiftprune/report/verify.h"
 
 namespace swiftprune::cli {
@@ -28,8 +29,18 @@ void print_report(const VerifyReport& report) {
   }
 }
 
+// Weights are compared one by one, and what shrink wrote has others.
+void check_not_shrunk(const VerifyArguments& arguments) {
+  const auto record = read_prune_record(arguments.pruned);
+  if (!record || !record->method.starts_with("shrink")) return;
+  bad_usage(
+      "{}: found a model that shrink wrote, expected one that prune wrote; swiftprune compare measures it",
+      as_given(arguments.common, arguments.pruned));
+}
+
 void run(VerifyArguments& arguments) {
   const RunScope job = apply(arguments.common);
+  check_not_shrunk(arguments);
   arguments.options.progress = job.context().progress;
   const VerifyReport report = verify_pruned(arguments.dense, arguments.pruned, arguments.options);
   if (arguments.common.json) {

@@ -177,6 +177,15 @@ def test_the_operator_is_torchs(dense, tmp_path):
                           test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
+def test_exported_it_is_one_node(dense, tmp_path):
+    model = swiftprune.to_transformers(pack(dense, tmp_path, "2:4"))
+    linear = model.get_submodule("model.layers.0.self_attn.q_proj")
+    with torch.no_grad():
+        exported = torch.export.export(linear, (torch.randn(3, 64),))
+    called = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == ["swiftprune.packed_linear.default"]
+
+
 def test_bad_input(dense, tmp_path):
     with pytest.raises(swiftprune.InputError, match="swiftprune pack"):
         swiftprune.to_transformers(dense)

@@ -41,6 +41,10 @@ class ShrinkDryRun : public test::ProgramTest {
 TEST_F(ShrinkDryRun, TellsTheSizesOfTheTensors) {
   const auto [told, record] = both(model("llama2"), {"--ratio", "0.3", "--units", "mlp", "--align", "1"});
   expect_estimates(told, at("out"));
+  // verify compares weight by weight, and says so where it cannot.
+  const Finished verified = run({"verify", model("llama2"), at("out")});
+  EXPECT_EQ(verified.exit_code, 2);
+  EXPECT_THAT(verified.error, AllOf(HasSubstr("that shrink wrote"), HasSubstr("swiftprune compare")));
   EXPECT_EQ(told.at("dry_run"), true);
   EXPECT_TRUE(told.at("not_estimated").empty());
   ASSERT_EQ(told.at("shapes").size(), 1u);
