@@ -8,6 +8,7 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "support/tiny_llama.h"
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/model.h"
@@ -327,6 +328,26 @@ TEST(BadConfigs, NameFileAndField) {
     EXPECT_THAT(error->what(), ::testing::StartsWith("config.json: field ")) << bad.change;
     for (const std::string& text : bad.texts) EXPECT_THAT(error->what(), ::testing::HasSubstr(text));
   }
+}
+
+// As transformers 4 wrote them: a number that JSON has not.
+TEST(Defaults, BareInfinityIsReadAndWrittenAsTransformers5DoesIt) {
+  const test::TempDir dir;
+  const auto folder = dir.path() / "m";
+  std::filesystem::create_directory(folder);
+  std::filesystem::copy(kModels / "granite4_mamba" / "model.safetensors", folder);
+  std::string text = config_of("granite4_mamba").dump();
+  const std::string spelled = R"({"__float__":"Infinity"})";
+  ASSERT_NE(text.find(spelled), std::string::npos);
+  text.replace(text.find(spelled), spelled.size(), "Infinity");
+  test::write_text(folder / "config.json", text);
+  const auto model = Model::open(folder);
+  EXPECT_TRUE(model->config().has_recurrent_blocks());
+  const json written = json::parse(read_config_file(model->checkpoint()).dump());
+  EXPECT_EQ(written.at("time_step_limit"), json::parse(R"([0.0, {"__float__": "Infinity"}])"));
+  test::write_text(folder / "config.json", "{\"name\": \"Infinity\", \"x\": }");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { Model::open(folder); }, "config.json");
 }
 
 TEST(BadConfigs, AnUnknownTypeIsAnsweredWithItsRelative) {
