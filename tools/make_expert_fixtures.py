@@ -27,6 +27,8 @@ QWEN3_NEXT = SMALL | dict(
     linear_value_head_dim=5, moe_intermediate_size=12, shared_expert_intermediate_size=16, num_experts=6,
     num_experts_per_tok=3, layer_types=["linear_attention", "linear_attention", "full_attention"],
     rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5))
+GRANITE = SMALL | dict(num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=3.0, attention_multiplier=0.25,
+                       residual_multiplier=0.4, logits_scaling=2.5)
 LATENT = SMALL | dict(num_key_value_heads=4, moe_intermediate_size=12, n_routed_experts=6, n_shared_experts=2,
                       num_experts_per_tok=3, kv_lora_rank=10, q_lora_rank=14, qk_rope_head_dim=4, qk_nope_head_dim=6,
                       v_head_dim=8)
@@ -81,6 +83,24 @@ CASES = {
     "qwen3_next": ("qwen3_next", "bfloat16", QWEN3_NEXT | dict(mlp_only_layers=[1]), None),
     "qwen3_5_moe": ("qwen3_5_moe_text", "bfloat16", QWEN3_NEXT | dict(
         layer_types=["full_attention", "linear_attention", "full_attention"]), None),
+    "granitemoe": ("granitemoe", "bfloat16", GRANITE, None),
+    "granitemoe_shared": ("granitemoeshared", "float16", GRANITE | dict(
+        shared_intermediate_size=16, attention_bias=True, tie_word_embeddings=True), None),
+    "granite4_moe": ("granitemoehybrid", "bfloat16", GRANITE | dict(
+        num_hidden_layers=3, head_dim=8, intermediate_size=12, shared_intermediate_size=20, mamba_n_heads=6,
+        mamba_d_head=8, mamba_n_groups=2, mamba_d_state=5, mamba_chunk_size=8,
+        layer_types=["linear_attention", "linear_attention", "full_attention"]), None),
+    # The first layer dense.
+    "lfm2_moe": ("lfm2_moe", "bfloat16", SMALL | dict(
+        num_hidden_layers=3, num_dense_layers=1, moe_intermediate_size=12, num_experts=6, num_experts_per_tok=2,
+        routed_scaling_factor=1.5, layer_types=["conv", "conv", "full_attention"]), None),
+    # Experts without gates; layers are a mixer or experts alone.
+    "nemotron_h_moe": ("nemotron_h", "bfloat16", {
+        key: value for key, value in SMALL.items() if key != "num_hidden_layers"} | dict(
+        head_dim=8, mamba_num_heads=6, mamba_head_dim=4, n_groups=2, ssm_state_size=5, chunk_size=8,
+        n_routed_experts=7, num_experts_per_tok=3, moe_intermediate_size=12,
+        moe_shared_expert_intermediate_size=16, routed_scaling_factor=1.3,
+        layers_block_type=["linear_attention", "moe", "full_attention", "mlp", "moe"]), None),
     "glm4_moe": ("glm4_moe", "bfloat16", SMALL | dict(
         head_dim=8, moe_intermediate_size=12, n_routed_experts=6, n_shared_experts=2, num_experts_per_tok=2,
         routed_scaling_factor=1.7, use_qk_norm=True, attention_bias=True, rope_parameters=dict(
@@ -101,9 +121,9 @@ CASES = {
 
 INPUTS = {
     "attention": ("self_attn.kv_a_proj_with_mqa", "self_attn.v_proj"),
-    "attention_output": ("self_attn.o_proj",),
-    "mlp": ("mlp.gate", "mlp.router"),
-    "mlp_output": ("mlp.shared_expert.down_proj", "mlp.shared_experts.down_proj"),
+    "attention_output": ("self_attn.o_proj", "self_attn.out_proj"),
+    "mlp": ("mlp.gate", "mlp.router", "feed_forward.gate", "block_sparse_moe.router", "mixer.gate"),
+    "mlp_output": ("mlp.shared_expert.down_proj", "shared_experts.down_proj", "shared_mlp.output_linear"),
 }
 
 
@@ -113,7 +133,7 @@ def save_model(name, case):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
     kit.randomise(model, False, model_type.startswith(("qwen3_next", "qwen3_5")))
     for buffer_name, buffer in model.named_buffers():
-        if buffer_name.endswith("e_score_correction_bias"):
+        if buffer_name.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(0.2 * torch.randn_like(buffer))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -170,7 +190,7 @@ def save_expected(name):
     tensors, routed = {"ids": ids}, {}
     last = f"layers.{model.config.num_hidden_layers - 1}."
     for module_name, module in model.named_modules():
-        if module_name.endswith("mlp.experts"):
+        if module_name.endswith(".experts"):
             layer = module_name.split(".")[2]
             module.register_forward_pre_hook(
                 lambda module, args, layer=layer: routed.__setitem__(layer, (module, *[a.clone() for a in args])))
@@ -183,7 +203,8 @@ def save_expected(name):
         for layer, arguments in dict(routed).items():
             for key, value in scores_of(*arguments).items():
                 tensors[f"{key}.{layer}"] = value
-    assert {"ids", "logits", "attention", "attention_output", "mlp"} <= set(tensors), tensors.keys()
+    of_mixer = set() if name.startswith("nemotron_h") else {"attention", "attention_output"}
+    assert {"ids", "logits", "mlp"} | of_mixer <= set(tensors), tensors.keys()
     assert routed
     print(f"{name:22} logits up to {tensors['logits'].abs().max():.2f}")
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")

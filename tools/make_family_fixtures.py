@@ -35,6 +35,16 @@ QWEN3_5 = SMALL | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value
 NEMOTRON_H = {key: value for key, value in SMALL.items() if key != "num_hidden_layers"} | dict(
     num_attention_heads=4, num_key_value_heads=2, head_dim=8, mamba_num_heads=6, mamba_head_dim=4, n_groups=2,
     ssm_state_size=5, chunk_size=8)
+GEMMA4 = SMALL | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, global_head_dim=12, sliding_window=WINDOW,
+                      hidden_size_per_layer_input=0, rope_parameters=dict(
+                          full_attention=dict(rope_type="proportional", rope_theta=100.0, partial_rotary_factor=0.5),
+                          sliding_attention=dict(rope_type="default", rope_theta=50.0)))
+GEMMA4_SMALL = GEMMA4 | dict(num_hidden_layers=5, hidden_size_per_layer_input=6, vocab_size_per_layer_input=64,
+                             num_kv_shared_layers=2, use_double_wide_mlp=True, layer_types=[
+                                 "sliding_attention", "full_attention", "sliding_attention", "sliding_attention",
+                                 "full_attention"])
+FALCON_H1 = SMALL | dict(num_attention_heads=4, num_key_value_heads=2, mamba_n_heads=6, mamba_d_state=5,
+                         mamba_chunk_size=8)
 SHORT, LONG = [1.0, 1.25, 1.5], [1.0, 2.5, 4.0]
 
 
@@ -71,6 +81,14 @@ def hub_lfm2(config):
     config |= dict(block_dim=24, block_norm_eps=1e-5, block_use_swiglu=True, conv_dim=24, conv_dim_out=24,
                    conv_use_xavier_init=True, block_use_xavier_init=True, block_mlp_init_scale=1.0,
                    block_out_init_scale=1.0, num_heads=4, use_pos_enc=True, theta=config["rope_parameters"]["rope_theta"])
+
+
+def hub_gemma4(config):
+    """The fields that per_layer_config was made of."""
+    text = config.get("text_config", config)
+    layer = text.pop("per_layer_config")["1"]
+    text["global_head_dim"] = layer["head_dim"]
+    text["num_global_key_value_heads"] = layer.get("num_key_value_heads")
 
 
 def old_granite(config):
@@ -248,7 +266,24 @@ CASES = {
         shared_intermediate_size=40, layer_types=["attention", "mamba"], position_embedding_type="rope",
         mamba_n_heads=4, mamba_d_head="auto", mamba_d_state=16, mamba_d_conv=3, mamba_proj_bias=True,
         mamba_conv_bias=False, tie_word_embeddings=True), old_granite),
+    "falcon_h1": ("falcon_h1", "bfloat16", FALCON_H1 | dict(
+        mamba_d_ssm=36, mamba_n_groups=2, embedding_multiplier=2.5, lm_head_multiplier=0.6, key_multiplier=0.7,
+        attention_in_multiplier=0.8, attention_out_multiplier=1.4, ssm_in_multiplier=1.3, ssm_out_multiplier=0.7,
+        ssm_multipliers=[0.6, 0.9, 0.7, 1.3, 0.8], mlp_multipliers=[1.2, 0.7]), None),
+    "falcon_h1_norm": ("falcon_h1", "float16", FALCON_H1 | dict(
+        mamba_d_ssm=None, mamba_d_head=8, mamba_rms_norm=True, mamba_norm_before_gate=False, tie_word_embeddings=True,
+        attention_bias=True, mlp_bias=True, projectors_bias=True, mamba_proj_bias=True, mamba_conv_bias=False), None),
+    # Values that are the keys in full layers; then what the small models have.
+    "gemma4": ("gemma4_text", "bfloat16", GEMMA4 | dict(
+        num_hidden_layers=3, attention_k_eq_v=True, num_global_key_value_heads=1, final_logit_softcapping=30.0,
+        layer_types=["sliding_attention", "full_attention", "full_attention"]), None),
+    "gemma4_small": ("gemma4_text", "bfloat16", GEMMA4_SMALL, hub_gemma4),
     # Text models beside others.
+    "gemma4_with_vision": ("gemma4", "bfloat16", dict(
+        text_config=GEMMA4_SMALL | dict(use_double_wide_mlp=False, attention_bias=True),
+        vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+                           num_key_value_heads=2, head_dim=4, patch_size=4, position_embedding_size=16),
+        image_token_id=63, video_token_id=62, audio_token_id=61), hub_gemma4),
     "qwen3_5_with_vision": ("qwen3_5", "bfloat16", dict(
         text_config=QWEN3_5 | dict(layer_types=["linear_attention", "linear_attention", "full_attention"]),
         vision_config=dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=2, out_hidden_size=24, patch_size=4,
@@ -281,7 +316,7 @@ CASES = {
         vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8,
                            patch_size=4), scale_factor=2, image_token_id=63), None),
 }
-TOWERS = ("qwen3_5", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+TOWERS = ("gemma4", "qwen3_5", "mistral3", "llava", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 INPUTS = {
     "attention": r"q_proj|qkv_proj|query_key_value|c_attn|Wqkv|in_proj|in_proj_qkvz?",
@@ -329,7 +364,16 @@ def save_model(name, case):
     folder = FOLDER / name
     config = AutoConfig.for_model(model_type, **settings)
     model = auto_class(model_type).from_config(config)
-    randomise(model, model_type.startswith("gemma"), model_type.startswith(("qwen3_5", "nemotron")))
+    randomise(model, re.match("gemma[23]?(_|$)", model_type), model_type.startswith(("qwen3_5", "nemotron")))
+    if model_type.startswith("gemma4"):  # embeddings are scaled up and tied to the head, scores are not scaled down
+        for parameter_name, parameter in model.named_parameters():
+            if "embed_tokens" in parameter_name:
+                parameter.data *= 0.2
+            if "q_norm" in parameter_name:
+                parameter.data *= 0.4
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("layer_scalar"):
+            buffer.fill_(0.6 + 0.6 * torch.rand(()).item())
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     if name in EXTRA:
         add_tensors(folder / "model.safetensors", EXTRA[name])
@@ -339,6 +383,16 @@ def save_model(name, case):
     if change:
         change(written)
     path.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def observe_both(layer, tensors):
+    """Attention and a mixer side by side: their common input before its multipliers, and both outputs' inputs."""
+    rows = lambda x: x.reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()
+    layer.input_layernorm.register_forward_hook(lambda *args: tensors.__setitem__("attention", rows(args[2])))
+    layer.mamba.in_proj._forward_pre_hooks.clear()
+    layer.mamba.out_proj._forward_pre_hooks.clear()
+    layer.self_attn.q_proj._forward_pre_hooks.clear()
+    layer.mamba.out_proj.register_forward_pre_hook(lambda _, args: tensors.__setitem__("beside", rows(args[0])))
 
 
 def save_expected(name):
@@ -353,8 +407,12 @@ def save_expected(name):
                 module.register_forward_pre_hook(
                     lambda _, args, key=key: tensors.__setitem__(
                         key, args[0].reshape(NUM_SEQUENCES, SEQLEN, -1)[-1].clone()))
+    if model.config.model_type == "falcon_h1":
+        observe_both(model.model.layers[-1], tensors)
     with torch.no_grad():
         tensors["logits"] = model(ids.long()).logits.float()
+    if "beside" in tensors:
+        tensors["attention_output"] = torch.cat([tensors["attention_output"], tensors.pop("beside")], -1)
     last = {"mlp": {"mlp", "mlp_output"}, "mixer": {"attention", "attention_output"}}.get(LAST.get(name), set(INPUTS))
     assert set(tensors) == {"ids", "logits", *last}, tensors.keys()
     print(f"{name:22} logits up to {tensors['logits'].abs().max():.2f}")

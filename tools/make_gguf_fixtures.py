@@ -113,6 +113,11 @@ NEOX_NAMES = {
 }
 
 
+GPT2_NAMES = {
+    "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
+    "lm_head": "output", "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+}
 BEHIND_NAMES = LLAMA_NAMES | {
     "post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm",
 }
@@ -124,22 +129,25 @@ PLAIN_NAMES = LLAMA_NAMES | {
     "self_attn.dense": "attn_output", "model.final_layernorm": "output_norm",
 }
 # Their converters are LLaMA's or repeat it: rotary pairs side by side.
-PERMUTED = ("llama", "smollm3", "mistral3", "granite", "olmo")
+PERMUTED = ("llama", "smollm3", "mistral3", "granite", "olmo", "arcee")
+# Stored as 1 + w.
+OFFSET = re.compile(r"norm.*\.weight$")
 
 
 def gguf_name(name, names):
     stem, part = name.rsplit(".", 1)
     prefix = ""
-    if ".layers." in stem:
-        block, stem = stem.split(".layers.")[1].split(".", 1)
+    if found := re.search(r"\.(?:layers|h)\.(\d+)\.(.*)", stem):
+        block, stem = found.groups()
         prefix = f"blk.{block}."
     return f"{prefix}{names[stem]}.{part}"
 
 
-def write_model(name, arch, config, names, pre, extra):
+def write_model(name, arch, config, names, pre, extra, parts=0):
+    """parts: of how many tensors, where the file is to be split."""
     if sys.argv[1:] and name not in sys.argv[1:]:
         return
-    torch.manual_seed(len(name))
+    torch.manual_seed(len(name.removesuffix("_split")))
     state = {}
     for key, value in transformers.AutoModelForCausalLM.from_config(config).state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
@@ -150,17 +158,19 @@ def write_model(name, arch, config, names, pre, extra):
             key = key.replace("lm_head.", "embed_out.")  # its name in files
         # Norms start as ones and biases as zeros: make every value count.
         state[key] = torch.randn_like(value, dtype=torch.float32) * 0.3
-    save_file(state, OUT / f"{name}.safetensors", metadata={"format": "pt"})
-    (OUT / f"{name}.config.json").write_text(json.dumps(json.loads(config.to_json_string(use_diff=False)), indent=1))
+    if not parts:  # else those of the whole
+        save_file(state, OUT / f"{name}.safetensors", metadata={"format": "pt"})
+        text = json.dumps(json.loads(config.to_json_string(use_diff=False)), indent=1)
+        (OUT / f"{name}.config.json").write_text(text)
 
-    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
-    writer.add_name(name)
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch, split_max_tensors=parts)
+    writer.add_name(name.removesuffix("_split"))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(config.n_inner if arch == "gpt2" else config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    if arch != "gptneox":
+    if arch not in ("gptneox", "gpt2"):
         writer.add_head_count_kv(config.num_key_value_heads)
         if hasattr(config, "rms_norm_eps"):
             writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -174,16 +184,18 @@ def write_model(name, arch, config, names, pre, extra):
             data = rotary_pairs(data, config.num_key_value_heads)
         if arch == "gptneox" and "query_key_value" in key:
             data = split_qkv(data, config.num_attention_heads)
-        if arch.startswith("gemma") and "norm" in key:
+        if arch.startswith(("gemma", "nemotron")) and OFFSET.search(key):
             data = data + np.float32(1)
+        if arch == "gpt2" and re.search(r"\.c_\w+\.weight$", key):
+            data = data.T
         writer.add_tensor(gguf_name(key, names), np.ascontiguousarray(data))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    # What the norms of gemma come back as: 1 + w is rounded.
-    if arch.startswith("gemma"):
-        state = {k: ((v + 1) - 1 if "norm" in k else v) for k, v in state.items()}
+    # What these norms come back as: 1 + w is rounded.
+    if arch.startswith(("gemma", "nemotron")):
+        state = {k: ((v + 1) - 1 if OFFSET.search(k) else v) for k, v in state.items()}
         save_file(state, OUT / f"{name}.safetensors", metadata={"format": "pt"})
 
 
@@ -223,11 +235,12 @@ def write_models():
         LLAMA_NAMES, "qwen2",
         lambda w, c: (qwen_extra(w, c), w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
                       w.add_rope_scaling_factor(4.0), w.add_rope_scaling_orig_ctx_len(16)))
-    write_model(
-        "qwen3", "qwen3",
-        transformers.Qwen3Config(**SMALL, head_dim=6, tie_word_embeddings=True,
-                                 rope_parameters=dict(rope_type="default", rope_theta=1e6)),
-        LLAMA_NAMES, "qwen2", lambda w, c: (qwen_extra(w, c), w.add_key_length(6), w.add_value_length(6)))
+    for name, parts in [("qwen3", 0), ("qwen3_split", 9)]:
+        write_model(
+            name, "qwen3",
+            transformers.Qwen3Config(**SMALL, head_dim=6, tie_word_embeddings=True,
+                                     rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+            LLAMA_NAMES, "qwen2", lambda w, c: (qwen_extra(w, c), w.add_key_length(6), w.add_value_length(6)), parts)
 
     def gemma_extra(writer, config):
         writer.add_key_length(config.head_dim)
@@ -346,6 +359,16 @@ def write_dense_models():
         "command-r",
         lambda w, c: (theta(w, c), w.add_layer_norm_eps(1e-5), w.add_logit_scale(0.5), w.add_sliding_window(8),
                       w.add_rope_dimension_count(4), w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
+    write_model("gpt2", "gpt2",
+                transformers.GPT2Config(vocab_size=VOCAB, n_embd=8, n_inner=12, n_layer=2, n_head=2, n_positions=64,
+                                        bos_token_id=263, eos_token_id=264, pad_token_id=264),
+                GPT2_NAMES, "gpt-2", lambda w, c: w.add_layer_norm_eps(1e-5))
+    write_model("arcee", "arcee", transformers.ArceeConfig(**SMALL, head_dim=4, rope_parameters=rope), LLAMA_NAMES,
+                "llama-bpe", lambda w, c: (theta(w, c), w.add_rope_dimension_count(4)))
+    write_model("nemotron", "nemotron",
+                transformers.NemotronConfig(**SMALL, head_dim=4, attention_bias=True, rope_parameters=half), LLAMA_NAMES,
+                "llama-bpe", lambda w, c: (theta(w, c), w.add_rope_dimension_count(2), w.add_layer_norm_eps(1e-5),
+                                           w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
     write_model("gemma", "gemma", transformers.GemmaConfig(**SMALL, head_dim=6, rope_parameters=rope), LLAMA_NAMES,
                 "gpt-2", lambda w, c: (theta(w, c), w.add_key_length(6), w.add_value_length(6)))
 
@@ -425,8 +448,8 @@ def write_expert_model(name, arch, config, pre, extra, names=EXPERT_NAMES, mxfp4
     (OUT / f"{name}.safetensors").chmod(0o644)
     (OUT / f"{name}.config.json").write_text(json.dumps(json.loads(config.to_json_string(use_diff=False)), indent=1))
 
-    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
-    writer.add_name(name)
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch, split_max_tensors=parts)
+    writer.add_name(name.removesuffix("_split"))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

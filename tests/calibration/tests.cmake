@@ -1,3 +1,4 @@
 swiftprune_test(calibration/activation_stats)
+swiftprune_test(calibration/stats_part)
 swiftprune_test(calibration/stopping)
 swiftprune_test(calibration/self_text)

@@ -13,6 +13,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/import_gguf.h"
 #include "swiftprune/checkpoint/model_location.h"
+#include "swiftprune/pipeline/record.h"
 
 namespace swiftprune {
 namespace {
@@ -33,8 +34,9 @@ class ReadGguf : public testing::TestWithParam<const char*> {};
 
 // Rows in another order (llama, gptneox), an offset (gemma), biases, matrices as they lie.
 INSTANTIATE_TEST_SUITE_P(Families, ReadGguf,
-                         testing::Values("llama", "llama_bias", "qwen3", "gemma2", "gptneox", "phi3",
-                                         "qwen2moe", "gpt_oss", "glm4moe", "deepseek_v2", "command_r"),
+                         testing::Values("llama", "llama_bias", "qwen3", "gpt2", "nemotron", "gemma2",
+                                         "gptneox", "phi3", "qwen2moe", "gpt_oss", "glm4moe", "deepseek_v2",
+                                         "command_r"),
                          [](const auto& test_info) { return test_info.param; });
 
 // Assembled: experts one by one, fused and in MXFP4, and kv_b_proj.
@@ -69,7 +71,8 @@ TEST_P(ReadGguf, IsTheFolderThatImportMakes) {
       EXPECT_TRUE(std::ranges::equal(bytes, expected.bytes(tensor)));
       found.release(own);
     }
-    for (std::int64_t i = 0; i < tensor.shape.front(); ++i) {
+    // Parts of a tensor that the folder holds transposed are not to be had.
+    for (std::int64_t i = 0; i < tensor.shape.front() && !tensor.transposed; ++i) {
       std::vector<std::byte> part, expected_part;
       EXPECT_TRUE(std::ranges::equal(found.bytes_of_part(own, i, 1, part),
                                      expected.bytes_of_part(tensor, i, 1, expected_part)))
@@ -151,6 +154,32 @@ TEST(GgufFolder, AFolderWithOneIsReadWhenItHasAConfig) {
   EXPECT_EQ(Checkpoint::open(dir.path()).tensors().front().file, "a.gguf");
   fs::copy(fixture("llama"), dir.path() / "b.gguf");
   refused("give the file itself as the model");
+}
+
+TEST(GgufFolder, OfAModelInSeveralFilesReadsAll) {
+  const TempDir dir;
+  import_gguf(fixture("qwen3"), dir.path() / "imported", {});
+  const Checkpoint expected = Checkpoint::open(dir.path() / "imported");
+  const auto check = [&](const fs::path& folder) {
+    const Checkpoint found = Checkpoint::open(folder);
+    ASSERT_EQ(found.tensors().size(), expected.tensors().size());
+    for (const TensorInfo& tensor : expected.tensors()) {
+      const TensorInfo& own = found.at(tensor.name);
+      EXPECT_TRUE(std::ranges::equal(found.bytes(own), expected.bytes(tensor))) << tensor.name;
+    }
+  };
+  const GgufFolder folder(fixture("qwen3_split-00002-of-00003"));
+  check(folder.path());
+  EXPECT_EQ(model_files(Checkpoint::open(folder.path())).size(), 4u) << "config.json and all parts";
+  // Where they lie beside a config.json they are one model, too.
+  const fs::path whole = dir.path() / "whole";
+  fs::create_directory(whole);
+  for (const auto& entry : fs::directory_iterator(folder.path()))
+    fs::copy_file(fs::canonical(entry.path()), whole / entry.path().filename());
+  check(whole);
+  fs::remove(whole / "qwen3_split-00003-of-00003.gguf");
+  expect_error(
+      ErrorKind::kBadInput, [&] { Checkpoint::open(whole); }, "give the file itself as the model");
 }
 
 // Another kind of tokenizer leaves a model that works on token ids.

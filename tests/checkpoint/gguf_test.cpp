@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
@@ -13,6 +14,8 @@
 
 namespace swiftprune {
 namespace {
+
+namespace fs = std::filesystem;
 
 using test::expect_error;
 using test::GgufBuilder;
@@ -226,6 +229,93 @@ TEST_F(Gguf, EveryMutationIsRefusedOrInBounds) {
       }
     }
   }
+}
+
+// ---- a model in several files
+
+class SplitGguf : public testing::Test {
+ protected:
+  static std::string name_of(int part, int count = 3) {
+    return fmt::format("m-{:05}-of-{:05}.gguf", part, count);
+  }
+  fs::path path_of(int part) const { return dir_.path() / name_of(part); }
+  // The first has the metadata; a tensor each.
+  static GgufBuilder part(int number, int count = 3, int total = 3, char tensor = ' ') {
+    GgufBuilder builder;
+    if (number == 0) builder.text("general.architecture", "llama").u32("llama.block_count", 2);
+    builder.add("split.no", test::kU16, raw(static_cast<std::uint16_t>(number)));
+    builder.add("split.count", test::kU16, raw(static_cast<std::uint16_t>(count)));
+    builder.add("split.tensors.count", test::kI32, raw(static_cast<std::int32_t>(total)));
+    builder.floats(fmt::format("{}.weight", tensor == ' ' ? "abc"[number] : tensor),
+                   {3, static_cast<std::uint64_t>(number + 1)});
+    return builder;
+  }
+  void write(int number, const GgufBuilder& builder) {
+    test::write_text(path_of(number + 1), builder.build());
+  }
+  void SetUp() override {
+    for (int number = 0; number < 3; ++number) write(number, part(number));
+  }
+  void expect_bad(int named, const std::vector<std::string>& texts) {
+    const auto error = test::error_of([&] { GgufFile::open(path_of(named)); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->kind(), ErrorKind::kBadInput);
+    for (const std::string& text : texts) EXPECT_THAT(error->what(), testing::HasSubstr(text));
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(SplitGguf, AnyPartOpensAll) {
+  for (int named = 1; named <= 3; ++named) {
+    const GgufFile file = GgufFile::open(path_of(named));
+    EXPECT_EQ(file.name(), path_of(1).string());
+    EXPECT_EQ(file.integer("llama.block_count"), 2);
+    ASSERT_EQ(file.tensors().size(), 3u);
+    const GgufTensor* last = file.find("c.weight");
+    ASSERT_NE(last, nullptr);
+    std::vector<float> values(9);
+    dequantize(*last->type, file.bytes(*last), values);
+    EXPECT_EQ(values[8], 8.0f);
+    file.release(*last);
+    EXPECT_EQ(file.bytes(*file.find("a.weight")).size(), 12u);
+  }
+}
+
+TEST_F(SplitGguf, PartsFollowFromTheName) {
+  EXPECT_EQ(gguf_parts("x/m-00002-of-00003.gguf"),
+            (std::vector<fs::path>{"x/m-00001-of-00003.gguf", "x/m-00002-of-00003.gguf",
+                                   "x/m-00003-of-00003.gguf"}));
+  for (const char* alone :
+       {"m.gguf", "m-00001-of-00001.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf",
+        "m-0001-of-0003.gguf", "-00001-of-00002.gguf", "m-00001-of-00002.bin"}) {
+    EXPECT_EQ(gguf_parts(alone), std::vector<fs::path>{alone});
+  }
+}
+
+TEST_F(SplitGguf, AMissingPartIsNamed) {
+  fs::remove(path_of(2));
+  expect_bad(3, {name_of(2) + ": part 2 of 3 is missing", name_of(3)});
+}
+
+TEST_F(SplitGguf, PartsThatContradictTheirNames) {
+  write(1, part(2));
+  expect_bad(1, {name_of(2), "found part 3 of 3, expected 2 of 3"});
+  write(1, part(1, 4));
+  expect_bad(1, {name_of(2), "found part 2 of 4"});
+  write(1, part(1));
+  write(0, part(0, 3, 5));
+  expect_bad(2, {name_of(1), "split.tensors.count: found 5, expected 3"});
+  write(0, part(0));
+  write(2, part(2, 3, 3, 'a'));
+  expect_bad(2, {name_of(3), "tensor a.weight: found twice"});
+}
+
+TEST_F(SplitGguf, OneUnderAnotherName) {
+  fs::copy(path_of(2), dir_.path() / "renamed.gguf");
+  expect_error(
+      ErrorKind::kBadInput, [&] { GgufFile::open(dir_.path() / "renamed.gguf"); },
+      "renamed.gguf: found part 2 of 3", "-00002-of-00003.gguf");
 }
 
 }  // namespace

@@ -54,9 +54,9 @@ INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
                          testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
                                          "gptneox", "smollm3", "mistral3", "granite", "olmo", "olmo2",
                                          "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
-                                         "command_r", "cohere2", "gemma", "mixtral", "qwen2moe", "qwen3moe",
-                                         "olmoe", "gpt_oss", "glm4moe", "deepseek_v2", "deepseek_v3",
-                                         "gpt_oss_mxfp4"),
+                                         "command_r", "cohere2", "gemma", "arcee", "nemotron", "gpt2",
+                                         "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
+                                         "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4"),
                          [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
@@ -669,7 +669,8 @@ TEST(ExportGguf, RefusesFamiliesThatItDoesNotKnow) {
   const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
   expect_error(
       ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
-      "found the family opt, which GGUF export does not know; expected one of cohere, cohere2, deepseek_v2");
+      "found the family opt, which GGUF export does not know; expected one of arcee, cohere, cohere2, "
+      "deepseek_v2");
 }
 
 // What llama.cpp's architectures take for granted.

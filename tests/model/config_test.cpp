@@ -8,6 +8,7 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "support/tiny_llama.h"
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/model.h"
@@ -232,7 +233,33 @@ const BadConfig kBadConfigs[] = {
     {"opt", R"({"do_layer_norm_before": false})", {"'do_layer_norm_before'", "350M"}},
     {"opt", R"({"word_embed_proj_dim": 12})", {"'word_embed_proj_dim'", "found 12", "350M"}},
     {"smollm3", R"({"no_rope_layers": [1]})", {"'no_rope_layers'", "found 1 numbers", "3 layers"}},
-    {"granite4", R"({"num_local_experts": 4})", {"'num_local_experts'", "found 4", "experts"}},
+    {"granite4",
+     R"({"num_local_experts": 4, "num_experts_per_tok": 5})",
+     {"'num_experts_per_tok'", "5 experts a token", "at most the 4"}},
+    {"gemma4", R"({"enable_moe_block": true})", {"'enable_moe_block'", "found true", "without experts"}},
+    {"gemma4", R"({"use_bidirectional_attention": "all"})", {"'use_bidirectional_attention'", "\"all\""}},
+    {"gemma4", R"({"per_layer_config": {"9": {"head_dim": 12}}})", {"'per_layer_config.9'", "below 3"}},
+    {"gemma4",
+     R"({"per_layer_config": {"1": {"sliding_window": 5}}})",
+     {"'per_layer_config.1.sliding_window'", "found 5", "head_dim"}},
+    {"gemma4", R"({"per_layer_config": {"0": {"head_dim": 12}}})", {"'per_layer_config'", "sliding layer"}},
+    {"gemma4", R"({"per_layer_config": {"1": {"head_dim": 16}}})", {"'per_layer_config'", "layer 2"}},
+    {"gemma4", R"({"num_kv_shared_layers": 3})", {"'num_kv_shared_layers'", "found 3", "less than"}},
+    {"gemma4_small",
+     R"({"num_kv_shared_layers": 4})",
+     {"'num_kv_shared_layers'", "found 4", "no layer of type full_attention"}},
+    {"gemma4_small",
+     R"({"num_global_key_value_heads": 3, "attention_k_eq_v": true})",
+     {"3 key heads", "(4)"}},
+    {"gemma4_small", R"({"vocab_size_per_layer_input": 7})", {"'vocab_size_per_layer_input'", "found 7"}},
+    {"gemma4_with_vision",
+     R"({"text_config": {"layer_types": ["full_attention"]}})",
+     {"'text_config.layer_types'", "found 1 layers"}},
+    {"falcon_h1", R"({"attention_bias": true})", {"'attention_bias'", "found true", "q_proj"}},
+    {"falcon_h1", R"({"mlp_multipliers": [1]})", {"'mlp_multipliers'", "found [1]", "2 positive"}},
+    {"falcon_h1", R"({"ssm_multipliers": [1, 1, 0, 1, 1]})", {"'ssm_multipliers'", "5 positive"}},
+    {"falcon_h1", R"({"mamba_n_heads": 5})", {"'mamba_n_heads'", "found 5", "mamba_d_ssm (36)"}},
+    {"falcon_h1", R"({"hidden_act": "gelu"})", {"'hidden_act'", "found gelu", "silu"}},
     {"granite4",
      R"({"layer_types": ["full_attention", "conv"]})",
      {"'layer_types'", "found 'conv' at 1", "mamba"}},
@@ -258,8 +285,11 @@ const BadConfig kBadConfigs[] = {
      R"({"scale_attn_by_inverse_layer_idx": true})",
      {"'scale_attn_by_inverse_layer_idx'", "found true"}},
     {"nemotron_h",
-     R"({"layers_block_type": ["mlp", "moe", "mlp", "mlp", "mlp"]})",
-     {"'layers_block_type'", "'moe' at 1", "without experts"}},
+     R"({"layers_block_type": ["mlp", "moe", "mlp", "mlp", "mlp"], "moe_latent_size": 8})",
+     {"'moe_latent_size'", "found 8", "expected null"}},
+    {"nemotron_h",
+     R"({"layers_block_type": ["mlp", "conv", "mlp", "mlp", "mlp"]})",
+     {"'layers_block_type'", "'conv' at 1", "moe"}},
     {"nemotron_h", R"({"num_hidden_layers": 4})", {"'layers_block_type'", "found 5", "num_hidden_layers"}},
     {"nemotron_h_bias", R"({"hybrid_override_pattern": "M*X"})", {"'hybrid_override_pattern'", "found 'X'"}},
     {"nemotron_h", R"({"n_groups": 4})", {"'n_groups'", "found 4", "divisor"}},
@@ -300,9 +330,29 @@ TEST(BadConfigs, NameFileAndField) {
   }
 }
 
+// As transformers 4 wrote them: a number that JSON has not.
+TEST(Defaults, BareInfinityIsReadAndWrittenAsTransformers5DoesIt) {
+  const test::TempDir dir;
+  const auto folder = dir.path() / "m";
+  std::filesystem::create_directory(folder);
+  std::filesystem::copy(kModels / "granite4_mamba" / "model.safetensors", folder);
+  std::string text = config_of("granite4_mamba").dump();
+  const std::string spelled = R"({"__float__":"Infinity"})";
+  ASSERT_NE(text.find(spelled), std::string::npos);
+  text.replace(text.find(spelled), spelled.size(), "Infinity");
+  test::write_text(folder / "config.json", text);
+  const auto model = Model::open(folder);
+  EXPECT_TRUE(model->config().has_recurrent_blocks());
+  const json written = json::parse(read_config_file(model->checkpoint()).dump());
+  EXPECT_EQ(written.at("time_step_limit"), json::parse(R"([0.0, {"__float__": "Infinity"}])"));
+  test::write_text(folder / "config.json", "{\"name\": \"Infinity\", \"x\": }");
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { Model::open(folder); }, "config.json");
+}
+
 TEST(BadConfigs, AnUnknownTypeIsAnsweredWithItsRelative) {
   for (const auto& [type, relative] :
-       {std::pair{"qwen3_omni", "qwen3"}, {"granitemoe", "granite"}, {"gemma3n", "gemma3"}}) {
+       {std::pair{"qwen3_omni", "qwen3"}, {"granitemoe_swa", "granitemoe"}, {"gemma3n", "gemma3"}}) {
     test::expect_error(
         ErrorKind::kBadInput,
         [&] {
@@ -318,7 +368,7 @@ TEST(BadConfigs, AnUnknownTypeIsAnsweredWithItsRelative) {
       [] {
         model_config({{"model_type", "sees"}, {"text_config", {{"model_type", "llama"}}}});
       },
-      "found 'sees'", "of models with a text_config gemma3, mistral3");
+      "found 'sees'", "of models with a text_config gemma3, gemma4, mistral3");
 }
 
 // Before transformers 4.52 Qwen2-VL had its text model's fields among its own.
@@ -393,7 +443,7 @@ TEST(BadConfigs, ContradictTensorShapes) {
 
 TEST(ModelInput, TokenOutsideTheVocabularyAndTooManyPositions) {
   const auto model = Model::open(kModels / "llama2");
-  Matrix hidden(2, model->config().hidden_size);
+  Matrix hidden(2, model->config().row_size());
   for (const std::int32_t id : {64, -1, 2147483647}) {
     test::expect_error(
         ErrorKind::kBadInput,

@@ -91,7 +91,7 @@ TEST_P(FamilyTest, InputsOfTheLastBlocksLinears) {
   const auto window = windows_.window(windows_.num_windows() - 1);
   const std::vector<RopeTable> ropes = model_->rope_tables(windows_.seqlen);
   for (const Backend* backend : {cpu_.get(), reference_.get()}) {
-    Matrix hidden(windows_.seqlen, model_->config().hidden_size);
+    Matrix hidden(windows_.seqlen, model_->config().row_size());
     model_->embed(window, windows_.seqlen, 0, hidden.view());
     std::vector<LinearInput> seen;
     const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {

@@ -40,7 +40,7 @@ void set_weights(DecoderBlock& block, const Weights& weights) {
 }
 
 Matrix embed(const Model& model, const TokenWindows& windows) {
-  Matrix hidden(windows.num_windows() * windows.seqlen, model.config().hidden_size);
+  Matrix hidden(windows.num_windows() * windows.seqlen, model.config().row_size());
   model.embed(windows.ids, windows.seqlen, 0, hidden.view());
   return hidden;
 }

@@ -90,9 +90,13 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
   using enum ModelFeature;
   std::set<ModelFeature> missing(all_model_features().begin(), all_model_features().end());
   for (const ModelFeature feature : cuda::capabilities().features) missing.erase(feature);
-  EXPECT_EQ(missing, (std::set<ModelFeature>{kXielu, kSingleParts, kSigmoid, kShortConvolution,
-                                             kGatedDeltaNet, kMamba2, kGatedHeads, kSlopes,
-                                             kTransposedLinears, kEmbeddingNorm, kLatentAttention}));
+  EXPECT_EQ(missing,
+            (std::set<ModelFeature>{
+                kXielu,           kSingleParts,   kSigmoid,       kShortConvolution,  kGatedDeltaNet,
+                kMamba2,          kGatedHeads,    kSlopes,        kTransposedLinears, kEmbeddingNorm,
+                kLatentAttention, kPlainExperts,  kScaledExperts, kParallelMixers,    kLinearScale,
+                kHeadSizes,       kKeysAreValues, kValueNorms,    kSharedKeys,        kLayerEmbeddings,
+                kOutputScale}));
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
@@ -198,9 +202,14 @@ TEST_F(CapabilitiesTest, FeaturesOfTheFamilies) {
   has("qwen3_5", {kGatedDeltaNet, kGatedHeads, kRotary, kQueryKeyNorms});
   has("lfm2", {kShortConvolution});
   has("granite4_mamba", {kMamba2, kNoRotary});
+  has("falcon_h1", {kMamba2, kParallelMixers, kLinearScale, kRotary});
+  has("gemma4", {kHeadSizes, kKeysAreValues, kValueNorms, kOutputScale});
+  has("gemma4_small", {kSharedKeys, kLayerEmbeddings});
   has("bloom", {kSlopes, kEmbeddingNorm});
   has("gpt2", {kTransposedLinears, kLearnedPositions, kStackedQkv});
   has("nemotron", {kLayerNormGainOffset, kReluSquared, kPlainMlp});
+  has("../experts/granitemoe", {kExperts, kScaledExperts});
+  has("../experts/nemotron_h_moe", {kExperts, kPlainExperts, kSingleParts});
   has("../experts/olmoe", {kExperts, kNormsOfAllHeads, kQkvClip});
   has("../experts/gpt_oss", {kExperts, kAttentionSinks, kClampedSwiglu});
   has("../experts/deepseek_v3", {kExperts, kLatentAttention});

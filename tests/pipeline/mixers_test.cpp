@@ -1,5 +1,6 @@
 // Models with something else than attention in some blocks, and files that hold their linears transposed: what a run
 // leaves alone, and what it refuses.
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -52,7 +53,8 @@ std::set<std::string> linears_in(const ModelConfig& model) {
 }
 
 TEST(Mixers, ConvolutionsRecurrencesAndOtherPartsStayBitForBit) {
-  for (const char* name : {"lfm2", "qwen3_5", "qwen3_5_with_vision", "granite4_mamba", "nemotron_h"}) {
+  for (const char* name : {"lfm2", "qwen3_5", "qwen3_5_with_vision", "granite4_mamba", "nemotron_h",
+                           "falcon_h1", "gemma4", "gemma4_small", "gemma4_with_vision"}) {
     const TempDir dir;
     const auto small = pruned(name, dir.path() / "out");
     const Checkpoint dense = Checkpoint::open(kModels / name);
@@ -73,6 +75,49 @@ TEST(Mixers, ConvolutionsRecurrencesAndOtherPartsStayBitForBit) {
       EXPECT_NE(dense.find("mtp.fc.weight"), nullptr) << "the fixture has heads for further tokens";
     }
   }
+}
+
+// Attention's and the mixer's of Falcon-H1 stand side by side in what is observed.
+TEST(Mixers, EachOfTwoOutputProjectionsIsPrunedByItsOwnInputs) {
+  const TempDir dir;
+  const auto small = pruned("falcon_h1", dir.path() / "out");
+  const auto dense = Model::open(kModels / "falcon_h1");
+  const auto backend = make_reference_backend();
+  const TokenWindows windows = test::random_windows(*dense);
+  std::vector<double> energy;
+  const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
+    if (input != LinearInput::kAttentionOutput) return;
+    energy.assign(static_cast<std::size_t>(x.cols), 0.0);
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      for (std::int64_t i = 0; i < x.cols; ++i)
+        energy[static_cast<std::size_t>(i)] += double{x.at(t, i)} * double{x.at(t, i)};
+    }
+  };
+  DecoderBlock block = dense->load_block(0);
+  block.pack(*backend, ComputeType::kF32);
+  Matrix hidden = dense->embed_windows(windows, 0, windows.num_windows());
+  BlockForwardOptions options;
+  options.sequence_length = windows.seqlen;
+  options.observer = &observer;
+  block.forward(*backend, dense->rope_tables(windows.seqlen), hidden.view(), options);
+  int projections = 0;
+  const DecoderBlock changed = small->load_block(0);
+  for (std::size_t l = 0; l < block.linears().size(); ++l) {
+    const LinearTensors& linear = block.linears()[l].tensors;
+    if (linear.input != LinearInput::kAttentionOutput) continue;
+    ++projections;
+    for (std::int64_t o = 0; o < linear.outputs; ++o) {
+      double largest_gone = 0.0, least_kept = 1e30;
+      for (std::int64_t i = 0; i < linear.inputs; ++i) {
+        const double score = std::abs(double{block.linears()[l].weight.at(o, i)}) *
+                             std::sqrt(energy[static_cast<std::size_t>(linear.first_input + i)]);
+        double& bound = changed.linears()[l].weight.at(o, i) == 0.0f ? largest_gone : least_kept;
+        bound = &bound == &largest_gone ? std::max(bound, score) : std::min(bound, score);
+      }
+      EXPECT_LE(largest_gone, least_kept * (1.0 + 1e-5)) << linear.name << " row " << o;
+    }
+  }
+  EXPECT_EQ(projections, 2);
 }
 
 TEST(Mixers, HeadsAreNoUnits) {
@@ -97,6 +142,12 @@ TEST(Mixers, LayersOfOnePartAreNotShrunk) {
                        {"cannot be removed", "a mixer or an MLP alone", "possible: none"});
   }
   test::expect_error(ErrorKind::kUsage, [&] { check_shrinkable(*model); }, {"nemotron_h", "alone"});
+  // Where MLPs have two widths and layers read others' keys, nothing else is left.
+  const auto bound = Model::open(kModels / "gemma4_small");
+  test::expect_error(ErrorKind::kUsage, [&] { check_shrinkable(*bound); }, {"gemma4", "different widths"});
+  test::expect_error(ErrorKind::kUsage,
+                     [&] { check_request(bound->config(), {.ratio = 0.2, .units = {UnitKind::kLayers}}); },
+                     {"layers cannot be removed", "hang together", "possible: none"});
 }
 
 TEST(Mixers, AGpuRefusesEachByName) {
@@ -104,6 +155,10 @@ TEST(Mixers, AGpuRefusesEachByName) {
        {std::pair{"lfm2", "short convolutions"}, std::pair{"qwen3_5", "gated DeltaNet"},
         std::pair{"qwen3_5", "gated attention heads"}, std::pair{"granite4_mamba", "Mamba-2"},
         std::pair{"bloom", "ALiBi slopes"}, std::pair{"bloom", "a norm of the embeddings"},
+        std::pair{"falcon_h1", "a recurrent mixer beside attention"},
+        std::pair{"gemma4", "heads of different sizes"}, std::pair{"gemma4", "values that are the keys"},
+        std::pair{"gemma4_small", "keys and values of earlier blocks"},
+        std::pair{"gemma4_small", "embeddings of each layer"},
         std::pair{"nemotron_h", "blocks that are a mixer or an MLP alone"}, std::pair{"apertus", "xielu"},
         std::pair{"gpt2", "linears stored as [inputs, outputs]"}}) {
     const auto model = Model::open(kModels / name);

@@ -228,7 +228,7 @@ Layer layer_of(const Model& model, const Backend& backend, const TokenWindows& w
   }
   const Matrix mixed = result.block->attention(
       backend, ropes, result.block->input_of(backend, LinearInput::kAttention, result.hidden.view()).view(),
-      options);
+      result.hidden.view(), options);
   Matrix out = result.block->project(backend, LinearInput::kAttentionOutput, mixed.view());
   result.block->add_output(backend, LinearInput::kAttentionOutput, out.view(), result.hidden.view());
   result.output = std::move(hidden);
@@ -293,7 +293,8 @@ TEST_P(PruneExperts, WandaReadsTheRoutedTokens) {
       }
       EXPECT_EQ(other, 0) << entry.tensor << " of " << rows.size() << " tokens";
     }
-    EXPECT_EQ(total, 3 * layer.x.rows() * routing.top_k);
+    const auto parts = std::ssize(parts_of(*layer.block->config().experts));
+    EXPECT_EQ(total, parts * layer.x.rows() * routing.top_k);
     const auto& tokens = result.expert_tokens.front().tokens;
     EXPECT_EQ(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}), layer.x.rows() * routing.top_k);
   }

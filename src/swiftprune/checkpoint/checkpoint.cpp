@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/import_gguf.h"
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/checkpoint/pytorch_file.h"
@@ -69,10 +70,15 @@ std::vector<std::string> gguf_files(const fs::path& folder) {
   return names;
 }
 
+// One file, or all parts of one.
+bool is_one_model(const std::vector<std::string>& names) {
+  return !names.empty() && gguf_parts(names.front()).size() == names.size();
+}
+
 [[noreturn]] void fail_no_weights(const fs::path& folder) {
   if (const auto names = gguf_files(folder); !names.empty()) {
     bad_input("{}: found {} but no {}; give the file itself as the model: {}", folder.string(), names.front(),
-              names.size() == 1 ? "config.json beside it" : kSafetensorsFile,
+              is_one_model(names) ? "config.json beside it" : kSafetensorsFile,
               (folder / names.front()).string());
   }
   std::error_code ignored;
@@ -286,7 +292,7 @@ struct Checkpoint::Impl {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       TensorInfo& tensor = tensors[i];
       tensor.transposed = tensor.shape.size() == 2 && is_stored_transposed(config, tensor.name);
-      if (tensor.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
+      if (turns(tensor)) std::swap(tensor.shape[0], tensor.shape[1]);
       by_name.emplace(tensors[i].name, i);
       if (converted.contains(keys[i])) converted_key.emplace(tensors[i].name, keys[i]);
     }
@@ -295,6 +301,9 @@ struct Checkpoint::Impl {
           fmt::format("{}: {} tensors of F64 are read, and written, as F32", folder.string(), num_doubles));
     }
   }
+
+  // Must its bytes be turned? GGUF has such tensors as they are used.
+  bool turns(const TensorInfo& tensor) const { return tensor.transposed && !gguf; }
 
   // Of a tensor in the GGUF file, its number there.
   std::optional<std::size_t> in_gguf(const TensorInfo& tensor) const {
@@ -319,7 +328,7 @@ struct Checkpoint::Impl {
 
   // Nothing where the values are to be had of bytes() as well.
   std::optional<std::size_t> only_expanded(const TensorInfo& tensor) const {
-    const auto index = tensor.transposed ? std::nullopt : in_gguf(tensor);
+    const auto index = in_gguf(tensor);
     return index && !gguf->as_it_lies(*index) ? index : std::nullopt;
   }
 
@@ -360,7 +369,7 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
     impl->add_file(kPytorchFile);
   } else if (is_there(folder / kPytorchIndexFile)) {
     impl->add_shards(kPytorchIndexFile, kPytorchExtension);
-  } else if (const auto names = gguf_files(folder); names.size() == 1 && is_there(folder / "config.json")) {
+  } else if (const auto names = gguf_files(folder); is_one_model(names) && is_there(folder / "config.json")) {
     impl->add_gguf(names.front());
   } else {
     fail_no_weights(folder);
@@ -390,7 +399,7 @@ const TensorInfo& Checkpoint::at(std::string_view name) const {
 
 std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
   const std::span<const std::byte> stored = impl_->stored_bytes(tensor);
-  if (!tensor.transposed) return stored;
+  if (!impl_->turns(tensor)) return stored;
   const std::lock_guard lock(impl_->mutex);
   std::vector<std::byte>& turned = impl_->turned[tensor.name];
   if (turned.empty()) {
@@ -402,7 +411,7 @@ std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
 
 std::span<const std::byte> Checkpoint::bytes_of_part(const TensorInfo& tensor, std::int64_t first,
                                                      std::int64_t count, std::vector<std::byte>& own) const {
-  expect(!tensor.transposed && !tensor.shape.empty() && first >= 0 && count >= 0 &&
+  expect(!impl_->turns(tensor) && !tensor.shape.empty() && first >= 0 && count >= 0 &&
              first + count <= tensor.shape.front(),
          "bytes_of_part: a part of the tensor");
   const std::int64_t extent = std::max<std::int64_t>(1, tensor.shape.front());
@@ -498,7 +507,7 @@ void Checkpoint::load_rows(const TensorInfo& tensor, std::int64_t first, MatrixV
 }
 
 void Checkpoint::release(const TensorInfo& tensor) const {
-  if (tensor.transposed) {
+  if (impl_->turns(tensor)) {
     const std::lock_guard lock(impl_->mutex);
     impl_->turned.erase(tensor.name);
   }

@@ -1,13 +1,15 @@
 #include "swiftprune/checkpoint/config_file.h"
 
 #include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/core/python_json.h"
 
 namespace swiftprune {
 
 nlohmann::ordered_json read_config_file(const Checkpoint& checkpoint) {
   const MappedFile file(checkpoint.folder() / "config.json");
-  return nlohmann::ordered_json::parse(
-      std::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const auto spelled = with_spelled_floats(text);
+  return nlohmann::ordered_json::parse(spelled ? *spelled : text);
 }
 
 }  // namespace swiftprune

@@ -165,20 +165,68 @@ class Reader {
 
 }  // namespace
 
+std::vector<std::filesystem::path> gguf_parts(const std::filesystem::path& file) {
+  constexpr std::string_view kEnd = ".gguf", kOf = "-of-";
+  constexpr std::size_t kDigits = 5, kLength = 2 * kDigits + kOf.size() + 1 + kEnd.size();
+  const std::string name = file.filename().string();
+  if (name.size() <= kLength) return {file};
+  const std::string tail = name.substr(name.size() - kLength);  // "-00002-of-00003.gguf"
+  const auto number = [&](std::size_t at) {
+    const std::string digits = tail.substr(at, kDigits);
+    return digits.find_first_not_of("0123456789") == std::string::npos ? std::stoul(digits) : 0;
+  };
+  const auto no = number(1), count = number(1 + kDigits + kOf.size());
+  if (tail.front() != '-' || tail.substr(1 + kDigits, kOf.size()) != kOf || !tail.ends_with(kEnd) || no < 1 ||
+      no > count || count < 2) {
+    return {file};
+  }
+  std::vector<std::filesystem::path> parts;
+  for (std::size_t i = 1; i <= count; ++i) {
+    parts.push_back(file.parent_path() /
+                    fmt::format("{}-{:05}-of-{:05}.gguf", name.substr(0, name.size() - kLength), i, count));
+  }
+  return parts;
+}
+
 std::int64_t GgufTensor::numel() const { return static_cast<std::int64_t>(checked_numel(shape).value()); }
 
 struct GgufFile::Impl {
-  MappedFile file;
-  std::string name;
-  std::map<std::string_view, Value> values;  // keys lie in the file
+  struct Part {
+    explicit Part(const std::filesystem::path& path) : file(path), name(path.string()) {}
+    MappedFile file;
+    std::string name;
+    std::map<std::string_view, Value> values;  // keys lie in the file
+    std::size_t first_tensor = 0, end_tensor = 0;
+  };
+  std::vector<std::unique_ptr<Part>> parts;
   std::vector<GgufTensor> tensors;
   std::unordered_map<std::string_view, std::size_t> by_name;
 
-  explicit Impl(const std::filesystem::path& path) : file(path), name(path.string()) {}
+  explicit Impl(const std::filesystem::path& path) {
+    const std::vector<std::filesystem::path> files = gguf_parts(path);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      if (!std::filesystem::exists(files[i])) {
+        bad_input("{}: part {} of {} is missing, expected beside {}", files[i].string(), i + 1, files.size(),
+                  path.string());
+      }
+      parts.push_back(std::make_unique<Part>(files[i]));
+      read(*parts.back());
+    }
+    check_split();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (!by_name.emplace(tensors[i].name, i).second)
+        bad_input("{}: tensor {}: found twice", name_of(tensors[i]), tensors[i].name);
+    }
+  }
 
-  void read() {
-    Reader reader(file.bytes(), name);
-    if (reader.left() < 4 || std::memcmp(file.bytes().data(), "GGUF", 4) != 0) {
+  // Metadata are those of the first.
+  const Part& first() const { return *parts.front(); }
+  const std::string& name_of(const GgufTensor& tensor) const { return parts[tensor.part]->name; }
+
+  void read(Part& part) {
+    const std::string& name = part.name;
+    Reader reader(part.file.bytes(), name);
+    if (reader.left() < 4 || std::memcmp(part.file.bytes().data(), "GGUF", 4) != 0) {
       bad_input("{}: expected a GGUF file", name);
     }
     reader.take(4, "the header");
@@ -193,14 +241,53 @@ struct GgufFile::Impl {
     const auto num_values = reader.number<std::uint64_t>("the header");
     for (std::uint64_t i = 0; i < num_values; ++i) {
       const std::string_view key = reader.plain_name("a metadata key");
-      if (!values.emplace(key, reader.value(key)).second) bad_input("{}: {}: found twice", name, key);
+      if (!part.values.emplace(key, reader.value(key)).second) bad_input("{}: {}: found twice", name, key);
     }
-    for (std::uint64_t i = 0; i < num_tensors; ++i) read_tensor_info(reader);
-    place_tensors(reader.position());
+    part.first_tensor = tensors.size();
+    for (std::uint64_t i = 0; i < num_tensors; ++i) read_tensor_info(part, reader);
+    part.end_tensor = tensors.size();
+    place_tensors(part, reader.position());
   }
 
-  void read_tensor_info(Reader& reader) {
+  std::optional<std::int64_t> split_number(const Part& part, std::string_view key) const {
+    const auto entry = part.values.find(key);
+    if (entry == part.values.end()) return std::nullopt;
+    const Value& value = entry->second;
+    if (value.is_array || !is_number(value.type) || is_float(value.type))
+      bad_input("{}: {}: found {}, expected an integer", part.name, key, value.type_name());
+    return static_cast<std::int64_t>(number_at(value.type, value.bytes.data()));
+  }
+
+  // The parts say of themselves what their names say.
+  void check_split() const {
+    const auto count = static_cast<std::int64_t>(parts.size());
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Part& part = *parts[static_cast<std::size_t>(i)];
+      const std::int64_t found = split_number(part, "split.count").value_or(1);
+      const std::int64_t number = split_number(part, "split.no").value_or(0);
+      if (count == 1 && found > 1) {
+        bad_input(
+            "{}: found part {} of {}, expected a name that ends with -{:05}-of-{:05}.gguf, and the other "
+            "parts "
+            "beside it",
+            part.name, number + 1, found, number + 1, found);
+      }
+      if (found != count || (count > 1 && number != i)) {
+        bad_input("{}: split.no and split.count: found part {} of {}, expected {} of {} as its name says",
+                  part.name, number + 1, found, i + 1, count);
+      }
+    }
+    const auto total = split_number(first(), "split.tensors.count");
+    if (total && count > 1 && *total != std::ssize(tensors)) {
+      bad_input("{}: split.tensors.count: found {}, expected {}, the tensors of all {} parts", first().name,
+                *total, tensors.size(), count);
+    }
+  }
+
+  void read_tensor_info(const Part& part, Reader& reader) {
+    const std::string& name = part.name;
     GgufTensor& tensor = tensors.emplace_back();
+    tensor.part = parts.size() - 1;
     tensor.name = reader.plain_name("a tensor name");
     const auto rank = reader.number<std::uint32_t>(tensor.name);
     if (rank < 1 || rank > 4) {
@@ -222,10 +309,12 @@ struct GgufFile::Impl {
   }
 
   // Turns offsets from the start of the data into offsets from the start of the file.
-  void place_tensors(std::uint64_t header_end) {
-    const std::uint64_t alignment = data_alignment();
+  void place_tensors(const Part& part, std::uint64_t header_end) {
+    const std::string& name = part.name;
+    const std::uint64_t file_size = part.file.bytes().size(), alignment = data_alignment(part);
     const std::uint64_t data_begin = (header_end + alignment - 1) / alignment * alignment;
-    for (GgufTensor& tensor : tensors) {
+    for (std::size_t i = part.first_tensor; i < part.end_tensor; ++i) {
+      GgufTensor& tensor = tensors[i];
       if (tensor.begin % alignment != 0) {
         bad_input("{}: tensor {}: found offset {}, expected a multiple of {}", name, tensor.name,
                   tensor.begin, alignment);
@@ -240,55 +329,50 @@ struct GgufFile::Impl {
                                : numel;
       const auto begin = checked_add(data_begin, tensor.begin);
       const auto end = bytes && begin ? checked_add(*begin, *bytes) : std::nullopt;
-      if (!end || *end > file.bytes().size()) {
+      if (!end || *end > file_size) {
         bad_input(
             "{}: tensor {}: found {} [{}] at offset {}, past the end of the file ({} bytes); the file is "
             "cut short or damaged",
-            name, tensor.name, tensor.type->name, fmt::join(tensor.shape, ", "), tensor.begin,
-            file.bytes().size());
+            name, tensor.name, tensor.type->name, fmt::join(tensor.shape, ", "), tensor.begin, file_size);
       }
       tensor.begin = *begin;
       tensor.end = *end;
     }
-    check_overlaps();
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (!by_name.emplace(tensors[i].name, i).second)
-        bad_input("{}: tensor {}: found twice", name, tensors[i].name);
-    }
+    check_overlaps(part);
   }
 
-  std::uint64_t data_alignment() const {
-    const auto entry = values.find("general.alignment");
-    if (entry == values.end()) return 32;
+  std::uint64_t data_alignment(const Part& part) const {
+    const auto entry = part.values.find("general.alignment");
+    if (entry == part.values.end()) return 32;
     const Value& value = entry->second;
     const bool is_u32 = !value.is_array && value.type == ValueType::kU32;
     const std::uint64_t alignment = is_u32 ? load<std::uint32_t>(value.bytes.data()) : 0;
     if (!std::has_single_bit(alignment)) {
-      bad_input("{}: general.alignment: found {}, expected a power of two", name,
+      bad_input("{}: general.alignment: found {}, expected a power of two", part.name,
                 is_u32 ? fmt::format("{}", alignment) : value.type_name());
     }
     return alignment;
   }
 
-  void check_overlaps() const {
+  void check_overlaps(const Part& part) const {
     std::vector<const GgufTensor*> sorted;
-    for (const GgufTensor& tensor : tensors) sorted.push_back(&tensor);
+    for (std::size_t i = part.first_tensor; i < part.end_tensor; ++i) sorted.push_back(&tensors[i]);
     std::sort(sorted.begin(), sorted.end(),
               [](const GgufTensor* a, const GgufTensor* b) { return a->begin < b->begin; });
     for (std::size_t i = 1; i < sorted.size(); ++i) {
       if (sorted[i]->begin < sorted[i - 1]->end) {
-        bad_input("{}: tensors {} and {} overlap", name, sorted[i - 1]->name, sorted[i]->name);
+        bad_input("{}: tensors {} and {} overlap", part.name, sorted[i - 1]->name, sorted[i]->name);
       }
     }
   }
 
   const Value* find(std::string_view key) const {
-    const auto entry = values.find(key);
-    return entry == values.end() ? nullptr : &entry->second;
+    const auto entry = first().values.find(key);
+    return entry == first().values.end() ? nullptr : &entry->second;
   }
 
   [[noreturn]] void wrong_type(std::string_view key, const Value& value, std::string_view expected) const {
-    bad_input("{}: {}: found {}, expected {}", name, key, value.type_name(), expected);
+    bad_input("{}: {}: found {}, expected {}", first().name, key, value.type_name(), expected);
   }
 };
 
@@ -297,13 +381,9 @@ GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
-GgufFile GgufFile::open(const std::filesystem::path& path) {
-  auto impl = std::make_unique<Impl>(path);
-  impl->read();
-  return GgufFile(std::move(impl));
-}
+GgufFile GgufFile::open(const std::filesystem::path& path) { return GgufFile(std::make_unique<Impl>(path)); }
 
-const std::string& GgufFile::name() const { return impl_->name; }
+const std::string& GgufFile::name() const { return impl_->first().name; }
 bool GgufFile::has(std::string_view key) const { return impl_->find(key) != nullptr; }
 
 bool GgufFile::is_text(std::string_view key) const {
@@ -314,7 +394,7 @@ bool GgufFile::is_text(std::string_view key) const {
 
 std::vector<std::string_view> GgufFile::keys() const {
   std::vector<std::string_view> keys;
-  for (const auto& [key, value] : impl_->values) keys.push_back(key);
+  for (const auto& [key, value] : impl_->first().values) keys.push_back(key);
   return keys;
 }
 
@@ -322,7 +402,7 @@ std::optional<std::string_view> GgufFile::text(std::string_view key) const {
   const Value* value = impl_->find(key);
   if (value == nullptr) return std::nullopt;
   if (value->is_array || value->type != ValueType::kString) impl_->wrong_type(key, *value, "a string");
-  return Reader(value->bytes, impl_->name).text(key);
+  return Reader(value->bytes, impl_->first().name).text(key);
 }
 
 std::optional<std::int64_t> GgufFile::integer(std::string_view key) const {
@@ -345,7 +425,7 @@ std::optional<std::vector<std::int64_t>> GgufFile::integers(std::string_view key
   for (std::size_t i = 0; i < integers.size(); ++i) {
     const double number = number_at(value->type, value->bytes.data() + i * size);
     if (std::abs(number) > 0x1p53)
-      bad_input("{}: {}: found {}, which is too large", impl_->name, key, number);
+      bad_input("{}: {}: found {}, which is too large", impl_->first().name, key, number);
     integers[i] = static_cast<std::int64_t>(number);
   }
   return integers;
@@ -357,7 +437,7 @@ std::optional<double> GgufFile::number(std::string_view key) const {
   if (value->is_array || !is_number(value->type)) impl_->wrong_type(key, *value, "a number");
   const double number = number_at(value->type, value->bytes.data());
   if (!std::isfinite(number))
-    bad_input("{}: {}: found {}, expected a finite number", impl_->name, key, number);
+    bad_input("{}: {}: found {}, expected a finite number", impl_->first().name, key, number);
   return number;
 }
 
@@ -373,7 +453,7 @@ std::optional<std::vector<std::string_view>> GgufFile::texts(std::string_view ke
   if (value == nullptr) return std::nullopt;
   if (!value->is_array || value->type != ValueType::kString)
     impl_->wrong_type(key, *value, "an array of string");
-  Reader reader(value->bytes, impl_->name);
+  Reader reader(value->bytes, impl_->first().name);
   std::vector<std::string_view> texts(value->count);
   for (std::string_view& text : texts) text = reader.text(key);
   return texts;
@@ -406,9 +486,11 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
 }
 
 std::span<const std::byte> GgufFile::bytes(const GgufTensor& tensor) const {
-  return impl_->file.bytes().subspan(tensor.begin, tensor.end - tensor.begin);
+  return impl_->parts[tensor.part]->file.bytes().subspan(tensor.begin, tensor.end - tensor.begin);
 }
 
-void GgufFile::release(const GgufTensor& tensor) const { impl_->file.release(tensor.begin, tensor.end); }
+void GgufFile::release(const GgufTensor& tensor) const {
+  impl_->parts[tensor.part]->file.release(tensor.begin, tensor.end);
+}
 
 }  // namespace swiftprune

@@ -1,5 +1,6 @@
-// A GGUF file (version 2 or 3), read: metadata and where the tensors lie. Format: docs/formats.md. Files are
-// hostile: everything but the values themselves is checked when the file is opened.
+// A GGUF file (version 2 or 3), read: metadata and where the tensors lie; or several files of one model, as
+// llama-gguf-split makes them. Format: docs/formats.md. Files are hostile: everything but the values themselves is checked
+// when the file is opened.
 #pragma once
 
 #include <cstddef>
@@ -21,15 +22,21 @@ struct GgufTensor {
   const GgmlTypeTraits* type = nullptr;
   std::vector<std::int64_t>
       shape;                // outermost first, as PyTorch counts (the file has it the other way round)
-  std::uint64_t begin = 0;  // bytes, from the start of the file
+  std::uint64_t begin = 0;  // bytes, from the start of its file
   std::uint64_t end = 0;
+  std::size_t part = 0;  // which of the model's files holds it
 
   std::int64_t numel() const;
 };
 
+// All files of the model that `file` belongs to, in their order, by its name: "m-00002-of-00003.gguf" has two others
+// beside it. Whether they are there is another question.
+std::vector<std::filesystem::path> gguf_parts(const std::filesystem::path& file);
+
 class GgufFile {
  public:
-  // Throws Error{kBadInput} naming the file and what is wrong with it.
+  // Of a model in several files any may be given, and all are read. Throws Error{kBadInput} naming the file and what is
+  // wrong with it, or the part that is missing.
   static GgufFile open(const std::filesystem::path& path);
   GgufFile(GgufFile&&) noexcept;
   GgufFile& operator=(GgufFile&&) noexcept;

@@ -50,7 +50,7 @@ struct TensorRule {
   std::string_view bias =
       "none";  // "none", "required", or the config field that says whether there are biases
   RowOrder order = RowOrder::kSame;
-  float offset = 0.0f;  // added to the stored values
+  float offset = 0.0f;  // added to the stored values of weights, not to those of biases
   TensorForm form = TensorForm::kPlain;
   TensorBlocks blocks = TensorBlocks::kAll;
   bool optional = false;  // all of its blocks have it, or none
@@ -85,6 +85,8 @@ struct GgufArchitecture {
   bool has_experts = false;  // two may share a name: expert_count tells them apart
   // Experts are those of gpt-oss: fused tensors [E, inputs, outputs] with gate and up in turn, or MXFP4.
   bool experts_by_input = false;
+  // Pairs of names: what `fields` call a field, and what config.json does in the end.
+  std::string_view own_names = {};
 };
 
 std::span<const GgufArchitecture> gguf_architectures();

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/import_gguf.h"
 #include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/core/error.h"
@@ -51,7 +52,8 @@ void GgufFolder::fill(const fs::path& file) {
   const GgufModel model = GgufModel::open(file);
   path_ = temporary_ / file.stem();
   fs::create_directory(path_);
-  fs::create_symlink(fs::absolute(file), path_ / file.filename());
+  for (const fs::path& part : gguf_parts(file))
+    fs::create_symlink(fs::absolute(part), path_ / part.filename());
   // What names the input's files by size and time, as --resume does, finds the same at the next run.
   const auto time = fs::last_write_time(file);
   const auto write = [&](const char* name, const std::string& text) {

@@ -246,6 +246,20 @@ constexpr TensorRule kGlm4Block[] = {
     {"post_ffw_norm", "model.layers.*.post_mlp_layernorm"},
 };
 
+// ---- arcee: llama with a plain MLP of squared ReLU
+
+constexpr TensorRule kArceeBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "none", RowOrder::kRotaryPairsOfQ},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "none", RowOrder::kRotaryPairsOfK},
+    {"attn_v", "model.layers.*.self_attn.v_proj"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"attn_rot_embd", ""},
+};
+
 constexpr GgufArchitecture kArchitectures[] = {
     {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
@@ -267,6 +281,8 @@ constexpr GgufArchitecture kArchitectures[] = {
     {"granite", "granite", "GraniteForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
      kGraniteFields, kLlamaModelTensors, kLlamaBlock, complete_granite, "refact", false,
      "attention.scale embedding_scale residual_scale logit_scale"},
+    {"arcee", "arcee", "ArceeForCausalLM", R"({"hidden_act": "relu2", "rope_theta": 10000.0})", kLlamaFields,
+     kLlamaModelTensors, kArceeBlock, complete_llama, "llama-bpe"},
     {"glm4", "glm4", "Glm4ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kGlm4Block, complete_glm4, "glm4"},
 };

@@ -314,6 +314,67 @@ constexpr TensorRule kPhi2Block[] = {
     {"ffn_down", "model.layers.*.mlp.fc2", "required"},
 };
 
+// ---- nemotron: LayerNorms whose gain is stored as 1 + w, a plain MLP of squared ReLU
+
+constexpr ConfigField kNemotronFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+    {"max_position_embeddings", "context_length"},
+    {"norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+};
+
+constexpr TensorRule kNemotronModelTensors[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", "required", RowOrder::kSame, -1.0f},
+    {"output", "lm_head"},
+    {"rope_freqs", ""},
+};
+
+constexpr TensorRule kNemotronBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm", "required", RowOrder::kSame, -1.0f},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj", "attention_bias"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm", "required", RowOrder::kSame, -1.0f},
+    {"ffn_up", "model.layers.*.mlp.up_proj", "mlp_bias"},
+    {"ffn_down", "model.layers.*.mlp.down_proj", "mlp_bias"},
+    {"attn_rot_embd", ""},
+};
+
+// ---- gpt2: learned positions; Hugging Face has the linears transposed
+
+constexpr ConfigField kGpt2Fields[] = {
+    {"hidden_size", "embedding_length"},
+    {"n_inner", "feed_forward_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"n_positions", "context_length"},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+};
+
+constexpr TensorRule kGpt2ModelTensors[] = {
+    {"token_embd", "transformer.wte"},
+    {"position_embd", "transformer.wpe"},
+    {"output_norm", "transformer.ln_f", "required"},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kGpt2Block[] = {
+    {"attn_norm", "transformer.h.*.ln_1", "required"},
+    {"attn_qkv", "transformer.h.*.attn.c_attn", "required"},
+    {"attn_output", "transformer.h.*.attn.c_proj", "required"},
+    {"ffn_norm", "transformer.h.*.ln_2", "required"},
+    {"ffn_up", "transformer.h.*.mlp.c_fc", "required"},
+    {"ffn_down", "transformer.h.*.mlp.c_proj", "required"},
+};
+
+void complete_gpt2(const GgufFile&, Json&) {}
+
 // ---- command-r, cohere2
 
 constexpr ConfigField kCohereFields[] = {
@@ -376,11 +437,16 @@ constexpr GgufArchitecture kArchitectures[] = {
      kLayerNormModelTensors, kStarcoder2Block, complete_starcoder2, "starcoder"},
     {"phi2", "phi", "PhiForCausalLM", R"({"hidden_act": "gelu_new", "rope_theta": 10000.0})", kPhi2Fields,
      kPhi2ModelTensors, kPhi2Block, complete_partial, "gpt-2"},
+    {"nemotron", "nemotron", "NemotronForCausalLM", R"({"hidden_act": "relu2", "rope_theta": 10000.0})",
+     kNemotronFields, kNemotronModelTensors, kNemotronBlock, complete_glm4, "llama-bpe"},
     {"command-r", "cohere", "CohereForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
      kCohereFields, kLlamaModelTensors, kCohereBlock, complete_cohere, "command-r", false, "logit_scale"},
     {"cohere2", "cohere2", "Cohere2ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
      kCohereFields, kLlamaModelTensors, kCohereBlock, complete_cohere2, "command-r", false,
      "logit_scale attention.sliding_window attention.sliding_window_pattern"},
+    {"gpt2", "gpt2", "GPT2LMHeadModel", R"({"activation_function": "gelu_new"})", kGpt2Fields,
+     kGpt2ModelTensors, kGpt2Block, complete_gpt2, "gpt-2", false, "", false, false,
+     "hidden_size n_embd num_hidden_layers n_layer num_attention_heads n_head"},
     {"gptneox", "gpt_neox", "GPTNeoXForCausalLM", R"({"hidden_act": "gelu"})", kGptNeoxFields,
      kGptNeoxModelTensors, kGptNeoxBlock, complete_gptneox, "olmo"},
 };

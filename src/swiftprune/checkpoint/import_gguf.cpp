@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "swiftprune/checkpoint/gguf_assembly.h"
 #include "swiftprune/checkpoint/gguf_tokenizer.h"
 #include "swiftprune/checkpoint/mapped_file.h"
+#include "swiftprune/checkpoint/tensor_names.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 
@@ -36,6 +38,7 @@ struct TensorPlan {
     if (rule->form == TensorForm::kOneRow) return {1, source->numel()};
     return source->shape;
   }
+  float offset() const { return source->name.ends_with(".bias") ? 0.0f : rule->offset; }
 };
 
 // A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias.
@@ -268,19 +271,21 @@ void add_special_tokens(const SpecialTokens& special, Json& config, Json& genera
   }
 }
 
-void refuse_parts(const GgufFile& file) {
-  const std::int64_t parts = file.integer("split.count").value_or(1);
-  if (parts > 1) {
-    bad_input("{}: found part {} of {}; join the parts first: llama-gguf-split --merge FIRST_PART OUT.gguf",
-              file.name(), file.integer("split.no").value_or(0) + 1, parts);
-  }
-}
-
 // A router's correction bias chooses experts by small differences: it stays as exact as it is stored, as in DeepSeek's
 // own files.
 DType dtype_of(const TensorPlan& tensor, DType dtype) {
   const bool is_correction = tensor.rule->hugging_face.ends_with("e_score_correction_bias");
   return is_correction && tensor.source->type->type == GgmlType::kF32 ? DType::kF32 : dtype;
+}
+
+// The fields by which the code above knows a model become those of its class.
+void take_own_names(std::string_view names, Json& config) {
+  for (std::istringstream pairs{std::string(names)}; !pairs.eof();) {
+    std::string known, own;
+    if (!(pairs >> known >> own)) return;
+    config[own] = config.at(known);
+    config.erase(known);
+  }
 }
 
 std::string torch_name(DType dtype) {
@@ -363,7 +368,6 @@ GgufModel::~GgufModel() = default;
 GgufModel GgufModel::open(const fs::path& path, std::optional<DType> dtype) {
   auto impl = std::make_unique<Impl>(GgufFile::open(path));
   const GgufFile& file = impl->file;
-  refuse_parts(file);
   impl->architecture = &gguf_architecture_of(file);
   impl->architecture_name = impl->architecture->name;
   impl->config = gguf_config(file, *impl->architecture);
@@ -378,6 +382,7 @@ GgufModel GgufModel::open(const fs::path& path, std::optional<DType> dtype) {
   add_special_tokens(gguf_special_tokens(file, impl->config.at("vocab_size")), impl->config,
                      impl->generation);
   impl->list_tensors();
+  take_own_names(impl->architecture->own_names, impl->config);
   return GgufModel(std::move(impl));
 }
 
@@ -437,8 +442,8 @@ void GgufModel::read_rows(std::size_t tensor, std::int64_t first, std::int64_t c
     dequantize(type, blocks.subspan(stored * row_bytes, row_bytes),
                std::span(floats).subspan(static_cast<std::size_t>(r * size), static_cast<std::size_t>(size)));
   }
-  if (plan.rule->offset != 0.0f) {
-    for (float& value : floats) value += plan.rule->offset;
+  if (const float offset = plan.offset(); offset != 0.0f) {
+    for (float& value : floats) value += offset;
   }
   check_values(impl_->file, *plan.source, floats, dtype);
   convert_from_f32(floats, dtype, values);
@@ -465,7 +470,7 @@ std::optional<std::span<const std::byte>> GgufModel::as_it_lies(std::size_t tens
   const GgmlType type = plan.source->type->type;
   const DType dtype = impl_->tensors[tensor].dtype;
   const bool same =
-      plan.rule->order == RowOrder::kSame && plan.rule->offset == 0.0f &&
+      plan.rule->order == RowOrder::kSame && plan.offset() == 0.0f &&
       ((type == GgmlType::kF32 && dtype == DType::kF32) || (type == GgmlType::kF16 && dtype == DType::kF16) ||
        (type == GgmlType::kBF16 && dtype == DType::kBF16));
   return same ? std::optional(impl_->file.bytes(*plan.source)) : std::nullopt;
@@ -492,9 +497,11 @@ ImportReport import_gguf(const fs::path& path, const fs::path& folder, const Imp
     report.notes.insert(report.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
   }
 
+  const nlohmann::json config = model.config();
   std::vector<PlannedTensor> planned;
   for (const GgufModel::Tensor& tensor : model.tensors()) {
-    planned.push_back({tensor.name, tensor.dtype, tensor.shape, ""});
+    const bool turned = tensor.shape.size() == 2 && is_stored_transposed(config, tensor.name);
+    planned.push_back({tensor.name, tensor.dtype, tensor.shape, "", false, turned});
     report.num_parameters += tensor.num_parameters;
     report.bytes += tensor.num_bytes();
   }

@@ -37,7 +37,8 @@ constexpr std::string_view kLlamaNamed[] = {"llama",       "mistral",
                                             "cohere",      "starcoder2",
                                             "gemma3_text", "apertus",
                                             "arcee",       "nemotron",
-                                            "lfm2",        "qwen3_5_text"};
+                                            "lfm2",        "qwen3_5_text",
+                                            "gemma4_text", "falcon_h1"};
 
 std::optional<Naming> naming_of(const nlohmann::json& config) {
   if (const TextTower* tower = text_tower_of(config)) {

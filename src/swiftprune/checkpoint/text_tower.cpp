@@ -16,6 +16,7 @@ constexpr std::string_view kTied = "tie_word_embeddings";
 constexpr std::string_view kLanguageBody = "language_model.model.", kLanguageHead = "language_model.lm_head.";
 constexpr std::array kTowers = {
     TextTower{"gemma3", "gemma3_text", kLanguageBody, kLanguageHead, true},
+    TextTower{"gemma4", "gemma4_text", "model.language_model.", kHead, true},
     TextTower{"mistral3", "mistral", kLanguageBody, kLanguageHead, true},
     TextTower{"llava", "llama", kLanguageBody, kLanguageHead},
     TextTower{"llava_next", "llama", kLanguageBody, kLanguageHead},

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/python_json.h"
 #include "swiftprune/core/read_file.h"
 
 namespace swiftprune {
@@ -115,7 +116,14 @@ Json read_json_file(const std::filesystem::path& path, const JsonLimits& limits)
   if (!ignored && bytes > limits.max_bytes) {
     bad_input("{}: found {} bytes, expected at most {}", path.string(), bytes, limits.max_bytes);
   }
-  return parse_json(file_bytes(path), path.string(), limits);
+  const auto text = file_bytes(path);
+  try {
+    return parse_json(text, path.string(), limits);
+  } catch (const Error&) {
+    const auto spelled = with_spelled_floats(text);
+    if (!spelled) throw;
+    return parse_json(*spelled, path.string(), limits);
+  }
 }
 
 std::optional<JsonField> JsonField::find(std::string_view key) const {

@@ -2,6 +2,7 @@ target_sources(swiftprune PRIVATE
   core/error.cpp
   core/read_file.cpp
   core/json.cpp
+  core/python_json.cpp
   core/named_numbers.cpp
   core/child_process.cpp
   core/own_library.cpp

@@ -28,6 +28,11 @@ Matrix output(const Backend& backend, const BlockLinear& linear, ConstMatrixView
   return y;
 }
 
+// What the linear reads of x, where that is a part of it; else nothing.
+Matrix part_of(ConstMatrixView x, const LinearTensors& linear) {
+  return linear.inputs == x.cols ? Matrix() : copy_of(x.col_block(linear.first_input, linear.inputs));
+}
+
 bool same_shape(const LinearTensors& a, const LinearTensors& b) {
   return a.outputs == b.outputs && a.inputs == b.inputs && a.input == b.input;
 }
@@ -57,8 +62,10 @@ class CpuPairedBlocks final : public PairedBlocks {
       for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
         if (a[i].tensors.input != input || !same_shape(a[i].tensors, b[i].tensors)) continue;
         if (!is_observed(a[i].tensors, dense_.config().hidden_size)) continue;
-        add(squares.linears[i], output(backend_, b[i], x, compute_).view(),
-            output(backend_, a[i], x, compute_).view());
+        const Matrix part = part_of(x, a[i].tensors);
+        const ConstMatrixView read = part.empty() ? x : part.view();
+        add(squares.linears[i], output(backend_, b[i], read, compute_).view(),
+            output(backend_, a[i], read, compute_).view());
       }
     };
     BlockForwardOptions options;
@@ -69,9 +76,10 @@ class CpuPairedBlocks final : public PairedBlocks {
     pruned.forward(backend_, ropes_, pruned_hidden_.view(), options);
     options.observer = &observe;
     dense.forward(backend_, ropes_, dense_hidden_.view(), options);
-    add(squares.own, own.view(), dense_hidden_.view());
-    add(squares.contribution, before.view(), dense_hidden_.view());
-    add(squares.total, pruned_hidden_.view(), dense_hidden_.view());
+    const auto hidden = [&](const Matrix& rows) { return hidden_of(dense_.config(), rows.view()); };
+    add(squares.own, hidden(own), hidden(dense_hidden_));
+    add(squares.contribution, hidden(before), hidden(dense_hidden_));
+    add(squares.total, hidden(pruned_hidden_), hidden(dense_hidden_));
     dense_.release_block(layer);
     pruned_.release_block(layer);
     return squares;
@@ -84,7 +92,7 @@ class CpuPairedBlocks final : public PairedBlocks {
   const TokenWindows windows_;
   const ComputeType compute_;
   const std::vector<RopeTable> ropes_;
-  Matrix dense_hidden_, pruned_hidden_;  // [N, hidden]
+  Matrix dense_hidden_, pruned_hidden_;  // [N, row_size]
 };
 
 BlockError error_of(const BlockSquares& squares, const BlockConfig& dense, const BlockConfig& pruned,

@@ -46,9 +46,11 @@ struct TensorPlan {
     for (const std::int64_t extent : shape) n *= extent;
     return n;
   }
-  // Routers choose by small differences and biases are small: both are F32 like vectors.
+  // Routers choose by small differences, biases are small, and llama.cpp leaves positions as they are: all are F32 like
+  // vectors.
   bool is_matrix() const {
-    return shape.size() > 1 && !(made && made->is_bias) && rule->gguf != "ffn_gate_inp";
+    return shape.size() > 1 && !(made && made->is_bias) && rule->gguf != "ffn_gate_inp" &&
+           rule->gguf != "position_embd";
   }
   std::string source_name() const { return source != nullptr ? source->name : made->name; }
 };
@@ -320,8 +322,8 @@ void write_tensor(const Model& model, const TensorPlan& plan, std::size_t index,
     std::vector<std::byte> blocks(count * row_bytes);
     convert_to_f32(bytes.subspan(static_cast<std::size_t>(first) * source_bytes, count * source_bytes),
                    tensor.dtype, values);
-    if (plan.rule->offset != 0.0f) {
-      for (float& value : values) value -= plan.rule->offset;
+    if (const float offset = tensor.name.ends_with(".bias") ? 0.0f : plan.rule->offset; offset != 0.0f) {
+      for (float& value : values) value -= offset;
     }
     check_values(tensor.file, tensor.name, values, type.type);
     quantize(type, values, blocks, {.keep_zeros = plan.keep_zeros});

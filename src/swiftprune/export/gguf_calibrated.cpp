@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/export/gguf_compensate.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
@@ -41,19 +43,28 @@ void quantize_calibrated(const Model& model, const GgufCalibration& calibration,
         continue;
       }
       // Where the output is normed before it joins the residual, there is nothing to make up for.
-      const bool joins = is_output(input) && !block->norms_output(input);
+      const bool both = input == LinearInput::kAttentionOutput && block->config().beside;
+      const bool joins = is_output(input) && !both && !block->norms_output(input);
       const std::int64_t residual = joins ? model.config().hidden_size : 0;
-      ActivationStats stats(readers.front()->tensors.inputs,
-                            {.energy = true, .gram = true, .alignment = true}, residual, calibration.compute);
+      const std::int64_t width = observed_width(block->config(), input, model.config().hidden_size);
+      ActivationStats stats(width, {.energy = true, .gram = true, .alignment = true}, residual,
+                            calibration.compute);
       streams.collect(input, &stats);
       stats.finish(fmt::format("block {}, {}", layer, name_of(input)));
-      const CompensationBasis basis(stats.view(), backend, readers.front()->tensors.name);
+      std::optional<StatsPart> part;
+      std::optional<CompensationBasis> basis;  // the same for all that read all of it
       for (BlockLinear* linear : readers) {
+        const LinearTensors& tensors_of = linear->tensors;
+        if (!basis || tensors_of.inputs < width) {
+          basis.reset();
+          part.emplace(stats.view(), tensors_of.first_input, tensors_of.inputs);
+          basis.emplace(part->stats(), backend, tensors_of.name);
+        }
         const auto& [name, tensor] = *planned(*linear);
         check_finite(linear->weight.view(), name);
         std::vector<std::byte> bytes(static_cast<std::size_t>(
             linear->weight.numel() / tensor.type->block_size * tensor.type->block_bytes));
-        basis.quantize(*tensor.type, tensor.keep_zeros, linear->weight.view(), bytes);
+        basis->quantize(*tensor.type, tensor.keep_zeros, linear->weight.view(), bytes);
         write(name, bytes);
       }
       block.changed(input);

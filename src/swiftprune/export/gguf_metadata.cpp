@@ -44,11 +44,14 @@ constexpr ArchitectureRules kRules[] = {
     {"olmo3", "olmo2", Activation::kSilu, kListed, 0, 500000.0},
     {"granite", "granite", Activation::kSilu},
     {"exaone4", "exaone4", Activation::kSilu, kListed},
+    {"arcee", "arcee", Activation::kReluSquared},
+    {"nemotron", "nemotron", Activation::kReluSquared},
     {"glm4", "glm4", Activation::kSilu},
     {"stablelm", "stablelm", Activation::kSilu},
     {"starcoder2", "starcoder2", Activation::kGeluTanh},
     {"cohere", "command-r", Activation::kSilu, 0, 0, 500000.0},
     {"cohere2", "cohere2", Activation::kSilu, kListed, 0, 500000.0},
+    {"gpt2", "gpt2", Activation::kGeluTanh},
     {"gpt_neox", "gptneox", Activation::kGelu},
     {"mixtral", "llama", Activation::kSilu, 0, 0, 1e6},
     {"qwen2_moe", "qwen2moe", Activation::kSilu},
@@ -212,7 +215,7 @@ class Describer {
                   name_);
       }
       const bool plain = name_ == "olmo" || name_ == "olmo2" || name_ == "command-r" || name_ == "cohere2" ||
-                         name_ == "gemma" || name_ == "smollm3";
+                         name_ == "gemma" || name_ == "smollm3" || name_ == "arcee";
       if (plain && (has_bias || block.down.bias)) {
         bad_input("{}: found true, expected false: llama.cpp's {} has no biases",
                   c.where(has_bias ? "attention_bias" : "mlp_bias"), name_);
@@ -257,7 +260,7 @@ class Describer {
     }
     if (m_.blocks.front().latent) {
       add_gguf_latent_attention(m_, ConfigReader(config_), name_, metadata_);
-    } else if (name_ != "gptneox") {
+    } else if (name_ != "gptneox" && name_ != "gpt2") {
       by_layer("attention.head_count_kv", m_.num_kv_heads,
                [&](const BlockConfig& block) { return m_.kv_heads_in(block); });
       if (config_.contains("head_dim") || m_.has_layer_sizes ||
@@ -303,10 +306,9 @@ class Describer {
   }
 
   void rope(const RopeFields& fields) {
-    const double fraction = m_.ropes.empty()
-                                ? 1.0
-                                : 2.0 * static_cast<double>(m_.ropes.back().inverse_frequency.size()) /
-                                      static_cast<double>(m_.head_size);
+    if (m_.ropes.empty()) return;
+    const double fraction = 2.0 * static_cast<double>(m_.ropes.back().inverse_frequency.size()) /
+                            static_cast<double>(m_.head_size);
     metadata_.u32(key("rope.dimension_count"),
                   static_cast<std::int64_t>(std::lround(fraction * static_cast<double>(m_.head_size))));
     metadata_.f32(key("rope.freq_base"), fields.theta);

@@ -37,7 +37,8 @@ ChannelFold mlp_fold(const BlockConfig& block, const std::vector<LinearTensors>&
 // Attention gives sums of values, element by element.
 ChannelFold attention_fold(const ModelConfig& model, const BlockConfig& block,
                            const std::vector<LinearTensors>& linears) {
-  const std::int64_t d = model.head_size, heads = model.heads_in(block), kv_heads = model.kv_heads_in(block);
+  const std::int64_t d = model.head_size_in(block), heads = model.heads_in(block),
+                     kv_heads = model.kv_heads_in(block);
   ChannelFold fold{
       .size = d, .shared = heads / kv_heads, .linear = index_of(linears, LinearInput::kAttentionOutput)};
   switch (model.qkv_layout) {
@@ -111,6 +112,10 @@ std::optional<ChannelFold> channel_fold(const ModelConfig& model, const BlockCon
     bound = "a mixer in attention's place";
   } else if (of_attention && block.gated_heads) {
     bound = "a gate on each head's values";
+  } else if (of_attention && block.beside) {
+    bound = "a mixer beside attention";
+  } else if (of_attention && (block.keys_are_values || block.carried_keys)) {
+    bound = "values that are keys, or that blocks share";
   } else if (!of_attention && block.experts) {
     bound = "experts";
   }

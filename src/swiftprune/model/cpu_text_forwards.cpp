@@ -14,7 +14,7 @@ struct Runner {
 
   const Model& model;
   ModelHead head;
-  Matrix hidden;                   // [rows, hidden]
+  Matrix hidden;                   // [rows, row_size]
   Matrix logits;                   // [kLogitRows, vocab]
   std::vector<double> log_totals;  // log Σ exp of each scored row
 };
@@ -44,7 +44,7 @@ class CpuTextForwards final : public TextForwards {
 
   std::int64_t prepare(std::int64_t) override {
     const std::int64_t row_bytes =
-        runners_.front().model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
+        runners_.front().model.config().row_size() * static_cast<std::int64_t>(sizeof(float));
     return std::max<std::int64_t>(1, options_.hidden_bytes / row_bytes);
   }
 

@@ -24,15 +24,6 @@ void split_gates(std::int64_t d, Matrix& q, Matrix& gate) {
   q = std::move(queries);
 }
 
-// One sequence's rows of what the input projections give.
-void mix_rows(const Backend& backend, const RecurrentBlock& mixer, std::span<const MatrixView> projected,
-              std::int64_t first, std::int64_t count, RecurrentState& state, MatrixView out) {
-  std::vector<MatrixView> rows;
-  for (const MatrixView& part : projected) rows.push_back(part.row_block(first, count));
-  const Matrix y = mixer.mix(backend, rows, state);
-  for (std::int64_t n = 0; n < count; ++n) std::copy_n(y.row(n), y.cols(), out.row(first + n));
-}
-
 void clip(float limit, MatrixView x) {
   for (std::int64_t n = 0; n < x.rows; ++n) {
     for (float& value : x.row_span(n)) value = std::clamp(value, -limit, limit);
@@ -89,6 +80,9 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
               checkpoint.load_tensor(xielu->eps, {}).front()};
   }
   if (config_.recurrent) recurrent_.emplace(checkpoint, *config_.recurrent, model.norm_eps);
+  if (config_.beside) recurrent_.emplace(checkpoint, config_.beside->mixer, model.norm_eps);
+  if (config_.layer_input) layer_inputs_.emplace(checkpoint, model, layer);
+  if (!config_.output_scale.empty()) output_scale_ = checkpoint.load_vector(config_.output_scale, 1).front();
   if (!config_.sinks.empty()) sinks_ = checkpoint.load_vector(config_.sinks, model.heads_in(config_));
   if (const auto& latent = config_.latent) {
     load_norm(checkpoint, latent->norm, latent->rank, latent_norm_);
@@ -106,6 +100,10 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
     load_norm(checkpoint, *config_.query_norm, model.query_norm_size(config_), query_norm_);
   }
   if (config_.key_norm) load_norm(checkpoint, *config_.key_norm, model.key_norm_size(config_), key_norm_);
+  if (config_.norms_values) {
+    value_norm_.present = true;
+    value_norm_.gain.assign(static_cast<std::size_t>(model.head_size_in(config_)), 1.0f);
+  }
 }
 
 void DecoderBlock::tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute) {
@@ -141,7 +139,7 @@ void DecoderBlock::apply_norm(const Backend& backend, const Norm& norm, ConstMat
 // Each head is a row of its own.
 void DecoderBlock::apply_head_norm(const Backend& backend, const Norm& norm, MatrixView x) const {
   if (config_.head_norms == HeadNorms::kTogether) return apply_norm(backend, norm, x, x);
-  const std::int64_t d = model_.head_size;
+  const std::int64_t d = model_.head_size_in(config_);
   if (config_.head_norms == HeadNorms::kEachOwn) {
     Norm of_head = norm;
     for (std::int64_t h = 0; h < x.cols / d; ++h) {
@@ -160,7 +158,7 @@ void DecoderBlock::pair_halves(MatrixView x) const {
   const auto half = std::ssize(rope.inverse_frequency);
   std::vector<float> pairs(static_cast<std::size_t>(2 * half));
   for (std::int64_t n = 0; n < x.rows; ++n) {
-    for (float* head = x.row(n); head < x.row(n) + x.cols; head += model_.head_size) {
+    for (float* head = x.row(n); head < x.row(n) + x.cols; head += model_.head_size_in(config_)) {
       std::copy_n(head, 2 * half, pairs.data());
       for (std::int64_t i = 0; i < half; ++i) {
         head[i] = pairs[static_cast<std::size_t>(2 * i)];
@@ -183,26 +181,34 @@ void DecoderBlock::rotate(const Backend& backend, const std::vector<RopeTable>& 
   if (model_.query_scaling) scale_queries(q, first_position);
   if (config_.rope < 0) return;
   const auto rope = static_cast<std::size_t>(config_.rope);
-  for (const MatrixView& x : {q, k}) {
+  const auto turn = [&](MatrixView x) {
     if (model_.ropes[rope].rotates_neighbours) pair_halves(x);
-    backend.rope(x, ropes[rope], model_.head_size, first_position);
-  }
+    backend.rope(x, ropes[rope], model_.head_size_in(config_), first_position);
+  };
+  turn(q);
+  if (!config_.takes_keys()) turn(k);  // those are rotated already
 }
 
 Matrix DecoderBlock::linear(const Backend& backend, std::size_t index, ConstMatrixView x) const {
   return run_linear(linears_[index], backend, x, compute_);
 }
 
-DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixView x) const {
-  const std::int64_t d = model_.head_size;
+DecoderBlock::Qkv DecoderBlock::project_qkv(const Backend& backend, ConstMatrixView x,
+                                            ConstMatrixView hidden) const {
+  const std::int64_t d = model_.head_size_in(config_);
   const std::int64_t q_size = model_.heads_in(config_) * d;
-  const std::int64_t kv_size = model_.kv_heads_in(config_) * d;
+  const std::int64_t kv_size = model_.kv_size_in(config_);
   Qkv qkv;
   switch (model_.qkv_layout) {
     case QkvLayout::kSeparate:
       qkv.q_storage = linear(backend, 0, x);
+      if (config_.takes_keys()) {
+        qkv.k_storage = copy_of(hidden.col_block(config_.carried_keys->first, kv_size));
+        qkv.v_storage = copy_of(hidden.col_block(config_.carried_keys->first + kv_size, kv_size));
+        break;
+      }
       qkv.k_storage = linear(backend, 1, x);
-      qkv.v_storage = linear(backend, 2, x);
+      qkv.v_storage = config_.keys_are_values ? qkv.k_storage.clone() : linear(backend, 2, x);
       if (config_.gated_heads) split_gates(d, qkv.q_storage, qkv.gate);
       break;
     case QkvLayout::kStacked:
@@ -299,8 +305,14 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
 }
 
 AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {
-  return {model_.heads_in(config_), model_.kv_heads_in(config_), model_.head_size, model_.attention_scale,
-          model_.attention_softcap, config_.attention_window,    first_position,   sinks_,
+  return {model_.heads_in(config_),
+          model_.kv_heads_in(config_),
+          model_.head_size_in(config_),
+          model_.attention_scale,
+          model_.attention_softcap,
+          config_.attention_window,
+          first_position,
+          sinks_,
           model_.attention_slopes};
 }
 
@@ -341,17 +353,39 @@ void DecoderBlock::attend_segments(const Backend& backend, const std::vector<Rop
 }
 
 Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
-                               const BlockForwardOptions& options) const {
+                               MatrixView hidden, const BlockForwardOptions& options) const {
   if (!config_.has_mixer()) return Matrix(x.rows, 0);
-  if (recurrent_) return mix(backend, x, options);
-  Qkv qkv = config_.latent ? project_latent(backend, x) : project_qkv(backend, x);
+  if (config_.recurrent) return mix(backend, x, options);
+  Matrix heads = attend_all(backend, ropes, x, hidden, options);
+  if (!config_.beside) return heads;
+  const Matrix mixed = mix(backend, x, options);
+  Matrix both(x.rows, heads.cols() + mixed.cols());
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    std::copy_n(heads.row(n), heads.cols(), both.row(n));
+    std::copy_n(mixed.row(n), mixed.cols(), both.row(n) + heads.cols());
+  }
+  return both;
+}
+
+Matrix DecoderBlock::attend_all(const Backend& backend, const std::vector<RopeTable>& ropes,
+                                ConstMatrixView x, MatrixView hidden,
+                                const BlockForwardOptions& options) const {
+  Qkv qkv = config_.latent ? project_latent(backend, x) : project_qkv(backend, x, hidden);
   if (query_norm_.present) apply_head_norm(backend, query_norm_, qkv.q);
   if (key_norm_.present) apply_head_norm(backend, key_norm_, qkv.k);
+  if (value_norm_.present) apply_head_norm(backend, value_norm_, qkv.v);
   if (model_.qkv_clip > 0.0f) {
     for (const MatrixView& part : {qkv.q, qkv.k, qkv.v}) clip(model_.qkv_clip, part);
   }
   Matrix out(x.rows, qkv.q.cols);
   const auto finished = [&] {
+    if (config_.carried_keys && !config_.takes_keys()) {
+      const std::int64_t first = config_.carried_keys->first;
+      for (std::int64_t n = 0; n < x.rows; ++n) {
+        std::copy_n(qkv.k.row(n), qkv.k.cols, hidden.row(n) + first);
+        std::copy_n(qkv.v.row(n), qkv.v.cols, hidden.row(n) + first + qkv.k.cols);
+      }
+    }
     if (!config_.gated_heads) return values_of(std::move(out));
     backend.gated_activate(Activation::kSigmoid, qkv.gate.view(), out.view());
     return std::move(qkv.gate);
@@ -380,57 +414,6 @@ Matrix DecoderBlock::attention(const Backend& backend, const std::vector<RopeTab
     run(0, num_sequences);
   }
   return finished();
-}
-
-Matrix DecoderBlock::mix(const Backend& backend, ConstMatrixView x,
-                         const BlockForwardOptions& options) const {
-  std::vector<Matrix> storage;
-  std::vector<MatrixView> projected;
-  for (std::size_t i = 0; i < config_.qkv.size(); ++i) storage.push_back(linear(backend, i, x));
-  for (Matrix& part : storage) projected.push_back(part.view());
-  Matrix out(x.rows, config_.attention_output.inputs);
-  if (!options.segments.empty()) {
-    mix_segments(backend, projected, options.segments, out.view());
-    return out;
-  }
-  const std::int64_t length = options.sequence_length, num_sequences = x.rows / length;
-  const auto run = [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t s = first; s < last; ++s) {
-      const auto index = static_cast<std::size_t>(s);
-      const std::int64_t position =
-          options.first_positions.empty() ? options.first_position : options.first_positions[index];
-      expect(position == 0 || !options.caches.empty(), "only a cache holds earlier positions");
-      RecurrentState fresh;
-      RecurrentState& state = options.caches.empty() ? fresh : options.caches[index].recurrent;
-      if (position == 0) state = {};
-      mix_rows(backend, *recurrent_, projected, s * length, length, state, out.view());
-    }
-  };
-  parallel_for(num_sequences, 1, run);  // the heads of a single one share the threads
-  return out;
-}
-
-void DecoderBlock::mix_segments(const Backend& backend, std::span<const MatrixView> projected,
-                                std::span<const Segment> segments, MatrixView out) const {
-  std::vector<RecurrentState> ends(segments.size());  // of those that others continue
-  std::vector<bool> is_continued(segments.size(), false);
-  for (const Segment& s : segments) {
-    if (s.prefix >= 0) is_continued[static_cast<std::size_t>(s.prefix)] = true;
-  }
-  const auto run = [&](bool continues) {
-    parallel_for(std::ssize(segments), 1, [&](std::int64_t first, std::int64_t last) {
-      for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
-        const Segment& s = segments[i];
-        if ((s.prefix >= 0) != continues) continue;
-        RecurrentState state;
-        if (continues) state = ends[static_cast<std::size_t>(s.prefix)].clone();
-        mix_rows(backend, *recurrent_, projected, s.first_row, s.length, state, out);
-        if (is_continued[i]) ends[i] = std::move(state);
-      }
-    });
-  };
-  run(false);
-  run(true);
 }
 
 Matrix DecoderBlock::values_of(Matrix heads) const {
@@ -498,13 +481,19 @@ void DecoderBlock::activate(const Backend& backend, MatrixView x) const {
   }
 }
 
-Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const {
+Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMatrixView rows) const {
+  const ConstMatrixView hidden = hidden_of(model_, rows);
   expect(input == LinearInput::kAttention || input == LinearInput::kMlp, "input_of: a normed input");
   const Norm& norm = input == LinearInput::kAttention ? attention_norm_ : mlp_norm_;
   if (!norm.present) return copy_of(hidden);
   Matrix x(hidden.rows, hidden.cols);
   apply_norm(backend, norm, hidden, x.view());
   return x;
+}
+
+float DecoderBlock::output_factor(LinearInput which) const {
+  const bool of_mixer = which == LinearInput::kAttentionOutput;
+  return model_.residual_scale * (of_mixer ? config_.attention_output : config_.down).scale;
 }
 
 Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMatrixView x) const {
@@ -517,7 +506,14 @@ Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMat
   }
   const bool of_mixer = which == LinearInput::kAttentionOutput;
   if (!(of_mixer ? config_.has_mixer() : config_.has_mlp())) return Matrix::zeros(x.rows, model_.hidden_size);
-  return linear(backend, of_mixer ? config_.qkv.size() : first_up() + config_.up.size(), x);
+  if (!of_mixer) return linear(backend, first_up() + config_.up.size(), x);
+  if (!config_.beside) return linear(backend, output_index(), x);
+  const std::int64_t heads = config_.attention_output.inputs;
+  Matrix y = linear(backend, output_index(), copy_of(x.col_block(0, heads)).view());
+  const Matrix mixed =
+      linear(backend, output_index() + 1, copy_of(x.col_block(heads, x.cols - heads)).view());
+  backend.add(mixed.view(), y.view());
+  return y;
 }
 
 const DecoderBlock::Norm& DecoderBlock::output_norm(LinearInput which) const {
@@ -527,7 +523,8 @@ const DecoderBlock::Norm& DecoderBlock::output_norm(LinearInput which) const {
 bool DecoderBlock::norms_output(LinearInput which) const { return output_norm(which).present; }
 
 void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixView y,
-                              MatrixView hidden) const {
+                              MatrixView rows) const {
+  const MatrixView hidden = hidden_of(model_, rows);
   const Norm& norm = output_norm(which);
   if (norm.present) apply_norm(backend, norm, y, y);
   if (model_.residual_scale != 1.0f) {
@@ -536,6 +533,12 @@ void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixV
     }
   }
   backend.add(y, hidden);
+  if (which != LinearInput::kMlpOutput) return;
+  if (layer_inputs_) layer_inputs_->add(backend, rows);
+  if (output_scale_ == 1.0f) return;
+  for (std::int64_t n = 0; n < hidden.rows; ++n) {
+    for (float& value : hidden.row_span(n)) value *= output_scale_;
+  }
 }
 
 void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
@@ -555,7 +558,7 @@ void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>&
   if (config_.has_mixer()) {
     x = input_of(backend, kAttention, hidden);
     observe(kAttention, x.view());
-    const Matrix mixed = attention(backend, ropes, x.view(), options);
+    const Matrix mixed = attention(backend, ropes, x.view(), hidden, options);
     observe(kAttentionOutput, mixed.view());
     if (options.observe_only && !config_.has_mlp()) return;
     attention_out = project(backend, kAttentionOutput, mixed.view());
@@ -609,10 +612,16 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
   if (const auto& x = block.xielu) {
     for (const std::string* name : {&x->alpha_p, &x->alpha_n, &x->beta, &x->eps}) names.push_back(*name);
   }
-  if (block.recurrent) {
-    RecurrentMixer mixer = *block.recurrent;
+  if (block.has_state()) {
+    RecurrentMixer mixer = block.recurrent ? *block.recurrent : block.beside->mixer;
     for (const MixerTensor& tensor : tensors_of(mixer)) names.push_back(*tensor.name);
   }
+  if (block.layer_input) {
+    names.push_back(block.layer_input->gate);
+    names.push_back(block.layer_input->projection);
+    add_norm(block.layer_input->norm);
+  }
+  if (!block.output_scale.empty()) names.push_back(block.output_scale);
   if (block.latent) {
     add_norm(block.latent->norm);
     if (block.latent->query_rank > 0) add_norm(block.latent->query_norm);

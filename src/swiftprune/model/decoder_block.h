@@ -14,6 +14,7 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/block_linear.h"
 #include "swiftprune/model/experts.h"
+#include "swiftprune/model/layer_inputs.h"
 #include "swiftprune/model/model_config.h"
 #include "swiftprune/model/recurrent_mixer.h"
 #include "swiftprune/sparse/autotune.h"
@@ -67,12 +68,12 @@ class DecoderBlock {
   // Packed linears become dense where that is faster for this many tokens a call.
   void tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType compute);
 
-  // hidden [N, hidden]: becomes the block's output. rope: tables of ModelConfig::ropes.
+  // hidden [N, row_size]: becomes the block's output. rope: tables of ModelConfig::ropes.
   void forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
                const BlockForwardOptions& options) const;
 
-  // The steps of forward(), for what must stop between them (calibration). hidden [N, hidden].
-  //   x = input_of(kAttention, hidden);  mixed = attention(x);
+  // The steps of forward(), for what must stop between them (calibration). hidden [N, row_size].
+  //   x = input_of(kAttention, hidden);  mixed = attention(x, hidden);
   //   add_output(kAttentionOutput, project(mixed), hidden)
   //   x = input_of(kMlp, hidden);  inner = mlp(x);  add_output(kMlpOutput, project(inner), hidden)
   // What a block has not gives no columns, and projects them to zeros.
@@ -80,8 +81,10 @@ class DecoderBlock {
   // with experts mlp() returns its input, and project() does all that comes behind it: router, experts and shared
   // expert.
   Matrix input_of(const Backend& backend, LinearInput input, ConstMatrixView hidden) const;
+  // [N, H·D], before the output projection; with a mixer beside it, what that gives stands behind. hidden: for keys and
+  // values that blocks leave to others.
   Matrix attention(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
-                   const BlockForwardOptions& options) const;   // [N, H·D], before the output projection
+                   MatrixView hidden, const BlockForwardOptions& options) const;
   Matrix mlp(const Backend& backend, ConstMatrixView x) const;  // [N, I], before the down projection
   // which: kAttentionOutput or kMlpOutput. The projection alone, then its norm (where there is one) and the
   // sum.
@@ -90,7 +93,10 @@ class DecoderBlock {
   Matrix shared_output(const Backend& backend, ConstMatrixView x) const;
   // The input [N, I] of the shared expert's down projection, where there is one.
   Matrix shared_inner(const Backend& backend, ConstMatrixView x) const { return dense_mlp(backend, x); }
-  void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView hidden) const;
+  // With the MLP's output the block ends: what tokens add to it (LayerInput) and its output's scale come in here.
+  void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView rows) const;
+  // What the projection's product is multiplied with before it joins the residual.
+  float output_factor(LinearInput which) const;
   bool norms_output(LinearInput which) const;
   // The MLP's activation, in place.
   void activate(const Backend& backend, MatrixView x) const;
@@ -115,14 +121,17 @@ class DecoderBlock {
   void rotate(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
               std::int64_t first_position) const;
   Matrix linear(const Backend& backend, std::size_t index, ConstMatrixView x) const;
-  // Index of the first linear of the MLP.
-  std::size_t first_up() const { return config_.qkv.size() + (config_.has_mixer() ? 1 : 0); }
+  // Index of attention's output projection, or of what stands in its place; of the first linear of the MLP.
+  std::size_t output_index() const { return config_.qkv.size() + (config_.beside ? 1 : 0); }
+  std::size_t first_up() const {
+    return config_.has_mixer() ? output_index() + (config_.beside ? 2 : 1) : config_.qkv.size();
+  }
   // The MLP that every token passes: of a block without experts, or the shared expert.
   Matrix dense_mlp(const Backend& backend, ConstMatrixView x) const;
   // The shared expert's output from its inner values.
   Matrix project_shared(const Backend& backend, ConstMatrixView x, ConstMatrixView inner) const;
   struct Qkv;
-  Qkv project_qkv(const Backend& backend, ConstMatrixView x) const;
+  Qkv project_qkv(const Backend& backend, ConstMatrixView x, ConstMatrixView hidden) const;
   // Heads as the other kinds of attention have them: the rotated elements first, values filled up with zeros.
   Qkv project_latent(const Backend& backend, ConstMatrixView x) const;
   // One sequence: rotates, caches and attends.
@@ -130,7 +139,9 @@ class DecoderBlock {
               ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
   void attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
                        std::span<const Segment> segments, MatrixView out) const;
-  // What a recurrent mixer gives, for whole sequences or for segments.
+  Matrix attend_all(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,
+                    MatrixView hidden, const BlockForwardOptions& options) const;
+  // What a recurrent mixer gives, in attention's place or beside it, for whole sequences or for segments.
   Matrix mix(const Backend& backend, ConstMatrixView x, const BlockForwardOptions& options) const;
   void mix_segments(const Backend& backend, std::span<const MatrixView> projected,
                     std::span<const Segment> segments, MatrixView out) const;
@@ -144,11 +155,13 @@ class DecoderBlock {
   std::vector<BlockLinear> linears_;
   std::optional<Experts> experts_;
   std::optional<RecurrentBlock> recurrent_;
+  std::optional<LayerInputs> layer_inputs_;
+  float output_scale_ = 1.0f;
   std::vector<float> shared_gate_;  // [hidden] or empty
   std::vector<float> sinks_;        // [heads] or empty
   std::array<float, 4> xielu_{};    // alpha_p and alpha_n behind their softplus, beta, eps
   Norm attention_norm_, mlp_norm_, post_attention_norm_, post_mlp_norm_, query_norm_, key_norm_;
-  Norm latent_query_norm_, latent_norm_;
+  Norm latent_query_norm_, latent_norm_, value_norm_;
 };
 
 }  // namespace swiftprune

@@ -72,7 +72,9 @@ ExpertTensors::ExpertTensors(const Checkpoint& checkpoint, const ExpertsConfig& 
                              std::int64_t hidden_size)
     : checkpoint_(checkpoint), experts_(experts), hidden_(hidden_size) {
   fused_biases_ = experts.bias && checkpoint.find(fused_name(ExpertPart::kDown) + "_bias") != nullptr;
-  if (checkpoint.find(fused_name(ExpertPart::kGate) + "_blocks") != nullptr) {
+  if (!experts.gated) {
+    check_separate();
+  } else if (checkpoint.find(fused_name(ExpertPart::kGate) + "_blocks") != nullptr) {
     form_ = ExpertForm::kMxfp4;
     check_mxfp4();
   } else if (checkpoint.find(fused_name(ExpertPart::kGate)) != nullptr) {
@@ -98,7 +100,9 @@ std::string ExpertTensors::linear_name(std::int64_t expert, ExpertPart part) con
 }
 
 std::string ExpertTensors::fused_name(ExpertPart part) const {
-  return experts_.prefix + (part == ExpertPart::kDown ? kDown : kGateUp);
+  const bool down = part == ExpertPart::kDown;
+  const std::string& name = experts_.fused[down ? 1 : 0];
+  return name.empty() ? experts_.prefix + (down ? kDown : kGateUp) : name;
 }
 
 std::string ExpertTensors::bias_name(std::int64_t expert, ExpertPart part) const {
@@ -129,7 +133,7 @@ void ExpertTensors::check_fused_biases() {
 
 void ExpertTensors::check_separate() {
   for (std::int64_t e = 0; e < experts_.count; ++e) {
-    for (const ExpertPart part : kExpertParts) {
+    for (const ExpertPart part : parts_of(experts_)) {
       const std::string name = linear_name(e, part) + ".weight";
       weight_names_.push_back(name);
       if (checkpoint_.find(name + kPackedSuffix) != nullptr) {
@@ -140,7 +144,7 @@ void ExpertTensors::check_separate() {
       if (experts_.bias && !fused_biases_) check(bias_name(e, part), {outputs(part)}, true);
     }
   }
-  const std::string next = linear_name(experts_.count, ExpertPart::kGate) + ".weight";
+  const std::string next = linear_name(experts_.count, parts_of(experts_).front()) + ".weight";
   if (const TensorInfo* extra = checkpoint_.find(next)) {
     bad_input("{}: tensor {}: found an expert more than the {} that {} of config.json says",
               (checkpoint_.folder() / extra->file).string(), next, experts_.count, experts_.count_field);
@@ -288,7 +292,7 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
 
 std::vector<std::string> ExpertTensors::names_of(std::int64_t expert) const {
   expect(form_ == ExpertForm::kSeparate, "names_of: experts with tensors of their own");
-  const std::size_t each = std::size(kExpertParts) * (experts_.bias && !fused_biases_ ? 2 : 1);
+  const std::size_t each = parts_of(experts_).size() * (experts_.bias && !fused_biases_ ? 2 : 1);
   const auto begin = names_.begin() + static_cast<std::ptrdiff_t>(each * at(expert));
   return {begin, begin + static_cast<std::ptrdiff_t>(each)};
 }
@@ -299,7 +303,7 @@ void ExpertTensors::release(std::int64_t expert) const {
     for (const std::string& name : names_) checkpoint_.release(checkpoint_.at(name));
     return;
   }
-  for (const ExpertPart part : kExpertParts) {
+  for (const ExpertPart part : parts_of(experts_)) {
     const std::string name = linear_name(expert, part) + ".weight";
     for (const std::string& stored : {name, name + kPackedSuffix}) {
       if (const TensorInfo* tensor = checkpoint_.find(stored)) checkpoint_.release(*tensor);

@@ -4,11 +4,13 @@
 //   by input  the same transposed, [E, hidden, 2I] with gate and up in turn, and [E, I, hidden] (gpt-oss)
 //   mxfp4     {prefix}gate_up_proj_blocks [E, 2I, hidden/32, 16] and _scales [E, 2I, hidden/32]: 4-bit floats (two a
 //             byte, the lower half first) times 2^(scale - 127), rows of gate and up in turn; down_proj likewise
-// Fused forms with biases have {prefix}gate_up_proj_bias [E, 2I] and {prefix}down_proj_bias [E, hidden]; so may the
+// Experts without gates (Nemotron-H) have no gate_proj, and only the separate form; another family may call its fused
+// tensors otherwise (ExpertsConfig::fused). Fused forms with biases have {prefix}gate_up_proj_bias [E, 2I] and {prefix}down_proj_bias [E, hidden]; so may the
 // separate form, where it came from a fused one (packed models).
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +26,10 @@ std::string_view name_of(ExpertForm form);
 
 enum class ExpertPart { kGate, kUp, kDown };
 inline constexpr ExpertPart kExpertParts[] = {ExpertPart::kGate, ExpertPart::kUp, ExpertPart::kDown};
+// Those that the experts have, in the order in which they are computed.
+inline std::span<const ExpertPart> parts_of(const ExpertsConfig& experts) {
+  return std::span(kExpertParts).subspan(experts.gated ? 0 : 1);
+}
 
 // The linear by the name and shape that it has as a tensor of its own.
 LinearTensors expert_linear(const ExpertsConfig& experts, std::int64_t hidden_size, std::int64_t expert,

@@ -37,18 +37,25 @@ Expert::Expert(const ExpertTensors& tensors, const ModelConfig& model, const Exp
                std::int64_t index, WeightUse use)
     : activation_(model.activation),
       clamped_(experts.clamped),
-      gate_(tensors.load(index, ExpertPart::kGate, use)),
+      gated_(experts.gated),
+      gate_(gated_ ? tensors.load(index, ExpertPart::kGate, use) : BlockLinear{}),
       up_(tensors.load(index, ExpertPart::kUp, use)),
       down_(tensors.load(index, ExpertPart::kDown, use)) {}
 
 void Expert::pack(const Backend& backend, ComputeType compute) {
   compute_ = compute;
   for (BlockLinear* linear : {&gate_, &up_, &down_}) {
+    if (linear == &gate_ && !gated_) continue;
     if (!linear->compact) linear->packed = backend.pack(linear->weight.view(), compute);
   }
 }
 
 Matrix Expert::inner(const Backend& backend, ConstMatrixView x) const {
+  if (!gated_) {
+    Matrix up = run_linear(up_, backend, x, compute_);
+    backend.activate(activation_, up.view());
+    return up;
+  }
   Matrix gate = run_linear(gate_, backend, x, compute_);
   const Matrix up = run_linear(up_, backend, x, compute_);
   if (clamped_) {
@@ -123,8 +130,8 @@ Experts::Experts(const Checkpoint& checkpoint, const ModelConfig& model, const E
       use_(use),
       router_(checkpoint, experts, model.hidden_size),
       tensors_(checkpoint, experts, model.hidden_size) {
-  const std::int64_t as_float =
-      experts.count * 3 * experts.width * model.hidden_size * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t as_float = experts.count * std::ssize(parts_of(experts)) * experts.width *
+                                model.hidden_size * static_cast<std::int64_t>(sizeof(float));
   if (use == WeightUse::kFloat && as_float > kResidentBytes) return;
   for (std::int64_t e = 0; e < experts.count; ++e) {
     resident_.push_back(load(e));

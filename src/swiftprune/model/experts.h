@@ -15,7 +15,7 @@
 
 namespace swiftprune {
 
-// One expert, ready to run: f(x) = down(act(gate x)·up x).
+// One expert, ready to run: f(x) = down(act(gate x)·up x), or down(act(up x)) where there are no gates.
 class Expert {
  public:
   Expert(const ExpertTensors& tensors, const ModelConfig& model, const ExpertsConfig& experts,
@@ -34,7 +34,8 @@ class Expert {
  private:
   Activation activation_;
   std::optional<ClampedSwiglu> clamped_;
-  BlockLinear gate_, up_, down_;
+  bool gated_;
+  BlockLinear gate_, up_, down_;  // gate_: where gated
   ComputeType compute_ = ComputeType::kF32;
 };
 

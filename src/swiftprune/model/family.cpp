@@ -35,16 +35,16 @@ std::string code_of(const nlohmann::json& config) {
 
 std::span<const ModelFamily> all_families() {
   static const std::array families = {
-      kLlamaFamily,         kMistralFamily,    kQwen2Family,      kQwen3Family,     kGemmaFamily,
-      kGemma2Family,        kGemma3Family,     kGptNeoxFamily,    kPhi3Family,      kOptFamily,
-      kSmolLm3Family,       kOlmoFamily,       kOlmo2Family,      kOlmo3Family,     kGraniteFamily,
-      kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family, kExaone4Family,   kGlmFamily,
-      kGlm4Family,          kStarcoder2Family, kStableLmFamily,   kPhiFamily,       kGptJFamily,
-      kCohereFamily,        kCohere2Family,    kApertusFamily,    kNemotronHFamily, kArceeFamily,
-      kNemotronFamily,      kGpt2Family,       kBloomFamily,      kMptFamily,       kLfm2Family,
-      kQwen35Family,        kQwen35MoeFamily,  kQwen3NextFamily,  kQwen2MoeFamily,  kQwen3MoeFamily,
-      kMixtralFamily,       kOlmoeFamily,      kGlm4MoeFamily,    kGptOssFamily,    kDeepseekV2Family,
-      kDeepseekV3Family,
+      kLlamaFamily,     kMistralFamily,    kQwen2Family,         kQwen3Family,      kGemmaFamily,
+      kGemma2Family,    kGemma3Family,     kGemma4Family,        kGptNeoxFamily,    kPhi3Family,
+      kOptFamily,       kSmolLm3Family,    kOlmoFamily,          kOlmo2Family,      kOlmo3Family,
+      kGraniteFamily,   kGraniteMoeFamily, kGraniteHybridFamily, kMinistralFamily,  kMinistral3Family,
+      kExaone4Family,   kGlmFamily,        kGlm4Family,          kStarcoder2Family, kStableLmFamily,
+      kPhiFamily,       kGptJFamily,       kCohereFamily,        kCohere2Family,    kApertusFamily,
+      kNemotronHFamily, kArceeFamily,      kNemotronFamily,      kGpt2Family,       kBloomFamily,
+      kMptFamily,       kLfm2Family,       kLfm2MoeFamily,       kFalconH1Family,   kQwen35Family,
+      kQwen35MoeFamily, kQwen3NextFamily,  kQwen2MoeFamily,      kQwen3MoeFamily,   kMixtralFamily,
+      kOlmoeFamily,     kGlm4MoeFamily,    kGptOssFamily,        kDeepseekV2Family, kDeepseekV3Family,
   };
   return families;
 }
@@ -139,6 +139,11 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
   if (m.head_bias) rename(*m.head_bias);
   norm(m.final_norm);
   norm(m.embedding_norm);
+  if (m.layer_embeddings) {
+    rename(m.layer_embeddings->table);
+    rename(m.layer_embeddings->projection);
+    rename(m.layer_embeddings->norm.gain);
+  }
   for (BlockConfig& b : m.blocks) {
     for (LinearTensors& linear : b.qkv) rename(linear.name);
     for (LinearTensors& linear : b.up) rename(linear.name);
@@ -156,6 +161,18 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
     if (b.recurrent) {
       for (const MixerTensor& tensor : tensors_of(*b.recurrent)) rename(*tensor.name);
     }
+    if (b.beside) {
+      for (const MixerTensor& tensor : tensors_of(b.beside->mixer)) rename(*tensor.name);
+      rename(b.beside->input.name);
+      rename(b.beside->output.name);
+    }
+    if (b.layer_input) {
+      for (std::string* name :
+           {&b.layer_input->gate, &b.layer_input->projection, &b.layer_input->norm.gain}) {
+        rename(*name);
+      }
+    }
+    rename(b.output_scale);
     if (b.latent) {
       for (NormTensors* tensors : {&b.latent->query_norm, &b.latent->norm})
         rename(tensors->gain), rename(tensors->bias);
@@ -163,7 +180,7 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
     if (!b.experts) continue;
     RouterConfig& router = b.experts->router;
     for (std::string* name : {&router.weight, &router.bias, &router.correction_bias, &b.experts->prefix,
-                              &b.experts->shared_gate}) {
+                              &b.experts->shared_gate, &b.experts->fused[0], &b.experts->fused[1]}) {
       rename(*name);
     }
   }
@@ -235,7 +252,9 @@ std::vector<std::string> tables_of(const ModelConfig& model) {
 
 std::vector<LinearTensors> linears_of(const BlockConfig& block) {
   std::vector<LinearTensors> all = block.qkv;
+  if (block.beside) all.push_back(block.beside->input);
   if (block.has_mixer()) all.push_back(block.attention_output);
+  if (block.beside) all.push_back(block.beside->output);
   all.insert(all.end(), block.up.begin(), block.up.end());
   if (!block.up.empty()) all.push_back(block.down);
   return all;

@@ -13,7 +13,7 @@ void for_window_groups(std::int64_t num_windows, std::int64_t seqlen,
 
 std::int64_t windows_per_group(const Model& model, std::int64_t seqlen, const ForwardOptions& options) {
   const std::int64_t window_bytes =
-      seqlen * model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
+      seqlen * model.config().row_size() * static_cast<std::int64_t>(sizeof(float));
   return std::max<std::int64_t>(1, options.hidden_bytes / window_bytes);
 }
 
@@ -73,7 +73,7 @@ void forward_in_passes(const Backend& backend, const std::vector<RopeTable>& rop
 Matrix forward_segments(const Model& model, const Backend& backend, std::span<const std::int32_t> ids,
                         std::span<const Segment> segments, ComputeType compute,
                         const std::function<void()>& step) {
-  Matrix hidden(std::ssize(ids), model.config().hidden_size);
+  Matrix hidden(std::ssize(ids), model.config().row_size());
   std::int64_t longest = 0;
   for (const Segment& s : segments) {
     const std::int64_t position = first_position(segments, s);

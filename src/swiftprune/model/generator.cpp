@@ -21,10 +21,11 @@ std::int64_t Generator::bytes_per_step(std::int64_t position) const {
     const BlockConfig& block = model_.config().blocks[layer];
     const std::int64_t window = block.attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
-    const std::int64_t kv_size = model_.config().kv_heads_in(block) * model_.config().head_size;
+    const std::int64_t kv_size = model_.config().kv_size_in(block);
     bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
-    if (block.recurrent) {
-      bytes += num_sequences_ * state_numbers(*block.recurrent) * static_cast<std::int64_t>(sizeof(float));
+    if (block.has_state()) {
+      const RecurrentMixer& mixer = block.recurrent ? *block.recurrent : block.beside->mixer;
+      bytes += num_sequences_ * state_numbers(mixer) * static_cast<std::int64_t>(sizeof(float));
     }
     if (const Experts* experts = resident_.blocks[layer].experts())
       bytes += experts->bytes_for(num_sequences_);
@@ -39,7 +40,7 @@ ConstMatrixView Generator::append(std::span<const std::int32_t> ids) {
   check_interrupt();
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / num_sequences_;
   expect(length > 0 && position_ + length <= capacity_, "append: tokens that fit");
-  Matrix hidden(num_sequences_ * length, model_.config().hidden_size);
+  Matrix hidden(num_sequences_ * length, model_.config().row_size());
   model_.embed(ids, length, position_, hidden.view());
   for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     BlockForwardOptions options;

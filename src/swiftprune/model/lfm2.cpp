@@ -1,5 +1,6 @@
 // LFM2 (https://www.liquid.ai/blog/liquid-foundation-models-v2-our-second-series-of-generative-ai-models): short
-// convolutions between two gates in most layers, grouped attention with norms of queries and keys in the others.
+// convolutions between two gates in most layers, grouped attention with norms of queries and keys in the others; and
+// LFM2-8B-A1B, whose MLPs are experts behind the first layers.
 #include <algorithm>
 #include <array>
 
@@ -45,16 +46,32 @@ void set_convolution(const ConfigReader& c, const ModelConfig& m, const std::str
   b.recurrent = std::move(mixer);
 }
 
-ModelConfig configure(const ConfigReader& c) {
+// transformers adds 1e-6 to the sum by which it divides the chosen experts' scores, which is left out here: the scores
+// are sigmoids of the best.
+void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
+  ExpertsConfig experts =
+      read_experts(c, {.default_count = 32, .default_width = 1792, .default_top_k = 4}, prefix);
+  experts.parts = {"w1", "w3", "w2"};
+  experts.router.score = RouterScore::kSigmoid;
+  experts.router.renormalised = c.boolean("norm_topk_prob", true);
+  experts.router.scale = static_cast<float>(c.positive("routed_scaling_factor", 1.0));
+  if (c.boolean("use_expert_bias", true)) experts.router.correction_bias = prefix + "expert_bias";
+  check_experts(c, experts);
+  swiftprune::set_experts(m, std::move(experts), prefix, "", 0, b);
+}
+
+ModelConfig configure(const ConfigReader& c, bool with_experts) {
   ModelConfig m;
-  m.family = "lfm2";
+  m.family = with_experts ? "lfm2_moe" : "lfm2";
+  const bool other_name = !with_experts && c.has("block_ff_dim");
   read_common(c,
               {.max_positions = 128000,
-               .intermediate_field = c.has("block_ff_dim") ? "block_ff_dim" : "intermediate_size",
-               .intermediate_size = 12288,
+               .intermediate_field = other_name ? "block_ff_dim" : "intermediate_size",
+               .intermediate_size = with_experts ? 7168 : 12288,
                .num_kv_heads = 8},
               m);
-  adjust_width(c, m);
+  if (!with_experts) adjust_width(c, m);
+  const std::int64_t num_dense = with_experts ? c.integer("num_dense_layers", 2, 0) : 0;
   m.norm_eps = static_cast<float>(c.positive("norm_eps", 1e-5));
   m.ropes = {read_rope(
       c, {.rotary_size = m.head_size, .max_positions = m.max_positions, .theta = c.positive("theta", 1e6)})};
@@ -87,6 +104,7 @@ ModelConfig configure(const ConfigReader& c) {
     b.down.name = prefix + "feed_forward.w2";
     b.attention_norm = NormTensors{prefix + "operator_norm.weight", ""};
     b.mlp_norm = NormTensors{prefix + "ffn_norm.weight", ""};
+    if (with_experts && i >= num_dense) set_experts(c, m, prefix + "feed_forward.", b);
     m.blocks.push_back(std::move(b));
   }
   return m;
@@ -98,10 +116,20 @@ constexpr std::string_view kFields =
     "block_ffn_dim_multiplier "
     "block_auto_adjust_ff_dim tie_embedding";
 
+constexpr std::string_view kMoeFields =
+    "intermediate_size num_key_value_heads head_dim norm_eps rope_theta theta rope_scaling "
+    "rope_parameters layer_types full_attn_idxs conv_bias conv_L_cache tie_embedding num_dense_layers "
+    "num_experts num_local_experts n_routed_experts num_experts_per_tok moe_intermediate_size norm_topk_prob "
+    "routed_scaling_factor use_expert_bias";
+
 constexpr std::array<std::string_view, 1> kTypes = {"lfm2"};
+constexpr std::array<std::string_view, 1> kMoeTypes = {"lfm2_moe"};
 
 }  // namespace
 
-const ModelFamily kLfm2Family{"lfm2", kTypes, configure, kFields};
+const ModelFamily kLfm2Family{"lfm2", kTypes, [](const ConfigReader& c) { return configure(c, false); },
+                              kFields};
+const ModelFamily kLfm2MoeFamily{"lfm2_moe", kMoeTypes,
+                                 [](const ConfigReader& c) { return configure(c, true); }, kMoeFields};
 
 }  // namespace swiftprune

@@ -45,7 +45,8 @@ void check_head_norm(const Checkpoint& checkpoint, const ModelConfig& m, const B
                                       ? "head_dim"
                                       : "num_attention_heads, num_key_value_heads and head_dim";
   if (block.head_norms == HeadNorms::kEachOwn && norm.parts == 0) {
-    return check_shape(checkpoint, norm.gain, {size / m.head_size, m.head_size}, fields);
+    const std::int64_t d = m.head_size_in(block);
+    return check_shape(checkpoint, norm.gain, {size / d, d}, fields);
   }
   check_norm(checkpoint, norm, size, fields);
 }
@@ -53,8 +54,8 @@ void check_head_norm(const Checkpoint& checkpoint, const ModelConfig& m, const B
 void check_linears(const Checkpoint& checkpoint, const ModelConfig& m, const BlockConfig& block) {
   for (const LinearTensors& linear : linears_of(block)) {
     const bool of_mlp = linear.input == LinearInput::kMlp || linear.input == LinearInput::kMlpOutput;
-    std::string fields = !of_mlp && block.recurrent ? "hidden_size and the sizes of the layer's mixer"
-                         : of_mlp                   ? "hidden_size and " + m.intermediate_field
+    std::string fields = !of_mlp && block.has_state() ? "hidden_size and the sizes of the layer's mixer"
+                         : of_mlp                     ? "hidden_size and " + m.intermediate_field
                                   : "hidden_size, num_attention_heads, num_key_value_heads and head_dim";
     if (m.has_layer_sizes) fields += fmt::format(" ({})", kLayerSizesField);
     if (checkpoint.find(linear.name + ".weight" + kPackedSuffix) ==
@@ -106,6 +107,23 @@ void check_mixer(const Checkpoint& checkpoint, RecurrentMixer mixer) {
   }
 }
 
+// Tables of what tokens add to each block.
+void check_layer_embeddings(const Checkpoint& checkpoint, const ModelConfig& m) {
+  const LayerEmbeddings& shared = *m.layer_embeddings;
+  constexpr std::string_view kFields =
+      "vocab_size_per_layer_input, hidden_size_per_layer_input and num_hidden_layers";
+  const std::int64_t all = m.num_layers() * shared.size;
+  check_shape(checkpoint, shared.table, {m.vocab_size, all}, kFields);
+  check_shape(checkpoint, shared.projection, {all, m.hidden_size}, kFields);
+  check_norm(checkpoint, shared.norm, shared.size, kFields);
+  for (const BlockConfig& block : m.blocks) {
+    if (!block.layer_input) continue;
+    check_shape(checkpoint, block.layer_input->gate, {shared.size, m.hidden_size}, kFields);
+    check_shape(checkpoint, block.layer_input->projection, {m.hidden_size, shared.size}, kFields);
+    check_norm(checkpoint, block.layer_input->norm, m.hidden_size, "hidden_size");
+  }
+}
+
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   constexpr std::string_view kTable = "vocab_size and hidden_size";
   for (const std::string& table : tables_of(m)) {
@@ -120,8 +138,11 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   for (const auto* norm : {&m.final_norm, &m.embedding_norm}) {
     if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
   }
+  if (m.layer_embeddings) check_layer_embeddings(checkpoint, m);
   for (const BlockConfig& block : m.blocks) {
     if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
+    if (block.beside) check_mixer(checkpoint, block.beside->mixer);
+    if (!block.output_scale.empty()) check_shape(checkpoint, block.output_scale, {1}, "hidden_size");
     check_linears(checkpoint, m, block);
     for (const auto* norm :
          {&block.attention_norm, &block.mlp_norm, &block.post_attention_norm, &block.post_mlp_norm}) {
@@ -176,8 +197,10 @@ FinalNorm::FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model) : m
     bias_ = checkpoint.load_vector(model.final_norm->bias, model.hidden_size);
 }
 
-void FinalNorm::apply(const Backend& backend, ConstMatrixView hidden, MatrixView y) const {
+void FinalNorm::apply(const Backend& backend, ConstMatrixView rows, MatrixView target) const {
   expect(present(), "FinalNorm: a model that has one");
+  const ConstMatrixView hidden = hidden_of(model_, rows);
+  const MatrixView y = target.cols == hidden.cols ? target : hidden_of(model_, target);
   if (model_.norm == NormKind::kRms) {
     backend.rms_norm(hidden, gain_, model_.norm_gain_offset, model_.norm_eps, y);
   } else {
@@ -222,8 +245,8 @@ std::int64_t ModelHead::num_bytes() const {
 }
 
 void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const {
-  Matrix normed(hidden.rows, hidden.cols);
-  ConstMatrixView x = hidden;
+  Matrix normed(hidden.rows, model_.hidden_size);
+  ConstMatrixView x = hidden_of(model_, hidden);
   if (norm_.present()) {
     norm_.apply(backend, hidden, normed.view());
     x = normed.view();
@@ -245,7 +268,7 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_
   config_ = model_config(checkpoint_.config(), &notes_);
   use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
-  embedding_ = find_packed(checkpoint_, config_.embedding, config_.vocab_size, config_.hidden_size);
+  embedding_.emplace(checkpoint_, config_);
   if (config_.embedding_norm) embedding_norm_ = EmbeddingNorm(checkpoint_, config_);
 }
 
@@ -276,10 +299,10 @@ std::vector<RopeTable> Model::rope_tables(std::int64_t num_positions) const {
 }
 
 void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_length,
-                  std::int64_t first_position, MatrixView hidden) const {
-  expect(static_cast<std::int64_t>(ids.size()) == hidden.rows && hidden.cols == config_.hidden_size,
+                  std::int64_t first_position, MatrixView rows) const {
+  expect(static_cast<std::int64_t>(ids.size()) == rows.rows && rows.cols == config_.row_size(),
          "embed: shapes agree");
-  const TensorInfo* table = embedding_ ? nullptr : &checkpoint_.at(config_.embedding);
+  const MatrixView hidden = hidden_of(config_, rows);
   for (std::int64_t n = 0; n < hidden.rows; ++n) {
     const std::int32_t id = ids[static_cast<std::size_t>(n)];
     if (id < 0 || id >= config_.vocab_size) {
@@ -288,16 +311,9 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
           "tokenizer?",
           n, id, config_.vocab_size);
     }
-    if (embedding_) {
-      unpack_row(*embedding_, id, hidden.row_span(n));
-    } else {
-      checkpoint_.load_rows(*table, id, hidden.row_block(n, 1));
-    }
-  }
-  if (config_.embedding_scale != 1.0f) {
-    for (std::int64_t n = 0; n < hidden.rows; ++n) {
-      for (float& value : hidden.row_span(n)) value *= config_.embedding_scale;
-    }
+    embedding_->load(id, hidden.row_block(n, 1));
+    std::fill_n(rows.row(n) + config_.hidden_size, config_.carried, 0.0f);
+    if (config_.layer_embeddings) rows.at(n, config_.hidden_size) = static_cast<float>(id);
   }
   if (config_.embedding_norm) embedding_norm_.apply(hidden);
   if (!config_.position_table) return;
@@ -312,7 +328,7 @@ void Model::embed(std::span<const std::int32_t> ids, std::int64_t sequence_lengt
 
 Matrix Model::embed_windows(const TokenWindows& windows, std::int64_t first, std::int64_t count) const {
   const std::int64_t seqlen = windows.seqlen;
-  Matrix hidden(count * seqlen, config_.hidden_size);
+  Matrix hidden(count * seqlen, config_.row_size());
   const auto ids =
       std::span(windows.ids)
           .subspan(static_cast<std::size_t>(first * seqlen), static_cast<std::size_t>(count * seqlen));

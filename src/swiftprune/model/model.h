@@ -13,7 +13,7 @@
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
-#include "swiftprune/sparse/packed_tensor.h"
+#include "swiftprune/model/token_embedding.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -23,7 +23,7 @@ class FinalNorm {
  public:
   FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model);
   bool present() const { return model_.final_norm.has_value(); }
-  // hidden [N, hidden] -> y [N, hidden], which may be hidden; only when present().
+  // rows [N, row_size] -> y [N, hidden], or rows of hidden states in place; only when present().
   void apply(const Backend& backend, ConstMatrixView hidden, MatrixView y) const;
 
  private:
@@ -48,7 +48,7 @@ class ModelHead {
  public:
   ModelHead(const Checkpoint& checkpoint, const ModelConfig& model, const Backend& backend,
             ComputeType compute, WeightUse use);
-  // hidden [N, hidden] -> logits [N, vocab]
+  // hidden [N, row_size] -> logits [N, vocab]
   void logits(const Backend& backend, ConstMatrixView hidden, MatrixView logits) const;
   std::int64_t num_bytes() const;  // of the output projection, as it is multiplied with
 
@@ -84,11 +84,11 @@ class Model {
   }
   // Tables of all rotary embeddings for positions [0, num_positions).
   std::vector<RopeTable> rope_tables(std::int64_t num_positions) const;
-  // ids [S·sequence_length], the positions of each sequence counted from first_position -> hidden [N,
-  // hidden]. Throws Error{kBadInput} for an id outside the vocabulary.
+  // ids [S·sequence_length], the positions of each sequence counted from first_position -> rows of hidden states [N,
+  // row_size]. Throws Error{kBadInput} for an id outside the vocabulary.
   void embed(std::span<const std::int32_t> ids, std::int64_t sequence_length, std::int64_t first_position,
-             MatrixView hidden) const;
-  // Windows [first, first + count), each from position 0 -> [count·seqlen, hidden].
+             MatrixView rows) const;
+  // Windows [first, first + count), each from position 0 -> [count·seqlen, row_size].
   Matrix embed_windows(const TokenWindows& windows, std::int64_t first, std::int64_t count) const;
   // Throws Error{kUsage} naming `flag` when more positions are asked for than the model has.
   void check_length(std::int64_t num_positions, std::string_view flag) const;
@@ -98,8 +98,8 @@ class Model {
   Checkpoint checkpoint_;
   ModelConfig config_;
   std::vector<std::string> notes_;
-  std::optional<PackedTensor> embedding_;  // of few bits
-  EmbeddingNorm embedding_norm_;           // where the model has one
+  std::optional<TokenEmbedding> embedding_;
+  EmbeddingNorm embedding_norm_;  // where the model has one
 };
 
 }  // namespace swiftprune

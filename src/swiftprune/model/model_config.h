@@ -68,6 +68,9 @@ struct LinearTensors {
   std::int64_t inputs = 0;
   bool bias = false;
   LinearInput input = LinearInput::kAttention;
+  // Where its inputs begin in what is observed: two output projections may read a part of it each (ParallelMixer).
+  std::int64_t first_input = 0;
+  float scale = 1.0f;  // of the product; a linear that has one has no bias (Falcon-H1)
 };
 
 // How one linear holds query, key and value.
@@ -104,7 +107,7 @@ struct ClampedSwiglu {
   float limit = 7.0f;
 };
 
-// E gated MLPs of which each token uses top_k: y = Σ g_j·f_j(x). How the file holds them (one tensor an
+// E MLPs of which each token uses top_k: y = Σ g_j·f_j(x). How the file holds them (one tensor an
 // expert, one for all, MXFP4) is found when it is opened (expert_tensors.h).
 struct ExpertsConfig {
   RouterConfig router;
@@ -112,6 +115,9 @@ struct ExpertsConfig {
   std::int64_t width = 0;  // inner channels of each
   std::string prefix;      // "model.layers.3.mlp.experts."
   std::array<std::string, 3> parts = {"gate_proj", "up_proj", "down_proj"};
+  // Names of the fused tensors (gate over up, down); empty: gate_up_proj and down_proj behind the prefix.
+  std::array<std::string, 2> fused;
+  bool gated = true;  // else each is up and down alone (Nemotron-H)
   bool bias = false;
   bool fused_by_input = false;           // fused tensors are [E, inputs, outputs], gate and up in turn
   std::optional<ClampedSwiglu> clamped;  // instead of the model's activation
@@ -138,9 +144,41 @@ struct Xielu {
   std::string alpha_p, alpha_n, beta, eps;
 };
 
+// A mixer beside attention that reads the same normed input; what both give joins the residual (Falcon-H1). To
+// observers the two output projections have one input: attention's heads, then what the mixer gives.
+struct ParallelMixer {
+  RecurrentMixer mixer;
+  LinearTensors input;
+  LinearTensors output;
+};
+
+// Keys and values of a block that later ones use in place of their own (Gemma 4): these columns of a row of hidden
+// states, behind hidden_size, hold keys, then values, as attention takes them.
+struct CarriedKeys {
+  std::int64_t first = 0;
+  bool taken = false;  // from there; else they are the block's own, and are left there
+};
+
+// What a token adds to each block (Gemma 4): e = (norm(P x/√hidden) + √size·T)/√2, x the token's scaled embedding, P and
+// T the block's rows and columns of tables for all blocks.
+struct LayerEmbeddings {
+  std::string table;       // tensor [vocab, blocks·size]
+  std::string projection;  // tensor [blocks·size, hidden]
+  NormTensors norm;        // gain [size]
+  std::int64_t size = 0;
+};
+
+// Where it joins, behind the MLP: x + norm(W_p (act(W_g x)·e)).
+struct LayerInput {
+  std::string gate;        // tensor W_g [size, hidden]
+  std::string projection;  // tensor W_p [hidden, size]
+  NormTensors norm;
+};
+
 // Everything that differs between blocks.
 struct BlockConfig {
-  std::vector<LinearTensors> qkv;  // q, k, v; or the one fused linear; or what `recurrent` reads
+  // q, k, v (fewer where keys are values or carried); or the one fused linear; or what `recurrent` reads
+  std::vector<LinearTensors> qkv;
   LinearTensors attention_output;  // without a name where the block is an MLP alone
   // gate, up; or one fused [gate | up]; or up alone where nothing is gated. Beside experts: of the shared
   // expert, which every token uses; empty (and down without a name) where there is none.
@@ -159,7 +197,14 @@ struct BlockConfig {
   std::optional<NormTensors> key_norm;
   HeadNorms head_norms = HeadNorms::kEach;
   std::optional<LatentAttention> latent;
-  std::optional<RecurrentMixer> recurrent;  // in attention's place
+  std::optional<RecurrentMixer> recurrent;   // in attention's place
+  std::optional<ParallelMixer> beside;       // attention
+  std::int64_t head_size = 0, kv_heads = 0;  // where they are not the model's (Gemma 4); else 0
+  bool keys_are_values = false;              // before norm and rotation: no linear for values
+  bool norms_values = false;                 // head by head, an RMSNorm without a gain
+  std::optional<CarriedKeys> carried_keys;
+  std::optional<LayerInput> layer_input;
+  std::string output_scale;  // tensor [1] that multiplies what the block gives, or empty
   // The query linear gives [q | gate] for each head; sigmoid(gate) multiplies what the head gives (Qwen 3.5).
   bool gated_heads = false;
   std::string sinks;                  // tensor [heads] of attention sinks, or empty
@@ -171,6 +216,9 @@ struct BlockConfig {
   // Has it attention, or something in its place? An MLP? (Nemotron-H: one of the two in each.)
   bool has_mixer() const { return !attention_output.name.empty(); }
   bool has_mlp() const { return experts.has_value() || !up.empty(); }
+  // Does a sequence leave a state in it, beside keys and values or in their place?
+  bool has_state() const { return recurrent.has_value() || beside.has_value(); }
+  bool takes_keys() const { return carried_keys && carried_keys->taken; }
 };
 
 struct ModelConfig {
@@ -224,6 +272,10 @@ struct ModelConfig {
   std::string own_head;             // what the head's tensor is called where it is not tied
   std::optional<std::string> head_bias;
   std::vector<BlockConfig> blocks;
+  // Where there are any, a token's id stands in the first column behind its hidden state.
+  std::optional<LayerEmbeddings> layer_embeddings;
+  // Columns behind the hidden state in its row: what later blocks need beside it.
+  std::int64_t carried = 0;
 
   // Blocks differ in width and number of heads (layer_sizes.h); the fields above then are the largest ones.
   bool has_layer_sizes = false;
@@ -233,31 +285,47 @@ struct ModelConfig {
                        [](const BlockConfig& b) { return b.experts.has_value(); });
   }
   bool has_recurrent_blocks() const {
-    return std::any_of(blocks.begin(), blocks.end(),
-                       [](const BlockConfig& b) { return b.recurrent.has_value(); });
+    return std::any_of(blocks.begin(), blocks.end(), [](const BlockConfig& b) { return b.has_state(); });
+  }
+  bool has_head_sizes() const {
+    return std::any_of(blocks.begin(), blocks.end(), [](const BlockConfig& b) { return b.head_size > 0; });
   }
   bool has_whole_blocks() const {
     return std::all_of(blocks.begin(), blocks.end(),
                        [](const BlockConfig& b) { return b.has_mixer() && b.has_mlp(); });
   }
   std::int64_t num_layers() const { return static_cast<std::int64_t>(blocks.size()); }
+  std::int64_t row_size() const { return hidden_size + carried; }
+  std::int64_t head_size_in(const BlockConfig& block) const {
+    return block.head_size > 0 ? block.head_size : head_size;
+  }
   // Of attention: 0 in a block that has something else in its place.
   std::int64_t heads_in(const BlockConfig& block) const {
     if (block.recurrent || !block.has_mixer()) return 0;
-    return block.latent ? num_heads : block.attention_output.inputs / head_size;
+    return block.latent ? num_heads : block.attention_output.inputs / head_size_in(block);
   }
+  // As many query heads share a key head in every block, but where it says otherwise.
+  std::int64_t kv_heads_in(const BlockConfig& block) const {
+    return block.kv_heads > 0 ? block.kv_heads : heads_in(block) / (num_heads / num_kv_heads);
+  }
+  // Width of the block's keys, and of its values.
+  std::int64_t kv_size_in(const BlockConfig& block) const { return kv_heads_in(block) * head_size_in(block); }
   // Sizes of the query's and the key's norm.
   std::int64_t query_norm_size(const BlockConfig& block) const {
-    return block.head_norms == HeadNorms::kEach ? head_size : heads_in(block) * head_size;
+    return head_size_in(block) * (block.head_norms == HeadNorms::kEach ? 1 : heads_in(block));
   }
   std::int64_t key_norm_size(const BlockConfig& block) const {
-    return block.head_norms == HeadNorms::kEach ? head_size : kv_heads_in(block) * head_size;
-  }
-  // As many query heads share a key head in every block.
-  std::int64_t kv_heads_in(const BlockConfig& block) const {
-    return heads_in(block) / (num_heads / num_kv_heads);
+    return head_size_in(block) * (block.head_norms == HeadNorms::kEach ? 1 : kv_heads_in(block));
   }
 };
+
+// The hidden states in rows [N, row_size], without what they carry.
+inline MatrixView hidden_of(const ModelConfig& model, MatrixView rows) {
+  return model.carried == 0 ? rows : rows.col_block(0, model.hidden_size);
+}
+inline ConstMatrixView hidden_of(const ModelConfig& model, ConstMatrixView rows) {
+  return model.carried == 0 ? rows : rows.col_block(0, model.hidden_size);
+}
 
 // All linears of a block that every token passes, in the order in which they are computed: not the experts'.
 std::vector<LinearTensors> linears_of(const BlockConfig& block);

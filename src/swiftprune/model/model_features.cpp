@@ -67,7 +67,17 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kSlopes, "ALiBi slopes"},
                                Named{kTransposedLinears, "linears stored as [inputs, outputs]"},
                                Named{kEmbeddingNorm, "a norm of the embeddings"},
-                               Named{kExperts, "experts"}};
+                               Named{kExperts, "experts"},
+                               Named{kPlainExperts, "experts without gates"},
+                               Named{kScaledExperts, "experts in scaled residuals"},
+                               Named{kParallelMixers, "a recurrent mixer beside attention"},
+                               Named{kLinearScale, "scaled products of linears"},
+                               Named{kHeadSizes, "heads of different sizes"},
+                               Named{kKeysAreValues, "values that are the keys"},
+                               Named{kValueNorms, "norms of values"},
+                               Named{kSharedKeys, "keys and values of earlier blocks"},
+                               Named{kLayerEmbeddings, "embeddings of each layer"},
+                               Named{kOutputScale, "scaled outputs of blocks"}};
 
 constexpr auto kFeatures = [] {
   std::array<ModelFeature, kNames.size()> features{};
@@ -144,10 +154,19 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   add(norms_heads && block.head_norms == HeadNorms::kEachOwn, kNormsOfOwnGains);
   add(block.experts.has_value(), kExperts);
   add(block.experts && block.experts->clamped, kClampedSwiglu);
+  add(block.experts && !block.experts->gated, kPlainExperts);
+  add(block.experts && model.residual_scale != 1.0f, kScaledExperts);
+  add(block.beside.has_value(), kParallelMixers);
+  add(block.head_size > 0 || block.kv_heads > 0, kHeadSizes);
+  add(block.keys_are_values, kKeysAreValues);
+  add(block.norms_values, kValueNorms);
+  add(block.carried_keys.has_value(), kSharedKeys);
+  add(!block.output_scale.empty(), kOutputScale);
   add(!block.sinks.empty(), kAttentionSinks);
   add(block.latent.has_value(), kLatentAttention);
-  if (block.recurrent) {
-    features.insert(std::visit([](const auto& mixer) { return feature_of(mixer); }, *block.recurrent));
+  if (block.has_state()) {
+    features.insert(std::visit([](const auto& mixer) { return feature_of(mixer); },
+                               block.recurrent ? *block.recurrent : block.beside->mixer));
   }
   add(block.gated_heads, kGatedHeads);
   add(block.attention_window > 0, kAttentionWindow);
@@ -160,7 +179,10 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
     add(rope.long_from > 0, kLongRotary);
     add(rope.rotates_neighbours, kNeighbourRotary);
   }
-  for (const LinearTensors& linear : linears_of(block)) add(linear.bias, kLinearBias);
+  for (const LinearTensors& linear : linears_of(block)) {
+    add(linear.bias, kLinearBias);
+    add(linear.scale != 1.0f, kLinearScale);
+  }
 }
 
 }  // namespace
@@ -199,6 +221,7 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
   add(model.logit_scale != 1.0f, kLogitScale);
   add(model.head_bias.has_value(), kHeadBias);
   add(model.has_layer_sizes, kLayerSizes);
+  add(model.layer_embeddings.has_value(), kLayerEmbeddings);
   for (const BlockConfig& block : model.blocks) add_block(model, block, features);
   return features;
 }

@@ -67,6 +67,16 @@ enum class ModelFeature {
   kTransposedLinears,  // stored as [inputs, outputs]
   kEmbeddingNorm,      // a norm on the embeddings
   kExperts,            // MLPs of which each token uses a few
+  kPlainExperts,       // of up and down alone
+  kScaledExperts,      // what they add is scaled as the residual is
+  kParallelMixers,     // attention and a recurrent mixer side by side
+  kLinearScale,        // products of linears are scaled
+  kHeadSizes,          // blocks whose heads differ in size
+  kKeysAreValues,
+  kValueNorms,
+  kSharedKeys,       // blocks that use keys and values of earlier ones
+  kLayerEmbeddings,  // what tokens add to each block
+  kOutputScale,      // of a block
 };
 
 std::span<const ModelFeature> all_model_features();

@@ -1,5 +1,5 @@
-// Nemotron-H (arXiv 2504.03624) without experts: each layer is Mamba-2, attention without positions or a plain MLP of
-// squared ReLU alone. Heads for multi-token prediction ("mtp.") are no part of the forward; they stay as they are.
+// Nemotron-H (arXiv 2504.03624) and Nemotron 3 Nano: each layer is Mamba-2, attention without positions, a plain MLP of
+// squared ReLU or such experts beside a shared one, alone. Heads for multi-token prediction ("mtp.") are no part of the forward; they stay as they are.
 #include <algorithm>
 #include <array>
 
@@ -56,10 +56,9 @@ std::vector<std::string> read_kinds(const ConfigReader& c) {
     bad_input("{}: found {}, expected what {} says", c.where(kPattern), c.text(kPattern), kList);
   }
   for (std::size_t i = 0; i < kinds.size(); ++i) {
-    if (kinds[i] == kMamba || kinds[i] == kAttention || kinds[i] == kMlp) continue;
-    bad_input("{}: found '{}' at {}, expected {}, {} or {}{}", c.where(field), kinds[i], i, kMamba,
-              kAttention, kMlp,
-              kinds[i] == kMoe ? ": of Nemotron-H only the models without experts are supported" : "");
+    if (kinds[i] == kMamba || kinds[i] == kAttention || kinds[i] == kMlp || kinds[i] == kMoe) continue;
+    bad_input("{}: found '{}' at {}, expected {}, {}, {} or {}", c.where(field), kinds[i], i, kMamba,
+              kAttention, kMlp, kMoe);
   }
   const std::int64_t layers = std::ssize(kinds);
   if (layers == 0 || read_num_layers(c, layers) != layers) {
@@ -111,6 +110,22 @@ void set_attention(const ModelConfig& m, const std::string& module, BlockConfig&
   b.attention_output = {module + "o_proj", m.hidden_size, q, false, LinearInput::kAttentionOutput};
 }
 
+void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string& module, bool bias,
+                 BlockConfig& b) {
+  if (!c.is_null("moe_latent_size") && c.has("moe_latent_size")) {
+    bad_input("{}: found {}, expected null: experts behind a projection of their own are not supported",
+              c.where("moe_latent_size"), c.integer("moe_latent_size"));
+  }
+  ExpertsConfig experts = read_sigmoid_experts(
+      c, {.count = "n_routed_experts", .default_count = 8, .default_width = 7688, .default_top_k = 2}, {},
+      module);
+  experts.gated = false;
+  const std::int64_t shared = c.integer("moe_shared_expert_intermediate_size", 7688);
+  b.experts = std::move(experts);
+  b.up = {{module + "shared_experts.up_proj", shared, m.hidden_size, bias, LinearInput::kMlp}};
+  b.down = {module + "shared_experts.down_proj", m.hidden_size, shared, bias, LinearInput::kMlpOutput};
+}
+
 ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
   m.family = "nemotron_h";
@@ -137,7 +152,10 @@ ModelConfig configure(const ConfigReader& c) {
     BlockConfig b;
     b.layer_type = kinds[i];
     b.rope = -1;
-    if (kinds[i] == kMlp) {
+    if (kinds[i] == kMoe) {
+      set_experts(c, m, module, mlp_bias, b);
+      b.mlp_norm = norm;
+    } else if (kinds[i] == kMlp) {
       set_plain_mlp(m, module + "up_proj", module + "down_proj", b);
       set_mlp_bias(mlp_bias, b);
       b.mlp_norm = norm;

@@ -2,6 +2,7 @@
 // Their input projections are BlockConfig::qkv, their output projection is BlockConfig::attention_output.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -41,7 +42,7 @@ struct GatedDeltaNet {
 
 // Mamba-2 (arXiv 2405.21060): one projection gives [z | x B C | dt]; x, B and C pass a convolution and SiLU. With
 // dt = softplus(dt + step_bias), S of each head decays by exp(−e^a_log·dt) and gains B (dt·x)ᵀ. The mixer gives
-// norm((Sᵀ C + skip·x)·silu(z)), the norm over the heads of each group.
+// norm((Sᵀ C + skip·x)·silu(z)), the norm over the heads of each group; or norm(Sᵀ C + skip·x)·silu(z), or without a norm.
 struct Mamba2 {
   TimeConvolution convolution;  // over heads·head_size + 2·groups·state_size channels
   std::int64_t heads = 0;
@@ -52,7 +53,9 @@ struct Mamba2 {
   std::string decay;        // tensor a_log [heads]
   std::string step_bias;    // tensor [heads]
   std::string skip;         // tensor [heads]
-  std::string norm;         // gain [heads·head_size]
+  std::string norm;         // gain [heads·head_size], or empty
+  bool norm_before_gate = false;
+  std::array<float, 5> scales = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f};  // of z, x, B, C and dt (Falcon-H1)
 };
 
 using RecurrentMixer = std::variant<ShortConvolution, GatedDeltaNet, Mamba2>;

@@ -77,6 +77,22 @@ DeltaInputs delta_inputs(const GatedDeltaNet& m, std::span<const MatrixView> pro
   return in;
 }
 
+// The parts that one projection gives of a Mamba-2, each times its scale.
+void scale_parts(const Mamba2& m, MatrixView x) {
+  const std::int64_t size = m.heads * m.head_size, shared = m.groups * m.state_size;
+  const std::int64_t sizes[] = {size, size, shared, shared, m.heads};
+  std::int64_t first = 0;
+  for (std::size_t part = 0; part < m.scales.size(); ++part) {
+    const float scale = m.scales[part];
+    const MatrixView of_part = x.col_block(first, sizes[part]);
+    first += sizes[part];
+    if (scale == 1.0f) continue;
+    for_rows(x.rows, [&](std::int64_t n) {
+      for (float& value : of_part.row_span(n)) value *= scale;
+    });
+  }
+}
+
 Matrix state_of(std::int64_t heads, std::int64_t keys, std::int64_t values) {
   return Matrix::zeros(heads * keys, values);
 }
@@ -200,6 +216,7 @@ Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<co
                            RecurrentState& state) const {
   const MatrixView x = projected.front();
   const std::int64_t size = m.heads * m.head_size, shared = m.groups * m.state_size;
+  scale_parts(m, x);
   Matrix mixed = convolved(backend, x.col_block(size, size + 2 * shared), state);
   backend.activate(Activation::kSilu, mixed.view());
   const MatrixView v = mixed.view().col_block(0, size);
@@ -221,13 +238,17 @@ Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<co
   for_rows(x.rows, [&](std::int64_t n) {
     for (std::int64_t i = 0; i < size; ++i) y.at(n, i) += skip_[at(i / m.head_size)] * v.at(n, i);
   });
+  const auto norm = [&](MatrixView rows) {
+    const std::int64_t part = size / m.groups;
+    for (std::int64_t g = 0; g < m.groups && !norm_.empty(); ++g) {
+      const MatrixView of_group = rows.col_block(g * part, part);
+      backend.rms_norm(of_group, std::span(norm_).subspan(at(g * part), at(part)), 0.0f, eps_, of_group);
+    }
+  };
+  if (m.norm_before_gate) norm(y.view());
   Matrix gated = copy_of(x.col_block(0, size));
   backend.gated_activate(Activation::kSilu, gated.view(), y.view());
-  const std::int64_t part = size / m.groups;
-  for (std::int64_t g = 0; g < m.groups; ++g) {
-    const MatrixView of_group = gated.view().col_block(g * part, part);
-    backend.rms_norm(of_group, std::span(norm_).subspan(at(g * part), at(part)), 0.0f, eps_, of_group);
-  }
+  if (!m.norm_before_gate) norm(gated.view());
   return gated;
 }
 

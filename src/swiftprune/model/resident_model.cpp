@@ -15,8 +15,7 @@ ResidentModel::ResidentModel(const Model& model, const Backend& backend, Compute
     if (tuner != nullptr) blocks.back().tune(*tuner, sequences, compute);
     blocks.back().pack(backend, compute);
     if (!packed) model.release_block(layer);  // packed weights stay in the mapped file
-    const std::int64_t kv_size =
-        model.config().kv_heads_in(blocks.back().config()) * model.config().head_size;
+    const std::int64_t kv_size = model.config().kv_size_in(blocks.back().config());
     std::vector<KvCache> of_layer;
     for (std::int64_t s = 0; s < sequences; ++s)
       of_layer.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});

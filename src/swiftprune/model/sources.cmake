@@ -24,6 +24,9 @@ target_sources(swiftprune PRIVATE
   model/bloom.cpp
   model/gpt2.cpp
   model/mpt.cpp
+  model/falcon_h1.cpp
+  model/gemma4.cpp
+  model/mamba_config.cpp
   model/lfm2.cpp
   model/qwen3_5.cpp
   model/smollm3.cpp
@@ -49,6 +52,9 @@ target_sources(swiftprune PRIVATE
   model/experts.cpp
   model/stored_weights.cpp
   model/decoder_block.cpp
+  model/decoder_block_mixer.cpp
+  model/layer_inputs.cpp
+  model/token_embedding.cpp
   model/model.cpp
   model/forward.cpp
   model/cpu_text_forwards.cpp

@@ -12,7 +12,7 @@ std::vector<BlockWeight> block_weights(const ModelConfig& model) {
     for (const LinearTensors& linear : linears_of(block)) weights.push_back({linear, layer, -1});
     if (!block.experts) continue;
     for (std::int64_t e = 0; e < block.experts->count; ++e) {
-      for (const ExpertPart part : kExpertParts)
+      for (const ExpertPart part : parts_of(*block.experts))
         weights.push_back({expert_linear(*block.experts, model.hidden_size, e, part), layer, e});
     }
   }
@@ -27,7 +27,7 @@ StoredWeights::StoredWeights(const Checkpoint& checkpoint)
     if (tensors->form() == ExpertForm::kSeparate) continue;
     for (const std::string& name : tensors->weight_names()) holders_.insert(name);
     for (std::int64_t e = 0; e < block.experts->count; ++e) {
-      for (const ExpertPart part : kExpertParts) {
+      for (const ExpertPart part : parts_of(*block.experts)) {
         part_names_.push_back(expert_linear(*block.experts, config_.hidden_size, e, part).name + ".weight");
         parts_.emplace(part_names_.back(), Part{tensors.get(), e, part});
       }

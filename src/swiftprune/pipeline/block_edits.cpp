@@ -35,8 +35,8 @@ BlockLinear& output_projection(DecoderBlock& block, LinearInput output) {
 }
 
 void silence(DecoderBlock& block) {
-  for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
-    BlockLinear& linear = output_projection(block, output);
+  for (BlockLinear& linear : block.linears()) {
+    if (!is_output(linear.tensors.input)) continue;
     std::fill(linear.weight.values().begin(), linear.weight.values().end(), 0.0f);
     std::fill(linear.bias.begin(), linear.bias.end(), 0.0f);
   }

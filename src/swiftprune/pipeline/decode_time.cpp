@@ -43,7 +43,7 @@ DecodeTime measure_decode(SequenceGenerator& generator, const std::function<void
 DecodeTime measure_decode(const Model& model, const Backend& backend, ComputeType compute) {
   Generator generator(model, backend, compute, 1, kDecodePositions);
   const ModelHead head = model.load_head(backend, compute, WeightUse::kCompact);
-  const Matrix hidden = Matrix::zeros(1, model.config().hidden_size);
+  const Matrix hidden = Matrix::zeros(1, model.config().row_size());
   Matrix logits(1, model.config().vocab_size);
   return measure_decode(generator, [&] { head.logits(backend, hidden.view(), logits.view()); });
 }

@@ -199,6 +199,7 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
                             defaults.refine, defaults.grid, weight.expert});
     PlanEntry& entry = plan.entries.back();
     entry.observed = is_observed(linear, model.config().hidden_size);
+    entry.first_input = linear.first_input;
     entry.prune = entry.observed || !stat_needs(entry).any();
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);

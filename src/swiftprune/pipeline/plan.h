@@ -38,6 +38,7 @@ struct PlanEntry {
   // Does calibration see its inputs? Not those of q_b_proj and kv_b_proj in latent attention: they are pruned by their
   // weights alone or not at all.
   bool observed = true;
+  std::int64_t first_input = 0;  // where its inputs begin in what is observed
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }

@@ -6,6 +6,7 @@
 
 #include <fmt/ranges.h>
 
+#include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
@@ -116,7 +117,9 @@ nlohmann::ordered_json seconds_record(const ShrinkSeconds& seconds) {
 
 std::set<std::string> model_files(const Checkpoint& checkpoint) {
   std::set<std::string> files = {"config.json"};
-  for (const TensorInfo& tensor : checkpoint.tensors()) files.insert(tensor.file);
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    for (const std::filesystem::path& part : gguf_parts(tensor.file)) files.insert(part.string());
+  }
   return files;
 }
 

@@ -41,7 +41,9 @@ std::map<std::int64_t, std::int64_t> new_indices(std::int64_t layers, std::span<
 }  // namespace
 
 std::string layers_prefix(const ModelConfig& model) {
-  const std::string& name = model.blocks.front().attention_output.name;
+  const BlockConfig& first = model.blocks.front();
+  const std::vector<LinearTensors> linears = linears_of(first);
+  const std::string& name = linears.empty() ? first.experts->prefix : linears.front().name;
   const auto at = name.find(".0.");
   expect(at != std::string::npos, "families number their blocks");
   return name.substr(0, at + 1);
@@ -80,7 +82,7 @@ std::vector<std::int64_t> ShrunkCheckpoint::new_shape(const TensorInfo& tensor) 
     if (tensor.name == linears[i].name + ".bias") return {rows};
     if (tensor.name != linears[i].name + ".weight") continue;
     const LinearInput input = linears[i].input;
-    return {rows, is_output(input) ? std::ssize(kept_columns(model_.config(), block, input, kept))
+    return {rows, is_output(input) ? std::ssize(kept_columns(model_.config(), block, linears[i], kept))
                                    : linears[i].inputs};
   }
   return tensor.shape;

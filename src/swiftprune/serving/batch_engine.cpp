@@ -37,7 +37,7 @@ Matrix BatchEngine::run_prompt(std::int64_t lane, std::span<const std::int32_t> 
   const auto index = static_cast<std::size_t>(lane);
   const auto length = static_cast<std::int64_t>(ids.size());
   expect(length > 0 && positions_[index] + length <= capacity_, "prefill: tokens that fit");
-  Matrix hidden(length, model_.config().hidden_size);
+  Matrix hidden(length, model_.config().row_size());
   model_.embed(ids, length, positions_[index], hidden.view());
   for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
     BlockForwardOptions options;
@@ -64,7 +64,7 @@ ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int
 ConstMatrixView BatchEngine::decode(std::span<const std::int32_t> ids) {
   const auto n = static_cast<std::int64_t>(ids.size());
   expect(n > 0 && n <= num_lanes_, "decode: a token for each lane in use");
-  Matrix hidden(n, model_.config().hidden_size);
+  Matrix hidden(n, model_.config().row_size());
   for (std::int64_t lane = 0; lane < n; ++lane) {
     expect(position(lane) < capacity_, "decode: tokens that fit");
     model_.embed(ids.subspan(static_cast<std::size_t>(lane), 1), 1, position(lane),

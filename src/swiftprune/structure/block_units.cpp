@@ -83,6 +83,16 @@ std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) 
     return fmt::format("a layer of {} is a mixer or an MLP alone, which shrink does not know", model.family);
   }
   if (kind == UnitKind::kLayers && model.num_layers() < 2) return "the model has a single layer";
+  if (kind == UnitKind::kLayers && (model.carried > 0 || model.has_head_sizes())) {
+    return "its layers hang together: some read others' keys, tables hold parts of all, or the last must be "
+           "a full one";
+  }
+  if (kind == UnitKind::kMlp &&
+      std::any_of(model.blocks.begin(), model.blocks.end(), [&](const BlockConfig& block) {
+        return !block.experts && block.down.inputs != model.intermediate_size;
+      })) {
+    return "MLPs of the model have different widths already";
+  }
   if (kind == UnitKind::kMlp && !model.has_width_field) {
     return fmt::format("config.json of {} has no width of the MLP: it follows from the hidden size",
                        model.family);
@@ -96,6 +106,7 @@ std::optional<std::string> inseparable(const ModelConfig& model, UnitKind kind) 
         "{} has no head_dim in config.json: its head size is hidden_size / num_attention_heads",
         model.family);
   }
+  if (model.has_head_sizes() || model.carried > 0) return "blocks differ in their heads, or share keys";
   const BlockConfig& block = model.blocks.front();
   if (block.query_norm && block.head_norms != HeadNorms::kEach) {
     return "the norms of queries and keys have a gain for each head, or count all heads together";
@@ -126,11 +137,17 @@ std::int64_t columns_a_group(const ModelConfig& model) {
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
                                        const KeptUnits& kept) {
   if (output == LinearInput::kMlpOutput) return kept.channels;
-  if (block.recurrent) return all_of(block.attention_output.inputs);
+  if (block.has_state()) return all_of(block.attention_output.inputs);
   expect(output == LinearInput::kAttentionOutput, "kept_columns: an output projection");
   std::vector<std::int64_t> columns;
   append_runs(kept.groups, columns_a_group(model), 0, columns);
   return columns;
+}
+
+std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block,
+                                       const LinearTensors& linear, const KeptUnits& kept) {
+  const bool stays = block.has_state() && linear.input == LinearInput::kAttentionOutput;
+  return stays ? all_of(linear.inputs) : kept_columns(model, block, linear.input, kept);
 }
 
 std::vector<std::int64_t> kept_rows(const ModelConfig& model, const BlockConfig& block, std::size_t linear,

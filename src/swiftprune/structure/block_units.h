@@ -40,6 +40,9 @@ std::int64_t columns_a_group(const ModelConfig& model);
 // The columns of the block's output projection (kAttentionOutput, kMlpOutput) that stay.
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
                                        const KeptUnits& kept);
+// The same of one output projection: those of a block with a recurrent mixer keep theirs all.
+std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block,
+                                       const LinearTensors& linear, const KeptUnits& kept);
 // The rows of the block's linear (index into linears_of()) that stay. Output projections keep theirs all.
 std::vector<std::int64_t> kept_rows(const ModelConfig& model, const BlockConfig& block, std::size_t linear,
                                     const KeptUnits& kept);

@@ -121,8 +121,8 @@ void DeviceStreamOps::add_aligned(DeviceStats& stats, DeviceView x, DeviceView d
   stats.add_aligned(products_, scratch_, rows, windows_.seqlen);
 }
 
-void DeviceStreamOps::add_aligned_output(DeviceStats& stats, DeviceView x, DeviceView dense,
-                                         DeviceView residual, DeviceView dense_residual,
+void DeviceStreamOps::add_aligned_output(DeviceStats& stats, const BlockWeights&, LinearInput, DeviceView x,
+                                         DeviceView dense, DeviceView residual, DeviceView dense_residual,
                                          const DeviceView* dense_out) const {
   find_roots(dense_residual, dense_out);
   stats.add_aligned(products_, scratch_, {x, dense, residual, dense_residual, roots_.as<float>()},

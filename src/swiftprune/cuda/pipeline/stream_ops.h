@@ -57,7 +57,9 @@ class DeviceStreamOps {
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden) {
     return forward_.input_of(block, input, hidden);
   }
-  DeviceView attention(const BlockWeights& block, DeviceView x) { return forward_.attention(block, x); }
+  DeviceView attention(const BlockWeights& block, DeviceView x, DeviceView) {
+    return forward_.attention(block, x);
+  }
   DeviceView mlp(const BlockWeights& block, DeviceView x) { return forward_.mlp(block, x); }
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x) {
     return forward_.project(block, which, x);
@@ -82,8 +84,9 @@ class DeviceStreamOps {
   void add(DeviceStats& stats, DeviceView x) const;
   void add_relative(DeviceStats& stats, DeviceView x, DeviceView out) const;
   void add_aligned(DeviceStats& stats, DeviceView x, DeviceView dense) const;
-  void add_aligned_output(DeviceStats& stats, DeviceView x, DeviceView dense, DeviceView residual,
-                          DeviceView dense_residual, const DeviceView* dense_out) const;
+  void add_aligned_output(DeviceStats& stats, const BlockWeights&, LinearInput, DeviceView x,
+                          DeviceView dense, DeviceView residual, DeviceView dense_residual,
+                          const DeviceView* dense_out) const;
 
  private:
   // 1/√ of the products of the rows' sizes, for weights of tokens.

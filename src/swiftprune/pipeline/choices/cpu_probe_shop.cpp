@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/choices/probe_shop.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/relative_change.h"
@@ -25,8 +27,8 @@ class CpuProbeShop final : public ProbeShop {
         windows_(ops_),
         ropes_(run.model.rope_tables(run.tokens)),
         refiner_(make_admm(kProbeRefiner)),
-        changed_(
-            Matrix::zeros(run.model.config().num_layers() * run.tokens, run.model.config().hidden_size)) {}
+        changed_(Matrix::zeros(run.model.config().num_layers() * run.tokens, run.model.config().row_size())) {
+  }
 
   void load(std::int64_t layer) override {
     if (block_) release();
@@ -56,8 +58,9 @@ class CpuProbeShop final : public ProbeShop {
     for (const BlockLinear& linear : block_->linears()) {
       const auto input = static_cast<std::size_t>(linear.tensors.input);
       if (!inputs[input] || stats[input] != nullptr) continue;
-      stats[input] = &stats_[input].emplace(linear.tensors.inputs, StatNeeds{.energy = true, .gram = true}, 0,
-                                            run_.compute);
+      const std::int64_t width =
+          observed_width(block_->config(), linear.tensors.input, run_.model.config().hidden_size);
+      stats[input] = &stats_[input].emplace(width, StatNeeds{.energy = true, .gram = true}, 0, run_.compute);
     }
     windows_.pass(*block_, stats);
   }
@@ -77,8 +80,15 @@ class CpuProbeShop final : public ProbeShop {
     RefineTask task;
     task.weight = of.weight.view();
     task.target = target;
-    const auto& prepared = prepared_[static_cast<std::size_t>(of.tensors.input)];
-    pruned_[linear] = refiner_->refine(task, *prepared, backend_).weight;
+    const auto input = static_cast<std::size_t>(of.tensors.input);
+    const LayerStats all = stats_[input]->view();
+    if (of.tensors.inputs == std::ssize(all.energy)) {
+      pruned_[linear] = refiner_->refine(task, *prepared_[input], backend_).weight;
+      return;
+    }
+    const StatsPart part(all, of.tensors.first_input, of.tensors.inputs);
+    const auto own = refiner_->prepare(part.stats(), backend_, of.tensors.name);
+    pruned_[linear] = refiner_->refine(task, *own, backend_).weight;
   }
 
   void try_alone(std::size_t linear) override {
@@ -87,7 +97,7 @@ class CpuProbeShop final : public ProbeShop {
     auto dense_packed = std::exchange(of.packed, backend_.pack(of.weight.view(), run_.compute));
     Matrix out = input_.clone();
     forward(out.view());
-    changes_.push_back(relative_change(dense_.view(), out.view()));
+    changes_.push_back(change_of(dense_.view(), out.view()));
     std::swap(of.weight, pruned_[linear]);
     of.packed = std::move(dense_packed);
   }
@@ -100,7 +110,7 @@ class CpuProbeShop final : public ProbeShop {
     const MatrixView out = changed_.view().row_block(layer_ * run_.tokens, run_.tokens);
     std::copy_n(input_.data(), input_.numel(), out.data);
     forward(out);
-    changes_.push_back(relative_change(dense_.view(), out));
+    changes_.push_back(change_of(dense_.view(), out));
   }
 
   std::vector<double> changes() override { return changes_; }
@@ -115,8 +125,7 @@ class CpuProbeShop final : public ProbeShop {
     }
     std::vector<double> result;
     for (std::int64_t block = 0; block < run_.model.config().num_layers(); ++block) {
-      result.push_back(
-          relative_change(dense.view(), changed_.view().row_block(block * run_.tokens, run_.tokens)));
+      result.push_back(change_of(dense.view(), changed_.view().row_block(block * run_.tokens, run_.tokens)));
     }
     return result;
   }
@@ -128,6 +137,11 @@ class CpuProbeShop final : public ProbeShop {
       if (run_.probed[static_cast<std::size_t>(block)])
         forward(changed_.view().row_block(block * run_.tokens, run_.tokens));
     }
+  }
+
+  double change_of(ConstMatrixView from, ConstMatrixView to) const {
+    const ModelConfig& model = run_.model.config();
+    return relative_change(hidden_of(model, from), hidden_of(model, to));
   }
 
   // The probe's tokens through the block, as it is packed.
@@ -155,8 +169,8 @@ class CpuProbeShop final : public ProbeShop {
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
   std::array<std::unique_ptr<PreparedGram>, kNumLinearInputs> prepared_;
   std::vector<Matrix> pruned_;  // by linear; empty where dense
-  Matrix changed_;              // [layers·tokens, hidden]: part b has only block b pruned
-  Matrix input_, dense_;        // [tokens, hidden] before and behind the block in hand
+  Matrix changed_;              // [layers·tokens, row_size]: part b has only block b pruned
+  Matrix input_, dense_;        // [tokens, row_size] before and behind the block in hand
   std::vector<double> changes_;
 };
 

@@ -46,9 +46,9 @@ struct QkvRow {
   std::int64_t row;
 };
 QkvRow qkv_row(const ModelConfig& config, const BlockConfig& block, std::int64_t logical) {
-  const std::int64_t d = config.head_size;
+  const std::int64_t d = config.head_size_in(block);
   const std::int64_t q = config.heads_in(block) * d;
-  const std::int64_t kv = config.kv_heads_in(block) * d;
+  const std::int64_t kv = config.kv_size_in(block);
   switch (config.qkv_layout) {
     case QkvLayout::kSeparate:
       if (logical < q) return {0, logical};
@@ -99,7 +99,7 @@ MlpSums mlp_sums(const Backend& backend, const ModelConfig& config, const Decode
   Matrix first(x.rows, config.gated_mlp && ups.size() == 1 ? 2 * size : size);
   Matrix second;
   const auto product = [&](std::size_t i, MatrixView y) {
-    backend.matmul_transposed(x, dense.linears()[i].weight.view(), 1.0f, 0.0f, y);
+    backend.matmul_transposed(x, dense.linears()[i].weight.view(), dense.linears()[i].tensors.scale, 0.0f, y);
     const std::vector<float>& bias = dense.linears()[i].bias;
     if (bias.empty()) return;
     for (std::int64_t t = 0; t < y.rows; ++t) {
@@ -211,7 +211,10 @@ std::vector<float> RowEffects::mlp_output_gains(std::int64_t layer) const {
 std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const DecoderBlock& dense,
                                                std::int64_t layer, LinearInput input,
                                                const LayerStats& stats) const {
-  if (input == kAttentionOutput || input == kMlpOutput) return {of_output(layer, input)};
+  if (input == kAttentionOutput || input == kMlpOutput) {
+    const bool both = input == kAttentionOutput && dense.config().beside;
+    return std::vector<std::vector<float>>(both ? 2 : 1, of_output(layer, input));
+  }
   if (input == kAttention) {
     // As if the inputs were uncorrelated where no Gram is known.
     std::vector<std::vector<double>> outputs;
@@ -220,13 +223,14 @@ std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const Dec
         outputs.push_back(row_energies(linear.weight.view(), stats, backend));
     }
     // What a row of a mixer's or a gated head's projections does is not known here: all of a linear count alike.
-    if (dense.config().recurrent || dense.config().gated_heads) {
+    const BlockConfig& block = dense.config();
+    if (block.has_state() || block.gated_heads || block.keys_are_values || block.takes_keys()) {
       std::vector<std::vector<float>> alike;
       for (const std::vector<double>& rows : outputs) alike.emplace_back(rows.size(), 1.0f);
       return alike;
     }
     const ModelConfig& config = model_.config();
-    std::vector<double> columns(at(config.heads_in(dense.config()) * config.head_size), 0.0);
+    std::vector<double> columns(at(config.heads_in(block) * config.head_size_in(block)), 0.0);
     add_column_energies(dense.linears()[outputs.size()].weight.view(), {}, columns);
     return of_attention(layer, outputs, columns);
   }
@@ -241,11 +245,11 @@ std::vector<std::vector<float>> RowEffects::of_attention(std::int64_t layer,
                                                          std::span<const double> columns) const {
   const ModelConfig& config = model_.config();
   const BlockConfig& block = config.blocks[at(layer)];
-  const std::int64_t d = config.head_size;
+  const std::int64_t d = config.head_size_in(block);
   const std::int64_t heads = config.heads_in(block);
   const std::int64_t q = heads * d;
-  const std::int64_t kv = config.kv_heads_in(block) * d;
-  const std::int64_t per_kv = config.num_heads / config.num_kv_heads;
+  const std::int64_t kv = config.kv_size_in(block);
+  const std::int64_t per_kv = heads / config.kv_heads_in(block);
   std::vector<double> energies(at(q + kv));
   for (std::int64_t i = 0; i < q + kv; ++i) {
     const QkvRow where = qkv_row(config, block, i);

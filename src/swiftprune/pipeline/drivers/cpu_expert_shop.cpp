@@ -61,7 +61,8 @@ class CpuExpertShop final : public ExpertShop {
   RowSizes residual_sizes() override {
     return sizes_of(dense_.rows(), dense_.cols(), [&](std::int64_t t) {
       std::vector<float> row(at(dense_.cols()));
-      for (std::int64_t c = 0; c < dense_.cols(); ++c) row[at(c)] = hidden_.at(t, c) + dense_.at(t, c);
+      for (std::int64_t c = 0; c < dense_.cols(); ++c)
+        row[at(c)] = hidden_.at(t, c) + run_.model.config().residual_scale * dense_.at(t, c);
       return row;
     });
   }
@@ -164,7 +165,9 @@ class CpuExpertShop final : public ExpertShop {
     replace_down(kept, member, dense.weight.view(), down);
   }
 
-  void finish_layer() override { backend_.add(y_.view(), hidden_.view()); }
+  void finish_layer() override {
+    block_->add_output(backend_, LinearInput::kMlpOutput, y_.view(), hidden_.view());
+  }
 
   Matrix inner_moments(const RoutedExperts& all, std::size_t member) override {
     const ExpertTokens& tokens = all.tokens[member];
@@ -207,16 +210,18 @@ class CpuExpertShop final : public ExpertShop {
   void run_up_to_experts() {
     using enum LinearInput;
     const ModelConfig& model = run_.model.config();
-    expect(!model.parallel_residual && model.residual_scale == 1.0f && !block_->norms_output(kMlpOutput),
-           "experts: what they add joins the residual as it is, behind the attention");
+    expect(!model.parallel_residual && !block_->norms_output(kMlpOutput) && model.carried == 0 &&
+               block_->config().output_scale.empty(),
+           "experts: what they add joins the residual without a norm, behind the attention");
     x_ = Matrix(hidden_.rows(), hidden_.cols());
     ops_.for_rows([&](std::int64_t first, std::int64_t count) {
       const MatrixView rows = CpuStreamOps::rows(hidden_, first, count);
-      const Matrix mixed = ops_.attention(*block_, ops_.input_of(*block_, kAttention, rows));
+      const Matrix mixed = ops_.attention(*block_, ops_.input_of(*block_, kAttention, rows), rows);
       ops_.project_and_add(*block_, kAttentionOutput, mixed.view(), rows);
       const Matrix input = ops_.input_of(*block_, kMlp, rows);
       std::copy_n(input.data(), input.numel(), x_.row(first));
-      backend_.add(block_->shared_output(backend_, input.view()).view(), rows);
+      Matrix shared = block_->shared_output(backend_, input.view());
+      block_->add_output(backend_, kMlpOutput, shared.view(), rows);
     });
   }
 

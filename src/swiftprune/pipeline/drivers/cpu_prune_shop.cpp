@@ -2,13 +2,16 @@
 // done when the input ends.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/channel_orders.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
@@ -52,7 +55,7 @@ class CpuPruneShop final : public PruneShop {
     block_.load(layer, run_.aligned);
     const std::size_t of_experts =
         block_->experts() != nullptr
-            ? std::size(kExpertParts) * static_cast<std::size_t>(block_->experts()->count())
+            ? num_expert_parts() * static_cast<std::size_t>(block_->experts()->count())
             : 0;
     outcomes_.assign(block_->linears().size() + of_experts, {});
     quantized_.clear();
@@ -117,7 +120,7 @@ class CpuPruneShop final : public PruneShop {
       const Stopwatch watch(run_.seconds.load);
       expert_index_ = expert;
       expert_.emplace(block_->experts()->load_float(expert));
-      for (const ExpertPart part : kExpertParts) read_finished(expert_->linear(part));
+      for (const ExpertPart part : parts_of(*block_->config().experts)) read_finished(expert_->linear(part));
     }
     if (!run_.calibrated) return;
     const Stopwatch watch(run_.seconds.calibrate);
@@ -177,8 +180,10 @@ class CpuPruneShop final : public PruneShop {
 
   std::vector<std::int64_t> threshold_counts(std::size_t linear, std::span<const float> effects,
                                              const PruneTarget& target) override {
-    return row_threshold_counts(block_->linears()[linear].weight.view(), input_stats_.energy, effects,
-                                target);
+    const BlockLinear& of = block_->linears()[linear];
+    const auto energy = input_stats_.energy.subspan(static_cast<std::size_t>(of.tensors.first_input),
+                                                    static_cast<std::size_t>(of.tensors.inputs));
+    return row_threshold_counts(of.weight.view(), energy, effects, target);
   }
 
   void select(std::size_t linear, const PlanEntry& entry, const PruneTarget& target,
@@ -190,7 +195,7 @@ class CpuPruneShop final : public PruneShop {
     {
       const Stopwatch watch(run_.seconds.score);
       scores = make_scorer(entry.score)
-                   ->score(weight_view(of.weight.view()), input_stats_, backend_, entry.tensor);
+                   ->score(weight_view(of.weight.view()), stats_for(entry), backend_, entry.tensor);
     }
     {
       const Stopwatch watch(run_.seconds.select);
@@ -243,6 +248,7 @@ class CpuPruneShop final : public PruneShop {
     }
     if (!expert_) orders_.end_input(*block_, input);
     prepared_.clear();
+    parts_.clear();
     stats_of(input).reset();
     input_stats_ = {};
   }
@@ -280,14 +286,16 @@ class CpuPruneShop final : public PruneShop {
  private:
   static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
 
+  std::size_t num_expert_parts() const { return parts_of(*block_->config().experts).size(); }
+
   // Those that every token passes, then the experts', of which the one in hand is there.
   BlockLinear& linear(std::size_t index) {
     const std::size_t before = block_->linears().size();
     if (index < before) return block_->linears()[index];
-    constexpr std::size_t kParts = std::size(kExpertParts);
-    expect(static_cast<std::int64_t>((index - before) / kParts) == expert_index_,
+    const std::size_t parts = num_expert_parts();
+    expect(static_cast<std::int64_t>((index - before) / parts) == expert_index_,
            "linear: of the expert in hand");
-    return expert_->linear(kExpertParts[(index - before) % kParts]);
+    return expert_->linear(parts_of(*block_->config().experts)[(index - before) % parts]);
   }
 
   void write_weight(std::size_t linear, const BlockLinear& of) {
@@ -335,12 +343,9 @@ class CpuPruneShop final : public PruneShop {
   ActivationStats& start_stats(LinearInput input, const StatNeeds& needs, bool residual) {
     std::int64_t inputs = 0;
     if (expert_) {
-      inputs = expert_->linear(is_output(input) ? ExpertPart::kDown : ExpertPart::kGate).tensors.inputs;
+      inputs = expert_->linear(is_output(input) ? ExpertPart::kDown : ExpertPart::kUp).tensors.inputs;
     } else {
-      inputs =
-          std::find_if(block_->linears().begin(), block_->linears().end(), [&](const BlockLinear& linear) {
-            return linear.tensors.input == input;
-          })->tensors.inputs;
+      inputs = observed_width(block_->config(), input, run_.model.config().hidden_size);
     }
     return stats_of(input).emplace(inputs, needs, residual ? run_.model.config().hidden_size : 0,
                                    run_.options.compute, run_.options.ranks->size() > 1);
@@ -361,14 +366,25 @@ class CpuPruneShop final : public PruneShop {
     });
   }
 
+  // Of the input in hand, what this linear reads.
+  const LayerStats& stats_for(const PlanEntry& entry) {
+    if (entry.expert >= 0 || !entry.observed) return input_stats_;
+    auto& part = parts_[entry.first_input];
+    if (!part) part = std::make_unique<StatsPart>(input_stats_, entry.first_input, entry.cols);
+    return part->stats();
+  }
+
   // Linears that share an input share what the refinement derives from its Gram matrix.
   const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner) {
     const bool on_grid = entry.grid.has_value();
     for (const Prepared& prepared : prepared_) {
-      if (prepared.refine == entry.refine && prepared.on_grid == on_grid) return *prepared.gram;
+      if (prepared.refine == entry.refine && prepared.on_grid == on_grid &&
+          prepared.first_input == entry.first_input) {
+        return *prepared.gram;
+      }
     }
-    prepared_.push_back(
-        {entry.refine, on_grid, refiner.prepare(input_stats_, backend_, entry.tensor, on_grid)});
+    prepared_.push_back({entry.refine, on_grid, entry.first_input,
+                         refiner.prepare(stats_for(entry), backend_, entry.tensor, on_grid)});
     return *prepared_.back().gram;
   }
 
@@ -380,7 +396,7 @@ class CpuPruneShop final : public PruneShop {
     check_finite(of.weight.view(), entry.tensor);
     {
       const Stopwatch watch(run_.seconds.refine);
-      outcomes_[linear].error = output_error(dense.view(), of.weight.view(), input_stats_, backend_);
+      outcomes_[linear].error = output_error(dense.view(), of.weight.view(), stats_for(entry), backend_);
     }
     const auto values = std::as_const(of.weight).values();
     outcomes_[linear].zeros = std::count(values.begin(), values.end(), 0.0f);
@@ -403,10 +419,12 @@ class CpuPruneShop final : public PruneShop {
   std::optional<Expert> expert_;    // in hand
   std::set<std::string> finished_;  // tensors of the block in hand that an earlier run wrote
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
-  LayerStats input_stats_;  // of the input in hand
+  LayerStats input_stats_;                                    // of the input in hand
+  std::map<std::int64_t, std::unique_ptr<StatsPart>> parts_;  // of it, by LinearTensors::first_input
   struct Prepared {
     RefineSpec refine;
     bool on_grid = false;
+    std::int64_t first_input = 0;
     std::unique_ptr<PreparedGram> gram;
   };
   std::vector<Prepared> prepared_;                         // for that input

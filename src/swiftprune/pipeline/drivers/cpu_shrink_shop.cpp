@@ -5,8 +5,10 @@
 #include <optional>
 #include <utility>
 
+#include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
@@ -54,7 +56,7 @@ class CpuShrinkShop final : public ShrinkShop {
     block_.pack();
     stats_.reset();
     if (needs != nullptr) {
-      stats_.emplace(readers(input).front()->tensors.inputs, *needs,
+      stats_.emplace(observed_width(block_->config(), input, run_.model.config().hidden_size), *needs,
                      residual ? run_.model.config().hidden_size : 0, run_.options.compute);
     }
     ActivationStats* stats = stats_ ? &*stats_ : nullptr;
@@ -72,7 +74,8 @@ class CpuShrinkShop final : public ShrinkShop {
   }
 
   std::vector<double> unit_scores(LinearInput output, std::int64_t num_kept) override {
-    return score_columns(run_.scorer, projection(output).weight.view(), stats_->view(), num_kept, backend_);
+    const BlockLinear& linear = projection(output);
+    return score_columns(run_.scorer, linear.weight.view(), part_of(linear).stats(), num_kept, backend_);
   }
 
   void refit_columns(LinearInput output, std::span<const std::int64_t> columns,
@@ -90,7 +93,8 @@ class CpuShrinkShop final : public ShrinkShop {
 
   std::vector<float> mean_error(LinearInput output) override {
     const Matrix& original = originals_[static_cast<std::size_t>(output)];
-    return swiftprune::mean_error(original.view(), projection(output).weight.view(), stats_->view());
+    const BlockLinear& linear = projection(output);
+    return swiftprune::mean_error(original.view(), linear.weight.view(), part_of(linear).stats());
   }
 
   std::vector<float> bias(LinearInput output) override { return projection(output).bias; }
@@ -135,10 +139,15 @@ class CpuShrinkShop final : public ShrinkShop {
     return result;
   }
 
+  // What the linear reads of the input in hand.
+  StatsPart part_of(const BlockLinear& linear) const {
+    return StatsPart(stats_->view(), linear.tensors.first_input, linear.tensors.inputs);
+  }
+
   Matrix refit(const BlockLinear& linear, std::span<const std::int64_t> columns,
                const RefitOptions& options) const {
-    return swiftprune::refit_columns(linear.weight.view(), stats_->view(), columns, options, backend_,
-                                     linear.tensors.name + ".weight");
+    return swiftprune::refit_columns(linear.weight.view(), part_of(linear).stats(), columns, options,
+                                     backend_, linear.tensors.name + ".weight");
   }
 
   BlockLinear& keep_original(LinearInput output) {

@@ -202,12 +202,15 @@ class Pruner {
   }
 
   // Where the output is normed before it joins the residual, making up for the residual's error would need
-  // the norm's inverse, and where a gate weighs it, the gate's: no residual moments there.
+  // the norm's inverse, and where a gate weighs it, the gate's; two projections that join together would make up for
+  // it twice: no residual moments there.
   void collect(std::int64_t layer, LinearInput input, const StatNeeds& needs) {
     const Stopwatch watch(result_.seconds.calibrate);
-    const auto& experts = run_.model.config().blocks[static_cast<std::size_t>(layer)].experts;
-    const bool gated = input == LinearInput::kMlpOutput && experts && !experts->shared_gate.empty();
-    const bool residual = is_output(input) && !gated && !shop_->norms_output(input);
+    const BlockConfig& block = run_.model.config().blocks[static_cast<std::size_t>(layer)];
+    const bool gated =
+        input == LinearInput::kMlpOutput && block.experts && !block.experts->shared_gate.empty();
+    const bool both = input == LinearInput::kAttentionOutput && block.beside;
+    const bool residual = is_output(input) && !gated && !both && !shop_->norms_output(input);
     shop_->collect(input, needs.any() ? &needs : nullptr, residual);
   }
 

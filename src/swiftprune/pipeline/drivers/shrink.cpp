@@ -139,7 +139,7 @@ class Shrinker {
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
     // Head groups are ranked by one look at all of them: sums over columns that go together.
     const std::int64_t num_kept = mlp ? count : m.num_kv_heads * unit;
-    const bool has_units = mlp || !block.recurrent;  // else all stay
+    const bool has_units = mlp || !block.has_state();  // else all stay
     if (has_units) units = best_units(shop_->unit_scores(output, num_kept), unit, count);
     const std::vector<std::int64_t> columns = kept_columns(m, block, output, shrunk.kept);
     if (run_.refits()) {
@@ -178,8 +178,7 @@ std::vector<KeptPart> kept_parts(const ModelConfig& model, const BlockConfig& bl
   std::vector<KeptPart> parts;
   for (std::size_t i = 0; i < linears.size(); ++i) {
     parts.push_back({kept_rows(model, block, i, kept), {}});
-    if (is_output(linears[i].input))
-      parts.back().columns = kept_columns(model, block, linears[i].input, kept);
+    if (is_output(linears[i].input)) parts.back().columns = kept_columns(model, block, linears[i], kept);
   }
   return parts;
 }
@@ -230,6 +229,12 @@ void check_shrinkable(const Model& model) {
         "shrink: model of the family {}: found layers that are a mixer or an MLP alone, expected both in "
         "each",
         model.config().family);
+  }
+  const auto reason = inseparable(model.config(), UnitKind::kMlp);
+  if (reason && inseparable(model.config(), UnitKind::kHeads) &&
+      inseparable(model.config(), UnitKind::kLayers)) {
+    bad_usage("shrink: model of the family {}: found no unit that can be removed: {}", model.config().family,
+              *reason);
   }
   if (model.config().has_layer_sizes) {
     bad_input(

@@ -53,10 +53,10 @@ void CpuStreamOps::forward(const DecoderBlock& block, MatrixView hidden, const I
   block.forward(backend_, ropes_, copy.view(), options);
 }
 
-Matrix CpuStreamOps::attention(const DecoderBlock& block, const Matrix& x) const {
+Matrix CpuStreamOps::attention(const DecoderBlock& block, const Matrix& x, MatrixView hidden) const {
   BlockForwardOptions options;
   options.sequence_length = windows_.seqlen;
-  return block.attention(backend_, ropes_, x.view(), options);
+  return block.attention(backend_, ropes_, x.view(), hidden, options);
 }
 
 void CpuStreamOps::project_and_add(const DecoderBlock& block, LinearInput which, ConstMatrixView x,
@@ -118,17 +118,19 @@ void CpuStreamOps::add_aligned(ActivationStats& stats, ConstMatrixView x, ConstM
   add_windows(stats, {.x = x, .dense_x = dense});
 }
 
-void CpuStreamOps::add_aligned_output(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense,
-                                      ConstMatrixView residual, ConstMatrixView dense_residual,
-                                      const Matrix* dense_out) const {
+void CpuStreamOps::add_aligned_output(ActivationStats& stats, const DecoderBlock& block, LinearInput which,
+                                      ConstMatrixView x, ConstMatrixView dense, ConstMatrixView rows,
+                                      ConstMatrixView dense_rows, const Matrix* dense_out) const {
+  const ConstMatrixView residual = hidden_of(model_.config(), rows),
+                        dense_residual = hidden_of(model_.config(), dense_rows);
   std::vector<float> weights(static_cast<std::size_t>(x.rows), 1.0f);
   divide_by_rms(dense_residual, weights);
   if (dense_out != nullptr) divide_by_rms(dense_out->view(), weights);
-  const float scale = model_.config().residual_scale;
+  const float scale = block.output_factor(which);
   if (scale == 1.0f) return add_windows(stats, {x, dense, residual, dense_residual, weights});
   // The projection's output joins the residual times `scale`: to it the residual is 1/scale as large.
-  const auto divided = [&](ConstMatrixView rows) {
-    Matrix result = copy_of(rows);
+  const auto divided = [&](ConstMatrixView of) {
+    Matrix result = copy_of(of);
     for (float& value : result.values()) value /= scale;
     return result;
   };

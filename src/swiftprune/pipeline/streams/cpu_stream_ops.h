@@ -14,7 +14,7 @@ namespace swiftprune {
 class CpuStreamOps {
  public:
   using Block = DecoderBlock;
-  using Hidden = Matrix;  // [N, hidden] of all windows
+  using Hidden = Matrix;  // [N, row_size] of all windows
   using Stats = ActivationStats;
   using Observer = InputObserver;
 
@@ -36,7 +36,7 @@ class CpuStreamOps {
   Matrix input_of(const DecoderBlock& block, LinearInput input, ConstMatrixView hidden) const {
     return block.input_of(backend_, input, hidden);
   }
-  Matrix attention(const DecoderBlock& block, const Matrix& x) const;
+  Matrix attention(const DecoderBlock& block, const Matrix& x, MatrixView hidden) const;
   Matrix mlp(const DecoderBlock& block, const Matrix& x) const { return block.mlp(backend_, x.view()); }
   Matrix project(const DecoderBlock& block, LinearInput which, ConstMatrixView x) const {
     return block.project(backend_, which, x);
@@ -64,10 +64,11 @@ class CpuStreamOps {
   // The Gram matrix counts each token by 1/rms(out).
   void add_relative(ActivationStats& stats, ConstMatrixView x, const Matrix& out) const;
   void add_aligned(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense) const;
-  // Each token by 1/rms(dense residual), and by 1/rms(dense_out) where it is given.
-  void add_aligned_output(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense,
-                          ConstMatrixView residual, ConstMatrixView dense_residual,
-                          const Matrix* dense_out) const;
+  // Of the block's output projection `which`. Each token by 1/rms(dense residual), and by 1/rms(dense_out) where it is
+  // given. residual, dense_residual: rows of hidden states.
+  void add_aligned_output(ActivationStats& stats, const DecoderBlock& block, LinearInput which,
+                          ConstMatrixView x, ConstMatrixView dense, ConstMatrixView residual,
+                          ConstMatrixView dense_residual, const Matrix* dense_out) const;
 
  private:
   void add_windows(ActivationStats& stats, const AlignedWindow& rows) const;

@@ -22,7 +22,7 @@ void ExpertStream::pass_attention(const DecoderBlock& block, Matrix& hidden) con
   expect(!ops_.config().parallel_residual, "experts read the hidden states behind attention");
   ops_.for_rows([&](std::int64_t first, std::int64_t count) {
     const MatrixView rows = CpuStreamOps::rows(hidden, first, count);
-    const Matrix mixed = ops_.attention(block, ops_.input_of(block, LinearInput::kAttention, rows));
+    const Matrix mixed = ops_.attention(block, ops_.input_of(block, LinearInput::kAttention, rows), rows);
     ops_.project_and_add(block, LinearInput::kAttentionOutput, mixed.view(), rows);
   });
 }
@@ -35,7 +35,8 @@ void ExpertStream::collect_shared(ActivationStats& stats, const DecoderBlock& bl
       return of.shared_inner(backend_, x.view());
     };
     const Matrix x = inner(block, hidden), dense_x = inner(dense, dense_hidden);
-    ops_.add_aligned_output(stats, x.view(), dense_x.view(), CpuStreamOps::rows(hidden, first, count),
+    ops_.add_aligned_output(stats, dense, LinearInput::kMlpOutput, x.view(), dense_x.view(),
+                            CpuStreamOps::rows(hidden, first, count),
                             CpuStreamOps::rows(dense_hidden, first, count), nullptr);
   });
 }

@@ -16,7 +16,7 @@ inline bool reads_block_input(const ModelConfig& model, LinearInput input) {
 template <class Ops, class View>
 auto run_sub_layer(Ops& ops, const typename Ops::Block& block, LinearInput which, View hidden) {
   if (which == LinearInput::kMlpOutput) return ops.mlp(block, ops.input_of(block, LinearInput::kMlp, hidden));
-  return ops.attention(block, ops.input_of(block, LinearInput::kAttention, hidden));
+  return ops.attention(block, ops.input_of(block, LinearInput::kAttention, hidden), hidden);
 }
 
 // What the output projection makes of all rows of the kept inner input joins the hidden states.

@@ -8,9 +8,11 @@
 #include <utility>
 
 #include "swiftprune/calibration/activation_stats.h"
+#include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/forward.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/relative_change.h"
 #include "swiftprune/structure/unit_scores.h"
@@ -74,8 +76,8 @@ class CpuTrialStreams final : public TrialStreams {
     needs.energy = true;
     std::array<std::optional<ActivationStats>, kNumLinearInputs> stats;
     for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
-      stats[static_cast<std::size_t>(output)].emplace(output_projection(*block_, output).tensors.inputs,
-                                                      needs);
+      stats[static_cast<std::size_t>(output)].emplace(
+          observed_width(block_->config(), output, model_.config().hidden_size), needs);
     }
     const InputObserver observer = [&](LinearInput input, ConstMatrixView x) {
       auto& of_input = stats[static_cast<std::size_t>(input)];
@@ -89,15 +91,18 @@ class CpuTrialStreams final : public TrialStreams {
       const auto index = static_cast<std::size_t>(output);
       stats[index]->finish(fmt::format("block {}, {}", layer_, name_of(output)));
       const BlockLinear& linear = output_projection(*block_, output);
+      const StatsPart part(stats[index]->view(), linear.tensors.first_input, linear.tensors.inputs);
       scores[index] =
-          score_columns(scorer, linear.weight.view(), stats[index]->view(), linear.tensors.inputs, backend_);
+          score_columns(scorer, linear.weight.view(), part.stats(), linear.tensors.inputs, backend_);
     }
     return scores;
   }
 
   double mean_cosine(std::size_t a, std::size_t b) override {
-    const ConstMatrixView first = std::as_const(streams_.at(a)).view();
-    return sum_of_cosines(first, std::as_const(streams_.at(b)).view()) / static_cast<double>(first.rows);
+    const auto hidden = [&](std::size_t stream) {
+      return hidden_of(model_.config(), std::as_const(streams_.at(stream)).view());
+    };
+    return sum_of_cosines(hidden(a), hidden(b)) / static_cast<double>(hidden(a).rows);
   }
 
   double loss(std::size_t stream) override {
@@ -130,7 +135,8 @@ class CpuTrialStreams final : public TrialStreams {
     }
     std::vector<double> changes;
     for (std::size_t i = 1; i < streams_.size(); ++i) {
-      changes.push_back(relative_change(streams_.front().view(), streams_[i].view()));
+      changes.push_back(relative_change(hidden_of(model_.config(), streams_.front().view()),
+                                        hidden_of(model_.config(), streams_[i].view())));
     }
     return changes;
   }

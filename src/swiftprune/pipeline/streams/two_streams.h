@@ -60,8 +60,8 @@ class TwoStreams {
 
   Hidden& hidden() { return hidden_; }
   Hidden& dense_hidden() { return dense_hidden_; }
-  const Hidden& hidden() const { return hidden_; }              // [N, hidden] of the pruned stream
-  const Hidden& dense_hidden() const { return dense_hidden_; }  // [N, hidden]
+  const Hidden& hidden() const { return hidden_; }              // [N, row_size] of the pruned stream
+  const Hidden& dense_hidden() const { return dense_hidden_; }  // [N, row_size]
 
  private:
   void collect_normed(LinearInput input, Stats& stats) {
@@ -80,8 +80,8 @@ class TwoStreams {
       auto dense_out = ops_.project(*dense_, which, ops_.view(dense));
       const auto dense_hidden = ops_.rows(dense_hidden_, first, count);
       if (stats != nullptr) {
-        ops_.add_aligned_output(*stats, x, ops_.view(dense), ops_.rows(hidden_, first, count), dense_hidden,
-                                ops_.norms_output(*dense_, which) ? &dense_out : nullptr);
+        ops_.add_aligned_output(*stats, *dense_, which, x, ops_.view(dense), ops_.rows(hidden_, first, count),
+                                dense_hidden, ops_.norms_output(*dense_, which) ? &dense_out : nullptr);
       }
       ops_.add_projected(*dense_, which, dense_out, dense_hidden);
     });
