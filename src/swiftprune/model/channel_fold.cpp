@@ -25,7 +25,9 @@ std::size_t index_of(const std::vector<LinearTensors>& linears, LinearInput inpu
 // Every row of gate and up makes one input of down; what stands between acts on each by itself.
 ChannelFold mlp_fold(const BlockConfig& block, const std::vector<LinearTensors>& linears) {
   const std::int64_t width = block.down.inputs;
-  ChannelFold fold{.size = width, .linear = index_of(linears, LinearInput::kMlpOutput)};
+  ChannelFold fold;
+  fold.size = width;
+  fold.linear = index_of(linears, LinearInput::kMlpOutput);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     if (linears[i].input != LinearInput::kMlp) continue;
     for (std::int64_t first = 0; first < linears[i].outputs; first += width)  // twice in a fused [gate | up]
@@ -39,8 +41,10 @@ ChannelFold attention_fold(const ModelConfig& model, const BlockConfig& block,
                            const std::vector<LinearTensors>& linears) {
   const std::int64_t d = model.head_size_in(block), heads = model.heads_in(block),
                      kv_heads = model.kv_heads_in(block);
-  ChannelFold fold{
-      .size = d, .shared = heads / kv_heads, .linear = index_of(linears, LinearInput::kAttentionOutput)};
+  ChannelFold fold;
+  fold.size = d;
+  fold.shared = heads / kv_heads;
+  fold.linear = index_of(linears, LinearInput::kAttentionOutput);
   switch (model.qkv_layout) {
     case QkvLayout::kSeparate:
       fold.sources.push_back({2, counted(0, kv_heads * d)});

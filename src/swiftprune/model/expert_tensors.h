@@ -35,6 +35,11 @@ inline std::span<const ExpertPart> parts_of(const ExpertsConfig& experts) {
 LinearTensors expert_linear(const ExpertsConfig& experts, std::int64_t hidden_size, std::int64_t expert,
                             ExpertPart part);
 
+// The same without down: those whose rows make the inner channels.
+inline std::span<const ExpertPart> inner_parts_of(const ExpertsConfig& experts) {
+  return parts_of(experts).first(parts_of(experts).size() - 1);
+}
+
 class ExpertTensors {
  public:
   // Finds the form and checks names and shapes. Throws Error{kBadInput} naming the tensor. `checkpoint` must
@@ -42,6 +47,7 @@ class ExpertTensors {
   ExpertTensors(const Checkpoint& checkpoint, const ExpertsConfig& experts, std::int64_t hidden_size);
 
   ExpertForm form() const { return form_; }
+  const ExpertsConfig& experts() const { return experts_; }
   // One linear of one expert, converted; whatever the form, as if it were separate.
   BlockLinear load(std::int64_t expert, ExpertPart part, WeightUse use) const;
   // Of a linear's values as they are kept in the file; of mxfp4 BF16, which holds them exactly. Not of packed ones.
@@ -69,8 +75,6 @@ class ExpertTensors {
   std::int64_t outputs(ExpertPart part) const;
   std::int64_t inputs(ExpertPart part) const;
   std::string bias_name(std::int64_t expert, ExpertPart part) const;  // empty: none
-  // Of gate and up in one tensor: do their numbers take turns?
-  bool biases_in_turn() const { return experts_.fused_by_input; }
   // [O], or nothing where the experts have none
   std::vector<float> load_bias(std::int64_t expert, ExpertPart part) const;
 

@@ -51,7 +51,7 @@ void NarrowCheckpoint::add_shapes(const ExpertTensors& tensors, const ExpertsCon
     return bias(0, ExpertPart::kGate);
   }
   for (std::int64_t e = 0; e < experts.count; ++e) {
-    for (const ExpertPart part : {ExpertPart::kGate, ExpertPart::kUp}) {
+    for (const ExpertPart part : inner_parts_of(experts)) {
       shapes_[name_of_part(e, part)] = {width_, hidden};
       bias(e, part);
     }
@@ -94,12 +94,11 @@ void NarrowCheckpoint::write(std::int64_t layer, std::int64_t expert, std::span<
 
 void NarrowCheckpoint::write_gate_and_up(const ExpertTensors& tensors, std::int64_t expert,
                                          std::span<const std::int64_t> kept) {
-  Matrix parts[2];
-  for (int i = 0; i < 2; ++i) {
-    const ExpertPart part = kExpertParts[i];
-    parts[i] = take_rows(tensors.load(expert, part, WeightUse::kFloat).weight.view(), kept);
+  std::vector<Matrix> parts;
+  for (const ExpertPart part : inner_parts_of(tensors.experts())) {
+    parts.push_back(take_rows(tensors.load(expert, part, WeightUse::kFloat).weight.view(), kept));
     const ExpertTensors::Place place = tensors.place(expert, part, width_);
-    if (place.column == 1) writer_.write_part(place.tensor, place.first, parts[i].values());
+    if (place.column == 1) writer_.write_part(place.tensor, place.first, parts.back().values());
   }
   if (tensors.form() != ExpertForm::kFusedByInput) return;
   Matrix both(parts[0].cols(), 2 * width_);  // [hidden, gate and up in turn]
@@ -115,20 +114,19 @@ void NarrowCheckpoint::write_gate_and_up(const ExpertTensors& tensors, std::int6
 
 void NarrowCheckpoint::write_biases(const ExpertTensors& tensors, std::int64_t expert,
                                     std::span<const std::int64_t> kept) {
-  const std::string fused = tensors.bias_name(expert, ExpertPart::kGate);
+  const std::string fused = tensors.bias_name(expert, ExpertPart::kUp);
   if (fused.empty()) return;
-  const bool together = fused == tensors.bias_name(expert, ExpertPart::kUp);
-  const bool in_turn = tensors.biases_in_turn();
+  const bool together = fused == tensors.bias_name(expert, ExpertPart::kGate);
+  const bool in_turn = tensors.experts().fused_by_input;
   std::vector<float> both(at(2 * width_));
-  for (int i = 0; i < 2; ++i) {
-    const std::vector<float> bias = tensors.load_bias(expert, kExpertParts[i]);
+  std::int64_t i = 0;
+  for (const ExpertPart part : inner_parts_of(tensors.experts())) {
+    const std::vector<float> bias = tensors.load_bias(expert, part);
     std::vector<float> own;
     for (const std::int64_t c : kept) own.push_back(bias[at(c)]);
-    if (!together) {
-      writer_.write_part(tensors.bias_name(expert, kExpertParts[i]), 0, own);
-      continue;
-    }
+    if (!together) writer_.write_part(tensors.bias_name(expert, part), 0, own);
     for (std::int64_t c = 0; c < width_; ++c) both[at(in_turn ? 2 * c + i : i * width_ + c)] = own[at(c)];
+    ++i;
   }
   if (together) writer_.write_part(fused, expert * 2 * width_, both);
 }

@@ -20,10 +20,7 @@ BatchEngine::BatchEngine(const Model& model, const Backend& backend, ComputeType
 
 std::int64_t BatchEngine::keep(std::int64_t lane, std::int64_t positions) {
   expect(positions >= 0 && positions <= position(lane), "keep: positions that the lane has");
-  const std::vector<BlockConfig>& blocks = model_.config().blocks;
-  const bool goes_back = std::none_of(blocks.begin(), blocks.end(),
-                                      [](const BlockConfig& b) { return b.recurrent.has_value(); });
-  return positions_[static_cast<std::size_t>(lane)] = goes_back ? positions : 0;
+  return positions_[static_cast<std::size_t>(lane)] = model_.config().has_recurrent_blocks() ? 0 : positions;
 }
 
 void BatchEngine::swap(std::int64_t a, std::int64_t b) {

@@ -105,10 +105,10 @@ class Narrower {
     Matrix gram;
     if (few) {
       narrowed.by_weights.push_back(expert);
-      const BlockLinear gate = part(ExpertPart::kGate), up = part(ExpertPart::kUp);
-      for (std::size_t c = 0; c < scores.size(); ++c) {
-        const auto row = static_cast<std::int64_t>(c);
-        scores[c] *= squares(gate.weight.view().row_span(row)) * squares(up.weight.view().row_span(row));
+      for (const ExpertPart which : inner_parts_of(tensors.experts())) {
+        const BlockLinear linear = part(which);
+        for (std::size_t c = 0; c < scores.size(); ++c)
+          scores[c] *= squares(linear.weight.view().row_span(static_cast<std::int64_t>(c)));
       }
     } else {
       gram = shop_->inner_moments(routed, at(expert));
