@@ -91,7 +91,9 @@ TEST(ChannelFold, ChangesNothingThatTheModelComputes) {
     // As FamilyTest: rounding of float sums in another order.
     EXPECT_LE(test::max_difference(logits_of(*reordered, *backend, windows).view(), expected.view()), 1e-4);
     const bool whole = !model->config().has_experts() && !model->config().has_recurrent_blocks();
-    if (whole) EXPECT_EQ(count, 2 * model->config().num_layers());
+    if (whole) {
+      EXPECT_EQ(count, 2 * model->config().num_layers());
+    }
   }
 }
 

@@ -25,7 +25,7 @@ struct ChannelFold {
     std::size_t linear = 0;          // of linears_of(block)
     std::vector<std::int64_t> rows;  // rows[c] makes channel c; channels: a set's of each that share an order
   };
-  std::vector<Source> sources;
+  std::vector<Source> sources = {};
   std::size_t linear = 0;  // the output projection
 
   bool moves_rows_of(std::size_t other) const;
