@@ -164,9 +164,31 @@ TEST_F(Experts, WhatIsNotDefinedIsRefused) {
   refused({"prune", dense("gpt_oss_mxfp4"), "-o", out, "--method", "wanda"}, 3, "MXFP4");
   refused({"prune", moe, "-o", out, "--min-expert-tokens", "0"}, 2, "--min-expert-tokens");
   refused({"prune", moe, "-o", out, "--skip", "*.experts.7.*"}, 2, "matches no linear");
-  refused({"shrink", moe, "-o", out, "--ratio", "0.2"}, 2, "--units experts");
+  refused({"shrink", moe, "-o", out, "--ratio", "0.2", "--units", "heads"}, 2, "--units experts");
+  refused({"shrink", moe, "-o", out, "--ratio", "0.2"}, 2, "--align");  // 12 channels, multiples of 32
+  refused({"shrink", moe, "-o", out, "--ratio", "0.5", "--align", "1", "--dry-run"}, 2, "--dry-run");
+  refused({"shrink", moe, "-o", out, "--align", "1"}, 2, "--ratio");
+  refused({"shrink", dense("deepseek_v3"), "-o", out, "--ratio", "0.5", "--align", "1"}, 2, "shared experts");
+  refused({"shrink", dense("gpt_oss_mxfp4"), "-o", out, "--ratio", "0.5", "--align", "1"}, 3, "MXFP4");
   refused({"prune", dense("deepseek_v3"), "-o", out, "--override", "*kv_b_proj.weight", "prune=yes"}, 2,
           "not observed");
+}
+
+TEST_F(Experts, LoseInnerChannels) {
+  for (const char* family : {"qwen3_moe_fused", "gpt_oss", "mixtral"}) {
+    SCOPED_TRACE(family);
+    const std::string out = at(std::string(family) + "_narrow");
+    const Finished result =
+        run(calibrated({"shrink", dense(family), "-o", out, "--ratio", "0.5", "--align", "1"}));
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    const auto record = nlohmann::json::parse(test::read_text(out + "/swiftprune.json"));
+    const auto& channels = record.at("channels");
+    EXPECT_EQ(2 * channels.at("left").get<int>(), channels.at("dense").get<int>());
+    EXPECT_THAT(result.out, HasSubstr("in each expert"));
+    EXPECT_GT(perplexity(out), 1.0);
+    // What comes out goes on: whole experts, then weights.
+    EXPECT_EQ(run(calibrated({"prune", out, "-o", out + "-50", "--method", "wanda"})).exit_code, 0);
+  }
 }
 
 // Calibration texts of several kinds, each with its share of the windows.

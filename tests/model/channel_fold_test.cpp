@@ -90,7 +90,12 @@ TEST(ChannelFold, ChangesNothingThatTheModelComputes) {
     const Matrix expected = test::Expected(name).matrix("logits");
     // As FamilyTest: rounding of float sums in another order.
     EXPECT_LE(test::max_difference(logits_of(*reordered, *backend, windows).view(), expected.view()), 1e-4);
-    const bool whole = !model->config().has_experts() && !model->config().has_recurrent_blocks();
+    const std::vector<BlockConfig>& blocks = model->config().blocks;
+    const bool shares_keys = std::any_of(blocks.begin(), blocks.end(), [](const BlockConfig& b) {
+      return b.keys_are_values || b.carried_keys.has_value();
+    });
+    const bool whole =
+        !model->config().has_experts() && !model->config().has_recurrent_blocks() && !shares_keys;
     if (whole) {
       EXPECT_EQ(count, 2 * model->config().num_layers());
     }
@@ -138,7 +143,8 @@ TEST(ChannelFold, SaysWhatBindsInputsToTheirPlaces) {
   }
   EXPECT_THAT(bound, testing::UnorderedElementsAre("a block without this projection", "latent attention",
                                                    "a mixer in attention's place",
-                                                   "a gate on each head's values", "experts"));
+                                                   "a gate on each head's values", "a mixer beside attention",
+                                                   "values that are keys, or that blocks share", "experts"));
 }
 
 TEST(ChannelFold, OrdersThatDoNotFitAreSeen) {

@@ -28,9 +28,6 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
   if (kind() == DeviceKind::kCuda && options.ranks->device_link() == nullptr)
     bad_usage(
         "--ranks: found ranks that NCCL does not join, which GPUs need; use --gpus, or --init file:PATH");
-  if (plan.permute != Permute::kNone)
-    bad_usage("--permute: found {} with {} ranks, expected none; run one process", name_of(plan.permute),
-              options.ranks->size());
   check_without_experts(model.config(), "--ranks", "leave it out");
 }
 
