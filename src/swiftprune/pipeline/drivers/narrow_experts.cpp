@@ -143,7 +143,9 @@ class Narrower {
 
 bool ties_shared_width(const Model& model) {
   const nlohmann::ordered_json config = read_config_file(model.checkpoint());
-  const auto says = [](const nlohmann::ordered_json& c) { return c.contains("n_shared_experts"); };
+  const auto says = [](const nlohmann::ordered_json& c) {
+    return c.contains("n_shared_experts") && !c.contains("moe_shared_expert_intermediate_size");
+  };
   return says(config) || (config.contains("text_config") && says(config["text_config"]));
 }
 
