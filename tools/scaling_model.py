@@ -11,7 +11,8 @@ Stages and how they are shared out:
   calibrate  forwards by whole passes of windows; moments too, and the ranks wait for the first rows and for the last
   refine     parts of the linears of one input to the rank with least, as src/swiftprune/pipeline/drivers/
              shared_refinement.cpp; the inverse by every rank
-  others     load, score, select and write as in one process
+  others     load, score, select and write as in one process; on a GPU, where files are read and written beside the
+             computation, score and select alone
   transfer   of the moments from rank to rank and back to all, of the new weights to all, over --gbit Gbit/s
 Blocks are taken to be of the LLaMA kind: attention, gated MLP.
 """
@@ -150,7 +151,7 @@ def predict(shape, run, ranks, gbit, measured_shape):
         "allocate": carried("allocate", allocation),
         "calibrate": carried("calibrate", calibration),
         "refine": carried("refine", refinement if run.refined else lambda shape, *_: shape.forward()),
-        "others": size * (s["load"] + s["score"] + s["select"] + s["write"]),
+        "others": size * (s["score"] + s["select"] + (0.0 if run.device is Gpu else s["load"] + s["write"])),
         "transfer": transfer(shape, run, ranks, gbit),
     }
     stages["total"] = sum(stages.values())
