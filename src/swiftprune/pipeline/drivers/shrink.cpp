@@ -236,6 +236,13 @@ void check_shrinkable(const Model& model) {
     bad_usage("shrink: model of the family {}: found no unit that can be removed: {}", model.config().family,
               *reason);
   }
+  // What comes out of such blocks is not the same from run to run yet.
+  if (model.config().has_head_sizes()) {
+    bad_usage(
+        "shrink: model of the family {}: found heads of different sizes, expected one size; use prune or "
+        "quantize",
+        model.config().family);
+  }
   if (model.config().has_layer_sizes) {
     bad_input(
         "{}: config.json: field '{}': a model whose layers differ in size cannot be shrunk again; shrink "
