@@ -19,7 +19,8 @@ namespace {
 
 constexpr std::uint64_t kShardBytes = 5'000'000'000;
 constexpr std::int64_t kChunk = std::int64_t{1} << 22;  // elements that one seed fills
-constexpr double kWeightSize = 0.02;                    // standard deviation
+constexpr std::string_view kModels = "llama-2-7b, llama-2-70b, llama-3-8b, tinyllama-1.1b or pythia-6.9b";
+constexpr double kWeightSize = 0.02;  // standard deviation
 
 struct Shapes {
   nlohmann::ordered_json config;
@@ -27,9 +28,8 @@ struct Shapes {
 };
 
 Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t hidden, std::int64_t intermediate,
-             std::int64_t kv_heads, double theta, std::int64_t positions) {
-  constexpr std::int64_t kHeads = 32;
-  const std::int64_t kv = kv_heads * hidden / kHeads;
+             std::int64_t heads, std::int64_t kv_heads, double theta, std::int64_t positions) {
+  const std::int64_t kv = kv_heads * hidden / heads;
   Shapes shapes;
   shapes.config = {{"architectures", {"LlamaForCausalLM"}},
                    {"model_type", "llama"},
@@ -37,7 +37,7 @@ Shapes llama(std::int64_t layers, std::int64_t vocab, std::int64_t hidden, std::
                    {"hidden_size", hidden},
                    {"intermediate_size", intermediate},
                    {"num_hidden_layers", layers},
-                   {"num_attention_heads", kHeads},
+                   {"num_attention_heads", heads},
                    {"num_key_value_heads", kv_heads},
                    {"max_position_embeddings", positions},
                    {"rms_norm_eps", 1e-5},
@@ -114,11 +114,12 @@ Shapes pythia(std::int64_t layers) {
 
 Shapes shapes_of(const std::string& name, std::int64_t layers) {
   const auto blocks = [&](std::int64_t whole) { return layers > 0 ? layers : whole; };
-  if (name == "llama-2-7b") return llama(blocks(32), 32000, 4096, 11008, 32, 10000.0, 4096);
-  if (name == "llama-3-8b") return llama(blocks(32), 128256, 4096, 14336, 8, 500000.0, 8192);
-  if (name == "tinyllama-1.1b") return llama(blocks(22), 32000, 2048, 5632, 4, 10000.0, 2048);
+  if (name == "llama-2-7b") return llama(blocks(32), 32000, 4096, 11008, 32, 32, 10000.0, 4096);
+  if (name == "llama-2-70b") return llama(blocks(80), 32000, 8192, 28672, 64, 8, 10000.0, 4096);
+  if (name == "llama-3-8b") return llama(blocks(32), 128256, 4096, 14336, 32, 8, 500000.0, 8192);
+  if (name == "tinyllama-1.1b") return llama(blocks(22), 32000, 2048, 5632, 32, 4, 10000.0, 2048);
   if (name == "pythia-6.9b") return pythia(blocks(32));
-  bad_usage("MODEL: found '{}', expected llama-2-7b, llama-3-8b, tinyllama-1.1b or pythia-6.9b", name);
+  bad_usage("MODEL: found '{}', expected {}", name, kModels);
 }
 
 // Standard normal values at the middles of 65536 equal shares, rounded to bf16: 16 random bits choose one.
@@ -196,7 +197,7 @@ int main(int argc, char** argv) {
   std::string folder;
   std::int64_t layers = 0;  // 0: all of the model's
   std::uint64_t seed = 0;
-  app.add_option("MODEL", model, "llama-2-7b, llama-3-8b, tinyllama-1.1b or pythia-6.9b")->required();
+  app.add_option("MODEL", model, std::string(kModels))->required();
   app.add_option("FOLDER", folder, "Folder to write; must not exist or be empty")->required();
   app.add_option("--layers", layers, "Blocks, where not all of the model's")->check(CLI::Range(1, 1024));
   app.add_option("--seed", seed, "Seed of the weights")->capture_default_str();

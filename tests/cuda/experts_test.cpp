@@ -291,14 +291,6 @@ TEST_P(CudaExpertsTest, RemovalGoesOnWithItsBits) {
               test::read_text(dir_.path() / "whole" / "model.safetensors"));
 }
 
-// What a GPU does not do with experts is said before anything is computed.
-TEST_P(CudaExpertsTest, RefusesWhatItHasNot) {
-  const auto device = open_device("cuda");
-  const Plan plan = uniform_plan(*model_, {}, {});
-  expect_error(ErrorKind::kUsage, [&] { device->check_plan(*model_, plan, {}); },
-               {"weights pruned on a GPU", "found experts", "use --device cpu"});
-}
-
 TEST_P(CudaExpertsTest, RefusesPackedExperts) {
   const auto& experts = *experts_of(model_->config());
   const ExpertTensors tensors(model_->checkpoint(), experts, model_->config().hidden_size);

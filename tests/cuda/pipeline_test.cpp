@@ -8,6 +8,7 @@
 #include "support/forwards.h"
 #include "support/gpu_models.h"
 #include "support/random_windows.h"
+#include "support/solved_levels.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/scoring/scorer_list.h"
@@ -251,6 +252,22 @@ TEST_P(CudaPipelineTest, WhatOnlyTheCpuDoesIsAUsageError) {
   PruneOptions options;
   options.select = SelectKind::kEwma;
   refuses({"wanda", "none", "row", Propagation::kDense}, options);
+}
+
+TEST(CudaLevelsTest, AreSolvedBesideThePlan) {
+  if (!test::have_gpu()) return;
+  const auto model = Model::open(kModels / "llama2");
+  for (const char* refine : {"none", "aligned-admm(6,4)", "admm(6,4)+pcg(2)"}) {
+    for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBF16}) {
+      SCOPED_TRACE(refine);
+      test::expect_levels_beside(
+          *model, refine, test::random_windows(*model, 3, 24),
+          [&](const Plan& plan, const TokenWindows& windows, PruneOptions options, PruneOutput& output) {
+            options.compute = compute;
+            return prune(cuda::prune_shop({}), *model, plan, windows, options, output);
+          });
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaPipelineTest, ::testing::ValuesIn(test::gpu_model_names()),

@@ -54,12 +54,6 @@ TEST_F(CapabilitiesTest, TheProcessorHasEverything) {
   }
 }
 
-TEST_F(CapabilitiesTest, LevelsAreSolvedOnTheProcessor) {
-  check_levels(cpu_capabilities());
-  expect_error(ErrorKind::kUsage, [] { check_levels(cuda::capabilities()); },
-               {"tune", "on a GPU", "--device cpu"});
-}
-
 TEST_F(CapabilitiesTest, WhatTheGpuHas) {
   const Capabilities& gpu = cuda::capabilities();
   for (const ScoreKind* kind : score_kinds()) EXPECT_TRUE(gpu.has(ScoreSpec(*kind))) << kind->name;
@@ -123,9 +117,6 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
       expect_error(ErrorKind::kUsage, [&] { check_model(experts, gpu); }, {lack, "on a GPU", "--device cpu"});
     }
     check_model(experts, cpu_capabilities());
-    expect_error(ErrorKind::kUsage, [&] { check_expert_weights(experts, gpu); },
-                 {"weights pruned on a GPU", "experts", "--device cpu"});
-    check_expert_weights(experts, cpu_capabilities());
     expect_error(ErrorKind::kUsage,
                  [&] { check_without_experts(experts, "--allocate sensitivity", "leave it out"); },
                  {"--allocate sensitivity", "experts", "leave it out"});

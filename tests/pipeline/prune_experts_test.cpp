@@ -11,16 +11,14 @@
 #include "model/family_fixture.h"
 #include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/prune_to_folder.h"
 #include "support/temp_dir.h"
-#include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
-#include "swiftprune/model/stored_weights.h"
-#include "swiftprune/pipeline/checkpoint_output.h"
-#include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/root_mean_square.h"
+#include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/expert_stream.h"
 #include "swiftprune/sparse/pack_quantized.h"
 
@@ -30,45 +28,12 @@ namespace {
 namespace fs = std::filesystem;
 using test::Expected;
 using test::kExpertModels;
-
-class Killed {};
-
-// Dies at the first tensor of block `last`.
-class Dying final : public PruneOutput {
- public:
-  Dying(PruneOutput& output, std::int64_t last) : output_(output), last_(last) {}
-  bool keeps_grids() const override { return output_.keeps_grids(); }
-  void write_quantized(const std::string& name, const QuantizedWeight& weight) override {
-    if (finished_ == last_) throw Killed();
-    output_.write_quantized(name, weight);
-  }
-  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
-    if (finished_ == last_) throw Killed();
-    output_.write_part(name, first, bytes);
-  }
-  void finish(const FinishedBlock& block) override {
-    ++finished_;
-    output_.finish(block);
-  }
-  void read(const std::string& name, std::span<float> values) override { output_.read(name, values); }
-
- private:
-  PruneOutput& output_;
-  std::int64_t last_;
-  std::int64_t finished_ = 0;
-};
+using test::Killed;
+using test::stored_values;
 
 std::string content(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name) {
-  const StoredWeights stored(checkpoint);
-  const StoredWeights::Info info = stored.info(name);
-  std::vector<float> values(static_cast<std::size_t>(info.numel()));
-  convert_to_f32(stored.bytes(name), info.dtype, values);
-  return values;
 }
 
 struct Recipe {
@@ -94,30 +59,8 @@ class PruneExperts : public ::testing::TestWithParam<std::string> {
     PruneOptions options;
     options.propagation = recipe.propagation;
     options.min_expert_tokens = min_tokens_;
-    CheckpointWriter writer(folder, plan_like(model.checkpoint()), leftover);
-    writer.keep_when_unfinished();
-    const auto sync = [&] { writer.sync(); };
-    std::optional<Journal> journal;
-    if (leftover == Leftover::kContinue) {
-      options.finished = read_journal(writer.temporary_folder()).value().blocks;
-      journal.emplace(writer.temporary_folder(), sync);
-    } else {
-      journal.emplace(writer.temporary_folder(), nlohmann::ordered_json{{"run", 1}}, sync);
-    }
-    CheckpointOutput output(model.checkpoint(), writer, &*journal, options.finished);
-    Dying dying(output, last);
-    PruneResult result;
-    try {
-      result = prune(model, *backend_, plan, windows_, options, dying);
-    } catch (const Killed&) {
-      journal->flush();
-      throw;
-    }
-    output.copy_rest();
-    fs::remove(writer.temporary_folder() / Journal::kFileName);
-    writer.copy_other_files(model.checkpoint());
-    writer.finish();
-    return result;
+    return test::prune_to_folder(cpu_prune_shop(*backend_), model, plan, windows_, options, folder,
+                                 {last, leftover});
   }
 
   std::int64_t first_layer() const {
@@ -164,7 +107,7 @@ TEST_P(PruneExperts, TheFormStaysAndThePatternHoldsInEveryExpert) {
         EXPECT_FALSE(entry.observed && !latent) << entry.tensor;
         continue;
       }
-      std::vector<float> values = values_of(pruned->checkpoint(), entry.tensor);
+      std::vector<float> values = stored_values(pruned->checkpoint(), entry.tensor);
       const ConstMatrixView weight{values.data(), entry.rows, entry.cols, entry.cols};
       EXPECT_TRUE(check_pattern(weight_view(weight), entry.pattern).holds) << entry.tensor;
       const auto zeros = std::count(values.begin(), values.end(), 0.0f);
@@ -194,8 +137,8 @@ TEST_P(PruneExperts, ExpertsThatAreSkippedStayAsTheyAre) {
   const auto pruned = Model::open(folder.path() / "out");
   std::int64_t skipped = 0;
   for (const PlanEntry& entry : plan.entries) {
-    const bool same =
-        values_of(pruned->checkpoint(), entry.tensor) == values_of(model_->checkpoint(), entry.tensor);
+    const bool same = stored_values(pruned->checkpoint(), entry.tensor) ==
+                      stored_values(model_->checkpoint(), entry.tensor);
     EXPECT_EQ(same, !entry.prune) << entry.tensor;
     skipped += entry.prune ? 0 : 1;
   }
@@ -271,8 +214,8 @@ TEST_P(PruneExperts, WandaReadsTheRoutedTokens) {
         experts.use(*backend_, entry.expert,
                     [&](const Expert& expert) { x = expert.inner(*backend_, x.view()); });
       }
-      const std::vector<float> before = values_of(model_->checkpoint(), entry.tensor);
-      const std::vector<float> after = values_of(pruned, entry.tensor);
+      const std::vector<float> before = stored_values(model_->checkpoint(), entry.tensor);
+      const std::vector<float> after = stored_values(pruned, entry.tensor);
       std::int64_t other = 0;
       for (std::int64_t o = 0; o < entry.rows; ++o) {
         std::vector<double> score;
@@ -311,8 +254,8 @@ double largest(ConstMatrixView m) {
 // and, of the down projection, by 1/rms of the hidden state.
 TEST_P(PruneExperts, GramMatricesAreOfTheRoutedTokens) {
   Layer layer = layer_of(*model_, *backend_, windows_, first_layer());
-  const CpuStreamOps ops(*model_, *backend_, windows_);
-  ExpertStream stream(ops, *backend_, windows_);
+  CpuStreamOps ops(*model_, *backend_, windows_);
+  ExpertStream<CpuStreamOps> stream(ops, windows_);
   Matrix dense_hidden = layer.hidden.clone();
   const Experts& experts = *layer.block->experts();
   const auto tokens = tokens_by_expert(
@@ -331,7 +274,7 @@ TEST_P(PruneExperts, GramMatricesAreOfTheRoutedTokens) {
       for (const bool by_window : {false, true}) {
         needs.alignment = aligned;
         ActivationStats input(model_->config().hidden_size, needs), inner(expert.width(), needs);
-        const ExpertStream::Rows rows{e, false, by_window};
+        const ExpertRows rows{e, false, by_window};
         if (aligned) {
           stream.collect_aligned(rows, expert, LinearInput::kMlp, input);
           stream.collect_aligned(rows, expert, LinearInput::kMlpOutput, inner);
@@ -374,7 +317,7 @@ TEST_P(PruneExperts, GramMatricesAreOfTheRoutedTokens) {
 std::size_t other_zeros(const Checkpoint& a, const Checkpoint& b, const Plan& plan) {
   std::size_t count = 0;
   for (const PlanEntry& entry : plan.entries) {
-    const auto x = values_of(a, entry.tensor), y = values_of(b, entry.tensor);
+    const auto x = stored_values(a, entry.tensor), y = stored_values(b, entry.tensor);
     for (std::size_t i = 0; i < x.size(); ++i) count += (x[i] == 0.0f) != (y[i] == 0.0f) ? 1 : 0;
   }
   return count;
@@ -457,8 +400,8 @@ TEST_P(PruneExperts, QuantizedExpertsAreStoredAsTheyWereSolved) {
               ExpertForm::kSeparate);
     for (const PlanEntry& entry : plan.entries) {
       if (!entry.prune) {
-        EXPECT_EQ(values_of(packed->checkpoint(), entry.tensor),
-                  values_of(model_->checkpoint(), entry.tensor));
+        EXPECT_EQ(stored_values(packed->checkpoint(), entry.tensor),
+                  stored_values(model_->checkpoint(), entry.tensor));
         continue;
       }
       const auto found = find_packed(packed->checkpoint(), entry.tensor, entry.rows, entry.cols);

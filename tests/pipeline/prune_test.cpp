@@ -5,12 +5,12 @@
 
 #include <cmath>
 #include <filesystem>
-#include <map>
 #include <random>
 
 #include <gtest/gtest.h>
 
 #include "support/random_windows.h"
+#include "support/solved_levels.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
@@ -41,49 +41,16 @@ PrunedModel run(const Model& model, const Backend& backend, const Method& method
   return pruned;
 }
 
-// What is solved beside the plan is what the plan would have made of the linear, and changes nothing of the rest.
 TEST(Prune, LevelsAreSolvedBesideThePlan) {
   const auto model = Model::open(kModels / "llama2");
   const auto backend = make_cpu_backend();
   for (const char* refine : {"none", "aligned-admm(6,4)", "admm(6,4)+pcg(2)"}) {
-    const PlanDefaults defaults{parse_pattern("row"), 0.6, parse_score("wanda"), parse_refine(refine)};
-    Plan plan = uniform_plan(*model, defaults, {"*.layers.0.*.k_proj.weight"});
-    plan.rounding = PruneTarget::Rounding::kExactTotal;
-    for (PlanEntry& entry : plan.entries) entry.row_budgets = entry.prune;
-    // One other level of the first linear, two of a later one.
-    const std::size_t chosen[] = {0, plan.entries.size() - 1};
-    SolvedLevels beside{std::vector<std::vector<PlanEntry>>(plan.entries.size()), {}};
-    for (const std::size_t e : chosen) {
-      for (const double sparsity : {0.3, 0.8}) {
-        if (e == 0 && sparsity > 0.5) continue;
-        beside.levels[e].push_back(plan.entries[e]);
-        beside.levels[e].back().sparsity = sparsity;
-      }
-    }
-    std::map<std::pair<std::size_t, std::size_t>, std::vector<float>> taken;
-    beside.take = [&](std::size_t e, std::size_t l, const TensorResult& result, ConstMatrixView weight) {
-      EXPECT_EQ(result.name, plan.entries[e].tensor);
-      EXPECT_NEAR(result.sparsity, beside.levels[e][l].sparsity, 0.01);
-      EXPECT_GE(*result.error, 0.0);
-      taken[{e, l}].assign(weight.data, weight.data + weight.rows * weight.cols);
-    };
-    const TokenWindows windows = random_windows(*model, 3, 24);
-    PruneOptions options;
-    Collected alone(model->checkpoint()), with(model->checkpoint());
-    const PruneResult before = prune(*model, *backend, plan, windows, options, alone);
-    options.levels = &beside;
-    const PruneResult after = prune(*model, *backend, plan, windows, options, with);
-    EXPECT_EQ(alone.tensors, with.tensors) << refine;
-    EXPECT_EQ(before.sparsity, after.sparsity);
-    ASSERT_EQ(taken.size(), 3u);
-    for (const auto& [level, values] : taken) {
-      const auto& [e, l] = level;
-      Plan other = plan;
-      other.entries[e] = beside.levels[e][l];
-      Collected expected(model->checkpoint());
-      prune(*model, *backend, other, windows, {}, expected);
-      EXPECT_EQ(values, expected.values(plan.entries[e].tensor)) << refine << " " << e << " " << l;
-    }
+    SCOPED_TRACE(refine);
+    test::expect_levels_beside(
+        *model, refine, random_windows(*model, 3, 24),
+        [&](const Plan& plan, const TokenWindows& windows, const PruneOptions& options, PruneOutput& output) {
+          return prune(*model, *backend, plan, windows, options, output);
+        });
   }
 }
 

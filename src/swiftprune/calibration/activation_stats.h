@@ -55,6 +55,8 @@ class ActivationStats {
 
   LayerStats view() const;
   bool has_gram() const { return needs_.gram; }
+  bool has_alignment() const { return needs_.alignment; }
+  std::int64_t num_inputs() const { return std::ssize(energy_); }
 
  private:
   // A window's inputs as they enter the sums.

@@ -51,6 +51,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/pipeline/row_effects.cpp
     cuda/pipeline/probe_shop.cpp
     cuda/pipeline/prune_shop.cpp
+    cuda/pipeline/held_expert.cpp
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp
     cuda/pipeline/shrink_shop.cpp

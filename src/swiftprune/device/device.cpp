@@ -18,8 +18,6 @@ std::int64_t Device::default_windows(const Method& method, const Model& model, s
 void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
-  if (options.levels != nullptr) check_levels(capabilities());
-  check_expert_weights(model.config(), capabilities());
   if (options.ranks->size() == 1) return;
   if (!capabilities().ranks) {
     bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,

@@ -134,8 +134,7 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.levels = c.mixed_refinements = c.ranks = c.expert_weights =
-        c.narrows_experts = c.permutations = true;
+    c.reads_weights = c.chains = c.mixed_refinements = c.ranks = c.narrows_experts = c.permutations = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts())
@@ -162,21 +161,10 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   check_mixed(plan, device);
 }
 
-void check_levels(const Capabilities& device) {
-  if (device.levels) return;
-  bad_usage("tune: solving several levels of each linear side by side is not there {}; {}", device.where,
-            device.instead);
-}
-
 void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead) {
   if (!model.has_experts()) return;
   bad_usage("{}: model of the family {}: found experts, expected a model without; {}", what, model.family,
             instead);
-}
-
-void check_expert_weights(const ModelConfig& model, const Capabilities& device) {
-  if (device.expert_weights) return;
-  check_without_experts(model, fmt::format("weights pruned {}", device.where), device.instead);
 }
 
 void check_model(const ModelConfig& model, const Capabilities& device) {

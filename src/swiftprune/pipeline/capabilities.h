@@ -35,12 +35,10 @@ struct Capabilities {
   std::vector<Pattern::Kind> patterns;  // without a refinement
   std::vector<RefineAbility> refinements;
   bool chains = false;             // refinements joined by '+'
-  bool levels = false;             // a linear solved at several settings beside its own (SolvedLevels)
   bool mixed_refinements = false;  // different ones for the linears of one input
   bool ranks = false;              // several processes that prune together
   bool narrows_experts = false;    // takes inner channels out of experts
   bool permutations = false;       // orders of inputs that suit N:M (Plan::permute)
-  bool expert_weights = false;     // models with experts, pruned weight by weight
 
   std::set<ModelFeature> features;
   std::int64_t max_head_size = 0;  // 0: any
@@ -53,10 +51,6 @@ const Capabilities& cpu_capabilities();  // everything
 // Throws Error{kUsage} for the first thing that the device has not, with what it has.
 void check_plan(const Plan& plan, SelectKind select, const Capabilities& device);
 void check_model(const ModelConfig& model, const Capabilities& device);
-// Throws Error{kUsage} where the device solves each linear at its own settings alone.
-void check_levels(const Capabilities& device);
-// Throws Error{kUsage} where the device prunes no weights of models with experts.
-void check_expert_weights(const ModelConfig& model, const Capabilities& device);
 // Throws Error{kUsage} for a model with experts, which `what` is not defined for, with what there is instead.
 void check_without_experts(const ModelConfig& model, std::string_view what, std::string_view instead);
 

@@ -10,7 +10,6 @@ target_sources(swiftprune PRIVATE
   pipeline/choices/shape_choice.cpp
   pipeline/choices/width_choice.cpp
   pipeline/streams/cpu_stream_ops.cpp
-  pipeline/streams/expert_stream.cpp
   pipeline/streams/trial_streams.cpp
   pipeline/drivers/prune.cpp
   pipeline/drivers/cpu_prune_shop.cpp

@@ -186,10 +186,7 @@ class Tuner {
     prune_options_.propagation = method.propagation;
     prune_options_.compute = options_.forward.compute;
     prune_options_.progress = options_.forward.progress;
-    const SolvedLevels none{std::vector<std::vector<PlanEntry>>(plan_.entries.size()), {}};
-    PruneOptions asked = prune_options_;
-    asked.levels = &none;
-    device_.check_plan(model_, plan_, asked);
+    device_.check_plan(model_, plan_, prune_options_);
   }
 
   void check_kind() const {

@@ -315,7 +315,8 @@ void BlockForward::run_cached(const BlockWeights& block, DeviceView hidden, Devi
   cache_ = nullptr;
 }
 
-void BlockForward::run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer) {
+void BlockForward::run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer,
+                       bool observes_only) {
   const auto observe = [&](LinearInput input, DeviceView x) {
     if (observer != nullptr) (*observer)(input, x);
   };
@@ -334,11 +335,12 @@ void BlockForward::run(const BlockWeights& block, DeviceView hidden, const Devic
   observe(kMlp, x);
   if (block.config().experts) {
     add_shared(block, x, hidden, observer);
+    if (observes_only) return;
     return experts_->add_outputs(block, x, hidden, cache_ != nullptr && cached_.length == 1);
   }
   const DeviceView inner = mlp(block, x);
   observe(kMlpOutput, inner);
-  project_and_add(block, kMlpOutput, inner, hidden);
+  if (!observes_only) project_and_add(block, kMlpOutput, inner, hidden);
 }
 
 }  // namespace swiftprune::cuda

@@ -40,8 +40,10 @@ class BlockForward {
     expect(length > 0 && length <= longest_, "set_sequence_length: at most the longest");
     seqlen_ = length;
   }
-  // hidden [N, hidden] F32 becomes the block's output.
-  void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr);
+  // hidden [N, hidden] F32 becomes the block's output, or, where all is over once the last input is observed, something
+  // between.
+  void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr,
+           bool observes_only = false);
 
   // New tokens of cached sequences. Their positions stay below seqlen, which else means nothing here.
   void run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache, const CachedRows& rows);

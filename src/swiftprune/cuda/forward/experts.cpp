@@ -78,7 +78,7 @@ void DeviceExperts::choose(const BlockWeights& block, DeviceView x) {
   args.scale = router.scale;
   args.chosen = chosen_.as<std::int32_t>();
   args.gates = gates_.as<float>();
-  route(args, stream_);
+  cuda::route(args, stream_);
 }
 
 void DeviceExperts::add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable) {
@@ -111,9 +111,14 @@ void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView 
   }
 }
 
-void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView hidden) {
+std::vector<ExpertTokens> DeviceExperts::route(const BlockWeights& block, DeviceView x) {
+  choose(block, x);
+  return download_chosen(x.rows);
+}
+
+std::vector<ExpertTokens> DeviceExperts::download_chosen(std::int64_t rows) {
   const std::int64_t top_k = experts_.router.top_k;
-  const auto pairs = static_cast<std::size_t>(x.rows * top_k);
+  const auto pairs = static_cast<std::size_t>(rows * top_k);
   const auto to_host = [&](const DeviceBuffer& from, const PinnedBuffer& to) {
     check(cudaMemcpyAsync(to.data(), from.data(), pairs * sizeof(float), cudaMemcpyDeviceToHost, stream_));
   };
@@ -123,7 +128,12 @@ void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView
   Routing routing{top_k, std::vector<std::int32_t>(pairs), std::vector<float>(pairs)};
   std::memcpy(routing.experts.data(), host_chosen_.data(), pairs * sizeof(std::int32_t));
   std::memcpy(routing.gates.data(), host_gates_.data(), pairs * sizeof(float));
-  const std::vector<ExpertTokens> tokens = tokens_by_expert(routing, experts_.count);
+  return tokens_by_expert(routing, experts_.count);
+}
+
+void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView hidden) {
+  const auto pairs = static_cast<std::size_t>(x.rows * experts_.router.top_k);
+  const std::vector<ExpertTokens> tokens = download_chosen(x.rows);
   // The host's copies are free again: what was in them has been read.
   auto* rows = reinterpret_cast<std::int32_t*>(host_chosen_.data());
   auto* gates = reinterpret_cast<float*>(host_gates_.data());

@@ -19,6 +19,9 @@ class DeviceExperts {
   // hidden [N, hidden] F32 += Σ_j g_j·f_j(x), x [N, hidden]. recordable: without a word from the host, whatever N is.
   void add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable);
 
+  // Who gets which tokens of x, and with what weight; on the host.
+  std::vector<ExpertTokens> route(const BlockWeights& block, DeviceView x);
+
   // The steps for one expert after the other. Results stand until the same step is called again.
   //
   // The router's logits without bias [N, E'], of its rows `weight` [E', hidden] F32.
@@ -29,6 +32,7 @@ class DeviceExperts {
  private:
   ClampedGate clamped() const { return {experts_.clamped->alpha, experts_.clamped->limit}; }
   void choose(const BlockWeights& block, DeviceView x);
+  std::vector<ExpertTokens> download_chosen(std::int64_t rows);
   void add_few(const BlockWeights& block, DeviceView x, DeviceView hidden);
   void add_many(const BlockWeights& block, DeviceView x, DeviceView hidden);
 

@@ -29,22 +29,35 @@ void take_rows(DeviceView from, void* to, cudaStream_t stream) {
 
 OutputErrors::OutputErrors(DeviceMemory& memory, Products& products, const Model& model, cudaStream_t stream)
     : products_(products), stream_(stream) {
-  std::vector<std::uint64_t> bytes;  // the most of any block, by linear
+  // The most of any block: bytes by linear, and of an expert's parts.
+  std::vector<std::uint64_t> bytes, of_experts;
+  std::size_t most_linears = 0;
   std::int64_t numel = 0;
+  const auto add = [&](const LinearTensors& linear, DType dtype, std::uint64_t& most) {
+    const std::int64_t sampled = num_sampled(linear.outputs) * linear.inputs;
+    most = std::max(most, static_cast<std::uint64_t>(round_up(sampled * size_of(dtype), 256)));
+    numel = std::max(numel, sampled);
+  };
   for (const BlockConfig& block : model.config().blocks) {
     const std::vector<LinearTensors> linears = linears_of(block);
     bytes.resize(std::max(bytes.size(), linears.size()), 0);
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      const std::int64_t sampled = num_sampled(linears[i].outputs) * linears[i].inputs;
-      const DType dtype = model.checkpoint().at(linears[i].name + ".weight").dtype;
-      bytes[i] = std::max(bytes[i], static_cast<std::uint64_t>(round_up(sampled * size_of(dtype), 256)));
-      numel = std::max(numel, sampled);
-    }
+    for (std::size_t i = 0; i < linears.size(); ++i)
+      add(linears[i], model.checkpoint().at(linears[i].name + ".weight").dtype, bytes[i]);
+    most_linears = std::max(most_linears, linears.size());
+    if (!block.experts) continue;
+    const auto parts = parts_of(*block.experts);
+    of_experts.resize(std::max(of_experts.size(), parts.size()), 0);
+    for (std::size_t p = 0; p < parts.size(); ++p)
+      add(expert_linear(*block.experts, model.config().hidden_size, 0, parts[p]), DType::kF32, of_experts[p]);
+    most_linears = std::max(most_linears,
+                            linears.size() + parts.size() * static_cast<std::size_t>(block.experts->count));
   }
+  bytes.insert(bytes.end(), of_experts.begin(), of_experts.end());
+  linears_.resize(most_linears);
   std::uint64_t end = 0;
-  for (const std::uint64_t of_linear : bytes) {
-    linears_.push_back({end, 0, false});
-    end += of_linear;
+  for (const std::uint64_t of_slot : bytes) {
+    slots_.push_back(end);
+    end += of_slot;
   }
   kept_ = DeviceBuffer(memory, end, kWhat);
   rows_ = DeviceBuffer(memory, static_cast<std::uint64_t>(numel) * sizeof(float), kWhat);
@@ -66,9 +79,10 @@ void OutputErrors::start_block() {
   }
 }
 
-void OutputErrors::keep(std::size_t linear, DeviceView weight, cudaStream_t lane) {
+void OutputErrors::keep(std::size_t linear, std::size_t slot, DeviceView weight, cudaStream_t lane) {
   if (linears_[linear].num_kept > 0) return;  // a mask was found before
   linears_[linear].num_kept = num_sampled(weight.rows);
+  linears_[linear].offset = slots_[slot];
   take_rows(weight, kept_.data() + linears_[linear].offset, lane);
 }
 

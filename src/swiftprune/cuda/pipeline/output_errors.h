@@ -18,8 +18,9 @@ class OutputErrors {
   OutputErrors(DeviceMemory& memory, Products& products, const Model& model, cudaStream_t stream);
 
   void start_block();
-  // The sampled rows of a weight that is about to change.
-  void keep(std::size_t linear, DeviceView weight, cudaStream_t lane);
+  // The sampled rows of a weight that is about to change. slot: number of the linear in its block, or, of an expert's
+  // parts, behind those of all blocks; one linear at a time uses it.
+  void keep(std::size_t linear, std::size_t slot, DeviceView weight, cudaStream_t lane);
   // Of a weight whose rows were kept, else nothing. refiner: prepared for its input, or null when nothing was
   // refined and the statistics are as they were collected.
   void measure(std::size_t linear, DeviceView pruned, const DeviceStats& stats, DeviceRefiner* refiner);
@@ -29,7 +30,7 @@ class OutputErrors {
 
  private:
   struct Linear {
-    std::uint64_t offset = 0;   // of its rows in kept_
+    std::uint64_t offset = 0;   // of its rows in kept_, once they are
     std::int64_t num_kept = 0;  // 0: not pruned
     bool measured = false;
   };
@@ -38,11 +39,12 @@ class OutputErrors {
 
   Products& products_;
   cudaStream_t stream_;
-  std::vector<Linear> linears_;
-  DeviceBuffer kept_;            // the sampled rows of all linears of a block
-  DeviceBuffer rows_, product_;  // [sampled rows, I] F32 of the linear in hand
-  DeviceBuffer pruned_rows_;     // in the weight's dtype
-  DeviceBuffer sums_;            // by linear: energies of the change and of the whole, by row
+  std::vector<Linear> linears_;       // those of an expert behind those that every token passes
+  std::vector<std::uint64_t> slots_;  // where the rows of each begin in kept_
+  DeviceBuffer kept_;                 // the sampled rows of all linears of a block, and of one expert
+  DeviceBuffer rows_, product_;       // [sampled rows, I] F32 of the linear in hand
+  DeviceBuffer pruned_rows_;          // in the weight's dtype
+  DeviceBuffer sums_;                 // by linear: energies of the change and of the whole, by row
   PinnedBuffer host_;
 };
 

@@ -7,18 +7,24 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <set>
+#include <span>
+#include <string>
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
+#include "swiftprune/cuda/pipeline/held_expert.h"
 #include "swiftprune/cuda/pipeline/output_errors.h"
 #include "swiftprune/cuda/pipeline/row_effects.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/drivers/shared_refinement.h"
+#include "swiftprune/pipeline/streams/expert_stream.h"
 #include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
@@ -60,7 +66,7 @@ class CudaPruneShop final : public PruneShop {
     });
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
     if (errors_) errors_->start_block();
-    damping_.assign(dense().layout().weights.size(), std::nullopt);
+    damping_.assign(num_linears(dense().config()), std::nullopt);
     refined_here_.assign(damping_.size(), false);
     quantized_.assign(damping_.size(), std::nullopt);
     pruned_is_copy_ = false;
@@ -69,21 +75,33 @@ class CudaPruneShop final : public PruneShop {
   void load_finished(const FinishedBlock& finished) override {
     copy_dense();
     BlockWeights& block = pruned();
-    for (const TensorResult& tensor : finished.tensors) {
-      const auto& weights = block.layout().weights;
-      const auto found = std::find_if(weights.begin(), weights.end(),
-                                      [&](const auto& weight) { return weight.tensor == tensor.name; });
-      expect(found != weights.end(), "load_finished: a tensor of the block");
-      std::vector<float> values(static_cast<std::size_t>(found->rows * found->cols));
-      if (ranks_.is_first()) run_.output.read(tensor.name, values);
+    const auto read = [&](const BlockLayout::Weight& weight) {
+      std::vector<float> values(static_cast<std::size_t>(weight.rows * weight.cols));
+      if (ranks_.is_first()) run_.output.read(weight.tensor, values);
       ranks_.broadcast(0, std::as_writable_bytes(std::span(values)));
-      std::vector<std::byte> bytes(found->bytes());
-      convert_from_f32(values, found->dtype, bytes);
-      check(cudaMemcpyAsync(block.data() + found->offset, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
+      std::vector<std::byte> bytes(weight.bytes());
+      convert_from_f32(values, weight.dtype, bytes);
+      check(cudaMemcpyAsync(block.data() + weight.offset, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
                             stream_));
       stream_.synchronize();  // `bytes` lives until here
+    };
+    std::set<std::string_view> names;
+    for (const TensorResult& tensor : finished.tensors) names.insert(tensor.name);
+    for (const BlockLayout::Weight& weight : block.layout().weights) {
+      if (names.contains(weight.tensor)) read(weight);
     }
     block.refresh(stream_);
+    if (!block.config().experts) return;
+    const ExpertsConfig& experts = *block.config().experts;
+    for (std::int64_t e = 0; e < experts.count; ++e) {
+      for (const ExpertPart part : parts_of(experts)) {
+        const LinearTensors linear = expert_linear(experts, run_.model.config().hidden_size, e, part);
+        const BlockLayout::Weight weight{
+            linear.name + ".weight", compute_,      linear.input,
+            linear.outputs,          linear.inputs, block.expert_offset(e, part)};
+        if (names.contains(weight.tensor)) read(weight);
+      }
+    }
   }
 
   bool norms_output(LinearInput output) const override {
@@ -106,8 +124,67 @@ class CudaPruneShop final : public PruneShop {
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
     DeviceStats* stats = needs != nullptr ? start_stats(input, *needs, moments_[0], residual) : nullptr;
-    two_->collect(input, stats);
+    if (!dense().config().experts || input != LinearInput::kMlpOutput) {
+      two_->collect(input, stats);
+    } else if (stats != nullptr) {
+      experts_->collect_shared(*stats, pruned(), two_->hidden(), dense(), two_->dense_hidden());
+    }
     finish_stats(input);
+  }
+
+  std::vector<std::int64_t> start_experts(bool passes) override {
+    experts_pass_ = passes;
+    if (!run_.calibrated) return {};
+    const Stopwatch watch(run_.seconds.calibrate);
+    if (!run_.aligned) {
+      pruned().refresh(stream_);
+      experts_->pass_attention(pruned(), one_->hidden());
+    }
+    experts_->start(pruned(), run_.aligned ? two_->hidden() : one_->hidden(), passes);
+    if (run_.aligned) experts_->start_beside(dense(), two_->dense_hidden());
+    return experts_->num_tokens();
+  }
+
+  void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled) override {
+    check_interrupt();
+    if (held_->wraps()) writer_.wait_read();
+    held_->take(dense(), expert);
+    if (!run_.calibrated) return;
+    const Stopwatch watch(run_.seconds.calibrate);
+    std::array<DeviceStats*, kExpertInputs.size()> wanted{};
+    bool by_window = false;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const auto input = static_cast<std::size_t>(kExpertInputs[i]);
+      if (needs[input].any()) wanted[i] = start_stats(kExpertInputs[i], needs[input], moments_[input], false);
+      by_window |= needs[input].ewma_energy;
+    }
+    const DeviceExpert as_it_is{&dense(), expert};
+    experts_->collect({expert, pooled, by_window}, as_it_is, wanted[0], wanted[1]);
+    for (const LinearInput input : kExpertInputs) finish_stats(input);
+    if (experts_pass_ && !sees_pruned()) experts_->add_outputs(expert, as_it_is);
+  }
+
+  void collect_expert(LinearInput input, const StatNeeds& needs, bool pooled) override {
+    const Stopwatch watch(run_.seconds.calibrate);
+    DeviceStats& stats = *start_stats(input, needs, moments_[0], false);
+    experts_->collect_aligned({held_->expert(), pooled, needs.ewma_energy}, {&pruned(), held_->expert()},
+                              input, stats);
+    finish_stats(input);
+  }
+
+  void end_expert() override {
+    if (run_.calibrated && experts_pass_ && sees_pruned()) {
+      const Stopwatch watch(run_.seconds.calibrate);
+      experts_->add_outputs(held_->expert(), {&pruned(), held_->expert()});
+    }
+    held_->drop();
+  }
+
+  void end_experts() override {
+    if (!run_.calibrated) return;
+    const Stopwatch watch(run_.seconds.calibrate);
+    experts_->finish();
+    if (run_.aligned) two_->leave_block();
   }
 
   void start_input(LinearInput input) override {
@@ -133,50 +210,41 @@ class CudaPruneShop final : public PruneShop {
   void select(std::size_t linear, const PlanEntry& entry, const PruneTarget& target,
               bool masks_only) override {
     const cudaStream_t lane = DeviceSelector::is_independent(entry) ? lanes_.next() : stream_;
-    const DeviceView weight = dense().weight(linear);
-    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, weight, lane);
-    DeviceSelector::Scored scored;
-    {
-      const Stopwatch watch(run_.seconds.score);
-      scored = selector_->score(weight, linear, entry, input_stats_, lane);
-    }
-    const Stopwatch watch(run_.seconds.select);
-    PruneCounters* counters = counters_of(linear);
-    if (masks_only) {
-      selector_->select_mask(scored, weight, linear, target, counters);
-    } else {
-      selector_->select(scored, weight, linear, target, pruned().weight(linear), nullptr, counters, lane);
-    }
+    select_into(linear, entry, target, masks_only, place_of(linear), lane);
   }
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
-    const Stopwatch watch(run_.seconds.refine);
-    const DeviceView weight = dense().weight(linear);
-    const DeviceView out = pruned().weight(linear);
-    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, weight, stream_);
-    if (!std::exchange(refiner_is_ready_, true))
-      refiner_->prepare(entry.refine, input_stats_, moments_[0].cross.as<float>(), entry.tensor);
+    quantized_[linear] = refine_into(linear, entry, target, place_of(linear));
     damping_[linear] = refiner_->raised_damping();
-    if (entry.grid) {
-      quantized_[linear] =
-          refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, out, counters_of(linear));
-      return;
+    refined_here_[linear] = !entry.grid;
+  }
+
+  // On the main stream, and done when it returns: the linear's own selection may follow on another one.
+  Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
+    expect(aside_.data() != nullptr && !shared_, "solve_aside: room, and one rank");
+    const DeviceView weight = dense().weight(linear);
+    auto* counters = reinterpret_cast<PruneCounters*>(aside_counters_.data());
+    const Place place{view_of(aside_.data(), weight.dtype, weight.rows, weight.cols), counters};
+    check(cudaMemsetAsync(counters, 0, sizeof(PruneCounters), stream_));
+    if (entry.refine.facts().uses_mask)
+      select_into(linear, entry, target, !entry.refine.is_none(), place, stream_);
+    if (!entry.refine.is_none()) refine_into(linear, entry, target, place);
+    if (errors_ && input_stats_ != nullptr) {
+      errors_->measure(linear, place.weight, *input_stats_, prepared_refiner());
+      errors_->download();
     }
-    refined_here_[linear] = true;
-    const std::vector<Part> parts = parts_of(entry, target, weight.rows);
-    for (const Part& part : parts) {
-      if (part.rank != ranks_.rank()) continue;
-      PruneTarget rows = target;
-      if (!rows.row_counts.empty()) {
-        rows.row_counts = rows.row_counts.subspan(static_cast<std::size_t>(part.first),
-                                                  static_cast<std::size_t>(part.count));
-      }
-      std::uint8_t* mask = selector_->mask();
-      refiner_->refine(weight.row_block(part.first, part.count),
-                       mask != nullptr ? mask + part.first * weight.cols : nullptr, rows,
-                       out.row_block(part.first, part.count), counters_of(linear), part.first);
-    }
-    share_rows(parts, out);
+    const auto bytes = static_cast<std::size_t>(weight.numel() * size_of(weight.dtype));
+    check(cudaMemcpyAsync(host_aside_.data(), aside_.data(), bytes, cudaMemcpyDeviceToHost, stream_));
+    PruneCounters counted;
+    check(cudaMemcpyAsync(&counted, counters, sizeof(counted), cudaMemcpyDeviceToHost, stream_));
+    stream_.synchronize();
+    if (counted.not_finite != 0) fail_not_finite(linear);
+    Aside solved{Matrix(weight.rows, weight.cols), {}};
+    convert_to_f32({host_aside_.data(), bytes}, weight.dtype, solved.weight.values());
+    solved.outcome.zeros = total_zeros(counted);
+    if (errors_) solved.outcome.error = errors_->error(linear);
+    if (refiner_is_ready_) solved.outcome.damping = refiner_->raised_damping();
+    return solved;
   }
 
   void end_input(LinearInput input) override {
@@ -186,14 +254,14 @@ class CudaPruneShop final : public PruneShop {
       shared_->arrived.hold(stream_);
     }
     if (errors_ && input_stats_ != nullptr) {
-      const auto& weights = dense().layout().weights;
-      for (std::size_t i = 0; i < weights.size(); ++i) {
-        if (weights[i].input != input) continue;
-        const bool prepared = refiner_is_ready_ && input_stats_->gram() != nullptr;
-        errors_->measure(i, pruned().weight(i), *input_stats_, prepared ? &*refiner_ : nullptr);
-      }
+      for (const std::size_t i : linears_in_hand(input))
+        errors_->measure(i, place_of(i).weight, *input_stats_, prepared_refiner());
     }
-    if (run_.aligned) pruned().refresh(input, stream_);
+    if (expert_in_hand()) {
+      if (sees_pruned()) put_expert(input);
+    } else if (run_.aligned) {
+      pruned().refresh(input, stream_);
+    }
     stats_[static_cast<std::size_t>(input)] = input_stats_ = nullptr;
   }
 
@@ -216,13 +284,11 @@ class CudaPruneShop final : public PruneShop {
       const Stopwatch watch(refiner_ ? run_.seconds.refine : run_.seconds.select);
       linears_ended_.synchronize();
     }
-    const auto& weights = dense().layout().weights;
     const auto* counters = reinterpret_cast<const PruneCounters*>(host_counters_.data());
-    std::vector<LinearOutcome> outcomes(weights.size());
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      if (counters[i].not_finite != 0) fail_not_finite(weights[i]);
-      outcomes[i].zeros = static_cast<std::int64_t>(
-          std::accumulate(std::begin(counters[i].zeros), std::end(counters[i].zeros), 0ULL));
+    std::vector<LinearOutcome> outcomes(num_linears(dense().config()));
+    for (std::size_t i = 0; i < outcomes.size(); ++i) {
+      if (counters[i].not_finite != 0) fail_not_finite(i);
+      outcomes[i].zeros = total_zeros(counters[i]);
       if (errors_) outcomes[i].error = errors_->error(i);
       outcomes[i].damping = damping_[i];
     }
@@ -230,11 +296,12 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void write(std::size_t linear) override {
-    const std::string& tensor = pruned().layout().weights[linear].tensor;
+    const std::string tensor = tensor_of(linear);
     if (quantized_[linear] && run_.output.keeps_grids()) {
       run_.output.write_quantized(tensor, *quantized_[linear]);
     } else {
-      writer_.write(tensor, pruned().weight(linear));
+      if (is_of_expert(linear)) stream_.synchronize();  // written before outcomes() waits
+      writer_.write(tensor, place_of(linear).weight);
     }
     quantized_[linear].reset();
   }
@@ -251,6 +318,131 @@ class CudaPruneShop final : public PruneShop {
   }
 
  private:
+  // Where a pruned weight goes, and what is counted of it.
+  struct Place {
+    DeviceView weight;
+    PruneCounters* counters = nullptr;
+  };
+
+  static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
+
+  // -- Linears by number: those that every token passes, then the experts', of which the one in hand is there.
+  static std::size_t num_linears(const BlockConfig& block) {
+    const std::size_t linears = linears_of(block).size();
+    if (!block.experts) return linears;
+    return linears + parts_of(*block.experts).size() * static_cast<std::size_t>(block.experts->count);
+  }
+  std::size_t linears_before_experts() { return dense().layout().weights.size(); }
+  bool expert_in_hand() const { return held_ && held_->expert() >= 0; }
+  bool is_of_expert(std::size_t linear) { return linear >= linears_before_experts(); }
+  std::size_t part_of(std::size_t linear) {
+    const std::size_t parts = parts_of(*dense().config().experts).size(),
+                      of = linear - linears_before_experts();
+    expect(expert_in_hand() && static_cast<std::int64_t>(of / parts) == held_->expert(),
+           "a linear of the expert in hand");
+    return of % parts;
+  }
+  DeviceView weight_of(std::size_t linear) {
+    return is_of_expert(linear) ? held_->dense(part_of(linear)) : dense().weight(linear);
+  }
+  Place place_of(std::size_t linear) {
+    return {is_of_expert(linear) ? held_->pruned(part_of(linear)) : pruned().weight(linear),
+            counters_of(linear)};
+  }
+  // Its part of what is there once for each linear of a block, and for each part of one expert.
+  std::size_t slot_of(std::size_t linear) {
+    return is_of_expert(linear) ? most_linears_ + part_of(linear) : linear;
+  }
+  LinearTensors expert_linear_of(std::size_t linear) {
+    const ExpertsConfig& experts = *dense().config().experts;
+    const std::size_t parts = parts_of(experts).size(), of = linear - linears_before_experts();
+    return expert_linear(experts, run_.model.config().hidden_size, static_cast<std::int64_t>(of / parts),
+                         parts_of(experts)[of % parts]);
+  }
+  std::string tensor_of(std::size_t linear) {
+    return is_of_expert(linear) ? expert_linear_of(linear).name + ".weight"
+                                : dense().layout().weights[linear].tensor;
+  }
+  // Those that read `input`, of the expert in hand or of the block without its experts.
+  std::vector<std::size_t> linears_in_hand(LinearInput input) {
+    const std::size_t before = linears_before_experts();
+    const auto& weights = dense().layout().weights;
+    const std::span<const BlockLayout::Weight> all = expert_in_hand() ? held_->parts() : std::span(weights);
+    const std::size_t first =
+        expert_in_hand() ? before + static_cast<std::size_t>(held_->expert()) * all.size() : 0;
+    std::vector<std::size_t> numbers;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (all[i].input == input) numbers.push_back(first + i);
+    }
+    return numbers;
+  }
+  // Do the windows pass what is pruned?
+  bool sees_pruned() const { return run_.aligned || run_.options.propagation == Propagation::kPruned; }
+  // Those of the expert that were pruned take the place of the block's.
+  void put_expert(LinearInput input) {
+    for (const std::size_t i : linears_in_hand(input)) {
+      const bool is_pruned = pruned_tensors_.contains(tensor_of(i));
+      if (is_pruned) held_->put(part_of(i), pruned());
+    }
+  }
+
+  static std::int64_t total_zeros(const PruneCounters& counters) {
+    return static_cast<std::int64_t>(
+        std::accumulate(std::begin(counters.zeros), std::end(counters.zeros), 0ULL));
+  }
+
+  // Where one stands ready for the input in hand and its Gram matrix.
+  DeviceRefiner* prepared_refiner() {
+    return refiner_is_ready_ && input_stats_->gram() != nullptr ? &*refiner_ : nullptr;
+  }
+
+  void select_into(std::size_t linear, const PlanEntry& entry, const PruneTarget& target, bool masks_only,
+                   const Place& place, cudaStream_t lane) {
+    const DeviceView weight = weight_of(linear);
+    const std::size_t slot = slot_of(linear);
+    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, slot, weight, lane);
+    DeviceSelector::Scored scored;
+    {
+      const Stopwatch watch(run_.seconds.score);
+      scored = selector_->score(weight, slot, entry, input_stats_, lane);
+    }
+    const Stopwatch watch(run_.seconds.select);
+    if (masks_only) {
+      selector_->select_mask(scored, weight, slot, target, place.counters);
+    } else {
+      selector_->select(scored, weight, slot, target, place.weight, nullptr, place.counters, lane);
+    }
+  }
+
+  // Returns the codes of a weight on a grid.
+  std::optional<QuantizedWeight> refine_into(std::size_t linear, const PlanEntry& entry,
+                                             const PruneTarget& target, const Place& place) {
+    const Stopwatch watch(run_.seconds.refine);
+    const DeviceView weight = weight_of(linear);
+    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, slot_of(linear), weight, stream_);
+    if (!std::exchange(refiner_is_ready_, true))
+      refiner_->prepare(entry.refine, input_stats_, moments_[0].cross.as<float>(), entry.tensor);
+    if (entry.grid) {
+      return refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, place.weight,
+                                      place.counters);
+    }
+    const std::vector<Part> parts = row_parts(entry, target, weight.rows);
+    for (const Part& part : parts) {
+      if (part.rank != ranks_.rank()) continue;
+      PruneTarget rows = target;
+      if (!rows.row_counts.empty()) {
+        rows.row_counts = rows.row_counts.subspan(static_cast<std::size_t>(part.first),
+                                                  static_cast<std::size_t>(part.count));
+      }
+      std::uint8_t* mask = selector_->mask();
+      refiner_->refine(weight.row_block(part.first, part.count),
+                       mask != nullptr ? mask + part.first * weight.cols : nullptr, rows,
+                       place.weight.row_block(part.first, part.count), place.counters, part.first);
+    }
+    share_rows(parts, place.weight);
+    return std::nullopt;
+  }
+
   // Rows of a linear, and the rank that refines them.
   struct Part {
     std::int64_t first = 0, count = 0;
@@ -258,7 +450,7 @@ class CudaPruneShop final : public PruneShop {
   };
 
   // Each to the rank that has least of the input in hand; all ranks find the same.
-  std::vector<Part> parts_of(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) {
+  std::vector<Part> row_parts(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) {
     const std::int64_t step = refines_by_rows(entry, target) ? kRefinedRows : rows;
     std::vector<Part> parts;
     for (std::int64_t first = 0; first < rows; first += step) {
@@ -311,9 +503,12 @@ class CudaPruneShop final : public PruneShop {
   DeviceStats* start_stats(LinearInput input, const StatNeeds& needs, const Moments& moments, bool residual) {
     const auto i = static_cast<std::size_t>(input);
     const auto& weights = dense().layout().weights;
-    const auto reads = std::find_if(weights.begin(), weights.end(),
-                                    [&](const auto& weight) { return weight.input == input; });
-    all_stats_[i].start(reads->cols, needs, moments, residual ? run_.model.config().hidden_size : 0);
+    const std::span<const BlockLayout::Weight> all = expert_in_hand() ? held_->parts() : std::span(weights);
+    const auto reads =
+        std::find_if(all.begin(), all.end(), [&](const auto& weight) { return weight.input == input; });
+    const ModelConfig& model = run_.model.config();
+    all_stats_[i].start(reads->cols, needs, moments, residual ? model.hidden_size : 0,
+                        1.0f / model.residual_scale);
     return stats_[i] = &all_stats_[i];
   }
 
@@ -321,18 +516,24 @@ class CudaPruneShop final : public PruneShop {
     DeviceStats* stats = stats_[static_cast<std::size_t>(input)];
     if (stats == nullptr) return;
     stats->combine(products_, *scratch_);
-    stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+    const std::string expert = expert_in_hand() ? fmt::format(", expert {}", held_->expert()) : "";
+    stats->finish(fmt::format("block {}{}, {}", layer_, expert, name_of(input)));
   }
 
   // Everything on the device but the weights, sized once for all blocks.
   void make_room_for_linears() {
     LinearSizes sizes;
-    std::size_t linears = 0;
+    std::size_t linears = 0, parts = 0;
     bool refines = false;
-    for (const BlockConfig& block : run_.model.config().blocks)
-      linears = std::max(linears, linears_of(block).size());
+    for (const BlockConfig& block : run_.model.config().blocks) {
+      linears = std::max(linears, num_linears(block));
+      most_linears_ = std::max(most_linears_, linears_of(block).size());
+      if (block.experts) parts = parts_of(*block.experts).size();
+    }
+    if (parts > 0) held_.emplace(memory_, run_.model, stream_);
     for (const PlanEntry& entry : run_.plan.entries) {
       if (!entry.prune) continue;
+      pruned_tensors_.insert(entry.tensor);
       sizes.rows = std::max(sizes.rows, entry.rows);
       sizes.cols = std::max(sizes.cols, entry.cols);
       sizes.numel = std::max(sizes.numel, entry.rows * entry.cols);
@@ -341,11 +542,24 @@ class CudaPruneShop final : public PruneShop {
     counters_ = DeviceBuffer(memory_, linears * sizeof(PruneCounters), "counters");
     host_counters_ = PinnedBuffer(counters_.bytes());
     // One of each for every linear of a block: they are selected side by side.
-    selector_.emplace(memory_, products_, run_.plan, linears, sizes, stream_);
+    selector_.emplace(memory_, products_, run_.plan, most_linears_ + parts, sizes, stream_);
     if (refines) {
       refiner_.emplace(memory_, products_, selector_->matrix_select(), run_.plan, sizes, compute_, stream_);
     }
     if (run_.calibrated) errors_.emplace(memory_, products_, run_.model, stream_);
+    if (run_.options.levels != nullptr) make_room_for_aside();
+  }
+
+  // The largest weight in its dtype.
+  void make_room_for_aside() {
+    std::uint64_t bytes = 0;
+    for (const PlanEntry& entry : run_.plan.entries) {
+      const DType dtype = run_.model.checkpoint().at(entry.tensor).dtype;
+      bytes = std::max(bytes, static_cast<std::uint64_t>(entry.rows * entry.cols * size_of(dtype)));
+    }
+    aside_ = DeviceBuffer(memory_, bytes, "levels beside the plan's own");
+    host_aside_ = PinnedBuffer(bytes);
+    aside_counters_ = DeviceBuffer(memory_, sizeof(PruneCounters), "counters");
   }
 
   void make_room_for_windows() {
@@ -364,9 +578,13 @@ class CudaPruneShop final : public PruneShop {
                        run_.options.readers.empty() ? measured_readers() : run_.options.readers, stream_);
     }
     ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, windows_, stream_);
+    if (held_) {
+      ops_->make_room_for_experts();
+      experts_.emplace(*ops_, windows_);
+    }
     if (!run_.aligned) {
       one_.emplace(*ops_);
-      if (run_.options.propagation == Propagation::kPruned) ops_->make_room_for_look();
+      if (run_.options.propagation == Propagation::kPruned || held_) ops_->make_room_for_look();
       return;
     }
     pruned_slots_.emplace_back(memory_, run_.model, compute_);
@@ -434,13 +652,17 @@ class CudaPruneShop final : public PruneShop {
   }
 
   // The weight itself, or what was computed from it.
-  [[noreturn]] void fail_not_finite(const BlockLayout::Weight& weight) const {
-    check_finite(run_.model.checkpoint().load_matrix(weight.tensor, weight.rows, weight.cols).view(),
-                 weight.tensor);
+  [[noreturn]] void fail_not_finite(std::size_t linear) {
+    const std::string tensor = tensor_of(linear);
+    const StoredWeights stored(run_.model.checkpoint());
+    const StoredWeights::Info info = stored.info(tensor);
+    Matrix weight(info.rows, info.cols);
+    convert_to_f32(stored.bytes(tensor), info.dtype, weight.values());
+    check_finite(std::as_const(weight).view(), tensor);
     bad_input(
         "tensor '{}': its scores or refined weights are not finite, expected finite ones; try --compute f32; "
         "nothing was written",
-        weight.tensor);
+        tensor);
   }
 
   const PruneRun& run_;
@@ -456,6 +678,10 @@ class CudaPruneShop final : public PruneShop {
   std::vector<BlockWeights> pruned_slots_;  // of an aligned run: one or two
   bool pruned_is_copy_ = false;
   std::int64_t layer_ = -1;
+  std::size_t most_linears_ = 0;          // of a block, without experts
+  std::set<std::string> pruned_tensors_;  // by the plan
+  std::optional<HeldExpert> held_;        // where the model has experts
+  bool experts_pass_ = false;
   std::optional<StatisticsRanks> shared_;                  // with several ranks
   std::vector<std::int64_t> loads_;                        // rows of the input in hand that each rank refines
   std::vector<bool> refined_here_;                         // by linear of the block
@@ -469,6 +695,7 @@ class CudaPruneShop final : public PruneShop {
   std::optional<DeviceStreamOps> ops_;
   std::optional<WholeStream<DeviceStreamOps>> one_;
   std::optional<TwoStreams<DeviceStreamOps>> two_;
+  std::optional<ExpertStream<DeviceStreamOps>> experts_;
   Lanes lanes_;
   std::optional<DeviceSelector> selector_;
   std::optional<DeviceRefiner> refiner_;
@@ -477,6 +704,8 @@ class CudaPruneShop final : public PruneShop {
   std::optional<OutputErrors> errors_;       // with calibration
   DeviceBuffer counters_;                    // PruneCounters by linear
   PinnedBuffer host_counters_;
+  DeviceBuffer aside_, aside_counters_;  // of solve_aside()
+  PinnedBuffer host_aside_;
   Event linears_ended_;
   std::vector<std::optional<double>> damping_;  // raised ones, by linear
   TensorWriter writer_;                         // last: its threads read what is above

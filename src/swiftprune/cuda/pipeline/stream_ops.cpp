@@ -1,8 +1,10 @@
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "swiftprune/core/progress.h"
+#include "swiftprune/pipeline/root_mean_square.h"
 
 namespace swiftprune::cuda {
 
@@ -63,6 +65,16 @@ void DeviceStreamOps::make_room_for_look() {
                        "the hidden states of one pass");
 }
 
+void DeviceStreamOps::make_room_for_experts() {
+  constexpr std::string_view kWhat = "the tokens of one expert";
+  const auto rows = static_cast<std::uint64_t>(forward_.rows()), all = static_cast<std::uint64_t>(num_rows());
+  gathered_ = DeviceMatrix(memory_, DType::kF32, forward_.rows(), config().hidden_size, kWhat);
+  rows_ = DeviceBuffer(memory_, rows * sizeof(std::int32_t), kWhat);
+  gates_ = DeviceBuffer(memory_, rows * sizeof(float), kWhat);
+  sizes_ = DeviceBuffer(memory_, all * sizeof(double), kWhat);
+  largest_ = DeviceBuffer(memory_, all * sizeof(double), kWhat);
+}
+
 DeviceMatrix DeviceStreamOps::clone(const DeviceMatrix& hidden) const {
   const DeviceView from = hidden.view();
   DeviceMatrix result(memory_, from.dtype, from.rows, from.cols, "hidden states of the calibration windows");
@@ -75,7 +87,7 @@ void DeviceStreamOps::forward(const BlockWeights& block, DeviceView hidden, cons
   if (!stays) return forward_.run(block, hidden, observer);
   const DeviceView rows = look_.view().row_block(0, hidden.rows);
   copy(hidden, rows, stream_);
-  forward_.run(block, rows, observer);
+  forward_.run(block, rows, observer, true);
 }
 
 DeviceView DeviceStreamOps::hold(DeviceView x) const {
@@ -127,6 +139,62 @@ void DeviceStreamOps::add_aligned_output(DeviceStats& stats, const BlockWeights&
   find_roots(dense_residual, dense_out);
   stats.add_aligned(products_, scratch_, {x, dense, residual, dense_residual, roots_.as<float>()},
                     windows_.seqlen);
+}
+
+DeviceMatrix DeviceStreamOps::zeros_like(const DeviceMatrix& hidden) const {
+  const DeviceView like = hidden.view();
+  DeviceMatrix zeros(memory_, like.dtype, like.rows, like.cols, "outputs of the experts");
+  check(cudaMemsetAsync(zeros.view().data, 0, static_cast<std::size_t>(like.numel() * size_of(like.dtype)),
+                        stream_));
+  return zeros;
+}
+
+std::vector<float> DeviceStreamOps::row_sizes(const DeviceMatrix& hidden) const {
+  const DeviceView x = hidden.view();
+  cuda::row_sizes(static_cast<const float*>(x.data), nullptr, x.rows, x.cols, sizes_.as<double>(),
+                  largest_.as<double>(), stream_);
+  std::vector<double> norms(static_cast<std::size_t>(x.rows));
+  check(cudaMemcpyAsync(norms.data(), sizes_.data(), norms.size() * sizeof(double), cudaMemcpyDeviceToHost,
+                        stream_));
+  check(cudaStreamSynchronize(stream_));
+  std::vector<float> sizes;
+  for (const double norm : norms) sizes.push_back(static_cast<float>(root_mean_square(norm * norm, x.cols)));
+  return sizes;
+}
+
+const std::int32_t* DeviceStreamOps::upload_rows(std::span<const std::int64_t> rows) const {
+  const std::vector<std::int32_t> narrow(rows.begin(), rows.end());
+  check(cudaMemcpyAsync(rows_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
+                        cudaMemcpyHostToDevice, stream_));  // pageable: read before the call returns
+  return rows_.as<std::int32_t>();
+}
+
+DeviceView DeviceStreamOps::gather(const DeviceMatrix& hidden, std::span<const std::int64_t> rows) const {
+  const DeviceView x = hidden.view(), to = gathered_.view().row_block(0, std::ssize(rows));
+  cuda::gather(x.data, x.dtype, x.cols, upload_rows(rows), to.rows, nullptr, x.cols, to.data, stream_);
+  return to;
+}
+
+void DeviceStreamOps::add_gated(DeviceView values, const ExpertTokens& tokens,
+                                const DeviceMatrix& outputs) const {
+  check(cudaMemcpyAsync(gates_.data(), tokens.gates.data(), tokens.gates.size() * sizeof(float),
+                        cudaMemcpyHostToDevice, stream_));  // pageable
+  add_gated_rows(static_cast<const float*>(values.data), upload_rows(tokens.rows), gates_.as<float>(),
+                 values.rows, values.cols, static_cast<float*>(outputs.view().data), stream_);
+}
+
+void DeviceStreamOps::add_window(DeviceStats& stats, DeviceView x) const {
+  stats.add_window(scratch_, x);
+  stats.add_gram(products_, x);
+}
+
+void DeviceStreamOps::add_weighted_window(DeviceStats& stats, DeviceView x, DeviceView dense,
+                                          std::span<const float> weights) const {
+  std::vector<float> roots;
+  for (const float weight : weights) roots.push_back(std::sqrt(weight));
+  check(cudaMemcpyAsync(roots_.data(), roots.data(), roots.size() * sizeof(float), cudaMemcpyHostToDevice,
+                        stream_));  // pageable
+  stats.add_aligned(products_, scratch_, {.x = x, .dense_x = dense, .roots = roots_.as<float>()}, x.rows);
 }
 
 }  // namespace swiftprune::cuda

@@ -2,12 +2,20 @@
 #pragma once
 
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "swiftprune/cuda/forward/block.h"
 #include "swiftprune/cuda/statistics/calibration.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune::cuda {
+
+// An expert of the block as it stands there.
+struct DeviceExpert {
+  const BlockWeights* block = nullptr;
+  std::int64_t index = 0;
+};
 
 // Windows of one pass share their rows: about so many tokens.
 inline constexpr std::int64_t kTokensPerPass = 4096;
@@ -29,6 +37,7 @@ class DeviceStreamOps {
   using Hidden = DeviceMatrix;  // [N, hidden] F32 of all windows
   using Stats = DeviceStats;
   using Observer = DeviceObserver;
+  using Expert = DeviceExpert;
 
   // scratch: with room for weighted inputs where tokens are weighted.
   DeviceStreamOps(DeviceMemory& memory, Products& products, BlockForward& forward,
@@ -38,6 +47,8 @@ class DeviceStreamOps {
   void make_room_for_inner();
   // Memory for hidden states that stay while a block is looked at.
   void make_room_for_look();
+  // Memory for the tokens of one expert at a time.
+  void make_room_for_experts();
 
   const ModelConfig& config() const { return model_.config(); }
   DeviceMatrix embed() const { return cuda::embed(memory_, model_, windows_, stream_); }
@@ -67,6 +78,9 @@ class DeviceStreamOps {
   void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden) {
     forward_.add_projected(block, which, y, hidden);
   }
+  void add_output(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden) {
+    forward_.add_projected(block, which, y, hidden);
+  }
   void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden) {
     forward_.project_and_add(block, which, x, hidden);
   }
@@ -88,7 +102,39 @@ class DeviceStreamOps {
                           DeviceView dense, DeviceView residual, DeviceView dense_residual,
                           const DeviceView* dense_out) const;
 
+  // -- A block's experts (pipeline/streams/expert_stream.h).
+  std::int64_t most_expert_rows() const { return forward_.rows(); }
+  static std::int64_t num_experts(const BlockWeights& block) { return block.config().experts->count; }
+  DeviceMatrix zeros_like(const DeviceMatrix& hidden) const;
+  std::vector<float> row_sizes(const DeviceMatrix& hidden) const;
+  std::vector<ExpertTokens> route(const BlockWeights& block, DeviceView x) {
+    return forward_.experts().route(block, x);
+  }
+  DeviceView shared_inner(const BlockWeights& block, DeviceView x) { return forward_.mlp(block, x); }
+  void add_shared(const BlockWeights& block, DeviceView x, DeviceView y) {
+    forward_.add_shared(block, x, y, nullptr);
+  }
+  DeviceView gather(const DeviceMatrix& hidden, std::span<const std::int64_t> rows) const;
+  static void use(const BlockWeights& block, std::int64_t expert,
+                  const std::function<void(const DeviceExpert&)>& body) {
+    body({&block, expert});
+  }
+  DeviceView inner(const DeviceExpert& expert, DeviceView x) {
+    return forward_.experts().inner(*expert.block, expert.index, x);
+  }
+  DeviceView project_expert(const DeviceExpert& expert, DeviceView inner) {
+    return forward_.experts().project(*expert.block, expert.index, inner);
+  }
+  void add_gated(DeviceView values, const ExpertTokens& tokens, const DeviceMatrix& outputs) const;
+  void add_window(DeviceStats& stats, DeviceView x) const;
+  void add_empty_window(DeviceStats& stats) const {
+    stats.add_window(scratch_, view_of(nullptr, forward_.compute(), 0, stats.inputs()));
+  }
+  void add_weighted_window(DeviceStats& stats, DeviceView x, DeviceView dense,
+                           std::span<const float> weights) const;
+
  private:
+  const std::int32_t* upload_rows(std::span<const std::int64_t> rows) const;
   // 1/√ of the products of the rows' sizes, for weights of tokens.
   void find_roots(DeviceView x, const DeviceView* y) const;
   std::int64_t num_rows() const { return windows_.num_windows() * windows_.seqlen; }
@@ -103,7 +149,10 @@ class DeviceStreamOps {
   DeviceBuffer inner_;  // [N, I] input of the output projection in hand
   std::int64_t inner_cols_ = 0;
   DeviceBuffer roots_;
-  DeviceMatrix look_;  // [rows of a pass, hidden]
+  DeviceMatrix look_;             // [rows of a pass, hidden]
+  DeviceMatrix gathered_;         // hidden states of an expert's tokens
+  DeviceBuffer rows_, gates_;     // of these tokens
+  DeviceBuffer sizes_, largest_;  // [N] of row_sizes()
 };
 
 }  // namespace swiftprune::cuda

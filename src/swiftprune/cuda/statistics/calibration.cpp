@@ -43,7 +43,7 @@ DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStre
       memory_(memory) {}
 
 void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments,
-                        std::int64_t residual_size) {
+                        std::int64_t residual_size, float residual_factor) {
   needs_ = needs;
   inputs_ = inputs;
   num_tokens_ = num_windows_ = 0;
@@ -63,6 +63,7 @@ void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Momen
   gram_ = needs.gram ? take(moments.gram, inputs) : nullptr;
   cross_ = needs.alignment ? take(moments.cross, inputs) : nullptr;
   residual_size_ = residual_size;
+  residual_factor_ = residual_factor;
   residual_ = needs.alignment && residual_size > 0 ? take(moments.residual, residual_size) : nullptr;
 }
 
@@ -138,6 +139,7 @@ void DeviceStats::add_residual_rows(Products& products, const Pass& pass, std::i
                 .b = pass.x,
                 .c = view_of(residual_, DType::kF32, residual_size_, inputs_).row_block(first, count),
                 .a_transposed = true,
+                .alpha = residual_factor_,
                 .beta = 1.0f});
 }
 

@@ -77,10 +77,11 @@ class DeviceStats {
   DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream,
               StatisticsRanks* ranks = nullptr);
   // Begins again. moments: where the matrices go that `needs` names. residual_size: 0 without residual
-  // moments.
-  void start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments, std::int64_t residual_size);
+  // moments; residual_factor: of the residual, where the output joins it times 1/residual_factor.
+  void start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments, std::int64_t residual_size,
+             float residual_factor = 1.0f);
 
-  // x [T, I]: one window; windows come in their order.
+  // x [T, I]: one window, which may be without tokens; windows come in their order.
   void add_window(const StatisticsScratch& scratch, DeviceView x);
   // x [whole windows of seqlen rows, I]
   void add_windows(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen);
@@ -131,6 +132,7 @@ class DeviceStats {
   std::vector<Pass> held_;
   std::int64_t held_rows_ = 0;
   std::int64_t residual_size_ = 0;
+  float residual_factor_ = 1.0f;
   std::int64_t num_tokens_ = 0, num_windows_ = 0;
   DeviceBuffer sums_;  // energy, ewma, sum: [I] double each
   float* gram_ = nullptr;

@@ -193,13 +193,15 @@ std::int64_t statistics_scratch(std::int64_t rows, std::int64_t cols) {
 }
 
 void add_statistics(const StatisticsArgs& args, cudaStream_t stream) {
-  if (args.rows * args.cols == 0) return;
-  const std::int64_t size = num_strips(args.rows) * args.cols;
+  if (args.cols == 0) return;
+  const std::int64_t strips = args.rows > 0 ? num_strips(args.rows) : 0;
+  const std::int64_t size = strips * args.cols;
   auto* scratch = static_cast<float*>(args.scratch);
   StripSums sums{scratch, args.sum != nullptr ? scratch + size : nullptr,
                  args.peak != nullptr ? scratch + 2 * size : nullptr};
-  launch_strips<false>(args.x, args.dtype, args.rows, args.cols, sums, stream);
-  launch_finish(sums, num_strips(args.rows), args, stream);
+  // No rows move the average over windows alone.
+  if (strips > 0) launch_strips<false>(args.x, args.dtype, args.rows, args.cols, sums, stream);
+  launch_finish(sums, strips, args, stream);
   check_launch("add_statistics");
 }
 

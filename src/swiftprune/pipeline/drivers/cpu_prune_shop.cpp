@@ -38,7 +38,7 @@ class CpuPruneShop final : public PruneShop {
         ops_(run.model, backend, windows_),
         selector_(make_selector(run.options.select, run.options.selector)),
         block_(run.model, backend, run.options.compute),
-        experts_(ops_, backend, windows_),
+        experts_(ops_, windows_),
         shared_(run, backend),
         orders_(run, backend, *selector_) {
     if (run.row_budgets) {
@@ -411,7 +411,7 @@ class CpuPruneShop final : public PruneShop {
   std::optional<WholeStream<CpuStreamOps>> one_;
   std::optional<TwoStreams<CpuStreamOps>> two_;
   CpuBlock block_;
-  ExpertStream experts_;
+  ExpertStream<CpuStreamOps> experts_;
   SharedRefinement shared_;
   ChannelOrders orders_;
   bool experts_pass_ = false;

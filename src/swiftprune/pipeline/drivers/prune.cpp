@@ -383,10 +383,6 @@ void PruneOutput::write_quantized(const std::string&, const QuantizedWeight&) {
   expect(false, "PruneOutput: write_quantized() where grids are kept");
 }
 
-PruneShop::Aside PruneShop::solve_aside(std::size_t, const PlanEntry&, const PruneTarget&) {
-  expect(false, "solve_aside: a device that solves levels");
-  return {};
-}
 std::vector<std::int64_t> PruneShop::start_experts(bool) {
   expect(false, "start_experts: a device that runs experts");
   return {};

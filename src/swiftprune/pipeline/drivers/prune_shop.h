@@ -80,13 +80,13 @@ class PruneShop {
   virtual void select(std::size_t linear, const PlanEntry& entry, const PruneTarget& target,
                       bool masks_only) = 0;
   virtual void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) = 0;
-  // select() and refine() of other settings for a linear that is not pruned yet, and still is not behind the call. The
-  // default is that of a device that solves no levels (Capabilities::levels).
+  // select() and refine() of other settings (PruneOptions::levels) for a linear that is not pruned yet, and still is not
+  // behind the call.
   struct Aside {
     Matrix weight;  // as the file would hold it
     LinearOutcome outcome;
   };
-  virtual Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target);
+  virtual Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) = 0;
   // All linears that read the input are pruned; its statistics may go.
   virtual void end_input(LinearInput input) = 0;
 

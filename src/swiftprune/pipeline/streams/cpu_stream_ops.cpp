@@ -138,4 +138,33 @@ void CpuStreamOps::add_aligned_output(ActivationStats& stats, const DecoderBlock
   add_windows(stats, {x, dense, of_pruned.view(), of_dense.view(), weights});
 }
 
+std::vector<float> CpuStreamOps::row_sizes(const Matrix& hidden) const {
+  std::vector<float> sizes(static_cast<std::size_t>(hidden.rows()));
+  parallel_for(hidden.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t t = first; t < last; ++t) {
+      sizes[static_cast<std::size_t>(t)] = static_cast<float>(root_mean_square(hidden.view().row_span(t)));
+    }
+  });
+  return sizes;
+}
+
+std::vector<ExpertTokens> CpuStreamOps::route(const DecoderBlock& block, ConstMatrixView x) const {
+  const Router& router = block.experts()->router();
+  const Matrix scores = router.scores(backend_, x);
+  return tokens_by_expert(router.route(scores.view()), block.experts()->count());
+}
+
+void CpuStreamOps::add_shared(const DecoderBlock& block, ConstMatrixView x, MatrixView y) const {
+  const Matrix shared = block.shared_output(backend_, x);
+  for (std::int64_t r = 0; r < y.rows; ++r) {
+    for (std::int64_t i = 0; i < y.cols; ++i) y.at(r, i) += shared.at(r, i);
+  }
+}
+
+void CpuStreamOps::add_empty_window(ActivationStats& stats) const {
+  const ConstMatrixView none{nullptr, 0, stats.num_inputs(), stats.num_inputs()};
+  stats.has_alignment() ? stats.add_window(backend_, AlignedWindow{.x = none, .dense_x = none})
+                        : stats.add_window(backend_, none);
+}
+
 }  // namespace swiftprune

@@ -17,6 +17,7 @@ class CpuStreamOps {
   using Hidden = Matrix;  // [N, row_size] of all windows
   using Stats = ActivationStats;
   using Observer = InputObserver;
+  using Expert = swiftprune::Expert;
 
   CpuStreamOps(const Model& model, const Backend& backend, const TokenWindows& windows);
 
@@ -44,6 +45,10 @@ class CpuStreamOps {
   void add_projected(const DecoderBlock& block, LinearInput which, Matrix& y, MatrixView hidden) const {
     block.add_output(backend_, which, y.view(), hidden);
   }
+  // The same where y may change.
+  void add_output(const DecoderBlock& block, LinearInput which, MatrixView y, MatrixView hidden) const {
+    block.add_output(backend_, which, y, hidden);
+  }
   void project_and_add(const DecoderBlock& block, LinearInput which, ConstMatrixView x,
                        MatrixView hidden) const;
   static bool norms_output(const DecoderBlock& block, LinearInput which) { return block.norms_output(which); }
@@ -69,6 +74,42 @@ class CpuStreamOps {
   void add_aligned_output(ActivationStats& stats, const DecoderBlock& block, LinearInput which,
                           ConstMatrixView x, ConstMatrixView dense, ConstMatrixView residual,
                           ConstMatrixView dense_residual, const Matrix* dense_out) const;
+
+  // -- A block's experts (expert_stream.h).
+  static std::int64_t most_expert_rows() { return 4096; }  // at a time
+  static std::int64_t num_experts(const DecoderBlock& block) { return block.experts()->count(); }
+  static Matrix zeros_like(const Matrix& hidden) { return Matrix::zeros(hidden.rows(), hidden.cols()); }
+  // [N] root_mean_square() of the rows
+  std::vector<float> row_sizes(const Matrix& hidden) const;
+  std::vector<ExpertTokens> route(const DecoderBlock& block, ConstMatrixView x) const;
+  Matrix shared_inner(const DecoderBlock& block, ConstMatrixView x) const {
+    return block.shared_inner(backend_, x);
+  }
+  // y += what the shared expert makes of x, where there is one.
+  void add_shared(const DecoderBlock& block, ConstMatrixView x, MatrixView y) const;
+  static Matrix gather(const Matrix& hidden, std::span<const std::int64_t> rows) {
+    return gather_rows(hidden.view(), rows);
+  }
+  // The expert for one use.
+  void use(const DecoderBlock& block, std::int64_t expert,
+           const std::function<void(const Expert&)>& body) const {
+    block.experts()->use(backend_, expert, body);
+  }
+  Matrix inner(const Expert& expert, ConstMatrixView x) const { return expert.inner(backend_, x); }
+  Matrix project_expert(const Expert& expert, ConstMatrixView inner) const {
+    return expert.project(backend_, inner);
+  }
+  static void add_gated(ConstMatrixView values, const ExpertTokens& tokens, Matrix& outputs) {
+    add_rows(values, tokens, outputs.view());
+  }
+  // One window of any number of tokens.
+  void add_window(ActivationStats& stats, ConstMatrixView x) const { stats.add_window(backend_, x); }
+  void add_empty_window(ActivationStats& stats) const;
+  // weights [T] of the tokens in all sums
+  void add_weighted_window(ActivationStats& stats, ConstMatrixView x, ConstMatrixView dense,
+                           std::span<const float> weights) const {
+    stats.add_window(backend_, AlignedWindow{.x = x, .dense_x = dense, .weights = weights});
+  }
 
  private:
   void add_windows(ActivationStats& stats, const AlignedWindow& rows) const;
