@@ -18,6 +18,4 @@ swiftprune_test(pipeline/record)
 swiftprune_test(pipeline/quantize)
 swiftprune_test(pipeline/ranks)
 swiftprune_test(pipeline/golden)
-add_test(NAME pipeline.golden COMMAND pipeline_tests --gtest_brief=1 --gtest_filter=Golden.*)
-set_tests_properties(pipeline.golden PROPERTIES ENVIRONMENT "SWIFTPRUNE_ISA=baseline;OMP_NUM_THREADS=1"
-  WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} LABELS pipeline)
+set(pipeline_environment Golden "SWIFTPRUNE_ISA=baseline;OMP_NUM_THREADS=1")
