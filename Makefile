@@ -11,6 +11,9 @@ TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
+# Tests run side by side: threads that spin while they wait for one another take the cores from the other tests.
+test asan python-test: export GOMP_SPINCOUNT ?= 2000
+
 .PHONY: build demo test asan tsan fuzz python-test wheel site deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
