@@ -6,6 +6,7 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/cuda/kernels.h"
+#include "swiftprune/pipeline/drivers/linear_numbers.h"
 #include "swiftprune/refinement/layer_error.h"
 
 namespace swiftprune::cuda {
@@ -43,14 +44,12 @@ OutputErrors::OutputErrors(DeviceMemory& memory, Products& products, const Model
     bytes.resize(std::max(bytes.size(), linears.size()), 0);
     for (std::size_t i = 0; i < linears.size(); ++i)
       add(linears[i], model.checkpoint().at(linears[i].name + ".weight").dtype, bytes[i]);
-    most_linears = std::max(most_linears, linears.size());
+    most_linears = std::max(most_linears, LinearNumbers(block).size());
     if (!block.experts) continue;
     const auto parts = parts_of(*block.experts);
     of_experts.resize(std::max(of_experts.size(), parts.size()), 0);
     for (std::size_t p = 0; p < parts.size(); ++p)
       add(expert_linear(*block.experts, model.config().hidden_size, 0, parts[p]), DType::kF32, of_experts[p]);
-    most_linears = std::max(most_linears,
-                            linears.size() + parts.size() * static_cast<std::size_t>(block.experts->count));
   }
   bytes.insert(bytes.end(), of_experts.begin(), of_experts.end());
   linears_.resize(most_linears);

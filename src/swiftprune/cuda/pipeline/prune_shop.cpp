@@ -23,6 +23,7 @@
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/drivers/linear_numbers.h"
 #include "swiftprune/pipeline/drivers/shared_refinement.h"
 #include "swiftprune/pipeline/streams/expert_stream.h"
 #include "swiftprune/pipeline/streams/rank_windows.h"
@@ -66,7 +67,8 @@ class CudaPruneShop final : public PruneShop {
     });
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
     if (errors_) errors_->start_block();
-    damping_.assign(num_linears(dense().config()), std::nullopt);
+    numbers_.emplace(dense().config());
+    damping_.assign(numbers_->size(), std::nullopt);
     refined_here_.assign(damping_.size(), false);
     quantized_.assign(damping_.size(), std::nullopt);
     pruned_is_copy_ = false;
@@ -285,7 +287,7 @@ class CudaPruneShop final : public PruneShop {
       linears_ended_.synchronize();
     }
     const auto* counters = reinterpret_cast<const PruneCounters*>(host_counters_.data());
-    std::vector<LinearOutcome> outcomes(num_linears(dense().config()));
+    std::vector<LinearOutcome> outcomes(numbers_->size());
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       if (counters[i].not_finite != 0) fail_not_finite(i);
       outcomes[i].zeros = total_zeros(counters[i]);
@@ -300,7 +302,7 @@ class CudaPruneShop final : public PruneShop {
     if (quantized_[linear] && run_.output.keeps_grids()) {
       run_.output.write_quantized(tensor, *quantized_[linear]);
     } else {
-      if (is_of_expert(linear)) stream_.synchronize();  // written before outcomes() waits
+      if (numbers_->is_of_expert(linear)) stream_.synchronize();  // written before outcomes() waits
       writer_.write(tensor, place_of(linear).weight);
     }
     quantized_[linear].reset();
@@ -326,55 +328,43 @@ class CudaPruneShop final : public PruneShop {
 
   static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
 
-  // -- Linears by number: those that every token passes, then the experts', of which the one in hand is there.
-  static std::size_t num_linears(const BlockConfig& block) {
-    const std::size_t linears = linears_of(block).size();
-    if (!block.experts) return linears;
-    return linears + parts_of(*block.experts).size() * static_cast<std::size_t>(block.experts->count);
-  }
-  std::size_t linears_before_experts() { return dense().layout().weights.size(); }
+  // -- Linears by number (linear_numbers.h), of those of experts the one in hand.
   bool expert_in_hand() const { return held_ && held_->expert() >= 0; }
-  bool is_of_expert(std::size_t linear) { return linear >= linears_before_experts(); }
-  std::size_t part_of(std::size_t linear) {
-    const std::size_t parts = parts_of(*dense().config().experts).size(),
-                      of = linear - linears_before_experts();
-    expect(expert_in_hand() && static_cast<std::int64_t>(of / parts) == held_->expert(),
-           "a linear of the expert in hand");
-    return of % parts;
+  std::size_t part_of(std::size_t linear) const {
+    expect(expert_in_hand() && numbers_->expert(linear) == held_->expert(), "a linear of the expert in hand");
+    return numbers_->part(linear);
   }
   DeviceView weight_of(std::size_t linear) {
-    return is_of_expert(linear) ? held_->dense(part_of(linear)) : dense().weight(linear);
+    return numbers_->is_of_expert(linear) ? held_->dense(part_of(linear)) : dense().weight(linear);
   }
   Place place_of(std::size_t linear) {
-    return {is_of_expert(linear) ? held_->pruned(part_of(linear)) : pruned().weight(linear),
-            counters_of(linear)};
+    const bool of_expert = numbers_->is_of_expert(linear);
+    return {of_expert ? held_->pruned(part_of(linear)) : pruned().weight(linear), counters_of(linear)};
   }
   // Its part of what is there once for each linear of a block, and for each part of one expert.
-  std::size_t slot_of(std::size_t linear) {
-    return is_of_expert(linear) ? most_linears_ + part_of(linear) : linear;
-  }
-  LinearTensors expert_linear_of(std::size_t linear) {
-    const ExpertsConfig& experts = *dense().config().experts;
-    const std::size_t parts = parts_of(experts).size(), of = linear - linears_before_experts();
-    return expert_linear(experts, run_.model.config().hidden_size, static_cast<std::int64_t>(of / parts),
-                         parts_of(experts)[of % parts]);
+  std::size_t slot_of(std::size_t linear) const {
+    return numbers_->is_of_expert(linear) ? most_linears_ + part_of(linear) : linear;
   }
   std::string tensor_of(std::size_t linear) {
-    return is_of_expert(linear) ? expert_linear_of(linear).name + ".weight"
-                                : dense().layout().weights[linear].tensor;
+    if (!numbers_->is_of_expert(linear)) return dense().layout().weights[linear].tensor;
+    const ExpertsConfig& experts = *dense().config().experts;
+    const ExpertPart part = parts_of(experts)[numbers_->part(linear)];
+    const std::int64_t hidden = run_.model.config().hidden_size;
+    return expert_linear(experts, hidden, numbers_->expert(linear), part).name + ".weight";
   }
-  // Those that read `input`, of the expert in hand or of the block without its experts.
+  // What there is of the expert in hand, or of the block without its experts.
+  std::span<const BlockLayout::Weight> weights_in_hand() {
+    return expert_in_hand() ? held_->parts() : std::span<const BlockLayout::Weight>(dense().layout().weights);
+  }
+  // Those of them that read `input`.
   std::vector<std::size_t> linears_in_hand(LinearInput input) {
-    const std::size_t before = linears_before_experts();
-    const auto& weights = dense().layout().weights;
-    const std::span<const BlockLayout::Weight> all = expert_in_hand() ? held_->parts() : std::span(weights);
-    const std::size_t first =
-        expert_in_hand() ? before + static_cast<std::size_t>(held_->expert()) * all.size() : 0;
-    std::vector<std::size_t> numbers;
+    const auto all = weights_in_hand();
+    const std::size_t first = expert_in_hand() ? numbers_->first_of(held_->expert()) : 0;
+    std::vector<std::size_t> linears;
     for (std::size_t i = 0; i < all.size(); ++i) {
-      if (all[i].input == input) numbers.push_back(first + i);
+      if (all[i].input == input) linears.push_back(first + i);
     }
-    return numbers;
+    return linears;
   }
   // Do the windows pass what is pruned?
   bool sees_pruned() const { return run_.aligned || run_.options.propagation == Propagation::kPruned; }
@@ -502,8 +492,7 @@ class CudaPruneShop final : public PruneShop {
 
   DeviceStats* start_stats(LinearInput input, const StatNeeds& needs, const Moments& moments, bool residual) {
     const auto i = static_cast<std::size_t>(input);
-    const auto& weights = dense().layout().weights;
-    const std::span<const BlockLayout::Weight> all = expert_in_hand() ? held_->parts() : std::span(weights);
+    const auto all = weights_in_hand();
     const auto reads =
         std::find_if(all.begin(), all.end(), [&](const auto& weight) { return weight.input == input; });
     const ModelConfig& model = run_.model.config();
@@ -526,9 +515,10 @@ class CudaPruneShop final : public PruneShop {
     std::size_t linears = 0, parts = 0;
     bool refines = false;
     for (const BlockConfig& block : run_.model.config().blocks) {
-      linears = std::max(linears, num_linears(block));
-      most_linears_ = std::max(most_linears_, linears_of(block).size());
-      if (block.experts) parts = parts_of(*block.experts).size();
+      const LinearNumbers numbers(block);
+      linears = std::max(linears, numbers.size());
+      most_linears_ = std::max(most_linears_, numbers.before_experts());
+      parts = std::max(parts, numbers.parts());
     }
     if (parts > 0) held_.emplace(memory_, run_.model, stream_);
     for (const PlanEntry& entry : run_.plan.entries) {
@@ -678,7 +668,8 @@ class CudaPruneShop final : public PruneShop {
   std::vector<BlockWeights> pruned_slots_;  // of an aligned run: one or two
   bool pruned_is_copy_ = false;
   std::int64_t layer_ = -1;
-  std::size_t most_linears_ = 0;          // of a block, without experts
+  std::optional<LinearNumbers> numbers_;  // of the block
+  std::size_t most_linears_ = 0;          // of any block, without experts
   std::set<std::string> pruned_tensors_;  // by the plan
   std::optional<HeldExpert> held_;        // where the model has experts
   bool experts_pass_ = false;

@@ -15,6 +15,7 @@
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/channel_orders.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
+#include "swiftprune/pipeline/drivers/linear_numbers.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
 #include "swiftprune/pipeline/drivers/shared_refinement.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
@@ -53,11 +54,8 @@ class CpuPruneShop final : public PruneShop {
   void load(std::int64_t layer) override {
     const Stopwatch watch(run_.seconds.load);
     block_.load(layer, run_.aligned);
-    const std::size_t of_experts =
-        block_->experts() != nullptr
-            ? num_expert_parts() * static_cast<std::size_t>(block_->experts()->count())
-            : 0;
-    outcomes_.assign(block_->linears().size() + of_experts, {});
+    numbers_.emplace(block_->config());
+    outcomes_.assign(numbers_->size(), {});
     quantized_.clear();
     quantized_.resize(outcomes_.size());
     finished_.clear();
@@ -286,16 +284,11 @@ class CpuPruneShop final : public PruneShop {
  private:
   static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
 
-  std::size_t num_expert_parts() const { return parts_of(*block_->config().experts).size(); }
-
-  // Those that every token passes, then the experts', of which the one in hand is there.
+  // By number (linear_numbers.h); of those of experts the one in hand is there.
   BlockLinear& linear(std::size_t index) {
-    const std::size_t before = block_->linears().size();
-    if (index < before) return block_->linears()[index];
-    const std::size_t parts = num_expert_parts();
-    expect(static_cast<std::int64_t>((index - before) / parts) == expert_index_,
-           "linear: of the expert in hand");
-    return expert_->linear(parts_of(*block_->config().experts)[(index - before) % parts]);
+    if (!numbers_->is_of_expert(index)) return block_->linears()[index];
+    expect(numbers_->expert(index) == expert_index_, "linear: of the expert in hand");
+    return expert_->linear(parts_of(*block_->config().experts)[numbers_->part(index)]);
   }
 
   void write_weight(std::size_t linear, const BlockLinear& of) {
@@ -415,6 +408,7 @@ class CpuPruneShop final : public PruneShop {
   SharedRefinement shared_;
   ChannelOrders orders_;
   bool experts_pass_ = false;
+  std::optional<LinearNumbers> numbers_;  // of the block
   std::int64_t expert_index_ = -1;
   std::optional<Expert> expert_;    // in hand
   std::set<std::string> finished_;  // tensors of the block in hand that an earlier run wrote
