@@ -260,16 +260,19 @@ void complete_stablelm(const GgufFile& file, Json& config) {
   config["use_parallel_residual"] = false;
 }
 
-constexpr ConfigField kStarcoder2Fields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-};
+// Of decoders with LayerNorms, whose epsilon each family calls otherwise.
+constexpr std::array<ConfigField, 8> layer_norm_fields(const char* epsilon) {
+  return {{{"hidden_size", "embedding_length"},
+           {"intermediate_size", "feed_forward_length"},
+           {"num_hidden_layers", "block_count"},
+           {"num_attention_heads", "attention.head_count"},
+           {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
+           {"max_position_embeddings", "context_length"},
+           {epsilon, "attention.layer_norm_epsilon", Type::kNumber},
+           {"rope_theta", "rope.freq_base", Type::kNumber, false}}};
+}
+
+constexpr auto kStarcoder2Fields = layer_norm_fields("norm_epsilon");
 
 constexpr TensorRule kStarcoder2Block[] = {
     {"attn_norm", "model.layers.*.input_layernorm", "required"},
@@ -287,16 +290,7 @@ void complete_starcoder2(const GgufFile& file, Json& config) {
   config["sliding_window"] = nullptr;
 }
 
-constexpr ConfigField kPhi2Fields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-};
+constexpr auto kPhi2Fields = layer_norm_fields("layer_norm_eps");
 
 constexpr TensorRule kPhi2ModelTensors[] = {
     {"token_embd", "model.embed_tokens"},
@@ -316,16 +310,7 @@ constexpr TensorRule kPhi2Block[] = {
 
 // ---- nemotron: LayerNorms whose gain is stored as 1 + w, a plain MLP of squared ReLU
 
-constexpr ConfigField kNemotronFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-};
+constexpr auto kNemotronFields = layer_norm_fields("norm_eps");
 
 constexpr TensorRule kNemotronModelTensors[] = {
     {"token_embd", "model.embed_tokens"},
