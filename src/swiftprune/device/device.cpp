@@ -1,5 +1,7 @@
 #include "swiftprune/device/device.h"
 
+#include "swiftprune/pipeline/adapter_output.h"
+
 namespace swiftprune {
 
 void Device::check_model(const Model& model) const {
@@ -20,7 +22,11 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
   swiftprune::check_plan(plan, options.select, capabilities());
   if (options.levels != nullptr) check_levels(capabilities());
   check_expert_weights(model.config(), capabilities());
+  check_low_rank_plan(plan, model);
   if (options.ranks->size() == 1) return;
+  if (plan.low_rank() > 0)
+    bad_usage("--low-rank: found {} with {} ranks, expected one process", plan.low_rank(),
+              options.ranks->size());
   if (!capabilities().ranks) {
     bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
               capabilities().instead);

@@ -41,6 +41,7 @@ struct Capabilities {
   bool narrows_experts = false;    // takes inner channels out of experts
   bool permutations = false;       // orders of inputs that suit N:M (Plan::permute)
   bool expert_weights = false;     // models with experts, pruned weight by weight
+  bool low_rank = false;           // parts beside the weights (PlanEntry::low_rank)
 
   std::set<ModelFeature> features;
   std::int64_t max_head_size = 0;  // 0: any
