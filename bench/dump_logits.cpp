@@ -1,6 +1,6 @@
 // The logits of the first window of token ids as raw floats [seqlen, vocab], to compare with another
 // program's:
-//   dump_logits MODEL IDS.u16 OUT.f32 [--seqlen 2048] [--compute f32]
+//   dump_logits MODEL IDS.u16 OUT.f32 [--seqlen 2048] [--compute f32] [--adapter FOLDER]
 // tools/compare_logits.py does so with transformers.
 #include <fstream>
 
@@ -10,7 +10,7 @@
 
 int main(int argc, char** argv) {
   using namespace swiftprune;
-  std::string folder, ids, out, compute = "f32";
+  std::string folder, ids, out, adapter, compute = "f32";
   WindowOptions window;
   window.max_windows = 1;
   CLI::App app("The logits of the first window of token ids");
@@ -19,9 +19,10 @@ int main(int argc, char** argv) {
   app.add_option("out", out)->required();
   app.add_option("--seqlen", window.seqlen);
   app.add_option("--compute", compute)->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--adapter", adapter);
   CLI11_PARSE(app, argc, argv);
   try {
-    const auto model = Model::open(folder);
+    const auto model = Model::open(folder, adapter);
     const auto backend = make_cpu_backend();
     const TokenWindows windows = windows_of_ids(read_token_ids(ids, model->config().vocab_size), ids, window);
     ForwardOptions options;

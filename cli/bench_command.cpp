@@ -15,7 +15,7 @@ namespace {
 
 struct BenchFlags {
   CommonOptions common;
-  std::string model;
+  std::string model, adapter;
   std::vector<std::string> against;
   SpeedOptions speed;
   std::string compute = "auto";
@@ -88,7 +88,8 @@ void run(BenchFlags& flags) {
   std::vector<const Model*> models;
   std::vector<std::uint64_t> file_bytes;
   for (const std::string& folder : folders) {
-    owners.push_back(open_model(flags.common, folder));
+    const bool measured = owners.size() + 1 == folders.size();
+    owners.push_back(open_model(flags.common, folder, measured ? flags.adapter : std::string()));
     device->check_model(*owners.back());
     owners.back()->check_length(flags.speed.prompt_tokens + flags.speed.decode_tokens,
                                 "--prompt and --decode");
@@ -118,6 +119,7 @@ void declare_bench(CLI::App& program) {
   add_model_argument(*command, flags->common, "MODEL", flags->model,
                      "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
+  add_adapter_flag(*command, flags->adapter);
   add_model_argument(*command, flags->common, "--against", flags->against,
                      "Model folders to measure in the same rounds; ratios are to the first");
   command->add_option("--batch", flags->speed.batches, "Sequences side by side")

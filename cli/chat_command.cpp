@@ -25,7 +25,7 @@ namespace {
 
 struct ChatOptions {
   CommonOptions common;
-  std::string model;
+  std::string model, adapter;
   std::string system;
   std::string chat_template;
   std::int64_t max_tokens = 1024;
@@ -261,7 +261,7 @@ void run(ChatOptions& options) {
   const auto device = open_device(options.device);
   if (!options.seed_given) options.sampler.seed = std::random_device{}();
   TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
-                    {.tune = true, .compact = options.compact});
+                    {.tune = true, .compact = options.compact}, options.adapter);
   print_notes(options.common, writer.model().notes());
   if (!options.chat_template.empty()) writer.use_chat_template(options.chat_template);
   if (writer.chat() == nullptr) {
@@ -281,6 +281,7 @@ void declare_chat(CLI::App& program) {
   add_model_argument(*command, options->common, "MODEL", options->model,
                      "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
+  add_adapter_flag(*command, options->adapter);
   command->add_option("--system", options->system, "System message");
   command->add_option("--chat-template", options->chat_template,
                       "Jinja file in place of the model folder's chat template");

@@ -123,7 +123,7 @@ void run(const CompareFlags& flags) {
   folders.insert(folders.end(), flags.job.pruned.begin(), flags.job.pruned.end());
   std::vector<std::unique_ptr<Model>> models;
   for (const std::string& folder : folders) {
-    models.push_back(open_model(flags.common, folder));
+    models.push_back(open_model(flags.common, folder, adapter_of(flags.job, models.size())));
     device->check_model(*models.back());
   }
   ComparisonInput input =
@@ -160,6 +160,13 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       ->required();
   add_model_argument(command, f.common, "PRUNED", f.job.pruned, "Pruned or packed models, or GGUF files")
       ->required()
+      ->expected(1, 100);
+  command
+      .add_option("--adapter", f.job.adapters,
+                  "LoRA folders whose low-rank parts stand beside the linears of the pruned models, one for "
+                  "each in their "
+                  "order; none: without")
+      ->type_size(1)
       ->expected(1, 100);
   add_evaluation_flags(command, f.job.texts);
   command.add_option(

@@ -68,7 +68,7 @@ void run(const EvalFlags& flags, Communicator& ranks) {
               ranks.size());
   const auto device = open_device(flags.device);
   check(flags.job);
-  const auto model = open_model(flags.common, flags.job.model);
+  const auto model = open_model(flags.common, flags.job.model, flags.job.adapter);
   device->check_model(*model);
   const ComputeType compute = compute_by_name(flags.compute, *device);
   if (ranks.size() > 1) {
@@ -102,6 +102,7 @@ void declare_eval(CLI::App& program) {
   add_model_argument(*command, flags->common, "MODEL", flags->job.model,
                      "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
+  add_adapter_flag(*command, flags->job.adapter);
   add_evaluation_flags(*command, flags->job.texts);
   command->add_option("--task", flags->job.tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");

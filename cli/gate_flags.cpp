@@ -70,7 +70,7 @@ void check(const PruneGate& gate) {
 
 void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device) {
   if (gate.text.empty()) return;
-  const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned);
+  const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned, run.adapter);
   EvaluationTexts flags;
   flags.files = {gate.text};
   flags.field = run.field;

@@ -25,6 +25,7 @@ void check(const PruneGate& gate);
 // Prints failed gates first; throws Error{kGate} when one fails. The written folder stays.
 struct PruneGateRun {
   std::string dense, pruned;
+  std::string adapter;  // of the pruned model; empty: none
   std::string field;
   std::int64_t seqlen = 2048;
   ForwardOptions forward;

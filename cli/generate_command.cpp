@@ -16,7 +16,7 @@ namespace {
 
 struct GenerateOptions {
   CommonOptions common;
-  std::string model;
+  std::string model, adapter;
   std::string prompt;
   bool chat = false;
   std::string system;
@@ -46,7 +46,7 @@ void run(const GenerateOptions& options) {
   if (!options.system.empty() && !options.chat) bad_usage("--system: is part of a conversation; add --chat");
   const auto device = open_device(options.device);
   TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
-                    {.tune = true, .compact = options.compact});
+                    {.tune = true, .compact = options.compact}, options.adapter);
   print_notes(options.common, writer.model().notes());
   const std::vector<std::int32_t> prompt = prompt_ids(options, writer);
 
@@ -89,6 +89,7 @@ void declare_generate(CLI::App& program) {
   add_model_argument(*command, options->common, "MODEL", options->model,
                      "Hugging Face model folder, or a GGUF file")
       ->required();
+  add_adapter_flag(*command, options->adapter);
   command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
   command->add_flag("--chat", options->chat,
                     "The prompt is a message, asked through the model's chat template");

@@ -38,8 +38,16 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
       ->check(zero_or_more());
 }
 
-std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder) {
-  auto model = Model::open(folder);
+void add_adapter_flag(CLI::App& command, std::string& adapter) {
+  command.add_option(
+      "--adapter", adapter,
+      "LoRA folder whose low-rank parts stand beside the model's linears: of prune --low-rank, or one that "
+      "PEFT wrote");
+}
+
+std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder,
+                                  const std::string& adapter) {
+  auto model = Model::open(folder, adapter);
   print_notes(common, model->notes());
   return model;
 }
@@ -48,6 +56,7 @@ std::uint64_t weight_bytes(const Model& model) {
   std::uint64_t bytes = 0;
   for (const TensorInfo& tensor : model.checkpoint().tensors())
     bytes += static_cast<std::uint64_t>(tensor.num_bytes());
+  if (model.adapter() != nullptr) bytes += static_cast<std::uint64_t>(model.adapter()->num_bytes());
   return bytes;
 }
 

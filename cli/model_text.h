@@ -17,9 +17,12 @@ namespace swiftprune::cli {
 // Declares --text, --seqlen, --windows, --field, --bos, --convention and --stride.
 void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts);
 // Model::open, which tells what was read otherwise than the folder says.
-std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder);
+std::unique_ptr<Model> open_model(const CommonOptions& common, const std::string& folder,
+                                  const std::string& adapter = {});
+// --adapter.
+void add_adapter_flag(CLI::App& command, std::string& adapter);
 
-// Of all tensors, as the model is stored (of a GGUF file: as it is read).
+// Of all tensors, as the model is stored (of a GGUF file: as it is read), and of its adapter's.
 std::uint64_t weight_bytes(const Model& model);
 
 void add_compute_flag(CLI::App& command, std::string& compute);

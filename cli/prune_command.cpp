@@ -1,6 +1,7 @@
 // swiftprune prune and quantize: a checkpoint folder in, a pruned checkpoint folder out.
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <set>
 
@@ -18,6 +19,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/pipeline/capabilities.h"
 
 namespace swiftprune::cli {
@@ -69,6 +71,10 @@ void print_mixers(const ModelConfig& model) {
   if (blocks > 0) fmt::print("as it was   {} of {} blocks\n", fmt::join(names, ", "), blocks);
 }
 
+std::string adapter_folder(const PruneFlags& flags) {
+  return (std::filesystem::path(flags.job.out) / kAdapterFolder).string();
+}
+
 void print_summary(const PruneFlags& flags, const ModelConfig& model, const PruneReport& report,
                    double seconds) {
   const PruneResult& result = report.result;
@@ -95,6 +101,10 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
                                        [](const TensorResult& tensor) { return !tensor.order.empty(); });
     fmt::print("channels    inputs of {} linears in an order that loses less\n", changed);
   }
+  if (report.plan.low_rank() > 0) {
+    fmt::print("low rank    {} beside the linears, {} in {}\n", report.plan.low_rank(),
+               human_bytes(report.record["low_rank"]["bytes"].get<double>()), adapter_folder(flags));
+  }
   print_experts(flags, report.plan, result);
   print_mixers(model);
   if (calibration.windows > 0) {
@@ -107,6 +117,7 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
       seconds, report.allocation ? fmt::format("allocate {:.1f}, ", report.allocation->seconds) : "",
       s.calibrate, s.score, s.select, s.refine, s.load + s.write);
   std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.job.out, "--text", "FILE"}};
+  if (report.plan.low_rank() > 0) next.back().insert(next.back().end(), {"--adapter", adapter_folder(flags)});
   if (packing.linears.empty())
     next.insert(next.begin(), {"swiftprune", "verify", flags.job.model, flags.job.out});
   print_next(flags.common, next);
@@ -186,6 +197,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
   run_prune_gate(flags.gate,
                  {.dense = job.model,
                   .pruned = job.out,
+                  .adapter = report->plan.low_rank() > 0 ? adapter_folder(flags) : std::string(),
                   .field = job.calibration.field,
                   .seqlen = job.calibration.seqlen,
                   .forward = forward,
@@ -291,6 +303,12 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
           "as "
           "well)")
       ->check(CLI::IsMember({"none", "mlp", "all"}));
+  command
+      .add_option("--low-rank", f.job.low_rank,
+                  "Beside the zeros a low-rank part of this rank for each linear, found together with them "
+                  "and written as "
+                  "a LoRA folder of PEFT, OUT/adapter; with --method best or --refine admm (0: none)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20));
   command.add_option("--score", f.job.score, "Score, instead of the method's");
   command.add_option("--select", f.job.select, "Selection, instead of the method's");
   command

@@ -9,6 +9,7 @@
 #include "model_text.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/pilot/block_trial.h"
+#include "swiftprune/pipeline/adapter_output.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -19,6 +20,7 @@ std::string treatment_of(const PlanEntry& entry) {
   std::string text = fmt::format("{} {:.4g} %, score {}, refine {}", format(entry.pattern),
                                  100.0 * entry.asked_sparsity(), format(entry.score), format(entry.refine));
   if (entry.grid) text += ", " + format(*entry.grid);
+  if (entry.low_rank > 0) text += fmt::format(", low rank {}", entry.low_rank);
   return text;
 }
 
@@ -65,7 +67,9 @@ void print_dry_run(const PruneDryRun& run, const Model& model, Device& device, c
   check_new_folder(run.out);
   const BlockTrial trial = try_first_blocks(model, device, plan, windows, options);
   const double seconds = trial.whole_seconds * (run.allocates ? 1.0 + kAllocationShare : 1.0);
-  const auto disk = static_cast<double>(weight_bytes(model));
+  auto disk = static_cast<double>(weight_bytes(model));
+  for (const PlannedTensor& tensor : plan_adapter(model.checkpoint(), plan))
+    disk += static_cast<double>(tensor.shape[0] * tensor.shape[1] * size_of(tensor.dtype));
   clear_progress();
   if (run.common.json) {
     print_json(

@@ -21,7 +21,7 @@ namespace {
 
 struct ServeFlags {
   CommonOptions common;
-  std::string model;
+  std::string model, adapter;
   std::string compute = "auto";
   std::int64_t lanes = 8;
   DeviceFlags device;
@@ -74,7 +74,7 @@ void say_listening(const ServeFlags& flags, int port) {
 void run(ServeFlags& flags) {
   const RunScope job = apply(flags.common);
   const auto device = open_device(flags.device);
-  const auto model = open_model(flags.common, flags.model);
+  const auto model = open_model(flags.common, flags.model, flags.adapter);
   device->check_model(*model);
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
@@ -147,6 +147,7 @@ void declare_serve(CLI::App& program) {
   add_model_argument(*command, flags->common, "MODEL", flags->model,
                      "Hugging Face model folder, dense or packed, or a GGUF file")
       ->required();
+  add_adapter_flag(*command, flags->adapter);
   command
       ->add_option("--host", options.host,
                    "Address to listen on; others than loopback are open to the network")

@@ -89,6 +89,55 @@ TEST(CheckpointWriter, CopyIsByteIdentical) {
   EXPECT_EQ(contents_of(dir.path() / "in"), before);
 }
 
+TEST(CheckpointWriter, AdaptersComeAlongWholeOrNotAtAll) {
+  const TempDir dir;
+  make_source(dir.path() / "in");
+  fs::create_directories(dir.path() / "in/adapter");
+  write_text(dir.path() / "in/adapter/adapter_config.json", "{}");
+  write_text(dir.path() / "in/adapter/adapter_model.safetensors", "weights");
+  const Checkpoint source = Checkpoint::open(dir.path() / "in");
+  for (const Adapters adapters : {Adapters::kLeave, Adapters::kCopy}) {
+    const fs::path out = dir.path() / (adapters == Adapters::kCopy ? "with" : "without");
+    CheckpointWriter writer(out, plan_like(source));
+    copy_tensors(source, writer);
+    writer.copy_other_files(source, {}, adapters);
+    writer.finish();
+    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"})
+      EXPECT_EQ(fs::exists(out / "adapter" / file), adapters == Adapters::kCopy) << file;
+  }
+}
+
+// Tensors of a file in a folder of its own stand beside the model: its index does not name them.
+TEST(CheckpointWriter, WhatStandsBesideTheModelIsNotInItsIndex) {
+  const TempDir dir;
+  for (const bool sharded : {false, true}) {
+    const fs::path out = dir.path() / (sharded ? "sharded" : "whole");
+    std::vector<PlannedTensor> plan = {{"a", DType::kF32, {2}, ""}, {"b", DType::kF32, {2}, ""}};
+    assign_shards(plan, sharded ? 8 : 1000);
+    plan.push_back({"c", DType::kF32, {1}, "beside/c.safetensors"});
+    {
+      CheckpointWriter writer(out, plan, Leftover::kDiscard);
+      writer.write("c", std::array{3.0f});
+      writer.keep_when_unfinished();
+    }
+    CheckpointWriter writer(out, plan, Leftover::kContinue);
+    ASSERT_TRUE(writer.continues());
+    std::array<float, 1> read{};
+    writer.read("c", read);
+    EXPECT_EQ(read[0], 3.0f);
+    writer.mark_written("c");
+    writer.write("a", std::array{1.0f, 1.0f});
+    writer.write("b", std::array{2.0f, 2.0f});
+    writer.write_file("beside/config.json", "{}");
+    writer.write_file("config.json", "{}");
+    writer.finish();
+    EXPECT_EQ(fs::exists(out / kSafetensorsIndexFile), sharded);
+    EXPECT_EQ(names_in(out / "beside"), (std::vector<std::string>{"c.safetensors", "config.json"}));
+    const Checkpoint written = Checkpoint::open(out);
+    EXPECT_EQ(written.tensors().size(), 2u);
+  }
+}
+
 TEST(CheckpointWriter, FolderHasTheUsualRights) {
   const TempDir dir;
   const mode_t mask = ::umask(0027);

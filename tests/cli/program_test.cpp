@@ -90,6 +90,81 @@ TEST_F(ProgramTest, PrunesVerifiesEvaluatesPacksAndUnpacks) {
   }
 }
 
+// Sparse + low rank from one end to the other: the model alone, with its adapter, packed with it.
+TEST_F(ProgramTest, PrunesWithALowRankPartAndTakesItAgain) {
+  const std::string text = ids(1200), out = at("low"), adapter = out + "/adapter";
+  Finished result = run({"prune", model("llama3"), "-o", out, "--pattern", "1:2", "--low-rank", "4", "--ids",
+                         text, "--windows", "8", "--seqlen", "32", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  const auto record = nlohmann::json::parse(result.out);
+  EXPECT_EQ(record.at("low_rank").at("rank"), 4);
+  EXPECT_EQ(record.at("low_rank").at("folder"), "adapter");
+  EXPECT_GT(record.at("low_rank").at("bytes").get<double>(), 0.0);
+  EXPECT_EQ(record.at("tensors").at(0).at("low_rank"), 4);
+  EXPECT_TRUE(hidden_files().empty());
+  result = run({"verify", model("llama3"), out});
+  EXPECT_EQ(result.exit_code, 0) << result.out << result.error;
+  EXPECT_THAT(result.out, HasSubstr("low-rank parts of the recorded ranks"));
+
+  const auto perplexity = [&](const std::string& folder, const std::string& beside,
+                              const char* compute = "f32") {
+    std::vector<std::string> arguments = {"eval", folder,      "--ids", text,    "--seqlen",
+                                          "32",   "--compute", compute, "--json"};
+    if (!beside.empty()) arguments.insert(arguments.end(), {"--adapter", beside});
+    const Finished found = run(arguments);
+    EXPECT_EQ(found.exit_code, 0) << found.error;
+    const auto document = nlohmann::json::parse(found.out);
+    EXPECT_EQ(document.contains("adapter"), !beside.empty());
+    EXPECT_EQ(document.dump().find("is not used") != std::string::npos, beside.empty());
+    return document.at("perplexity").get<double>();
+  };
+  const double sum = perplexity(out, adapter);
+  EXPECT_NE(sum, perplexity(out, ""));
+  ASSERT_EQ(run({"pack", out, "--out", at("packed")}).exit_code, 0);
+  EXPECT_NEAR(perplexity(at("packed"), at("packed/adapter")) / sum, 1.0, 1e-3);
+
+  result = run({"compare", model("llama3"), out, out, "--adapter", "none", adapter, "--ids", text, "--seqlen",
+                "32", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  const auto models = nlohmann::json::parse(result.out).at("models");
+  EXPECT_EQ(models.at(2).at("name"), "low + adapter");
+  EXPECT_LT(models.at(2).at("divergence").at("mean_kl").get<double>(),
+            models.at(1).at("divergence").at("mean_kl").get<double>());
+  expect_refused(
+      {"compare", model("llama3"), out, out, "--adapter", adapter, "--ids", text, "--seqlen", "32"}, 2,
+      "--adapter: found 1 for 2 pruned models");
+  expect_refused({"eval", out, "--adapter", at("nothing"), "--ids", text}, 3, "adapter_config.json");
+  expect_refused({"bench", out, "--adapter", out, "--prompt", "4", "--decode", "4"}, 3,
+                 "adapter_config.json");
+  result =
+      run({"bench", out, "--adapter", adapter, "--prompt", "4", "--decode", "4", "--rounds", "1", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+
+  // What is made of the sparse weights alone has no such part.
+  ASSERT_EQ(run({"prune", out, "-o", at("again"), "--method", "magnitude"}).exit_code, 0);
+  EXPECT_FALSE(fs::exists(at("again/adapter")));
+  fs::remove_all(at("again"));
+  expect_refused({"prune", model("llama3"), "-o", at("out"), "--low-rank", "4", "--method", "wanda"}, 2,
+                 "low rank: found 4 with refine none");
+  expect_refused(
+      {"prune", model("llama3"), "-o", at("out"), "--low-rank", "4", "--quantize", "int8", "--group", "row"},
+      2, "low rank: found 4 with quantize");
+}
+
+TEST_F(ProgramTest, WritesTextWithAnAdapter) {
+  const std::string folder = at("model");
+  fs::copy(model("llama3"), folder);
+  write_tokenizer(folder);
+  const auto text = [&](const std::string& adapter) {
+    std::vector<std::string> arguments = {"generate", folder, "--prompt", "abc", "-n", "8", "--json"};
+    if (!adapter.empty()) arguments.insert(arguments.end(), {"--adapter", adapter});
+    const Finished result = run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    return nlohmann::json::parse(result.out).at("text").get<std::string>();
+  };
+  EXPECT_NE(text(""), text(SWIFTPRUNE_TEST_DATA "/adapter/llama3"));
+}
+
 TEST_F(ProgramTest, QuantizesAndEvaluates) {
   const std::string text = ids(1000);
   const auto perplexity = [&](const std::string& folder) {

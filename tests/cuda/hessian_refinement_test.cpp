@@ -80,7 +80,8 @@ class CudaHessianRefinementTest : public test::GpuTest {
     task.mask = refiner->uses_mask() ? &mask : nullptr;
     task.grid = entry.grid;
     const bool on_grid = entry.grid.has_value();
-    const Refinement expected = refiner->refine(task, *refiner->prepare(stats, *cpu, "w", on_grid), *cpu);
+    const Refinement expected =
+        refiner->refine(task, *refiner->prepare(stats, *cpu, "w", {.grid = on_grid}), *cpu);
 
     // The GPU's.
     cuda::Products products(*memory_, *stream_);

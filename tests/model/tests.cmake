@@ -1,4 +1,5 @@
 swiftprune_test(model/family)
+swiftprune_test(model/adapter)
 swiftprune_test(model/config)
 swiftprune_test(model/experts)
 swiftprune_test(model/channel_fold)

@@ -90,7 +90,7 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
                 kMamba2,          kGatedHeads,    kSlopes,        kTransposedLinears, kEmbeddingNorm,
                 kLatentAttention, kPlainExperts,  kScaledExperts, kParallelMixers,    kLinearScale,
                 kHeadSizes,       kKeysAreValues, kValueNorms,    kSharedKeys,        kLayerEmbeddings,
-                kOutputScale}));
+                kOutputScale,     kAdapter}));
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {

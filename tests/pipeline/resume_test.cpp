@@ -9,6 +9,8 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/model/adapter.h"
+#include "swiftprune/pipeline/adapter_output.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/journal.h"
 
@@ -54,6 +56,7 @@ struct KillableRun {
         if (entry.tensor == tensor.name) result.push_back(tensor);
       }
     }
+    for (const PlannedTensor& tensor : plan_adapter(model.checkpoint(), plan)) result.push_back(tensor);
     return result;
   }
 
@@ -67,7 +70,12 @@ struct KillableRun {
       EXPECT_TRUE(writer.continues());
       options.finished = read_journal(writer.temporary_folder()).value().blocks;
       for (const FinishedBlock& block : options.finished) {
-        for (const TensorResult& tensor : block.tensors) writer.mark_written(tensor.name);
+        for (const TensorResult& tensor : block.tensors) {
+          writer.mark_written(tensor.name);
+          if (tensor.low_rank == 0) continue;
+          writer.mark_written(adapter_left_name(linear_of(tensor.name)));
+          writer.mark_written(adapter_right_name(linear_of(tensor.name)));
+        }
       }
       journal.emplace(writer.temporary_folder(), [&] { writer.sync(); });
     } else {
@@ -112,6 +120,26 @@ TEST(Resume, GivesTheSameBytesForEveryFamilyAndKindOfMethod) {
                 content(folder.path() / "whole/model.safetensors"));
       EXPECT_FALSE(std::filesystem::exists(folder.path() / "killed/.lock"));
     }
+  }
+  set_num_threads(0);
+}
+
+TEST(Resume, GivesTheSameLowRankParts) {
+  set_num_threads(1);
+  const auto backend = make_cpu_backend();
+  for (const char* refine : {"aligned-admm(8,6)", "admm(8,6)"}) {
+    const auto model = Model::open(test::kModels / "llama3");
+    PlanDefaults defaults{parse_pattern("1:2"), 0.5, parse_score("wanda"), parse_refine(refine)};
+    defaults.low_rank = 3;
+    KillableRun run{
+        *model, *backend, uniform_plan(*model, defaults, {}), {}, test::Expected("llama3").windows()};
+    const test::TempDir folder;
+    EXPECT_EQ(run.to(folder.path() / "whole", Leftover::kDiscard, -1), 0);
+    EXPECT_THROW(run.to(folder.path() / "killed", Leftover::kDiscard, 1), Killed);
+    EXPECT_EQ(run.to(folder.path() / "killed", Leftover::kContinue, -1), 1);
+    for (const char* file : {"model.safetensors", "adapter/adapter_model.safetensors"})
+      EXPECT_EQ(content(folder.path() / "killed" / file), content(folder.path() / "whole" / file))
+          << refine << file;
   }
   set_num_threads(0);
 }

@@ -127,12 +127,69 @@ inline Doubles masked_by(Doubles m, const Mask& mask) {
 struct ReferenceResult {
   Doubles weight;
   Mask mask;
+  Doubles low_rank = {};  // L, where one was asked for
 };
 
-// target: T [O, I], what B G is to come near to; null: W G. floor: n_j = √(G_jj + floor·mean) + 1e-8.
+// Eigenvalues, and eigenvectors as rows, of a symmetric matrix, the largest first (Jacobi).
+struct Eigen {
+  std::vector<double> values;
+  Doubles vectors;
+};
+inline Eigen eigen_of(Doubles a) {
+  const std::int64_t n = a.rows;
+  Doubles v(n, n);
+  for (std::int64_t i = 0; i < n; ++i) v.at(i, i) = 1.0;
+  for (int sweep = 0; sweep < 60; ++sweep) {
+    for (std::int64_t p = 0; p < n; ++p) {
+      for (std::int64_t q = p + 1; q < n; ++q) {
+        if (a.at(p, q) == 0.0) continue;
+        const double angle = 0.5 * std::atan2(2.0 * a.at(p, q), a.at(p, p) - a.at(q, q));
+        const double c = std::cos(angle), s = std::sin(angle);
+        const auto turn = [&](double& x, double& y) {
+          const double old = x;
+          x = c * old + s * y;
+          y = c * y - s * old;
+        };
+        for (std::int64_t k = 0; k < n; ++k) turn(a.at(k, p), a.at(k, q));
+        for (std::int64_t k = 0; k < n; ++k) turn(a.at(p, k), a.at(q, k));
+        for (std::int64_t k = 0; k < n; ++k) turn(v.at(p, k), v.at(q, k));
+      }
+    }
+  }
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](std::int64_t i, std::int64_t j) { return a.at(i, i) > a.at(j, j); });
+  Eigen result{{}, Doubles(n, n)};
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t from = order[static_cast<std::size_t>(i)];
+    result.values.push_back(a.at(from, from));
+    for (std::int64_t k = 0; k < n; ++k) result.vectors.at(i, k) = v.at(from, k);
+  }
+  return result;
+}
+
+inline Doubles transposed(const Doubles& m) {
+  Doubles t(m.cols, m.rows);
+  for (std::int64_t r = 0; r < m.rows; ++r) {
+    for (std::int64_t c = 0; c < m.cols; ++c) t.at(c, r) = m.at(r, c);
+  }
+  return t;
+}
+
+// The best L of this rank for min tr (E - L) A (E - L)ᵀ.
+inline Doubles best_low_rank(const Doubles& e, const Doubles& a, std::int64_t rank) {
+  const Eigen eigen = eigen_of(product(product(e, a), transposed(e)));
+  Doubles q(rank, e.rows);
+  std::copy_n(eigen.vectors.values.begin(), q.values.size(), q.values.begin());
+  return product(transposed(q), product(q, e));
+}
+
+// target: T [O, I], what B G is to come near to; null: W G. floor: n_j = √(G_jj + floor·mean) + 1e-8. rank: of the L
+// that stands beside.
 inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const Pattern& pattern,
                                       double sparsity, int steps, int ramp, const Doubles* target = nullptr,
-                                      double floor = 0.0) {
+                                      double floor = 0.0, std::int64_t rank = 0) {
   const std::int64_t n = g.rows;
   std::vector<double> norm(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) {
@@ -158,11 +215,16 @@ inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const 
       wanted.at(r, j) = target->at(r, j) / norm[static_cast<std::size_t>(j)] + 0.1 * scaled.at(r, j);
     }
   }
-  Doubles u(w.rows, n);
+  const Doubles best = rank > 0 ? product(wanted, inverse_of(a)) : Doubles();
+  const auto minus = [](Doubles x, const Doubles& y) {
+    for (std::size_t i = 0; i < x.values.size(); ++i) x.values[i] -= y.values[i];
+    return x;
+  };
+  Doubles u(w.rows, n), low(w.rows, n);
   Doubles z = scaled;
   Mask mask;
   for (int t = 0; t < steps; ++t) {
-    Doubles right = wanted;
+    Doubles right = rank > 0 ? minus(wanted, product(low, a)) : wanted;
     for (std::size_t i = 0; i < right.values.size(); ++i) right.values[i] += z.values[i] - u.values[i];
     const Doubles b = product(right, p);
     Doubles y = b;
@@ -173,35 +235,46 @@ inline ReferenceResult reference_admm(const Doubles& w, const Doubles& g, const 
                        static_cast<std::int64_t>(std::floor(static_cast<double>(n) * now + 1e-9)));
     z = masked_by(y, mask);
     for (std::size_t i = 0; i < u.values.size(); ++i) u.values[i] += b.values[i] - z.values[i];
+    if (rank > 0) low = best_low_rank(minus(best, b), a, rank);
   }
+  if (rank > 0) low = best_low_rank(minus(best, z), a, rank);
   for (std::int64_t r = 0; r < w.rows; ++r) {
-    for (std::int64_t j = 0; j < n; ++j) z.at(r, j) /= norm[static_cast<std::size_t>(j)];
+    for (std::int64_t j = 0; j < n; ++j) {
+      z.at(r, j) /= norm[static_cast<std::size_t>(j)];
+      low.at(r, j) /= norm[static_cast<std::size_t>(j)];
+    }
   }
-  return {z, mask};
+  return {z, mask, low};
 }
 
 // T = W((1 - α)G + αC) + βR, admm towards it, then every row scaled to the energy it had, half way.
 inline ReferenceResult reference_aligned_admm(const Doubles& w, const Doubles& g, const Doubles& cross,
                                               const Doubles& residual, double alpha, double beta,
-                                              const Pattern& pattern, double sparsity, int steps, int ramp) {
+                                              const Pattern& pattern, double sparsity, int steps, int ramp,
+                                              std::int64_t rank = 0) {
   Doubles moments = g;
   for (std::size_t i = 0; i < moments.values.size(); ++i) {
     moments.values[i] += alpha * (cross.values[i] - g.values[i]);
   }
   Doubles target = product(w, moments);
   for (std::size_t i = 0; i < target.values.size(); ++i) target.values[i] += beta * residual.values[i];
-  ReferenceResult result = reference_admm(w, g, pattern, sparsity, steps, ramp, &target, 1e-8);
+  ReferenceResult result = reference_admm(w, g, pattern, sparsity, steps, ramp, &target, 1e-8, rank);
+  Doubles sum = result.weight;
+  for (std::size_t i = 0; i < sum.values.size(); ++i) sum.values[i] += result.low_rank.values[i];
   const Doubles wg = product(w, g);
-  const Doubles bg = product(result.weight, g);
+  const Doubles bg = product(sum, g);
   for (std::int64_t r = 0; r < w.rows; ++r) {
     double dense = 0.0;
     double pruned = 0.0;
     for (std::int64_t j = 0; j < w.cols; ++j) {
       dense += w.at(r, j) * wg.at(r, j);
-      pruned += result.weight.at(r, j) * bg.at(r, j);
+      pruned += sum.at(r, j) * bg.at(r, j);
     }
     const double scale = std::sqrt(std::clamp(std::sqrt(dense / pruned), 0.5, 2.0));
-    for (std::int64_t j = 0; j < w.cols; ++j) result.weight.at(r, j) *= scale;
+    for (std::int64_t j = 0; j < w.cols; ++j) {
+      result.weight.at(r, j) *= scale;
+      result.low_rank.at(r, j) *= scale;
+    }
   }
   return result;
 }

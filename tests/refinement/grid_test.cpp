@@ -43,7 +43,7 @@ Mask mask_for(const Problem& problem, const PruneTarget& target) {
 Refinement solve(const char* refine, const Problem& problem, const PruneTarget& target, const Mask* mask,
                  const QuantGrid& grid) {
   const auto refiner = make_refiner(refine);
-  const auto prepared = refiner->prepare(testing::stats_of(problem), cpu(), "layer", true);
+  const auto prepared = refiner->prepare(testing::stats_of(problem), cpu(), "layer", {.grid = true});
   RefineTask task;
   task.weight = problem.weight.view();
   task.mask = mask;

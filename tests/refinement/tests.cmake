@@ -1,3 +1,4 @@
+swiftprune_test(refinement/low_rank)
 swiftprune_test(refinement/refiner)
 swiftprune_test(refinement/refine_spec)
 swiftprune_test(refinement/grid)

@@ -9,6 +9,7 @@
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "support/tiny_llama.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/report/prune_record.h"
 
 namespace swiftprune {
@@ -85,6 +86,24 @@ class Verify : public testing::Test {
   }
   VerifyReport verify_as_written(const VerifyOptions& options = {}) {
     return verify_pruned(dir_.path() / "dense", dir_.path() / "pruned", options);
+  }
+
+  // An adapter of this rank beside every linear.
+  void write_adapter(std::int64_t rank, DType dtype = DType::kF16) {
+    std::vector<PlannedTensor> plan;
+    for (const auto& [name, shape] : pruned_.shapes) {
+      if (!TinyLlama::is_linear(name)) continue;
+      const std::string linear = name.substr(0, name.size() - 7);
+      plan.push_back({adapter_right_name(linear), dtype, {rank, shape[1]}, kAdapterFile});
+      plan.push_back({adapter_left_name(linear), dtype, {shape[0], rank}, kAdapterFile});
+    }
+    CheckpointWriter writer(dir_.path() / "pruned" / kAdapterFolder, plan);
+    for (const PlannedTensor& tensor : plan)
+      writer.write(tensor.name,
+                   std::vector<float>(static_cast<std::size_t>(tensor.shape[0] * tensor.shape[1]), 0.5f));
+    writer.write_file(kAdapterConfigFile,
+                      json({{"peft_type", "LORA"}, {"r", rank}, {"lora_alpha", rank}}).dump());
+    writer.finish();
   }
 
   TempDir dir_;
@@ -332,6 +351,29 @@ TEST(PruneRecord, AbsentAndWhole) {
   EXPECT_TRUE(record->weights_changed);
   EXPECT_EQ(record->tensors.size(), 14u);
   EXPECT_EQ(record->tensors[0].pattern.block_cols, 16);
+}
+
+TEST_F(Verify, LooksAtTheAdapterThatTheRecordTellsOf) {
+  const auto has_check = [](const VerifyReport& report) {
+    return std::any_of(report.checks.begin(), report.checks.end(),
+                       [](const VerifyCheck& check) { return check.name == "low rank"; });
+  };
+  EXPECT_FALSE(has_check(verify()));
+  for (json& tensor : record_["tensors"]) tensor["low_rank"] = 3;
+  expect_failure(verify(), "low rank", "adapter_config.json");
+  write_adapter(3);
+  EXPECT_EQ(check_named(verify_as_written(), "low rank").detail, "14 low-rank parts of the recorded ranks");
+  EXPECT_EQ(verify_as_written().first_failure(), nullptr);
+  fs::remove_all(dir_.path() / "pruned" / kAdapterFolder);
+  write_adapter(2);
+  expect_failure(verify_as_written(), "low rank",
+                 "found rank 2 in the adapter, but the record says 3 (and 13 more)");
+  record_["tensors"][0].erase("low_rank");
+  verify();
+  write_adapter(3);
+  expect_failure(verify_as_written(), "low rank", "found parts of 14 linears, but the record says 13");
+  record_["tensors"][0]["low_rank"] = "many";
+  expect_error(ErrorKind::kBadInput, [&] { verify(); }, {"swiftprune.json", "low_rank"});
 }
 
 }  // namespace

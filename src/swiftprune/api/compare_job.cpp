@@ -26,7 +26,17 @@ std::vector<std::string> default_masks(const Model& model) {
   return masks;
 }
 
+std::string adapter_of(const CompareJob& job, std::size_t model) {
+  if (model == 0 || job.adapters.empty()) return {};
+  const std::string& adapter = job.adapters.at(model - 1);
+  return adapter == "none" ? std::string() : adapter;
+}
+
 void check(const CompareJob& job) {
+  if (!job.adapters.empty() && job.adapters.size() != job.pruned.size()) {
+    bad_usage("--adapter: found {} for {} pruned models, expected one for each, or none", job.adapters.size(),
+              job.pruned.size());
+  }
   if (job.texts.files.empty() && job.prompts.empty() && job.refusals.empty()) {
     bad_usage("compare: found no --text, --prompts or --refusals, expected at least one");
   }
@@ -68,7 +78,7 @@ Outcome<ComparisonReport> CompareJob::run(const JobContext& context) const {
     std::vector<std::unique_ptr<Model>> models;
     for (const std::string& name : names) {
       located.push_back(locate_model(name));
-      models.push_back(Model::open(located.back().folder));
+      models.push_back(Model::open(located.back().folder, adapter_of(*this, models.size())));
       for (const std::string& note : models.back()->notes()) context.note(note);
       device->check_model(*models.back());
     }

@@ -18,6 +18,8 @@ namespace swiftprune {
 struct CompareJob {
   std::string dense;                // as locate_model()
   std::vector<std::string> pruned;  // likewise
+  // LoRA folders, one for each pruned model; "none" or none at all: without.
+  std::vector<std::string> adapters;
   EvaluationTexts texts;
   std::string prompts, refusals;    // files of prompts (docs/report.md); empty: none
   std::vector<std::string> accept;  // regular expressions that any answer to `refusals` may match
@@ -31,6 +33,8 @@ struct CompareJob {
   Outcome<ComparisonReport> run(const JobContext& context = {}) const;
 };
 
+// That of the model with this number, the dense one being 0; empty: none.
+std::string adapter_of(const CompareJob& job, std::size_t model);
 // Throws Error{kUsage} for a job without anything to measure, and limits on what is not measured.
 void check(const CompareJob& job);
 // What the open models, the dense one first, are compared by; models must outlive it. `folders` and the masks of a page

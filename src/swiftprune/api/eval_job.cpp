@@ -131,6 +131,7 @@ double EvalReport::perplexity() const { return std::exp(mean_nll(*this)); }
 
 ordered_json to_json(const EvalReport& report, bool with_items) {
   ordered_json document = {{"model", report.model}};
+  if (!report.adapter.empty()) document["adapter"] = report.adapter;
   for (const std::string& note : report.notes) document["notes"].push_back(note);
   if (report.ranks > 1) document["ranks"] = report.ranks;
   if (!report.texts.empty()) {
@@ -168,6 +169,7 @@ EvalReport evaluate(const EvalJob& job, const Model& model, Device& device, Comp
 
   EvalReport report;
   report.model = job.model;
+  report.adapter = job.adapter;
   report.notes = model.notes();
   report.ranks = ranks.size();
   evaluate_texts(job, model, device, forward, events, ranks, report);
@@ -192,7 +194,7 @@ Outcome<EvalReport> EvalJob::run(const JobContext& context) const {
     check(*this);
     const LocatedModel located = locate_model(model);
     const auto device = open_device(where.device, where.options);
-    const auto opened = Model::open(located.folder);
+    const auto opened = Model::open(located.folder, adapter);
     for (const std::string& note : opened->notes()) context.note(note);
     device->check_model(*opened);
     return evaluate(*this, *opened, *device, compute_by_name(where.compute, *device), {.note = context.note});

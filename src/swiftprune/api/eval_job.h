@@ -26,6 +26,7 @@ struct EvaluatedText {
 
 struct EvalReport {
   std::string model;               // as it was asked for
+  std::string adapter;             // likewise; empty: none
   std::vector<std::string> notes;  // of the model's reading
   int ranks = 1;
   std::string convention, convention_label;  // of the texts
@@ -45,7 +46,8 @@ struct EvalReport {
 nlohmann::ordered_json to_json(const EvalReport& report, bool with_items = false);
 
 struct EvalJob {
-  std::string model;  // as locate_model()
+  std::string model;    // as locate_model()
+  std::string adapter;  // LoRA folder whose parts stand beside the linears; empty: none
   EvaluationTexts texts;
   std::vector<std::string> tasks;  // FILE.jsonl or FORMAT=FILE.jsonl
   std::int64_t limit = 0;          // first so many items of each task; 0: all

@@ -16,7 +16,9 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/adapter_output.h"
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/grid_output.h"
@@ -47,6 +49,7 @@ ordered_json options_of(const PruneJob& job) {
   ordered_json options = {{"method", job.method},
                           {"sparsity", job.sparsity},
                           {"pattern", job.pattern},
+                          {"low-rank", job.low_rank},
                           {"score", job.score},
                           {"select", job.select},
                           {"refine", job.refine},
@@ -147,10 +150,11 @@ class Pruning {
   // first. The first rank writes.
   void claim_output() {
     if (!ranks_.is_first()) return;
-    writer_.emplace(
-        job_.out,
-        prepared_.packs ? stage_plan(model_.checkpoint(), prepared_.plan) : plan_like(model_.checkpoint()),
-        job_.resume ? Leftover::kContinue : Leftover::kDiscard);
+    std::vector<PlannedTensor> layout =
+        prepared_.packs ? stage_plan(model_.checkpoint(), prepared_.plan) : plan_like(model_.checkpoint());
+    for (PlannedTensor& tensor : plan_adapter(model_.checkpoint(), prepared_.plan))
+      layout.push_back(std::move(tensor));
+    writer_.emplace(job_.out, std::move(layout), job_.resume ? Leftover::kContinue : Leftover::kDiscard);
     if (job_.resume) writer_->keep_when_unfinished();
   }
 
@@ -236,6 +240,10 @@ class Pruning {
     } else {
       // From here on nothing is stopped.
       std::filesystem::remove(writer_->temporary_folder() / Journal::kFileName);
+    }
+    if (prepared_.plan.low_rank() > 0) {
+      whole.write_file(fmt::format("{}/{}", kAdapterFolder, kAdapterConfigFile),
+                       adapter_config(model_, prepared_.plan, job_.out));
     }
     whole.write_file("swiftprune.json", record.dump(1) + "\n");
     whole.write_file("plan.json", to_json(prepared_.plan).dump(1) + "\n");

@@ -41,10 +41,11 @@ struct PruneJob {
   double sparsity = 0.5;
   bool sparsity_given = false;  // then a pattern that fixes another one is refused
   std::string pattern = "row";
-  std::string permute;   // empty: the plan file's, or none
-  std::string allocate;  // empty: the method's
-  std::string quantize;  // int8, int4 or int3; empty: none
-  std::string group;     // of quantize; empty: its default
+  std::string permute;        // empty: the plan file's, or none
+  std::int64_t low_rank = 0;  // of the parts that stand beside the weights, in OUT/adapter; 0: none
+  std::string allocate;       // empty: the method's
+  std::string quantize;       // int8, int4 or int3; empty: none
+  std::string group;          // of quantize; empty: its default
   bool asymmetric = false;
   std::string store;       // packed or dense; empty: packed
   std::string embeddings;  // of a packed model: int8 or int4; empty: as they are

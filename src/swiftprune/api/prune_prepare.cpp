@@ -25,6 +25,7 @@ Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
   defaults.score = !job.score.empty() ? parse_score(job.score) : n_m ? method.n_m_score : method.score;
   defaults.refine = !job.refine.empty() ? parse_refine(job.refine) : method.refine;
   defaults.grid = grid_of(job);
+  defaults.low_rank = job.low_rank;
   if (job.allocate == "sensitivity") {
     if (!job.plan_file.empty())
       bad_usage("--allocate: found sensitivity, but --plan fixes the sparsities; leave one of them out");

@@ -43,8 +43,8 @@ std::optional<std::string> Writing::next() {
 }
 
 TextWriter::TextWriter(const std::filesystem::path& folder, Device& device, ComputeType compute,
-                       const LoadOptions& load)
-    : model_(Model::open(folder)), device_(device), compute_(compute), load_(load) {
+                       const LoadOptions& load, const std::filesystem::path& adapter)
+    : model_(Model::open(folder, adapter)), device_(device), compute_(compute), load_(load) {
   device_.check_model(*model_);
   tokenizer_ = Tokenizer::open(folder);
   ends_ = end_tokens(*model_, *tokenizer_);

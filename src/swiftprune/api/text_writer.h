@@ -65,10 +65,10 @@ class Writing {
 
 class TextWriter {
  public:
-  // folder: as Model::open(). The device must outlive the writer. Throws Error{kBadInput} for a folder
+  // folder, adapter: as Model::open(). The device must outlive the writer. Throws Error{kBadInput} for a folder
   // without a tokenizer, Error{kUsage} for a model that the device cannot run.
   TextWriter(const std::filesystem::path& folder, Device& device, ComputeType compute,
-             const LoadOptions& load = {.tune = true});
+             const LoadOptions& load = {.tune = true}, const std::filesystem::path& adapter = {});
 
   const Model& model() const { return *model_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }

@@ -36,6 +36,15 @@ bool is_plain_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos;
 }
 
+// "NAME", or "FOLDER/NAME".
+bool is_place(std::string_view name) {
+  const std::size_t slash = name.find('/');
+  return slash == std::string_view::npos
+             ? is_plain_name(name)
+             : is_plain_name(name.substr(0, slash)) && is_plain_name(name.substr(slash + 1));
+}
+bool is_beside(std::string_view name) { return name.find('/') != std::string_view::npos; }
+
 // Weights in any format: the dense originals beside a pruned model would be a trap.
 bool is_weight_file(const fs::path& name) {
   constexpr std::array<std::string_view, 10> kExtensions = {
@@ -232,8 +241,7 @@ struct CheckpointWriter::Impl {
     });
     std::map<std::string, std::vector<TensorInfo>> layout;
     for (PlannedTensor& tensor : plan) {
-      expect(is_plain_name(tensor.file) && tensor.file.ends_with(".safetensors"),
-             "PlannedTensor: a file name");
+      expect(is_place(tensor.file) && tensor.file.ends_with(".safetensors"), "PlannedTensor: a file name");
       std::vector<TensorInfo>& file = layout[tensor.file];
       const std::uint64_t begin = file.empty() ? 0 : file.back().end;
       const std::uint64_t end = begin + bytes_of(tensor);
@@ -247,12 +255,26 @@ struct CheckpointWriter::Impl {
     return layout;
   }
 
+  static void make_folder(const fs::path& path) {
+    std::error_code error;
+    fs::create_directories(path, error);
+    if (error) fail_write(path, error.value());
+  }
+
+  // Unless the model is one file of the usual name.
+  bool needs_index() const {
+    const auto of_model =
+        std::count_if(files.begin(), files.end(), [](const auto& file) { return !is_beside(file.first); });
+    return of_model != 1 || !files.contains(kSafetensorsFile);
+  }
+
   void create_files(std::map<std::string, std::vector<TensorInfo>> layout) {
     std::uint64_t total = 0;
     for (const auto& [name, infos] : layout) total += infos.back().end;
     continues = leftover == Leftover::kContinue && is_laid_out(layout);
     if (!continues) check_free_space(total);
     for (auto& [name, infos] : layout) {
+      if (is_beside(name)) make_folder((temporary / name).parent_path());
       const OutputFile& file = files.emplace(name, OutputFile(temporary / name, continues)).first->second;
       const std::string header = format_safetensors_header(infos, aligned_files.contains(name) ? 64 : 8);
       if (!continues) {
@@ -309,6 +331,7 @@ struct CheckpointWriter::Impl {
     nlohmann::ordered_json weight_map;
     std::map<std::string, std::string> sorted;
     for (const auto& [name, tensor] : tensors) {
+      if (is_beside(tensor.info.file)) continue;
       total += tensor.info.end - tensor.info.begin;
       sorted.emplace(name, tensor.info.file);
     }
@@ -425,20 +448,24 @@ void CheckpointWriter::write_bytes_part(std::string_view name, std::int64_t firs
 }
 
 void CheckpointWriter::write_file(std::string_view file_name, std::string_view content) {
-  expect(is_plain_name(file_name), "write_file: a file name");
+  expect(is_place(file_name), "write_file: a file name");
   write_whole(impl_->temporary / file_name, content);
 }
 
-void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<const std::string> except) {
+void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<const std::string> except,
+                                        Adapters adapters) {
   // Links to files are followed (a download cache is made of them), links to folders are not.
   for (auto entry = fs::recursive_directory_iterator(source.folder()); entry != fs::end(entry); ++entry) {
     const fs::path name = entry->path().lexically_relative(source.folder());
     const bool hidden = name.filename().string().starts_with('.');
     if (entry->is_directory()) {
-      if (hidden) entry.disable_recursion_pending();
+      const bool left = adapters == Adapters::kLeave && fs::exists(entry->path() / kAdapterConfigFile);
+      if (hidden || left) entry.disable_recursion_pending();
       continue;
     }
-    if (!entry->is_regular_file() || hidden || is_weight_file(name.filename())) continue;
+    const bool of_adapter =
+        name.has_parent_path() && fs::exists(entry->path().parent_path() / kAdapterConfigFile);
+    if (!entry->is_regular_file() || hidden || (is_weight_file(name.filename()) && !of_adapter)) continue;
     if (std::find(except.begin(), except.end(), name.string()) != except.end()) continue;
     const fs::path target = impl_->temporary / name;
     if (fs::exists(target)) continue;  // written by this run
@@ -458,8 +485,7 @@ void CheckpointWriter::finish() {
     }
   }
   impl_->transpose();
-  if (impl_->files.size() != 1 || impl_->files.begin()->first != kSafetensorsFile)
-    write_file(kSafetensorsIndexFile, impl_->index());
+  if (impl_->needs_index()) write_file(kSafetensorsIndexFile, impl_->index());
   impl_->files.clear();
   if (impl_->lock) fs::remove(impl_->temporary / kLockFile);
   for (const auto& entry : fs::recursive_directory_iterator(impl_->temporary)) sync_path(entry.path());

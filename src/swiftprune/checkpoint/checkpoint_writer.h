@@ -16,7 +16,8 @@
 
 namespace swiftprune {
 
-// A tensor to come. `file` gives the shard; offsets are assigned by the writer: in each file larger elements
+// A tensor to come. `file` gives the shard, or "FOLDER/NAME.safetensors" for what stands beside the model and is no part
+// of its index; offsets are assigned by the writer: in each file larger elements
 // come first (so that all are aligned), else in the order of the plan.
 struct PlannedTensor {
   std::string name;
@@ -41,6 +42,8 @@ enum class Leftover {
   kDiscard,   // one name for all runs; what stands there is removed
   kContinue,  // what stands there is taken over, if it was laid out for the same plan
 };
+
+enum class Adapters { kLeave, kCopy };
 
 // Before the work that is to go there: throws Error{kBadInput} when `folder` exists and is not an empty
 // folder.
@@ -86,10 +89,13 @@ class CheckpointWriter {
   void write_bytes(std::string_view name, std::span<const std::byte> bytes);
   // Elements [first, ...) in the planned dtype, like write_part().
   void write_bytes_part(std::string_view name, std::int64_t first, std::span<const std::byte> bytes);
+  // file_name: also of a folder that planned tensors go to.
   void write_file(std::string_view file_name, std::string_view content);
   // Every file of the source folder and its subfolders, but hidden ones, weights in any format (.safetensors,
-  // .bin, .gguf, ...) and their indexes, the names in `except`, and what this writer has already written.
-  void copy_other_files(const Checkpoint& source, std::span<const std::string> except = {});
+  // .bin, .gguf, ...) and their indexes, the names in `except`, and what this writer has already written. Folders of
+  // adapters (adapter_config.json) come along whole, or not at all where the linears are other ones now.
+  void copy_other_files(const Checkpoint& source, std::span<const std::string> except = {},
+                        Adapters adapters = Adapters::kLeave);
   // Throws when a planned tensor was not written. Afterwards the folder stands under its own name.
   void finish();
 

@@ -18,6 +18,10 @@ namespace swiftprune {
 inline constexpr const char* kSafetensorsFile = "model.safetensors";
 inline constexpr const char* kSafetensorsIndexFile = "model.safetensors.index.json";
 
+// A LoRA folder of PEFT (model/adapter.h).
+inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
+inline constexpr const char* kAdapterFile = "adapter_model.safetensors";
+
 // Their names before safetensors (pytorch_file.h).
 inline constexpr const char* kPytorchFile = "pytorch_model.bin";
 inline constexpr const char* kPytorchIndexFile = "pytorch_model.bin.index.json";

@@ -1,5 +1,7 @@
 #include "swiftprune/device/device.h"
 
+#include "swiftprune/pipeline/adapter_output.h"
+
 namespace swiftprune {
 
 void Device::check_model(const Model& model) const {
@@ -18,7 +20,11 @@ std::int64_t Device::default_windows(const Method& method, const Model& model, s
 void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const {
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
+  check_low_rank_plan(plan, model);
   if (options.ranks->size() == 1) return;
+  if (plan.low_rank() > 0)
+    bad_usage("--low-rank: found {} with {} ranks, expected one process", plan.low_rank(),
+              options.ranks->size());
   if (!capabilities().ranks) {
     bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
               capabilities().instead);

@@ -25,6 +25,7 @@ Matrix output(const Backend& backend, const BlockLinear& linear, ConstMatrixView
   } else {
     backend.linear(x, *linear.packed, {}, y.view());
   }
+  add_low_rank(linear, backend, x, y.view());
   return y;
 }
 

@@ -48,7 +48,7 @@ void DecoderBlock::load_norm(const Checkpoint& checkpoint, const NormTensors& te
 }
 
 DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer,
-                           WeightUse use)
+                           WeightUse use, const Adapter* adapter)
     : model_(model), config_(model.blocks[static_cast<std::size_t>(layer)]) {
   for (const LinearTensors& tensors : linears_of(config_)) {
     BlockLinear linear;
@@ -63,6 +63,7 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
       linear.weight = checkpoint.load_matrix(name, tensors.outputs, tensors.inputs);
     }
     if (tensors.bias) linear.bias = checkpoint.load_vector(tensors.name + ".bias", tensors.outputs);
+    if (adapter != nullptr) linear.low_rank = adapter->load(tensors.name);
     linears_.push_back(std::move(linear));
   }
   if (config_.experts) {
@@ -114,16 +115,14 @@ void DecoderBlock::tune(Autotuner& tuner, std::int64_t num_tokens, ComputeType c
 
 void DecoderBlock::pack(const Backend& backend, ComputeType compute) {
   compute_ = compute;
-  for (BlockLinear& linear : linears_) {
-    if (!linear.compact) linear.packed = backend.pack(linear.weight.view(), compute);
-  }
+  for (BlockLinear& linear : linears_) pack_linear(backend, compute, linear);
   if (experts_) experts_->pack(backend, compute);
 }
 
 void DecoderBlock::pack(const Backend& backend, ComputeType compute, LinearInput input) {
   if (experts_ && input == LinearInput::kMlp) experts_->pack(backend, compute);
   for (BlockLinear& linear : linears_) {
-    if (linear.tensors.input == input) linear.packed = backend.pack(linear.weight.view(), compute);
+    if (linear.tensors.input == input) pack_linear(backend, compute, linear);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/model/block_linear.h"
 #include "swiftprune/model/experts.h"
 #include "swiftprune/model/layer_inputs.h"
@@ -55,7 +56,7 @@ class DecoderBlock {
  public:
   // Loads and checks the block's tensors. Throws Error{kBadInput} naming the tensor.
   DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& model, std::int64_t layer,
-               WeightUse use = WeightUse::kFloat);
+               WeightUse use = WeightUse::kFloat, const Adapter* adapter = nullptr);
 
   const BlockConfig& config() const { return config_; }
   // The linears in the order of linears_of(). After a change of weights call pack() before forward().

@@ -29,9 +29,11 @@ std::int64_t Generator::bytes_per_step(std::int64_t position) const {
     }
     if (const Experts* experts = resident_.blocks[layer].experts())
       bytes += experts->bytes_for(num_sequences_);
-    for (const BlockLinear& linear : resident_.blocks[layer].linears())
+    for (const BlockLinear& linear : resident_.blocks[layer].linears()) {
       bytes += linear.compact ? linear.compact->num_bytes()
                               : linear.weight.numel() * static_cast<std::int64_t>(sizeof(float));
+      if (linear.low_rank) bytes += linear.low_rank->numel() * static_cast<std::int64_t>(sizeof(float));
+    }
   }
   return bytes;
 }

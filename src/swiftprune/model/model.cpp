@@ -272,8 +272,24 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_
   if (config_.embedding_norm) embedding_norm_ = EmbeddingNorm(checkpoint_, config_);
 }
 
-std::unique_ptr<Model> Model::open(const std::filesystem::path& folder) {
-  return std::unique_ptr<Model>(new Model(Checkpoint::open(folder)));
+std::unique_ptr<Model> Model::open(const std::filesystem::path& folder,
+                                   const std::filesystem::path& adapter) {
+  std::unique_ptr<Model> model(new Model(Checkpoint::open(folder)));
+  if (!adapter.empty()) {
+    model->adapter_ = Adapter::open(adapter, model->config_);
+    model->config_.has_adapter = true;
+    return model;
+  }
+  const std::filesystem::path beside = folder / kAdapterFolder;
+  std::error_code ignored;
+  if (std::filesystem::exists(beside / kAdapterConfigFile, ignored)) {
+    model->notes_.push_back(
+        fmt::format("{}: the low-rank part in {} is not used; eval, compare, generate, chat, serve and bench "
+                    "take it with "
+                    "--adapter {}",
+                    folder.string(), kAdapterFolder, beside.string()));
+  }
+  return model;
 }
 
 std::vector<std::string> Model::block_tensors(std::int64_t layer) const {

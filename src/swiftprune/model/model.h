@@ -11,6 +11,7 @@
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/model/decoder_block.h"
 #include "swiftprune/model/model_config.h"
 #include "swiftprune/model/token_embedding.h"
@@ -64,16 +65,19 @@ class ModelHead {
 
 class Model {
  public:
-  // Reads config.json and checks that every tensor of the family is there with its shape.
-  static std::unique_ptr<Model> open(const std::filesystem::path& folder);
+  // Reads config.json and checks that every tensor of the family is there with its shape. adapter: a LoRA folder whose
+  // parts stand beside the linears (adapter.h); empty: none.
+  static std::unique_ptr<Model> open(const std::filesystem::path& folder,
+                                     const std::filesystem::path& adapter = {});
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelConfig& config() const { return config_; }
+  const Adapter* adapter() const { return adapter_.get(); }  // or null
   // What was read otherwise than the folder says, for the user: of the checkpoint and of config.json.
   const std::vector<std::string>& notes() const { return notes_; }
 
   DecoderBlock load_block(std::int64_t layer, WeightUse use = WeightUse::kFloat) const {
-    return DecoderBlock(checkpoint_, config_, layer, use);
+    return DecoderBlock(checkpoint_, config_, layer, use, adapter_.get());
   }
   // Every tensor of the block, its experts' too.
   std::vector<std::string> block_tensors(std::int64_t layer) const;
@@ -97,6 +101,7 @@ class Model {
   explicit Model(Checkpoint checkpoint);
   Checkpoint checkpoint_;
   ModelConfig config_;
+  std::shared_ptr<const Adapter> adapter_;
   std::vector<std::string> notes_;
   std::optional<TokenEmbedding> embedding_;
   EmbeddingNorm embedding_norm_;  // where the model has one

@@ -277,6 +277,8 @@ struct ModelConfig {
   // Columns behind the hidden state in its row: what later blocks need beside it.
   std::int64_t carried = 0;
 
+  bool has_adapter = false;  // low-rank parts beside the linears (adapter.h)
+
   // Blocks differ in width and number of heads (layer_sizes.h); the fields above then are the largest ones.
   bool has_layer_sizes = false;
 

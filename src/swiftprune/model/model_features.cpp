@@ -77,7 +77,8 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kValueNorms, "norms of values"},
                                Named{kSharedKeys, "keys and values of earlier blocks"},
                                Named{kLayerEmbeddings, "embeddings of each layer"},
-                               Named{kOutputScale, "scaled outputs of blocks"}};
+                               Named{kOutputScale, "scaled outputs of blocks"},
+                               Named{kAdapter, "an adapter beside the linears"}};
 
 constexpr auto kFeatures = [] {
   std::array<ModelFeature, kNames.size()> features{};
@@ -221,6 +222,7 @@ std::set<ModelFeature> features_of(const ModelConfig& model) {
   add(model.logit_scale != 1.0f, kLogitScale);
   add(model.head_bias.has_value(), kHeadBias);
   add(model.has_layer_sizes, kLayerSizes);
+  add(model.has_adapter, kAdapter);
   add(model.layer_embeddings.has_value(), kLayerEmbeddings);
   for (const BlockConfig& block : model.blocks) add_block(model, block, features);
   return features;

@@ -77,6 +77,7 @@ enum class ModelFeature {
   kSharedKeys,       // blocks that use keys and values of earlier ones
   kLayerEmbeddings,  // what tokens add to each block
   kOutputScale,      // of a block
+  kAdapter,          // low-rank parts beside linears
 };
 
 std::span<const ModelFeature> all_model_features();

@@ -46,6 +46,7 @@ target_sources(swiftprune PRIVATE
   model/glm4_moe.cpp
   model/gpt_oss.cpp
   model/deepseek.cpp
+  model/adapter.cpp
   model/block_linear.cpp
   model/router.cpp
   model/expert_tensors.cpp

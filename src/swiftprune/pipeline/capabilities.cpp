@@ -134,7 +134,8 @@ const Capabilities& cpu_capabilities() {
     Capabilities c;
     c.where = "on the processor";
     c.score_statistics = kAllStatistics;
-    c.reads_weights = c.chains = c.mixed_refinements = c.ranks = c.narrows_experts = c.permutations = true;
+    c.reads_weights = c.chains = c.mixed_refinements = c.ranks = c.narrows_experts = c.permutations =
+        c.low_rank = true;
     for (const SelectorInfo& info : selectors()) c.selections.push_back(info.kind);
     c.patterns.assign(std::begin(kAllPatterns), std::end(kAllPatterns));
     for (const RefinePart& part : all_refine_parts())
@@ -151,6 +152,9 @@ void check_plan(const Plan& plan, SelectKind select, const Capabilities& device)
   if (plan.permute != Permute::kNone && !device.permutations) {
     bad_usage("--permute: found {}, expected none {}; {}", name_of(plan.permute), device.where,
               device.instead);
+  }
+  if (plan.low_rank() > 0 && !device.low_rank) {
+    bad_usage("--low-rank: found {}, expected 0 {}; {}", plan.low_rank(), device.where, device.instead);
   }
   for (const PlanEntry& entry : plan.entries) {
     if (!entry.prune) continue;

@@ -39,6 +39,7 @@ struct Capabilities {
   bool ranks = false;              // several processes that prune together
   bool narrows_experts = false;    // takes inner channels out of experts
   bool permutations = false;       // orders of inputs that suit N:M (Plan::permute)
+  bool low_rank = false;           // parts beside the weights (PlanEntry::low_rank)
 
   std::set<ModelFeature> features;
   std::int64_t max_head_size = 0;  // 0: any

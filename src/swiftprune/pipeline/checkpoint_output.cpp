@@ -4,6 +4,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/pipeline/adapter_output.h"
 
 namespace swiftprune {
 
@@ -15,6 +16,10 @@ CheckpointOutput::CheckpointOutput(const Checkpoint& source, CheckpointWriter& w
       const StoredWeights::Part* part = stored_.part(tensor.name);
       const std::string name = part != nullptr ? slice_of(*part).place.tensor : tensor.name;
       if (written_.insert(name).second) writer_.mark_written(name);
+      if (tensor.low_rank == 0) continue;
+      const std::string linear = linear_of(tensor.name);
+      for (const std::string& factor : {adapter_left_name(linear), adapter_right_name(linear)})
+        writer_.mark_written(factor);
     }
     for (const std::string& name : block.reordered) {
       if (written_.insert(name).second) writer_.mark_written(name);

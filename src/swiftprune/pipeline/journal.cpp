@@ -20,6 +20,7 @@ nlohmann::ordered_json to_json(const FinishedBlock& block) {
     if (t.damping) item["damping"] = *t.damping;
     if (t.lambda) item["lambda"] = *t.lambda;
     if (!t.order.empty()) item["order"] = t.order;
+    if (t.low_rank > 0) item["low_rank"] = t.low_rank;
     tensors.push_back(std::move(item));
   }
   nlohmann::ordered_json line = {
@@ -44,6 +45,7 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
                              number(item, "error"), number(item, "damping"), number(item, "lambda")});
     if (item.contains("order"))
       block.tensors.back().order = item.at("order").get<std::vector<std::int64_t>>();
+    if (item.contains("low_rank")) block.tensors.back().low_rank = item.at("low_rank").get<std::int64_t>();
   }
   if (line.contains("expert_tokens"))
     block.expert_tokens = line.at("expert_tokens").get<std::vector<std::int64_t>>();

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <map>
@@ -28,6 +29,27 @@ void check_sparsity(double sparsity, const std::string& where) {
     bad_usage("{}: found {}, expected 0 <= sparsity < 1", where, sparsity);
 }
 
+void check_low_rank(const PlanEntry& entry) {
+  if (entry.low_rank == 0) return;
+  const std::int64_t most = std::min(entry.rows, entry.cols);
+  if (entry.low_rank < 0 || entry.low_rank > most) {
+    bad_usage("{}: low rank: found {}, expected 0 (none) to {}, the smaller side of [{}, {}]", entry.tensor,
+              entry.low_rank, most, entry.rows, entry.cols);
+  }
+  if (!entry.refine.facts().finds_low_rank) {
+    bad_usage("{}: low rank: found {} with refine {}, expected {} alone", entry.tensor, entry.low_rank,
+              format(entry.refine), fmt::join(low_rank_refiners(), " or "));
+  }
+  if (entry.grid) {
+    bad_usage("{}: low rank: found {} with quantize {}, expected one of them", entry.tensor, entry.low_rank,
+              format(*entry.grid));
+  }
+  if (entry.expert >= 0) {
+    bad_usage("{}: low rank: found {} of an expert, expected 0: no adapter format for experts is written",
+              entry.tensor, entry.low_rank);
+  }
+}
+
 // Checks that the pattern fits the tensor and its refinement, before any work is done.
 void check_entry(const PlanEntry& entry) {
   if (!entry.prune) return;
@@ -50,6 +72,7 @@ void check_entry(const PlanEntry& entry) {
     bad_usage("{}: refine: found {} without a grid to round to; add --quantize int4, say", entry.tensor,
               format(entry.refine));
   }
+  check_low_rank(entry);
   check_target(entry.target(PruneTarget::Rounding::kFloor), entry.rows, entry.cols);
 }
 
@@ -119,8 +142,14 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
       if (value != "yes" && value != "no")
         bad_usage("--override: prune: found '{}', expected yes or no", value);
       entry.prune = value == "yes";
+    } else if (key == "low_rank") {
+      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), entry.low_rank);
+      if (error != std::errc() || end != value.data() + value.size())
+        bad_usage("--override: low_rank: found '{}', expected a whole number", value);
     } else {
-      bad_usage("--override: found '{}', expected sparsity, pattern, score, refine, quantize or prune", key);
+      bad_usage(
+          "--override: found '{}', expected sparsity, pattern, score, refine, quantize, low_rank or prune",
+          key);
     }
     entry.fixed |= key == "pattern" || key == "sparsity";
   }
@@ -189,6 +218,12 @@ bool Plan::quantizes() const {
                      [](const PlanEntry& entry) { return entry.prune && entry.grid.has_value(); });
 }
 
+std::int64_t Plan::low_rank() const {
+  std::int64_t most = 0;
+  for (const PlanEntry& entry : entries) most = std::max(most, entry.prune ? entry.low_rank : 0);
+  return most;
+}
+
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
   Plan plan;
@@ -200,6 +235,7 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
     PlanEntry& entry = plan.entries.back();
     entry.observed = is_observed(linear, model.config().hidden_size);
     entry.first_input = linear.first_input;
+    entry.low_rank = defaults.low_rank;
     entry.prune = entry.observed || !stat_needs(entry).any();
   }
   for (const std::string& pattern : skip) skip_matches(pattern, plan);
@@ -268,10 +304,16 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
       if (item.contains("refine")) entry.refine = parse_refine(item["refine"].get<std::string>());
       if (item.contains("quantize"))
         entry.grid = grid_or_none(item["quantize"].get<std::string>(), fmt::format("{}: quantize", where));
+      if (item.contains("low_rank")) {
+        if (!item["low_rank"].is_number_integer())
+          bad_input("{}: low_rank: found {}, expected a whole number", where, json_excerpt(item["low_rank"]));
+        entry.low_rank = item["low_rank"].get<std::int64_t>();
+      }
       check_entry(entry);
     } catch (const nlohmann::json::exception& error) {
       bad_input(
-          "{}: {}; expected name, shape, prune, pattern, sparsity, row_budgets, score, refine, quantize",
+          "{}: {}; expected name, shape, prune, pattern, sparsity, row_budgets, score, refine, quantize, "
+          "low_rank",
           where, error.what());
     } catch (const Error& error) {
       const std::string_view message = error.what();
@@ -292,6 +334,7 @@ nlohmann::ordered_json to_json(const Plan& plan) {
       item["score"] = format(entry.score);
       item["refine"] = format(entry.refine);
       if (entry.grid) item["quantize"] = format(*entry.grid);
+      if (entry.low_rank > 0) item["low_rank"] = entry.low_rank;
     }
     tensors.push_back(std::move(item));
   }

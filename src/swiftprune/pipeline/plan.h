@@ -39,6 +39,7 @@ struct PlanEntry {
   // weights alone or not at all.
   bool observed = true;
   std::int64_t first_input = 0;  // where its inputs begin in what is observed
+  std::int64_t low_rank = 0;     // of the part that the refinement finds beside the weights; 0: none
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }
@@ -60,7 +61,8 @@ struct Plan {
 
   // Share of the weights of all entries that the plan prunes.
   double sparsity() const;
-  bool quantizes() const;  // any entry
+  bool quantizes() const;         // any entry
+  std::int64_t low_rank() const;  // the largest of the entries
 };
 
 // The same entry for every linear, an expert's too, but for those whose name a shell pattern of `skip` matches
@@ -72,6 +74,7 @@ struct PlanDefaults {
   ScoreSpec score;
   RefineSpec refine;
   std::optional<QuantGrid> grid = {};
+  std::int64_t low_rank = 0;
 };
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 
@@ -84,7 +87,7 @@ bool contradicts(const Pattern& pattern, double sparsity);
 void apply_override(const std::string& name_pattern, const std::string& settings, Plan& plan);
 
 // {"rounding": "row" or "matrix", "permute": "mlp" or "all" (or left out), "tensors": [{"name", "prune", "pattern", "sparsity",
-// "row_budgets", "score", "refine", "quantize", "shape"}...]}; what the file does not name keeps its default. Throws
+// "row_budgets", "score", "refine", "quantize", "low_rank", "shape"}...]}; what the file does not name keeps its default. Throws
 // Error{kBadInput} with the file's name and the place for unknown tensors, doubles and values out of range.
 void apply_plan_file(const std::string& path, Plan& plan);
 nlohmann::ordered_json to_json(const Plan& plan);

@@ -11,6 +11,8 @@
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/model/adapter.h"
+#include "swiftprune/pipeline/adapter_output.h"
 
 namespace swiftprune {
 namespace {
@@ -52,6 +54,7 @@ nlohmann::ordered_json tensor_record(const TensorResult& tensor) {
   if (tensor.error) item["output_error"] = *tensor.error;
   if (tensor.damping) item["damping"] = *tensor.damping;
   if (tensor.lambda) item["lambda"] = *tensor.lambda;
+  if (tensor.low_rank > 0) item["low_rank"] = tensor.low_rank;
   if (!tensor.order.empty()) item["channel_order"] = fmt::format("{}", fmt::join(tensor.order, " "));
   return item;
 }
@@ -202,6 +205,15 @@ nlohmann::ordered_json make_record(const Model& model, const Plan& plan, const s
                                      {"write", s.write},
                                      {"total", s.total + (allocation ? allocation->seconds : 0.0)}}},
                                    {"blocks", block_records(plan, result)}};
+  if (plan.low_rank() > 0) {
+    std::int64_t bytes = 0, parameters = 0;
+    for (const PlannedTensor& tensor : plan_adapter(model.checkpoint(), plan)) {
+      parameters += tensor.shape[0] * tensor.shape[1];
+      bytes += tensor.shape[0] * tensor.shape[1] * size_of(tensor.dtype);
+    }
+    record["low_rank"] = {
+        {"rank", plan.low_rank()}, {"folder", kAdapterFolder}, {"parameters", parameters}, {"bytes", bytes}};
+  }
   if (model.config().has_experts()) record["experts"] = experts_record(model, plan, options, result);
   record["tensors"] = std::move(tensors);
   return record;

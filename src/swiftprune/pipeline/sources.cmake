@@ -24,6 +24,7 @@ target_sources(swiftprune PRIVATE
   pipeline/narrow_checkpoint.cpp
   pipeline/block_edits.cpp
   pipeline/tensor_output.cpp
+  pipeline/adapter_output.cpp
   pipeline/checkpoint_output.cpp
   pipeline/grid_output.cpp
   pipeline/shrunk_checkpoint.cpp

@@ -15,6 +15,9 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kRowsPerChunk = 32;
+// Of subspace iteration: in a step, which begins where the one before ended, and for the part that is returned.
+constexpr int kRounds = 2;
+constexpr int kLastRounds = 4;
 
 bool is_row_local(const Pattern& pattern) {
   return pattern.kind == Pattern::Kind::kRow || pattern.kind == Pattern::Kind::kNofM;
@@ -26,10 +29,11 @@ class AdmmRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor, bool on_grid) const override {
-    auto prepared =
-        std::make_unique<AdmmGram>(prepare_admm(*stats.gram, options_, backend, tensor, stats.compute));
-    if (on_grid) prepare_admm_grid(*prepared, backend, tensor);
+                                           std::string_view tensor,
+                                           const RefineExtras& extras) const override {
+    auto prepared = std::make_unique<AdmmGram>(
+        prepare_admm(*stats.gram, options_, backend, tensor, stats.compute, extras));
+    if (extras.grid) prepare_admm_grid(*prepared, backend, tensor);
     return prepared;
   }
 
@@ -37,8 +41,10 @@ class AdmmRefiner final : public Refiner {
                        const Backend& backend) const override {
     const auto& gram = static_cast<const AdmmGram&>(prepared);
     AdmmIteration iteration(task.weight, gram, options_.rho, backend);
+    if (task.low_rank > 0) iteration.add_low_rank(task.low_rank, scaled_weights(task.weight, gram));
     run_steps(iteration, task.target, options_.steps, options_.ramp);
     Refinement result;
+    if (task.low_rank > 0) result.low_rank = iteration.take_low_rank();
     result.weight = iteration.take_weight();
     result.mask = iteration.mask();
     result.report.damping = gram.damping;
@@ -91,7 +97,7 @@ void run_steps(AdmmIteration& iteration, const PruneTarget& target, int steps, i
 }
 
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
-                      std::string_view tensor, ComputeType compute) {
+                      std::string_view tensor, ComputeType compute, const RefineExtras& extras) {
   const std::int64_t n = gram.rows();
   AdmmGram result;
   result.gram = &gram;
@@ -113,11 +119,22 @@ AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Back
       }
     }
   });
-  DampedInverse inverse = damped_inverse(
-      normalised.view(), {.relative = options.damping, .unit = 1.0, .shift = options.rho}, backend, tensor);
+  Damping damping{.relative = options.damping, .unit = 1.0};
+  if (extras.low_rank) {  // without the shift it may need more damping, which both then have
+    DampedInverse solved = damped_inverse(normalised.view(), damping, backend, tensor);
+    result.metric_inverse = std::move(solved.inverse);
+    result.damping_raised = solved.raised;
+    damping.relative = solved.damping;
+    result.metric = normalised.clone();
+    for (std::int64_t j = 0; j < n; ++j)
+      result.metric.at(j, j) = static_cast<float>(double{normalised.at(j, j)} + solved.damping);
+  }
+  damping.shift = options.rho;
+  DampedInverse inverse = damped_inverse(normalised.view(), damping, backend, tensor);
+  expect(!extras.low_rank || inverse.raised == 0, "prepare_admm: a shift makes no matrix less definite");
   result.inverse = std::move(inverse.inverse);
   result.damping = inverse.damping;
-  result.damping_raised = inverse.raised;
+  result.damping_raised += inverse.raised;
   if (compute == ComputeType::kBF16 && backend.has_fast_bf16()) {
     result.rounded = backend.pack(std::as_const(result.inverse).view(), compute);
   }
@@ -129,10 +146,9 @@ AdmmIteration::AdmmIteration(ConstMatrixView weight, const AdmmGram& gram, doubl
       backend_(backend),
       rho_(static_cast<float>(rho)),
       constant_(weight.rows, weight.cols),
-      y_(weight.rows, weight.cols),
+      y_(scaled_weights(weight, gram)),
       t_(weight.rows, weight.cols),
       mask_(weight.rows, weight.cols) {
-  start(weight, y_);
   std::copy_n(y_.data(), y_.numel(), constant_.data());
   backend_.matmul(y_.view(), gram_.inverse.view(), -rho_, 1.0f, constant_.view());
 }
@@ -145,23 +161,89 @@ AdmmIteration::AdmmIteration(ConstMatrixView weight, ConstMatrixView right, cons
       first_(false),
       constant_(weight.rows, weight.cols),
       y_(weight.rows, weight.cols),
-      t_(weight.rows, weight.cols),
+      t_(scaled_weights(weight, gram)),
       mask_(weight.rows, weight.cols) {
   expect(right.rows == weight.rows && right.cols == weight.cols, "admm: a right side of the weight's shape");
-  start(weight, t_);
   backend_.matmul(right, gram_.inverse.view(), 1.0f, 0.0f, constant_.view());
   std::copy_n(constant_.data(), constant_.numel(), y_.data());
 }
 
-void AdmmIteration::start(ConstMatrixView weight, Matrix& scaled) const {
-  expect(gram_.inverse.rows() == weight.cols, "admm: a Gram of this linear's inputs");
+Matrix scaled_weights(ConstMatrixView weight, const AdmmGram& gram) {
+  expect(gram.inverse.rows() == weight.cols, "admm: a Gram of this linear's inputs");
+  Matrix scaled(weight.rows, weight.cols);
   const RowLoops& loops = row_loops();
   parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::copy_n(weight.row(r), weight.cols, scaled.row(r));
-      loops.multiply(gram_.norm.data(), scaled.row(r), weight.cols);
+      loops.multiply(gram.norm.data(), scaled.row(r), weight.cols);
     }
   });
+  return scaled;
+}
+
+void AdmmIteration::add_low_rank(std::int64_t rank, Matrix best) {
+  expect(gram_.metric.rows() == best.cols() && best.rows() == y_.rows(), "admm: a Gram for low-rank parts");
+  Matrix error(best.rows(), best.cols());
+  low_rank_.emplace(
+      LowRankState{LowRankFit(best.rows(), rank), std::move(best), constant_.clone(), std::move(error)});
+}
+
+// Before the product y_ is C + U (in admm's first step Y, with U = 0), after it Y = B + U.
+void AdmmIteration::start_error() {
+  LowRankState& state = *low_rank_;
+  const RowLoops& loops = row_loops();
+  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      std::copy_n(state.best.row(r), y_.cols(), state.error.row(r));
+      if (first_) continue;
+      loops.add_scaled(1.0f, y_.row(r), state.error.row(r), y_.cols());
+      loops.add_scaled(-1.0f, constant_.row(r), state.error.row(r), y_.cols());
+    }
+  });
+}
+
+void AdmmIteration::finish_error() {
+  const RowLoops& loops = row_loops();
+  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r)
+      loops.add_scaled(-1.0f, y_.row(r), low_rank_->error.row(r), y_.cols());
+  });
+}
+
+void AdmmIteration::fit_low_rank(int rounds) {
+  LowRankState& state = *low_rank_;
+  state.fit.update(std::as_const(state.error).view(), gram_.metric.view(), rounds, backend_);
+}
+
+void AdmmIteration::move_constant() {
+  LowRankState& state = *low_rank_;
+  const ConstMatrixView right = state.fit.right();
+  Matrix inner = copy_of(right);  // ρ·right·P - right
+  backend_.matmul(right, gram_.inverse.view(), rho_, -1.0f, inner.view());
+  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    const RowLoops& loops = row_loops();
+    for (std::int64_t r = first; r < last; ++r)
+      loops.add_scaled(-1.0f, constant_.row(r), y_.row(r), y_.cols());
+  });
+  std::copy_n(state.whole.data(), constant_.numel(), constant_.data());
+  backend_.matmul(state.fit.left(), inner.view(), 1.0f, 1.0f, constant_.view());
+  backend_.add(constant_.view(), y_.view());
+}
+
+LowRank AdmmIteration::take_low_rank() {
+  LowRankState& state = *low_rank_;
+  const RowLoops& loops = row_loops();
+  const RowKernels& kernels = row_kernels({});
+  parallel_for(t_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      std::copy_n(t_.row(r), t_.cols(), state.error.row(r));  // where kept, U = 0 and so T = Z
+      zero_row(kernels, mutable_weight_view(state.error.view()), r, mask_.row(r));
+      for (float& value : state.error.view().row_span(r)) value = -value;
+      loops.add_scaled(1.0f, state.best.row(r), state.error.row(r), t_.cols());
+    }
+  });
+  fit_low_rank(kLastRounds);
+  return balanced(state.fit.left(), state.fit.right(), gram_.norm);
 }
 
 // Rounded, the iteration still settles where its own steps lead: the errors of 2⁻⁹ are those of 16-bit
@@ -180,7 +262,9 @@ void AdmmIteration::multiply() {
 }
 
 void AdmmIteration::step(const PruneTarget& target) {
+  if (low_rank_) start_error();
   if (!first_) multiply();
+  if (low_rank_) finish_error();
   first_ = false;
   const auto selector = make_selector(kDefaultSelector);
   const bool row_local = is_row_local(target.pattern);
@@ -209,6 +293,9 @@ void AdmmIteration::step(const PruneTarget& target) {
       loops.admm_split(constant_.row(r), y_.row(r), t_.row(r), y_.cols());
     }
   });
+  if (!low_rank_) return;
+  fit_low_rank(kRounds);
+  move_constant();
 }
 
 Matrix AdmmIteration::take_weight() {

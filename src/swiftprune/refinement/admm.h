@@ -7,12 +7,18 @@
 // Since A = P⁻¹ - ρI, W'AP = W' - ρW'P =: C, and since U + B = Y, the new U is Y - Z: one matrix T = Z - U =
 // 2Z - Y carries the state, an iteration is the single product Y = C + U + ρTP, and the first needs none (Z =
 // W' and U = 0 give B = W').
+//
+// With a low-rank part L beside the sparse one (three blocks: 3BASiL, NeurIPS 2025) B is to come near to W' - L': each
+// step ends with the L' that is best for its B (low_rank_fit.h, in the metric A), and C becomes (W' - L')AP =
+// C - L' + ρL'P. The last L' is fit to the Z that is returned.
 #pragma once
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "swiftprune/refinement/grid_solver.h"
+#include "swiftprune/refinement/low_rank_fit.h"
 #include "swiftprune/refinement/refiner.h"
 #include "swiftprune/selection/selector.h"
 
@@ -27,9 +33,12 @@ class AdmmGram final : public PreparedGram {
   double damping = 0.0;  // in use
   int damping_raised = 0;
   std::optional<GridGram> grid;  // where a task has a grid: damped by kGridDamping
+  // Where a task asks for a low-rank part: [I, I] A and A⁻¹.
+  Matrix metric, metric_inverse;
 };
 AdmmGram prepare_admm(const Matrix& gram, const AdmmOptions& options, const Backend& backend,
-                      std::string_view tensor, ComputeType compute = ComputeType::kF32);
+                      std::string_view tensor, ComputeType compute = ComputeType::kF32,
+                      const RefineExtras& extras = {});
 
 // The iteration by itself: start, then `step` with the target of that step (admm_target()), then the result.
 class AdmmIteration {
@@ -39,14 +48,22 @@ class AdmmIteration {
   // right [O, I] in place of W'A: what the weights are to reproduce is no longer W itself.
   AdmmIteration(ConstMatrixView weight, ConstMatrixView right, const AdmmGram& gram, double rho,
                 const Backend& backend);
+  // Before the first step: a part of this rank stands beside the weights. best [O, I]: the scaled weights that without
+  // zeros would be the best, W' or what solves B A = right.
+  void add_low_rank(std::int64_t rank, Matrix best);
   void step(const PruneTarget& target);
   const Mask& mask() const { return mask_; }
+  // Fit to the weights of the last step, in the units of W; before take_weight().
+  LowRank take_low_rank();
   // Z/n [O, I]; ends the iteration.
   Matrix take_weight();
 
  private:
-  void start(ConstMatrixView weight, Matrix& scaled) const;  // W'
-  void multiply();                                           // Y += ρ(Z - U)P
+  void multiply();  // Y += ρ(Z - U)P
+  void start_error();
+  void finish_error();  // of B
+  void fit_low_rank(int rounds);
+  void move_constant();  // C of what the low-rank part leaves
 
   const AdmmGram& gram_;
   const Backend& backend_;
@@ -57,7 +74,17 @@ class AdmmIteration {
   Matrix t_;         // Z - U
   Matrix product_;   // (Z - U)P where P is in bf16
   Mask mask_;
+  struct LowRankState {
+    LowRankFit fit;
+    Matrix best;   // [O, I]
+    Matrix whole;  // [O, I] C without the low-rank part
+    Matrix error;  // [O, I] best - B, in the end best - Z
+  };
+  std::optional<LowRankState> low_rank_;
 };
+
+// W·n [O, I]
+Matrix scaled_weights(ConstMatrixView weight, const AdmmGram& gram);
 
 // What makes grids possible with `gram`.
 void prepare_admm_grid(AdmmGram& gram, const Backend& backend, std::string_view tensor);

@@ -20,18 +20,24 @@ struct AlignedGram final : PreparedGram {
   const Matrix* residual = nullptr;  // the caller's R, or null
 };
 
-// Returns what each row was multiplied with. [O]
+// Scales the rows of weights and of the low-rank part beside them, where there is one. Returns what each row was
+// multiplied with. [O]
 std::vector<float> match_row_energies(ConstMatrixView dense, const Matrix& gram, const Backend& backend,
-                                      MatrixView weight) {
+                                      Refinement& refined) {
+  const MatrixView weight = refined.weight.view();
   std::vector<float> factors(static_cast<std::size_t>(weight.rows), 1.0f);
   const std::vector<double> wanted = row_energies(dense, gram.view(), backend);
-  const std::vector<double> found = row_energies(weight, gram.view(), backend);
+  const std::vector<double> found =
+      refined.low_rank ? row_energies(sum_of(weight, *refined.low_rank, backend).view(), gram.view(), backend)
+                       : row_energies(weight, gram.view(), backend);
   for (std::int64_t r = 0; r < weight.rows; ++r) {
     const auto i = static_cast<std::size_t>(r);
     if (!(wanted[i] > 0.0 && found[i] > 0.0)) continue;
     const double scale = std::sqrt(std::clamp(std::sqrt(wanted[i] / found[i]), 0.5, 2.0));
     factors[i] = static_cast<float>(scale);
     for (float& value : weight.row_span(r)) value *= factors[i];
+    if (!refined.low_rank) continue;
+    for (float& value : refined.low_rank->left.view().row_span(r)) value *= factors[i];
   }
   return factors;
 }
@@ -43,14 +49,15 @@ class AlignedAdmmRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor, bool on_grid) const override {
+                                           std::string_view tensor,
+                                           const RefineExtras& extras) const override {
     const Matrix& gram = *stats.gram;
     const std::int64_t n = gram.rows();
     expect(stats.cross == nullptr || (stats.cross->rows() == n && stats.cross->cols() == n),
            "aligned-admm: cross moments [I, I]");
     auto prepared = std::make_unique<AlignedGram>();
-    prepared->admm = prepare_admm(gram, options_.admm(), backend, tensor, stats.compute);
-    if (on_grid) prepare_admm_grid(prepared->admm, backend, tensor);
+    prepared->admm = prepare_admm(gram, options_.admm(), backend, tensor, stats.compute, extras);
+    if (extras.grid) prepare_admm_grid(prepared->admm, backend, tensor);
     prepared->residual = stats.residual;
     prepared->moments = Matrix(n, n);
     const double alpha = stats.cross != nullptr ? options_.alpha : 0.0;
@@ -95,14 +102,19 @@ class AlignedAdmmRefiner final : public Refiner {
     const auto& gram = static_cast<const AlignedGram&>(prepared);
     const Matrix right = right_side(task, gram, backend);
     AdmmIteration iteration(task.weight, right.view(), gram.admm, options_.admm().rho, backend);
+    if (task.low_rank > 0) {
+      Matrix best(task.weight.rows, task.weight.cols);
+      backend.matmul(right.view(), gram.admm.metric_inverse.view(), 1.0f, 0.0f, best.view());
+      iteration.add_low_rank(task.low_rank, std::move(best));
+    }
     run_steps(iteration, task.target, options_.steps, options_.ramp);
     Refinement result;
+    if (task.low_rank > 0) result.low_rank = iteration.take_low_rank();
     result.weight = iteration.take_weight();
     result.mask = iteration.mask();
     result.report.damping = gram.admm.damping;
     result.report.damping_raised = gram.admm.damping_raised;
-    const std::vector<float> factors =
-        match_row_energies(task.weight, *gram.gram, backend, result.weight.view());
+    const std::vector<float> factors = match_row_energies(task.weight, *gram.gram, backend, result);
     if (!task.grid) return result;
     const Matrix target = grid_target(task.weight, right, factors, gram);
     return put_on_grid(task, result, target.view(), gram.admm, backend);

@@ -9,6 +9,9 @@
 // 1/2, 2)^½, where e_d and e are the energies w G wᵀ of its old and new weights: what sparsity takes from the
 // output's variance comes back.
 //
+// A low-rank part (admm.h) is fit to the weights (T/n + damping·W')A⁻¹ that would be best without zeros, and its rows are
+// scaled with the weights'.
+//
 // Without cross moments (C = G) and residuals (R = 0) T = W·G, and only the scaling differs from admm.
 #pragma once
 

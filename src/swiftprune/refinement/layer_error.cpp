@@ -62,6 +62,12 @@ double relative_error(double change, double whole) {
   return whole > 0.0 ? std::max(0.0, change / whole) : 0.0;
 }
 
+Matrix sum_of(ConstMatrixView weight, const LowRank& low_rank, const Backend& backend) {
+  Matrix sum = copy_of(weight);
+  backend.matmul(low_rank.left.view(), low_rank.right.view(), 1.0f, 1.0f, sum.view());
+  return sum;
+}
+
 Matrix sampled_difference(ConstMatrixView a, ConstMatrixView b, std::int64_t step) {
   Matrix difference(ceil_div(a.rows, step), a.cols);
   for (std::int64_t r = 0; r < difference.rows(); ++r) {

@@ -6,6 +6,7 @@
 
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/scoring/layer_stats.h"
+#include "swiftprune/tensor/low_rank.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune {
@@ -26,6 +27,9 @@ std::optional<double> output_error(ConstMatrixView dense, ConstMatrixView pruned
 std::int64_t output_error_step(std::int64_t rows);
 // Of the change to the whole; 0 where there is nothing.
 double relative_error(double change, double whole);
+
+// weight + L [O, I], where L stands beside it.
+Matrix sum_of(ConstMatrixView weight, const LowRank& low_rank, const Backend& backend);
 
 // a - b over every `step`-th row, as a matrix of those rows; b may be empty (counts as zero).
 Matrix sampled_difference(ConstMatrixView a, ConstMatrixView b, std::int64_t step);

@@ -26,7 +26,7 @@ class PcgRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&, std::string_view,
-                                           bool) const override {
+                                           const RefineExtras&) const override {
     const Matrix& gram = *stats.gram;
     auto prepared = std::make_unique<PcgGram>();
     prepared->damping = static_cast<float>(options_.damping * damping_unit(gram.view()));

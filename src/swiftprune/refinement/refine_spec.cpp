@@ -128,7 +128,7 @@ constexpr std::array kEntries = {
           .read = read_pcg,
           .write = write_pcg},
     Entry{.info = {"admm", "finds mask and weights together", "arXiv 2401.02938, arXiv 2406.07831"},
-          .facts = {.finds_grid = true, .works_by_rows = true},
+          .facts = {.finds_grid = true, .works_by_rows = true, .finds_low_rank = true},
           .numbers = {{{"steps", kSteps},
                        {"ramp (3/4 of the steps)", kSteps},
                        {"damping", kDamping},
@@ -136,14 +136,15 @@ constexpr std::array kEntries = {
           .num_shown = 2,
           .read = read_admm,
           .write = write_admm},
-    Entry{.info = {"aligned-admm", "admm that also makes up for the error of the layers before",
-                   "this project; as admm"},
-          .facts = {.uses_alignment = true, .finds_grid = true, .works_by_rows = true},
-          .numbers =
-              {{{"steps", kSteps}, {"ramp (3/4 of the steps)", kSteps}, {"alpha", kShare}, {"beta", kShare}}},
-          .num_shown = 2,
-          .read = read_aligned_admm,
-          .write = write_aligned_admm},
+    Entry{
+        .info = {"aligned-admm", "admm that also makes up for the error of the layers before",
+                 "this project; as admm"},
+        .facts = {.uses_alignment = true, .finds_grid = true, .works_by_rows = true, .finds_low_rank = true},
+        .numbers =
+            {{{"steps", kSteps}, {"ramp (3/4 of the steps)", kSteps}, {"alpha", kShare}, {"beta", kShare}}},
+        .num_shown = 2,
+        .read = read_aligned_admm,
+        .write = write_aligned_admm},
     Entry{.info = {"swaps", "exchanges kept and pruned weights, changes no weight", "SwiftPrune"},
           .facts =
               {.uses_mask = true, .keeps_weights = true, .moves_single_weights = true, .works_by_rows = true},
@@ -240,6 +241,13 @@ std::vector<std::string_view> grid_refiners() {
   return names;
 }
 
+std::vector<std::string_view> low_rank_refiners() {
+  std::vector<std::string_view> names;
+  for (const Entry& entry : kEntries)
+    if (entry.facts.finds_low_rank) names.push_back(entry.info.name);
+  return names;
+}
+
 std::string_view name_of(const RefinePart& part) { return entry_of(part).info.name; }
 
 RefineFacts facts_of(const RefinePart& part) { return entry_of(part).facts; }
@@ -270,6 +278,7 @@ RefineFacts RefineSpec::facts() const {
     facts.uses_gram |= facts_of(part).uses_gram;
     facts.works_by_rows &= facts_of(part).works_by_rows;
   }
+  facts.finds_low_rank &= parts_.size() == 1;  // those that follow would not know of it
   facts.finds_grid = facts_of(parts_.back()).finds_grid;
   facts.needs_grid = facts_of(parts_.back()).needs_grid;
   return facts;

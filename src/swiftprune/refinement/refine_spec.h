@@ -76,6 +76,7 @@ struct RefineFacts {
   bool finds_grid = false;            // can put the weights on a grid of few bits
   bool needs_grid = false;            // does nothing else
   bool works_by_rows = false;         // with patterns that choose within each row
+  bool finds_low_rank = false;        // can find a low-rank part beside the weights, where it stands alone
 
   StatNeeds needs() const { return {.energy = uses_gram, .gram = uses_gram, .alignment = uses_alignment}; }
 };
@@ -116,7 +117,8 @@ struct RefinerInfo {
 };
 std::span<const RefinerInfo> refiners();  // "none" first, then in the order of RefinePart
 
-std::vector<std::string_view> grid_refiners();  // those that put weights on a grid
+std::vector<std::string_view> grid_refiners();      // those that put weights on a grid
+std::vector<std::string_view> low_rank_refiners();  // those that find a low-rank part beside the weights
 
 // "none", "admm", "admm(20,15)", "admm(20)+pcg(20)". Throws Error{kUsage}.
 RefineSpec parse_refine(std::string_view text);

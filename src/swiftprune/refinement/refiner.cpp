@@ -53,11 +53,11 @@ class NoRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats&, const Backend&, std::string_view,
-                                           bool) const override {
+                                           const RefineExtras&) const override {
     return std::make_unique<PreparedGram>();
   }
   Refinement do_refine(const RefineTask& task, const PreparedGram&, const Backend&) const override {
-    return {masked(task.weight, *task.mask), *task.mask, {}, {}};
+    return {masked(task.weight, *task.mask), *task.mask, {}, {}, {}};
   }
 };
 
@@ -85,11 +85,12 @@ class ChainRefiner final : public Refiner {
   };
 
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor, bool on_grid) const override {
+                                           std::string_view tensor,
+                                           const RefineExtras& extras) const override {
     auto prepared = std::make_unique<Prepared>();
     for (const auto& part : parts_) {
       const bool last = &part == &parts_.back();
-      prepared->parts.push_back(part->prepare(stats, backend, tensor, on_grid && last));
+      prepared->parts.push_back(part->prepare(stats, backend, tensor, {.grid = extras.grid && last}));
     }
     return prepared;
   }
@@ -119,12 +120,12 @@ class ChainRefiner final : public Refiner {
 }  // namespace
 
 std::unique_ptr<PreparedGram> Refiner::prepare(const LayerStats& stats, const Backend& backend,
-                                               std::string_view tensor, bool on_grid) const {
+                                               std::string_view tensor, const RefineExtras& extras) const {
   if (uses_gram()) {
     expect(stats.gram != nullptr, "prepare: the Gram matrix was collected");
     check_gram(stats.gram, stats.gram->rows(), tensor);
   }
-  auto prepared = do_prepare(stats, backend, tensor, on_grid);
+  auto prepared = do_prepare(stats, backend, tensor, extras);
   prepared->gram = uses_gram() ? stats.gram : nullptr;
   return prepared;
 }
@@ -140,12 +141,19 @@ Refinement Refiner::refine(const RefineTask& task, const PreparedGram& prepared,
   if (task.grid) check_grid(*task.grid, w.cols, std::string(task.target.tensor));
   expect(task.start == nullptr || (task.start->rows() == w.rows && task.start->cols() == w.cols),
          "refine: start weights of this shape");
+  expect(task.low_rank == 0 || facts_.finds_low_rank, "refine: a low-rank part of a refiner that finds one");
   expect(prepared.gram == nullptr || prepared.gram->rows() == w.cols,
          "refine: the Gram of this linear's inputs");
   check_finite(w, task.target.tensor, "weight");
   Refinement result = do_refine(task, prepared, backend);
   check_finite(result.weight.view(), task.target.tensor, "refined weight");
   expect(task.grid.has_value() == result.quantized.has_value(), "refine: codes for a grid");
+  expect((task.low_rank > 0) == result.low_rank.has_value(),
+         "refine: a low-rank part where one was asked for");
+  if (result.low_rank) {
+    check_finite(result.low_rank->left.view(), task.target.tensor, "low-rank factor");
+    check_finite(result.low_rank->right.view(), task.target.tensor, "low-rank factor");
+  }
   return result;
 }
 

@@ -12,6 +12,7 @@
 #include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/selection/pattern.h"
+#include "swiftprune/tensor/low_rank.h"
 #include "swiftprune/tensor/mask.h"
 #include "swiftprune/tensor/matrix.h"
 #include "swiftprune/tensor/quantized_weight.h"
@@ -28,6 +29,7 @@ struct RefineTask {
   std::int64_t first_row = 0;
   PruneTarget target{};
   std::optional<QuantGrid> grid{};  // that the new weights are to be on
+  std::int64_t low_rank = 0;        // > 0: of a part that stands beside them (RefineFacts::finds_low_rank)
 };
 
 struct RefineReport {
@@ -40,6 +42,15 @@ struct Refinement {
   Mask mask;                                   // [O, I]
   std::optional<QuantizedWeight> quantized{};  // the same weights, where the task had a grid
   RefineReport report;
+  // Where the task asked for one: weight + low_rank takes the dense weight's place.
+  std::optional<LowRank> low_rank{};
+};
+
+// What tasks ask for beside zeros.
+struct RefineExtras {
+  bool grid = false;
+  bool low_rank = false;
+  bool operator==(const RefineExtras&) const = default;
 };
 
 // What depends on the Gram alone (an inverse, say): made once for all linears that share an input.
@@ -60,15 +71,15 @@ class Refiner {
 
   // Throws Error{kBadInput} when the Gram is missing or not finite. The matrices of `stats` must outlive the
   // result.
-  // on_grid: for tasks with a grid, or for ones without.
   std::unique_ptr<PreparedGram> prepare(const LayerStats& stats, const Backend& backend,
-                                        std::string_view tensor, bool on_grid = false) const;
+                                        std::string_view tensor, const RefineExtras& extras = {}) const;
   // `prepared` comes from this refiner and the statistics of this linear's inputs.
   Refinement refine(const RefineTask& task, const PreparedGram& prepared, const Backend& backend) const;
 
  private:
   virtual std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                                   std::string_view tensor, bool on_grid) const = 0;
+                                                   std::string_view tensor,
+                                                   const RefineExtras& extras) const = 0;
   virtual Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                                const Backend& backend) const = 0;
 

@@ -32,7 +32,7 @@ class RtnRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats&, const Backend&, std::string_view,
-                                           bool) const override {
+                                           const RefineExtras&) const override {
     return std::make_unique<PreparedGram>();
   }
 
@@ -58,7 +58,7 @@ class GptqRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor, bool) const override {
+                                           std::string_view tensor, const RefineExtras&) const override {
     auto prepared = std::make_unique<GptqGram>();
     Matrix hessian = stats.gram->clone();
     const double unit = damping_unit(hessian.view());

@@ -5,6 +5,7 @@ target_sources(swiftprune PRIVATE
   refinement/cholesky.cpp
   refinement/inverse_factor.cpp
   refinement/pcg.cpp
+  refinement/low_rank_fit.cpp
   refinement/admm.cpp
   refinement/aligned_admm.cpp
   refinement/swaps.cpp

@@ -41,7 +41,7 @@ class SparseGptRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend& backend,
-                                           std::string_view tensor, bool) const override;
+                                           std::string_view tensor, const RefineExtras&) const override;
   Refinement do_refine(const RefineTask& task, const PreparedGram& prepared,
                        const Backend& backend) const override;
 
@@ -49,7 +49,8 @@ class SparseGptRefiner final : public Refiner {
 };
 
 std::unique_ptr<PreparedGram> SparseGptRefiner::do_prepare(const LayerStats& stats, const Backend& backend,
-                                                           std::string_view tensor, bool) const {
+                                                           std::string_view tensor,
+                                                           const RefineExtras&) const {
   auto prepared = std::make_unique<SparseGptGram>();
   prepared->inverse = inverse_factor(*stats.gram, options_.damping, backend, tensor);
   return prepared;

@@ -128,7 +128,7 @@ class SwapsRefiner final : public Refiner {
 
  private:
   std::unique_ptr<PreparedGram> do_prepare(const LayerStats& stats, const Backend&, std::string_view,
-                                           bool) const override {
+                                           const RefineExtras&) const override {
     auto prepared = std::make_unique<SwapsGram>();
     for (std::int64_t j = 0; j < stats.gram->rows(); ++j) prepared->diagonal.push_back(stats.gram->at(j, j));
     return prepared;

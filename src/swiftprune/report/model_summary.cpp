@@ -163,6 +163,12 @@ ModelSummary summarize_model(const Model& model, const std::string& folder) {
   }
   for (const TensorInfo& tensor : checkpoint.tensors())
     if (stored.holds_parts(tensor.name)) bytes += static_cast<double>(tensor.num_bytes());
+  if (const Adapter* adapter = model.adapter()) {
+    summary.name += " + adapter";
+    summary.num_parameters += adapter->num_parameters();
+    summary.num_bytes += adapter->num_bytes();
+    bytes += static_cast<double>(adapter->num_bytes());
+  }
   for (std::size_t layer = 0; layer < layers; ++layer) {
     summary.block_sparsity.push_back(layer_zeros[layer] / layer_weights[layer]);
     zeros += layer_zeros[layer];

@@ -27,12 +27,12 @@ struct ModelStep {
 };
 
 struct ModelSummary {
-  std::string name;    // the folder's own name
+  std::string name;    // the folder's own name, "+ adapter" where one stands beside it
   std::string folder;  // as given
   std::string family;
-  std::int64_t num_parameters = 0;  // of the linears and all other tensors, zeros included
-  std::int64_t num_bytes = 0;       // of the weight files' tensors
-  double bits_per_weight = 0.0;     // of the blocks' linears, as they are stored
+  std::int64_t num_parameters = 0;  // of the linears and all other tensors, zeros included; an adapter's, too
+  std::int64_t num_bytes = 0;       // of the weight files' tensors, an adapter's, too
+  double bits_per_weight = 0.0;     // of the blocks' linears, as they are stored, with their adapter's bytes
   bool packed = false;
   double sparsity = 0.0;  // of the blocks' linears
   std::string pattern;    // of most linears that have zeros, "dense" when none has

@@ -71,10 +71,16 @@ RecordedTensor read_tensor(const json& object, const std::string& where) {
   }
   if (const auto order = object.find("channel_order"); order != object.end())
     tensor.order = read_order(*order, tensor.cols, where);
+  if (object.contains("low_rank")) tensor.low_rank = extent(object, "low_rank", where);
   return tensor;
 }
 
 }  // namespace
+
+bool PruneRecord::has_low_rank() const {
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [](const RecordedTensor& tensor) { return tensor.low_rank > 0; });
+}
 
 std::optional<PruneRecord> read_prune_record(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "swiftprune.json";

@@ -19,11 +19,13 @@ struct RecordedTensor {
   Pattern pattern;
   std::optional<double> sparsity;
   std::vector<std::int64_t> order;  // TensorResult::order
+  std::int64_t low_rank = 0;
 };
 
 struct PruneRecord {
   std::string method;
   bool weights_changed = true;
+  bool has_low_rank() const;  // any tensor
   std::vector<RecordedTensor> tensors;
 };
 

@@ -17,9 +17,11 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/masking/apply_mask.h"
 #include "swiftprune/masking/zero_scan.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/model/channel_fold.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/stored_weights.h"
+#include "swiftprune/pipeline/adapter_output.h"
 #include "swiftprune/report/block_linears.h"
 #include "swiftprune/report/prune_record.h"
 
@@ -150,6 +152,7 @@ class Verifier {
       options_.progress("verify", ++done, total);
     }
     check_parts();
+    check_low_rank();
     for (const TensorInfo& tensor : pruned_.tensors()) {
       if (dense_.find(tensor.name) == nullptr) tensors_.fail("{}: not in the dense model", tensor.name);
     }
@@ -247,6 +250,34 @@ class Verifier {
       return other;
     }
     return nullptr;
+  }
+
+  // The adapter that the record tells of: it can be read, and each part has the rank that stands there.
+  void check_low_rank() {
+    if (!record_ || !record_->has_low_rank()) return;
+    try {
+      const auto adapter = Adapter::open(pruned_.folder() / kAdapterFolder, model_config(pruned_.config()));
+      std::int64_t recorded = 0;
+      for (const RecordedTensor& tensor : record_->tensors) {
+        check_interrupt();
+        if (tensor.low_rank == 0) continue;
+        ++recorded;
+        const std::string linear = linear_of(tensor.name);
+        const std::int64_t rank = adapter->rank_of(linear);
+        if (rank != tensor.low_rank) {
+          low_rank_.fail("{}: found rank {} in the adapter, but the record says {}", tensor.name, rank,
+                         tensor.low_rank);
+        } else if (adapter->load(linear)) {  // finite, or it throws
+          low_rank_.pass();
+        }
+      }
+      if (adapter->num_linears() > recorded)
+        low_rank_.fail("{}: found parts of {} linears, but the record says {}", kAdapterFile,
+                       adapter->num_linears(), recorded);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kBadInput) throw;
+      low_rank_.fail("{}", error.what());
+    }
   }
 
   // What is compared: a tensor, or an expert's part of one.
@@ -405,6 +436,8 @@ class Verifier {
     }
     report_.checks.push_back(kept);
     report_.checks.push_back(record_check_.result("tensors as recorded"));
+    if (record_ && record_->has_low_rank())
+      report_.checks.push_back(low_rank_.result("low-rank parts of the recorded ranks"));
     if (report_.num_tensors == 0) {
       report_.checks.push_back(
           {"pruned", VerifyCheck::Outcome::kFailed, "no tensor differs from the dense model's"});
@@ -422,7 +455,7 @@ class Verifier {
   std::set<std::string> linears_;                                // without a record
   std::map<std::string, std::int64_t> found_patterns_;
   Checker files_{"files"}, tensors_{"tensors"}, untouched_{"untouched"}, finite_{"finite"}, zeros_{"zeros"},
-      pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"};
+      pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"}, low_rank_{"low rank"};
 };
 
 }  // namespace

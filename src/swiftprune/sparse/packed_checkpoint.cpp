@@ -201,7 +201,7 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
     parts.release(name);
   }
   writer.write_file(kPackedRecordFile, packed_record(result, options).dump(2) + "\n");
-  writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});
+  writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
   return result;
 }
@@ -238,7 +238,7 @@ void unpack_checkpoint(const Checkpoint& source, const fs::path& target, const P
     report(progress, "unpack", ++done, source.tensors().size());
   }
   if (grids) writer.write_file("config.json", float32_config(source));
-  writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)});
+  writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
 }
 

@@ -4,13 +4,13 @@
 #include <cmath>
 #include <map>
 #include <numeric>
-#include <set>
 #include <string>
 #include <utility>
 
 #include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/model/adapter.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/channel_orders.h"
@@ -63,7 +63,7 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void load_finished(const FinishedBlock& finished) override {
-    for (const TensorResult& tensor : finished.tensors) finished_.insert(tensor.name);
+    for (const TensorResult& tensor : finished.tensors) finished_.emplace(tensor.name, tensor.low_rank);
     orders_.start_block(finished.layer, &finished);
     for (std::size_t i = 0; i < block_->linears().size(); ++i) {
       BlockLinear& linear = block_->linears()[i];
@@ -220,10 +220,12 @@ class CpuPruneShop final : public PruneShop {
       task.mask = refiner->uses_mask() ? &mask_ : nullptr;
       task.target = target;
       task.grid = entry.grid;
+      task.low_rank = entry.low_rank;
       Refinement refined = refiner->refine(task, prepared, backend_);
       if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
       dense = std::exchange(of.weight, std::move(refined.weight));
       quantized_[linear] = std::move(refined.quantized);
+      of.low_rank = std::move(refined.low_rank);
     }
     finish_linear(linear, entry, dense);
   }
@@ -273,6 +275,9 @@ class CpuPruneShop final : public PruneShop {
     }
     write_weight(linear, of);
     quantized_[linear].reset();
+    if (!of.low_rank) return;
+    write_tensor(run_.output, adapter_left_name(of.tensors.name), of.dtype, of.low_rank->left.values());
+    write_tensor(run_.output, adapter_right_name(of.tensors.name), of.dtype, of.low_rank->right.values());
   }
 
   void end_block(FinishedBlock block) override {
@@ -322,10 +327,17 @@ class CpuPruneShop final : public PruneShop {
   // Was the weight read?
   bool read_finished(BlockLinear& linear) {
     const std::string name = linear.tensors.name + ".weight";
-    if (!finished_.contains(name)) return false;
+    const auto finished = finished_.find(name);
+    if (finished == finished_.end()) return false;
     Communicator& ranks = *run_.options.ranks;
     if (ranks.is_first()) run_.output.read(name, linear.weight.values());
     ranks.broadcast(0, std::as_writable_bytes(linear.weight.values()));
+    if (const std::int64_t rank = finished->second; rank > 0) {  // by one process alone
+      LowRank& part = linear.low_rank.emplace(
+          LowRank{Matrix(linear.tensors.outputs, rank), Matrix(rank, linear.tensors.inputs)});
+      run_.output.read(adapter_left_name(linear.tensors.name), part.left.values());
+      run_.output.read(adapter_right_name(linear.tensors.name), part.right.values());
+    }
     return true;
   }
 
@@ -369,15 +381,15 @@ class CpuPruneShop final : public PruneShop {
 
   // Linears that share an input share what the refinement derives from its Gram matrix.
   const PreparedGram& prepared(const PlanEntry& entry, const Refiner& refiner) {
-    const bool on_grid = entry.grid.has_value();
+    const RefineExtras extras{.grid = entry.grid.has_value(), .low_rank = entry.low_rank > 0};
     for (const Prepared& prepared : prepared_) {
-      if (prepared.refine == entry.refine && prepared.on_grid == on_grid &&
+      if (prepared.refine == entry.refine && prepared.extras == extras &&
           prepared.first_input == entry.first_input) {
         return *prepared.gram;
       }
     }
-    prepared_.push_back({entry.refine, on_grid, entry.first_input,
-                         refiner.prepare(stats_for(entry), backend_, entry.tensor, on_grid)});
+    prepared_.push_back({entry.refine, extras, entry.first_input,
+                         refiner.prepare(stats_for(entry), backend_, entry.tensor, extras)});
     return *prepared_.back().gram;
   }
 
@@ -387,9 +399,15 @@ class CpuPruneShop final : public PruneShop {
     if (entry.expert < 0) block_.changed(entry.input);
     if (!quantized_[linear] || !run_.output.keeps_grids()) round_to(of.dtype, of.weight.values());
     check_finite(of.weight.view(), entry.tensor);
+    if (of.low_rank) {
+      round_to(of.dtype, of.low_rank->left.values());
+      round_to(of.dtype, of.low_rank->right.values());
+    }
     {
       const Stopwatch watch(run_.seconds.refine);
-      outcomes_[linear].error = output_error(dense.view(), of.weight.view(), stats_for(entry), backend_);
+      const Matrix sum = of.low_rank ? sum_of(of.weight.view(), *of.low_rank, backend_) : Matrix();
+      outcomes_[linear].error =
+          output_error(dense.view(), of.low_rank ? sum.view() : of.weight.view(), stats_for(entry), backend_);
     }
     const auto values = std::as_const(of.weight).values();
     outcomes_[linear].zeros = std::count(values.begin(), values.end(), 0.0f);
@@ -410,14 +428,15 @@ class CpuPruneShop final : public PruneShop {
   bool experts_pass_ = false;
   std::optional<LinearNumbers> numbers_;  // of the block
   std::int64_t expert_index_ = -1;
-  std::optional<Expert> expert_;    // in hand
-  std::set<std::string> finished_;  // tensors of the block in hand that an earlier run wrote
+  std::optional<Expert> expert_;  // in hand
+  // Tensors of the block in hand that an earlier run wrote, and the ranks of what stands beside them.
+  std::map<std::string, std::int64_t> finished_;
   std::array<std::optional<ActivationStats>, kNumLinearInputs> stats_;
   LayerStats input_stats_;                                    // of the input in hand
   std::map<std::int64_t, std::unique_ptr<StatsPart>> parts_;  // of it, by LinearTensors::first_input
   struct Prepared {
     RefineSpec refine;
-    bool on_grid = false;
+    RefineExtras extras;
     std::int64_t first_input = 0;
     std::unique_ptr<PreparedGram> gram;
   };

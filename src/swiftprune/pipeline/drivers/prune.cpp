@@ -266,7 +266,8 @@ class Pruner {
             .error = outcome.error,
             .damping = outcome.damping,
             .lambda = outcome.lambda,
-            .order = outcome.order};
+            .order = outcome.order,
+            .low_rank = entry.low_rank};
   }
 
   // The rows' numbers of weights to prune, for the entries that have row budgets, and the same of their levels; from
@@ -412,6 +413,7 @@ PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Pla
   }
   check_expert_plan(model, plan, output);
   check_permute(plan, model.config());
+  expect(plan.low_rank() == 0 || options.levels == nullptr, "prune: levels without low-rank parts");
   expect(plan.permute == Permute::kNone || options.levels == nullptr,
          "prune: levels in the model's own order");
   if (options.levels != nullptr) {

@@ -38,6 +38,7 @@ struct TensorResult {
   std::optional<double> lambda;   // of the faithful EWMA selector
   // Of the inputs in the file, where it is not the model's own: position p holds what was input order[p].
   std::vector<std::int64_t> order = {};
+  std::int64_t low_rank = 0;  // of the part that stands beside it in the adapter (adapter_output.h)
 };
 
 // All that a block's pruning told.
