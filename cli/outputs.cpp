@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "swiftprune/core/run_context.h"
@@ -24,16 +23,6 @@ void check_output_file(std::string_view flag, const std::string& file) {
   // A device such as /dev/full is asked when it is written to.
   if (::access(exists ? file.c_str() : folder.c_str(), W_OK) != 0) {
     bad_usage("{}: {} cannot be written: no permission", flag, file);
-  }
-}
-
-void check_outside(std::string_view flag, const std::string& out, const std::string& model) {
-  std::error_code error;
-  const fs::path inner = fs::weakly_canonical(fs::absolute(out), error).lexically_normal();
-  const fs::path outer = fs::canonical(model, error);
-  if (error) return;  // a model that cannot be found is reported by who opens it
-  if (std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end()) {
-    bad_usage("{}: found {}, which lies inside the model {}; choose a folder beside it", flag, out, model);
   }
 }
 

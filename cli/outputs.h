@@ -10,8 +10,6 @@ namespace swiftprune::cli {
 // Throws Error{kUsage} naming the flag when no file can be made there: a report must not fail after minutes
 // of work. An empty name is none. Makes nothing.
 void check_output_file(std::string_view flag, const std::string& file);
-// Throws Error{kUsage} when the new folder would lie inside the model that is read.
-void check_outside(std::string_view flag, const std::string& out, const std::string& model);
 
 // Runs a command that writes `out` whole or not at all; an Interrupted then tells which. kept: what else is
 // left when it is not there, or "".

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "command.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/stored_weights.h"

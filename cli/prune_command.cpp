@@ -16,6 +16,7 @@
 #include "prune_dry_run.h"
 #include "ranks.h"
 #include "swiftprune/api/prune_job.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/sha256.h"
@@ -188,8 +189,8 @@ void run(PruneFlags& flags, Communicator& ranks) {
                                 {"instruction set", isa_name()}});
   }
   const ForwardOptions forward{.compute = prepared.options.compute, .progress = prepared.options.progress};
-  const PruneOrigin origin{.command = command_record(*flags.common.command),
-                           .options = byte_options(*flags.common.command)};
+  const JobOrigin origin{.command = command_record(*flags.common.command),
+                         .options = byte_options(*flags.common.command)};
   const auto report = prune(job, std::move(prepared), *model, *device, origin, notes_to(flags.common), ranks);
   if (!report) return;  // another rank's
   print_result(flags, *model, *report,

@@ -11,6 +11,7 @@
 #include "command.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/record.h"

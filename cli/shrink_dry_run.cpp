@@ -9,6 +9,8 @@
 #include "machine.h"
 #include "prune_dry_run.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/overloaded.h"
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pilot/block_trial.h"
@@ -89,24 +91,24 @@ struct Estimate {
 // Text that the model is still to write is not written for a dry run.
 TokenWindows windows_of(const ShrinkFlags& flags, const Model& model, Device& device, ComputeType compute,
                         const ProgressFn& progress, Estimate& estimate) {
-  if (flags.calibration.is_self()) {
+  if (flags.job.calibration.is_self()) {
     estimate.not_estimated.emplace_back("the model's writing of the calibration text");
-    return stand_in_windows(model, flags.windows, flags.calibration.seqlen);
+    return stand_in_windows(model, flags.job.windows, flags.job.calibration.seqlen);
   }
-  return calibration_windows(notes_to(flags.common), model, device, flags.calibration, flags.windows, false,
-                             compute, progress);
+  return calibration_windows(notes_to(flags.common), model, device, flags.job.calibration, flags.job.windows,
+                             false, compute, progress);
 }
 
 void print(const ShrinkFlags& flags, const Model& model, const TokenWindows& windows,
            const Estimate& estimate, Json what,
            const std::vector<std::pair<std::string, std::string>>& lines) {
-  const double memory = peak_memory(), free = free_bytes(flags.out);
+  const double memory = peak_memory(), free = free_bytes(flags.job.out);
   clear_progress();
   if (flags.common.json) {
     Json document = {{"dry_run", true}};
     document.update(what);
     document["parameters"] = {{"dense", num_parameters(model.checkpoint())}, {"shrunk", estimate.parameters}};
-    document["calibration"] = {{"source", flags.calibration.source()},
+    document["calibration"] = {{"source", flags.job.calibration.source()},
                                {"windows", windows.num_windows()},
                                {"seqlen", windows.seqlen}};
     document["estimate"] = {{"seconds", estimate.seconds},
@@ -124,7 +126,7 @@ void print(const ShrinkFlags& flags, const Model& model, const TokenWindows& win
   for (const auto& [name, text] : lines) fmt::print("{:<12}{}\n", name, text);
   fmt::print("parameters  {} of {}\n", estimate.parameters, num_parameters(model.checkpoint()));
   fmt::print("calibration {} windows of {} tokens from {}\n", windows.num_windows(), windows.seqlen,
-             flags.calibration.source());
+             flags.job.calibration.source());
   fmt::print("time        about {:.3g} s ({} of {} blocks took {:.3g} s)\n", estimate.seconds,
              estimate.trial.blocks, model.config().num_layers(), estimate.trial.seconds);
   for (const std::string& more : estimate.not_estimated) fmt::print("{:<12}and {}\n", "", more);
@@ -133,17 +135,15 @@ void print(const ShrinkFlags& flags, const Model& model, const TokenWindows& win
   fmt::print("disk        about {} to write, {} free\n", human_bytes(estimate.disk), human_bytes(free));
 }
 
-}  // namespace
-
-void dry_run_shrink(ShrinkFlags& flags, const Model& model, Device& device, const ShapeRequest& request,
-                    const ShrinkOptions& options) {
+void run_units(const ShrinkFlags& flags, const UnitsToRemove& units, const Model& model, Device& device) {
+  const auto& [request, options, aligns_for_layers, measured] = units;
   const ModelConfig& config = model.config();
   // Widths that differ are spread around the same sizes.
   const std::vector<ShrinkShape> shapes = shapes_for(config, request);
   const ShrinkShape& shape = shapes.front();
   Estimate estimate;
   const TokenWindows windows = windows_of(flags, model, device, options.compute, options.progress, estimate);
-  if (flags.non_uniform) {
+  if (flags.job.non_uniform) {
     estimate.not_estimated.emplace_back("the choice of each layer's widths, by measuring");
   } else if (shapes.size() > 1 || shape.layers < config.num_layers()) {
     estimate.not_estimated.emplace_back("the choice of layers and of the mixture, by measured loss");
@@ -151,7 +151,7 @@ void dry_run_shrink(ShrinkFlags& flags, const Model& model, Device& device, cons
   std::vector<std::int64_t> removed;  // any layers but the first
   for (std::int64_t layer = shape.layers; layer < config.num_layers(); ++layer) removed.push_back(layer);
   ShrinkOptions trial = options;
-  if (flags.compensate == "auto" && !removed.empty()) trial.compensation = Compensation::kAligned;
+  if (aligns_for_layers && !removed.empty()) trial.compensation = Compensation::kAligned;
   Nowhere nowhere;
   estimate.trial = time_first_blocks("shrink", options.progress, [&](const ProgressFn& progress) {
     trial.progress = progress;
@@ -183,8 +183,8 @@ void dry_run_shrink(ShrinkFlags& flags, const Model& model, Device& device, cons
   print(flags, model, windows, estimate, {{"shapes", list}, {"tensors", to_json(changes)}}, lines);
 }
 
-void dry_run_experts(ShrinkFlags& flags, const Model& model, Device& device,
-                     const RemoveExpertsOptions& options) {
+void run_experts(const ShrinkFlags& flags, const RemoveExpertsOptions& options, const Model& model,
+                 Device& device) {
   const ModelConfig& config = model.config();
   Estimate estimate;
   const TokenWindows windows = windows_of(flags, model, device, options.compute, options.progress, estimate);
@@ -218,6 +218,16 @@ void dry_run_experts(ShrinkFlags& flags, const Model& model, Device& device,
         {{"experts",
           fmt::format("{} of {} stay in each of {} layers, chosen by {}{}", options.keep, experts.count,
                       layers, options.scorer->name, options.refit ? ", and refitted" : "")}});
+}
+
+}  // namespace
+
+void dry_run(const ShrinkFlags& flags, const PreparedShrink& prepared, const Model& model, Device& device) {
+  std::visit(
+      Overloaded{[&](const UnitsToRemove& units) { run_units(flags, units, model, device); },
+                 [&](const RemoveExpertsOptions& options) { run_experts(flags, options, model, device); },
+                 [](const NarrowExpertsOptions&) { expect(false, "dry_run: refused by prepare()"); }},
+      prepared);
 }
 
 }  // namespace swiftprune::cli

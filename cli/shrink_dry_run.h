@@ -9,12 +9,9 @@
 namespace swiftprune::cli {
 
 // Prints sizes and estimates; with --json {"dry_run": true, "shapes", "tensors", "parameters", "calibration",
-// "estimate": {"seconds", "trial_blocks", "trial_seconds", "memory_bytes", "disk_bytes", "free_disk_bytes"}, "not_estimated"}.
-// Writes no file. Of several shapes, which are chosen among by measured loss, the estimate is of the first.
-void dry_run_shrink(ShrinkFlags& flags, const Model& model, Device& device, const ShapeRequest& request,
-                    const ShrinkOptions& options);
-// The same of --units experts.
-void dry_run_experts(ShrinkFlags& flags, const Model& model, Device& device,
-                     const RemoveExpertsOptions& options);
+// "estimate": {"seconds", "trial_blocks", "trial_seconds", "memory_bytes", "disk_bytes", "free_disk_bytes"}, "not_estimated"},
+// of --units experts "experts" in the place of shapes and tensors. Writes no file. Of several shapes, which are chosen among
+// by measured loss, the estimate is of the first.
+void dry_run(const ShrinkFlags& flags, const PreparedShrink& prepared, const Model& model, Device& device);
 
 }  // namespace swiftprune::cli

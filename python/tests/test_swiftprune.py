@@ -82,6 +82,39 @@ def test_results_are_the_programs_bytes(tmp_path, dense, text):
     assert evaluation["perplexity"] == json.loads(finished.stdout)["perplexity"]
 
 
+@pytest.mark.parametrize("options", [
+    {"units": "mlp", "align": 4},
+    {"units": "mlp,heads,layers", "align": 4, "compensate": "aligned"},
+    {"units": "experts", "no_keep_super": True, "rounds": 2},
+])
+def test_shrunk_folders_are_the_programs_bytes(tmp_path, dense, text, options):
+    model = DATA.parent / "experts" / "qwen3_moe_fused" if options["units"] == "experts" else dense
+    record = swiftprune.shrink(model, tmp_path / "a", ratio=0.25, calibration=text, windows=2, seqlen=32, **options)
+    arguments = ["shrink", model, "-o", tmp_path / "b", "--ratio", "0.25", "--calibration", text, "--windows", "2",
+                 "--seqlen", "32"]
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [value])
+    finished = run_program(*arguments, "--json")
+    assert finished.returncode == 0, finished.stderr
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    program = json.loads(finished.stdout)
+    assert record["parameters"] == program["parameters"]
+    assert record["parameters"]["shrunk"] < record["parameters"]["dense"]
+    assert record["command"]["arguments"][:2] == ["swiftprune", "shrink"]
+
+
+def test_shrink_refuses_with_the_programs_message(tmp_path, dense):
+    for options, message in [({}, "--ratio, --target-params, --target-ms: found 0 of them, expected one"),
+                             ({"ratio": 0.2, "rounds": 2}, "--rounds: found it with --units mlp"),
+                             ({"ratio": 0.2, "units": "experts", "align": 4}, "--align: found it with --units experts"),
+                             ({"ratio": 1.5}, "--ratio: found 1.5"),
+                             ({"ratio": 0.2, "layers_by": "luck"}, "luck")]:
+        with pytest.raises(swiftprune.UsageError, match=message):
+            swiftprune.shrink(dense, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_other_commands(tmp_path, dense, text):
     pruned, packed = tmp_path / "pruned", tmp_path / "packed"
     swiftprune.prune(dense, pruned, method="magnitude", pattern="2:4")

@@ -7,6 +7,7 @@
 #include "swiftprune/api/compare_job.h"
 #include "swiftprune/api/eval_job.h"
 #include "swiftprune/api/prune_job.h"
+#include "swiftprune/api/shrink_job.h"
 
 namespace swiftprune {
 namespace {
@@ -26,8 +27,31 @@ class Jobs : public test::ProgramTest {
     job.where.compute = "f32";
     return job;
   }
-  void expect_same_folders(const std::string& a, const std::string& b) {
-    for (const char* file : {"model.safetensors", "plan.json", "config.json"})
+  ShrinkJob shrink_job(const std::string& folder, const std::string& out) {
+    ShrinkJob job;
+    job.model = folder;
+    job.out = at(out);
+    job.ratio = 0.25;
+    job.calibration.sources = {ids(600)};
+    job.calibration.seqlen = 32;
+    job.windows = 4;
+    job.align = 4;
+    job.where.compute = "f32";
+    return job;
+  }
+  // The command line of the job's record, for another folder.
+  void repeat(const Json& record, const std::string& out, const std::string& again) {
+    auto arguments = record.at("command").at("arguments").get<std::vector<std::string>>();
+    ASSERT_EQ(arguments.at(0), "swiftprune");
+    arguments.erase(arguments.begin());
+    *std::ranges::find(arguments, at(out)) = at(again);
+    const test::Finished finished = run(arguments);
+    ASSERT_EQ(finished.exit_code, 0) << finished.error;
+  }
+  void expect_same_folders(const std::string& a, const std::string& b,
+                           std::initializer_list<const char*> files = {"model.safetensors", "plan.json",
+                                                                       "config.json"}) {
+    for (const char* file : files)
       EXPECT_EQ(test::read_text(at(a) + "/" + file), test::read_text(at(b) + "/" + file)) << file;
   }
 };
@@ -52,12 +76,114 @@ TEST_F(Jobs, PruneWritesTheCommandsBytes) {
   // The command of the record repeats it.
   const Json record = Json::parse(test::read_text(at("job") + "/swiftprune.json"));
   EXPECT_EQ(record, outcome.value().record);
-  auto arguments = record.at("command").at("arguments").get<std::vector<std::string>>();
-  ASSERT_EQ(arguments.at(0), "swiftprune");
-  arguments.erase(arguments.begin());
-  *std::ranges::find(arguments, at("job")) = at("repeated");
-  ASSERT_EQ(run(arguments).exit_code, 0);
+  repeat(record, "job", "repeated");
   expect_same_folders("job", "repeated");
+}
+
+TEST_F(Jobs, ThePermutationIsRecorded) {
+  PruneJob job = prune_job("job");
+  job.pattern = "2:4";
+  job.method = "wanda";
+  job.permute = "mlp";
+  const auto outcome = job.run();
+  ASSERT_TRUE(outcome.ok()) << outcome.error().what();
+  repeat(outcome.value().record, "job", "repeated");
+  expect_same_folders("job", "repeated");
+}
+
+// Units that are mixed by measured loss, layers that go, widths that differ, and both kinds of experts.
+TEST_F(Jobs, ShrinkWritesTheCommandsBytes) {
+  const std::string dense = model("llama2"), experts = test::kExpertModels / "qwen3_moe_fused";
+  std::vector<ShrinkJob> jobs;
+  jobs.push_back(shrink_job(dense, ""));
+  jobs.push_back(shrink_job(dense, ""));
+  jobs.back().units = "mlp,heads,layers";
+  jobs.back().compensate = "aligned";
+  jobs.push_back(shrink_job(dense, ""));
+  jobs.back().non_uniform = true;
+  jobs.back().widths_by = "score";
+  jobs.push_back(shrink_job(experts, ""));
+  jobs.back().units = "experts";
+  jobs.back().align = ShrinkJob().align;
+  jobs.back().keep_super = false;
+  jobs.push_back(shrink_job(experts, ""));
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    SCOPED_TRACE(i);
+    const std::string out = "job" + std::to_string(i), again = "again" + std::to_string(i);
+    jobs[i].out = at(out);
+    const Outcome<ShrinkReport> outcome = jobs[i].run();
+    ASSERT_TRUE(outcome.ok()) << outcome.error().what();
+    const ShrinkReport& report = outcome.value();
+    EXPECT_EQ(report.result.index(), i < 3 ? 0u : i - 2u);
+    EXPECT_LT(report.parameters, report.record.at("parameters").at("dense").get<std::int64_t>());
+    EXPECT_EQ(report.calibration.windows, 4);
+    EXPECT_EQ(Json::parse(test::read_text(at(out) + "/swiftprune.json")), report.record);
+    repeat(report.record, out, again);
+    expect_same_folders(out, again, {"model.safetensors", "config.json"});
+  }
+  EXPECT_TRUE(hidden_files().empty());
+}
+
+TEST_F(Jobs, ShrinkRefusesWhatTheCommandDoes) {
+  const std::string experts = test::kExpertModels / "qwen3_moe_fused";
+  const auto refused = [&](const ShrinkJob& job, const char* text) {
+    const auto outcome = job.run();
+    ASSERT_FALSE(outcome.ok()) << text;
+    EXPECT_EQ(outcome.error().kind(), ErrorKind::kUsage) << outcome.error().what();
+    EXPECT_THAT(outcome.error().what(), HasSubstr(text));
+  };
+  ShrinkJob job = shrink_job(model("llama2"), "out");
+  job.rounds = 2;
+  refused(job, "--rounds: found it with --units mlp");
+  job = shrink_job(model("llama2"), "out");
+  job.resume = true;
+  refused(job, "--resume: found it with --units mlp");
+  job = shrink_job(model("llama2"), "out");
+  job.ratio.reset();
+  refused(job, "found 0 of them, expected one");
+  job = shrink_job(experts, "out");
+  job.units = "experts";
+  refused(job, "--align: found it with --units experts");
+  job = shrink_job(experts, "out");
+  job.non_uniform = true;
+  refused(job, "--non-uniform: found it with --units mlp of a model with experts");
+  job = shrink_job(model("llama2"), "out");
+  job.widths_by = "luck";
+  refused(job, "--widths-by: found 'luck', expected change or score");
+  job = shrink_job(model("llama2"), "out");
+  job.alpha = 2.0;
+  refused(job, "--alpha: found 2, expected 0 to 1");
+  job = shrink_job(model("llama2"), "out");
+  job.windows = 0;
+  refused(job, "--windows: found 0, expected at least 1");
+  job = shrink_job(model("llama2"), "out");
+  job.out = job.model + "/inside";
+  refused(job, "--out: found");
+  EXPECT_FALSE(std::filesystem::exists(at("out")));
+}
+
+TEST_F(Jobs, ShrinkStops) {
+  std::stop_source stop;
+  ShrinkJob job = shrink_job(test::kExpertModels / "qwen3_moe_fused", "out");
+  job.units = "experts";
+  job.align = ShrinkJob().align;
+  job.resume = true;
+  JobContext context;
+  context.run.stop = stop.get_token();
+  context.run.progress = [&](std::string_view stage, std::int64_t done, std::int64_t) {
+    if (stage == "shrink" && done == 1) stop.request_stop();
+  };
+  const auto outcome = job.run(context);
+  ASSERT_FALSE(outcome.ok());
+  EXPECT_EQ(kept_layers(job), "1 finished block is kept; the same command goes on with it");
+  std::vector<std::string> notes;
+  const auto resumed = job.run({.note = [&](const std::string& note) { notes.push_back(note); }});
+  ASSERT_TRUE(resumed.ok()) << resumed.error().what();
+  EXPECT_THAT(notes, ::testing::Contains("--resume: going on behind 1 finished blocks"));
+  job.resume = false;
+  job.out = at("whole");
+  ASSERT_TRUE(job.run().ok());
+  expect_same_folders("out", "whole", {"model.safetensors", "config.json"});
 }
 
 TEST_F(Jobs, QuantizeWritesTheCommandsBytes) {

@@ -62,7 +62,7 @@ class ShrinkFamily : public ::testing::TestWithParam<std::string> {
     return result;
   }
 
-  bool has_channels() const { return !inseparable(model_->config(), UnitKind::kMlp); }
+  bool has(UnitKind kind) const { return !inseparable(model_->config(), kind); }
 
   TempDir dir_;
   std::unique_ptr<Model> model_ = Model::open(tiny(GetParam()));
@@ -74,7 +74,8 @@ class ShrinkFamily : public ::testing::TestWithParam<std::string> {
 std::vector<std::string> shrinkable_names() {
   std::vector<std::string> names = test::model_names();
   std::erase_if(names, [](const std::string& name) {
-    return inseparable(Model::open(tiny(name))->config(), UnitKind::kLayers).has_value();
+    const ModelConfig model = Model::open(tiny(name))->config();
+    return inseparable(model, UnitKind::kLayers) && inseparable(model, UnitKind::kMlp);
   });
   return names;
 }
@@ -86,10 +87,13 @@ INSTANTIATE_TEST_SUITE_P(Families, ShrinkFamily, ::testing::ValuesIn(shrinkable_
 // does with zeros in place of the units.
 TEST_P(ShrinkFamily, SmallerModelComputesWhatZerosDo) {
   ShrinkShape shape = shape_of(model_->config());
-  if (has_channels()) shape.channels = 24;
-  if (!inseparable(model_->config(), UnitKind::kHeads)) shape.groups -= 1;
-  shape.layers -= 1;
-  const std::vector<std::int64_t> removed = {shape.layers / 2};
+  std::vector<std::int64_t> removed;
+  if (has(UnitKind::kMlp)) shape.channels = 24;
+  if (has(UnitKind::kHeads)) shape.groups -= 1;
+  if (has(UnitKind::kLayers)) {
+    --shape.layers;
+    removed.push_back(shape.layers / 2);
+  }
   const ShrinkResult result = shrink_to(shape, removed, Compensation::kNone, dir_.path() / "out");
   const auto small = Model::open(dir_.path() / "out");
   EXPECT_EQ(shape_of(small->config()), shape);
@@ -102,7 +106,7 @@ TEST_P(ShrinkFamily, SmallerModelComputesWhatZerosDo) {
 }
 
 TEST_P(ShrinkFamily, RefitBringsTheOutputNearer) {
-  if (!has_channels()) GTEST_SKIP() << "the width of the MLP is no field of this family";
+  if (!has(UnitKind::kMlp)) GTEST_SKIP() << "the width of the MLP is no field of this family";
   ShrinkShape shape = shape_of(model_->config());
   shape.channels = 28;
   shrink_to(shape, {}, Compensation::kNone, dir_.path() / "none");
@@ -116,9 +120,13 @@ TEST_P(ShrinkFamily, RefitBringsTheOutputNearer) {
 
 TEST_P(ShrinkFamily, AlignedRunsEverywhere) {
   ShrinkShape shape = shape_of(model_->config());
-  if (has_channels()) shape.channels = 28;
-  shape.layers -= 1;
-  shrink_to(shape, {0}, Compensation::kAligned, dir_.path() / "out");
+  std::vector<std::int64_t> removed;
+  if (has(UnitKind::kMlp)) shape.channels = 28;
+  if (has(UnitKind::kLayers)) {
+    --shape.layers;
+    removed.push_back(0);
+  }
+  shrink_to(shape, removed, Compensation::kAligned, dir_.path() / "out");
   const Matrix logits = logits_of(*Model::open(dir_.path() / "out"), *backend_, windows_);
   for (const float logit : logits.values()) {
     ASSERT_TRUE(std::isfinite(logit));

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/family_fixture.h"
 #include "support/expect_error.h"
 #include "swiftprune/model/model.h"
 
@@ -59,6 +60,31 @@ TEST(BlockUnits, FusedLinears) {
   EXPECT_EQ(rows[8], 24 + 16);  // its key
   EXPECT_EQ(rows[16], 48 + 16);
   EXPECT_THAT(kept_rows(m, m.blocks.front(), 2, kept), ElementsAre(0, 39, 40, 79));
+}
+
+// Whatever stands in a block: heads of another size (gemma4), keys taken from elsewhere, a mixer, projections through a
+// smaller space (deepseek).
+TEST(BlockUnits, WhereAllUnitsStayAllRowsAndColumnsDo) {
+  const auto counts_to = [](const std::vector<std::int64_t>& indices, std::int64_t end) {
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      if (indices[i] != static_cast<std::int64_t>(i)) return false;
+    }
+    return std::ssize(indices) == end;
+  };
+  for (const std::string& name : test::all_model_names()) {
+    const ModelConfig m = Model::open(test::model_folder(name))->config();
+    const KeptUnits kept = all_units(m);
+    for (const BlockConfig& block : m.blocks) {
+      const std::vector<LinearTensors> linears = linears_of(block);
+      for (std::size_t i = 0; i < linears.size(); ++i) {
+        EXPECT_TRUE(counts_to(kept_rows(m, block, i, kept), linears[i].outputs))
+            << name << " " << linears[i].name;
+        if (!is_output(linears[i].input)) continue;
+        EXPECT_TRUE(counts_to(kept_columns(m, block, linears[i], kept), linears[i].inputs))
+            << name << " " << linears[i].name;
+      }
+    }
+  }
 }
 
 TEST(BlockUnits, NamesWhatIsInseparable) {

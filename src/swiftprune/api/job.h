@@ -10,6 +10,8 @@
 #include <utility>
 #include <variant>
 
+#include <nlohmann/json.hpp>
+
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/internal_error.h"
@@ -32,6 +34,12 @@ struct JobDevice {
 struct JobContext {
   RunContext run = {};
   NoteFn note = [](const std::string&) {};
+};
+
+// Who asks for a run: what its record says of it, and what `resume` compares.
+struct JobOrigin {
+  nlohmann::ordered_json command;  // {"arguments", "options"}
+  nlohmann::ordered_json options;  // all that can change what is written
 };
 
 // Throws Error{kUsage} for another name.

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/api/job_options.h"
 #include "swiftprune/api/prune_resume.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_location.h"
@@ -49,6 +50,7 @@ ordered_json options_of(const PruneJob& job) {
   ordered_json options = {{"method", job.method},
                           {"sparsity", job.sparsity},
                           {"pattern", job.pattern},
+                          {"permute", job.permute},
                           {"low-rank", job.low_rank},
                           {"score", job.score},
                           {"select", job.select},
@@ -77,35 +79,10 @@ ordered_json options_of(const PruneJob& job) {
   return options;
 }
 
-void append(const std::string& name, const ordered_json& value, std::vector<std::string>& arguments) {
-  if (value.is_array()) {
-    for (const ordered_json& one : value) append(name, one, arguments);
-    return;
-  }
-  arguments.push_back("--" + name);
-  if (!value.is_boolean()) arguments.push_back(value.is_string() ? value.get<std::string>() : value.dump());
-}
-
-// The command line that does the same.
-std::vector<std::string> arguments_of(const PruneJob& job) {
-  std::vector<std::string> arguments = {"swiftprune", "prune", job.model, "--out", job.out};
-  const ordered_json defaults = options_of(PruneJob()), options = options_of(job);
-  for (const auto& [name, value] : options.items()) {
-    if (value == defaults[name]) continue;
-    if (name != "override") {
-      append(name, value, arguments);
-      continue;
-    }
-    for (const auto& [pattern, settings] : job.overrides)
-      arguments.insert(arguments.end(), {"--override", pattern, settings});
-  }
-  return arguments;
-}
-
 class Pruning {
  public:
   Pruning(const PruneJob& job, PreparedPrune prepared, const Model& model, Device& device,
-          const PruneOrigin& origin, const NoteFn& note, Communicator& ranks)
+          const JobOrigin& origin, const NoteFn& note, Communicator& ranks)
       : job_(job),
         prepared_(std::move(prepared)),
         model_(model),
@@ -255,7 +232,7 @@ class Pruning {
   PreparedPrune prepared_;
   const Model& model_;
   Device& device_;
-  const PruneOrigin& origin_;
+  const JobOrigin& origin_;
   const NoteFn& note_;
   Communicator& ranks_;
   std::future<ordered_json> hashes_;
@@ -268,7 +245,7 @@ class Pruning {
 }  // namespace
 
 std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, const Model& model,
-                                 Device& device, const PruneOrigin& origin, const NoteFn& note,
+                                 Device& device, const JobOrigin& origin, const NoteFn& note,
                                  Communicator& ranks) {
   return Pruning(job, std::move(prepared), model, device, origin, note, ranks).run();
 }
@@ -302,14 +279,15 @@ Outcome<PruneReport> PruneJob::run(const JobContext& context) const {
     const RunScope scope(context.run);
     PruneJob job = *this;
     const LocatedModel located = locate_model(model);
+    check_outside("--out", out, located.folder);
     const auto device = open_device(where.device, where.options);
     const auto opened = Model::open(located.folder);
     for (const std::string& note : opened->notes()) context.note(note);
     job.calibration.fit_to(*opened);
     device->check_model(*opened);
     PreparedPrune prepared = prepare(job, *opened, *device, compute_by_name(where.compute, *device));
-    const PruneOrigin origin{.command = {{"arguments", arguments_of(*this)}, {"options", options_of(job)}},
-                             .options = options_of(job)};
+    const JobOrigin origin =
+        origin_of({"prune", model, out}, options_of(*this), options_of(PruneJob()), options_of(job));
     PruneReport report = *prune(job, std::move(prepared), *opened, *device, origin, context.note);
     if (const auto before = sparsity_before(*opened, report.plan, report.result.sparsity))
       context.note(sparser_note(model, *before, report.plan));

@@ -101,14 +101,9 @@ struct Calibration {
 Calibration calibrate(const PruneJob& job, const PreparedPrune& prepared, const Model& model, Device& device,
                       const NoteFn& note);
 
-// Who asks for the run: what its record says of it, and what `resume` compares.
-struct PruneOrigin {
-  nlohmann::ordered_json command;  // for make_record()
-  nlohmann::ordered_json options;  // all that can change what is written
-};
 // Of ranks the first one writes, and has the report; the others' is empty. The calibration text has been fit to the model.
 std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, const Model& model,
-                                 Device& device, const PruneOrigin& origin, const NoteFn& note,
+                                 Device& device, const JobOrigin& origin, const NoteFn& note,
                                  Communicator& ranks = alone());
 
 // Zeros stay zeros: of a model that was sparser than asked, how much; else nothing.

@@ -97,6 +97,17 @@ fs::path new_folder(const fs::path& wanted) {
 
 void check_new_folder(const fs::path& folder) { new_folder(folder); }
 
+void check_outside(std::string_view flag, const std::string& out, const fs::path& model) {
+  std::error_code error;
+  const fs::path inner = fs::weakly_canonical(fs::absolute(out), error).lexically_normal();
+  const fs::path outer = fs::canonical(model, error);
+  if (error) return;  // a model that cannot be found is reported by who opens it
+  if (std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end()) {
+    bad_usage("{}: found {}, which lies inside the model {}; choose a folder beside it", flag, out,
+              model.string());
+  }
+}
+
 fs::path partial_folder(const fs::path& folder) {
   fs::path path = fs::absolute(folder).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();

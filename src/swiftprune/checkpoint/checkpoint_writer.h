@@ -49,6 +49,9 @@ enum class Adapters { kLeave, kCopy };
 // folder.
 void check_new_folder(const std::filesystem::path& folder);
 
+// Throws Error{kUsage} naming the flag when `out` would lie inside the model's folder.
+void check_outside(std::string_view flag, const std::string& out, const std::filesystem::path& model);
+
 // The temporary folder that kDiscard and kContinue share for `folder`.
 std::filesystem::path partial_folder(const std::filesystem::path& folder);
 

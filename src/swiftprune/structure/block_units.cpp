@@ -25,6 +25,15 @@ void append_runs(const std::vector<std::int64_t>& units, std::int64_t size, std:
   }
 }
 
+// Units can go where all blocks have the model's heads and width (inseparable()). Blocks of which all stay may have
+// others, or something in attention's place: nothing is asked of their sizes.
+bool keeps_groups(const ModelConfig& model, const KeptUnits& kept) {
+  return std::ssize(kept.groups) == model.num_kv_heads;
+}
+bool keeps_channels(const ModelConfig& model, const KeptUnits& kept) {
+  return std::ssize(kept.channels) == model.intermediate_size;
+}
+
 std::vector<std::int64_t> kept_qkv_rows(const ModelConfig& m, std::size_t linear,
                                         const std::vector<std::int64_t>& groups) {
   const std::int64_t heads_a_group = m.num_heads / m.num_kv_heads;
@@ -136,9 +145,10 @@ std::int64_t columns_a_group(const ModelConfig& model) {
 
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
                                        const KeptUnits& kept) {
-  if (output == LinearInput::kMlpOutput) return kept.channels;
-  if (block.has_state()) return all_of(block.attention_output.inputs);
+  if (output == LinearInput::kMlpOutput)
+    return keeps_channels(model, kept) ? all_of(block.down.inputs) : kept.channels;
   expect(output == LinearInput::kAttentionOutput, "kept_columns: an output projection");
+  if (keeps_groups(model, kept)) return all_of(block.attention_output.inputs);
   std::vector<std::int64_t> columns;
   append_runs(kept.groups, columns_a_group(model), 0, columns);
   return columns;
@@ -146,7 +156,7 @@ std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConf
 
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block,
                                        const LinearTensors& linear, const KeptUnits& kept) {
-  const bool stays = block.has_state() && linear.input == LinearInput::kAttentionOutput;
+  const bool stays = linear.input == LinearInput::kAttentionOutput && keeps_groups(model, kept);
   return stays ? all_of(linear.inputs) : kept_columns(model, block, linear.input, kept);
 }
 
@@ -156,9 +166,10 @@ std::vector<std::int64_t> kept_rows(const ModelConfig& model, const BlockConfig&
   const LinearTensors& tensors = linears.at(linear);
   switch (tensors.input) {
     case LinearInput::kAttention:
-      if (model.has_recurrent_blocks()) break;  // heads stay (inseparable())
+      if (keeps_groups(model, kept)) break;
       return kept_qkv_rows(model, linear, kept.groups);
     case LinearInput::kMlp: {
+      if (keeps_channels(model, kept)) break;
       std::vector<std::int64_t> rows = kept.channels;
       const bool fused = tensors.outputs == 2 * model.intermediate_size;  // gate over up
       if (fused) append_runs(kept.channels, 1, model.intermediate_size, rows);

@@ -40,7 +40,7 @@ std::int64_t columns_a_group(const ModelConfig& model);
 // The columns of the block's output projection (kAttentionOutput, kMlpOutput) that stay.
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block, LinearInput output,
                                        const KeptUnits& kept);
-// The same of one output projection: those of a block with a recurrent mixer keep theirs all.
+// The same of one output projection, of which a block may have two that read attention's input (ParallelMixer).
 std::vector<std::int64_t> kept_columns(const ModelConfig& model, const BlockConfig& block,
                                        const LinearTensors& linear, const KeptUnits& kept);
 // The rows of the block's linear (index into linears_of()) that stay. Output projections keep theirs all.

@@ -120,7 +120,16 @@ std::vector<float> mean_error(ConstMatrixView weight, ConstMatrixView shrunk, co
   return result;
 }
 
+namespace {
+
+bool all_below(std::span<const std::int64_t> indices, std::int64_t end) {
+  return std::all_of(indices.begin(), indices.end(), [&](std::int64_t i) { return i >= 0 && i < end; });
+}
+
+}  // namespace
+
 Matrix take_columns(ConstMatrixView m, std::span<const std::int64_t> columns) {
+  expect(all_below(columns, m.cols), "take_columns: columns of the matrix");
   Matrix result(m.rows, std::ssize(columns));
   for (std::int64_t r = 0; r < m.rows; ++r) {
     for (std::int64_t c = 0; c < std::ssize(columns); ++c) {
@@ -131,6 +140,7 @@ Matrix take_columns(ConstMatrixView m, std::span<const std::int64_t> columns) {
 }
 
 Matrix take_rows(ConstMatrixView m, std::span<const std::int64_t> rows) {
+  expect(all_below(rows, m.rows), "take_rows: rows of the matrix");
   Matrix result(std::ssize(rows), m.cols);
   for (std::int64_t r = 0; r < std::ssize(rows); ++r) {
     std::copy_n(m.row(rows[static_cast<std::size_t>(r)]), m.cols, result.row(r));

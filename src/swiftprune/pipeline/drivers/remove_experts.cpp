@@ -157,6 +157,14 @@ const ExpertsConfig& any_experts(const ModelConfig& model) {
 
 }  // namespace
 
+std::vector<std::int64_t> ReducedLayer::removed() const {
+  std::vector<std::int64_t> gone;
+  for (std::int64_t e = 0; e < evidence.num_experts(); ++e) {
+    if (!std::binary_search(kept.begin(), kept.end(), e)) gone.push_back(e);
+  }
+  return gone;
+}
+
 std::int64_t experts_for_ratio(const ModelConfig& model, double ratio) {
   if (!(ratio > 0.0 && ratio < 1.0))
     bad_usage("--ratio: found {}, expected more than 0 and less than 1", ratio);

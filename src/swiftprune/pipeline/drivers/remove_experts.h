@@ -27,6 +27,8 @@ struct ReducedLayer {
   std::vector<bool> refitted;              // by place among those kept
   // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after the refit.
   double change = 0.0, change_refitted = 0.0;
+
+  std::vector<std::int64_t> removed() const;  // rising
 };
 
 struct RemoveExpertsOptions {

@@ -139,8 +139,7 @@ class Shrinker {
     std::vector<std::int64_t>& units = mlp ? shrunk.kept.channels : shrunk.kept.groups;
     // Head groups are ranked by one look at all of them: sums over columns that go together.
     const std::int64_t num_kept = mlp ? count : m.num_kv_heads * unit;
-    const bool has_units = mlp || !block.has_state();  // else all stay
-    if (has_units) units = best_units(shop_->unit_scores(output, num_kept), unit, count);
+    if (count < std::ssize(units)) units = best_units(shop_->unit_scores(output, num_kept), unit, count);
     const std::vector<std::int64_t> columns = kept_columns(m, block, output, shrunk.kept);
     if (run_.refits()) {
       RefitOptions options = options_.refit;
@@ -235,13 +234,6 @@ void check_shrinkable(const Model& model) {
       inseparable(model.config(), UnitKind::kLayers)) {
     bad_usage("shrink: model of the family {}: found no unit that can be removed: {}", model.config().family,
               *reason);
-  }
-  // What comes out of such blocks is not the same from run to run yet.
-  if (model.config().has_head_sizes()) {
-    bad_usage(
-        "shrink: model of the family {}: found heads of different sizes, expected one size; use prune or "
-        "quantize",
-        model.config().family);
   }
   if (model.config().has_layer_sizes) {
     bad_input(

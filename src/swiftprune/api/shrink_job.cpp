@@ -1,0 +1,167 @@
+#include "swiftprune/api/shrink_job.h"
+
+#include <filesystem>
+#include <fstream>
+#include <initializer_list>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "swiftprune/api/job_options.h"
+#include "swiftprune/api/resume.h"
+#include "swiftprune/api/shrink_parts.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/model_location.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/overloaded.h"
+#include "swiftprune/core/run_context.h"
+#include "swiftprune/model/experts_config.h"
+#include "swiftprune/pipeline/journal.h"
+
+namespace swiftprune {
+namespace {
+
+using nlohmann::ordered_json;
+
+template <class T>
+ordered_json or_null(const std::optional<T>& value) {
+  return value ? ordered_json(*value) : ordered_json();
+}
+
+// By the names of the command's options.
+ordered_json options_of(const ShrinkJob& job) {
+  return {{"ratio", or_null(job.ratio)},
+          {"target-params", or_null(job.target_params)},
+          {"target-ms", or_null(job.target_ms)},
+          {"units", job.units},
+          {"experts", or_null(job.experts)},
+          {"no-keep-super", !job.keep_super},
+          {"rounds", job.rounds},
+          {"align", job.align},
+          {"non-uniform", job.non_uniform},
+          {"widths-by", job.widths_by},
+          {"score", job.score},
+          {"layers-by", job.layers_by},
+          {"compensate", job.compensate},
+          {"damping", job.damping},
+          {"alpha", job.alpha},
+          {"beta", job.beta},
+          {"calibration", job.calibration.sources},
+          {"field", job.calibration.field},
+          {"seqlen", job.calibration.seqlen},
+          {"seed", job.calibration.seed},
+          {"windows", job.windows},
+          {"compute", job.where.compute},
+          {"device", job.where.device}};
+}
+
+// Throws Error{kUsage} for the first of these that was asked for.
+void refuse(const GivenFn& given, std::initializer_list<std::string_view> options, std::string_view with) {
+  for (const std::string_view option : options) {
+    if (given(option)) bad_usage("--{}: found it with {}, which it means nothing to", option, with);
+  }
+}
+
+// What the command's parser sees to.
+void check_values(const ShrinkJob& job) {
+  const auto one_of = [](std::string_view option, const std::string& found, std::string_view a,
+                         std::string_view b) {
+    if (found != a && found != b) bad_usage("{}: found '{}', expected {} or {}", option, found, a, b);
+  };
+  one_of("--widths-by", job.widths_by, "change", "score");
+  one_of("--layers-by", job.layers_by, "greedy", "influence");
+  const auto positive = [](std::string_view option, std::int64_t found) {
+    if (found < 1) bad_usage("{}: found {}, expected at least 1", option, found);
+  };
+  positive("--experts", job.experts.value_or(1));
+  positive("--rounds", job.rounds);
+  positive("--align", job.align);
+  positive("--windows", job.windows);
+  if (!(job.damping > 0.0)) bad_usage("--damping: found {}, expected more than 0", job.damping);
+  for (const auto& [option, share] : {std::pair{"--alpha", job.alpha}, std::pair{"--beta", job.beta}}) {
+    if (!(share >= 0.0 && share <= 1.0)) bad_usage("{}: found {}, expected 0 to 1", option, share);
+  }
+}
+
+}  // namespace
+
+PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
+                       const GivenFn& given) {
+  if (job.units == "experts") {
+    refuse(given,
+           {"target-params", "target-ms", "align", "non-uniform", "widths-by", "layers-by", "alpha", "beta"},
+           "--units experts");
+    return prepare_experts(job, model, compute);
+  }
+  refuse(given, {"experts", "no-keep-super", "rounds", "resume"}, "--units " + job.units);
+  if (job.units == "mlp" && experts_of(model.config()) != nullptr) {
+    refuse(
+        given,
+        {"target-params", "target-ms", "non-uniform", "widths-by", "layers-by", "alpha", "beta", "dry-run"},
+        "--units mlp of a model with experts");
+    return prepare_expert_channels(job, model, compute);
+  }
+  return prepare_units(job, model, device, compute);
+}
+
+ShrinkReport shrink(const ShrinkJob& job, PreparedShrink prepared, const Model& model, Device& device,
+                    const JobOrigin& origin, const NoteFn& note) {
+  return std::visit(Overloaded{[&](UnitsToRemove& units) {
+                                 return shrink_units(job, std::move(units), model, device, origin, note);
+                               },
+                               [&](RemoveExpertsOptions& options) {
+                                 return shrink_experts(job, std::move(options), model, device, origin, note);
+                               },
+                               [&](const NarrowExpertsOptions& options) {
+                                 return shrink_expert_channels(job, options, model, device, origin, note);
+                               }},
+                    prepared);
+}
+
+std::string kept_layers(const ShrinkJob& job) {
+  if (!job.resume) return "";
+  std::ifstream file(partial_folder(job.out) / JournalLines::kFileName);
+  std::size_t layers = 0;
+  read_journal_lines(file, [&](const ordered_json&) { return ++layers > 0; });
+  return layers > 0 ? blocks_kept(layers) : std::string();
+}
+
+std::int64_t num_parameters(const Checkpoint& checkpoint) {
+  std::int64_t sum = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) sum += tensor.numel();
+  return sum;
+}
+
+std::future<ordered_json> hashes_aside(const Model& model, const Device& device) {
+  return std::async(device.leaves_processor_free() ? std::launch::async : std::launch::deferred,
+                    [&model, context = current_run()] {
+                      const RunScope scope(context);
+                      return model_hashes(model.checkpoint());
+                    });
+}
+
+Outcome<ShrinkReport> ShrinkJob::run(const JobContext& context) const {
+  return outcome_of([&] {
+    const RunScope scope(context.run);
+    check_values(*this);
+    ShrinkJob job = *this;
+    const LocatedModel located = locate_model(model);
+    check_outside("--out", out, located.folder);
+    const auto device = open_device(where.device, where.options);
+    const auto opened = Model::open(located.folder);
+    for (const std::string& note : opened->notes()) context.note(note);
+    job.calibration.fit_to(*opened);
+    device->check_model(*opened);
+    const ordered_json asked = options_of(*this), defaults = options_of(ShrinkJob());
+    const GivenFn given = [&](std::string_view option) {
+      if (option == "resume") return resume;
+      const std::string name(option);
+      return asked.contains(name) && asked[name] != defaults[name];
+    };
+    PreparedShrink prepared = prepare(job, *opened, *device, compute_by_name(where.compute, *device), given);
+    const JobOrigin origin = origin_of({"shrink", model, out}, asked, defaults, options_of(job));
+    return shrink(job, std::move(prepared), *opened, *device, origin, context.note);
+  });
+}
+
+}  // namespace swiftprune

@@ -1,0 +1,26 @@
+// The three kinds of shrinking behind prepare() and shrink() of shrink_job.h: a file each.
+#pragma once
+
+#include <future>
+
+#include "swiftprune/api/shrink_job.h"
+
+namespace swiftprune {
+
+UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute);
+ShrinkReport shrink_units(const ShrinkJob& job, UnitsToRemove prepared, const Model& model, Device& device,
+                          const JobOrigin& origin, const NoteFn& note);
+
+RemoveExpertsOptions prepare_experts(const ShrinkJob& job, const Model& model, ComputeType compute);
+ShrinkReport shrink_experts(const ShrinkJob& job, RemoveExpertsOptions options, const Model& model,
+                            Device& device, const JobOrigin& origin, const NoteFn& note);
+
+NarrowExpertsOptions prepare_expert_channels(const ShrinkJob& job, const Model& model, ComputeType compute);
+ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOptions& options,
+                                    const Model& model, Device& device, const JobOrigin& origin,
+                                    const NoteFn& note);
+
+// model_hashes(), aside where the processor has time for it while a GPU works; else when they are asked for.
+std::future<nlohmann::ordered_json> hashes_aside(const Model& model, const Device& device);
+
+}  // namespace swiftprune

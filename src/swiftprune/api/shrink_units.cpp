@@ -1,0 +1,182 @@
+// Channels, heads and layers: the shape that reaches the ratio, chosen by measuring, then the blocks.
+#include "swiftprune/api/shrink_parts.h"
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/run_context.h"
+#include "swiftprune/pipeline/choices/width_choice.h"
+#include "swiftprune/pipeline/shrunk_checkpoint.h"
+#include "swiftprune/structure/unit_scores.h"
+
+namespace swiftprune {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double wanted_ratio(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
+                    Json& measured) {
+  const int given =
+      int{job.ratio.has_value()} + int{job.target_params.has_value()} + int{job.target_ms.has_value()};
+  if (given != 1) {
+    bad_usage("--ratio, --target-params, --target-ms: found {} of them, expected one", given);
+  }
+  if (job.ratio) return *job.ratio;
+  if (job.target_params) {
+    return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *job.target_params);
+  }
+  const DecodeTime dense = device.decode_time(model, compute);
+  measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *job.target_ms}};
+  return ratio_for(dense, *job.target_ms);
+}
+
+void check_shapes(const ShrinkJob& job, const ModelConfig& model, const ShapeRequest& request,
+                  Compensation compensation) {
+  if (job.non_uniform) {
+    check_width_request(model, request);
+    ShrinkShape shape = shape_of(model);
+    for (const UnitKind kind : request.units) {
+      (kind == UnitKind::kMlp ? shape.layer_channels : shape.layer_groups).resize(model.blocks.size(), 1);
+    }
+    added_biases(model, shape, compensation);
+    return;
+  }
+  for (const ShrinkShape& shape : shapes_for(model, request)) added_biases(model, shape, compensation);
+}
+
+ShapeChoice choose_widths(const ShrinkJob& job, const ModelConfig& model, const UnitsToRemove& units,
+                          TrialStreams& trials) {
+  const WidthChoiceOptions options{units.options.score, units.options.progress};
+  ShapeChoice choice;
+  choice.measured = Json::object();
+  if (job.widths_by == "score") {
+    choice.shape = standardized_widths(model, units.request, trials, options);
+    return choice;
+  }
+  const WidthChanges changes = measure_width_changes(model, units.request, trials, options);
+  choice.shape = spread_widths(model, units.request, changes);
+  const auto record = [&](const char* name, const UnitChanges& of) {
+    if (!of.changes.empty()) choice.measured[name] = {{"share", of.share}, {"changes", of.changes}};
+  };
+  record("channels", changes.channels);
+  record("groups", changes.groups);
+  return choice;
+}
+
+// On streams whose memory is free again afterwards.
+ShapeChoice choose(const ShrinkJob& job, const UnitsToRemove& units, const Model& model, Device& device,
+                   const TokenWindows& windows) {
+  // Scores are compared on all of the text, losses and changes on a little of it.
+  const bool whole_text = job.non_uniform && job.widths_by == "score";
+  const auto trials =
+      device.trial_streams(model, whole_text ? windows : trial_text(windows), units.options.compute);
+  ShapeChoice choice =
+      job.non_uniform
+          ? choose_widths(job, model.config(), units, *trials)
+          : choose_shape(model.config(), units.request, *trials,
+                         {units.options.score, job.layers_by == "greedy", units.options.progress});
+  choice.measured.update(units.measured);
+  return choice;
+}
+
+Json shape_json(const ModelConfig& model, const ShrinkShape& shape) {
+  Json json = {{"intermediate_size", shape.channels},
+               {"num_attention_heads", model.num_heads / model.num_kv_heads * shape.groups},
+               {"num_key_value_heads", shape.groups},
+               {"num_hidden_layers", shape.layers}};
+  if (!shape.layer_channels.empty()) json["layer_intermediate_size"] = shape.layer_channels;
+  if (!shape.layer_groups.empty()) json["layer_num_key_value_heads"] = shape.layer_groups;
+  return json;
+}
+
+Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensation compensation) {
+  Json names = Json::array();
+  for (const LinearInput output : added_biases(model, shape, compensation)) names.push_back(name_of(output));
+  return names;
+}
+
+Json make_shrink_record(const Model& model, const ShrinkReport& report, Compensation compensation,
+                        const Json& command, Json hashes) {
+  const ModelConfig& m = model.config();
+  const auto& [choice, result] = std::get<ShrunkUnits>(report.result);
+  Json blocks = Json::array();
+  for (const ShrunkBlock& block : result.blocks) {
+    Json item = {{"layer", block.layer}};
+    if (std::ssize(block.kept.channels) < m.intermediate_size) item["channels"] = block.kept.channels;
+    if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
+    blocks.push_back(std::move(item));
+  }
+  Json record = {
+      {"swiftprune", SWIFTPRUNE_VERSION},
+      {"command", command},
+      {"method", "shrink"},
+      {"family", m.family},
+      {"weights_changed", compensation != Compensation::kNone},
+      {"compensation", name_of(compensation)},
+      {"added_biases", biases_json(m, choice.shape, compensation)},
+      {"dense", shape_json(m, shape_of(m))},
+      {"shape", shape_json(m, choice.shape)},
+      {"removed_layers", choice.removed_layers},
+      {"ratio", ratio_of(m, choice.shape)},
+      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", report.parameters}}},
+      {"measured", choice.measured},
+      {"calibration", calibration_record(report.calibration)},
+      {"input", std::move(hashes)},
+      {"machine", machine_record()},
+      {"seconds", seconds_record(result.seconds)},
+      {"tensors", Json::array()},  // nothing is zero
+      {"kept", std::move(blocks)}};
+  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
+    record["previous"] = std::move(previous);
+  return record;
+}
+
+}  // namespace
+
+UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute) {
+  check_shrinkable(model);
+  check_new_folder(job.out);
+  UnitsToRemove units;
+  ShrinkOptions& options = units.options;
+  if (job.score != "auto") options.score = unit_scorer(job.score).name;
+  units.aligns_for_layers = job.compensate == "auto";
+  options.compensation = units.aligns_for_layers ? Compensation::kRefit : parse_compensation(job.compensate);
+  options.refit = {job.damping, job.alpha, job.beta};
+  options.compute = compute;
+  options.progress = current_run().progress;
+  units.request.units = parse_units(job.units);
+  units.request.align = job.align;
+  units.request.ratio = wanted_ratio(job, model, device, compute, units.measured);
+  // A wrong request costs nothing.
+  check_shapes(job, model.config(), units.request, options.compensation);
+  return units;
+}
+
+ShrinkReport shrink_units(const ShrinkJob& job, UnitsToRemove prepared, const Model& model, Device& device,
+                          const JobOrigin& origin, const NoteFn& note) {
+  ShrinkOptions& options = prepared.options;
+  std::future<Json> hashes = hashes_aside(model, device);
+  const TokenWindows windows = calibration_windows(note, model, device, job.calibration, job.windows, false,
+                                                   options.compute, options.progress);
+  ShrinkReport report;
+  report.calibration = job.calibration.record(windows);
+  ShrunkUnits& shrunk = report.result.emplace<ShrunkUnits>();
+  ShapeChoice& choice = shrunk.choice;
+  choice = choose(job, prepared, model, device, windows);
+  // Only what runs beside the dense model can make up for layers that are gone.
+  if (prepared.aligns_for_layers && !choice.removed_layers.empty())
+    options.compensation = Compensation::kAligned;
+
+  const std::vector<LinearInput> biases = added_biases(model.config(), choice.shape, options.compensation);
+  ShrunkCheckpoint output(model, choice.shape, choice.removed_layers, job.out, biases);
+  shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, output);
+  report.parameters = output.num_parameters();
+  report.record = make_shrink_record(model, report, options.compensation, origin.command, hashes.get());
+  output.finish(report.record);
+  if (job.target_ms) {
+    const DecodeTime now = device.decode_time(*Model::open(job.out), options.compute);
+    note(fmt::format("decode {:.2f} ms a token, asked {:.2f}, dense {:.2f}", now.total_ms, *job.target_ms,
+                     prepared.measured.at("decode_ms").at("dense").get<double>()));
+  }
+  return report;
+}
+
+}  // namespace swiftprune
