@@ -189,6 +189,12 @@ TEST_F(GgufTokenizer, BadVocabularies) {
              "found NaN");
   expect_bad(start("gpt2").texts("tokenizer.ggml.tokens", {"a", "\xff"}).texts("tokenizer.ggml.merges", {}),
              "token 1 is not valid UTF-8");
+  // Found by fuzzing: of an added token, which stands in other files, too.
+  expect_bad(start("gpt2")
+                 .texts("tokenizer.ggml.tokens", {"a", "\xff"})
+                 .texts("tokenizer.ggml.merges", {})
+                 .array("tokenizer.ggml.token_type", test::kI32, 2, raw(1) + raw(3)),
+             "token 1 is not valid UTF-8");
 }
 
 }  // namespace

@@ -106,6 +106,14 @@ Json sentencepiece_decoder(bool add_prefix) {
 
 // ---- both kinds
 
+void check_utf8(const GgufFile& file, std::string_view token, std::size_t id) {
+  try {
+    (void)nlohmann::json(token).dump();
+  } catch (const nlohmann::json::exception&) {
+    bad_input("{}: {}: token {} is not valid UTF-8", file.name(), kTokensKey, id);
+  }
+}
+
 Vocabulary read_vocabulary(const GgufFile& file, std::int64_t num_embeddings, bool is_sentencepiece) {
   const auto tokens = file.texts(kTokensKey);
   if (!tokens) bad_input("{}: {} is missing", file.name(), kTokensKey);
@@ -139,6 +147,7 @@ Vocabulary read_vocabulary(const GgufFile& file, std::int64_t num_embeddings, bo
   vocabulary.tokens.reserve(tokens->size());
   for (std::size_t id = 0; id < tokens->size(); ++id) {
     const std::string_view token = (*tokens)[id];
+    check_utf8(file, token, id);
     // llama.cpp's converter writes SentencePiece's own runs of spaces as plain spaces.
     const bool respell = is_sentencepiece && is_only_spaces(token);
     vocabulary.tokens.push_back(respell ? replace_spaces(token) : std::string(token));
@@ -195,17 +204,9 @@ bool is_filler(const Vocabulary& vocabulary, std::size_t id) {
   return vocabulary.types[id] == TokenType::kUnused && vocabulary.tokens[id] == fmt::format("[PAD{}]", id);
 }
 
-void check_utf8(const GgufFile& file, const std::string& token, std::size_t id) {
-  try {
-    (void)nlohmann::json(token).dump();
-  } catch (const nlohmann::json::exception&) {
-    bad_input("{}: {}: token {} is not valid UTF-8", file.name(), kTokensKey, id);
-  }
-}
-
 // model: all of the BPE model but vocab and merges, which are too many for a JSON tree.
-std::string tokenizer_json(const GgufFile& file, const Json& head, const Json& model,
-                           const Vocabulary& vocabulary, const std::vector<std::string>& merges) {
+std::string tokenizer_json(const Json& head, const Json& model, const Vocabulary& vocabulary,
+                           const std::vector<std::string>& merges) {
   std::string text = head.dump(2);
   text.erase(text.rfind("\n}"));
   std::string model_text = model.dump(2);
@@ -214,7 +215,6 @@ std::string tokenizer_json(const GgufFile& file, const Json& head, const Json& m
   std::unordered_map<std::string_view, std::size_t> seen;
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const std::string& token = vocabulary.tokens[id];
-    check_utf8(file, token, id);
     if (is_filler(vocabulary, id) || !seen.emplace(token, id).second) continue;
     text += fmt::format("{}\n{}: {}", seen.size() > 1 ? "," : "", json_quoted(token), id);
   }
@@ -345,7 +345,7 @@ TokenizerFiles make_tokenizer_files(const GgufFile& file, std::int64_t num_embed
                            : is_sentencepiece ? Json()
                                               : byte_level(true);
   head["decoder"] = model.decoder;
-  files.tokenizer = tokenizer_json(file, head, model.json, vocabulary, model.merges);
+  files.tokenizer = tokenizer_json(head, model.json, vocabulary, model.merges);
 
   const Json map = special_tokens_map(vocabulary);
   files.special_tokens_map = map.dump(2) + "\n";
