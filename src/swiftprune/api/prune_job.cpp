@@ -5,7 +5,9 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -53,6 +55,7 @@ ordered_json options_of(const PruneJob& job) {
                           {"propagate", job.propagate},
                           {"allocate", job.allocate},
                           {"quantize", job.quantize},
+                          {"bits", job.bits ? ordered_json(*job.bits) : ordered_json()},
                           {"group", job.group},
                           {"asymmetric", job.asymmetric},
                           {"store", job.store},
@@ -85,8 +88,9 @@ void append(const std::string& name, const ordered_json& value, std::vector<std:
 
 // The command line that does the same.
 std::vector<std::string> arguments_of(const PruneJob& job) {
-  std::vector<std::string> arguments = {"swiftprune", "prune", job.model, "--out", job.out};
-  const ordered_json defaults = options_of(PruneJob()), options = options_of(job);
+  std::vector<std::string> arguments = {"swiftprune", job.zeros ? "prune" : "quantize", job.model, "--out",
+                                        job.out};
+  const ordered_json defaults = options_of(job.zeros ? PruneJob() : QuantizeJob()), options = options_of(job);
   for (const auto& [name, value] : options.items()) {
     if (value == defaults[name]) continue;
     if (name != "override") {
@@ -175,14 +179,7 @@ class Pruning {
       if (unfinished->head.contains("sensitivities"))
         allocation = Allocation{unfinished->head.at("sensitivities").get<std::vector<double>>(), 0.0};
     } else if (prepared_.allocates) {
-      const auto begin = std::chrono::steady_clock::now();
-      allocation.emplace();
-      Sensitivities measured = device_.measure_sensitivities(model_, prepared_.plan, windows_,
-                                                             options.compute, options.progress, ranks_);
-      allocation->sensitivities = std::move(measured.values);
-      options.readers = std::move(measured.readers);
-      allocate_by_sensitivity(allocation->sensitivities, prepared_.plan);
-      allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      allocation = allocate(prepared_, model_, device_, windows_, ranks_);
     }
   }
 
@@ -226,8 +223,11 @@ class Pruning {
     if (ranks_.size() > 1) record["machine"]["ranks"] = ranks_.size();
     if (auto previous = previous_record(model_.checkpoint()); !previous.is_null())
       record["previous"] = std::move(previous);
+    if (prepared_.bits)
+      record["bits"] = {{"asked", prepared_.bits->mean}, {"planned", packed_bits(prepared_.plan)}};
     if (prepared_.packs) {
       const PackReport& packing = report_.packing;
+      if (prepared_.bits) record["bits"]["stored"] = stored_bits(report_);
       record["packed"] = {{"dense_bytes", packing.dense_bytes},
                           {"packed_bytes", packing.packed_bytes},
                           {"source_bytes", packing.source_bytes},
@@ -263,6 +263,17 @@ std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, co
                                  Device& device, const PruneOrigin& origin, const NoteFn& note,
                                  Communicator& ranks) {
   return Pruning(job, std::move(prepared), model, device, origin, note, ranks).run();
+}
+
+double stored_bits(const PruneReport& report) {
+  std::set<std::string_view> on_grids;
+  for (const PackedLinear& linear : report.packing.linears) on_grids.insert(linear.name);
+  double weights = 0.0;
+  for (const TensorResult& tensor : report.result.tensors) {
+    if (on_grids.contains(tensor.name))
+      weights += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+  }
+  return weights > 0.0 ? 8.0 * static_cast<double>(report.packing.packed_bytes) / weights : 0.0;
 }
 
 std::optional<double> sparsity_before(const Model& model, const Plan& plan, double sparsity) {
