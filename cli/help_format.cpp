@@ -1,5 +1,6 @@
 #include "help_format.h"
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
@@ -97,6 +98,20 @@ CLI::Validator zero_or_more() {
 
 CLI::Validator more_than_zero() {
   return bound("more than 0", [](double value) { return value > 0.0; });
+}
+
+CLI::Validator some_of(const std::vector<std::string>& words) {
+  const std::string set = fmt::format("{{{}}}", fmt::join(words, ","));
+  return CLI::Validator(
+      [words, set](std::string& value) {
+        // The parser's own split leaves an empty word at the end out.
+        for (const std::string& word : CLI::detail::split(value + ",", ',')) {
+          if (std::ranges::find(words, word) == words.end())
+            return fmt::format("found '{}', expected some of {}", value, set);
+        }
+        return std::string();
+      },
+      set);
 }
 
 }  // namespace swiftprune::cli

@@ -1,6 +1,9 @@
 // --help in 100 columns, without the parser's own notation (bounds in brackets, default values of flags).
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include <CLI/CLI.hpp>
 
 namespace swiftprune::cli {
@@ -17,5 +20,7 @@ class HelpFormat : public CLI::Formatter {
 // Checks in place of the parser's, whose messages print the largest double.
 CLI::Validator zero_or_more();
 CLI::Validator more_than_zero();
+// One of these words, or several with commas between them.
+CLI::Validator some_of(const std::vector<std::string>& words);
 
 }  // namespace swiftprune::cli

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -76,24 +77,39 @@ std::string adapter_folder(const PruneFlags& flags) {
   return (std::filesystem::path(flags.job.out) / kAdapterFolder).string();
 }
 
+// "int4(64)", or where linears have several: how many weights each holds.
+void print_grids(const PruneReport& report) {
+  std::map<std::string, std::pair<std::int64_t, double>> grids;  // tensors, weights
+  double all = 0.0;
+  for (const PlanEntry& entry : report.plan.entries) {
+    if (!entry.prune || !entry.grid) continue;
+    auto& [tensors, weights] = grids[format(*entry.grid)];
+    ++tensors;
+    weights += entry.num_weights();
+    all += entry.num_weights();
+  }
+  if (grids.size() == 1) fmt::print("grid        {}\n", grids.begin()->first);
+  if (grids.size() < 2) return;
+  for (const auto& [grid, count] : grids) {
+    fmt::print("grid        {}: {} tensors, {:.1f} % of the weights on grids\n", grid, count.first,
+               100.0 * count.second / all);
+  }
+}
+
 void print_summary(const PruneFlags& flags, const ModelConfig& model, const PruneReport& report,
                    double seconds) {
   const PruneResult& result = report.result;
   const CalibrationRecord& calibration = report.calibration;
   const PackReport& packing = report.packing;
   const StageSeconds& s = result.seconds;
-  fmt::print("{}      {}\n", flags.job.quantize.empty() ? "pruned" : "solved", flags.job.out);
+  fmt::print("{}      {}\n", report.plan.quantizes() ? "solved" : "pruned", flags.job.out);
   fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
              flags.job.pattern);
-  if (const auto grid = grid_of(flags.job)) fmt::print("grid        {}\n", format(*grid));
+  print_grids(report);
   if (!packing.linears.empty()) {
-    double weights = 0.0;
-    for (const TensorResult& tensor : result.tensors)
-      weights += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
     fmt::print("size        {} -> {}, {:.2f} bits a weight of the linears on grids\n",
                human_bytes(static_cast<double>(packing.source_bytes)),
-               human_bytes(static_cast<double>(packing.target_bytes)),
-               8.0 * static_cast<double>(packing.packed_bytes) / weights);
+               human_bytes(static_cast<double>(packing.target_bytes)), stored_bits(report));
   }
   fmt::print("method      {} ({})\n", flags.job.method,
              result.weights_changed ? "kept weights refined" : "kept weights unchanged");
@@ -125,7 +141,8 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
 }
 
 // Text that the model is still to write is not written for a dry run, nor is it looked for how much suffices.
-void dry_run(const PruneFlags& flags, const PreparedPrune& prepared, const Model& model, Device& device) {
+// Which bits each linear gets is measured even then: it is what the run would do.
+void dry_run(const PruneFlags& flags, PreparedPrune& prepared, const Model& model, Device& device) {
   const bool writes_text = flags.job.calibration.is_self();
   const Plan& plan = prepared.plan;
   TokenWindows windows;
@@ -137,11 +154,14 @@ void dry_run(const PruneFlags& flags, const PreparedPrune& prepared, const Model
       windows = calibrate(flags.job, prepared, model, device, notes_to(flags.common)).windows;
     }
   }
+  const bool chooses_bits = prepared.bits.has_value();
+  if (chooses_bits) allocate(prepared, model, device, windows);
   print_dry_run({.common = flags.common,
                  .out = flags.job.out,
                  .calibration = flags.job.calibration.source(),
                  .writes_text = writes_text && windows.num_windows() > 0,
                  .allocates = prepared.allocates,
+                 .chooses_bits = chooses_bits,
                  .packs = prepared.packs},
                 model, device, plan, windows, prepared.options);
 }
@@ -217,8 +237,17 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--quantize", f.job.quantize,
                   "Find weights on a grid of few bits, together with the zeros; with --method best, admm or "
-                  "sparsegpt, or --refine rtn or gptq behind another")
-      ->check(CLI::IsMember({"int8", "int4", "int3"}));
+                  "sparsegpt, or --refine rtn or gptq behind another. With --bits those to choose from "
+                  "(int4,int3), all by default")
+      ->check(some_of({"int8", "int4", "int3"}));
+  command
+      .add_option(
+          "--bits", f.job.bits,
+          f.job.zeros
+              ? "Mean of bits a weight, as packed (codes, bitmap, scales), instead of --sparsity: each "
+                "linear gets its bits and its zeros, by its sensitivity"
+              : "Mean of bits a weight, as packed: each linear gets its bits, by its sensitivity")
+      ->check(more_than_zero());
   command
       .add_option("--group", f.job.group,
                   "With --quantize: inputs that share a scale: 32, 64 (default), 128 or row")

@@ -1,5 +1,6 @@
 #include "prune_dry_run.h"
 
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -10,6 +11,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pipeline/adapter_output.h"
+#include "swiftprune/pipeline/choices/allocate_bits.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -24,10 +26,31 @@ std::string treatment_of(const PlanEntry& entry) {
   return text;
 }
 
-void print_text(const PruneDryRun& run, const Model& model, const Plan& plan, const TokenWindows& windows,
-                const BlockTrial& trial, double seconds, double disk) {
-  fmt::print("dry run     nothing is written; {} blocks, family {}\n", model.config().num_layers(),
-             model.config().family);
+// Linears of one grid together, with the range of their zeros.
+void print_levels(const Plan& plan) {
+  struct Level {
+    std::int64_t tensors = 0;
+    double weights = 0.0, least = 1.0, most = 0.0;
+  };
+  std::map<std::string, Level> levels;
+  for (const PlanEntry& entry : plan.entries) {
+    const bool zeros = entry.asked_sparsity() > 0.0;
+    Level& level =
+        levels[!entry.prune ? "left as they are"
+                            : (entry.grid ? format(*entry.grid) : "16 bits") + (zeros ? " and zeros" : "")];
+    ++level.tensors;
+    level.weights += entry.num_weights();
+    level.least = std::min(level.least, entry.asked_sparsity());
+    level.most = std::max(level.most, entry.asked_sparsity());
+  }
+  for (const auto& [name, level] : levels) {
+    fmt::print(
+        "{:<12}{} tensors, {:.1f} M weights: {}{}\n", "plan", level.tensors, 1e-6 * level.weights, name,
+        level.most > 0.0 ? fmt::format(", {:.0f} to {:.0f} %", 100.0 * level.least, 100.0 * level.most) : "");
+  }
+}
+
+void print_treatments(const Plan& plan) {
   std::map<std::string, std::pair<std::int64_t, double>> treatments;  // tensors, weights
   for (const PlanEntry& entry : plan.entries) {
     auto& [tensors, weights] = treatments[treatment_of(entry)];
@@ -38,7 +61,19 @@ void print_text(const PruneDryRun& run, const Model& model, const Plan& plan, co
     fmt::print("{:<12}{} tensors, {:.1f} M weights: {}\n", "plan", count.first, 1e-6 * count.second,
                treatment);
   }
-  if (run.allocates) fmt::print("{:<12}spread by sensitivity, which is measured first\n", "sparsity");
+}
+
+void print_text(const PruneDryRun& run, const Model& model, const Plan& plan, const TokenWindows& windows,
+                const BlockTrial& trial, double seconds, double disk) {
+  fmt::print("dry run     nothing is written; {} blocks, family {}\n", model.config().num_layers(),
+             model.config().family);
+  run.chooses_bits ? print_levels(plan) : print_treatments(plan);
+  if (run.chooses_bits) {
+    fmt::print("{:<12}{:.3f} a weight of the linears on grids, packed{}\n", "bits", packed_bits(plan),
+               run.writes_text ? "; chosen on random text here" : "");
+  } else if (run.allocates) {
+    fmt::print("{:<12}spread by sensitivity, which is measured first\n", "sparsity");
+  }
   if (windows.num_windows() > 0) {
     fmt::print("{:<12}{} windows of {} tokens from {}\n", "calibration", windows.num_windows(),
                windows.seqlen, run.calibration);
@@ -72,18 +107,20 @@ void print_dry_run(const PruneDryRun& run, const Model& model, Device& device, c
     disk += static_cast<double>(tensor.shape[0] * tensor.shape[1] * size_of(tensor.dtype));
   clear_progress();
   if (run.common.json) {
-    print_json(
-        {{"dry_run", true},
-         {"plan", to_json(plan)},
-         {"calibration",
-          {{"source", run.calibration}, {"windows", windows.num_windows()}, {"seqlen", windows.seqlen}}},
-         {"estimate",
-          {{"seconds", seconds},
-           {"trial_blocks", trial.num_blocks},
-           {"trial_seconds", trial.seconds},
-           {"memory_bytes", peak_memory()},
-           {"disk_bytes", disk},
-           {"free_disk_bytes", free_bytes(run.out)}}}});
+    nlohmann::ordered_json document = {
+        {"dry_run", true},
+        {"plan", to_json(plan)},
+        {"calibration",
+         {{"source", run.calibration}, {"windows", windows.num_windows()}, {"seqlen", windows.seqlen}}},
+        {"estimate",
+         {{"seconds", seconds},
+          {"trial_blocks", trial.num_blocks},
+          {"trial_seconds", trial.seconds},
+          {"memory_bytes", peak_memory()},
+          {"disk_bytes", disk},
+          {"free_disk_bytes", free_bytes(run.out)}}}};
+    if (run.chooses_bits) document["estimate"]["bits"] = packed_bits(plan);
+    print_json(document);
   } else {
     print_text(run, model, plan, windows, trial, seconds, disk);
   }

@@ -161,6 +161,8 @@ TEST_F(Experts, WhatIsNotDefinedIsRefused) {
   };
   const std::string moe = dense("qwen3_moe"), out = at("out");
   refused({"prune", moe, "-o", out, "--allocate", "sensitivity"}, 2, "--allocate sensitivity");
+  refused({"prune", moe, "-o", out, "--bits", "6", "--group", "row"}, 2, "--bits");
+  refused({"quantize", moe, "-o", out, "--bits", "12", "--group", "row"}, 2, "expected a model without");
   refused({"prune", dense("gpt_oss_mxfp4"), "-o", out, "--method", "wanda"}, 3, "MXFP4");
   refused({"prune", moe, "-o", out, "--min-expert-tokens", "0"}, 2, "--min-expert-tokens");
   refused({"prune", moe, "-o", out, "--skip", "*.experts.7.*"}, 2, "matches no linear");

@@ -1,5 +1,7 @@
 // The library's jobs (api/) beside the commands of the same names: the same bytes, the same documents, the same messages,
 // and errors as values.
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -199,6 +201,74 @@ TEST_F(Jobs, QuantizeWritesTheCommandsBytes) {
       run({"quantize", model("llama2"), "-o", at("command"), "--method", "rtn", "--group", "row"}).exit_code,
       0);
   expect_same_folders("job", "command");
+}
+
+// The mean is kept, the packed model takes what was promised, and the plan repeats it.
+TEST_F(Jobs, BitsForABudget) {
+  PruneJob zeros = prune_job("zeros");
+  QuantizeJob none;
+  static_cast<PruneJob&>(none) = prune_job("none");
+  none.zeros = false;
+  none.sparsity = 0.0;
+  for (PruneJob* job : {&zeros, static_cast<PruneJob*>(&none)}) {
+    SCOPED_TRACE(job->out);
+    const bool with_zeros = job == &zeros;
+    job->group = "row";
+    job->bits =
+        with_zeros ? 10.0 : 11.5;  // of linears so small that headers and panels weigh as much as codes
+    const auto outcome = job->run();
+    ASSERT_TRUE(outcome.ok()) << outcome.error().what();
+    const PruneReport& report = outcome.value();
+    const Json& bits = report.record.at("bits");
+    EXPECT_EQ(bits.at("asked"), *job->bits);
+    EXPECT_LE(bits.at("planned").get<double>(), *job->bits + 1e-6);
+    EXPECT_GT(bits.at("planned").get<double>(), 0.93 * *job->bits);
+    EXPECT_NEAR(bits.at("stored").get<double>() / bits.at("planned").get<double>(), 1.0, 0.02);
+    EXPECT_EQ(stored_bits(report), bits.at("stored").get<double>());
+    std::set<int> used;
+    bool prunes = false;
+    for (const PlanEntry& entry : report.plan.entries) {
+      used.insert(entry.grid->bits);
+      prunes |= entry.sparsity > 0.0;
+    }
+    EXPECT_GT(used.size(), 1u);
+    EXPECT_EQ(prunes, with_zeros);
+    // The command with its options; then the plan that it wrote.
+    const std::vector<std::string> text = {"--calibration", at("ids.u16"), "--seqlen",  "32",
+                                           "--windows",     "4",           "--compute", "f32"};
+    std::vector<std::string> command = {with_zeros ? "prune" : "quantize",
+                                        model("llama2"),
+                                        "-o",
+                                        at("command-" + std::string(with_zeros ? "a" : "b")),
+                                        "--bits",
+                                        with_zeros ? "10" : "11.5",
+                                        "--group",
+                                        "row"};
+    command.insert(command.end(), text.begin(), text.end());
+    const test::Finished same = run(command);
+    ASSERT_EQ(same.exit_code, 0) << same.error;
+    EXPECT_THAT(same.out, HasSubstr("tensors, "));
+    const auto expect_same = [&](const std::string& folder) {
+      for (const char* file : {"/model.safetensors", "/plan.json"})
+        EXPECT_EQ(test::read_text(job->out + file), test::read_text(folder + file)) << folder << file;
+    };
+    expect_same(command[3]);
+    std::vector<std::string> planned = {"prune",  model("llama2"),          "-o", command[3] + "-plan",
+                                        "--plan", command[3] + "/plan.json"};
+    planned.insert(planned.end(), text.begin(), text.end());
+    const test::Finished repeated = run(planned);
+    ASSERT_EQ(repeated.exit_code, 0) << repeated.error;
+    expect_same(planned[3]);
+    // A dry run tells the bits.
+    command[3] = at("dry");
+    command.insert(command.end(), {"--dry-run", "--json"});
+    const test::Finished dry = run(command);
+    ASSERT_EQ(dry.exit_code, 0) << dry.error;
+    const Json told = Json::parse(dry.out);
+    EXPECT_EQ(told.at("estimate").at("bits"), bits.at("planned"));
+    EXPECT_EQ(told.at("plan"), Json::parse(test::read_text(job->out + "/plan.json")));
+    EXPECT_FALSE(std::filesystem::exists(at("dry")));
+  }
 }
 
 TEST_F(Jobs, ErrorsAreValues) {

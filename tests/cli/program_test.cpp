@@ -373,6 +373,19 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   expect_refused(prune({"--quantize", "int5"}), 2, "--quantize");
   expect_refused(prune({"--quantize", "int4", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
   expect_refused(prune({"--method", "gptq"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int8,int5"}), 2, "--quantize");
+  expect_refused(prune({"--quantize", "int4,int3", "--group", "row"}), 2, "--bits");
+  expect_refused(prune({"--bits", "0"}), 2, "--bits");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--sparsity", "0.5"}), 2, "quantize --bits");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--allocate", "none"}), 2, "--allocate none");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--pattern", "2:4"}), 2, "row or layer");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--plan", "plan.json"}), 2, "--plan");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--override", "*.q_proj.weight", "sparsity=0.2"}), 2,
+                 "its grid as well");
+  expect_refused(prune({"--bits", "1", "--group", "row"}), 2, "expected at least");
+  expect_refused(prune({"--bits", "60", "--group", "row"}), 2, "expected at most");
+  expect_refused(prune({"--bits", "9", "--group", "row", "--skip", "*"}), 2, "no linear");
   expect_refused(prune({"--store", "dense"}), 2, "--store");
   expect_refused(prune({"--quantize-embeddings", "int8"}), 2, "--quantize-embeddings");
   expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");

@@ -116,6 +116,9 @@ TEST_F(RanksTest, PackedModelsAndStatisticsOfOneStream) {
   ASSERT_EQ(run(prune("one", {"--quantize", "int4", "--group", "row"})).exit_code, 0);
   ASSERT_EQ(run(prune("two", {"--quantize", "int4", "--group", "row", "--ranks", "2"})).exit_code, 0);
   expect_same_folder("one", "two");
+  ASSERT_EQ(run(prune("bits", {"--bits", "12", "--group", "row"})).exit_code, 0);
+  ASSERT_EQ(run(prune("bits2", {"--bits", "12", "--group", "row", "--ranks", "2"})).exit_code, 0);
+  expect_same_folder("bits", "bits2");
   ASSERT_EQ(run(prune("wanda", {}, "wanda")).exit_code, 0);
   ASSERT_EQ(run(prune("wanda2", {"--ranks", "2"}, "wanda")).exit_code, 0);
   expect_same_folder("wanda", "wanda2");

@@ -81,6 +81,22 @@ TEST(PackQuantized, SmallestFirst) {
 }
 
 // Bits a weight of a large matrix: codes, masks and scales, and nothing else that matters.
+// What a plan promises before a weight is there.
+TEST(PackQuantized, BytesByTheNumberOfNonzeros) {
+  for (const int bits : kQuantBits) {
+    for (const double sparsity : {0.0, 0.1, 0.3, 0.5, 0.8, 0.95}) {
+      const QuantizedWeight w = random_grid_weight(192, 576, {bits, 64, false}, sparsity);
+      double smallest = 1e18;
+      for (const FormatSize& size : formats_for(w)) {
+        if (size.format.kind != PackedKind::kNmGrid)
+          smallest = std::min(smallest, static_cast<double>(size.num_bytes));
+      }
+      EXPECT_NEAR(grid_bytes(w.grid, w.rows, w.cols, num_nonzero(w)) / smallest, 1.0, 0.01)
+          << bits << " " << sparsity;
+    }
+  }
+}
+
 TEST(PackQuantized, Sizes) {
   const auto bits_of = [](const QuantizedWeight& w, const PackFormat& format) {
     return 8.0 * static_cast<double>(pack(w, format).bytes().size()) / static_cast<double>(w.rows * w.cols);

@@ -5,7 +5,9 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -58,6 +60,7 @@ ordered_json options_of(const PruneJob& job) {
                           {"propagate", job.propagate},
                           {"allocate", job.allocate},
                           {"quantize", job.quantize},
+                          {"bits", job.bits ? ordered_json(*job.bits) : ordered_json()},
                           {"group", job.group},
                           {"asymmetric", job.asymmetric},
                           {"store", job.store},
@@ -156,14 +159,7 @@ class Pruning {
       if (unfinished->head.contains("sensitivities"))
         allocation = Allocation{unfinished->head.at("sensitivities").get<std::vector<double>>(), 0.0};
     } else if (prepared_.allocates) {
-      const auto begin = std::chrono::steady_clock::now();
-      allocation.emplace();
-      Sensitivities measured = device_.measure_sensitivities(model_, prepared_.plan, windows_,
-                                                             options.compute, options.progress, ranks_);
-      allocation->sensitivities = std::move(measured.values);
-      options.readers = std::move(measured.readers);
-      allocate_by_sensitivity(allocation->sensitivities, prepared_.plan);
-      allocation->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      allocation = allocate(prepared_, model_, device_, windows_, ranks_);
     }
   }
 
@@ -207,8 +203,11 @@ class Pruning {
     if (ranks_.size() > 1) record["machine"]["ranks"] = ranks_.size();
     if (auto previous = previous_record(model_.checkpoint()); !previous.is_null())
       record["previous"] = std::move(previous);
+    if (prepared_.bits)
+      record["bits"] = {{"asked", prepared_.bits->mean}, {"planned", packed_bits(prepared_.plan)}};
     if (prepared_.packs) {
       const PackReport& packing = report_.packing;
+      if (prepared_.bits) record["bits"]["stored"] = stored_bits(report_);
       record["packed"] = {{"dense_bytes", packing.dense_bytes},
                           {"packed_bytes", packing.packed_bytes},
                           {"source_bytes", packing.source_bytes},
@@ -250,6 +249,17 @@ std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, co
   return Pruning(job, std::move(prepared), model, device, origin, note, ranks).run();
 }
 
+double stored_bits(const PruneReport& report) {
+  std::set<std::string_view> on_grids;
+  for (const PackedLinear& linear : report.packing.linears) on_grids.insert(linear.name);
+  double weights = 0.0;
+  for (const TensorResult& tensor : report.result.tensors) {
+    if (on_grids.contains(tensor.name))
+      weights += static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
+  }
+  return weights > 0.0 ? 8.0 * static_cast<double>(report.packing.packed_bytes) / weights : 0.0;
+}
+
 std::optional<double> sparsity_before(const Model& model, const Plan& plan, double sparsity) {
   constexpr double kNoticeable = 0.01;
   if (sparsity <= plan.sparsity() + kNoticeable) return std::nullopt;
@@ -286,8 +296,8 @@ Outcome<PruneReport> PruneJob::run(const JobContext& context) const {
     job.calibration.fit_to(*opened);
     device->check_model(*opened);
     PreparedPrune prepared = prepare(job, *opened, *device, compute_by_name(where.compute, *device));
-    const JobOrigin origin =
-        origin_of({"prune", model, out}, options_of(*this), options_of(PruneJob()), options_of(job));
+    const JobOrigin origin = origin_of({zeros ? "prune" : "quantize", model, out}, options_of(*this),
+                                       options_of(zeros ? PruneJob() : QuantizeJob()), options_of(job));
     PruneReport report = *prune(job, std::move(prepared), *opened, *device, origin, context.note);
     if (const auto before = sparsity_before(*opened, report.plan, report.result.sparsity))
       context.note(sparser_note(model, *before, report.plan));

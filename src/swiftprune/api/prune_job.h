@@ -15,6 +15,7 @@
 #include "swiftprune/calibration/stopping.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/allocate_bits.h"
 #include "swiftprune/pipeline/drivers/prune.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
@@ -32,6 +33,8 @@ struct PruneReport {
   PackReport packing;             // where the output is a packed model
   nlohmann::ordered_json record;  // swiftprune.json
 };
+// Bits a weight of the linears of a packed output that were solved.
+double stored_bits(const PruneReport& report);
 
 struct PruneJob {
   std::string model;  // as locate_model()
@@ -44,8 +47,12 @@ struct PruneJob {
   std::string permute;        // empty: the plan file's, or none
   std::int64_t low_rank = 0;  // of the parts that stand beside the weights, in OUT/adapter; 0: none
   std::string allocate;       // empty: the method's
-  std::string quantize;       // int8, int4 or int3; empty: none
-  std::string group;          // of quantize; empty: its default
+  // int8, int4 or int3; empty: none. With `bits` those to choose from, separated by commas; empty: all.
+  std::string quantize;
+  // Mean of bits a weight, as packed: each linear gets its bits and its zeros under it, instead of sparsity.
+  std::optional<double> bits;
+  bool zeros = true;  // false: bits alone are found, no weight is pruned
+  std::string group;  // of quantize; empty: its default
   bool asymmetric = false;
   std::string store;       // packed or dense; empty: packed
   std::string embeddings;  // of a packed model: int8 or int4; empty: as they are
@@ -69,25 +76,30 @@ struct PruneJob {
 struct QuantizeJob : PruneJob {
   QuantizeJob() {
     sparsity = 0.0;
-    allocate = "none";
-    quantize = "int4";
+    zeros = false;
   }
 };
 
 // -- What run() is made of, for the commands, which have the model and the device open.
 
-std::optional<QuantGrid> grid_of(const PruneJob& job);
+// What the linears are put on; with `bits` those to choose from, the finest first; empty: none.
+std::vector<QuantGrid> grids_of(const PruneJob& job);
 
 // What will be done, decided and asked of the device: nothing is computed yet. Throws Error{kUsage}.
 struct PreparedPrune {
   const Method* method = nullptr;
   Plan plan;
   PruneOptions options;
-  bool allocates = false;  // sensitivities are measured first
-  bool packs = false;      // the output is a packed model
-  PackOptions tables;      // of it
+  bool allocates = false;        // sensitivities are measured first
+  std::optional<BitsGoal> bits;  // and choose bits as well
+  bool packs = false;            // the output is a packed model
+  PackOptions tables;            // of it
 };
 PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, ComputeType compute);
+
+// Of a plan that allocates: measures, and spreads zeros, or bits and zeros, over it.
+Allocation allocate(PreparedPrune& prepared, const Model& model, Device& device, const TokenWindows& windows,
+                    Communicator& ranks = alone());
 
 // As many as were asked for, else as the method takes on this device.
 std::int64_t counted_windows(const PruneJob& job, const Model& model, const Device& device,

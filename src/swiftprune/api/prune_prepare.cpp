@@ -1,7 +1,10 @@
 // What a pruning is to do, decided before anything is computed, and the text that it reads.
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
+#include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -13,10 +16,43 @@
 namespace swiftprune {
 namespace {
 
+// What a choice of bits leaves no room for.
+void check_with_bits(const PruneJob& job) {
+  if (job.sparsity_given) {
+    bad_usage(
+        "--bits: found with --sparsity {}, but zeros and bits are chosen together; leave --sparsity out, or "
+        "use swiftprune quantize --bits, which makes no zeros",
+        job.sparsity);
+  }
+  if (job.allocate == "none") {
+    bad_usage("--bits: found with --allocate none, expected sensitivity, which the bits are chosen by");
+  }
+  if (!job.plan_file.empty())
+    bad_usage("--bits: found with --plan, which fixes bits and zeros; leave one of them out");
+  const Pattern::Kind kind = parse_pattern(job.pattern).kind;
+  if (kind != Pattern::Kind::kRow && kind != Pattern::Kind::kLayer)
+    bad_usage("--bits: found with --pattern {}, expected row or layer, whose zeros may be any number",
+              job.pattern);
+}
+
+// What a linear was given by name stays as it is; zeros of its own need a grid of its own.
+void fix_overridden(Plan& plan) {
+  for (PlanEntry& entry : plan.entries) {
+    if (entry.prune && entry.fixed && !entry.fixed_grid) {
+      bad_usage(
+          "--override: {}: found a sparsity or pattern with --bits, expected its grid as well: "
+          "'sparsity=0.5,quantize=int4'",
+          entry.tensor);
+    }
+    entry.fixed |= entry.fixed_grid;
+  }
+}
+
 Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
+  if (job.bits) check_with_bits(job);
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(job.pattern);
-  defaults.sparsity = job.sparsity;
+  defaults.sparsity = job.bits ? 0.0 : job.sparsity;
   const bool n_m = defaults.pattern.kind == Pattern::Kind::kNofM;
   if (job.sparsity_given && contradicts(defaults.pattern, job.sparsity)) {
     bad_usage("--sparsity: found {}, but --pattern {} fixes it; leave --sparsity out", job.sparsity,
@@ -24,7 +60,7 @@ Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
   }
   defaults.score = !job.score.empty() ? parse_score(job.score) : n_m ? method.n_m_score : method.score;
   defaults.refine = !job.refine.empty() ? parse_refine(job.refine) : method.refine;
-  defaults.grid = grid_of(job);
+  if (const std::vector<QuantGrid> grids = grids_of(job); !grids.empty()) defaults.grid = grids.front();
   defaults.low_rank = job.low_rank;
   if (job.allocate == "sensitivity") {
     if (!job.plan_file.empty())
@@ -39,12 +75,18 @@ Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
   Plan plan = uniform_plan(model, defaults, job.skip);
   if (!job.plan_file.empty()) apply_plan_file(job.plan_file, plan);
   for (const auto& [name_pattern, settings] : job.overrides) apply_override(name_pattern, settings, plan);
+  if (job.bits) fix_overridden(plan);
   if (!job.permute.empty()) plan.permute = parse_permute(job.permute, "--permute");
   return plan;
 }
 
 // Nothing is measured of experts: a model that has them is pruned alike everywhere, unless a plan says otherwise.
 bool allocates(const PruneJob& job, const Method& method, const Model& model) {
+  if (job.bits) {
+    check_without_experts(model.config(), "--bits",
+                          "leave it out: --quantize int4 puts every linear on one grid");
+    return true;
+  }
   if (job.allocate == "sensitivity") {
     check_without_experts(
         model.config(), "--allocate sensitivity",
@@ -67,15 +109,30 @@ std::int64_t parse_windows(const std::string& text) {
 
 }  // namespace
 
-std::optional<QuantGrid> grid_of(const PruneJob& job) {
-  if (job.quantize.empty() && job.group.empty() && !job.asymmetric) return std::nullopt;
-  if (job.quantize.empty()) {
+std::vector<QuantGrid> grids_of(const PruneJob& job) {
+  if (job.quantize.empty() && !job.bits && job.zeros) {
+    if (job.group.empty() && !job.asymmetric) return {};
     bad_usage("{}: found without --quantize, which it is about; add --quantize int4, say",
               job.group.empty() ? "--asymmetric" : "--group");
   }
   const std::string group = job.group.empty() ? fmt::format("{}", QuantGrid{}.group) : job.group;
-  return parse_grid(fmt::format("{}({}{})", job.quantize, group, job.asymmetric ? ",asymmetric" : ""),
-                    "--quantize");
+  std::vector<QuantGrid> grids;
+  for (const int bits : kQuantBits) {
+    grids.push_back(parse_grid(fmt::format("int{}({}{})", bits, group, job.asymmetric ? ",asymmetric" : ""),
+                               "--quantize"));
+  }
+  const std::string names = !job.quantize.empty() ? job.quantize : job.bits ? "" : "int4";
+  if (names.empty()) return grids;
+  std::set<int> wanted;
+  for (std::size_t first = 0; first <= names.size();) {
+    const std::size_t end = std::min(names.find(',', first), names.size());
+    wanted.insert(parse_grid(names.substr(first, end - first), "--quantize").bits);
+    first = end + 1;
+  }
+  if (wanted.size() > 1 && !job.bits)
+    bad_usage("--quantize: found {}, expected one, or --bits, which chooses among them", names);
+  std::erase_if(grids, [&](const QuantGrid& grid) { return !wanted.contains(grid.bits); });
+  return grids;
 }
 
 PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, ComputeType compute) {
@@ -84,6 +141,11 @@ PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, C
   prepared.method = &method;
   prepared.plan = make_plan(model, job, method);
   prepared.allocates = allocates(job, method, model);
+  if (job.bits) {
+    prepared.bits = BitsGoal{.mean = *job.bits, .bits = {}, .zeros = job.zeros};
+    for (const QuantGrid& grid : grids_of(job)) prepared.bits->bits.push_back(grid.bits);
+    check_bits(*prepared.bits, prepared.plan);
+  }
 
   PruneOptions& options = prepared.options;
   options.select = job.select.empty() ? method.select : parse_select(job.select);
@@ -111,6 +173,21 @@ PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, C
     prepared.tables.tables = tables_of(model.config());
   }
   return prepared;
+}
+
+Allocation allocate(PreparedPrune& prepared, const Model& model, Device& device, const TokenWindows& windows,
+                    Communicator& ranks) {
+  const auto begin = std::chrono::steady_clock::now();
+  Sensitivities measured = device.measure_sensitivities(
+      model, prepared.plan, windows, prepared.options.compute, prepared.options.progress, ranks);
+  prepared.options.readers = std::move(measured.readers);
+  if (prepared.bits) {
+    allocate_bits(measured.values, *prepared.bits, prepared.plan);
+  } else {
+    allocate_by_sensitivity(measured.values, prepared.plan);
+  }
+  return {std::move(measured.values),
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()};
 }
 
 std::int64_t counted_windows(const PruneJob& job, const Model& model, const Device& device,

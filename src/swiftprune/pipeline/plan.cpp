@@ -152,6 +152,7 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
           key);
     }
     entry.fixed |= key == "pattern" || key == "sparsity";
+    entry.fixed_grid |= key == "quantize";
   }
   if (sparsity_given && contradicts(entry.pattern, entry.sparsity)) {
     bad_usage("--override: sparsity {} contradicts the pattern {}, which fixes it; leave one of them out",

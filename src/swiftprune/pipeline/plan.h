@@ -40,6 +40,7 @@ struct PlanEntry {
   bool observed = true;
   std::int64_t first_input = 0;  // where its inputs begin in what is observed
   std::int64_t low_rank = 0;     // of the part that the refinement finds beside the weights; 0: none
+  bool fixed_grid = false;       // asked for by name: a choice of bits leaves it as it is
 
   double num_weights() const { return static_cast<double>(rows) * static_cast<double>(cols); }
   bool has_row_budgets() const { return prune && row_budgets && pattern.kind == Pattern::Kind::kRow; }

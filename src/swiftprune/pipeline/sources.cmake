@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   pipeline/plan.cpp
   pipeline/capabilities.cpp
   pipeline/choices/allocate.cpp
+  pipeline/choices/allocate_bits.cpp
   pipeline/choices/layer_choice.cpp
   pipeline/choices/row_budgets.cpp
   pipeline/choices/sensitivities.cpp

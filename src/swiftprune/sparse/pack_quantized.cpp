@@ -203,6 +203,21 @@ void quantize_group(std::span<const float> values, QuantizedWeight& w, std::int6
 
 }  // namespace
 
+double grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols, std::int64_t num_nonzero) {
+  const auto bytes = [&](PackedKind kind, std::int64_t values) {
+    PackedShape shape;
+    shape.kind = kind;
+    shape.dtype = DType::kF32;
+    shape.rows = rows;
+    shape.cols = cols;
+    shape.num_values = values;
+    shape.grid = grid;
+    shape.code_bytes = ceil_div(values * grid.bits, 8);
+    return static_cast<double>(sections_of(shape).num_bytes);
+  };
+  return std::min(bytes(PackedKind::kDenseGrid, rows * cols), bytes(PackedKind::kBitmapGrid, num_nonzero));
+}
+
 std::vector<FormatSize> formats_for(const QuantizedWeight& w) {
   check_weight(w);
   const Census census = census_of(w);

@@ -16,6 +16,10 @@ namespace swiftprune {
 // own.)
 std::vector<FormatSize> formats_for(const QuantizedWeight& weight);
 
+// Bytes that a weight of this shape takes with so many nonzeros, wherever they are: of the smaller of dense_grid and
+// bitmap_grid. Panels whose codes end within a byte may add a few.
+double grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols, std::int64_t num_nonzero);
+
 // Throws Error{kBadInput} for a code or zero point that needs more bits, a scale that is not finite and above
 // zero, and a format that cannot hold the weight (more than N of 4); as check_grid for the grid.
 PackedTensor pack(const QuantizedWeight& weight, const PackFormat& format);

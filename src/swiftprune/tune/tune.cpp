@@ -14,6 +14,7 @@
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/evaluation/divergence.h"
 #include "swiftprune/pipeline/choices/allocate.h"
+#include "swiftprune/pipeline/choices/allocate_bits.h"
 #include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 #include "swiftprune/tune/level_search.h"
@@ -37,18 +38,11 @@ constexpr double kGridShares[] = {0.0, 0.3, 0.4, 0.5, 0.6, 0.7};
 constexpr double kDivergenceShare = 0.5,
                  kDivergenceBits = 4.1;  // where levels are solved for a limit of divergence
 
-// The error that a level is expected to make, up to a factor: what the allocation's curve says of zeros, and what was
-// measured of grids (docs/evaluation.md). Only levels of one size are told apart by it, before they are solved.
-double expected_error(int bits, double sparsity) {
-  const double of_grid = bits == 8 ? 0.0005 : bits == 4 ? 0.03 : 0.15;
-  return of_grid + (sparsity > 0.0 ? 0.1 * std::exp(allocated_log_cost(sparsity)) : 0.0);
-}
-
 struct GridLevel {
   QuantGrid grid;
   double sparsity = 0.0;
-  double bits = 0.0;   // a weight, packed
-  double error = 0.0;  // expected
+  double bits = 0.0;  // a weight, packed
+  double cost = 0.0;  // expected, up to a factor: tells levels of one size apart before they are solved
 };
 
 class Tuner {
@@ -112,22 +106,17 @@ class Tuner {
     const TensorInfo& tensor = model_.checkpoint().at(entry.tensor);
     if (!packs_) return static_cast<double>(tensor.num_bytes());
     const auto kept = static_cast<std::int64_t>(std::llround((1.0 - level.zeros) * entry.num_weights()));
+    if (level.grid) return grid_bytes(*level.grid, entry.rows, entry.cols, kept);
     const auto bytes = [&](PackedKind kind) {
       PackedShape shape;
       shape.kind = kind;
       shape.dtype = tensor.dtype;
       shape.rows = entry.rows;
       shape.cols = entry.cols;
-      shape.num_values =
-          kind == PackedKind::kDense16 || kind == PackedKind::kDenseGrid ? entry.rows * entry.cols : kept;
-      if (level.grid) {
-        shape.grid = *level.grid;
-        shape.code_bytes = ceil_div(kept * level.grid->bits, 8);
-      }
+      shape.num_values = kind == PackedKind::kDense16 ? entry.rows * entry.cols : kept;
       return static_cast<double>(sections_of(shape).num_bytes);
     };
-    return level.grid ? std::min(bytes(PackedKind::kDenseGrid), bytes(PackedKind::kBitmapGrid))
-                      : std::min(bytes(PackedKind::kDense16), bytes(PackedKind::kBitmap16));
+    return std::min(bytes(PackedKind::kDense16), bytes(PackedKind::kBitmap16));
   }
 
   // A weight of the tuned linears, were all of them at this level.
@@ -145,7 +134,7 @@ class Tuner {
     for (const int bits : options_.bits) {
       const QuantGrid grid{.bits = bits, .group = options_.group};
       for (const double share : kGridShares) {
-        const GridLevel level{grid, share, packed_bits(grid, share), expected_error(bits, share)};
+        const GridLevel level{grid, share, packed_bits(grid, share), level_cost(bits, share)};
         // A bitmap may take more than the zeros save.
         const bool saves = share == 0.0 || level.bits < packed_bits(grid, 0.0);
         if (saves && level.bits >= least && level.bits <= most) all.push_back(level);
@@ -154,7 +143,7 @@ class Tuner {
     std::vector<GridLevel> kept;
     for (const GridLevel& level : all) {
       const bool beaten = std::any_of(all.begin(), all.end(), [&](const GridLevel& other) {
-        return other.bits <= level.bits && other.error < kClearly * level.error;
+        return other.bits <= level.bits && other.cost < kClearly * level.cost;
       });
       if (!beaten) kept.push_back(level);
     }
@@ -270,7 +259,7 @@ class Tuner {
     }
     const GridLevel* chosen = nullptr;
     for (const GridLevel& level : all) {
-      if (level.bits <= 1.01 * bits && (chosen == nullptr || level.error < chosen->error)) chosen = &level;
+      if (level.bits <= 1.01 * bits && (chosen == nullptr || level.cost < chosen->cost)) chosen = &level;
     }
     if (chosen == nullptr) chosen = &smallest;
     for (PlanEntry& entry : plan_.entries) set_level(chosen->grid, chosen->sparsity, entry);
