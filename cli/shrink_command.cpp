@@ -10,9 +10,9 @@
 #include "calibration_text.h"
 #include "command.h"
 #include "model_text.h"
-#include "option_echo.h"
 #include "shrink_dry_run.h"
 #include "shrink_flags.h"
+#include "shrink_record.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
@@ -68,10 +68,9 @@ Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensatio
   return names;
 }
 
-Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const ShapeChoice& choice,
-                        const ShrinkResult& result, const TokenWindows& windows, Compensation compensation,
-                        std::int64_t parameters, Json hashes) {
-  const ModelConfig& m = model.config();
+// What the record says of this shrink alone.
+Json own_record(const ModelConfig& m, const ShapeChoice& choice, const ShrinkResult& result,
+                Compensation compensation) {
   Json blocks = Json::array();
   for (const ShrunkBlock& block : result.blocks) {
     Json item = {{"layer", block.layer}};
@@ -79,28 +78,13 @@ Json make_shrink_record(const ShrinkFlags& flags, const Model& model, const Shap
     if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
     blocks.push_back(std::move(item));
   }
-  Json record = {{"swiftprune", SWIFTPRUNE_VERSION},
-                 {"command", command_record(*flags.common.command)},
-                 {"method", "shrink"},
-                 {"family", m.family},
-                 {"weights_changed", compensation != Compensation::kNone},
-                 {"compensation", name_of(compensation)},
-                 {"added_biases", biases_json(m, choice.shape, compensation)},
-                 {"dense", shape_json(m, shape_of(m))},
-                 {"shape", shape_json(m, choice.shape)},
-                 {"removed_layers", choice.removed_layers},
-                 {"ratio", ratio_of(m, choice.shape)},
-                 {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
-                 {"measured", choice.measured},
-                 {"calibration", calibration_record(flags.calibration.record(windows))},
-                 {"input", std::move(hashes)},
-                 {"machine", machine_record()},
-                 {"seconds", seconds_record(result.seconds)},
-                 {"tensors", Json::array()},  // nothing is zero
-                 {"kept", std::move(blocks)}};
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
+  return {{"added_biases", biases_json(m, choice.shape, compensation)},
+          {"dense", shape_json(m, shape_of(m))},
+          {"shape", shape_json(m, choice.shape)},
+          {"removed_layers", choice.removed_layers},
+          {"ratio", ratio_of(m, choice.shape)},
+          {"measured", choice.measured},
+          {"kept", std::move(blocks)}};
 }
 
 void print_summary(const ShrinkFlags& flags, const Json& record, double seconds) {
@@ -111,18 +95,14 @@ void print_summary(const ShrinkFlags& flags, const Json& record, double seconds)
       100.0 * record.at("ratio").get<double>(), shape.at("num_hidden_layers").get<std::int64_t>(),
       shape.at("num_attention_heads").get<std::int64_t>(),
       shape.at("num_key_value_heads").get<std::int64_t>(), shape.at("intermediate_size").get<std::int64_t>());
-  fmt::print("parameters  {} of {}\n", record.at("parameters").at("shrunk").get<std::int64_t>(),
-             record.at("parameters").at("dense").get<std::int64_t>());
+  print_parameters(record);
   for (const auto& [key, what] : {std::pair{"layer_intermediate_size", "widths      "},
                                   std::pair{"layer_num_key_value_heads", "key heads   "}}) {
     if (shape.contains(key)) fmt::print("{}{}\n", what, shape.at(key).dump());
   }
   if (const Json& layers = record.at("removed_layers"); !layers.empty())
     fmt::print("layers gone {}\n", layers.dump());
-  const Json& s = record.at("seconds");
-  fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
-             s.at("forward").get<double>(), s.at("solve").get<double>(),
-             s.at("load").get<double>() + s.at("write").get<double>());
+  print_shrink_time(record, seconds);
   std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.out, "--text", "FILE"}};
   if (!flags.non_uniform) next.push_back({"swiftprune", "export", flags.out, "--gguf", "FILE.gguf"});
   print_next(flags.common, next);
@@ -219,8 +199,16 @@ void run(ShrinkFlags& flags) {
   ShrunkCheckpoint output(*model, choice.shape, choice.removed_layers, flags.out, biases);
   const ShrinkResult result =
       device->shrink(*model, choice.shape, choice.removed_layers, windows, options, output);
-  const Json record = make_shrink_record(flags, *model, choice, result, windows, options.compensation,
-                                         output.num_parameters(), hashes.get());
+  const Json record =
+      shrink_record({.flags = flags,
+                     .model = *model,
+                     .device = *device,
+                     .windows = windows,
+                     .method = "shrink",
+                     .compensation = name_of(options.compensation),
+                     .parameters = output.num_parameters(),
+                     .seconds = result.seconds},
+                    own_record(model->config(), choice, result, options.compensation), hashes.get());
   output.finish(record);
   if (flags.target_ms) {
     const DecodeTime now = device->decode_time(*Model::open(flags.out), options.compute);
@@ -264,8 +252,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   CLI::Option* non_uniform = command.add_flag(
       "--non-uniform", f.non_uniform,
-      "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
-      "result, and llama.cpp what export --gguf makes of a llama or mistral");
+      "Layers may keep different numbers of channels and head groups, or of experts; only swiftprune loads "
+      "the result, and llama.cpp what export --gguf makes of a llama or mistral");
   command
       .add_option(
           "--widths-by", f.widths_by,

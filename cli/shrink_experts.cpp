@@ -1,4 +1,5 @@
 // swiftprune shrink --units experts: a model with experts in, one with fewer of them out.
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -10,11 +11,14 @@
 #include "option_echo.h"
 #include "shrink_dry_run.h"
 #include "shrink_flags.h"
+#include "shrink_record.h"
 #include "swiftprune/api/resume.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/model/router.h"
+#include "swiftprune/pipeline/choices/expert_counts.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
 #include "swiftprune/pipeline/record.h"
 
@@ -23,13 +27,63 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+const char* asking_flag(const ShrinkFlags& flags) { return flags.experts ? "--experts" : "--ratio"; }
+
+// The same of every layer; with --non-uniform the number nearest to the mean that is asked for.
 std::int64_t wanted_experts(const ShrinkFlags& flags, const ModelConfig& model) {
   if (flags.ratio.has_value() == flags.experts.has_value()) {
     bad_usage("--ratio, --experts: found {} of them, expected one", flags.ratio ? 2 : 0);
   }
   const std::int64_t keep = flags.experts ? *flags.experts : experts_for_ratio(model, *flags.ratio);
-  check_experts_left(model, keep, flags.experts ? "--experts" : "--ratio");
-  return keep;
+  if (!flags.non_uniform || (flags.experts && keep >= experts_of(model)->count)) {
+    check_experts_left(model, keep, asking_flag(flags));
+    return keep;
+  }
+  const ExpertsConfig& experts = *experts_of(model);
+  const std::int64_t groups = experts.router.num_groups, most = experts.count - groups;
+  const std::int64_t nearest = std::min(std::max(keep / groups * groups, fewest_experts(experts)), most);
+  check_experts_left(model, nearest, asking_flag(flags));
+  return nearest;
+}
+
+// What a run that was killed had chosen, if there is one: whether it was the same run is found out by what stands beside
+// it in the journal.
+std::optional<ExpertCounts> chosen_before(const ShrinkFlags& flags, const ModelConfig& model) {
+  const auto identity = flags.resume ? ExpertCheckpoint::unfinished_identity(flags.out) : std::nullopt;
+  if (!identity || !identity->is_object() || !identity->contains("plan")) return std::nullopt;
+  const Json& plan = identity->at("plan");
+  std::vector<std::int64_t> counts;
+  for (const BlockConfig& block : model.blocks) {
+    if (!block.experts) continue;
+    const std::size_t place = counts.size();
+    if (!plan.is_array() || place >= plan.size() || !plan[place].is_number_integer()) return std::nullopt;
+    counts.push_back(plan[place].get<std::int64_t>());
+    if (counts.back() < fewest_experts(*block.experts) || counts.back() > block.experts->count ||
+        router_problem(block.experts->router, counts.back()))
+      return std::nullopt;
+  }
+  if (counts.size() != plan.size()) return std::nullopt;
+  return ExpertCounts(std::move(counts));
+}
+
+// One threshold over all layers, by what the dense model shows.
+ExpertCounts choose_counts(const ShrinkFlags& flags, const Model& model, Device& device,
+                           const TokenWindows& windows, const RemoveExpertsOptions& options) {
+  if (auto before = chosen_before(flags, model.config())) return *std::move(before);
+  const double dense = static_cast<double>(experts_of(model.config())->count);
+  const std::vector<ExpertEvidence> evidence = device.observe_experts(model, windows, options);
+  return ExpertCounts(spread_experts(
+      model.config(), evidence,
+      {.mean_left = flags.experts ? static_cast<double>(*flags.experts) : (1.0 - *flags.ratio) * dense,
+       .flag = asking_flag(flags),
+       .scorer = options.scorer,
+       .seed = options.seed,
+       .keep_super = options.keep_super}));
+}
+
+// A number, or one for each layer with experts.
+Json counts_json(const ExpertCounts& keep) {
+  return keep.differ() ? Json(keep.of_layers()) : Json(keep.of(0));
 }
 
 bool wants_refit(const ShrinkFlags& flags, const Model& model) {
@@ -73,41 +127,25 @@ Json layers_json(const RemoveExpertsResult& result) {
   return layers;
 }
 
-Json make_record(const ShrinkFlags& flags, const Model& model, const RemoveExpertsOptions& options,
-                 const RemoveExpertsResult& result, const TokenWindows& windows,
-                 const ExpertCheckpoint& output, Json hashes) {
-  const ExpertsConfig& experts = *experts_of(model.config());
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command_record(*flags.common.command)},
-      {"method", "shrink experts"},
-      {"family", model.config().family},
-      {"score", options.scorer->name},
-      {"weights_changed", options.refit},
-      {"compensation", options.refit ? "refit" : "none"},
-      {"experts",
-       {{"dense", experts.count},
-        {"left", options.keep},
-        {"a_token", experts.router.top_k},
-        {"keep_super", options.keep_super},
-        {"layers", layers_json(result)}}},
-      {"left_out_prediction_layers", output.leaves_prediction_layers_out()},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", output.num_parameters()}}},
-      {"calibration", calibration_record(flags.calibration.record(windows))},
-      {"input", std::move(hashes)},
-      {"machine", machine_record()},
-      {"seconds", seconds_record(result.seconds)},
-      {"tensors", Json::array()}};  // nothing is zero
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
+// What the record says of this shrink alone.
+Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
+                const RemoveExpertsResult& result, const ExpertCheckpoint& output) {
+  const ExpertsConfig& experts = *experts_of(model);
+  return {{"score", options.scorer->name},
+          {"experts",
+           {{"dense", experts.count},
+            {"left", counts_json(options.keep)},
+            {"a_token", experts.router.top_k},
+            {"keep_super", options.keep_super},
+            {"layers", layers_json(result)}}},
+          {"left_out_prediction_layers", output.leaves_prediction_layers_out()}};
 }
 
 void print_layers(const RemoveExpertsResult& result) {
-  fmt::print("{:>5}  {:>7}  {:>7}  {:>9}  {}\n", "layer", "entropy", "change", "refitted",
+  fmt::print("{:>5}  {:>4}  {:>7}  {:>7}  {:>9}  {}\n", "layer", "left", "entropy", "change", "refitted",
              "experts that went");
   for (const ReducedLayer& layer : result.layers) {
-    fmt::print("{:>5}  {:>7.3f}  {:>7.4f}  {:>9.4f}  {}\n", layer.evidence.layer,
+    fmt::print("{:>5}  {:>4}  {:>7.3f}  {:>7.4f}  {:>9.4f}  {}\n", layer.evidence.layer, layer.kept.size(),
                layer.evidence.routing_entropy(), layer.change, layer.change_refitted,
                fmt::join(removed_of(layer), " "));
   }
@@ -122,35 +160,21 @@ void print_layers(const RemoveExpertsResult& result) {
 void print_summary(const ShrinkFlags& flags, const RemoveExpertsResult& result, const Json& record,
                    double seconds) {
   const Json& experts = record.at("experts");
-  const Json& s = record.at("seconds");
   fmt::print("shrunk      {}\n", flags.out);
-  fmt::print("experts     {} of {} in each of {} layers, {} a token, by {}\n",
-             experts.at("left").get<std::int64_t>(), experts.at("dense").get<std::int64_t>(),
-             result.layers.size(), experts.at("a_token").get<std::int64_t>(),
-             record.at("score").get<std::string>());
-  fmt::print("parameters  {} of {}\n", record.at("parameters").at("shrunk").get<std::int64_t>(),
-             record.at("parameters").at("dense").get<std::int64_t>());
+  std::int64_t left = 0;
+  for (const ReducedLayer& layer : result.layers) left += std::ssize(layer.kept);
+  const bool differ = experts.at("left").is_array();
+  fmt::print("experts     {:.4g} of {} in {} of {} layers, {} a token, by {}\n",
+             static_cast<double>(left) / static_cast<double>(result.layers.size()),
+             experts.at("dense").get<std::int64_t>(), differ ? "the mean" : "each", result.layers.size(),
+             experts.at("a_token").get<std::int64_t>(), record.at("score").get<std::string>());
+  print_parameters(record);
   print_layers(result);
-  fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
-             s.at("forward").get<double>(), s.at("solve").get<double>(),
-             s.at("load").get<double>() + s.at("write").get<double>());
+  print_shrink_time(record, seconds);
   if (record.at("left_out_prediction_layers").get<bool>()) {
     print_note(flags.common, "layers that predict further tokens were left out: they would need all experts");
   }
   print_next(flags.common, {{"swiftprune", "compare", flags.model, flags.out, "--text", "FILE"}});
-}
-
-// Whatever changes a byte of the output: only a run of the same may go on with its layers.
-Json identity_of(const ShrinkFlags& flags, const Model& model, const Device& device,
-                 const RemoveExpertsOptions& options, const TokenWindows& windows) {
-  return {{"version", SWIFTPRUNE_VERSION},
-          {"options", byte_options(*flags.common.command)},
-          {"plan", options.keep},
-          {"model", file_stamps(model.checkpoint())},
-          {"calibration", flags.calibration.record(windows).ids},
-          {"device", device.name()},
-          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-          {"instruction_set", isa_name()}};
 }
 
 void start_or_go_on(const ShrinkFlags& flags, const Json& identity, ExpertCheckpoint& output,
@@ -182,18 +206,18 @@ RemoveExpertsResult keeping_layers(ShrinkFlags& flags, ExpertCheckpoint& output,
 }  // namespace
 
 void shrink_experts(ShrinkFlags& flags) {
-  flags.refuse({"--target-params", "--target-ms", "--align", "--non-uniform", "--widths-by", "--layers-by",
-                "--alpha", "--beta"},
-               "--units experts");
+  flags.refuse(
+      {"--target-params", "--target-ms", "--align", "--widths-by", "--layers-by", "--alpha", "--beta"},
+      "--units experts");
   const RunScope job = apply(flags.common);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   const auto model = open_model(flags.common, flags.model);
+  check_reducible(*model);
   RemoveExpertsOptions options;
   options.keep = wanted_experts(flags, model->config());
   device->check_model(*model);
   flags.calibration.fit_to(*model);
-  check_reducible(*model);
   check_outside("--out", flags.out, flags.model);
   check_new_folder(flags.out);
   options.scorer = &expert_scorer(flags.score == "auto" ? "ours" : flags.score);
@@ -213,12 +237,24 @@ void shrink_experts(ShrinkFlags& flags) {
                              const RunScope scope(context);
                              return model_hashes(model->checkpoint());
                            });
+  if (flags.non_uniform) options.keep = choose_counts(flags, *model, *device, windows, options);
   ExpertCheckpoint output(*model, options.keep, flags.out,
                           flags.resume ? Leftover::kContinue : Leftover::kDiscard);
-  start_or_go_on(flags, identity_of(flags, *model, *device, options, windows), output, options);
+  start_or_go_on(flags,
+                 run_identity(byte_options(*flags.common.command), *model, *device, options.compute,
+                              counts_json(options.keep), flags.calibration.record(windows).ids),
+                 output, options);
   const RemoveExpertsResult result =
       keeping_layers(flags, output, [&] { return device->remove_experts(*model, windows, options, output); });
-  const Json record = make_record(flags, *model, options, result, windows, output, hashes.get());
+  const Json record = shrink_record({.flags = flags,
+                                     .model = *model,
+                                     .device = *device,
+                                     .windows = windows,
+                                     .method = "shrink experts",
+                                     .compensation = options.refit ? "refit" : "none",
+                                     .parameters = output.num_parameters(),
+                                     .seconds = result.seconds},
+                                    own_record(model->config(), options, result, output), hashes.get());
   output.finish(record);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.common.json) {

@@ -5,8 +5,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "option_echo.h"
 #include "shrink_flags.h"
+#include "shrink_record.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/experts_config.h"
@@ -24,10 +24,9 @@ bool wants_refit(const ShrinkFlags& flags) {
   bad_usage("--compensate: found '{}', expected of experts' channels auto, none or refit", flags.compensate);
 }
 
-Json make_record(const ShrinkFlags& flags, const Model& model, const Device& device,
-                 const NarrowExpertsOptions& options, const NarrowExpertsResult& result,
-                 const TokenWindows& windows, std::int64_t parameters, Json hashes) {
-  const ExpertsConfig& experts = *experts_of(model.config());
+// What the record says of this shrink alone.
+Json own_record(const ModelConfig& model, const NarrowExpertsOptions& options,
+                const NarrowExpertsResult& result) {
   Json layers = Json::array();
   for (const NarrowedLayer& layer : result.layers) {
     layers.push_back({{"layer", layer.layer},
@@ -35,42 +34,22 @@ Json make_record(const ShrinkFlags& flags, const Model& model, const Device& dev
                       {"by_weights_alone", layer.by_weights},
                       {"change", layer.change}});
   }
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command_record(*flags.common.command)},
-      {"method", "shrink mlp of experts"},
-      {"family", model.config().family},
-      {"score", "contribution"},
-      {"weights_changed", options.refit},
-      {"compensation", options.refit ? "refit" : "none"},
-      {"channels", {{"dense", experts.width}, {"left", options.width}, {"layers", std::move(layers)}}},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", parameters}}},
-      {"calibration", calibration_record(flags.calibration.record(windows))},
-      {"input", std::move(hashes)},
-      {"machine", machine_record()},
-      {"seconds", seconds_record(result.seconds)},
-      {"tensors", Json::array()}};  // nothing is zero
-  record["machine"].update(device.describe().machine);
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
+  return {{"score", "contribution"},
+          {"channels",
+           {{"dense", experts_of(model)->width}, {"left", options.width}, {"layers", std::move(layers)}}}};
 }
 
 void print_summary(const ShrinkFlags& flags, const NarrowExpertsResult& result, const Json& record,
                    double seconds) {
   const Json& channels = record.at("channels");
-  const Json& s = record.at("seconds");
   fmt::print("shrunk      {}\n", flags.out);
   fmt::print("channels    {} of {} in each expert of {} layers\n", channels.at("left").get<std::int64_t>(),
              channels.at("dense").get<std::int64_t>(), result.layers.size());
-  fmt::print("parameters  {} of {}\n", record.at("parameters").at("shrunk").get<std::int64_t>(),
-             record.at("parameters").at("dense").get<std::int64_t>());
+  print_parameters(record);
   fmt::print("{:>5}  {:>7}  {}\n", "layer", "change", "experts with too few tokens, ranked by their weights");
   for (const NarrowedLayer& layer : result.layers)
     fmt::print("{:>5}  {:>7.4f}  {}\n", layer.layer, layer.change, fmt::join(layer.by_weights, " "));
-  fmt::print("time        {:.1f} s: forward {:.1f}, solve {:.1f}, read and write {:.1f}\n", seconds,
-             s.at("forward").get<double>(), s.at("solve").get<double>(),
-             s.at("load").get<double>() + s.at("write").get<double>());
+  print_shrink_time(record, seconds);
   print_next(flags.common, {{"swiftprune", "compare", flags.model, flags.out, "--text", "FILE"}});
 }
 
@@ -98,8 +77,16 @@ void shrink_expert_widths(ShrinkFlags& flags, const RunScope& job, Device& devic
                                                    flags.windows, false, options.compute, options.progress);
   NarrowCheckpoint output(model, options.width, flags.out);
   const NarrowExpertsResult result = device.narrow_experts(model, windows, options, output);
-  const Json record = make_record(flags, model, device, options, result, windows, output.num_parameters(),
-                                  model_hashes(model.checkpoint()));
+  const Json record =
+      shrink_record({.flags = flags,
+                     .model = model,
+                     .device = device,
+                     .windows = windows,
+                     .method = "shrink mlp of experts",
+                     .compensation = options.refit ? "refit" : "none",
+                     .parameters = output.num_parameters(),
+                     .seconds = result.seconds},
+                    own_record(model.config(), options, result), model_hashes(model.checkpoint()));
   output.finish(record);
   if (flags.common.json) {
     print_json(record);
