@@ -82,8 +82,15 @@ void print_summary(const ModelInspection& inspection) {
                config->num_layers(), config->hidden_size, config->intermediate_size, config->num_heads,
                config->head_size, config->num_kv_heads);
     if (const ExpertsConfig* experts = experts_of(*config)) {
+      std::int64_t least = experts->count, most = experts->count;
+      for (const BlockConfig& block : config->blocks) {
+        if (!block.experts) continue;
+        least = std::min(least, block.experts->count);
+        most = std::max(most, block.experts->count);
+      }
       fmt::print("experts       {} of {} channels, {} a token; every linear of theirs is listed below\n",
-                 experts->count, experts->width, experts->router.top_k);
+                 least == most ? std::to_string(most) : fmt::format("{} to {} a layer", least, most),
+                 experts->width, experts->router.top_k);
     }
     fmt::print("vocabulary    {}, {} positions, head {}\n", config->vocab_size, config->max_positions,
                inspection.is_tied ? "tied to the embedding" : "of its own");

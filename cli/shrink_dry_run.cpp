@@ -209,15 +209,24 @@ void run_experts(const ShrinkFlags& flags, const RemoveExpertsOptions& options, 
       expert_numbers += tensor.numel();
     }
   }
-  const double gone = static_cast<double>(experts.count - options.keep) / static_cast<double>(experts.count);
+  const std::int64_t keep = options.keep.of(0);
+  const double gone = static_cast<double>(experts.count - keep) / static_cast<double>(experts.count);
   estimate.disk = static_cast<double>(weight_bytes(model)) - gone * expert_bytes;
   estimate.parameters =
-      num_parameters(model.checkpoint()) - expert_numbers / experts.count * (experts.count - options.keep);
-  const Json what = {{"experts", {{"dense", experts.count}, {"left", options.keep}, {"layers", layers}}}};
-  print(flags, model, windows, estimate, what,
-        {{"experts",
-          fmt::format("{} of {} stay in each of {} layers, chosen by {}{}", options.keep, experts.count,
-                      layers, options.scorer->name, options.refit ? ", and refitted" : "")}});
+      num_parameters(model.checkpoint()) - expert_numbers / experts.count * (experts.count - keep);
+  const Json what = {{"experts",
+                      {{"dense", experts.count},
+                       {"left", keep},
+                       {"layers", layers},
+                       {"non_uniform", flags.job.non_uniform}}}};
+  std::vector<std::pair<std::string, std::string>> lines = {
+      {"experts", fmt::format("{} of {} stay in {} of {} layers, chosen by {}{}", keep, experts.count,
+                              flags.job.non_uniform ? "the mean" : "each", layers, options.scorer->name,
+                              options.refit ? ", and refitted" : "")}};
+  if (flags.job.non_uniform)
+    lines.emplace_back("",
+                       "how many each layer keeps is measured first, in a pass that the time does not count");
+  print(flags, model, windows, estimate, what, lines);
 }
 
 }  // namespace

@@ -45,14 +45,17 @@ void print_units(const Json& record) {
 
 void print_experts(const RemoveExpertsResult& result, const Json& record) {
   const Json& experts = record.at("experts");
-  fmt::print("experts     {} of {} in each of {} layers, {} a token, by {}\n", integer(experts, "left"),
-             integer(experts, "dense"), result.layers.size(), integer(experts, "a_token"),
-             record.at("score").get<std::string>());
+  std::int64_t left = 0;
+  for (const ReducedLayer& layer : result.layers) left += std::ssize(layer.kept);
+  fmt::print("experts     {:.4g} of {} in {} of {} layers, {} a token, by {}\n",
+             static_cast<double>(left) / static_cast<double>(result.layers.size()), integer(experts, "dense"),
+             experts.at("left").is_array() ? "the mean" : "each", result.layers.size(),
+             integer(experts, "a_token"), record.at("score").get<std::string>());
   print_parameters(record);
-  fmt::print("{:>5}  {:>7}  {:>7}  {:>9}  {}\n", "layer", "entropy", "change", "refitted",
+  fmt::print("{:>5}  {:>4}  {:>7}  {:>7}  {:>9}  {}\n", "layer", "left", "entropy", "change", "refitted",
              "experts that went");
   for (const ReducedLayer& layer : result.layers) {
-    fmt::print("{:>5}  {:>7.3f}  {:>7.4f}  {:>9.4f}  {}\n", layer.evidence.layer,
+    fmt::print("{:>5}  {:>4}  {:>7.3f}  {:>7.4f}  {:>9.4f}  {}\n", layer.evidence.layer, layer.kept.size(),
                layer.evidence.routing_entropy(), layer.change, layer.change_refitted,
                fmt::join(layer.removed(), " "));
   }

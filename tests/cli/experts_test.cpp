@@ -1,5 +1,6 @@
 // Models with experts through the program: pruned, put on grids, packed, and run.
 #include <fstream>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -191,6 +192,72 @@ TEST_F(Experts, LoseInnerChannels) {
     // What comes out goes on: whole experts, then weights.
     EXPECT_EQ(run(calibrated({"prune", out, "-o", out + "-50", "--method", "wanda"})).exit_code, 0);
   }
+}
+
+// Layers that keep different numbers of experts: everything of ours takes the result, and what cannot says so.
+TEST_F(Experts, DifferFromLayerToLayer) {
+  for (const char* family : {"qwen3_moe", "gpt_oss", "deepseek_v2"}) {
+    for (const char* score : {"ours", "reap"}) {
+      SCOPED_TRACE(std::string(family) + " " + score);
+      const std::string moe = at(std::string(family) + score), out = moe + "_few";
+      fs::copy(dense(family), moe, fs::copy_options::recursive);
+      write_tokenizer(moe);
+      const auto must = [&](const std::vector<std::string>& arguments) {
+        const Finished result = run(arguments);
+        EXPECT_EQ(result.exit_code, 0) << arguments.front() << ": " << result.error;
+        return result.out;
+      };
+      const auto shrink = calibrated({"shrink", moe, "-o", out, "--units", "experts", "--ratio", "0.2",
+                                      "--non-uniform", "--score", score});
+      must(shrink);
+      const auto record = nlohmann::json::parse(test::read_text(out + "/swiftprune.json"));
+      const auto left = record.at("experts").at("left").get<std::vector<std::int64_t>>();
+      const auto& layers = record.at("experts").at("layers");
+      ASSERT_EQ(left.size(), layers.size());
+      double all = 0.0;
+      for (std::size_t i = 0; i < left.size(); ++i) {
+        EXPECT_EQ(layers[i].at("kept").size(), static_cast<std::size_t>(left[i]));
+        all += static_cast<double>(left[i]);
+      }
+      const double dense_count = record.at("experts").at("dense").get<double>();
+      EXPECT_NEAR(all / static_cast<double>(left.size()), 0.8 * dense_count, 1.6);
+      const auto inspected = nlohmann::json::parse(run({"inspect", out, "--json"}).out);
+      const auto& count = inspected.at("config").at("experts").at("count");
+      const bool differ = std::set<std::int64_t>(left.begin(), left.end()).size() > 1;
+      EXPECT_EQ(count, differ ? nlohmann::json(left) : nlohmann::json(left.front()));
+      EXPECT_GT(perplexity(out), 1.0);
+      must({"generate", out, "--prompt", "an expert", "--max-tokens", "4"});
+      must(calibrated({"prune", out, "-o", out + "_50", "--method", "wanda"}));
+      must({"pack", out + "_50", "-o", out + "_packed"});
+      must({"generate", out + "_packed", "--prompt", "an expert", "--max-tokens", "4"});
+      EXPECT_NEAR(perplexity(out + "_packed"), perplexity(out + "_50"), 1e-2 * perplexity(out + "_50"));
+      must(calibrated({"quantize", out, "-o", out + "_int8", "--quantize", "int8", "--group", "row"}));
+      EXPECT_GT(perplexity(out + "_int8"), 1.0);
+      if (!differ) continue;
+      expect_refused(calibrated({"shrink", out, "-o", at("again"), "--units", "experts", "--ratio", "0.2"}),
+                     3, "swiftprune_layer_sizes");
+      expect_refused({"export", out, "--gguf", at("few.gguf")}, 3, "swiftprune_layer_sizes");
+      // The same command gives the same numbers, also where a killed run is gone on with.
+      auto again = shrink;
+      again[3] = out + "_again";
+      again.emplace_back("--resume");
+      must(again);
+      EXPECT_EQ(test::read_text(out + "_again/model.safetensors"),
+                test::read_text(out + "/model.safetensors"));
+    }
+  }
+  const std::string moe = dense("mixtral"), out = at("out");
+  expect_refused(
+      calibrated({"shrink", moe, "-o", out, "--units", "experts", "--experts", "5", "--non-uniform"}), 2,
+      "removes some");
+  expect_refused(
+      calibrated({"shrink", moe, "-o", out, "--units", "experts", "--ratio", "0.9", "--non-uniform"}), 2,
+      "--ratio");
+  const Finished dry = run(calibrated(
+      {"shrink", moe, "-o", out, "--units", "experts", "--ratio", "0.4", "--non-uniform", "--dry-run"}));
+  EXPECT_EQ(dry.exit_code, 0) << dry.error;
+  EXPECT_THAT(dry.out, HasSubstr("in the mean"));
+  EXPECT_FALSE(fs::exists(out));
 }
 
 // Calibration texts of several kinds, each with its share of the windows.

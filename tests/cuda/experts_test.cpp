@@ -180,8 +180,9 @@ class CudaExpertsTest : public TestWithParam<std::string> {
   RemoveExpertsOptions options(const char* scorer) const {
     RemoveExpertsOptions o;
     const ExpertsConfig& experts = *experts_of(model_->config());
-    o.keep = experts.count - 1;
-    while (router_problem(experts.router, o.keep)) --o.keep;
+    std::int64_t keep = experts.count - 1;
+    while (router_problem(experts.router, keep)) --keep;
+    o.keep = keep;
     o.scorer = &expert_scorer(scorer);
     o.refit = can_refit_experts(*model_);
     return o;

@@ -10,6 +10,7 @@
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/model/model_features.h"
 
 namespace swiftprune {
 namespace {
@@ -83,7 +84,54 @@ TEST(LayerSizes, EveryWrongListIsNamed) {
       "expected integers");
   bad({{"intermediate_size", 40}}, ".intermediate_size'", "expected an array of integers");
   bad({{"num_key_value_heads", {2, 4}}}, field + ".num_key_value_heads': found 4 for layer 1", "from 1 to 3");
-  bad({{"hidden_size", {40, 40}}}, field + ".hidden_size': unknown", "intermediate_size or");
+  bad({{"hidden_size", {40, 40}}}, field + ".hidden_size': unknown", "or num_experts");
+  bad({{"num_experts", {0, 4}}}, field + ".num_experts': found 4 for layer 1", "0, since it has no experts");
+}
+
+TEST(LayerSizes, ExpertsOfEachLayer) {
+  const auto config = [](const char* name) {
+    return read_json_file(test::kExpertModels / name / "config.json");
+  };
+  const ModelConfig dense = model_config(config("mixtral"));  // 2 of 5 experts a token
+  ASSERT_EQ(dense.blocks[0].experts->count, 5);
+  std::vector<std::int64_t> counts(dense.blocks.size(), 5);
+  counts.back() = 3;
+  const ModelConfig found = model_config(with_sizes(config("mixtral"), {{kLayerExperts, counts}}));
+  EXPECT_TRUE(found.has_layer_sizes);
+  EXPECT_EQ(found.blocks.front().experts->count, 5);
+  EXPECT_EQ(found.blocks.back().experts->count, 3);
+  EXPECT_TRUE(features_of(found).contains(ModelFeature::kExpertCounts));
+  EXPECT_FALSE(features_of(dense).contains(ModelFeature::kExpertCounts));
+  const auto bad = [&](const char* name, std::vector<std::int64_t> sizes, const std::string& text,
+                       const std::string& expected) {
+    test::expect_error(
+        ErrorKind::kBadInput,
+        [&] {
+          model_config(with_sizes(config(name), {{kLayerExperts, sizes}}));
+        },
+        text, expected);
+  };
+  counts.back() = 6;
+  bad("mixtral", counts, "found 6", "from 1 to 5, as 'num_local_experts' says");
+  counts.back() = 0;
+  bad("mixtral", counts, "found 0", "from 1 to 5");
+  counts.back() = 1;
+  bad("mixtral", counts, "found 1", "2 experts a token");
+  counts.pop_back();
+  bad("mixtral", counts, "one for each of the", "layers");
+  // The first layer is dense, and the router has three groups.
+  const ModelConfig groups = model_config(config("deepseek_v2"));
+  ASSERT_FALSE(groups.blocks.front().experts);
+  std::vector<std::int64_t> of_groups(groups.blocks.size(), 9);
+  bad("deepseek_v2", of_groups, "found 9 for layer 0", "no experts");
+  of_groups.front() = 0;
+  of_groups.back() = 6;
+  EXPECT_EQ(model_config(with_sizes(config("deepseek_v2"), {{kLayerExperts, of_groups}}))
+                .blocks.back()
+                .experts->count,
+            6);
+  of_groups.back() = 7;
+  bad("deepseek_v2", of_groups, "found 7", "3 groups");
 }
 
 // The tensors must be what the lists say.

@@ -90,7 +90,7 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
                 kMamba2,          kGatedHeads,    kSlopes,        kTransposedLinears, kEmbeddingNorm,
                 kLatentAttention, kPlainExperts,  kScaledExperts, kParallelMixers,    kLinearScale,
                 kHeadSizes,       kKeysAreValues, kValueNorms,    kSharedKeys,        kLayerEmbeddings,
-                kOutputScale,     kAdapter}));
+                kOutputScale,     kAdapter,       kExpertCounts}));
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
@@ -108,6 +108,10 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
   expect_refused(plan(ScoreSpec(), "sparsegpt", "block:1x2"), gpu,
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});
+  ModelConfig uneven = Model::open(kModels / "../experts/qwen3_moe")->config();
+  --uneven.blocks.back().experts->count;
+  expect_error(ErrorKind::kUsage, [&] { check_model(uneven, gpu); },
+               {"layers with different numbers of experts", "on a GPU", "--device cpu"});
   for (const auto& [name, lack] :
        {std::pair{"qwen3_moe", ""}, {"gpt_oss", ""}, {"deepseek_v2", "latent attention"}}) {
     const ModelConfig experts = Model::open(kModels / "../experts" / name)->config();

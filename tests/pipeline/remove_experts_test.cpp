@@ -16,6 +16,8 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/model/model_features.h"
+#include "swiftprune/pipeline/choices/expert_counts.h"
 #include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
 #include "swiftprune/pipeline/root_mean_square.h"
@@ -156,6 +158,71 @@ TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
   }
 }
 
+// The dense model alone is looked at, so the first layer shows what it shows where experts go.
+TEST_P(RemoveExperts, ObservationsAreOfTheDenseModel) {
+  const RemoveExpertsOptions o = options("ours", false);
+  const std::vector<ExpertEvidence> seen = observe_experts(cpu_expert_shop(*backend_), *model_, windows_, o);
+  Collected output;
+  const RemoveExpertsResult result = run(o, output);
+  ASSERT_EQ(seen.size(), result.layers.size());
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    const ExpertEvidence& reduced = result.layers[i].evidence;
+    EXPECT_EQ(seen[i].layer, reduced.layer);
+    EXPECT_EQ(std::ssize(seen[i].changes), reduced.num_experts());
+    EXPECT_GT(seen[i].mean_residual, 0.0);
+    if (i > 0) continue;
+    EXPECT_EQ(seen[i].tokens, reduced.tokens);
+    EXPECT_EQ(seen[i].share_norms, reduced.share_norms);
+    for (std::size_t j = 0; j < reduced.changes.size(); ++j)
+      EXPECT_NEAR(seen[i].changes[j], reduced.changes[j], 1e-9 * (1.0 + std::abs(reduced.changes[j])));
+  }
+}
+
+// Every other layer keeps all, the rest as few as the router allows.
+TEST_P(RemoveExperts, LayersMayKeepDifferentNumbers) {
+  std::vector<std::int64_t> counts, dense;
+  for (const BlockConfig& block : model_->config().blocks) {
+    if (!block.experts) continue;
+    dense.push_back(block.experts->count);
+    counts.push_back(counts.size() % 2 == 0 ? keep_ : dense.back());
+  }
+  if (counts.size() < 2) GTEST_SKIP() << "one layer with experts";
+  const test::TempDir dir;
+  RemoveExpertsOptions o = options("ours", can_refit_experts(*model_));
+  o.keep = ExpertCounts(counts);
+  RemoveExpertsResult result;
+  {
+    ExpertCheckpoint output(*model_, o.keep, dir.path() / "out", Leftover::kContinue);
+    output.start_journal({{"plan", counts}});
+    EXPECT_EQ(ExpertCheckpoint::unfinished_identity(dir.path() / "out"),
+              (nlohmann::ordered_json{{"plan", counts}}));
+    result = run(o, output);
+    output.finish({{"method", "shrink experts"}});
+  }
+  EXPECT_FALSE(ExpertCheckpoint::unfinished_identity(dir.path() / "out"));
+  const auto reduced = Model::open(dir.path() / "out");
+  std::size_t place = 0;
+  for (const BlockConfig& block : reduced->config().blocks) {
+    if (!block.experts) continue;
+    EXPECT_EQ(block.experts->count, counts[place]);
+    EXPECT_EQ(std::ssize(result.layers[place].kept), counts[place]);
+    ++place;
+  }
+  EXPECT_TRUE(reduced->config().has_layer_sizes);
+  EXPECT_TRUE(features_of(reduced->config()).contains(ModelFeature::kExpertCounts));
+  expect_reported_change(*model_, *reduced, result.layers.front().change_refitted, *backend_, windows_);
+  EXPECT_EQ(result.layers[1].change, 0.0);  // all of them stayed
+  test::expect_error(ErrorKind::kBadInput, [&] { check_reducible(*reduced); },
+                     {"swiftprune_layer_sizes", "again"});
+  // Weights of every expert that is left are pruned as those of any other model.
+  PlanDefaults defaults;
+  defaults.score = parse_score("wanda");
+  const Plan plan = uniform_plan(*reduced, defaults, {});
+  std::int64_t experts = 0;
+  for (const PlanEntry& entry : plan.entries) experts = std::max(experts, entry.expert + 1);
+  EXPECT_EQ(experts, *std::ranges::max_element(counts));
+}
+
 // Stopped before the last layer, then gone on with: the bytes of a run that was not.
 TEST_P(RemoveExperts, GoesOnBehindFinishedLayers) {
   const test::TempDir dir;
@@ -236,6 +303,53 @@ TEST(ExpertScores, ByHand) {
   EXPECT_NE(expert_scorer("random").score(e, 1), expert_scorer("random").score(e, 2));
   EXPECT_EQ(expert_scorer("random").score(e, 1), expert_scorer("random").score(e, 1));
   test::expect_error(ErrorKind::kUsage, [] { expert_scorer("wanda"); }, {"--score", "wanda", "reap"});
+}
+
+// One threshold: of the experts of two layers the lowest go, wherever they are.
+TEST(ExpertScores, OneThresholdOverLayers) {
+  const auto mixtral = Model::open(kExpertModels / "mixtral");  // 2 of 5
+  const ModelConfig& model = mixtral->config();
+  std::vector<ExpertEvidence> evidence(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    evidence[i].layer = static_cast<std::int64_t>(i);
+    evidence[i].tokens = {10, 10, 10, 10, 10};
+    evidence[i].largest = {1.0, 1.0, 1.0, 1.0, 1.0};
+    evidence[i].largest_residual = 10.0;
+    evidence[i].mean_residual = i == 0 ? 1.0 : 100.0;
+  }
+  evidence[0].share_norms = {1.0, 2.0, 3.0, 4.0, 5.0};
+  evidence[1].share_norms = {50.0, 60.0, 150.0, 160.0,
+                             1000.0};  // of hidden states that are 100 times as large
+  ExpertSpread spread{.mean_left = 3.5, .flag = "--ratio", .scorer = &expert_scorer("reap")};
+  EXPECT_THAT(spread_experts(model, evidence, spread), ElementsAre(4, 3));  // 0.05, 0.06 and 0.1
+  spread.mean_left = 3.0;
+  EXPECT_THAT(spread_experts(model, evidence, spread), ElementsAre(4, 2));
+  spread.mean_left = 2.0;
+  EXPECT_THAT(spread_experts(model, evidence, spread), ElementsAre(2, 2));
+  // Super experts stay, though their scores are the lowest.
+  evidence[1].largest = {100.0, 100.0, 1.0, 1.0, 1.0};
+  spread.mean_left = 3.0;
+  EXPECT_EQ(super_experts(evidence[1]).size(), 2u);
+  EXPECT_THAT(spread_experts(model, evidence, spread), ElementsAre(3, 3));
+  spread.keep_super = false;
+  EXPECT_THAT(spread_experts(model, evidence, spread), ElementsAre(4, 2));
+  spread.mean_left = 1.5;
+  test::expect_error(ErrorKind::kUsage, [&] { spread_experts(model, evidence, spread); },
+                     {"--ratio", "leaves 1.5 of 5", "at least 2"});
+  spread.mean_left = 4.9;
+  test::expect_error(ErrorKind::kUsage, [&] { spread_experts(model, evidence, spread); }, {"removes some"});
+  // Scores that hold no outputs are comparable as they are.
+  EXPECT_THAT(comparable_scores(expert_scorer("frequency"), evidence[1], 0), ElementsAre(10, 10, 10, 10, 10));
+  EXPECT_DOUBLE_EQ(comparable_scores(expert_scorer("reap"), evidence[1], 0)[4], 1.0);
+  // As many of each group of a router with groups.
+  const auto grouped = Model::open(kExpertModels / "deepseek_v2");  // 3 of 9 in 2 of 3 groups
+  ExpertEvidence of_groups;
+  while (!grouped->config().blocks[at(of_groups.layer)].experts) ++of_groups.layer;
+  of_groups.tokens.assign(9, 4);
+  of_groups.largest.assign(9, 1.0);
+  of_groups.largest_residual = 10.0;
+  spread = {.mean_left = 6.0, .flag = "--experts", .scorer = &expert_scorer("frequency")};
+  EXPECT_THAT(spread_experts(grouped->config(), {&of_groups, 1}, spread), ElementsAre(6));
 }
 
 TEST(ExpertScores, TheHighestStay) {

@@ -14,10 +14,12 @@
 
 #include "swiftprune/api/job_options.h"
 #include "swiftprune/api/prune_resume.h"
+#include "swiftprune/api/resume.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
+#include "swiftprune/core/sha256.h"
 #include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/model/adapter.h"
 #include "swiftprune/model/stored_weights.h"
@@ -100,8 +102,10 @@ class Pruning {
     hash_aside();
     claim_output();
     calibrate_windows();
+    // The plan as options and plan file make it, before it is allocated.
     const ordered_json identity =
-        identity_of(origin_.options, model_, device_, prepared_.options, prepared_.plan, report_.calibration);
+        run_identity(origin_.options, model_, device_, prepared_.options.compute,
+                     sha256_hex(to_json(prepared_.plan).dump()), report_.calibration.ids);
     std::optional<UnfinishedRun> unfinished =
         job_.resume && writer_ ? find_unfinished(job_.out, *writer_, identity, note_) : std::nullopt;
     share_unfinished(ranks_, unfinished);

@@ -6,25 +6,10 @@
 #include <fmt/format.h>
 
 #include "swiftprune/api/resume.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
-#include "swiftprune/core/sha256.h"
 
 namespace swiftprune {
-
-nlohmann::ordered_json identity_of(const nlohmann::ordered_json& byte_options, const Model& model,
-                                   const Device& device, const PruneOptions& options, const Plan& plan,
-                                   const CalibrationRecord& calibration) {
-  return {{"version", SWIFTPRUNE_VERSION},
-          {"options", byte_options},
-          {"plan", sha256_hex(to_json(plan).dump())},
-          {"model", file_stamps(model.checkpoint())},
-          {"calibration", calibration.ids},
-          {"device", device.name()},
-          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-          {"instruction_set", isa_name()}};
-}
 
 std::optional<UnfinishedRun> find_unfinished(const std::string& out, const CheckpointWriter& writer,
                                              const nlohmann::ordered_json& identity, const NoteFn& note) {

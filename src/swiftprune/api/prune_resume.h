@@ -13,11 +13,6 @@
 
 namespace swiftprune {
 
-// Whatever changes a byte of the output: only a run of the same may go on with its blocks. plan: as the options and the
-// plan's file make it, before it is allocated.
-nlohmann::ordered_json identity_of(const nlohmann::ordered_json& byte_options, const Model& model,
-                                   const Device& device, const PruneOptions& options, const Plan& plan,
-                                   const CalibrationRecord& calibration);
 // Nothing, with a note, when there is none. Throws Error{kUsage} naming what an unfinished run had otherwise.
 std::optional<UnfinishedRun> find_unfinished(const std::string& out, const CheckpointWriter& writer,
                                              const nlohmann::ordered_json& identity, const NoteFn& note);

@@ -1,8 +1,12 @@
 #include "swiftprune/api/resume.h"
 
+#include <utility>
+
 #include <fmt/format.h>
 
+#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/record.h"
 
 namespace swiftprune {
 namespace {
@@ -25,6 +29,19 @@ std::string difference(const nlohmann::ordered_json& before, const nlohmann::ord
 }
 
 }  // namespace
+
+nlohmann::ordered_json run_identity(const nlohmann::ordered_json& byte_options, const Model& model,
+                                    const Device& device, ComputeType compute, nlohmann::ordered_json plan,
+                                    const std::string& calibration) {
+  return {{"version", SWIFTPRUNE_VERSION},
+          {"options", byte_options},
+          {"plan", std::move(plan)},
+          {"model", file_stamps(model.checkpoint())},
+          {"calibration", calibration},
+          {"device", device.name()},
+          {"compute", compute == ComputeType::kBF16 ? "bf16" : "f32"},
+          {"instruction_set", isa_name()}};
+}
 
 void refuse_other_run(const std::string& out, const nlohmann::ordered_json& before,
                       const nlohmann::ordered_json& now) {

@@ -19,10 +19,9 @@ bool wants_refit(const ShrinkJob& job) {
   bad_usage("--compensate: found '{}', expected of experts' channels auto, none or refit", job.compensate);
 }
 
-Json make_channels_record(const Model& model, const Device& device, const NarrowExpertsOptions& options,
-                          const ShrinkReport& report, const Json& command) {
-  const ExpertsConfig& experts = *experts_of(model.config());
-  const auto& result = std::get<NarrowExpertsResult>(report.result);
+// What the record says of this shrinking alone.
+Json own_record(const ModelConfig& model, const NarrowExpertsOptions& options,
+                const NarrowExpertsResult& result) {
   Json layers = Json::array();
   for (const NarrowedLayer& layer : result.layers) {
     layers.push_back({{"layer", layer.layer},
@@ -30,25 +29,9 @@ Json make_channels_record(const Model& model, const Device& device, const Narrow
                       {"by_weights_alone", layer.by_weights},
                       {"change", layer.change}});
   }
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command},
-      {"method", "shrink mlp of experts"},
-      {"family", model.config().family},
-      {"score", "contribution"},
-      {"weights_changed", options.refit},
-      {"compensation", options.refit ? "refit" : "none"},
-      {"channels", {{"dense", experts.width}, {"left", options.width}, {"layers", std::move(layers)}}},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", report.parameters}}},
-      {"calibration", calibration_record(report.calibration)},
-      {"input", model_hashes(model.checkpoint())},
-      {"machine", machine_record()},
-      {"seconds", seconds_record(result.seconds)},
-      {"tensors", Json::array()}};  // nothing is zero
-  record["machine"].update(device.describe().machine);
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
+  return {{"score", "contribution"},
+          {"channels",
+           {{"dense", experts_of(model)->width}, {"left", options.width}, {"layers", std::move(layers)}}}};
 }
 
 }  // namespace
@@ -76,9 +59,18 @@ ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOpt
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
   NarrowCheckpoint output(model, options.width, job.out);
-  report.result = device.narrow_experts(model, windows, options, output);
+  const auto& result =
+      report.result.emplace<NarrowExpertsResult>(device.narrow_experts(model, windows, options, output));
   report.parameters = output.num_parameters();
-  report.record = make_channels_record(model, device, options, report, origin.command);
+  report.record =
+      shrink_record({.model = model,
+                     .device = device,
+                     .report = report,
+                     .command = origin.command,
+                     .method = "shrink mlp of experts",
+                     .compensation = options.refit ? "refit" : "none",
+                     .seconds = result.seconds},
+                    own_record(model.config(), options, result), model_hashes(model.checkpoint()));
   output.finish(report.record);
   return report;
 }

@@ -9,10 +9,11 @@
 #include "swiftprune/api/resume.h"
 #include "swiftprune/api/shrink_parts.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/model/router.h"
+#include "swiftprune/pipeline/choices/expert_counts.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
 
 namespace swiftprune {
@@ -20,13 +21,63 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+const char* asking_flag(const ShrinkJob& job) { return job.experts ? "--experts" : "--ratio"; }
+
+// The same of every layer; where layers may differ the number nearest to the mean that is asked for.
 std::int64_t wanted_experts(const ShrinkJob& job, const ModelConfig& model) {
   if (job.ratio.has_value() == job.experts.has_value()) {
     bad_usage("--ratio, --experts: found {} of them, expected one", job.ratio ? 2 : 0);
   }
   const std::int64_t keep = job.experts ? *job.experts : experts_for_ratio(model, *job.ratio);
-  check_experts_left(model, keep, job.experts ? "--experts" : "--ratio");
-  return keep;
+  if (!job.non_uniform || (job.experts && keep >= experts_of(model)->count)) {
+    check_experts_left(model, keep, asking_flag(job));
+    return keep;
+  }
+  const ExpertsConfig& experts = *experts_of(model);
+  const std::int64_t groups = experts.router.num_groups, most = experts.count - groups;
+  const std::int64_t nearest = std::min(std::max(keep / groups * groups, fewest_experts(experts)), most);
+  check_experts_left(model, nearest, asking_flag(job));
+  return nearest;
+}
+
+// What a run that was killed had chosen, if there is one: whether it was the same run is found out by what stands beside
+// it in the journal.
+std::optional<ExpertCounts> chosen_before(const ShrinkJob& job, const ModelConfig& model) {
+  const auto identity = job.resume ? ExpertCheckpoint::unfinished_identity(job.out) : std::nullopt;
+  if (!identity || !identity->is_object() || !identity->contains("plan")) return std::nullopt;
+  const Json& plan = identity->at("plan");
+  std::vector<std::int64_t> counts;
+  for (const BlockConfig& block : model.blocks) {
+    if (!block.experts) continue;
+    const std::size_t place = counts.size();
+    if (!plan.is_array() || place >= plan.size() || !plan[place].is_number_integer()) return std::nullopt;
+    counts.push_back(plan[place].get<std::int64_t>());
+    if (counts.back() < fewest_experts(*block.experts) || counts.back() > block.experts->count ||
+        router_problem(block.experts->router, counts.back()))
+      return std::nullopt;
+  }
+  if (counts.size() != plan.size()) return std::nullopt;
+  return ExpertCounts(std::move(counts));
+}
+
+// One threshold over all layers, by what the dense model shows.
+ExpertCounts choose_counts(const ShrinkJob& job, const Model& model, Device& device,
+                           const TokenWindows& windows, const RemoveExpertsOptions& options) {
+  if (auto before = chosen_before(job, model.config())) return *std::move(before);
+  const double dense = static_cast<double>(experts_of(model.config())->count);
+  const std::vector<ExpertEvidence> evidence = device.observe_experts(model, windows, options);
+  return ExpertCounts(spread_experts(
+      model.config(), evidence,
+      {.mean_left = job.experts ? static_cast<double>(*job.experts) : (1.0 - *job.ratio) * dense,
+       .flag = asking_flag(job),
+       .scorer = options.scorer,
+       .seed = options.seed,
+       .keep_super = options.keep_super}));
+}
+
+// A number, or one for each layer with experts.
+Json counts_json(const ExpertCounts& keep) {
+  return keep.differ() ? Json(keep.of_layers()) : Json(keep.of(0));
 }
 
 bool wants_refit(const ShrinkJob& job, const Model& model) {
@@ -62,47 +113,18 @@ Json layers_json(const RemoveExpertsResult& result) {
   return layers;
 }
 
-Json make_experts_record(const Model& model, const RemoveExpertsOptions& options, const ShrinkReport& report,
-                         const ExpertCheckpoint& output, const Json& command, Json hashes) {
-  const ExpertsConfig& experts = *experts_of(model.config());
-  const auto& result = std::get<RemoveExpertsResult>(report.result);
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command},
-      {"method", "shrink experts"},
-      {"family", model.config().family},
-      {"score", options.scorer->name},
-      {"weights_changed", options.refit},
-      {"compensation", options.refit ? "refit" : "none"},
-      {"experts",
-       {{"dense", experts.count},
-        {"left", options.keep},
-        {"a_token", experts.router.top_k},
-        {"keep_super", options.keep_super},
-        {"layers", layers_json(result)}}},
-      {"left_out_prediction_layers", output.leaves_prediction_layers_out()},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", report.parameters}}},
-      {"calibration", calibration_record(report.calibration)},
-      {"input", std::move(hashes)},
-      {"machine", machine_record()},
-      {"seconds", seconds_record(result.seconds)},
-      {"tensors", Json::array()}};  // nothing is zero
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
-}
-
-// Whatever changes a byte of the output: only a run of the same may go on with its layers.
-Json identity_of(const Json& byte_options, const Model& model, const Device& device,
-                 const RemoveExpertsOptions& options, const CalibrationRecord& calibration) {
-  return {{"version", SWIFTPRUNE_VERSION},
-          {"options", byte_options},
-          {"plan", options.keep},
-          {"model", file_stamps(model.checkpoint())},
-          {"calibration", calibration.ids},
-          {"device", device.name()},
-          {"compute", options.compute == ComputeType::kBF16 ? "bf16" : "f32"},
-          {"instruction_set", isa_name()}};
+// What the record says of this shrinking alone.
+Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
+                const RemoveExpertsResult& result, const ExpertCheckpoint& output) {
+  const ExpertsConfig& experts = *experts_of(model);
+  return {{"score", options.scorer->name},
+          {"experts",
+           {{"dense", experts.count},
+            {"left", counts_json(options.keep)},
+            {"a_token", experts.router.top_k},
+            {"keep_super", options.keep_super},
+            {"layers", layers_json(result)}}},
+          {"left_out_prediction_layers", output.leaves_prediction_layers_out()}};
 }
 
 void start_or_go_on(const ShrinkJob& job, const Json& identity, const NoteFn& note, ExpertCheckpoint& output,
@@ -134,8 +156,8 @@ RemoveExpertsResult keeping_layers(const ShrinkJob& job, ExpertCheckpoint& outpu
 
 RemoveExpertsOptions prepare_experts(const ShrinkJob& job, const Model& model, ComputeType compute) {
   RemoveExpertsOptions options;
-  options.keep = wanted_experts(job, model.config());
   check_reducible(model);
+  options.keep = wanted_experts(job, model.config());
   check_new_folder(job.out);
   options.scorer = &expert_scorer(job.score == "auto" ? "ours" : job.score);
   options.seed = job.calibration.seed;
@@ -155,14 +177,24 @@ ShrinkReport shrink_experts(const ShrinkJob& job, RemoveExpertsOptions options, 
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
   std::future<Json> hashes = hashes_aside(model, device);
+  if (job.non_uniform) options.keep = choose_counts(job, model, device, windows, options);
   ExpertCheckpoint output(model, options.keep, job.out,
                           job.resume ? Leftover::kContinue : Leftover::kDiscard);
-  start_or_go_on(job, identity_of(origin.options, model, device, options, report.calibration), note, output,
-                 options);
-  report.result =
-      keeping_layers(job, output, [&] { return device.remove_experts(model, windows, options, output); });
+  start_or_go_on(job,
+                 run_identity(origin.options, model, device, options.compute, counts_json(options.keep),
+                              report.calibration.ids),
+                 note, output, options);
+  const auto& result = report.result.emplace<RemoveExpertsResult>(
+      keeping_layers(job, output, [&] { return device.remove_experts(model, windows, options, output); }));
   report.parameters = output.num_parameters();
-  report.record = make_experts_record(model, options, report, output, origin.command, hashes.get());
+  report.record = shrink_record({.model = model,
+                                 .device = device,
+                                 .report = report,
+                                 .command = origin.command,
+                                 .method = "shrink experts",
+                                 .compensation = options.refit ? "refit" : "none",
+                                 .seconds = result.seconds},
+                                own_record(model.config(), options, result, output), hashes.get());
   output.finish(report.record);
   return report;
 }

@@ -88,8 +88,7 @@ void check_values(const ShrinkJob& job) {
 PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
                        const GivenFn& given) {
   if (job.units == "experts") {
-    refuse(given,
-           {"target-params", "target-ms", "align", "non-uniform", "widths-by", "layers-by", "alpha", "beta"},
+    refuse(given, {"target-params", "target-ms", "align", "widths-by", "layers-by", "alpha", "beta"},
            "--units experts");
     return prepare_experts(job, model, compute);
   }
@@ -130,6 +129,27 @@ std::int64_t num_parameters(const Checkpoint& checkpoint) {
   std::int64_t sum = 0;
   for (const TensorInfo& tensor : checkpoint.tensors()) sum += tensor.numel();
   return sum;
+}
+
+ordered_json shrink_record(const ShrinkRun& run, const ordered_json& own, ordered_json hashes) {
+  ordered_json record = {{"swiftprune", SWIFTPRUNE_VERSION},
+                         {"command", run.command},
+                         {"method", run.method},
+                         {"family", run.model.config().family},
+                         {"weights_changed", run.compensation != "none"},
+                         {"compensation", run.compensation}};
+  record.update(own);
+  record.update(
+      {{"parameters", {{"dense", num_parameters(run.model.checkpoint())}, {"shrunk", run.report.parameters}}},
+       {"calibration", calibration_record(run.report.calibration)},
+       {"input", std::move(hashes)},
+       {"machine", machine_record()},
+       {"seconds", seconds_record(run.seconds)},
+       {"tensors", ordered_json::array()}});  // nothing is zero
+  record["machine"].update(run.device.describe().machine);
+  if (ordered_json previous = previous_record(run.model.checkpoint()); !previous.is_null())
+    record["previous"] = std::move(previous);
+  return record;
 }
 
 std::future<ordered_json> hashes_aside(const Model& model, const Device& device) {

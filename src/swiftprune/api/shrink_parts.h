@@ -2,6 +2,7 @@
 #pragma once
 
 #include <future>
+#include <string_view>
 
 #include "swiftprune/api/shrink_job.h"
 
@@ -19,6 +20,19 @@ NarrowExpertsOptions prepare_expert_channels(const ShrinkJob& job, const Model& 
 ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOptions& options,
                                     const Model& model, Device& device, const JobOrigin& origin,
                                     const NoteFn& note);
+
+// swiftprune.json of a shrunk folder; `own`: the members that this kind of shrinking alone has, hashes: of the model's
+// files.
+struct ShrinkRun {
+  const Model& model;
+  const Device& device;
+  const ShrinkReport& report;
+  const nlohmann::ordered_json& command;
+  std::string_view method, compensation;  // compensation "none": the weights that stay are as they were
+  const ShrinkSeconds& seconds;
+};
+nlohmann::ordered_json shrink_record(const ShrinkRun& run, const nlohmann::ordered_json& own,
+                                     nlohmann::ordered_json hashes);
 
 // model_hashes(), aside where the processor has time for it while a GPU works; else when they are asked for.
 std::future<nlohmann::ordered_json> hashes_aside(const Model& model, const Device& device);

@@ -93,10 +93,9 @@ Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensatio
   return names;
 }
 
-Json make_shrink_record(const Model& model, const ShrinkReport& report, Compensation compensation,
-                        const Json& command, Json hashes) {
-  const ModelConfig& m = model.config();
-  const auto& [choice, result] = std::get<ShrunkUnits>(report.result);
+// What the record says of this shrinking alone.
+Json own_record(const ModelConfig& m, const ShrunkUnits& shrunk, Compensation compensation) {
+  const auto& [choice, result] = shrunk;
   Json blocks = Json::array();
   for (const ShrunkBlock& block : result.blocks) {
     Json item = {{"layer", block.layer}};
@@ -104,29 +103,13 @@ Json make_shrink_record(const Model& model, const ShrinkReport& report, Compensa
     if (std::ssize(block.kept.groups) < m.num_kv_heads) item["groups"] = block.kept.groups;
     blocks.push_back(std::move(item));
   }
-  Json record = {
-      {"swiftprune", SWIFTPRUNE_VERSION},
-      {"command", command},
-      {"method", "shrink"},
-      {"family", m.family},
-      {"weights_changed", compensation != Compensation::kNone},
-      {"compensation", name_of(compensation)},
-      {"added_biases", biases_json(m, choice.shape, compensation)},
-      {"dense", shape_json(m, shape_of(m))},
-      {"shape", shape_json(m, choice.shape)},
-      {"removed_layers", choice.removed_layers},
-      {"ratio", ratio_of(m, choice.shape)},
-      {"parameters", {{"dense", num_parameters(model.checkpoint())}, {"shrunk", report.parameters}}},
-      {"measured", choice.measured},
-      {"calibration", calibration_record(report.calibration)},
-      {"input", std::move(hashes)},
-      {"machine", machine_record()},
-      {"seconds", seconds_record(result.seconds)},
-      {"tensors", Json::array()},  // nothing is zero
-      {"kept", std::move(blocks)}};
-  if (Json previous = previous_record(model.checkpoint()); !previous.is_null())
-    record["previous"] = std::move(previous);
-  return record;
+  return {{"added_biases", biases_json(m, choice.shape, compensation)},
+          {"dense", shape_json(m, shape_of(m))},
+          {"shape", shape_json(m, choice.shape)},
+          {"removed_layers", choice.removed_layers},
+          {"ratio", ratio_of(m, choice.shape)},
+          {"measured", choice.measured},
+          {"kept", std::move(blocks)}};
 }
 
 }  // namespace
@@ -169,7 +152,14 @@ ShrinkReport shrink_units(const ShrinkJob& job, UnitsToRemove prepared, const Mo
   ShrunkCheckpoint output(model, choice.shape, choice.removed_layers, job.out, biases);
   shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, output);
   report.parameters = output.num_parameters();
-  report.record = make_shrink_record(model, report, options.compensation, origin.command, hashes.get());
+  report.record = shrink_record({.model = model,
+                                 .device = device,
+                                 .report = report,
+                                 .command = origin.command,
+                                 .method = "shrink",
+                                 .compensation = name_of(options.compensation),
+                                 .seconds = shrunk.result.seconds},
+                                own_record(model.config(), shrunk, options.compensation), hashes.get());
   output.finish(report.record);
   if (job.target_ms) {
     const DecodeTime now = device.decode_time(*Model::open(job.out), options.compute);

@@ -59,6 +59,12 @@ NarrowExpertsResult Device::narrow_experts(const Model& model, const TokenWindow
   return swiftprune::narrow_experts(expert_shop(), model, windows, options, output);
 }
 
+std::vector<ExpertEvidence> Device::observe_experts(const Model& model, const TokenWindows& windows,
+                                                    const RemoveExpertsOptions& options) {
+  check_model(model);
+  return swiftprune::observe_experts(expert_shop(), model, windows, options);
+}
+
 RemoveExpertsResult Device::remove_experts(const Model& model, const TokenWindows& windows,
                                            const RemoveExpertsOptions& options,
                                            ReducedExpertsOutput& output) {

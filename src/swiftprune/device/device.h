@@ -121,6 +121,8 @@ class Device {
                       const ShrinkOptions& options, ShrinkOutput& output);
   NarrowExpertsResult narrow_experts(const Model& model, const TokenWindows& windows,
                                      const NarrowExpertsOptions& options, NarrowedExpertsOutput& output);
+  std::vector<ExpertEvidence> observe_experts(const Model& model, const TokenWindows& windows,
+                                              const RemoveExpertsOptions& options);
   RemoveExpertsResult remove_experts(const Model& model, const TokenWindows& windows,
                                      const RemoveExpertsOptions& options, ReducedExpertsOutput& output);
 

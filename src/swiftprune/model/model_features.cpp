@@ -3,6 +3,7 @@
 #include <array>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/experts_config.h"
 
 namespace swiftprune {
 namespace {
@@ -70,6 +71,7 @@ constexpr std::array kNames = {Named{kRmsNorm, "RMSNorm"},
                                Named{kExperts, "experts"},
                                Named{kPlainExperts, "experts without gates"},
                                Named{kScaledExperts, "experts in scaled residuals"},
+                               Named{kExpertCounts, "layers with different numbers of experts"},
                                Named{kParallelMixers, "a recurrent mixer beside attention"},
                                Named{kLinearScale, "scaled products of linears"},
                                Named{kHeadSizes, "heads of different sizes"},
@@ -157,6 +159,7 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   add(block.experts && block.experts->clamped, kClampedSwiglu);
   add(block.experts && !block.experts->gated, kPlainExperts);
   add(block.experts && model.residual_scale != 1.0f, kScaledExperts);
+  add(block.experts && block.experts->count != experts_of(model)->count, kExpertCounts);
   add(block.beside.has_value(), kParallelMixers);
   add(block.head_size > 0 || block.kv_heads > 0, kHeadSizes);
   add(block.keys_are_values, kKeysAreValues);

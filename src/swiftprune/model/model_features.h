@@ -69,6 +69,7 @@ enum class ModelFeature {
   kExperts,            // MLPs of which each token uses a few
   kPlainExperts,       // of up and down alone
   kScaledExperts,      // what they add is scaled as the residual is
+  kExpertCounts,       // blocks with different numbers of experts
   kParallelMixers,     // attention and a recurrent mixer side by side
   kLinearScale,        // products of linears are scaled
   kHeadSizes,          // blocks whose heads differ in size

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <fstream>
-#include <functional>
-#include <numeric>
+#include <limits>
+#include <utility>
 
-#include "swiftprune/checkpoint/config_file.h"
-#include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 
 namespace swiftprune {
@@ -31,6 +30,7 @@ Json to_json(const ReducedLayer& layer) {
           {"share_norms", e.share_norms},
           {"largest", e.largest},
           {"largest_residual", e.largest_residual},
+          {"mean_residual", e.mean_residual},
           {"changes", e.changes},
           {"kept", layer.kept},
           {"super", layer.super},
@@ -53,6 +53,7 @@ ReducedLayer layer_of(const Json& line) {
   line.at("share_norms").get_to(e.share_norms);
   line.at("largest").get_to(e.largest);
   line.at("largest_residual").get_to(e.largest_residual);
+  line.at("mean_residual").get_to(e.mean_residual);
   line.at("changes").get_to(e.changes);
   line.at("kept").get_to(layer.kept);
   line.at("super").get_to(layer.super);
@@ -64,11 +65,20 @@ ReducedLayer layer_of(const Json& line) {
   return layer;
 }
 
+std::map<std::int64_t, std::int64_t> by_layer(const ExpertFolder& folder, const ExpertCounts& keep) {
+  std::map<std::int64_t, std::int64_t> result;
+  for (const auto& [layer, tensors] : folder.layers()) result.emplace(layer, keep.of(result.size()));
+  return result;
+}
+
 }  // namespace
 
-ExpertCheckpoint::ExpertCheckpoint(const Model& model, std::int64_t keep, const fs::path& folder,
+ExpertCheckpoint::ExpertCheckpoint(const Model& model, const ExpertCounts& keep, const fs::path& folder,
                                    Leftover leftover, std::uint64_t max_shard_bytes)
-    : model_(model), keep_(keep), writer_(folder, plan(max_shard_bytes), leftover) {
+    : model_(model),
+      folder_(model),
+      keep_(by_layer(folder_, keep)),
+      writer_(folder, plan(max_shard_bytes), leftover) {
   if (leftover == Leftover::kContinue) writer_.keep_when_unfinished();
 }
 
@@ -76,14 +86,14 @@ std::optional<ExpertCheckpoint::Unfinished> ExpertCheckpoint::unfinished() const
   if (!writer_.continues()) return std::nullopt;
   std::ifstream file(writer_.temporary_folder() / JournalLines::kFileName);
   Unfinished run;
-  auto next = experts_.begin();
+  auto next = keep_.begin();
   auto head = read_journal_lines(file, [&](const Json& line) {
     ReducedLayer layer = layer_of(line);
     // Only an unbroken series of layers with experts, each with as many kept as now, can be gone on from.
-    const bool fits = next != experts_.end() && layer.evidence.layer == next->first &&
-                      std::ssize(layer.kept) == keep_ && layer.refitted.size() == layer.kept.size() &&
+    const bool fits = next != keep_.end() && layer.evidence.layer == next->first &&
+                      std::ssize(layer.kept) == next->second && layer.refitted.size() == layer.kept.size() &&
                       std::ranges::all_of(layer.kept, [&](std::int64_t e) {
-                        return e >= 0 && e < config_of(next->first).count;
+                        return e >= 0 && e < folder_.config_of(next->first).count;
                       });
     if (!fits) return false;
     ++next;
@@ -93,6 +103,11 @@ std::optional<ExpertCheckpoint::Unfinished> ExpertCheckpoint::unfinished() const
   if (!head) return std::nullopt;
   run.identity = std::move(*head);
   return run;
+}
+
+std::optional<Json> ExpertCheckpoint::unfinished_identity(const fs::path& folder) {
+  std::ifstream file(partial_folder(folder) / JournalLines::kFileName);
+  return read_journal_lines(file, [](const Json&) { return false; });
 }
 
 void ExpertCheckpoint::start_journal(const Json& identity, std::span<const ReducedLayer> layers) {
@@ -118,18 +133,23 @@ void ExpertCheckpoint::finish_layer(const ReducedLayer& layer) {
   if (journal_) journal_->add(to_json(layer));
 }
 
-std::vector<std::string> ExpertCheckpoint::tensors_of(std::int64_t layer) const {
-  const ExpertTensors& tensors = experts_.at(layer);
-  const RouterConfig& router = config_of(layer).router;
+std::vector<std::string> ExpertCheckpoint::shared_tensors_of(std::int64_t layer) const {
+  const ExpertTensors& tensors = folder_.tensors_of(layer);
+  const RouterConfig& router = folder_.config_of(layer).router;
   std::vector<std::string> names;
   for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
     if (!name.empty()) names.push_back(name);
   }
-  if (tensors.form() != ExpertForm::kSeparate) {
+  if (tensors.form() != ExpertForm::kSeparate)
     names.insert(names.end(), tensors.names().begin(), tensors.names().end());
-    return names;
-  }
-  for (std::int64_t e = 0; e < keep_; ++e) {
+  return names;
+}
+
+std::vector<std::string> ExpertCheckpoint::tensors_of(std::int64_t layer) const {
+  const ExpertTensors& tensors = folder_.tensors_of(layer);
+  std::vector<std::string> names = shared_tensors_of(layer);
+  if (tensors.form() != ExpertForm::kSeparate) return names;
+  for (std::int64_t e = 0; e < keep_.at(layer); ++e) {
     const std::vector<std::string> of_expert = tensors.names_of(e);
     names.insert(names.end(), of_expert.begin(), of_expert.end());
   }
@@ -137,79 +157,53 @@ std::vector<std::string> ExpertCheckpoint::tensors_of(std::int64_t layer) const 
 }
 
 Matrix ExpertCheckpoint::read_down(std::int64_t layer, std::int64_t index) {
-  const ExpertTensors::Place place = experts_.at(layer).place(index, ExpertPart::kDown);
-  const std::int64_t rows = model_.config().hidden_size, cols = config_of(layer).width;
+  const ExpertTensors::Place place = folder_.tensors_of(layer).place(index, ExpertPart::kDown);
+  const std::int64_t rows = model_.config().hidden_size, cols = folder_.config_of(layer).width;
   const DType dtype = model_.checkpoint().at(place.tensor).dtype;
   std::vector<std::byte> bytes(at(rows * cols * size_of(dtype)));
   writer_.read_bytes_part(place.tensor, place.first, bytes);
   Matrix stored = place.column != 1 ? Matrix(cols, rows) : Matrix(rows, cols);
   convert_to_f32(bytes, dtype, stored.values());
-  if (place.column == 1) return stored;
-  Matrix down(rows, cols);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < cols; ++c) down.at(r, c) = stored.at(c, r);
-  }
-  return down;
+  return place.column == 1 ? std::move(stored) : turned(stored.view());
 }
 
-const ExpertsConfig& ExpertCheckpoint::config_of(std::int64_t layer) const {
-  return *model_.config().blocks[at(layer)].experts;
+void ExpertCheckpoint::plan_layer(std::int64_t layer, std::int64_t keep) {
+  const Checkpoint& source = model_.checkpoint();
+  for (const std::string& name : shared_tensors_of(layer)) {
+    std::vector<std::int64_t> shape = source.at(name).shape;
+    shape.front() = keep;
+    folder_.reshape(name, std::move(shape));
+  }
+  const ExpertTensors& tensors = folder_.tensors_of(layer);
+  if (tensors.form() != ExpertForm::kSeparate) return;
+  for (std::int64_t e = 0; e < folder_.config_of(layer).count; ++e) {
+    for (const std::string& name : tensors.names_of(e)) {
+      if (e < keep) {
+        folder_.reshape(name, source.at(name).shape);
+      } else {
+        folder_.leave_out(name);  // its index is no longer there
+      }
+    }
+  }
 }
 
 std::vector<PlannedTensor> ExpertCheckpoint::plan(std::uint64_t max_shard_bytes) {
+  for (const auto& [layer, keep] : keep_) plan_layer(layer, keep);
   const ModelConfig& m = model_.config();
-  std::set<std::string> gone;  // separate tensors whose index is no longer there
-  for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
-    const BlockConfig& block = m.blocks[at(layer)];
-    if (!block.experts) continue;
-    const ExpertTensors& tensors =
-        experts_.try_emplace(layer, model_.checkpoint(), *block.experts, m.hidden_size).first->second;
-    const RouterConfig& router = block.experts->router;
-    for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
-      if (!name.empty()) sliced_.insert(name);
-    }
-    if (tensors.form() != ExpertForm::kSeparate) {
-      sliced_.insert(tensors.names().begin(), tensors.names().end());
-      continue;
-    }
-    for (const std::string& name : tensors.names()) separate_.insert(name);
-    for (std::int64_t e = keep_; e < block.experts->count; ++e) {
-      for (const std::string& name : tensors.names_of(e)) gone.insert(name);
-    }
-  }
-  const std::string prefix = layers_prefix(m);
-  const std::string further = fmt::format("{}{}.", prefix, m.num_layers());
-  std::vector<PlannedTensor> planned;
-  bool single = true;
+  const std::string further = fmt::format("{}{}.", layers_prefix(m), m.num_layers());
   for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
-    if (tensor.name.starts_with(further)) {
-      left_out_.insert(tensor.name);
-      continue;
-    }
-    single = single && tensor.file == kSafetensorsFile;
-    if (gone.contains(tensor.name)) continue;
-    planned.push_back({tensor.name, tensor.dtype, tensor.shape, kSafetensorsFile});
-    if (sliced_.contains(tensor.name)) planned.back().shape.front() = keep_;
-    num_parameters_ += std::accumulate(planned.back().shape.begin(), planned.back().shape.end(),
-                                       std::int64_t{1}, std::multiplies<>());
+    if (!tensor.name.starts_with(further)) continue;
+    folder_.leave_out(tensor.name);
+    leaves_prediction_layers_out_ = true;
   }
-  if (!single) assign_shards(planned, max_shard_bytes);
-  return planned;
+  return folder_.plan(max_shard_bytes);
 }
 
 void ExpertCheckpoint::write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) {
-  const ExpertTensors& tensors = experts_.at(layer);
+  const ExpertTensors& tensors = folder_.tensors_of(layer);
   const ExpertTensors::Place place = tensors.place(index, ExpertPart::kDown);
-  Matrix turned;
-  if (place.column != 1) {
-    turned = Matrix(weight.cols, weight.rows);
-    for (std::int64_t r = 0; r < weight.rows; ++r) {
-      for (std::int64_t c = 0; c < weight.cols; ++c) turned.at(c, r) = weight.at(r, c);
-    }
-  } else {
-    turned = copy_of(weight);
-  }
-  writer_.write_part(place.tensor, place.first, turned.values());
+  const Matrix stored = place.column == 1 ? copy_of(weight) : turned(weight);
+  writer_.write_part(place.tensor, place.first, stored.values());
 }
 
 void ExpertCheckpoint::copy_slices(const std::string& name, std::span<const std::int64_t> kept) {
@@ -244,9 +238,9 @@ void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t 
 
 void ExpertCheckpoint::keep(std::int64_t layer, std::span<const std::int64_t> kept,
                             const std::vector<bool>& refitted) {
-  expect(std::ssize(kept) == keep_ && refitted.size() == kept.size(), "keep: as many as planned");
-  const ExpertTensors& tensors = experts_.at(layer);
-  const RouterConfig& router = config_of(layer).router;
+  expect(std::ssize(kept) == keep_.at(layer) && refitted.size() == kept.size(), "keep: as many as planned");
+  const ExpertTensors& tensors = folder_.tensors_of(layer);
+  const RouterConfig& router = folder_.config_of(layer).router;
   for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
     if (!name.empty()) copy_slices(name, kept);
   }
@@ -268,32 +262,38 @@ void ExpertCheckpoint::keep(std::int64_t layer, std::span<const std::int64_t> ke
   }
 }
 
-void ExpertCheckpoint::finish(const Json& record) {
-  for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
-    if (sliced_.contains(tensor.name) || separate_.contains(tensor.name) || left_out_.contains(tensor.name))
-      continue;
-    check_interrupt();
-    writer_.write_bytes(tensor.name, model_.checkpoint().bytes(tensor));
-    model_.checkpoint().release(tensor);
+// The number under every name that config.json has for it; of layers that differ the largest, and the list beside it.
+void ExpertCheckpoint::write_counts(Json& config) const {
+  std::int64_t largest = 0, smallest = std::numeric_limits<std::int64_t>::max();
+  for (const auto& [layer, keep] : keep_) {
+    largest = std::max(largest, keep);
+    smallest = std::min(smallest, keep);
   }
-  Json whole = read_config_file(model_.checkpoint());
-  Json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   bool said = false;
   for (const char* field : {"num_experts", "num_local_experts", "n_routed_experts"}) {
     if (!config.contains(field)) continue;
-    config[field] = keep_;
+    config[field] = largest;
     said = true;
   }
-  if (!said) config[config_of(experts_.begin()->first).count_field] = keep_;
-  if (leaves_prediction_layers_out()) {
+  if (!said) config[folder_.config_of(keep_.begin()->first).count_field] = largest;
+  if (smallest == largest) return;
+  Json list = Json::array();
+  for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) {
+    const auto keep = keep_.find(layer);
+    list.push_back(keep == keep_.end() ? 0 : keep->second);
+  }
+  config[std::string(kLayerSizesField)] = {{std::string(kLayerExperts), std::move(list)}};
+}
+
+void ExpertCheckpoint::finish(const Json& record) {
+  const auto edit = [&](Json& config) {
+    write_counts(config);
+    if (!leaves_prediction_layers_out_) return;
     for (const char* field : {"num_nextn_predict_layers", "num_mtp_layers"}) {
       if (config.contains(field)) config[field] = 0;
     }
-  }
-  writer_.write_file("config.json", whole.dump(2) + "\n");
-  writer_.write_file("swiftprune.json", record.dump(1) + "\n");
-  const std::string plan_of_prune[] = {"plan.json"};
-  writer_.copy_other_files(model_.checkpoint(), plan_of_prune);
+  };
+  folder_.write_rest(edit, record, writer_);
   journal_.reset();
   fs::remove(writer_.temporary_folder() / JournalLines::kFileName);  // from here on nothing is stopped
   writer_.finish();

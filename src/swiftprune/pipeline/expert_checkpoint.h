@@ -1,6 +1,6 @@
 // The folder of a model that lost experts: the same family, form and dtypes, experts renumbered, the router's rows,
 // biases and correction biases of those that stay, config.json with the new number. transformers loads it like any
-// other model of the family. Layers for the prediction of further tokens, which some files hold behind the last one
+// other model of the family, unless layers keep different numbers (model/layer_sizes.h). Layers for the prediction of further tokens, which some files hold behind the last one
 // and which no forward here runs, are left out, since they would need all experts.
 #pragma once
 
@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,14 +18,15 @@
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
+#include "swiftprune/pipeline/expert_folder.h"
 #include "swiftprune/pipeline/journal.h"
 
 namespace swiftprune {
 
 class ExpertCheckpoint final : public ReducedExpertsOutput {
  public:
-  // keep: experts of each layer. max_shard_bytes: shards are made anew when the source has several.
-  ExpertCheckpoint(const Model& model, std::int64_t keep, const std::filesystem::path& folder,
+  // max_shard_bytes: shards are made anew when the source has several.
+  ExpertCheckpoint(const Model& model, const ExpertCounts& keep, const std::filesystem::path& folder,
                    Leftover leftover = Leftover::kDiscard, std::uint64_t max_shard_bytes = 5'000'000'000);
 
   // With Leftover::kContinue: what an earlier run left, if there is any that can be read.
@@ -35,6 +35,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
     std::vector<ReducedLayer> layers;
   };
   std::optional<Unfinished> unfinished() const;
+  // What the unfinished run for this folder was, if there is any, before anything of it is touched.
+  static std::optional<nlohmann::ordered_json> unfinished_identity(const std::filesystem::path& folder);
   // Before the first layer. identity: what must be the same to go on later; of a run that goes on: `layers` are there.
   void start_journal(const nlohmann::ordered_json& identity, std::span<const ReducedLayer> layers = {});
   // An error or an interrupt leaves the finished layers for a later run; returns how many are there.
@@ -49,14 +51,15 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   // its own name.
   void finish(const nlohmann::ordered_json& record);
 
-  std::int64_t num_parameters() const { return num_parameters_; }  // all tensors of the new folder
-  bool leaves_prediction_layers_out() const { return !left_out_.empty(); }
+  std::int64_t num_parameters() const { return folder_.num_parameters(); }  // all tensors of the new folder
+  bool leaves_prediction_layers_out() const { return leaves_prediction_layers_out_; }
 
  private:
-  // The layer's experts, or nothing.
-  const ExpertTensors* experts_of(std::int64_t layer) const;
-  const ExpertsConfig& config_of(std::int64_t layer) const;
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
+  // What becomes of a layer's tensors, with `keep` experts.
+  void plan_layer(std::int64_t layer, std::int64_t keep);
+  // The layer's tensors that all experts share and whose first extent is their number: the router's, fused ones.
+  std::vector<std::string> shared_tensors_of(std::int64_t layer) const;
   // Those of a layer as the new folder has them: the router's and the experts'.
   std::vector<std::string> tensors_of(std::int64_t layer) const;
   // Rows of a tensor whose first extent is the number of experts.
@@ -64,14 +67,12 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   // The tensors of one expert under the names of the `index`th.
   void copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index, bool refitted);
   void copy_part(const std::string& name, std::int64_t expert, std::int64_t index);
+  void write_counts(nlohmann::ordered_json& config) const;
 
   const Model& model_;
-  std::int64_t keep_;
-  std::map<std::int64_t, ExpertTensors> experts_;
-  std::set<std::string> sliced_;    // tensors [E, ...]
-  std::set<std::string> separate_;  // tensors of one expert
-  std::set<std::string> left_out_;
-  std::int64_t num_parameters_ = 0;
+  ExpertFolder folder_;
+  std::map<std::int64_t, std::int64_t> keep_;  // by layer
+  bool leaves_prediction_layers_out_ = false;
   CheckpointWriter writer_;
   std::optional<JournalLines> journal_;
   std::int64_t finished_layers_ = 0;

@@ -4,17 +4,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <span>
-#include <string>
-#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/drivers/narrow_experts.h"
+#include "swiftprune/pipeline/expert_folder.h"
 
 namespace swiftprune {
 
@@ -27,7 +24,7 @@ class NarrowCheckpoint final : public NarrowedExpertsOutput {
              ConstMatrixView down) override;
   // After the last layer: all other tensors, config.json, the other files, the record.
   void finish(const nlohmann::ordered_json& record);
-  std::int64_t num_parameters() const { return num_parameters_; }
+  std::int64_t num_parameters() const { return folder_.num_parameters(); }
 
  private:
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
@@ -36,11 +33,8 @@ class NarrowCheckpoint final : public NarrowedExpertsOutput {
                          std::span<const std::int64_t> kept);
   void write_biases(const ExpertTensors& tensors, std::int64_t expert, std::span<const std::int64_t> kept);
 
-  const Model& model_;
   std::int64_t width_;
-  std::map<std::int64_t, ExpertTensors> experts_;
-  std::map<std::string, std::vector<std::int64_t>> shapes_;  // of tensors that change
-  std::int64_t num_parameters_ = 0;
+  ExpertFolder folder_;
   CheckpointWriter writer_;
 };
 

@@ -4,6 +4,7 @@ target_sources(swiftprune PRIVATE
   pipeline/capabilities.cpp
   pipeline/choices/allocate.cpp
   pipeline/choices/allocate_bits.cpp
+  pipeline/choices/expert_counts.cpp
   pipeline/choices/layer_choice.cpp
   pipeline/choices/row_budgets.cpp
   pipeline/choices/sensitivities.cpp
@@ -30,6 +31,7 @@ target_sources(swiftprune PRIVATE
   pipeline/grid_output.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/expert_checkpoint.cpp
+  pipeline/expert_folder.cpp
   pipeline/fuse_experts.cpp
   pipeline/decode_time.cpp
   pipeline/journal.cpp

@@ -123,10 +123,17 @@ nlohmann::ordered_json config_json(const ModelConfig& config) {
   if (const ExpertsConfig* experts = experts_of(config)) {
     const auto layers = std::count_if(config.blocks.begin(), config.blocks.end(),
                                       [](const BlockConfig& block) { return block.experts.has_value(); });
-    json["experts"] = {{"count", experts->count},
-                       {"a_token", experts->router.top_k},
-                       {"width", experts->width},
-                       {"layers", layers}};
+    std::vector<std::int64_t> counts;
+    for (const BlockConfig& block : config.blocks) {
+      if (block.experts) counts.push_back(block.experts->count);
+    }
+    // One number, or one for each layer that has experts.
+    const bool differ = std::ranges::any_of(counts, [&](std::int64_t n) { return n != counts.front(); });
+    json["experts"] = {
+        {"count", differ ? nlohmann::ordered_json(counts) : nlohmann::ordered_json(experts->count)},
+        {"a_token", experts->router.top_k},
+        {"width", experts->width},
+        {"layers", layers}};
   }
   return json;
 }

@@ -42,17 +42,25 @@ std::vector<double> random(const ExpertEvidence& e, std::uint64_t seed) {
 }
 
 constexpr std::array kScorers = {
-    ExpertScorer{"ours", true, change,
+    ExpertScorer{"ours", true, change, false,
                  "change of the layer's output when the expert is gone and the router chooses again",
                  "this project"},
-    ExpertScorer{"reap", false, reap, "mean of weight times norm of the output over the expert's tokens",
-                 "arXiv 2510.13999"},
-    ExpertScorer{"frequency", false, frequency, "number of tokens", "baseline"},
-    ExpertScorer{"router-weight", false, router_weight, "sum of the router's weights", "baseline"},
-    ExpertScorer{"ean", false, ean, "sum of the norms of the output", "arXiv 2504.05586"},
-    ExpertScorer{"random", false, random, "random numbers from --seed", "baseline"}};
+    ExpertScorer{"reap", false, reap, true,
+                 "mean of weight times norm of the output over the expert's tokens", "arXiv 2510.13999"},
+    ExpertScorer{"frequency", false, frequency, false, "number of tokens", "baseline"},
+    ExpertScorer{"router-weight", false, router_weight, false, "sum of the router's weights", "baseline"},
+    ExpertScorer{"ean", false, ean, true, "sum of the norms of the output", "arXiv 2504.05586"},
+    ExpertScorer{"random", false, random, false, "random numbers from --seed", "baseline"}};
 
 }  // namespace
+
+std::vector<double> comparable_scores(const ExpertScorer& scorer, const ExpertEvidence& evidence,
+                                      std::uint64_t seed) {
+  std::vector<double> scores = scorer.score(evidence, seed);
+  if (!scorer.grows_with_outputs || evidence.mean_residual <= 0.0) return scores;
+  for (double& score : scores) score /= evidence.mean_residual;
+  return scores;
+}
 
 std::span<const ExpertScorer> expert_scorers() { return kScorers; }
 

@@ -23,6 +23,7 @@ struct ExpertEvidence {
   std::vector<double> share_norms;   // [E] Σ g̃_j·‖f_j(x)‖
   std::vector<double> largest;       // [E] largest |element of g_j·f_j(x)|
   double largest_residual = 0.0;     // largest |element| of the hidden states behind the layer
+  double mean_residual = 0.0;        // mean of their norms over the tokens
   // [E] change of the layer's output when the expert is gone and the router chooses again; empty unless it was asked
   // for (ExpertScorer::needs_changes).
   std::vector<double> changes;
@@ -36,9 +37,15 @@ struct ExpertScorer {
   std::string_view name;
   bool needs_changes;
   std::vector<double> (*score)(const ExpertEvidence& evidence, std::uint64_t seed);  // [E]
+  // Does it grow with the outputs, and so with the layer's depth? `ours` counts tokens by 1/|hidden state|² already.
+  bool grows_with_outputs;
   std::string_view summary;
   std::string_view source;
 };
+// Scores of a layer that can be held beside another layer's: those that grow with the outputs are divided by the mean
+// norm of the hidden states that the outputs join.
+std::vector<double> comparable_scores(const ExpertScorer& scorer, const ExpertEvidence& evidence,
+                                      std::uint64_t seed);
 std::span<const ExpertScorer> expert_scorers();
 // Throws Error{kUsage} naming --score, with the list.
 const ExpertScorer& expert_scorer(std::string_view name);

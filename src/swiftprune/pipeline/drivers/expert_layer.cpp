@@ -128,6 +128,7 @@ ExpertEvidence ExpertLayer::observe(const RoutedExperts& all, std::int64_t layer
   const RowSizes sizes = shop_.residual_sizes();
   e.largest_residual = *std::max_element(sizes.largest.begin(), sizes.largest.end());
   for (const double norm : sizes.norms) {
+    e.mean_residual += norm / static_cast<double>(sizes.norms.size());
     const double size = root_mean_square(norm * norm, hidden_size_);
     weights_.push_back(1.0 / (size * size));
   }

@@ -9,6 +9,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/drivers/expert_layer.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -41,11 +42,35 @@ class Remover {
     return std::move(result_);
   }
 
+  std::vector<ExpertEvidence> observe() {
+    std::vector<ExpertEvidence> found;
+    for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) {
+      check_interrupt();
+      shop_->start(layer);
+      if (const auto& experts = model_.config().blocks[at(layer)].experts) {
+        const Router router(model_.checkpoint(), *experts, model_.config().hidden_size);
+        ExpertLayer work(*shop_, router);
+        const RoutedExperts all = work.route(all_of(*experts));
+        found.push_back(work.observe(all, layer));
+        if (options_.scorer->needs_changes) found.back().changes = work.changes(all);
+        shop_->sum(all);
+        shop_->finish_layer();
+      }
+      options_.progress("observe", layer + 1, model_.config().num_layers());
+    }
+    return found;
+  }
+
  private:
-  void reduce(std::int64_t layer, const ExpertsConfig& experts) {
-    const Router router(model_.checkpoint(), experts, model_.config().hidden_size);
+  static std::vector<std::int64_t> all_of(const ExpertsConfig& experts) {
     std::vector<std::int64_t> all(at(experts.count));
     std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+
+  void reduce(std::int64_t layer, const ExpertsConfig& experts) {
+    const Router router(model_.checkpoint(), experts, model_.config().hidden_size);
+    std::vector<std::int64_t> all = all_of(experts);
     ReducedLayer reduced;
     ExpertLayer work(*shop_, router);
     {
@@ -90,14 +115,14 @@ class Remover {
       if (evidence.tokens[at(j)] == 0) reduced.never.push_back(j);
     }
     const std::int64_t groups = model_.config().blocks[at(evidence.layer)].experts->router.num_groups;
+    const std::int64_t keep = options_.keep.of(result_.layers.size());
     std::vector<std::int64_t> always = options_.keep_super ? reduced.super : std::vector<std::int64_t>();
-    if (std::ssize(always) > options_.keep) always.resize(at(options_.keep));
+    if (std::ssize(always) > keep) always.resize(at(keep));
     if (!options_.scorer->needs_changes) {
-      reduced.kept =
-          best_experts(options_.scorer->score(evidence, options_.seed), options_.keep, groups, always);
+      reduced.kept = best_experts(options_.scorer->score(evidence, options_.seed), keep, groups, always);
       return;
     }
-    const auto total = std::ssize(members) - options_.keep;
+    const auto total = std::ssize(members) - keep;
     for (std::int64_t round = 1; round <= options_.rounds; ++round) {
       // As many of each group.
       const std::int64_t gone = total / groups * round / options_.rounds * groups;
@@ -147,6 +172,19 @@ class Remover {
   std::unique_ptr<ExpertShop> shop_;
 };
 
+// Some layers may keep all of theirs, where numbers differ.
+void check_counts(const ModelConfig& model, const ExpertCounts& keep) {
+  std::size_t place = 0;
+  for (const BlockConfig& block : model.blocks) {
+    if (!block.experts) continue;
+    const std::int64_t count = keep.of(place++);
+    expect(count >= 1 && count <= block.experts->count && !router_problem(block.experts->router, count),
+           "remove_experts: as many as the router needs");
+  }
+  expect(!keep.differ() || place == keep.of_layers().size(),
+         "remove_experts: a number for each layer with experts");
+}
+
 const ExpertsConfig& any_experts(const ModelConfig& model) {
   const ExpertsConfig* experts = experts_of(model);
   if (experts == nullptr) {
@@ -188,6 +226,13 @@ void check_experts_left(const ModelConfig& model, std::int64_t keep, std::string
 
 void check_reducible(const Model& model) {
   any_experts(model.config());
+  if (model.config().has_layer_sizes) {
+    bad_input(
+        "{}: config.json: field '{}': experts of a model whose layers differ in size cannot be taken out "
+        "again; "
+        "shrink the dense one",
+        model.checkpoint().folder().string(), kLayerSizesField);
+  }
   if (!has_packed_tensors(model.checkpoint())) return;
   bad_input("{}: a packed model cannot be shrunk; make it dense first: swiftprune unpack",
             model.checkpoint().folder().string());
@@ -198,11 +243,25 @@ bool can_refit_experts(const Model& model) {
   return ExpertTensors(model.checkpoint(), experts, model.config().hidden_size).form() != ExpertForm::kMxfp4;
 }
 
+std::vector<ExpertEvidence> observe_experts(const ExpertShopMaker& make_shop, const Model& model,
+                                            const TokenWindows& windows,
+                                            const RemoveExpertsOptions& options) {
+  check_reducible(model);
+  expect(windows.num_windows() > 0 && options.scorer != nullptr, "observe_experts: text, a score");
+  class Nowhere final : public ReducedExpertsOutput {
+    void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
+    void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+    void finish_layer(const ReducedLayer&) override {}
+    Matrix read_down(std::int64_t, std::int64_t) override { return {}; }
+  } nowhere;
+  return Remover(make_shop, model, windows, options, nowhere).observe();
+}
+
 RemoveExpertsResult remove_experts(const ExpertShopMaker& make_shop, const Model& model,
                                    const TokenWindows& windows, const RemoveExpertsOptions& options,
                                    ReducedExpertsOutput& output) {
   check_reducible(model);
-  check_experts_left(model.config(), options.keep, "remove_experts");
+  check_counts(model.config(), options.keep);
   expect(windows.num_windows() > 0 && options.scorer != nullptr && options.rounds > 0,
          "remove_experts: text, a score, rounds");
   return Remover(make_shop, model, windows, options, output).run();

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "swiftprune/core/progress.h"
@@ -31,8 +32,23 @@ struct ReducedLayer {
   std::vector<std::int64_t> removed() const;  // rising
 };
 
+// How many experts of each layer stay: the same number everywhere, or one for each layer that has experts, in order.
+class ExpertCounts {
+ public:
+  ExpertCounts(std::int64_t everywhere = 0) : everywhere_(everywhere) {}  // NOLINT: a number is enough
+  explicit ExpertCounts(std::vector<std::int64_t> of_layers) : of_layers_(std::move(of_layers)) {}
+  // place: of the layer among those with experts
+  std::int64_t of(std::size_t place) const { return of_layers_.empty() ? everywhere_ : of_layers_.at(place); }
+  bool differ() const { return !of_layers_.empty(); }
+  const std::vector<std::int64_t>& of_layers() const { return of_layers_; }  // empty: the same everywhere
+
+ private:
+  std::int64_t everywhere_ = 0;
+  std::vector<std::int64_t> of_layers_;
+};
+
 struct RemoveExpertsOptions {
-  std::int64_t keep = 0;  // experts of each layer that stay
+  ExpertCounts keep;
   const ExpertScorer* scorer = nullptr;
   std::uint64_t seed = 0;  // of the score `random`
   // `ours` removes in so many steps; each measures the change beside the dense layer's output anew.
@@ -83,6 +99,9 @@ bool can_refit_experts(const Model& model);
 class ExpertShop;
 struct ExpertRun;
 using ExpertShopMaker = std::function<std::unique_ptr<ExpertShop>(const ExpertRun& run)>;
+// What scores read of every layer that has experts, all of them of the dense model: nothing is removed.
+std::vector<ExpertEvidence> observe_experts(const ExpertShopMaker& make_shop, const Model& model,
+                                            const TokenWindows& windows, const RemoveExpertsOptions& options);
 RemoveExpertsResult remove_experts(const ExpertShopMaker& make_shop, const Model& model,
                                    const TokenWindows& windows, const RemoveExpertsOptions& options,
                                    ReducedExpertsOutput& output);
