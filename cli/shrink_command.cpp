@@ -70,8 +70,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(CLI::Range(1, 1 << 20));
   CLI::Option* non_uniform = command.add_flag(
       "--non-uniform", f.job.non_uniform,
-      "Layers may keep different numbers of channels and head groups; only swiftprune loads the "
-      "result, and llama.cpp what export --gguf makes of a llama or mistral");
+      "Layers may keep different numbers of channels and head groups, or of experts; only swiftprune loads "
+      "the result, and llama.cpp what export --gguf makes of a llama or mistral");
   command
       .add_option(
           "--widths-by", f.job.widths_by,

@@ -131,7 +131,7 @@ std::int64_t num_parameters(const Checkpoint& checkpoint) {
   return sum;
 }
 
-ordered_json shrink_record(const ShrinkRun& run, const ordered_json& own, ordered_json hashes) {
+ordered_json shrink_record(const ShrinkRecordOf& run, const ordered_json& own, ordered_json hashes) {
   ordered_json record = {{"swiftprune", SWIFTPRUNE_VERSION},
                          {"command", run.command},
                          {"method", run.method},

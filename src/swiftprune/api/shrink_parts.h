@@ -23,7 +23,7 @@ ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOpt
 
 // swiftprune.json of a shrunk folder; `own`: the members that this kind of shrinking alone has, hashes: of the model's
 // files.
-struct ShrinkRun {
+struct ShrinkRecordOf {
   const Model& model;
   const Device& device;
   const ShrinkReport& report;
@@ -31,7 +31,7 @@ struct ShrinkRun {
   std::string_view method, compensation;  // compensation "none": the weights that stay are as they were
   const ShrinkSeconds& seconds;
 };
-nlohmann::ordered_json shrink_record(const ShrinkRun& run, const nlohmann::ordered_json& own,
+nlohmann::ordered_json shrink_record(const ShrinkRecordOf& run, const nlohmann::ordered_json& own,
                                      nlohmann::ordered_json hashes);
 
 // model_hashes(), aside where the processor has time for it while a GPU works; else when they are asked for.
