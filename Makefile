@@ -42,12 +42,18 @@ tsan: deps
 	cmake --build --preset tsan
 	OMP_NUM_THREADS=1 ctest --test-dir build/tsan --output-on-failure -L tsan -j $(JOBS)
 
-# make fuzz FUZZ_SECONDS=600: longer.
+# make fuzz FUZZ_SECONDS=600 FUZZ=gguf_fuzz: longer, one target alone. What is interesting joins the seeds in build/fuzz/corpus;
+# files go to memory where there is /dev/shm.
 FUZZ_SECONDS ?= 60
+FUZZ ?= *_fuzz
+FUZZ_FLAGS ?= -rss_limit_mb=3000 -timeout=60 -print_final_stats=1
 fuzz: deps fuzz-deps
 	cmake --preset fuzz
 	cmake --build --preset fuzz --target fuzzers
-	for program in build/fuzz/fuzz/*_fuzz; do $$program -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	build/fuzz/fuzz/write_seeds tests/data build/fuzz/corpus
+	for program in build/fuzz/fuzz/$(FUZZ); do name=$$(basename $$program); \
+	  TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) $$program -max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS) \
+	    -dict=fuzz/dictionaries/$$name.dict -artifact_prefix=build/fuzz/$$name- build/fuzz/corpus/$$name || exit 1; done
 
 # The Python package in the build folder, for a PYTHON that has nanobind and pytest.
 PYTHON ?= python3
