@@ -7,6 +7,7 @@
 #include "model/family_fixture.h"
 #include "support/collected_output.h"
 #include "support/expect_error.h"
+#include "support/prune_to_folder.h"
 #include "support/temp_dir.h"
 #include "support/thread_ranks.h"
 #include "swiftprune/model/channel_fold.h"
@@ -18,6 +19,9 @@
 
 namespace swiftprune {
 namespace {
+
+using test::Dying;
+using test::Killed;
 
 Plan plan_of(const Model& model, const char* method_name, const char* pattern, Permute permute) {
   const Method& method = method_by_name(method_name);
@@ -134,27 +138,6 @@ TEST(Permute, LowersTheErrorOfSelection) {
   }
 }
 
-class Killed {};
-
-// Hands on to what writes the checkpoint and dies at the first tensor of a block.
-class DyingOutput final : public PruneOutput {
- public:
-  DyingOutput(PruneOutput& to, std::int64_t last) : to_(to), last_(last) {}
-  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
-    if (finished_ == last_) throw Killed();
-    to_.write_part(name, first, bytes);
-  }
-  void finish(const FinishedBlock& block) override {
-    ++finished_;
-    to_.finish(block);
-  }
-  void read(const std::string& name, std::span<float> values) override { to_.read(name, values); }
-
- private:
-  PruneOutput& to_;
-  std::int64_t last_, finished_ = 0;
-};
-
 std::string content(const std::filesystem::path& file) {
   std::ifstream stream(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
@@ -175,7 +158,7 @@ std::int64_t write(Pruning& run, const Plan& plan, const std::filesystem::path& 
     journal.emplace(writer.temporary_folder(), nlohmann::ordered_json{{"run", 1}}, sync);
   }
   CheckpointOutput output(run.model->checkpoint(), writer, &*journal, run.options.finished);
-  DyingOutput dying(output, last);
+  Dying dying(output, last);
   try {
     const PruneResult result = run(plan, dying);
     output.copy_rest();
