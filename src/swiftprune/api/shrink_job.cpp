@@ -23,11 +23,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-template <class T>
-ordered_json or_null(const std::optional<T>& value) {
-  return value ? ordered_json(*value) : ordered_json();
-}
-
 // By the names of the command's options.
 ordered_json options_of(const ShrinkJob& job) {
   return {{"ratio", or_null(job.ratio)},
