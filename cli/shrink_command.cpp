@@ -88,9 +88,10 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->capture_default_str();
   command
       .add_option("--layers-by", f.job.layers_by,
-                  "Choice of layers: greedy (measured loss) or influence (of the block)")
+                  "Choice of layers: greedy (measured loss, one after the other), influence (of the block), "
+                  "or search (the better of both, then exchanges as long as the loss falls)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"greedy", "influence"}));
+      ->check(CLI::IsMember({"greedy", "influence", "search"}));
   command
       .add_option("--compensate", f.job.compensate,
                   "What is left: none (as it is), bias (means of what went, in biases that "

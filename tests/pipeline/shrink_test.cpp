@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -317,6 +318,88 @@ TEST(LayerChoice, FindsTheSilentLayer) {
     const auto small = Model::open(out);
     EXPECT_NEAR(test::perplexity_of(*small, *backend, all_scored(windows)).mean_nll, greedy.losses[n - 1],
                 1e-4);
+  }
+}
+
+// Streams that only know which layers they ran through; their loss is a made-up function of those that they lack.
+class CountedStreams : public TrialStreams {
+ public:
+  explicit CountedStreams(std::int64_t layers) : layers_(layers) {}
+  static double loss_without(const LayerSet& gone) {
+    double loss = 1.0;
+    for (const std::int64_t a : gone) {
+      loss += 0.1 * static_cast<double>((a * a * 7 + 3 * a) % 11);
+      for (const std::int64_t b : gone)
+        loss += a < b ? 0.05 * static_cast<double>((a * 5 + b * 3) % 13) : 0.0;
+    }
+    return loss;
+  }
+  void restart() override { ran_.assign(1, {}); }
+  std::size_t fork(std::size_t stream) override {
+    ran_.push_back(LayerSet(ran_[stream]));
+    return ran_.size() - 1;
+  }
+  void load_block(std::int64_t layer) override { layer_ = layer; }
+  void run(std::size_t stream) override { ran_[stream].insert(layer_); }
+  void run_with(std::size_t, const KeptUnits&) override { ADD_FAILURE(); }
+  std::vector<std::vector<double>> run_scored(std::size_t, const std::string&) override { return {}; }
+  double mean_cosine(std::size_t, std::size_t) override { return 0.0; }
+  std::vector<double> final_changes() override { return {}; }
+  double loss(std::size_t stream) override {
+    LayerSet gone;
+    for (std::int64_t layer = 0; layer < layers_; ++layer)
+      if (!ran_[stream].contains(layer)) gone.insert(layer);
+    return loss_without(gone);
+  }
+
+ private:
+  std::int64_t layers_, layer_ = 0;
+  std::vector<LayerSet> ran_;
+};
+
+TEST(LayerChoice, ExchangesEndWhereNoneHelps) {
+  constexpr std::int64_t kLayers = 9;
+  CountedStreams trials(kLayers);
+  for (const LayerSet& start : {LayerSet{0, 1, 2}, LayerSet{2, 4, 8}, LayerSet{5}, LayerSet{1, 3, 5, 6, 8}}) {
+    const ExchangedLayers found = exchange_layers(trials, kLayers, {start}, {});
+    ASSERT_EQ(found.layers.size(), start.size());
+    EXPECT_DOUBLE_EQ(found.loss, CountedStreams::loss_without(found.layers));
+    EXPECT_LE(found.loss, CountedStreams::loss_without(start));
+    EXPECT_EQ(found.exchanges > 0, found.layers != start);
+    for (const std::int64_t back : found.layers) {
+      for (std::int64_t layer = 0; layer < kLayers; ++layer) {
+        LayerSet other = found.layers;
+        other.erase(back);
+        if (!other.insert(layer).second) continue;
+        EXPECT_GE(CountedStreams::loss_without(other), found.loss) << back << " for " << layer;
+      }
+    }
+  }
+  // Of two starts the better one; what all starts lack is never run.
+  EXPECT_EQ(exchange_layers(trials, kLayers, {LayerSet{0, 1, 2}, LayerSet{0, 1, 3}}, {}).loss,
+            exchange_layers(trials, kLayers,
+                            {CountedStreams::loss_without({0, 1, 2}) < CountedStreams::loss_without({0, 1, 3})
+                                 ? LayerSet{0, 1, 2}
+                                 : LayerSet{0, 1, 3}},
+                            {})
+                .loss);
+}
+
+TEST(LayerChoice, GreedyTakesTheLowestEachTime) {
+  constexpr std::int64_t kLayers = 9;
+  CountedStreams trials(kLayers);
+  const GreedyLayers greedy = greedy_layers(trials, kLayers, 3, {});
+  EXPECT_DOUBLE_EQ(greedy.dense_loss, 1.0);
+  LayerSet gone;
+  for (std::size_t n = 0; n < 3; ++n) {
+    double lowest = std::numeric_limits<double>::infinity();
+    for (std::int64_t layer = 0; layer < kLayers; ++layer) {
+      LayerSet next = gone;
+      if (next.insert(layer).second) lowest = std::min(lowest, CountedStreams::loss_without(next));
+    }
+    gone.insert(greedy.order[n]);
+    EXPECT_DOUBLE_EQ(greedy.losses[n], lowest);
+    EXPECT_DOUBLE_EQ(CountedStreams::loss_without(gone), lowest);
   }
 }
 

@@ -1,11 +1,14 @@
 #include "swiftprune/api/shrink_job.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "swiftprune/api/job_options.h"
 #include "swiftprune/api/resume.h"
@@ -59,12 +62,13 @@ void refuse(const GivenFn& given, std::initializer_list<std::string_view> option
 
 // What the command's parser sees to.
 void check_values(const ShrinkJob& job) {
-  const auto one_of = [](std::string_view option, const std::string& found, std::string_view a,
-                         std::string_view b) {
-    if (found != a && found != b) bad_usage("{}: found '{}', expected {} or {}", option, found, a, b);
+  const auto one_of = [](std::string_view option, const std::string& found,
+                         std::initializer_list<std::string_view> known) {
+    if (std::find(known.begin(), known.end(), found) == known.end())
+      bad_usage("{}: found '{}', expected one of {}", option, found, fmt::join(known, ", "));
   };
-  one_of("--widths-by", job.widths_by, "change", "score");
-  one_of("--layers-by", job.layers_by, "greedy", "influence");
+  one_of("--widths-by", job.widths_by, {"change", "score"});
+  one_of("--layers-by", job.layers_by, {"greedy", "influence", "search"});
   const auto positive = [](std::string_view option, std::int64_t found) {
     if (found < 1) bad_usage("{}: found {}, expected at least 1", option, found);
   };

@@ -61,6 +61,10 @@ ShapeChoice choose_widths(const ShrinkJob& job, const ModelConfig& model, const 
   return choice;
 }
 
+LayersBy layers_by(std::string_view name) {
+  return name == "greedy" ? LayersBy::kGreedy : name == "influence" ? LayersBy::kInfluence : LayersBy::kSearch;
+}
+
 // On streams whose memory is free again afterwards.
 ShapeChoice choose(const ShrinkJob& job, const UnitsToRemove& units, const Model& model, Device& device,
                    const TokenWindows& windows) {
@@ -72,7 +76,7 @@ ShapeChoice choose(const ShrinkJob& job, const UnitsToRemove& units, const Model
       job.non_uniform
           ? choose_widths(job, model.config(), units, *trials)
           : choose_shape(model.config(), units.request, *trials,
-                         {units.options.score, job.layers_by == "greedy", units.options.progress});
+                         {units.options.score, layers_by(job.layers_by), units.options.progress});
   choice.measured.update(units.measured);
   return choice;
 }

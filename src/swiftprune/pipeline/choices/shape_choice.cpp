@@ -66,15 +66,41 @@ class Chooser {
     if (most_layers > 0) order_layers(most_layers, shapes.size() > 1);
     ShapeChoice choice;
     choice.shape = shapes.size() == 1 ? shapes.front() : cheapest(shapes);
-    choice.removed_layers.assign(order_.begin(), order_.begin() + (full_.layers - choice.shape.layers));
-    std::sort(choice.removed_layers.begin(), choice.removed_layers.end());
+    choice.removed_layers = removed(full_.layers - choice.shape.layers);
     choice.measured = std::move(measured_);
     return choice;
   }
 
  private:
+  std::vector<std::int64_t> removed(std::int64_t count) {
+    const auto first = [&](const std::vector<std::int64_t>& order) {
+      return LayerSet(order.begin(), order.begin() + count);
+    };
+    LayerSet layers = first(order_);
+    if (options_.layers_by == LayersBy::kSearch && count > 0) {
+      const ExchangedLayers found =
+          exchange_layers(trials_, full_.layers, {layers, first(by_influence())}, options_.progress);
+      measured_["layers"]["search"] = {
+          {"layers", found.layers}, {"loss", found.loss}, {"exchanges", found.exchanges}};
+      layers = found.layers;
+    }
+    return {layers.begin(), layers.end()};
+  }
+
+  std::vector<std::int64_t> by_influence() {
+    const std::vector<double> influence = block_influence(trials_, full_.layers, options_.progress);
+    std::vector<std::int64_t> order(influence.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return influence[static_cast<std::size_t>(a)] < influence[static_cast<std::size_t>(b)];
+    });
+    measured_["block_influence"] = influence;
+    return order;
+  }
+
   void order_layers(std::int64_t count, bool losses_needed) {
-    if (options_.greedy || losses_needed) {
+    const bool by_loss = options_.layers_by != LayersBy::kInfluence;
+    if (by_loss || losses_needed) {
       const GreedyLayers greedy = greedy_layers(trials_, full_.layers, count, options_.progress);
       order_ = greedy.order;
       dense_loss_ = greedy.dense_loss;
@@ -82,14 +108,7 @@ class Chooser {
       measured_["layers"] = {
           {"dense_loss", greedy.dense_loss}, {"order", greedy.order}, {"losses", greedy.losses}};
     }
-    if (options_.greedy) return;
-    const std::vector<double> influence = block_influence(trials_, full_.layers, options_.progress);
-    order_.resize(influence.size());
-    std::iota(order_.begin(), order_.end(), 0);
-    std::stable_sort(order_.begin(), order_.end(), [&](std::int64_t a, std::int64_t b) {
-      return influence[static_cast<std::size_t>(a)] < influence[static_cast<std::size_t>(b)];
-    });
-    measured_["block_influence"] = influence;
+    if (!by_loss) order_ = by_influence();
   }
 
   ShrinkShape cheapest(const std::vector<ShrinkShape>& shapes) {

@@ -12,9 +12,13 @@
 
 namespace swiftprune {
 
+// Which layers go: one after the other by the measured loss, by block influence, or the better of both exchanged one by
+// one as long as the loss falls.
+enum class LayersBy { kGreedy, kInfluence, kSearch };
+
 struct ShapeChoiceOptions {
   std::string score = "contribution";
-  bool greedy = true;   // layers by measured loss; else by block influence
+  LayersBy layers_by = LayersBy::kGreedy;
   ProgressFn progress;  // stages "layers", "widths"
 };
 
