@@ -20,8 +20,7 @@ struct BenchFlags {
   SpeedOptions speed;
   std::string compute = "auto";
   DeviceFlags device;
-  bool tune = true;
-  bool compact = false;
+  LoadOptions load{.tune = true, .long_lived = true};
 };
 
 nlohmann::ordered_json to_json(const SpeedReport& report, const std::vector<std::string>& folders,
@@ -97,9 +96,7 @@ void run(BenchFlags& flags) {
     file_bytes.push_back(weight_bytes(*owners.back()));
   }
   flags.speed.progress = job.context().progress;
-  const auto target =
-      device->speed_target(compute_by_name(flags.compute, *device),
-                           {.tune = flags.tune, .compact = flags.compact, .long_lived = true});
+  const auto target = device->speed_target(compute_by_name(flags.compute, *device), flags.load);
   const SpeedReport report = measure_speed(models, *target, flags.speed);
   const DeviceDescription machine = device->describe();
   for (std::string& folder : folders) folder = as_given(flags.common, folder);
@@ -134,10 +131,11 @@ void declare_bench(CLI::App& program) {
   command->add_option("--rounds", flags->speed.rounds, "Rounds; figures are medians")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_flag("!--no-tune", flags->tune, "Run packed weights packed, also where dense is faster here");
+  command->add_flag("!--no-tune", flags->load.tune,
+                    "Run packed weights packed, also where dense is faster here");
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);
-  add_compact_flag(*command, flags->compact);
+  add_load_flags(*command, flags->load);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune bench ./SmolLM2-50.packed --against ./SmolLM2-135M");
   command->callback([flags] { run(*flags); });

@@ -33,7 +33,7 @@ struct ChatOptions {
   bool seed_given = false;
   std::string compute = "f32";
   DeviceFlags device;
-  bool compact = false;
+  LoadOptions load{.tune = true};
 };
 
 constexpr std::string_view kHelp =
@@ -260,8 +260,8 @@ void run(ChatOptions& options) {
   const RunScope job = apply(options.common);
   const auto device = open_device(options.device);
   if (!options.seed_given) options.sampler.seed = std::random_device{}();
-  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
-                    {.tune = true, .compact = options.compact}, options.adapter);
+  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device), options.load,
+                    options.adapter);
   print_notes(options.common, writer.model().notes());
   if (!options.chat_template.empty()) writer.use_chat_template(options.chat_template);
   if (writer.chat() == nullptr) {
@@ -293,7 +293,7 @@ void declare_chat(CLI::App& program) {
       ->each([options](const std::string&) { options->seed_given = true; });
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);
-  add_compact_flag(*command, options->compact);
+  add_load_flags(*command, options->load);
   add_common_options(*command, options->common);
   command->footer(
       fmt::format("Messages are lines of standard input, also from a pipe.\n{}"

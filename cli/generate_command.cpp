@@ -24,7 +24,7 @@ struct GenerateOptions {
   SamplerOptions sampler;
   std::string compute = "f32";
   DeviceFlags device;
-  bool compact = false;
+  LoadOptions load{.tune = true};
 };
 
 // The prompt's ids: as it stands, or as the one message of a conversation that the model's chat template
@@ -45,8 +45,8 @@ void run(const GenerateOptions& options) {
   const RunScope job = apply(options.common);
   if (!options.system.empty() && !options.chat) bad_usage("--system: is part of a conversation; add --chat");
   const auto device = open_device(options.device);
-  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device),
-                    {.tune = true, .compact = options.compact}, options.adapter);
+  TextWriter writer(options.model, *device, compute_by_name(options.compute, *device), options.load,
+                    options.adapter);
   print_notes(options.common, writer.model().notes());
   const std::vector<std::int32_t> prompt = prompt_ids(options, writer);
 
@@ -101,7 +101,7 @@ void declare_generate(CLI::App& program) {
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);
   add_device_flags(*command, options->device);
-  add_compact_flag(*command, options->compact);
+  add_load_flags(*command, options->load);
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune generate ./SmolLM2-135M --prompt \"The sun is\" --max-tokens 40");
   command->callback([options] { run(*options); });

@@ -75,9 +75,14 @@ void add_device_flags(CLI::App& command, DeviceFlags& flags) {
                      "Most GPU memory to take, such as 6GB (default: what is free)");
 }
 
-void add_compact_flag(CLI::App& command, bool& compact) {
-  command.add_flag("--compact", compact,
-                   "Keep only packed weights in GPU memory; long prompts then take longer");
+void add_load_flags(CLI::App& command, LoadOptions& load) {
+  command.add_flag(
+      "--prompt-copies", load.prompt_copies,
+      "On a GPU, keep second copies of packed weights for long prompts: faster, but more memory than "
+      "the dense model takes");
+  command.add_flag(
+      "--retune", load.retune,
+      "Measure anew which form of packed weights is fastest here, in place of earlier measurements");
 }
 
 void add_sampler_flags(CLI::App& command, SamplerOptions& sampler) {

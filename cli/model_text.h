@@ -33,8 +33,8 @@ struct DeviceFlags {
   std::string gpu_memory;  // empty: what is free
 };
 void add_device_flags(CLI::App& command, DeviceFlags& flags);
-// --compact, for commands that keep a model in GPU memory.
-void add_compact_flag(CLI::App& command, bool& compact);
+// How a model is loaded that stays in memory: --prompt-copies, --retune.
+void add_load_flags(CLI::App& command, LoadOptions& load);
 // --temperature, --top-p.
 void add_sampler_flags(CLI::App& command, SamplerOptions& sampler);
 // Throws Error{kUsage} naming the flag, also for a limit that this device does not need, and Error{kDevice}.

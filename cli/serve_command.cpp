@@ -25,7 +25,7 @@ struct ServeFlags {
   std::string compute = "auto";
   std::int64_t lanes = 8;
   DeviceFlags device;
-  bool compact = false;
+  LoadOptions load{.tune = true, .long_lived = true};
   bool prompt_given = false, tokens_given = false;
   std::string max_body = "1MB";
   std::string api_key_file;
@@ -88,9 +88,8 @@ void run(ServeFlags& flags) {
   if (options.model_name.empty()) options.model_name = model_name(flags.model);
   if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", as_given(flags.common, flags.model));
   options.scheduler.prefill_chunk = device->prefill_chunk();
-  const auto engine =
-      device->engine(*model, compute_by_name(flags.compute, *device), flags.lanes, options.limits.capacity,
-                     {.tune = true, .compact = flags.compact, .long_lived = true});
+  const auto engine = device->engine(*model, compute_by_name(flags.compute, *device), flags.lanes,
+                                     options.limits.capacity, flags.load);
   Server server(*model, *engine, *tokenizer, options);
   say_listening(flags, server.port());
   check_interrupt();
@@ -171,7 +170,7 @@ void declare_serve(CLI::App& program) {
   add_limit_flags(*command, *flags);
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);
-  add_compact_flag(*command, flags->compact);
+  add_load_flags(*command, flags->load);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune serve ./SmolLM2-50.packed --port 8080");
   command->callback([flags] { run(*flags); });

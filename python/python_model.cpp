@@ -40,7 +40,7 @@ class Pieces {
 // Python threads may share it: one of them works at a time.
 class Writer {
  public:
-  Writer(const std::string& model, const std::string& device, const std::string& compute, bool compact,
+  Writer(const std::string& model, const std::string& device, const std::string& compute, bool prompt_copies,
          int threads)
       : threads_(threads) {
     const RunScope scope = bind();
@@ -48,7 +48,7 @@ class Writer {
     folder_ = location_.folder.string();
     device_ = open_device(device);
     writer_.emplace(folder_, *device_, compute_by_name(compute, *device_),
-                    LoadOptions{.tune = true, .compact = compact});
+                    LoadOptions{.tune = true, .prompt_copies = prompt_copies});
   }
 
   std::string folder() const { return folder_; }
@@ -118,7 +118,7 @@ void add_model(nb::module_& module) {
   using Release = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Writer>(module, "Writer")
       .def(nb::init<const std::string&, const std::string&, const std::string&, bool, int>(),
-           nb::arg("model"), nb::arg("device"), nb::arg("compute"), nb::arg("compact"), nb::arg("threads"),
+           nb::arg("model"), nb::arg("device"), nb::arg("compute"), nb::arg("prompt_copies"), nb::arg("threads"),
            Release())
       .def_prop_ro("folder", &Writer::folder)
       .def_prop_ro("name", &Writer::name)

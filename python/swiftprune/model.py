@@ -164,7 +164,7 @@ def _body(messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) ->
                          f"{error}") from None
 
 
-def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: str = "auto", compact: bool = False,
+def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: str = "auto", prompt_copies: bool = False,
          threads: int = 0) -> Model:
     """Opens a model that writes: its weights are loaded by the first text.
 
@@ -172,7 +172,8 @@ def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: 
         model: a Hugging Face folder, dense, pruned or packed, or the id of a model in Hugging Face's cache.
         device: "cpu", "cuda", "cuda:1", or "auto": a GPU where there is one.
         compute: "f32", "bf16", or "auto": bf16 where the device has it.
-        compact: on a GPU keep packed weights only; long prompts then take longer.
+        prompt_copies: on a GPU keep second copies of packed weights for long prompts: faster, but more memory than
+            the dense model takes.
         threads: 0: one per core.
     """
     if not isinstance(model, (str, os.PathLike)):
@@ -180,7 +181,7 @@ def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: 
     if compute not in ("auto", "f32", "bf16"):
         raise UsageError(f"compute: found {compute!r}, expected auto, f32 or bf16")
     _check_range("threads", threads, 0, 4096)
-    writer = _swiftprune.Writer(os.fspath(model), device, compute, compact, threads)
+    writer = _swiftprune.Writer(os.fspath(model), device, compute, prompt_copies, threads)
     for note in writer.notes:
         warnings.warn(note, Note, stacklevel=2)
     return Model(writer)

@@ -7,6 +7,7 @@
 
 #include "sparse/weights.h"
 #include "support/temp_dir.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/sparse/linear.h"
 
 namespace swiftprune {
@@ -65,6 +66,57 @@ TEST(Autotune, KeepsWhatOthersMeasured) {
   ASSERT_NE(both.find("a GPU"), nullptr);
   EXPECT_EQ(*both.find("a GPU"), (Timings::Entry{{"packed_us", 3.5}, {"structured_us", 0.0}}));
   EXPECT_NE(both.find(Autotuner::key(half_bitmap(), 1, ComputeType::kF32)), nullptr);
+}
+
+TEST(Autotune, MeasuresAgainWhenAskedTo) {
+  const test::TempDir dir;
+  const std::filesystem::path file = dir.path() / "autotune.json";
+  const PackedTensor packed = half_bitmap();
+  const auto measured = [&](bool again, double us, std::int64_t tokens) {
+    Autotuner tuner(file);
+    if (again) tuner.measure_again();
+    tuner.set_stopwatch([&](const PackedTensor&, std::int64_t, ComputeType) {
+      return TuneResult{us, 100.0};
+    });
+    tuner.measure(packed, tokens, ComputeType::kF32);
+    const double found = tuner.measure(packed, tokens, ComputeType::kF32).packed_us;
+    tuner.save();
+    return found;
+  };
+  EXPECT_DOUBLE_EQ(measured(false, 10.0, 1), 10.0);
+  EXPECT_DOUBLE_EQ(measured(false, 11.0, 2), 11.0);
+  EXPECT_DOUBLE_EQ(measured(true, 20.0, 1), 20.0);
+  EXPECT_DOUBLE_EQ(measured(false, 30.0, 1), 20.0);  // the new one is kept
+  EXPECT_DOUBLE_EQ(measured(false, 30.0, 2), 11.0);  // and what was not measured again
+}
+
+TEST(Autotune, UnsteadyTimesAreNotKept) {
+  const test::TempDir dir;
+  const std::filesystem::path file = dir.path() / "autotune.json";
+  const PackedTensor packed = half_bitmap();
+  int measured = 0;
+  for (int run = 1; run <= 2; ++run) {
+    Autotuner tuner(file);
+    tuner.set_stopwatch([&](const PackedTensor&, std::int64_t, ComputeType) {
+      ++measured;
+      return TuneResult{10.0, 100.0, /*steady=*/false};
+    });
+    for (int i = 0; i < 3; ++i) EXPECT_DOUBLE_EQ(tuner.measure(packed, 1, ComputeType::kF32).packed_us, 10.0);
+    EXPECT_EQ(measured, run);  // once a run
+    tuner.save();
+  }
+}
+
+TEST(Autotune, SaysThatItMeasures) {
+  std::vector<std::int64_t> told;
+  const RunScope scope({.progress = [&](std::string_view stage, std::int64_t done, std::int64_t) {
+    EXPECT_EQ(stage, "measure kernels");
+    told.push_back(done);
+  }});
+  Autotuner tuner({});
+  tuner.set_stopwatch([](const PackedTensor&, std::int64_t, ComputeType) { return TuneResult{1.0, 1.0}; });
+  for (const std::int64_t tokens : {1, 2, 1}) tuner.measure(half_bitmap(), tokens, ComputeType::kF32);
+  EXPECT_THAT(told, ::testing::ElementsAre(1, 2));
 }
 
 TEST(Autotune, EqualWithinNoiseStaysPacked) {

@@ -121,10 +121,11 @@ class CudaDevice final : public Device {
   ExpertShopMaker expert_shop() override { return cuda::expert_shop(gpu_options({})); }
 
   GpuOptions gpu_options(const LoadOptions& options) {
+    if (options.retune) timings_.measure_again();
     return {.index = index_,
             .memory_bytes = memory_bytes_,
             .timings = options.tune ? &timings_ : nullptr,
-            .compact = options.compact,
+            .prompt_copies = options.prompt_copies,
             .long_lived = options.long_lived};
   }
 

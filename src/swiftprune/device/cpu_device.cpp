@@ -13,12 +13,18 @@
 namespace swiftprune {
 namespace {
 
+Autotuner make_tuner(const LoadOptions& options) {
+  Autotuner tuner(Autotuner::default_cache_file());
+  if (options.retune) tuner.measure_again();
+  return tuner;
+}
+
 // Keeps what was measured when the models are loaded.
 class TunedSpeedTarget final : public SpeedTarget {
  public:
-  TunedSpeedTarget(const Backend& backend, ComputeType compute, bool tune)
-      : tuner_(Autotuner::default_cache_file()),
-        target_(make_cpu_speed_target(backend, compute, tune ? &tuner_ : nullptr)) {}
+  TunedSpeedTarget(const Backend& backend, ComputeType compute, const LoadOptions& options)
+      : tuner_(make_tuner(options)),
+        target_(make_cpu_speed_target(backend, compute, options.tune ? &tuner_ : nullptr)) {}
   std::unique_ptr<SequenceGenerator> load(const Model& model, std::int64_t sequences,
                                           std::int64_t capacity) override {
     auto generator = target_->load(model, sequences, capacity);
@@ -37,7 +43,7 @@ class TunedSpeedTarget final : public SpeedTarget {
 template <class Load>
 auto tuned(const LoadOptions& options, const Load& load) {
   if (!options.tune) return load(nullptr);
-  Autotuner tuner(Autotuner::default_cache_file());
+  Autotuner tuner = make_tuner(options);
   auto loaded = load(&tuner);
   tuner.save();
   return loaded;
@@ -72,7 +78,7 @@ class CpuDevice final : public Device {
     });
   }
   std::unique_ptr<SpeedTarget> speed_target(ComputeType compute, const LoadOptions& options) override {
-    return std::make_unique<TunedSpeedTarget>(host(), compute, options.tune);
+    return std::make_unique<TunedSpeedTarget>(host(), compute, options);
   }
   DecodeTime decode_time(const Model& model, ComputeType compute) override {
     return measure_decode(model, host(), compute);

@@ -44,8 +44,10 @@ struct LoadOptions {
   // Packed weights take the form that was measured to be fastest here (sparse/timings.h keeps the
   // measurements); false: they stay as they are.
   bool tune = false;
-  // Without second forms for many tokens, which take more of a GPU's memory.
-  bool compact = false;
+  // With second forms for many tokens: a packed model then takes more of a GPU's memory than a dense one.
+  bool prompt_copies = false;
+  // Measures anew, in place of what the file holds.
+  bool retune = false;
   // Many prompts are to come, which repay a search for the fastest algorithms.
   bool long_lived = false;
 };

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/sparse/linear.h"
 #include "swiftprune/sparse/pack.h"
 #include "swiftprune/sparse/pack_quantized.h"
@@ -20,6 +20,9 @@ namespace swiftprune {
 namespace {
 
 constexpr int kRounds = 5;
+constexpr int kMostRounds = 20;  // while they are not steady
+constexpr int kNear = 3;         // rounds that must come near the best
+constexpr double kNearness = 1.1;
 constexpr std::int64_t kMaxFlushBytes = std::int64_t{128} << 20;
 
 // Pushes everything else out of the cache by reading more than fits.
@@ -54,22 +57,33 @@ PackedTensor to_dense(const PackedTensor& packed) {
   return pack({bits, packed.rows(), packed.cols(), packed.shape().dtype}, {PackedKind::kDense16});
 }
 
+bool is_steady(const std::vector<double>& times) {
+  const double limit = kNearness * *std::min_element(times.begin(), times.end());
+  return std::count_if(times.begin(), times.end(), [&](double time) { return time <= limit; }) >= kNear;
+}
+
 TuneResult time_both(const PackedTensor& packed, std::int64_t tokens, ComputeType compute) {
   const Linear sparse(packed);
   const Linear dense(to_dense(packed));
   const Matrix x = Matrix::zeros(tokens, packed.cols());
   Matrix y(tokens, packed.rows());
   CacheFlush flush;
-  TuneResult best{std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
-  for (int round = 0; round <= kRounds; ++round) {
+  std::vector<double> dense_times;
+  std::vector<double> packed_times;
+  for (int round = 0; round <= kMostRounds; ++round) {
     flush.run();
     const double dense_us = microseconds(dense, x.view(), y.view(), compute);
     flush.run();
     const double packed_us = microseconds(sparse, x.view(), y.view(), compute);
     if (round == 0) continue;  // code and threads were cold
-    best = {std::min(best.packed_us, packed_us), std::min(best.dense_us, dense_us)};
+    dense_times.push_back(dense_us);
+    packed_times.push_back(packed_us);
+    if (round >= kRounds && is_steady(dense_times) && is_steady(packed_times)) break;
   }
-  return best;
+  const auto least = [](const std::vector<double>& times) {
+    return *std::min_element(times.begin(), times.end());
+  };
+  return {least(packed_times), least(dense_times), is_steady(dense_times) && is_steady(packed_times)};
 }
 
 bool is_time(const Timings::Entry& entry, const char* name) {
@@ -97,8 +111,14 @@ TuneResult Autotuner::measure(const PackedTensor& packed, std::int64_t tokens, C
   const Timings::Entry* known = timings_.find(name);
   if (known != nullptr && is_time(*known, "packed_us") && is_time(*known, "dense_us"))
     return {known->at("packed_us"), known->at("dense_us")};
+  if (const auto found = unsteady_.find(name); found != unsteady_.end()) return found->second;
+  current_run().progress("measure kernels", ++num_measured_, 0);
   const TuneResult result = stopwatch_(packed, tokens, compute);
-  timings_.set(name, {{"packed_us", result.packed_us}, {"dense_us", result.dense_us}});
+  if (result.steady) {
+    timings_.set(name, {{"packed_us", result.packed_us}, {"dense_us", result.dense_us}});
+  } else {
+    unsteady_[name] = result;
+  }
   return result;
 }
 

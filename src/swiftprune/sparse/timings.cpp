@@ -42,7 +42,12 @@ fs::path Timings::default_file() {
 
 const Timings::Entry* Timings::find(const std::string& key) const {
   const auto found = entries_.find(key);
-  return found == entries_.end() ? nullptr : &found->second;
+  return found == entries_.end() || (only_new_ && !new_.contains(key)) ? nullptr : &found->second;
+}
+
+void Timings::set(const std::string& key, Entry entry) {
+  entries_[key] = std::move(entry);
+  new_.insert(key);
 }
 
 void Timings::save() const {

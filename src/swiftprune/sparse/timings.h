@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 
 namespace swiftprune {
@@ -19,13 +20,17 @@ class Timings {
   static std::filesystem::path default_file();
 
   const Entry* find(const std::string& key) const;  // null: not measured
-  void set(const std::string& key, Entry entry) { entries_[key] = std::move(entry); }
+  void set(const std::string& key, Entry entry);
+  // What the file held is not found any more, and stays in it until it is measured again.
+  void measure_again() { only_new_ = true; }
   // Writes all entries (temporary file, rename). A folder that cannot be written is no error: it is a cache.
   void save() const;
 
  private:
   std::filesystem::path file_;
   std::map<std::string, Entry> entries_;
+  std::set<std::string> new_;  // keys that were set by this run
+  bool only_new_ = false;
 };
 
 }  // namespace swiftprune

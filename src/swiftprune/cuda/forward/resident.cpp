@@ -68,7 +68,7 @@ void DeviceModel::tune(const GpuOptions& device) {
   for (BlockWeights& block : blocks_) {
     block.for_each_packed([&](DevicePacked& weight) { tuner_->choose_few(weight, num_lanes()); });
   }
-  if (device.compact) return;
+  if (!device.prompt_copies) return;
   for (BlockWeights& block : blocks_) {
     block.for_each_packed([&](DevicePacked& weight) { tuner_->choose_many(weight, most, repeats); });
   }
