@@ -13,6 +13,7 @@
 
 #include "gpu_timing.h"
 #include "swiftprune/core/parallel.h"
+#include "swiftprune/cuda/sparse/packed_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/device/device.h"
@@ -118,6 +119,10 @@ class Bench {
       dense_ms_[tokens] =
           time([&] { dense_pass(tokens); }) * static_cast<double>(kLayers) / static_cast<double>(layers_);
       report("dense", tokens, dense_ms_[tokens], dense_bytes());
+      if (tokens > cuda::kMaxDecodeTokens) continue;
+      const double own_ms = time([&] { dense_pass(tokens, true); });
+      report("dense, own kernel", tokens,
+             own_ms * static_cast<double>(kLayers) / static_cast<double>(layers_), dense_bytes());
     }
     for (const Case& item : kCases) {
       if (std::string_view(item.name).starts_with(only)) run_case(item);
@@ -161,9 +166,15 @@ class Bench {
     }
   }
 
-  void dense_pass(std::int64_t tokens) {
+  void dense_pass(std::int64_t tokens, bool own_kernel = false) {
     each([&](std::size_t i, const Shape& shape) {
-      products_.linear(x(tokens, shape.cols), dense_[i].view(), nullptr, y(tokens, shape.rows));
+      const cuda::DeviceView from = x(tokens, shape.cols);
+      const cuda::DeviceView to = y(tokens, shape.rows);
+      if (own_kernel) {
+        cuda::linear_at_rest(products_, from, dense_[i].view(), nullptr, to, false, stream_);
+      } else {
+        products_.linear(from, dense_[i].view(), nullptr, to);
+      }
     });
   }
 

@@ -4,6 +4,7 @@
 
 #include "cuda/gpu.h"
 #include "sparse/weights.h"
+#include "swiftprune/cuda/sparse/packed_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/linear.h"
@@ -248,6 +249,37 @@ TEST_F(CudaPackedTest, GridsExpandToTheirRoundedValues) {
     convert_from_f32(values.values(), dtype, std::as_writable_bytes(std::span(expected)));
     EXPECT_EQ(download<std::uint16_t>(dense), expected);
   }
+}
+
+TEST_F(CudaPackedTest, DenseWeightsOfFewTokens) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, cols] : {std::pair{1, 64}, {17, 128}, {272, 1024}, {100, 4096}, {4099, 320}}) {
+      const TestWeight weight = random_weight(rows, cols, dtype, 0.0);
+      const PackedTensor dense = pack(weight.view(), {.kind = PackedKind::kDense16});
+      for (const std::int64_t tokens : {1, 3, 8, 9, 16})
+        expect_products({dense}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+    }
+  }
+}
+
+TEST_F(CudaPackedTest, FewTokensOfOddShapesAreTheLibrarys) {
+  const auto bytes = poisoned(64 * 1024);
+  const auto takes = [&](std::int64_t tokens, std::int64_t cols, std::int64_t stride, DType dtype) {
+    cuda::CompactArgs args{.dtype = dtype,
+                           .rows = 0,  // nothing is written
+                           .cols = cols,
+                           .x = bytes.data(),
+                           .x_stride = cols,
+                           .tokens = tokens,
+                           .y = bytes.data(),
+                           .y_dtype = DType::kF32};
+    return cuda::multiply_few(bytes.data(), stride, args, *stream_);
+  };
+  EXPECT_TRUE(takes(8, 64, 64, DType::kBF16));
+  EXPECT_FALSE(takes(9, 64, 64, DType::kBF16));
+  EXPECT_FALSE(takes(8, 72, 72, DType::kBF16));
+  EXPECT_FALSE(takes(8, 64, 65, DType::kBF16));
+  EXPECT_FALSE(takes(8, 64, 64, DType::kF32));
 }
 
 TEST_F(CudaPackedTest, EqualRunsGiveEqualBits) {

@@ -275,8 +275,12 @@ struct CacheArgs {
   const std::int32_t* positions = nullptr;
   void* scratch = nullptr;  // kCacheScratch bytes of this stream's own, zero before the first launch
 };
-inline constexpr std::int64_t kCacheScratch = std::int64_t{512} << 10;
+inline constexpr std::int64_t kCacheScratch = std::int64_t{2} << 20;
 void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
+// prepare_heads() for queries and keys that lie one after another and are only rotated, and append_cache(), in one pass.
+// False, with nothing done, for heads that it does not take.
+bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const CacheArgs& cache,
+                       cudaStream_t stream);
 // Attention of the rows with all cached positions up to their own.
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
 

@@ -28,6 +28,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
     cuda/sparse/packed_grid.cu
+    cuda/sparse/few_tokens.cu
     cuda/sparse/packed_expand.cu
     cuda/forward/generation.cu
     cuda/forward/generator.cpp

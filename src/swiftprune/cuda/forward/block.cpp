@@ -148,8 +148,8 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   const BlockConfig& config = block.config();
   const bool together = config.head_norms == HeadNorms::kTogether;
   // norms, rotates: what is done now of what the block has.
-  const auto prepare = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
-                           bool norms, bool rotates) {
+  const auto heads_args = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
+                              bool norms, bool rotates) {
     const BlockWeights::Norm norm = block.norm(index);
     HeadsArgs args;
     args.data = start(element);
@@ -180,7 +180,11 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
       args.sin = rope.sin.as<float>();
       args.pairs = rope.pairs;
     }
-    prepare_heads(args, stream_);
+    return args;
+  };
+  const auto prepare = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
+                           bool norms, bool rotates) {
+    prepare_heads(heads_args(element, heads, index, norms, rotates), stream_);
   };
   const auto norm_together = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index) {
     const BlockWeights::Norm norm = block.norm(index);
@@ -204,13 +208,6 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
     clip_rows(qkv.data, compute_, x.rows, qkv.cols, qkv.stride, model_.qkv_clip, stream_);
     norms = false;
   }
-  if (!normed && !interleaved && !model_.query_scaling) {
-    prepare(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm, false, true);  // one after the other
-  } else {
-    prepare(0, num_heads, BlockWeights::kQueryNorm, norms, true);
-    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
-  }
-
   const DeviceView mixed = view_of(mixed_.view().data, compute_, x.rows, num_heads * d);
   AttentionArgs args;
   args.q = start(0);
@@ -229,18 +226,26 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
   args.softcap = model_.attention_softcap;
   args.window = block.config().attention_window;
   args.sinks = block.sinks();
-  if (cache_ == nullptr) {
-    cuda::attention(args, stream_);
-    return mixed;
+  CacheArgs cache;
+  if (cache_ != nullptr) {
+    cache = {.keys = cache_->keys.view().data,
+             .values = cache_->values.view().data,
+             .capacity = cached_.capacity,
+             .lanes = cached_.lanes,
+             .positions = cached_.positions,
+             .scratch = cached_.scratch};
   }
-  const CacheArgs cache{.keys = cache_->keys.view().data,
-                        .values = cache_->values.view().data,
-                        .capacity = cached_.capacity,
-                        .lanes = cached_.lanes,
-                        .positions = cached_.positions,
-                        .scratch = cached_.scratch};
-  append_cache(args, cache, stream_);
-  if (cached_.from_start) {
+  bool appended = false;
+  if (!normed && !interleaved && !model_.query_scaling) {  // one after the other
+    const HeadsArgs heads = heads_args(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm, false, true);
+    appended = cache_ != nullptr && rotate_and_append(heads, args, cache, stream_);
+    if (!appended) prepare_heads(heads, stream_);
+  } else {
+    prepare(0, num_heads, BlockWeights::kQueryNorm, norms, true);
+    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
+  }
+  if (cache_ != nullptr && !appended) append_cache(args, cache, stream_);
+  if (cache_ == nullptr || cached_.from_start) {
     cuda::attention(args, stream_);
   } else {
     cached_attention(args, cache, stream_);

@@ -75,7 +75,8 @@ class BlockForward {
   cudaStream_t stream_;
   void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
               bool accumulate = false) {
-    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_);
+    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_,
+                 cache_ != nullptr);  // who generates has loaded the weights before
   }
 
   DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;

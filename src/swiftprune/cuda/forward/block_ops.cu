@@ -3,6 +3,7 @@
 
 #include "swiftprune/cuda/forward/activations.cuh"
 #include "swiftprune/cuda/runtime/device_math.cuh"
+#include "swiftprune/cuda/runtime/early_launch.cuh"
 
 namespace swiftprune::cuda {
 namespace {
@@ -10,7 +11,8 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class Y, bool kAdd>
-__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, float factor_added = 1.0f) {
+__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, float factor_added) {
+  start_early();
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   const float* x = args.x + r * args.cols;
@@ -35,6 +37,7 @@ __global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, flo
 // Whole rows in place, whose elements are read again after the sums.
 template <class T>
 __global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs args, T* data, std::int64_t stride) {
+  start_early();
   __shared__ float scratch[kWarp + 1];
   T* x = data + std::int64_t{blockIdx.x} * stride;
   const auto size = static_cast<float>(args.cols);
@@ -60,6 +63,7 @@ __global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs args, T* d
 template <class T>
 __global__ __launch_bounds__(kThreads) void clip_rows_kernel(T* data, std::int64_t cols, std::int64_t stride,
                                                              float limit) {
+  start_early();
   T* x = data + std::int64_t{blockIdx.x} * stride;
   for (std::int64_t j = threadIdx.x; j < cols; j += kThreads)
     x[j] = from_float<T>(fminf(fmaxf(to_float(x[j]), -limit), limit));
@@ -69,6 +73,7 @@ __global__ __launch_bounds__(kThreads) void clip_rows_kernel(T* data, std::int64
 constexpr int kQuads = 8;
 template <class Y>
 __global__ __launch_bounds__(kThreads) void rms_norm_kernel(NormArgs args, Y* y) {
+  start_early();
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   const auto* x = reinterpret_cast<const float4*>(args.x + r * args.cols);
@@ -107,6 +112,7 @@ __device__ __forceinline__ std::int64_t position_of(const HeadsArgs& args, std::
 // A warp a head of a row. Pairs are rotated; the rest is only normed and scaled.
 template <class T>
 __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
+  start_early();
   const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (index >= args.rows * args.num_heads) return;
@@ -158,6 +164,7 @@ __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
 // Rotary embedding alone on pairs of neighbours: half as many memory accesses.
 template <class T>
 __global__ __launch_bounds__(kThreads) void rope_kernel(HeadsArgs args) {
+  start_early();
   struct alignas(sizeof(T) * 2) Two {
     T v[2];
   };
@@ -187,6 +194,7 @@ __global__ __launch_bounds__(kThreads) void rope_kernel(HeadsArgs args) {
 template <class T, ActivationKind kKind, bool kGated, int kSpan>
 __global__ __launch_bounds__(kThreads) void activate_kernel(const T* x, std::int64_t rows, std::int64_t cols,
                                                             T* y) {
+  start_early();
   const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kSpan;
   if (index >= rows * cols) return;
   const std::int64_t r = index / cols;
@@ -236,6 +244,7 @@ __global__ __launch_bounds__(kEffectThreads) void effects_kernel(const T* x, boo
 
 template <class X, class Y>
 __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std::int64_t n) {
+  start_early();
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   for (std::int64_t i = thread; i < n; i += step) y[i] = from_float<Y>(to_float(x[i]));
@@ -243,6 +252,7 @@ __global__ __launch_bounds__(kThreads) void convert_kernel(const X* x, Y* y, std
 
 template <class X>
 __global__ __launch_bounds__(kThreads) void add_kernel(const X* x, float* y, std::int64_t n, float factor) {
+  start_early();
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   for (std::int64_t i = thread; i < n; i += step) y[i] += factor * to_float(x[i]);
@@ -277,13 +287,16 @@ void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t 
   const std::int64_t n = rows * cols;
   const bool vectors = cols % 8 == 0 && is_aligned(x) && is_aligned(y);
   if (gated && vectors) {
-    activate_kernel<T, kKind, true, 8><<<blocks_for(n / 8), kThreads, 0, stream>>>(in, rows, cols, out);
+    launch_early(activate_kernel<T, kKind, true, 8>, blocks_for(n / 8), kThreads, 0, stream, in, rows, cols,
+                 out);
   } else if (gated) {
-    activate_kernel<T, kKind, true, 1><<<blocks_for(n), kThreads, 0, stream>>>(in, rows, cols, out);
+    launch_early(activate_kernel<T, kKind, true, 1>, blocks_for(n), kThreads, 0, stream, in, rows, cols, out);
   } else if (vectors) {
-    activate_kernel<T, kKind, false, 8><<<blocks_for(n / 8), kThreads, 0, stream>>>(in, rows, cols, out);
+    launch_early(activate_kernel<T, kKind, false, 8>, blocks_for(n / 8), kThreads, 0, stream, in, rows, cols,
+                 out);
   } else {
-    activate_kernel<T, kKind, false, 1><<<blocks_for(n), kThreads, 0, stream>>>(in, rows, cols, out);
+    launch_early(activate_kernel<T, kKind, false, 1>, blocks_for(n), kThreads, 0, stream, in, rows, cols,
+                 out);
   }
 }
 
@@ -298,9 +311,9 @@ void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
   with_type(y_dtype, [&](auto zero) {
     using Y = decltype(zero);
     if (in_registers) {
-      rms_norm_kernel<Y><<<blocks, kThreads, 0, stream>>>(args, static_cast<Y*>(y));
+      launch_early(rms_norm_kernel<Y>, blocks, kThreads, 0, stream, args, static_cast<Y*>(y));
     } else {
-      norm_kernel<Y, false><<<blocks, kThreads, 0, stream>>>(args, static_cast<Y*>(y));
+      launch_early(norm_kernel<Y, false>, blocks, kThreads, 0, stream, args, static_cast<Y*>(y), 1.0f);
     }
   });
   check_launch("norm");
@@ -308,15 +321,16 @@ void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
 
 void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
-  norm_kernel<float, true><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args, y, factor);
+  launch_early(norm_kernel<float, true>, static_cast<unsigned>(args.rows), kThreads, 0, stream, args, y,
+               factor);
   check_launch("norm_add");
 }
 
 void norm_rows(const NormArgs& args, void* x, DType dtype, std::int64_t stride, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
   with_type(dtype, [&](auto zero) {
-    norm_rows_kernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(
-        args, static_cast<decltype(zero)*>(x), stride);
+    launch_early(norm_rows_kernel<decltype(zero)>, static_cast<unsigned>(args.rows), kThreads, 0, stream,
+                 args, static_cast<decltype(zero)*>(x), stride);
   });
   check_launch("norm_rows");
 }
@@ -325,8 +339,8 @@ void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::
                cudaStream_t stream) {
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
-    clip_rows_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(static_cast<decltype(zero)*>(x),
-                                                                           cols, stride, limit);
+    launch_early(clip_rows_kernel<decltype(zero)>, static_cast<unsigned>(rows), kThreads, 0, stream,
+                 static_cast<decltype(zero)*>(x), cols, stride, limit);
   });
   check_launch("clip_rows");
 }
@@ -334,8 +348,8 @@ void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::
 void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream, float factor) {
   if (n == 0) return;
   with_type(x_dtype, [&](auto zero) {
-    add_kernel<<<std::min(blocks_for(n), 16384u), kThreads, 0, stream>>>(
-        static_cast<const decltype(zero)*>(x), y, n, factor);
+    launch_early(add_kernel<decltype(zero)>, std::min(blocks_for(n), 16384u), kThreads, 0, stream,
+                 static_cast<const decltype(zero)*>(x), y, n, factor);
   });
   check_launch("add");
 }
@@ -351,9 +365,9 @@ void prepare_heads(const HeadsArgs& args, cudaStream_t stream) {
     using T = decltype(zero);
     const std::int64_t heads = args.rows * args.num_heads;
     if (even) {
-      rope_kernel<T><<<blocks_for(heads * (args.pairs / 2)), kThreads, 0, stream>>>(args);
+      launch_early(rope_kernel<T>, blocks_for(heads * (args.pairs / 2)), kThreads, 0, stream, args);
     } else {
-      heads_kernel<T><<<blocks_for(heads * kWarp), kThreads, 0, stream>>>(args);
+      launch_early(heads_kernel<T>, blocks_for(heads * kWarp), kThreads, 0, stream, args);
     }
   });
   check_launch("prepare_heads");
@@ -390,8 +404,8 @@ void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t 
   const unsigned blocks = std::min(blocks_for(n), 16384u);
   with_type(x_dtype, [&](auto x_zero) {
     with_type(y_dtype, [&](auto y_zero) {
-      convert_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const decltype(x_zero)*>(x),
-                                                      static_cast<decltype(y_zero)*>(y), n);
+      launch_early(convert_kernel<decltype(x_zero), decltype(y_zero)>, blocks, kThreads, 0, stream,
+                   static_cast<const decltype(x_zero)*>(x), static_cast<decltype(y_zero)*>(y), n);
     });
   });
   check_launch("convert");

@@ -383,9 +383,11 @@ DeviceView BlockWeights::router() const {
 }
 
 void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-                          DevicePacked::Scratch scratch, cudaStream_t stream) const {
+                          DevicePacked::Scratch scratch, cudaStream_t stream, bool at_rest) const {
   if (packed_[at(input)]) {
     packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
+  } else if (at_rest) {
+    linear_at_rest(products, x, group(input), bias(input), y, accumulate, stream);
   } else {
     products.linear(x, group(input), bias(input), y, accumulate);
   }

@@ -65,9 +65,10 @@ class BlockWeights {
   // holds the groups that are not packed. `compute` must be their dtype. Throws Error{kBadInput} for a group
   // that is packed in part beside F32 weights.
   void load_packed(DeviceMemory& memory, cudaStream_t stream);
-  // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked.
+  // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked. at_rest:
+  // nothing on the stream writes the weights any more.
   void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-              DevicePacked::Scratch scratch, cudaStream_t stream) const;
+              DevicePacked::Scratch scratch, cudaStream_t stream, bool at_rest) const;
   // y F32 = x Wᵀ, without bias
   void product(Products& products, LinearInput input, DeviceView x, DeviceView y,
                DevicePacked::Scratch scratch, cudaStream_t stream) const;

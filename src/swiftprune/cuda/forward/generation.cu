@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "swiftprune/cuda/runtime/device_math.cuh"
+#include "swiftprune/cuda/runtime/early_launch.cuh"
 
 namespace swiftprune::cuda {
 namespace {
@@ -9,11 +10,11 @@ namespace {
 constexpr int kAppendThreads = 256;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMostSize = 256;   // of a head
-constexpr int kUnroll = 4;       // keys of a group of lanes at a time
-constexpr int kBlocks = 256;     // that should run at once: two a multiprocessor of a large GPU
-constexpr int kMostSplits = 16;  // of the keys of a row
-constexpr int kSplitKeys = 64;   // no fewer, or combining costs more than it gains
+constexpr int kMostSize = 256;      // of a head
+constexpr int kUnroll = 4;          // keys of a group of lanes at a time
+constexpr int kBlocks = 1024;       // that should run at once: eight a multiprocessor of a large GPU
+constexpr int kMostSplits = kWarp;  // of the keys of a row: a lane each when they are combined
+constexpr int kSplitKeys = 32;      // no fewer, or combining costs more than it gains
 
 constexpr int kCounterBytes = kBlocks * static_cast<int>(sizeof(unsigned));
 constexpr int kPartFloats = kMostSize + 2;  // the weighted sum, then the largest score and the total
@@ -31,6 +32,7 @@ __device__ __forceinline__ Place place_of(const AttentionArgs& args, const Cache
 
 template <class T>
 __global__ __launch_bounds__(kAppendThreads) void append_kernel(AttentionArgs args, CacheArgs cache) {
+  start_early();
   const std::int64_t index = std::int64_t{blockIdx.x} * kAppendThreads + threadIdx.x;
   const std::int64_t width = args.num_kv_heads * args.head_size;
   if (index >= args.rows * width) return;
@@ -42,6 +44,52 @@ __global__ __launch_bounds__(kAppendThreads) void append_kernel(AttentionArgs ar
   const std::int64_t target = (place.first + place.position) * width + j;
   static_cast<T*>(cache.keys)[target] = static_cast<const T*>(args.k)[source];
   static_cast<T*>(cache.values)[target] = static_cast<const T*>(args.v)[source];
+}
+
+// A thread four elements of a query, a key or a value: two pairs that are rotated, or what is not rotated.
+template <class T>
+__global__ __launch_bounds__(kAppendThreads) void rotate_and_append_kernel(HeadsArgs heads,
+                                                                           AttentionArgs args,
+                                                                           CacheArgs cache) {
+  start_early();
+  struct alignas(sizeof(T) * 2) Two {
+    T v[2];
+  };
+  const int quads = static_cast<int>(args.head_size / 4);
+  const std::int64_t all_heads = args.num_heads + 2 * args.num_kv_heads;
+  const std::int64_t index = std::int64_t{blockIdx.x} * kAppendThreads + threadIdx.x;
+  if (index >= args.rows * all_heads * quads) return;
+  const int quad = static_cast<int>(index % quads);
+  const std::int64_t head = index / quads % all_heads;
+  const std::int64_t r = index / quads / all_heads;
+  const std::int64_t position = cache.positions[r / args.sequence_length] + r % args.sequence_length;
+  const bool is_value = head >= args.num_heads + args.num_kv_heads;
+  const bool is_key = head >= args.num_heads && !is_value;
+  const int pairs = static_cast<int>(heads.pairs);
+  const bool rotates = !is_value && 2 * quad < pairs;
+  const int at[2] = {rotates ? 2 * quad : 4 * quad, rotates ? 2 * quad + pairs : 4 * quad + 2};
+  T* x = static_cast<T*>(heads.data) + r * heads.row_stride + head * heads.head_stride;
+  Two low = *reinterpret_cast<Two*>(x + at[0]);
+  Two high = *reinterpret_cast<Two*>(x + at[1]);
+  if (rotates) {
+    const float2 cos = *reinterpret_cast<const float2*>(heads.cos + position * pairs + at[0]);
+    const float2 sin = *reinterpret_cast<const float2*>(heads.sin + position * pairs + at[0]);
+    const float a[2] = {to_float(low.v[0]), to_float(low.v[1])};
+    const float b[2] = {to_float(high.v[0]), to_float(high.v[1])};
+    low.v[0] = from_float<T>(a[0] * cos.x - b[0] * sin.x);
+    low.v[1] = from_float<T>(a[1] * cos.y - b[1] * sin.y);
+    high.v[0] = from_float<T>(b[0] * cos.x + a[0] * sin.x);
+    high.v[1] = from_float<T>(b[1] * cos.y + a[1] * sin.y);
+    *reinterpret_cast<Two*>(x + at[0]) = low;
+    *reinterpret_cast<Two*>(x + at[1]) = high;
+  }
+  if (!is_key && !is_value) return;
+  const std::int64_t kv_head = head - args.num_heads - (is_value ? args.num_kv_heads : 0);
+  const std::int64_t row = cache.lanes[r / args.sequence_length] * cache.capacity + position;
+  T* target = static_cast<T*>(is_value ? cache.values : cache.keys) +
+              (row * args.num_kv_heads + kv_head) * args.head_size;
+  *reinterpret_cast<Two*>(target + at[0]) = low;
+  *reinterpret_cast<Two*>(target + at[1]) = high;
 }
 
 // 16 bytes of a head.
@@ -93,22 +141,25 @@ struct Softmax {
 };
 
 // The parts' weighted sums over their totals and the sink's; part p of element j is value(p, j), its largest score
-// top(p).
+// top(p), -inf for a part without keys. At most a warp's lanes of parts; shares: shared memory for one float each.
 template <class T, class Top, class Total, class Value>
 __device__ __forceinline__ void write_combined(T* target, int size, int parts, const Top& top,
                                                const Total& total, const Value& value, const float* sinks,
-                                               std::int64_t head) {
-  float highest = -INFINITY;
-  for (int p = 0; p < parts; ++p) highest = fmaxf(highest, top(p));
+                                               std::int64_t head, float* shares) {
+  const int part = static_cast<int>(threadIdx.x);
+  if (part < kWarp) {
+    const float own = part < parts ? top(part) : -INFINITY;
+    const float highest = warp_max(own);
+    const float share = own == -INFINITY ? 0.0f : expf(own - highest);
+    const float weight = warp_sum(part < parts ? share * total(part) : 0.0f);
+    shares[part] = share / with_sink(weight, highest, sinks, head);
+  }
+  __syncthreads();
   for (int j = static_cast<int>(threadIdx.x); j < size; j += kThreads) {
     float sum = 0.0f;
-    float weight = 0.0f;
-    for (int p = 0; p < parts; ++p) {
-      const float share = expf(top(p) - highest);  // 0 for a part without keys
-      sum = fmaf(value(p, j), share, sum);
-      weight = fmaf(total(p), share, weight);
-    }
-    target[j] = from_float<T>(sum / with_sink(weight, highest, sinks, head));
+#pragma unroll 8
+    for (int p = 0; p < parts; ++p) sum = fmaf(value(p, j), shares[p], sum);
+    target[j] = from_float<T>(sum);
   }
 }
 
@@ -116,12 +167,14 @@ __device__ __forceinline__ void write_combined(T* target, int size, int parts, c
 // lanes take keys in turn, and the splits are combined by the block that ends last, always in the same order.
 template <class T, int kLanes, int kParts>
 __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, CacheArgs cache, bool aligned) {
+  start_early();
   constexpr int kSize = Part<T>::kSize;
   constexpr int kOwn = kParts * kSize;
   constexpr int kGroups = kThreads / kLanes;
   __shared__ float sums[kWarps][kMostSize];
   __shared__ float tops[kWarps];
   __shared__ float totals[kWarps];
+  __shared__ float shares[kWarp];
   __shared__ bool is_last;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -211,7 +264,7 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
   if (splits == 1) {
     write_combined(
         target, size, kWarps, [&](int w) { return tops[w]; }, [&](int w) { return totals[w]; },
-        [&](int w, int j) { return sums[w][j]; }, args.sinks, head);
+        [&](int w, int j) { return sums[w][j]; }, args.sinks, head, shares);
     return;
   }
   auto* const counters = static_cast<unsigned*>(cache.scratch);
@@ -242,7 +295,7 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
   write_combined(
       target, size, splits, [&](int s) { return __ldcg(part(s) + kMostSize); },
       [&](int s) { return __ldcg(part(s) + kMostSize + 1); },
-      [&](int s, int j) { return __ldcg(part(s) + j); }, args.sinks, head);
+      [&](int s, int j) { return __ldcg(part(s) + j); }, args.sinks, head, shares);
   if (threadIdx.x == 0) counters[item] = 0;  // for the next launch
 }
 
@@ -258,10 +311,11 @@ void launch_cached(const AttentionArgs& args, const CacheArgs& cache, cudaStream
   const bool aligned = args.head_size % kAligned == 0 && args.row_stride % kAligned == 0 &&
                        args.head_stride % kAligned == 0 && is_aligned(args.q) && is_aligned(cache.keys) &&
                        is_aligned(cache.values);
-  cached_kernel<T, kLanes, kParts><<<grid, kThreads, 0, stream>>>(args, cache, aligned);
+  launch_early(cached_kernel<T, kLanes, kParts>, grid, kThreads, 0, stream, args, cache, aligned);
 }
 
 __global__ __launch_bounds__(kAppendThreads) void soft_cap_kernel(float* x, std::int64_t n, float cap) {
+  start_early();
   const std::int64_t i = std::int64_t{blockIdx.x} * kAppendThreads + threadIdx.x;
   if (i < n) x[i] = cap * tanhf(x[i] / cap);
 }
@@ -284,10 +338,36 @@ void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_
   const std::int64_t elements = args.rows * args.num_kv_heads * args.head_size;
   if (elements == 0) return;
   with_type(args.dtype, [&](auto zero) {
-    append_kernel<decltype(zero)><<<static_cast<unsigned>((elements + kAppendThreads - 1) / kAppendThreads),
-                                    kAppendThreads, 0, stream>>>(args, cache);
+    launch_early(append_kernel<decltype(zero)>,
+                 static_cast<unsigned>((elements + kAppendThreads - 1) / kAppendThreads), kAppendThreads, 0,
+                 stream, args, cache);
   });
   check_launch("append_cache");
+}
+
+bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const CacheArgs& cache,
+                       cudaStream_t stream) {
+  const std::int64_t element = size_of(args.dtype);
+  const std::int64_t d = args.head_size;
+  const auto at = [&](std::int64_t head) {
+    return static_cast<const std::byte*>(heads.data) + head * heads.head_stride * element;
+  };
+  const bool takes =
+      heads.gain == nullptr && heads.scale_beta == 0.0f && heads.cos != nullptr && !heads.neighbours &&
+      heads.pairs % 2 == 0 && d % 4 == 0 && (d - 2 * heads.pairs) % 4 == 0 && heads.row_stride % 2 == 0 &&
+      heads.head_stride % 2 == 0 && is_aligned(heads.data, 2 * element) &&
+      is_aligned(cache.keys, 2 * element) && is_aligned(cache.values, 2 * element) && args.q == at(0) &&
+      args.k == at(args.num_heads) && args.v == at(args.num_heads + args.num_kv_heads);
+  if (!takes) return false;
+  const std::int64_t threads = args.rows * (args.num_heads + 2 * args.num_kv_heads) * (d / 4);
+  if (threads == 0) return true;
+  with_type(args.dtype, [&](auto zero) {
+    launch_early(rotate_and_append_kernel<decltype(zero)>,
+                 static_cast<unsigned>((threads + kAppendThreads - 1) / kAppendThreads), kAppendThreads, 0,
+                 stream, heads, args, cache);
+  });
+  check_launch("rotate_and_append");
+  return true;
 }
 
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream) {
@@ -309,8 +389,8 @@ void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStr
 
 void soft_cap(float* x, std::int64_t n, float cap, cudaStream_t stream) {
   if (n == 0) return;
-  soft_cap_kernel<<<static_cast<unsigned>((n + kAppendThreads - 1) / kAppendThreads), kAppendThreads, 0,
-                    stream>>>(x, n, cap);
+  launch_early(soft_cap_kernel, static_cast<unsigned>((n + kAppendThreads - 1) / kAppendThreads),
+               kAppendThreads, 0, stream, x, n, cap);
   check_launch("soft_cap");
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -104,6 +105,10 @@ DeviceView DeviceHead::project(DeviceView hidden) {
   const DeviceView x = normed_.view().row_block(0, hidden.rows);
   norm_.apply(hidden, x.data, compute_);
   const DeviceView logits = logits_of(hidden.rows);
+  if (model_.logit_scale == 1.0f) {
+    linear_at_rest(products_, x, weight_.view(), head_bias_.data(), logits, false, stream_);
+    return logits;
+  }
   products_.run({.a = x,
                  .b = weight_.view(),
                  .c = logits,

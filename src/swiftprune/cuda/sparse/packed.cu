@@ -269,8 +269,8 @@ void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaSt
     const int warp_bytes = std::max(kSlots * slot_bytes, kSumBytes<kTiles>);
     const int warps = warps_per_panel(panels, blocks, kBitmapWarps, warp_bytes);
     with_stored(weight.stored, [&](auto stored) {
-      launch_early(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value, decltype(stored)::value>,
-                   panels, warps, warps * warp_bytes, stream, weight, args, blocks, slot_bytes, warp_bytes);
+      launch_panels(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value, decltype(stored)::value>,
+                    panels, warps, warps * warp_bytes, stream, weight, args, blocks, slot_bytes, warp_bytes);
     });
   });
 }
@@ -286,7 +286,7 @@ void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cud
     constexpr bool kWhole = decltype(whole)::value;
     const int warps = warps_per_panel(panels, blocks, kTwoFourWarps, warp_bytes);
     const auto launch = [&](auto kernel) {
-      launch_early(kernel, panels, warps, warps * warp_bytes, stream, weight, args, blocks, warp_bytes);
+      launch_panels(kernel, panels, warps, warps * warp_bytes, stream, weight, args, blocks, warp_bytes);
     };
     if (kTiles == 1 && kWhole && args.tokens <= kMostDirect) {
       launch(two_four_kernel<decltype(zero), 1, true, true>);

@@ -254,7 +254,7 @@ void multiply_grid(const GridWeight& weight, const CompactArgs& args, cudaStream
     constexpr int kBytes = kSumBytes<kTiles>;
     const int warps = warps_per_panel(panels, blocks, kGridBlocks * kGridPanelWarps, kBytes, kGridPanelWarps);
     const auto launch = [&](auto kernel) {
-      launch_early(kernel, panels, warps, warps * kBytes, stream, weight, args, blocks, kBytes);
+      launch_panels(kernel, panels, warps, warps * kBytes, stream, weight, args, blocks, kBytes);
     };
     using T = decltype(zero);
     const bool halves = weight.shift == 5, zeros = weight.zeros != nullptr;

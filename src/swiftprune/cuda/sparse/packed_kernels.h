@@ -12,6 +12,7 @@
 namespace swiftprune::cuda {
 
 inline constexpr std::int64_t kMaxDecodeTokens = 16;  // of one launch
+inline constexpr std::int64_t kMostDenseTokens = 8;   // of one launch with a dense weight
 inline constexpr std::int64_t kCompactBlock = 64;     // columns of a block
 
 // What a bitmap stores of each kept weight. As the kernels read them: numbers of 16 bits; int8 as sign and
@@ -74,6 +75,10 @@ struct CompactArgs {
 void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_grid(const GridWeight& weight, const CompactArgs& args, cudaStream_t stream);
+// The same for a dense weight [rows, cols] of args.dtype. False, with nothing done, for operands that it does not take:
+// F32, more tokens than kMostDenseTokens (the library's products are then faster), columns that are no multiple of
+// kCompactBlock, rows that are not aligned.
+bool multiply_few(const void* weight, std::int64_t stride, const CompactArgs& args, cudaStream_t stream);
 
 // dense [rows, cols] of dtype (BF16 or F16), contiguous; stored bytes times their row's scale, rounded
 void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,

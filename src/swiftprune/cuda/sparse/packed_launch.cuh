@@ -1,26 +1,15 @@
-// What the kernels for few tokens share: the end of a panel's sums, and launches that begin early.
+// What the kernels for few tokens share: the end of a panel's sums, and how many warps take one.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
+#include "swiftprune/cuda/runtime/early_launch.cuh"
 #include "swiftprune/cuda/sparse/packed_device.cuh"
 
 namespace swiftprune::cuda {
 
 constexpr int kMostWarps = 16;  // of a block of threads
-
-// Programmatic dependent launch: the weights are fetched while the kernel before still runs.
-__device__ __forceinline__ void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
 
 // The token whose inputs a lane reads for column g of tile j. Beyond the last one any will do: that column of
 // the product is dropped.
@@ -72,14 +61,6 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[kTiles][4], float* 
 template <int kTiles>
 constexpr int kSumBytes = kRows * 8 * kTiles* static_cast<int>(sizeof(float));
 
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0;
-  int value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, attribute, device);  // an error shows at the launch
-  return value;
-}
-
 // So many that all panels run at once, when a multiprocessor holds `most` warps with `warp_bytes` of shared
 // memory each; each warp gets a block at least.
 inline int warps_per_panel(std::int64_t panels, int blocks, int most, int warp_bytes,
@@ -92,22 +73,10 @@ inline int warps_per_panel(std::int64_t panels, int blocks, int most, int warp_b
 }
 
 template <class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), std::int64_t panels, int warps, int shared,
-                  cudaStream_t stream, Arguments... arguments) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(panels));
-  config.blockDim = dim3(static_cast<unsigned>(warps * kWarp));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
-  config.stream = stream;
-  config.attrs = &early;
-  static const bool knows_early = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-  config.numAttrs = knows_early ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-  check_launch("a product with packed weights");
+void launch_panels(void (*kernel)(Parameters...), std::int64_t panels, int warps, int shared,
+                   cudaStream_t stream, Arguments... arguments) {
+  launch_early(kernel, dim3(static_cast<unsigned>(panels)), warps * kWarp, shared, stream, arguments...);
+  check_launch("a product of a few tokens");
 }
 
 // Calls body(T{}, tiles, whole) with both as constants.

@@ -74,6 +74,22 @@ bool can_follow(const PackedTensor& before, const PackedTensor& part) {
          before.shape().grid == part.shape().grid && before.rows() % kPanelRows == 0;
 }
 
+CompactArgs compact_args(DeviceView x, std::int64_t rows, const void* bias, DeviceView y, bool accumulate) {
+  CompactArgs args;
+  args.dtype = x.dtype;
+  args.rows = rows;
+  args.cols = x.cols;
+  args.x = x.data;
+  args.x_stride = x.stride;
+  args.tokens = x.rows;
+  args.y = y.data;
+  args.y_dtype = y.dtype;
+  args.y_stride = y.stride;
+  args.accumulate = accumulate;
+  args.bias = bias;
+  return args;
+}
+
 template <class T>
 DeviceBuffer to_device(DeviceMemory& memory, std::span<const T> values, cudaStream_t stream) {
   DeviceBuffer buffer = upload(memory, values, "packed weights", stream);
@@ -411,6 +427,12 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
                              std::round(density * 20.0) / 20.0);
 }
 
+void linear_at_rest(Products& products, DeviceView x, DeviceView weight, const void* bias, DeviceView y,
+                    bool accumulate, cudaStream_t stream) {
+  if (!multiply_few(weight.data, weight.stride, compact_args(x, weight.rows, bias, y, accumulate), stream))
+    products.linear(x, weight, bias, y, accumulate);
+}
+
 bool DevicePacked::is_dense() const {
   return std::all_of(pieces_.begin(), pieces_.end(),
                      [](const Piece& piece) { return piece.kind == Kind::kDense; });
@@ -491,23 +513,13 @@ void DevicePacked::multiply_packed(Products& products, DeviceView x, const void*
   };
   for (const Piece& piece : pieces_) {
     const DeviceView target = y.col_block(piece.first_row, piece.rows);
+    const void* piece_bias = bias_at(piece.first_row);
     if (piece.kind == Kind::kDense) {
-      products.linear(x, view_of(piece.values.data(), dtype_, piece.rows, cols_), bias_at(piece.first_row),
-                      target, accumulate);
+      linear_at_rest(products, x, view_of(piece.values.data(), dtype_, piece.rows, cols_), piece_bias, target,
+                     accumulate, stream);
       continue;
     }
-    CompactArgs args;
-    args.dtype = dtype_;
-    args.rows = piece.rows;
-    args.cols = cols_;
-    args.x = x.data;
-    args.x_stride = x.stride;
-    args.tokens = x.rows;
-    args.y = target.data;
-    args.y_dtype = y.dtype;
-    args.y_stride = y.stride;
-    args.accumulate = accumulate;
-    args.bias = bias_at(piece.first_row);
+    const CompactArgs args = compact_args(x, piece.rows, piece_bias, target, accumulate);
     switch (piece.kind) {
       case Kind::kBitmap:
         multiply_bitmap(piece.bitmap(), args, stream);

@@ -16,6 +16,11 @@
 
 namespace swiftprune::cuda {
 
+// y [N, O] (+)= x [N, I] Wᵀ + bias for a dense weight that nothing on the stream writes any more: few tokens by a kernel
+// that reads it while the work before still runs, others by the library.
+void linear_at_rest(Products& products, DeviceView x, DeviceView weight, const void* bias, DeviceView y,
+                    bool accumulate, cudaStream_t stream);
+
 class DevicePacked {
  public:
   enum class Kind { kDense, kBitmap, kTwoFour, kGrid };
