@@ -11,7 +11,7 @@
 namespace swiftprune::cli {
 namespace {
 
-struct Options {
+struct PackFlags {
   CommonOptions common;
   std::string model, out, quantize = "none", embeddings = "none";
 };
@@ -21,7 +21,7 @@ std::string format_name(const PackFormat& format) {
   return fmt::format("{}:{}", format.group_n, format.group_m);
 }
 
-void print_report(const PackReport& report, const Options& options) {
+void print_report(const PackReport& report, const PackFlags& options) {
   const auto share = [](std::int64_t part, std::int64_t whole) {
     return static_cast<double>(part) / static_cast<double>(whole);
   };
@@ -74,7 +74,7 @@ void print_report(const PackReport& report, const Options& options) {
   }
 }
 
-void run(const Options& options) {
+void run(const PackFlags& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
@@ -98,7 +98,7 @@ void run(const Options& options) {
 }  // namespace
 
 void declare_pack(CLI::App& program) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PackFlags>();
   CLI::App* command =
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
   add_model_argument(*command, options->common, "MODEL", options->model, "Model folder, or a GGUF file")

@@ -114,7 +114,7 @@ class Watch {
   std::optional<int> first_;
 };
 
-int exit_code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+int code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
 
 void tell_signal(const std::string& who, int signal) {
   clear_progress();
@@ -142,16 +142,15 @@ class GpuRanks {
 
   // The exit code of the first that ended badly, or 0, once all have ended.
   int wait() {
-    using Clock = std::chrono::steady_clock;
-    std::optional<Clock::time_point> asked;
+    std::optional<std::chrono::steady_clock::time_point> asked;
     bool killed = false;
     while (!processes_.empty()) {
       reap();
       if (!asked && (code_ != 0 || program_stop().stop_requested())) {
         signal_all(SIGTERM);
-        asked = Clock::now();
+        asked = std::chrono::steady_clock::now();
       }
-      if (asked && !killed && Clock::now() - *asked > kPatience) {
+      if (asked && !killed && std::chrono::steady_clock::now() - *asked > kPatience) {
         signal_all(SIGKILL);
         killed = true;
       }
@@ -172,7 +171,7 @@ class GpuRanks {
         ++process;
         continue;
       }
-      const int code = exit_code_of(status);
+      const int code = code_of(status);
       if (code != 0 && code_ == 0) {
         code_ = code;
         if (WIFSIGNALED(status)) lost_ = process->first;
@@ -214,7 +213,7 @@ int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  const int code = exit_code_of(status);
+  const int code = code_of(status);
   if (code > 128 && !program_stop().stop_requested()) {
     tell_signal(watch.first() ? fmt::format("rank {} of {}", *watch.first(), ranks)
                               : fmt::format("one of {} ranks", ranks),

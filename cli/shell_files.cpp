@@ -17,7 +17,7 @@ struct OptionWords {
   bool takes_value = false;
 };
 
-std::vector<OptionWords> options_of(const CLI::App& command) {
+std::vector<OptionWords> option_words_of(const CLI::App& command) {
   std::vector<OptionWords> options;
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_positional() || option->get_group().empty()) continue;  // hidden: not for people
@@ -48,7 +48,7 @@ std::string bash_script(const CLI::App& program) {
     names.push_back(command->get_name());
     std::vector<std::string> words;
     std::string values;
-    for (const OptionWords& option : options_of(*command)) {
+    for (const OptionWords& option : option_words_of(*command)) {
       words.insert(words.end(), option.names.begin(), option.names.end());
       if (option.values.empty()) continue;
       values += fmt::format("        {}) words={} ;;\n", fmt::join(option.names, "|"),
@@ -90,7 +90,7 @@ std::string zsh_script(const CLI::App& program) {
     commands +=
         fmt::format("    {}\n", quoted(command->get_name() + ":" + zsh_text(command->get_description())));
     cases += fmt::format("    {})\n      _arguments -S", command->get_name());
-    for (const OptionWords& option : options_of(*command)) {
+    for (const OptionWords& option : option_words_of(*command)) {
       std::string action;
       if (!option.values.empty()) {
         action = fmt::format(":value:({})", fmt::join(option.values, " "));
@@ -124,7 +124,7 @@ std::string fish_script(const CLI::App& program) {
   for (const CLI::App* command : commands_of(program)) {
     script += fmt::format("complete -c swiftprune -n __fish_use_subcommand -f -a {} -d {}\n",
                           command->get_name(), quoted(first_line(command->get_description())));
-    for (const OptionWords& option : options_of(*command)) {
+    for (const OptionWords& option : option_words_of(*command)) {
       script +=
           fmt::format("complete -c swiftprune -n '__fish_seen_subcommand_from {}'", command->get_name());
       for (const std::string& name : option.names) {

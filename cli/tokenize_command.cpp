@@ -11,7 +11,7 @@
 namespace swiftprune::cli {
 namespace {
 
-struct Options {
+struct TokenizeFlags {
   CommonOptions common;
   std::string model, text_file, prompt, field = "text", show = "summary", ids_out;
   bool no_special = false;
@@ -23,7 +23,7 @@ std::string tokens_line(const Tokenizer& tokenizer, const std::vector<std::int32
   return fmt::format("{}", fmt::join(cells, " "));
 }
 
-void run(const Options& options) {
+void run(const TokenizeFlags& options) {
   const RunScope job = apply(options.common);
   check_output_file("--ids-out", options.ids_out);
   const auto tokenizer = Tokenizer::open(options.model);
@@ -72,7 +72,7 @@ void run(const Options& options) {
 }  // namespace
 
 void declare_tokenize(CLI::App& program) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeFlags>();
   CLI::App* command = program.add_subcommand("tokenize", "Text to token ids with a model's tokenizer");
   add_model_argument(*command, options->common, "MODEL", options->model,
                      "Folder with tokenizer.json or tokenizer.model, one such file, or a GGUF file")

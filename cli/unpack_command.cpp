@@ -19,7 +19,7 @@ bool wants_fused_experts(const Checkpoint& source) {
   }
 }
 
-struct Options {
+struct UnpackFlags {
   CommonOptions common;
   std::string model, out;
 };
@@ -38,7 +38,7 @@ void unpack(const Checkpoint& source, const std::filesystem::path& out, const Pr
   fuse_experts(Checkpoint::open(separate), out, progress);
 }
 
-void run(const Options& options) {
+void run(const UnpackFlags& options) {
   const RunScope job = apply(options.common);
   check_outside("--out", options.out, options.model);
   const Checkpoint source = Checkpoint::open(options.model);
@@ -53,7 +53,7 @@ void run(const Options& options) {
 }  // namespace
 
 void declare_unpack(CLI::App& program) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<UnpackFlags>();
   CLI::App* command = program.add_subcommand(
       "unpack", "Turn a packed model, or one with experts in MXFP4, into a dense Hugging Face folder");
   add_model_argument(*command, options->common, "MODEL", options->model, "Packed model folder")->required();

@@ -6,6 +6,7 @@
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/report/comparison.h"
+#include "swiftprune/report/numbers.h"
 #include "swiftprune/report/page_style.h"
 #include "swiftprune/report/svg.h"
 #include "swiftprune/text/unicode.h"
@@ -14,10 +15,6 @@ namespace swiftprune {
 namespace {
 
 std::string escape(std::string_view text) { return escape_html(text); }
-
-std::string number(const std::optional<double>& value, int digits) {
-  return value ? fmt::format("{:.{}f}", *value, digits) : "–";
-}
 
 std::string percent(double share) { return fmt::format("{:.1f} %", 100.0 * share); }
 

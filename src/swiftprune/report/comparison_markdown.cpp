@@ -1,4 +1,5 @@
 #include "swiftprune/report/comparison.h"
+#include "swiftprune/report/numbers.h"
 
 namespace swiftprune {
 namespace {
@@ -11,10 +12,6 @@ std::string cell(const std::string& text) {
     result += c == '\n' ? ' ' : c;
   }
   return result;
-}
-
-std::string number(const std::optional<double>& value, int digits) {
-  return value ? fmt::format("{:.{}f}", *value, digits) : "–";
 }
 
 std::string row(const ModelReport& model) {

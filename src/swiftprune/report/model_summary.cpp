@@ -15,8 +15,6 @@
 namespace swiftprune {
 namespace {
 
-using nlohmann::json;
-
 constexpr double kNoticeable = 0.01;  // models come with a few zeros of their own
 
 LinearSummary summarize(const Checkpoint& checkpoint, const StoredWeights& stored,
@@ -53,20 +51,20 @@ Matrix load_stored(const Checkpoint& checkpoint, const std::string& name) {
   return weight;
 }
 
-std::string text_of(const json& value) {
+std::string text_of(const nlohmann::json& value) {
   return value.is_string() ? value.get<std::string>()
-                           : value.dump(-1, ' ', false, json::error_handler_t::replace);
+                           : value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 // The arguments that repeat a run, as its record has them; none when it has none that a person could run. The
 // file may come from anyone: what is not a plain command of swiftprune is not offered.
-std::vector<std::string> arguments_of(const json& run) {
+std::vector<std::string> arguments_of(const nlohmann::json& run) {
   const auto command = run.find("command");
   if (command == run.end() || !command->is_object()) return {};
   const auto list = command->find("arguments");
   if (list == command->end() || !list->is_array()) return {};
   std::vector<std::string> arguments;
-  for (const json& item : *list) {
+  for (const nlohmann::json& item : *list) {
     if (!item.is_string() || has_control_characters(item.get_ref<const std::string&>())) return {};
     arguments.push_back(item);
   }
@@ -75,9 +73,9 @@ std::vector<std::string> arguments_of(const json& run) {
 }
 
 // A run and, as "previous", the ones before it. The parser bounds the depth.
-std::vector<ModelStep> steps_of(const json& record) {
+std::vector<ModelStep> steps_of(const nlohmann::json& record) {
   std::vector<ModelStep> steps;
-  for (const json* run = &record; run != nullptr && run->is_object();) {
+  for (const nlohmann::json* run = &record; run != nullptr && run->is_object();) {
     ModelStep& step = steps.emplace_back();
     if (const auto method = run->find("method"); method != run->end()) step.method = text_of(*method);
     step.command = arguments_of(*run);
@@ -92,7 +90,7 @@ void read_pack_record(const std::filesystem::path& folder, ModelSummary& summary
   const std::filesystem::path path = folder / kPackedRecordFile;
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return;
-  const json record = read_json_file(path);
+  const nlohmann::json record = read_json_file(path);
   if (!record.is_object()) bad_input("{}: expected an object", path.string());
   const auto field = [&record](const char* name) {
     return record.contains(name) ? text_of(record[name]) : std::string("none");
@@ -106,7 +104,7 @@ void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
   const std::filesystem::path path = folder / "swiftprune.json";
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return;
-  const json record = read_json_file(path);
+  const nlohmann::json record = read_json_file(path);
   if (!record.is_object()) bad_input("{}: expected an object", path.string());
   if (const auto method = record.find("method"); method != record.end()) summary.method = text_of(*method);
   if (const auto seconds = record.find("seconds"); seconds != record.end() && seconds->is_object()) {

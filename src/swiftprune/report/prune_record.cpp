@@ -11,17 +11,15 @@
 namespace swiftprune {
 namespace {
 
-using nlohmann::json;
-
 // The member `key` of `object`; `where` is the path to the object for messages.
-const json& member(const json& object, const char* key, const std::string& where) {
+const nlohmann::json& member(const nlohmann::json& object, const char* key, const std::string& where) {
   const auto found = object.find(key);
   if (found == object.end()) bad_input("{}: field {} is missing", where, key);
   return *found;
 }
 
-std::int64_t extent(const json& object, const char* key, const std::string& where) {
-  const json& value = member(object, key, where);
+std::int64_t extent(const nlohmann::json& object, const char* key, const std::string& where) {
+  const nlohmann::json& value = member(object, key, where);
   if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::uint64_t{1} << 31) {
     bad_input("{}: field {}: expected a number of {}", where, key, key);
   }
@@ -29,7 +27,8 @@ std::int64_t extent(const json& object, const char* key, const std::string& wher
 }
 
 // "2 0 1": a permutation of 0 .. cols-1
-std::vector<std::int64_t> read_order(const json& value, std::int64_t cols, const std::string& where) {
+std::vector<std::int64_t> read_order(const nlohmann::json& value, std::int64_t cols,
+                                     const std::string& where) {
   std::vector<std::int64_t> order;
   if (value.is_string()) {
     std::istringstream numbers(value.get<std::string>());
@@ -46,11 +45,11 @@ std::vector<std::int64_t> read_order(const json& value, std::int64_t cols, const
   return order;
 }
 
-RecordedTensor read_tensor(const json& object, const std::string& where) {
+RecordedTensor read_tensor(const nlohmann::json& object, const std::string& where) {
   if (!object.is_object()) bad_input("{}: expected an object", where);
   RecordedTensor tensor;
-  const json& name = member(object, "name", where);
-  const json& pattern = member(object, "pattern", where);
+  const nlohmann::json& name = member(object, "name", where);
+  const nlohmann::json& pattern = member(object, "pattern", where);
   if (!name.is_string() || has_control_characters(name.get_ref<const std::string&>())) {
     bad_input("{}: field name: expected a tensor's name", where);
   }
@@ -86,17 +85,17 @@ std::optional<PruneRecord> read_prune_record(const std::filesystem::path& folder
   const std::filesystem::path path = folder / "swiftprune.json";
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
-  const json document = read_json_file(path);
+  const nlohmann::json document = read_json_file(path);
   const std::string file = path.string();
   if (!document.is_object()) bad_input("{}: expected an object", file);
   PruneRecord record;
-  const json& changed = member(document, "weights_changed", file);
+  const nlohmann::json& changed = member(document, "weights_changed", file);
   if (!changed.is_boolean()) bad_input("{}: field weights_changed: expected true or false", file);
   record.weights_changed = changed;
   if (const auto method = document.find("method"); method != document.end() && method->is_string()) {
     record.method = *method;
   }
-  const json& tensors = member(document, "tensors", file);
+  const nlohmann::json& tensors = member(document, "tensors", file);
   if (!tensors.is_array()) bad_input("{}: field tensors: expected a list", file);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     record.tensors.push_back(read_tensor(tensors[i], fmt::format("{}: tensors[{}]", file, i)));
