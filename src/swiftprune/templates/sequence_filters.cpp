@@ -364,7 +364,7 @@ Value select(R renderer, V input, A arguments, bool wanted, bool by_attribute) {
       input, arguments);
 }
 
-constexpr auto kFilters = std::to_array<Filter>({
+constexpr auto kSequenceFilters = std::to_array<Filter>({
     {"length", length},
     {"count", length},
     {"default", default_value},
@@ -393,7 +393,7 @@ constexpr auto kFilters = std::to_array<Filter>({
 
 }  // namespace
 
-std::span<const Filter> sequence_filters() { return kFilters; }
+std::span<const Filter> sequence_filters() { return kSequenceFilters; }
 
 AttributePath::AttributePath(const Value& attribute) {
   if (attribute.is<None>()) return;

@@ -205,7 +205,7 @@ Value force_escape(R, V input, A arguments) {
   return Text(escaped_html(to_text(input)), true);
 }
 
-constexpr auto kFilters = std::to_array<Filter>({
+constexpr auto kTextFilters = std::to_array<Filter>({
     {"tojson", tojson},
     {"trim", trim},
     {"replace", replace},
@@ -240,6 +240,6 @@ constexpr auto kFilters = std::to_array<Filter>({
 
 }  // namespace
 
-std::span<const Filter> text_filters() { return kFilters; }
+std::span<const Filter> text_filters() { return kTextFilters; }
 
 }  // namespace swiftprune::templates
