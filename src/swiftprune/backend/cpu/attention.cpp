@@ -1,7 +1,9 @@
 #include "swiftprune/backend/cpu/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "swiftprune/backend/cpu/kernels.h"
@@ -14,18 +16,23 @@ namespace {
 
 constexpr std::int64_t kTileRows = 192;  // rows of one product: queries times the heads of a group
 constexpr std::int64_t kKeyTile = 256;
+// Few queries are too little work for many threads by heads alone: their keys are split, too.
+constexpr std::int64_t kPartKeys = 512;
+constexpr std::int64_t kFewQueries = 16;
 
-// All query heads that share one key/value head, for one tile of queries. Row r = n·group + g is query n of
-// head g.
+// All query heads that share one key/value head, for one tile of queries and part `part` of their keys, of kPartKeys each,
+// or all of them (kAllKeys). Row r = n·group + g is query n of head g.
 class GroupTile {
  public:
+  static constexpr std::int64_t kAllKeys = -1;
   GroupTile(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& p,
-            std::int64_t kv_head, std::int64_t first_query, std::int64_t num_queries)
+            std::int64_t kv_head, std::int64_t first_query, std::int64_t num_queries, std::int64_t part)
       : p_(p),
         head_(kv_head * (p.num_heads / p.num_kv_heads)),
         group_(p.num_heads / p.num_kv_heads),
         first_query_(first_query),
         num_queries_(num_queries),
+        part_(part),
         rows_(num_queries * group_),
         k_(k.col_block(kv_head * p.head_size, p.head_size)),
         v_(v.col_block(kv_head * p.head_size, p.head_size)),
@@ -35,8 +42,8 @@ class GroupTile {
         scores_(rows_, kKeyTile),
         top_(static_cast<std::size_t>(rows_), -std::numeric_limits<float>::infinity()),
         total_(static_cast<std::size_t>(rows_), 0.0f) {
-    // A sink is a key without a value, which every query has seen already.
-    for (std::int64_t r = 0; r < rows_ && !p.sinks.empty(); ++r) {
+    // A sink is a key without a value, which every query has seen already, in its first part.
+    for (std::int64_t r = 0; r < rows_ && !p.sinks.empty() && part <= 0; ++r) {
       const std::int64_t head = kv_head * group_ + r % group_;
       top_[static_cast<std::size_t>(r)] = p.sinks[static_cast<std::size_t>(head)];
       total_[static_cast<std::size_t>(r)] = 1.0f;
@@ -46,11 +53,31 @@ class GroupTile {
     }
   }
 
-  void run(MatrixView out) {
-    const std::int64_t last_position = p_.first_position + first_query_ + num_queries_ - 1;
-    for (std::int64_t t = first_key(0); t <= last_position; t += kKeyTile) {
-      add_keys(t, std::min(kKeyTile, last_position + 1 - t));
+  // Keys that the queries see, counted from the first one that any of them does.
+  std::int64_t num_keys() const { return end_key() - first_key(0); }
+
+  void run() {
+    const std::int64_t begin = first_key(0) + (part_ == kAllKeys ? 0 : part_ * kPartKeys);
+    const std::int64_t end = part_ == kAllKeys ? end_key() : std::min(end_key(), begin + kPartKeys);
+    for (std::int64_t t = begin; t < end; t += kKeyTile) add_keys(t, std::min(kKeyTile, end - t));
+  }
+
+  // Adds what another part of the same queries' keys has found.
+  void merge(const GroupTile& other) {
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      const auto s = static_cast<std::size_t>(r);
+      const float top = std::max(top_[s], other.top_[s]);
+      const auto share = [&](float of) { return of == top ? 1.0f : std::exp(of - top); };
+      const float own = share(top_[s]);
+      const float others = share(other.top_[s]);
+      total_[s] = own * total_[s] + others * other.total_[s];
+      for (std::int64_t d = 0; d < p_.head_size; ++d)
+        sums_.at(r, d) = own * sums_.at(r, d) + others * other.sums_.at(r, d);
+      top_[s] = top;
     }
+  }
+
+  void write(MatrixView out) {
     for (std::int64_t r = 0; r < rows_; ++r) {
       kernels().scale_row(sums_.row(r), p_.head_size, 1.0f / total_[static_cast<std::size_t>(r)]);
     }
@@ -60,6 +87,7 @@ class GroupTile {
   }
 
  private:
+  std::int64_t end_key() const { return p_.first_position + first_query_ + num_queries_; }
   std::int64_t last_key(std::int64_t n) const { return p_.first_position + first_query_ + n; }
   std::int64_t first_key(std::int64_t n) const {
     return p_.window > 0 ? std::max<std::int64_t>(0, last_key(n) - p_.window + 1) : 0;
@@ -98,7 +126,7 @@ class GroupTile {
 
   const AttentionParams& p_;
   std::int64_t head_;  // the group's first
-  std::int64_t group_, first_query_, num_queries_, rows_;
+  std::int64_t group_, first_query_, num_queries_, part_, rows_;
   ConstMatrixView k_, v_;
   std::int64_t column_;  // of the group's first head in q and out
   Matrix queries_, sums_, scores_;
@@ -109,14 +137,37 @@ class GroupTile {
 
 void attention(ConstMatrixView q, ConstMatrixView k, ConstMatrixView v, const AttentionParams& p,
                MatrixView out) {
+  const std::int64_t num_keys = p.first_position + q.rows;
+  if (q.rows <= kFewQueries && num_keys > kPartKeys) {
+    const auto tile_of = [&](std::int64_t kv_head, std::int64_t part) {
+      return GroupTile(q, k, v, p, kv_head, 0, q.rows, part);
+    };
+    const std::int64_t parts = ceil_div(tile_of(0, 0).num_keys(), kPartKeys);
+    std::vector<std::optional<GroupTile>> tiles(static_cast<std::size_t>(parts * p.num_kv_heads));
+    const auto at = [&](std::int64_t kv_head, std::int64_t part) -> std::optional<GroupTile>& {
+      return tiles[static_cast<std::size_t>(kv_head * parts + part)];
+    };
+    parallel_for(std::ssize(tiles), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t t = first; t < last; ++t) {
+        at(t / parts, t % parts).emplace(tile_of(t / parts, t % parts)).run();
+      }
+    });
+    for (std::int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
+      for (std::int64_t part = 1; part < parts; ++part) at(kv_head, 0)->merge(*at(kv_head, part));
+      at(kv_head, 0)->write(out);
+    }
+    return;
+  }
   const std::int64_t query_tile = std::max<std::int64_t>(16, kTileRows * p.num_kv_heads / p.num_heads);
   const std::int64_t tiles = ceil_div(q.rows, query_tile);
   parallel_for(tiles * p.num_kv_heads, 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
       // The last queries see the most keys: they go first, so that the threads end together.
       const std::int64_t n0 = (tiles - 1 - t / p.num_kv_heads) * query_tile;
-      GroupTile tile(q, k, v, p, t % p.num_kv_heads, n0, std::min(query_tile, q.rows - n0));
-      tile.run(out);
+      GroupTile tile(q, k, v, p, t % p.num_kv_heads, n0, std::min(query_tile, q.rows - n0),
+                     GroupTile::kAllKeys);
+      tile.run();
+      tile.write(out);
     }
   });
 }
