@@ -9,7 +9,7 @@ namespace {
 constexpr int kAppendThreads = 256;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMostSize = 256;   // of a head
+constexpr int kMostSize = static_cast<int>(kMostTiledHeadSize);
 constexpr int kUnroll = 4;       // keys of a group of lanes at a time
 constexpr int kBlocks = 256;     // that should run at once: two a multiprocessor of a large GPU
 constexpr int kMostSplits = 16;  // of the keys of a row
@@ -292,6 +292,7 @@ void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_
 
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream) {
   if (args.rows == 0) return;
+  if (needs_wide_attention(args)) return wide_attention(args, &cache, stream);
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (sizeof(T) == sizeof(float)) {
