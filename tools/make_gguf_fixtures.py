@@ -36,10 +36,12 @@ def write_blocks():
     # Where the f16 numbers of a block lie: they are made finite, so that values can be compared.
     halves = {"F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
               "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
-              "IQ4_NL": [0], "IQ4_XS": [0], "TQ1_0": [52], "TQ2_0": [64]}
+              "IQ4_NL": [0], "IQ4_XS": [0], "TQ1_0": [52], "TQ2_0": [64], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0],
+              "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0]}
     with open(OUT / "blocks.bin", "wb") as file:
         for name in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-                     "Q6_K", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"]:
+                     "Q6_K", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS",
+                     "IQ3_S", "IQ1_S", "IQ1_M"]:
             kind = gguf.GGMLQuantizationType[name]
             block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
             count = 3 if block_size > 1 else 40
@@ -48,6 +50,8 @@ def write_blocks():
                 raw = random.standard_normal((count, 1), dtype=np.float32).view(np.uint8)
             if name == "BF16":
                 raw[:, 1] &= 0x3F  # below 2.0
+            if name == "IQ1_M":
+                raw[:, 55] &= 0xBF  # the upper bits of its f16, which four numbers share: finite
             if name == "MXFP4":
                 raw[:, 0] = [0, 1, 120]  # subnormal powers and one of everyday size
             for at in halves.get(name, []):

@@ -36,7 +36,7 @@ TEST(GgufDequantize, EveryTypeGivesTheReferencesBits) {
     at += num_bytes + expected.size() * sizeof(float);
     seen.insert(type->type);
   }
-  EXPECT_EQ(seen.size(), 18u);
+  EXPECT_EQ(seen.size(), 25u);
 }
 
 TEST(GgufDequantize, NoBlocks) { dequantize(*find_ggml_type(12), {}, {}); }
@@ -44,8 +44,9 @@ TEST(GgufDequantize, NoBlocks) { dequantize(*find_ggml_type(12), {}, {}); }
 TEST(GgufDequantize, NamesOfTypes) {
   EXPECT_EQ(ggml_type_name(14), "Q6_K");
   EXPECT_EQ(ggml_type_name(17), "IQ2_XS");
+  EXPECT_EQ(ggml_type_name(15), "Q8_K");
   EXPECT_EQ(ggml_type_name(77), "type 77");
-  EXPECT_EQ(find_ggml_type(17), nullptr);
+  EXPECT_EQ(find_ggml_type(15), nullptr);
   EXPECT_EQ(find_ggml_type(4), nullptr);  // Q4_2, which was removed from ggml
 }
 

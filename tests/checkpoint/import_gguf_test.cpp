@@ -41,7 +41,7 @@ INSTANTIATE_TEST_SUITE_P(Families, ImportFamily,
                                          "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
                                          "command_r", "cohere2", "gemma", "arcee", "nemotron", "gpt2",
                                          "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
-                                         "deepseek_v2", "deepseek_v3"),
+                                         "deepseek_v2", "deepseek_v3", "lfm2", "lfm2moe"),
                          [](const auto& test_info) { return test_info.param; });
 
 // The file of qwen3 in three parts, by any of them.

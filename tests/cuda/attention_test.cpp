@@ -154,5 +154,79 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
   }
 }
 
+// Heads larger than the tiles, and slopes, which go to a kernel of their own: whole sequences and a few tokens behind
+// cached ones.
+TEST_F(CudaAttentionTest, WideHeadsAndSlopesAgreeWithTheReference) {
+  const auto reference = make_reference_backend();
+  constexpr std::int64_t kCapacity = 80;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const double tolerance = dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 1e-3 : 8e-3;
+    for (const Shape& s :
+         {Shape{33, 2, 4, 2, 512}, {1, 1, 2, 1, 300}, {50, 2, 6, 3, 24}, {20, 1, 2, 2, 200}}) {
+      for (const auto& [window, softcap] : {std::pair{0, 0.0f}, {7, 0.0f}, {0, 3.0f}}) {
+        const Matrix slopes = random_matrix(1, s.heads, 8);
+        AttentionParams params = params_of(s, window, softcap);
+        if (s.head_size <= cuda::kMostTiledHeadSize) params.slopes = slopes.values();
+        const std::int64_t rows = s.length * s.sequences, stride = (s.heads + 2 * s.kv_heads) * s.head_size;
+        const Matrix qkv = rounded(random_matrix(rows, stride, 4), dtype);
+        Matrix expected(rows, s.heads * s.head_size);
+        for (std::int64_t i = 0; i < s.sequences; ++i) {
+          const auto part = qkv.view().row_block(i * s.length, s.length);
+          reference->attention(part.col_block(0, s.heads * s.head_size),
+                               part.col_block(s.heads * s.head_size, s.kv_heads * s.head_size),
+                               part.col_block((s.heads + s.kv_heads) * s.head_size, s.kv_heads * s.head_size),
+                               params, expected.view().row_block(i * s.length, s.length));
+        }
+        const auto slopes_on = upload_as(slopes, DType::kF32);
+        const auto run = [&](const Matrix& x, std::int64_t length, const cuda::CacheArgs* cache) {
+          const auto data = upload_as(x, dtype);
+          const auto out = poisoned(x.rows() * expected.cols() * size_of(dtype));
+          cuda::AttentionArgs args = args_of(s, data.data(), dtype, params);
+          args.rows = x.rows();
+          args.sequence_length = length;
+          args.out = out.data();
+          if (!params.slopes.empty()) args.slopes = slopes_on.as<float>();
+          if (cache == nullptr) {
+            cuda::attention(args, *stream_);
+          } else {
+            cuda::append_cache(args, *cache, *stream_);
+            cuda::cached_attention(args, *cache, *stream_);
+          }
+          return download_as(out, dtype, x.rows(), expected.cols());
+        };
+        EXPECT_LE(relative_error(run(qkv, s.length, nullptr).view(), expected.view()), tolerance)
+            << name_of(dtype) << " head size " << s.head_size << " window " << window;
+        const auto bytes = s.sequences * kCapacity * s.kv_heads * s.head_size * size_of(dtype);
+        const auto keys = poisoned(bytes), values = poisoned(bytes);
+        std::vector<std::int32_t> lanes;
+        for (std::int64_t i = 0; i < s.sequences; ++i)
+          lanes.push_back(static_cast<std::int32_t>(s.sequences - 1 - i));
+        const auto lanes_on = upload(std::span<const std::int32_t>(lanes));
+        Matrix found(rows, expected.cols());
+        for (std::int64_t first = 0; first < s.length;) {
+          const std::int64_t count = std::min(s.length - first, std::int64_t{first == 0 ? 9 : 1});
+          Matrix piece(s.sequences * count, stride);
+          for (std::int64_t r = 0; r < piece.rows(); ++r)
+            std::copy_n(qkv.row(r / count * s.length + first + r % count), stride, piece.row(r));
+          const std::vector<std::int32_t> at(lanes.size(), static_cast<std::int32_t>(first));
+          const auto positions = upload(std::span<const std::int32_t>(at));
+          cuda::CacheArgs cache;
+          cache.keys = keys.data();
+          cache.values = values.data();
+          cache.capacity = kCapacity;
+          cache.lanes = lanes_on.as<std::int32_t>();
+          cache.positions = positions.as<std::int32_t>();
+          const Matrix out = run(piece, count, &cache);
+          for (std::int64_t r = 0; r < piece.rows(); ++r)
+            std::copy_n(out.row(r), out.cols(), found.row(r / count * s.length + first + r % count));
+          first += count;
+        }
+        EXPECT_LE(relative_error(found.view(), expected.view()), tolerance)
+            << "cached, " << name_of(dtype) << " head size " << s.head_size << " window " << window;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace swiftprune

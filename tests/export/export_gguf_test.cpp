@@ -56,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
                                          "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
                                          "command_r", "cohere2", "gemma", "arcee", "nemotron", "gpt2",
                                          "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
-                                         "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4"),
+                                         "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4", "lfm2", "lfm2moe"),
                          [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.

@@ -136,7 +136,7 @@ std::int64_t stored_row(RowOrder order, std::int64_t row, std::int64_t heads, st
 std::span<const GgufArchitecture> gguf_architectures() {
   static const std::vector<GgufArchitecture> all = [] {
     std::vector<GgufArchitecture> result;
-    for (const auto& part : {gguf_llama_like(), gguf_other_norms(), gguf_with_experts()}) {
+    for (const auto& part : {gguf_llama_like(), gguf_other_norms(), gguf_with_experts(), gguf_hybrids()}) {
       result.insert(result.end(), part.begin(), part.end());
     }
     return result;
@@ -162,6 +162,21 @@ std::int64_t gguf_dense_blocks(const GgufFile& file) {
     bad_input("{}: {}: found {}, expected 0 to block_count ({})", file.name(), key, dense, blocks);
   }
   return dense;
+}
+
+std::vector<bool> gguf_attention_blocks(const GgufFile& file) {
+  const std::int64_t blocks = file.integer(key_of(file, "block_count")).value_or(0);
+  const std::string key = key_of(file, "attention.head_count_kv");
+  std::vector<bool> attends(static_cast<std::size_t>(std::max<std::int64_t>(0, blocks)), true);
+  if (!file.has(key)) return attends;
+  const std::vector<std::int64_t> heads = *file.integers(key);
+  if (heads.size() <= 1) return attends;
+  if (heads.size() != attends.size()) {
+    bad_input("{}: {}: found {} numbers, expected one for each of the {} layers", file.name(), key,
+              heads.size(), blocks);
+  }
+  for (std::size_t i = 0; i < heads.size(); ++i) attends[i] = heads[i] != 0;
+  return attends;
 }
 
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file) {

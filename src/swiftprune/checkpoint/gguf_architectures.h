@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -39,10 +40,11 @@ enum class TensorForm {
   // value in turn (LatentAttention in model/model_config.h); the key part lies transposed.
   kLatentKeys,
   kLatentValues,
+  kConvolution,  // [channels, taps], there [channels, 1, taps]
 };
 
-// Which blocks have it.
-enum class TensorBlocks { kAll, kDense, kSparse };
+// Which blocks have it: all; those without experts, or with; those with attention, or with another mixer in its place.
+enum class TensorBlocks { kAll, kDense, kSparse, kAttention, kMixer };
 
 struct TensorRule {
   std::string_view gguf;          // without "blk.N." and ".weight"
@@ -56,7 +58,7 @@ struct TensorRule {
   bool optional = false;  // all of its blocks have it, or none
 
   bool is_expert() const { return form >= TensorForm::kGateExperts && form <= TensorForm::kDownExperts; }
-  bool is_latent() const { return form >= TensorForm::kLatentKeys; }
+  bool is_latent() const { return form == TensorForm::kLatentKeys || form == TensorForm::kLatentValues; }
 };
 
 struct ConfigField {
@@ -90,10 +92,11 @@ struct GgufArchitecture {
 };
 
 std::span<const GgufArchitecture> gguf_architectures();
-// Those of the files gguf_llama_like.cpp, gguf_other_norms.cpp and gguf_experts.cpp.
+// Those of the files gguf_llama_like.cpp, gguf_other_norms.cpp, gguf_experts.cpp and gguf_hybrids.cpp.
 std::span<const GgufArchitecture> gguf_llama_like();
 std::span<const GgufArchitecture> gguf_other_norms();
 std::span<const GgufArchitecture> gguf_with_experts();
+std::span<const GgufArchitecture> gguf_hybrids();
 // Throws Error{kBadInput} with the list of those that are known.
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file);
 
@@ -104,5 +107,7 @@ nlohmann::ordered_json gguf_config(const GgufFile& file, const GgufArchitecture&
 std::int64_t gguf_extra_blocks(const GgufFile& file);
 // The first blocks, which have no experts (leading_dense_block_count).
 std::int64_t gguf_dense_blocks(const GgufFile& file);
+// Of each block: has it attention? attention.head_count_kv has a 0 for one that has not.
+std::vector<bool> gguf_attention_blocks(const GgufFile& file);
 
 }  // namespace swiftprune

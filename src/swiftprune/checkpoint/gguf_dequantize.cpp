@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/checkpoint/gguf_grid_blocks.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/tensor/dtype.h"
 
@@ -221,15 +222,21 @@ constexpr std::array kTypes = {
     GgmlTypeTraits{GgmlType::kQ6_K, "Q6_K", 256, 210, each_block<256, 210, q6_k_block>},
     GgmlTypeTraits{GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, each_block<32, 18, iq4_nl_block>},
     GgmlTypeTraits{GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, each_block<256, 136, iq4_xs_block>},
+    GgmlTypeTraits{GgmlType::kIQ3_S, "IQ3_S", 256, 110, each_block<256, 110, iq3_s_block>},
+    GgmlTypeTraits{GgmlType::kIQ3_XXS, "IQ3_XXS", 256, 98, each_block<256, 98, iq3_xxs_block>},
+    GgmlTypeTraits{GgmlType::kIQ2_S, "IQ2_S", 256, 82, each_block<256, 82, iq2_s_block>},
+    GgmlTypeTraits{GgmlType::kIQ2_XS, "IQ2_XS", 256, 74, each_block<256, 74, iq2_xs_block>},
+    GgmlTypeTraits{GgmlType::kIQ2_XXS, "IQ2_XXS", 256, 66, each_block<256, 66, iq2_xxs_block>},
+    GgmlTypeTraits{GgmlType::kIQ1_M, "IQ1_M", 256, 56, each_block<256, 56, iq1_m_block>},
+    GgmlTypeTraits{GgmlType::kIQ1_S, "IQ1_S", 256, 50, each_block<256, 50, iq1_s_block>},
     GgmlTypeTraits{GgmlType::kTQ1_0, "TQ1_0", 256, 54, each_block<256, 54, tq1_0_block>},
     GgmlTypeTraits{GgmlType::kTQ2_0, "TQ2_0", 256, 66, each_block<256, 66, tq2_0_block>},
     GgmlTypeTraits{GgmlType::kMXFP4, "MXFP4", 32, 17, each_block<32, 17, mxfp4_block>},
 };
 
 constexpr std::pair<std::uint32_t, std::string_view> kOtherTypes[] = {
-    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
-    {21, "IQ3_S"}, {22, "IQ2_S"}, {24, "I8"},      {25, "I16"},    {26, "I32"},     {27, "I64"},
-    {28, "F64"},   {29, "IQ1_M"}, {40, "NVFP4"},   {41, "Q1_0"}};
+    {9, "Q8_1"}, {15, "Q8_K"}, {24, "I8"},    {25, "I16"}, {26, "I32"},
+    {27, "I64"}, {28, "F64"},  {40, "NVFP4"}, {41, "Q1_0"}};
 
 }  // namespace
 

@@ -24,8 +24,15 @@ enum class GgmlType : std::uint32_t {
   kQ4_K = 12,
   kQ5_K = 13,
   kQ6_K = 14,
+  kIQ2_XXS = 16,
+  kIQ2_XS = 17,
+  kIQ3_XXS = 18,
+  kIQ1_S = 19,
   kIQ4_NL = 20,
+  kIQ3_S = 21,
+  kIQ2_S = 22,
   kIQ4_XS = 23,
+  kIQ1_M = 29,
   kBF16 = 30,
   kTQ1_0 = 34,
   kTQ2_0 = 35,
@@ -42,7 +49,7 @@ struct GgmlTypeTraits {
 
 // Null when swiftprune cannot read the type.
 const GgmlTypeTraits* find_ggml_type(std::uint32_t type);
-// Any type's name, also of those that cannot be read: "IQ2_XS", "type 77".
+// Any type's name, also of those that cannot be read: "Q8_K", "type 77".
 std::string ggml_type_name(std::uint32_t type);
 // "F32, F16, Q4_0, ...": those that can be read.
 std::string readable_ggml_types();

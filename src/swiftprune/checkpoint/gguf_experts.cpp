@@ -29,18 +29,6 @@ constexpr TensorRule whole_name(TensorBlocks blocks, std::string_view gguf, std:
   return {gguf, name, "none", RowOrder::kSame, 0.0f, TensorForm::kWholeName, blocks, optional};
 }
 
-void check_counts(const GgufFile& file) {
-  const std::string count_key = key_of(file, "expert_count"), used_key = key_of(file, "expert_used_count");
-  constexpr std::int64_t kMost = 65536;
-  const std::int64_t count = file.integer(count_key).value_or(0), used = file.integer(used_key).value_or(0);
-  if (count < 1 || count > kMost) {
-    bad_input("{}: {}: found {}, expected 1 to {}", file.name(), count_key, count, kMost);
-  }
-  if (used < 1 || used > count) {
-    bad_input("{}: {}: found {}, expected 1 to {} ({})", file.name(), used_key, used, count_key, count);
-  }
-}
-
 // Groups of experts, and how many of them a token may use.
 void add_groups(const GgufFile& file, Json& config) {
   const std::string key = key_of(file, "expert_group_count"), used = key_of(file, "expert_group_used_count");
@@ -59,7 +47,7 @@ void add_groups(const GgufFile& file, Json& config) {
 
 // What DeepSeek's and GLM's routers have beside their numbers of experts.
 void add_router(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   add_groups(file, config);
   const double scale = file.number(key_of(file, "expert_weights_scale")).value_or(0.0);
   config["routed_scaling_factor"] = scale == 0.0 ? 1.0 : float_as_written(scale);
@@ -99,7 +87,7 @@ constexpr TensorRule kMixtralBlock[] = {
 };
 
 void complete_mixtral(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   complete_llama(file, config);
   config["sliding_window"] = nullptr;
 }
@@ -154,7 +142,7 @@ constexpr TensorRule kQwen3MoeBlock[] = {
 };
 
 void complete_qwen2_moe(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   complete_qwen2(file, config);
   if (!config.contains("shared_expert_intermediate_size")) {
     config["shared_expert_intermediate_size"] = config.at("intermediate_size");  // as llama.cpp takes it
@@ -162,7 +150,7 @@ void complete_qwen2_moe(const GgufFile& file, Json& config) {
 }
 
 void complete_qwen3_moe(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   complete_qwen3(file, config);
 }
 
@@ -170,7 +158,7 @@ constexpr auto kOlmoeFields =
     joined(kLlamaFields, {{"num_experts", "expert_count"}, {"num_experts_per_tok", "expert_used_count"}});
 
 void complete_olmoe(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   complete_qwen2(file, config);
 }
 
@@ -208,7 +196,7 @@ constexpr TensorRule kGptOssBlock[] = {
 };
 
 void complete_gpt_oss(const GgufFile& file, Json& config) {
-  check_counts(file);
+  check_expert_counts(file);
   const std::int64_t head_dim = head_dim_of(file, config);
   require_full_rotation(file, head_dim);
   config["head_dim"] = head_dim;
@@ -425,6 +413,22 @@ constexpr GgufArchitecture kArchitectures[] = {
 };
 
 }  // namespace
+
+namespace gguf_fields {
+
+void check_expert_counts(const GgufFile& file) {
+  const std::string count_key = key_of(file, "expert_count"), used_key = key_of(file, "expert_used_count");
+  constexpr std::int64_t kMost = 65536;
+  const std::int64_t count = file.integer(count_key).value_or(0), used = file.integer(used_key).value_or(0);
+  if (count < 1 || count > kMost) {
+    bad_input("{}: {}: found {}, expected 1 to {}", file.name(), count_key, count, kMost);
+  }
+  if (used < 1 || used > count) {
+    bad_input("{}: {}: found {}, expected 1 to {} ({})", file.name(), used_key, used, count_key, count);
+  }
+}
+
+}  // namespace gguf_fields
 
 std::span<const GgufArchitecture> gguf_with_experts() { return kArchitectures; }
 

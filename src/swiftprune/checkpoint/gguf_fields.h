@@ -43,6 +43,9 @@ void complete_qwen3(const GgufFile& file, Json& config);
 void complete_partial(const GgufFile& file, Json& config);
 void complete_glm4(const GgufFile& file, Json& config);  // as complete_partial(), with head_dim
 
+// Throws where expert_count and expert_used_count are not what a model can have.
+void check_expert_counts(const GgufFile& file);
+
 inline constexpr ConfigField kLlamaFields[] = {
     {"hidden_size", "embedding_length"},
     {"intermediate_size", "feed_forward_length"},

@@ -38,7 +38,8 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {"olmo mpt", Kind::kByteLevel, "", true},  // the GPT-NeoX tokenizer (Pythia) goes by these names
     {"smollm starcoder refact exaone codeshell minerva-7b", Kind::kDigitsThenByteLevel, ""},
     {"command-r", Kind::kDigitsThenByteLevel, "", true},
-    {"llama-bpe llama3 llama-v3 falcon3", Kind::kSplitThenByteLevel, kLlama3Pattern, false, true, true},
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", Kind::kSplitThenByteLevel,
+     kLlama3Pattern, false, true, true},
     {"dbrx smaug-bpe glm4 chatglm-bpe", Kind::kSplitThenByteLevel, kLlama3Pattern},
     {"qwen2 deepseek-r1-qwen megrez stablelm2", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
     {"tekken", Kind::kSplitThenByteLevel, kTekkenPattern, false, true, true},

@@ -36,6 +36,8 @@ struct TensorPlan {
 
   std::vector<std::int64_t> shape() const {
     if (rule->form == TensorForm::kOneRow) return {1, source->numel()};
+    if (rule->form == TensorForm::kConvolution && source->shape.size() == 2)
+      return {source->shape[0], 1, source->shape[1]};
     return source->shape;
   }
   float offset() const { return source->name.ends_with(".bias") ? 0.0f : rule->offset; }
@@ -73,10 +75,31 @@ std::string hugging_face_name(const TensorRule& rule, const TensorName& name) {
   return rule.form == TensorForm::kWholeName ? result : result + "." + std::string(name.part);
 }
 
-// Has the block a tensor of this rule?
-bool applies(const TensorRule& rule, std::int64_t block, std::int64_t dense_blocks) {
-  return rule.blocks == TensorBlocks::kAll || (rule.blocks == TensorBlocks::kDense) == (block < dense_blocks);
-}
+// The kinds of a file's blocks.
+struct BlockKinds {
+  BlockKinds(const GgufFile& file, const GgufArchitecture& architecture)
+      : dense(architecture.has_experts ? gguf_dense_blocks(file) : 0), attends(gguf_attention_blocks(file)) {}
+
+  // Has the block a tensor of this rule?
+  bool have(const TensorRule& rule, std::int64_t block) const {
+    switch (rule.blocks) {
+      case TensorBlocks::kAll:
+        return true;
+      case TensorBlocks::kDense:
+        return block < dense;
+      case TensorBlocks::kSparse:
+        return block >= dense;
+      case TensorBlocks::kAttention:
+      case TensorBlocks::kMixer:
+        break;
+    }
+    const bool attention = block >= std::ssize(attends) || attends[static_cast<std::size_t>(block)];
+    return attention == (rule.blocks == TensorBlocks::kAttention);
+  }
+
+  std::int64_t dense;  // so many in front
+  std::vector<bool> attends;
+};
 
 // The rule's own suffixes in the file.
 bool names(const TensorRule& rule, const TensorName& name) {
@@ -88,7 +111,7 @@ bool names(const TensorRule& rule, const TensorName& name) {
 std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitecture& architecture,
                                      const Json& config, std::vector<std::string>& notes) {
   const std::int64_t num_blocks = config.at("num_hidden_layers"), extra_blocks = gguf_extra_blocks(file);
-  const std::int64_t dense_blocks = architecture.has_experts ? gguf_dense_blocks(file) : 0;
+  const BlockKinds kinds(file, architecture);
   std::vector<TensorPlan> plan;
   std::int64_t left_out = 0;
   for (const GgufTensor& tensor : file.tensors()) {
@@ -99,7 +122,7 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
     }
     const auto rules = name && name->block >= 0 ? architecture.block_tensors : architecture.model_tensors;
     const auto rule = std::find_if(rules.begin(), rules.end(), [&](const TensorRule& r) {
-      return name && names(r, *name) && (name->block < 0 || applies(r, name->block, dense_blocks));
+      return name && names(r, *name) && (name->block < 0 || kinds.have(r, name->block));
     });
     if (rule == rules.end()) {
       bad_input("{}: tensor {}: not a tensor of the architecture {} that swiftprune knows", file.name(),
@@ -149,14 +172,14 @@ void check_complete(const GgufFile& file, const GgufArchitecture& architecture, 
   for (const TensorRule& rule : architecture.model_tensors) {
     if (rule.gguf != "output") require(rule, "", false);  // without it the head is the embedding
   }
-  const std::int64_t dense_blocks = architecture.has_experts ? gguf_dense_blocks(file) : 0;
+  const BlockKinds kinds(file, architecture);
   for (const TensorRule& rule : architecture.block_tensors) {
-    const std::int64_t first = rule.blocks == TensorBlocks::kSparse ? dense_blocks : 0;
+    const std::int64_t first = rule.blocks == TensorBlocks::kSparse ? kinds.dense : 0;
     const char* suffix = rule.form == TensorForm::kWholeName ? "" : ".weight";
     const bool absent =
         rule.optional && file.find(fmt::format("blk.{}.{}{}", first, rule.gguf, suffix)) == nullptr;
     for (std::int64_t b = 0; b < num_blocks; ++b) {
-      if (applies(rule, b, dense_blocks)) require(rule, fmt::format("blk.{}.", b), absent);
+      if (kinds.have(rule, b)) require(rule, fmt::format("blk.{}.", b), absent);
     }
   }
 }
@@ -274,7 +297,8 @@ void add_special_tokens(const SpecialTokens& special, Json& config, Json& genera
 // A router's correction bias chooses experts by small differences: it stays as exact as it is stored, as in DeepSeek's
 // own files.
 DType dtype_of(const TensorPlan& tensor, DType dtype) {
-  const bool is_correction = tensor.rule->hugging_face.ends_with("e_score_correction_bias");
+  const std::string_view name = tensor.rule->hugging_face;
+  const bool is_correction = name.ends_with("e_score_correction_bias") || name.ends_with("expert_bias");
   return is_correction && tensor.source->type->type == GgmlType::kF32 ? DType::kF32 : dtype;
 }
 

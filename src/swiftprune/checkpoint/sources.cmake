@@ -13,10 +13,13 @@ target_sources(swiftprune PRIVATE
   checkpoint/checkpoint_writer.cpp
   checkpoint/gguf.cpp
   checkpoint/gguf_dequantize.cpp
+  checkpoint/gguf_grid_blocks.cpp
+  checkpoint/gguf_grids.cpp
   checkpoint/gguf_fields.cpp
   checkpoint/gguf_llama_like.cpp
   checkpoint/gguf_other_norms.cpp
   checkpoint/gguf_experts.cpp
+  checkpoint/gguf_hybrids.cpp
   checkpoint/gguf_architectures.cpp
   checkpoint/gguf_assembly.cpp
   checkpoint/gguf_pre_tokenizers.cpp
@@ -24,4 +27,4 @@ target_sources(swiftprune PRIVATE
   checkpoint/import_gguf.cpp
   checkpoint/gguf_folder.cpp)
 # Dequantised values must not depend on whether the processor has FMA.
-set_source_files_properties(checkpoint/gguf_dequantize.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+set_source_files_properties(checkpoint/gguf_dequantize.cpp checkpoint/gguf_grid_blocks.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

@@ -5,8 +5,6 @@
 namespace swiftprune::cuda {
 namespace {
 
-constexpr std::int64_t kMaxHeadSize = 256;  // of the kernels of attention.cu and generation.cu
-
 Capabilities make_capabilities() {
   using enum Pattern::Kind;
   using enum ModelFeature;
@@ -73,7 +71,25 @@ Capabilities make_capabilities() {
                 kLinearBias,
                 kHeadBias,
                 kLayerSizes,
-                kExperts};
+                kSingleParts,
+                kShortConvolution,
+                kGatedDeltaNet,
+                kMamba2,
+                kParallelMixers,
+                kGatedHeads,
+                kLatentAttention,
+                kHeadSizes,
+                kKeysAreValues,
+                kValueNorms,
+                kOutputScale,
+                kSlopes,
+                kLinearScale,
+                kEmbeddingNorm,
+                kTransposedLinears,
+                kExperts,
+                kPlainExperts,
+                kScaledExperts,
+                kExpertCounts};
   c.max_head_size = kMaxHeadSize;
   return c;
 }

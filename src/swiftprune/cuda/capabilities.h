@@ -7,5 +7,6 @@
 namespace swiftprune::cuda {
 
 const Capabilities& capabilities();
+inline constexpr std::int64_t kMaxHeadSize = 512;  // of attention's kernels (kernels.h)
 
 }  // namespace swiftprune::cuda

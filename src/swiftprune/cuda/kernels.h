@@ -128,7 +128,7 @@ void norm_rows(const NormArgs& args, void* x, DType dtype, std::int64_t stride, 
 void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride, float limit,
                cudaStream_t stream);
 
-// Per head, in place: norm (when gain is given), then a factor that depends on the position, then the rotary embedding
+// Per head, in place: norm (where it is asked for), then a factor that depends on the position, then the rotary embedding
 // (when cos is given). Neighbours that are rotated stay where they are; the processor puts pairs of halves in their
 // place, which products of queries and keys do not tell apart.
 struct HeadsArgs {
@@ -138,9 +138,10 @@ struct HeadsArgs {
   std::int64_t row_stride = 0;   // elements
   std::int64_t head_stride = 0;  // elements
   std::int64_t num_heads = 0;
-  std::int64_t head_size = 0;    // at most 512
-  const float* gain = nullptr;   // [head_size], or [heads, head_size] with gain_stride
-  const float* bias = nullptr;   // the same
+  std::int64_t head_size = 0;  // at most 512
+  bool normed = false;
+  const float* gain = nullptr;   // [head_size], or [heads, head_size] with gain_stride; null: ones
+  const float* bias = nullptr;   // the same, or null
   std::int64_t gain_stride = 0;  // from one head's gain to the next
   bool layer = false;
   float gain_offset = 0.0f;
@@ -155,6 +156,38 @@ struct HeadsArgs {
   const std::int32_t* positions = nullptr;  // of each sequence's first row, on the device; null: 0
 };
 void prepare_heads(const HeadsArgs& args, cudaStream_t stream);
+
+// Heads of rows from one place to another: y [rows, num_heads, padded] = x [rows, num_heads, size], zeros behind it.
+struct CopyHeadsArgs {
+  const void* x = nullptr;
+  DType x_dtype = DType::kBF16;
+  std::int64_t x_row_stride = 0;   // elements
+  std::int64_t x_head_stride = 0;  // 0: one head for all
+  void* y = nullptr;
+  DType y_dtype = DType::kBF16;
+  std::int64_t y_row_stride = 0;
+  std::int64_t y_head_stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t num_heads = 1;
+  std::int64_t size = 0;
+  std::int64_t padded = 0;  // 0: size
+};
+void copy_heads(const CopyHeadsArgs& args, cudaStream_t stream);
+// y [rows, heads·size] *= sigmoid(gate), gate of the same dtype: head h of row r at r·row_stride + h·head_stride
+struct GateHeadsArgs {
+  const void* gate = nullptr;
+  std::int64_t row_stride = 0;
+  std::int64_t head_stride = 0;
+  void* y = nullptr;
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t head_size = 0;
+};
+void gate_heads(const GateHeadsArgs& args, cudaStream_t stream);
+// x [rows, cols] of a stride, in place
+void scale_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride, float factor,
+                cudaStream_t stream);
 
 enum class ActivationKind { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kQuickGelu, kClippedGelu, kMish };
 // gated: x [rows, 2·cols] -> y [rows, cols] = act(first half)·second half; else x [rows, cols] -> y = act(x)
@@ -204,11 +237,13 @@ struct FewExpertsArgs {
   int top_k = 1;
   const std::int32_t* chosen = nullptr;  // [rows, top_k]
   const float* gates = nullptr;          // [rows, top_k], of experts_down() alone
-  const void* up_bias = nullptr;         // [E, 2·width] of dtype, or null
+  const void* up_bias = nullptr;         // [E, 2·width] of dtype ([E, width] without gates), or null
   const float* down_bias = nullptr;      // [E, hidden] or null
   ClampedGate clamped = {};
+  bool gated = true;
 };
-// x [rows, hidden], gate_up [E, 2·width, hidden] (gate first) -> inner [rows·top_k, width]
+// x [rows, hidden], gate_up [E, 2·width, hidden] (gate first; without gates [E, width, hidden]) -> inner [rows·top_k,
+// width]
 void experts_up(const FewExpertsArgs& args, ActivationKind kind, const void* x, const void* gate_up,
                 void* inner, cudaStream_t stream);
 // y [rows, hidden] += Σ_k gate·down, down [E, hidden, width]
@@ -250,17 +285,136 @@ struct AttentionArgs {
   std::int64_t head_stride = 0;
   std::int64_t num_heads = 0;
   std::int64_t num_kv_heads = 0;
-  std::int64_t head_size = 0;  // at most 256
+  std::int64_t head_size = 0;  // at most kMostHeadSize
   float scale = 1.0f;
   float softcap = 0.0f;     // > 0: cap·tanh(score/cap)
   std::int64_t window = 0;  // > 0: keys a query sees, itself included
   // [heads] or null: a score of each head that every query has beside its keys', and that brings no value
   const float* sinks = nullptr;
+  // [heads] or null: slope·(key − query) joins each score (ALiBi)
+  const float* slopes = nullptr;
 };
+inline constexpr std::int64_t kMostHeadSize = 512;
 // The fastest kernel that the device has for these arguments.
 void attention(const AttentionArgs& args, cudaStream_t stream);
-// The kernel of every device.
+// The kernel of every device, for heads of at most kMostTiledHeadSize and without slopes.
+inline constexpr std::int64_t kMostTiledHeadSize = 256;
 void attention_portable(const AttentionArgs& args, cudaStream_t stream);
+
+// -- Recurrent mixers (mixers.cu) ---------------------------------------------------------------------------
+// Sequences of `length` rows each, one after the other. What is remembered of sequence s lies in lane lanes[s]; where
+// positions[s] is 0 nothing is yet. Without lanes all begin anew, and nothing is kept.
+struct SequencesArgs {
+  std::int64_t rows = 0;
+  std::int64_t length = 0;
+  const std::int32_t* lanes = nullptr;
+  const std::int32_t* positions = nullptr;  // with lanes
+};
+
+// y_n = bias + Σ_j taps_j·x_{n − T + 1 + j} of each channel (backend.h), then SiLU where it is asked for.
+struct ConvolutionArgs {
+  SequencesArgs sequences;
+  const void* x = nullptr;       // first channel of the first row
+  const void* factor = nullptr;  // multiplies x, as x lies; or null
+  DType dtype = DType::kBF16;
+  std::int64_t row_stride = 0;  // elements
+  std::int64_t channels = 0;
+  std::int64_t taps_count = 0;  // T
+  const float* taps = nullptr;  // [T, channels]
+  const float* bias = nullptr;  // [channels] or null
+  bool silu = false;
+  float* past = nullptr;  // [lanes, T − 1, channels], with lanes
+  float* y = nullptr;     // [rows, channels]
+};
+void causal_convolution(const ConvolutionArgs& args, cudaStream_t stream);
+
+// Each head of a row, in place, times length/√(Σ x² + eps).
+struct ScaleHeadsArgs {
+  float* x = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t row_stride = 0;
+  std::int64_t num_heads = 0;
+  std::int64_t head_size = 0;
+  float length = 1.0f;
+  float eps = 0.0f;
+};
+void scale_heads(const ScaleHeadsArgs& args, cudaStream_t stream);
+
+// time' = max(least_time, softplus(time_scale·time + step_bias)); decays = exp(−e^decay·time'), steps = sigmoid(rate)
+// or, without rate, time'.
+struct MixerGatesArgs {
+  const void* time = nullptr;  // [rows, heads]
+  const void* rate = nullptr;  // the same, or null
+  DType dtype = DType::kBF16;
+  std::int64_t row_stride = 0;  // of both
+  std::int64_t rows = 0;
+  std::int64_t num_heads = 0;
+  const float* decay = nullptr;      // [heads]
+  const float* step_bias = nullptr;  // [heads]
+  float time_scale = 1.0f;
+  float least_time = 0.0f;
+  float* decays = nullptr;  // [rows, heads]
+  float* steps = nullptr;   // [rows, heads]
+};
+void mixer_gates(const MixerGatesArgs& args, cudaStream_t stream);
+
+// Backend::recurrence() of each sequence.
+inline constexpr std::int64_t kMostStateKeys = 512;
+struct RecurrenceArgs {
+  SequencesArgs sequences;
+  const float* q = nullptr;  // first element of the first row; k, v likewise
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::int64_t row_stride = 0;  // of all three
+  const float* decays = nullptr;
+  const float* steps = nullptr;
+  std::int64_t num_heads = 0;
+  std::int64_t num_key_heads = 0;
+  std::int64_t key_size = 0;  // at most kMostStateKeys
+  std::int64_t value_size = 0;
+  bool delta_rule = false;
+  float* state = nullptr;  // [lanes, heads, values, keys], with lanes
+  float* y = nullptr;      // [rows, heads·values]
+};
+void recurrence(const RecurrenceArgs& args, cudaStream_t stream);
+
+// x = y + skip·v; out = norm(x·g), or norm(x)·g, or x·g, group by group of elements; g = silu(gate_scale·gate) or
+// gate_scale·gate.
+struct MixerOutputArgs {
+  const float* y = nullptr;  // [rows, num_groups·group_size]
+  std::int64_t rows = 0;
+  std::int64_t num_groups = 1;
+  std::int64_t group_size = 0;
+  const float* skip = nullptr;  // by head; or null
+  const float* v = nullptr;     // with skip
+  std::int64_t v_stride = 0;
+  std::int64_t head_size = 1;  // with skip
+  const void* gate = nullptr;
+  std::int64_t gate_stride = 0;
+  float gate_scale = 1.0f;
+  bool silu = true;
+  const float* norm = nullptr;   // gain [group_size], or of each group; null: no norm
+  std::int64_t norm_stride = 0;  // from one group's gain to the next
+  bool norm_first = false;
+  float eps = 0.0f;
+  void* out = nullptr;
+  std::int64_t out_stride = 0;
+  DType dtype = DType::kBF16;  // of gate and out
+};
+void mixer_output(const MixerOutputArgs& args, cudaStream_t stream);
+
+// Rows of [for each key head: q | k | its values | their z][for each key head: its b | its a] -> [q | k | v | z | b | a].
+struct UngroupArgs {
+  const void* x = nullptr;
+  void* y = nullptr;
+  DType dtype = DType::kBF16;
+  std::int64_t rows = 0;
+  std::int64_t key_heads = 0;
+  std::int64_t value_heads = 0;
+  std::int64_t key_size = 0;
+  std::int64_t value_size = 0;
+};
+void ungroup(const UngroupArgs& args, cudaStream_t stream);
 
 // -- Generation (generation.cu) -----------------------------------------------------------------------------
 // Keys and values of several sequences, each in a lane of its own: [lanes, capacity, kv_heads·head_size] of
@@ -281,6 +435,12 @@ void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_
 // False, with nothing done, for heads that it does not take.
 bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const CacheArgs& cache,
                        cudaStream_t stream);
+// Attention of the rows with all cached positions up to their own, and, without a cache, of whole sequences: of large
+// heads, and with slopes (attention_wide.cu). Others go to faster kernels.
+void wide_attention(const AttentionArgs& args, const CacheArgs* cache, cudaStream_t stream);
+inline bool needs_wide_attention(const AttentionArgs& args) {
+  return args.head_size > kMostTiledHeadSize || args.slopes != nullptr;
+}
 // Attention of the rows with all cached positions up to their own.
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
 
@@ -430,9 +590,9 @@ void weighted_differences(const void* a, const void* b, DType dtype, std::int64_
                           const double* weights, double* sums, cudaStream_t stream);
 
 // -- Removal of experts (expert_rows.cu) --------------------------------------------------------------------
-// norms [rows] = √Σ_j x², largest [rows] = max_j |x| of x = a + b; b may be null.
+// norms [rows] = √Σ_j x², largest [rows] = max_j |x| of x = a + factor·b; b may be null.
 void row_sizes(const float* a, const float* b, std::int64_t rows, std::int64_t cols, double* norms,
-               double* largest, cudaStream_t stream);
+               double* largest, cudaStream_t stream, float factor = 1.0f);
 // squares [rows] = Σ_j y², products [rows] = Σ_j y·(y - dense)
 void row_products(const float* y, const float* dense, std::int64_t rows, std::int64_t cols, double* squares,
                   double* products, cudaStream_t stream);

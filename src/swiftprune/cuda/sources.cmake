@@ -25,6 +25,8 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/experts.cpp
     cuda/forward/attention.cu
     cuda/forward/attention_hopper.cu
+    cuda/forward/attention_wide.cu
+    cuda/forward/mixers.cu
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
     cuda/sparse/packed_grid.cu
@@ -38,6 +40,8 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/packed_weight.cpp
     cuda/forward/block_weights.cpp
     cuda/forward/block.cpp
+    cuda/forward/block_attention.cpp
+    cuda/forward/mixer.cpp
     cuda/forward/streaming.cpp
     cuda/refinement/inverse.cpp
     cuda/refinement/grid_solver.cpp

@@ -46,11 +46,11 @@ struct TensorPlan {
     for (const std::int64_t extent : shape) n *= extent;
     return n;
   }
-  // Routers choose by small differences, biases are small, and llama.cpp leaves positions as they are: all are F32 like
-  // vectors.
+  // Routers choose by small differences, biases are small, and llama.cpp leaves positions and convolutions as they are:
+  // all are F32 like vectors.
   bool is_matrix() const {
     return shape.size() > 1 && !(made && made->is_bias) && rule->gguf != "ffn_gate_inp" &&
-           rule->gguf != "position_embd";
+           rule->gguf != "position_embd" && rule->form != TensorForm::kConvolution;
   }
   std::string source_name() const { return source != nullptr ? source->name : made->name; }
 };
@@ -94,6 +94,7 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
                       .block = *block,
                       .shape = tensor.shape};
       if (rule.form == TensorForm::kOneRow) plan.shape = {tensor.numel()};
+      if (rule.form == TensorForm::kConvolution) plan.shape = {tensor.shape.front(), tensor.shape.back()};
       return plan;
     }
   }

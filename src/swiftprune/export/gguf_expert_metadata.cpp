@@ -13,10 +13,12 @@ struct RouterRules {
   std::string_view architecture;
   bool renormalised;       // where it is fixed
   bool has_router_fields;  // expert_gating_func, _weights_norm, _weights_scale, groups, dense blocks in front
+  bool has_dense_blocks = false;  // in front, where it has none of the other fields
 };
 constexpr RouterRules kRouters[] = {
-    {"llama", true, false},   {"qwen2moe", false, false}, {"qwen3moe", true, false},  {"olmoe", false, false},
-    {"gpt-oss", true, false}, {"glm4moe", false, true},   {"deepseek2", false, true},
+    {"llama", true, false},     {"qwen2moe", false, false},     {"qwen3moe", true, false},
+    {"olmoe", false, false},    {"gpt-oss", true, false},       {"glm4moe", false, true},
+    {"deepseek2", false, true}, {"lfm2moe", true, false, true},
 };
 
 class ExpertDescriber {
@@ -44,6 +46,7 @@ class ExpertDescriber {
     }
     numbers();
     if (rules_.has_router_fields) router_fields();
+    if (name_ == "lfm2moe") lfm2_fields();
   }
 
  private:
@@ -51,6 +54,17 @@ class ExpertDescriber {
   [[noreturn]] void refuse(std::string_view field, std::string_view found, std::string_view reason) const {
     bad_input("{}: found {}, which llama.cpp's {} cannot hold: {}", config_.where(field), found, name_,
               reason);
+  }
+
+  void lfm2_fields() {
+    const RouterConfig& router = experts_.router;
+    if (router.scale != 1.0f) {
+      refuse("routed_scaling_factor", fmt::format("{}", router.scale),
+             "its weights of experts are not scaled");
+    }
+    if (router.correction_bias.empty()) refuse("use_expert_bias", "false", "it always has the bias");
+    metadata_.u32(key("leading_dense_block_count"), dense_blocks());
+    metadata_.u32(key("expert_gating_func"), 2);  // sigmoid
   }
 
   // The dense blocks in front.
@@ -63,11 +77,12 @@ class ExpertDescriber {
   void check_blocks() const {
     for (std::int64_t i = 0; i < m_.num_layers(); ++i) {
       const BlockConfig& block = m_.blocks[static_cast<std::size_t>(i)];
-      const bool in_front = rules_.has_router_fields && i < dense_blocks();
+      const bool may_be_dense = rules_.has_router_fields || rules_.has_dense_blocks;
+      const bool in_front = may_be_dense && i < dense_blocks();
       if (!block.experts && !in_front) {
         const char* field = name_.starts_with("qwen") ? "decoder_sparse_step" : "first_k_dense_replace";
         refuse(field, fmt::format("no experts in layer {}", i),
-               rules_.has_router_fields ? "only the first layers are dense" : "all its layers have experts");
+               may_be_dense ? "only the first layers are dense" : "all its layers have experts");
       }
       if (block.experts && block.experts->count != experts_.count) {
         refuse(

@@ -53,6 +53,8 @@ constexpr ArchitectureRules kRules[] = {
     {"cohere2", "cohere2", Activation::kSilu, kListed, 0, 500000.0},
     {"gpt2", "gpt2", Activation::kGeluTanh},
     {"gpt_neox", "gptneox", Activation::kGelu},
+    {"lfm2", "lfm2", Activation::kSilu, 0, 0, 1e6},
+    {"lfm2_moe", "lfm2moe", Activation::kSilu, 0, 0, 1e6},
     {"mixtral", "llama", Activation::kSilu, 0, 0, 1e6},
     {"qwen2_moe", "qwen2moe", Activation::kSilu},
     {"qwen3_moe", "qwen3moe", Activation::kSilu},
@@ -83,7 +85,8 @@ struct RopeFields {
 RopeFields read_rope_fields(const Json& config, double theta) {
   RopeFields rope;
   const ConfigReader c(config);
-  rope.theta = c.positive("rope_theta", c.positive("rotary_emb_base", theta));
+  // Other names: GPT-NeoX, LFM2.
+  rope.theta = c.positive("rope_theta", c.positive("rotary_emb_base", c.positive("theta", theta)));
   if (c.has("rope_local_base_freq")) rope.local_theta = c.positive("rope_local_base_freq");
   if (c.has("rope_scaling")) rope.scaling = c.child("rope_scaling").object();
   if (!c.has("rope_parameters")) return rope;
@@ -192,11 +195,15 @@ class Describer {
     if (const bool tied = m_.head == m_.embedding; (tied && needs_head) || (!tied && needs_tied)) {
       refuse("tie_word_embeddings", tied ? "true" : "false", "it has no other head");
     }
+    const bool convolves = name_ == "lfm2" || name_ == "lfm2moe";
+    if (convolves && config_.value("conv_bias", false)) refuse("conv_bias", "true", "it has none");
+    if (convolves && !m_.has_recurrent_blocks())
+      refuse("layer_types", "full_attention alone", "some of its layers are convolutions");
     const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
     const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
                              name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
                              name_ == "cohere2" || name_ == "granite" || name_ == "olmoe" ||
-                             name_ == "qwen2moe";
+                             name_ == "qwen2moe" || convolves;
     if (wide_heads && needs_equal) {
       refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
     }
@@ -244,6 +251,10 @@ class Describer {
   template <class OfBlock>
   void by_layer(std::string_view suffix, std::int64_t number, const OfBlock& of_block) {
     if (!m_.has_layer_sizes) return metadata_.u32(key(suffix), number);
+    each_layer(suffix, of_block);
+  }
+  template <class OfBlock>
+  void each_layer(std::string_view suffix, const OfBlock& of_block) {
     std::vector<std::int32_t> numbers;
     for (const BlockConfig& block : m_.blocks) numbers.push_back(static_cast<std::int32_t>(of_block(block)));
     metadata_.i32s(key(suffix), numbers);
@@ -261,8 +272,12 @@ class Describer {
     if (m_.blocks.front().latent) {
       add_gguf_latent_attention(m_, ConfigReader(config_), name_, metadata_);
     } else if (name_ != "gptneox" && name_ != "gpt2") {
-      by_layer("attention.head_count_kv", m_.num_kv_heads,
-               [&](const BlockConfig& block) { return m_.kv_heads_in(block); });
+      const auto kv_heads = [&](const BlockConfig& block) { return m_.kv_heads_in(block); };
+      if (m_.has_recurrent_blocks()) {
+        each_layer("attention.head_count_kv", kv_heads);  // 0: another mixer
+      } else {
+        by_layer("attention.head_count_kv", m_.num_kv_heads, kv_heads);
+      }
       if (config_.contains("head_dim") || m_.has_layer_sizes ||
           m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
@@ -270,6 +285,7 @@ class Describer {
       }
     }
     scales();
+    mixers();
     if (m_.attention_softcap > 0.0f) metadata_.f32(key("attn_logit_softcapping"), m_.attention_softcap);
     if (m_.final_softcap > 0.0f) metadata_.f32(key("final_logit_softcapping"), m_.final_softcap);
     std::int64_t window = 0;
@@ -290,6 +306,14 @@ class Describer {
       result_.notes.push_back(
           fmt::format("llama.cpp's {} attends to all positions: the sliding window of {} tokens is not kept",
                       name_, window));
+    }
+  }
+
+  void mixers() {
+    for (const BlockConfig& block : m_.blocks) {
+      if (!block.recurrent) continue;
+      metadata_.u32(key("shortconv.l_cache"), convolution_of(*block.recurrent).taps);
+      return;
     }
   }
 

@@ -80,8 +80,7 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
               checkpoint.load_tensor(xielu->beta, {}).front(),
               checkpoint.load_tensor(xielu->eps, {}).front()};
   }
-  if (config_.recurrent) recurrent_.emplace(checkpoint, *config_.recurrent, model.norm_eps);
-  if (config_.beside) recurrent_.emplace(checkpoint, config_.beside->mixer, model.norm_eps);
+  if (config_.has_state()) recurrent_.emplace(checkpoint, config_.mixer(), model.norm_eps);
   if (config_.layer_input) layer_inputs_.emplace(checkpoint, model, layer);
   if (!config_.output_scale.empty()) output_scale_ = checkpoint.load_vector(config_.output_scale, 1).front();
   if (!config_.sinks.empty()) sinks_ = checkpoint.load_vector(config_.sinks, model.heads_in(config_));
@@ -490,11 +489,6 @@ Matrix DecoderBlock::input_of(const Backend& backend, LinearInput input, ConstMa
   return x;
 }
 
-float DecoderBlock::output_factor(LinearInput which) const {
-  const bool of_mixer = which == LinearInput::kAttentionOutput;
-  return model_.residual_scale * (of_mixer ? config_.attention_output : config_.down).scale;
-}
-
 Matrix DecoderBlock::project(const Backend& backend, LinearInput which, ConstMatrixView x) const {
   expect(which == LinearInput::kAttentionOutput || which == LinearInput::kMlpOutput,
          "project: an output projection");
@@ -612,7 +606,7 @@ std::vector<std::string> DecoderBlock::tensor_names(const BlockConfig& block) {
     for (const std::string* name : {&x->alpha_p, &x->alpha_n, &x->beta, &x->eps}) names.push_back(*name);
   }
   if (block.has_state()) {
-    RecurrentMixer mixer = block.recurrent ? *block.recurrent : block.beside->mixer;
+    RecurrentMixer mixer = block.mixer();
     for (const MixerTensor& tensor : tensors_of(mixer)) names.push_back(*tensor.name);
   }
   if (block.layer_input) {

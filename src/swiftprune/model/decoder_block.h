@@ -96,8 +96,7 @@ class DecoderBlock {
   Matrix shared_inner(const Backend& backend, ConstMatrixView x) const { return dense_mlp(backend, x); }
   // With the MLP's output the block ends: what tokens add to it (LayerInput) and its output's scale come in here.
   void add_output(const Backend& backend, LinearInput which, MatrixView y, MatrixView rows) const;
-  // What the projection's product is multiplied with before it joins the residual.
-  float output_factor(LinearInput which) const;
+  float output_factor(LinearInput which) const { return swiftprune::output_factor(model_, config_, which); }
   bool norms_output(LinearInput which) const;
   // The MLP's activation, in place.
   void activate(const Backend& backend, MatrixView x) const;

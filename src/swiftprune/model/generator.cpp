@@ -24,8 +24,7 @@ std::int64_t Generator::bytes_per_step(std::int64_t position) const {
     const std::int64_t kv_size = model_.config().kv_size_in(block);
     bytes += 2 * num_sequences_ * keys * kv_size * static_cast<std::int64_t>(sizeof(float));
     if (block.has_state()) {
-      const RecurrentMixer& mixer = block.recurrent ? *block.recurrent : block.beside->mixer;
-      bytes += num_sequences_ * state_numbers(mixer) * static_cast<std::int64_t>(sizeof(float));
+      bytes += num_sequences_ * state_numbers(block.mixer()) * static_cast<std::int64_t>(sizeof(float));
     }
     if (const Experts* experts = resident_.blocks[layer].experts())
       bytes += experts->bytes_for(num_sequences_);

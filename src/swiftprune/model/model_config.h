@@ -218,6 +218,7 @@ struct BlockConfig {
   bool has_mlp() const { return experts.has_value() || !up.empty(); }
   // Does a sequence leave a state in it, beside keys and values or in their place?
   bool has_state() const { return recurrent.has_value() || beside.has_value(); }
+  const RecurrentMixer& mixer() const { return recurrent ? *recurrent : beside->mixer; }  // with has_state()
   bool takes_keys() const { return carried_keys && carried_keys->taken; }
 };
 
@@ -320,6 +321,12 @@ struct ModelConfig {
     return head_size_in(block) * (block.head_norms == HeadNorms::kEach ? 1 : kv_heads_in(block));
   }
 };
+
+// What the product of the output projection that reads `output` is multiplied with before it joins the residual.
+inline float output_factor(const ModelConfig& model, const BlockConfig& block, LinearInput output) {
+  const bool of_mixer = output == LinearInput::kAttentionOutput;
+  return model.residual_scale * (of_mixer ? block.attention_output : block.down).scale;
+}
 
 // The hidden states in rows [N, row_size], without what they carry.
 inline MatrixView hidden_of(const ModelConfig& model, MatrixView rows) {

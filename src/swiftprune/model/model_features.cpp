@@ -169,8 +169,7 @@ void add_block(const ModelConfig& model, const BlockConfig& block, std::set<Mode
   add(!block.sinks.empty(), kAttentionSinks);
   add(block.latent.has_value(), kLatentAttention);
   if (block.has_state()) {
-    features.insert(std::visit([](const auto& mixer) { return feature_of(mixer); },
-                               block.recurrent ? *block.recurrent : block.beside->mixer));
+    features.insert(std::visit([](const auto& mixer) { return feature_of(mixer); }, block.mixer()));
   }
   add(block.gated_heads, kGatedHeads);
   add(block.attention_window > 0, kAttentionWindow);

@@ -11,7 +11,6 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kRowsATask = 16;
-constexpr float kLengthEps = 1e-6f;  // of q and k scaled to length 1 (fla's l2norm)
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -30,7 +29,7 @@ void scale_to_length(std::int64_t size, float length, MatrixView x) {
     for (float* head = x.row(n); head < x.row(n) + x.cols; head += size) {
       double sum = 0.0;
       for (std::int64_t i = 0; i < size; ++i) sum += double{head[i]} * double{head[i]};
-      const auto factor = static_cast<float>(double{length} / std::sqrt(sum + double{kLengthEps}));
+      const auto factor = static_cast<float>(double{length} / std::sqrt(sum + double{kMixerLengthEps}));
       for (std::int64_t i = 0; i < size; ++i) head[i] *= factor;
     }
   });
@@ -127,32 +126,36 @@ std::int64_t state_numbers(const RecurrentMixer& mixer) {
   return numbers;
 }
 
-RecurrentBlock::RecurrentBlock(const Checkpoint& checkpoint, const RecurrentMixer& mixer, float eps)
-    : mixer_(mixer), eps_(eps) {
+MixerWeights load_mixer(const Checkpoint& checkpoint, const RecurrentMixer& mixer) {
+  MixerWeights weights;
   const TimeConvolution& convolution = convolution_of(mixer);
   const std::vector<float> filters = checkpoint.load_tensor(
       convolution.weight, std::array<std::int64_t, 3>{convolution.channels, 1, convolution.taps});
-  taps_ = Matrix(convolution.taps, convolution.channels);
+  weights.taps = Matrix(convolution.taps, convolution.channels);
   for (std::int64_t c = 0; c < convolution.channels; ++c) {
     for (std::int64_t j = 0; j < convolution.taps; ++j)
-      taps_.at(j, c) = filters[at(c * convolution.taps + j)];
+      weights.taps.at(j, c) = filters[at(c * convolution.taps + j)];
   }
   const auto load = [&](const std::string& name, std::int64_t size, std::vector<float>& values) {
     if (!name.empty()) values = checkpoint.load_vector(name, size);
   };
-  load(convolution.bias, convolution.channels, bias_);
+  load(convolution.bias, convolution.channels, weights.bias);
   if (const auto* m = std::get_if<GatedDeltaNet>(&mixer)) {
-    load(m->decay, m->value_heads, decay_);
-    load(m->step_bias, m->value_heads, step_bias_);
-    load(m->norm, m->value_size, norm_);
+    load(m->decay, m->value_heads, weights.decay);
+    load(m->step_bias, m->value_heads, weights.step_bias);
+    load(m->norm, m->value_size, weights.norm);
   }
   if (const auto* m = std::get_if<Mamba2>(&mixer)) {
-    load(m->decay, m->heads, decay_);
-    load(m->step_bias, m->heads, step_bias_);
-    load(m->skip, m->heads, skip_);
-    load(m->norm, m->heads * m->head_size, norm_);
+    load(m->decay, m->heads, weights.decay);
+    load(m->step_bias, m->heads, weights.step_bias);
+    load(m->skip, m->heads, weights.skip);
+    load(m->norm, m->heads * m->head_size, weights.norm);
   }
+  return weights;
 }
+
+RecurrentBlock::RecurrentBlock(const Checkpoint& checkpoint, const RecurrentMixer& mixer, float eps)
+    : mixer_(mixer), eps_(eps), weights_(load_mixer(checkpoint, mixer)) {}
 
 Matrix RecurrentBlock::mix(const Backend& backend, std::span<const MatrixView> projected,
                            RecurrentState& state) const {
@@ -160,9 +163,9 @@ Matrix RecurrentBlock::mix(const Backend& backend, std::span<const MatrixView> p
 }
 
 Matrix RecurrentBlock::convolved(const Backend& backend, ConstMatrixView x, RecurrentState& state) const {
-  if (state.past.empty()) state.past = Matrix::zeros(taps_.rows() - 1, taps_.cols());
+  if (state.past.empty()) state.past = Matrix::zeros(weights_.taps.rows() - 1, weights_.taps.cols());
   Matrix y(x.rows, x.cols);
-  backend.causal_convolution(x, taps_.view(), bias_, state.past.view(), y.view());
+  backend.causal_convolution(x, weights_.taps.view(), weights_.bias, state.past.view(), y.view());
   return y;
 }
 
@@ -194,9 +197,9 @@ Matrix RecurrentBlock::mix(const Backend& backend, const GatedDeltaNet& m,
   Matrix decay(rows, m.value_heads), step(rows, m.value_heads);
   for_rows(rows, [&](std::int64_t n) {
     for (std::int64_t h = 0; h < m.value_heads; ++h) {
-      const double rate = std::exp(double{decay_[at(h)]});
-      decay.at(n, h) =
-          static_cast<float>(std::exp(-rate * softplus(double{in.a.at(n, h)} + double{step_bias_[at(h)]})));
+      const double rate = std::exp(double{weights_.decay[at(h)]});
+      decay.at(n, h) = static_cast<float>(
+          std::exp(-rate * softplus(double{in.a.at(n, h)} + double{weights_.step_bias[at(h)]})));
       step.at(n, h) = static_cast<float>(1.0 / (1.0 + std::exp(-double{in.b.at(n, h)})));
     }
   });
@@ -206,7 +209,7 @@ Matrix RecurrentBlock::mix(const Backend& backend, const GatedDeltaNet& m,
                      {m.value_heads, m.key_heads, m.key_size, m.value_size, true}, state.state.view(),
                      y.view());
   const MatrixView heads{y.data(), rows * m.value_heads, m.value_size, m.value_size};
-  backend.rms_norm(heads, norm_, 0.0f, eps_, heads);
+  backend.rms_norm(heads, weights_.norm, 0.0f, eps_, heads);
   Matrix gate = copy_of(in.z);
   backend.gated_activate(Activation::kSilu, gate.view(), y.view());
   return gate;
@@ -225,8 +228,8 @@ Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<co
   for_rows(x.rows, [&](std::int64_t n) {
     for (std::int64_t h = 0; h < m.heads; ++h) {
       const double time =
-          std::max(double{m.least_step}, softplus(double{dt.at(n, h)} + double{step_bias_[at(h)]}));
-      decay.at(n, h) = static_cast<float>(std::exp(-std::exp(double{decay_[at(h)]}) * time));
+          std::max(double{m.least_step}, softplus(double{dt.at(n, h)} + double{weights_.step_bias[at(h)]}));
+      decay.at(n, h) = static_cast<float>(std::exp(-std::exp(double{weights_.decay[at(h)]}) * time));
       step.at(n, h) = static_cast<float>(time);
     }
   });
@@ -236,13 +239,14 @@ Matrix RecurrentBlock::mix(const Backend& backend, const Mamba2& m, std::span<co
                      decay.view(), step.view(), {m.heads, m.groups, m.state_size, m.head_size, false},
                      state.state.view(), y.view());
   for_rows(x.rows, [&](std::int64_t n) {
-    for (std::int64_t i = 0; i < size; ++i) y.at(n, i) += skip_[at(i / m.head_size)] * v.at(n, i);
+    for (std::int64_t i = 0; i < size; ++i) y.at(n, i) += weights_.skip[at(i / m.head_size)] * v.at(n, i);
   });
   const auto norm = [&](MatrixView rows) {
     const std::int64_t part = size / m.groups;
-    for (std::int64_t g = 0; g < m.groups && !norm_.empty(); ++g) {
+    for (std::int64_t g = 0; g < m.groups && !weights_.norm.empty(); ++g) {
       const MatrixView of_group = rows.col_block(g * part, part);
-      backend.rms_norm(of_group, std::span(norm_).subspan(at(g * part), at(part)), 0.0f, eps_, of_group);
+      backend.rms_norm(of_group, std::span(weights_.norm).subspan(at(g * part), at(part)), 0.0f, eps_,
+                       of_group);
     }
   };
   if (m.norm_before_gate) norm(y.view());

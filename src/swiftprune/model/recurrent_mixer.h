@@ -19,6 +19,16 @@ struct RecurrentState {
   RecurrentState clone() const { return {past.clone(), state.clone()}; }
 };
 
+// What a mixer reads beside its projections, as float; empty where it has none. Throws Error{kBadInput} naming the
+// tensor.
+struct MixerWeights {
+  Matrix taps;  // [taps, channels]
+  std::vector<float> bias, decay, step_bias, skip, norm;
+};
+MixerWeights load_mixer(const Checkpoint& checkpoint, const RecurrentMixer& mixer);
+
+inline constexpr float kMixerLengthEps = 1e-6f;  // of q and k scaled to length 1 (fla's l2norm)
+
 class RecurrentBlock {
  public:
   // Tensors as the model has them; eps: of the mixer's norm. Throws Error{kBadInput} naming the tensor.
@@ -40,8 +50,7 @@ class RecurrentBlock {
 
   const RecurrentMixer& mixer_;
   float eps_;
-  Matrix taps_;  // [taps, channels]
-  std::vector<float> bias_, decay_, step_bias_, skip_, norm_;
+  MixerWeights weights_;
 };
 
 }  // namespace swiftprune

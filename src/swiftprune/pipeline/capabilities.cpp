@@ -183,9 +183,11 @@ void check_model(const ModelConfig& model, const Capabilities& device) {
     bad_usage("model of the family {}: found {}, expected one of {} {}; {}", model.family,
               fmt::join(missing, ", "), fmt::join(present, ", "), device.where, device.instead);
   }
-  if (device.max_head_size > 0 && model.head_size > device.max_head_size) {
+  std::int64_t head_size = model.head_size;
+  for (const BlockConfig& block : model.blocks) head_size = std::max(head_size, model.head_size_in(block));
+  if (device.max_head_size > 0 && head_size > device.max_head_size) {
     bad_usage("model of the family {}: found heads of {}, expected at most {} {}; {}", model.family,
-              model.head_size, device.max_head_size, device.where, device.instead);
+              head_size, device.max_head_size, device.where, device.instead);
   }
 }
 

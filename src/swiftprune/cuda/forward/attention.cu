@@ -398,6 +398,7 @@ void attention_portable(const AttentionArgs& args, cudaStream_t stream) {
 
 void attention(const AttentionArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return;
+  if (needs_wide_attention(args)) return wide_attention(args, nullptr, stream);
   if (attention_hopper(args, stream)) {
     check_launch("attention");
   } else {

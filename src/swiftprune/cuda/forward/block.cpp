@@ -4,6 +4,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -15,14 +16,14 @@ std::size_t at(LinearInput input) { return static_cast<std::size_t>(input); }
 // What experts add joins the residual as it is, behind the attention.
 void check_experts_sum(const ModelConfig& model) {
   for (const BlockConfig& block : model.blocks) {
-    if (!block.experts ||
-        (!model.parallel_residual && !block.post_mlp_norm && model.residual_scale == 1.0f)) {
+    if (!block.experts || (!model.parallel_residual && !block.post_mlp_norm && block.output_scale.empty() &&
+                           block.down.scale == 1.0f)) {
       continue;
     }
     bad_usage(
         "model of the family {}: found experts {}, expected them behind the attention, as they are, {}; {}",
         model.family,
-        model.parallel_residual ? "beside the attention" : "with a norm or a factor behind them",
+        model.parallel_residual ? "beside the attention" : "with a norm or a factor of their own behind them",
         capabilities().where, capabilities().instead);
   }
 }
@@ -81,34 +82,47 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   check_experts_sum(model_);
   std::int64_t qkv = 0;
   std::int64_t up = 0;
+  std::int64_t mixed = 0;
   std::int64_t inner = 0;
   std::int64_t expanded = 0;
   for (const BlockConfig& block : model_.blocks) {
-    const auto groups = linears_by_input(block);
-    const auto outputs = [&](LinearInput input) {
+    const auto by_input = products_by_input(block);
+    const auto outputs = [](const std::vector<LinearTensors>& linears) {
       std::int64_t sum = 0;
-      for (const LinearTensors& linear : groups[at(input)]) sum += linear.outputs;
+      for (const LinearTensors& linear : linears) sum += linear.outputs;
       return sum;
     };
-    qkv = std::max(qkv, outputs(kAttention));
-    up = std::max(up, outputs(kMlp));
-    inner = std::max(inner, block.down.inputs);
-    for (std::size_t i = 0; i < groups.size(); ++i) {
-      if (!is_packed(model.checkpoint(), groups[i])) continue;
-      expanded = std::max(expanded, outputs(static_cast<LinearInput>(i)) * groups[i].front().inputs);
+    const auto all_outputs = [&](LinearInput input) {
+      std::int64_t sum = 0;
+      for (const auto& linears : by_input[at(input)]) sum += outputs(linears);
+      return sum;
+    };
+    qkv = std::max(qkv, all_outputs(kAttention));
+    up = std::max(up, all_outputs(kMlp));
+    mixed = std::max(mixed, observed_width(block, kAttentionOutput, model_.hidden_size));
+    inner = std::max(inner, observed_width(block, kMlpOutput, model_.hidden_size));
+    for (const LinearsOfProducts& of_input : by_input) {
+      for (const auto& linears : of_input) {
+        if (!is_packed(model.checkpoint(), linears)) continue;
+        expanded = std::max(expanded, outputs(linears) * linears.front().inputs);
+      }
     }
   }
-  constexpr std::string_view kWhat = "the activations of one pass";
-  x_ = DeviceMatrix(memory, compute, rows, model_.hidden_size, kWhat);
-  qkv_ = DeviceMatrix(memory, compute, rows, qkv, kWhat);
-  mixed_ = DeviceMatrix(memory, compute, rows, model_.num_heads * model_.head_size, kWhat);
-  up_ = DeviceMatrix(memory, compute, rows, up, kWhat);
-  inner_ = DeviceMatrix(memory, compute, rows, inner, kWhat);
-  out_ = DeviceMatrix(memory, DType::kF32, rows, model_.hidden_size, kWhat);
+  x_ = DeviceMatrix(memory, compute, rows, model_.hidden_size, kActivations);
+  qkv_ = DeviceBuffer(memory,
+                      static_cast<std::uint64_t>(rows * qkv * size_of(compute)) +
+                          kMostProducts * static_cast<std::uint64_t>(kProductAlignment),
+                      kActivations);
+  mixed_ = DeviceMatrix(memory, compute, rows, mixed, kActivations);
+  up_ = DeviceMatrix(memory, compute, rows, up, kActivations);
+  inner_ = DeviceMatrix(memory, compute, rows, inner, kActivations);
+  out_ = DeviceMatrix(memory, DType::kF32, rows, model_.hidden_size, kActivations);
+  make_room_for_heads(memory);
   if (expanded > 0 && rows > kMaxDecodeTokens) {
     expanded_ =
         DeviceBuffer(memory, static_cast<std::uint64_t>(expanded * size_of(compute)), "expanded weights");
   }
+  if (model_.has_recurrent_blocks()) mixer_.emplace(memory, model_, rows, compute, stream);
   if (model_.has_experts()) experts_.emplace(memory, products, model_, rows, compute, stream);
   for (const RopeTable& table : model.rope_tables(seqlen)) {
     Rope rope;
@@ -132,134 +146,26 @@ DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, 
   return x;
 }
 
-DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
-  const DeviceView qkv = view_of(qkv_.view().data, compute_, x.rows, block.group_rows(kAttention));
-  linear(block, kAttention, x, qkv);
-  const std::int64_t d = model_.head_size;
-  const bool interleaved = model_.qkv_layout == QkvLayout::kInterleaved;
-  const std::int64_t num_heads = model_.heads_in(block.config());
-  const std::int64_t num_kv_heads = model_.kv_heads_in(block.config());
-  const std::int64_t head_stride = interleaved ? 3 * d : d;
-  const std::int64_t k_start = interleaved ? d : num_heads * d;
-  const std::int64_t v_start = interleaved ? 2 * d : (num_heads + num_kv_heads) * d;
-  const auto start = [&](std::int64_t element) {
-    return static_cast<std::byte*>(qkv.data) + element * size_of(compute_);
-  };
-  const BlockConfig& config = block.config();
-  const bool together = config.head_norms == HeadNorms::kTogether;
-  // norms, rotates: what is done now of what the block has.
-  const auto heads_args = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
-                              bool norms, bool rotates) {
-    const BlockWeights::Norm norm = block.norm(index);
-    HeadsArgs args;
-    args.data = start(element);
-    args.dtype = compute_;
-    args.rows = x.rows;
-    args.row_stride = qkv.stride;
-    args.head_stride = head_stride;
-    args.num_heads = heads;
-    args.head_size = d;
-    if (norms && !together) {
-      args.gain = norm.gain;
-      args.bias = norm.bias;
-      args.gain_stride = config.head_norms == HeadNorms::kEachOwn ? d : 0;
-    }
-    args.layer = model_.norm == NormKind::kLayer;
-    args.gain_offset = model_.norm_gain_offset;
-    args.eps = model_.norm_eps;
-    args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
-    args.positions = cache_ == nullptr ? nullptr : cached_.positions;
-    if (rotates && model_.query_scaling && index == BlockWeights::kQueryNorm) {
-      args.scale_beta = model_.query_scaling->beta;
-      args.scale_positions = model_.query_scaling->positions;
-    }
-    if (rotates && config.rope >= 0) {
-      const Rope& rope = ropes_[static_cast<std::size_t>(config.rope)];
-      args.neighbours = model_.ropes[static_cast<std::size_t>(config.rope)].rotates_neighbours;
-      args.cos = rope.cos.as<float>();
-      args.sin = rope.sin.as<float>();
-      args.pairs = rope.pairs;
-    }
-    return args;
-  };
-  const auto prepare = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index,
-                           bool norms, bool rotates) {
-    prepare_heads(heads_args(element, heads, index, norms, rotates), stream_);
-  };
-  const auto norm_together = [&](std::int64_t element, std::int64_t heads, BlockWeights::NormIndex index) {
-    const BlockWeights::Norm norm = block.norm(index);
-    if (!norm.present) return;
-    NormArgs args = norm_args(model_, norm.gain, norm.bias, view_of(nullptr, DType::kF32, x.rows, heads * d));
-    norm_rows(args, start(element), compute_, qkv.stride, stream_);
-  };
-  const bool normed =
-      block.norm(BlockWeights::kQueryNorm).present || block.norm(BlockWeights::kKeyNorm).present;
-  expect(!together || !normed || !interleaved, "norms over all heads: heads that follow each other");
-  if (together) {
-    norm_together(0, num_heads, BlockWeights::kQueryNorm);
-    norm_together(k_start, num_kv_heads, BlockWeights::kKeyNorm);
-  }
-  bool norms = true;
-  if (model_.qkv_clip > 0.0f) {  // between the norms and the rotation
-    if (normed && !together) {
-      prepare(0, num_heads, BlockWeights::kQueryNorm, true, false);
-      prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, true, false);
-    }
-    clip_rows(qkv.data, compute_, x.rows, qkv.cols, qkv.stride, model_.qkv_clip, stream_);
-    norms = false;
-  }
-  const DeviceView mixed = view_of(mixed_.view().data, compute_, x.rows, num_heads * d);
-  AttentionArgs args;
-  args.q = start(0);
-  args.k = start(k_start);
-  args.v = start(v_start);
-  args.out = mixed.data;
-  args.dtype = compute_;
-  args.rows = x.rows;
-  args.sequence_length = cache_ == nullptr ? seqlen_ : cached_.length;
-  args.row_stride = qkv.stride;
-  args.head_stride = head_stride;
-  args.num_heads = num_heads;
-  args.num_kv_heads = num_kv_heads;
-  args.head_size = d;
-  args.scale = model_.attention_scale;
-  args.softcap = model_.attention_softcap;
-  args.window = block.config().attention_window;
-  args.sinks = block.sinks();
-  CacheArgs cache;
-  if (cache_ != nullptr) {
-    cache = {.keys = cache_->keys.view().data,
-             .values = cache_->values.view().data,
-             .capacity = cached_.capacity,
-             .lanes = cached_.lanes,
-             .positions = cached_.positions,
-             .scratch = cached_.scratch};
-  }
-  bool appended = false;
-  if (!normed && !interleaved && !model_.query_scaling) {  // one after the other
-    const HeadsArgs heads = heads_args(0, num_heads + num_kv_heads, BlockWeights::kQueryNorm, false, true);
-    appended = cache_ != nullptr && rotate_and_append(heads, args, cache, stream_);
-    if (!appended) prepare_heads(heads, stream_);
-  } else {
-    prepare(0, num_heads, BlockWeights::kQueryNorm, norms, true);
-    prepare(k_start, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
-  }
-  if (cache_ != nullptr && !appended) append_cache(args, cache, stream_);
-  if (cache_ == nullptr || cached_.from_start) {
-    cuda::attention(args, stream_);
-  } else {
-    cached_attention(args, cache, stream_);
-  }
-  return mixed;
-}
-
 DeviceView BlockForward::up(const BlockWeights& block, DeviceView x) {
   const DeviceView up = view_of(up_.view().data, compute_, x.rows, block.group_rows(kMlp));
   linear(block, kMlp, x, up);
+  scale_products(block.config().up, up);
   return up;
 }
 
+void BlockForward::scale_products(const std::vector<LinearTensors>& linears, DeviceView y) {
+  std::int64_t first = 0;
+  for (const LinearTensors& linear : linears) {
+    if (linear.scale != 1.0f) {
+      const DeviceView part = y.col_block(first, linear.outputs);
+      scale_rows(part.data, part.dtype, part.rows, part.cols, part.stride, linear.scale, stream_);
+    }
+    first += linear.outputs;
+  }
+}
+
 DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
+  if (block.config().up.empty()) return view_of(inner_.view().data, compute_, x.rows, 0);
   const DeviceView up = this->up(block, x);
   const DeviceView inner = view_of(inner_.view().data, compute_, x.rows, block.config().down.inputs);
   activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
@@ -268,14 +174,16 @@ DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
 }
 
 void BlockForward::add_shared(const BlockWeights& block, DeviceView x, DeviceView hidden,
-                              const DeviceObserver* observer) {
+                              const DeviceObserver* observer, float factor) {
   if (block.config().up.empty()) return;
   const DeviceView inner = mlp(block, x);
   if (observer != nullptr) (*observer)(kMlpOutput, inner);
   if (block.shared_gate() != nullptr) {
     gate_rows(x.data, compute_, block.shared_gate(), x.rows, x.cols, inner.cols, inner.data, stream_);
   }
-  linear(block, kMlpOutput, inner, hidden, true);
+  if (factor == 1.0f) return linear(block, kMlpOutput, inner, hidden, true);
+  const DeviceView out = project(block, kMlpOutput, inner);
+  add(out.data, DType::kF32, static_cast<float*>(hidden.data), out.numel(), stream_, factor);
 }
 
 bool BlockForward::norms_output(const BlockWeights& block, LinearInput which) {
@@ -285,8 +193,36 @@ bool BlockForward::norms_output(const BlockWeights& block, LinearInput which) {
 
 DeviceView BlockForward::project(const BlockWeights& block, LinearInput which, DeviceView x) {
   const DeviceView out = out_.view().row_block(0, x.rows);
-  linear(block, which, x, out);
+  if (x.cols == 0) {  // the block has nothing that reads it
+    check(cudaMemsetAsync(out.data, 0, static_cast<std::size_t>(out.numel()) * sizeof(float), stream_));
+    return out;
+  }
+  const BlockConfig& config = block.config();
+  const float scale = (which == kAttentionOutput ? config.attention_output : config.down).scale;
+  const bool beside = which == kAttentionOutput && config.beside.has_value();
+  linear(block, which, beside ? part_of(x, config.attention_output) : x, out);
+  if (scale != 1.0f) scale_rows(out.data, out.dtype, out.rows, out.cols, out.stride, scale, stream_);
+  if (!beside) return out;
+  const DeviceView more = more_out_.view().row_block(0, x.rows);
+  linear(block, which, part_of(x, config.beside->output), more, false, 1);
+  add(more.data, DType::kF32, static_cast<float*>(out.data), more.numel(), stream_,
+      config.beside->output.scale);
   return out;
+}
+
+// Its rows without what others read of them.
+DeviceView BlockForward::part_of(DeviceView x, const LinearTensors& linear) {
+  const DeviceView part = view_of(part_.view().data, compute_, x.rows, linear.inputs);
+  CopyHeadsArgs args;
+  args.x = x.col_block(linear.first_input, linear.inputs).data;
+  args.x_dtype = args.y_dtype = compute_;
+  args.x_row_stride = x.stride;
+  args.y = part.data;
+  args.y_row_stride = part.stride;
+  args.rows = x.rows;
+  args.size = linear.inputs;
+  copy_heads(args, stream_);
+  return part;
 }
 
 void BlockForward::add_projected(const BlockWeights& block, LinearInput which, DeviceView y,
@@ -300,15 +236,25 @@ void BlockForward::add_projected(const BlockWeights& block, LinearInput which, D
   } else {
     add(y.data, DType::kF32, target, y.numel(), stream_, model_.residual_scale);
   }
+  if (which == kMlpOutput) end_block(block, hidden);
+}
+
+void BlockForward::end_block(const BlockWeights& block, DeviceView hidden) {
+  if (block.output_scale() == 1.0f) return;
+  scale_rows(hidden.data, hidden.dtype, hidden.rows, hidden.cols, hidden.stride, block.output_scale(),
+             stream_);
 }
 
 void BlockForward::project_and_add(const BlockWeights& block, LinearInput which, DeviceView x,
                                    DeviceView hidden) {
-  if (norms_output(block, which) || model_.residual_scale != 1.0f) {
+  if (x.cols == 0) return;
+  const bool beside = which == kAttentionOutput && block.config().beside.has_value();
+  if (norms_output(block, which) || beside || output_factor(model_, block.config(), which) != 1.0f) {
     add_projected(block, which, project(block, which, x), hidden);
-  } else {
-    linear(block, which, x, hidden, true);
+    return;
   }
+  linear(block, which, x, hidden, true);
+  if (which == kMlpOutput) end_block(block, hidden);
 }
 
 void BlockForward::run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache,
@@ -325,23 +271,26 @@ void BlockForward::run(const BlockWeights& block, DeviceView hidden, const Devic
   const auto observe = [&](LinearInput input, DeviceView x) {
     if (observer != nullptr) (*observer)(input, x);
   };
-  DeviceView x = input_of(block, kAttention, hidden);
-  observe(kAttention, x);
-  const DeviceView mixed = attention(block, x);
-  observe(kAttentionOutput, mixed);
-  // With a parallel residual the MLP reads the block's input, else the input plus attention.
-  if (model_.parallel_residual) {
-    x = input_of(block, kMlp, hidden);
-    project_and_add(block, kAttentionOutput, mixed, hidden);
-  } else {
-    project_and_add(block, kAttentionOutput, mixed, hidden);
-    x = input_of(block, kMlp, hidden);
+  const BlockConfig& config = block.config();
+  DeviceView x, mixed;
+  if (config.has_mixer()) {
+    x = input_of(block, kAttention, hidden);
+    observe(kAttention, x);
+    mixed = attention(block, x);
+    observe(kAttentionOutput, mixed);
+    if (observes_only && !config.has_mlp()) return;
   }
+  // With a parallel residual the MLP reads the block's input, else the input plus attention.
+  if (model_.parallel_residual && config.has_mlp()) x = input_of(block, kMlp, hidden);
+  project_and_add(block, kAttentionOutput, mixed, hidden);
+  if (!config.has_mlp()) return;
+  if (!model_.parallel_residual) x = input_of(block, kMlp, hidden);
   observe(kMlp, x);
-  if (block.config().experts) {
-    add_shared(block, x, hidden, observer);
+  if (config.experts) {
+    const float factor = model_.residual_scale;
+    add_shared(block, x, hidden, observer, factor);
     if (observes_only) return;
-    return experts_->add_outputs(block, x, hidden, cache_ != nullptr && cached_.length == 1);
+    return experts_->add_outputs(block, x, hidden, cache_ != nullptr && cached_.length == 1, factor);
   }
   const DeviceView inner = mlp(block, x);
   observe(kMlpOutput, inner);

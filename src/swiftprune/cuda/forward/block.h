@@ -8,12 +8,15 @@
 
 #include "swiftprune/cuda/forward/block_weights.h"
 #include "swiftprune/cuda/forward/experts.h"
+#include "swiftprune/cuda/forward/mixer.h"
 
 namespace swiftprune::cuda {
 
-// Keys and values of one block for the positions seen so far, [lanes·capacity, Hkv·D] in the compute dtype.
+// Keys and values of one block for the positions seen so far, [lanes·capacity, Hkv·D] in the compute dtype, and what its
+// mixer remembers.
 struct DeviceCache {
   DeviceMatrix keys, values;
+  MixerState mixer = {};
 };
 
 // Rows that continue cached sequences, `length` each. lanes, positions, capacity, scratch: as in CacheArgs.
@@ -54,32 +57,66 @@ class BlockForward {
   DeviceView mlp(const BlockWeights& block, DeviceView x);
   DeviceView up(const BlockWeights& block, DeviceView x);  // of mlp(): before the activation, gate first
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x);  // F32, before its norm
-  // Of a block with experts, from their input x: the shared expert's output joins `hidden`, where there is one.
-  void add_shared(const BlockWeights& block, DeviceView x, DeviceView hidden, const DeviceObserver* observer);
+  // Of a block with experts, from their input x: the shared expert's output, times a factor, joins `hidden`, where there
+  // is one.
+  void add_shared(const BlockWeights& block, DeviceView x, DeviceView hidden, const DeviceObserver* observer,
+                  float factor = 1.0f);
   DeviceExperts& experts() { return *experts_; }
   void add_projected(const BlockWeights& block, LinearInput which, DeviceView y, DeviceView hidden);
   void project_and_add(const BlockWeights& block, LinearInput which, DeviceView x, DeviceView hidden);
   static bool norms_output(const BlockWeights& block, LinearInput which);
-  // What the linears that read it make of x [N, I], without biases: y [N, ΣO] F32.
-  void product(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y) {
-    block.product(products_, input, x, y, {expanded_.data(), expanded_.bytes()}, stream_);
+  // What a product's linears make of x [N, I], without biases and scales: y [N, ΣO] F32.
+  void product(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
+               std::size_t product) {
+    block.product(products_, input, x, y, {expanded_.data(), expanded_.bytes()}, stream_, product);
   }
   std::int64_t rows() const { return rows_; }
   DType compute() const { return compute_; }
 
  private:
+  static constexpr std::string_view kActivations = "the activations of one pass";
+  static constexpr std::int64_t kProductAlignment = 256;  // bytes: what cuBLASLt likes best
+
   const ModelConfig& model_;
   Products& products_;
   std::int64_t rows_, seqlen_, longest_;
   DType compute_;
   cudaStream_t stream_;
   void linear(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
-              bool accumulate = false) {
-    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_,
-                 cache_ != nullptr);  // who generates has loaded the weights before
+              bool accumulate = false, std::size_t product = 0) {
+    const bool at_rest = cache_ != nullptr;  // who generates has loaded the weights before
+    block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_, product,
+                 at_rest);
   }
+  // Queries, keys and values in the compute dtype: first elements of the first row.
+  struct Heads {
+    std::byte *q = nullptr, *k = nullptr, *v = nullptr;
+    std::int64_t row_stride = 0, head_stride = 0;  // elements
+  };
+  void make_room_for_heads(DeviceMemory& memory);
+  Heads projected_heads(const BlockConfig& block, DeviceView projected);
+  Heads latent_heads(const BlockWeights& block, DeviceView x);
+  Heads gathered_heads(const BlockConfig& block) const;  // places in heads_
+  // Norms, clips and rotates them; true: with a cache, keys and values are in it now.
+  bool prepare(const BlockWeights& block, const Heads& heads, std::int64_t rows);
+  void attend(const AttentionArgs& args, bool appended);
+  AttentionArgs attention_args(const BlockConfig& block, const Heads& heads, std::int64_t rows) const;
+  CacheArgs cache_args() const;
+  SequencesArgs sequences(std::int64_t rows) const;
+  // Columns of y that linears with a scale gave.
+  void scale_products(const std::vector<LinearTensors>& linears, DeviceView y);
+  DeviceView part_of(DeviceView x, const LinearTensors& linear);
+  // Behind its MLP: what the block gives is scaled.
+  void end_block(const BlockWeights& block, DeviceView hidden);
 
-  DeviceMatrix x_, qkv_, mixed_, up_, inner_, out_;
+  DeviceMatrix x_, mixed_, up_, inner_, out_;
+  DeviceBuffer qkv_;    // of all products of the input, each aligned
+  DeviceMatrix heads_;  // [rows, (H + 2·Hkv)·D] where they do not lie in one product as attention takes them
+  DeviceMatrix latent_;           // [rows, rank] what keys and values of latent attention are made of
+  DeviceMatrix attended_;         // [rows, H·D] where that is not what the output projection reads
+  DeviceMatrix part_, more_out_;  // of one of two output projections
+  DeviceBuffer slopes_;           // [heads] of ALiBi
+  std::optional<DeviceMixer> mixer_;
   std::optional<DeviceExperts> experts_;
   DeviceBuffer expanded_;         // packed models: the weights of one group
   DeviceCache* cache_ = nullptr;  // of the block that runs

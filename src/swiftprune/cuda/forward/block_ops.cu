@@ -122,7 +122,7 @@ __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
   const int pairs = args.cos != nullptr ? static_cast<int>(args.pairs) : 0;
   float mean = 0.0f;
   float factor = 1.0f;
-  const bool normed = args.gain != nullptr;
+  const bool normed = args.normed;
   if (normed) {
     float sum = 0.0f;
     for (int j = lane; j < size; j += kWarp) sum += to_float(x[j]);
@@ -143,7 +143,8 @@ __global__ __launch_bounds__(kThreads) void heads_kernel(HeadsArgs args) {
   const auto value_of = [&](int j) {
     float value = to_float(x[j]);
     if (!normed) return value * scale;
-    value = (value - mean) * factor * (args.gain[own_gain + j] + args.gain_offset);
+    value = (value - mean) * factor;
+    if (args.gain != nullptr) value *= args.gain[own_gain + j] + args.gain_offset;
     if (args.bias != nullptr) value += args.bias[own_gain + j];
     return value * scale;
   };
@@ -188,6 +189,40 @@ __global__ __launch_bounds__(kThreads) void rope_kernel(HeadsArgs args) {
   high.v[1] = from_float<T>(b[1] * cos.y + a[1] * sin.y);
   *reinterpret_cast<Two*>(x + i) = low;
   *reinterpret_cast<Two*>(x + i + args.pairs) = high;
+}
+
+// A thread an element of a head, or of what pads it.
+template <class X, class Y>
+__global__ __launch_bounds__(kThreads) void copy_heads_kernel(CopyHeadsArgs args) {
+  const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= args.rows * args.num_heads * args.padded) return;
+  const std::int64_t i = index % args.padded;
+  const std::int64_t head = index / args.padded % args.num_heads;
+  const std::int64_t row = index / args.padded / args.num_heads;
+  const X* x = static_cast<const X*>(args.x) + row * args.x_row_stride + head * args.x_head_stride;
+  Y* y = static_cast<Y*>(args.y) + row * args.y_row_stride + head * args.y_head_stride;
+  y[i] = from_float<Y>(i < args.size ? to_float(x[i]) : 0.0f);
+}
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void gate_heads_kernel(GateHeadsArgs args) {
+  const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const std::int64_t cols = args.num_heads * args.head_size;
+  if (index >= args.rows * cols) return;
+  const std::int64_t row = index / cols, c = index % cols;
+  const T* gate = static_cast<const T*>(args.gate) + row * args.row_stride +
+                  c / args.head_size * args.head_stride + c % args.head_size;
+  T& value = static_cast<T*>(args.y)[index];
+  value = from_float<T>(to_float(value) / (1.0f + expf(-to_float(*gate))));
+}
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void scale_rows_kernel(T* x, std::int64_t rows, std::int64_t cols,
+                                                              std::int64_t stride, float factor) {
+  const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= rows * cols) return;
+  T& value = x[index / cols * stride + index % cols];
+  value = from_float<T>(factor * to_float(value));
 }
 
 // kSpan elements a thread.
@@ -356,9 +391,9 @@ void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t st
 
 void prepare_heads(const HeadsArgs& args, cudaStream_t stream) {
   const bool scaled = args.scale_beta != 0.0f;
-  if (args.rows * args.num_heads == 0 || (args.gain == nullptr && args.cos == nullptr && !scaled)) return;
+  if (args.rows * args.num_heads == 0 || (!args.normed && args.cos == nullptr && !scaled)) return;
   const std::int64_t element = size_of(args.dtype);
-  const bool even = args.gain == nullptr && !scaled && !args.neighbours && args.pairs % 2 == 0 &&
+  const bool even = !args.normed && !scaled && !args.neighbours && args.pairs % 2 == 0 &&
                     args.row_stride % 2 == 0 && args.head_stride % 2 == 0 &&
                     is_aligned(args.data, 2 * element);
   with_type(args.dtype, [&](auto zero) {
@@ -371,6 +406,38 @@ void prepare_heads(const HeadsArgs& args, cudaStream_t stream) {
     }
   });
   check_launch("prepare_heads");
+}
+
+void copy_heads(const CopyHeadsArgs& args, cudaStream_t stream) {
+  CopyHeadsArgs whole = args;
+  if (whole.padded == 0) whole.padded = whole.size;
+  const std::int64_t n = whole.rows * whole.num_heads * whole.padded;
+  if (n == 0) return;
+  with_type(args.x_dtype, [&](auto x_zero) {
+    with_type(args.y_dtype, [&](auto y_zero) {
+      copy_heads_kernel<decltype(x_zero), decltype(y_zero)><<<blocks_for(n), kThreads, 0, stream>>>(whole);
+    });
+  });
+  check_launch("copy_heads");
+}
+
+void gate_heads(const GateHeadsArgs& args, cudaStream_t stream) {
+  const std::int64_t n = args.rows * args.num_heads * args.head_size;
+  if (n == 0) return;
+  with_type(args.dtype, [&](auto zero) {
+    gate_heads_kernel<decltype(zero)><<<blocks_for(n), kThreads, 0, stream>>>(args);
+  });
+  check_launch("gate_heads");
+}
+
+void scale_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride, float factor,
+                cudaStream_t stream) {
+  if (rows * cols == 0) return;
+  with_type(dtype, [&](auto zero) {
+    scale_rows_kernel<<<blocks_for(rows * cols), kThreads, 0, stream>>>(static_cast<decltype(zero)*>(x), rows,
+                                                                        cols, stride, factor);
+  });
+  check_launch("scale_rows");
 }
 
 void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/model/norm_gain.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune::cuda {
@@ -45,8 +48,7 @@ namespace {
 void check_experts(const Model& model) {
   for (const BlockConfig& block : model.config().blocks) {
     if (!block.experts) continue;
-    const LinearTensors first =
-        expert_linear(*block.experts, model.config().hidden_size, 0, ExpertPart::kGate);
+    const LinearTensors first = expert_linear(*block.experts, model.config().hidden_size, 0, ExpertPart::kUp);
     if (!is_packed(model.checkpoint(), {first})) continue;
     bad_usage(
         "{}: tensor {}.weight: found a packed expert, expected dense ones {}; {}, or make them dense: {}",
@@ -69,25 +71,51 @@ std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const 
   return groups;
 }
 
+std::array<LinearsOfProducts, kNumLinearInputs> products_by_input(const BlockConfig& block) {
+  std::array<LinearsOfProducts, kNumLinearInputs> products;
+  const auto linears = linears_by_input(block);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const bool alone = (block.latent && i == at(kAttention)) || (block.beside && i == at(kAttentionOutput));
+    for (const LinearTensors& linear : linears[i]) {
+      if (alone || products[i].empty()) products[i].emplace_back();
+      products[i].back().push_back(linear);
+    }
+    expect(products[i].size() <= kMostProducts, "products_by_input: a few products of an input");
+  }
+  return products;
+}
+
+std::int64_t widest_input(const ModelConfig& model) {
+  std::int64_t widest = model.hidden_size;
+  for (const BlockConfig& block : model.blocks) {
+    for (int i = 0; i < kNumLinearInputs; ++i)
+      widest = std::max(widest, observed_width(block, static_cast<LinearInput>(i), model.hidden_size));
+  }
+  return widest;
+}
+
 BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
   BlockLayout layout;
   std::uint64_t end = 0;
   const BlockConfig& block = model_.config().blocks[static_cast<std::size_t>(layer)];
   std::uint64_t extras = 0;
-  for (const auto& group : linears_by_input(block)) {
-    end = aligned(end);
-    const bool packed = is_packed(model_.checkpoint(), group);
-    for (const LinearTensors& linear : group) {
-      extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
-      if (packed) continue;
-      BlockLayout::Weight weight{linear.name + ".weight",
-                                 model_.checkpoint().at(linear.name + ".weight").dtype,
-                                 linear.input,
-                                 linear.outputs,
-                                 linear.inputs,
-                                 end};
-      end += weight.bytes();
-      layout.weights.push_back(std::move(weight));
+  for (const LinearsOfProducts& of_input : products_by_input(block)) {
+    for (std::size_t product = 0; product < of_input.size(); ++product) {
+      end = aligned(end);
+      const bool packed = is_packed(model_.checkpoint(), of_input[product]);
+      for (const LinearTensors& linear : of_input[product]) {
+        extras += aligned(static_cast<std::uint64_t>(linear.outputs) * sizeof(float));
+        if (packed) continue;
+        BlockLayout::Weight weight{linear.name + ".weight",
+                                   model_.checkpoint().at(linear.name + ".weight").dtype,
+                                   linear.input,
+                                   linear.outputs,
+                                   linear.inputs,
+                                   end,
+                                   product};
+        end += weight.bytes();
+        layout.weights.push_back(std::move(weight));
+      }
     }
   }
   const auto head = static_cast<std::uint64_t>(std::max(model_.config().query_norm_size(block),
@@ -95,11 +123,23 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
                     sizeof(float);
   const auto hidden = static_cast<std::uint64_t>(model_.config().hidden_size) * sizeof(float);
   extras += 8 * aligned(hidden) + 4 * aligned(head);
+  const auto floats = [](std::int64_t count) {
+    return aligned(static_cast<std::uint64_t>(count) * sizeof(float));
+  };
+  if (const auto& latent = block.latent) extras += floats(latent->rank) + floats(latent->query_rank);
+  if (block.has_state()) {
+    RecurrentMixer mixer = block.mixer();
+    for (const MixerTensor& tensor : tensors_of(mixer)) {
+      extras += floats(
+          std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>()));
+    }
+  }
   if (const auto& experts = block.experts) {
     const auto weights = static_cast<std::uint64_t>(experts->count * experts->width *
                                                     model_.config().hidden_size * size_of(compute_));
+    const std::uint64_t inner_parts = inner_parts_of(*experts).size();
     layout.expert_up_offset = aligned(end);
-    layout.expert_down_offset = aligned(layout.expert_up_offset + 2 * weights);
+    layout.expert_down_offset = aligned(layout.expert_up_offset + inner_parts * weights);
     end = layout.expert_down_offset + weights;
     const auto each = static_cast<std::uint64_t>(experts->count);
     extras += aligned(each * hidden) + 2 * aligned(each * sizeof(float)) + aligned(hidden);
@@ -108,8 +148,7 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
                 aligned(each * hidden);
     }
   }
-  if (!block.sinks.empty())
-    extras += aligned(static_cast<std::uint64_t>(model_.config().heads_in(block)) * sizeof(float));
+  if (!block.sinks.empty()) extras += floats(model_.config().heads_in(block));
   layout.extras_offset = aligned(end);
   layout.extras_bytes = extras;
   layout.bytes = layout.extras_offset + extras;
@@ -129,6 +168,7 @@ BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compu
       elements += static_cast<std::uint64_t>(weight.rows * weight.cols) + kAlignment;
       converts |= weight.dtype != compute;
     }
+    elements += kNumLinearInputs * kMostProducts * static_cast<std::uint64_t>(kAlignment);  // group()
     if (converts) converted = std::max(converted, elements * static_cast<std::uint64_t>(size_of(compute)));
   }
   check_experts(model);
@@ -170,19 +210,30 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   if (block.query_norm) add_norm(kQueryNorm, *block.query_norm, model.query_norm_size(block));
   if (block.key_norm) add_norm(kKeyNorm, *block.key_norm, model.key_norm_size(block));
 
-  bias_offsets_.fill(-1);
-  const auto groups = linears_by_input(block);
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    std::vector<float> bias;
-    bool any = reserved_bias_[i];
-    for (const LinearTensors& linear : groups[i]) {
-      any |= linear.bias;
-      std::vector<float> part(static_cast<std::size_t>(linear.outputs), 0.0f);
-      if (linear.bias) part = checkpoint.load_vector(linear.name + ".bias", linear.outputs);
-      bias.insert(bias.end(), part.begin(), part.end());
+  if (block.latent) {
+    add_norm(kLatentNorm, block.latent->norm, block.latent->rank);
+    if (block.latent->query_rank > 0)
+      add_norm(kLatentQueryNorm, block.latent->query_norm, block.latent->query_rank);
+  }
+  output_scale_ = block.output_scale.empty() ? 1.0f : checkpoint.load_vector(block.output_scale, 1).front();
+  mixer_offsets_.fill(-1);
+  if (block.has_state()) add_mixer(block.mixer(), extras);
+
+  const auto products = products_by_input(block);
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    bias_offsets_[i].fill(-1);
+    for (std::size_t p = 0; p < products[i].size(); ++p) {
+      std::vector<float> bias;
+      bool any = reserved_bias_[i] && p == 0;
+      for (const LinearTensors& linear : products[i][p]) {
+        any |= linear.bias;
+        std::vector<float> part(static_cast<std::size_t>(linear.outputs), 0.0f);
+        if (linear.bias) part = checkpoint.load_vector(linear.name + ".bias", linear.outputs);
+        bias.insert(bias.end(), part.begin(), part.end());
+      }
+      const DType dtype = is_output(static_cast<LinearInput>(i)) ? DType::kF32 : compute_;
+      if (any) bias_offsets_[i][p] = static_cast<std::int64_t>(extras.add(bias, dtype));
     }
-    const DType dtype = is_output(static_cast<LinearInput>(i)) ? DType::kF32 : compute_;
-    if (any) bias_offsets_[i] = static_cast<std::int64_t>(extras.add(bias, dtype));
   }
   experts_.reset();
   router_offset_ = router_bias_offset_ = correction_bias_offset_ = shared_gate_offset_ = -1;
@@ -195,6 +246,27 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
   std::vector<std::byte> bytes = extras.take();
   expect(bytes.size() <= layout_.extras_bytes, "BlockWeights: room for norms and biases");
   return bytes;
+}
+
+void BlockWeights::add_mixer(const RecurrentMixer& mixer, Extras& extras) {
+  MixerWeights weights = load_mixer(model_.checkpoint(), mixer);
+  if (const auto* mamba = std::get_if<Mamba2>(&mixer)) {
+    const std::int64_t size = mamba->heads * mamba->head_size, shared = mamba->groups * mamba->state_size;
+    for (std::int64_t c = 0; c < weights.taps.cols(); ++c) {
+      const float scale = mamba->scales[c < size ? 1 : c < size + shared ? 2 : 3];
+      for (std::int64_t j = 0; j < weights.taps.rows(); ++j) weights.taps.at(j, c) *= scale;
+    }
+  }
+  const std::span<const float> parts[] = {weights.taps.values(), weights.bias, weights.decay,
+                                          weights.step_bias,     weights.skip, weights.norm};
+  for (std::size_t i = 0; i < mixer_offsets_.size(); ++i) {
+    if (!parts[i].empty()) mixer_offsets_[i] = static_cast<std::int64_t>(extras.add(parts[i], DType::kF32));
+  }
+}
+
+BlockWeights::Mixer BlockWeights::mixer() const {
+  return {extra(mixer_offsets_[0]), extra(mixer_offsets_[1]), extra(mixer_offsets_[2]),
+          extra(mixer_offsets_[3]), extra(mixer_offsets_[4]), extra(mixer_offsets_[5])};
 }
 
 void BlockWeights::add_experts(const ExpertsConfig& experts, Extras& extras) {
@@ -213,7 +285,7 @@ void BlockWeights::add_experts(const ExpertsConfig& experts, Extras& extras) {
   if (experts.bias) {
     std::vector<float> up, down;
     for (std::int64_t e = 0; e < experts.count; ++e) {
-      for (const ExpertPart part : kExpertParts) {
+      for (const ExpertPart part : parts_of(experts)) {
         const std::vector<float> bias = experts_->load_bias(e, part);
         std::vector<float>& to = part == ExpertPart::kDown ? down : up;
         to.insert(to.end(), bias.begin(), bias.end());
@@ -235,19 +307,19 @@ std::size_t BlockWeights::output_projection(LinearInput output) const {
 }
 
 void BlockWeights::set_bias(LinearInput output, std::span<const float> bias, cudaStream_t stream) {
-  expect(is_output(output) && bias_offsets_[at(output)] >= 0, "set_bias: an output projection's bias");
+  expect(is_output(output) && bias_offsets_[at(output)][0] >= 0, "set_bias: an output projection's bias");
   check(cudaMemcpyAsync(const_cast<void*>(this->bias(output)), bias.data(), bias.size_bytes(),
                         cudaMemcpyHostToDevice, stream));  // pageable: read before the call returns
 }
 
 void BlockWeights::silence(cudaStream_t stream) {
-  for (const LinearInput output : {kAttentionOutput, kMlpOutput}) {
-    const DeviceView weight = this->weight(output_projection(output));
-    check(cudaMemsetAsync(weight.data, 0, static_cast<std::size_t>(weight.numel() * size_of(weight.dtype)),
-                          stream));
-    if (bias(output) == nullptr) continue;
-    check(cudaMemsetAsync(const_cast<void*>(bias(output)), 0,
-                          static_cast<std::size_t>(weight.rows) * sizeof(float), stream));
+  for (std::size_t i = 0; i < layout_.weights.size(); ++i) {
+    const BlockLayout::Weight& of = layout_.weights[i];
+    if (!is_output(of.input)) continue;
+    check(cudaMemsetAsync(weight(i).data, 0, static_cast<std::size_t>(of.bytes()), stream));
+    if (bias(of.input, of.product) == nullptr) continue;
+    check(cudaMemsetAsync(const_cast<void*>(bias(of.input, of.product)), 0,
+                          static_cast<std::size_t>(of.rows) * sizeof(float), stream));
   }
 }
 
@@ -256,44 +328,49 @@ DeviceView BlockWeights::weight(std::size_t linear) const {
   return view_of(buffer_.data() + weight.offset, weight.dtype, weight.rows, weight.cols);
 }
 
-bool BlockWeights::is_converted(LinearInput input) const {
+bool BlockWeights::is_converted(LinearInput input, std::size_t product) const {
   return std::any_of(layout_.weights.begin(), layout_.weights.end(), [&](const BlockLayout::Weight& weight) {
-    return weight.input == input && weight.dtype != compute_;
+    return weight.input == input && weight.product == product && weight.dtype != compute_;
   });
 }
 
-DeviceView BlockWeights::group(LinearInput input) const {
+DeviceView BlockWeights::group(LinearInput input, std::size_t product) const {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t elements_before = 0;
   const std::byte* first = nullptr;
   for (const BlockLayout::Weight& weight : layout_.weights) {
-    if (weight.input < input) elements_before += weight.rows * weight.cols;
-    if (weight.input != input) continue;
+    if (weight.input < input || (weight.input == input && weight.product < product))
+      elements_before += weight.rows * weight.cols;
+    if (weight.input != input || weight.product != product) continue;
     if (first == nullptr) first = buffer_.data() + weight.offset;
     rows += weight.rows;
     cols = weight.cols;
   }
-  if (is_converted(input)) {
+  if (is_converted(input, product)) {
     // Groups stay aligned: each may begin up to kAlignment elements later.
-    const std::int64_t start =
-        round_up(elements_before, kAlignment) + static_cast<std::int64_t>(at(input)) * kAlignment;
+    const auto number = static_cast<std::int64_t>(at(input) * kMostProducts + product);
+    const std::int64_t start = round_up(elements_before, kAlignment) + number * kAlignment;
     first = converted_.data() + start * size_of(compute_);
   }
   return view_of(const_cast<std::byte*>(first), compute_, rows, cols);
 }
 
-const void* BlockWeights::bias(LinearInput input) const {
-  const std::int64_t offset = bias_offsets_[at(input)];
+const void* BlockWeights::bias(LinearInput input, std::size_t product) const {
+  const std::int64_t offset = bias_offsets_[at(input)][product];
   return offset < 0 ? nullptr : buffer_.data() + layout_.extras_offset + offset;
 }
 
 void BlockWeights::refresh(LinearInput input, cudaStream_t stream) {
-  if (!is_converted(input)) return;
-  const DeviceView target = group(input);
+  for (std::size_t product = 0; product < kMostProducts; ++product) refresh(input, product, stream);
+}
+
+void BlockWeights::refresh(LinearInput input, std::size_t product, cudaStream_t stream) {
+  if (!is_converted(input, product)) return;
+  const DeviceView target = group(input, product);
   std::int64_t row = 0;
   for (std::size_t i = 0; i < layout_.weights.size(); ++i) {
-    if (layout_.weights[i].input != input) continue;
+    if (layout_.weights[i].input != input || layout_.weights[i].product != product) continue;
     const DeviceView source = weight(i);
     convert(source.data, source.dtype, target.row(row), compute_, source.numel(), stream);
     row += source.rows;
@@ -305,38 +382,42 @@ void BlockWeights::refresh(cudaStream_t stream) {
 }
 
 void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
-  const auto groups = linears_by_input(config());
+  const auto products = products_by_input(config());
   const Checkpoint& checkpoint = model_.checkpoint();
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    packed_[i].reset();
-    if (!is_packed(checkpoint, groups[i])) continue;
-    std::vector<PackedTensor> parts;
-    for (const LinearTensors& linear : groups[i]) {
-      const std::string name = linear.name + ".weight";
-      std::optional<PackedTensor> part = find_packed(checkpoint, name, linear.outputs, linear.inputs);
-      if (!part) part = pack_dense(checkpoint, name);
-      if (!part || (!is_grid(part->kind()) && part->shape().dtype != compute_)) {
-        bad_input(
-            "{}: found {}, expected packed or dense {} as the other weights that read its input; use "
-            "--device cpu",
-            name, part ? name_of(part->shape().dtype) : "a dtype that cannot be packed", name_of(compute_));
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    for (auto& packed : packed_[i]) packed.reset();
+    for (std::size_t p = 0; p < products[i].size(); ++p) {
+      if (!is_packed(checkpoint, products[i][p])) continue;
+      std::vector<PackedTensor> parts;
+      for (const LinearTensors& linear : products[i][p]) {
+        const std::string name = linear.name + ".weight";
+        std::optional<PackedTensor> part = find_packed(checkpoint, name, linear.outputs, linear.inputs);
+        if (!part) part = pack_dense(checkpoint, name);
+        if (!part || (!is_grid(part->kind()) && part->shape().dtype != compute_)) {
+          bad_input(
+              "{}: found {}, expected packed or dense {} as the other weights that read its input; use "
+              "--device cpu",
+              name, part ? name_of(part->shape().dtype) : "a dtype that cannot be packed", name_of(compute_));
+        }
+        parts.push_back(std::move(*part));
       }
-      parts.push_back(std::move(*part));
+      packed_[i][p].emplace(memory, parts, compute_, stream);
     }
-    packed_[i].emplace(memory, parts, compute_, stream);
   }
 }
 
-std::int64_t BlockWeights::group_rows(LinearInput input) const {
-  return packed_[at(input)] ? packed_[at(input)]->rows() : group(input).rows;
+std::int64_t BlockWeights::group_rows(LinearInput input, std::size_t product) const {
+  const auto& packed = packed_[at(input)][product];
+  return packed ? packed->rows() : group(input, product).rows;
 }
 
 std::int64_t BlockWeights::linear_bytes() const {
   std::int64_t bytes = 0;
-  for (int i = 0; i < kNumLinearInputs; ++i) {
-    const auto input = static_cast<LinearInput>(i);
-    bytes += packed_[at(input)] ? static_cast<std::int64_t>(packed_[at(input)]->bytes())
-                                : group(input).numel() * size_of(compute_);
+  for (std::size_t i = 0; i < kNumLinearInputs; ++i) {
+    for (std::size_t p = 0; p < kMostProducts; ++p) {
+      bytes += packed_[i][p] ? static_cast<std::int64_t>(packed_[i][p]->bytes())
+                             : group(static_cast<LinearInput>(i), p).numel() * size_of(compute_);
+    }
   }
   return bytes;
 }
@@ -346,19 +427,23 @@ std::int64_t BlockWeights::expert_bytes(std::int64_t tokens) const {
   if (!experts) return 0;
   const std::int64_t used = std::min(experts->count, tokens * experts->router.top_k);
   const std::int64_t router = experts->count * static_cast<std::int64_t>(sizeof(float));
-  return model_.config().hidden_size * (3 * used * experts->width * size_of(compute_) + router);
+  const auto parts = std::ssize(parts_of(*experts));
+  return model_.config().hidden_size * (parts * used * experts->width * size_of(compute_) + router);
 }
 
 std::uint64_t BlockWeights::expert_offset(std::int64_t expert, ExpertPart part) const {
-  const std::int64_t one = config().experts->width * model_.config().hidden_size * size_of(compute_);
+  const ExpertsConfig& experts = *config().experts;
+  const std::int64_t one = experts.width * model_.config().hidden_size * size_of(compute_);
   if (part == ExpertPart::kDown) return layout_.expert_down_offset + static_cast<std::uint64_t>(expert * one);
-  return layout_.expert_up_offset +
-         static_cast<std::uint64_t>((2 * expert + (part == ExpertPart::kUp ? 1 : 0)) * one);
+  const std::int64_t place =
+      expert * std::ssize(inner_parts_of(experts)) + (part == ExpertPart::kUp && experts.gated ? 1 : 0);
+  return layout_.expert_up_offset + static_cast<std::uint64_t>(place * one);
 }
 
 DeviceView BlockWeights::expert_up(std::int64_t expert) const {
-  return view_of(buffer_.data() + expert_offset(expert, ExpertPart::kGate), compute_,
-                 2 * config().experts->width, model_.config().hidden_size);
+  const ExpertsConfig& experts = *config().experts;
+  return view_of(buffer_.data() + expert_offset(expert, parts_of(experts).front()), compute_,
+                 std::ssize(inner_parts_of(experts)) * experts.width, model_.config().hidden_size);
 }
 
 DeviceView BlockWeights::expert_down(std::int64_t expert) const {
@@ -369,7 +454,9 @@ DeviceView BlockWeights::expert_down(std::int64_t expert) const {
 const void* BlockWeights::expert_up_bias(std::int64_t expert) const {
   const float* all = extra(up_bias_offset_);
   if (all == nullptr) return nullptr;
-  return reinterpret_cast<const std::byte*>(all) + 2 * expert * config().experts->width * size_of(compute_);
+  const ExpertsConfig& experts = *config().experts;
+  return reinterpret_cast<const std::byte*>(all) +
+         expert * std::ssize(inner_parts_of(experts)) * experts.width * size_of(compute_);
 }
 
 const float* BlockWeights::expert_down_bias(std::int64_t expert) const {
@@ -383,22 +470,23 @@ DeviceView BlockWeights::router() const {
 }
 
 void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-                          DevicePacked::Scratch scratch, cudaStream_t stream, bool at_rest) const {
-  if (packed_[at(input)]) {
-    packed_[at(input)]->linear(products, x, bias(input), y, accumulate, scratch, stream);
+                          DevicePacked::Scratch scratch, cudaStream_t stream, std::size_t product,
+                          bool at_rest) const {
+  if (const auto& packed = packed_[at(input)][product]) {
+    packed->linear(products, x, bias(input, product), y, accumulate, scratch, stream);
   } else if (at_rest) {
-    linear_at_rest(products, x, group(input), bias(input), y, accumulate, stream);
+    linear_at_rest(products, x, group(input, product), bias(input, product), y, accumulate, stream);
   } else {
-    products.linear(x, group(input), bias(input), y, accumulate);
+    products.linear(x, group(input, product), bias(input, product), y, accumulate);
   }
 }
 
 void BlockWeights::product(Products& products, LinearInput input, DeviceView x, DeviceView y,
-                           DevicePacked::Scratch scratch, cudaStream_t stream) const {
-  if (packed_[at(input)]) {
-    packed_[at(input)]->linear(products, x, nullptr, y, false, scratch, stream);
+                           DevicePacked::Scratch scratch, cudaStream_t stream, std::size_t product) const {
+  if (const auto& packed = packed_[at(input)][product]) {
+    packed->linear(products, x, nullptr, y, false, scratch, stream);
   } else {
-    products.linear(x, group(input), nullptr, y);
+    products.linear(x, group(input, product), nullptr, y);
   }
 }
 
@@ -415,6 +503,8 @@ void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   up_bias_offset_ = other.up_bias_offset_;
   down_bias_offset_ = other.down_bias_offset_;
   sinks_offset_ = other.sinks_offset_;
+  mixer_offsets_ = other.mixer_offsets_;
+  output_scale_ = other.output_scale_;
   bias_offsets_ = other.bias_offsets_;
   check(
       cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));

@@ -1,4 +1,5 @@
-// One decoder block's tensors in one buffer on the device. Linears that read one input are one product.
+// One decoder block's tensors in one buffer on the device. Linears that read one input are one product, but where they
+// read different parts of it (ParallelMixer) or one what another gives (LatentAttention): these are a product each.
 #pragma once
 
 #include <array>
@@ -12,12 +13,24 @@
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/model/recurrent_mixer.h"
 
 namespace swiftprune::cuda {
 
+// The linears of a block by the input that they read, in the order of LinearInput.
+std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);
+
+// The same as products: of each input one of all its linears, or one each.
+using LinearsOfProducts = std::vector<std::vector<LinearTensors>>;
+std::array<LinearsOfProducts, kNumLinearInputs> products_by_input(const BlockConfig& block);
+inline constexpr std::size_t kMostProducts = 4;  // of one input
+
+// Most columns that an input has which linears of the model read.
+std::int64_t widest_input(const ModelConfig& model);
+
 // The weights of the linears lie one after the other in the order of linears_of(), as in the checkpoint; then
-// come the experts' weights in the compute dtype, gate over up for each, then down for each; then the norms (F32), what
-// routes (F32) and biases (in the dtype of the product's output), prepared on the host.
+// come the experts' weights in the compute dtype, gate (where there is one) over up for each, then down for each; then
+// the norms (F32), what mixers read beside their projections (F32), what routes (F32) and biases (in the dtype of the product's output), prepared on the host.
 struct BlockLayout {
   struct Weight {
     std::string tensor;
@@ -26,6 +39,7 @@ struct BlockLayout {
     std::int64_t rows = 0;
     std::int64_t cols = 0;
     std::uint64_t offset = 0;
+    std::size_t product = 0;  // number of the product among its input's
     std::uint64_t bytes() const { return static_cast<std::uint64_t>(rows * cols * size_of(dtype)); }
   };
   std::vector<Weight> weights;
@@ -56,30 +70,32 @@ class BlockWeights {
   std::size_t output_projection(LinearInput output) const;
   // The linear's weights [O, I] in the checkpoint's dtype.
   DeviceView weight(std::size_t linear) const;
-  // All weights that read `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().
-  DeviceView group(LinearInput input) const;
-  const void* bias(LinearInput input) const;
+  // All weights of a product of `input` [ΣO, I] in the compute dtype. After a change of weights: refresh().
+  DeviceView group(LinearInput input, std::size_t product = 0) const;
+  const void* bias(LinearInput input, std::size_t product = 0) const;
   void refresh(LinearInput input, cudaStream_t stream);
   void refresh(cudaStream_t stream);
   // Packed weights of the layer from the checkpoint, by groups; the layer must be set, and its layout then
   // holds the groups that are not packed. `compute` must be their dtype. Throws Error{kBadInput} for a group
   // that is packed in part beside F32 weights.
   void load_packed(DeviceMemory& memory, cudaStream_t stream);
-  // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights that read `input`; scratch as in DevicePacked. at_rest:
+  // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights of a product of `input`; scratch as in DevicePacked. at_rest:
   // nothing on the stream writes the weights any more.
   void linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,
-              DevicePacked::Scratch scratch, cudaStream_t stream, bool at_rest) const;
+              DevicePacked::Scratch scratch, cudaStream_t stream, std::size_t product, bool at_rest) const;
   // y F32 = x Wᵀ, without bias
   void product(Products& products, LinearInput input, DeviceView x, DeviceView y,
-               DevicePacked::Scratch scratch, cudaStream_t stream) const;
+               DevicePacked::Scratch scratch, cudaStream_t stream, std::size_t product = 0) const;
   // The packed groups of the layer, for a tuner.
   template <class Body>
   void for_each_packed(const Body& body) {
-    for (auto& weight : packed_) {
-      if (weight) body(*weight);
+    for (auto& of_input : packed_) {
+      for (auto& weight : of_input) {
+        if (weight) body(*weight);
+      }
     }
   }
-  std::int64_t group_rows(LinearInput input) const;
+  std::int64_t group_rows(LinearInput input, std::size_t product = 0) const;
   std::int64_t linear_bytes() const;  // of the linears' weights, as a product of a few tokens reads them
   // Of what experts' linears read of them for so many tokens, at most.
   std::int64_t expert_bytes(std::int64_t tokens) const;
@@ -89,9 +105,9 @@ class BlockWeights {
   // Where a linear of an expert goes in the buffer.
   std::uint64_t expert_offset(std::int64_t expert, ExpertPart part) const;
   DType compute() const { return compute_; }
-  DeviceView expert_up(std::int64_t expert) const;           // [2I, hidden], gate over up
-  DeviceView expert_down(std::int64_t expert) const;         // [hidden, I]
-  const void* expert_up_bias(std::int64_t expert) const;     // [2I] of the compute dtype, or null
+  DeviceView expert_up(std::int64_t expert) const;    // [2I, hidden], gate over up; or up [I, hidden] alone
+  DeviceView expert_down(std::int64_t expert) const;  // [hidden, I]
+  const void* expert_up_bias(std::int64_t expert) const;     // of its rows, in the compute dtype, or null
   const float* expert_down_bias(std::int64_t expert) const;  // [hidden] or null
   DeviceView router() const;                                 // [E, hidden] F32
   const float* router_bias() const { return extra(router_bias_offset_); }          // [E] or null
@@ -99,6 +115,16 @@ class BlockWeights {
   const float* shared_gate() const { return extra(shared_gate_offset_); }          // [hidden] or null
 
   const float* sinks() const { return extra(sinks_offset_); }  // [heads] of attention sinks, or null
+
+  // -- Where it has a recurrent mixer (MixerWeights): null where the mixer has none. Scales of Mamba2::scales that the
+  // convolution's channels have are in its taps.
+  struct Mixer {
+    const float *taps = nullptr, *bias = nullptr, *decay = nullptr, *step_bias = nullptr, *skip = nullptr,
+                *norm = nullptr;
+  };
+  Mixer mixer() const;
+
+  float output_scale() const { return output_scale_; }  // of what the block gives
 
   // The same tensors as `other`, by a copy on the device.
   void copy_from(const BlockWeights& other, cudaStream_t stream);
@@ -115,6 +141,8 @@ class BlockWeights {
     kPostMlpNorm,
     kQueryNorm,
     kKeyNorm,
+    kLatentQueryNorm,
+    kLatentNorm,
     kNumNorms
   };
   Norm norm(NormIndex index) const;
@@ -129,32 +157,34 @@ class BlockWeights {
   };
   class Extras;
   void add_experts(const ExpertsConfig& experts, Extras& extras);
+  void add_mixer(const RecurrentMixer& mixer, Extras& extras);
   BlockLayout layout_of(std::int64_t layer) const;
   const float* extra(std::int64_t offset) const {
     return offset < 0 ? nullptr
                       : reinterpret_cast<const float*>(buffer_.data() + layout_.extras_offset + offset);
   }
-  bool is_converted(LinearInput input) const;
+  bool is_converted(LinearInput input, std::size_t product) const;
+  void refresh(LinearInput input, std::size_t product, cudaStream_t stream);
 
   const Model& model_;
   DType compute_;
   std::int64_t layer_ = 0;
   BlockLayout layout_;
   std::array<NormOffsets, kNumNorms> norms_{};
-  std::array<std::int64_t, kNumLinearInputs> bias_offsets_{};  // -1: none
+  using Offsets = std::array<std::int64_t, kMostProducts>;
+  std::array<Offsets, kNumLinearInputs> bias_offsets_{};  // -1: none
   std::array<bool, kNumLinearInputs> reserved_bias_{};
   std::optional<ExpertTensors> experts_;  // of the layer in hand
   std::int64_t router_offset_ = -1, router_bias_offset_ = -1, correction_bias_offset_ = -1,
                shared_gate_offset_ = -1, up_bias_offset_ = -1, down_bias_offset_ = -1, sinks_offset_ = -1;
+  std::array<std::int64_t, 6> mixer_offsets_{};  // in the order of Mixer
+  float output_scale_ = 1.0f;
   DeviceBuffer buffer_;
-  std::array<std::optional<DevicePacked>, kNumLinearInputs> packed_;
+  std::array<std::array<std::optional<DevicePacked>, kMostProducts>, kNumLinearInputs> packed_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
 };
 
-// Whether any weight of the group is packed: then the group is not part of the layout.
+// Whether any weight of a product is packed: then it is not part of the layout.
 bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group);
-
-// The linears of a block by the input that they read, in the order of LinearInput.
-std::array<std::vector<LinearTensors>, kNumLinearInputs> linears_by_input(const BlockConfig& block);
 
 }  // namespace swiftprune::cuda

@@ -19,11 +19,15 @@ DeviceExperts::DeviceExperts(DeviceMemory& memory, Products& products, const Mod
                              std::int64_t rows, DType compute, cudaStream_t stream)
     : model_(model), experts_(*experts_of(model)), products_(products), compute_(compute), stream_(stream) {
   const std::int64_t top_k = experts_.router.top_k, pairs = rows * top_k;
+  std::int64_t count = 0;
+  for (const BlockConfig& block : model.blocks) {
+    if (block.experts) count = std::max(count, block.experts->count);
+  }
   wide_ = DeviceMatrix(memory, DType::kF32, rows, model.hidden_size, kWhat);
   x_ = DeviceMatrix(memory, compute, rows, model.hidden_size, kWhat);
-  up_ = DeviceMatrix(memory, compute, rows, 2 * experts_.width, kWhat);
+  up_ = DeviceMatrix(memory, compute, rows, std::ssize(inner_parts_of(experts_)) * experts_.width, kWhat);
   inner_ = DeviceMatrix(memory, compute, std::max(rows, top_k), experts_.width, kWhat);
-  logits_ = DeviceMatrix(memory, DType::kF32, rows, experts_.count, kWhat);
+  logits_ = DeviceMatrix(memory, DType::kF32, rows, count, kWhat);
   const auto bytes = static_cast<std::uint64_t>(pairs) * sizeof(float);
   static_assert(sizeof(float) == sizeof(std::int32_t));
   for (DeviceBuffer* buffer : {&chosen_, &gates_, &order_, &ordered_gates_}) {
@@ -49,7 +53,8 @@ DeviceView DeviceExperts::inner(const BlockWeights& block, std::int64_t expert, 
     clamped_activate(clamped(), up.data, x.rows, inner.cols, inner.data, compute_, stream_);
     return inner;
   }
-  activate(kind_of(model_.activation), true, up.data, x.rows, inner.cols, inner.data, compute_, stream_);
+  activate(kind_of(model_.activation), experts_.gated, up.data, x.rows, inner.cols, inner.data, compute_,
+           stream_);
   return inner;
 }
 
@@ -59,8 +64,9 @@ DeviceView DeviceExperts::project(const BlockWeights& block, std::int64_t expert
   return out;
 }
 
-void DeviceExperts::choose(const BlockWeights& block, DeviceView x) {
-  const DeviceView scores = logits_.view().row_block(0, x.rows);
+void DeviceExperts::choose(const BlockWeights& block, DeviceView x, float factor) {
+  const std::int64_t count = block.config().experts->count;
+  const DeviceView scores = view_of(logits_.view().data, DType::kF32, x.rows, count);
   logits(x, block.router(), scores);
   const RouterConfig& router = experts_.router;
   RouteArgs args;
@@ -68,21 +74,22 @@ void DeviceExperts::choose(const BlockWeights& block, DeviceView x) {
   args.bias = block.router_bias();
   args.correction = block.correction_bias();
   args.rows = x.rows;
-  args.num_experts = static_cast<int>(experts_.count);
+  args.num_experts = static_cast<int>(count);
   args.sigmoid = router.score == RouterScore::kSigmoid;
   args.top_k = static_cast<int>(router.top_k);
   args.num_groups = static_cast<int>(router.num_groups);
   args.top_groups = static_cast<int>(router.top_groups);
   args.best_two = router.group_score == GroupScore::kBestTwo;
   args.renormalised = router.renormalised;
-  args.scale = router.scale;
+  args.scale = router.scale * factor;
   args.chosen = chosen_.as<std::int32_t>();
   args.gates = gates_.as<float>();
   cuda::route(args, stream_);
 }
 
-void DeviceExperts::add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable) {
-  choose(block, x);
+void DeviceExperts::add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable,
+                                float factor) {
+  choose(block, x, factor);
   if (recordable || x.rows <= kFewTokens) {
     add_few(block, x, hidden);
   } else {
@@ -99,6 +106,7 @@ void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView 
   args.up_bias = block.expert_up_bias(0);
   args.down_bias = block.expert_down_bias(0);
   if (experts_.clamped) args.clamped = clamped();
+  args.gated = experts_.gated;
   const std::int64_t together = inner_.view().rows / experts_.router.top_k;
   for (std::int64_t first = 0; first < x.rows; first += together) {
     args.rows = std::min(together, x.rows - first);
@@ -112,11 +120,11 @@ void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView 
 }
 
 std::vector<ExpertTokens> DeviceExperts::route(const BlockWeights& block, DeviceView x) {
-  choose(block, x);
-  return download_chosen(x.rows);
+  choose(block, x, 1.0f);
+  return download_chosen(x.rows, block.config().experts->count);
 }
 
-std::vector<ExpertTokens> DeviceExperts::download_chosen(std::int64_t rows) {
+std::vector<ExpertTokens> DeviceExperts::download_chosen(std::int64_t rows, std::int64_t num_experts) {
   const std::int64_t top_k = experts_.router.top_k;
   const auto pairs = static_cast<std::size_t>(rows * top_k);
   const auto to_host = [&](const DeviceBuffer& from, const PinnedBuffer& to) {
@@ -128,12 +136,13 @@ std::vector<ExpertTokens> DeviceExperts::download_chosen(std::int64_t rows) {
   Routing routing{top_k, std::vector<std::int32_t>(pairs), std::vector<float>(pairs)};
   std::memcpy(routing.experts.data(), host_chosen_.data(), pairs * sizeof(std::int32_t));
   std::memcpy(routing.gates.data(), host_gates_.data(), pairs * sizeof(float));
-  return tokens_by_expert(routing, experts_.count);
+  return tokens_by_expert(routing, num_experts);
 }
 
 void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView hidden) {
   const auto pairs = static_cast<std::size_t>(x.rows * experts_.router.top_k);
-  const std::vector<ExpertTokens> tokens = download_chosen(x.rows);
+  const std::int64_t num_experts = block.config().experts->count;
+  const std::vector<ExpertTokens> tokens = download_chosen(x.rows, num_experts);
   // The host's copies are free again: what was in them has been read.
   auto* rows = reinterpret_cast<std::int32_t*>(host_chosen_.data());
   auto* gates = reinterpret_cast<float*>(host_gates_.data());
@@ -148,7 +157,7 @@ void DeviceExperts::add_many(const BlockWeights& block, DeviceView x, DeviceView
   to_device(host_chosen_, order_);
   to_device(host_gates_, ordered_gates_);
   std::int64_t first = 0;
-  for (std::int64_t e = 0; e < experts_.count; ++e) {
+  for (std::int64_t e = 0; e < num_experts; ++e) {
     const auto count = std::ssize(tokens[static_cast<std::size_t>(e)].rows);
     if (count == 0) continue;
     const DeviceView own = x_.view().row_block(0, count);

@@ -151,16 +151,18 @@ __global__ __launch_bounds__(kThreads) void expert_up_kernel(FewExpertsArgs args
   const std::int64_t i = std::int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   if (i >= args.width) return;
   const std::int64_t pair = blockIdx.y;
-  const T* weights = gate_up + (std::int64_t{args.chosen[pair]} * 2 * args.width + i) * args.hidden;
+  const std::int64_t first = std::int64_t{args.chosen[pair]} * (args.gated ? 2 : 1) * args.width + i;
+  const T* weights = gate_up + first * args.hidden;
   const T* token = x + pair / args.top_k * args.hidden;
   float gate = warp_sum(lane_dot<T, kSpan>(weights, token, args.hidden, lane));
-  float up = warp_sum(lane_dot<T, kSpan>(weights + args.width * args.hidden, token, args.hidden, lane));
+  float up = 1.0f;
+  if (args.gated)
+    up = warp_sum(lane_dot<T, kSpan>(weights + args.width * args.hidden, token, args.hidden, lane));
   if (lane != 0) return;
   if (args.up_bias != nullptr) {
-    const T* bias =
-        static_cast<const T*>(args.up_bias) + std::int64_t{args.chosen[pair]} * 2 * args.width + i;
+    const T* bias = static_cast<const T*>(args.up_bias) + first;
     gate += to_float(*bias);
-    up += to_float(bias[args.width]);
+    if (args.gated) up += to_float(bias[args.width]);
   }
   const float value =
       args.clamped.limit > 0.0f ? clamped_gate(args.clamped, gate, up) : activated<kKind>(gate) * up;

@@ -16,8 +16,9 @@ class DeviceExperts {
   DeviceExperts(DeviceMemory& memory, Products& products, const ModelConfig& model, std::int64_t rows,
                 DType compute, cudaStream_t stream);
 
-  // hidden [N, hidden] F32 += Σ_j g_j·f_j(x), x [N, hidden]. recordable: without a word from the host, whatever N is.
-  void add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable);
+  // hidden [N, hidden] F32 += factor·Σ_j g_j·f_j(x), x [N, hidden]. recordable: without a word from the host, whatever N
+  // is.
+  void add_outputs(const BlockWeights& block, DeviceView x, DeviceView hidden, bool recordable, float factor);
 
   // Who gets which tokens of x, and with what weight; on the host.
   std::vector<ExpertTokens> route(const BlockWeights& block, DeviceView x);
@@ -31,13 +32,14 @@ class DeviceExperts {
 
  private:
   ClampedGate clamped() const { return {experts_.clamped->alpha, experts_.clamped->limit}; }
-  void choose(const BlockWeights& block, DeviceView x);
-  std::vector<ExpertTokens> download_chosen(std::int64_t rows);
+  // The weights are multiplied by `factor`.
+  void choose(const BlockWeights& block, DeviceView x, float factor);
+  std::vector<ExpertTokens> download_chosen(std::int64_t rows, std::int64_t num_experts);
   void add_few(const BlockWeights& block, DeviceView x, DeviceView hidden);
   void add_many(const BlockWeights& block, DeviceView x, DeviceView hidden);
 
   const ModelConfig& model_;
-  const ExpertsConfig& experts_;
+  const ExpertsConfig& experts_;  // of the first block that has them: how many there are, each block says
   Products& products_;
   DType compute_;
   cudaStream_t stream_;

@@ -10,7 +10,7 @@ namespace {
 constexpr int kAppendThreads = 256;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMostSize = 256;      // of a head
+constexpr int kMostSize = static_cast<int>(kMostTiledHeadSize);
 constexpr int kUnroll = 4;          // keys of a group of lanes at a time
 constexpr int kBlocks = 1024;       // that should run at once: eight a multiprocessor of a large GPU
 constexpr int kMostSplits = kWarp;  // of the keys of a row: a lane each when they are combined
@@ -352,12 +352,12 @@ bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const 
   const auto at = [&](std::int64_t head) {
     return static_cast<const std::byte*>(heads.data) + head * heads.head_stride * element;
   };
-  const bool takes =
-      heads.gain == nullptr && heads.scale_beta == 0.0f && heads.cos != nullptr && !heads.neighbours &&
-      heads.pairs % 2 == 0 && d % 4 == 0 && (d - 2 * heads.pairs) % 4 == 0 && heads.row_stride % 2 == 0 &&
-      heads.head_stride % 2 == 0 && is_aligned(heads.data, 2 * element) &&
-      is_aligned(cache.keys, 2 * element) && is_aligned(cache.values, 2 * element) && args.q == at(0) &&
-      args.k == at(args.num_heads) && args.v == at(args.num_heads + args.num_kv_heads);
+  const bool takes = !heads.normed && heads.scale_beta == 0.0f && heads.cos != nullptr && !heads.neighbours &&
+                     heads.pairs % 2 == 0 && d % 4 == 0 && (d - 2 * heads.pairs) % 4 == 0 &&
+                     heads.row_stride % 2 == 0 && heads.head_stride % 2 == 0 &&
+                     is_aligned(heads.data, 2 * element) && is_aligned(cache.keys, 2 * element) &&
+                     is_aligned(cache.values, 2 * element) && args.q == at(0) &&
+                     args.k == at(args.num_heads) && args.v == at(args.num_heads + args.num_kv_heads);
   if (!takes) return false;
   const std::int64_t threads = args.rows * (args.num_heads + 2 * args.num_kv_heads) * (d / 4);
   if (threads == 0) return true;
@@ -372,6 +372,7 @@ bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const 
 
 void cached_attention(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream) {
   if (args.rows == 0) return;
+  if (needs_wide_attention(args)) return wide_attention(args, &cache, stream);
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (sizeof(T) == sizeof(float)) {

@@ -30,8 +30,7 @@ class DeviceEngine : public SequenceEngine {
   std::int64_t capacity() const override { return model_->capacity(); }
   void restart(std::int64_t lane) override { model_->restart(lane); }
   std::int64_t keep(std::int64_t lane, std::int64_t positions) override {
-    model_->keep(lane, positions);
-    return positions;
+    return model_->keep(lane, positions);
   }
   void swap(std::int64_t a, std::int64_t b) override { model_->swap(a, b); }
   ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override {

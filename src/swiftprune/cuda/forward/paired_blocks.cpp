@@ -7,6 +7,7 @@
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -40,11 +41,11 @@ class DevicePairedBlocks final : public PairedBlocks {
         pruned_hidden_(embed(memory_, pruned, windows_, stream_)) {
     const std::int64_t rows = rows_per_pass(windows_);
     const std::int64_t hidden = dense.config().hidden_size;
-    const std::int64_t inputs = std::max(
-        {hidden, dense.config().num_heads * dense.config().head_size, dense.config().intermediate_size});
+    const std::int64_t inputs = widest_input(dense.config());
     before_ = DeviceMatrix(memory_, DType::kF32, rows, hidden, "hidden states");
     own_ = DeviceMatrix(memory_, DType::kF32, rows, hidden, "hidden states");
-    x_ = DeviceMatrix(memory_, pruned_.forward().compute(), rows, inputs, "inputs of linears");
+    x_ =
+        DeviceBuffer(memory_, static_cast<std::uint64_t>(rows * inputs) * sizeof(float), "inputs of linears");
     dense_y_ = DeviceMatrix(memory_, DType::kF32, rows, widest_group(dense), "outputs of linears");
     pruned_y_ = DeviceMatrix(memory_, DType::kF32, rows, widest_group(pruned), "outputs of linears");
     const auto bytes = static_cast<std::uint64_t>(rows) * sizeof(double);
@@ -86,31 +87,58 @@ class DevicePairedBlocks final : public PairedBlocks {
   void add_linears(const BlockWeights& dense, const BlockWeights& pruned, LinearInput input, DeviceView x,
                    BlockSquares& squares) {
     const auto group = static_cast<std::size_t>(input);
-    const std::vector<LinearTensors> a = linears_by_input(dense.config())[group];
-    const std::vector<LinearTensors> b = linears_by_input(pruned.config())[group];
-    if (a.empty() || b.empty() || a.front().inputs != b.front().inputs) return;  // empty: experts alone
-    const DeviceView dense_y = view_of(dense_y_.view().data, DType::kF32, x.rows, dense.group_rows(input));
-    const DeviceView pruned_y = view_of(pruned_y_.view().data, DType::kF32, x.rows, pruned.group_rows(input));
-    dense_.forward().product(dense, input, x, dense_y);
-    DeviceView own_x = x;
-    if (pruned_.forward().compute() != x.dtype) {
-      own_x = view_of(x_.view().data, pruned_.forward().compute(), x.rows, x.cols);
-      convert(x.data, x.dtype, own_x.data, own_x.dtype, x.numel(), stream_);
-    }
-    pruned_.forward().product(pruned, input, own_x, pruned_y);
+    const auto of_dense = products_by_input(dense.config()), of_pruned = products_by_input(pruned.config());
     std::size_t index = 0;  // among all linears of the block, which come by input
     for (std::size_t i = 0; i < group; ++i) {
-      index += linears_by_input(dense.config())[i].size();
+      for (const auto& linears : of_dense[i]) index += linears.size();
     }
+    for (std::size_t p = 0; p < std::min(of_dense[group].size(), of_pruned[group].size()); ++p) {
+      add_product(dense, pruned, of_dense[group][p], of_pruned[group][p], {input, p, index}, x, squares);
+      index += of_dense[group][p].size();
+    }
+  }
+
+  struct Place {
+    LinearInput input;
+    std::size_t product = 0,
+                first = 0;  // number among those of its input, and of its first linear in the block
+  };
+  void add_product(const BlockWeights& dense, const BlockWeights& pruned, const std::vector<LinearTensors>& a,
+                   const std::vector<LinearTensors>& b, const Place& place, DeviceView x,
+                   BlockSquares& squares) {
+    if (a.front().inputs != b.front().inputs || !is_observed(a.front(), dense_hidden_.view().cols)) return;
+    const auto rows = [&](const BlockWeights& block) { return block.group_rows(place.input, place.product); };
+    const DeviceView dense_y = view_of(dense_y_.view().data, DType::kF32, x.rows, rows(dense));
+    const DeviceView pruned_y = view_of(pruned_y_.view().data, DType::kF32, x.rows, rows(pruned));
+    dense_.forward().product(dense, place.input, read_of(x, a.front(), x.dtype), dense_y, place.product);
+    pruned_.forward().product(pruned, place.input, read_of(x, a.front(), pruned_.forward().compute()),
+                              pruned_y, place.product);
     std::int64_t a_first = 0, b_first = 0;
     for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
       if (a[i].outputs == b[i].outputs) {
-        squares.linears[index + i] +=
+        squares.linears[place.first + i] +=
             squares_of(pruned_y.col_block(b_first, b[i].outputs), dense_y.col_block(a_first, a[i].outputs));
       }
       a_first += a[i].outputs;
       b_first += b[i].outputs;
     }
+  }
+
+  // What the linear reads of x, in `dtype`.
+  DeviceView read_of(DeviceView x, const LinearTensors& linear, DType dtype) {
+    if (linear.inputs == x.cols && dtype == x.dtype) return x;
+    const DeviceView read = view_of(x_.data(), dtype, x.rows, linear.inputs);
+    CopyHeadsArgs args;
+    args.x = x.col_block(linear.first_input, linear.inputs).data;
+    args.x_dtype = x.dtype;
+    args.x_row_stride = x.stride;
+    args.y = read.data;
+    args.y_dtype = dtype;
+    args.y_row_stride = read.stride;
+    args.rows = x.rows;
+    args.size = linear.inputs;
+    copy_heads(args, stream_);
+    return read;
   }
 
   // |a - b|², |b|² of F32 matrices
@@ -134,7 +162,8 @@ class DevicePairedBlocks final : public PairedBlocks {
   Products products_;
   BlockStream dense_, pruned_;
   DeviceMatrix dense_hidden_, pruned_hidden_;  // [N, hidden]
-  DeviceMatrix before_, own_, x_, dense_y_, pruned_y_;
+  DeviceMatrix before_, own_, dense_y_, pruned_y_;
+  DeviceBuffer x_;  // a part of an input, or one in another type
   DeviceBuffer differences_, references_;
 };
 

@@ -44,9 +44,11 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
     loader.finish();
     block.load_packed(memory_, stream_);
     block.refresh(stream_);
-    const std::int64_t width = config.kv_heads_in(block.config()) * config.head_size;
+    const std::int64_t width = config.kv_size_in(block.config());
     caches_.push_back({DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached keys"),
                        DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached values")});
+    if (block.config().has_state())
+      caches_.back().mixer = make_mixer_state(memory_, block.config().mixer(), lanes);
   }
   hidden_ = DeviceMatrix(memory_, DType::kF32, forward_.rows(), config.hidden_size, "hidden states");
   last_ = DeviceMatrix(memory_, DType::kF32, lanes, config.hidden_size, "hidden states");
@@ -85,9 +87,10 @@ std::int64_t DeviceModel::bytes_per_step(std::int64_t position) const {
     const std::int64_t window = block.config().attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
     const ModelConfig& config = model_.config();
-    const std::int64_t kv_size = config.kv_heads_in(block.config()) * config.head_size;
     bytes += block.linear_bytes() + block.expert_bytes(num_lanes()) +
-             2 * num_lanes() * keys * kv_size * size_of(dtype_);
+             2 * num_lanes() * keys * config.kv_size_in(block.config()) * size_of(dtype_);
+    if (block.config().has_state())
+      bytes += num_lanes() * state_numbers(block.config().mixer()) * static_cast<std::int64_t>(sizeof(float));
   }
   return bytes;
 }

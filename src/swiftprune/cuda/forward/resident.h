@@ -23,9 +23,10 @@ class DeviceModel {
   std::int64_t num_lanes() const { return std::ssize(positions_); }
   std::int64_t capacity() const { return capacity_; }
   std::int64_t position(std::int64_t lane) const { return positions_[static_cast<std::size_t>(lane)]; }
-  // Only the first so many positions of a lane stay.
-  void keep(std::int64_t lane, std::int64_t positions) {
-    positions_[static_cast<std::size_t>(lane)] = positions;
+  // Only the first so many positions of a lane stay, or none, where a mixer's state cannot go back. Returns how many do.
+  std::int64_t keep(std::int64_t lane, std::int64_t positions) {
+    return positions_[static_cast<std::size_t>(lane)] =
+               model_.config().has_recurrent_blocks() ? 0 : positions;
   }
   void restart(std::int64_t lane) { positions_[static_cast<std::size_t>(lane)] = 0; }
   void swap(std::int64_t a, std::int64_t b);  // the two change places

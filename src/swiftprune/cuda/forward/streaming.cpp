@@ -92,7 +92,7 @@ void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::
   if (target.config().experts) {
     const std::int64_t count = target.config().experts->count;
     for (auto e = static_cast<std::int64_t>(lane_index); e < count; e += std::ssize(lanes_)) {
-      for (const ExpertPart part : kExpertParts) copy_expert(lane, target, e, part);
+      for (const ExpertPart part : parts_of(*target.config().experts)) copy_expert(lane, target, e, part);
       target.expert_tensors().release(e);
     }
   }

@@ -83,7 +83,7 @@ class CudaExpertShop final : public ExpertShop {
 
   RowSizes residual_sizes() override {
     row_sizes(floats(hidden_.view()), floats(dense_.view()), num_tokens(), hidden_size_,
-              numbers_.as<double>(), more_numbers_.as<double>(), stream_);
+              numbers_.as<double>(), more_numbers_.as<double>(), stream_, run_.model.config().residual_scale);
     return {download_numbers(numbers_, num_tokens()), download_numbers(more_numbers_, num_tokens())};
   }
 
@@ -183,7 +183,8 @@ class CudaExpertShop final : public ExpertShop {
   }
 
   void finish_layer() override {
-    add(y_.view().data, DType::kF32, static_cast<float*>(hidden_.view().data), y_.view().numel(), stream_);
+    add(y_.view().data, DType::kF32, static_cast<float*>(hidden_.view().data), y_.view().numel(), stream_,
+        run_.model.config().residual_scale);
   }
 
  private:
@@ -214,8 +215,12 @@ class CudaExpertShop final : public ExpertShop {
       changes_ = DeviceBuffer(memory_, bytes_of(n * experts_.router.top_k, sizeof(double)), kWhat);
     }
     gathered_ = DeviceMatrix(memory_, compute_, rows, hidden_size_, kWhat);
-    weight_ = DeviceBuffer(memory_, bytes_of(experts_.count * hidden_size_, sizeof(float)), kWhat);
-    scores_ = DeviceBuffer(memory_, bytes_of(rows * experts_.count, sizeof(float)), kWhat);
+    std::int64_t most = 0;  // experts of a block
+    for (const BlockConfig& block : run_.model.config().blocks) {
+      if (block.experts) most = std::max(most, block.experts->count);
+    }
+    weight_ = DeviceBuffer(memory_, bytes_of(most * hidden_size_, sizeof(float)), kWhat);
+    scores_ = DeviceBuffer(memory_, bytes_of(rows * most, sizeof(float)), kWhat);
     order_ = DeviceBuffer(memory_, bytes_of(n, sizeof(std::int32_t)), kWhat);
     gates_ = DeviceBuffer(memory_, bytes_of(n, sizeof(float)), kWhat);
     numbers_ = DeviceBuffer(memory_, bytes_of(n, sizeof(double)), kWhat);
@@ -250,7 +255,7 @@ class CudaExpertShop final : public ExpertShop {
     forward_->project_and_add(block(), kAttentionOutput, forward_->attention(block(), x), rows);
     x = forward_->input_of(block(), kMlp, rows);
     copy(x, x_.view().row_block(first, rows.rows), stream_);
-    forward_->add_shared(block(), x, rows, nullptr);
+    forward_->add_shared(block(), x, rows, nullptr, run_.model.config().residual_scale);
   }
 
   void for_outputs(std::int64_t expert, std::span<const std::int64_t> rows, const OutputFn& body) {

@@ -5,6 +5,7 @@
 #include <array>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
@@ -12,6 +13,7 @@
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/admm.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/pipeline/streams/whole_stream.h"
@@ -22,8 +24,9 @@ namespace {
 struct Sizes {  // the largest of what is allocated
   std::int64_t rows = 0, cols = 0, numel = 0;
   std::array<std::int64_t, kNumLinearInputs> grams{};
+  std::int64_t part = 0;  // the most inputs of a linear that reads only some of what is observed
 };
-Sizes sizes_of(const Plan& plan) {
+Sizes sizes_of(const Plan& plan, const ModelConfig& model) {
   Sizes sizes;
   for (const PlanEntry& entry : plan.entries) {
     if (!is_allocated(entry)) continue;
@@ -31,7 +34,11 @@ Sizes sizes_of(const Plan& plan) {
     sizes.cols = std::max(sizes.cols, entry.cols);
     sizes.numel = std::max(sizes.numel, entry.rows * entry.cols);
     auto& gram = sizes.grams[static_cast<std::size_t>(entry.input)];
-    gram = std::max(gram, entry.cols);
+    const std::int64_t width =
+        observed_width(model.blocks[static_cast<std::size_t>(entry.layer)], entry.input, model.hidden_size);
+    gram = std::max(gram, width);
+    sizes.cols = std::max(sizes.cols, width);
+    if (width != entry.cols) sizes.part = std::max(sizes.part, entry.cols);
   }
   return sizes;
 }
@@ -40,7 +47,7 @@ class CudaProbeShop final : public ProbeShop {
  public:
   CudaProbeShop(const ProbeRun& run, const GpuOptions& device)
       : CudaProbeShop(run, device, run.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32,
-                      sizes_of(run.plan)) {}
+                      sizes_of(run.plan, run.model.config())) {}
 
   void load(std::int64_t layer) override {
     layer_ = layer;
@@ -65,7 +72,9 @@ class CudaProbeShop final : public ProbeShop {
     for (const BlockLayout::Weight& weight : slots_.block().layout().weights) {
       const auto input = static_cast<std::size_t>(weight.input);
       if (!inputs[input] || stats[input] != nullptr) continue;
-      stats_[input].start(weight.cols, {.energy = true, .gram = true}, moments_[input], 0);
+      stats_[input].start(
+          observed_width(slots_.block().config(), weight.input, run_.model.config().hidden_size),
+          {.energy = true, .gram = true}, moments_[input], 0);
       stats[input] = &stats_[input];
     }
     windows_.pass(slots_.block(), stats);
@@ -74,10 +83,14 @@ class CudaProbeShop final : public ProbeShop {
   void start_input(LinearInput input, const std::string& tensor) override {
     DeviceStats& stats = stats_[static_cast<std::size_t>(input)];
     stats.finish(tensor);
-    admm_.prepare(stats, options_, nullptr, tensor);
+    part_first_ = -1;
+    // Preparing uses the matrix up, of which parts are taken.
+    const bool in_parts = input == LinearInput::kAttentionOutput && slots_.block().config().beside;
+    if (!in_parts) admm_.prepare(stats, options_, nullptr, tensor);
   }
 
   void prune(std::size_t linear, const PruneTarget& target) override {
+    prepare_part(linears_of(slots_.block().config())[linear]);
     admm_.refine(slots_.block().weight(linear), target, pruned_.weight(linear),
                  counters_.as<PruneCounters>());
   }
@@ -146,6 +159,11 @@ class CudaProbeShop final : public ProbeShop {
           DeviceBuffer(memory_, static_cast<std::uint64_t>(n * n) * sizeof(float), "Gram matrices");
       stats_.emplace_back(memory_, n, stream_);
     }
+    if (sizes.part > 0) {
+      part_stats_.emplace(memory_, sizes.part, stream_);
+      part_moments_.gram = DeviceBuffer(
+          memory_, static_cast<std::uint64_t>(sizes.part * sizes.part) * sizeof(float), "Gram matrices");
+    }
     constexpr std::string_view kWhat = "the hidden states of the probes";
     const std::int64_t hidden = run.model.config().hidden_size;
     changed_ = DeviceMatrix(memory_, DType::kF32, probed_before(num_layers()) * run.tokens, hidden, kWhat);
@@ -160,6 +178,16 @@ class CudaProbeShop final : public ProbeShop {
   }
 
   std::int64_t num_layers() const { return run_.model.config().num_layers(); }
+  // Where the linear reads a part of what is observed, that is what it is pruned by.
+  void prepare_part(const LinearTensors& linear) {
+    const DeviceStats& stats = stats_[static_cast<std::size_t>(linear.input)];
+    if (linear.inputs == stats.inputs() ||
+        std::exchange(part_first_, linear.first_input) == linear.first_input)
+      return;
+    part_stats_->take_part(stats, linear.first_input, linear.inputs, part_moments_);
+    admm_.prepare(*part_stats_, options_, nullptr, linear.name);
+  }
+
   // Blocks before this one that are probed: whose changed rows are kept.
   std::int64_t probed_before(std::int64_t layer) const {
     return std::count(run_.probed.begin(), run_.probed.begin() + layer, true);
@@ -210,6 +238,9 @@ class CudaProbeShop final : public ProbeShop {
   WholeStream<DeviceStreamOps> windows_;  // of the dense model
   std::array<Moments, kNumLinearInputs> moments_;
   std::vector<DeviceStats> stats_;
+  std::optional<DeviceStats> part_stats_;  // of some of an input's columns
+  Moments part_moments_;
+  std::int64_t part_first_ = -1;
   DeviceMatrix changed_;              // [probed layers·tokens, hidden]: each part has one block pruned
   DeviceMatrix input_, dense_, out_;  // [tokens, hidden] of the block in hand
   DeviceBuffer ratios_;               // by change and token

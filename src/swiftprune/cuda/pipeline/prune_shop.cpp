@@ -22,6 +22,7 @@
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/cuda/selection/selector.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/drivers/linear_numbers.h"
 #include "swiftprune/pipeline/drivers/shared_refinement.h"
@@ -191,6 +192,7 @@ class CudaPruneShop final : public PruneShop {
 
   void start_input(LinearInput input) override {
     input_stats_ = stats_[static_cast<std::size_t>(input)];
+    part_first_ = -1;
     refiner_is_ready_ = false;
     loads_.assign(static_cast<std::size_t>(ranks_.size()), 0);
     selector_->start_input();
@@ -205,7 +207,9 @@ class CudaPruneShop final : public PruneShop {
   std::vector<std::int64_t> threshold_counts(std::size_t linear, std::span<const float> effects,
                                              const PruneTarget& target) override {
     const DeviceView weight = dense().weight(linear);
-    return selector_->threshold_counts(weight, input_stats_->view().energy, effects,
+    const DeviceStats* stats = stats_for(linear);
+    expect(stats != nullptr, "row budgets: statistics of the input");
+    return selector_->threshold_counts(weight, stats->view().energy, effects,
                                        total_prune_count(target, weight.rows, weight.cols));
   }
 
@@ -231,8 +235,8 @@ class CudaPruneShop final : public PruneShop {
     if (entry.refine.facts().uses_mask)
       select_into(linear, entry, target, !entry.refine.is_none(), place, stream_);
     if (!entry.refine.is_none()) refine_into(linear, entry, target, place);
-    if (errors_ && input_stats_ != nullptr) {
-      errors_->measure(linear, place.weight, *input_stats_, prepared_refiner());
+    if (const DeviceStats* stats = errors_ ? stats_for(linear) : nullptr) {
+      errors_->measure(linear, place.weight, *stats, prepared_refiner(*stats));
       errors_->download();
     }
     const auto bytes = static_cast<std::size_t>(weight.numel() * size_of(weight.dtype));
@@ -255,9 +259,9 @@ class CudaPruneShop final : public PruneShop {
       shared_->arrived.record(shared_->exchange);
       shared_->arrived.hold(stream_);
     }
-    if (errors_ && input_stats_ != nullptr) {
-      for (const std::size_t i : linears_in_hand(input))
-        errors_->measure(i, place_of(i).weight, *input_stats_, prepared_refiner());
+    for (const std::size_t i : errors_ ? linears_in_hand(input) : std::vector<std::size_t>{}) {
+      if (const DeviceStats* stats = stats_for(i))
+        errors_->measure(i, place_of(i).weight, *stats, prepared_refiner(*stats));
     }
     if (expert_in_hand()) {
       if (sees_pruned()) put_expert(input);
@@ -382,19 +386,34 @@ class CudaPruneShop final : public PruneShop {
   }
 
   // Where one stands ready for the input in hand and its Gram matrix.
-  DeviceRefiner* prepared_refiner() {
-    return refiner_is_ready_ && input_stats_->gram() != nullptr ? &*refiner_ : nullptr;
+  DeviceRefiner* prepared_refiner(const DeviceStats& stats) {
+    return refiner_is_ready_ && stats.gram() != nullptr ? &*refiner_ : nullptr;
+  }
+
+  // What a linear knows of its input: all that was seen, or the part that it reads; null where nothing was.
+  const DeviceStats* stats_for(std::size_t linear) {
+    if (input_stats_ == nullptr || expert_in_hand()) return input_stats_;
+    const LinearTensors of = linears_of(dense().config())[linear];
+    if (!is_observed(of, run_.model.config().hidden_size)) return nullptr;
+    if (of.inputs == input_stats_->inputs()) return input_stats_;
+    if (std::exchange(part_first_, of.first_input) != of.first_input) {
+      part_stats_->take_part(*input_stats_, of.first_input, of.inputs, part_moments_);
+      selector_->start_input();
+      refiner_is_ready_ = false;
+    }
+    return &*part_stats_;
   }
 
   void select_into(std::size_t linear, const PlanEntry& entry, const PruneTarget& target, bool masks_only,
                    const Place& place, cudaStream_t lane) {
     const DeviceView weight = weight_of(linear);
     const std::size_t slot = slot_of(linear);
-    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, slot, weight, lane);
+    const DeviceStats* stats = stats_for(linear);
+    if (errors_ && stats != nullptr) errors_->keep(linear, slot, weight, lane);
     DeviceSelector::Scored scored;
     {
       const Stopwatch watch(run_.seconds.score);
-      scored = selector_->score(weight, slot, entry, input_stats_, lane);
+      scored = selector_->score(weight, slot, entry, stats, lane);
     }
     const Stopwatch watch(run_.seconds.select);
     if (masks_only) {
@@ -409,9 +428,12 @@ class CudaPruneShop final : public PruneShop {
                                              const PruneTarget& target, const Place& place) {
     const Stopwatch watch(run_.seconds.refine);
     const DeviceView weight = weight_of(linear);
-    if (errors_ && input_stats_ != nullptr) errors_->keep(linear, slot_of(linear), weight, stream_);
-    if (!std::exchange(refiner_is_ready_, true))
-      refiner_->prepare(entry.refine, input_stats_, moments_[0].cross.as<float>(), entry.tensor);
+    const DeviceStats* stats = stats_for(linear);
+    if (errors_ && stats != nullptr) errors_->keep(linear, slot_of(linear), weight, stream_);
+    if (!std::exchange(refiner_is_ready_, true)) {
+      const DeviceBuffer& cross = part_first_ < 0 ? moments_[0].cross : part_moments_.cross;
+      refiner_->prepare(entry.refine, stats, cross.as<float>(), entry.tensor);
+    }
     if (entry.grid) {
       return refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, place.weight,
                                       place.counters);
@@ -492,12 +514,17 @@ class CudaPruneShop final : public PruneShop {
 
   DeviceStats* start_stats(LinearInput input, const StatNeeds& needs, const Moments& moments, bool residual) {
     const auto i = static_cast<std::size_t>(input);
-    const auto all = weights_in_hand();
-    const auto reads =
-        std::find_if(all.begin(), all.end(), [&](const auto& weight) { return weight.input == input; });
     const ModelConfig& model = run_.model.config();
-    all_stats_[i].start(reads->cols, needs, moments, residual ? model.hidden_size : 0,
-                        1.0f / model.residual_scale);
+    const BlockConfig& block = dense().config();
+    std::int64_t inputs = observed_width(block, input, model.hidden_size);
+    if (expert_in_hand()) {
+      const auto all = held_->parts();
+      inputs = std::find_if(all.begin(), all.end(), [&](const auto& weight) {
+                 return weight.input == input;
+               })->cols;
+    }
+    all_stats_[i].start(inputs, needs, moments, residual ? model.hidden_size : 0,
+                        residual ? 1.0f / output_factor(model, block, input) : 1.0f);
     return stats_[i] = &all_stats_[i];
   }
 
@@ -555,10 +582,11 @@ class CudaPruneShop final : public PruneShop {
   void make_room_for_windows() {
     const std::int64_t hidden = run_.model.config().hidden_size;
     make_room_for_moments(hidden);
-    std::int64_t widest = hidden;
+    std::int64_t widest = widest_input(run_.model.config());
     for (const PlanEntry& entry : run_.plan.entries) widest = std::max(widest, entry.cols);
     for (int i = 0; i < kNumLinearInputs; ++i)
       all_stats_.emplace_back(memory_, widest, stream_, shared_ ? &*shared_ : nullptr);
+    if (run_.model.config().has_recurrent_blocks()) part_stats_.emplace(memory_, widest, stream_);
     if (shared_) make_room_for_held(widest, hidden);
     const std::int64_t rows = rows_per_pass(run_.windows);
     scratch_.emplace(memory_, compute_, rows, widest, run_.aligned ? widest : 0, run_.aligned ? hidden : 0);
@@ -608,11 +636,16 @@ class CudaPruneShop final : public PruneShop {
   void make_room_for_moments(std::int64_t hidden) {
     std::array<std::int64_t, kNumLinearInputs> sizes{};
     bool alignment = false;
+    std::int64_t part = 0;  // the most inputs of a linear that reads only some
     for (const PlanEntry& entry : run_.plan.entries) {
       const StatNeeds needs = stat_needs(entry);
       alignment |= needs.alignment;
+      if (!needs.gram) continue;
       auto& size = sizes[static_cast<std::size_t>(entry.input)];
-      if (needs.gram) size = std::max(size, entry.cols);
+      const BlockConfig& block = run_.model.config().blocks[static_cast<std::size_t>(entry.layer)];
+      const std::int64_t width = entry.expert >= 0 ? entry.cols : observed_width(block, entry.input, hidden);
+      size = std::max(size, width);
+      if (width != entry.cols) part = std::max(part, entry.cols);
     }
     const std::int64_t largest = *std::max_element(sizes.begin(), sizes.end());
     if (largest == 0) return;
@@ -625,6 +658,10 @@ class CudaPruneShop final : public PruneShop {
     }
     if (alignment) moments_[0].cross = matrix(largest, largest, "cross moments");
     if (run_.aligned) moments_[0].residual = matrix(hidden, largest, "residual moments");
+    if (part == 0) return;
+    part_moments_.gram = matrix(part, part, "Gram matrices");
+    if (alignment) part_moments_.cross = matrix(part, part, "cross moments");
+    if (run_.aligned) part_moments_.residual = matrix(hidden, part, "residual moments");
   }
 
   // A pass over all blocks' weights.
@@ -681,6 +718,9 @@ class CudaPruneShop final : public PruneShop {
   std::vector<DeviceStats> all_stats_;                  // by LinearInput; empty without calibration
   std::array<DeviceStats*, kNumLinearInputs> stats_{};  // those that hold the block's inputs
   DeviceStats* input_stats_ = nullptr;                  // of the input in hand
+  std::optional<DeviceStats> part_stats_;               // of a part of it, from column part_first_ on
+  Moments part_moments_;
+  std::int64_t part_first_ = -1;
   std::optional<StatisticsScratch> scratch_;
   std::optional<BlockForward> forward_;
   std::optional<DeviceStreamOps> ops_;

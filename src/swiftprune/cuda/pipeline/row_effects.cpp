@@ -67,7 +67,7 @@ RowEffects::Readers ColumnEnergies::readers_of(const BlockWeights& block) {
   readers.mlp = readers.attention;
   const auto& weights = block.layout().weights;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i].input != kAttention && weights[i].input != kMlp) continue;
+    if (is_output(weights[i].input) || weights[i].cols != hidden_) continue;  // or inside latent attention
     const std::vector<double> sums = of(block.weight(i), {});
     std::vector<double>& to = weights[i].input == kAttention ? readers.attention : readers.mlp;
     for (std::size_t j = 0; j < to.size(); ++j) to[j] += sums[j];
@@ -124,7 +124,14 @@ std::vector<std::vector<double>> DeviceRowEffects::output_energies(const BlockWe
 
 std::vector<std::vector<float>> DeviceRowEffects::of(const BlockWeights& dense, std::int64_t layer,
                                                      LinearInput input, const DeviceStats& stats) {
-  if (input == kAttentionOutput || input == kMlpOutput) return {effects_.of_output(layer, input)};
+  if (is_output(input)) return effects_.of_outputs(layer, input);
+  if (input == kAttention && RowEffects::rows_are_alike(dense.config())) {
+    std::vector<std::vector<float>> alike;
+    for (const BlockLayout::Weight& weight : dense.layout().weights) {
+      if (weight.input == kAttention) alike.emplace_back(static_cast<std::size_t>(weight.rows), 1.0f);
+    }
+    return alike;
+  }
   if (input == kAttention) {
     const std::vector<double> columns = columns_.of(dense.weight(first_of(dense, kAttentionOutput)), {});
     return effects_.of_attention(layer, output_energies(dense, stats), columns);

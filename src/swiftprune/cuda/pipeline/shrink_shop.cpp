@@ -13,6 +13,7 @@
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
+#include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/streams/one_stream.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
@@ -64,8 +65,9 @@ class CudaShrinkShop final : public ShrinkShop {
     if (needs != nullptr) {
       StatNeeds wanted = *needs;
       wanted.energy = true;
-      stats_->start(block().group(input).cols, wanted, moments_,
-                    residual ? run_.model.config().hidden_size : 0);
+      const ModelConfig& model = run_.model.config();
+      stats_->start(observed_width(block().config(), input, model.hidden_size), wanted, moments_,
+                    residual ? model.hidden_size : 0);
     }
     DeviceStats* stats = needs != nullptr ? &*stats_ : nullptr;
     run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
@@ -87,13 +89,13 @@ class CudaShrinkShop final : public ShrinkShop {
   }
 
   std::vector<double> unit_scores(LinearInput output, std::int64_t num_kept) override {
-    return scores_->score(run_.scorer, projection(output), *stats_, num_kept);
+    return scores_->score(run_.scorer, projection(output), stats_of(output), num_kept);
   }
 
   void refit_columns(LinearInput output, std::span<const std::int64_t> columns,
                      const RefitOptions& options) override {
     const DeviceView weight = keep_original(output);
-    fit_->prepare(*stats_, columns, options,
+    fit_->prepare(stats_of(output), columns, options,
                   block().layout().weights[block().output_projection(output)].tensor);
     fit_->solve(weight);
     fit_->write(weight);
@@ -109,7 +111,7 @@ class CudaShrinkShop final : public ShrinkShop {
 
   std::vector<float> mean_error(LinearInput output) override {
     const DeviceView weight = projection(output);
-    const LayerStats stats = stats_->view();
+    const LayerStats stats = stats_of(output).view();
     const DeviceBuffer sums = upload(memory_, stats.sum, "means", stream_);
     weighted_differences(original_.data(), weight.data, weight.dtype, weight.rows, weight.cols,
                          sums.as<double>(), sums_.as<double>(), stream_);
@@ -170,6 +172,14 @@ class CudaShrinkShop final : public ShrinkShop {
     return output == LinearInput::kMlpOutput ? config.down : config.attention_output;
   }
 
+  // What the projection knows of its input: all that was seen, or, of two that read a part each, its own.
+  const DeviceStats& stats_of(LinearInput output) {
+    const LinearTensors& tensors = tensors_of(output);
+    if (tensors.inputs == stats_->inputs()) return *stats_;
+    part_stats_->take_part(*stats_, tensors.first_input, tensors.inputs, part_moments_);
+    return *part_stats_;
+  }
+
   void reserve_biases(BlockWeights& slot) const {
     for (const LinearInput output : run_.added_biases) slot.reserve_bias(output);
   }
@@ -177,21 +187,28 @@ class CudaShrinkShop final : public ShrinkShop {
   // Everything on the device but the weights, sized once for all blocks.
   void make_room() {
     const ModelConfig& m = run_.model.config();
-    std::int64_t cols = 0, numel = 0, gram = 0;
+    std::int64_t cols = widest_input(m), numel = 0, gram = 0;
     for (const BlockConfig& config : m.blocks) {
       for (const LinearTensors& linear : linears_of(config)) {
         cols = std::max(cols, linear.inputs);
         numel = std::max(numel, linear.outputs * linear.inputs);
-        if (run_.needs_gram(linear.input)) gram = std::max(gram, linear.inputs);
+        if (run_.needs_gram(linear.input))
+          gram = std::max(gram, observed_width(config, linear.input, m.hidden_size));
       }
     }
     const std::int64_t hidden = m.hidden_size;
     const auto matrix = [&](std::int64_t rows, std::string_view what) {
       return DeviceBuffer(memory_, floats(rows * gram), what);
     };
-    if (gram > 0) moments_.gram = matrix(gram, "Gram matrices");
-    if (run_.aligned()) moments_.cross = matrix(gram, "cross moments");
-    if (run_.aligned()) moments_.residual = matrix(hidden, "residual moments");
+    const bool in_parts = std::any_of(m.blocks.begin(), m.blocks.end(),
+                                      [](const BlockConfig& config) { return config.beside.has_value(); });
+    if (in_parts) part_stats_.emplace(memory_, cols, stream_);
+    for (Moments* moments : {&moments_, in_parts ? &part_moments_ : nullptr}) {
+      if (moments == nullptr) continue;
+      if (gram > 0) moments->gram = matrix(gram, "Gram matrices");
+      if (run_.aligned()) moments->cross = matrix(gram, "cross moments");
+      if (run_.aligned()) moments->residual = matrix(hidden, "residual moments");
+    }
     const bool post_norm = m.blocks.front().post_mlp_norm || m.blocks.front().post_attention_norm;
     const std::int64_t rows = rows_per_pass(run_.windows);
     scratch_.emplace(memory_, compute_, rows, cols, run_.aligned() || post_norm ? cols : 0,
@@ -271,6 +288,8 @@ class CudaShrinkShop final : public ShrinkShop {
   Moments moments_;  // of the input in hand
   std::optional<StatisticsScratch> scratch_;
   std::optional<DeviceStats> stats_;
+  std::optional<DeviceStats> part_stats_;  // of some of an input's columns
+  Moments part_moments_;
   std::optional<ColumnEnergies> energies_;
   std::optional<DeviceColumnFit> fit_;
   std::optional<DeviceUnitScores> scores_;

@@ -52,7 +52,7 @@ DeviceStreamOps::DeviceStreamOps(DeviceMemory& memory, Products& products, Block
       stream_(stream) {}
 
 void DeviceStreamOps::make_room_for_inner() {
-  const std::int64_t widest = std::max(config().num_heads * config().head_size, config().intermediate_size);
+  const std::int64_t widest = widest_input(config());
   inner_ =
       DeviceBuffer(memory_, static_cast<std::uint64_t>(num_rows() * widest * size_of(forward_.compute())),
                    "the inputs of the output projections");

@@ -10,6 +10,7 @@
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
+#include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -77,8 +78,8 @@ class DeviceTrialStreams final : public TrialStreams {
     needs.energy = true;
     const std::array outputs = {kAttentionOutput, kMlpOutput};
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      const DeviceView weight = block().weight(block().output_projection(outputs[i]));
-      stats_[i]->start(weight.cols, needs, moments_[i], 0);
+      stats_[i]->start(observed_width(block().config(), outputs[i], model_.config().hidden_size), needs,
+                       moments_[i], 0);
     }
     const DeviceObserver observer = [&](LinearInput input, DeviceView x) {
       for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -92,7 +93,12 @@ class DeviceTrialStreams final : public TrialStreams {
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       stats_[i]->finish(fmt::format("block {}, {}", layer_, name_of(outputs[i])));
       const DeviceView weight = block().weight(block().output_projection(outputs[i]));
-      scores[static_cast<std::size_t>(outputs[i])] = scores_->score(scorer, weight, *stats_[i], weight.cols);
+      const DeviceStats* stats = &*stats_[i];
+      if (stats->inputs() != weight.cols) {  // the first of two that read a part each
+        part_stats_->take_part(*stats, 0, weight.cols, part_moments_);
+        stats = &*part_stats_;
+      }
+      scores[static_cast<std::size_t>(outputs[i])] = scores_->score(scorer, weight, *stats, weight.cols);
     }
     return scores;
   }
@@ -155,16 +161,19 @@ class DeviceTrialStreams final : public TrialStreams {
     const OutputSizes sizes = output_sizes(model_);
     if (!energies_) {
       energies_.emplace(memory_, model_, stream_);
-      scratch_.emplace(memory_, compute_, rows_per_pass(windows_), sizes.cols, 0, 0);
-      for (auto& stats : stats_) stats.emplace(memory_, sizes.cols, stream_);
+      const std::int64_t widest = widest_input(model_.config());
+      scratch_.emplace(memory_, compute_, rows_per_pass(windows_), widest, 0, 0);
+      for (auto& stats : stats_) stats.emplace(memory_, widest, stream_);
+      if (model_.config().has_recurrent_blocks()) part_stats_.emplace(memory_, sizes.cols, stream_);
     }
     const bool needs_fit = scorer.needs.gram && !fit_;
     if (needs_fit) {
       fit_.emplace(memory_, products_, *energies_, sizes.cols, sizes.numel, stream_);
-      for (Moments& moments : moments_) {
-        moments.gram = DeviceBuffer(
-            memory_, static_cast<std::uint64_t>(sizes.cols * sizes.cols) * sizeof(float), "Gram matrices");
-      }
+      const auto gram = [&](std::int64_t n) {
+        return DeviceBuffer(memory_, static_cast<std::uint64_t>(n * n) * sizeof(float), "Gram matrices");
+      };
+      for (Moments& moments : moments_) moments.gram = gram(widest_input(model_.config()));
+      if (part_stats_) part_moments_.gram = gram(sizes.cols);
     }
     if (!scores_ || needs_fit) scores_.emplace(memory_, *energies_, fit_ ? &*fit_ : nullptr, model_, stream_);
   }
@@ -187,6 +196,8 @@ class DeviceTrialStreams final : public TrialStreams {
   std::optional<DeviceColumnFit> fit_;
   std::array<Moments, 2> moments_;
   std::array<std::optional<DeviceStats>, 2> stats_;
+  std::optional<DeviceStats> part_stats_;
+  Moments part_moments_;
   std::optional<DeviceUnitScores> scores_;
   std::optional<DeviceHead> head_;
 };

@@ -278,6 +278,28 @@ void DeviceStats::finish(std::string_view input) {
   }
 }
 
+void DeviceStats::take_part(const DeviceStats& whole, std::int64_t first, std::int64_t count,
+                            const Moments& moments) {
+  expect(first >= 0 && count > 0 && first + count <= whole.inputs_ && !whole.needs_.sample && !waits(),
+         "take_part: inputs of finished statistics");
+  start(count, whole.needs_, moments, whole.residual_size_, whole.residual_factor_);
+  num_tokens_ = whole.num_tokens_;
+  num_windows_ = whole.num_windows_;
+  const auto copy = [&](void* to, const void* from, std::int64_t size, std::int64_t rows) {
+    check(cudaMemcpy2DAsync(to, bytes_of(count, size), from, bytes_of(whole.inputs_, size),
+                            bytes_of(count, size), static_cast<std::size_t>(rows), cudaMemcpyDeviceToDevice,
+                            stream_));
+  };
+  copy(sums_.data(), whole.sums_.as<double>() + first, sizeof(double), kSums);
+  for (std::int64_t i = 0; i < kSums; ++i) {
+    std::copy_n(whole.host_.begin() + i * whole.inputs_ + first, count, host_.begin() + i * count);
+  }
+  const std::int64_t corner = first * whole.inputs_ + first;
+  if (gram_ != nullptr) copy(gram_, whole.gram_ + corner, sizeof(float), count);
+  if (cross_ != nullptr) copy(cross_, whole.cross_ + corner, sizeof(float), count);
+  if (residual_ != nullptr) copy(residual_, whole.residual_ + first, sizeof(float), residual_size_);
+}
+
 LayerStats DeviceStats::view() const {
   const auto n = static_cast<std::size_t>(inputs_);
   const std::span<const double> all(host_);

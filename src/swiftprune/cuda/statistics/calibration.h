@@ -95,6 +95,9 @@ class DeviceStats {
   // when an activation was not finite.
   void finish(std::string_view input);
 
+  // Inputs [first, first + count) of finished statistics, as finished ones of their own.
+  void take_part(const DeviceStats& whole, std::int64_t first, std::int64_t count, const Moments& moments);
+
   LayerStats view() const;  // without matrices
   std::int64_t inputs() const { return inputs_; }
   float* gram() const { return gram_; }

@@ -7,6 +7,7 @@
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -23,17 +24,16 @@ class DeviceInputEnergies final : public InputEnergies {
         blocks_(memory_, products_, model, device_, nullptr, rows_per_pass(windows), windows.seqlen,
                 compute_dtype(model, compute), stream_) {
     const ModelConfig& m = model.config();
-    const std::int64_t widest = std::max({m.hidden_size, m.num_heads * m.head_size, m.intermediate_size});
-    scratch_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(statistics_scratch(kStoppingSegment, widest)),
+    scratch_ = DeviceBuffer(memory_,
+                            static_cast<std::uint64_t>(statistics_scratch(kStoppingSegment, widest_input(m))),
                             "statistics");
     for (std::int64_t layer = 0; layer < m.num_layers(); ++layer) {
-      const auto groups = linears_by_input(m.blocks[static_cast<std::size_t>(layer)]);
-      for (std::size_t input = 0; input < groups.size(); ++input) {
+      const BlockConfig& block = m.blocks[static_cast<std::size_t>(layer)];
+      for (int i = 0; i < kNumLinearInputs; ++i) {
+        const auto input = static_cast<LinearInput>(i);
         // Where all of the MLP are experts, their inputs are seen, and no down projection's.
-        const bool of_experts = groups[input].empty() && input == static_cast<std::size_t>(LinearInput::kMlp);
-        const std::int64_t inputs = of_experts              ? m.hidden_size
-                                    : groups[input].empty() ? 0
-                                                            : groups[input].front().inputs;
+        const bool of_experts = block.experts && block.up.empty() && input == LinearInput::kMlp;
+        const std::int64_t inputs = of_experts ? m.hidden_size : observed_width(block, input, m.hidden_size);
         const std::uint64_t bytes = static_cast<std::uint64_t>(inputs) * sizeof(double);
         energies_.emplace_back(memory_, bytes, "energies");
         check(cudaMemsetAsync(energies_.back().data(), 0, bytes, stream_));

@@ -7,15 +7,15 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ __launch_bounds__(kThreads) void sizes_kernel(const float* a, const float* b, std::int64_t cols,
-                                                         double* norms, double* largest) {
+__global__ __launch_bounds__(kThreads) void sizes_kernel(const float* a, const float* b, float factor,
+                                                         std::int64_t cols, double* norms, double* largest) {
   __shared__ float scratch[kWarp + 1];
   __shared__ double scratch_double[kWarp + 1];
   const std::int64_t r = blockIdx.x;
   double squares = 0.0;
   float most = 0.0f;
   for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
-    const float x = a[r * cols + j] + (b != nullptr ? b[r * cols + j] : 0.0f);
+    const float x = a[r * cols + j] + (b != nullptr ? factor * b[r * cols + j] : 0.0f);
     squares += static_cast<double>(x) * static_cast<double>(x);
     most = fmaxf(most, fabsf(x));
   }
@@ -101,9 +101,9 @@ void apply_fit(const void* weight, DType dtype, float* fit, std::int64_t n, void
 }
 
 void row_sizes(const float* a, const float* b, std::int64_t rows, std::int64_t cols, double* norms,
-               double* largest, cudaStream_t stream) {
+               double* largest, cudaStream_t stream, float factor) {
   if (rows == 0) return;
-  sizes_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a, b, cols, norms, largest);
+  sizes_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a, b, factor, cols, norms, largest);
   check_launch("row_sizes");
 }
 

@@ -203,6 +203,11 @@ const std::vector<float>& RowEffects::of_output(std::int64_t layer, LinearInput 
   return (input == kAttentionOutput ? attention_output_ : mlp_output_)[at(layer)];
 }
 
+std::vector<std::vector<float>> RowEffects::of_outputs(std::int64_t layer, LinearInput input) const {
+  const bool both = input == kAttentionOutput && model_.config().blocks[at(layer)].beside.has_value();
+  return std::vector<std::vector<float>>(both ? 2 : 1, of_output(layer, input));
+}
+
 std::vector<float> RowEffects::mlp_output_gains(std::int64_t layer) const {
   const BlockConfig& block = model_.config().blocks[at(layer)];
   return block.post_mlp_norm ? gains(model_, block.post_mlp_norm) : std::vector<float>{};
@@ -211,10 +216,7 @@ std::vector<float> RowEffects::mlp_output_gains(std::int64_t layer) const {
 std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const DecoderBlock& dense,
                                                std::int64_t layer, LinearInput input,
                                                const LayerStats& stats) const {
-  if (input == kAttentionOutput || input == kMlpOutput) {
-    const bool both = input == kAttentionOutput && dense.config().beside;
-    return std::vector<std::vector<float>>(both ? 2 : 1, of_output(layer, input));
-  }
+  if (is_output(input)) return of_outputs(layer, input);
   if (input == kAttention) {
     // As if the inputs were uncorrelated where no Gram is known.
     std::vector<std::vector<double>> outputs;
@@ -222,9 +224,8 @@ std::vector<std::vector<float>> RowEffects::of(const Backend& backend, const Dec
       if (linear.tensors.input == kAttention)
         outputs.push_back(row_energies(linear.weight.view(), stats, backend));
     }
-    // What a row of a mixer's or a gated head's projections does is not known here: all of a linear count alike.
     const BlockConfig& block = dense.config();
-    if (block.has_state() || block.gated_heads || block.keys_are_values || block.takes_keys()) {
+    if (rows_are_alike(block)) {
       std::vector<std::vector<float>> alike;
       for (const std::vector<double>& rows : outputs) alike.emplace_back(rows.size(), 1.0f);
       return alike;

@@ -43,11 +43,19 @@ class RowEffects {
   // projection, its rows times mlp_output_gains().
   std::vector<std::vector<float>> of_mlp(std::int64_t layer, std::span<const double> gate,
                                          std::span<const double> up, std::span<const double> columns) const;
-  const std::vector<float>& of_output(std::int64_t layer, LinearInput input) const;
+  // Of each output projection that reads `input`.
+  std::vector<std::vector<float>> of_outputs(std::int64_t layer, LinearInput input) const;
+  // What a row of a mixer's or a gated head's projections does is not known here: all of a linear that reads the block's
+  // input count alike.
+  static bool rows_are_alike(const BlockConfig& block) {
+    return block.has_state() || block.gated_heads || block.keys_are_values || block.takes_keys();
+  }
   // What the norm behind the MLP multiplies its outputs with; empty without one.
   std::vector<float> mlp_output_gains(std::int64_t layer) const;
 
  private:
+  const std::vector<float>& of_output(std::int64_t layer, LinearInput input) const;
+
   const Model& model_;
   // [layers][hidden] behind attention and behind the MLP of each block
   std::vector<std::vector<float>> attention_output_, mlp_output_;
