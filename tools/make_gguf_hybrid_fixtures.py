@@ -123,7 +123,7 @@ def write_lfm2(name, kind, sparse, extra):
         writer.add_expert_feed_forward_length(EXPERT_WIDTH)
         writer.add_leading_dense_block_count(DENSE)
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-    byte_tokenizer(writer, "lfm2")
+    byte_tokenizer(writer, "llama-bpe")  # what llama.cpp takes "lfm2" for
     add_tensors(writer, state, len(types))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
