@@ -166,7 +166,9 @@ TEST_F(CudaAttentionTest, WideHeadsAndSlopesAgreeWithTheReference) {
       for (const auto& [window, softcap] : {std::pair{0, 0.0f}, {7, 0.0f}, {0, 3.0f}}) {
         const Matrix slopes = random_matrix(1, s.heads, 8);
         AttentionParams params = params_of(s, window, softcap);
-        if (s.head_size <= cuda::kMostTiledHeadSize) params.slopes = slopes.values();
+        const bool sloped = s.head_size <= cuda::kMostTiledHeadSize;
+        if (sloped && softcap > 0.0f) continue;  // no model has both
+        if (sloped) params.slopes = slopes.values();
         const std::int64_t rows = s.length * s.sequences, stride = (s.heads + 2 * s.kv_heads) * s.head_size;
         const Matrix qkv = rounded(random_matrix(rows, stride, 4), dtype);
         Matrix expected(rows, s.heads * s.head_size);

@@ -14,7 +14,7 @@ constexpr int kMostSize = static_cast<int>(kMostTiledHeadSize);
 constexpr int kUnroll = 4;          // keys of a group of lanes at a time
 constexpr int kBlocks = 1024;       // that should run at once: eight a multiprocessor of a large GPU
 constexpr int kMostSplits = kWarp;  // of the keys of a row: a lane each when they are combined
-constexpr int kSplitKeys = 32;      // no fewer, or combining costs more than it gains
+constexpr int kSplitKeys = 64;      // no fewer, or combining costs more than it gains
 
 constexpr int kCounterBytes = kBlocks * static_cast<int>(sizeof(unsigned));
 constexpr int kPartFloats = kMostSize + 2;  // the weighted sum, then the largest score and the total
