@@ -113,8 +113,8 @@ std::string as_given(const CommonOptions& options, const std::string& folder) {
 RunScope apply(const CommonOptions& options) {
   if (const auto launched = options.runs_in_ranks ? std::nullopt : launched_rank()) {
     bad_usage(
-        "{}: found {} processes that {} started, expected one: several do only prune, quantize and eval; to "
-        "run it "
+        "{}: found {} processes that {} started, expected one: several do only prune, quantize, shrink, "
+        "eval and compare; to run it "
         "in each by itself, unset {}",
         options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }

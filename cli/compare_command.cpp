@@ -1,6 +1,7 @@
 // swiftprune compare: what pruning cost, against the dense model, on own text and own prompts.
 #include <algorithm>
 #include <memory>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -9,6 +10,7 @@
 #include "gate_flags.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "ranks.h"
 #include "swiftprune/api/compare_job.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/pilot/equal_bytes.h"
@@ -27,6 +29,7 @@ struct CompareFlags {
   std::string work;
   std::string compute = "f32";
   DeviceFlags device;
+  RankFlags ranks;
 };
 
 void print_model(const ModelReport& model, bool equal_bytes) {
@@ -115,9 +118,17 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
   return compare_at_equal_bytes(input, device, options);
 }
 
-void run(const CompareFlags& flags) {
+void check_same_models(const CompareFlags& flags, std::span<const std::unique_ptr<Model>> models,
+                       const Device& device, Communicator& ranks) {
+  std::vector<const Checkpoint*> checkpoints;
+  for (const auto& model : models) checkpoints.push_back(&model->checkpoint());
+  check_same_run(ranks, *flags.common.command, checkpoints, device);
+}
+
+void run(const CompareFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
   check_flags(flags);
+  if (flags.equal_bytes) check_one_process(ranks, "--equal-bytes", "leave --ranks out");
   const auto device = open_device(flags.device);
   std::vector<std::string> folders = {flags.job.dense};
   folders.insert(folders.end(), flags.job.pruned.begin(), flags.job.pruned.end());
@@ -131,8 +142,10 @@ void run(const CompareFlags& flags) {
   input.folders = std::move(folders);
   if (input.masks.empty() && (!flags.report.empty() || takes_page())) input.masks = default_masks(*models[0]);
 
+  check_same_models(flags, models, *device, ranks);
   ComparisonReport report =
-      flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device);
+      flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device, ranks);
+  if (!ranks.is_first()) return;
   for (ModelReport& model : report.models) {
     model.summary.folder = as_given(flags.common, model.summary.folder);
     for (const ModelStep& step : model.summary.steps) {
@@ -206,6 +219,7 @@ void add_flags(CLI::App& command, CompareFlags& f) {
   add_answer_gate_flags(command, f.job.gates);
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
+  add_rank_flags(command, f.common, f.ranks);
   add_common_options(command, f.common);
 }
 
@@ -227,7 +241,10 @@ void declare_compare(CLI::App& program) {
       "--max-loops 0.02 --min-exact 0.9\n"
       "  swiftprune compare ./SmolLM2-135M ./SmolLM2-50-int4 --text my_text.txt --equal-bytes --calibration "
       "other.txt --report out.html");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] {
+    run_in_ranks(flags->common, flags->ranks, flags->device.device,
+                 [&](Communicator& ranks) { run(*flags, ranks); });
+  });
 }
 
 }  // namespace swiftprune::cli

@@ -1,4 +1,5 @@
 // swiftprune eval: perplexity of one model on texts, and its accuracy on tasks.
+#include <array>
 #include <memory>
 
 #include <fmt/format.h>
@@ -63,20 +64,12 @@ EvalEvents events_of(const EvalFlags& flags) {
 
 void run(const EvalFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
-  if (ranks.size() > 1 && !flags.job.tasks.empty())
-    bad_usage("--task: found with {} ranks, which share out texts alone; run tasks in one process",
-              ranks.size());
   const auto device = open_device(flags.device);
   check(flags.job);
   const auto model = open_model(flags.common, flags.job.model, flags.job.adapter);
   device->check_model(*model);
   const ComputeType compute = compute_by_name(flags.compute, *device);
-  if (ranks.size() > 1) {
-    check_same_on_ranks(ranks, {{"command", byte_options(*flags.common.command)},
-                                {"model", sampled_files(model->checkpoint())},
-                                {"device", device->name()},
-                                {"instruction set", isa_name()}});
-  }
+  check_same_run(ranks, *flags.common.command, std::array{&model->checkpoint()}, *device);
   EvalReport report = evaluate(flags.job, *model, *device, compute, events_of(flags), ranks);
   report.model = as_given(flags.common, flags.job.model);
   if (flags.common.json) print_json(to_json(report, flags.items));

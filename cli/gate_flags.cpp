@@ -1,6 +1,8 @@
 #include "gate_flags.h"
 
+#include <filesystem>
 #include <memory>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -68,8 +70,14 @@ void check(const PruneGate& gate) {
   }
 }
 
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device) {
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device, Communicator& ranks) {
   if (gate.text.empty()) return;
+  bool written = ranks.is_first();
+  ranks.broadcast(0, std::as_writable_bytes(std::span(&written, 1)));  // others come here before
+  std::int64_t blind = std::filesystem::exists(run.pruned) ? 0 : 1;
+  add_counts(ranks, std::span(&blind, 1));
+  if (blind > 0 && !ranks.is_first()) return;
+  Communicator& measuring = blind > 0 ? alone() : ranks;
   const auto dense = Model::open(run.dense), pruned = Model::open(run.pruned, run.adapter);
   EvaluationTexts flags;
   flags.files = {gate.text};
@@ -85,8 +93,9 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& devi
     input.gates = gate.limits;
     input.forward = run.forward;
     input.num_worst = 0;
-    return compare(input, device);
+    return compare(input, device, measuring);
   }();
+  if (!ranks.is_first()) return;
   if (!run.common.quiet) {
     for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());
   }

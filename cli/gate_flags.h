@@ -2,6 +2,7 @@
 #pragma once
 
 #include "command.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/report/comparison.h"
 
 namespace swiftprune::cli {
@@ -31,6 +32,8 @@ struct PruneGateRun {
   ForwardOptions forward;
   const CommonOptions& common;
 };
-void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device);
+// All ranks call it behind the run. Where all see the folder that the first has written they share the text out, else the
+// first measures alone.
+void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& device, Communicator& ranks);
 
 }  // namespace swiftprune::cli

@@ -25,7 +25,7 @@ inline constexpr std::string_view kByteNeutralOptions[] =
      "--markdown",   "--gate",   "--gate-windows", "--max-perplexity-ratio",
      "--min-top1",   "--max-kl", "--ranks",        "--rank-timeout",
      "--gpus",       "--init",   "--config",       "--from-config",
-     "--log-file",   "--out"};  // --out: the unfinished folder has its name already
+     "--log-file",   "--out",    "--timeline"};  // --out: the unfinished folder has its name already
 
 // Where options came from, which stand among the others once they are read (config_file.h): not repeated.
 inline constexpr std::string_view kOriginOptions[] = {"--config", "--from-config"};

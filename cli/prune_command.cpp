@@ -1,5 +1,6 @@
 // swiftprune prune and quantize: a checkpoint folder in, a pruned checkpoint folder out.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -18,7 +19,6 @@
 #include "ranks.h"
 #include "swiftprune/api/prune_job.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
-#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/sha256.h"
 #include "swiftprune/model/adapter.h"
@@ -166,16 +166,6 @@ void dry_run(const PruneFlags& flags, PreparedPrune& prepared, const Model& mode
                 model, device, plan, windows, prepared.options);
 }
 
-// What ranks cannot do yet.
-void check_ranks(const PruneFlags& flags, const Communicator& ranks) {
-  if (ranks.size() == 1) return;
-  const auto refuse = [&](std::string_view flag, std::string_view instead) {
-    bad_usage("{}: found with {} ranks, expected one process; {}", flag, ranks.size(), instead);
-  };
-  if (flags.dry_run) refuse("--dry-run", "leave --ranks out");
-  if (!flags.gate.text.empty()) refuse("--gate", "measure afterwards: swiftprune compare");
-}
-
 void print_result(const PruneFlags& flags, const Model& model, const PruneReport& report, double seconds) {
   if (flags.common.json) {
     print_json(report.record);
@@ -191,7 +181,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
   PruneJob& job = flags.job;
   check(flags.gate);
-  check_ranks(flags, ranks);
+  if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
   check_outside("--out", job.out, job.model);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
@@ -201,29 +191,26 @@ void run(PruneFlags& flags, Communicator& ranks) {
   device->check_model(*model);
   PreparedPrune prepared = prepare(job, *model, *device, compute_by_name(flags.compute, *device));
   if (flags.dry_run) return dry_run(flags, prepared, *model, *device);
-  if (ranks.size() > 1) {
-    check_same_on_ranks(ranks, {{"command", byte_options(*flags.common.command)},
-                                {"plan", sha256_hex(to_json(prepared.plan).dump())},
-                                {"model", sampled_files(model->checkpoint())},
-                                {"device", device->name()},
-                                {"instruction set", isa_name()}});
-  }
+  check_same_run(ranks, *flags.common.command, std::array{&model->checkpoint()}, *device,
+                 {{"plan", sha256_hex(to_json(prepared.plan).dump())}});
   const ForwardOptions forward{.compute = prepared.options.compute, .progress = prepared.options.progress};
   const JobOrigin origin{.command = command_record(*flags.common.command),
                          .options = byte_options(*flags.common.command)};
   const auto report = prune(job, std::move(prepared), *model, *device, origin, notes_to(flags.common), ranks);
-  if (!report) return;  // another rank's
-  print_result(flags, *model, *report,
-               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (report) {  // the first rank's
+    print_result(flags, *model, *report,
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  const bool has_adapter = report && report->plan.low_rank() > 0;
   run_prune_gate(flags.gate,
                  {.dense = job.model,
                   .pruned = job.out,
-                  .adapter = report->plan.low_rank() > 0 ? adapter_folder(flags) : std::string(),
+                  .adapter = has_adapter ? adapter_folder(flags) : std::string(),
                   .field = job.calibration.field,
                   .seqlen = job.calibration.seqlen,
                   .forward = forward,
                   .common = flags.common},
-                 *device);
+                 *device, ranks);
 }
 
 void run_pruning(PruneFlags& flags) {

@@ -15,18 +15,23 @@
 
 #include <fmt/format.h>
 
+#include "option_echo.h"
 #include "program.h"
 #include "rank_launch.h"
 #include "swiftprune/checkpoint/output_file.h"
+#include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/read_file.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/device/nccl_ranks.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/ranks/launched.h"
 #include "swiftprune/ranks/mpi_library.h"
+#include "swiftprune/ranks/same_on_ranks.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -152,6 +157,29 @@ std::unique_ptr<Communicator> join(const LaunchedRank& launched, const RankFlags
   return join_nccl(rank);
 }
 
+// Binds a timeline where the flags want one, around work(); then the first rank writes it.
+void with_timeline(const RankFlags& flags, Communicator& ranks,
+                   const std::function<void(Communicator& ranks)>& work) {
+  if (flags.timeline.empty()) return work(ranks);
+  if (ranks.is_first()) check_output_file("--timeline", flags.timeline);
+  std::int64_t together = 1;
+  add_counts(ranks, std::span(&together, 1));
+  Timeline timeline;
+  {
+    RunContext run = current_run();
+    run.timeline = &timeline;
+    const RunScope scope(std::move(run));
+    work(ranks);
+  }
+  std::vector<std::string> events;
+  for (int rank = 0; rank < ranks.size(); ++rank) {
+    std::string text = rank == ranks.rank() ? timeline.events(rank) : std::string();
+    broadcast_text(ranks, rank, text);
+    events.push_back(std::move(text));
+  }
+  if (ranks.is_first()) write_whole(flags.timeline, trace_file(events));
+}
+
 // Results are the first rank's to print.
 void be_silent(CommonOptions& common) {
   common.quiet = true;
@@ -202,6 +230,10 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
                   "With several ranks: end when nothing is heard of one for so many seconds")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();
+  command.add_option("--timeline", flags.timeline,
+                     "Write what was done when (read, forward, exchange, refine, write), of each rank, as a "
+                     "trace for "
+                     "chrome://tracing or ui.perfetto.dev: a JSON file");
 }
 
 void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::string& device,
@@ -210,9 +242,9 @@ void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::stri
   const std::string_view flag = flags.gpus > 0 ? "--gpus" : "--ranks";
   if (flags.gpus > 0 && flags.ranks > 0)
     bad_usage("--gpus: found beside --ranks, expected one of them: each rank has a GPU");
-  if (wanted == 1) return work(alone());  // whoever started it
+  if (wanted == 1) return with_timeline(flags, alone(), work);  // whoever started it
   const auto launched = launched_rank();
-  if (!launched && wanted < 2) return work(alone());
+  if (!launched && wanted < 2) return with_timeline(flags, alone(), work);
   if (is_hosted())
     bad_usage("{}: found in a program that runs commands itself, expected the program swiftprune", flag);
   if (!launched) {
@@ -233,13 +265,16 @@ void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::stri
   if (!ranks->is_first()) be_silent(common);
   try {
     check_same_on_ranks(*ranks, {{"version", SWIFTPRUNE_VERSION}});
-    work(*ranks);
+    with_timeline(flags, *ranks, work);
     ranks->finish();
   } catch (...) {
     end_all(*ranks, std::current_exception());
   }
 }
 
+namespace {
+
+// What tells a model's files from others without reading them whole, on any host: sizes and a hash of samples.
 nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint) {
   constexpr std::uint64_t kSamples = 64, kSampleBytes = 4096;
   nlohmann::ordered_json result;
@@ -258,6 +293,24 @@ nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint) {
     result[name] = {size, hash.hex_digest()};
   }
   return result;
+}
+
+}  // namespace
+
+void check_same_run(Communicator& ranks, const CLI::App& command, std::span<const Checkpoint* const> models,
+                    const Device& device, const nlohmann::ordered_json& more) {
+  if (ranks.size() == 1) return;
+  nlohmann::ordered_json values = {{"command", byte_options(command)}};
+  values.update(more);
+  for (const Checkpoint* model : models) values["model"].push_back(sampled_files(*model));
+  values["device"] = device.name();
+  values["instruction set"] = isa_name();
+  check_same_on_ranks(ranks, values);
+}
+
+void check_one_process(const Communicator& ranks, std::string_view flag, std::string_view instead) {
+  if (ranks.size() == 1) return;
+  bad_usage("{}: found with {} ranks, expected one process; {}", flag, ranks.size(), instead);
 }
 
 }  // namespace swiftprune::cli

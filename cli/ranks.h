@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <span>
+#include <string_view>
 
 #include "command.h"
 #include "swiftprune/checkpoint/checkpoint.h"
+#include "swiftprune/device/device.h"
 #include "swiftprune/ranks/communicator.h"
-#include "swiftprune/ranks/same_on_ranks.h"
 
 namespace swiftprune::cli {
 
@@ -18,9 +20,10 @@ struct RankFlags {
   int gpus = 0;      // the same, of a GPU each
   std::string init;  // how they find one another: "mpi", "env", "file:PATH"; empty: as the launcher has it
   std::int64_t timeout = kRankTimeLimit.count();
+  std::string timeline;  // a file for core/timeline.h; empty: none
 };
-// Declares --ranks, --gpus, --init and --rank-timeout. The command is known for one that ranks can do; apply() refuses every other one
-// that was started as several ranks.
+// Declares --ranks, --gpus, --init, --rank-timeout and --timeline. The command is known for one that ranks can do; apply()
+// refuses every other one that was started as several ranks.
 void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags);
 
 // Runs the command in as many processes as the flags and the launcher say. Only the first rank prints; an error of any
@@ -39,7 +42,12 @@ class RanksEnded : public std::exception {
   int exit_code_;
 };
 
-// What tells a model's files from others without reading them whole, on any host: sizes and a hash of samples.
-nlohmann::ordered_json sampled_files(const Checkpoint& checkpoint);
+// Throws Error{kUsage} on a rank whose command, models (sizes and a hash of samples of their files), device or instruction
+// set differs from the first one's. more: what else must not.
+void check_same_run(Communicator& ranks, const CLI::App& command, std::span<const Checkpoint* const> models,
+                    const Device& device,
+                    const nlohmann::ordered_json& more = nlohmann::ordered_json::object());
+// Throws Error{kUsage} for a flag that means one process alone.
+void check_one_process(const Communicator& ranks, std::string_view flag, std::string_view instead);
 
 }  // namespace swiftprune::cli

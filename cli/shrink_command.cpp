@@ -1,4 +1,5 @@
 // swiftprune shrink: a checkpoint folder in, a smaller dense checkpoint folder of the same family out.
+#include <array>
 #include <chrono>
 #include <memory>
 
@@ -16,9 +17,10 @@
 namespace swiftprune::cli {
 namespace {
 
-void run(ShrinkFlags& flags) {
+void run(ShrinkFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
   ShrinkJob& job = flags.job;
+  if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
   check_outside("--out", job.out, job.model);
   const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
@@ -26,17 +28,19 @@ void run(ShrinkFlags& flags) {
   job.calibration.fit_to(*model);
   device->check_model(*model);
   const CLI::App& command = *flags.common.command;
-  PreparedShrink prepared =
-      prepare(job, *model, *device, compute_by_name(flags.compute, *device),
-              [&](std::string_view option) { return command.count("--" + std::string(option)) > 0; });
+  PreparedShrink prepared = prepare(
+      job, *model, *device, compute_by_name(flags.compute, *device),
+      [&](std::string_view option) { return command.count("--" + std::string(option)) > 0; }, ranks);
   if (flags.dry_run) return dry_run(flags, prepared, *model, *device);
+  check_same_run(ranks, command, std::array{&model->checkpoint()}, *device);
   const JobOrigin origin{.command = command_record(command), .options = byte_options(command)};
-  const ShrinkReport report =
-      shrink(job, std::move(prepared), *model, *device, origin, notes_to(flags.common));
+  const auto report =
+      shrink(job, std::move(prepared), *model, *device, origin, notes_to(flags.common), ranks);
+  if (!report) return;  // another rank's
   if (flags.common.json) {
-    print_json(report.record);
+    print_json(report->record);
   } else {
-    print_summary(flags, report,
+    print_summary(flags, *report,
                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
 }
@@ -122,6 +126,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       "Tell the sizes, and the time, memory and disk it takes, measured on the first blocks; write nothing");
   add_compute_flag(command, f.compute);
   add_device_flags(command, f.device);
+  add_rank_flags(command, f.common, f.ranks);
   add_common_options(command, f.common);
 }
 
@@ -139,8 +144,10 @@ void declare_shrink(CLI::App& program) {
       "  swiftprune shrink ./Qwen3-30B-A3B --out ./Qwen3-96 --units experts --experts 96 --calibration "
       "chat.jsonl code.jsonl");
   command->callback([flags] {
-    run_writing(
-        flags->job.out, [&] { run(*flags); }, [&] { return kept_layers(flags->job); });
+    run_in_ranks(flags->common, flags->ranks, flags->device.device, [&](Communicator& ranks) {
+      run_writing(
+          flags->job.out, [&] { run(*flags, ranks); }, [&] { return kept_layers(flags->job); });
+    });
   });
 }
 

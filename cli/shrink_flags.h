@@ -5,6 +5,7 @@
 
 #include "command.h"
 #include "model_text.h"
+#include "ranks.h"
 #include "swiftprune/api/shrink_job.h"
 
 namespace swiftprune::cli {
@@ -14,6 +15,7 @@ struct ShrinkFlags {
   ShrinkJob job;
   std::string compute = "auto";
   DeviceFlags device;
+  RankFlags ranks;
   bool dry_run = false;
 };
 

@@ -26,7 +26,7 @@ declare -A allowed=(
   # One arrow of device goes to what implements it: cuda/device.h, a single function.
   [device]="core ranks tensor backend checkpoint text templates sparse model calibration evaluation pipeline serving"
   [cuda]="core ranks tensor backend checkpoint text scoring selection masking refinement structure sparse model calibration evaluation pipeline device"
-  [report]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
+  [report]="core ranks tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
   [recovery]="core tensor checkpoint text"
   [tune]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report pilot"

@@ -17,9 +17,9 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::uint64_t kShardBytes = 5'000'000'000;
 constexpr std::int64_t kChunk = std::int64_t{1} << 22;  // elements that one seed fills
-constexpr std::string_view kModels = "llama-2-7b, llama-2-70b, llama-3-8b, tinyllama-1.1b or pythia-6.9b";
+constexpr std::string_view kModels =
+    "llama-2-7b, llama-2-70b, llama-3-8b, tinyllama-1.1b, pythia-6.9b or qwen3-30b-a3b";
 constexpr double kWeightSize = 0.02;  // standard deviation
 
 struct Shapes {
@@ -112,6 +112,56 @@ Shapes pythia(std::int64_t layers) {
   return shapes;
 }
 
+// Every layer has 128 experts of 768 channels.
+Shapes qwen3_moe(std::int64_t layers) {
+  constexpr std::int64_t kHidden = 2048, kWidth = 768, kExperts = 128, kHead = 128, kVocab = 151936;
+  constexpr std::int64_t kAttention = 32 * kHead, kKeys = 4 * kHead;
+  Shapes shapes;
+  shapes.config = {{"architectures", {"Qwen3MoeForCausalLM"}},
+                   {"model_type", "qwen3_moe"},
+                   {"vocab_size", kVocab},
+                   {"hidden_size", kHidden},
+                   {"intermediate_size", 6144},
+                   {"moe_intermediate_size", kWidth},
+                   {"num_hidden_layers", layers},
+                   {"num_attention_heads", 32},
+                   {"num_key_value_heads", 4},
+                   {"head_dim", kHead},
+                   {"num_experts", kExperts},
+                   {"num_experts_per_tok", 8},
+                   {"norm_topk_prob", true},
+                   {"decoder_sparse_step", 1},
+                   {"mlp_only_layers", nlohmann::ordered_json::array()},
+                   {"max_position_embeddings", 40960},
+                   {"rms_norm_eps", 1e-6},
+                   {"rope_theta", 1000000.0},
+                   {"hidden_act", "silu"},
+                   {"bos_token_id", 151643},
+                   {"tie_word_embeddings", false}};
+  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
+    shapes.tensors.push_back({name + ".weight", DType::kBF16, std::move(shape), ""});
+  };
+  add("model.embed_tokens", {kVocab, kHidden});
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const std::string block = fmt::format("model.layers.{}.", i);
+    add(block + "self_attn.q_proj", {kAttention, kHidden});
+    add(block + "self_attn.k_proj", {kKeys, kHidden});
+    add(block + "self_attn.v_proj", {kKeys, kHidden});
+    add(block + "self_attn.o_proj", {kHidden, kAttention});
+    for (const char* norm : {"q_norm", "k_norm"}) add(block + "self_attn." + norm, {kHead});
+    add(block + "mlp.gate", {kExperts, kHidden});
+    for (std::int64_t e = 0; e < kExperts; ++e) {
+      const std::string expert = fmt::format("{}mlp.experts.{}.", block, e);
+      for (const char* inner : {"gate_proj", "up_proj"}) add(expert + inner, {kWidth, kHidden});
+      add(expert + "down_proj", {kHidden, kWidth});
+    }
+    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) add(block + norm, {kHidden});
+  }
+  add("model.norm", {kHidden});
+  add("lm_head", {kVocab, kHidden});
+  return shapes;
+}
+
 Shapes shapes_of(const std::string& name, std::int64_t layers) {
   const auto blocks = [&](std::int64_t whole) { return layers > 0 ? layers : whole; };
   if (name == "llama-2-7b") return llama(blocks(32), 32000, 4096, 11008, 32, 32, 10000.0, 4096);
@@ -119,6 +169,7 @@ Shapes shapes_of(const std::string& name, std::int64_t layers) {
   if (name == "llama-3-8b") return llama(blocks(32), 128256, 4096, 14336, 32, 8, 500000.0, 8192);
   if (name == "tinyllama-1.1b") return llama(blocks(22), 32000, 2048, 5632, 32, 4, 10000.0, 2048);
   if (name == "pythia-6.9b") return pythia(blocks(32));
+  if (name == "qwen3-30b-a3b") return qwen3_moe(blocks(48));
   bad_usage("MODEL: found '{}', expected {}", name, kModels);
 }
 

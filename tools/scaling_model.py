@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""What several ranks would take for a `prune` that one process did (docs/ranks.md): a prediction, to be checked.
+"""What several ranks would take for a run that one process did (docs/ranks.md): a prediction, to be checked.
 
   tools/scaling_model.py MODEL/config.json OUT/swiftprune.json [--ranks 2,4,8] [--gbit 10,400] [--model config.json]
 
-OUT/swiftprune.json is the record of that run: the seconds of its stages, its windows and its method. --model: the
-seconds are carried over to a model of these sizes first, each stage by its arithmetic.
+OUT/swiftprune.json is the record of that run, of `prune`, `shrink` of channels and heads, or `shrink --units experts`:
+the seconds of its stages, its windows and its method; or what `eval --json` printed. --model: the seconds are carried
+over to a model of these sizes first, each stage by its arithmetic.
 
 Stages and how they are shared out:
   allocate   windows through the dense model by every rank, the rest every n-th block
   calibrate  forwards by whole passes of windows; moments too, and the ranks wait for the first rows and for the last
   refine     parts of the linears of one input to the rank with least, as src/swiftprune/pipeline/drivers/
              shared_refinement.cpp; the inverse by every rank
-  others     load, score, select and write as in one process; on a GPU, where files are read and written beside the
-             computation, score and select alone
+  forward    (shrink) windows by whole passes, moments as above; of experts and of `eval` everything, of experts in parts
+             of the text
+  solve      (shrink) by every rank, linears beside one another to the rank with least; of experts the forwards of the
+             rounds and refits are shared out, their moments are added by one rank after the other, the solves by every rank
+  others     load, score, select as in one process and write shared out; on a GPU, where files are read and written beside
+             the computation, score and select alone
   transfer   of the moments from rank to rank and back to all, of the new weights to all, over --gbit Gbit/s
 Blocks are taken to be of the LLaMA kind: attention, gated MLP.
 """
@@ -23,6 +28,8 @@ import math
 BF16_PANEL = 1024
 PROBE_WINDOWS = 4
 PROBE_TOKENS = 512
+TEXT_PARTS = 8  # of a model with experts
+ROUNDS = 4      # of `shrink --units experts`
 FLOAT = 4  # bytes
 
 
@@ -42,6 +49,10 @@ class Shape:
             (self.hidden, [self.inner, self.inner], False),
             (self.inner, [self.hidden], True),
         ]
+
+        self.experts = config.get("num_experts") or config.get("num_local_experts") or 0
+        self.width = config.get("moe_intermediate_size") or self.inner
+        self.top_k = config.get("num_experts_per_tok") or 0
 
     def forward(self):
         """Multiplications of a token in a block's linears."""
@@ -64,19 +75,32 @@ class Gpu:
 
 class Run:
     def __init__(self, record):
+        self.kind = {"shrink": "shrink", "shrink experts": "experts"}.get(record.get("method"), "prune")
+        if "mean_nll" in record:
+            self.kind = "eval"
+            self.device = Processor if record["device"] == "cpu" else Gpu
+            self.seconds = {"forward": record["seconds"]}
+            self.windows = sum(text["windows"] for text in record["texts"])
+            self.seqlen = record["seqlen"]
+            return
         self.device = Gpu if "gpu" in record["machine"] else Processor
         self.seconds = record["seconds"]
         self.windows = record["calibration"]["windows"]
         self.seqlen = record["calibration"]["seqlen"]
-        self.bf16 = record["compute"] == "bf16"
-        self.aligned = any("aligned" in str(t.get("refine", "")) for t in record["tensors"]) or record["method"] == "best"
-        self.refined = record["weights_changed"]
+        self.bf16 = record.get("compute") == "bf16"
+        self.aligned = (any("aligned" in str(t.get("refine", "")) for t in record["tensors"]) or record["method"] == "best"
+                        or record.get("compensation") == "aligned")
+        self.refined = record["weights_changed"] and self.kind == "prune"
 
     def streams(self):
         return 2 if self.aligned else 1
 
     def passes(self):
         return math.ceil(self.windows / max(1, self.device.tokens_a_pass // self.seqlen))
+
+    def share(self, ranks):
+        """Of the windows, of the busiest rank."""
+        return math.ceil(self.passes() / ranks) / self.passes()
 
 
 def moments(shape, aligned):
@@ -124,14 +148,49 @@ def allocation(shape, run, ranks):
 
 
 def calibration(shape, run, ranks):
-    share = math.ceil(run.passes() / ranks) / run.passes()
+    share = run.share(ranks)
     waits = 1 + (ranks - 1) / run.device.parts_that_pass if ranks > 1 else 1
     return share * (run.streams() * shape.forward() + moments(shape, run.aligned) * waits)
 
 
+def least_squares(shape, run, ranks):
+    """Of `shrink`: factors by every rank, linears that read one input to the rank with least."""
+    work = 0.0
+    for inputs, outputs, joins in shape.inputs:
+        if not (run.aligned or joins):
+            continue
+        load = [0] * (1 if joins else ranks)
+        for rows in outputs:
+            load[load.index(min(load))] += rows
+        work += inputs**3 + 2 * max(load) * inputs**2
+    return work
+
+
+def expert_forward(shape, run, ranks):
+    return (math.ceil(TEXT_PARTS / ranks) / TEXT_PARTS if ranks <= TEXT_PARTS else 1 / TEXT_PARTS) * shape.top_k
+
+
+def expert_solve(shape, run, ranks):
+    """Of a layer. Each token of an expert: gate, up and down in each round, twice, and for the sums; of a refit gate and up
+    twice, the change of down, and the moments, which wait for those of the ranks before."""
+    tokens = run.windows * run.seqlen * shape.top_k
+    inner, down = 2 * shape.hidden * shape.width, shape.hidden * shape.width
+    forwards = (2 * ROUNDS + 1) * (inner + down) + 2 * inner + down
+    moments = shape.width**2 + shape.hidden * shape.width
+    solves = shape.experts * (shape.width**3 + 2 * shape.hidden * shape.width**2)
+    return tokens * (forwards * expert_forward(shape, run, ranks) / shape.top_k + moments) + solves
+
+
+def expert_bytes(shape, run):
+    return FLOAT * shape.experts * (shape.width**2 + shape.hidden * shape.width)
+
+
 def transfer(shape, run, ranks, gbit):
-    if ranks == 1:
+    if ranks == 1 or run.kind == "eval":
         return 0.0
+    if run.kind == "experts":
+        bits = 8 * shape.layers * expert_bytes(shape, run)
+        return bits * (ranks - 1 + math.ceil(math.log2(ranks))) / (gbit * 1e9)
     passing, whole = moment_bytes(shape, run)
     weights = run.device.weight * shape.forward() if run.refined else 0
     waits = 1 + (ranks - 2) / run.device.parts_that_pass
@@ -147,13 +206,24 @@ def predict(shape, run, ranks, gbit, measured_shape):
         return s[stage] * layers * work(shape, run, ranks) / work(measured_shape, run, 1)
 
     size = layers * shape.forward() / measured_shape.forward()
-    stages = {
-        "allocate": carried("allocate", allocation),
-        "calibrate": carried("calibrate", calibration),
-        "refine": carried("refine", refinement if run.refined else lambda shape, *_: shape.forward()),
-        "others": size * (s["score"] + s["select"] + (0.0 if run.device is Gpu else s["load"] + s["write"])),
-        "transfer": transfer(shape, run, ranks, gbit),
-    }
+    files = 0.0 if run.device is Gpu else s.get("load", 0.0) + s.get("write", 0.0) / ranks
+    if run.kind == "eval":
+        stages = {"forward": s["forward"] * size * run.share(ranks)}
+    elif run.kind == "shrink":
+        stages = {"forward": carried("forward", calibration), "solve": carried("solve", least_squares),
+                  "others": size * files}
+    elif run.kind == "experts":
+        stages = {"forward": carried("forward", expert_forward), "solve": carried("solve", expert_solve),
+                  "others": layers * files}
+    else:
+        stages = {
+            "allocate": carried("allocate", allocation) if s.get("allocate") else 0.0,
+            "calibrate": carried("calibrate", calibration),
+            "refine": carried("refine", refinement if run.refined else lambda shape, *_: shape.forward()),
+            "others": size * (s["score"] + s["select"] + files),
+        }
+    if run.kind != "eval":
+        stages["transfer"] = transfer(shape, run, ranks, gbit)
     stages["total"] = sum(stages.values())
     return stages
 
@@ -174,9 +244,13 @@ def main():
             shape = Shape(json.load(file))
     with open(options.record) as file:
         run = Run(json.load(file))
-    passing, whole = moment_bytes(shape, run)
-    print(f"moments of a block: {passing / 1e6:.0f} MB from rank to rank, {whole / 1e6:.0f} MB to all; "
-          f"weights {run.device.weight * shape.forward() / 1e6:.0f} MB; {run.windows} windows of {run.seqlen} in {run.passes()} passes")
+    if run.kind == "experts":
+        print(f"moments of a layer's refits: {expert_bytes(shape, run) / 1e6:.0f} MB")
+    elif run.kind != "eval":
+        passing, whole = moment_bytes(shape, run)
+        print(f"moments of a block: {passing / 1e6:.0f} MB from rank to rank, {whole / 1e6:.0f} MB to all; "
+              f"weights {run.device.weight * shape.forward() / 1e6:.0f} MB")
+    print(f"{run.windows} windows of {run.seqlen} in {run.passes()} passes")
     one = predict(shape, run, 1, 1, measured)
     names = list(one)
     print("| ranks | Gbit/s | " + " | ".join(names) + " | of one process |")

@@ -4,11 +4,13 @@
 #include <csignal>
 #include <fstream>
 #include <map>
+#include <set>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
+#include "evaluation/pruned_copy.h"
 #include "support/require.h"
 #include "swiftprune/ranks/mpi_library.h"
 
@@ -41,9 +43,40 @@ class RanksTest : public test::ProgramTest {
     return arguments;
   }
 
+  std::vector<std::string> shrink(const std::string& dense, const std::string& out,
+                                  const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"shrink",    dense, "-o",       at(out), "--ids", ids_,
+                                          "--windows", "200", "--seqlen", "64",    "-q"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  static std::vector<std::string> with(std::vector<std::string> arguments,
+                                       const std::vector<std::string>& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  // All files but the record, which tells times and ranks.
   void expect_same_folder(const std::string& a, const std::string& b) {
-    for (const char* file : {"model.safetensors", "plan.json", "config.json"})
+    std::vector<std::string> names[2];
+    for (const std::string& folder : {a, b}) {
+      for (const auto& entry : fs::directory_iterator(at(folder)))
+        names[folder == a ? 0 : 1].push_back(entry.path().filename());
+    }
+    for (auto& of_folder : names) std::sort(of_folder.begin(), of_folder.end());
+    EXPECT_EQ(names[0], names[1]);
+    for (const std::string& file : names[0]) {
+      if (file == "swiftprune.json") continue;
       EXPECT_TRUE(test::read_text(at(a) + "/" + file) == test::read_text(at(b) + "/" + file)) << file;
+    }
+  }
+  void expect_same_run(const std::vector<std::string>& one, const std::vector<std::string>& several,
+                       const std::string& a, const std::string& b) {
+    ASSERT_EQ(run(one).exit_code, 0) << test::read_text(at("stderr"));
+    const Finished result = run(several);
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    EXPECT_EQ(result.error, "");
+    expect_same_folder(a, b);
   }
 
   // The processes that mpirun of this child has started, by rank.
@@ -75,13 +108,22 @@ class RanksTest : public test::ProgramTest {
     return (file >> number >> name >> state) && state != "Z" && state != "X";
   }
 
+  // Of the folder `out`, under whichever hidden name.
+  bool is_laid_out() const {
+    for (const auto& entry : fs::directory_iterator(at("."))) {
+      if (entry.path().filename().string().starts_with(".out.partial") &&
+          fs::exists(entry.path() / "model.safetensors"))
+        return true;
+    }
+    return false;
+  }
+
   // Starts a run of two ranks and sends `signal` to the second one once the output is laid out.
   Finished signal_second(const std::vector<std::string>& arguments, int signal) {
     const pid_t child = start(arguments, at("stdout"), at("stderr"));
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     std::map<int, pid_t> ranks;
-    while (std::chrono::steady_clock::now() < give_up &&
-           (ranks.size() < 2 || !fs::exists(at(".out.partial/model.safetensors")))) {
+    while (std::chrono::steady_clock::now() < give_up && (ranks.size() < 2 || !is_laid_out())) {
       ranks = ranks_of(child);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -124,6 +166,75 @@ TEST_F(RanksTest, PackedModelsAndStatisticsOfOneStream) {
   expect_same_folder("wanda", "wanda2");
 }
 
+TEST_F(RanksTest, ShrinkWritesTheBytesOfOneProcess) {
+  const std::string dense = model("llama2");
+  expect_same_run(shrink(dense, "refit", {"--ratio", "0.25"}),
+                  shrink(dense, "refit4", {"--ratio", "0.25", "--ranks", "4"}), "refit", "refit4");
+  const std::vector<std::string> mixed = {"--ratio",    "0.3",          "--units",
+                                          "mlp,layers", "--compensate", "aligned"};
+  expect_same_run(shrink(dense, "mixed", mixed), shrink(dense, "mixed2", with(mixed, {"--ranks", "2"})),
+                  "mixed", "mixed2");
+  const std::vector<std::string> uneven = {"--ratio",       "0.25",    "--align", "4",
+                                           "--non-uniform", "--score", "flap"};
+  expect_same_run(shrink(dense, "uneven", uneven), shrink(dense, "uneven2", with(uneven, {"--ranks", "2"})),
+                  "uneven", "uneven2");
+}
+
+TEST_F(RanksTest, ExpertsArePrunedAndTakenOutAsInOneProcess) {
+  for (const char* family : {"qwen3_moe", "qwen3_moe_fused"}) {
+    SCOPED_TRACE(family);
+    const std::string dense = test::kExpertModels / family, name = family;
+    const auto pruned = [&](const std::string& out, const std::vector<std::string>& more) {
+      std::vector<std::string> arguments = prune(out, more);
+      arguments[1] = dense;
+      return arguments;
+    };
+    expect_same_run(pruned(name + "one", {}), pruned(name + "two", {"--ranks", "2"}), name + "one",
+                    name + "two");
+    const std::vector<std::string> half = {"--units", "experts", "--ratio", "0.5"};
+    expect_same_run(shrink(dense, name + "half", half),
+                    shrink(dense, name + "half4", with(half, {"--ranks", "4"})), name + "half",
+                    name + "half4");
+    const std::vector<std::string> uneven = with(half, {"--non-uniform", "--score", "reap"});
+    expect_same_run(shrink(dense, name + "uneven", uneven),
+                    shrink(dense, name + "uneven2", with(uneven, {"--ranks", "2"})), name + "uneven",
+                    name + "uneven2");
+    const std::vector<std::string> narrow = {"--units", "mlp", "--ratio", "0.5", "--align", "4"};
+    expect_same_run(shrink(dense, name + "narrow", narrow),
+                    shrink(dense, name + "narrow2", with(narrow, {"--ranks", "2"})), name + "narrow",
+                    name + "narrow2");
+  }
+}
+
+TEST_F(RanksTest, CompareAndTasksFindTheNumbersOfOneProcess) {
+  ASSERT_EQ(run(prune("pruned", {}, "magnitude")).exit_code, 0);
+  const std::vector<std::string> compare = {
+      "compare", model("llama2"), at("pruned"), "--ids", ids_, "--seqlen", "64", "--json", "-q"};
+  auto expected = nlohmann::json::parse(run(compare).out);
+  const Finished compared = run(with(compare, {"--ranks", "2"}));
+  ASSERT_EQ(compared.exit_code, 0) << compared.error;
+  auto found = nlohmann::json::parse(compared.out);
+  for (const char* measured : {"perplexity", "window_nll", "divergence", "block_errors"})
+    EXPECT_EQ(found["models"][1][measured], expected["models"][1][measured]) << measured;
+  const std::vector<std::string> tasks = {"eval",   (test::kEvaluationData / "model").string(),
+                                          "--task", (test::kEvaluationData / "piqa.jsonl").string(),
+                                          "--json", "--items",
+                                          "-q"};
+  const auto of_one = nlohmann::json::parse(run(tasks).out);
+  const auto of_two = nlohmann::json::parse(run(with(tasks, {"--ranks", "2"})).out);
+  EXPECT_EQ(of_two["tasks"][0]["results"], of_one["tasks"][0]["results"]);
+}
+
+TEST_F(RanksTest, AGateIsMeasuredTogether) {
+  const Finished passed =
+      run(prune("out", {"--ranks", "2", "--gate", ids_, "--max-perplexity-ratio", "100"}, "magnitude"));
+  EXPECT_EQ(passed.exit_code, 0) << passed.error;
+  const Finished failed =
+      run(prune("out2", {"--ranks", "2", "--gate", ids_, "--max-perplexity-ratio", "0.5"}, "magnitude"));
+  EXPECT_EQ(failed.exit_code, 5) << failed.error;
+  EXPECT_TRUE(fs::exists(at("out2/model.safetensors")));
+}
+
 TEST_F(RanksTest, EvalFindsTheNumbersOfOneProcess) {
   const std::vector<std::string> one = {"eval", model("llama2"), "--text", ids_, "--seqlen",
                                         "64",   "--json",        "-q"};
@@ -145,6 +256,18 @@ TEST_F(RanksTest, AKilledRankEndsAll) {
   EXPECT_EQ(result.exit_code, 128 + SIGKILL);
   EXPECT_THAT(result.error, HasSubstr("swiftprune: rank 1 of 2 was ended by signal 9"));
   EXPECT_FALSE(fs::exists(at("out")));
+}
+
+TEST_F(RanksTest, AKilledRankEndsAShrinking) {
+  for (const std::vector<std::string>& how :
+       {std::vector<std::string>{model("llama2"), "--units", "mlp"},
+        std::vector<std::string>{test::kExpertModels / "qwen3_moe", "--units", "experts"}}) {
+    const Finished result =
+        signal_second(shrink(how[0], "out", {how[1], how[2], "--ratio", "0.5", "--ranks", "2"}), SIGKILL);
+    EXPECT_EQ(result.exit_code, 128 + SIGKILL);
+    EXPECT_THAT(result.error, HasSubstr("swiftprune: rank 1 of 2 was ended by signal 9"));
+    EXPECT_FALSE(fs::exists(at("out")));
+  }
 }
 
 TEST_F(RanksTest, AHangingRankEndsAllAfterTheTimeLimit) {
@@ -176,9 +299,9 @@ TEST_F(RanksTest, AFaultIsToldOnce) {
   EXPECT_EQ(result.exit_code, 3) << result.error;
   EXPECT_EQ(std::count(result.error.begin(), result.error.end(), '\n'), 1) << result.error;
   EXPECT_THAT(result.error, HasSubstr("rank 0 of 2: "));
-  result = run({"eval", model("llama2"), "--text", ids_, "--task", "piqa.jsonl", "--ranks", "2"});
-  EXPECT_EQ(result.exit_code, 2) << result.error;
-  EXPECT_THAT(result.error, HasSubstr("--task: found with 2 ranks"));
+  result = run({"eval", model("llama2"), "--text", ids_, "--task", "no piqa.jsonl", "--ranks", "2"});
+  EXPECT_EQ(result.exit_code, 3) << result.error;
+  EXPECT_EQ(std::count(result.error.begin(), result.error.end(), '\n'), 1) << result.error;
   result = run(prune("out", {"--ranks", "2", "--dry-run"}));
   EXPECT_EQ(result.exit_code, 2) << result.error;
   EXPECT_THAT(result.error, HasSubstr("--dry-run: found with 2 ranks"));
@@ -205,6 +328,47 @@ TEST_F(RanksTest, RanksThatDifferAreRefused) {
               HasSubstr("rank 1 of 2: found another model than the first rank has"));
 }
 
+// Of the second rank alone.
+TEST_F(RanksTest, AFullDiskOnOneRankEndsAll) {
+  const std::string moe = test::kExpertModels / "qwen3_moe";
+  for (const std::vector<std::string>& arguments :
+       {prune("out", {"--threads", "1"}), shrink(model("llama2"), "out", {"--ratio", "0.25"}),
+        shrink(moe, "out", {"--units", "experts", "--ratio", "0.5"})}) {
+    std::string line = fmt::format("'{}'", SWIFTPRUNE_PROGRAM);
+    for (const std::string& argument : arguments) line += fmt::format(" '{}'", argument);
+    const std::string command = fmt::format(
+        "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -q --oversubscribe -n 1 {0} : "
+        "-n 1 env LD_PRELOAD='{1}' FAULT_FOLDER='{2}' FAULT_AT=4 FAULT_ERRNO={3} {0} >'{4}' 2>'{5}'",
+        line, SWIFTPRUNE_FAILING_WRITES, at(".out.partial"), ENOSPC, at("stdout"), at("stderr"));
+    EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << arguments[0];
+    const std::string error = test::read_text(at("stderr"));
+    EXPECT_THAT(error, HasSubstr("rank 1 of 2: ")) << arguments[0];
+    EXPECT_THAT(error, HasSubstr("the disk is full")) << arguments[0];
+    EXPECT_FALSE(fs::exists(at("out")));
+    for (const auto& entry : fs::directory_iterator(at("."))) {
+      if (entry.path().filename().string().starts_with(".out.partial")) fs::remove_all(entry.path());
+    }
+  }
+}
+
+TEST_F(RanksTest, ATimelineHasEveryRanksStages) {
+  for (const char* count : {"1", "2"}) {
+    const std::string file = at(std::string("timeline") + count + ".json");
+    const Finished result = run(prune(std::string("out") + count, {"--ranks", count, "--timeline", file}));
+    ASSERT_EQ(result.exit_code, 0) << result.error;
+    std::map<int, std::set<std::string>> stages;
+    for (const auto& event : nlohmann::json::parse(test::read_text(file))["traceEvents"]) {
+      if (event["ph"] == "X") stages[event["pid"].get<int>()].insert(event["name"].get<std::string>());
+    }
+    EXPECT_EQ(stages.size(), static_cast<std::size_t>(std::stoi(count)));
+    for (const auto& [rank, of_rank] : stages) {
+      for (const char* stage : {"read", "forward", "refine", "write"})
+        EXPECT_TRUE(of_rank.contains(stage)) << rank << " " << stage;
+      EXPECT_EQ(of_rank.contains("exchange"), std::string(count) == "2") << rank;
+    }
+  }
+}
+
 TEST_F(RanksTest, ARankOfOneIsAlone) {
   ASSERT_EQ(run(prune("one", {}, "magnitude")).exit_code, 0);
   ::setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
@@ -218,10 +382,10 @@ TEST_F(RanksTest, ARankOfOneIsAlone) {
 
 TEST_F(RanksTest, OtherCommandsRefuseToBeRanks) {
   const std::string command =
-      fmt::format("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 '{}' shrink '{}' -o '{}' --ratio 0.2 2>'{}'",
+      fmt::format("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 '{}' pack '{}' -o '{}' 2>'{}'",
                   SWIFTPRUNE_PROGRAM, model("llama2"), at("out"), at("stderr"));
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
-  EXPECT_THAT(test::read_text(at("stderr")), HasSubstr("shrink: found 2 processes that mpirun started"));
+  EXPECT_THAT(test::read_text(at("stderr")), HasSubstr("pack: found 2 processes that mpirun started"));
 }
 
 // Needs no MPI.

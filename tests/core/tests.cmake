@@ -1,6 +1,7 @@
 swiftprune_test(core/sha256)
 swiftprune_test(core/json)
 swiftprune_test(core/run_context)
+swiftprune_test(core/timeline)
 swiftprune_test(core/child_process)
 swiftprune_test(core/parallel)
 swiftprune_test(core/checked_math)

@@ -164,8 +164,7 @@ TEST_F(CudaArithmeticTest, GramOfWindows) {
       stats.start(inputs, {.energy = true, .gram = true}, moments, 0);
       for (std::int64_t w = 0; w < 2; ++w) {
         const auto window = view_of(dx.data(), dtype, 96, inputs).row_block(48 * w, 48);
-        stats.add_window(scratch, window);
-        stats.add_gram(*products_, window);
+        stats.add_window(*products_, scratch, window);
       }
       stats.finish("x");
       EXPECT_LE(

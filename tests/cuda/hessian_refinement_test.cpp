@@ -95,8 +95,7 @@ class CudaHessianRefinementTest : public test::GpuTest {
     cuda::DeviceStats device_stats(*memory_, count, *stream_);
     device_stats.start(count, {.energy = true, .gram = true}, moments, 0);
     const auto rows = view_of(dx.data(), DType::kF32, kTokens, count);
-    device_stats.add_window(scratch, rows);
-    device_stats.add_gram(products, rows);
+    device_stats.add_window(products, scratch, rows);
     device_stats.finish("x");
     device.prepare(entry.refine, &device_stats, nullptr, "w");
     const auto w = upload_as(weight, dtype);
@@ -231,8 +230,7 @@ TEST_F(CudaHessianRefinementTest, RowBudgetsAreKept) {
   cuda::DeviceStats stats(*memory_, count, *stream_);
   stats.start(count, {.energy = true, .gram = true}, moments, 0);
   const auto rows = view_of(dx.data(), DType::kF32, kTokens, count);
-  stats.add_window(scratch, rows);
-  stats.add_gram(products, rows);
+  stats.add_window(products, scratch, rows);
   stats.finish("x");
   device.prepare(entry.refine, &stats, nullptr, "w");
   const auto w = upload_as(weight, DType::kF32);

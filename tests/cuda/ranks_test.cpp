@@ -3,9 +3,8 @@
 #include <vector>
 
 #include "cuda/gpu.h"
-#include "pipeline/golden.h"
+#include "pipeline/rank_runs.h"
 #include "support/gpu_models.h"
-#include "support/thread_ranks.h"
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/ranks/device_link.h"
@@ -89,6 +88,11 @@ class GpuRanks : public test::GpuTest {
   // Two passes of windows, the last one short.
   static TokenWindows windows_for(const Model& model) { return test::random_windows(model, 200, 24); }
 
+  static void as_rank(Communicator& thread, const std::function<void(Communicator&)>& work) {
+    GpuRank ranks(thread);
+    work(ranks);
+  }
+
   static void expect_same_with(int size, const Model& model, const GoldenRecipe& recipe) {
     const test::Shops shops{cuda::prune_shop({}), {}, cuda::probe_shop({})};
     const TokenWindows windows = windows_for(model);
@@ -112,6 +116,52 @@ TEST_F(GpuRanks, FamiliesOfEveryShapeGiveTheBytesOfOneGpu) {
     SCOPED_TRACE(family);
     const auto model = Model::open(kModels / family);
     expect_same_with(2, *model, {"wanda", "aligned-admm(4,3)", "row", Propagation::kPruned, true});
+  }
+}
+
+TEST_F(GpuRanks, ShrunkModelsAreTheBytesOfOneGpu) {
+  const test::Shops shops{{}, cuda::shrink_shop({}), {}};
+  for (const char* family : {"llama2", "gemma2", "phi3", "opt", "pythia"}) {
+    const auto model = Model::open(kModels / family);
+    const TokenWindows windows = windows_for(*model);
+    for (const Compensation compensation :
+         {Compensation::kNone, Compensation::kRefit, Compensation::kAligned}) {
+      for (const int size : {2, 4}) {
+        test::expect_same_with(
+            size,
+            [&](Communicator& ranks) {
+              return golden_hash(*model, compensation, "contribution", shops, windows, ranks);
+            },
+            as_rank, fmt::format("{}, {}, {} ranks", family, name_of(compensation), size));
+      }
+    }
+  }
+}
+
+TEST_F(GpuRanks, ExpertsArePrunedToTheBytesOfOneGpu) {
+  const PruneShopMaker shop = cuda::prune_shop({});
+  for (const char* family : {"qwen3_moe", "mixtral", "glm4_moe"}) {
+    const auto model = Model::open(test::kExpertModels / family);
+    const TokenWindows windows = windows_for(*model);
+    for (const GoldenRecipe& recipe : test::expert_recipes()) {
+      test::expect_same_with(2, test::pruning(shop, *model, windows, recipe), as_rank,
+                             fmt::format("{}, {}, {}", family, recipe.score, recipe.refine));
+    }
+  }
+}
+
+TEST_F(GpuRanks, ExpertsAreTakenOutAsByOneGpu) {
+  const ExpertShopMaker shop = cuda::expert_shop({});
+  for (const char* family : {"qwen3_moe", "mixtral", "glm4_moe", "gpt_oss"}) {
+    const auto model = Model::open(test::kExpertModels / family);
+    const TokenWindows windows = windows_for(*model);
+    for (const int size : {2, 4}) {
+      for (const char* scorer : {"ours", "reap"}) {
+        test::expect_same_with(size,
+                               test::removal(shop, *model, windows, test::removal_options(*model, scorer)),
+                               as_rank, fmt::format("{}, {}", family, scorer));
+      }
+    }
   }
 }
 

@@ -10,6 +10,7 @@
 #include "support/expect_error.h"
 #include "support/forwards.h"
 #include "support/temp_dir.h"
+#include "support/thread_ranks.h"
 #include "swiftprune/evaluation/block_errors.h"
 
 namespace swiftprune {
@@ -145,6 +146,36 @@ TEST_F(DivergenceTest, SmallMemoryAndManyModelsGiveTheSame) {
   EXPECT_NEAR(a[1].divergence->mean_kl, b[1].divergence->mean_kl, 1e-6);
   EXPECT_EQ(a[1].perplexity.num_tokens, 3 * 19 + 4);
   EXPECT_EQ(a[2].divergence->mean_kl, 0.0);
+}
+
+// Several passes of windows, so that each rank has some; two texts.
+TEST_F(DivergenceTest, RanksFindTheNumbersOfOneProcess) {
+  const std::vector<ScoredWindows> parts = {random_windows(dense_->config().vocab_size, 120, 40, 1),
+                                            random_windows(dense_->config().vocab_size, 5, 9, 5)};
+  const std::vector<const Model*> models = {dense_.get(), pruned_.get()};
+  const auto whole = compare(models, parts);
+  for (const int size : {2, 4}) {
+    test::ThreadRanks(size).run([&](Communicator& ranks) {
+      const auto forwards = make_cpu_text_forwards(models, *backend_, {});
+      const auto found = compare_models(models, *forwards, parts, {}, ranks);
+      for (std::size_t m = 0; m < models.size(); ++m) {
+        EXPECT_EQ(found[m].perplexity.mean_nll, whole[m].perplexity.mean_nll);
+        EXPECT_EQ(found[m].perplexity.window_nll, whole[m].perplexity.window_nll);
+      }
+      const Divergence &a = *whole[1].divergence, &b = *found[1].divergence;
+      EXPECT_EQ(b.mean_kl, a.mean_kl);
+      EXPECT_EQ(b.p99_kl, a.p99_kl);
+      EXPECT_EQ(b.max_kl, a.max_kl);
+      EXPECT_EQ(b.top1, a.top1);
+      ASSERT_EQ(b.worst.size(), a.worst.size());
+      for (std::size_t i = 0; i < a.worst.size(); ++i) {
+        EXPECT_EQ(b.worst[i].window, a.worst[i].window);
+        EXPECT_EQ(b.worst[i].position, a.worst[i].position);
+        EXPECT_EQ(b.worst[i].dense_probability, a.worst[i].dense_probability);
+        EXPECT_EQ(b.worst[i].pruned[2].probability, a.worst[i].pruned[2].probability);
+      }
+    });
+  }
 }
 
 TEST_F(DivergenceTest, VocabulariesMustAgree) {

@@ -127,15 +127,17 @@ class CollectedShrink final : public ShrinkOutput {
 };
 
 inline std::string golden_hash(const Model& model, Compensation compensation, const std::string& score,
-                               const Shops& shops) {
+                               const Shops& shops, const TokenWindows& windows,
+                               Communicator& ranks = alone()) {
   ShrinkShape shape = shape_of(model.config());
   shape.channels = model.config().intermediate_size * 3 / 4;
   ShrinkOptions options;
   options.compensation = compensation;
   options.score = score;
+  options.ranks = &ranks;
   try {
     CollectedShrink output;
-    shrink(shops.shrink, model, shape, {}, random_windows(model, 5), options, output);
+    shrink(shops.shrink, model, shape, {}, windows, options, output);
     return hash_of(output.tensors());
   } catch (const Error&) {
     return "refused";
@@ -167,7 +169,7 @@ inline void expect_golden(const std::string& name, const Shops& shops, const std
        {Compensation::kNone, Compensation::kBias, Compensation::kRefit, Compensation::kAligned}) {
     for (const char* score : {"contribution", "flap", "obs"}) {
       found[fmt::format("shrink:{}:{}", name_of(compensation), score)] =
-          golden_hash(*model, compensation, score, shops);
+          golden_hash(*model, compensation, score, shops, random_windows(*model, 5));
     }
   }
   if (const char* folder = std::getenv("SWIFTPRUNE_WRITE_GOLDEN")) {

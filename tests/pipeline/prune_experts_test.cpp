@@ -255,7 +255,7 @@ double largest(ConstMatrixView m) {
 TEST_P(PruneExperts, GramMatricesAreOfTheRoutedTokens) {
   Layer layer = layer_of(*model_, *backend_, windows_, first_layer());
   CpuStreamOps ops(*model_, *backend_, windows_);
-  ExpertStream<CpuStreamOps> stream(ops, windows_);
+  ExpertStream<CpuStreamOps> stream(ops, windows_, expert_part_ends(windows_, {0, windows_.num_windows()}));
   Matrix dense_hidden = layer.hidden.clone();
   const Experts& experts = *layer.block->experts();
   const auto tokens = tokens_by_expert(

@@ -41,6 +41,29 @@ TEST(Communicator, TextsComeToAll) {
   });
 }
 
+// One sum of floats over all ranks' numbers: in their order, so that no bit depends on how they are shared out.
+TEST(Communicator, SumsAreAddedInTheOrderOfTheRanks) {
+  const std::vector<float> numbers = {1e8f, 1.0f, -1e8f, 0.5f, 3.0f, 1e-8f, 7.0f, -2.5f};
+  float expected = 0.0f;
+  for (const float number : numbers) expected += number;
+  for (const int size : {1, 2, 3, 8, 11}) {
+    test::ThreadRanks(size).run([&](Communicator& ranks) {
+      const Share mine = share_of(std::ssize(numbers), ranks.rank(), ranks.size());
+      float sum = 0.0f;
+      const std::span<std::byte> sums[] = {std::as_writable_bytes(std::span(&sum, 1))};
+      add_in_order(ranks, sums, [&] {
+        for (std::int64_t i = mine.first; i < mine.first + mine.count; ++i)
+          sum += numbers[static_cast<std::size_t>(i)];
+      });
+      EXPECT_EQ(sum, expected);
+      std::int64_t counts[] = {mine.count, 1};
+      add_counts(ranks, counts);
+      EXPECT_EQ(counts[0], std::ssize(numbers));
+      EXPECT_EQ(counts[1], size);
+    });
+  }
+}
+
 TEST(Communicator, OneProcessSaysNothing) {
   EXPECT_EQ(alone().size(), 1);
   EXPECT_TRUE(alone().is_first());

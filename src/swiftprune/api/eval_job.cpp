@@ -178,7 +178,7 @@ EvalReport evaluate(const EvalJob& job, const Model& model, Device& device, Comp
   const Model* models[] = {&model};
   const auto forwards = tasks.empty() ? nullptr : device.text_forwards(models, forward);
   for (const Task& task : tasks) {
-    report.tasks.push_back(run_task(model, *forwards, *tokenizer, task, forward.progress));
+    report.tasks.push_back(run_task(model, *forwards, *tokenizer, task, forward.progress, ranks));
     events.on_task(report.tasks.back());
   }
   report.compute = compute;

@@ -28,6 +28,7 @@
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/pipeline/journal.h"
+#include "swiftprune/pipeline/shared_writing.h"
 #include "swiftprune/ranks/same_on_ranks.h"
 
 namespace swiftprune {
@@ -35,16 +36,32 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// What another rank than the first one writes: nothing.
-class PeerOutput final : public PruneOutput {
+// Of a rank that writes nothing.
+class NoOutput final : public PruneOutput {
  public:
-  explicit PeerOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
+  explicit NoOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
+  bool takes(const std::string&) const override { return false; }
   void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
   bool keeps_grids() const override { return keeps_grids_; }
   void write_quantized(const std::string&, const QuantizedWeight&) override {}
 
  private:
   bool keeps_grids_;
+};
+
+// Of a rank that writes its share of the tensors beside the first one.
+class ShareOutput final : public PruneOutput {
+ public:
+  ShareOutput(CheckpointOutput& output, PeerJournal& journal) : output_(output), journal_(journal) {}
+  bool takes(const std::string& name) const override { return output_.takes(name); }
+  void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> part) override {
+    output_.write_part(name, first, part);
+  }
+  void finish(const FinishedBlock&) override { journal_.add(); }
+
+ private:
+  CheckpointOutput& output_;
+  PeerJournal& journal_;
 };
 
 // By the names of the command's options.
@@ -106,13 +123,13 @@ class Pruning {
     const ordered_json identity =
         run_identity(origin_.options, model_, device_, prepared_.options.compute,
                      sha256_hex(to_json(prepared_.plan).dump()), report_.calibration.ids);
-    std::optional<UnfinishedRun> unfinished =
-        job_.resume && writer_ ? find_unfinished(job_.out, *writer_, identity, note_) : std::nullopt;
+    std::optional<UnfinishedRun> unfinished = job_.resume && ranks_.is_first()
+                                                  ? find_unfinished(job_.out, *writer_, identity, note_)
+                                                  : std::nullopt;
     share_unfinished(ranks_, unfinished);
     settle_plan(unfinished);
-    if (!writer_) {
-      PeerOutput output(prepared_.packs);
-      solve(output);
+    if (!ranks_.is_first()) {
+      solve_beside();
       return std::nullopt;
     }
     solve_and_write(start_journal(identity, unfinished.has_value()));
@@ -131,15 +148,22 @@ class Pruning {
   }
 
   // Before the work, so that a wrong path costs nothing. Of a packed model only the pruned tensors stand there at
-  // first. The first rank writes.
+  // first. The first rank writes those alone; all write a dense one.
   void claim_output() {
-    if (!ranks_.is_first()) return;
     std::vector<PlannedTensor> layout =
         prepared_.packs ? stage_plan(model_.checkpoint(), prepared_.plan) : plan_like(model_.checkpoint());
     for (PlannedTensor& tensor : plan_adapter(model_.checkpoint(), prepared_.plan))
       layout.push_back(std::move(tensor));
-    writer_.emplace(job_.out, std::move(layout), job_.resume ? Leftover::kContinue : Leftover::kDiscard);
-    if (job_.resume) writer_->keep_when_unfinished();
+    const auto leftover = job_.resume ? Leftover::kContinue : Leftover::kDiscard;
+    if (ranks_.is_first()) {
+      writer_.emplace(job_.out, layout, leftover);
+      if (job_.resume) writer_->keep_when_unfinished();
+    }
+    if (prepared_.packs) return;
+    writing_.emplace(ranks_, job_.out, writer_ ? writer_->temporary_folder() : "");
+    if (!writing_->is_shared()) return;
+    if (!writer_) writer_.emplace(job_.out, layout, leftover, writing_->temporary());
+    writer_->share(writing_->share());
   }
 
   void calibrate_windows() {
@@ -169,10 +193,27 @@ class Pruning {
 
   std::unique_ptr<Journal> start_journal(const ordered_json& identity, bool goes_on) {
     const auto sync = [this] { writer_->sync(); };
-    if (goes_on) return std::make_unique<Journal>(writer_->temporary_folder(), sync);
+    const auto& folder = writer_->temporary_folder();
+    const auto on_disk = writing_ ? writing_->on_disk(folder) : std::function<std::int64_t()>();
+    if (goes_on) return std::make_unique<Journal>(folder, sync, on_disk);
     ordered_json head = {{"identity", identity}, {"plan", to_json(prepared_.plan)}};
     if (report_.allocation) head["sensitivities"] = report_.allocation->sensitivities;
-    return std::make_unique<Journal>(writer_->temporary_folder(), head, sync);
+    return std::make_unique<Journal>(folder, head, sync, on_disk);
+  }
+
+  // Of another rank than the first.
+  void solve_beside() {
+    if (!writer_) {
+      NoOutput output(prepared_.packs);
+      solve(output);
+      return;
+    }
+    PeerJournal journal(writer_->temporary_folder(), ranks_.rank(), [this] { writer_->sync(); });
+    CheckpointOutput output(model_.checkpoint(), *writer_, nullptr, prepared_.options.finished);
+    ShareOutput share(output, journal);
+    solve(share);
+    output.copy_rest();
+    writing_->meet(*writer_);
   }
 
   PruneResult solve(PruneOutput& output) {
@@ -191,6 +232,7 @@ class Pruning {
       CheckpointOutput output(model_.checkpoint(), *writer_, journal.get(), prepared_.options.finished);
       PruneResult pruned = solve(output);
       output.copy_rest();
+      writing_->meet(*writer_);
       return pruned;
     });
   }
@@ -239,7 +281,8 @@ class Pruning {
   const NoteFn& note_;
   Communicator& ranks_;
   std::future<ordered_json> hashes_;
-  std::optional<CheckpointWriter> writer_;    // of the first rank
+  std::optional<CheckpointWriter> writer_;    // of the first rank, and of those that write beside it
+  std::optional<SharedWriting> writing_;      // of a dense model
   std::unique_ptr<CheckpointWriter> packed_;  // where the output is a packed model
   TokenWindows windows_;
   PruneReport report_;

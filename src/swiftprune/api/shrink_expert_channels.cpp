@@ -19,6 +19,12 @@ bool wants_refit(const ShrinkJob& job) {
   bad_usage("--compensate: found '{}', expected of experts' channels auto, none or refit", job.compensate);
 }
 
+// What another rank than the first one writes: nothing.
+class PeerOutput final : public NarrowedExpertsOutput {
+ public:
+  void write(std::int64_t, std::int64_t, std::span<const std::int64_t>, ConstMatrixView) override {}
+};
+
 // What the record says of this shrinking alone.
 Json own_record(const ModelConfig& model, const NarrowExpertsOptions& options,
                 const NarrowExpertsResult& result) {
@@ -51,11 +57,15 @@ NarrowExpertsOptions prepare_expert_channels(const ShrinkJob& job, const Model& 
   return options;
 }
 
-ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOptions& options,
-                                    const Model& model, Device& device, const JobOrigin& origin,
-                                    const NoteFn& note) {
-  const TokenWindows windows = calibration_windows(note, model, device, job.calibration, job.windows, false,
-                                                   options.compute, options.progress);
+std::optional<ShrinkReport> shrink_expert_channels(const ShrinkingOf& run, NarrowExpertsOptions options) {
+  const auto& [job, model, device, origin, note, ranks] = run;
+  const TokenWindows windows = shrink_windows(run, options.compute, options.progress);
+  options.ranks = &ranks;
+  if (!ranks.is_first()) {
+    PeerOutput output;
+    device.narrow_experts(model, windows, options, output);
+    return std::nullopt;
+  }
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
   NarrowCheckpoint output(model, options.width, job.out);
@@ -67,6 +77,7 @@ ShrinkReport shrink_expert_channels(const ShrinkJob& job, const NarrowExpertsOpt
                      .device = device,
                      .report = report,
                      .command = origin.command,
+                     .ranks = ranks,
                      .method = "shrink mlp of experts",
                      .compensation = options.refit ? "refit" : "none",
                      .seconds = result.seconds},

@@ -15,6 +15,7 @@
 #include "swiftprune/model/router.h"
 #include "swiftprune/pipeline/choices/expert_counts.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
+#include "swiftprune/pipeline/shared_writing.h"
 
 namespace swiftprune {
 namespace {
@@ -60,10 +61,25 @@ std::optional<ExpertCounts> chosen_before(const ShrinkJob& job, const ModelConfi
   return ExpertCounts(std::move(counts));
 }
 
+// The first rank's, to all.
+std::optional<ExpertCounts> chosen_before(const ShrinkJob& job, const ModelConfig& model,
+                                          Communicator& ranks) {
+  Json counts;
+  if (ranks.is_first()) {
+    if (const auto before = chosen_before(job, model)) counts = before->of_layers();
+  }
+  std::string text = counts.dump();
+  broadcast_text(ranks, 0, text);
+  counts = Json::parse(text);
+  if (counts.is_null()) return std::nullopt;
+  return ExpertCounts(counts.get<std::vector<std::int64_t>>());
+}
+
 // One threshold over all layers, by what the dense model shows.
-ExpertCounts choose_counts(const ShrinkJob& job, const Model& model, Device& device,
-                           const TokenWindows& windows, const RemoveExpertsOptions& options) {
-  if (auto before = chosen_before(job, model.config())) return *std::move(before);
+ExpertCounts choose_counts(const ShrinkingOf& run, const TokenWindows& windows,
+                           const RemoveExpertsOptions& options) {
+  const auto& [job, model, device, origin, note, ranks] = run;
+  if (auto before = chosen_before(job, model.config(), ranks)) return *std::move(before);
   const double dense = static_cast<double>(experts_of(model.config())->count);
   const std::vector<ExpertEvidence> evidence = device.observe_experts(model, windows, options);
   return ExpertCounts(spread_experts(
@@ -127,16 +143,34 @@ Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
           {"left_out_prediction_layers", output.leaves_prediction_layers_out()}};
 }
 
-void start_or_go_on(const ShrinkJob& job, const Json& identity, const NoteFn& note, ExpertCheckpoint& output,
-                    RemoveExpertsOptions& options) {
+// Of a rank that writes nothing.
+class NoOutput final : public ReducedExpertsOutput {
+ public:
+  void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
+  void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+  void finish_layer(const ReducedLayer&) override {}
+  Matrix read_down(std::int64_t, std::int64_t) override { return {}; }
+};
+
+// Of the first rank, to all.
+void share_finished(Communicator& ranks, std::vector<ReducedLayer>& finished) {
+  if (ranks.size() == 1) return;
+  std::string text = ranks.is_first() ? layers_text(finished) : std::string();
+  broadcast_text(ranks, 0, text);
+  if (!ranks.is_first()) finished = layers_of_text(text);
+}
+
+void start_or_go_on(const ShrinkingOf& run, const Json& identity, const SharedWriting& writing,
+                    ExpertCheckpoint& output, RemoveExpertsOptions& options) {
+  const ShrinkJob& job = run.job;
   if (auto unfinished = job.resume ? output.unfinished() : std::nullopt) {
     if (unfinished->identity != identity) refuse_other_run(job.out, unfinished->identity, identity);
-    note(going_on(unfinished->layers.size()));
+    run.note(going_on(unfinished->layers.size()));
     options.finished = std::move(unfinished->layers);
   } else if (job.resume) {
-    note(no_unfinished_run(job.out));
+    run.note(no_unfinished_run(job.out));
   }
-  output.start_journal(identity, options.finished);
+  output.start_journal(identity, options.finished, writing.on_disk(output.writer().temporary_folder()));
 }
 
 // A later run with `resume` goes on with what an error or an interrupt leaves.
@@ -170,32 +204,48 @@ RemoveExpertsOptions prepare_experts(const ShrinkJob& job, const Model& model, C
   return options;
 }
 
-ShrinkReport shrink_experts(const ShrinkJob& job, RemoveExpertsOptions options, const Model& model,
-                            Device& device, const JobOrigin& origin, const NoteFn& note) {
-  const TokenWindows windows = calibration_windows(note, model, device, job.calibration, job.windows, false,
-                                                   options.compute, options.progress);
+std::optional<ShrinkReport> shrink_experts(const ShrinkingOf& run, RemoveExpertsOptions options) {
+  const auto& [job, model, device, origin, note, ranks] = run;
+  const TokenWindows windows = shrink_windows(run, options.compute, options.progress);
+  options.ranks = &ranks;
+  std::future<Json> hashes;
+  if (ranks.is_first()) hashes = hashes_aside(model, device);
+  if (job.non_uniform) options.keep = choose_counts(run, windows, options);
+  auto [output, writing] = shared_output(ranks, job.out, [&](const std::string& joined) {
+    return std::make_unique<ExpertCheckpoint>(model, options.keep, job.out,
+                                              job.resume ? Leftover::kContinue : Leftover::kDiscard, joined);
+  });
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
-  std::future<Json> hashes = hashes_aside(model, device);
-  if (job.non_uniform) options.keep = choose_counts(job, model, device, windows, options);
-  ExpertCheckpoint output(model, options.keep, job.out,
-                          job.resume ? Leftover::kContinue : Leftover::kDiscard);
-  start_or_go_on(job,
-                 run_identity(origin.options, model, device, options.compute, counts_json(options.keep),
-                              report.calibration.ids),
-                 note, output, options);
+  if (ranks.is_first()) {
+    start_or_go_on(run,
+                   run_identity(origin.options, model, device, options.compute, counts_json(options.keep),
+                                report.calibration.ids),
+                   writing, *output, options);
+  }
+  share_finished(ranks, options.finished);
+  if (!ranks.is_first() && output) output->start_peer_journal(ranks.rank(), options.finished);
+  NoOutput nowhere;
+  ReducedExpertsOutput& to = output ? static_cast<ReducedExpertsOutput&>(*output) : nowhere;
+  const auto work = [&] { return device.remove_experts(model, windows, options, to); };
   const auto& result = report.result.emplace<RemoveExpertsResult>(
-      keeping_layers(job, output, [&] { return device.remove_experts(model, windows, options, output); }));
-  report.parameters = output.num_parameters();
+      ranks.is_first() ? keeping_layers(job, *output, work) : work());
+  if (output) {
+    output->copy_rest();
+    writing.meet(output->writer());
+  }
+  if (!ranks.is_first()) return std::nullopt;
+  report.parameters = output->num_parameters();
   report.record = shrink_record({.model = model,
                                  .device = device,
                                  .report = report,
                                  .command = origin.command,
+                                 .ranks = ranks,
                                  .method = "shrink experts",
                                  .compensation = options.refit ? "refit" : "none",
                                  .seconds = result.seconds},
-                                own_record(model.config(), options, result, output), hashes.get());
-  output.finish(report.record);
+                                own_record(model.config(), options, result, *output), hashes.get());
+  output->finish(report.record);
   return report;
 }
 

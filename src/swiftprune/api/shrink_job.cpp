@@ -20,6 +20,7 @@
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pipeline/journal.h"
+#include "swiftprune/ranks/same_on_ranks.h"
 
 namespace swiftprune {
 namespace {
@@ -85,7 +86,8 @@ void check_values(const ShrinkJob& job) {
 }  // namespace
 
 PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
-                       const GivenFn& given) {
+                       const GivenFn& given, Communicator& ranks) {
+  device.check_ranks(ranks);
   if (job.units == "experts") {
     refuse(given, {"target-params", "target-ms", "align", "widths-by", "layers-by", "alpha", "beta"},
            "--units experts");
@@ -99,21 +101,26 @@ PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device,
         "--units mlp of a model with experts");
     return prepare_expert_channels(job, model, compute);
   }
-  return prepare_units(job, model, device, compute);
+  return prepare_units(job, model, device, compute, ranks);
 }
 
-ShrinkReport shrink(const ShrinkJob& job, PreparedShrink prepared, const Model& model, Device& device,
-                    const JobOrigin& origin, const NoteFn& note) {
-  return std::visit(Overloaded{[&](UnitsToRemove& units) {
-                                 return shrink_units(job, std::move(units), model, device, origin, note);
-                               },
-                               [&](RemoveExpertsOptions& options) {
-                                 return shrink_experts(job, std::move(options), model, device, origin, note);
-                               },
-                               [&](const NarrowExpertsOptions& options) {
-                                 return shrink_expert_channels(job, options, model, device, origin, note);
-                               }},
-                    prepared);
+std::optional<ShrinkReport> shrink(const ShrinkJob& job, PreparedShrink prepared, const Model& model,
+                                   Device& device, const JobOrigin& origin, const NoteFn& note,
+                                   Communicator& ranks) {
+  const ShrinkingOf run{job, model, device, origin, note, ranks};
+  return std::visit(
+      Overloaded{
+          [&](UnitsToRemove& units) { return shrink_units(run, std::move(units)); },
+          [&](RemoveExpertsOptions& options) { return shrink_experts(run, std::move(options)); },
+          [&](NarrowExpertsOptions& options) { return shrink_expert_channels(run, std::move(options)); }},
+      prepared);
+}
+
+TokenWindows shrink_windows(const ShrinkingOf& run, ComputeType compute, const ProgressFn& progress) {
+  TokenWindows windows = calibration_windows(run.note, run.model, run.device, run.job.calibration,
+                                             run.job.windows, false, compute, progress);
+  check_same_on_ranks(run.ranks, {{"calibration text", windows.hash()}});
+  return windows;
 }
 
 std::string kept_layers(const ShrinkJob& job) {
@@ -146,6 +153,7 @@ ordered_json shrink_record(const ShrinkRecordOf& run, const ordered_json& own, o
        {"seconds", seconds_record(run.seconds)},
        {"tensors", ordered_json::array()}});  // nothing is zero
   record["machine"].update(run.device.describe().machine);
+  if (run.ranks.size() > 1) record["machine"]["ranks"] = run.ranks.size();
   if (ordered_json previous = previous_record(run.model.checkpoint()); !previous.is_null())
     record["previous"] = std::move(previous);
   return record;
@@ -179,7 +187,7 @@ Outcome<ShrinkReport> ShrinkJob::run(const JobContext& context) const {
     };
     PreparedShrink prepared = prepare(job, *opened, *device, compute_by_name(where.compute, *device), given);
     const JobOrigin origin = origin_of({"shrink", model, out}, asked, defaults, options_of(job));
-    return shrink(job, std::move(prepared), *opened, *device, origin, context.note);
+    return *shrink(job, std::move(prepared), *opened, *device, origin, context.note);
   });
 }
 

@@ -21,6 +21,7 @@
 #include "swiftprune/pipeline/drivers/remove_experts.h"
 #include "swiftprune/pipeline/drivers/shrink.h"
 #include "swiftprune/pipeline/record.h"
+#include "swiftprune/ranks/communicator.h"
 
 namespace swiftprune {
 
@@ -81,10 +82,12 @@ struct UnitsToRemove {
 using PreparedShrink = std::variant<UnitsToRemove, RemoveExpertsOptions, NarrowExpertsOptions>;
 using GivenFn = std::function<bool(std::string_view option)>;
 PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
-                       const GivenFn& given);
+                       const GivenFn& given, Communicator& ranks = alone());
 
-ShrinkReport shrink(const ShrinkJob& job, PreparedShrink prepared, const Model& model, Device& device,
-                    const JobOrigin& origin, const NoteFn& note);
+// Of ranks the first one writes, and has the report; the others' is empty.
+std::optional<ShrinkReport> shrink(const ShrinkJob& job, PreparedShrink prepared, const Model& model,
+                                   Device& device, const JobOrigin& origin, const NoteFn& note,
+                                   Communicator& ranks = alone());
 
 // What an interrupted run leaves to a later one with `resume`, in words; empty: nothing.
 std::string kept_layers(const ShrinkJob& job);

@@ -4,6 +4,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
+#include "swiftprune/pipeline/shared_writing.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/structure/unit_scores.h"
 
@@ -12,8 +13,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// A time is the first rank's, for all.
 double wanted_ratio(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
-                    Json& measured) {
+                    Communicator& ranks, Json& measured) {
   const int given =
       int{job.ratio.has_value()} + int{job.target_params.has_value()} + int{job.target_ms.has_value()};
   if (given != 1) {
@@ -23,9 +25,14 @@ double wanted_ratio(const ShrinkJob& job, const Model& model, Device& device, Co
   if (job.target_params) {
     return ratio_for_parameters(model.config(), num_parameters(model.checkpoint()), *job.target_params);
   }
-  const DecodeTime dense = device.decode_time(model, compute);
-  measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *job.target_ms}};
-  return ratio_for(dense, *job.target_ms);
+  double ratio = 0.0;
+  if (ranks.is_first()) {
+    const DecodeTime dense = device.decode_time(model, compute);
+    measured["decode_ms"] = {{"dense", dense.total_ms}, {"head", dense.head_ms}, {"target", *job.target_ms}};
+    ratio = ratio_for(dense, *job.target_ms);
+  }
+  ranks.broadcast(0, std::as_writable_bytes(std::span(&ratio, 1)));
+  return ratio;
 }
 
 void check_shapes(const ShrinkJob& job, const ModelConfig& model, const ShapeRequest& request,
@@ -97,6 +104,14 @@ Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensatio
   return names;
 }
 
+// Of a rank that writes nothing.
+class NoOutput final : public ShrinkOutput {
+ public:
+  bool takes(const std::string&) const override { return false; }
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
+  void write_bias(const std::string&, std::span<const float>) override {}
+};
+
 // What the record says of this shrinking alone.
 Json own_record(const ModelConfig& m, const ShrunkUnits& shrunk, Compensation compensation) {
   const auto& [choice, result] = shrunk;
@@ -118,7 +133,8 @@ Json own_record(const ModelConfig& m, const ShrunkUnits& shrunk, Compensation co
 
 }  // namespace
 
-UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute) {
+UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
+                            Communicator& ranks) {
   check_shrinkable(model);
   check_new_folder(job.out);
   UnitsToRemove units;
@@ -131,18 +147,19 @@ UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& de
   options.progress = current_run().progress;
   units.request.units = parse_units(job.units);
   units.request.align = job.align;
-  units.request.ratio = wanted_ratio(job, model, device, compute, units.measured);
+  units.request.ratio = wanted_ratio(job, model, device, compute, ranks, units.measured);
   // A wrong request costs nothing.
   check_shapes(job, model.config(), units.request, options.compensation);
   return units;
 }
 
-ShrinkReport shrink_units(const ShrinkJob& job, UnitsToRemove prepared, const Model& model, Device& device,
-                          const JobOrigin& origin, const NoteFn& note) {
+std::optional<ShrinkReport> shrink_units(const ShrinkingOf& run, UnitsToRemove prepared) {
+  const auto& [job, model, device, origin, note, ranks] = run;
   ShrinkOptions& options = prepared.options;
-  std::future<Json> hashes = hashes_aside(model, device);
-  const TokenWindows windows = calibration_windows(note, model, device, job.calibration, job.windows, false,
-                                                   options.compute, options.progress);
+  options.ranks = &ranks;
+  std::future<Json> hashes;
+  if (ranks.is_first()) hashes = hashes_aside(model, device);
+  const TokenWindows windows = shrink_windows(run, options.compute, options.progress);
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
   ShrunkUnits& shrunk = report.result.emplace<ShrunkUnits>();
@@ -153,18 +170,29 @@ ShrinkReport shrink_units(const ShrinkJob& job, UnitsToRemove prepared, const Mo
     options.compensation = Compensation::kAligned;
 
   const std::vector<LinearInput> biases = added_biases(model.config(), choice.shape, options.compensation);
-  ShrunkCheckpoint output(model, choice.shape, choice.removed_layers, job.out, biases);
-  shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, output);
-  report.parameters = output.num_parameters();
+  auto [output, writing] = shared_output(ranks, job.out, [&](const std::string& joined) {
+    return std::make_unique<ShrunkCheckpoint>(model, choice.shape, choice.removed_layers, job.out, biases,
+                                              joined);
+  });
+  NoOutput nowhere;
+  ShrinkOutput& to = output ? static_cast<ShrinkOutput&>(*output) : nowhere;
+  shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, to);
+  if (output) {
+    output->copy_rest();
+    writing.meet(output->writer());
+  }
+  if (!ranks.is_first()) return std::nullopt;
+  report.parameters = output->num_parameters();
   report.record = shrink_record({.model = model,
                                  .device = device,
                                  .report = report,
                                  .command = origin.command,
+                                 .ranks = ranks,
                                  .method = "shrink",
                                  .compensation = name_of(options.compensation),
                                  .seconds = shrunk.result.seconds},
                                 own_record(model.config(), shrunk, options.compensation), hashes.get());
-  output.finish(report.record);
+  output->finish(report.record);
   if (job.target_ms) {
     const DecodeTime now = device.decode_time(*Model::open(job.out), options.compute);
     note(fmt::format("decode {:.2f} ms a token, asked {:.2f}, dense {:.2f}", now.total_ms, *job.target_ms,

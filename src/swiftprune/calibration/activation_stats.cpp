@@ -97,6 +97,7 @@ void ActivationStats::add(const Backend& backend, const Inputs& inputs) {
     WaitingWindow& window = waiting_.emplace_back();
     window.tokens = x.rows;
     window.energy = std::move(window_energy);
+    if (x.rows == 0) return;
     if (needs_.sum) window.x = copy_of(x);
     if (needs_.gram || needs_.alignment) window.for_gram = backend.moment_operand(inputs.for_gram, compute_);
     // The cross moments are of x, which is what the Gram matrix counts wherever there is a dense stream.

@@ -141,6 +141,7 @@ struct CheckpointWriter::Impl {
     const OutputFile* file = nullptr;
     std::uint64_t file_offset = 0;
     std::atomic<std::int64_t> num_written = 0;  // elements
+    bool own = true;                            // of this writer's share
   };
 
   fs::path folder;
@@ -153,6 +154,7 @@ struct CheckpointWriter::Impl {
   std::optional<OutputFile> lock;
   std::map<std::string, OutputFile> files;
   std::unordered_map<std::string, Tensor> tensors;
+  std::vector<std::string> order;  // of the tensors: file by file
 
   ~Impl() {
     if (finished || keep) return;
@@ -297,6 +299,7 @@ struct CheckpointWriter::Impl {
         const auto [entry, is_new] = tensors.try_emplace(tensor_name);
         expect(is_new, "CheckpointWriter: every tensor planned once");
         entry->second.file = &file;
+        order.push_back(tensor_name);
         entry->second.file_offset = header.size() + info.begin;
         entry->second.info = std::move(info);
       }
@@ -307,6 +310,32 @@ struct CheckpointWriter::Impl {
     const auto entry = tensors.find(std::string(name));
     expect(entry != tensors.end(), "CheckpointWriter: a planned tensor");
     return entry->second;
+  }
+
+  void check_written() const {
+    for (const auto& [name, tensor] : tensors) {
+      if (tensor.own && tensor.num_written != tensor.info.numel()) {
+        fail(ErrorKind::kFailure, "{}: tensor {}: found {} of {} elements written", folder.string(), name,
+             tensor.num_written.load(), tensor.info.numel());
+      }
+    }
+  }
+
+  // Each file's tensors, or each file, to the writer that has least so far.
+  void share_out(const WriterShare& share) {
+    std::vector<std::uint64_t> loads(static_cast<std::size_t>(share.count), 0);
+    std::map<std::string, std::size_t> of_file;
+    for (const std::string& name : order) {
+      Tensor& tensor = tensors.at(name);
+      const auto least =
+          static_cast<std::size_t>(std::min_element(loads.begin(), loads.end()) - loads.begin());
+      const std::size_t writer =
+          share.whole_files
+              ? of_file.try_emplace(tensor.info.file, of_file.size() % loads.size()).first->second
+              : least;
+      loads[writer] += tensor.info.end - tensor.info.begin;
+      tensor.own = writer == static_cast<std::size_t>(share.index);
+    }
   }
 
   static void count_written(Tensor& tensor, std::int64_t count) {
@@ -354,16 +383,36 @@ struct CheckpointWriter::Impl {
   }
 };
 
-CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> plan, Leftover leftover)
+CheckpointWriter::CheckpointWriter(fs::path folder, std::vector<PlannedTensor> plan, Leftover leftover,
+                                   const std::string& joined)
     : impl_(std::make_unique<Impl>()) {
   expect(!plan.empty(), "CheckpointWriter: tensors to write");
-  impl_->leftover = leftover;
+  impl_->leftover = joined.empty() ? leftover : Leftover::kContinue;
   impl_->folder = new_folder(folder);
-  impl_->make_temporary();
-  impl_->create_files(impl_->lay_out(std::move(plan)));
+  if (joined.empty()) {
+    impl_->make_temporary();
+  } else {
+    impl_->keep = true;  // it is the first writer's
+    impl_->temporary = impl_->folder.parent_path() / joined;
+  }
+  auto layout = impl_->lay_out(std::move(plan));
+  if (!joined.empty() && !impl_->is_laid_out(layout)) {
+    fail(ErrorKind::kFailure, "{}: found no folder of this model that another process has laid out",
+         impl_->temporary.string());
+  }
+  impl_->create_files(std::move(layout));
 }
 
 CheckpointWriter::~CheckpointWriter() = default;
+
+void CheckpointWriter::share(const WriterShare& share) { impl_->share_out(share); }
+
+bool CheckpointWriter::writes(std::string_view name) const { return impl_->find(name).own; }
+
+void CheckpointWriter::finish_share() {
+  impl_->check_written();
+  impl_->sync_files();
+}
 
 const fs::path& CheckpointWriter::temporary_folder() const { return impl_->temporary; }
 
@@ -403,6 +452,7 @@ void CheckpointWriter::rewrite_bytes_part(std::string_view name, std::int64_t fi
   const std::int64_t size = size_of(tensor.info.dtype);
   expect(first >= 0 && first * size + std::ssize(bytes) <= tensor.info.num_bytes(),
          "rewrite_bytes_part: elements of the tensor");
+  if (!tensor.own) return;
   tensor.file->write_at(tensor.file_offset + static_cast<std::uint64_t>(first * size), bytes);
 }
 
@@ -429,6 +479,7 @@ void CheckpointWriter::write_part(std::string_view name, std::int64_t first, std
   const auto count = static_cast<std::int64_t>(values.size());
   Impl::Tensor& tensor = impl_->find(name);
   expect(first >= 0 && first + count <= tensor.info.numel(), "write_part: elements of the tensor");
+  if (!tensor.own) return;
   Impl::count_written(tensor, count);
   const std::int64_t size = size_of(tensor.info.dtype);
   std::vector<std::byte> buffer(static_cast<std::size_t>(count * size));
@@ -440,6 +491,7 @@ void CheckpointWriter::write_bytes(std::string_view name, std::span<const std::b
   Impl::Tensor& tensor = impl_->find(name);
   expect(static_cast<std::int64_t>(bytes.size()) == tensor.info.num_bytes(),
          "write_bytes: as many as planned");
+  if (!tensor.own) return;
   Impl::count_written(tensor, tensor.info.numel());
   tensor.file->write_at(tensor.file_offset, bytes);
 }
@@ -452,6 +504,7 @@ void CheckpointWriter::write_bytes_part(std::string_view name, std::int64_t firs
   expect(count * size == static_cast<std::int64_t>(bytes.size()) && first >= 0 &&
              first + count <= tensor.info.numel(),
          "write_bytes_part: elements of the tensor");
+  if (!tensor.own) return;
   Impl::count_written(tensor, count);
   const std::uint64_t offset = tensor.file_offset + static_cast<std::uint64_t>(first * size);
   tensor.file->write_at(offset, bytes);
@@ -489,12 +542,7 @@ void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<cons
 }
 
 void CheckpointWriter::finish() {
-  for (const auto& [name, tensor] : impl_->tensors) {
-    if (tensor.num_written != tensor.info.numel()) {
-      fail(ErrorKind::kFailure, "{}: tensor {}: found {} of {} elements written", impl_->folder.string(),
-           name, tensor.num_written.load(), tensor.info.numel());
-    }
-  }
+  impl_->check_written();
   impl_->transpose();
   if (impl_->needs_index()) write_file(kSafetensorsIndexFile, impl_->index());
   impl_->files.clear();

@@ -32,6 +32,8 @@ struct PlannedTensor {
 
 // The source's own tensors, dtypes and shards.
 std::vector<PlannedTensor> plan_like(const Checkpoint& source);
+// Most bytes of a shard that is made anew.
+inline constexpr std::uint64_t kShardBytes = 5'000'000'000;
 // Assigns files: "model.safetensors" when all fit in max_shard_bytes, else
 // "model-0000i-of-0000k.safetensors".
 void assign_shards(std::vector<PlannedTensor>& plan, std::uint64_t max_shard_bytes);
@@ -55,15 +57,32 @@ void check_outside(std::string_view flag, const std::string& out, const std::fil
 // The temporary folder that kDiscard and kContinue share for `folder`.
 std::filesystem::path partial_folder(const std::filesystem::path& folder);
 
+// Several processes may write one folder: the first lays it out, others join it, and each writes its share of the tensors:
+// what it is given of others goes nowhere.
+struct WriterShare {
+  int index = 0, count = 1;
+  bool whole_files = false;  // for writers on several hosts, whose caches must not hold parts of one page
+};
+
 class CheckpointWriter {
  public:
   // Throws Error{kBadInput} when `folder` exists and is not an empty folder, Error{kFailure} when the disk is
   // too small, and Error{kUsage} when another run is writing to the folder (kDiscard, kContinue).
+  // joined: the name of the temporary folder that another process's writer has laid out for the same plan, which this one
+  // joins; throws Error{kFailure} where that is not there, or laid out otherwise.
   CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan,
-                   Leftover leftover = Leftover::kUnknown);
+                   Leftover leftover = Leftover::kUnknown, const std::string& joined = {});
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
   ~CheckpointWriter();
+
+  // Before anything is written. The share of the first writer has index 0, and it finishes the folder when finish_share()
+  // of all others has returned.
+  void share(const WriterShare& share);
+  // Is the tensor one of this writer's share?
+  bool writes(std::string_view name) const;
+  // All of the share is there, and on the disk. Throws as finish().
+  void finish_share();
 
   // kContinue found a folder of the same layout: its tensors can be read and marked as written.
   bool continues() const;

@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "swiftprune/checkpoint/checkpoint_writer.h"
+
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/gguf_tokenizer.h"
@@ -77,7 +79,7 @@ struct ImportOptions {
   // Nothing: BF16 or F32 when most weights of the file are stored so, else F16, which holds every value of
   // the quantized types to within its own rounding.
   std::optional<DType> dtype = std::nullopt;
-  std::uint64_t max_shard_bytes = 5'000'000'000;
+  std::uint64_t max_shard_bytes = kShardBytes;
   std::filesystem::path tokenizer_folder = {};  // tokenizer files to take instead of the GGUF's; may be empty
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};
 };

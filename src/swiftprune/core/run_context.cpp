@@ -13,6 +13,7 @@ thread_local const RunContext* bound_run = nullptr;
 
 RunScope::RunScope(RunContext context)
     : context_(std::move(context)), outer_(bound_run), outer_threads_(num_threads()) {
+  if (context_.timeline == nullptr && outer_ != nullptr) context_.timeline = outer_->timeline;
   bound_run = &context_;
   set_num_threads(context_.threads);
 }

@@ -11,6 +11,8 @@
 
 namespace swiftprune {
 
+class Timeline;
+
 // What check_interrupt() throws. Whoever knows what became of the output adds that: "nothing was written", "8
 // blocks are kept".
 class Interrupted : public Error {
@@ -23,6 +25,8 @@ struct RunContext {
   std::stop_token stop = {};  // none: the run cannot be stopped
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};
   int threads = 0;  // of parallel loops; 0: one per core
+  // What is done when (core/timeline.h); null: that of the scope around, or none.
+  Timeline* timeline = nullptr;
 };
 
 // Binds the context to the calling thread, its parallel loops included, until the scope ends. Scopes nest.

@@ -8,5 +8,6 @@ target_sources(swiftprune PRIVATE
   core/own_library.cpp
   core/parallel.cpp
   core/run_context.cpp
+  core/timeline.cpp
   core/cpu_features.cpp
   core/sha256.cpp)

@@ -8,6 +8,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/ranks/nccl_library.cpp
     cuda/ranks/nccl_ranks.cpp
     cuda/runtime/runtime.cpp
+    cuda/runtime/stream_spans.cpp
     cuda/runtime/products.cpp
     cuda/selection/groups.cu
     cuda/selection/rows.cu

@@ -21,18 +21,20 @@ void Device::check_plan(const Model& model, const Plan& plan, const PruneOptions
   check_model(model);
   swiftprune::check_plan(plan, options.select, capabilities());
   check_low_rank_plan(plan, model);
-  if (options.ranks->size() == 1) return;
-  if (plan.low_rank() > 0)
+  check_ranks(*options.ranks);
+  if (options.ranks->size() > 1 && plan.low_rank() > 0)
     bad_usage("--low-rank: found {} with {} ranks, expected one process", plan.low_rank(),
               options.ranks->size());
-  if (!capabilities().ranks) {
-    bad_usage("--ranks: found {}, expected 1 {}; {}", options.ranks->size(), capabilities().where,
+}
+
+void Device::check_ranks(Communicator& ranks) const {
+  if (ranks.size() == 1) return;
+  if (!capabilities().ranks)
+    bad_usage("--ranks: found {}, expected 1 {}; {}", ranks.size(), capabilities().where,
               capabilities().instead);
-  }
-  if (kind() == DeviceKind::kCuda && options.ranks->device_link() == nullptr)
+  if (kind() == DeviceKind::kCuda && ranks.device_link() == nullptr)
     bad_usage(
         "--ranks: found ranks that NCCL does not join, which GPUs need; use --gpus, or --init file:PATH");
-  check_without_experts(model.config(), "--ranks", "leave it out");
 }
 
 Sensitivities Device::measure_sensitivities(const Model& model, const Plan& plan, const TokenWindows& windows,

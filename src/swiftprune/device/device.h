@@ -88,6 +88,9 @@ class Device {
   // and what there is instead: before anything is computed.
   void check_plan(const Model& model, const Plan& plan, const PruneOptions& options) const;
 
+  // Throws Error{kUsage} where several ranks cannot work together on this device.
+  void check_ranks(Communicator& ranks) const;
+
   // Windows of calibration text, of seqlen tokens each, that the method takes when nobody says how many: on a GPU
   // more than on a processor, as far as the hidden states of both streams take an eighth of its memory at most.
   std::int64_t default_windows(const Method& method, const Model& model, std::int64_t seqlen) const;

@@ -124,11 +124,30 @@ void score_targets(TextForwards& forwards, std::span<const ItemBatch::Target> ta
   }
 }
 
+// A batch's scores, of the rank that computed it, to all.
+void share_scores(Communicator& ranks, int owner, std::span<const Unit> units, ContinuationScores& scores) {
+  std::vector<double> numbers;  // log_prob and greedy of each sequence
+  for (const Unit& unit : units) {
+    for (const std::size_t i : unit.sequences) {
+      const SequenceScore& score = scores.items[unit.item][i];
+      numbers.insert(numbers.end(), {score.log_prob, score.greedy ? 1.0 : 0.0});
+    }
+  }
+  ranks.broadcast(owner, std::as_writable_bytes(std::span(numbers)));
+  auto next = numbers.begin();
+  for (const Unit& unit : units) {
+    for (const std::size_t i : unit.sequences) {
+      scores.items[unit.item][i] = {next[0], next[1] != 0.0};
+      next += 2;
+    }
+  }
+}
+
 }  // namespace
 
 ContinuationScores score_continuations(const Model& model, TextForwards& forwards,
                                        std::span<const std::vector<ScoredSequence>> items,
-                                       const ProgressFn& progress) {
+                                       const ProgressFn& progress, Communicator& ranks) {
   ContinuationScores scores;
   for (const std::vector<ScoredSequence>& item : items) {
     expect(!item.empty(), "score_continuations: items with sequences");
@@ -136,16 +155,23 @@ ContinuationScores score_continuations(const Model& model, TextForwards& forward
     for (const ScoredSequence& s : item) scores.num_unshared += std::ssize(s.ids) - 1;
   }
   const std::int64_t num_layers = model.config().num_layers();
+  const std::int64_t share = std::max(kTaskBatchTokens, scores.num_unshared / kTaskBatches);
   const std::vector<Unit> units = units_of(model, items);
+  const std::span<const Unit> all(units);
+  std::vector<std::span<const Unit>> batches;
   for (std::size_t next = 0; next < units.size();) {
     ItemBatch batch;
     const std::size_t begin = next;
-    const std::int64_t max_rows = forwards.prepare(longest_of(items, units, units[begin].is_long));
-    while (next < units.size() && batch.num_rows() < max_rows &&
+    std::int64_t max_rows = forwards.prepare(longest_of(items, units, units[begin].is_long));
+    ranks.broadcast(0, std::as_writable_bytes(std::span(&max_rows, 1)));
+    while (next < units.size() && batch.num_rows() < std::min(max_rows, share) &&
            units[next].is_long == units[begin].is_long) {
       batch.add(units[next].item, items[units[next].item], units[next].sequences);
       ++next;
     }
+    const auto owner = static_cast<int>(std::ssize(batches) % ranks.size());
+    batches.push_back(all.subspan(begin, next - begin));
+    if (owner != ranks.rank()) continue;
     std::int64_t layers_done = 0;
     scores.num_forwarded += forwards.run(0, batch.ids(), batch.segments(), [&] {
       if (!progress) return;
@@ -156,6 +182,9 @@ ContinuationScores score_continuations(const Model& model, TextForwards& forward
     });
     score_targets(forwards, batch.targets(), scores);
   }
+  for (std::size_t b = 0; b < batches.size(); ++b)
+    share_scores(ranks, static_cast<int>(b) % ranks.size(), batches[b], scores);
+  add_counts(ranks, std::span(&scores.num_forwarded, 1));
   return scores;
 }
 

@@ -8,6 +8,7 @@
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/text_forwards.h"
+#include "swiftprune/ranks/communicator.h"
 
 namespace swiftprune {
 
@@ -27,10 +28,15 @@ struct ContinuationScores {
   std::int64_t num_unshared = 0;                  // tokens of all sequences, had each been run alone
 };
 
+// Items go through the blocks in batches, which ranks share out: of at least so many tokens where there are, and about
+// kTaskBatches of them, whatever the number of ranks.
+inline constexpr std::int64_t kTaskBatchTokens = 8192;
+inline constexpr std::int64_t kTaskBatches = 16;
+
 // Sequences have at most max_positions + 1 tokens (the last one is not run). forwards: of this model;
-// progress: stage "tasks".
+// progress: stage "tasks", of all ranks' batches. ranks: all have the result, the same bits as of one process.
 ContinuationScores score_continuations(const Model& model, TextForwards& forwards,
                                        std::span<const std::vector<ScoredSequence>> items,
-                                       const ProgressFn& progress);
+                                       const ProgressFn& progress, Communicator& ranks = alone());
 
 }  // namespace swiftprune

@@ -4,13 +4,20 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <tuple>
+
+#include <nlohmann/json.hpp>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/timeline.h"
+#include "swiftprune/evaluation/window_runs.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::size_t kNumLikely = 3;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -73,11 +80,18 @@ class WorstTokens {
   std::vector<DivergentToken> tokens_;  // largest first
 };
 
+// What is gathered of one model on one window.
+struct WindowTally {
+  double nll = 0.0;        // summed
+  std::vector<double> kl;  // of each scored token; nothing of the dense model
+  std::int64_t same_top = 0;
+};
+
 // What is gathered of one model while the text goes by.
 struct Tally {
   explicit Tally(std::size_t num_worst) : worst(num_worst) {}
   double nll = 0.0;
-  std::vector<double> window_nll;  // sums
+  std::vector<double> window_nll;  // means
   std::vector<float> kl;
   double kl_sum = 0.0;
   std::int64_t same_top = 0;
@@ -85,25 +99,55 @@ struct Tally {
   double seconds = 0.0;
 };
 
+nlohmann::json to_json(const DivergentToken& t) {
+  const auto likely = [](const std::vector<LikelyToken>& tokens) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const LikelyToken& token : tokens) list.push_back({token.id, token.probability});
+    return list;
+  };
+  return nlohmann::json::array({t.part, t.window, t.position, t.kl, t.dense_probability, t.pruned_probability,
+                                likely(t.dense), likely(t.pruned)});
+}
+
+DivergentToken token_of(const nlohmann::json& t) {
+  const auto likely = [](const nlohmann::json& list) {
+    std::vector<LikelyToken> tokens;
+    for (const auto& token : list) tokens.push_back({token[0].get<std::int32_t>(), token[1].get<double>()});
+    return tokens;
+  };
+  return {t[0].get<std::size_t>(),
+          t[1].get<std::int64_t>(),
+          t[2].get<std::int64_t>(),
+          t[3].get<double>(),
+          t[4].get<double>(),
+          t[5].get<double>(),
+          likely(t[6]),
+          likely(t[7])};
+}
+
 class Comparison {
  public:
-  Comparison(std::span<const Model* const> models, TextForwards& forwards, const CompareOptions& options)
-      : models_(models), forwards_(forwards), options_(options), scores_(models.size()) {
+  Comparison(std::span<const Model* const> models, TextForwards& forwards, const CompareOptions& options,
+             Communicator& ranks)
+      : models_(models), forwards_(forwards), options_(options), ranks_(ranks), scores_(models.size()) {
     for (std::size_t m = 0; m < models.size(); ++m) tallies_.emplace_back(options.num_worst);
   }
 
   void run(std::span<const ScoredWindows> parts) {
     for (const ScoredWindows& part : parts) total_steps_ += part.windows.num_windows() * layers();
     for (std::size_t p = 0; p < parts.size(); ++p) {
-      const TokenWindows& windows = parts[p].windows;
-      const std::int64_t group =
-          std::max<std::int64_t>(1, forwards_.prepare(windows.seqlen) / windows.seqlen);
-      for (std::int64_t first = 0; first < windows.num_windows(); first += group) {
-        run_group(parts[p], p, first, std::min(group, windows.num_windows() - first));
+      const ScoredWindows& part = parts[p];
+      const WindowRuns runs(forwards_, part.windows, ranks_);
+      windows_.assign(models_.size(), std::vector<WindowTally>(at(part.windows.num_windows())));
+      for (const auto& [first, count] : runs.of_rank(ranks_.rank())) run_group(part, p, first, count);
+      for (int rank = 0; rank < ranks_.size(); ++rank) {
+        for (const auto& [first, count] : runs.of_rank(rank)) share_windows(rank, part, first, count);
       }
-      num_tokens_ += parts[p].num_scored();
-      num_forwarded_ += std::ssize(windows.ids);
+      tally_windows(part);
+      num_tokens_ += part.num_scored();
+      num_forwarded_ += std::ssize(part.windows.ids);
     }
+    for (Tally& tally : tallies_) share_worst(tally);
   }
 
   std::vector<ComparedModel> take_results() {
@@ -137,6 +181,7 @@ class Comparison {
   void run_group(const ScoredWindows& part, std::size_t p, std::int64_t first, std::int64_t count) {
     for (std::size_t m = 0; m < models_.size(); ++m) {
       const auto start = std::chrono::steady_clock::now();
+      const TimelineStage stage("forward");
       forwards_.run(m, part.windows, first, count, [&](std::int64_t n) {
         steps_ += n;
         if (options_.progress) options_.progress("compare", steps_, total_steps_);
@@ -144,17 +189,64 @@ class Comparison {
       tallies_[m].seconds += seconds_since(start);
     }
     for (std::int64_t w = 0; w < count; ++w) {
-      const std::int64_t first_target = part.first_target[static_cast<std::size_t>(first + w)];
-      for (Tally& tally : tallies_) tally.window_nll.push_back(0.0);
-      for (std::int64_t target = first_target; target < part.windows.seqlen;
+      for (std::int64_t target = part.first_target[at(first + w)]; target < part.windows.seqlen;
            target += forwards_.rows_a_score()) {
         check_interrupt();
         run_rows(part, p, w, first + w, target);
       }
-      for (Tally& tally : tallies_) {
-        tally.nll += tally.window_nll.back();
-        tally.window_nll.back() /= static_cast<double>(part.windows.seqlen - first_target);
+    }
+  }
+
+  // Of the rank that has these windows, to all.
+  void share_windows(int rank, const ScoredWindows& part, std::int64_t first, std::int64_t count) {
+    if (ranks_.size() == 1) return;
+    for (std::size_t m = 0; m < models_.size(); ++m) {
+      for (std::int64_t w = first; w < first + count; ++w) {
+        WindowTally& window = windows_[m][at(w)];
+        if (m > 0) window.kl.resize(at(part.windows.seqlen - part.first_target[at(w)]));
+        ranks_.broadcast(rank, std::as_writable_bytes(std::span(&window.nll, 1)));
+        ranks_.broadcast(rank, std::as_writable_bytes(std::span(window.kl)));
+        ranks_.broadcast(rank, std::as_writable_bytes(std::span(&window.same_top, 1)));
       }
+    }
+  }
+
+  // In the order of the text.
+  void tally_windows(const ScoredWindows& part) {
+    for (std::size_t m = 0; m < models_.size(); ++m) {
+      Tally& tally = tallies_[m];
+      for (std::size_t w = 0; w < windows_[m].size(); ++w) {
+        const WindowTally& window = windows_[m][w];
+        tally.nll += window.nll;
+        tally.window_nll.push_back(window.nll /
+                                   static_cast<double>(part.windows.seqlen - part.first_target[w]));
+        for (const double kl : window.kl) {
+          tally.kl.push_back(static_cast<float>(kl));
+          tally.kl_sum += kl;
+        }
+        tally.same_top += window.same_top;
+      }
+    }
+  }
+
+  // A rank's worst tokens stand behind those of the ranks before, as its windows of each part do.
+  void share_worst(Tally& tally) {
+    if (ranks_.size() == 1) return;
+    nlohmann::json own = nlohmann::json::array();
+    for (const DivergentToken& token : tally.worst.take()) own.push_back(to_json(token));
+    std::vector<DivergentToken> all;
+    for (int rank = 0; rank < ranks_.size(); ++rank) {
+      std::string text = rank == ranks_.rank() ? own.dump() : std::string();
+      broadcast_text(ranks_, rank, text);
+      for (const auto& token : nlohmann::json::parse(text)) all.push_back(token_of(token));
+    }
+    // As they come in one process, of which equal ones stay in their order.
+    std::stable_sort(all.begin(), all.end(), [](const DivergentToken& a, const DivergentToken& b) {
+      return std::tie(a.part, a.window, a.position) < std::tie(b.part, b.window, b.position);
+    });
+    tally.worst = WorstTokens(options_.num_worst);
+    for (DivergentToken& token : all) {
+      if (tally.worst.wants(token)) tally.worst.add(std::move(token));
     }
   }
 
@@ -176,13 +268,13 @@ class Comparison {
       scores.best.resize(rows.size());
       forwards_.score(m, rows, targets, scores.log_probs, scores.best);
       tally.seconds += seconds_since(start);
-      tally.window_nll.back() -= std::accumulate(scores.log_probs.begin(), scores.log_probs.end(), 0.0);
+      WindowTally& of_window = windows_[m][at(window)];
+      of_window.nll -= std::accumulate(scores.log_probs.begin(), scores.log_probs.end(), 0.0);
       if (m == 0) continue;
       forwards_.divergences(m, kl);
       for (std::size_t r = 0; r < rows.size(); ++r) {
-        tally.kl.push_back(static_cast<float>(kl[r]));
-        tally.kl_sum += kl[r];
-        if (scores.best[r] == scores_[0].best[r]) ++tally.same_top;
+        of_window.kl.push_back(kl[r]);
+        if (scores.best[r] == scores_[0].best[r]) ++of_window.same_top;
         const auto row = static_cast<std::int64_t>(r);
         DivergentToken token{p, window, target + row, kl[r], 0.0, 0.0, {}, {}};
         if (!tally.worst.wants(token)) continue;
@@ -211,7 +303,9 @@ class Comparison {
   std::span<const Model* const> models_;
   TextForwards& forwards_;
   CompareOptions options_;
-  std::vector<RowScores> scores_;  // of the rows in hand
+  Communicator& ranks_;
+  std::vector<RowScores> scores_;                  // of the rows in hand
+  std::vector<std::vector<WindowTally>> windows_;  // of the part in hand, by model
   std::vector<Tally> tallies_;
   std::int64_t num_tokens_ = 0, num_forwarded_ = 0;
   std::int64_t steps_ = 0, total_steps_ = 0;
@@ -260,11 +354,11 @@ std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,
 }
 
 std::vector<ComparedModel> compare_models(std::span<const Model* const> models, TextForwards& forwards,
-                                          std::span<const ScoredWindows> parts,
-                                          const CompareOptions& options) {
+                                          std::span<const ScoredWindows> parts, const CompareOptions& options,
+                                          Communicator& ranks) {
   expect(!models.empty() && forwards.num_models() == models.size() && !parts.empty(),
          "compare_models: models and text");
-  Comparison comparison(models, forwards, options);
+  Comparison comparison(models, forwards, options, ranks);
   comparison.run(parts);
   return comparison.take_results();
 }

@@ -55,10 +55,11 @@ struct CompareOptions {
 };
 
 // models[0] is the dense one; forwards: of these models, which have one vocabulary. Throws Error{kBadInput}
-// when a loss is not finite.
+// when a loss is not finite. ranks: each runs on some of the windows, and all have the result, the same bits as of one
+// process.
 std::vector<ComparedModel> compare_models(std::span<const Model* const> models, TextForwards& forwards,
-                                          std::span<const ScoredWindows> parts,
-                                          const CompareOptions& options);
+                                          std::span<const ScoredWindows> parts, const CompareOptions& options,
+                                          Communicator& ranks = alone());
 
 // Throws Error{kBadInput} naming `other` when it has another number of tokens.
 void require_same_vocabulary(const Model& dense, const Model& other);

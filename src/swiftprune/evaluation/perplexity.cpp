@@ -5,6 +5,9 @@
 #include <numbers>
 #include <numeric>
 
+#include "swiftprune/core/timeline.h"
+#include "swiftprune/evaluation/window_runs.h"
+
 namespace swiftprune {
 namespace {
 
@@ -29,47 +32,17 @@ double window_loss(TextForwards& forwards, std::span<const std::int32_t> window,
   return sum;
 }
 
-// What a rank does without a gap: windows [first, first + count).
-using Run = Share;
-
-// Windows are computed in groups, and each group in passes (for_window_groups()). Ranks have whole passes, so that each
-// window is computed among the same others as in one process. group: windows whose hidden states fit.
-std::vector<Run> runs_of(std::int64_t num_windows, std::int64_t seqlen, std::int64_t group, int rank,
-                         int size) {
-  const std::int64_t pass = std::max<std::int64_t>(1, kTokensPerPass / seqlen);
-  struct Pass {
-    Run windows;
-    std::int64_t group;
-  };
-  std::vector<Pass> passes;
-  for (std::int64_t first = 0; first < num_windows; first += group) {
-    const std::int64_t end = std::min(first + group, num_windows);
-    for (std::int64_t w = first; w < end; w += pass) passes.push_back({{w, std::min(pass, end - w)}, first});
-  }
-  const Share mine = share_of(std::ssize(passes), rank, size);
-  std::vector<Run> runs;
-  for (std::int64_t p = mine.first; p < mine.first + mine.count; ++p) {
-    const auto& [windows, of_group] = passes[static_cast<std::size_t>(p)];
-    const bool goes_on = p > mine.first && passes[static_cast<std::size_t>(p - 1)].group == of_group;
-    goes_on ? void(runs.back().count += windows.count) : runs.push_back(windows);
-  }
-  return runs;
-}
-
 // Summed negative log-likelihood of each window's scored tokens.
 std::vector<double> window_sums(TextForwards& forwards, const Model& model, const ScoredWindows& scored,
                                 const ProgressFn& progress, Communicator& ranks) {
   const TokenWindows& windows = scored.windows;
-  std::int64_t group = std::max<std::int64_t>(1, forwards.prepare(windows.seqlen) / windows.seqlen);
-  ranks.broadcast(0, std::as_writable_bytes(std::span(&group, 1)));
-  const auto runs_of_rank = [&](int rank) {
-    return runs_of(windows.num_windows(), windows.seqlen, group, rank, ranks.size());
-  };
+  const WindowRuns runs(forwards, windows, ranks);
   std::int64_t total = 0;
-  for (const Run& run : runs_of_rank(ranks.rank())) total += run.count * model.config().num_layers();
+  for (const Share& run : runs.of_rank(ranks.rank())) total += run.count * model.config().num_layers();
   std::int64_t done = 0;
   std::vector<double> sums(static_cast<std::size_t>(windows.num_windows()), 0.0);
-  for (const auto& [first, count] : runs_of_rank(ranks.rank())) {
+  for (const auto& [first, count] : runs.of_rank(ranks.rank())) {
+    const TimelineStage stage("forward");
     forwards.run(0, windows, first, count, [&](std::int64_t n) {
       done += n;
       if (progress) progress("forward", done, total);
@@ -81,7 +54,7 @@ std::vector<double> window_sums(TextForwards& forwards, const Model& model, cons
     }
   }
   for (int rank = 0; rank < ranks.size(); ++rank) {
-    for (const auto& [first, count] : runs_of_rank(rank)) {
+    for (const auto& [first, count] : runs.of_rank(rank)) {
       ranks.broadcast(rank, std::as_writable_bytes(std::span(sums).subspan(static_cast<std::size_t>(first),
                                                                            static_cast<std::size_t>(count))));
     }

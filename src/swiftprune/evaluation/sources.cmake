@@ -1,6 +1,7 @@
 target_sources(swiftprune PRIVATE
   evaluation/scored_windows.cpp
   evaluation/evaluation_text.cpp
+  evaluation/window_runs.cpp
   evaluation/perplexity.cpp
   evaluation/continuations.cpp
   evaluation/task_formats.cpp

@@ -101,7 +101,7 @@ TaskItemResult judge(const TaskItem& item, const std::vector<SequenceScore>& sco
 }  // namespace
 
 TaskResult run_task(const Model& model, TextForwards& forwards, const Tokenizer& tokenizer, const Task& task,
-                    const ProgressFn& progress) {
+                    const ProgressFn& progress, Communicator& ranks) {
   const auto start = std::chrono::steady_clock::now();
   TaskResult result;
   result.name = task.name;
@@ -116,7 +116,7 @@ TaskResult run_task(const Model& model, TextForwards& forwards, const Tokenizer&
     }
     if (encoder.take_truncated()) ++result.num_truncated;
   }
-  const ContinuationScores scores = score_continuations(model, forwards, sequences, progress);
+  const ContinuationScores scores = score_continuations(model, forwards, sequences, progress, ranks);
   double correct = 0.0, correct_norm = 0.0, log_prob = 0.0;
   for (std::size_t i = 0; i < task.items.size(); ++i) {
     result.items.push_back(judge(task.items[i], scores.items[i], result.multiple_choice));

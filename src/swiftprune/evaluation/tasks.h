@@ -15,6 +15,7 @@
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/text_forwards.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
@@ -68,8 +69,8 @@ struct TaskResult {
   double seconds = 0.0;
 };
 // Throws Error{kBadInput} naming the line for an empty continuation and for one that does not fit in the
-// model's positions.
+// model's positions. ranks: as score_continuations().
 TaskResult run_task(const Model& model, TextForwards& forwards, const Tokenizer& tokenizer, const Task& task,
-                    const ProgressFn& progress);
+                    const ProgressFn& progress, Communicator& ranks = alone());
 
 }  // namespace swiftprune

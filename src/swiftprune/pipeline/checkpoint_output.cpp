@@ -15,16 +15,20 @@ CheckpointOutput::CheckpointOutput(const Checkpoint& source, CheckpointWriter& w
     for (const TensorResult& tensor : block.tensors) {
       const StoredWeights::Part* part = stored_.part(tensor.name);
       const std::string name = part != nullptr ? slice_of(*part).place.tensor : tensor.name;
-      if (written_.insert(name).second) writer_.mark_written(name);
+      if (written_.insert(name).second) take_over(name);
       if (tensor.low_rank == 0) continue;
       const std::string linear = linear_of(tensor.name);
       for (const std::string& factor : {adapter_left_name(linear), adapter_right_name(linear)})
-        writer_.mark_written(factor);
+        take_over(factor);
     }
     for (const std::string& name : block.reordered) {
-      if (written_.insert(name).second) writer_.mark_written(name);
+      if (written_.insert(name).second) take_over(name);
     }
   }
+}
+
+void CheckpointOutput::take_over(const std::string& name) {
+  if (writer_.writes(name)) writer_.mark_written(name);
 }
 
 CheckpointOutput::Slice CheckpointOutput::slice_of(const StoredWeights::Part& part) {
@@ -72,6 +76,11 @@ void CheckpointOutput::mark(const std::string& name) {
   written_.insert(name);
 }
 
+bool CheckpointOutput::takes(const std::string& name) const {
+  const StoredWeights::Part* part = stored_.part(name);
+  return writer_.writes(part != nullptr ? slice_of(*part).place.tensor : name);
+}
+
 void CheckpointOutput::write_part(const std::string& name, std::int64_t first,
                                   std::span<const std::byte> bytes) {
   if (const StoredWeights::Part* part = stored_.part(name)) return write_fused(*part, first, bytes);
@@ -102,7 +111,7 @@ void CheckpointOutput::read(const std::string& name, std::span<float> values) {
 
 void CheckpointOutput::copy_rest() {
   for (const TensorInfo& tensor : source_.tensors()) {
-    if (written_.contains(tensor.name)) continue;
+    if (written_.contains(tensor.name) || !writer_.writes(tensor.name)) continue;
     check_interrupt();
     writer_.write_bytes(tensor.name, source_.bytes(tensor));
     source_.release(tensor);

@@ -20,6 +20,7 @@ class CheckpointOutput final : public PruneOutput {
   CheckpointOutput(const Checkpoint& source, CheckpointWriter& writer, Journal* journal = nullptr,
                    std::span<const FinishedBlock> finished = {});
 
+  bool takes(const std::string& name) const override;
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
   void finish(const FinishedBlock& block) override;
   void read(const std::string& name, std::span<float> values) override;
@@ -28,6 +29,7 @@ class CheckpointOutput final : public PruneOutput {
 
  private:
   void mark(const std::string& name);
+  void take_over(const std::string& name);  // from an earlier run
   // The part's place in the tensor that holds it, and the expert's elements of that tensor.
   struct Slice {
     ExpertTensors::Place place;

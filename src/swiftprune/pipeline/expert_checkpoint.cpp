@@ -73,12 +73,25 @@ std::map<std::int64_t, std::int64_t> by_layer(const ExpertFolder& folder, const 
 
 }  // namespace
 
+std::string layers_text(std::span<const ReducedLayer> layers) {
+  Json lines = Json::array();
+  for (const ReducedLayer& layer : layers) lines.push_back(to_json(layer));
+  return lines.dump();
+}
+
+std::vector<ReducedLayer> layers_of_text(const std::string& text) {
+  std::vector<ReducedLayer> layers;
+  for (const Json& line : Json::parse(text)) layers.push_back(layer_of(line));
+  return layers;
+}
+
 ExpertCheckpoint::ExpertCheckpoint(const Model& model, const ExpertCounts& keep, const fs::path& folder,
-                                   Leftover leftover, std::uint64_t max_shard_bytes)
+                                   Leftover leftover, const std::string& joined,
+                                   std::uint64_t max_shard_bytes)
     : model_(model),
       folder_(model),
       keep_(by_layer(folder_, keep)),
-      writer_(folder, plan(max_shard_bytes), leftover) {
+      writer_(folder, plan(max_shard_bytes), leftover, joined) {
   if (leftover == Leftover::kContinue) writer_.keep_when_unfinished();
 }
 
@@ -110,17 +123,29 @@ std::optional<Json> ExpertCheckpoint::unfinished_identity(const fs::path& folder
   return read_journal_lines(file, [](const Json&) { return false; });
 }
 
-void ExpertCheckpoint::start_journal(const Json& identity, std::span<const ReducedLayer> layers) {
+void ExpertCheckpoint::start_journal(const Json& identity, std::span<const ReducedLayer> layers,
+                                     std::function<std::int64_t()> on_disk) {
   const auto sync = [this] { writer_.sync(); };
+  mark_finished(layers);
   if (layers.empty()) {
-    journal_.emplace(writer_.temporary_folder(), identity, sync);
-    return;
+    journal_.emplace(writer_.temporary_folder(), identity, sync, std::move(on_disk));
+  } else {
+    journal_.emplace(writer_.temporary_folder(), sync, std::move(on_disk));
   }
+}
+
+void ExpertCheckpoint::start_peer_journal(int rank, std::span<const ReducedLayer> layers) {
+  mark_finished(layers);
+  peer_journal_.emplace(writer_.temporary_folder(), rank, [this] { writer_.sync(); });
+}
+
+void ExpertCheckpoint::mark_finished(std::span<const ReducedLayer> layers) {
   for (const ReducedLayer& layer : layers) {
-    for (const std::string& name : tensors_of(layer.evidence.layer)) writer_.mark_written(name);
+    for (const std::string& name : tensors_of(layer.evidence.layer)) {
+      if (writer_.writes(name)) writer_.mark_written(name);
+    }
   }
   finished_layers_ = std::ssize(layers);
-  journal_.emplace(writer_.temporary_folder(), sync);
 }
 
 std::int64_t ExpertCheckpoint::keep_finished() {
@@ -131,6 +156,7 @@ std::int64_t ExpertCheckpoint::keep_finished() {
 void ExpertCheckpoint::finish_layer(const ReducedLayer& layer) {
   ++finished_layers_;
   if (journal_) journal_->add(to_json(layer));
+  if (peer_journal_) peer_journal_->add();
 }
 
 std::vector<std::string> ExpertCheckpoint::shared_tensors_of(std::int64_t layer) const {
@@ -211,6 +237,7 @@ void ExpertCheckpoint::copy_slices(const std::string& name, std::span<const std:
 }
 
 void ExpertCheckpoint::copy_part(const std::string& name, std::int64_t expert, std::int64_t index) {
+  if (!writer_.writes(name)) return;
   const TensorInfo& tensor = model_.checkpoint().at(name);
   const std::int64_t numel = tensor.numel() / tensor.shape.front();
   std::vector<std::byte> own;
@@ -224,7 +251,7 @@ void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t 
   const std::vector<std::string> to = tensors.names_of(index);
   const std::string down = tensors.place(index, ExpertPart::kDown).tensor;
   for (std::size_t part = 0; part < from.size(); ++part) {
-    if (refitted && to[part] == down) continue;
+    if ((refitted && to[part] == down) || !writer_.writes(to[part])) continue;
     const TensorInfo& tensor = model_.checkpoint().at(from[part]);
     if (tensor.dtype != model_.checkpoint().at(to[part]).dtype) {
       bad_input("{}: tensor {}: found {}, expected {} as of {}: one dtype for all experts",
@@ -285,7 +312,12 @@ void ExpertCheckpoint::write_counts(Json& config) const {
   config[std::string(kLayerSizesField)] = {{std::string(kLayerExperts), std::move(list)}};
 }
 
+void ExpertCheckpoint::copy_rest() {
+  if (!std::exchange(copied_, true)) folder_.copy_rest(writer_);
+}
+
 void ExpertCheckpoint::finish(const Json& record) {
+  copy_rest();
   const auto edit = [&](Json& config) {
     write_counts(config);
     if (!leaves_prediction_layers_out_) return;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -23,11 +24,16 @@
 
 namespace swiftprune {
 
+// Layers as a text, and back: between ranks.
+std::string layers_text(std::span<const ReducedLayer> layers);
+std::vector<ReducedLayer> layers_of_text(const std::string& text);
+
 class ExpertCheckpoint final : public ReducedExpertsOutput {
  public:
-  // max_shard_bytes: shards are made anew when the source has several.
+  // joined: as CheckpointWriter has it. max_shard_bytes: shards are made anew when the source has several.
   ExpertCheckpoint(const Model& model, const ExpertCounts& keep, const std::filesystem::path& folder,
-                   Leftover leftover = Leftover::kDiscard, std::uint64_t max_shard_bytes = 5'000'000'000);
+                   Leftover leftover = Leftover::kDiscard, const std::string& joined = {},
+                   std::uint64_t max_shard_bytes = kShardBytes);
 
   // With Leftover::kContinue: what an earlier run left, if there is any that can be read.
   struct Unfinished {
@@ -38,7 +44,11 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   // What the unfinished run for this folder was, if there is any, before anything of it is touched.
   static std::optional<nlohmann::ordered_json> unfinished_identity(const std::filesystem::path& folder);
   // Before the first layer. identity: what must be the same to go on later; of a run that goes on: `layers` are there.
-  void start_journal(const nlohmann::ordered_json& identity, std::span<const ReducedLayer> layers = {});
+  // on_disk: of JournalLines.
+  void start_journal(const nlohmann::ordered_json& identity, std::span<const ReducedLayer> layers = {},
+                     std::function<std::int64_t()> on_disk = {});
+  // The same of a joined one.
+  void start_peer_journal(int rank, std::span<const ReducedLayer> layers);
   // An error or an interrupt leaves the finished layers for a later run; returns how many are there.
   std::int64_t keep_finished();
 
@@ -47,8 +57,10 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
             const std::vector<bool>& refitted) override;
   void finish_layer(const ReducedLayer& layer) override;
   Matrix read_down(std::int64_t layer, std::int64_t index) override;
-  // After the last layer: all other tensors, config.json, the other files, the record. The folder then stands under
-  // its own name.
+  // After the last layer: all other tensors.
+  void copy_rest();
+  CheckpointWriter& writer() { return writer_; }
+  // Then config.json, the other files, the record. The folder then stands under its own name.
   void finish(const nlohmann::ordered_json& record);
 
   std::int64_t num_parameters() const { return folder_.num_parameters(); }  // all tensors of the new folder
@@ -67,6 +79,7 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   // The tensors of one expert under the names of the `index`th.
   void copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index, bool refitted);
   void copy_part(const std::string& name, std::int64_t expert, std::int64_t index);
+  void mark_finished(std::span<const ReducedLayer> layers);
   void write_counts(nlohmann::ordered_json& config) const;
 
   const Model& model_;
@@ -75,6 +88,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   bool leaves_prediction_layers_out_ = false;
   CheckpointWriter writer_;
   std::optional<JournalLines> journal_;
+  std::optional<PeerJournal> peer_journal_;
+  bool copied_ = false;
   std::int64_t finished_layers_ = 0;
 };
 

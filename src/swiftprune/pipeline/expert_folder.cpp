@@ -43,14 +43,18 @@ std::vector<PlannedTensor> ExpertFolder::plan(std::uint64_t max_shard_bytes) {
   return planned;
 }
 
-void ExpertFolder::write_rest(const EditConfig& edit, const nlohmann::ordered_json& record,
-                              CheckpointWriter& writer) const {
+void ExpertFolder::copy_rest(CheckpointWriter& writer) const {
   for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
-    if (shapes_.contains(tensor.name) || left_out_.contains(tensor.name)) continue;
+    if (shapes_.contains(tensor.name) || left_out_.contains(tensor.name) || !writer.writes(tensor.name))
+      continue;
     check_interrupt();
     writer.write_bytes(tensor.name, model_.checkpoint().bytes(tensor));
     model_.checkpoint().release(tensor);
   }
+}
+
+void ExpertFolder::write_rest(const EditConfig& edit, const nlohmann::ordered_json& record,
+                              CheckpointWriter& writer) const {
   nlohmann::ordered_json config = read_config_file(model_.checkpoint());
   edit(config.contains("text_config") ? config["text_config"] : config);
   writer.write_file("config.json", config.dump(2) + "\n");

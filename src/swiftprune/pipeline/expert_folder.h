@@ -35,7 +35,9 @@ class ExpertFolder {
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
   std::int64_t num_parameters() const { return num_parameters_; }  // of what is planned
 
-  // All other tensors, config.json with what `edit` makes of its part about the text model, the record and the other
+  // All other tensors.
+  void copy_rest(CheckpointWriter& writer) const;
+  // config.json with what `edit` makes of its part about the text model, the record and the other
   // files. The writer is not finished yet.
   using EditConfig = std::function<void(nlohmann::ordered_json& config)>;
   void write_rest(const EditConfig& edit, const nlohmann::ordered_json& record,

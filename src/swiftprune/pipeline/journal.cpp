@@ -1,11 +1,17 @@
 #include "swiftprune/pipeline/journal.h"
 
+#include <algorithm>
+#include <limits>
+
+#include <fmt/format.h>
+
 #include "swiftprune/core/error.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::chrono::seconds kInterval{5};
+constexpr std::string_view kPeerPrefix = ".written-by-rank-";
 
 nlohmann::ordered_json to_json(const FinishedBlock& block) {
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
@@ -56,32 +62,89 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
 }  // namespace
 
 JournalLines::JournalLines(const std::filesystem::path& folder, const nlohmann::ordered_json& head,
-                           std::function<void()> sync)
-    : file_(folder / kFileName, std::ios::trunc), sync_(std::move(sync)) {
+                           std::function<void()> sync, std::function<std::int64_t()> on_disk)
+    : file_(folder / kFileName, std::ios::trunc), sync_(std::move(sync)), on_disk_(std::move(on_disk)) {
+  if (!on_disk_) PeerJournal::remove_all(folder);
   append(head.dump() + "\n");
 }
 
-JournalLines::JournalLines(const std::filesystem::path& folder, std::function<void()> sync)
-    : file_(folder / kFileName, std::ios::app), sync_(std::move(sync)) {
+JournalLines::JournalLines(const std::filesystem::path& folder, std::function<void()> sync,
+                           std::function<std::int64_t()> on_disk)
+    : file_(folder / kFileName, std::ios::app), sync_(std::move(sync)), on_disk_(std::move(on_disk)) {
+  if (!on_disk_) PeerJournal::remove_all(folder);
   append("\n");  // ends a line that was cut off
 }
 
 void JournalLines::add(const nlohmann::ordered_json& line) {
-  waiting_ += line.dump() + "\n";
+  waiting_.push_back(line.dump() + "\n");
   if (std::chrono::steady_clock::now() - last_ >= kInterval) flush();
 }
 
 void JournalLines::flush() {
-  if (waiting_.empty()) return;
-  sync_();
-  append(waiting_);
-  waiting_.clear();
   last_ = std::chrono::steady_clock::now();
+  const std::int64_t all = std::ssize(waiting_);
+  const std::int64_t count = on_disk_ ? std::min(all, on_disk_() - num_recorded_) : all;
+  if (count <= 0) return;
+  sync_();
+  std::string lines;
+  for (std::int64_t i = 0; i < count; ++i) {
+    lines += waiting_.front();
+    waiting_.pop_front();
+  }
+  append(lines);
+  num_recorded_ += count;
 }
 
 void JournalLines::append(const std::string& lines) {
   file_ << lines << std::flush;
   if (!file_) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", kFileName);
+}
+
+namespace {
+
+std::filesystem::path peer_file(const std::filesystem::path& folder, int rank) {
+  return folder / fmt::format("{}{}", kPeerPrefix, rank);
+}
+
+}  // namespace
+
+PeerJournal::PeerJournal(const std::filesystem::path& folder, int rank, std::function<void()> sync)
+    : path_(peer_file(folder, rank)), file_(path_, std::ios::trunc), sync_(std::move(sync)) {
+  check();
+}
+
+void PeerJournal::check() const {
+  if (!file_) fail(ErrorKind::kFailure, "{}: cannot be written; is the disk full?", path_.string());
+}
+
+// A byte a block.
+void PeerJournal::add() {
+  waiting_ += '.';
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_ < kInterval) return;
+  sync_();
+  file_ << waiting_ << std::flush;
+  check();
+  waiting_.clear();
+  last_ = now;
+}
+
+std::int64_t PeerJournal::on_disk(const std::filesystem::path& folder, int size) {
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (int rank = 1; rank < size; ++rank) {
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(peer_file(folder, rank), error);
+    least = std::min(least, error ? 0 : static_cast<std::int64_t>(bytes));
+  }
+  return least;
+}
+
+void PeerJournal::remove_all(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (entry.path().filename().string().starts_with(kPeerPrefix))
+      std::filesystem::remove(entry.path(), ignored);
+  }
 }
 
 void Journal::add(const FinishedBlock& block) { JournalLines::add(to_json(block)); }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -23,11 +25,13 @@ class JournalLines {
   static constexpr const char* kFileName = "journal.jsonl";
 
   // Starts the journal of a new run. head: options, calibration, plan: whatever must be the same to go on.
-  // sync: called before blocks are recorded, when their weights must be on the disk.
+  // sync: called before blocks are recorded, when their weights must be on the disk. on_disk: how many of them other
+  // writers have there (PeerJournal); later ones are not recorded yet.
   JournalLines(const std::filesystem::path& folder, const nlohmann::ordered_json& head,
-               std::function<void()> sync);
+               std::function<void()> sync, std::function<std::int64_t()> on_disk = {});
   // Continues the one in `folder`.
-  JournalLines(const std::filesystem::path& folder, std::function<void()> sync);
+  JournalLines(const std::filesystem::path& folder, std::function<void()> sync,
+               std::function<std::int64_t()> on_disk = {});
 
   // Lines are recorded together, at most every few seconds: a disk that syncs slowly must not slow down the run.
   void add(const nlohmann::ordered_json& line);
@@ -35,6 +39,27 @@ class JournalLines {
 
  private:
   void append(const std::string& lines);
+  std::ofstream file_;
+  std::function<void()> sync_;
+  std::function<std::int64_t()> on_disk_;
+  std::deque<std::string> waiting_;
+  std::int64_t num_recorded_ = 0;  // by this run
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Beside the journal, of a process that writes a share of the output: how many blocks of this run have theirs on the disk.
+class PeerJournal {
+ public:
+  PeerJournal(const std::filesystem::path& folder, int rank, std::function<void()> sync);
+  void add();
+  // What the writers of ranks 1 to size - 1 have there, all of them.
+  static std::int64_t on_disk(const std::filesystem::path& folder, int size);
+  // What a run of several ranks left.
+  static void remove_all(const std::filesystem::path& folder);
+
+ private:
+  void check() const;
+  std::filesystem::path path_;
   std::ofstream file_;
   std::function<void()> sync_;
   std::string waiting_;

@@ -102,6 +102,7 @@ void NarrowCheckpoint::write_biases(const ExpertTensors& tensors, std::int64_t e
 
 void NarrowCheckpoint::finish(const nlohmann::ordered_json& record) {
   const std::string& field = experts_of(folder_.model().config())->width_field;
+  folder_.copy_rest(writer_);
   folder_.write_rest([&](nlohmann::ordered_json& config) { config[field] = width_; }, record, writer_);
   writer_.finish();
 }

@@ -18,7 +18,7 @@ namespace swiftprune {
 class NarrowCheckpoint final : public NarrowedExpertsOutput {
  public:
   NarrowCheckpoint(const Model& model, std::int64_t width, const std::filesystem::path& folder,
-                   std::uint64_t max_shard_bytes = 5'000'000'000);
+                   std::uint64_t max_shard_bytes = kShardBytes);
 
   void write(std::int64_t layer, std::int64_t expert, std::span<const std::int64_t> kept,
              ConstMatrixView down) override;

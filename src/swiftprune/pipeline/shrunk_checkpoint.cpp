@@ -51,13 +51,14 @@ std::string layers_prefix(const ModelConfig& model) {
 
 ShrunkCheckpoint::ShrunkCheckpoint(const Model& model, const ShrinkShape& shape,
                                    std::span<const std::int64_t> removed_layers, const fs::path& folder,
-                                   std::vector<LinearInput> added_biases, std::uint64_t max_shard_bytes)
+                                   std::vector<LinearInput> added_biases, const std::string& joined,
+                                   std::uint64_t max_shard_bytes)
     : model_(model),
       shape_(shape),
       added_biases_(std::move(added_biases)),
       layers_prefix_(layers_prefix(model.config())),
       new_index_(new_indices(model.config().num_layers(), removed_layers)),
-      writer_(folder, plan(max_shard_bytes)) {}
+      writer_(folder, plan(max_shard_bytes), Leftover::kUnknown, joined) {}
 
 std::string ShrunkCheckpoint::new_name(const std::string& name) const {
   const auto layer = layer_of(name, layers_prefix_);
@@ -198,14 +199,19 @@ Json ShrunkCheckpoint::config() const {
 void ShrunkCheckpoint::copy(const TensorInfo& tensor) {
   writer_.write_bytes(new_name(tensor.name), model_.checkpoint().bytes(tensor));
   model_.checkpoint().release(tensor);
+  mark(tensor.name);
 }
 
-void ShrunkCheckpoint::finish(const Json& record) {
+void ShrunkCheckpoint::copy_rest() {
   for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
-    if (written_.contains(tensor.name) || new_name(tensor.name).empty()) continue;
+    if (written_.contains(tensor.name) || new_name(tensor.name).empty() || !takes(tensor.name)) continue;
     check_interrupt();
     copy(tensor);
   }
+}
+
+void ShrunkCheckpoint::finish(const Json& record) {
+  copy_rest();
   writer_.write_file("config.json", config().dump(2) + "\n");
   writer_.write_file("swiftprune.json", record.dump(1) + "\n");
   const std::string plan_of_prune[] = {"plan.json"};

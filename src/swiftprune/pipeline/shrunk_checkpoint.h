@@ -22,15 +22,18 @@ std::string layers_prefix(const ModelConfig& model);
 
 class ShrunkCheckpoint final : public ShrinkOutput {
  public:
-  // added_biases: of added_biases(). max_shard_bytes: shards are made anew when the source has several.
+  // added_biases: of added_biases(). joined: as CheckpointWriter has it. max_shard_bytes: shards are made anew when the source has several.
   ShrunkCheckpoint(const Model& model, const ShrinkShape& shape, std::span<const std::int64_t> removed_layers,
                    const std::filesystem::path& folder, std::vector<LinearInput> added_biases = {},
-                   std::uint64_t max_shard_bytes = 5'000'000'000);
+                   const std::string& joined = {}, std::uint64_t max_shard_bytes = kShardBytes);
 
+  bool takes(const std::string& name) const override { return writer_.writes(new_name(name)); }
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override;
   void write_bias(const std::string& name, std::span<const float> values) override;
-  // After the last block: the tensors outside the blocks, config.json, the other files, the record. The
-  // folder then stands under its own name.
+  // After the last block: the tensors outside the blocks.
+  void copy_rest();
+  CheckpointWriter& writer() { return writer_; }
+  // Then config.json, the other files, the record. The folder then stands under its own name.
   void finish(const nlohmann::ordered_json& record);
 
   std::int64_t num_parameters() const { return num_parameters_; }  // all tensors of the new folder

@@ -16,6 +16,7 @@ target_sources(swiftprune PRIVATE
   pipeline/drivers/prune.cpp
   pipeline/drivers/cpu_prune_shop.cpp
   pipeline/drivers/channel_orders.cpp
+  pipeline/drivers/shared_expert_shop.cpp
   pipeline/drivers/shared_refinement.cpp
   pipeline/drivers/shrink.cpp
   pipeline/drivers/cpu_shrink_shop.cpp
@@ -29,6 +30,7 @@ target_sources(swiftprune PRIVATE
   pipeline/adapter_output.cpp
   pipeline/checkpoint_output.cpp
   pipeline/grid_output.cpp
+  pipeline/shared_writing.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/expert_checkpoint.cpp
   pipeline/expert_folder.cpp

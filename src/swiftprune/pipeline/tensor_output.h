@@ -13,6 +13,9 @@ namespace swiftprune {
 class TensorOutput {
  public:
   virtual ~TensorOutput() = default;
+  // Does the tensor go anywhere? Where several ranks write, each output takes its share; what it does not take need not
+  // be fetched for it.
+  virtual bool takes(const std::string&) const { return true; }
   // Elements [first, ...) of a tensor in the checkpoint's dtype; parts do not overlap and may come from
   // several threads at once.
   virtual void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) = 0;

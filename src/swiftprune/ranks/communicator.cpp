@@ -1,9 +1,12 @@
 #include "swiftprune/ranks/communicator.h"
 
+#include <vector>
+
 #include <fmt/format.h>
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/timeline.h"
 
 namespace swiftprune {
 namespace {
@@ -31,14 +34,21 @@ void Communicator::send(int to, std::span<const std::byte> bytes) {
 
 void Communicator::receive(int from, std::span<std::byte> bytes) {
   expect(from >= 0 && from < size() && from != rank(), "receive: another rank");
-  if (!bytes.empty()) do_receive(from, bytes);
+  if (bytes.empty()) return;
+  const TimelineStage stage("exchange");
+  do_receive(from, bytes);
 }
 
-void Communicator::finish_sends() { do_finish_sends(); }
+void Communicator::finish_sends() {
+  const TimelineStage stage("exchange");
+  do_finish_sends();
+}
 
 void Communicator::broadcast(int root, std::span<std::byte> bytes) {
   expect(root >= 0 && root < size(), "broadcast: of one of the ranks");
-  if (!bytes.empty() && size() > 1) do_broadcast(root, bytes);
+  if (bytes.empty() || size() == 1) return;
+  const TimelineStage stage("exchange");
+  do_broadcast(root, bytes);
 }
 
 std::string Communicator::name() const { return fmt::format("rank {} of {}", rank(), size()); }
@@ -58,6 +68,28 @@ void broadcast_text(Communicator& ranks, int root, std::string& text) {
   ranks.broadcast(root, std::as_writable_bytes(std::span(&length, 1)));
   text.resize(static_cast<std::size_t>(length));
   ranks.broadcast(root, std::as_writable_bytes(std::span(text)));
+}
+
+void add_in_order(Communicator& ranks, std::span<const std::span<std::byte>> sums,
+                  const std::function<void()>& add) {
+  if (!ranks.is_first()) {
+    for (const auto bytes : sums) ranks.receive(ranks.rank() - 1, bytes);
+  }
+  add();
+  const int last = ranks.size() - 1;
+  if (ranks.rank() < last) {
+    for (const auto bytes : sums) ranks.send(ranks.rank() + 1, bytes);
+    ranks.finish_sends();
+  }
+  for (const auto bytes : sums) ranks.broadcast(last, bytes);
+}
+
+void add_counts(Communicator& ranks, std::span<std::int64_t> counts) {
+  const std::vector<std::int64_t> own(counts.begin(), counts.end());
+  const std::span<std::byte> sums[] = {std::as_writable_bytes(counts)};
+  add_in_order(ranks, sums, [&] {
+    for (std::size_t i = 0; i < own.size(); ++i) counts[i] = ranks.is_first() ? own[i] : counts[i] + own[i];
+  });
 }
 
 }  // namespace swiftprune

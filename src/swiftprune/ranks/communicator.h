@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -63,4 +64,11 @@ Share share_of(std::int64_t count, int rank, int size);
 
 // A text of rank `root`, to all.
 void broadcast_text(Communicator& ranks, int root, std::string& text);
+
+// Sums over what the ranks have, in their order: those of the ranks before come into `sums`, add() adds this rank's, and
+// they go on; afterwards all have all. Every element is added up as one process would that has all of it.
+void add_in_order(Communicator& ranks, std::span<const std::span<std::byte>> sums,
+                  const std::function<void()>& add);
+// Of whole numbers, whose order does not matter.
+void add_counts(Communicator& ranks, std::span<std::int64_t> counts);
 }  // namespace swiftprune

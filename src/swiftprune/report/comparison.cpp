@@ -59,10 +59,11 @@ void check_tokenizers(const Tokenizer& dense, const Tokenizer& other, std::span<
 }
 
 void measure_text(const ComparisonInput& input, Device& device, const Tokenizer* tokenizer,
-                  ComparisonReport& report) {
+                  Communicator& ranks, ComparisonReport& report) {
   const std::vector<ComparedModel> compared =
       compare_models(input.models, *device.text_forwards(input.models, input.forward), input.parts,
-                     {.num_worst = input.num_worst, .progress = input.forward.progress});
+                     {.num_worst = input.num_worst, .progress = input.forward.progress}, ranks);
+  if (!ranks.is_first()) return;
   for (std::size_t m = 0; m < compared.size(); ++m) {
     ModelReport& model = report.models[m];
     model.perplexity = compared[m].perplexity;
@@ -140,7 +141,8 @@ bool ComparisonReport::passed() const {
   return std::all_of(gates.begin(), gates.end(), [](const GateResult& gate) { return gate.passed; });
 }
 
-ComparisonReport compare(const ComparisonInput& input, Device& device) {
+ComparisonReport compare(const ComparisonInput& input, Device& device, Communicator& ranks) {
+  device.check_ranks(ranks);
   expect(input.models.size() >= 2 && input.models.size() == input.folders.size(),
          "compare: two models or more");
   if (input.gates.on_text() && input.parts.empty()) {
@@ -178,7 +180,8 @@ ComparisonReport compare(const ComparisonInput& input, Device& device) {
       if (m > 0 && !entry.few_bits) entry.masks.push_back(picture_mask(model, tensor));
     }
   }
-  if (!input.parts.empty()) measure_text(input, device, tokenizer.get(), report);
+  if (!input.parts.empty()) measure_text(input, device, tokenizer.get(), ranks, report);
+  if (!ranks.is_first()) return report;
   if (!input.prompts.empty() || !input.refusals.empty()) {
     if (tokenizer == nullptr) {
       bad_input("{}: found no tokenizer, expected one for the prompts", input.folders[0]);

@@ -104,7 +104,8 @@ struct ComparisonInput {
 
 // On the device. Throws Error{kUsage} for gates without a text, Error{kBadInput} when vocabularies or
 // tokenizers differ.
-ComparisonReport compare(const ComparisonInput& input, Device& device);
+// ranks: the text is measured by all together; all the rest is measured, and reported, by the first alone.
+ComparisonReport compare(const ComparisonInput& input, Device& device, Communicator& ranks = alone());
 
 // From the bytes and divergences of the report's models.
 std::vector<EqualBytes> equal_bytes(const ComparisonReport& report);

@@ -11,6 +11,9 @@ namespace {
 constexpr std::uint64_t kChunkBytes = std::uint64_t{16} << 20;  // a multiple of every element size
 constexpr int kMaxThreads = 6;  // a copy from the page cache runs at about 5 GB/s a thread
 
+constexpr std::array<const char*, kMaxThreads> kWriterRows = {"write 1", "write 2", "write 3",
+                                                              "write 4", "write 5", "write 6"};
+
 int num_copy_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, kMaxThreads);
 }
@@ -42,8 +45,12 @@ void BlockLoader::start(std::int64_t layer, BlockWeights& target) {
   layer_ = layer;
   extras_ = target.set_layer(layer);
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    running_.push_back(
-        std::async(std::launch::async, [this, i, &target] { fill(*lanes_[i], target, extras_, i); }));
+    // The first lane stands for all in the timeline.
+    Timeline* timeline = i == 0 ? Timeline::bound() : nullptr;
+    running_.push_back(std::async(std::launch::async, [this, i, &target, timeline] {
+      fill(*lanes_[i], target, extras_, i);
+      if (timeline != nullptr) timeline->add("read", "read", layer_, started_, Timeline::Clock::now());
+    }));
   }
 }
 
@@ -115,7 +122,10 @@ void BlockLoader::finish() {
 }
 
 TensorWriter::TensorWriter(TensorOutput& output, int device) : output_(output), device_(device) {
-  for (int i = 0; i < num_copy_threads(); ++i) threads_.emplace_back([this] { work(); });
+  for (int i = 0; i < num_copy_threads(); ++i) {
+    const char* row = kWriterRows[static_cast<std::size_t>(i)];
+    threads_.emplace_back([this, row, timeline = Timeline::bound()] { work(timeline, row); });
+  }
 }
 
 TensorWriter::~TensorWriter() {
@@ -130,12 +140,14 @@ TensorWriter::~TensorWriter() {
 void TensorWriter::write(const std::string& name, DeviceView values) {
   expect(values.stride == values.cols, "TensorWriter: contiguous tensors");
   const std::int64_t size = size_of(values.dtype);
-  const auto total = static_cast<std::uint64_t>(values.numel() * size);
+  const auto total =
+      output_.takes(name) ? static_cast<std::uint64_t>(values.numel() * size) : std::uint64_t{0};
   {
     const std::lock_guard lock(mutex_);
-    if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
     if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
     last_block_ = blocks_.back();
+    if (total == 0) return;
+    if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
     for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
       tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
                         static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
@@ -171,7 +183,7 @@ void TensorWriter::finish_blocks() {
   }
 }
 
-void TensorWriter::work() {
+void TensorWriter::work(Timeline* timeline, const char* row) {
   try {
     check(cudaSetDevice(device_));
     const Stream stream;
@@ -193,7 +205,9 @@ void TensorWriter::work() {
         --task.block->unread;
       }
       changed_.notify_all();
+      const auto start = Timeline::Clock::now();
       output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
+      if (timeline != nullptr) timeline->add("write", row, -1, start, Timeline::Clock::now());
       bool last_of_block = false;
       {
         const std::lock_guard lock(mutex_);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/cuda/forward/block.h"
 #include "swiftprune/pipeline/tensor_output.h"
 
@@ -76,7 +77,7 @@ class TensorWriter {
     const std::byte* data = nullptr;
     std::uint64_t bytes = 0;
   };
-  void work();
+  void work(Timeline* timeline, const char* row);
   void finish_blocks();
   void rethrow();
 

@@ -9,12 +9,14 @@
 #include <optional>
 
 #include "swiftprune/backend/damped_inverse.h"
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/inverse.h"
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/structure/refit.h"
 
 namespace swiftprune::cuda {
@@ -36,18 +38,27 @@ class CudaExpertShop final : public ExpertShop {
         hidden_size_(run.model.config().hidden_size),
         memory_(device.memory_bytes),
         compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        ranks_(*run.options.ranks),
+        share_(rank_windows(run.model.config(), run.windows, ranks_, kTokensPerPass)),
+        windows_(windows_of_rank(run.windows, share_)),
+        part_ends_(expert_part_ends(run.windows, share_, kTokensPerPass)),
         products_(memory_, stream_),
         slots_(memory_, run.model, compute_, device.index, stream_) {
+    if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first, spans_);
     slots_.prefetch(0);
     make_room();
-    hidden_ = embed(memory_, run.model, run.windows, stream_);
+    hidden_ = embed(memory_, run.model, windows_, stream_);
   }
 
+  Share tokens() const override { return {share_.first * windows_.seqlen, num_tokens()}; }
+
   void start(std::int64_t layer) override {
+    stream_.synchronize();
+    spans_.collect();
     const std::int64_t next = layer + 1;
     slots_.load(layer, next < run_.model.config().num_layers() ? next : -1);
     run_.seconds.load = slots_.busy_seconds();
-    for_passes(run_.windows, [&](std::int64_t first, std::int64_t count) {
+    for_passes(windows_, [&](std::int64_t first, std::int64_t count) {
       const DeviceView rows = hidden_.view().row_block(first, count);
       if (block().config().experts) {
         run_up_to_experts(rows, first);
@@ -73,7 +84,8 @@ class CudaExpertShop final : public ExpertShop {
     return result;
   }
 
-  void sum_dense(const RoutedExperts& all, const SizesFn& seen) override {
+  void sum_dense(const MemberTokens& all, const SizesFn& seen) override {
+    const StreamSpans::Span span(spans_, stream_, "forward", "gpu", -1);
     sum_outputs(all, dense_.view(), false, [&](std::size_t j, std::int64_t first, DeviceView f) {
       row_sizes(floats(f), nullptr, f.rows, f.cols, numbers_.as<double>(), more_numbers_.as<double>(),
                 stream_);
@@ -92,7 +104,7 @@ class CudaExpertShop final : public ExpertShop {
     for (const double weight : weights) roots_.push_back(std::sqrt(weight));
   }
 
-  RowSquares start_changes(const RoutedExperts& now, bool of_tokens) override {
+  RowSquares start_changes(const MemberTokens& now, bool of_tokens) override {
     sum_outputs(now, y_.view(), true, {});
     if (!of_tokens) return {};
     row_products(floats(y_.view()), floats(dense_.view()), num_tokens(), hidden_size_, numbers_.as<double>(),
@@ -100,7 +112,7 @@ class CudaExpertShop final : public ExpertShop {
     return {download_numbers(numbers_, num_tokens()), download_numbers(more_numbers_, num_tokens())};
   }
 
-  std::vector<std::vector<double>> changes(const RoutedExperts& now,
+  std::vector<std::vector<double>> changes(const MemberTokens& now,
                                            std::span<const std::vector<OutputChange>> changes) override {
     static_assert(sizeof(OutputChange) == 3 * sizeof(double));
     std::int64_t before = 0;  // tokens of the members before
@@ -130,7 +142,7 @@ class CudaExpertShop final : public ExpertShop {
     return result;
   }
 
-  void sum(const RoutedExperts& kept) override { sum_outputs(kept, y_.view(), false, {}); }
+  void sum(const MemberTokens& kept) override { sum_outputs(kept, y_.view(), false, {}); }
 
   RowSquares errors() override {
     const auto rows = [](DeviceView x) { return StridedRows{floats(x), x.cols}; };
@@ -139,7 +151,8 @@ class CudaExpertShop final : public ExpertShop {
     return {download_numbers(more_numbers_, num_tokens()), download_numbers(numbers_, num_tokens())};
   }
 
-  Matrix refit(const RoutedExperts& kept, std::size_t member) override {
+  Matrix refit(const MemberTokens& kept, std::size_t member) override {
+    const StreamSpans::Span span(spans_, stream_, "refine", "gpu", -1);
     const std::int64_t expert = kept.members[member];
     const ExpertTokens& tokens = kept.tokens[member];
     add_moments(expert, tokens);
@@ -168,7 +181,7 @@ class CudaExpertShop final : public ExpertShop {
     return result;
   }
 
-  void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) override {
+  void use_down(const MemberTokens& kept, std::size_t member, ConstMatrixView down) override {
     const std::int64_t expert = kept.members[member];
     const ExpertTokens& tokens = kept.tokens[member];
     const DType dtype = block().expert_tensors().dtype(expert, ExpertPart::kDown);
@@ -197,7 +210,7 @@ class CudaExpertShop final : public ExpertShop {
   using OutputFn = std::function<void(const Chunk& chunk, DeviceView f)>;
 
   BlockWeights& block() { return slots_.block(); }
-  std::int64_t num_tokens() const { return run_.windows.num_windows() * run_.windows.seqlen; }
+  std::int64_t num_tokens() const { return windows_.num_windows() * windows_.seqlen; }
   std::int64_t chunk() const { return forward_->rows(); }
   static const float* floats(DeviceView x) { return static_cast<const float*>(x.data); }
 
@@ -229,8 +242,9 @@ class CudaExpertShop final : public ExpertShop {
     const auto matrix = [&](std::int64_t numel) {
       return DeviceBuffer(memory_, bytes_of(numel, sizeof(float)), kWhat);
     };
-    z_ = DeviceMatrix(memory_, DType::kF32, rows, width, kWhat);
-    lacking_ = DeviceMatrix(memory_, DType::kF32, rows, hidden_size_, kWhat);
+    const std::int64_t held = shared_ ? most_held_rows(windows_, true) : rows;  // of an expert's tokens
+    z_ = DeviceMatrix(memory_, DType::kF32, held, width, kWhat);
+    lacking_ = DeviceMatrix(memory_, DType::kF32, held, hidden_size_, kWhat);
     scales_ = matrix(rows);
     token_roots_ = matrix(rows);
     gram_ = matrix(width * width);
@@ -282,17 +296,18 @@ class CudaExpertShop final : public ExpertShop {
     check_interrupt();
     const std::vector<std::int32_t> narrow(rows.begin(), rows.end());
     upload_to(order_, std::as_bytes(std::span(narrow)));
-    for (std::int64_t first = 0; first < std::ssize(rows); first += chunk()) {
-      const auto count = std::min(chunk(), std::ssize(rows) - first);
+    for (std::int64_t first = 0; first < std::ssize(rows);) {
+      const std::int64_t count = end_in_part(rows, first, chunk(), part_ends_) - first;
       const Chunk part{first, order_.as<std::int32_t>() + first};
       const DeviceView x = gathered_.view().row_block(0, count);
       gather(x_.view().data, compute_, hidden_size_, part.rows, count, nullptr, hidden_size_, x.data,
              stream_);
       body(part, forward_->experts().inner(block(), expert, x));
+      first += count;
     }
   }
 
-  void sum_outputs(const RoutedExperts& routed, DeviceView y, bool with_next,
+  void sum_outputs(const MemberTokens& routed, DeviceView y, bool with_next,
                    const std::function<void(std::size_t, std::int64_t, DeviceView)>& seen) {
     const auto clear = [&](DeviceView x) {
       check(cudaMemsetAsync(x.data, 0, bytes_of(x.numel(), at(size_of(x.dtype))), stream_));
@@ -318,29 +333,66 @@ class CudaExpertShop final : public ExpertShop {
     }
   }
 
-  // gram_ = Σ z zᵀ, cross_ [hidden, width] = Σ lacking zᵀ of the expert's tokens; gates_ then are theirs.
+  // gram_ = Σ z zᵀ, cross_ [hidden, width] = Σ lacking zᵀ of the expert's tokens, all ranks'; gates_ then are its tokens'
+  // here. What is added to the sums of other ranks waits in z_ and lacking_, chunk behind chunk.
   void add_moments(std::int64_t expert, const ExpertTokens& tokens) {
-    const std::int64_t width = experts_.width;
+    for (const DeviceView sums : {gram(), outputs(cross_)})
+      check(cudaMemsetAsync(sums.data, 0, bytes_of(sums.numel(), sizeof(float)), stream_));
     upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
+    std::vector<Share> held;  // rows of z_
+    const auto add_gram = [&](Share rows) {
+      const DeviceView z = z_.view().row_block(rows.first, rows.count);
+      products_.run({.a = z, .b = z, .c = gram(), .a_transposed = true, .beta = 1.0f});
+    };
+    const auto add_cross = [&](Share rows) {
+      products_.run({.a = lacking_.view().row_block(rows.first, rows.count),
+                     .b = z_.view().row_block(rows.first, rows.count),
+                     .c = outputs(cross_),
+                     .a_transposed = true,
+                     .beta = 1.0f});
+    };
+    std::int64_t end = 0;
     for_inner(expert, tokens.rows, [&](const Chunk& chunk, DeviceView inner) {
-      std::vector<float> scales, roots;
-      for (std::int64_t i = chunk.first; i < chunk.first + inner.rows; ++i) {
-        const double root = roots_[at(tokens.rows[at(i)])];
-        roots.push_back(static_cast<float>(root));
-        scales.push_back(static_cast<float>(root * double{tokens.gates[at(i)]}));
+      const Share rows{end, inner.rows};
+      weigh(tokens, chunk, inner, rows);
+      if (shared_) {
+        held.push_back(rows);
+        end += round_up(inner.rows, kHeldRows);
+      } else {
+        add_gram(rows);
+        add_cross(rows);
       }
-      upload_to(scales_, std::as_bytes(std::span(scales)));
-      upload_to(token_roots_, std::as_bytes(std::span(roots)));
-      const DeviceView z = z_.view().row_block(0, inner.rows);
-      const DeviceView lacking = lacking_.view().row_block(0, inner.rows);
-      scaled_difference(inner.data, compute_, nullptr, compute_, scales_.as<float>(), inner.rows, width,
-                        z.data, DType::kF32, stream_);
-      lacking_rows(floats(dense_.view()), floats(y_.view()), chunk.rows, token_roots_.as<float>(), inner.rows,
-                   hidden_size_, static_cast<float*>(lacking.data), stream_);
-      const float beta = chunk.first == 0 ? 0.0f : 1.0f;
-      products_.run({.a = z, .b = z, .c = gram(), .a_transposed = true, .beta = beta});
-      products_.run({.a = lacking, .b = z, .c = outputs(cross_), .a_transposed = true, .beta = beta});
     });
+    if (!shared_) return;
+    shared_->start(stream_);
+    const auto pass = [&](DeviceView sums, const auto& add) {
+      shared_->pass_on(sums.data, bytes_of(sums.numel(), sizeof(float)), stream_, [&] {
+        for (const Share& rows : held) add(rows);
+      });
+    };
+    pass(gram(), add_gram);
+    pass(outputs(cross_), add_cross);
+    for (const DeviceView sums : {gram(), outputs(cross_)})
+      shared_->share(sums.data, bytes_of(sums.numel(), sizeof(float)));
+    shared_->finish(stream_);
+  }
+
+  // The chunk's inner values by gate and the root of the token's weight, and what y lacks there, to these rows.
+  void weigh(const ExpertTokens& tokens, const Chunk& chunk, DeviceView inner, Share rows) {
+    std::vector<float> scales, roots;
+    for (std::int64_t i = chunk.first; i < chunk.first + inner.rows; ++i) {
+      const double root = roots_[at(tokens.rows[at(i)])];
+      roots.push_back(static_cast<float>(root));
+      scales.push_back(static_cast<float>(root * double{tokens.gates[at(i)]}));
+    }
+    upload_to(scales_, std::as_bytes(std::span(scales)));
+    upload_to(token_roots_, std::as_bytes(std::span(roots)));
+    const DeviceView z = z_.view().row_block(rows.first, rows.count);
+    const DeviceView lacking = lacking_.view().row_block(rows.first, rows.count);
+    scaled_difference(inner.data, compute_, nullptr, compute_, scales_.as<float>(), inner.rows,
+                      experts_.width, z.data, DType::kF32, stream_);
+    lacking_rows(floats(dense_.view()), floats(y_.view()), chunk.rows, token_roots_.as<float>(), inner.rows,
+                 hidden_size_, static_cast<float*>(lacking.data), stream_);
   }
 
   // fitted_ [hidden, width] = cross·(Ĝ + δI)⁻¹ of the normalised Gram matrix, in the units of the inputs
@@ -398,6 +450,12 @@ class CudaExpertShop final : public ExpertShop {
   DeviceMemory memory_;
   Stream stream_;
   const DType compute_;
+  Communicator& ranks_;
+  const Share share_;           // of the windows
+  const TokenWindows windows_;  // this rank's
+  const std::vector<std::int64_t> part_ends_;
+  StreamSpans spans_;
+  std::optional<StatisticsRanks> shared_;  // with several ranks
   Products products_;
   BlockSlots slots_;
   std::optional<BlockForward> forward_;

@@ -48,12 +48,12 @@ class CudaPruneShop final : public PruneShop {
         memory_(device.memory_bytes),
         compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
         ranks_(*run.options.ranks),
-        share_(rank_windows(run.windows, ranks_, kTokensPerPass)),
+        share_(rank_windows(run.model.config(), run.windows, ranks_, kTokensPerPass)),
         windows_(windows_of_rank(run.windows, share_)),
         products_(memory_, stream_),
         slots_(memory_, run.model, compute_, device_, stream_),
         writer_(run.output, device_) {
-    if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first);
+    if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first, spans_);
     slots_.prefetch(0);
     const Stopwatch watch(run.seconds.calibrate);
     make_room_for_linears();
@@ -116,6 +116,7 @@ class CudaPruneShop final : public PruneShop {
     for (std::size_t i = 0; i < needs.size(); ++i) {
       if (needs[i].any()) stats[i] = start_stats(static_cast<LinearInput>(i), needs[i], moments_[i], false);
     }
+    const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     passes ? one_->pass(dense(), stats) : one_->look(dense(), stats);
     for (std::size_t i = 0; i < needs.size(); ++i) finish_stats(static_cast<LinearInput>(i));
   }
@@ -127,6 +128,7 @@ class CudaPruneShop final : public PruneShop {
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
     DeviceStats* stats = needs != nullptr ? start_stats(input, *needs, moments_[0], residual) : nullptr;
+    const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     if (!dense().config().experts || input != LinearInput::kMlpOutput) {
       two_->collect(input, stats);
     } else if (stats != nullptr) {
@@ -145,7 +147,9 @@ class CudaPruneShop final : public PruneShop {
     }
     experts_->start(pruned(), run_.aligned ? two_->hidden() : one_->hidden(), passes);
     if (run_.aligned) experts_->start_beside(dense(), two_->dense_hidden());
-    return experts_->num_tokens();
+    std::vector<std::int64_t> tokens = experts_->num_tokens();
+    add_counts(ranks_, tokens);
+    return tokens;
   }
 
   void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled) override {
@@ -220,6 +224,7 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
+    const StreamSpans::Span span(spans_, stream_, "refine", "gpu", layer_);
     quantized_[linear] = refine_into(linear, entry, target, place_of(linear));
     damping_[linear] = refiner_->raised_damping();
     refined_here_[linear] = !entry.grid;
@@ -255,10 +260,7 @@ class CudaPruneShop final : public PruneShop {
 
   void end_input(LinearInput input) override {
     lanes_.join(stream_);
-    if (shared_) {
-      shared_->arrived.record(shared_->exchange);
-      shared_->arrived.hold(stream_);
-    }
+    if (shared_) shared_->hold(stream_);
     for (const std::size_t i : errors_ ? linears_in_hand(input) : std::vector<std::size_t>{}) {
       if (const DeviceStats* stats = stats_for(i))
         errors_->measure(i, place_of(i).weight, *stats, prepared_refiner(*stats));
@@ -280,6 +282,7 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void pass() override {
+    const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     if (run_.aligned) return two_->finish_block();
     pruned().refresh(stream_);
     one_->pass(pruned());
@@ -306,7 +309,7 @@ class CudaPruneShop final : public PruneShop {
     if (quantized_[linear] && run_.output.keeps_grids()) {
       run_.output.write_quantized(tensor, *quantized_[linear]);
     } else {
-      if (numbers_->is_of_expert(linear)) stream_.synchronize();  // written before outcomes() waits
+      if (numbers_->is_of_expert(linear)) wait();  // written before outcomes() waits
       writer_.write(tensor, place_of(linear).weight);
     }
     quantized_[linear].reset();
@@ -319,6 +322,7 @@ class CudaPruneShop final : public PruneShop {
   void finish() override {
     writer_.finish();
     stream_.synchronize();
+    spans_.collect();
     run_.seconds.load = slots_.busy_seconds();
     run_.seconds.write = writer_.busy_seconds();
   }
@@ -478,15 +482,15 @@ class CudaPruneShop final : public PruneShop {
   void share_rows(const std::vector<Part>& parts, DeviceView out) {
     if (!shared_) return;
     expect(out.stride == out.cols, "ranks: weights that are contiguous");
-    shared_->added.record(stream_);
-    shared_->added.hold(shared_->exchange);
+    shared_->hold_exchange(stream_);
     for (const Part& part : parts) {
       const DeviceView rows = out.row_block(part.first, part.count);
-      shared_->link.broadcast(part.rank, rows.data,
-                              static_cast<std::uint64_t>(rows.numel() * size_of(rows.dtype)),
-                              shared_->exchange);
+      shared_->share(rows.data, static_cast<std::uint64_t>(rows.numel() * size_of(rows.dtype)), part.rank);
     }
   }
+
+  // With several ranks no wait is without an end.
+  void wait() { shared_ ? shared_->link().wait(stream_) : stream_.synchronize(); }
 
   // What is refined by parts is counted where that happens, everything else by all ranks alike.
   void combine_counters() {
@@ -494,9 +498,9 @@ class CudaPruneShop final : public PruneShop {
       if (!refined_here_[i]) check(cudaMemsetAsync(counters_of(i), 0, sizeof(PruneCounters), stream_));
     }
     static_assert(sizeof(PruneCounters) % sizeof(std::uint64_t) == 0);
-    shared_->link.sum(counters_.data(), static_cast<std::int64_t>(counters_.bytes() / sizeof(std::uint64_t)),
-                      stream_);
-    shared_->link.wait(stream_);
+    shared_->link().sum(counters_.data(),
+                        static_cast<std::int64_t>(counters_.bytes() / sizeof(std::uint64_t)), stream_);
+    shared_->link().wait(stream_);
   }
 
   BlockWeights& dense() { return slots_.block(); }
@@ -598,7 +602,7 @@ class CudaPruneShop final : public PruneShop {
     ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, windows_, stream_);
     if (held_) {
       ops_->make_room_for_experts();
-      experts_.emplace(*ops_, windows_);
+      experts_.emplace(*ops_, windows_, expert_part_ends(run_.windows, share_, kTokensPerPass));
     }
     if (!run_.aligned) {
       one_.emplace(*ops_);
@@ -615,20 +619,21 @@ class CudaPruneShop final : public PruneShop {
 
   // Inputs of this rank's windows that wait for the sums of those before (Moments).
   void make_room_for_held(std::int64_t widest, std::int64_t hidden) {
-    const std::int64_t rows = windows_.num_windows() * windows_.seqlen;
-    const auto matrix = [&](std::int64_t cols, DType dtype) {
-      return DeviceBuffer(memory_, static_cast<std::uint64_t>(rows * cols * size_of(dtype)),
-                          "inputs that wait for other ranks");
-    };
+    const std::int64_t rows = most_held_rows(windows_, held_.has_value());
+    const auto matrix = [&](std::int64_t cols) { return room_for_held(memory_, rows, cols, compute_); };
     if (run_.aligned) {
-      moments_[0].held_x = matrix(widest, compute_);
-      moments_[0].held_dense = matrix(widest, compute_);
-      moments_[0].held_error = matrix(hidden, compute_);
+      moments_[0].held_x = matrix(widest);
+      moments_[0].held_dense = matrix(widest);
+      moments_[0].held_error = matrix(hidden);
       return;
     }
+    std::array<std::int64_t, kNumLinearInputs> most{};  // of what a block's linears and its experts' read
     for (const PlanEntry& entry : run_.plan.entries) {
-      DeviceBuffer& held = moments_[static_cast<std::size_t>(entry.input)].held_x;
-      if (stat_needs(entry).any() && held.data() == nullptr) held = matrix(entry.cols, compute_);
+      std::int64_t& cols = most[static_cast<std::size_t>(entry.input)];
+      if (stat_needs(entry).any()) cols = std::max(cols, entry.cols);
+    }
+    for (std::size_t i = 0; i < most.size(); ++i) {
+      if (most[i] > 0) moments_[i].held_x = matrix(most[i]);
     }
   }
 
@@ -710,6 +715,7 @@ class CudaPruneShop final : public PruneShop {
   std::set<std::string> pruned_tensors_;  // by the plan
   std::optional<HeldExpert> held_;        // where the model has experts
   bool experts_pass_ = false;
+  StreamSpans spans_;
   std::optional<StatisticsRanks> shared_;                  // with several ranks
   std::vector<std::int64_t> loads_;                        // rows of the input in hand that each rank refines
   std::vector<bool> refined_here_;                         // by linear of the block

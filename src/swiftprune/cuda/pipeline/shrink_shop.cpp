@@ -16,6 +16,7 @@
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/streams/one_stream.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 
 namespace swiftprune::cuda {
@@ -31,9 +32,13 @@ class CudaShrinkShop final : public ShrinkShop {
       : run_(run),
         memory_(device.memory_bytes),
         compute_(run.options.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32),
+        ranks_(*run.options.ranks),
+        share_(rank_windows(run.model.config(), run.windows, ranks_, kTokensPerPass)),
+        windows_(windows_of_rank(run.windows, share_)),
         products_(memory_, stream_),
         slots_(memory_, run.model, compute_, device.index, stream_),
         writer_(run.output, device.index) {
+    if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first, spans_);
     for (BlockWeights& slot : slots_.slots()) reserve_biases(slot);
     slots_.prefetch(run.layers.front());
     make_room();
@@ -70,21 +75,27 @@ class CudaShrinkShop final : public ShrinkShop {
                     residual ? model.hidden_size : 0);
     }
     DeviceStats* stats = needs != nullptr ? &*stats_ : nullptr;
+    const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
-    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
+    if (stats == nullptr) return;
+    stats->combine(products_, *scratch_);
+    stats->finish(fmt::format("block {}, {}", layer_, name_of(input)));
   }
 
   void refit_readers(LinearInput input, const RefitOptions& options) override {
     std::vector<std::int64_t> all(static_cast<std::size_t>(stats_->inputs()));
     std::iota(all.begin(), all.end(), 0);
+    const StreamSpans::Span span(spans_, stream_, "refine", "gpu", layer_);
     bool prepared = false;
     const auto& weights = block().layout().weights;
+    const std::vector<int> owners = owners_of_readers(input);
     for (std::size_t i = 0; i < weights.size(); ++i) {
-      if (weights[i].input != input) continue;
+      if (weights[i].input != input || owners[i] != ranks_.rank()) continue;
       if (!std::exchange(prepared, true)) fit_->prepare(*stats_, all, options, weights[i].tensor);
       fit_->solve(block().weight(i));
       fit_->write(block().weight(i));
     }
+    if (shared_) share_readers(input, owners);
     changed(input);
   }
 
@@ -159,6 +170,7 @@ class CudaShrinkShop final : public ShrinkShop {
   void finish() override {
     writer_.finish();
     stream_.synchronize();
+    spans_.collect();
     run_.seconds.load = slots_.busy_seconds();
     run_.seconds.write = writer_.busy_seconds();
   }
@@ -213,7 +225,8 @@ class CudaShrinkShop final : public ShrinkShop {
     const std::int64_t rows = rows_per_pass(run_.windows);
     scratch_.emplace(memory_, compute_, rows, cols, run_.aligned() || post_norm ? cols : 0,
                      run_.aligned() ? hidden : 0);
-    stats_.emplace(memory_, cols, stream_);
+    stats_.emplace(memory_, cols, stream_, shared_ ? &*shared_ : nullptr);
+    if (shared_) make_room_for_held(cols, hidden);
     energies_.emplace(memory_, run_.model, stream_);
     if (gram > 0) fit_.emplace(memory_, products_, *energies_, gram, numel, stream_);
     scores_.emplace(memory_, *energies_, fit_ ? &*fit_ : nullptr, run_.model, stream_);
@@ -221,7 +234,7 @@ class CudaShrinkShop final : public ShrinkShop {
     original_ = DeviceBuffer(memory_, BlockWeights::max_weight_bytes(run_.model), "a linear");
     sums_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(hidden) * sizeof(double), "means");
     forward_.emplace(memory_, products_, run_.model, rows, run_.windows.seqlen, compute_, stream_);
-    ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, run_.windows, stream_);
+    ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, windows_, stream_);
     ops_->make_room_for_inner();
     if (run_.aligned()) {
       reserve_biases(shrunk_slot_.emplace(memory_, run_.model, compute_));
@@ -234,6 +247,41 @@ class CudaShrinkShop final : public ShrinkShop {
     const int num_staged = memory_.limit() - memory_.used() > kRoomForSecondSlot * block_bytes ? 2 : 1;
     for (int i = 0; i < num_staged; ++i)
       staged_.emplace_back(memory_, block_bytes, "the tensors of a smaller block");
+  }
+
+  // Two streams, or one whose Gram matrices may count tokens otherwise than the other sums do.
+  void make_room_for_held(std::int64_t widest, std::int64_t hidden) {
+    const std::int64_t rows = most_held_rows(windows_, false);
+    moments_.held_x = room_for_held(memory_, rows, widest, compute_);
+    moments_.held_dense = room_for_held(memory_, rows, widest, compute_);
+    if (run_.aligned()) moments_.held_error = room_for_held(memory_, rows, hidden, compute_);
+  }
+
+  // The rank that refits each of the block's linears that read the input: the one that has least; all find the same.
+  std::vector<int> owners_of_readers(LinearInput input) {
+    const auto& weights = block().layout().weights;
+    std::vector<int> owners(weights.size(), 0);
+    std::vector<std::int64_t> loads(static_cast<std::size_t>(ranks_.size()), 0);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (weights[i].input != input) continue;
+      const auto least = std::min_element(loads.begin(), loads.end());
+      *least += weights[i].rows;
+      owners[i] = static_cast<int>(least - loads.begin());
+    }
+    return owners;
+  }
+
+  void share_readers(LinearInput input, const std::vector<int>& owners) {
+    const auto& weights = block().layout().weights;
+    shared_->start(stream_);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (weights[i].input != input) continue;
+      const DeviceView weight = block().weight(i);
+      expect(weight.stride == weight.cols, "ranks: weights that are contiguous");
+      shared_->share(weight.data, static_cast<std::uint64_t>(weight.numel() * size_of(weight.dtype)),
+                     owners[i]);
+    }
+    shared_->finish(stream_);
   }
 
   // For mean_error(), where the projection has a bias to balance.
@@ -281,6 +329,11 @@ class CudaShrinkShop final : public ShrinkShop {
   DeviceMemory memory_;
   Stream stream_;
   const DType compute_;
+  Communicator& ranks_;
+  const Share share_;           // of the windows
+  const TokenWindows windows_;  // this rank's
+  StreamSpans spans_;
+  std::optional<StatisticsRanks> shared_;  // with several ranks
   Products products_;
   BlockSlots slots_;
   std::optional<BlockWeights> shrunk_slot_;

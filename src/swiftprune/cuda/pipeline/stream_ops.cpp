@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/pipeline/root_mean_square.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 
 namespace swiftprune::cuda {
 
@@ -20,6 +22,18 @@ void for_passes(const TokenWindows& windows, const std::function<void(std::int64
     check_interrupt();
     body(first, std::min(step, total - first));
   }
+}
+
+std::int64_t most_held_rows(const TokenWindows& windows, bool experts) {
+  const std::int64_t rows = windows.num_windows() * windows.seqlen;
+  const std::int64_t passes =
+      experts ? windows.num_windows() + 2 * kTextParts : ceil_div(rows, rows_per_pass(windows));
+  return rows + passes * kHeldRows;
+}
+
+DeviceBuffer room_for_held(DeviceMemory& memory, std::int64_t rows, std::int64_t cols, DType dtype) {
+  return DeviceBuffer(memory, static_cast<std::uint64_t>(rows * cols * size_of(dtype)),
+                      "inputs that wait for other ranks");
 }
 
 DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
@@ -108,8 +122,7 @@ DeviceView DeviceStreamOps::inner_rows(std::int64_t first, std::int64_t count) c
 }
 
 void DeviceStreamOps::add(DeviceStats& stats, DeviceView x) const {
-  stats.add_windows(scratch_, x, windows_.seqlen);
-  stats.add_gram(products_, x);
+  stats.add_windows(products_, scratch_, x, x, windows_.seqlen);
 }
 
 void DeviceStreamOps::find_roots(DeviceView x, const DeviceView* y) const {
@@ -118,12 +131,11 @@ void DeviceStreamOps::find_roots(DeviceView x, const DeviceView* y) const {
 }
 
 void DeviceStreamOps::add_relative(DeviceStats& stats, DeviceView x, DeviceView out) const {
-  stats.add_windows(scratch_, x, windows_.seqlen);
   find_roots(out, nullptr);
   const DeviceView counted = scratch_.x(x.rows, x.cols);
   scaled_difference(x.data, x.dtype, nullptr, x.dtype, roots_.as<float>(), x.rows, x.cols, counted.data,
                     counted.dtype, stream_);
-  stats.add_gram(products_, counted);
+  stats.add_windows(products_, scratch_, x, counted, windows_.seqlen);
 }
 
 void DeviceStreamOps::add_aligned(DeviceStats& stats, DeviceView x, DeviceView dense) const {
@@ -184,8 +196,7 @@ void DeviceStreamOps::add_gated(DeviceView values, const ExpertTokens& tokens,
 }
 
 void DeviceStreamOps::add_window(DeviceStats& stats, DeviceView x) const {
-  stats.add_window(scratch_, x);
-  stats.add_gram(products_, x);
+  stats.add_window(products_, scratch_, x);
 }
 
 void DeviceStreamOps::add_weighted_window(DeviceStats& stats, DeviceView x, DeviceView dense,

@@ -24,6 +24,11 @@ std::int64_t rows_per_pass(const TokenWindows& windows);
 // Calls body(first_row, rows) over all rows, whole windows at a time.
 void for_passes(const TokenWindows& windows, const std::function<void(std::int64_t, std::int64_t)>& body);
 
+// Room for the inputs of a rank's windows that wait for the sums of those before (Moments); experts: for the tokens of one
+// expert, too, however few of each window.
+std::int64_t most_held_rows(const TokenWindows& windows, bool experts);
+DeviceBuffer room_for_held(DeviceMemory& memory, std::int64_t rows, std::int64_t cols, DType dtype);
+
 // Embedded windows on the device [N, hidden] F32.
 DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
                    cudaStream_t stream);
@@ -128,7 +133,7 @@ class DeviceStreamOps {
   void add_gated(DeviceView values, const ExpertTokens& tokens, const DeviceMatrix& outputs) const;
   void add_window(DeviceStats& stats, DeviceView x) const;
   void add_empty_window(DeviceStats& stats) const {
-    stats.add_window(scratch_, view_of(nullptr, forward_.compute(), 0, stats.inputs()));
+    stats.add_window(products_, scratch_, view_of(nullptr, forward_.compute(), 0, stats.inputs()));
   }
   void add_weighted_window(DeviceStats& stats, DeviceView x, DeviceView dense,
                            std::span<const float> weights) const;

@@ -84,8 +84,7 @@ class DeviceTrialStreams final : public TrialStreams {
     const DeviceObserver observer = [&](LinearInput input, DeviceView x) {
       for (std::size_t i = 0; i < outputs.size(); ++i) {
         if (input != outputs[i]) continue;
-        stats_[i]->add_windows(*scratch_, x, windows_.seqlen);
-        stats_[i]->add_gram(products_, x);
+        stats_[i]->add_windows(products_, *scratch_, x, x, windows_.seqlen);
       }
     };
     forward(block(), stream, &observer);

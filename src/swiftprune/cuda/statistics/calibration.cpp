@@ -35,11 +35,53 @@ StatisticsScratch::StatisticsScratch(DeviceMemory& memory, DType compute, std::i
   if (hidden > 0) residual_ = DeviceBuffer(memory, bytes_of(rows * hidden, size_of(compute)), kWhat);
 }
 
+void StatisticsRanks::hold_exchange(cudaStream_t stream) {
+  added_.record(stream);
+  added_.hold(exchange_);
+}
+
+void StatisticsRanks::hold(cudaStream_t stream) {
+  arrived_.record(exchange_);
+  arrived_.hold(stream);
+}
+
+void StatisticsRanks::start(cudaStream_t stream) { hold_exchange(stream); }
+
+void StatisticsRanks::pass_on(void* sums, std::uint64_t bytes, cudaStream_t stream,
+                              const std::function<void()>& add) {
+  if (rank_ > 0) {
+    const auto span = this->span();
+    link_.receive(rank_ - 1, sums, bytes, exchange_);
+    hold(stream);
+  }
+  add();
+  hold_exchange(stream);
+  if (rank_ + 1 == size_) return;
+  const auto span = this->span();
+  link_.send(rank_ + 1, sums, bytes, exchange_);
+}
+
+void StatisticsRanks::share(void* data, std::uint64_t bytes, int root) {
+  if (data == nullptr || bytes == 0) return;
+  const auto span = this->span();
+  link_.broadcast(root, data, bytes, exchange_);
+}
+
+void StatisticsRanks::add_count(void* value, std::int64_t own) {
+  check(cudaMemcpyAsync(value, &own, sizeof(own), cudaMemcpyHostToDevice, exchange_));  // pageable
+  link_.sum(value, 1, exchange_);
+}
+
+void StatisticsRanks::finish(cudaStream_t stream) {
+  hold(stream);
+  link_.wait(exchange_);
+}
+
 DeviceStats::DeviceStats(DeviceMemory& memory, std::int64_t max_inputs, cudaStream_t stream,
                          StatisticsRanks* ranks)
     : stream_(stream),
       ranks_(ranks),
-      sums_(memory, bytes_of(kSums * max_inputs, sizeof(double)), "sums over activations"),
+      sums_(memory, bytes_of(kSums * max_inputs + 1, sizeof(double)), "sums over activations"),
       memory_(memory) {}
 
 void DeviceStats::start(std::int64_t inputs, const StatNeeds& needs, const Moments& moments,
@@ -73,7 +115,7 @@ void DeviceStats::make_room_for_sample(DType dtype, std::int64_t rows) {
   sample_ = view_of(sample_memory_.data(), dtype, rows, inputs_);
 }
 
-void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
+void DeviceStats::add_window_sums(const StatisticsScratch& scratch, DeviceView x) {
   auto* sums = sums_.as<double>();
   StatisticsArgs args;
   args.x = x.data;
@@ -97,28 +139,42 @@ void DeviceStats::add_window(const StatisticsScratch& scratch, DeviceView x) {
   ++num_windows_;
 }
 
-void DeviceStats::add_windows(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen) {
-  waits() ? hold({.x = x}) : add_sums(scratch, x, seqlen);
+void DeviceStats::add_windows(Products& products, const StatisticsScratch& scratch, DeviceView x,
+                              DeviceView counted, std::int64_t seqlen) {
+  add(products, scratch, {.x = x, .seqlen = seqlen, .counted = counted});
 }
 
-void DeviceStats::add_sums(const StatisticsScratch& scratch, DeviceView x, std::int64_t seqlen) {
-  for (std::int64_t first = 0; first < x.rows; first += seqlen)
-    add_window(scratch, x.row_block(first, seqlen));
+void DeviceStats::add_window(Products& products, const StatisticsScratch& scratch, DeviceView x) {
+  add(products, scratch, {.x = x, .seqlen = x.rows, .counted = x});
 }
 
-void DeviceStats::add_gram(Products& products, DeviceView x) {
-  if (gram_ == nullptr || waits()) return;  // what waits does so since add_windows()
-  for_panels(inputs_, [&](std::int64_t first, std::int64_t count) {
-    add_gram_rows(products, {.x = x}, first, count);
-  });
+void DeviceStats::add_sums(const StatisticsScratch& scratch, const Pass& pass) {
+  if (pass.x.rows == 0) return add_window_sums(scratch, pass.x);
+  for (std::int64_t first = 0; first < pass.x.rows; first += pass.seqlen)
+    add_window_sums(scratch, pass.x.row_block(first, pass.seqlen));
+}
+
+// With several ranks what is added waits until combine().
+void DeviceStats::add(Products& products, const StatisticsScratch& scratch, const Pass& pass) {
+  if (waits()) return hold(pass);
+  add_sums(scratch, pass);
+  if (pass.x.rows == 0) return;
+  const auto add_panels = [&](std::int64_t rows, auto add_rows) {
+    for_panels(rows, [&](std::int64_t first, std::int64_t count) {
+      (this->*add_rows)(products, pass, first, count);
+    });
+  };
+  if (gram_ != nullptr) add_panels(inputs_, &DeviceStats::add_gram_rows);
+  if (cross_ != nullptr) add_panels(inputs_, &DeviceStats::add_cross_rows);
+  if (pass.error.data != nullptr) add_panels(residual_size_, &DeviceStats::add_residual_rows);
 }
 
 void DeviceStats::add_gram_rows(Products& products, const Pass& pass, std::int64_t first,
                                 std::int64_t count) const {
   const std::int64_t width = first + count;  // the lower triangle's
   products.run(
-      {.a = pass.x.col_block(first, count),
-       .b = pass.x.col_block(0, width),
+      {.a = pass.counted.col_block(first, count),
+       .b = pass.counted.col_block(0, width),
        .c = view_of(gram_, DType::kF32, inputs_, inputs_).row_block(first, count).col_block(0, width),
        .a_transposed = true,
        .beta = 1.0f});
@@ -145,7 +201,7 @@ void DeviceStats::add_residual_rows(Products& products, const Pass& pass, std::i
 
 void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scratch, const AlignedRows& rows,
                               std::int64_t seqlen) {
-  Pass pass{rows.x, rows.dense_x, {}};
+  Pass pass{.x = rows.x, .seqlen = seqlen, .counted = {}, .dense = rows.dense_x, .error = {}};
   if (rows.roots != nullptr) {
     pass.x = scratch.x(rows.x.rows, rows.x.cols);
     scaled_difference(rows.x.data, rows.x.dtype, nullptr, rows.x.dtype, rows.roots, pass.x.rows, pass.x.cols,
@@ -158,17 +214,8 @@ void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scrat
     scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots,
                       pass.x.rows, residual_size_, pass.error.data, pass.error.dtype, stream_);
   }
-  if (waits()) return hold(pass);
-  add_sums(scratch, pass.x, seqlen);
-  add_gram(products, pass.x);
-  if (cross_ != nullptr) {
-    for_panels(inputs_,
-               [&](std::int64_t first, std::int64_t count) { add_cross_rows(products, pass, first, count); });
-  }
-  if (pass.error.data == nullptr) return;
-  for_panels(residual_size_, [&](std::int64_t first, std::int64_t count) {
-    add_residual_rows(products, pass, first, count);
-  });
+  pass.counted = pass.x;
+  add(products, scratch, pass);
 }
 
 // Behind what is held already.
@@ -187,25 +234,17 @@ void DeviceStats::hold(const Pass& pass) {
                           cudaMemcpyDeviceToDevice, stream_));
     return to;
   };
-  Pass kept{keep(pass.x, moments_->held_x), {}, {}};
-  if (cross_ != nullptr) kept.dense = keep(pass.dense, moments_->held_dense);
-  if (pass.error.data != nullptr) kept.error = keep(pass.error, moments_->held_error);
-  held_.push_back(kept);
-  held_rows_ += pass.x.rows;
-}
-
-// The sums of the ranks before this one come, body() adds this one's, and they go on.
-template <class Body>
-void DeviceStats::pass_on(void* sums, std::uint64_t bytes, const Body& body) const {
-  if (ranks_->rank > 0) {
-    ranks_->link.receive(ranks_->rank - 1, sums, bytes, ranks_->exchange);
-    ranks_->arrived.record(ranks_->exchange);
-    ranks_->arrived.hold(stream_);
+  Pass kept{.x = pass.x, .seqlen = pass.seqlen, .counted = pass.counted, .dense = {}, .error = {}};
+  if (pass.x.rows > 0) {
+    kept.x = kept.counted = keep(pass.x, moments_->held_x);
+    expect(pass.counted.data == pass.x.data || cross_ == nullptr,
+           "DeviceStats: with a dense stream all sums count alike");
+    if (pass.counted.data != pass.x.data) kept.counted = keep(pass.counted, moments_->held_dense);
+    if (cross_ != nullptr) kept.dense = keep(pass.dense, moments_->held_dense);
+    if (pass.error.data != nullptr) kept.error = keep(pass.error, moments_->held_error);
   }
-  body();
-  ranks_->added.record(stream_);
-  ranks_->added.hold(ranks_->exchange);
-  if (ranks_->rank + 1 < ranks_->size) ranks_->link.send(ranks_->rank + 1, sums, bytes, ranks_->exchange);
+  held_.push_back(kept);
+  held_rows_ += round_up(pass.x.rows, kHeldRows);
 }
 
 // Some rows after the other: a rank adds to the next while they are under way.
@@ -213,23 +252,21 @@ template <class AddRows>
 void DeviceStats::pass_rows(float* sums, std::int64_t rows, const AddRows& add_rows) const {
   if (sums == nullptr) return;
   for_panels(rows, [&](std::int64_t first, std::int64_t count) {
-    pass_on(sums + first * inputs_, bytes_of(count * inputs_, sizeof(float)), [&] {
-      for (const Pass& pass : held_) add_rows(pass, first, count);
+    ranks_->pass_on(sums + first * inputs_, bytes_of(count * inputs_, sizeof(float)), stream_, [&] {
+      for (const Pass& pass : held_) {
+        if (pass.x.rows > 0) add_rows(pass, first, count);
+      }
     });
   });
 }
 
-void DeviceStats::share(void* data, std::uint64_t bytes, int root) const {
-  if (data != nullptr && bytes > 0) ranks_->link.broadcast(root, data, bytes, ranks_->exchange);
-}
-
 void DeviceStats::combine(Products& products, const StatisticsScratch& scratch) {
   if (!waits()) return;
-  ranks_->ready.record(stream_);
-  ranks_->ready.hold(ranks_->exchange);
+  ranks_->start(stream_);
   num_windows_ = ranks_->first_window;
-  pass_on(sums_.data(), host_.size() * sizeof(double), [&] {
-    for (const Pass& pass : held_) add_sums(scratch, pass.x, ranks_->seqlen);
+  const std::uint64_t sum_bytes = host_.size() * sizeof(double);
+  ranks_->pass_on(sums_.data(), sum_bytes, stream_, [&] {
+    for (const Pass& pass : held_) add_sums(scratch, pass);
   });
   pass_rows(cross_, inputs_, [&](const Pass& pass, std::int64_t first, std::int64_t count) {
     add_cross_rows(products, pass, first, count);
@@ -240,17 +277,14 @@ void DeviceStats::combine(Products& products, const StatisticsScratch& scratch) 
   pass_rows(gram_, inputs_, [&](const Pass& pass, std::int64_t first, std::int64_t count) {
     add_gram_rows(products, pass, first, count);
   });
-  const int last = ranks_->size - 1;  // has all sums
-  share(sums_.data(), host_.size() * sizeof(double), last);
-  share(cross_, bytes_of(inputs_ * inputs_, sizeof(float)), last);
-  share(residual_, bytes_of(residual_size_ * inputs_, sizeof(float)), last);
-  share(gram_, bytes_of(inputs_ * inputs_, sizeof(float)), last);
+  ranks_->share(sums_.data(), sum_bytes);
+  ranks_->share(cross_, bytes_of(inputs_ * inputs_, sizeof(float)));
+  ranks_->share(residual_, bytes_of(residual_size_ * inputs_, sizeof(float)));
+  ranks_->share(gram_, bytes_of(inputs_ * inputs_, sizeof(float)));
   if (needs_.sample) share_sample(scratch.compute());
   num_windows_ = ranks_->num_windows;
-  num_tokens_ = ranks_->num_windows * ranks_->seqlen;
-  ranks_->arrived.record(ranks_->exchange);
-  ranks_->arrived.hold(stream_);
-  ranks_->link.wait(ranks_->exchange);
+  ranks_->add_count(token_count(), num_tokens_);
+  ranks_->finish(stream_);
   held_.clear();
   held_rows_ = 0;
 }
@@ -259,14 +293,16 @@ void DeviceStats::combine(Products& products, const StatisticsScratch& scratch) 
 void DeviceStats::share_sample(DType dtype) {
   const std::int64_t rows = std::min(ranks_->seqlen, kSampledTokens);
   const std::uint64_t bytes = bytes_of(rows * inputs_, size_of(dtype));
-  if (ranks_->rank > 0) make_room_for_sample(dtype, rows);
-  share(sample_.data, bytes, 0);
+  if (!ranks_->is_first()) make_room_for_sample(dtype, rows);
+  ranks_->share(sample_.data, bytes, 0);
 }
 
 void DeviceStats::finish(std::string_view input) {
   if (gram_ != nullptr) symmetrize(gram_, inputs_, stream_);
   check(cudaMemcpyAsync(host_.data(), sums_.data(), host_.size() * sizeof(double), cudaMemcpyDeviceToHost,
                         stream_));
+  if (waits())
+    check(cudaMemcpyAsync(&num_tokens_, token_count(), sizeof(num_tokens_), cudaMemcpyDeviceToHost, stream_));
   check(cudaStreamSynchronize(stream_));
   for (std::int64_t i = 0; i < inputs_; ++i) {
     if (!std::isfinite(host_[static_cast<std::size_t>(i)])) {

@@ -7,9 +7,11 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/expert_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/structure/refit.h"
 
 namespace swiftprune {
@@ -29,17 +31,27 @@ double dot(const float* a, const float* b, std::int64_t n) {
 class CpuExpertShop final : public ExpertShop {
  public:
   CpuExpertShop(const Backend& backend, const ExpertRun& run)
-      : backend_(backend), run_(run), ops_(run.model, backend, run.windows), hidden_(ops_.embed()) {}
+      : backend_(backend),
+        run_(run),
+        share_(rank_windows(run.model.config(), run.windows, *run.options.ranks)),
+        windows_(windows_of_rank(run.windows, share_)),
+        part_ends_(expert_part_ends(run.windows, share_)),
+        ops_(run.model, backend, windows_),
+        hidden_(ops_.embed()) {}
+
+  Share tokens() const override { return {share_.first * windows_.seqlen, share_.count * windows_.seqlen}; }
 
   void start(std::int64_t layer) override {
     if (layer_ >= 0) run_.model.release_block(layer_);
     layer_ = layer;
     {
       const Stopwatch watch(run_.seconds.load);
+      const TimelineStage stage("read", layer);
       block_.emplace(run_.model.load_block(layer));
       block_->pack(backend_, run_.options.compute);
     }
     const Stopwatch watch(run_.seconds.forward);
+    const TimelineStage stage("forward", layer);
     if (block_->experts() != nullptr) return run_up_to_experts();
     ops_.for_rows([&](std::int64_t first, std::int64_t count) {
       ops_.forward(*block_, CpuStreamOps::rows(hidden_, first, count), nullptr, false);
@@ -48,11 +60,14 @@ class CpuExpertShop final : public ExpertShop {
 
   Matrix products(ConstMatrixView weight) override {
     Matrix result(x_.rows(), weight.rows);
-    backend_.matmul_transposed(x_.view(), weight, 1.0f, 0.0f, result.view());
+    ops_.for_rows([&](std::int64_t first, std::int64_t count) {
+      backend_.matmul_transposed(x_.view().row_block(first, count), weight, 1.0f, 0.0f,
+                                 result.view().row_block(first, count));
+    });
     return result;
   }
 
-  void sum_dense(const RoutedExperts& all, const SizesFn& seen) override {
+  void sum_dense(const MemberTokens& all, const SizesFn& seen) override {
     dense_ = sum_outputs(all, [&](std::size_t j, std::int64_t first, ConstMatrixView f) {
       seen(j, first, sizes_of(f.rows, f.cols, [&](std::int64_t i) { return f.row_span(i); }));
     });
@@ -71,7 +86,7 @@ class CpuExpertShop final : public ExpertShop {
     weights_.assign(weights.begin(), weights.end());
   }
 
-  RowSquares start_changes(const RoutedExperts& now, bool of_tokens) override {
+  RowSquares start_changes(const MemberTokens& now, bool of_tokens) override {
     next_ = Matrix(x_.rows(), x_.cols());
     y_ = sum_outputs(now, {}, &next_);
     off_ = y_.clone();
@@ -93,7 +108,7 @@ class CpuExpertShop final : public ExpertShop {
     return result;
   }
 
-  std::vector<std::vector<double>> changes(const RoutedExperts& now,
+  std::vector<std::vector<double>> changes(const MemberTokens& now,
                                            std::span<const std::vector<OutputChange>> changes) override {
     std::vector<std::vector<double>> result;
     for (std::size_t j = 0; j < now.members.size(); ++j) {
@@ -109,7 +124,7 @@ class CpuExpertShop final : public ExpertShop {
     return result;
   }
 
-  void sum(const RoutedExperts& kept) override { y_ = sum_outputs(kept, {}); }
+  void sum(const MemberTokens& kept) override { y_ = sum_outputs(kept, {}); }
 
   RowSquares errors() override {
     RowSquares result{std::vector<double>(at(y_.rows())), std::vector<double>(at(y_.rows()))};
@@ -127,16 +142,17 @@ class CpuExpertShop final : public ExpertShop {
     return result;
   }
 
-  Matrix refit(const RoutedExperts& kept, std::size_t member) override {
+  Matrix refit(const MemberTokens& kept, std::size_t member) override {
     const BlockLinear down =
         block_->experts()->tensors().load(kept.members[member], ExpertPart::kDown, WeightUse::kFloat);
     const ExpertTokens& tokens = kept.tokens[member];
     const std::int64_t hidden = x_.cols(), width = down.weight.cols();
     Matrix gram = Matrix::zeros(width, width), cross = Matrix::zeros(width, hidden);
+    std::vector<Matrix> inputs, wanted;  // of each product
     for_inner(
         kept.members[member], tokens.rows, [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
-          const Matrix z = weighed(inner, tokens, first);
-          Matrix lacking(inner.rows, hidden);
+          inputs.push_back(weighed(inner, tokens, first));
+          Matrix& lacking = wanted.emplace_back(inner.rows, hidden);
           parallel_for(inner.rows, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t i = begin; i < end; ++i) {
               const std::int64_t t = tokens.rows[at(first + i)];
@@ -145,9 +161,15 @@ class CpuExpertShop final : public ExpertShop {
                 lacking.at(i, c) = static_cast<float>(root * (double{dense_.at(t, c)} - double{y_.at(t, c)}));
             }
           });
-          backend_.add_gram(z.view(), gram.view());
-          backend_.add_cross(z.view(), lacking.view(), cross.view());
         });
+    const std::span<std::byte> sums[] = {std::as_writable_bytes(gram.values()),
+                                         std::as_writable_bytes(cross.values())};
+    add_in_order(*run_.options.ranks, sums, [&] {
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        backend_.add_gram(inputs[i].view(), gram.view());
+        backend_.add_cross(inputs[i].view(), wanted[i].view(), cross.view());
+      }
+    });
     Backend::symmetrize(gram.view());
     const Matrix fitted = solve(gram, cross, fmt::format("expert {}", kept.members[member]));
     Matrix changed(hidden, width);
@@ -159,7 +181,7 @@ class CpuExpertShop final : public ExpertShop {
     return changed;
   }
 
-  void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) override {
+  void use_down(const MemberTokens& kept, std::size_t member, ConstMatrixView down) override {
     const BlockLinear dense =
         block_->experts()->tensors().load(kept.members[member], ExpertPart::kDown, WeightUse::kFloat);
     replace_down(kept, member, dense.weight.view(), down);
@@ -169,22 +191,26 @@ class CpuExpertShop final : public ExpertShop {
     block_->add_output(backend_, LinearInput::kMlpOutput, y_.view(), hidden_.view());
   }
 
-  Matrix inner_moments(const RoutedExperts& all, std::size_t member) override {
+  Matrix inner_moments(const MemberTokens& all, std::size_t member) override {
     const ExpertTokens& tokens = all.tokens[member];
-    Matrix gram;
+    const std::int64_t width = run_.model.config().blocks[at(layer_)].experts->width;
+    Matrix gram = Matrix::zeros(width, width);
+    std::vector<Matrix> inputs;  // of each product
     for_inner(all.members[member], tokens.rows,
               [&](std::int64_t first, ConstMatrixView inner, const Expert&) {
-                if (gram.empty()) gram = Matrix::zeros(inner.cols, inner.cols);
-                const Matrix z = weighed(inner, tokens, first);
-                backend_.add_gram(z.view(), gram.view());
+                inputs.push_back(weighed(inner, tokens, first));
               });
-    if (!gram.empty()) Backend::symmetrize(gram.view());
+    const std::span<std::byte> sums[] = {std::as_writable_bytes(gram.values())};
+    add_in_order(*run_.options.ranks, sums, [&] {
+      for (const Matrix& z : inputs) backend_.add_gram(z.view(), gram.view());
+    });
+    Backend::symmetrize(gram.view());
     return gram;
   }
 
   void start_narrow() override { y_ = Matrix::zeros(x_.rows(), x_.cols()); }
 
-  void add_narrow(const RoutedExperts& all, std::size_t member, std::span<const std::int64_t> kept,
+  void add_narrow(const MemberTokens& all, std::size_t member, std::span<const std::int64_t> kept,
                   ConstMatrixView down) override {
     const ExpertTokens& tokens = all.tokens[member];
     const std::vector<float> bias =
@@ -240,7 +266,7 @@ class CpuExpertShop final : public ExpertShop {
   }
 
   // y follows a down projection [hidden, width] that takes the place of another.
-  void replace_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView before,
+  void replace_down(const MemberTokens& kept, std::size_t member, ConstMatrixView before,
                     ConstMatrixView after) {
     const ExpertTokens& tokens = kept.tokens[member];
     Matrix difference(before.rows, before.cols);
@@ -266,11 +292,12 @@ class CpuExpertShop final : public ExpertShop {
     if (rows.empty()) return;
     check_interrupt();
     block_->experts()->use(backend_, expert, [&](const Expert& loaded) {
-      for (std::int64_t first = 0; first < std::ssize(rows); first += kTokensAPass) {
-        const auto count = std::min(kTokensAPass, std::ssize(rows) - first);
+      for (std::int64_t first = 0; first < std::ssize(rows);) {
+        const std::int64_t last = end_in_part(rows, first, kTokensAPass, part_ends_);
         const Matrix inner =
-            loaded.inner(backend_, gather_rows(x_.view(), rows.subspan(at(first), at(count))).view());
+            loaded.inner(backend_, gather_rows(x_.view(), rows.subspan(at(first), at(last - first))).view());
         body(first, inner.view(), loaded);
+        first = last;
       }
     });
   }
@@ -291,8 +318,8 @@ class CpuExpertShop final : public ExpertShop {
   }
 
   // Σ_j g_j f_j(x) over the members; seen(j, first, f): outputs of member j's tokens from `first` on; next [N, hidden]:
-  // outputs of RoutedExperts::next, zeros where there is none.
-  Matrix sum_outputs(const RoutedExperts& routed,
+  // outputs of MemberTokens::next, zeros where there is none.
+  Matrix sum_outputs(const MemberTokens& routed,
                      const std::function<void(std::size_t, std::int64_t, ConstMatrixView)>& seen,
                      Matrix* next = nullptr) const {
     Matrix y = Matrix::zeros(x_.rows(), x_.cols());
@@ -349,6 +376,9 @@ class CpuExpertShop final : public ExpertShop {
 
   const Backend& backend_;
   const ExpertRun run_;
+  const Share share_;           // of the windows
+  const TokenWindows windows_;  // this rank's
+  const std::vector<std::int64_t> part_ends_;
   CpuStreamOps ops_;
   std::int64_t layer_ = -1;
   std::optional<DecoderBlock> block_;
@@ -364,20 +394,20 @@ ExpertShopMaker cpu_expert_shop(const Backend& backend) {
   return [&backend](const ExpertRun& run) { return std::make_unique<CpuExpertShop>(backend, run); };
 }
 
-Matrix ExpertShop::inner_moments(const RoutedExperts&, std::size_t) {
+Matrix ExpertShop::inner_moments(const MemberTokens&, std::size_t) {
   expect(false, "inner_moments: a device that narrows experts");
   return {};
 }
 void ExpertShop::start_narrow() { expect(false, "start_narrow: a device that narrows experts"); }
-void ExpertShop::add_narrow(const RoutedExperts&, std::size_t, std::span<const std::int64_t>,
+void ExpertShop::add_narrow(const MemberTokens&, std::size_t, std::span<const std::int64_t>,
                             ConstMatrixView) {
   expect(false, "add_narrow: a device that narrows experts");
 }
 
-std::vector<std::vector<std::int64_t>> tokens_by_next(const RoutedExperts& routed) {
-  std::vector<std::vector<std::int64_t>> waiting(routed.members.size());
-  for (std::size_t t = 0; t < routed.next.size(); ++t) {
-    if (routed.next[t] >= 0) waiting[at(routed.next[t])].push_back(static_cast<std::int64_t>(t));
+std::vector<std::vector<std::int64_t>> tokens_by_next(const MemberTokens& sent) {
+  std::vector<std::vector<std::int64_t>> waiting(sent.members.size());
+  for (std::size_t t = 0; t < sent.next.size(); ++t) {
+    if (sent.next[t] >= 0) waiting[at(sent.next[t])].push_back(static_cast<std::int64_t>(t));
   }
   return waiting;
 }

@@ -10,6 +10,7 @@
 #include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/model/adapter.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
@@ -35,11 +36,12 @@ class CpuPruneShop final : public PruneShop {
   CpuPruneShop(const PruneRun& run, const Backend& backend)
       : run_(run),
         backend_(backend),
-        windows_(windows_of_rank(run.windows, rank_windows(run.windows, *run.options.ranks))),
+        share_(rank_windows(run.model.config(), run.windows, *run.options.ranks)),
+        windows_(windows_of_rank(run.windows, share_)),
         ops_(run.model, backend, windows_),
         selector_(make_selector(run.options.select, run.options.selector)),
         block_(run.model, backend, run.options.compute),
-        experts_(ops_, windows_),
+        experts_(ops_, windows_, expert_part_ends(run.windows, share_)),
         shared_(run, backend),
         orders_(run, backend, *selector_) {
     if (run.row_budgets) {
@@ -53,6 +55,7 @@ class CpuPruneShop final : public PruneShop {
 
   void load(std::int64_t layer) override {
     const Stopwatch watch(run_.seconds.load);
+    const TimelineStage stage("read", layer);
     block_.load(layer, run_.aligned);
     numbers_.emplace(block_->config());
     outcomes_.assign(numbers_->size(), {});
@@ -109,7 +112,9 @@ class CpuPruneShop final : public PruneShop {
     if (!run_.aligned) experts_.pass_attention(*block_, hidden);
     experts_.start(*block_, hidden, passes);
     if (run_.aligned) experts_.start_beside(block_.dense(), two_->dense_hidden());
-    return experts_.num_tokens();
+    std::vector<std::int64_t> tokens = experts_.num_tokens();
+    add_counts(*run_.options.ranks, tokens);
+    return tokens;
   }
 
   void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled) override {
@@ -267,6 +272,7 @@ class CpuPruneShop final : public PruneShop {
 
   void write(std::size_t linear) override {
     const Stopwatch watch(run_.seconds.write);
+    const TimelineStage stage("write", block_.layer());
     const BlockLinear& of = this->linear(linear);
     if (quantized_[linear] && run_.output.keeps_grids()) {
       run_.output.write_quantized(of.tensors.name + ".weight", *quantized_[linear]);
@@ -415,6 +421,7 @@ class CpuPruneShop final : public PruneShop {
 
   const PruneRun& run_;
   const Backend& backend_;
+  const Share share_;           // of the windows
   const TokenWindows windows_;  // this rank's
   CpuStreamOps ops_;
   std::unique_ptr<Selector> selector_;

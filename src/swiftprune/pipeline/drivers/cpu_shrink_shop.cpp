@@ -8,12 +8,14 @@
 #include "swiftprune/calibration/stats_part.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/cpu_block.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
 #include "swiftprune/pipeline/streams/cpu_stream_ops.h"
 #include "swiftprune/pipeline/streams/one_stream.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
 
 namespace swiftprune {
@@ -24,13 +26,16 @@ class CpuShrinkShop final : public ShrinkShop {
   CpuShrinkShop(const ShrinkRun& run, const Backend& backend)
       : run_(run),
         backend_(backend),
-        ops_(run.model, backend, run.windows),
+        windows_(
+            windows_of_rank(run.windows, rank_windows(run.model.config(), run.windows, *run.options.ranks))),
+        ops_(run.model, backend, windows_),
         block_(run.model, backend, run.options.compute) {
     run.aligned() ? void(two_.emplace(ops_)) : void(one_.emplace(ops_));
   }
 
   void load(std::int64_t layer) override {
     const Stopwatch watch(run_.seconds.load);
+    const TimelineStage stage("read", layer);
     block_.load(layer, run_.aligned());
     for (BlockLinear& linear : block_->linears()) {
       const auto& added = run_.added_biases;
@@ -57,19 +62,29 @@ class CpuShrinkShop final : public ShrinkShop {
     stats_.reset();
     if (needs != nullptr) {
       stats_.emplace(observed_width(block_->config(), input, run_.model.config().hidden_size), *needs,
-                     residual ? run_.model.config().hidden_size : 0, run_.options.compute);
+                     residual ? run_.model.config().hidden_size : 0, run_.options.compute,
+                     run_.options.ranks->size() > 1);
     }
     ActivationStats* stats = stats_ ? &*stats_ : nullptr;
     run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
-    if (stats != nullptr) stats->finish(fmt::format("block {}, {}", block_.layer(), name_of(input)));
+    if (stats == nullptr) return;
+    if (run_.options.ranks->size() > 1) stats->combine(backend_, *run_.options.ranks);
+    stats->finish(fmt::format("block {}, {}", block_.layer(), name_of(input)));
   }
 
   void refit_readers(LinearInput input, const RefitOptions& options) override {
-    for (BlockLinear* linear : readers(input)) {
-      std::vector<std::int64_t> all(static_cast<std::size_t>(linear->tensors.inputs));
+    Communicator& ranks = *run_.options.ranks;
+    const std::vector<BlockLinear*> linears = readers(input);
+    const auto owner_of = [&](std::size_t i) { return static_cast<int>(i) % ranks.size(); };
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (owner_of(i) != ranks.rank()) continue;
+      std::vector<std::int64_t> all(static_cast<std::size_t>(linears[i]->tensors.inputs));
       std::iota(all.begin(), all.end(), 0);
-      linear->weight = refit(*linear, all, options);
-      changed(*linear);
+      linears[i]->weight = refit(*linears[i], all, options);
+    }
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      ranks.broadcast(owner_of(i), std::as_writable_bytes(linears[i]->weight.values()));
+      changed(*linears[i]);
     }
   }
 
@@ -113,6 +128,7 @@ class CpuShrinkShop final : public ShrinkShop {
 
   void write(const ShrunkBlock& block) override {
     const Stopwatch watch(run_.seconds.write);
+    const TimelineStage stage("write", block.layer);
     const std::vector<KeptPart> parts = kept_parts(run_.model.config(), block_->config(), block.kept);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const BlockLinear& linear = block_->linears()[i];
@@ -164,6 +180,7 @@ class CpuShrinkShop final : public ShrinkShop {
 
   const ShrinkRun& run_;
   const Backend& backend_;
+  const TokenWindows windows_;  // this rank's
   CpuStreamOps ops_;
   std::optional<OneStream<CpuStreamOps>> one_;
   std::optional<TwoStreams<CpuStreamOps>> two_;

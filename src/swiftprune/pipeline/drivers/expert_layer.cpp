@@ -31,8 +31,10 @@ RoutedExperts route_tokens(Router router, std::vector<std::int64_t> members, Mat
     }
   });
   std::vector<ExpertTokens> tokens = tokens_by_expert(routing, router.num_experts());
-  return {std::move(router),  std::move(members), std::move(scores),
-          std::move(routing), std::move(next),    std::move(tokens)};
+  return {{std::move(members), std::move(tokens), std::move(next)},
+          std::move(router),
+          std::move(scores),
+          std::move(routing)};
 }
 
 std::vector<double> gate_totals(const Routing& routing) {

@@ -15,29 +15,34 @@
 
 #include "swiftprune/model/experts.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
+#include "swiftprune/ranks/communicator.h"
 
 namespace swiftprune {
 
 // What is known of a run before its first layer.
 struct ExpertRun {
   const Model& model;
-  const TokenWindows& windows;
+  const TokenWindows& windows;  // of all ranks; a shop has its own alone
   const RemoveExpertsOptions& options;
   ShrinkSeconds& seconds;  // the shop adds what loading took
 };
 
-// The experts in hand, the router over them, and which tokens it sends where.
-struct RoutedExperts {
-  Router router;
+// The experts in hand and their tokens.
+struct MemberTokens {
   std::vector<std::int64_t> members;  // of the layer's experts, rising
-  Matrix scores;                      // [N, members]
-  Routing routing;                    // by member
-  std::vector<std::int32_t> next;     // [N] the best member that was not chosen; -1: none
   std::vector<ExpertTokens> tokens;   // of each member
+  std::vector<std::int32_t> next;     // [N] the best member that was not chosen; -1: none
+};
+
+// The same with the router that sends them there.
+struct RoutedExperts : MemberTokens {
+  Router router;
+  Matrix scores;    // [N, members]
+  Routing routing;  // by member
 };
 
 // The tokens that each member would be chosen for next.
-std::vector<std::vector<std::int64_t>> tokens_by_next(const RoutedExperts& routed);
+std::vector<std::vector<std::int64_t>> tokens_by_next(const MemberTokens& sent);
 
 // What a member's removal changes of one of its tokens' outputs: y' − y = of_y·y + of_f·f + of_next·f_next, with f the
 // member's own output and f_next that of RoutedExperts::next.
@@ -58,6 +63,10 @@ class ExpertShop {
  public:
   virtual ~ExpertShop() = default;
 
+  // Which of the run's tokens it has, all of whose windows are a rank's: all other calls are about those, counted from the
+  // first of them. What is summed over tokens in refit() and inner_moments() is summed over all ranks' (add_in_order()).
+  virtual Share tokens() const = 0;
+
   // The layer's block comes into hand; without experts the hidden states pass it. With: they become those behind the
   // attention and the shared expert, and the experts' inputs x stand.
   virtual void start(std::int64_t layer) = 0;
@@ -66,40 +75,43 @@ class ExpertShop {
 
   // y_dense = Σ g_j f_j(x) of all experts. seen(j, first, sizes): f of member j's tokens from `first` on.
   using SizesFn = std::function<void(std::size_t member, std::int64_t first, const RowSizes& sizes)>;
-  virtual void sum_dense(const RoutedExperts& all, const SizesFn& seen) = 0;
+  virtual void sum_dense(const MemberTokens& all, const SizesFn& seen) = 0;
   // Of the hidden states with y_dense, [N] each.
   virtual RowSizes residual_sizes() = 0;
   // [N] by which tokens count in refit().
   virtual void set_token_weights(std::span<const double> weights) = 0;
 
-  // y = Σ g_j f_j(x), and the outputs of RoutedExperts::next. of_tokens: also Σ y² and Σ y·(y − y_dense), [N] each.
-  virtual RowSquares start_changes(const RoutedExperts& now, bool of_tokens) = 0;
+  // y = Σ g_j f_j(x), and the outputs of MemberTokens::next. of_tokens: also Σ y² and Σ y·(y − y_dense), [N] each.
+  virtual RowSquares start_changes(const MemberTokens& now, bool of_tokens) = 0;
   // |y' − y_dense|² − |y − y_dense|² of each member's tokens; changes: of each member's tokens, too.
-  virtual std::vector<std::vector<double>> changes(const RoutedExperts& now,
+  virtual std::vector<std::vector<double>> changes(const MemberTokens& now,
                                                    std::span<const std::vector<OutputChange>> changes) = 0;
 
   // y = Σ g_j f_j(x)
-  virtual void sum(const RoutedExperts& kept) = 0;
+  virtual void sum(const MemberTokens& kept) = 0;
   // [N] squares |y_dense|² and products |y − y_dense|².
   virtual RowSquares errors() = 0;
   // The member's down projection [hidden, width], refitted on what y lacks of y_dense and rounded to the file's dtype;
   // y follows. damping: relative to the Gram matrix's mean diagonal.
-  virtual Matrix refit(const RoutedExperts& kept, std::size_t member) = 0;
+  virtual Matrix refit(const MemberTokens& kept, std::size_t member) = 0;
   // The same with a down projection that is known already, of the file's dtype: y follows as it did in refit().
-  virtual void use_down(const RoutedExperts& kept, std::size_t member, ConstMatrixView down) = 0;
+  virtual void use_down(const MemberTokens& kept, std::size_t member, ConstMatrixView down) = 0;
   // The hidden states become those behind the layer.
   virtual void finish_layer() = 0;
 
   // Of narrow_experts.h, in place of what comes between set_token_weights() and errors(); the default is that of a device
   // that narrows none. Σ z zᵀ [width, width] of the member's tokens, z the inner values by gate and token's weight.
-  virtual Matrix inner_moments(const RoutedExperts& all, std::size_t member);
+  virtual Matrix inner_moments(const MemberTokens& all, std::size_t member);
   // y = 0; then y += g_j·f_j'(x), f' with these channels alone and the down projection [hidden, kept].
   virtual void start_narrow();
-  virtual void add_narrow(const RoutedExperts& all, std::size_t member, std::span<const std::int64_t> kept,
+  virtual void add_narrow(const MemberTokens& all, std::size_t member, std::span<const std::int64_t> kept,
                           ConstMatrixView down);
 };
 
 // Makes the shop of a device for one run. What `run` refers to outlives it.
 ExpertShopMaker cpu_expert_shop(const Backend& backend);
+// The tokens of all ranks, each of which has a shop for its own: what is decided by them is decided by every rank alike.
+// run.options.ranks: which they are; one has its shop as it is.
+std::unique_ptr<ExpertShop> make_shared_shop(const ExpertShopMaker& make_shop, const ExpertRun& run);
 
 }  // namespace swiftprune

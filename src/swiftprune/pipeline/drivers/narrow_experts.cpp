@@ -54,7 +54,8 @@ class Narrower {
       : model_(model), options_(options), output_(output), backend_(make_cpu_backend()) {
     shop_options_.compute = options.compute;
     shop_options_.damping = options.damping;
-    shop_ = make_shop({model, windows, shop_options_, result_.seconds});
+    shop_options_.ranks = options.ranks;
+    shop_ = make_shared_shop(make_shop, {model, windows, shop_options_, result_.seconds});
   }
 
   NarrowExpertsResult run() {

@@ -17,6 +17,7 @@ struct NarrowExpertsOptions {
   bool refit = true;       // down projections, by least squares
   double damping = 0.1;
   ComputeType compute = ComputeType::kF32;
+  Communicator* ranks = &alone();                                             // as PruneOptions::ranks
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
 };
 // With fewer tokens an expert's channels are ranked by its weights alone, and its down projection stays as it is.

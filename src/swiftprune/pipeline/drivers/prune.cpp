@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/drivers/channel_orders.h"
 #include "swiftprune/pipeline/drivers/prune_shop.h"
@@ -152,6 +153,7 @@ class Pruner {
     shop_->end_linears();
     if (passes && !by_expert && options_.propagation == Propagation::kPruned) {
       const Stopwatch watch(result_.seconds.calibrate);
+      const TimelineStage stage("forward", layer);
       shop_->pass();
     }
     finish_block(layer, entries, weights_changed, std::move(tokens));
@@ -198,6 +200,7 @@ class Pruner {
     const bool dense = options_.propagation == Propagation::kDense && !by_expert;
     if (!observed && !(dense && more_to_come)) return;
     const Stopwatch watch(result_.seconds.calibrate);
+    const TimelineStage stage("forward");
     shop_->look(needs, dense);
   }
 
@@ -206,6 +209,7 @@ class Pruner {
   // it twice: no residual moments there.
   void collect(std::int64_t layer, LinearInput input, const StatNeeds& needs) {
     const Stopwatch watch(result_.seconds.calibrate);
+    const TimelineStage stage("forward", layer);
     const BlockConfig& block = run_.model.config().blocks[static_cast<std::size_t>(layer)];
     const bool gated =
         input == LinearInput::kMlpOutput && block.experts && !block.experts->shared_gate.empty();
@@ -216,6 +220,7 @@ class Pruner {
 
   // Those of the expert (-1: that every token passes) that read `input`; do their kept weights change?
   bool prune_linears(const Entries& entries, LinearInput input, std::int64_t expert) {
+    const TimelineStage stage("refine");
     shop_->start_input(input);
     const std::vector<RowCounts> counts = row_counts(entries, input);
     bool weights_changed = false;

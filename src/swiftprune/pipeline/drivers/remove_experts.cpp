@@ -8,6 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/drivers/expert_layer.h"
@@ -23,7 +24,7 @@ class Remover {
   Remover(const ExpertShopMaker& make_shop, const Model& model, const TokenWindows& windows,
           const RemoveExpertsOptions& options, ReducedExpertsOutput& output)
       : model_(model), options_(options), output_(output) {
-    shop_ = make_shop({model, windows, options, result_.seconds});
+    shop_ = make_shared_shop(make_shop, {model, windows, options, result_.seconds});
   }
 
   RemoveExpertsResult run() {
@@ -75,10 +76,12 @@ class Remover {
     ExpertLayer work(*shop_, router);
     {
       const Stopwatch watch(result_.seconds.forward);
+      const TimelineStage stage("forward", layer);
       reduced.evidence = work.observe(work.route(all), layer);
     }
     {
       const Stopwatch watch(result_.seconds.solve);
+      const TimelineStage stage("refine", layer);
       choose(work, std::move(all), reduced);
       const RoutedExperts routed = work.route(reduced.kept);
       shop_->sum(routed);
@@ -102,7 +105,10 @@ class Remover {
     for (std::size_t j = 0; j < finished.kept.size(); ++j) {
       if (!finished.refitted[j]) continue;
       check_interrupt();
-      shop_->use_down(routed, j, output_.read_down(layer, static_cast<std::int64_t>(j)).view());
+      Matrix down = options_.ranks->is_first() ? output_.read_down(layer, static_cast<std::int64_t>(j))
+                                               : Matrix(model_.config().hidden_size, experts.width);
+      options_.ranks->broadcast(0, std::as_writable_bytes(down.values()));
+      shop_->use_down(routed, j, std::as_const(down).view());
     }
     shop_->finish_layer();
     result_.layers.push_back(finished);
@@ -162,6 +168,7 @@ class Remover {
       reduced.change_refitted = work.relative_error();
     }
     const Stopwatch watch(result_.seconds.write);
+    const TimelineStage stage("write", reduced.evidence.layer);
     output_.keep(reduced.evidence.layer, reduced.kept, refitted);
   }
 

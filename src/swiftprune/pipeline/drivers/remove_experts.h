@@ -14,6 +14,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/drivers/shrink.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/structure/expert_scores.h"
 #include "swiftprune/text/token_windows.h"
 
@@ -59,8 +60,10 @@ struct RemoveExpertsOptions {
   bool refit = true;
   double damping = 0.1;
   ComputeType compute = ComputeType::kF32;
-  std::vector<ReducedLayer>
-      finished;  // by an earlier run, from the first layer with experts on; their output has them
+  // By an earlier run, from the first layer with experts on; the first rank's output has them.
+  std::vector<ReducedLayer> finished;
+  // The processes that do this run together, each with the same model, windows and options: as PruneOptions::ranks.
+  Communicator* ranks = &alone();
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
 };
 inline constexpr std::int64_t kMinRefitTokens = 32;

@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/timeline.h"
 #include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/capabilities.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
@@ -88,6 +89,7 @@ class Shrinker {
     }
     if (layer != layers_.back()) {
       const Stopwatch watch(result_.seconds.forward);
+      const TimelineStage stage("forward", layer);
       shop_->pass();
     }
     if (removed) return;
@@ -99,6 +101,7 @@ class Shrinker {
     const bool observed = !removed && changes(shrunk.layer, input);
     {
       const Stopwatch watch(result_.seconds.forward);
+      const TimelineStage stage("forward", shrunk.layer);
       const StatNeeds needs = needs_of(input);
       // Where the output is normed before it joins the residual, making up for the residual's error would
       // need the norm's inverse.
@@ -107,6 +110,7 @@ class Shrinker {
     }
     if (!observed) return;
     const Stopwatch watch(result_.seconds.solve);
+    const TimelineStage stage("refine", shrunk.layer);
     is_output(input) ? shrink_output(input, shrunk) : shop_->refit_readers(input, options_.refit);
   }
 

@@ -11,6 +11,7 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pipeline/tensor_output.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/structure/refit.h"
 #include "swiftprune/structure/shrink_shape.h"
 #include "swiftprune/text/token_windows.h"
@@ -37,6 +38,8 @@ struct ShrinkOptions {
   Compensation compensation = Compensation::kAligned;
   RefitOptions refit{.damping = 0.1, .alpha = 0.35, .beta = 0.5};  // alpha and beta of kAligned
   ComputeType compute = ComputeType::kF32;
+  // The processes that do this run together: as PruneOptions::ranks.
+  Communicator* ranks = &alone();
   ProgressFn progress = [](std::string_view, std::int64_t, std::int64_t) {};  // stage "shrink", in blocks
 };
 

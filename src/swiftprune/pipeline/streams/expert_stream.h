@@ -5,7 +5,8 @@
 // expert is compared with itself in the dense model on the same tokens. The order of work for every device; what it does
 // to rows of hidden states is its Ops.
 //
-// In memory, beside the hidden states of the streams: as many outputs, and a few thousand tokens of one expert.
+// In memory, beside the hidden states of the streams: as many outputs, and a few thousand tokens of one expert. Those that
+// are computed together are of one part of the text (rank_windows.h), so that ranks may share it out.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +15,13 @@
 #include <numeric>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/experts.h"
+#include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -39,7 +42,9 @@ class ExpertStream {
   using Stats = typename Ops::Stats;
   using Expert = typename Ops::Expert;
 
-  ExpertStream(Ops& ops, const TokenWindows& windows) : ops_(ops), windows_(windows) {}
+  // windows: a rank's; part_ends: of their tokens (expert_part_ends()).
+  ExpertStream(Ops& ops, const TokenWindows& windows, std::vector<std::int64_t> part_ends)
+      : ops_(ops), windows_(windows), part_ends_(std::move(part_ends)) {}
 
   // hidden [N, hidden]: before the block -> behind its attention.
   void pass_attention(const Block& block, Hidden& hidden) {
@@ -197,7 +202,7 @@ class ExpertStream {
       window_end += windows_.seqlen;
       const std::int64_t last =
           rows.by_window ? std::lower_bound(chosen.begin(), chosen.end(), window_end) - chosen.begin()
-                         : std::min(first + ops_.most_expert_rows(), std::ssize(chosen));
+                         : end_in_part(chosen, first, ops_.most_expert_rows(), part_ends_);
       body(first, chosen.subspan(at(first), at(last - first)));
       first = last;
     }
@@ -205,10 +210,11 @@ class ExpertStream {
 
   void add_outputs(Side& side, std::int64_t index, const Expert& expert) {
     const ExpertTokens& tokens = side.tokens[at(index)];
-    const std::int64_t most = ops_.most_expert_rows();
-    for (std::int64_t first = 0; first < std::ssize(tokens.rows); first += most) {
+    for (std::int64_t first = 0; first < std::ssize(tokens.rows);) {
       check_interrupt();
-      const ExpertTokens part = part_of(tokens, first, std::min(most, std::ssize(tokens.rows) - first));
+      const std::int64_t last = end_in_part(tokens.rows, first, ops_.most_expert_rows(), part_ends_);
+      const ExpertTokens part = part_of(tokens, first, last - first);
+      first = last;
       const auto x = inputs_of(side, part.rows);
       const auto inner = ops_.inner(expert, Ops::view(x));
       const auto values = ops_.project_expert(expert, Ops::view(inner));
@@ -218,6 +224,7 @@ class ExpertStream {
 
   Ops& ops_;
   const TokenWindows& windows_;
+  const std::vector<std::int64_t> part_ends_;
   std::optional<Side> own_, dense_;
 };
 

@@ -1,0 +1,77 @@
+#include "swiftprune/pipeline/shared_writing.h"
+
+#include <fstream>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "swiftprune/checkpoint/output_file.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/journal.h"
+
+namespace swiftprune {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kSeenFile = ".seen-by-ranks";
+
+// Of this boot of this host.
+std::string host_id() {
+  std::string id;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+  return id;
+}
+
+std::string nonce() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}", random(), random());
+}
+
+std::string content_of(const fs::path& file) {
+  std::string text;
+  std::ifstream(file) >> text;
+  return text;
+}
+
+}  // namespace
+
+SharedWriting::SharedWriting(Communicator& ranks, const fs::path& out, const fs::path& temporary)
+    : ranks_(ranks) {
+  if (ranks.size() == 1) return;
+  std::string written, host = host_id();
+  if (ranks.is_first()) {
+    name_ = temporary.filename().string();
+    written = nonce();
+    PeerJournal::remove_all(temporary);
+    write_whole(temporary / kSeenFile, written);
+  }
+  const std::string own_host = host;
+  for (std::string* text : {&name_, &written, &host}) broadcast_text(ranks, 0, *text);
+  const fs::path seen = partial_folder(out).parent_path() / name_ / kSeenFile;
+  std::int64_t differ[] = {content_of(seen) == written ? 0 : 1, host == own_host && !host.empty() ? 0 : 1};
+  add_counts(ranks, differ);
+  shared_ = differ[0] == 0;
+  one_host_ = differ[1] == 0;
+  if (ranks.is_first()) fs::remove(temporary / kSeenFile);
+}
+
+WriterShare SharedWriting::share() const { return {ranks_.rank(), ranks_.size(), !one_host_}; }
+
+std::function<std::int64_t()> SharedWriting::on_disk(const fs::path& folder) const {
+  if (!shared_) return {};
+  return [folder, size = ranks_.size()] { return PeerJournal::on_disk(folder, size); };
+}
+
+void SharedWriting::meet(CheckpointWriter& writer) {
+  if (!shared_) return;
+  std::byte done{1};
+  if (!ranks_.is_first()) {
+    writer.finish_share();
+    ranks_.send(0, std::span(&done, 1));
+    return ranks_.finish_sends();
+  }
+  for (int rank = 1; rank < ranks_.size(); ++rank) ranks_.receive(rank, std::span(&done, 1));
+  PeerJournal::remove_all(writer.temporary_folder());
+}
+
+}  // namespace swiftprune
