@@ -144,7 +144,7 @@ Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
 }
 
 // Of a rank that writes nothing.
-class NoOutput final : public ReducedExpertsOutput {
+class NoExpertsOutput final : public ReducedExpertsOutput {
  public:
   void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
   void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
@@ -225,7 +225,7 @@ std::optional<ShrinkReport> shrink_experts(const ShrinkingOf& run, RemoveExperts
   }
   share_finished(ranks, options.finished);
   if (!ranks.is_first() && output) output->start_peer_journal(ranks.rank(), options.finished);
-  NoOutput nowhere;
+  NoExpertsOutput nowhere;
   ReducedExpertsOutput& to = output ? static_cast<ReducedExpertsOutput&>(*output) : nowhere;
   const auto work = [&] { return device.remove_experts(model, windows, options, to); };
   const auto& result = report.result.emplace<RemoveExpertsResult>(

@@ -69,7 +69,9 @@ ShapeChoice choose_widths(const ShrinkJob& job, const ModelConfig& model, const 
 }
 
 LayersBy layers_by(std::string_view name) {
-  return name == "greedy" ? LayersBy::kGreedy : name == "influence" ? LayersBy::kInfluence : LayersBy::kSearch;
+  return name == "greedy"      ? LayersBy::kGreedy
+         : name == "influence" ? LayersBy::kInfluence
+                               : LayersBy::kSearch;
 }
 
 // On streams whose memory is free again afterwards.
@@ -80,10 +82,9 @@ ShapeChoice choose(const ShrinkJob& job, const UnitsToRemove& units, const Model
   const auto trials =
       device.trial_streams(model, whole_text ? windows : trial_text(windows), units.options.compute);
   ShapeChoice choice =
-      job.non_uniform
-          ? choose_widths(job, model.config(), units, *trials)
-          : choose_shape(model.config(), units.request, *trials,
-                         {units.options.score, layers_by(job.layers_by), units.options.progress});
+      job.non_uniform ? choose_widths(job, model.config(), units, *trials)
+                      : choose_shape(model.config(), units.request, *trials,
+                                     {units.options.score, layers_by(job.layers_by), units.options.progress});
   choice.measured.update(units.measured);
   return choice;
 }
@@ -105,7 +106,7 @@ Json biases_json(const ModelConfig& model, const ShrinkShape& shape, Compensatio
 }
 
 // Of a rank that writes nothing.
-class NoOutput final : public ShrinkOutput {
+class NoUnitsOutput final : public ShrinkOutput {
  public:
   bool takes(const std::string&) const override { return false; }
   void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
@@ -174,7 +175,7 @@ std::optional<ShrinkReport> shrink_units(const ShrinkingOf& run, UnitsToRemove p
     return std::make_unique<ShrunkCheckpoint>(model, choice.shape, choice.removed_layers, job.out, biases,
                                               joined);
   });
-  NoOutput nowhere;
+  NoUnitsOutput nowhere;
   ShrinkOutput& to = output ? static_cast<ShrinkOutput&>(*output) : nowhere;
   shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, to);
   if (output) {
