@@ -67,7 +67,8 @@ class CudaShrinkShop final : public ShrinkShop {
       wanted.energy = true;
       const ModelConfig& model = run_.model.config();
       stats_->start(observed_width(block().config(), input, model.hidden_size), wanted, moments_,
-                    residual ? model.hidden_size : 0);
+                    residual ? model.hidden_size : 0,
+                    residual ? 1.0f / output_factor(model, block().config(), input) : 1.0f);
     }
     DeviceStats* stats = needs != nullptr ? &*stats_ : nullptr;
     run_.aligned() ? two_->collect(input, stats) : one_->collect(input, stats);
