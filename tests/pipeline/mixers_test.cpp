@@ -150,17 +150,13 @@ TEST(Mixers, LayersOfOnePartAreNotShrunk) {
                      {"layers cannot be removed", "hang together", "possible: none"});
 }
 
-TEST(Mixers, AGpuRefusesEachByName) {
+TEST(Mixers, AGpuHasThemAndRefusesTheRestByName) {
+  for (const char* name :
+       {"lfm2", "qwen3_5", "granite4_mamba", "bloom", "falcon_h1", "gemma4", "nemotron_h", "gpt2"})
+    check_model(Model::open(kModels / name)->config(), cuda::capabilities());
   for (const auto& [name, feature] :
-       {std::pair{"lfm2", "short convolutions"}, std::pair{"qwen3_5", "gated DeltaNet"},
-        std::pair{"qwen3_5", "gated attention heads"}, std::pair{"granite4_mamba", "Mamba-2"},
-        std::pair{"bloom", "ALiBi slopes"}, std::pair{"bloom", "a norm of the embeddings"},
-        std::pair{"falcon_h1", "a recurrent mixer beside attention"},
-        std::pair{"gemma4", "heads of different sizes"}, std::pair{"gemma4", "values that are the keys"},
-        std::pair{"gemma4_small", "keys and values of earlier blocks"},
-        std::pair{"gemma4_small", "embeddings of each layer"},
-        std::pair{"nemotron_h", "blocks that are a mixer or an MLP alone"}, std::pair{"apertus", "xielu"},
-        std::pair{"gpt2", "linears stored as [inputs, outputs]"}}) {
+       {std::pair{"gemma4_small", "keys and values of earlier blocks"},
+        std::pair{"gemma4_small", "embeddings of each layer"}, std::pair{"apertus", "xielu"}}) {
     const auto model = Model::open(kModels / name);
     test::expect_error(ErrorKind::kUsage, [&] { check_model(model->config(), cuda::capabilities()); },
                        {feature, "use --device cpu"});

@@ -72,7 +72,8 @@ class CudaShrinkShop final : public ShrinkShop {
       wanted.energy = true;
       const ModelConfig& model = run_.model.config();
       stats_->start(observed_width(block().config(), input, model.hidden_size), wanted, moments_,
-                    residual ? model.hidden_size : 0);
+                    residual ? model.hidden_size : 0,
+                    residual ? 1.0f / output_factor(model, block().config(), input) : 1.0f);
     }
     DeviceStats* stats = needs != nullptr ? &*stats_ : nullptr;
     const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
