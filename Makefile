@@ -8,13 +8,13 @@ PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
   libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev zlib1g-dev libzstd-dev \
   libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
-FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev
+FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev llvm-19
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
 # Tests run side by side: threads that spin while they wait for one another take the cores from the other tests.
 test asan python-test: export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: build demo test asan tsan fuzz python-test wheel site deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan fuzz-build fuzz fuzz-bundle fuzz-coverage python-test wheel site deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -42,18 +42,25 @@ tsan: deps
 	cmake --build --preset tsan
 	OMP_NUM_THREADS=1 ctest --test-dir build/tsan --output-on-failure -L tsan -j $(JOBS)
 
-# make fuzz FUZZ_SECONDS=600 FUZZ=gguf_fuzz: longer, one target alone. What is interesting joins the seeds in build/fuzz/corpus;
-# files go to memory where there is /dev/shm.
+# make fuzz FUZZ_SECONDS=600 FUZZ=gguf_fuzz: longer, one target alone (tools/fuzz_campaign.sh). What was found and what is
+# interesting goes to build/fuzz/out.
 FUZZ_SECONDS ?= 60
-FUZZ ?= *_fuzz
-FUZZ_FLAGS ?= -rss_limit_mb=3000 -timeout=60 -print_final_stats=1
-fuzz: deps fuzz-deps
+FUZZ ?=
+FUZZ_INPUTS := build/fuzz/inputs
+fuzz-build: deps fuzz-deps
 	cmake --preset fuzz
-	cmake --build --preset fuzz --target fuzzers
-	build/fuzz/fuzz/write_seeds tests/data build/fuzz/corpus
-	for program in build/fuzz/fuzz/$(FUZZ); do name=$$(basename $$program); \
-	  TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) $$program -max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS) \
-	    -dict=fuzz/dictionaries/$$name.dict -artifact_prefix=build/fuzz/$$name- build/fuzz/corpus/$$name || exit 1; done
+	cmake --build --preset fuzz
+	rm -rf $(FUZZ_INPUTS) && mkdir -p $(FUZZ_INPUTS) && cp -r fuzz/dictionaries $(FUZZ_INPUTS)
+	build/fuzz/fuzz/write_seeds tests/data $(FUZZ_INPUTS)/seeds
+fuzz: fuzz-build
+	FUZZ_PROGRAMS=build/fuzz/fuzz FUZZ_INPUTS=$(FUZZ_INPUTS) OUT=build/fuzz/out tools/fuzz_campaign.sh $(FUZZ_SECONDS) $(JOBS) $(FUZZ)
+# For a machine without these packages: dist/fuzz-bundle.tar.xz.
+fuzz-bundle: fuzz-build
+	tools/fuzz_bundle.sh build/fuzz/fuzz $(FUZZ_INPUTS) dist/fuzz-bundle.tar.xz
+# What of each parser the seeds and FUZZ_CORPUS (folders with a folder for each target) reach, as a table.
+FUZZ_CORPUS ?=
+fuzz-coverage: fuzz-build
+	tools/fuzz_coverage.py build/fuzz/fuzz $(FUZZ_INPUTS)/seeds $(FUZZ_CORPUS)
 
 # The Python package in the build folder, for a PYTHON that has nanobind and pytest.
 PYTHON ?= python3

@@ -2,6 +2,7 @@
 // looks at all that a request may bring.
 #pragma once
 
+#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>

@@ -14,7 +14,7 @@
 namespace {
 
 constexpr std::size_t kHeader = 64, kNumBytes = 40, kChecksum = 48;
-constexpr std::int64_t kMaxWeights = 1 << 16;  // a round of fuzzing stays short
+constexpr std::int64_t kMaxWeights = 1 << 12;  // a round of fuzzing stays short
 
 struct Free {
   void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); }

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/pipeline/plan.h"
@@ -21,7 +22,7 @@ using Inputs = std::vector<std::string>;
 using nlohmann::json;
 
 constexpr char kBetween = '\xFE';             // files in one input (fuzz_folder.h)
-constexpr std::uintmax_t kLargest = 1 << 15;  // bytes of a file: a round stays short
+constexpr std::uintmax_t kLargest = 1 << 13;  // bytes of a file: a round stays short
 
 std::string text_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -44,6 +45,20 @@ Inputs contents(const fs::path& folder, std::string_view ending, std::string_vie
   for (const fs::path& file : files_in(folder, ending)) {
     if (fs::file_size(file) <= kLargest && file.filename().string().starts_with(beginning))
       inputs.push_back(text_of(file));
+  }
+  return inputs;
+}
+
+// What stands in front of the tensors, which gguf_fuzz puts zeros for.
+Inputs ggufs(const fs::path& data) {
+  Inputs inputs;
+  for (const fs::path& file : files_in(data / "checkpoint/gguf", ".gguf")) {
+    if (file.filename().string().find("-of-") != std::string::npos) continue;
+    const std::string bytes = text_of(file);
+    const GgufFile gguf = GgufFile::open(file);
+    std::uint64_t begin = bytes.size();
+    for (const GgufTensor& tensor : gguf.tensors()) begin = std::min(begin, tensor.begin);
+    inputs.push_back(bytes.substr(0, begin));
   }
   return inputs;
 }
@@ -81,13 +96,69 @@ Inputs configs(const fs::path& data) {
   return inputs;
 }
 
+// A tokenizer.json with few tokens and the merges among them: a round stays short.
+json with_few_tokens(json tokenizer) {
+  constexpr std::size_t kTokens = 24;
+  json& model = tokenizer.at("model");
+  json& vocabulary = model.at("vocab");
+  if (vocabulary.is_array()) {  // Unigram: the number is the place
+    if (vocabulary.size() > kTokens)
+      vocabulary.erase(vocabulary.begin() + static_cast<std::ptrdiff_t>(kTokens), vocabulary.end());
+    return tokenizer;
+  }
+  json few = json::object();
+  json merges = json::array();
+  for (const json& merge : model.value("merges", json::array())) {
+    const std::string text = merge.is_string() ? merge.get<std::string>() : "";
+    const std::size_t blank = text.find(' ');
+    const std::string left = merge.is_string() ? text.substr(0, blank) : merge.at(0).get<std::string>();
+    const std::string right = merge.is_string() ? text.substr(blank + 1) : merge.at(1).get<std::string>();
+    if (!vocabulary.contains(left) || !vocabulary.contains(right) || !vocabulary.contains(left + right))
+      continue;
+    for (const std::string& token : {left, right, left + right}) few[token] = vocabulary[token];
+    merges.push_back(merge);
+    if (few.size() >= kTokens) break;
+  }
+  if (const auto unknown = model.find("unk_token"); unknown != model.end() && unknown->is_string())
+    few[unknown->get<std::string>()] = vocabulary.value(unknown->get<std::string>(), 0);
+  for (const auto& [token, id] : vocabulary.items()) {
+    if (few.size() < kTokens) few[token] = id;
+  }
+  vocabulary = few;
+  if (model.contains("merges")) model["merges"] = merges;
+  return tokenizer;
+}
+
+// One normalizer, way of cutting or decoder in a tokenizer of a few words.
+Inputs tokenizer_components(const fs::path& data) {
+  const json models = json::parse(
+      R"([{"type":"BPE","vocab":{"H":0,"e":1,"l":2,"o":3,"ll":4,"He":5," ":6,"1":7},"merges":["l l","H e"]},)"
+      R"({"type":"WordLevel","vocab":{"Hello":0,"world":1,"<unk>":2},"unk_token":"<unk>"},)"
+      R"({"type":"WordPiece","vocab":{"Hel":0,"##lo":1,"[UNK]":2},"unk_token":"[UNK]",)"
+      R"("continuing_subword_prefix":"##","max_input_chars_per_word":9},)"
+      R"({"type":"Unigram","vocab":[["<unk>",0.0],["H",-1.5],["ello",-2],["\u2581",-3.25]],"unk_id":0,)"
+      R"("byte_fallback":false}])");
+  const json components = json::parse(text_of(data / "text/components.json"));
+  Inputs inputs;
+  for (const auto& [name, list] : {std::pair{"normalizer", "normalizers"},
+                                   {"pre_tokenizer", "pre_tokenizers"},
+                                   {"decoder", "decoders"}}) {
+    for (const json& one : components.at(list)) {
+      json tokenizer = {{"model", models[inputs.size() % models.size()]}};
+      tokenizer[name] = one.at("component");
+      inputs.push_back(std::string(1, '\0') + tokenizer.dump());
+    }
+  }
+  return inputs;
+}
+
 Inputs tokenizers(const fs::path& data) {
   const std::string settings = R"({"add_bos_token":true,"bos_token":"<s>","eos_token":{"content":"</s>"},)"
                                R"("added_tokens_decoder":{"3":{"content":"<x>","special":true}}})";
-  Inputs inputs;
+  Inputs inputs = tokenizer_components(data);
   for (const fs::path& file : files_in(data / "text/tokenizers", ".json")) {
     if (file.filename().string().ends_with(".cases.json")) continue;
-    inputs.push_back(std::string(1, '\0') + text_of(file));
+    inputs.push_back(std::string(1, '\0') + with_few_tokens(json::parse(text_of(file))).dump());
     inputs.push_back(inputs.back() + kBetween + settings);
   }
   for (const fs::path& file : files_in(data / "text/sentencepiece", ".model"))
@@ -278,7 +349,7 @@ std::map<std::string, Inputs> seeds(const fs::path& data) {
   return {{"adapter_fuzz", adapters(data)},
           {"chat_template_fuzz", chat_templates(data)},
           {"config_fuzz", configs(data)},
-          {"gguf_fuzz", contents(data / "checkpoint/gguf", ".gguf")},
+          {"gguf_fuzz", ggufs(data)},
           {"http_fuzz", http_requests()},
           {"json_fuzz", jsons(data)},
           {"packed_tensor_fuzz", packed_tensors()},

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds `swiftprune serve` under overload with good and bad clients, and checks that no answer is lost or mixed.
 
-    tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24]
+    tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24] [--seconds 3600]
 
 MODEL: a small folder with a tokenizer. First every prompt is answered alone (greedy: the right answer); then the
 clients send, each from a list drawn by its seed: completions whole and streamed, their bodies in pieces, streams that
@@ -57,15 +57,17 @@ def body_of(prompt, **more):
 
 
 class Client(threading.Thread):
-    def __init__(self, server, right, seed, count):
+    def __init__(self, server, right, seed, count, end):
         super().__init__()
-        self.server, self.right, self.random, self.count = server, right, random.Random(seed), count
+        self.server, self.right, self.random, self.count, self.end = server, right, random.Random(seed), count, end
         self.seen, self.wrong, self.seconds = {}, [], []
 
     def run(self):
         kinds = [self.whole] * 8 + [self.streamed] * 4 + [self.pieces, self.given_up, self.slow, self.half_open, self.bad_json,
                                                        self.bad_field, self.too_long, self.too_large, self.metrics]
         for _ in range(self.count):
+            if time.monotonic() > self.end:
+                break
             kind = self.random.choice(kinds)
             try:
                 outcome = kind()
@@ -182,6 +184,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=100000)
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="it ends then, whatever was sent")
     arguments = parser.parse_args()
     server = Server(arguments.program, arguments.model)
     try:
@@ -190,8 +193,9 @@ def main():
             status, data = server.call("POST", "/v1/completions", body_of(prompt))
             assert status == 200, data
             right[prompt] = json.loads(data)["choices"][0]["text"]
-        clients = [Client(server, right, seed, arguments.requests // arguments.clients) for seed in range(arguments.clients)]
         begin = time.monotonic()
+        clients = [Client(server, right, seed, arguments.requests // arguments.clients, begin + arguments.seconds)
+                   for seed in range(arguments.clients)]
         for client in clients:
             client.start()
         memory = []

@@ -47,6 +47,9 @@ class FailingDisk : public test::ProgramTest {
         {"export", at("model"), "--gguf", out(), "-q"}};
   }
   std::string out() const { return at("disk/out"); }
+  static bool goes_on(const std::vector<std::string>& command) {
+    return std::find(command.begin(), command.end(), "--resume") != command.end();
+  }
 
   static Content content_of(const fs::path& path) {
     Content content;
@@ -80,7 +83,7 @@ TEST_F(FailingDisk, EveryWriteThatFailsEndsInOneMessageAndNothingHalf) {
   for (const int error : {ENOSPC, EIO}) {
     ::setenv("FAULT_ERRNO", std::to_string(error).c_str(), 1);
     for (const auto& command : commands_) {
-      const bool resumes = std::find(command.begin(), command.end(), "--resume") != command.end();
+      const bool resumes = goes_on(command);
       ASSERT_EQ(run(command).exit_code, 0);
       const Content whole = content_of(out());
       clear();
@@ -114,8 +117,11 @@ TEST_F(FailingDisk, EveryWriteThatFailsEndsInOneMessageAndNothingHalf) {
 }
 
 // Bytes are those of a run that nobody disturbed, and what was killed is never taken for whole.
+// SWIFTPRUNE_KILLS=200: so many moments of each command, told of on stdout.
 TEST_F(FailingDisk, KilledAtRandomMomentsARunLeavesNothingThatLooksWhole) {
   const Content before = inputs();
+  const char* asked = std::getenv("SWIFTPRUNE_KILLS");
+  const int moments = asked != nullptr ? std::stoi(asked) : 6;
   std::mt19937 random(3);
   for (const auto& command : commands_) {
     const auto begin = std::chrono::steady_clock::now();
@@ -124,12 +130,16 @@ TEST_F(FailingDisk, KilledAtRandomMomentsARunLeavesNothingThatLooksWhole) {
         std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
     const Content whole = content_of(out());
     clear();
-    for (int i = 0; i < 6; ++i) {
+    std::uniform_int_distribution<std::int64_t> moment(0, takes.count());
+    int killed = 0, left_something = 0;
+    for (int i = 0; i < moments; ++i) {
       const pid_t child = start(command, at("stdout"), at("stderr"));
-      std::this_thread::sleep_for(takes * static_cast<int>(random() % 100) / 100);
+      std::this_thread::sleep_for(std::chrono::microseconds(moment(random)));
       ::kill(child, SIGKILL);
       const int code = wait_for(child);
       SCOPED_TRACE(command.front() + " killed, " + std::to_string(code));
+      killed += code == -SIGKILL;
+      left_something += !fs::exists(out()) && !fs::is_empty(at("disk"));
       if (fs::exists(out())) {  // it was through
         EXPECT_EQ(content_of(out()), whole);
       } else {
@@ -138,6 +148,10 @@ TEST_F(FailingDisk, KilledAtRandomMomentsARunLeavesNothingThatLooksWhole) {
         EXPECT_EQ(content_of(out()), whole);
       }
       clear();
+    }
+    if (asked != nullptr) {
+      std::printf("%s%s: %d moments, %d killed, %d left an unfinished output\n", command.front().c_str(),
+                  goes_on(command) ? " --resume" : "", moments, killed, left_something);
     }
   }
   EXPECT_EQ(inputs(), before);

@@ -157,6 +157,17 @@ TEST(Gemma, CapsAndScales) {
   EXPECT_EQ(model_config(minimal("gemma3_text")).final_softcap, 0.0f);
 }
 
+// transformers' class scales as Llama 3.1 where the file says nothing.
+TEST(Apertus, ScalesItsRotationByDefault) {
+  json config = config_of("apertus");
+  config.erase("rope_parameters");
+  const RopeConfig found = model_config(config).ropes[0];
+  config["rope_parameters"] = {{"rope_type", "llama3"},   {"rope_theta", 12e6},
+                               {"factor", 8.0},           {"low_freq_factor", 1.0},
+                               {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
+  EXPECT_EQ(found.inverse_frequency, model_config(config).ropes[0].inverse_frequency);
+}
+
 TEST(Opt, LearnedPositionsAndFinalNorm) {
   const ModelConfig model = model_config(minimal("opt"));
   EXPECT_EQ(model.position_table, "model.decoder.embed_positions.weight");
@@ -233,6 +244,19 @@ const BadConfig kBadConfigs[] = {
     {"opt", R"({"do_layer_norm_before": false})", {"'do_layer_norm_before'", "350M"}},
     {"opt", R"({"word_embed_proj_dim": 12})", {"'word_embed_proj_dim'", "found 12", "350M"}},
     {"smollm3", R"({"no_rope_layers": [1]})", {"'no_rope_layers'", "found 1 numbers", "3 layers"}},
+    {"smollm3",
+     R"({"layer_types": ["full_attention", "sliding_attention", "full_attention"], "sliding_window": 8})",
+     {"'layer_types'", "sliding_attention", "use_sliding_window"}},
+    {"stablelm", R"({"partial_rotary_factor": 0.4})", {"'partial_rotary_factor'", "3 elements", "even"}},
+    {"phi",
+     R"({"partial_rotary_factor": null, "rope_parameters": {"partial_rotary_factor": 0.4}})",
+     {"'partial_rotary_factor'", "3 elements", "even"}},
+    {"glm4",
+     R"({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.25}})",
+     {"'rope_parameters.rope_type'", "'yarn'", "3 elements"}},
+    {"apertus",
+     R"({"rope_parameters": null, "rope_theta": 10000.0})",
+     {"'rope_theta'", "found 10000", "expected them, or 12000000"}},
     {"granite4",
      R"({"num_local_experts": 4, "num_experts_per_tok": 5})",
      {"'num_experts_per_tok'", "5 experts a token", "at most the 4"}},
@@ -266,6 +290,7 @@ const BadConfig kBadConfigs[] = {
     {"granite4_mamba",
      R"({"mamba_d_state": 2000000000})",
      {"'mamba_d_state'", "found 2000000000", "at most"}},
+    {"granite4_mamba", R"({"hidden_act": "gelu"})", {"'hidden_act'", "found gelu", "silu"}},
     {"granite4_mamba", R"({"mamba_n_groups": 4})", {"'mamba_n_groups'", "found 4", "divisor"}},
     {"granite4_mamba", R"({"mamba_n_heads": 5})", {"'mamba_n_heads'", "found 5", "(48)"}},
     {"granite4_mamba", R"({"mamba_d_head": 3})", {"'mamba_d_head'", "found 3", "expected 8"}},

@@ -53,6 +53,10 @@ TEST(Unicode, NormalForms) {
   EXPECT_EQ(normalized("ae\xCC\x81 b", NormalForm::kNfc), "a\xC3\xA9 b");
   EXPECT_EQ(normalized("\xC3\xA9", NormalForm::kNfd), "e\xCC\x81");
   EXPECT_EQ(normalized("\xEF\xAC\x81", NormalForm::kNfc), "\xEF\xAC\x81");  // the ligature fi
+  // U+11A8 is a final of Hangul, U+11A7 in front of it none.
+  EXPECT_EQ(normalized("\xEB\x92\xA4\xE1\x86\xA8", NormalForm::kNfc), "\xEB\x92\xA5");
+  EXPECT_EQ(normalized("\xEB\x92\xA4\xE1\x86\xA7", NormalForm::kNfc), "\xEB\x92\xA4\xE1\x86\xA7");
+  EXPECT_EQ(normalized("\xEB\x92\xA4\xE1\x86\xA7", NormalForm::kNfkc), "\xEB\x92\xA4\xE1\x86\xA7");
   EXPECT_EQ(normalized("\xEF\xAC\x81", NormalForm::kNfkc), "fi");
   EXPECT_EQ(normalized("\xC2\xBD", NormalForm::kNfkd),
             "1\xE2\x81\x84"

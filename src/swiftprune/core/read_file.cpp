@@ -1,7 +1,7 @@
 #include "swiftprune/core/read_file.h"
 
+#include <algorithm>
 #include <fstream>
-#include <iterator>
 
 #include "swiftprune/core/error.h"
 
@@ -11,7 +11,15 @@ std::string file_bytes(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in || std::filesystem::is_directory(file))
     bad_input("{}: cannot be opened for reading", file.string());
-  std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  // In pieces that grow, since not every file has a size that is known before: pipes, /proc.
+  constexpr std::size_t kFirstPiece = 4096;
+  std::string bytes;
+  while (in) {
+    const std::size_t before = bytes.size(), piece = std::max(kFirstPiece, before);
+    bytes.resize(before + piece);
+    in.read(bytes.data() + before, static_cast<std::streamsize>(piece));
+    bytes.resize(before + static_cast<std::size_t>(in.gcount()));
+  }
   if (in.bad()) bad_input("{}: reading failed", file.string());
   refuse_lfs_pointer(bytes, file.string());
   return bytes;

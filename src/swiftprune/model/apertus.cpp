@@ -4,12 +4,28 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/core/error.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
 
 namespace swiftprune {
 namespace {
+
+// Without parameters of its own the class has Llama 3.1's scaling, and transformers then leaves rope_theta aside.
+RopeConfig read_scaled_rope(const ConfigReader& c, const RopeOptions& options) {
+  if (c.has("rope_parameters") || c.has("rope_scaling")) return read_rope(c, options);
+  if (const double theta = c.positive("rope_theta", options.theta); theta != options.theta) {
+    bad_input("{}: found {} without rope_scaling or rope_parameters, expected them, or {}",
+              c.where("rope_theta"), theta, options.theta);
+  }
+  const nlohmann::json parameters = {{"rope_type", "llama3"},
+                                     {"factor", 8.0},
+                                     {"low_freq_factor", 1.0},
+                                     {"high_freq_factor", 4.0},
+                                     {"original_max_position_embeddings", 8192}};
+  return rope_from_parameters(ConfigReader(parameters), options);
+}
 
 ModelConfig configure(const ConfigReader& c) {
   ModelConfig m;
@@ -20,7 +36,8 @@ ModelConfig configure(const ConfigReader& c) {
   m.gated_mlp = false;
   const bool xielu = c.text("hidden_act", "xielu") == "xielu";
   if (!xielu) m.activation = read_activation(c, "hidden_act", "xielu");
-  m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions, .theta = 12e6})};
+  m.ropes = {
+      read_scaled_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions, .theta = 12e6})};
   set_llama_ends(c, false, m);
   const bool attention_bias = c.boolean(m.attention_bias_field, false);
   const std::int64_t num_layers = read_num_layers(c);

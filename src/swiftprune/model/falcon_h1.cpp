@@ -64,10 +64,6 @@ ModelConfig configure(const ConfigReader& c) {
   m.mlp_bias_field = "mlp_bias";
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-5));
   m.activation = read_activation(c, "hidden_act", "silu");
-  if (m.activation != Activation::kSilu) {
-    bad_input("{}: found {}, expected silu, which the convolutions of falcon_h1 have", c.where("hidden_act"),
-              name_of(m.activation));
-  }
   m.embedding_scale = read_multiplier(c, "embedding_multiplier");
   m.logit_scale = read_multiplier(c, "lm_head_multiplier");
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};

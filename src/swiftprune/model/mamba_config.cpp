@@ -40,6 +40,10 @@ std::int64_t read_mamba_head_size(const ConfigReader& c, std::int64_t size, std:
 ParallelMixer read_mamba2(const ConfigReader& c, const ModelConfig& m, const std::string& prefix,
                           std::int64_t size, std::string_view what) {
   check_time_steps(c);
+  if (m.activation != Activation::kSilu) {
+    bad_input("{}: found {}, expected silu, which the convolutions of the mixers have", c.where("hidden_act"),
+              name_of(m.activation));
+  }
   Mamba2 mixer;
   mixer.heads = read_mixer_size(c, "mamba_n_heads", 128);
   mixer.groups = read_mixer_size(c, "mamba_n_groups", 1);

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/model/even_rotary_size.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
@@ -20,7 +21,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.gated_mlp = false;
   m.activation = read_activation(c, "hidden_act", "gelu_new");
   m.parallel_residual = true;
-  m.ropes = {read_rope(c, {.rotary_size = read_rotary_size(c, m.head_size, "partial_rotary_factor", 0.5),
+  m.ropes = {read_rope(c, {.rotary_size = read_even_rotary_size(c, m.head_size, "partial_rotary_factor", 0.5),
                            .max_positions = m.max_positions,
                            .partial = true})};
   set_llama_ends(c, false, m);

@@ -71,6 +71,10 @@ void scale_yarn(RopeConfig& rope, const RopeInput& in) {
   if (in.theta <= 1.0) {
     bad_input("{}: found {}, expected more than 1 with yarn", in.parameters.where("rope_theta"), in.theta);
   }
+  if (in.options.rotary_size % 2 != 0) {
+    bad_input("{}: found 'yarn' where {} elements of a head rotate, expected an even number",
+              in.parameters.where("rope_type"), in.options.rotary_size);
+  }
   const auto size = static_cast<double>(in.options.rotary_size);
   // The pair that turns `rotations` times over the original length.
   const auto pair_of = [&](double rotations) {

@@ -1,4 +1,5 @@
 // SmolLM3 (Hugging Face, July 2025): LLaMA without rotary embedding in every fourth layer.
+#include <algorithm>
 #include <array>
 
 #include <fmt/format.h>
@@ -44,13 +45,20 @@ ModelConfig configure(const ConfigReader& c) {
   const std::vector<bool> rotated = read_rotated_layers(c, num_layers);
   const std::vector<bool> sliding = read_sliding_layers(
       c, num_layers, [&](std::int64_t i) { return uses_window && !rotated[static_cast<std::size_t>(i)]; });
+  if (!uses_window && std::ranges::find(sliding, true) != sliding.end()) {
+    // transformers' kinds of attention disagree about it: some slide, some do not.
+    bad_input(
+        "{}: found sliding_attention, expected full_attention alone: use_sliding_window or "
+        "sliding_window is off",
+        c.where("layer_types"));
+  }
   const bool attention_bias = c.boolean(m.attention_bias_field, false);
   for (std::int64_t i = 0; i < num_layers; ++i) {
     BlockConfig b = llama_block(m, fmt::format("model.layers.{}.", i));
     set_attention_bias(attention_bias, attention_bias, b);
     set_mlp_bias(c.boolean(m.mlp_bias_field, false), b);
     b.rope = rotated[static_cast<std::size_t>(i)] ? 0 : -1;
-    b.attention_window = uses_window && sliding[static_cast<std::size_t>(i)] ? window : 0;
+    b.attention_window = sliding[static_cast<std::size_t>(i)] ? window : 0;
     m.blocks.push_back(std::move(b));
   }
   return m;

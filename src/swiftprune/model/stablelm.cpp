@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/model/even_rotary_size.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/family_config.h"
 #include "swiftprune/model/rope.h"
@@ -19,9 +20,10 @@ ModelConfig configure(const ConfigReader& c) {
   m.norm_eps = static_cast<float>(c.positive("layer_norm_eps", 1e-5));
   m.activation = read_activation(c, "hidden_act", "silu");
   m.parallel_residual = c.boolean("use_parallel_residual", false);
-  m.ropes = {read_rope(c, {.rotary_size = read_rotary_size(c, m.head_size, "partial_rotary_factor", 0.25),
-                           .max_positions = m.max_positions,
-                           .partial = true})};
+  m.ropes = {
+      read_rope(c, {.rotary_size = read_even_rotary_size(c, m.head_size, "partial_rotary_factor", 0.25),
+                    .max_positions = m.max_positions,
+                    .partial = true})};
   set_llama_ends(c, false, m);
   m.final_norm = norm_with_bias("model.norm");
   const bool bias = c.boolean("use_qkv_bias", false), norms_heads = c.boolean("qk_layernorm", false);

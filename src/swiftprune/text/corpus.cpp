@@ -9,6 +9,7 @@
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/read_file.h"
 #include "swiftprune/text/json_lines.h"
+#include "swiftprune/text/parse_text.h"
 
 namespace swiftprune {
 namespace {
@@ -93,8 +94,12 @@ std::size_t id_bytes(const std::filesystem::path& file) {
 }  // namespace
 
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field) {
+  return parse_corpus(file, file_bytes(file), field);
+}
+
+Corpus parse_corpus(const std::filesystem::path& file, std::string bytes, const std::string& field) {
   Corpus corpus{file.string(), {}};
-  TextFile text = read_text_file(file);
+  TextFile text = parse_text_file(file, std::move(bytes));
   const bool lines = is_json_lines(text.name);
   if (!lines && text.name.extension() != ".json") {
     check_utf8(text.bytes, corpus.name);

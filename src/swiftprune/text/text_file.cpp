@@ -10,6 +10,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/read_file.h"
+#include "swiftprune/text/parse_text.h"
 #include "swiftprune/text/unicode.h"
 
 namespace swiftprune {
@@ -17,7 +18,7 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kGzip = "\x1F\x8B", kZstd = "\x28\xB5\x2F\xFD";
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+constexpr std::size_t kPieceBytes = std::size_t{1} << 16;
 
 // Formats that are not text, by their first bytes.
 struct Foreign {
@@ -107,8 +108,10 @@ std::string unzstd(std::string_view bytes, const std::string& file) {
 
 }  // namespace
 
-TextFile read_text_file(const std::filesystem::path& file) {
-  TextFile result{file, file_bytes(file)};
+TextFile read_text_file(const std::filesystem::path& file) { return parse_text_file(file, file_bytes(file)); }
+
+TextFile parse_text_file(const std::filesystem::path& file, std::string bytes) {
+  TextFile result{file, std::move(bytes)};
   const bool gzip = result.bytes.starts_with(kGzip), zstd = result.bytes.starts_with(kZstd);
   if (gzip || zstd) {
     result.bytes = gzip ? gunzip(result.bytes, file.string()) : unzstd(result.bytes, file.string());

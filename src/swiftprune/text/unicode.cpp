@@ -206,6 +206,7 @@ std::int64_t num_code_points(std::string_view text) {
 // so only the stretches from the last one before a higher code point up to the next one need work.
 std::string normalized(std::string_view text, NormalForm form) {
   const char32_t stable = form == NormalForm::kNfc ? 0x300 : 0x80;
+  constexpr char32_t kBeforeFinals = 0x11A7;  // no final of Hangul, though utf8proc swallows it as one
   std::string out;
   out.reserve(text.size() + 16);
   std::size_t copied = 0;   // text[0, copied) is in out
@@ -213,7 +214,8 @@ std::string normalized(std::string_view text, NormalForm form) {
   bool in_stretch = false;  // a higher code point stands in text[stretch, i)
   for (std::size_t i = 0; i < text.size();) {
     const CodePoint c = code_point_at(text, i);
-    const bool inert = c.value >= 0x80 && find_range(kInertTable, c.value) != nullptr;
+    const bool inert =
+        c.value >= 0x80 && (c.value == kBeforeFinals || find_range(kInertTable, c.value) != nullptr);
     if (c.value < stable || inert) {
       if (in_stretch) {
         out.append(text, copied, stretch - copied);

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# All fuzz targets for SECONDS over JOBS cores, so that each gets as many runs as the others; goes on behind crashes.
+#
+#   tools/fuzz_campaign.sh SECONDS JOBS [TARGET...]
+#
+# Beside this script, or in $FUZZ_PROGRAMS: the targets (NAME_fuzz) and perhaps lib/ with their libraries; in
+# $FUZZ_INPUTS, else beside it: seeds/NAME_fuzz/, dictionaries/NAME_fuzz.dict, perhaps corpus.tar.* of an earlier
+# campaign. A corpus lies in $FUZZ_WORK (default: /dev/shm/swiftprune-fuzz), where a next call goes on with it.
+# To $OUT (default: the current folder): summary.txt, crashes.tar.* (inputs and reports) and corpus.tar.* (minimized),
+# each archive below 16 MiB. Exit code 1: something was found.
+set -uo pipefail
+seconds=${1:?SECONDS} jobs=${2:?JOBS}
+shift 2
+here=$(cd "$(dirname "$0")" && pwd)
+programs=${FUZZ_PROGRAMS:-$here} inputs=${FUZZ_INPUTS:-$here}
+work=${FUZZ_WORK:-$(test -w /dev/shm && echo /dev/shm || echo /tmp)/swiftprune-fuzz} out=${OUT:-.}
+if [ $# -gt 0 ]; then targets=("$@"); else targets=($(cd "$programs" && ls | grep -E '^[a-z_]+_fuzz$')); fi
+export OMP_NUM_THREADS=1 LD_LIBRARY_PATH=$programs/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# Leaks are looked for elsewhere (make asan). A small quarantine and short stacks of allocations make a run cheaper.
+export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:quarantine_size_mb=8:malloc_context_size=6:${ASAN_OPTIONS:-}
+export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-}
+
+# How long an input may be, and with that a round: most of what is to be found lies in short ones.
+max_len() {
+  case $1 in
+    gguf_fuzz) echo 16384 ;;
+    tokenizer_fuzz | chat_template_fuzz) echo 4096 ;;
+    packed_tensor_fuzz) echo 3072 ;;
+    *) echo 2048 ;;
+  esac
+}
+
+mkdir -p "$work"/{corpus,crashes,logs,tmp,min,state} "$out"
+rm -rf "$work"/{crashes,logs,tmp,min,state}/*
+export TMPDIR=$work/tmp
+for earlier in "$inputs"/corpus.tar.*; do
+  if [ -f "$earlier" ]; then tar -xf "$earlier" -C "$work/corpus"; fi
+done
+
+end=$(($(date +%s) + seconds)) slice=40
+for name in "${targets[@]}"; do
+  mkdir -p "$work/corpus/$name" "$work/min/$name"
+  echo 0 >"$work/state/$name.runs"
+  echo 0 >"$work/state/$name.rank"
+  echo 0 >"$work/state/$name.busy"
+done
+
+# The target with the fewest runs, those counted that are under way; sets name.
+take() {
+  exec 9>"$work/state/lock"
+  flock 9
+  name=$(for one in "${targets[@]}"; do
+    echo "$(($(<"$work/state/$one.rank") + $(<"$work/state/$one.busy") * $(cat "$work/state/$one.slice" 2>/dev/null || echo 100000))) $one"
+  done | sort -n | head -n 1 | cut -d' ' -f2)
+  echo $(($(<"$work/state/$name.busy") + 1)) >"$work/state/$name.busy"
+  flock -u 9
+}
+give() {
+  local runs
+  runs=$(awk '/stat::number_of_executed_units/ {n += $2} END {print n + 0}' "$1")
+  exec 9>"$work/state/lock"
+  flock 9
+  echo $(($(<"$work/state/$name.busy") - 1)) >"$work/state/$name.busy"
+  echo $(($(<"$work/state/$name.runs") + runs)) >"$work/state/$name.runs"
+  # A target that ends at once must not take every slice.
+  if [ "$runs" -lt 20000 ]; then runs=20000; fi
+  echo $(($(<"$work/state/$name.rank") + runs)) >"$work/state/$name.rank"
+  echo "$runs" >"$work/state/$name.slice"
+  flock -u 9
+}
+# A core's work: a slice of time for one target after another, whatever ended the last slice.
+worker() {
+  local name log left begin round=0
+  while left=$((end - $(date +%s))) && [ $left -gt 0 ]; do
+    take
+    round=$((round + 1)) log=$work/logs/$name.$1.$round begin=$(date +%s%N)
+    "$programs/$name" -max_total_time=$((left < slice + 15 ? left : slice)) -timeout=20 -rss_limit_mb=2500 -print_final_stats=1 \
+      -max_len=$(max_len $name) -dict="$inputs/dictionaries/$name.dict" -artifact_prefix="$work/crashes/$name-" \
+      "$work/corpus/$name" "$inputs/seeds/$name" >"$log" 2>&1 || true
+    echo $((($(date +%s%N) - begin) / 1000000)) >"$log.ms"
+    give "$log"
+  done
+}
+for ((i = 0; i < jobs; ++i)); do worker $i & done
+wait
+
+minimize() {
+  timeout 100 "$programs/$1" -merge=1 -max_len=$(max_len $1) -rss_limit_mb=2500 -timeout=20 \
+    "$work/min/$1" "$inputs/seeds/$1" "$work/corpus/$1" >"$work/logs/$1.merge" 2>&1 || true
+  timeout 60 "$programs/$1" -runs=0 -max_len=$(max_len $1) "$work/min/$1" >"$work/logs/$1.final" 2>&1 || true
+}
+for name in "${targets[@]}"; do minimize $name & done
+wait
+
+{
+  printf '%-20s %12s %9s %8s %8s %8s %8s %7s\n' target runs 'runs/s' edges 'of' features inputs crashes
+  for name in "${targets[@]}"; do
+    runs=$(<"$work/state/$name.runs")
+    spent=$(cat "$work"/logs/$name.*.ms 2>/dev/null | awk '{n += $1} END {print n + 1}')
+    edges=$(grep -ohE 'cov: [0-9]+' "$work/logs/$name.final" | tail -n 1 | cut -d' ' -f2)
+    features=$(grep -ohE 'ft: [0-9]+' "$work/logs/$name.final" | tail -n 1 | cut -d' ' -f2)
+    all=$(grep -ohE '[0-9]+ inline 8-bit counters' "$work/logs/$name.final" | head -n 1 | cut -d' ' -f1)
+    printf '%-20s %12s %9s %8s %8s %8s %8s %7s\n' $name "$runs" $((runs * 1000 / spent)) "${edges:--}" "${all:--}" \
+      "${features:--}" "$(ls "$work/min/$name" | wc -l)" "$(ls "$work/crashes" | grep -c "^$name-")"
+  done
+  echo "($seconds s, $jobs workers for ${#targets[@]} targets, $(getconf _NPROCESSORS_ONLN) cores; runs/s: of one worker)"
+} >"$out/summary.txt"
+cat "$out/summary.txt"
+
+# Reports of the first rounds that ended early.
+for log in "$work"/logs/*_fuzz.*[0-9]; do
+  if grep -qE 'ERROR: |runtime error: |SUMMARY: ' "$log"; then
+    grep -aE -m 1 -A 45 'ERROR: |runtime error: |SUMMARY: ' "$log" | head -c 20000 >"$work/crashes/$(basename "$log").report"
+  fi
+done
+# archive NAME FOLDER: the smallest files first, as many as fit.
+archive() {
+  local pack ending
+  if command -v zstd >/dev/null; then pack='zstd -q -9' ending=zst; else pack='xz -2' ending=xz; fi
+  (cd "$2" && find . -type f -printf '%s %P\n' | sort -n | awk '{sum += $1 + 600; if (sum < 100e6) print $2}' >"$work/list")
+  for limit in 1000000 60000 20000 5000; do
+    head -n $limit "$work/list" | tar -C "$2" -cf - -T - | $pack >"$out/$1.tar.$ending"
+    [ "$(stat -c %s "$out/$1.tar.$ending")" -lt 16000000 ] && return
+  done
+}
+archive crashes "$work/crashes"
+archive corpus "$work/min"
+ls -l "$out"
+[ -z "$(ls "$work/crashes")" ]
