@@ -12,6 +12,7 @@
 
 #include "log_file.h"
 #include "option_echo.h"
+#include "option_table.h"
 #include "signals.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/ranks/launched.h"
@@ -53,6 +54,20 @@ HostScope::HostScope(const CommandHost& host) {
 
 HostScope::~HostScope() { current_host = nullptr; }
 
+namespace {
+
+// The parser reads an empty text, a script's variable that is not set, as 0.
+void refuse_empty_numbers(CLI::App& command) {
+  const auto check = [](const std::string& value) {
+    return value.empty() ? std::string("found nothing, expected a number") : std::string();
+  };
+  for (CLI::Option* option : command.get_options()) {
+    if (type_of(*option) == "int" || type_of(*option) == "float") option->check(check);
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<CLI::App> make_program() {
   auto program = std::make_unique<CLI::App>(
       "swiftprune: makes a language model smaller and faster, on the machine you have");
@@ -68,6 +83,7 @@ std::unique_ptr<CLI::App> make_program() {
         declare_doctor,   declare_completion, declare_man}) {
     declare(*program);
   }
+  for (CLI::App* command : program->get_subcommands({})) refuse_empty_numbers(*command);
   return program;
 }
 

@@ -13,13 +13,6 @@ std::string name_of(const CLI::Option& option) {
   return option.get_lnames().empty() ? option.get_snames().front() : option.get_lnames().front();
 }
 
-const char* type_of(const CLI::Option& option) {
-  if (option.get_items_expected_max() == 0) return "flag";
-  const std::string type = option.get_type_name();
-  if (type.starts_with("INT") || type.starts_with("UINT")) return "int";
-  return type.starts_with("FLOAT") ? "float" : "text";
-}
-
 Json describe(const CLI::Option& option, const Json& defaults) {
   const std::string name = name_of(option);
   return {{"name", name},
@@ -34,6 +27,13 @@ Json describe(const CLI::Option& option, const Json& defaults) {
 }
 
 }  // namespace
+
+std::string_view type_of(const CLI::Option& option) {
+  if (option.get_items_expected_max() == 0) return "flag";
+  const std::string type = option.get_type_name();
+  if (type.starts_with("INT") || type.starts_with("UINT")) return "int";
+  return type.starts_with("FLOAT") ? "float" : "text";
+}
 
 Json option_table(const CLI::App& program) {
   Json table = Json::array();

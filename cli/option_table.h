@@ -1,10 +1,15 @@
 // Every command with its options as data, for other faces of the program than its command line (python/).
 #pragma once
 
+#include <string_view>
+
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 namespace swiftprune::cli {
+
+// "flag", "int", "float" or "text"
+std::string_view type_of(const CLI::Option& option);
 
 // [{"name": "prune", "description": ..., "notes": its examples,
 //   "options": [{"name": "sparsity", "positional": false, "required": false,

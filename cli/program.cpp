@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -28,8 +29,9 @@ int complain(int exit_code, const std::string& message) {
 }
 
 int run_command(int argc, char** argv) {
-  const auto program = make_program();
+  std::unique_ptr<CLI::App> program;
   try {
+    program = make_program();  // asks the processor and so the environment, which may be wrong
     const std::vector<std::string> arguments = with_config({argv + 1, argv + argc});
     program->name(argv[0]);
     program->parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));

@@ -235,9 +235,7 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
                 "linear gets its bits and its zeros, by its sensitivity"
               : "Mean of bits a weight, as packed: each linear gets its bits, by its sensitivity")
       ->check(more_than_zero());
-  command
-      .add_option("--group", f.job.group,
-                  "With --quantize: inputs that share a scale: 32, 64 (default), 128 or row")
+  command.add_option("--group", f.job.group, std::string(kGroupHelp))
       ->check(CLI::IsMember({"32", "64", "128", "row"}));
   command
       .add_option(

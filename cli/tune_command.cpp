@@ -36,7 +36,7 @@ struct TuneFlags {
   std::optional<double> max_kl, sparsity;
   std::string method{kDefaultMethod};
   std::vector<std::string> quantize;
-  std::string group = "64";
+  std::string group;
   std::string embeddings;
   std::vector<std::string> skip;
   std::int64_t windows = 8, search_windows = 4;
@@ -248,7 +248,6 @@ void run(TuneFlags& flags) {
   options.budget = budget_of(flags);
   options.method = &method_by_name(flags.method);
   for (const std::string& bits : flags.quantize) options.bits.push_back(bits.back() - '0');
-  options.group = flags.group == "row" ? 0 : std::stoll(flags.group);
   if (!flags.embeddings.empty() && flags.quantize.empty())
     bad_usage("--quantize-embeddings: found {} without --quantize", flags.embeddings);
   options.table_bits = flags.embeddings.empty() ? 0 : flags.embeddings == "int8" ? 8 : 4;
@@ -271,6 +270,9 @@ void run(TuneFlags& flags) {
   const auto model = open_model(flags.common, flags.model);
   check_outside("--out", flags.out, flags.model);
   device->check_model(*model);
+  options.group = flags.group.empty()    ? default_group(model->config())
+                  : flags.group == "row" ? 0
+                                         : std::stoll(flags.group);
   flags.calibration.fit_to(*model);
   options.forward.compute = compute_by_name(flags.compute, *device);
   options.forward.progress = job.context().progress;
@@ -340,9 +342,8 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
           "Choose bits for each linear, too, among these: int8, int4, int3; with --method best or admm")
       ->delimiter(',')
       ->check(CLI::IsMember({"int8", "int4", "int3"}));
-  command.add_option("--group", f.group, "With --quantize: inputs that share a scale: 32, 64, 128 or row")
-      ->check(CLI::IsMember({"32", "64", "128", "row"}))
-      ->capture_default_str();
+  command.add_option("--group", f.group, std::string(kGroupHelp))
+      ->check(CLI::IsMember({"32", "64", "128", "row"}));
   command
       .add_option("--quantize-embeddings", f.embeddings,
                   "With --quantize: embedding and output projection in int8 or int4, too")

@@ -732,6 +732,12 @@ TEST_F(ImportLlama, KeysThatWouldChangeTheModel) {
     import(u32(key, 0));
     fs::remove_all(out());
   }
+  const auto causal = [](bool value) {
+    return LlamaFile{.extra = [=](GgufBuilder& b) { b.flag("llama.attention.causal", value); }};
+  };
+  import(causal(true));
+  fs::remove_all(out());
+  expect_bad(causal(false), "llama.attention.causal: found 0, which swiftprune does not read");
   expect_bad(u32("llama.expert_count", 8), "llama.expert_used_count is missing");  // Mixtral, then
   import(u32("llama.expert_count", 0));
   fs::remove_all(out());
@@ -756,6 +762,10 @@ TEST_F(ImportLlama, RefusesUnknownRope) {
   import(scaling("none"));
   EXPECT_TRUE(read_json(out() / "config.json").at("rope_scaling").is_null());
   fs::remove_all(out());
+  expect_bad(
+      {.extra =
+           [](GgufBuilder& b) { b.f32("llama.rope.scaling.factor", 4.0f).floats("rope_freqs.weight", {8}); }},
+      "llama.rope.scaling: found a rope scaling beside the tensor rope_freqs.weight");
   expect_bad({.extra = [](GgufBuilder& b) { b.floats("rope_freqs.weight", {8}); }},
              "tensor rope_freqs.weight: found 0 at 0, expected 1; this rope scaling is not Llama 3's");
   expect_bad({.extra = [](GgufBuilder& b) { b.floats("rope_freqs.weight", {5}); }},

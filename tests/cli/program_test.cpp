@@ -364,6 +364,11 @@ TEST_F(ProgramTest, RefusesWrongOptions) {
   };
   expect_refused(prune({"--sparsity", "1.5"}), 2, "--sparsity");
   expect_refused(prune({"--sparsity", "nan"}), 2, "--sparsity");
+  for (const char* number : {"--sparsity", "--seed"})
+    expect_refused(prune({number, ""}), 2, std::string(number) + ": found nothing, expected a number");
+  ::setenv("SWIFTPRUNE_ISA", "AVX9", 1);
+  expect_refused({"families"}, 2, "SWIFTPRUNE_ISA: found 'AVX9'");
+  ::unsetenv("SWIFTPRUNE_ISA");
   expect_refused(prune({"--device", "cpu", "--gpu-memory", "6XB"}), 2, "--gpu-memory");
   expect_refused(prune({"--pattern", "2:4", "--sparsity", "0.3"}), 2, "--sparsity");
   expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");

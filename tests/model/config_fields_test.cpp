@@ -139,6 +139,21 @@ TEST(ConfigFields, RopeParametersAreKnownToo) {
   EXPECT_NO_THROW(model_config(config));
 }
 
+TEST(ConfigFields, QuantisedCheckpointsAreRefusedByTheirMethod) {
+  json config = config_of(family_for({{"model_type", "llama"}}));
+  for (const std::string method : {"gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4"}) {
+    config["quantization_config"] = {{"quant_method", method}};
+    test::expect_error(
+        ErrorKind::kBadInput, [&] { model_config(config); }, "quantised by \"" + method + "\"",
+        "quantization_config");
+  }
+  json nested = read_json_file(test::model_folder("gemma3_with_vision") / "config.json");
+  nested["text_config"]["quantization_config"] = {{"bits", 4}};
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { model_config(nested); }, "text_config.quantization_config",
+      "unnamed method");
+}
+
 TEST(ConfigFields, CodeOfTheFolderIsNotRun) {
   const json map = {{"AutoConfig", "configuration_x.XConfig"},
                     {"AutoModelForCausalLM", "modeling_x.XForCausalLM"}};

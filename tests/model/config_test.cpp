@@ -498,5 +498,21 @@ TEST(OwnHead, IsUsedWhereItDiffers) {
   EXPECT_TRUE(equal->notes().empty());
 }
 
+// As a folder that was saved as a family with biases and is read as one without.
+TEST(UnusedParts, AreSaid) {
+  const test::TempDir dir;
+  test::TinyLlama tiny;
+  tiny.write(dir.path() / "plain");
+  for (const std::string block : {"model.layers.0.", "model.layers.1."})
+    tiny.add(block + "self_attn.q_proj.bias", {32});
+  tiny.add("model.layers.0.self_attn.rotary_emb.inv_freq", {4});  // a buffer that nobody needs
+  tiny.write(dir.path() / "biased");
+  EXPECT_TRUE(Model::open(dir.path() / "plain")->notes().empty());
+  const auto biased = Model::open(dir.path() / "biased");
+  ASSERT_EQ(biased->notes().size(), 1u);
+  EXPECT_THAT(biased->notes()[0], testing::HasSubstr("2 tensors belong to linears that have no such part"));
+  EXPECT_THAT(biased->notes()[0], testing::HasSubstr("model.layers.0.self_attn.q_proj.bias"));
+}
+
 }  // namespace
 }  // namespace swiftprune

@@ -54,6 +54,28 @@ TEST(Rope, FrequenciesByHand) {
   EXPECT_EQ(plain_rope({.rotary_size = 1, .max_positions = 64}).inverse_frequency.size(), 1u);
 }
 
+// transformers moves the field into the object, over what is there.
+TEST(Rope, OriginalPositionsBesideTheObjectCountFirst) {
+  for (const char* scaling :
+       {R"({"rope_type": "yarn", "factor": 4})",
+        R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4})",
+        R"({"rope_type": "longrope", "short_factor": [1, 2], "long_factor": [2, 4]})"}) {
+    nlohmann::json config = {{"rope_scaling", nlohmann::json::parse(scaling)}};
+    config["rope_scaling"]["original_max_position_embeddings"] = 16;
+    const RopeConfig inside = read_rope(ConfigReader(config), kFour);
+    config["rope_scaling"]["original_max_position_embeddings"] = 48;
+    config["original_max_position_embeddings"] = 16;
+    const RopeConfig beside = read_rope(ConfigReader(config), kFour);
+    EXPECT_EQ(beside.inverse_frequency, inside.inverse_frequency) << scaling;
+    EXPECT_EQ(beside.long_from, inside.long_from) << scaling;
+  }
+  // Rotations of each layer type have their own.
+  nlohmann::json layered = read_json_file(test::model_folder("gemma3_text_v5") / "config.json");
+  layered["original_max_position_embeddings"] = 16;
+  test::expect_error(
+      ErrorKind::kBadInput, [&] { model_config(layered); }, "original_max_position_embeddings");
+}
+
 TEST(Rope, OlderSpellings) {
   const char* with_type = R"({"type": "su", "short_factor": [1, 2], "long_factor": [2, 4]})";
   const char* with_rope_type = R"({"rope_type": "longrope", "short_factor": [1, 2], "long_factor": [2, 4]})";

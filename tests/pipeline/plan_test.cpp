@@ -42,6 +42,22 @@ TEST_F(PlanTest, HoldsEveryLinearOfEveryBlock) {
   EXPECT_NEAR(plan.sparsity(), 0.5, 1e-12);
 }
 
+TEST_F(PlanTest, TheDefaultGroupDividesEveryWidth) {
+  ModelConfig config = model_->config();
+  const auto widths = [&](std::int64_t hidden, std::int64_t inner) {
+    for (BlockConfig& block : config.blocks) {
+      for (LinearTensors& linear : block.qkv) linear.inputs = hidden;
+      for (LinearTensors& linear : block.up) linear.inputs = hidden;
+      block.attention_output.inputs = hidden;
+      block.down.inputs = inner;
+    }
+    return default_group(config);
+  };
+  EXPECT_EQ(widths(128, 192), 64);
+  EXPECT_EQ(widths(128, 96), 32);
+  EXPECT_EQ(widths(100, 96), 0);
+}
+
 TEST_F(PlanTest, SkipLeavesTensorsDense) {
   const Plan plan = uniform_plan(*model_, half(), {"*.down_proj.weight"});
   for (const PlanEntry& entry : plan.entries) {

@@ -212,6 +212,10 @@ TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
            {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", "type text"},
            {R"({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]})", "type text"},
            {R"({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]})", "type text"},
+           {R"({"messages": [{"role": "user", "content": 5}]})", "found 5, expected a text"},
+           {R"({"messages": [{"role": "user", "content": {"text": "x"}}]})", "expected a text"},
+           {R"({"messages": [{"content": "x"}]})", "messages: role"},
+           {R"({"messages": [{"role": null, "content": "x"}]})", "messages: role"},
            {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "logprobs"}}) {
     EXPECT_THAT(refusal_of([&] { chat(wrong); }), HasSubstr(reason)) << wrong;
   }

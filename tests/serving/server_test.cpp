@@ -218,26 +218,41 @@ TEST_F(ServerTest, HasTheStatusOfWhatIsWrong) {
   EXPECT_EQ(complete({{"prompt", "The"}, {"max_tokens", 1}})->status, 200);
 }
 
-TEST_F(ServerTest, KeepsConnectionsApartFromUnreadBodies) {
-  start();
+// What comes back on a connection until the server closes it.
+std::string raw_answers(int port, const std::string& request) {
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(server_->port()));
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string inner = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
-  const std::string outer =
-      "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(inner.size()) + "\r\n\r\n" +
-      inner;
-  ASSERT_EQ(::send(fd, outer.data(), outer.size(), 0), static_cast<ssize_t>(outer.size()));
+  EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string all;
   char buffer[4096];
   ssize_t n = 0;
   while ((n = ::recv(fd, buffer, sizeof(buffer), 0)) > 0) all.append(buffer, static_cast<std::size_t>(n));
   ::close(fd);
+  return all;
+}
+
+TEST_F(ServerTest, KeepsConnectionsApartFromUnreadBodies) {
+  start();
+  const std::string inner = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::string all = raw_answers(server_->port(), "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+                                                           std::to_string(inner.size()) + "\r\n\r\n" + inner);
   EXPECT_THAT(all, HasSubstr("HTTP/1.1 400"));
   EXPECT_EQ(all.find("HTTP/1.1", 10), std::string::npos);  // one answer, not two
+}
+
+TEST_F(ServerTest, TakesOneLengthAlone) {
+  start();
+  for (const char* lengths : {"Content-Length: 2\r\nContent-Length: 30\r\n", "Content-Length: -5\r\n",
+                              "Content-Length: 2, 30\r\n", "Content-Length: 99999999999999999999\r\n"}) {
+    const std::string all = raw_answers(
+        server_->port(), std::string("POST /v1/completions HTTP/1.1\r\nHost: x\r\n") + lengths + "\r\n{}");
+    EXPECT_THAT(all, HasSubstr("HTTP/1.1 400")) << lengths;
+    EXPECT_THAT(all, HasSubstr("Content-Length: expected one number")) << lengths;
+  }
 }
 
 TEST_F(ServerTest, AsksForAKey) {

@@ -31,6 +31,9 @@ class GgufBuilder {
   }
   GgufBuilder& u32(std::string_view key, std::uint32_t value) { return add(key, kU32, raw(value)); }
   GgufBuilder& f32(std::string_view key, float value) { return add(key, kF32, raw(value)); }
+  GgufBuilder& flag(std::string_view key, bool value) {
+    return add(key, kBool, std::string(1, value ? 1 : 0));
+  }
   GgufBuilder& text(std::string_view key, std::string_view value) {
     return add(key, kString, raw_text(value));
   }

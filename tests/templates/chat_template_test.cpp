@@ -101,6 +101,41 @@ TEST(ChatTemplates, AreFoundWhereTransformersFindsThem) {
   EXPECT_THAT(failure(*ChatTemplates::open(folder.path()), body), HasSubstr("none is the default"));
 }
 
+TEST(ChatTemplates, TextsReadPartsAsTexts) {
+  const char* const body =
+      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two "}]},
+                       {"role": "user", "content": "three"}]})";
+  const auto rendered = [&](const char* source, const char* sent) {
+    const test::TempDir folder;
+    test::write_text(folder.path() / "chat_template.jinja", source);
+    return ChatTemplates::open(folder.path())->render_parts(request(sent));
+  };
+  // Printed as Python writes it, left out, refused by the template, added to a text.
+  EXPECT_EQ(rendered("{% for m in messages %}[{{ m.content }}]{% endfor %}", body), "[one\ntwo ][three]");
+  EXPECT_EQ(rendered("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}", body),
+            "[one\ntwo][three]");
+  EXPECT_EQ(
+      rendered("{% for m in messages %}{% if m.content is string %}[{{ m.content }}]{% endif %}{% endfor %}",
+               body),
+      "[one\ntwo ][three]");
+  EXPECT_EQ(
+      rendered("{% for m in messages %}{% if m.content is not string %}{{ raise_exception('no') }}{% endif %}"
+               "{{ '[' + m.content + ']' }}{% endfor %}",
+               body),
+      "[one\ntwo ][three]");
+  // Templates that know parts get them.
+  const char* const parts =
+      "{% for m in messages %}[{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+      "{{ p.text | trim }};{% endfor %}{% endif %}]{% endfor %}";
+  EXPECT_EQ(rendered(parts, body), "[one;two;][three]");
+  EXPECT_EQ(rendered(parts, R"({"messages": [{"role": "user", "content": "three"}]})"), "[three]");
+  // An unfinished last message goes on behind its last part.
+  EXPECT_EQ(rendered("{% for m in messages %}[{{ m.content }}]{% endfor %}",
+                     R"({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}],
+                         "continue_final_message": true})"),
+            "[a");
+}
+
 TEST(ChatTemplates, RefusalsSayWhy) {
   const test::TempDir folder;
   test::write_text(folder.path() / "chat_template.jinja",

@@ -148,6 +148,25 @@ TEST_F(CorpusFile, WhatIsNoTextIsNamed) {
   expect_named("version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer", "git lfs pull");
 }
 
+TEST_F(CorpusFile, NamesCountHoweverTheyAreWritten) {
+  EXPECT_EQ(read_corpus(write("A.JSONL", "{\"text\": \"one\"}")).documents, std::vector<std::string>{"one"});
+  EXPECT_EQ(read_corpus(write("A.JSON", "[\"one\", \"two\"]")).documents,
+            (std::vector<std::string>{"one", "two"}));
+  for (const char* name : {"table.csv", "TABLE.TSV"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { read_corpus(write(name, "text\nOnce")); }, "found a table", "to_json");
+  }
+}
+
+TEST_F(CorpusFile, LinesOfJsonInAPlainTextAreSaid) {
+  const Corpus lines = read_corpus(write("lines.txt", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n"));
+  EXPECT_EQ(lines.documents.size(), 1u);
+  ASSERT_EQ(lines.notes.size(), 1u);
+  EXPECT_NE(lines.notes.front().find(".jsonl"), std::string::npos);
+  for (const char* text : {"{braces} of prose", "[1]", "", "{\"unfinished\": "})
+    EXPECT_TRUE(read_corpus(write("plain.txt", text)).notes.empty()) << text;
+}
+
 TEST_F(CorpusFile, TokenIds) {
   const auto u16 = write("a.u16", std::string("\x01\x00\xFF\xFF\x00\x01", 6));
   EXPECT_EQ(read_token_ids(u16, 65'536), (Ids{1, 65'535, 256}));

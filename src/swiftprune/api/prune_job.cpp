@@ -293,6 +293,12 @@ class Pruning {
 std::optional<PruneReport> prune(const PruneJob& job, PreparedPrune prepared, const Model& model,
                                  Device& device, const JobOrigin& origin, const NoteFn& note,
                                  Communicator& ranks) {
+  const std::int64_t group = default_group(model.config());
+  if (job.group.empty() && prepared.plan.quantizes() && group != QuantGrid{}.group) {
+    note(fmt::format("groups of {} inputs do not divide the width of every linear: a scale for {} (--group)",
+                     QuantGrid{}.group,
+                     group == 0 ? std::string("each whole row") : fmt::format("{} inputs each", group)));
+  }
   return Pruning(job, std::move(prepared), model, device, origin, note, ranks).run();
 }
 

@@ -83,7 +83,7 @@ struct QuantizeJob : PruneJob {
 // -- What run() is made of, for the commands, which have the model and the device open.
 
 // What the linears are put on; with `bits` those to choose from, the finest first; empty: none.
-std::vector<QuantGrid> grids_of(const PruneJob& job);
+std::vector<QuantGrid> grids_of(const PruneJob& job, const ModelConfig& model);
 
 // What will be done, decided and asked of the device: nothing is computed yet. Throws Error{kUsage}.
 struct PreparedPrune {

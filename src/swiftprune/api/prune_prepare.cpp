@@ -60,7 +60,8 @@ Plan make_plan(const Model& model, const PruneJob& job, const Method& method) {
   }
   defaults.score = !job.score.empty() ? parse_score(job.score) : n_m ? method.n_m_score : method.score;
   defaults.refine = !job.refine.empty() ? parse_refine(job.refine) : method.refine;
-  if (const std::vector<QuantGrid> grids = grids_of(job); !grids.empty()) defaults.grid = grids.front();
+  if (const std::vector<QuantGrid> grids = grids_of(job, model.config()); !grids.empty())
+    defaults.grid = grids.front();
   defaults.low_rank = job.low_rank;
   if (job.allocate == "sensitivity") {
     if (!job.plan_file.empty())
@@ -109,17 +110,20 @@ std::int64_t parse_windows(const std::string& text) {
 
 }  // namespace
 
-std::vector<QuantGrid> grids_of(const PruneJob& job) {
+std::vector<QuantGrid> grids_of(const PruneJob& job, const ModelConfig& model) {
   if (job.quantize.empty() && !job.bits && job.zeros) {
     if (job.group.empty() && !job.asymmetric) return {};
     bad_usage("{}: found without --quantize, which it is about; add --quantize int4, say",
               job.group.empty() ? "--asymmetric" : "--group");
   }
-  const std::string group = job.group.empty() ? fmt::format("{}", QuantGrid{}.group) : job.group;
   std::vector<QuantGrid> grids;
   for (const int bits : kQuantBits) {
-    grids.push_back(parse_grid(fmt::format("int{}({}{})", bits, group, job.asymmetric ? ",asymmetric" : ""),
-                               "--quantize"));
+    if (job.group.empty()) {
+      grids.push_back({.bits = bits, .group = default_group(model), .asymmetric = job.asymmetric});
+    } else {
+      grids.push_back(parse_grid(
+          fmt::format("int{}({}{})", bits, job.group, job.asymmetric ? ",asymmetric" : ""), "--quantize"));
+    }
   }
   const std::string names = !job.quantize.empty() ? job.quantize : job.bits ? "" : "int4";
   if (names.empty()) return grids;
@@ -143,7 +147,7 @@ PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, C
   prepared.allocates = allocates(job, method, model);
   if (job.bits) {
     prepared.bits = BitsGoal{.mean = *job.bits, .bits = {}, .zeros = job.zeros};
-    for (const QuantGrid& grid : grids_of(job)) prepared.bits->bits.push_back(grid.bits);
+    for (const QuantGrid& grid : grids_of(job, model.config())) prepared.bits->bits.push_back(grid.bits);
     check_bits(*prepared.bits, prepared.plan);
   }
 

@@ -112,7 +112,9 @@ void check_keys(const GgufFile& file, const GgufArchitecture& architecture) {
     const auto neutral = std::find_if(std::begin(kNeutralKeys), std::end(kNeutralKeys),
                                       [&](const auto& entry) { return entry.first == suffix; });
     const double none = neutral == std::end(kNeutralKeys) ? 0.0 : neutral->second;
-    const auto differs = [&](double number) { return number != none && number != 0.0; };
+    // Absent is what is computed here; false is a model that also looks ahead.
+    const bool zero_is_none = suffix != "attention.causal";
+    const auto differs = [&](double number) { return number != none && !(zero_is_none && number == 0.0); };
     if (!is_text && std::none_of(numbers.begin(), numbers.end(), differs)) continue;
     bad_input("{}: {}: found {}, which swiftprune does not read: the model would come out as another one",
               file.name(), key,

@@ -149,9 +149,17 @@ void complete_llama(const GgufFile& file, Json& config) {
   require_full_rotation(file, head_dim);
   config["head_dim"] = head_dim;
   const GgufTensor* table = file.find("rope_freqs.weight");
-  config["rope_scaling"] = table == nullptr
-                               ? rope_scaling(file)
-                               : llama3_rope_scaling(file, *table, config.at("rope_theta"), head_dim);
+  Json scaling = rope_scaling(file);
+  if (table != nullptr) {
+    // llama.cpp applies both.
+    if (!scaling.is_null()) {
+      bad_input(
+          "{}: {}: found a rope scaling beside the tensor {}, expected one of them: transformers has one",
+          file.name(), key_of(file, "rope.scaling"), table->name);
+    }
+    scaling = llama3_rope_scaling(file, *table, config.at("rope_theta"), head_dim);
+  }
+  config["rope_scaling"] = std::move(scaling);
 }
 
 void complete_qwen2(const GgufFile& file, Json& config) {

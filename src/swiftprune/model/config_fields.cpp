@@ -175,8 +175,8 @@ bool repeats_another(const ConfigReader& c, std::string_view name, const nlohman
   };
   if (name == "head_dim")
     return c.has("num_attention_heads") && equals("hidden_size", c.integer("num_attention_heads"));
-  if (name == "original_max_position_embeddings")
-    return value.is_number() && !c.has("rope_scaling") && !c.has("rope_parameters");
+  // read_rope() reads it.
+  if (name == "original_max_position_embeddings") return value.is_number();
   if (name == "sliding_window" && value.is_number_integer() && c.has("max_position_embeddings"))
     return value.get<std::int64_t>() >= c.integer("max_position_embeddings");
   return false;

@@ -188,18 +188,27 @@ void for_each_tensor_name(ModelConfig& m, const std::function<void(std::string&)
 
 }  // namespace
 
+namespace {
+
+void check_not_quantized(const ConfigReader& c, const ModelFamily& family) {
+  constexpr std::string_view kField = "quantization_config";
+  if (!c.has(kField)) return;
+  const std::string method = c.child(kField).text("quant_method", "");
+  if (family.reads_mxfp4 && method == "mxfp4") return;
+  bad_input("{}: found a checkpoint quantised by {}, expected F32, F16 or BF16 weights; dequantise it first",
+            c.where(kField), method.empty() ? "an unnamed method (no quant_method)" : json_quoted(method));
+}
+
+}  // namespace
+
 ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>* notes) {
   const ModelFamily& family = family_for(config);
   const TextTower* tower = text_tower_of(config);
   const nlohmann::json text_config = text_model_config(config);
   const ConfigReader c(config),
       text(text_config, has_text_config(config) && tower != nullptr ? "text_config." : "");
-  const bool readable = family.reads_mxfp4 && c.has("quantization_config") &&
-                        c.child("quantization_config").text("quant_method", "") == "mxfp4";
-  if (c.has("quantization_config") && !readable) {
-    bad_input("{}: found a quantised checkpoint, expected F32, F16 or BF16 weights; dequantise it first",
-              c.where("quantization_config"));
-  }
+  check_not_quantized(c, family);
+  check_not_quantized(text, family);
   check_fields(text, family.name, family.fields, notes);
   ModelConfig model = family.configure(text);
   if (!is_in_list("layer_types", family.fields)) check_layer_types(text, model);

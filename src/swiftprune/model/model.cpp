@@ -186,6 +186,28 @@ void use_own_head(const Checkpoint& checkpoint, ModelConfig& m, std::vector<std:
       (checkpoint.folder() / own->file).string(), m.own_head));
 }
 
+// Parts of linears that the file has and the model of config.json has not: left aside, as transformers does, but
+// the file's model was another one.
+void note_unused_parts(const Checkpoint& checkpoint, const ModelConfig& m, std::vector<std::string>& notes) {
+  std::vector<std::string> unused;
+  const auto look = [&](const std::string& module, bool bias) {
+    for (const char* part : {".bias", ".weight_scale", ".weight_scale_inv"}) {
+      if (bias && std::string_view(part) == ".bias") continue;
+      if (checkpoint.find(module + part) != nullptr) unused.push_back(module + part);
+    }
+  };
+  for (const BlockConfig& block : m.blocks) {
+    for (const LinearTensors& linear : linears_of(block)) look(linear.name, linear.bias);
+  }
+  if (constexpr std::string_view kWeight = ".weight"; m.own_head.ends_with(kWeight))
+    look(m.own_head.substr(0, m.own_head.size() - kWeight.size()), m.head_bias.has_value());
+  if (unused.empty()) return;
+  notes.push_back(fmt::format(
+      "{}: {} tensors belong to linears that have no such part by config.json ({}, ...): left aside, as "
+      "transformers does; is it the right config.json?",
+      checkpoint.folder().string(), unused.size(), unused.front()));
+}
+
 }  // namespace
 
 FinalNorm::FinalNorm(const Checkpoint& checkpoint, const ModelConfig& model) : model_(model) {
@@ -268,6 +290,7 @@ Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_
   config_ = model_config(checkpoint_.config(), &notes_);
   use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
+  note_unused_parts(checkpoint_, config_, notes_);
   embedding_.emplace(checkpoint_, config_);
   if (config_.embedding_norm) embedding_norm_ = EmbeddingNorm(checkpoint_, config_);
 }

@@ -11,6 +11,7 @@
 namespace swiftprune {
 namespace {
 
+constexpr std::string_view kOriginalPositions = "original_max_position_embeddings";
 constexpr double kTurn = 2.0 * std::numbers::pi;
 
 struct RopeInput {
@@ -20,7 +21,7 @@ struct RopeInput {
 
   std::int64_t original_positions() const {
     if (options.original_positions) return *options.original_positions;
-    return parameters.integer("original_max_position_embeddings", options.max_positions);
+    return parameters.integer(kOriginalPositions, options.max_positions);
   }
 };
 
@@ -134,8 +135,7 @@ void scale_longrope(RopeConfig& rope, const RopeInput& in) {
   rope.inverse_frequency = divided(rope.inverse_frequency, in.parameters, "short_factor");
   rope.long_from = in.original_positions();
   if (rope.long_from < 2) {
-    bad_input("{}: found {}, expected at least 2", in.parameters.where("original_max_position_embeddings"),
-              rope.long_from);
+    bad_input("{}: found {}, expected at least 2", in.parameters.where(kOriginalPositions), rope.long_from);
   }
   const auto original = static_cast<double>(rope.long_from);
   const double factor =
@@ -221,6 +221,9 @@ RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOption
 RopeConfig read_rope(const ConfigReader& config, const RopeOptions& given) {
   RopeOptions options = given;
   options.theta = config.positive("rope_theta", given.theta);
+  // Beside the object it counts before the one inside, as in transformers.
+  if (!options.original_positions && config.has(kOriginalPositions))
+    options.original_positions = config.integer(kOriginalPositions);
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
     if (!config.has(key)) continue;
     const ConfigReader parameters = config.child(key);
@@ -239,6 +242,10 @@ RopeConfig read_rope(const ConfigReader& config, const RopeOptions& given) {
 std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& c, const RopeOptions& sliding,
                                             const RopeOptions& given_full) {
   RopeOptions full = given_full;
+  if (c.has(kOriginalPositions) && (c.has("rope_parameters") || c.has("rope_scaling"))) {
+    bad_input("{}: found beside rotations of each layer type, expected inside them",
+              c.where(kOriginalPositions));
+  }
   std::vector<RopeConfig> ropes = {plain_rope(sliding), plain_rope(full)};
   if (c.has("rope_parameters")) {
     const ConfigReader by_type = c.child("rope_parameters");

@@ -22,22 +22,11 @@ struct FewBits {
   std::string folder() const { return fmt::format("int{}-{}", grid.bits, method->name); }
 };
 
-// The default group, or where it does not divide every width the next one that does.
-std::int64_t common_group(const Model& model) {
-  for (const std::int64_t group : {QuantGrid{}.group, std::int64_t{32}}) {
-    bool divides = true;
-    for (const BlockWeight& weight : block_weights(model.config()))
-      divides = divides && weight.tensors.inputs % group == 0;
-    if (divides) return group;
-  }
-  return 0;
-}
-
 std::vector<FewBits> few_bits_of(const Model& model) {
   std::vector<FewBits> list;
   for (const int bits : kQuantBits) {
     for (const char* method : {"rtn", "best"})
-      list.push_back({&method_by_name(method), {.bits = bits, .group = common_group(model)}});
+      list.push_back({&method_by_name(method), {.bits = bits, .group = default_group(model.config())}});
   }
   return list;
 }

@@ -225,6 +225,15 @@ std::int64_t Plan::low_rank() const {
   return most;
 }
 
+std::int64_t default_group(const ModelConfig& model) {
+  const std::vector<BlockWeight> weights = block_weights(model);
+  for (const std::int64_t group : {QuantGrid{}.group, kQuantGroups[0]}) {
+    if (std::ranges::all_of(weights, [&](const BlockWeight& w) { return w.tensors.inputs % group == 0; }))
+      return group;
+  }
+  return 0;
+}
+
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip) {
   check_sparsity(defaults.sparsity, "--sparsity");
   Plan plan;

@@ -77,6 +77,12 @@ struct PlanDefaults {
   std::optional<QuantGrid> grid = {};
   std::int64_t low_rank = 0;
 };
+// Inputs of a group where none are asked for: QuantGrid's, or where they do not divide every linear's width the
+// next that do, or whole rows (0).
+std::int64_t default_group(const ModelConfig& model);
+inline constexpr std::string_view kGroupHelp =
+    "With --quantize: inputs that share a scale: 32, 64, 128 or row; by default 64, or where these do not "
+    "divide every width 32, or row";
 Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::vector<std::string>& skip);
 
 // Does the pattern fix another sparsity?

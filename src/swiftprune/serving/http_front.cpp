@@ -1,6 +1,7 @@
 #include "swiftprune/serving/http_front.h"
 
 #include <algorithm>
+#include <cctype>
 #include <exception>
 #include <new>
 
@@ -24,6 +25,13 @@ void close_after(httplib::Response& response) {
                                   sink.write(body->data(), body->size());
                                   return false;  // makes the library close the connection
                                 });
+}
+
+// Two lengths, or one that is no number, end a request in places that two readers see differently.
+bool has_one_length(const httplib::Request& request) {
+  const std::string length = request.get_header_value("Content-Length");
+  return request.get_header_value_count("Content-Length") == 1 && !length.empty() && length.size() <= 18 &&
+         std::all_of(length.begin(), length.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
 struct Body {
@@ -150,8 +158,11 @@ void HttpFront::attach(httplib::Server& http) {
     // What is not read, or could be read in two ways, would be taken for another request.
     const bool unread =
         bodiless && (chunked || (counted && request.get_header_value("Content-Length") != "0"));
-    if (!unread && !(chunked && counted)) return Done::Unhandled;
-    answer(response, ApiError{400, "invalid_request_error", "a body that is not expected here"});
+    const bool unclear = counted && !has_one_length(request);
+    if (!unread && !unclear && !(chunked && counted)) return Done::Unhandled;
+    answer(response,
+           ApiError{400, "invalid_request_error",
+                    unclear ? "Content-Length: expected one number" : "a body that is not expected here"});
     close_after(response);
     return Done::Handled;
   });

@@ -273,13 +273,21 @@ std::vector<Prompt> prompts_of(const RequestFields& fields, const ApiModel& mode
   return prompts;
 }
 
-// Parts of messages that this server can give to a model: a template would write other ones as empty marks.
-void check_parts(const RequestFields& fields) {
+// What this server can give to a model: a template would write other contents as Python shows them, and other
+// parts as empty marks.
+void check_messages(const RequestFields& fields) {
   const Json* messages = fields.find("messages");
   if (messages == nullptr || !messages->is_array()) return;  // the template's reader says so
   for (const Json& message : *messages) {
-    if (!message.is_object() || !message.contains("content") || !message["content"].is_array()) continue;
-    for (const Json& part : message["content"]) {
+    if (!message.is_object()) continue;
+    if (!message.contains("role") || !message["role"].is_string())
+      refuse("messages: role: expected a text, such as user, in each message");
+    const Json content = message.value("content", Json());
+    if (content.is_null() || content.is_string()) continue;
+    if (!content.is_array())
+      refuse(fmt::format("messages: content: found {}, expected a text, or parts of the type text",
+                         shown(content)));
+    for (const Json& part : content) {
       if (!part.is_object() || !part.contains("type") || part["type"] != "text" || !part.contains("text") ||
           !part["text"].is_string())
         refuse("messages: content: expected a text, or parts of the type text");
@@ -297,7 +305,7 @@ Prompt chat_prompt(const std::string& body, const Tokenizer& tokenizer,
         templates::chat_request_of(templates::parse_json_value(body, "body"));
     if (request.messages.size() > kMaxMessages)
       refuse(fmt::format("messages: found {}, expected at most {}", request.messages.size(), kMaxMessages));
-    text = chat.render(request);
+    text = chat.render_parts(request);
   } catch (const Error& error) {
     refuse(error.what());
   }
@@ -317,7 +325,7 @@ ApiRequest parse_chat(const std::string& body, const ApiModel& model, const temp
   const RequestFields fields(body, Endpoint::kChat);
   if (chat == nullptr)
     refuse("this model's folder has no chat template; use /v1/completions, or serve it with --chat-template");
-  check_parts(fields);
+  check_messages(fields);
   std::vector<Prompt> prompts;
   prompts.push_back(chat_prompt(body, model.tokenizer, *chat));
   return make_request(fields, model, limits, std::move(prompts), true);

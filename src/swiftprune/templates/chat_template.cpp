@@ -118,6 +118,58 @@ std::string cut_at_tag(const std::string& rendered, const std::string& final_tex
   return std::string(stripped(before, nullptr, Side::kRight));
 }
 
+const Values* parts_of(const Value& message) {
+  const Dict* dict = message.as<Dict>();
+  const Value* content = dict == nullptr ? nullptr : dict->find("content");
+  return content != nullptr && content->is<List>() ? content->sequence() : nullptr;
+}
+
+const std::string* text_of_part(const Value& part) {
+  const Dict* dict = part.as<Dict>();
+  const Value* text = dict == nullptr ? nullptr : dict->find("text");
+  return text == nullptr ? nullptr : text->text();
+}
+
+// Nothing: no message has a list of texts.
+std::optional<ChatRequest> with_joined_parts(const ChatRequest& request) {
+  ChatRequest joined = request;
+  bool changed = false;
+  for (Value& message : joined.messages) {
+    const Values* parts = parts_of(message);
+    if (parts == nullptr) continue;
+    std::string all;
+    for (const Value& part : *parts) {
+      const std::string* text = text_of_part(part);
+      if (text == nullptr) return std::nullopt;
+      if (&part != &parts->front()) all += '\n';
+      all += *text;
+    }
+    DictBuilder builder(*message.as<Dict>());
+    builder.set("content", Value(std::move(all)));
+    message = Value(builder.build());
+    changed = true;
+  }
+  return changed ? std::optional(std::move(joined)) : std::nullopt;
+}
+
+// Every part's text is there, and no list as Python writes it.
+bool shows_parts(const std::string& rendered, const ChatRequest& request) {
+  for (const Value& message : request.messages) {
+    const Values* parts = parts_of(message);
+    if (parts == nullptr || parts->empty()) continue;
+    // An unfinished last message ends in the middle of its list.
+    std::string printed = repr(*message.as<Dict>()->find("content"));
+    if (request.continued_field && &message == &request.messages.back())
+      printed.resize(printed.rfind(repr_of_text(*text_of_part(parts->back()))));
+    if (rendered.find(printed) != std::string::npos) return false;
+    for (const Value& part : *parts) {
+      if (rendered.find(stripped(*text_of_part(part), nullptr, Side::kBoth)) == std::string::npos)
+        return false;
+    }
+  }
+  return true;
+}
+
 std::optional<nlohmann::json> read_object(const fs::path& file) {
   if (!fs::is_regular_file(file)) return std::nullopt;
   nlohmann::json json = read_json_file(file);
@@ -255,6 +307,18 @@ std::string ChatTemplates::render(const ChatRequest& request, const RenderOption
                         fmt::format("chat template {}: {}", source.where, error.what()));
   }
   return request.continued_field ? cut_at_tag(rendered, final_text) : rendered;
+}
+
+std::string ChatTemplates::render_parts(const ChatRequest& request, const RenderOptions& options) const {
+  const std::optional<ChatRequest> joined = with_joined_parts(request);
+  if (!joined) return render(request, options);
+  try {
+    std::string rendered = render(request, options);
+    if (shows_parts(rendered, request)) return rendered;
+  } catch (const TemplateError&) {
+    // What is wrong with more than the lists comes again below.
+  }
+  return render(*joined, options);
 }
 
 }  // namespace swiftprune::templates

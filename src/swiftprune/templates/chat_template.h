@@ -42,6 +42,10 @@ class ChatTemplates {
 
   // Throws TemplateError with the template's name, but for what the template itself refuses.
   std::string render(const ChatRequest& request, const RenderOptions& options = {}) const;
+  // Where contents are lists of parts of the type text, many templates know texts alone: transformers prints
+  // such a list as Python writes it, or nothing, or fails. They get the parts' texts joined by line ends, as
+  // vLLM and llama.cpp do; templates that go through the parts get the lists.
+  std::string render_parts(const ChatRequest& request, const RenderOptions& options = {}) const;
 
  private:
   struct Source {

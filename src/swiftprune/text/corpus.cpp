@@ -10,6 +10,7 @@
 #include "swiftprune/core/read_file.h"
 #include "swiftprune/text/json_lines.h"
 #include "swiftprune/text/parse_text.h"
+#include "swiftprune/text/text_file.h"
 
 namespace swiftprune {
 namespace {
@@ -91,6 +92,36 @@ std::size_t id_bytes(const std::filesystem::path& file) {
             file.extension().string());
 }
 
+// Of a plain text whose first line is an object as a line of JSON Lines.
+bool looks_like_json_lines(std::string_view text) {
+  const std::string_view line = text.substr(0, text.find('\n'));
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  if (line.size() > kMostBytes || line.find_first_not_of(" \t\r") == std::string_view::npos) return false;
+  if (line[line.find_first_not_of(" \t\r")] != '{') return false;
+  OddParts odd;
+  const std::vector<JsonLine> found = parse_json_lines(line, "", &odd);
+  return !found.empty() && found.front().value.is_object();
+}
+
+Corpus plain_corpus(TextFile text, Corpus corpus) {
+  const std::string extension = lower_extension(text.name);
+  if (extension == ".csv" || extension == ".tsv") {
+    bad_input(
+        "{}: found a table ({}), expected text, JSON or JSON Lines; write its text column as JSON Lines "
+        "(pandas: to_json(orient=\"records\", lines=True)), or name it .txt if it is text",
+        corpus.name, extension);
+  }
+  check_utf8(text.bytes, corpus.name);
+  if (looks_like_json_lines(text.bytes)) {
+    corpus.notes.push_back(fmt::format(
+        "{}: read as plain text, braces and names included, though it begins with a JSON object; as .jsonl "
+        "a member of each line would be read",
+        corpus.name));
+  }
+  corpus.documents.push_back(std::move(text.bytes));
+  return corpus;
+}
+
 }  // namespace
 
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field) {
@@ -101,11 +132,8 @@ Corpus parse_corpus(const std::filesystem::path& file, std::string bytes, const 
   Corpus corpus{file.string(), {}};
   TextFile text = parse_text_file(file, std::move(bytes));
   const bool lines = is_json_lines(text.name);
-  if (!lines && text.name.extension() != ".json") {
-    check_utf8(text.bytes, corpus.name);
-    corpus.documents.push_back(std::move(text.bytes));
-    return corpus;
-  }
+  if (!lines && lower_extension(text.name) != ".json")
+    return plain_corpus(std::move(text), std::move(corpus));
   OddParts odd;
   for (const JsonLine& part : lines ? parse_json_lines(text.bytes, corpus.name, &odd)
                                     : json_parts(text.bytes, corpus.name, field, odd)) {

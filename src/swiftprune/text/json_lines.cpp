@@ -6,6 +6,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/text/text_file.h"
 
 namespace swiftprune {
 namespace {
@@ -40,7 +41,8 @@ void OddParts::leave_out(const std::string& message) {
 }
 
 bool is_json_lines(const std::filesystem::path& file) {
-  return file.extension() == ".jsonl" || file.extension() == ".ndjson";
+  const std::string extension = lower_extension(file);
+  return extension == ".jsonl" || extension == ".ndjson";
 }
 
 std::optional<std::string> mended_json(std::string_view text) {

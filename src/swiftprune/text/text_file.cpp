@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <limits>
 #include <memory>
 
@@ -108,6 +109,13 @@ std::string unzstd(std::string_view bytes, const std::string& file) {
 
 }  // namespace
 
+std::string lower_extension(const std::filesystem::path& file) {
+  std::string extension = file.extension().string();
+  std::ranges::transform(extension, extension.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return extension;
+}
+
 TextFile read_text_file(const std::filesystem::path& file) { return parse_text_file(file, file_bytes(file)); }
 
 TextFile parse_text_file(const std::filesystem::path& file, std::string bytes) {
@@ -115,7 +123,8 @@ TextFile parse_text_file(const std::filesystem::path& file, std::string bytes) {
   const bool gzip = result.bytes.starts_with(kGzip), zstd = result.bytes.starts_with(kZstd);
   if (gzip || zstd) {
     result.bytes = gzip ? gunzip(result.bytes, file.string()) : unzstd(result.bytes, file.string());
-    if (file.extension() == ".gz" || file.extension() == ".zst") result.name.replace_extension();
+    const std::string extension = lower_extension(file);
+    if (extension == ".gz" || extension == ".zst") result.name.replace_extension();
   }
   for (const Foreign& foreign : kForeign) {
     if (result.bytes.starts_with(foreign.start)) {

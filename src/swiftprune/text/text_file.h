@@ -15,6 +15,8 @@ struct TextFile {
   std::string bytes;           // decompressed, without a byte order mark
 };
 
+// ".jsonl" of "A.JSONL": what a name says of the content, however it is written.
+std::string lower_extension(const std::filesystem::path& file);
 // Error{kBadInput} for what cannot be text and what to do about it (parquet, UTF-16, other archives), and for
 // a broken or too large compressed file. Whether the bytes are UTF-8 is not looked at.
 TextFile read_text_file(const std::filesystem::path& file);
