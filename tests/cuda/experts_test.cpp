@@ -296,12 +296,14 @@ TEST_P(CudaExpertsTest, RefusesPackedExperts) {
   const auto& experts = *experts_of(model_->config());
   const ExpertTensors tensors(model_->checkpoint(), experts, model_->config().hidden_size);
   if (tensors.form() != ExpertForm::kSeparate || tensors.dtype(0, ExpertPart::kDown) == DType::kF32) return;
-  const std::vector<std::string> first{
-      expert_linear(experts, model_->config().hidden_size, 0, ExpertPart::kGate).name + ".weight"};
-  pack_checkpoint(model_->checkpoint(), first, dir_.path() / "packed", {});
-  const auto packed = Model::open(dir_.path() / "packed");
-  expect_error(ErrorKind::kUsage, [&] { cuda::make_generator(*packed, ComputeType::kBF16, 1, 8, {}); },
-               {"packed expert", "use --device cpu", "unpack"});
+  for (const ExpertPart part : parts_of(experts)) {
+    const std::filesystem::path folder = dir_.path() / std::to_string(static_cast<int>(part));
+    const LinearTensors first = expert_linear(experts, model_->config().hidden_size, 0, part);
+    pack_checkpoint(model_->checkpoint(), {first.name + ".weight"}, folder, {});
+    const auto packed = Model::open(folder);
+    expect_error(ErrorKind::kUsage, [&] { cuda::make_generator(*packed, ComputeType::kBF16, 1, 8, {}); },
+                 {"packed expert", "use --device cpu", "unpack"});
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaExpertsTest, ::testing::ValuesIn(test::gpu_expert_model_names()),

@@ -108,7 +108,7 @@ TEST_P(CudaPipelineTest, PruningAgreesWithTheCpu) {
                                           {Recipe{"paper", "none", "1:4", kPruned}, 0.999},
                                           {Recipe{"wanda", "admm(20,15)", "row", kPruned}, 0.96},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kPruned}, 0.95},
-                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.95},
+                                          {Recipe{"wanda", "aligned-admm(20,15)", "2:4", kPruned}, 0.94},
                                           {Recipe{"wanda", "aligned-admm(20,15)", "row", kDense}, 0.96},
                                           {Recipe{"magnitude", "none", "layer", kDense}, 1.0},
                                           {Recipe{"magnitude", "none", "block:4x4", kDense}, 1.0},

@@ -173,7 +173,7 @@ TEST_F(CudaRefinementTest, AgreesWithTheCpu) {
       EXPECT_EQ(counted, static_cast<unsigned long long>(zeros)) << what;
       EXPECT_EQ(counters.not_finite, 0u);
       const double agreement = static_cast<double>(same) / static_cast<double>(found.numel());
-      EXPECT_GE(agreement, 0.985)
+      EXPECT_GE(agreement, dtype == DType::kF16 ? 0.985 : 0.99)
           << what;  // weights near the threshold, after twenty steps of other roundings
       // What the mask's few differences cost, measured where it counts: in the outputs.
       Matrix y(kTokens, kOutputs);

@@ -161,6 +161,7 @@ class Pruning {
     }
     if (prepared_.packs) return;
     writing_.emplace(ranks_, job_.out, writer_ ? writer_->temporary_folder() : "");
+    if (const auto told = writing_->note(job_.out)) note_(*told);
     if (!writing_->is_shared()) return;
     if (!writer_) writer_.emplace(job_.out, layout, leftover, writing_->temporary());
     writer_->share(writing_->share());

@@ -215,6 +215,7 @@ std::optional<ShrinkReport> shrink_experts(const ShrinkingOf& run, RemoveExperts
     return std::make_unique<ExpertCheckpoint>(model, options.keep, job.out,
                                               job.resume ? Leftover::kContinue : Leftover::kDiscard, joined);
   });
+  if (const auto told = writing.note(job.out)) run.note(*told);
   ShrinkReport report;
   report.calibration = job.calibration.record(windows);
   if (ranks.is_first()) {

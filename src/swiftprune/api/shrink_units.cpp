@@ -175,6 +175,7 @@ std::optional<ShrinkReport> shrink_units(const ShrinkingOf& run, UnitsToRemove p
     return std::make_unique<ShrunkCheckpoint>(model, choice.shape, choice.removed_layers, job.out, biases,
                                               joined);
   });
+  if (const auto told = writing.note(job.out)) run.note(*told);
   NoUnitsOutput nowhere;
   ShrinkOutput& to = output ? static_cast<ShrinkOutput&>(*output) : nowhere;
   shrunk.result = device.shrink(model, choice.shape, choice.removed_layers, windows, options, to);

@@ -55,6 +55,11 @@ SharedWriting::SharedWriting(Communicator& ranks, const fs::path& out, const fs:
   if (ranks.is_first()) fs::remove(temporary / kSeenFile);
 }
 
+std::optional<std::string> SharedWriting::note(const fs::path& out) const {
+  if (shared_ || ranks_.size() == 1 || !ranks_.is_first()) return std::nullopt;
+  return fmt::format("{}: not all ranks see this folder, so the first one writes everything", out.string());
+}
+
 WriterShare SharedWriting::share() const { return {ranks_.rank(), ranks_.size(), !one_host_}; }
 
 std::function<std::int64_t()> SharedWriting::on_disk(const fs::path& folder) const {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -22,6 +23,8 @@ class SharedWriting {
 
   // Do other ranks write, too?
   bool is_shared() const { return shared_; }
+  // What to tell, by the first rank, where others could have written and do not see its folder.
+  std::optional<std::string> note(const std::filesystem::path& out) const;
   // With which another rank's CheckpointWriter joins the first's.
   const std::string& temporary() const { return name_; }
   WriterShare share() const;

@@ -48,12 +48,14 @@ namespace {
 void check_experts(const Model& model) {
   for (const BlockConfig& block : model.config().blocks) {
     if (!block.experts) continue;
-    const LinearTensors first = expert_linear(*block.experts, model.config().hidden_size, 0, ExpertPart::kUp);
-    if (!is_packed(model.checkpoint(), {first})) continue;
-    bad_usage(
-        "{}: tensor {}.weight: found a packed expert, expected dense ones {}; {}, or make them dense: {}",
-        model.checkpoint().folder().string(), first.name, capabilities().where, capabilities().instead,
-        "swiftprune unpack");
+    for (const ExpertPart part : parts_of(*block.experts)) {
+      const LinearTensors first = expert_linear(*block.experts, model.config().hidden_size, 0, part);
+      if (!is_packed(model.checkpoint(), {first})) continue;
+      bad_usage(
+          "{}: tensor {}.weight: found a packed expert, expected dense ones {}; {}, or make them dense: {}",
+          model.checkpoint().folder().string(), first.name, capabilities().where, capabilities().instead,
+          "swiftprune unpack");
+    }
   }
 }
 
