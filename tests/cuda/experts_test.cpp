@@ -298,8 +298,9 @@ TEST_P(CudaExpertsTest, RefusesPackedExperts) {
   if (tensors.form() != ExpertForm::kSeparate || tensors.dtype(0, ExpertPart::kDown) == DType::kF32) return;
   for (const ExpertPart part : parts_of(experts)) {
     const std::filesystem::path folder = dir_.path() / std::to_string(static_cast<int>(part));
-    const LinearTensors first = expert_linear(experts, model_->config().hidden_size, 0, part);
-    pack_checkpoint(model_->checkpoint(), {first.name + ".weight"}, folder, {});
+    const std::vector<std::string> first{expert_linear(experts, model_->config().hidden_size, 0, part).name +
+                                         ".weight"};
+    pack_checkpoint(model_->checkpoint(), first, folder, {});
     const auto packed = Model::open(folder);
     expect_error(ErrorKind::kUsage, [&] { cuda::make_generator(*packed, ComputeType::kBF16, 1, 8, {}); },
                  {"packed expert", "use --device cpu", "unpack"});
