@@ -118,8 +118,8 @@ void add_model(nb::module_& module) {
   using Release = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Writer>(module, "Writer")
       .def(nb::init<const std::string&, const std::string&, const std::string&, bool, int>(),
-           nb::arg("model"), nb::arg("device"), nb::arg("compute"), nb::arg("prompt_copies"), nb::arg("threads"),
-           Release())
+           nb::arg("model"), nb::arg("device"), nb::arg("compute"), nb::arg("prompt_copies"),
+           nb::arg("threads"), Release())
       .def_prop_ro("folder", &Writer::folder)
       .def_prop_ro("name", &Writer::name)
       .def_prop_ro("device", &Writer::device)
