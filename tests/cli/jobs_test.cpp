@@ -151,7 +151,7 @@ TEST_F(Jobs, ShrinkRefusesWhatTheCommandDoes) {
   refused(job, "--non-uniform: found it with --units mlp of a model with experts");
   job = shrink_job(model("llama2"), "out");
   job.widths_by = "luck";
-  refused(job, "--widths-by: found 'luck', expected change or score");
+  refused(job, "--widths-by: found 'luck', expected one of change, score");
   job = shrink_job(model("llama2"), "out");
   job.alpha = 2.0;
   refused(job, "--alpha: found 2, expected 0 to 1");
