@@ -24,7 +24,14 @@ inline std::vector<std::string> those_a_gpu_has(const std::vector<std::string>& 
   return names;
 }
 
-inline std::vector<std::string> gpu_model_names() { return those_a_gpu_has(model_names()); }
-inline std::vector<std::string> gpu_expert_model_names() { return those_a_gpu_has(expert_model_names()); }
+// Looked at once a process, of which ctest starts one a case.
+inline const std::vector<std::string>& gpu_model_names() {
+  static const std::vector<std::string> names = those_a_gpu_has(model_names());
+  return names;
+}
+inline const std::vector<std::string>& gpu_expert_model_names() {
+  static const std::vector<std::string> names = those_a_gpu_has(expert_model_names());
+  return names;
+}
 
 }  // namespace swiftprune::test
