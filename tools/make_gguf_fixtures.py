@@ -24,11 +24,11 @@ import torch
 import transformers
 from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.tokenization_utils_base import generate_merges
 
+from gguf_byte_tokenizer import VOCAB, byte_tokenizer
+
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "checkpoint" / "gguf"
-VOCAB = 270
 
 
 def write_blocks():
@@ -63,26 +63,6 @@ def write_blocks():
             np.array([kind, count], dtype=np.uint32).tofile(file)
             raw.tofile(file)
             values.tofile(file)
-
-
-def byte_tokenizer(writer, pre):
-    """256 bytes, some merges, three special tokens."""
-    letters = bytes_to_unicode()
-    tokens = [letters[b] for b in range(256)]
-    merges = ["h e", "l l", "he ll", "Ġ w", "o r", "Ġw or", "Ġwor l"]
-    tokens += [m.replace(" ", "") for m in merges]
-    types = [gguf.TokenType.NORMAL] * len(tokens)
-    tokens += ["<|start|>", "<|end|>", "<tag>", "[PAD266]", "[PAD267]", "[PAD268]", "[PAD269]"]
-    types += [gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.USER_DEFINED] + [gguf.TokenType.UNUSED] * 4
-    assert len(tokens) == VOCAB
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(263)
-    writer.add_eos_token_id(264)
-    writer.add_pad_token_id(264)
 
 
 def rotary_pairs(weight, heads):

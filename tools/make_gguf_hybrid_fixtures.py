@@ -12,10 +12,11 @@ import gguf
 import numpy as np
 import transformers
 from safetensors.numpy import save_file
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from gguf_byte_tokenizer import VOCAB, byte_tokenizer
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "checkpoint" / "gguf"
-VOCAB, HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD = 270, 8, 12, 2, 1, 4
+HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD = 8, 12, 2, 1, 4
 
 BLOCK = {
     "operator_norm": "attn_norm", "ffn_norm": "ffn_norm", "feed_forward.w1": "ffn_gate", "feed_forward.w3": "ffn_up",
@@ -26,25 +27,6 @@ BLOCK = {
 }
 EXPERTS, EXPERT_WIDTH, DENSE = 4, 6, 1
 EXPERT_PARTS = {"w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
-
-
-def byte_tokenizer(writer, pre):
-    """256 bytes, some merges, special tokens."""
-    letters = bytes_to_unicode()
-    tokens = [letters[b] for b in range(256)]
-    merges = ["h e", "l l", "he ll", "Ġ w", "o r", "Ġw or", "Ġwor l"]
-    tokens += [m.replace(" ", "") for m in merges]
-    types = [gguf.TokenType.NORMAL] * len(tokens)
-    tokens += ["<|start|>", "<|end|>", "<tag>", "[PAD266]", "[PAD267]", "[PAD268]", "[PAD269]"]
-    types += [gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.USER_DEFINED] + [gguf.TokenType.UNUSED] * 4
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(263)
-    writer.add_eos_token_id(264)
-    writer.add_pad_token_id(264)
 
 
 def lfm2_shapes(types, taps, sparse):
