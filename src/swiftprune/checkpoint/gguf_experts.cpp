@@ -10,9 +10,6 @@ namespace {
 
 using namespace gguf_fields;
 
-constexpr TensorRule plain_in(TensorBlocks blocks, std::string_view gguf, std::string_view name) {
-  return {gguf, name, "none", RowOrder::kSame, 0.0f, TensorForm::kPlain, blocks};
-}
 constexpr TensorRule experts_of_block(TensorForm form, std::string_view gguf, std::string_view name,
                                       std::string_view bias = "none") {
   return {gguf, name, bias, RowOrder::kSame, 0.0f, form, TensorBlocks::kSparse};
@@ -225,17 +222,17 @@ constexpr TensorRule kGlm4MoeBlock[] = {
     optional_tensor("attn_q_norm", "model.layers.*.self_attn.q_norm"),
     optional_tensor("attn_k_norm", "model.layers.*.self_attn.k_norm"),
     {"post_attention_norm", "model.layers.*.post_attention_layernorm"},
-    plain_in(TensorBlocks::kDense, "ffn_gate", "model.layers.*.mlp.gate_proj"),
-    plain_in(TensorBlocks::kDense, "ffn_up", "model.layers.*.mlp.up_proj"),
-    plain_in(TensorBlocks::kDense, "ffn_down", "model.layers.*.mlp.down_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.mlp.gate"),
+    rule_of(TensorBlocks::kDense, "ffn_gate", "model.layers.*.mlp.gate_proj"),
+    rule_of(TensorBlocks::kDense, "ffn_up", "model.layers.*.mlp.up_proj"),
+    rule_of(TensorBlocks::kDense, "ffn_down", "model.layers.*.mlp.down_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.mlp.gate"),
     whole_name(TensorBlocks::kSparse, "exp_probs_b.bias", "model.layers.*.mlp.gate.e_score_correction_bias"),
     kGateOfExperts,
     kUpOfExperts,
     kDownOfExperts,
-    plain_in(TensorBlocks::kSparse, "ffn_gate_shexp", "model.layers.*.mlp.shared_experts.gate_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_up_shexp", "model.layers.*.mlp.shared_experts.up_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_down_shexp", "model.layers.*.mlp.shared_experts.down_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_gate_shexp", "model.layers.*.mlp.shared_experts.gate_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_up_shexp", "model.layers.*.mlp.shared_experts.up_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_down_shexp", "model.layers.*.mlp.shared_experts.down_proj"),
 };
 
 void complete_glm4_moe(const GgufFile& file, Json& config) {
@@ -278,18 +275,18 @@ constexpr TensorRule kDeepseekBlock[] = {
     optional_tensor("attn_kv_b", "model.layers.*.self_attn.kv_b_proj"),  // files from before May 2025
     {"attn_output", "model.layers.*.self_attn.o_proj"},
     {"ffn_norm", "model.layers.*.post_attention_layernorm"},
-    plain_in(TensorBlocks::kDense, "ffn_gate", "model.layers.*.mlp.gate_proj"),
-    plain_in(TensorBlocks::kDense, "ffn_up", "model.layers.*.mlp.up_proj"),
-    plain_in(TensorBlocks::kDense, "ffn_down", "model.layers.*.mlp.down_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.mlp.gate"),
+    rule_of(TensorBlocks::kDense, "ffn_gate", "model.layers.*.mlp.gate_proj"),
+    rule_of(TensorBlocks::kDense, "ffn_up", "model.layers.*.mlp.up_proj"),
+    rule_of(TensorBlocks::kDense, "ffn_down", "model.layers.*.mlp.down_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.mlp.gate"),
     whole_name(TensorBlocks::kSparse, "exp_probs_b.bias", "model.layers.*.mlp.gate.e_score_correction_bias",
                true),
     kGateOfExperts,
     kUpOfExperts,
     kDownOfExperts,
-    plain_in(TensorBlocks::kSparse, "ffn_gate_shexp", "model.layers.*.mlp.shared_experts.gate_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_up_shexp", "model.layers.*.mlp.shared_experts.up_proj"),
-    plain_in(TensorBlocks::kSparse, "ffn_down_shexp", "model.layers.*.mlp.shared_experts.down_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_gate_shexp", "model.layers.*.mlp.shared_experts.gate_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_up_shexp", "model.layers.*.mlp.shared_experts.up_proj"),
+    rule_of(TensorBlocks::kSparse, "ffn_down_shexp", "model.layers.*.mlp.shared_experts.down_proj"),
 };
 
 void require_tensor(const GgufFile& file, const std::string& name, std::string_view because) {

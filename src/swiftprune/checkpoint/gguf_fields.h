@@ -57,12 +57,17 @@ inline constexpr ConfigField kLlamaFields[] = {
     {"rope_theta", "rope.freq_base", Type::kNumber, false},
 };
 
-// A table and what an architecture has behind it.
-template <std::size_t kCount, std::size_t kMore>
-constexpr std::array<ConfigField, kCount + kMore> joined(const ConfigField (&fields)[kCount],
-                                                         const ConfigField (&more)[kMore]) {
-  std::array<ConfigField, kCount + kMore> all{};
-  std::copy_n(fields, kCount, all.begin());
+// A tensor of some blocks alone, without a bias.
+constexpr TensorRule rule_of(TensorBlocks blocks, std::string_view gguf, std::string_view name,
+                             TensorForm form = TensorForm::kPlain) {
+  return {gguf, name, "none", RowOrder::kSame, 0.0f, form, blocks};
+}
+
+// A table of fields or of tensors and what an architecture has behind it.
+template <class Entry, std::size_t kCount, std::size_t kMore>
+constexpr std::array<Entry, kCount + kMore> joined(const Entry (&table)[kCount], const Entry (&more)[kMore]) {
+  std::array<Entry, kCount + kMore> all{};
+  std::copy_n(table, kCount, all.begin());
   std::copy_n(more, kMore, all.begin() + kCount);
   return all;
 }

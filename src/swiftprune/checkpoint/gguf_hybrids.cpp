@@ -8,11 +8,6 @@ namespace {
 
 using namespace gguf_fields;
 
-constexpr TensorRule rule_of(TensorBlocks blocks, std::string_view gguf, std::string_view name,
-                             TensorForm form = TensorForm::kPlain) {
-  return {gguf, name, "none", RowOrder::kSame, 0.0f, form, blocks};
-}
-
 // ---- lfm2, lfm2moe: short convolutions
 
 constexpr ConfigField kLfm2Fields[] = {
@@ -33,7 +28,8 @@ constexpr TensorRule kLfm2ModelTensors[] = {
     {"output", "lm_head"},
 };
 
-constexpr TensorRule kLfm2Block[] = {
+// Of both, before the MLP.
+constexpr TensorRule kLfm2Mixing[] = {
     {"attn_norm", "model.layers.*.operator_norm"},
     rule_of(TensorBlocks::kAttention, "attn_q", "model.layers.*.self_attn.q_proj"),
     rule_of(TensorBlocks::kAttention, "attn_k", "model.layers.*.self_attn.k_proj"),
@@ -45,10 +41,11 @@ constexpr TensorRule kLfm2Block[] = {
     rule_of(TensorBlocks::kMixer, "shortconv.conv", "model.layers.*.conv.conv", TensorForm::kConvolution),
     rule_of(TensorBlocks::kMixer, "shortconv.out_proj", "model.layers.*.conv.out_proj"),
     {"ffn_norm", "model.layers.*.ffn_norm"},
-    {"ffn_gate", "model.layers.*.feed_forward.w1"},
-    {"ffn_up", "model.layers.*.feed_forward.w3"},
-    {"ffn_down", "model.layers.*.feed_forward.w2"},
 };
+
+constexpr auto kLfm2Block = joined(kLfm2Mixing, {{"ffn_gate", "model.layers.*.feed_forward.w1"},
+                                                 {"ffn_up", "model.layers.*.feed_forward.w3"},
+                                                 {"ffn_down", "model.layers.*.feed_forward.w2"}});
 
 void complete_lfm2(const GgufFile& file, Json& config) {
   const std::int64_t head_dim = head_dim_of(file, config);
@@ -69,31 +66,19 @@ constexpr auto kLfm2MoeFields =
                          {"num_experts_per_tok", "expert_used_count"},
                          {"moe_intermediate_size", "expert_feed_forward_length"}});
 
-constexpr TensorRule kLfm2MoeBlock[] = {
-    {"attn_norm", "model.layers.*.operator_norm"},
-    rule_of(TensorBlocks::kAttention, "attn_q", "model.layers.*.self_attn.q_proj"),
-    rule_of(TensorBlocks::kAttention, "attn_k", "model.layers.*.self_attn.k_proj"),
-    rule_of(TensorBlocks::kAttention, "attn_v", "model.layers.*.self_attn.v_proj"),
-    rule_of(TensorBlocks::kAttention, "attn_output", "model.layers.*.self_attn.out_proj"),
-    rule_of(TensorBlocks::kAttention, "attn_q_norm", "model.layers.*.self_attn.q_layernorm"),
-    rule_of(TensorBlocks::kAttention, "attn_k_norm", "model.layers.*.self_attn.k_layernorm"),
-    rule_of(TensorBlocks::kMixer, "shortconv.in_proj", "model.layers.*.conv.in_proj"),
-    rule_of(TensorBlocks::kMixer, "shortconv.conv", "model.layers.*.conv.conv", TensorForm::kConvolution),
-    rule_of(TensorBlocks::kMixer, "shortconv.out_proj", "model.layers.*.conv.out_proj"),
-    {"ffn_norm", "model.layers.*.ffn_norm"},
-    rule_of(TensorBlocks::kDense, "ffn_gate", "model.layers.*.feed_forward.w1"),
-    rule_of(TensorBlocks::kDense, "ffn_up", "model.layers.*.feed_forward.w3"),
-    rule_of(TensorBlocks::kDense, "ffn_down", "model.layers.*.feed_forward.w2"),
-    rule_of(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.feed_forward.gate"),
-    rule_of(TensorBlocks::kSparse, "exp_probs_b.bias", "model.layers.*.feed_forward.expert_bias",
-            TensorForm::kWholeName),
-    rule_of(TensorBlocks::kSparse, "ffn_gate_exps", "model.layers.*.feed_forward.experts.#.w1",
-            TensorForm::kGateExperts),
-    rule_of(TensorBlocks::kSparse, "ffn_up_exps", "model.layers.*.feed_forward.experts.#.w3",
-            TensorForm::kUpExperts),
-    rule_of(TensorBlocks::kSparse, "ffn_down_exps", "model.layers.*.feed_forward.experts.#.w2",
-            TensorForm::kDownExperts),
-};
+constexpr auto kLfm2MoeBlock =
+    joined(kLfm2Mixing, {rule_of(TensorBlocks::kDense, "ffn_gate", "model.layers.*.feed_forward.w1"),
+                         rule_of(TensorBlocks::kDense, "ffn_up", "model.layers.*.feed_forward.w3"),
+                         rule_of(TensorBlocks::kDense, "ffn_down", "model.layers.*.feed_forward.w2"),
+                         rule_of(TensorBlocks::kSparse, "ffn_gate_inp", "model.layers.*.feed_forward.gate"),
+                         rule_of(TensorBlocks::kSparse, "exp_probs_b.bias",
+                                 "model.layers.*.feed_forward.expert_bias", TensorForm::kWholeName),
+                         rule_of(TensorBlocks::kSparse, "ffn_gate_exps",
+                                 "model.layers.*.feed_forward.experts.#.w1", TensorForm::kGateExperts),
+                         rule_of(TensorBlocks::kSparse, "ffn_up_exps",
+                                 "model.layers.*.feed_forward.experts.#.w3", TensorForm::kUpExperts),
+                         rule_of(TensorBlocks::kSparse, "ffn_down_exps",
+                                 "model.layers.*.feed_forward.experts.#.w2", TensorForm::kDownExperts)});
 
 // Its router is that of sigmoids, renormalised, with a correction bias.
 void complete_lfm2_moe(const GgufFile& file, Json& config) {
