@@ -101,26 +101,29 @@ inline RankRun pruning(const PruneShopMaker& shop, const Model& model, const Tok
   };
 }
 
-inline RankRun removal(const ExpertShopMaker& shop, const Model& model, const TokenWindows& windows,
-                       RemoveExpertsOptions options) {
-  return [&shop, &model, &windows, options](Communicator& ranks) {
-    RemoveExpertsOptions of_rank = options;
+// The digest of what work(shop, model, windows, options, output) writes, which each rank does for itself.
+template <class Options, class Work>
+RankRun experts_run(const ExpertShopMaker& shop, const Model& model, const TokenWindows& windows,
+                    const Options& options, const Work& work) {
+  return [&shop, &model, &windows, options, work](Communicator& ranks) {
+    Options of_rank = options;
     of_rank.ranks = &ranks;
     HashedExperts output;
-    remove_experts(shop, model, windows, of_rank, output);
+    work(shop, model, windows, of_rank, output);
     return output.digest();
   };
 }
 
+inline RankRun removal(const ExpertShopMaker& shop, const Model& model, const TokenWindows& windows,
+                       const RemoveExpertsOptions& options) {
+  return experts_run(shop, model, windows, options,
+                     [](auto&&... arguments) { remove_experts(arguments...); });
+}
+
 inline RankRun narrowing(const ExpertShopMaker& shop, const Model& model, const TokenWindows& windows,
-                         NarrowExpertsOptions options) {
-  return [&shop, &model, &windows, options](Communicator& ranks) {
-    NarrowExpertsOptions of_rank = options;
-    of_rank.ranks = &ranks;
-    HashedExperts output;
-    narrow_experts(shop, model, windows, of_rank, output);
-    return output.digest();
-  };
+                         const NarrowExpertsOptions& options) {
+  return experts_run(shop, model, windows, options,
+                     [](auto&&... arguments) { narrow_experts(arguments...); });
 }
 
 // As many experts as the router allows below all of them.
