@@ -1,4 +1,5 @@
 // swiftprune tune: the plan for a budget, searched for on a text of one's own.
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
@@ -13,11 +14,13 @@
 #include "model_text.h"
 #include "option_echo.h"
 #include "prune_dry_run.h"
+#include "ranks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pipeline/record.h"
+#include "swiftprune/ranks/same_on_ranks.h"
 #include "swiftprune/report/comparison.h"
 #include "swiftprune/tune/tune_report.h"
 #include "work_folder.h"
@@ -45,6 +48,7 @@ struct TuneFlags {
   std::string cache, work, report;
   std::string compute = "auto";
   DeviceFlags device;
+  RankFlags ranks;
   bool dry_run = false;
 };
 
@@ -159,6 +163,15 @@ void print_summary(const TuneReport& report, const std::string& out) {
   fmt::print("\nRecommended:\n  {}\n", report.command);
 }
 
+void check_outputs(const TuneFlags& flags) {
+  if (writes_plan_alone(flags)) {
+    check_output_file("--out", flags.out);
+  } else {
+    check_new_folder(flags.out);
+  }
+  check_output_file("--report", flags.report);
+}
+
 void write_outputs(const TuneFlags& flags, const TuneReport& report) {
   const std::string plan = plan_document(report.result).dump(1) + "\n";
   if (writes_plan_alone(flags)) {
@@ -242,8 +255,21 @@ void dry_run(const TuneFlags& flags, const Model& model, Device& device, const T
              flags.cache.empty() ? " while it runs" : "", human_bytes(free_bytes(folder)));
 }
 
-void run(TuneFlags& flags) {
+// For levels and plans: the first rank's, also where it is a temporary one.
+fs::path levels_folder(const TuneFlags& flags, std::optional<TrialFolder>& work, Communicator& ranks) {
+  if (!flags.cache.empty()) {
+    if (ranks.is_first()) fs::create_directories(flags.cache);
+    return flags.cache;
+  }
+  if (ranks.is_first()) work.emplace(make_work_folder(flags.work));
+  std::string path = work ? work->path().string() : std::string();
+  broadcast_text(ranks, 0, path);
+  return path;
+}
+
+void run(TuneFlags& flags, Communicator& ranks) {
   const RunScope job = apply(flags.common);
+  if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
   TuneOptions options;
   options.budget = budget_of(flags);
   options.method = &method_by_name(flags.method);
@@ -261,12 +287,7 @@ void run(TuneFlags& flags) {
     flags.calibration.sources = {flags.text};
   }
   const auto device = open_device(flags.device);
-  if (writes_plan_alone(flags)) {
-    check_output_file("--out", flags.out);
-  } else {
-    check_new_folder(flags.out);
-  }
-  check_output_file("--report", flags.report);
+  if (ranks.is_first()) check_outputs(flags);
   const auto model = open_model(flags.common, flags.model);
   check_outside("--out", flags.out, flags.model);
   device->check_model(*model);
@@ -274,6 +295,7 @@ void run(TuneFlags& flags) {
                   : flags.group == "row" ? 0
                                          : std::stoll(flags.group);
   flags.calibration.fit_to(*model);
+  check_same_run(ranks, *flags.common.command, std::array{&model->checkpoint()}, *device);
   options.forward.compute = compute_by_name(flags.compute, *device);
   options.forward.progress = job.context().progress;
   const std::int64_t num_windows = flags.windows + flags.search_windows;
@@ -284,15 +306,10 @@ void run(TuneFlags& flags) {
                                 options.forward.compute, options.forward.progress);
   const TuneText text = split_for_tuning(windows, flags.windows, flags.calibration.source());
   if (flags.dry_run) return dry_run(flags, *model, *device, text, options);
+  if (ranks.size() > 1) check_same_on_ranks(ranks, {{"text", windows.hash()}});
 
   std::optional<TrialFolder> work;
-  if (flags.cache.empty()) {
-    work.emplace(make_work_folder(flags.work));
-    options.folder = work->path();
-  } else {
-    fs::create_directories(flags.cache);
-    options.folder = flags.cache;
-  }
+  options.folder = levels_folder(flags, work, ranks);
   options.identity = identity_of(flags, *model, *device, text, options);
 
   TuneReport report;
@@ -303,7 +320,8 @@ void run(TuneFlags& flags) {
   report.search_tokens = std::ssize(text.search.ids);
   report.check_tokens = std::ssize(text.check.ids);
   report.seed = options.seed;
-  report.result = tune(*model, *device, text, options);
+  report.result = tune(*model, *device, text, options, ranks);
+  if (!ranks.is_first()) return;
   const std::string plan =
       writes_plan_alone(flags) ? flags.out : (fs::path(flags.out) / "plan.json").string();
   const std::int64_t prune_windows =
@@ -398,14 +416,19 @@ void declare_tune(CLI::App& program) {
       "write nothing");
   add_compute_flag(*command, f.compute);
   add_device_flags(*command, f.device);
+  add_rank_flags(*command, f.common, f.ranks);
   add_common_options(*command, f.common);
   command->footer(
       "Examples:\n"
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --sparsity 0.7 -o tuned\n"
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --budget 90MB --quantize int8,int4,int3 -o "
       "plan.json\n"
+      "  swiftprune tune ./Llama-2-7b-hf --text own.jsonl --sparsity 0.7 -o tuned --gpus 2\n"
       "  swiftprune prune ./SmolLM2-135M --plan tuned/plan.json --out pruned --calibration own.jsonl");
-  command->callback([flags] { run(*flags); });
+  command->callback([flags] {
+    run_in_ranks(flags->common, flags->ranks, flags->device.device,
+                 [&](Communicator& ranks) { run(*flags, ranks); });
+  });
 }
 
 }  // namespace swiftprune::cli

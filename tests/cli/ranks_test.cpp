@@ -226,6 +226,24 @@ TEST_F(RanksTest, CompareAndTasksFindTheNumbersOfOneProcess) {
   EXPECT_EQ(of_two["tasks"][0]["results"], of_one["tasks"][0]["results"]);
 }
 
+TEST_F(RanksTest, TuneFindsThePlanOfOneProcess) {
+  const auto tune = [&](const std::string& out, const std::vector<std::string>& more) {
+    return with({"tune", model("llama2"), "-o", at(out), "--ids", ids_, "--windows", "8", "--search-windows",
+                 "8", "--seqlen", "64", "--trials", "20", "--minutes", "60", "--sparsity", "0.5", "-q"},
+                more);
+  };
+  ASSERT_EQ(run(tune("one", {})).exit_code, 0) << test::read_text(at("stderr"));
+  const Finished result = run(tune("three", {"--ranks", "3"}));
+  ASSERT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_EQ(result.error, "");
+  EXPECT_EQ(test::read_text(at("one/plan.json")), test::read_text(at("three/plan.json")));
+  // Nothing but what was asked for is left, and a folder of one's own serves the next run.
+  ASSERT_EQ(run(tune("kept.json", {"--ranks", "2", "--cache", at("levels")})).exit_code, 0);
+  ASSERT_EQ(run(tune("again.json", {"--cache", at("levels")})).exit_code, 0);
+  EXPECT_EQ(test::read_text(at("kept.json")), test::read_text(at("again.json")));
+  EXPECT_EQ(test::read_text(at("kept.json")), test::read_text(at("one/plan.json")));
+}
+
 TEST_F(RanksTest, AGateIsMeasuredTogether) {
   const Finished passed =
       run(prune("out", {"--ranks", "2", "--gate", ids_, "--max-perplexity-ratio", "100"}, "magnitude"));

@@ -5,9 +5,11 @@
 #include "cuda/gpu.h"
 #include "pipeline/rank_runs.h"
 #include "support/gpu_models.h"
+#include "support/temp_dir.h"
 #include "swiftprune/cuda/refinement/refiner.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/ranks/device_link.h"
+#include "swiftprune/tune/tune.h"
 
 namespace swiftprune {
 namespace {
@@ -162,6 +164,34 @@ TEST_F(GpuRanks, ExpertsAreTakenOutAsByOneGpu) {
                                as_rank, fmt::format("{}, {}", family, scorer));
       }
     }
+  }
+}
+
+TEST_F(GpuRanks, TuneFindsThePlanOfOneGpu) {
+  const auto model = Model::open(kModels / "llama2");
+  const TuneText text = split_for_tuning(test::random_windows(*model, 60, 64), 40, "text");
+  const test::TempDir folder;
+  for (const bool grids : {false, true}) {
+    SCOPED_TRACE(grids);
+    TuneOptions options;
+    options.method = &method_by_name("best");
+    options.max_trials = 25;
+    options.group = 0;
+    options.budget =
+        grids ? TuneBudget{TuneBudget::Kind::kBits, 3.6} : TuneBudget{TuneBudget::Kind::kSparsity, 0.5};
+    if (grids) options.bits = {4, 3};
+    const auto find = [&](const std::string& name, Communicator& ranks) {
+      TuneOptions of_run = options;
+      of_run.folder = folder.path() / fmt::format("{}-{}", name, grids);
+      if (ranks.is_first()) std::filesystem::create_directory(of_run.folder);
+      const auto device = open_device("cuda");
+      return plan_document(tune(*model, *device, text, of_run, ranks));
+    };
+    const nlohmann::ordered_json expected = find("one", alone());
+    ThreadRanks(2).run([&](Communicator& thread) {
+      GpuRank ranks(thread);
+      EXPECT_EQ(find("two", ranks), expected) << ranks.name();
+    });
   }
 }
 

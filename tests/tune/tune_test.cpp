@@ -12,7 +12,9 @@
 #include "support/expect_error.h"
 #include "support/random_windows.h"
 #include "support/temp_dir.h"
+#include "support/thread_ranks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/evaluation/divergence.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
@@ -171,6 +173,52 @@ TEST_F(TuneTest, TheSameRunGoesOnWhereItWas) {
   expect_refused(Kind::kSparsity, 0.5, {"--cache", "another run"});
 }
 
+TEST_F(TuneTest, RanksFindThePlanOfOneProcess) {
+  for (const bool grids : {false, true}) {
+    SCOPED_TRACE(grids);
+    options_.bits = grids ? std::vector<int>{4, 3} : std::vector<int>{};
+    options_.folder = folder(fmt::format("one-{}", grids));
+    const auto find = [&](const TuneOptions& options, Communicator& ranks) {
+      const auto device = open_device("cpu");
+      return tune(*model_, *device, text_, options, ranks);
+    };
+    options_.budget = grids ? TuneBudget{Kind::kBits, 3.6} : TuneBudget{Kind::kSparsity, 0.5};
+    const TunedPlan one = find(options_, alone());
+    TuneOptions shared = options_;
+    shared.folder = folder(fmt::format("three-{}", grids));
+    test::ThreadRanks(3).run([&](Communicator& ranks) {
+      const TunedPlan found = find(shared, ranks);
+      EXPECT_EQ(plan_document(found), plan_document(one));
+      EXPECT_EQ(found.best.search_kl, one.best.search_kl);
+      EXPECT_EQ(found.start.check_kl, one.start.check_kl);
+      EXPECT_EQ(found.trials, one.trials);
+      EXPECT_EQ(found.line.size(), one.line.size());
+    });
+    EXPECT_TRUE(fs::exists(shared.folder / "level-01-rank-2" / kSafetensorsFile));
+    // Whoever solved them, they serve any number of ranks.
+    EXPECT_EQ(plan_document(find(shared, alone())), plan_document(one));
+    // One process's levels and measurements, continued by two.
+    test::ThreadRanks(2).run(
+        [&](Communicator& ranks) { EXPECT_EQ(plan_document(find(options_, ranks)), plan_document(one)); });
+    for (const auto& entry : fs::directory_iterator(shared.folder))
+      EXPECT_THAT(entry.path().filename().string(), ::testing::Not(::testing::StartsWith("plan-")));
+  }
+}
+
+TEST_F(TuneTest, AFolderThatNotAllRanksSeeIsRefused) {
+  options_.budget = {Kind::kSparsity, 0.5};
+  expect_error(ErrorKind::kUsage,
+               [&] {
+                 test::ThreadRanks(2).run([&](Communicator& ranks) {
+                   TuneOptions options = options_;
+                   if (!ranks.is_first()) options.folder = folder_.path() / "elsewhere";
+                   const auto device = open_device("cpu");
+                   tune(*model_, *device, text_, options, ranks);
+                 });
+               },
+               {"1 of 2 ranks", "--cache"});
+}
+
 TEST_F(TuneTest, DamagedLevelsAreRefused) {
   run(Kind::kSparsity, 0.5);
   const auto whole = nlohmann::ordered_json::parse(std::ifstream(options_.folder / "levels.json"));
@@ -187,6 +235,9 @@ TEST_F(TuneTest, DamagedLevelsAreRefused) {
   damaged = whole;
   damaged["units"].erase(3);
   refused(damaged, "13 linears");
+  damaged = whole;
+  damaged["solvers"] = 2;
+  refused(damaged, "level-");
   damaged = whole;
   damaged["units"][1]["levels"].push_back(damaged["units"][1]["levels"][0]);
   refused(damaged, "level-");

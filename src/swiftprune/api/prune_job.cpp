@@ -36,19 +36,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// Of a rank that writes nothing.
-class NoOutput final : public PruneOutput {
- public:
-  explicit NoOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
-  bool takes(const std::string&) const override { return false; }
-  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
-  bool keeps_grids() const override { return keeps_grids_; }
-  void write_quantized(const std::string&, const QuantizedWeight&) override {}
-
- private:
-  bool keeps_grids_;
-};
-
 // Of a rank that writes its share of the tensors beside the first one.
 class ShareOutput final : public PruneOutput {
  public:

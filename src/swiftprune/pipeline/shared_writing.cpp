@@ -35,24 +35,34 @@ std::string content_of(const fs::path& file) {
 
 }  // namespace
 
+std::int64_t blind_ranks(Communicator& ranks, const fs::path& folder) {
+  if (ranks.size() == 1) return 0;
+  std::string written;
+  if (ranks.is_first()) {
+    written = nonce();
+    write_whole(folder / kSeenFile, written);
+  }
+  broadcast_text(ranks, 0, written);
+  std::int64_t blind = content_of(folder / kSeenFile) == written ? 0 : 1;
+  add_counts(ranks, std::span(&blind, 1));
+  if (ranks.is_first()) fs::remove(folder / kSeenFile);
+  return blind;
+}
+
 SharedWriting::SharedWriting(Communicator& ranks, const fs::path& out, const fs::path& temporary)
     : ranks_(ranks) {
   if (ranks.size() == 1) return;
-  std::string written, host = host_id();
   if (ranks.is_first()) {
     name_ = temporary.filename().string();
-    written = nonce();
     PeerJournal::remove_all(temporary);
-    write_whole(temporary / kSeenFile, written);
   }
-  const std::string own_host = host;
-  for (std::string* text : {&name_, &written, &host}) broadcast_text(ranks, 0, *text);
-  const fs::path seen = partial_folder(out).parent_path() / name_ / kSeenFile;
-  std::int64_t differ[] = {content_of(seen) == written ? 0 : 1, host == own_host && !host.empty() ? 0 : 1};
-  add_counts(ranks, differ);
-  shared_ = differ[0] == 0;
-  one_host_ = differ[1] == 0;
-  if (ranks.is_first()) fs::remove(temporary / kSeenFile);
+  const std::string own_host = host_id();
+  std::string host = own_host;
+  for (std::string* text : {&name_, &host}) broadcast_text(ranks, 0, *text);
+  shared_ = blind_ranks(ranks, partial_folder(out).parent_path() / name_) == 0;
+  std::int64_t elsewhere = host == own_host && !host.empty() ? 0 : 1;
+  add_counts(ranks, std::span(&elsewhere, 1));
+  one_host_ = elsewhere == 0;
 }
 
 std::optional<std::string> SharedWriting::note(const fs::path& out) const {

@@ -2,6 +2,7 @@
 // work go side by side; the first rank lays it out and writes all that is no tensor. The bytes are those of one writer.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -13,6 +14,10 @@
 #include "swiftprune/ranks/communicator.h"
 
 namespace swiftprune {
+
+// How many ranks do not see what the first one writes in a folder, by whichever path each of them has to it: 0 where it
+// stands on a disk of all. All ranks call it; the folder is there at the first.
+std::int64_t blind_ranks(Communicator& ranks, const std::filesystem::path& folder);
 
 class SharedWriting {
  public:

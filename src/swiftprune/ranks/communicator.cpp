@@ -84,6 +84,18 @@ void add_in_order(Communicator& ranks, std::span<const std::span<std::byte>> sum
   for (const auto bytes : sums) ranks.broadcast(last, bytes);
 }
 
+void exchange_owned(Communicator& ranks, std::span<double> values,
+                    const std::function<int(std::size_t)>& owner) {
+  std::vector<double> theirs(values.size());
+  for (int rank = 0; rank < ranks.size(); ++rank) {
+    if (rank == ranks.rank()) theirs.assign(values.begin(), values.end());
+    ranks.broadcast(rank, std::as_writable_bytes(std::span(theirs)));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (owner(i) == rank) values[i] = theirs[i];
+    }
+  }
+}
+
 void add_counts(Communicator& ranks, std::span<std::int64_t> counts) {
   const std::vector<std::int64_t> own(counts.begin(), counts.end());
   const std::span<std::byte> sums[] = {std::as_writable_bytes(counts)};

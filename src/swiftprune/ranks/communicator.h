@@ -69,6 +69,9 @@ void broadcast_text(Communicator& ranks, int root, std::string& text);
 // they go on; afterwards all have all. Every element is added up as one process would that has all of it.
 void add_in_order(Communicator& ranks, std::span<const std::span<std::byte>> sums,
                   const std::function<void()>& add);
+// Each of the values is known to the rank that owner() says; afterwards to all.
+void exchange_owned(Communicator& ranks, std::span<double> values,
+                    const std::function<int(std::size_t)>& owner);
 // Of whole numbers, whose order does not matter.
 void add_counts(Communicator& ranks, std::span<std::int64_t> counts);
 }  // namespace swiftprune

@@ -30,6 +30,9 @@ class LevelOutput final : public TensorOutput {
   CheckpointWriter& writer_;
 };
 
+// Not measured yet.
+SolvedLevel asked(const PlanEntry& entry) { return {entry.sparsity, entry.grid, 0.0, 0.0}; }
+
 SolvedLevel solved(const PlanEntry& entry, const TensorResult& result) {
   return {entry.sparsity, entry.grid, result.sparsity, result.error.value_or(result.sparsity)};
 }
@@ -63,8 +66,42 @@ std::string describe(const SolvedLevel& level) {
                               : fmt::format("int{}", level.grid->bits);
 }
 
-fs::path LevelStore::level_folder(std::size_t level) const {
-  return folder_ / fmt::format("level-{:02}", level);
+fs::path LevelStore::level_folder(std::size_t level, int solver) const {
+  return folder_ / (solver == 0 ? fmt::format("level-{:02}", level)
+                                : fmt::format("level-{:02}-rank-{}", level, solver));
+}
+
+int LevelStore::solver_of(std::size_t unit, std::size_t level) const {
+  return static_cast<int>((levels_before_[unit] + level - 1) % static_cast<std::size_t>(solvers_));
+}
+
+void LevelStore::count_levels() {
+  levels_before_.clear();
+  std::size_t before = 0;
+  for (const SolvedUnit& unit : units_) {
+    levels_before_.push_back(before);
+    before += unit.levels.size() - 1;
+  }
+}
+
+// What each rank measured of the levels that it solved, to all; behind it all have written theirs.
+void LevelStore::exchange_results() {
+  std::vector<double> values;
+  std::vector<int> solver;
+  for (std::size_t u = 0; u < units_.size(); ++u) {
+    for (std::size_t l = 1; l < units_[u].levels.size(); ++l) {
+      values.insert(values.end(), {units_[u].levels[l].zeros, units_[u].levels[l].error});
+      solver.insert(solver.end(), 2, solver_of(u, l));
+    }
+  }
+  exchange_owned(ranks_, values, [&](std::size_t i) { return solver[i]; });
+  std::size_t next = 0;
+  for (SolvedUnit& unit : units_) {
+    for (std::size_t l = 1; l < unit.levels.size(); ++l) {
+      unit.levels[l].zeros = values[next++];
+      unit.levels[l].error = values[next++];
+    }
+  }
 }
 
 void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
@@ -80,21 +117,30 @@ void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
     most = std::max(most, levels[e].size());
     if (levels[e].empty()) continue;
     unit_of[e] = units_.size();
-    units_.push_back({e, std::vector<SolvedLevel>(1 + levels[e].size())});
+    SolvedUnit& unit = units_.emplace_back(SolvedUnit{e, {asked(plan.entries[e])}});
+    for (const PlanEntry& level : levels[e]) unit.levels.push_back(asked(level));
     names_.push_back(plan.entries[e].tensor);
   }
-  std::vector<std::unique_ptr<CheckpointWriter>> writers;
+  solvers_ = ranks_.size();
+  count_levels();
+  const auto is_own = [&](std::size_t e, std::size_t l) {
+    return solver_of(unit_of[e], l + 1) == ranks_.rank();
+  };
+  std::vector<std::unique_ptr<CheckpointWriter>> writers;  // null where this rank has nothing of a level
   for (std::size_t l = 0; l < most; ++l) {
     std::vector<PlannedTensor> tensors;
     for (std::size_t e = 0; e < levels.size(); ++e) {
-      if (l >= levels[e].size()) continue;
+      if (l >= levels[e].size() || !is_own(e, l)) continue;
       const TensorInfo& info = source.at(plan.entries[e].tensor);
       tensors.push_back({info.name, info.dtype, info.shape, kSafetensorsFile});
     }
-    writers.push_back(std::make_unique<CheckpointWriter>(level_folder(l + 1), std::move(tensors)));
+    auto& writer = writers.emplace_back();
+    if (!tensors.empty())
+      writer = std::make_unique<CheckpointWriter>(level_folder(l + 1, ranks_.rank()), std::move(tensors));
   }
   SolvedLevels beside;
   beside.levels = std::move(levels);
+  beside.is_own = is_own;
   beside.take = [&](std::size_t e, std::size_t l, const TensorResult& result, ConstMatrixView weight) {
     LevelOutput output(*writers[l]);
     write_tensor(output, result.name, source.at(result.name).dtype,
@@ -102,22 +148,38 @@ void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
     units_[unit_of[e]].levels[l + 1] = solved(beside.levels[e][l], result);
   };
   options.levels = &beside;
-  CheckpointWriter start(start_folder(), plan_like(source));
-  CheckpointOutput output(source, start);
-  const PruneResult result = device.prune(model, plan, windows, options, output);
+  options.ranks = &ranks_;
+  const PruneResult result = solve_start(model, device, plan, windows, options);
   std::map<std::string_view, const TensorResult*> by_name;
   for (const TensorResult& tensor : result.tensors) by_name.emplace(tensor.name, &tensor);
   for (SolvedUnit& unit : units_) {
     const PlanEntry& entry = plan.entries[unit.entry];
     unit.levels[0] = solved(entry, *by_name.at(entry.tensor));
   }
+  for (const auto& writer : writers) {
+    if (writer) writer->finish();
+  }
+  exchange_results();
+}
+
+// The plan's own pruned model, which the first rank writes.
+PruneResult LevelStore::solve_start(const Model& model, Device& device, const Plan& plan,
+                                    const TokenWindows& windows, const PruneOptions& options) const {
+  if (!ranks_.is_first()) {
+    NoOutput nothing(false);
+    return device.prune(model, plan, windows, options, nothing);
+  }
+  CheckpointWriter start(start_folder(), plan_like(model.checkpoint()));
+  CheckpointOutput output(model.checkpoint(), start);
+  PruneResult result = device.prune(model, plan, windows, options, output);
   output.copy_rest();
-  start.copy_other_files(source);
+  start.copy_other_files(model.checkpoint());
   start.finish();
-  for (const auto& writer : writers) writer->finish();
+  return result;
 }
 
 void LevelStore::keep(const nlohmann::ordered_json& head) const {
+  if (!ranks_.is_first()) return;
   nlohmann::ordered_json units = nlohmann::ordered_json::array();
   for (std::size_t u = 0; u < units_.size(); ++u) {
     nlohmann::ordered_json levels = nlohmann::ordered_json::array();
@@ -126,7 +188,9 @@ void LevelStore::keep(const nlohmann::ordered_json& head) const {
   }
   const fs::path file = folder_ / kLevelsFile;
   const fs::path unfinished = folder_ / fmt::format(".{}", kLevelsFile);
-  write_whole(unfinished, nlohmann::ordered_json{{"head", head}, {"units", std::move(units)}}.dump(1) + "\n");
+  const nlohmann::ordered_json document = {
+      {"head", head}, {"solvers", solvers_}, {"units", std::move(units)}};
+  write_whole(unfinished, document.dump(1) + "\n");
   fs::rename(unfinished, file);
 }
 
@@ -139,6 +203,7 @@ std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
   for (std::size_t e = 0; e < plan.entries.size(); ++e) entries.emplace(plan.entries[e].tensor, e);
   units_.clear();
   names_.clear();
+  solvers_ = static_cast<int>(root.at("solvers").integer(1, 1 << 20));
   for (const JsonField& item : root.at("units").items()) {
     const std::string& name = item.at("name").string();
     const auto entry = entries.find(name);
@@ -147,11 +212,13 @@ std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
     for (const JsonField& level : item.at("levels").items()) unit.levels.push_back(read_level(level));
     if (unit.levels.empty()) item.at("levels").unexpected("one level at least");
     const std::size_t last = unit.levels.size() - 1;
-    const fs::path weights = level_folder(last) / kSafetensorsFile;
-    if (last > 0 && !fs::exists(weights))
-      bad_input("{}: names {} levels, but there is no {}", item.where(), last + 1, weights.string());
     units_.push_back(std::move(unit));
     names_.push_back(name);
+    count_levels();
+    if (last == 0) continue;
+    const fs::path weights = level_folder(last, solver_of(units_.size() - 1, last)) / kSafetensorsFile;
+    if (!fs::exists(weights))
+      bad_input("{}: names {} levels, but there is no {}", item.where(), last + 1, weights.string());
   }
   const auto tuned = std::count_if(plan.entries.begin(), plan.entries.end(),
                                    [](const PlanEntry& entry) { return entry.prune; });
@@ -173,7 +240,7 @@ std::unique_ptr<TrialFolder> LevelStore::compose(const std::vector<std::size_t>&
   std::map<std::string, fs::path> files;  // by their name in the folder
   for (std::size_t u = 0; u < units_.size(); ++u) {
     if (levels[u] == 0) continue;
-    const fs::path from = level_folder(levels[u]);
+    const fs::path from = level_folder(levels[u], solver_of(u, levels[u]));
     const std::string link = fmt::format("{}.safetensors", from.filename().string());
     files.emplace(link, fs::absolute(from) / kSafetensorsFile);
     map[names_[u]] = link;

@@ -1,6 +1,7 @@
 // The levels at which each linear was solved, on disk: one folder for each number of a level, and the models of a search,
 // which are put together of them by an index of tensors and files without copying a weight. So they are read as any other
-// model is, mapped, wherever a device computes them.
+// model is, mapped, wherever a device computes them. Of several ranks each solves some levels of every linear, in folders of
+// its own; all read all, so all must see the store's folder.
 #pragma once
 
 #include <cstddef>
@@ -37,15 +38,16 @@ struct SolvedUnit {
 
 class LevelStore {
  public:
-  explicit LevelStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  explicit LevelStore(std::filesystem::path folder, Communicator& ranks = alone())
+      : folder_(std::move(folder)), ranks_(ranks) {}
 
   // Prunes the model by the plan, as prune() does, and solves every linear at the other levels beside it, by the same
   // statistics: the inputs that the plan's own pruned model gives. levels: of each entry; empty for those that stay. The
-  // folder is there and empty. Throws what Device::prune() throws.
+  // folder is there and empty. Behind the call everything is there, of all ranks. Throws what Device::prune() throws.
   void solve(const Model& model, Device& device, const Plan& plan, std::vector<std::vector<PlanEntry>> levels,
              const TokenWindows& windows, PruneOptions options);
 
-  // levels.json: `head` and what was solved. restore() gives the head back, nothing where there is no such file; throws
+  // levels.json, by the first rank: `head` and what was solved. restore() gives the head back, nothing where there is no such file; throws
   // Error{kBadInput} for one that is damaged or of another model.
   void keep(const nlohmann::ordered_json& head) const;
   std::optional<nlohmann::json> restore(const Plan& plan);
@@ -58,11 +60,21 @@ class LevelStore {
 
  private:
   std::filesystem::path start_folder() const { return folder_ / "start"; }
-  std::filesystem::path level_folder(std::size_t level) const;
+  // Where the solver has its linears of a level.
+  std::filesystem::path level_folder(std::size_t level, int solver) const;
+  // The rank that solves, or solved, this level (from 1 on) of the unit: in turn.
+  int solver_of(std::size_t unit, std::size_t level) const;
+  void count_levels();
+  PruneResult solve_start(const Model& model, Device& device, const Plan& plan, const TokenWindows& windows,
+                          const PruneOptions& options) const;
+  void exchange_results();
 
   std::filesystem::path folder_;
+  Communicator& ranks_;
+  int solvers_ = 1;  // ranks that solved the levels
   std::vector<SolvedUnit> units_;
-  std::vector<std::string> names_;  // of the units' tensors
+  std::vector<std::size_t> levels_before_;  // of each unit: beside the plan's own, of the units before
+  std::vector<std::string> names_;          // of the units' tensors
 };
 
 }  // namespace swiftprune

@@ -7,14 +7,17 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <sstream>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/core/read_file.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/evaluation/divergence.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/allocate_bits.h"
+#include "swiftprune/pipeline/shared_writing.h"
 #include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 #include "swiftprune/tune/level_search.h"
@@ -47,8 +50,14 @@ struct GridLevel {
 
 class Tuner {
  public:
-  Tuner(const Model& model, Device& device, const TuneText& text, const TuneOptions& options)
-      : model_(model), device_(device), text_(text), options_(options), store_(options.folder) {}
+  Tuner(const Model& model, Device& device, const TuneText& text, const TuneOptions& options,
+        Communicator& ranks)
+      : model_(model),
+        device_(device),
+        text_(text),
+        options_(options),
+        ranks_(ranks),
+        store_(options.folder, ranks) {}
 
   TunedPlan run() {
     check_without_experts(model_.config(), "tune", "prune it at one sparsity: swiftprune prune");
@@ -56,6 +65,7 @@ class Tuner {
       bad_input("{}: found a packed model, expected a dense one; swiftprune unpack gives it back",
                 model_.checkpoint().folder().string());
     }
+    check_folder();
     {
       const Stopwatch watch(result_.solve_seconds);
       make_plan();
@@ -71,6 +81,15 @@ class Tuner {
   }
 
  private:
+  void check_folder() const {
+    const std::int64_t blind = blind_ranks(ranks_, options_.folder);
+    if (blind == 0) return;
+    bad_usage(
+        "{}: {} of {} ranks do not see what the first one writes there; choose a folder on a disk of all by "
+        "--cache",
+        options_.folder.string(), blind, ranks_.size());
+  }
+
   const TuneBudget& budget() const { return options_.budget; }
   bool has_grids() const { return !options_.bits.empty(); }
   double num_tuned_weights() const {
@@ -302,7 +321,10 @@ class Tuner {
   // From the folder where a run like this one left them.
   void make_levels() {
     if (const auto head = store_.restore(plan_)) {
-      if (!head->contains("identity") || (*head)["identity"] != nlohmann::json(options_.identity)) {
+      // What the first rank compares is compared: files of another host have other dates.
+      const bool is_same =
+          head->contains("identity") && (*head)["identity"] == nlohmann::json(options_.identity);
+      if (ranks_.is_first() && !is_same) {
         bad_usage(
             "--cache: {} holds the levels of another run (other options, text, model or device); choose "
             "another "
@@ -318,7 +340,7 @@ class Tuner {
     }
     sensitivities_ = device_
                          .measure_sensitivities(model_, plan_, text_.calibration, options_.forward.compute,
-                                                options_.forward.progress)
+                                                options_.forward.progress, ranks_)
                          .values;
     if (!has_grids()) {
       allocate_by_sensitivity(sensitivities_, plan_);
@@ -388,13 +410,26 @@ class Tuner {
     return numbers;
   }
 
-  // Mean divergence of each plan on these windows.
+  // Mean divergence of each plan on these windows; ranks take the plans in turn.
   std::vector<double> measure(std::span<const Levels> plans, const TokenWindows& windows) {
+    const auto size = static_cast<std::size_t>(ranks_.size());
+    const auto rank = static_cast<std::size_t>(ranks_.rank());
+    std::vector<Levels> own;
+    for (std::size_t p = rank; p < plans.size(); p += size) own.push_back(plans[p]);
+    const std::vector<double> found = own.empty() ? std::vector<double>() : measure_here(own, windows);
+    std::vector<double> divergences(plans.size());
+    for (std::size_t i = 0; i < own.size(); ++i) divergences[rank + i * size] = found[i];
+    exchange_owned(ranks_, divergences, [&](std::size_t p) { return static_cast<int>(p % size); });
+    return divergences;
+  }
+
+  std::vector<double> measure_here(std::span<const Levels> plans, const TokenWindows& windows) {
     std::vector<std::unique_ptr<TrialFolder>> folders;
     std::vector<std::unique_ptr<Model>> models;
     std::vector<const Model*> all = {&model_};
     for (const Levels& plan : plans) {
-      folders.push_back(store_.compose(stored(plan), fmt::format("plan-{}", folders.size())));
+      folders.push_back(
+          store_.compose(stored(plan), fmt::format("plan-{}-{}", ranks_.rank(), folders.size())));
       models.push_back(Model::open(folders.back()->path()));
       all.push_back(models.back().get());
     }
@@ -410,9 +445,13 @@ class Tuner {
 
   std::filesystem::path journal() const { return store_.folder() / "trials.jsonl"; }
 
-  // What earlier runs measured on the search's windows. A last line that was cut off in the middle does not count.
+  // What earlier runs measured on the search's windows, as the first rank finds it. A last line that was cut off in the
+  // middle does not count.
   void read_trials() {
-    std::ifstream in(journal());
+    std::string lines;
+    if (ranks_.is_first() && std::filesystem::exists(journal())) lines = file_bytes(journal());
+    broadcast_text(ranks_, 0, lines);
+    std::istringstream in(lines);
     for (std::string line; std::getline(in, line);) {
       const nlohmann::json trial = nlohmann::json::parse(line, nullptr, false);
       if (!trial.is_object() || !trial.contains("levels") || !trial.contains("kl")) break;
@@ -423,6 +462,13 @@ class Tuner {
     }
   }
 
+  void append_trials(const std::string& lines) const {
+    std::ofstream out(journal(), std::ios::app);
+    out << lines;
+    out.close();
+    if (!out) fail(ErrorKind::kFailure, "{}: cannot be written", journal().string());
+  }
+
   std::vector<double> search_kl(std::span<const Levels> plans) {
     std::vector<Levels> unknown;
     for (const Levels& plan : plans) {
@@ -430,14 +476,13 @@ class Tuner {
     }
     if (!unknown.empty()) {
       const std::vector<double> found = measure(unknown, text_.search);
-      std::ofstream out(journal(), std::ios::app);
+      std::string lines;
       for (std::size_t i = 0; i < unknown.size(); ++i) {
         const nlohmann::json levels(stored(unknown[i]));
         known_[levels.dump()] = found[i];
-        out << nlohmann::ordered_json{{"levels", levels}, {"kl", found[i]}}.dump() << "\n";
+        lines += nlohmann::ordered_json{{"levels", levels}, {"kl", found[i]}}.dump() + "\n";
       }
-      out.close();
-      if (!out) fail(ErrorKind::kFailure, "{}: cannot be written", journal().string());
+      if (ranks_.is_first()) append_trials(lines);
     }
     std::vector<double> result;
     for (const Levels& plan : plans) result.push_back(known_.at(nlohmann::json(stored(plan)).dump()));
@@ -522,16 +567,23 @@ class Tuner {
           result_.ended = fmt::format("no plan was better for {} rounds", kPatience);
           return;
         }
-        const auto now = Clock::now();
-        const std::chrono::duration<double> round = now - begin, all = now - begin_;
-        if (all.count() + (1.0 + kReserve) * round.count() > options_.max_seconds) {
+        if (time_is_over(Clock::now() - begin)) {
           result_.ended = "the time";
           return;
         }
       }
     } catch (const Interrupted&) {
+      if (ranks_.size() > 1) throw;  // others wait for this one
       result_.ended = "interrupted";
     }
+  }
+
+  // By the first rank's clock.
+  bool time_is_over(std::chrono::duration<double> round) const {
+    const std::chrono::duration<double> all = Clock::now() - begin_;
+    bool over = all.count() + (1.0 + kReserve) * round.count() > options_.max_seconds;
+    ranks_.broadcast(0, std::as_writable_bytes(std::span(&over, 1)));
+    return over;
   }
 
   TunePoint point(const std::string& name, const Levels& plan, double kl) const {
@@ -563,6 +615,7 @@ class Tuner {
     try {
       make_line(best);
     } catch (const Interrupted&) {
+      if (ranks_.size() > 1) throw;
       result_.ended = "interrupted";
       return;
     }
@@ -622,6 +675,7 @@ class Tuner {
   Device& device_;
   const TuneText& text_;
   const TuneOptions& options_;
+  Communicator& ranks_;
   const Clock::time_point begin_ = Clock::now();
   LevelStore store_;
   Plan plan_;  // that the levels are solved by
@@ -684,8 +738,9 @@ TuneText split_for_tuning(const TokenWindows& windows, std::int64_t calibration,
   return text;
 }
 
-TunedPlan tune(const Model& model, Device& device, const TuneText& text, const TuneOptions& options) {
-  return Tuner(model, device, text, options).run();
+TunedPlan tune(const Model& model, Device& device, const TuneText& text, const TuneOptions& options,
+               Communicator& ranks) {
+  return Tuner(model, device, text, options, ranks).run();
 }
 
 nlohmann::ordered_json plan_document(const TunedPlan& result) {

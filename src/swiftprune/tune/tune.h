@@ -15,6 +15,7 @@
 #include "swiftprune/device/device.h"
 #include "swiftprune/pipeline/method.h"
 #include "swiftprune/pipeline/plan.h"
+#include "swiftprune/ranks/communicator.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune {
@@ -85,7 +86,10 @@ struct TunedPlan {
 
 // Throws Error{kUsage} for a budget that no plan meets, with the nearest that one does; an interrupt before the search
 // leaves as Interrupted, one during it ends the search with the best plan so far.
-TunedPlan tune(const Model& model, Device& device, const TuneText& text, const TuneOptions& options);
+// ranks: each solves some of the levels and measures some of each round's plans; all find the plan that one process finds,
+// time limits aside. They must see the folder, or Error{kUsage}, and an interrupt leaves as Interrupted.
+TunedPlan tune(const Model& model, Device& device, const TuneText& text, const TuneOptions& options,
+               Communicator& ranks = alone());
 
 // The plan as a file that prune --plan reads, with the shape of each linear, so that another model's is refused.
 nlohmann::ordered_json plan_document(const TunedPlan& result);

@@ -225,21 +225,29 @@ class CudaPruneShop final : public PruneShop {
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
     const StreamSpans::Span span(spans_, stream_, "refine", "gpu", layer_);
-    quantized_[linear] = refine_into(linear, entry, target, place_of(linear));
+    const Place place = place_of(linear);
+    if (entry.grid) {
+      quantized_[linear] = refine_into(linear, entry, target, place, {});
+    } else {
+      const std::vector<Part> parts = row_parts(entry, target, place.weight.rows);
+      refine_into(linear, entry, target, place, parts);
+      share_rows(parts, place.weight);
+    }
     damping_[linear] = refiner_->raised_damping();
     refined_here_[linear] = !entry.grid;
   }
 
   // On the main stream, and done when it returns: the linear's own selection may follow on another one.
   Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
-    expect(aside_.data() != nullptr && !shared_, "solve_aside: room, and one rank");
+    expect(aside_.data() != nullptr, "solve_aside: room");
     const DeviceView weight = dense().weight(linear);
     auto* counters = reinterpret_cast<PruneCounters*>(aside_counters_.data());
     const Place place{view_of(aside_.data(), weight.dtype, weight.rows, weight.cols), counters};
     check(cudaMemsetAsync(counters, 0, sizeof(PruneCounters), stream_));
     if (entry.refine.facts().uses_mask)
       select_into(linear, entry, target, !entry.refine.is_none(), place, stream_);
-    if (!entry.refine.is_none()) refine_into(linear, entry, target, place);
+    if (!entry.refine.is_none())
+      refine_into(linear, entry, target, place, own_parts(entry, target, weight.rows));
     if (const DeviceStats* stats = errors_ ? stats_for(linear) : nullptr) {
       errors_->measure(linear, place.weight, *stats, prepared_refiner(*stats));
       errors_->download();
@@ -248,7 +256,7 @@ class CudaPruneShop final : public PruneShop {
     check(cudaMemcpyAsync(host_aside_.data(), aside_.data(), bytes, cudaMemcpyDeviceToHost, stream_));
     PruneCounters counted;
     check(cudaMemcpyAsync(&counted, counters, sizeof(counted), cudaMemcpyDeviceToHost, stream_));
-    stream_.synchronize();
+    wait();
     if (counted.not_finite != 0) fail_not_finite(linear);
     Aside solved{Matrix(weight.rows, weight.cols), {}};
     convert_to_f32({host_aside_.data(), bytes}, weight.dtype, solved.weight.values());
@@ -427,9 +435,16 @@ class CudaPruneShop final : public PruneShop {
     }
   }
 
-  // Returns the codes of a weight on a grid.
+  // Rows of a linear, and the rank that refines them.
+  struct Part {
+    std::int64_t first = 0, count = 0;
+    int rank = 0;
+  };
+
+  // Those of the parts that are this rank's; a weight on a grid whole. Returns the codes of the latter.
   std::optional<QuantizedWeight> refine_into(std::size_t linear, const PlanEntry& entry,
-                                             const PruneTarget& target, const Place& place) {
+                                             const PruneTarget& target, const Place& place,
+                                             std::span<const Part> parts) {
     const Stopwatch watch(run_.seconds.refine);
     const DeviceView weight = weight_of(linear);
     const DeviceStats* stats = stats_for(linear);
@@ -442,7 +457,6 @@ class CudaPruneShop final : public PruneShop {
       return refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, place.weight,
                                       place.counters);
     }
-    const std::vector<Part> parts = row_parts(entry, target, weight.rows);
     for (const Part& part : parts) {
       if (part.rank != ranks_.rank()) continue;
       PruneTarget rows = target;
@@ -455,25 +469,25 @@ class CudaPruneShop final : public PruneShop {
                        mask != nullptr ? mask + part.first * weight.cols : nullptr, rows,
                        place.weight.row_block(part.first, part.count), place.counters, part.first);
     }
-    share_rows(parts, place.weight);
     return std::nullopt;
   }
 
-  // Rows of a linear, and the rank that refines them.
-  struct Part {
-    std::int64_t first = 0, count = 0;
-    int rank = 0;
-  };
+  // All of them this rank's.
+  std::vector<Part> own_parts(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) const {
+    const std::int64_t step = refines_by_rows(entry, target) ? kRefinedRows : rows;
+    std::vector<Part> parts;
+    for (std::int64_t first = 0; first < rows; first += step)
+      parts.push_back({first, std::min(step, rows - first), ranks_.rank()});
+    return parts;
+  }
 
   // Each to the rank that has least of the input in hand; all ranks find the same.
   std::vector<Part> row_parts(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) {
-    const std::int64_t step = refines_by_rows(entry, target) ? kRefinedRows : rows;
-    std::vector<Part> parts;
-    for (std::int64_t first = 0; first < rows; first += step) {
+    std::vector<Part> parts = own_parts(entry, target, rows);
+    for (Part& part : parts) {
       const auto least = std::min_element(loads_.begin(), loads_.end());
-      const Part part{first, std::min(step, rows - first), static_cast<int>(least - loads_.begin())};
+      part.rank = static_cast<int>(least - loads_.begin());
       *least += part.count;
-      parts.push_back(part);
     }
     return parts;
   }

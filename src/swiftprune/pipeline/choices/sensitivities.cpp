@@ -61,19 +61,11 @@ int prober_of(std::int64_t layer, const Communicator& ranks) {
 // Each rank's values of the entries of its blocks and of its blocks, to all.
 void exchange(Communicator& ranks, const Plan& plan, std::vector<double>& values, std::vector<double>& local,
               std::vector<double>& final_changes) {
-  for (int rank = 0; rank < ranks.size(); ++rank) {
-    const auto take = [&](std::vector<double>& of_all, const auto& layer_of) {
-      std::vector<double> theirs = of_all;
-      ranks.broadcast(rank, std::as_writable_bytes(std::span(theirs)));
-      for (std::size_t i = 0; i < of_all.size(); ++i) {
-        if (prober_of(layer_of(i), ranks) == rank) of_all[i] = theirs[i];
-      }
-    };
-    const auto itself = [](std::size_t layer) { return static_cast<std::int64_t>(layer); };
-    take(values, [&](std::size_t entry) { return plan.entries[entry].layer; });
-    take(local, itself);
-    take(final_changes, itself);
-  }
+  const auto of_layer = [&](std::size_t layer) { return prober_of(static_cast<std::int64_t>(layer), ranks); };
+  exchange_owned(ranks, values,
+                 [&](std::size_t entry) { return prober_of(plan.entries[entry].layer, ranks); });
+  exchange_owned(ranks, local, of_layer);
+  exchange_owned(ranks, final_changes, of_layer);
 }
 
 }  // namespace

@@ -212,27 +212,10 @@ class CpuPruneShop final : public PruneShop {
   }
 
   void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
-    BlockLinear& of = this->linear(linear);
+    if (!shared_.takes(entry)) return refine_here(linear, entry, target);
+    const BlockLinear& of = this->linear(linear);
     check_finite(of.weight.view(), entry.tensor);
-    if (shared_.takes(entry)) return shared_.add(linear, of.weight.view(), entry, target, std::move(mask_));
-    const auto refiner = make_refiner(entry.refine);
-    Matrix dense;
-    {
-      const Stopwatch watch(run_.seconds.refine);
-      const PreparedGram& prepared = this->prepared(entry, *refiner);
-      RefineTask task;
-      task.weight = of.weight.view();
-      task.mask = refiner->uses_mask() ? &mask_ : nullptr;
-      task.target = target;
-      task.grid = entry.grid;
-      task.low_rank = entry.low_rank;
-      Refinement refined = refiner->refine(task, prepared, backend_);
-      if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
-      dense = std::exchange(of.weight, std::move(refined.weight));
-      quantized_[linear] = std::move(refined.quantized);
-      of.low_rank = std::move(refined.low_rank);
-    }
-    finish_linear(linear, entry, dense);
+    shared_.add(linear, of.weight.view(), entry, target, std::move(mask_));
   }
 
   Aside solve_aside(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) override {
@@ -240,7 +223,7 @@ class CpuPruneShop final : public PruneShop {
     Matrix dense = of.weight.clone();
     const LinearOutcome before = outcomes_[linear];
     if (entry.refine.facts().uses_mask) select(linear, entry, target, !entry.refine.is_none());
-    if (!entry.refine.is_none()) refine(linear, entry, target);
+    if (!entry.refine.is_none()) refine_here(linear, entry, target);
     quantized_[linear].reset();
     return {std::exchange(of.weight, std::move(dense)), std::exchange(outcomes_[linear], before)};
   }
@@ -300,6 +283,30 @@ class CpuPruneShop final : public PruneShop {
     if (!numbers_->is_of_expert(index)) return block_->linears()[index];
     expect(numbers_->expert(index) == expert_index_, "linear: of the expert in hand");
     return expert_->linear(parts_of(*block_->config().experts)[numbers_->part(index)]);
+  }
+
+  // By this process alone.
+  void refine_here(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) {
+    BlockLinear& of = this->linear(linear);
+    check_finite(of.weight.view(), entry.tensor);
+    const auto refiner = make_refiner(entry.refine);
+    Matrix dense;
+    {
+      const Stopwatch watch(run_.seconds.refine);
+      const PreparedGram& prepared = this->prepared(entry, *refiner);
+      RefineTask task;
+      task.weight = of.weight.view();
+      task.mask = refiner->uses_mask() ? &mask_ : nullptr;
+      task.target = target;
+      task.grid = entry.grid;
+      task.low_rank = entry.low_rank;
+      Refinement refined = refiner->refine(task, prepared, backend_);
+      if (refined.report.damping_raised > 0) outcomes_[linear].damping = refined.report.damping;
+      dense = std::exchange(of.weight, std::move(refined.weight));
+      quantized_[linear] = std::move(refined.quantized);
+      of.low_rank = std::move(refined.low_rank);
+    }
+    finish_linear(linear, entry, dense);
   }
 
   void write_weight(std::size_t linear, const BlockLinear& of) {

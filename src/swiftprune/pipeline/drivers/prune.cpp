@@ -251,13 +251,14 @@ class Pruner {
   void solve_levels(std::size_t linear, const PlanEntry& entry,
                     std::span<const std::vector<std::int64_t>> counts) {
     const std::span<const PlanEntry> levels = levels_of(entry);
+    const auto number = static_cast<std::size_t>(&entry - plan_.entries.data());
     for (std::size_t l = 0; l < levels.size(); ++l) {
+      if (options_.levels->is_own && !options_.levels->is_own(number, l)) continue;
       check_interrupt();
       PruneTarget target = levels[l].target(plan_.rounding);
       target.row_counts = counts[l];
       const PruneShop::Aside solved = shop_->solve_aside(linear, levels[l], target);
-      options_.levels->take(static_cast<std::size_t>(&entry - plan_.entries.data()), l,
-                            result_of(levels[l], solved.outcome), solved.weight.view());
+      options_.levels->take(number, l, result_of(levels[l], solved.outcome), solved.weight.view());
     }
   }
 

@@ -59,6 +59,8 @@ inline constexpr std::int64_t kMinExpertTokens = 128;
 struct SolvedLevels {
   // Of each of the plan's entries, what else it is solved at: the same linear, other sparsities and grids.
   std::vector<std::vector<PlanEntry>> levels;
+  // Which of them this process solves, where other ranks solve the rest; empty: all.
+  std::function<bool(std::size_t entry, std::size_t level)> is_own;
   // The values [rows, cols] that the checkpoint's dtype would hold. From the run's thread, in the order of the plan.
   std::function<void(std::size_t entry, std::size_t level, const TensorResult& result,
                      ConstMatrixView weight)>
@@ -119,6 +121,19 @@ class PruneOutput : public TensorOutput {
   virtual void finish(const FinishedBlock&) {}  // one call at a time, from any thread
   // What an earlier run wrote; asked for only for PruneOptions::finished.
   virtual void read(const std::string& name, std::span<float> values);
+};
+
+// Of a rank that writes nothing.
+class NoOutput final : public PruneOutput {
+ public:
+  explicit NoOutput(bool keeps_grids) : keeps_grids_(keeps_grids) {}
+  bool takes(const std::string&) const override { return false; }
+  void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
+  bool keeps_grids() const override { return keeps_grids_; }
+  void write_quantized(const std::string&, const QuantizedWeight&) override {}
+
+ private:
+  bool keeps_grids_;
 };
 
 // On the processor. windows: calibration text; may be empty when no part of the plan reads statistics.

@@ -81,7 +81,7 @@ class PruneShop {
                       bool masks_only) = 0;
   virtual void refine(std::size_t linear, const PlanEntry& entry, const PruneTarget& target) = 0;
   // select() and refine() of other settings (PruneOptions::levels) for a linear that is not pruned yet, and still is not
-  // behind the call.
+  // behind the call. By this process alone, however many ranks there are.
   struct Aside {
     Matrix weight;  // as the file would hold it
     LinearOutcome outcome;
