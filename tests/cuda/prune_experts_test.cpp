@@ -84,18 +84,25 @@ TEST_P(CudaPruneExpertsTest, AgreesWithTheCpu) {
     const PruneResult found = run(true, plan, recipe, "gpu_" + name);
     ASSERT_EQ(found.tensors.size(), expected.tensors.size());
     double on_cpu_error = 0.0, on_gpu_error = 0.0;
+    struct {
+      double by = 0.0;
+      std::string tensor;
+    } widest;
     for (std::size_t i = 0; i < found.tensors.size(); ++i) {
       const TensorResult &a = expected.tensors[i], &b = found.tensors[i];
       EXPECT_EQ(b.name, a.name);
       ASSERT_EQ(b.error.has_value(), a.error.has_value()) << a.name;
       on_cpu_error += a.error.value_or(0.0);
       on_gpu_error += b.error.value_or(0.0);
+      if (std::abs(b.error.value_or(0.0) - a.error.value_or(0.0)) > std::abs(widest.by))
+        widest = {b.error.value_or(0.0) - a.error.value_or(0.0), a.name};
       // An expert of a few tokens is refined to an error that is next to nothing, of which all is rounding.
       if (recipe.agreement < 0.99) continue;
       EXPECT_NEAR(b.error.value_or(0.0), a.error.value_or(0.0), 0.02 * a.error.value_or(0.0) + 1e-5)
           << a.name;
     }
-    EXPECT_NEAR(on_gpu_error, on_cpu_error, 0.12 * on_cpu_error + 1e-5);
+    EXPECT_NEAR(on_gpu_error, on_cpu_error, 0.12 * on_cpu_error + 1e-5)
+        << "most by " << widest.tensor << ": " << widest.by;
     ASSERT_EQ(found.expert_tokens.size(), expected.expert_tokens.size());
     const Checkpoint on_cpu = result("cpu_" + name), on_gpu = result("gpu_" + name);
     double same = 0.0, all = 0.0;
@@ -103,7 +110,7 @@ TEST_P(CudaPruneExpertsTest, AgreesWithTheCpu) {
       const std::vector<float> x = stored_values(on_cpu, entry.tensor);
       std::vector<float> y = stored_values(on_gpu, entry.tensor);
       const ConstMatrixView weight{y.data(), entry.rows, entry.cols, entry.cols};
-      EXPECT_TRUE(check_pattern(weight_view(weight), entry.pattern).holds) << entry.tensor;
+      EXPECT_TRUE(!entry.prune || check_pattern(weight_view(weight), entry.pattern).holds) << entry.tensor;
       for (std::size_t i = 0; i < x.size(); ++i) same += (x[i] == 0.0f) == (y[i] == 0.0f) ? 1.0 : 0.0;
       all += entry.num_weights();
       if (recipe.agreement == 1.0) {

@@ -178,8 +178,8 @@ TEST_F(GpuRanks, TuneFindsThePlanOfOneGpu) {
     options.max_trials = 25;
     options.group = 0;
     options.budget =
-        grids ? TuneBudget{TuneBudget::Kind::kBits, 3.6} : TuneBudget{TuneBudget::Kind::kSparsity, 0.5};
-    if (grids) options.bits = {4, 3};
+        grids ? TuneBudget{TuneBudget::Kind::kBits, 8.0} : TuneBudget{TuneBudget::Kind::kSparsity, 0.5};
+    if (grids) options.bits = {8, 4, 3};
     const auto find = [&](const std::string& name, Communicator& ranks) {
       TuneOptions of_run = options;
       of_run.folder = folder.path() / fmt::format("{}-{}", name, grids);

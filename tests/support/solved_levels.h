@@ -26,7 +26,8 @@ inline void expect_levels_beside(const Model& model, const std::string& refine, 
   for (PlanEntry& entry : plan.entries) entry.row_budgets = entry.prune;
   // One other level of the first linear, two of a later one.
   const std::size_t chosen[] = {0, plan.entries.size() - 1};
-  SolvedLevels beside{std::vector<std::vector<PlanEntry>>(plan.entries.size()), {}};
+  SolvedLevels beside;
+  beside.levels.resize(plan.entries.size());
   for (const std::size_t e : chosen) {
     for (const double sparsity : {0.3, 0.8}) {
       if (e == 0 && sparsity > 0.5) continue;
