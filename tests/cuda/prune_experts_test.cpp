@@ -101,7 +101,7 @@ TEST_P(CudaPruneExpertsTest, AgreesWithTheCpu) {
       EXPECT_NEAR(b.error.value_or(0.0), a.error.value_or(0.0), 0.02 * a.error.value_or(0.0) + 1e-5)
           << a.name;
     }
-    EXPECT_NEAR(on_gpu_error, on_cpu_error, 0.12 * on_cpu_error + 1e-5)
+    EXPECT_NEAR(on_gpu_error, on_cpu_error, 0.15 * on_cpu_error + 1e-5)
         << "most by " << widest.tensor << ": " << widest.by;
     ASSERT_EQ(found.expert_tokens.size(), expected.expert_tokens.size());
     const Checkpoint on_cpu = result("cpu_" + name), on_gpu = result("gpu_" + name);
