@@ -18,6 +18,7 @@
 #include "option_echo.h"
 #include "program.h"
 #include "rank_launch.h"
+#include "signals.h"
 #include "swiftprune/checkpoint/output_file.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -190,10 +191,20 @@ void be_silent(CommonOptions& common) {
   ::close(nowhere);
 }
 
-// All ranks end. What is wrong with all of them alike is the first one's to tell, so the others give it time for that;
-// that they were stopped is told by who stopped them.
+// What is wrong with all ranks alike is the first one's to tell, so the others give it time for that. Was this one stopped
+// meanwhile, by who ends all when the first has ended?
+bool is_told_by_first() {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  while (std::chrono::steady_clock::now() < give_up) {
+    if (program_stop().stop_requested()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+// All ranks end. That they were stopped is told by who stopped them.
 [[noreturn]] void end_all(Communicator& ranks, std::exception_ptr error) {
-  if (!ranks.is_first()) std::this_thread::sleep_for(std::chrono::seconds(2));
+  if (!ranks.is_first()) is_told_by_first();
   const int code = exit_code_of(error, ranks.name() + ": ", ranks.is_first());
   std::fflush(stdout);
   ranks.abort(code);
@@ -260,8 +271,13 @@ void run_in_ranks(CommonOptions& common, const RankFlags& flags, const std::stri
     bad_usage("{}: found {}, but {} started {}; leave {} out", flag, wanted, launched->launcher,
               launched->size, flag);
   }
-  std::unique_ptr<Communicator> mpi;
-  const auto ranks = join(*launched, flags, device, mpi);
+  std::unique_ptr<Communicator> mpi, ranks;
+  try {
+    ranks = join(*launched, flags, device, mpi);
+  } catch (const Error& error) {
+    if (launched->rank > 0 && is_told_by_first()) throw RanksEnded(static_cast<int>(error.kind()));
+    throw;
+  }
   if (!ranks->is_first()) be_silent(common);
   try {
     check_same_on_ranks(*ranks, {{"version", SWIFTPRUNE_VERSION}});

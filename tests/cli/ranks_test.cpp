@@ -423,5 +423,17 @@ TEST(RanksWithoutMpi, ItsLibraryIsMissedByName) {
               HasSubstr("--ranks: its MPI code, /no/libswiftprune_mpi.so, is not there"));
 }
 
+// Needs neither GPU nor MPI.
+TEST(RanksWithoutGpus, WhatAllLackIsToldOnce) {
+  const test::TempDir folder;
+  const std::string error = folder.path() / "stderr";
+  const std::string command = fmt::format("CUDA_VISIBLE_DEVICES= '{}' eval '{}' --text x --gpus 3 2>'{}'",
+                                          SWIFTPRUNE_PROGRAM, (test::kModels / "llama2").string(), error);
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 4);
+  const std::string told = test::read_text(error);
+  EXPECT_EQ(told.find("swiftprune: "), told.rfind("swiftprune: ")) << told;
+  EXPECT_EQ(std::count(told.begin(), told.end(), '\n'), 1) << told;
+}
+
 }  // namespace
 }  // namespace swiftprune
