@@ -1,5 +1,5 @@
 if(SWIFTPRUNE_CUDA)
-  foreach(name gpu_bench gpu_sparse_bench)
+  foreach(name gpu_bench gpu_layers_bench gpu_sparse_bench)
     swiftprune_bench(${name})
     target_link_libraries(${name} PRIVATE CLI11::CLI11 swiftprune_cuda_objects)
     set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON)

@@ -12,70 +12,17 @@
 #include <CLI/CLI.hpp>
 
 #include "gpu_timing.h"
-#include "swiftprune/core/parallel.h"
+#include "gpu_weights.h"
 #include "swiftprune/cuda/sparse/packed_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/device/device.h"
-#include "swiftprune/sparse/pack.h"
-#include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace {
 
-struct Shape {
-  std::int64_t rows, cols;
-};
-constexpr Shape kShapes[] = {{12288, 4096}, {4096, 4096}, {22016, 4096}, {4096, 11008}};
+constexpr RandomShape kShapes[] = {{12288, 4096}, {4096, 4096}, {22016, 4096}, {4096, 11008}};
 constexpr std::int64_t kLayers = 32;  // of the model, for the figures a token
-
-std::uint64_t mixed(std::uint64_t x) {  // splitmix64
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
-
-// Normal enough; pruned are the `pruned` smallest of every `group` consecutive weights of a row.
-std::vector<std::uint16_t> random_weight(Shape shape, std::int64_t group, double pruned, DType dtype) {
-  std::vector<std::uint16_t> bits(static_cast<std::size_t>(shape.rows * shape.cols));
-  const std::int64_t span = group == 0 ? shape.cols : group;
-  const auto count = static_cast<std::ptrdiff_t>(pruned * static_cast<double>(span) + 0.5);
-  parallel_for(shape.rows, 16, [&](std::int64_t first, std::int64_t last) {
-    std::vector<std::pair<std::uint16_t, std::int64_t>> order(static_cast<std::size_t>(span));
-    for (std::int64_t r = first; r < last; ++r) {
-      std::uint16_t* row = bits.data() + r * shape.cols;
-      for (std::int64_t c = 0; c < shape.cols; ++c) {
-        const std::uint64_t random = mixed(static_cast<std::uint64_t>(r * shape.cols + c));
-        float sum = 0.0f;
-        for (int shift = 0; shift < 64; shift += 16)
-          sum += static_cast<float>((random >> shift) & 0xffff) / 65536.0f - 0.5f;
-        row[c] = dtype == DType::kF16 ? f32_to_f16(0.02f * sum) : f32_to_bf16(0.02f * sum);
-      }
-      for (std::int64_t begin = 0; begin < shape.cols; begin += span) {
-        for (std::int64_t c = 0; c < span; ++c) {
-          order[static_cast<std::size_t>(c)] = {static_cast<std::uint16_t>(row[begin + c] & 0x7fff),
-                                                begin + c};
-        }
-        std::nth_element(order.begin(), order.begin() + count, order.end());
-        for (std::ptrdiff_t i = 0; i < count; ++i) row[order[static_cast<std::size_t>(i)].second] = 0;
-      }
-    }
-  });
-  return bits;
-}
-
-QuantizedWeight random_codes(Shape shape) {
-  QuantizedWeight weight{{4, 64, false}, shape.rows, shape.cols, {}, {}, {}};
-  weight.codes.resize(static_cast<std::size_t>(shape.rows * shape.cols));
-  parallel_for(shape.rows, 16, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first * shape.cols; i < last * shape.cols; ++i)
-      weight.codes[static_cast<std::size_t>(i)] = mixed(static_cast<std::uint64_t>(i)) & 15;
-  });
-  weight.scales.assign(static_cast<std::size_t>(shape.rows * weight.grid.groups_of(shape.cols)),
-                       f32_to_f16(0.01f));
-  return weight;
-}
 
 struct Case {
   const char* name;
@@ -107,7 +54,7 @@ class Bench {
         cudaMemcpyAsync(x_.view().data, random.data(), random.size() * 2, cudaMemcpyHostToDevice, stream_));
     stream_.synchronize();
     std::int64_t most = 0;
-    for (const Shape& shape : kShapes) most = std::max(most, shape.rows * shape.cols);
+    for (const RandomShape& shape : kShapes) most = std::max(most, shape.rows * shape.cols);
     scratch_ = cuda::DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * most), "expanded weights");
   }
 
@@ -134,12 +81,12 @@ class Bench {
 
   static std::int64_t dense_bytes() {
     std::int64_t bytes = 0;
-    for (const Shape& shape : kShapes) bytes += 2 * shape.rows * shape.cols;
+    for (const RandomShape& shape : kShapes) bytes += 2 * shape.rows * shape.cols;
     return bytes;
   }
 
   void load_dense() {
-    for (const Shape& shape : kShapes) {
+    for (const RandomShape& shape : kShapes) {
       const auto bits = random_weight(shape, 0, 0.0, dtype_);
       for (std::int64_t layer = 0; layer < layers_; ++layer) {
         dense_.emplace_back(memory_, dtype_, shape.rows, shape.cols, "weights");
@@ -160,14 +107,14 @@ class Bench {
     return shape * static_cast<std::size_t>(layers_) + static_cast<std::size_t>(layer);
   }
 
-  void each(const std::function<void(std::size_t, const Shape&)>& body) const {
+  void each(const std::function<void(std::size_t, const RandomShape&)>& body) const {
     for (std::int64_t layer = 0; layer < layers_; ++layer) {
       for (std::size_t s = 0; s < std::size(kShapes); ++s) body(at(s, layer), kShapes[s]);
     }
   }
 
   void dense_pass(std::int64_t tokens, bool own_kernel = false) {
-    each([&](std::size_t i, const Shape& shape) {
+    each([&](std::size_t i, const RandomShape& shape) {
       const cuda::DeviceView from = x(tokens, shape.cols);
       const cuda::DeviceView to = y(tokens, shape.rows);
       if (own_kernel) {
@@ -186,10 +133,10 @@ class Bench {
         item.group == 4 && dtype_ == DType::kBF16 && cuda::StructuredProducts::why_not().empty();
     if (with_library) structured.emplace(memory_, stream_);
     std::int64_t bytes = 0;
-    for (const Shape& shape : kShapes) {
+    for (const RandomShape& shape : kShapes) {
       const auto bits = random_weight(shape, item.group, item.pruned, dtype_);
       const PackedTensor packed = item.format.kind == PackedKind::kDenseGrid
-                                      ? pack(random_codes(shape), item.format)
+                                      ? pack(random_codes(shape, 0, 0.0), item.format)
                                       : pack({bits, shape.rows, shape.cols, dtype_}, item.format);
       for (std::int64_t layer = 0; layer < layers_; ++layer) {
         weights.emplace_back(memory_, std::span(&packed, 1), dtype_, stream_);
@@ -202,7 +149,7 @@ class Bench {
     }
     for (const auto& [tokens, unused] : dense_ms_) {
       const double ms = time([&] {
-        each([&](std::size_t i, const Shape& shape) {
+        each([&](std::size_t i, const RandomShape& shape) {
           weights[i].linear(products_, x(tokens, shape.cols), nullptr, y(tokens, shape.rows), false,
                             {scratch_.data(), scratch_.bytes()}, stream_);
         });
@@ -212,7 +159,7 @@ class Bench {
       std::vector<cuda::StructuredProducts::Algorithm> algorithms(weights.size());
       const auto start = std::chrono::steady_clock::now();
       for (std::size_t s = 0; s < std::size(kShapes); ++s) {
-        const Shape& shape = kShapes[s];
+        const RandomShape& shape = kShapes[s];
         const auto found =
             structured->search(compressed[at(s, 0)], x(tokens, shape.cols), y(tokens, shape.rows));
         for (std::int64_t layer = 0; layer < layers_; ++layer) algorithms[at(s, layer)] = found;
@@ -220,7 +167,7 @@ class Bench {
       fmt::print("searched {} shapes in {:.2f} s\n", std::size(kShapes),
                  std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       const double library_ms = time([&] {
-        each([&](std::size_t i, const Shape& shape) {
+        each([&](std::size_t i, const RandomShape& shape) {
           expect(
               structured->linear(compressed[i], x(tokens, shape.cols), y(tokens, shape.rows), algorithms[i]),
               "the algorithm that was found");

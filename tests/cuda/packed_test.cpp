@@ -40,8 +40,11 @@ class CudaPackedTest : public test::GpuTest {
   }
   void expect_products(const std::vector<PackedTensor>& parts, DType dtype, std::int64_t tokens,
                        DType y_dtype) {
+    expect_products(cuda::DevicePacked(*memory_, parts, dtype, *stream_), parts, dtype, tokens, y_dtype);
+  }
+  void expect_products(const cuda::DevicePacked& weight, const std::vector<PackedTensor>& parts, DType dtype,
+                       std::int64_t tokens, DType y_dtype) {
     const std::int64_t cols = parts.front().cols();
-    const cuda::DevicePacked weight(*memory_, parts, dtype, *stream_);
     std::int64_t rows = 0;
     for (const PackedTensor& part : parts) rows += part.rows();
     ASSERT_EQ(weight.rows(), rows);
@@ -85,8 +88,14 @@ class CudaPackedTest : public test::GpuTest {
     EXPECT_LE(relative_error(once.view(), twice.view()), 2 * tolerance) << name();
   }
 
+  cuda::DevicePacked as_entries(const std::vector<PackedTensor>& parts) {
+    return cuda::DevicePacked(*memory_, parts, parts.front().shape().dtype, *stream_)
+        .as_entries(*memory_, *stream_);
+  }
   void expect_expansion(const std::vector<PackedTensor>& parts) {
-    const cuda::DevicePacked weight(*memory_, parts, parts.front().shape().dtype, *stream_);
+    expect_expansion(cuda::DevicePacked(*memory_, parts, parts.front().shape().dtype, *stream_), parts);
+  }
+  void expect_expansion(const cuda::DevicePacked& weight, const std::vector<PackedTensor>& parts) {
     const auto dense = poisoned(2 * weight.rows() * weight.cols());
     weight.expand(dense.data(), *stream_);
     std::vector<std::uint16_t> expected;
@@ -123,6 +132,78 @@ TEST_F(CudaPackedTest, BitmapOfAnyShapeAndDensity) {
   }
 }
 
+// Products and expansion of entries made of the parts' bitmaps.
+TEST_F(CudaPackedTest, EntriesOfAnyShapeAndDensity) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, cols] : {std::pair{1, 1},
+                                     {15, 2},
+                                     {16, 63},
+                                     {17, 64},
+                                     {40, 65},
+                                     {33, 129},
+                                     {272, 1000},
+                                     {64, 4096},
+                                     {2500, 136},
+                                     {16, 8200}}) {
+      for (const double sparsity : {0.0, 0.3, 0.5, 0.9, 0.99, 1.0}) {
+        const PackedTensor packed = pack(random_weight(rows, cols, dtype, sparsity).view(), kBitmap);
+        const auto weight = as_entries({packed});
+        for (const std::int64_t tokens : {1, 2, 3, 4, 7, 16})
+          expect_products(weight, {packed}, dtype, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+        expect_expansion(weight, {packed});
+      }
+    }
+  }
+}
+
+// Empty rows beside full ones, single weights at the ends of rows, weights as far apart as sixteen steps reach, rows of
+// all densities, and -0 and NaN, which count as weights.
+TEST_F(CudaPackedTest, EntriesOfUnevenRows) {
+  for (const std::int64_t rows : {16, 61, 1100}) {
+    constexpr std::int64_t kCols = 777;
+    TestWeight weight = random_weight(rows, kCols, DType::kBF16, 0.0);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::uint16_t* row = weight.bits.data() + r * kCols;
+      for (std::int64_t c = 0; c < kCols; ++c) {
+        const bool kept = r % 7 == 0   ? false
+                          : r % 7 == 1 ? true
+                          : r % 7 == 2 ? c == 0
+                          : r % 7 == 3 ? c == kCols - 1
+                          : r % 7 == 4 ? (r % 2 == 0 ? c > 700 : c > 0 && c % 112 == 0)
+                          : r % 7 == 5 ? c < 30
+                                       : (r * 31 + c * c) % (r % 90 + 2) == 0;
+        if (!kept) row[c] = 0;
+      }
+    }
+    weight.bits[static_cast<std::size_t>(kCols + 5)] = 0x8000;
+    const PackedTensor packed = pack(weight.view(), kBitmap);
+    for (const std::int64_t tokens : {1, 2, 4})
+      expect_products(as_entries({packed}), {packed}, DType::kBF16, tokens, DType::kF32);
+    weight.bits[static_cast<std::size_t>(kCols + 9)] = 0x7fc1;
+    const PackedTensor with_nan = pack(weight.view(), kBitmap);
+    expect_expansion(as_entries({with_nan}), {with_nan});
+  }
+}
+
+TEST_F(CudaPackedTest, EntriesOfManyRowsAndParts) {
+  const auto part = [](std::int64_t rows, double sparsity) {
+    return pack(random_weight(rows, 96, DType::kBF16, sparsity, static_cast<std::uint32_t>(rows)).view(),
+                kBitmap);
+  };
+  const std::vector<PackedTensor> parts = {part(7, 0.5), part(48, 0.8), part(16, 0.2)};
+  for (const std::int64_t tokens : {1, 4, 12})
+    expect_products(as_entries(parts), parts, DType::kBF16, tokens, DType::kF32);
+  expect_expansion(as_entries(parts), parts);
+  // More panels than one round of blocks of threads takes.
+  const PackedTensor tall = pack(random_weight(44000, 70, DType::kBF16, 0.5).view(), kBitmap);
+  expect_products(as_entries({tall}), {tall}, DType::kBF16, 1, DType::kBF16);
+  expect_products(as_entries({tall}), {tall}, DType::kBF16, 3, DType::kF32);
+  expect_expansion(as_entries({tall}), {tall});
+  const PackedTensor fp8 =
+      pack(random_weight(16, 96, DType::kBF16, 0.5).view(), {.kind = PackedKind::kBitmapFp8});
+  EXPECT_FALSE(cuda::DevicePacked(*memory_, std::span(&fp8, 1), DType::kBF16, *stream_).can_be_entries());
+}
+
 TEST_F(CudaPackedTest, EightBitBitmapOfAnyShapeAndDensity) {
   for (const PackedKind kind : {PackedKind::kBitmapInt8, PackedKind::kBitmapFp8}) {
     for (const DType dtype : {DType::kBF16, DType::kF16}) {
@@ -148,6 +229,26 @@ TEST_F(CudaPackedTest, TwoFourOfAnyShape) {
         expect_products({packed}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
       }
       expect_expansion({packed});
+    }
+  }
+}
+
+// More tokens than one launch for few of them takes.
+TEST_F(CudaPackedTest, Batches) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [rows, cols] :
+         {std::pair{1, 4}, {16, 60}, {17, 64}, {130, 132}, {272, 1000}, {128, 4096}, {700, 192}}) {
+      const PackedTensor two_four = pack(random_nm_weight(rows, cols, dtype, 2, 4).view(), kTwoFour);
+      for (const std::int64_t tokens : {5, 8, 11, 16, 17, 31, 33, 64, 65})
+        expect_products({two_four}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+      for (const double sparsity : {0.0, 0.5, 1.0}) {
+        const PackedTensor bitmap = pack(random_weight(rows, cols, dtype, sparsity).view(), kBitmap);
+        for (const std::int64_t tokens : {17, 24, 31, 32, 33})
+          expect_products({bitmap}, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
+      }
+      const PackedTensor fp8 =
+          pack(random_weight(rows, cols, dtype, 0.5).view(), {.kind = PackedKind::kBitmapFp8});
+      expect_products({fp8}, 20, DType::kF32);
     }
   }
 }

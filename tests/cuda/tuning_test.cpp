@@ -111,6 +111,36 @@ TEST_F(CudaTuningTest, TakesTheFasterFormAndMeasuresOnce) {
   }
 }
 
+TEST_F(CudaTuningTest, BitmapsBecomeEntriesWhereThatIsFaster) {
+  const test::TempDir dir;
+  const PackedTensor bitmap = pack(testing_sparse::random_weight(kRows, kCols, DType::kBF16, 0.5).view(),
+                                   {.kind = PackedKind::kBitmap16});
+  int measured = 0;
+  for (int run = 0; run < 2; ++run) {
+    Timings timings(dir.path() / "autotune.json");
+    DeviceTuner tuner = this->tuner(timings);
+    tuner.set_stopwatch([&](const DevicePacked& weight, std::int64_t tokens, bool) {
+      ++measured;
+      FormTimes times{10.0, 12.0, 0.0, {}};
+      if (weight.can_be_entries() && tokens <= cuda::kMostEntryTokens)
+        times.entries_us = tokens == 1 ? 7.0 : 11.0;
+      return times;
+    });
+    DevicePacked one(*memory_, std::span(&bitmap, 1), DType::kBF16, *stream_);
+    DevicePacked two(*memory_, std::span(&bitmap, 1), DType::kBF16, *stream_);
+    const std::uint64_t bytes = one.bytes();
+    tuner.choose_few(one, 1);
+    EXPECT_NE(one.bytes(), bytes);
+    EXPECT_FALSE(one.is_dense());
+    tuner.choose_few(one, 1);  // stays
+    EXPECT_FALSE(one.can_be_entries());
+    tuner.choose_few(two, 2);
+    EXPECT_EQ(two.bytes(), bytes);
+    EXPECT_EQ(measured, 2);
+    timings.save();
+  }
+}
+
 TEST_F(CudaTuningTest, KeepsToTheMemoryThatThereIs) {
   cuda::DeviceMemory small(3 * kRows * kCols);  // no room to measure
   Timings timings({});

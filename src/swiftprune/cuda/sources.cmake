@@ -31,6 +31,8 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
     cuda/sparse/packed_grid.cu
+    cuda/sparse/entries.cu
+    cuda/sparse/entry_buffers.cpp
     cuda/sparse/few_tokens.cu
     cuda/sparse/packed_expand.cu
     cuda/forward/generation.cu

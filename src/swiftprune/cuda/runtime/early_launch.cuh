@@ -36,24 +36,32 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 // More must be asked for: 48 KiB, less what kernels declare themselves.
 inline constexpr int kUsualSharedBytes = 40 << 10;
 
-// shared: bytes of dynamic shared memory. check_launch() behind it tells of an error.
+// shared: bytes of dynamic shared memory; cluster: blocks of threads of one, 1 where the device has none.
+// check_launch() behind it tells of an error.
 template <class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared, cudaStream_t stream,
-                  Arguments... arguments) {
+void launch_early_clusters(void (*kernel)(Parameters...), dim3 blocks, int cluster, int threads, int shared,
+                           cudaStream_t stream, Arguments... arguments) {
   if (shared > kUsualSharedBytes)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared);
   config.stream = stream;
-  config.attrs = &early;
+  config.attrs = attributes;
   static const bool knows_early = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-  config.numAttrs = knows_early ? 1 : 0;
+  config.numAttrs = !knows_early ? 0 : cluster == 1 ? 1 : 2;
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared, cudaStream_t stream,
+                  Arguments... arguments) {
+  launch_early_clusters(kernel, blocks, 1, threads, shared, stream, arguments...);
 }
 
 }  // namespace swiftprune::cuda

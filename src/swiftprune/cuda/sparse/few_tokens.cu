@@ -97,8 +97,7 @@ bool multiply_few(const void* weight, std::int64_t stride, const CompactArgs& ar
   const int blocks = blocks_of(args.cols);
   const std::int64_t panels = panels_of(args.rows);
   constexpr int kBytes = kSumBytes<1>;
-  const int warps =
-      warps_per_panel(panels, blocks, kDenseBlocks * kDensePanelWarps, kBytes, kDensePanelWarps);
+  const int warps = std::min(kDensePanelWarps, blocks);
   const auto launch = [&](auto zero) {
     using T = decltype(zero);
     launch_panels(dense_kernel<T>, panels, warps, warps * kBytes, stream, static_cast<const T*>(weight),

@@ -11,9 +11,11 @@
 
 namespace swiftprune::cuda {
 
-inline constexpr std::int64_t kMaxDecodeTokens = 16;  // of one launch
-inline constexpr std::int64_t kMostDenseTokens = 8;   // of one launch with a dense weight
-inline constexpr std::int64_t kCompactBlock = 64;     // columns of a block
+inline constexpr std::int64_t kMaxDecodeTokens = 16;   // of one launch
+inline constexpr std::int64_t kMostBitmapBatch = 32;   // of one launch of batch_bitmap()
+inline constexpr std::int64_t kMostTwoFourBatch = 64;  // of batch_two_four()
+inline constexpr std::int64_t kMostDenseTokens = 8;    // of one launch with a dense weight
+inline constexpr std::int64_t kCompactBlock = 64;      // columns of a block
 
 // What a bitmap stores of each kept weight. As the kernels read them: numbers of 16 bits; int8 as sign and
 // magnitude; E4M3.
@@ -75,6 +77,10 @@ struct CompactArgs {
 void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_grid(const GridWeight& weight, const CompactArgs& args, cudaStream_t stream);
+// The same for more tokens, whose inputs several panels share. False, with nothing done, for more than kMost.. of them
+// and on devices without clusters of blocks of threads.
+bool batch_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
+bool batch_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
 // The same for a dense weight [rows, cols] of args.dtype. False, with nothing done, for operands that it does not take:
 // F32, more tokens than kMostDenseTokens (the library's products are then faster), columns that are no multiple of
 // kCompactBlock, rows that are not aligned.

@@ -16,6 +16,20 @@ constexpr int kMostWarps = 16;  // of a block of threads
 __device__ __forceinline__ int token_of(const CompactArgs& args, int j, int g) {
   return min(8 * j + g, static_cast<int>(args.tokens) - 1);
 }
+// y of one row and token from its sum.
+template <class T>
+__device__ __forceinline__ void store_sum(const CompactArgs& args, float sum, std::int64_t token,
+                                          std::int64_t row) {
+  const std::int64_t at = token * args.y_stride + row;
+  if (args.y_dtype == DType::kF32) {
+    auto* y = static_cast<float*>(args.y) + at;
+    if (args.bias != nullptr) sum += static_cast<const float*>(args.bias)[row];
+    *y = args.accumulate ? *y + sum : sum;
+  } else {
+    if (args.bias != nullptr) sum += to_float(static_cast<const T*>(args.bias)[row]);
+    static_cast<T*>(args.y)[at] = from_float<T>(sum);
+  }
+}
 // Adds up the warps' sums [warps][16 rows, 8·kTiles tokens] in the order of the warps and writes y.
 // scales: of the rows, or null.
 template <class T, int kTiles>
@@ -33,15 +47,7 @@ __device__ __forceinline__ void write_sums(const CompactArgs& args, const std::b
       sum += reinterpret_cast<const float*>(sums + w * warp_bytes)[r * 8 * kTiles + token];
     }
     if (scales != nullptr) sum *= scales[row] * widening;
-    const std::int64_t at = token * args.y_stride + row;
-    if (args.y_dtype == DType::kF32) {
-      auto* y = static_cast<float*>(args.y) + at;
-      if (args.bias != nullptr) sum += static_cast<const float*>(args.bias)[row];
-      *y = args.accumulate ? *y + sum : sum;
-    } else {
-      if (args.bias != nullptr) sum += to_float(static_cast<const T*>(args.bias)[row]);
-      static_cast<T*>(args.y)[at] = from_float<T>(sum);
-    }
+    store_sum<T>(args, sum, token, row);
   }
 }
 
@@ -61,15 +67,18 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[kTiles][4], float* 
 template <int kTiles>
 constexpr int kSumBytes = kRows * 8 * kTiles* static_cast<int>(sizeof(float));
 
+// Fewer warps a panel take too long when the others are done.
+constexpr int kLeastPanelWarps = 4;
+
 // So many that all panels run at once, when a multiprocessor holds `most` warps with `warp_bytes` of shared
-// memory each; each warp gets a block at least.
+// memory each, but kLeastPanelWarps at least; each warp gets a block at least.
 inline int warps_per_panel(std::int64_t panels, int blocks, int most, int warp_bytes,
                            int most_a_panel = kMostWarps) {
   static const int multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
   static const int shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   const std::int64_t panels_each = (panels + multiprocessors - 1) / multiprocessors;
   const std::int64_t warps = std::min(most, shared_bytes / warp_bytes) / panels_each;
-  return static_cast<int>(std::clamp<std::int64_t>(warps, 1, std::min(most_a_panel, blocks)));
+  return std::min(blocks, static_cast<int>(std::clamp<std::int64_t>(warps, kLeastPanelWarps, most_a_panel)));
 }
 
 template <class... Parameters, class... Arguments>

@@ -17,6 +17,7 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr std::int64_t kStructuredTokens = 256;  // fewer are no gain for cuSPARSELt
+constexpr std::int64_t kTwoFourAlone = 4;        // more gain by sharing their inputs among panels
 // More tokens repay the expansion of a grid; up to here they are multiplied kMaxDecodeTokens at a time.
 constexpr std::int64_t kGridTokens = 96;
 constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
@@ -45,6 +46,7 @@ std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
       return "2:4";
     case DevicePacked::Kind::kGrid:
       return name_of(PackedKind::kDenseGrid);
+    case DevicePacked::Kind::kEntries:  // what a bitmap becomes
     case DevicePacked::Kind::kDense:
       break;
   }
@@ -458,6 +460,8 @@ void DevicePacked::linear(Products& products, DeviceView x, const void* bias, De
     }
     return;
   }
+  if (pieces_.size() == 1 && dense_.data() == nullptr && multiply_batch(x, bias, y, accumulate, stream))
+    return;
   if (structured_ && bias == nullptr && x.rows >= kStructuredTokens &&
       multiply_structured(products, x, y, accumulate, scratch, stream)) {
     return;
@@ -469,6 +473,15 @@ void DevicePacked::linear(Products& products, DeviceView x, const void* bias, De
     expand(dense, stream);
   }
   products.linear(x, view_of(dense, dtype_, rows_, cols_), bias, y, accumulate);
+}
+
+// False, with nothing done, when there is no kernel for so many tokens.
+bool DevicePacked::multiply_batch(DeviceView x, const void* bias, DeviceView y, bool accumulate,
+                                  cudaStream_t stream) const {
+  const Piece& piece = pieces_.front();
+  const CompactArgs args = compact_args(x, piece.rows, bias, y, accumulate);
+  if (piece.kind == Kind::kBitmap) return batch_bitmap(piece.bitmap(), args, stream);
+  return piece.kind == Kind::kTwoFour && batch_two_four(piece.two_four(), args, stream);
 }
 
 // False, with nothing done, when the library does not take these operands.
@@ -524,8 +537,12 @@ void DevicePacked::multiply_packed(Products& products, DeviceView x, const void*
       case Kind::kBitmap:
         multiply_bitmap(piece.bitmap(), args, stream);
         break;
+      case Kind::kEntries:
+        multiply_entries(piece.entries.weight(), args, stream);
+        break;
       case Kind::kTwoFour:
-        multiply_two_four(piece.two_four(), args, stream);
+        if (x.rows <= kTwoFourAlone || !batch_two_four(piece.two_four(), args, stream))
+          multiply_two_four(piece.two_four(), args, stream);
         break;
       case Kind::kGrid:
         multiply_grid(piece.grid_weight(cols_), args, stream);
@@ -553,6 +570,30 @@ void DevicePacked::become_dense(DeviceMemory& memory, cudaStream_t stream) {
   pieces_.push_back(std::move(piece));
 }
 
+bool DevicePacked::can_be_entries() const {
+  return cols_ <= kMostEntryCols && std::all_of(pieces_.begin(), pieces_.end(), [](const Piece& piece) {
+           return piece.kind == Kind::kBitmap && piece.stored == Stored::kHalf;
+         });
+}
+
+DevicePacked DevicePacked::as_entries(DeviceMemory& memory, cudaStream_t stream) const {
+  expect(can_be_entries(), "as_entries: bitmaps of 16 bits");
+  const DeviceMatrix dense(memory, dtype_, rows_, cols_, "dense weights");
+  expand(dense.view().data, stream);
+  Piece piece;
+  piece.kind = Kind::kEntries;
+  piece.rows = rows_;
+  piece.entries = EntryBuffers(memory, dense.view().data, rows_, cols_, stream);
+  DevicePacked weight;
+  weight.description_ = description_;
+  weight.rows_ = rows_;
+  weight.cols_ = cols_;
+  weight.dtype_ = dtype_;
+  weight.bytes_ = piece.entries.bytes();
+  weight.pieces_.push_back(std::move(piece));
+  return weight;
+}
+
 bool DevicePacked::can_be_structured() const {
   return dtype_ == DType::kBF16 && rows_ % 16 == 0 && cols_ % 16 == 0 &&
          StructuredProducts::why_not().empty() &&
@@ -578,6 +619,9 @@ void DevicePacked::expand(void* dense, cudaStream_t stream) const {
         break;
       case Kind::kBitmap:
         expand_bitmap(piece.bitmap(), dtype_, piece.rows, cols_, target, stream);
+        break;
+      case Kind::kEntries:
+        expand_entries(piece.entries.weight(), cols_, target, stream);
         break;
       case Kind::kTwoFour:
         expand_two_four(piece.two_four(), piece.rows, cols_, target, stream);

@@ -10,6 +10,7 @@
 
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/cuda/sparse/entry_buffers.h"
 #include "swiftprune/cuda/sparse/packed_kernels.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/packed_tensor.h"
@@ -23,7 +24,7 @@ void linear_at_rest(Products& products, DeviceView x, DeviceView weight, const v
 
 class DevicePacked {
  public:
-  enum class Kind { kDense, kBitmap, kTwoFour, kGrid };
+  enum class Kind { kDense, kBitmap, kEntries, kTwoFour, kGrid };
 
   // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
   // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded). dtype: BF16 or F16,
@@ -45,7 +46,8 @@ class DevicePacked {
     std::uint64_t bytes = 0;
   };
   // x [N, I] of dtype() -> y [N, ΣO] (+)= x Wᵀ + bias [ΣO] of y's dtype (dtype() or F32; sums only F32). Up
-  // to kMaxDecodeTokens tokens (of grids: a few times as many) read the packed bytes; more use the second form, where there is one, else
+  // to kMaxDecodeTokens tokens (of grids and, on newer devices, of bitmaps and 2:4 a few times as many) read the packed
+  // bytes; more use the second form, where there is one, else
   // expanded weights (bytes times scale, rounded to 16 bits) and a dense product, for which `scratch` holds
   // ΣO·I elements.
   void linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
@@ -56,6 +58,11 @@ class DevicePacked {
   // A dense copy in place of the packed bytes, or beside them for many tokens.
   void become_dense(DeviceMemory& memory, cudaStream_t stream);
   void keep_dense(DeviceMemory& memory, cudaStream_t stream);
+  // The same weight as entries (entries.h) in place of bitmaps of 16 bits, which is for very few tokens; only when
+  // can_be_entries(). Needs memory for a dense copy on the way.
+  bool can_be_entries() const;
+  bool has_entries() const { return pieces_.front().kind == Kind::kEntries; }
+  DevicePacked as_entries(DeviceMemory& memory, cudaStream_t stream) const;
   // A copy in cuSPARSELt's form for many tokens without bias; only when can_be_structured(). Keeps a
   // reference to the library.
   bool can_be_structured() const;
@@ -64,6 +71,7 @@ class DevicePacked {
                        const StructuredProducts::Algorithm& algorithm, cudaStream_t stream);
 
  private:
+  DevicePacked() = default;
   // One launch: parts whose panels follow each other.
   struct Piece {
     Kind kind = Kind::kDense;
@@ -74,6 +82,7 @@ class DevicePacked {
     std::int64_t most = 0;
     QuantGrid grid = {};
     DeviceBuffer zeros;
+    EntryBuffers entries;
     BitmapWeight bitmap() const;
     TwoFourWeight two_four() const;
     GridWeight grid_weight(std::int64_t cols) const;
@@ -85,6 +94,8 @@ class DevicePacked {
 
   void multiply_packed(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
                        cudaStream_t stream) const;
+  bool multiply_batch(DeviceView x, const void* bias, DeviceView y, bool accumulate,
+                      cudaStream_t stream) const;
   bool multiply_structured(Products& products, DeviceView x, DeviceView y, bool accumulate, Scratch scratch,
                            cudaStream_t stream) const;
 

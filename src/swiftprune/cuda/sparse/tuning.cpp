@@ -43,6 +43,7 @@ std::optional<FormTimes> times_of(const Timings::Entry* entry) {
     times.structured_us = *structured;
     times.algorithm = {static_cast<int>(*id), static_cast<int>(*split_k), static_cast<int>(*mode)};
   }
+  times.entries_us = number(*entry, "entries_us", kLeast).value_or(0.0);
   return times;
 }
 
@@ -54,7 +55,12 @@ Timings::Entry entry_of(const FormTimes& times, bool searched) {
     entry["split_k"] = times.algorithm.split_k;
     entry["split_k_mode"] = times.algorithm.split_k_mode;
   }
+  if (times.entries_us > 0.0) entry["entries_us"] = times.entries_us;
   return entry;
+}
+
+bool may_be_entries(const DevicePacked& weight, std::int64_t tokens) {
+  return tokens <= kMostEntryTokens && weight.can_be_entries();
 }
 
 }  // namespace
@@ -93,7 +99,8 @@ FormTimes DeviceTuner::measure(const DevicePacked& weight, std::int64_t tokens, 
   const Timings::Entry* entry = timings_.find(name);
   const bool searches = search && weight.can_be_structured() && structured() != nullptr;
   const auto known = times_of(entry);
-  if (known && (!searches || entry->contains("structured_us"))) return *known;
+  const bool lacks_entries = may_be_entries(weight, class_of(tokens)) && known && known->entries_us == 0.0;
+  if (known && (!searches || entry->contains("structured_us")) && !lacks_entries) return *known;
   const std::int64_t dense_bytes = 2 * weight.rows() * weight.cols();
   const std::int64_t operands = 2 * class_of(tokens) * (weight.rows() + weight.cols());
   if (!has_room(static_cast<std::int64_t>(kFlushBytes) + 4 * dense_bytes + operands))
@@ -124,6 +131,11 @@ FormTimes DeviceTuner::time_forms(const DevicePacked& weight, std::int64_t token
     end.synchronize();
     if (counts) best = std::min(best, 1e3 * static_cast<double>(end.ms_since(start)));
   };
+  std::optional<DevicePacked> entries;
+  if (may_be_entries(weight, tokens)) {
+    entries = weight.as_entries(memory_, stream_);
+    times.entries_us = std::numeric_limits<double>::infinity();
+  }
   StructuredProducts::Weight compressed;
   if (search && tokens % 8 == 0) {
     compressed = structured()->compress(dense_view);
@@ -136,6 +148,12 @@ FormTimes DeviceTuner::time_forms(const DevicePacked& weight, std::int64_t token
       weight.linear(products_, x.view(), nullptr, y.view(), false, {scratch.data(), scratch.bytes()},
                     stream_);
     });
+    if (entries) {
+      time(times.entries_us, round > 0, [&] {
+        entries->linear(products_, x.view(), nullptr, y.view(), false, {scratch.data(), scratch.bytes()},
+                        stream_);
+      });
+    }
     if (times.structured_us == 0.0) continue;
     bool taken = false;
     time(times.structured_us, round > 0,
@@ -146,10 +164,15 @@ FormTimes DeviceTuner::time_forms(const DevicePacked& weight, std::int64_t token
 }
 
 void DeviceTuner::choose_few(DevicePacked& weight, std::int64_t tokens) {
-  if (weight.is_dense() || weight.has_grids()) return;
+  if (weight.is_dense() || weight.has_grids() || weight.has_entries()) return;
   const FormTimes times = measure(weight, tokens, false);
-  if (FormTimes::is_faster(times.dense_us, times.packed_us) && has_room(2 * weight.rows() * weight.cols()))
+  const std::int64_t dense_bytes = 2 * weight.rows() * weight.cols();
+  if (FormTimes::is_faster(times.entries_us, std::min(times.dense_us, times.packed_us)) &&
+      may_be_entries(weight, tokens) && has_room(2 * dense_bytes)) {
+    weight = weight.as_entries(memory_, stream_);
+  } else if (FormTimes::is_faster(times.dense_us, times.packed_us) && has_room(dense_bytes)) {
     weight.become_dense(memory_, stream_);
+  }
 }
 
 void DeviceTuner::choose_many(DevicePacked& weight, std::int64_t tokens, double repeats) {

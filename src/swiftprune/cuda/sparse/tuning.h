@@ -16,6 +16,7 @@ struct FormTimes {
   double dense_us = 0.0;       // a dense product alone
   double structured_us = 0.0;  // cuSPARSELt; 0: not measured, or it cannot be used
   StructuredProducts::Algorithm algorithm{};
+  double entries_us = 0.0;  // as entries; 0: not measured, or it cannot be
 
   // By more than two measurements differ.
   static bool is_faster(double us, double other_us) { return us > 0.0 && 1.03 * us < other_us; }
@@ -33,7 +34,7 @@ class DeviceTuner {
   FormTimes measure(const DevicePacked& weight, std::int64_t tokens, bool search);
   // Grids of few bits stay as they are, whose dense form is four times as large.
   //
-  // The weight becomes dense where that is faster for this many tokens of a decode step.
+  // The weight becomes entries or dense where that is faster for this many tokens of a decode step.
   void choose_few(DevicePacked& weight, std::int64_t tokens);
   // Gives the weight a second form for products of about this many tokens where that is faster and memory is
   // left. repeats: how many such products are to come, which must repay a search.
