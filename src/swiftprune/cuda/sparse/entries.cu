@@ -11,8 +11,8 @@ namespace {
 constexpr int kGroups = kTileEntries / kGroupEntries;  // of a tile
 constexpr int kStepWords = 3;                          // of a lane, of a tile
 constexpr int kMostStep = 7;
-constexpr int kEntryAhead = 2;     // tiles in registers
-constexpr int kEntryPrefetch = 2;  // tiles on their way to the cache before that
+constexpr int kEntryAhead = 2;  // tiles in registers
+constexpr int kFirstTiles = 2;  // of a range: asked of memory at once
 constexpr int kEntryResident =
     2;  // blocks of threads of a multiprocessor: the next product's load beside this one's
 
@@ -44,8 +44,7 @@ __device__ __forceinline__ void prefetch(const void* from, unsigned bytes) {
 #endif
 }
 
-// Where a warp's next tile lies. Tiles are on their way to the cache before they are fetched: registers hold less than
-// memory has to have on its way.
+// Where a warp's next tile lies.
 class TileStream {
  public:
   // end: of the range
@@ -53,16 +52,16 @@ class TileStream {
       : at_(weight.tiles + range.x),
         left_(static_cast<int>(range.w)),
         tiles_(static_cast<int>(range.z)),
-        lane_(lane),
-        ahead_(range.x),
-        end_(end),
-        base_(weight.tiles) {
-    for (int i = 0; i < kEntryPrefetch; ++i) prefetch_next();
+        lane_(lane) {
+    constexpr std::uint32_t kUnits = kFirstTiles * kTileUnits;
+    if (lane == 0 && range.x < end) prefetch(at_, 16 * min(end - range.x, kUnits));
   }
-  __device__ __forceinline__ void prefetch_next() {
-    if (lane_ == 0 && ahead_ < end_)
-      prefetch(base_ + ahead_, 16 * min(end_ - ahead_, static_cast<std::uint32_t>(kTileUnits)));
-    ahead_ += kTileUnits;
+  // The steps of the next tile alone.
+  __device__ __forceinline__ void fetch_steps(Tile& tile, const std::uint32_t* lengths) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(at_) + lane_;
+#pragma unroll
+    for (int i = 0; i < kStepWords; ++i) load_word(tile.steps[i], words + kWarp * i, true);
+    move_on(lengths);
   }
   // lengths: of the panels behind that of the range's first tile.
   __device__ __forceinline__ void fetch(Tile& tile, const std::uint32_t* lengths) {
@@ -76,6 +75,11 @@ class TileStream {
       if (!has) tile.values[i] = make_uint4(0, 0, 0, 0);
       load_four(tile.values[i], at_ + kStepUnits + kWarp * i + lane_, has);
     }
+    move_on(lengths);
+  }
+
+ private:
+  __device__ __forceinline__ void move_on(const std::uint32_t* lengths) {
     --tiles_;
     at_ += kTileUnits;
     left_ -= kTileEntries;
@@ -85,12 +89,8 @@ class TileStream {
       if (tiles_ > 0) left_ = static_cast<int>(lengths[panel_++]);
     }
   }
-
- private:
   const uint4* at_;
   int left_, tiles_, lane_;
-  std::uint32_t ahead_, end_;
-  const uint4* base_;
   int panel_ = 0;
 };
 
@@ -335,55 +335,65 @@ class RowWriter {
   bool vectors_;
 };
 
-// A warp a range. What lies behind the entry before a lane's first one, up to its last one, is the lane's to write.
+// All steps of a tile.
+__device__ __forceinline__ int steps_of(const Tile& tile) {
+  std::uint32_t sum = 0;
+#pragma unroll
+  for (int e = 0; e < kTileEntries; ++e) sum += step_of(tile, e);
+  return static_cast<int>(sum);
+}
+
+// A block of threads a range, its warps tiles in turn; of the others' they read the steps. What lies behind the entry
+// before a lane's first one in a tile, up to its last one there, is the lane's to write.
 __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_entries_kernel(EntryWeight weight, int cols,
                                                                              bool vectors,
                                                                              std::uint16_t* dense) {
   __shared__ alignas(16) std::uint16_t rings[kExpandWarps * kWarp][kRingPitch];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int range_at = static_cast<int>(blockIdx.x) * kExpandWarps + static_cast<int>(threadIdx.x) / kWarp;
-  if (range_at >= weight.blocks * kEntryWarps) return;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int range_at = static_cast<int>(blockIdx.x);
   const uint4 range = weight.ranges[range_at];
-  if (range.z == 0) return;
+  const auto tiles = static_cast<int>(range.z);
   auto panel = static_cast<std::int64_t>(range.y);
   int left = static_cast<int>(range.w);
+  bool begins = left == static_cast<int>(weight.lengths[panel]);
   TileStream stream(weight, range, weight.ranges[range_at + 1].x, lane);
   RowWriter writer(rings[threadIdx.x], vectors);
-  int at = 0;
-  const auto begin = [&](int before, bool row_begins) {
-    const std::uint32_t row = weight.rows[panel * kPanelEntryRows + lane / kEntryPieces];
-    const bool first = row_begins && lane % kEntryPieces == 0;
-    writer.begin(row == EntryWeight::kNoRow ? nullptr : dense + std::int64_t{row} * cols,
-                 first ? 0 : before + 1);
-    at = before;
-  };
-  begin(weight.range_columns[range_at * kWarp + lane], left == static_cast<int>(weight.lengths[panel]));
-  for (int tiles = static_cast<int>(range.z); tiles > 0; --tiles) {
+  int at = static_cast<int>(weight.range_columns[range_at * kWarp + lane]);
+  for (int i = 0; i < tiles; ++i) {
     Tile tile;
-    stream.fetch(tile, weight.lengths + range.y + 1);
+    if (i % kExpandWarps != warp) {
+      stream.fetch_steps(tile, weight.lengths + range.y + 1);
+      at += steps_of(tile);
+    } else {
+      stream.fetch(tile, weight.lengths + range.y + 1);
+      const std::uint32_t row = weight.rows[panel * kPanelEntryRows + lane / kEntryPieces];
+      const bool first = begins && lane % kEntryPieces == 0;
+      writer.begin(row == EntryWeight::kNoRow ? nullptr : dense + std::int64_t{row} * cols,
+                   first ? 0 : at + 1);
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      if (kGroupEntries * g >= left) break;
-      const uint4& eight = tile.values[g];
-      const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+      for (int g = 0; g < kGroups; ++g) {
+        if (kGroupEntries * g >= left) break;
+        const uint4& eight = tile.values[g];
+        const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
 #pragma unroll
-      for (int e = 0; e < kGroupEntries; ++e) {
-        at += static_cast<int>(step_of(tile, kGroupEntries * g + e));
-        const auto bits = static_cast<std::uint16_t>(words[e / 2] >> (16 * (e % 2)));
-        if (bits != 0) writer.put(at, bits);
+        for (int e = 0; e < kGroupEntries; ++e) {
+          at += static_cast<int>(step_of(tile, kGroupEntries * g + e));
+          const auto bits = static_cast<std::uint16_t>(words[e / 2] >> (16 * (e % 2)));
+          if (bits != 0) writer.put(at, bits);
+        }
+        writer.advance(at);
       }
-      writer.advance(at);
+      const bool ends = left <= kTileEntries && lane % kEntryPieces == kEntryPieces - 1;
+      writer.finish(ends ? cols - 1 : at);
     }
     left -= kTileEntries;
-    if (left <= 0) {
-      writer.finish(lane % kEntryPieces == kEntryPieces - 1 ? cols - 1 : at);
-      if (tiles == 1) return;
-      ++panel;
-      left = static_cast<int>(weight.lengths[panel]);
-      begin(weight.panel_columns[panel * kWarp + lane], true);
-    }
+    begins = left <= 0;
+    if (!begins || i + 1 == tiles) continue;
+    ++panel;
+    left = static_cast<int>(weight.lengths[panel]);
+    at = static_cast<int>(weight.panel_columns[panel * kWarp + lane]);
   }
-  writer.finish(at);
 }
 
 // -- Entries of a dense matrix ------------------------------------------------------------------------------
@@ -503,7 +513,7 @@ __global__ void pick_columns_kernel(const std::uint16_t* tile_columns, const std
 }  // namespace
 
 void expand_entries(const EntryWeight& weight, std::int64_t cols, void* dense, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>((weight.blocks * kEntryWarps + kExpandWarps - 1) / kExpandWarps);
+  const auto blocks = static_cast<unsigned>(weight.blocks * kEntryWarps);
   const bool vectors = cols % 8 == 0 && is_aligned(dense);
   expand_entries_kernel<<<blocks, kExpandWarps * kWarp, 0, stream>>>(weight, static_cast<int>(cols), vectors,
                                                                      static_cast<std::uint16_t*>(dense));
