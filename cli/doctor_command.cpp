@@ -11,6 +11,7 @@
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/device/cuda_library.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/ranks/mpi_library.h"
 #include "swiftprune/sparse/read_ceiling.h"
 #include "swiftprune/sparse/timings.h"
 #include "version.h"
@@ -53,6 +54,7 @@ struct Findings {
   double bytes_per_second = 0.0;
   double free_here = 0.0;
   Gpu gpu;
+  std::string mpi, no_mpi_because;  // the library that joins ranks
 
   bool is_busy() const { return load > kBusyLoad * threads; }
 
@@ -83,6 +85,12 @@ Findings look_around(const RunScope& job) {
   found.free_here = free_bytes(fs::current_path());
   job.context().progress("look for a GPU", 0, 0);
   found.gpu = look_for_gpu();
+  try {
+    check_mpi_library();
+    found.mpi = mpi_library_file().string();
+  } catch (const Error& error) {
+    found.no_mpi_because = error.what();
+  }
   job.context().progress("measure memory", 0, 0);
   found.bytes_per_second = measure_read_ceiling(kCeilingBytes, kCeilingRounds);
   return found;
@@ -101,6 +109,8 @@ nlohmann::ordered_json to_json(const Findings& found) {
           {"free_disk_bytes", found.free_here},
           {"gpu", gpu},
           {"no_gpu_because", found.gpu.why_not},
+          {"mpi", found.mpi},
+          {"no_mpi_because", found.no_mpi_because},
           {"model_caches", caches},
           {"timings_file", Timings::default_file().string()},
           {"advice", found.advice()}};
@@ -114,6 +124,7 @@ void print(const Findings& found) {
   fmt::print("disk       {} free in this folder\n", human_bytes(found.free_here));
   fmt::print("GPU        {}\n",
              found.gpu.name.empty() ? fmt::format("none: {}", found.gpu.why_not) : found.gpu.name);
+  fmt::print("MPI        {}\n", found.mpi.empty() ? "none: " + found.no_mpi_because : found.mpi);
   for (const fs::path& cache : hub_caches()) {
     std::error_code ignored;
     fmt::print("models     {}{}\n", cache.string(), fs::is_directory(cache, ignored) ? "" : " (not there)");

@@ -87,7 +87,7 @@ void declare_export(CLI::App& program) {
   add_model_argument(*command, arguments->common, "MODEL", arguments->model,
                      "Hugging Face model folder: dense, pruned or shrunk; or a GGUF file")
       ->required();
-  command->add_option("--gguf", arguments->gguf, "File to write; must not exist")->required();
+  command->add_option("-o,--gguf", arguments->gguf, "File to write; must not exist")->required();
   command
       ->add_option("--type", arguments->type,
                    fmt::format("Type of the matrices (vectors and norms stay f32); auto: the folder's own. "

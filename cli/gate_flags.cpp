@@ -97,7 +97,11 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& devi
   }();
   if (!ranks.is_first()) return;
   if (!run.common.quiet) {
-    for (const GateResult& result : report.gates) fmt::print(stderr, "{}\n", result.line());
+    clear_progress();
+    // The first that failed is the error's.
+    const bool failed = !report.passed();
+    for (const GateResult& result : std::span(report.gates).subspan(failed ? 1 : 0))
+      fmt::print(stderr, "{}\n", result.line());
   }
   require_passed(report);
 }

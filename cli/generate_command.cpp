@@ -1,5 +1,4 @@
 // swiftprune generate: continues a prompt.
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <vector>
@@ -8,7 +7,7 @@
 
 #include "command.h"
 #include "model_text.h"
-#include "swiftprune/api/text_writer.h"
+#include "swiftprune/api/text_generator.h"
 #include "swiftprune/core/error.h"
 
 namespace swiftprune::cli {
@@ -52,32 +51,28 @@ void run(const GenerateOptions& options) {
 
   Writing writing = writer.write(prompt, {.max_tokens = options.max_tokens, .sampler = options.sampler});
   if (!options.common.json && !options.chat) fmt::print("{}", options.prompt);
-  std::string text;
-  while (const auto piece = writing.next()) {
-    text += *piece;
-    if (options.common.json) continue;
-    fmt::print("{}", *piece);
+  // An incomplete character at the end is not for the terminal.
+  const GeneratedText written = write_to_end(writing, [&](std::string_view piece) {
+    if (options.common.json) return;
+    fmt::print("{}", piece);
     std::fflush(stdout);
-  }
-  text += writing.rest();  // an incomplete character: not for the terminal
-  const double decode_rate =
-      static_cast<double>(writing.num_tokens()) / std::max(1e-9, writing.decode_seconds());
+  });
   if (options.common.json) {
     print_json({{"prompt", options.prompt},
-                {"text", text},
-                {"prompt_tokens", writing.prompt_tokens()},
-                {"tokens", writing.num_tokens()},
-                {"stop", writing.stopped_by()},
-                {"prefill_seconds", writing.prefill_seconds()},
-                {"decode_seconds", writing.decode_seconds()},
-                {"decode_tokens_per_second", decode_rate}});
+                {"text", written.text},
+                {"prompt_tokens", written.prompt_tokens},
+                {"tokens", written.num_tokens},
+                {"stop", written.stopped_by},
+                {"prefill_seconds", written.prefill_seconds},
+                {"decode_seconds", written.decode_seconds},
+                {"decode_tokens_per_second", written.decode_tokens_per_second()}});
     return;
   }
   fmt::print("\n");
   if (!options.common.quiet) {
     fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n",
-               writing.num_tokens(), writing.decode_seconds(), decode_rate, writing.prompt_tokens(),
-               writing.prefill_seconds());
+               written.num_tokens, written.decode_seconds, written.decode_tokens_per_second(),
+               written.prompt_tokens, written.prefill_seconds);
   }
 }
 

@@ -57,7 +57,7 @@ void declare_import(CLI::App& program) {
   auto arguments = std::make_shared<ImportArguments>();
   CLI::App* command = program.add_subcommand("import", "Make a Hugging Face folder of a GGUF file");
   command->add_option("FILE", arguments->file, "GGUF file (version 2 or 3)")->required();
-  command->add_option("OUT_DIR", arguments->folder, "Folder to make")->required();
+  command->add_option("OUT_DIR,-o,--out", arguments->folder, "Folder to make; also -o")->required();
   command
       ->add_option(
           "--dtype", arguments->dtype,

@@ -1,4 +1,4 @@
-// swiftprune pilot: methods × sparsities on a model and a text of one's own, within a time budget.
+// swiftprune pilot: gentle and harsher settings on a model and a text of one's own, within a time budget.
 #include <memory>
 
 #include <fmt/format.h>
@@ -6,9 +6,9 @@
 #include "command.h"
 #include "model_text.h"
 #include "option_echo.h"
+#include "swiftprune/api/pilot_job.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
-#include "swiftprune/pilot/pilot.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
 #include "work_folder.h"
 
@@ -18,14 +18,10 @@ namespace {
 struct PilotFlags {
   CommonOptions common;
   std::string field = "text";
-  double minutes = 10.0;
-  std::int64_t calibration_tokens = 16 * 2048;
-  std::int64_t evaluation_tokens = 8 * 2048;
   std::string report, markdown;
   std::string work;
-  std::string compute = "auto";
   DeviceFlags device;
-  PilotOptions options;
+  PilotJob job;
 };
 
 void print_report(const ComparisonReport& report) {
@@ -47,45 +43,59 @@ void print_report(const ComparisonReport& report) {
   }
   fmt::print("\n");
   for (const std::string& note : report.notes) fmt::print("{}\n", note);
-  fmt::print("\nRecommended:\n  {}\n", *report.recommendation);
+  if (report.recommendation) fmt::print("\nRecommended:\n  {}\n", *report.recommendation);
+}
+
+// "0" and "none" leave a list out.
+void leave_out(PilotJob& job) {
+  for (std::vector<double>* shares : {&job.sparsities, &job.shrink_ratios, &job.expert_ratios})
+    std::erase(*shares, 0.0);
+  for (std::vector<std::string>* names : {&job.patterns, &job.bits}) std::erase(*names, "none");
+}
+
+// Before anything is computed: what the user asked for himself is not passed over.
+void check(const PilotFlags& flags, const Model& model) {
+  const PilotJob& job = flags.job;
+  const auto check_share = [](std::string_view flag, double found) {
+    if (!(found > 0.0 && found < 1.0)) bad_usage("{}: found {}, expected 0 < s < 1", flag, found);
+  };
+  for (const double sparsity : job.sparsities) check_share("--sparsity", sparsity);
+  for (const double ratio : job.shrink_ratios) check_share("--shrink", ratio);
+  for (const std::string& bits : job.bits) static_cast<void>(parse_grid(bits, "--quantize"));
+  if (flags.common.command->count("--expert-ratio") == 0) return;
+  for (const double ratio : job.expert_ratios)
+    check_experts_left(model.config(), experts_for_ratio(model.config(), ratio), "--expert-ratio");
 }
 
 void run(PilotFlags& flags) {
-  const RunScope job = apply(flags.common);
-  PilotOptions& options = flags.options;
-  for (const double sparsity : options.sparsities) {
-    if (!(sparsity > 0.0 && sparsity < 1.0)) bad_usage("--sparsity: found {}, expected 0 < s < 1", sparsity);
-  }
+  const RunScope scope = apply(flags.common);
+  PilotJob& job = flags.job;
+  leave_out(job);
   const auto device = open_device(flags.device);
   check_output_file("--report", flags.report);
   check_output_file("--markdown", flags.markdown);
-  options.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
-  const auto model = open_model(flags.common, options.model);
-  options.model = as_given(flags.common, options.model);
+  const auto model = open_model(flags.common, job.model);
   device->check_model(*model);
-  if (flags.common.command->count("--expert-ratio") > 0) {
-    for (const double ratio : options.expert_ratios) {
-      check_experts_left(model->config(), experts_for_ratio(model->config(), ratio), "--expert-ratio");
-    }
-  }
-  const auto tokenizer = evaluation_tokenizer(*model, {options.text});
+  check(flags, *model);
+  const auto tokenizer = evaluation_tokenizer(*model, {job.text});
   const EvaluationText text =
-      read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
-  const PilotText split = split_text(text.ids, text.name, model->config().max_positions,
-                                     flags.calibration_tokens, flags.evaluation_tokens);
+      read_evaluation_text(job.text, flags.field, tokenizer.get(), model->config().vocab_size);
   const TrialFolder work(make_work_folder(flags.work));
-  options.work = work.path();
-  options.device = flags.device.device;
-  options.budget_seconds = 60.0 * flags.minutes;
-  options.bytes_per_token = text.bytes_per_token;
-  options.forward.compute = compute_by_name(flags.compute, *device);
-  options.forward.progress = job.context().progress;
+  PilotRun run;
+  run.model = as_given(flags.common, job.model);
+  run.text = split_text(text.ids, text.name, model->config().max_positions, job.calibration_tokens,
+                        job.evaluation_tokens);
+  run.bytes_per_token = text.bytes_per_token;
+  run.work = work.path();
+  run.prune_arguments = repeat_options(*flags.common.command, {"--field", "--compute"});
+  run.compute = compute_by_name(job.where.compute, *device);
+  job.where.device = flags.device.device;
   if (!flags.report.empty() || takes_page()) {
     const BlockConfig& block =
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
-    options.masks = {linears_of(block).back().name + ".weight"};
+    run.masks = {linears_of(block).back().name + ".weight"};
   }
-  ComparisonReport report = run_pilot(*model, *device, split, options);
+  ComparisonReport report = run_pilot(job, run, *model, *device);
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));
@@ -101,9 +111,10 @@ void run(PilotFlags& flags) {
 
 void declare_pilot(CLI::App& program) {
   auto flags = std::make_shared<PilotFlags>();
-  PilotOptions& o = flags->options;
-  CLI::App* command =
-      program.add_subcommand("pilot", "Try methods and sparsities on your own text, and get one command");
+  PilotJob& o = flags->job;
+  CLI::App* command = program.add_subcommand(
+      "pilot",
+      "Try pruning, shrinking and fewer bits on your own text, gentle settings first, and get one command");
   add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder, or a GGUF file")
       ->required();
   command->add_option("--text", o.text, "Your text: .txt, .jsonl, .u16, .u32; half calibrates, half measures")
@@ -111,34 +122,41 @@ void declare_pilot(CLI::App& program) {
   command->add_option("--field", flags->field, "Member of each .jsonl line that holds the text")
       ->capture_default_str();
   command
-      ->add_option("--minutes", flags->minutes,
-                   "Time for everything; trials that would not end in it are left out")
+      ->add_option("--minutes", o.minutes,
+                   "Time for everything: fewer windows are used where it is short, then fewer trials")
       ->capture_default_str()
       ->check(more_than_zero());
   command->add_option("--method", o.methods, "Methods to try; swiftprune methods lists them")
       ->capture_default_str();
-  command->add_option("--sparsity", o.sparsities, "Shares of weights to try")->capture_default_str();
-  command->add_option("--pattern", o.patterns, "N:M patterns to try beside them")->capture_default_str();
+  command->add_option("--sparsity", o.sparsities, "Shares of weights to try; 0: none")->capture_default_str();
+  command->add_option("--pattern", o.patterns, "N:M patterns to try beside them; none")
+      ->capture_default_str();
+  command->add_option("--shrink", o.shrink_ratios, "Shares of the MLP's channels to take out; 0: none")
+      ->capture_default_str();
+  command->add_option("--quantize", o.bits, "Few bits without zeros: int8, int4, int3; none")
+      ->capture_default_str();
   command
       ->add_option("--expert-ratio", o.expert_ratios,
-                   "Of a model with experts: shares of them to take out, beside all that")
+                   "Of a model with experts: shares of them to take out; 0: none")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command
-      ->add_option("--max-perplexity-ratio", o.max_perplexity_ratio, "What the recommended model is to keep")
+      ->add_option("--max-perplexity-ratio", o.max_perplexity_ratio,
+                   "What the recommended model is to keep, of the dense model's perplexity")
       ->capture_default_str()
       ->check(more_than_zero());
-  command->add_option("--calibration-tokens", flags->calibration_tokens, "Tokens to calibrate with at most")
+  command->add_option("--calibration-tokens", o.calibration_tokens, "Tokens to calibrate with at most")
       ->capture_default_str()
       ->check(more_than_zero());
-  command->add_option("--evaluation-tokens", flags->evaluation_tokens, "Tokens to measure on at most")
+  command->add_option("--evaluation-tokens", o.evaluation_tokens, "Tokens to measure on at most")
       ->capture_default_str()
       ->check(more_than_zero());
-  command->add_option("--work", flags->work,
-                      "Folder for the models on trial; needs twice the model's size free");
+  command->add_option(
+      "--work", flags->work,
+      "Folder for the models on trial, twice the model's size; else the system's temporary one");
   command->add_option("--report", flags->report, "Write one self-contained HTML page");
   command->add_option("--markdown", flags->markdown, "Write the table as Markdown");
-  add_compute_flag(*command, flags->compute);
+  add_compute_flag(*command, o.where.compute);
   add_device_flags(*command, flags->device);
   add_common_options(*command, flags->common);
   command->footer("Example: swiftprune pilot ./SmolLM2-135M --text own.txt --minutes 10 --report pilot.html");

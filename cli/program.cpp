@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "colour.h"
 #include "command.h"
 #include "config_file.h"
 #include "log_file.h"
@@ -14,6 +15,7 @@
 #include "signals.h"
 #include "suggestions.h"
 #include "swiftprune/core/internal_error.h"
+#include "version.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -23,7 +25,7 @@ constexpr const char* kLostOutput = "standard output: cannot be written; is the 
 
 int complain(int exit_code, const std::string& message) {
   clear_progress();
-  fmt::print(stderr, "swiftprune: {}\n", message);
+  fmt::print(stderr, "{} {}\n", coloured(stderr, Colour::kRed, "swiftprune:"), message);
   log_line(fmt::format("swiftprune: {}", message));
   return exit_code;
 }
@@ -31,6 +33,7 @@ int complain(int exit_code, const std::string& message) {
 int run_command(int argc, char** argv) {
   std::unique_ptr<CLI::App> program;
   try {
+    check_library();
     program = make_program();  // asks the processor and so the environment, which may be wrong
     const std::vector<std::string> arguments = with_config({argv + 1, argv + argc});
     program->name(argv[0]);

@@ -1,7 +1,6 @@
 // swiftprune prune and quantize: a checkpoint folder in, a pruned checkpoint folder out.
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -96,8 +95,7 @@ void print_grids(const PruneReport& report) {
   }
 }
 
-void print_summary(const PruneFlags& flags, const ModelConfig& model, const PruneReport& report,
-                   double seconds) {
+void print_summary(const PruneFlags& flags, const ModelConfig& model, const PruneReport& report) {
   const PruneResult& result = report.result;
   const CalibrationRecord& calibration = report.calibration;
   const PackReport& packing = report.packing;
@@ -128,14 +126,21 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
     fmt::print("calibration {} windows of {} tokens from {}\n", calibration.windows, calibration.seqlen,
                calibration.source);
   }
+  const auto& all = report.seconds;
   fmt::print(
-      "time        {:.1f} s: {}calibrate {:.1f}, score {:.2f}, select {:.2f}, refine {:.1f}, read and write "
-      "{:.1f}\n",
-      seconds, report.allocation ? fmt::format("allocate {:.1f}, ", report.allocation->seconds) : "",
-      s.calibrate, s.score, s.select, s.refine, s.load + s.write);
+      "time        {:.1f} s: text {:.1f}, {}calibrate {:.1f}, score {:.2f}, select {:.2f}, refine {:.1f}, "
+      "read and "
+      "write {:.1f}, other {:.1f}\n",
+      all.total, all.text,
+      report.allocation ? fmt::format("allocate {:.1f}, ", report.allocation->seconds) : "", s.calibrate,
+      s.score, s.select, s.refine, s.load + s.write, all.other);
+}
+
+void print_next_steps(const PruneFlags& flags, const PruneReport& report) {
+  if (flags.common.json) return;
   std::vector<std::vector<std::string>> next = {{"swiftprune", "eval", flags.job.out, "--text", "FILE"}};
   if (report.plan.low_rank() > 0) next.back().insert(next.back().end(), {"--adapter", adapter_folder(flags)});
-  if (packing.linears.empty())
+  if (report.packing.linears.empty())
     next.insert(next.begin(), {"swiftprune", "verify", flags.job.model, flags.job.out});
   print_next(flags.common, next);
 }
@@ -166,24 +171,42 @@ void dry_run(const PruneFlags& flags, PreparedPrune& prepared, const Model& mode
                 model, device, plan, windows, prepared.options);
 }
 
-void print_result(const PruneFlags& flags, const Model& model, const PruneReport& report, double seconds) {
+void print_result(const PruneFlags& flags, const Model& model, const PruneReport& report) {
   if (flags.common.json) {
     print_json(report.record);
   } else {
-    print_summary(flags, model.config(), report, seconds);
+    print_summary(flags, model.config(), report);
   }
   if (!takes_notes(flags.common)) return;
   if (const auto before = sparsity_before(model, report.plan, report.result.sparsity))
     print_note(flags.common, sparser_note(as_given(flags.common, flags.job.model), *before, report.plan));
+  constexpr std::int64_t kFewTokens = 1024;
+  const std::int64_t tokens = report.calibration.windows * report.calibration.seqlen;
+  if (tokens > 0 && tokens < std::min(kFewTokens, model.config().max_positions)) {
+    print_note(
+        flags.common,
+        fmt::format("{} tokens calibrated, which say little of what the model does; more --windows or a "
+                    "longer --seqlen keep more",
+                    tokens));
+  }
+}
+
+// What calibrated the pruning flatters it.
+void note_gate_text(const PruneFlags& flags) {
+  for (const std::string& source : flags.job.calibration.sources) {
+    std::error_code ignored;
+    if (!flags.gate.text.empty() && std::filesystem::equivalent(source, flags.gate.text, ignored))
+      print_note(flags.common, "--gate: this text calibrates, too; one that it has not seen says more");
+  }
 }
 
 void run(PruneFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
   PruneJob& job = flags.job;
   check(flags.gate);
+  note_gate_text(flags);
   if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
   check_outside("--out", job.out, job.model);
-  const auto start = std::chrono::steady_clock::now();
   const auto device = open_device(flags.device);
   method_by_name(job.method);  // a wrong name costs no time
   const auto model = open_model(flags.common, job.model);
@@ -197,10 +220,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
   const JobOrigin origin{.command = command_record(*flags.common.command),
                          .options = byte_options(*flags.common.command)};
   const auto report = prune(job, std::move(prepared), *model, *device, origin, notes_to(flags.common), ranks);
-  if (report) {  // the first rank's
-    print_result(flags, *model, *report,
-                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  if (report) print_result(flags, *model, *report);  // the first rank's
   const bool has_adapter = report && report->plan.low_rank() > 0;
   run_prune_gate(flags.gate,
                  {.dense = job.model,
@@ -211,6 +231,7 @@ void run(PruneFlags& flags, Communicator& ranks) {
                   .forward = forward,
                   .common = flags.common},
                  *device, ranks);
+  if (report) print_next_steps(flags, *report);
 }
 
 void run_pruning(PruneFlags& flags) {

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "colour.h"
 #include "command.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/report/prune_record.h"
@@ -25,7 +26,11 @@ void print_report(const VerifyReport& report) {
              weights > 0.0 ? 100.0 * static_cast<double>(report.num_zeros) / weights : 0.0,
              report.num_tensors);
   for (const VerifyCheck& check : report.checks) {
-    fmt::print("{:<14}{:<9}{}\n", check.name, name_of(check.outcome), check.detail);
+    const Colour colour = check.outcome == VerifyCheck::Outcome::kPassed   ? Colour::kGreen
+                          : check.outcome == VerifyCheck::Outcome::kFailed ? Colour::kRed
+                                                                           : Colour::kYellow;
+    fmt::print("{:<14}{}{}\n", check.name,
+               coloured(stdout, colour, fmt::format("{:<9}", name_of(check.outcome))), check.detail);
   }
 }
 
@@ -38,9 +43,17 @@ void check_not_shrunk(const VerifyArguments& arguments) {
       as_given(arguments.common, arguments.pruned));
 }
 
+// A dense model passes for a pruned one without a record, so exchanged folders would.
+void check_not_exchanged(const VerifyArguments& arguments) {
+  if (read_prune_record(arguments.pruned) || !read_prune_record(arguments.dense)) return;
+  bad_usage("{}: found a model with a record of its pruning, and none in {}; were the two exchanged?",
+            as_given(arguments.common, arguments.dense), as_given(arguments.common, arguments.pruned));
+}
+
 void run(VerifyArguments& arguments) {
   const RunScope job = apply(arguments.common);
   check_not_shrunk(arguments);
+  check_not_exchanged(arguments);
   arguments.options.progress = job.context().progress;
   const VerifyReport report = verify_pruned(arguments.dense, arguments.pruned, arguments.options);
   if (arguments.common.json) {

@@ -15,6 +15,7 @@
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/templates/json_value.h"
+#include "version.h"
 
 namespace nb = nanobind;
 
@@ -59,6 +60,7 @@ class Writer {
     std::vector<std::string> notes = location_.gguf ? location_.gguf->notes() : std::vector<std::string>();
     const std::vector<std::string>& more = writer_->model().notes();
     notes.insert(notes.end(), more.begin(), more.end());
+    if (std::string note = cli::slow_processor_note(); !note.empty()) notes.push_back(std::move(note));
     return notes;
   }
   bool can_chat() {

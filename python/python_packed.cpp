@@ -20,6 +20,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/device/device.h"
+#include "swiftprune/device/packed_product.h"
 #include "swiftprune/sparse/linear.h"
 #include "swiftprune/sparse/pack.h"
 #include "swiftprune/sparse/pack_quantized.h"
@@ -111,6 +112,30 @@ class PackedWeight {
   std::array<std::byte, 64> header_;  // as it was read; it has a checksum of all bytes
 };
 
+// A packed weight in a GPU's memory; addresses are of that memory, stream is torch's.
+class GpuWeight {
+ public:
+  GpuWeight(std::uintptr_t address, std::int64_t num_bytes, int gpu, const std::string& grid_type) {
+    const auto bytes =
+        std::span(reinterpret_cast<const std::byte*>(address), static_cast<std::size_t>(num_bytes));
+    const Elements grid(0, grid_type);
+    product_ = make_packed_product(PackedTensor::parse(bytes, "packed weight", nullptr), gpu, grid.dtype);
+  }
+
+  // Of x, by safetensors' name.
+  std::string type() const { return std::string(name_of(product_->dtype())); }
+  std::uint64_t num_bytes() const { return product_->bytes(); }
+  void multiply(std::uintptr_t x, std::uintptr_t bias, std::uintptr_t y, std::int64_t tokens,
+                const std::string& y_type, std::uintptr_t stream) const {
+    product_->multiply(reinterpret_cast<const void*>(x), tokens, reinterpret_cast<const void*>(bias),
+                       reinterpret_cast<void*>(y), Elements(y, y_type).dtype,
+                       reinterpret_cast<void*>(stream));
+  }
+
+ private:
+  std::unique_ptr<PackedProduct> product_;
+};
+
 // A model folder's tensors, in its mapped files.
 class Folder {
  public:
@@ -184,6 +209,13 @@ void add_packed(nb::module_& module) {
       .def("look_up", &PackedWeight::look_up, nb::arg("ids"), nb::arg("count"), nb::arg("out"),
            nb::arg("dtype"), Release())
       .def("unpack", &PackedWeight::unpack, nb::arg("out"), Release());
+  nb::class_<GpuWeight>(module, "GpuWeight")
+      .def(nb::init<std::uintptr_t, std::int64_t, int, const std::string&>(), nb::arg("address"),
+           nb::arg("num_bytes"), nb::arg("gpu"), nb::arg("grid_dtype"), Release())
+      .def_prop_ro("dtype", &GpuWeight::type)
+      .def_prop_ro("num_bytes", &GpuWeight::num_bytes)
+      .def("multiply", &GpuWeight::multiply, nb::arg("x"), nb::arg("bias"), nb::arg("y"), nb::arg("tokens"),
+           nb::arg("dtype"), nb::arg("stream"), Release());
   nb::class_<Folder::Info>(module, "TensorInfo")
       .def_ro("name", &Folder::Info::name)
       .def_ro("dtype", &Folder::Info::dtype)

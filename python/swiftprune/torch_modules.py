@@ -1,12 +1,14 @@
-"""Packed weights as torch modules and operators, on the processor. Import it only where torch is installed.
+"""Packed weights as torch modules and operators, on the processor and on GPUs. Import it only where torch is installed.
 
 `torch.ops.swiftprune.packed_linear` and `packed_rows` take the packed bytes as a tensor of uint8, so that a module's
-state, copies and files are torch's own, and torch.compile sees one operator.
+state, copies and files are torch's own, and torch.compile sees one operator. The bytes stay in the processor's memory: where
+x lies on a GPU, the first product makes a copy there, in the order of the GPU's kernels.
 """
 
 from __future__ import annotations
 
 import atexit
+import weakref
 from typing import Any, Dict, Optional, Tuple
 
 import torch
@@ -19,10 +21,16 @@ _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 # By the address of the bytes. An entry of memory that is gone does no harm: matches() compares the header, which holds
 # a checksum of all the bytes.
 _PARSED: Dict[int, _swiftprune.PackedWeight] = {}
+# On a GPU: by that address, the GPU's number and the type of x that grids are multiplied in.
+_ON_GPU: Dict[Tuple[int, int, torch.dtype], Tuple[_swiftprune.PackedWeight, _swiftprune.GpuWeight]] = {}
+atexit.register(_ON_GPU.clear)
 atexit.register(_PARSED.clear)  # torch keeps the operators, and so this module, beyond the extension module's end
 
 
 def _parsed(packed: Tensor) -> _swiftprune.PackedWeight:
+    if packed.device.type != "cpu":
+        raise DeviceError(f"packed: found it on {packed.device}, expected it in the processor's memory, where modules keep "
+                          "it; x alone moves to a GPU")
     address = packed.data_ptr()
     weight = _PARSED.get(address)
     if weight is None or not weight.matches(packed.numel()):
@@ -39,20 +47,65 @@ def _type_of(dtype: torch.dtype) -> str:
         raise InputError(f"x: found {dtype}, expected float32, bfloat16 or float16") from None
 
 
-def _linear(x: Tensor, packed: Tensor, bias: Optional[Tensor], out_features: int, bf16_products: bool) -> Tensor:
+def _checked(x: Tensor, packed: Tensor, bias: Optional[Tensor], out_features: int) -> _swiftprune.PackedWeight:
     weight = _parsed(packed)
     if x.shape[-1] != weight.cols or out_features != weight.rows:
         raise InputError(f"x: found {x.shape[-1]} inputs and {out_features} outputs, expected {weight.cols} and "
                          f"{weight.rows}")
+    if bias is not None and bias.shape != (out_features,):
+        raise InputError(f"bias: found shape {tuple(bias.shape)}, expected ({out_features},)")
+    return weight
+
+
+def _address(tensor: Optional[Tensor]) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _linear(x: Tensor, packed: Tensor, bias: Optional[Tensor], out_features: int, bf16_products: bool) -> Tensor:
+    weight = _checked(x, packed, bias, out_features)
     x = x.contiguous()
     y = x.new_empty((*x.shape[:-1], out_features))
     if bias is not None:
-        if bias.shape != (out_features,):
-            raise InputError(f"bias: found shape {tuple(bias.shape)}, expected ({out_features},)")
         bias = bias.float().contiguous()
-    weight.multiply(x.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr(), y.numel() // out_features,
-                    _type_of(x.dtype), bf16_products, torch.get_num_threads())
+    weight.multiply(x.data_ptr(), _address(bias), y.data_ptr(), y.numel() // out_features, _type_of(x.dtype), bf16_products,
+                    torch.get_num_threads())
     return y
+
+
+def _on_gpu(packed: Tensor, device: torch.device, dtype: torch.dtype) -> _swiftprune.GpuWeight:
+    gpu = torch.cuda.current_device() if device.index is None else device.index
+    grid_dtype = torch.float16 if dtype == torch.float16 else torch.bfloat16
+    key = (packed.data_ptr(), gpu, grid_dtype)
+    found = _ON_GPU.get(key)
+    parsed = _parsed(packed)
+    if found is None or found[0] is not parsed:
+        found = parsed, _swiftprune.GpuWeight(packed.data_ptr(), packed.numel(), gpu, _TYPES[grid_dtype])
+        _ON_GPU[key] = found
+    return found[1]
+
+
+def _linear_on_gpu(x: Tensor, packed: Tensor, bias: Optional[Tensor], out_features: int, bf16_products: bool) -> Tensor:
+    """Products of 16 bits with sums in float32, whatever bf16_products says."""
+    _checked(x, packed, bias, out_features)
+    _type_of(x.dtype)
+    weight = _on_gpu(packed, x.device, x.dtype)
+    operand = next(kind for kind, name in _TYPES.items() if name == weight.dtype)
+    result = x.dtype if x.dtype == operand else torch.float32
+    operands = x.to(operand).contiguous()
+    if bias is not None:
+        bias = bias.to(result).contiguous()
+    y = x.new_empty((*x.shape[:-1], out_features), dtype=result)
+    if y.numel() > 0:
+        weight.multiply(operands.data_ptr(), _address(bias), y.data_ptr(), y.numel() // out_features, _TYPES[result],
+                        torch.cuda.current_stream(x.device).cuda_stream)
+    return y.to(x.dtype)
+
+
+def _forget(address: int) -> None:
+    """Frees what a GPU holds of it; whoever shares the bytes makes it again."""
+    _PARSED.pop(address, None)
+    for key in [key for key in _ON_GPU if key[0] == address]:
+        _ON_GPU.pop(key, None)
 
 
 def _rows(ids: Tensor, packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
@@ -65,9 +118,9 @@ def _rows(ids: Tensor, packed: Tensor, width: int, dtype: torch.dtype) -> Tensor
     return rows
 
 
-def _elsewhere(*_: Any) -> Tensor:
-    raise DeviceError("packed weights in torch: found tensors on a GPU, expected the processor; swiftprune.load and "
-                      "swiftprune serve run packed models on GPUs")
+def _rows_for_gpu(ids: Tensor, packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """The table stays in the processor's memory: a few rows travel."""
+    return _rows(ids.cpu(), packed, width, dtype).to(ids.device)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], None, Optional[Tensor], None, None]:
@@ -77,7 +130,7 @@ def _backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], None, Optio
         weight = _parsed(ctx.packed)
         values = torch.empty((weight.rows, weight.cols), dtype=torch.float32)
         weight.unpack(values.data_ptr())
-        of_x = (gradient.float() @ values).to(gradient.dtype)
+        of_x = (gradient.float() @ values.to(gradient.device)).to(gradient.dtype)
     if ctx.needs_input_grad[2]:
         of_bias = gradient.sum(dim=tuple(range(gradient.dim() - 1))).to(ctx.bias_dtype)
     return of_x, None, of_bias, None, None
@@ -93,8 +146,8 @@ _LIBRARY.define("packed_linear(Tensor x, Tensor packed, Tensor? bias, int out_fe
 _LIBRARY.define("packed_rows(Tensor ids, Tensor packed, int width, ScalarType dtype) -> Tensor")
 _LIBRARY.impl("packed_linear", _linear, "CPU")
 _LIBRARY.impl("packed_rows", _rows, "CPU")
-_LIBRARY.impl("packed_linear", _elsewhere, "CUDA")
-_LIBRARY.impl("packed_rows", _elsewhere, "CUDA")
+_LIBRARY.impl("packed_linear", _linear_on_gpu, "CUDA")
+_LIBRARY.impl("packed_rows", _rows_for_gpu, "CUDA")
 torch.library.register_autograd("swiftprune::packed_linear", _backward, setup_context=_keep_for_backward, lib=_LIBRARY)
 
 
@@ -126,6 +179,10 @@ class PackedBytes(nn.Module):
     def __init__(self, packed: Tensor, *, persistent: bool = True) -> None:
         super().__init__()
         self.register_buffer("packed", packed, persistent=persistent)
+        weakref.finalize(self, _forget, packed.data_ptr())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedBytes:
+        return self  # bytes have no dtype to change, and they do not move with the model
 
     @property
     def description(self) -> str:

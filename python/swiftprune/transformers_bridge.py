@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 from pathlib import Path
@@ -33,13 +34,14 @@ def to_transformers(model: Union[str, os.PathLike[str]], *, dtype: Union[str, to
         compute: whether products of many tokens may round to bf16: "bf16", "f32", or "auto": where the processor
             multiplies bf16 fast. A few tokens always meet float32 sums.
     Returns:
-        The model in eval mode, on the processor.
+        The model in eval mode, on the processor; `.to("cuda")` moves all but the packed weights, of which the GPU gets
+        its own copy when it first multiplies them. There products have 16-bit operands and float32 sums.
     Raises:
         ImportError: torch or transformers is not installed.
         UsageError: dtype or compute is not one of these.
         InputError: a folder without packed weights, a damaged one, a weight that transformers' class has no linear for
             (experts, which it keeps in one tensor).
-        DeviceError: later, from a forward of tensors that were moved to a GPU.
+        DeviceError: later, from a forward on a GPU that lacks memory or code for it.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(f"model: found {model!r}, expected a folder or an id")
@@ -59,7 +61,7 @@ def to_transformers(model: Union[str, os.PathLike[str]], *, dtype: Union[str, to
     folder = _swiftprune.PackedFolder(os.fspath(model))
     for note in folder.notes:
         warnings.warn(note, Note, stacklevel=2)
-    config = transformers.AutoConfig.from_pretrained(folder.path)
+    config = _config(transformers, Path(folder.path))
     name_of_dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     with _parameters_without_memory():
         result = transformers.AutoModelForCausalLM.from_config(config, **{name_of_dtype: wanted})
@@ -69,6 +71,16 @@ def to_transformers(model: Union[str, os.PathLike[str]], *, dtype: Union[str, to
         result.generation_config = transformers.GenerationConfig.from_pretrained(folder.path)
     result.name_or_path = folder.path
     return result.eval()
+
+
+def _config(transformers: Any, folder: Path) -> Any:
+    """The packed model's own, whose type the folder names beside one that makes other programs refuse it."""
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = values.pop("packed_model_type", None)
+    if own is None:  # written by an earlier version
+        return transformers.AutoConfig.from_pretrained(folder)
+    values.pop("model_type")
+    return transformers.AutoConfig.for_model(own, **values)
 
 
 @contextlib.contextmanager

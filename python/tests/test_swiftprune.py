@@ -216,6 +216,7 @@ def test_ctrl_c_cleans_up(tmp_path, dense, text):
         "def told(stage, done, total):\n"
         "    print('at work', flush=True)\n"
         "try:\n"
+        f"    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n"
         f"    while True: swiftprune.evaluate({str(dense)!r}, text=[{str(text)!r}] * 200, seqlen=8, progress=told)\n"
         "except KeyboardInterrupt as interrupt:\n"
         "    print('stopped:', interrupt)\n")

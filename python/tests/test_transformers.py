@@ -92,6 +92,18 @@ def test_logits_are_those_of_the_unpacked_folder(dense, tmp_path, kind):
             assert torch.equal(tokens, expected.generate(IDS[:1], max_new_tokens=12, do_sample=False))
 
 
+def test_transformers_itself_refuses_a_packed_folder(dense, tmp_path):
+    packed = pack(dense, tmp_path, "bitmap")
+    with pytest.raises(ValueError, match="swiftprune_packed"):
+        transformers.AutoModelForCausalLM.from_pretrained(packed)
+    # As an earlier version wrote it.
+    config = json.loads((packed / "config.json").read_text())
+    config["model_type"] = config.pop("packed_model_type")
+    expected = swiftprune.to_transformers(packed)(IDS).logits
+    (packed / "config.json").write_text(json.dumps(config))
+    assert torch.equal(swiftprune.to_transformers(packed)(IDS).logits, expected)
+
+
 def test_memory_is_the_files(dense, tmp_path):
     packed = pack(dense, tmp_path, "bitmap")
     model = swiftprune.to_transformers(packed)
@@ -114,6 +126,43 @@ def test_16_bits(dense, tmp_path):
             got, want = model(IDS).logits, expected(IDS).logits
         assert got.dtype == (dtype if isinstance(dtype, torch.dtype) else torch.float16)
         assert (got.float() - want).abs().max() <= tolerance * want.abs().max()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu(dense, tmp_path, kind):
+    packed = pack(dense, tmp_path, kind)
+    expected = reference(packed, tmp_path)
+    for dtype, tolerance in (("float32", 0.04), ("bfloat16", 0.06), ("float16", 0.04)):
+        model = swiftprune.to_transformers(packed, dtype=dtype).to("cuda")
+        assert model.device.type == "cuda"
+        assert model.get_submodule("model.layers.0.mlp.up_proj").weight.packed.device.type == "cpu"
+        with torch.no_grad():
+            for ids in (IDS[:1, :1], IDS, IDS.repeat(4, 2)):
+                got, want = model(ids.cuda()).logits, expected(ids).logits
+                assert got.device.type == "cuda" and got.dtype == getattr(torch, dtype)
+                assert (got.float().cpu() - want).abs().max() <= tolerance * want.abs().max(), (kind, dtype)
+    tokens = model.generate(IDS[:1].cuda(), max_new_tokens=12, do_sample=False)
+    assert tokens.shape == (1, 19)
+    # A derivative towards the inputs, on another stream.
+    linear = model.get_submodule("model.layers.1.mlp.down_proj")
+    x = torch.randn(3, 160, device="cuda", dtype=torch.float16, requires_grad=True)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        linear(x).float().sum().backward()
+        torch.cuda.current_stream().synchronize()
+    weights = expected.get_submodule("model.layers.1.mlp.down_proj").weight
+    assert (x.grad.float().cpu() - weights.sum(0)).abs().max() <= 0.02 * weights.sum(0).abs().max()
+
+
+def test_packed_bytes_stay_where_they_are(dense, tmp_path):
+    model = swiftprune.to_transformers(pack(dense, tmp_path, "bitmap"))
+    linear = model.get_submodule("model.layers.0.mlp.up_proj")
+    address = linear.weight.packed.data_ptr()
+    model.to(torch.bfloat16).to("cpu")
+    assert linear.weight.packed.data_ptr() == address and linear.weight.packed.dtype == torch.uint8
+    if not torch.cuda.is_available():
+        with pytest.raises(swiftprune.DeviceError, match="processor's memory"):
+            torch.ops.swiftprune.packed_linear(torch.zeros(1, 64), linear.weight.packed.to("meta"), None, 160, False)
 
 
 @pytest.mark.parametrize("tables", ["none", "int8"])

@@ -1,4 +1,5 @@
-// Every command that the documentation shows, against the program's own parser: a page cannot name what is not there.
+// Every command that the documentation shows, against the program's own parser: a page cannot name what is not there. The
+// pages that a reader follows from top to bottom are run, too, on small models under the names that stand there.
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -9,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cli/program.h"
 #include "command.h"
 #include "support/temp_dir.h"
 
@@ -123,6 +125,87 @@ TEST(Docs, TheParserWouldTell) {
   EXPECT_EQ(words_of("swiftprune a 'b c' \"d\" --e=f   # no"),
             (std::vector<std::string>{"swiftprune", "a", "b c", "d", "--e=f"}));
   EXPECT_EQ(words_of("swiftprune a > b | c"), (std::vector<std::string>{"swiftprune", "a"}));
+}
+
+// A reader's folder: models and texts of the names that the pages use, the hub's cache among them.
+class DocsWalk : public test::ProgramTest {
+ protected:
+  void SetUp() override {
+    before_ = fs::current_path();
+    dense_ = fs::absolute(fs::path(SWIFTPRUNE_TEST_DATA) / "evaluation/model");
+    experts_ = fs::absolute(fs::path(SWIFTPRUNE_TEST_DATA) / "experts/qwen3_moe_fused");
+    fs::current_path(folder_.path());
+    const fs::path cached = "hub/models--HuggingFaceTB--SmolLM2-135M";
+    copy_model(dense_, cached / "snapshots/1");
+    fs::create_directory(cached / "refs");
+    test::write_text(cached / "refs/main", "1");
+    ::setenv("HF_HUB_CACHE", (folder_.path() / "hub").c_str(), 1);
+    for (const char* name : {"YOUR_MODEL", "dense", "Mistral-7B"}) copy_model(dense_, name);
+    copy_model(experts_, "Qwen3-30B-A3B");
+    write_tokenizer("Qwen3-30B-A3B");
+    std::string text;
+    for (int i = 0; i < 4000; ++i)
+      text += fmt::format("The {}th word of this text is not the last one. ", i * i % 97);
+    for (const char* name : {"my_text", "your_text", "other_text", "held_out", "train"})
+      test::write_text(std::string(name) + ".txt", text);
+    for (const char* name : {"code", "chat", "other", "all"})
+      test::write_text(std::string(name) + ".jsonl", Json{{"text", text}}.dump() + "\n");
+    test::write_text("questions.jsonl", "{\"prompt\": \"The 7th word\"}\n{\"prompt\": \"The last\"}\n");
+    ASSERT_EQ(run({"export", "Mistral-7B", "--gguf", "mistral.Q8_0.gguf", "--type", "q8_0"}).exit_code, 0);
+  }
+  void TearDown() override {
+    ::unsetenv("HF_HUB_CACHE");
+    fs::current_path(before_);
+  }
+
+  // Every command of the page but those that need something else or do not end, in the page's order.
+  void walk(const std::string& page) {
+    std::vector<Shown> commands;
+    add_commands(before_ / page, page, commands);
+    ASSERT_FALSE(commands.empty()) << page;
+    for (Shown& command : commands) {
+      std::vector<std::string>& words = command.words;
+      if (words[0] == "serve") continue;  // tests/serving
+      if (const auto cuda = std::ranges::find(words, "cuda"); cuda != words.end()) *cuda = "auto";
+      // A page may show two ways to the same folder.
+      for (std::size_t i = 0; i + 1 < words.size(); ++i) {
+        if (words[i] == "--out" || words[i] == "-o") fs::remove_all(words[i + 1]);
+      }
+      test::write_text("stdin", "Hello\n");  // of chat
+      const test::Finished done = run(words, "stdin");
+      // A random model keeps no limit, which is for the limit to say.
+      const bool has_limit = std::ranges::any_of(words, [](const std::string& word) {
+        return word.starts_with("--max-") || word.starts_with("--min-");
+      });
+      EXPECT_TRUE(done.exit_code == 0 || (has_limit && done.exit_code == 5))
+          << command.where << ": swiftprune " << fmt::format("{}", fmt::join(words, " ")) << "\n"
+          << done.error;
+    }
+  }
+
+ private:
+  using Json = nlohmann::ordered_json;
+
+  // With room for the windows that the pages name.
+  static void copy_model(const fs::path& from, const fs::path& to) {
+    fs::create_directories(to);
+    fs::copy(from, to);
+    Json config = Json::parse(test::read_text(to / "config.json"));
+    config["max_position_embeddings"] = 4096;
+    test::write_text(to / "config.json", config.dump());
+    test::write_text(to / "chat_template.jinja", "{% for m in messages %}{{ m.content }} {% endfor %}");
+  }
+
+  fs::path before_, dense_, experts_;
+};
+
+TEST_F(DocsWalk, ReadmeRuns) { walk("README.md"); }
+TEST_F(DocsWalk, FirstStepsRun) { walk("docs/start.md"); }
+TEST_F(DocsWalk, ALaptopRuns) { walk("docs/howto/laptop.md"); }
+TEST_F(DocsWalk, ExpertsRun) { walk("docs/howto/experts.md"); }
+TEST_F(DocsWalk, CiRuns) {
+  ASSERT_EQ(run({"prune", "dense", "-o", "pruned", "--method", "magnitude"}).exit_code, 0);
+  walk("docs/howto/ci.md");
 }
 
 }  // namespace

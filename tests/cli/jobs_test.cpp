@@ -10,11 +10,14 @@
 #include "swiftprune/api/eval_job.h"
 #include "swiftprune/api/prune_job.h"
 #include "swiftprune/api/shrink_job.h"
+#include "swiftprune/api/text_generator.h"
+#include "swiftprune/templates/json_value.h"
 
 namespace swiftprune {
 namespace {
 
 using ::testing::HasSubstr;
+namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 class Jobs : public test::ProgramTest {
@@ -347,6 +350,44 @@ TEST_F(Jobs, EvalAndCompareGiveTheCommandsDocuments) {
   ASSERT_EQ(ours.size(), 2u);
   EXPECT_EQ(ours[1].at("divergence"), models[1].at("divergence"));
   EXPECT_EQ(ours[1].at("folder"), models[1].at("folder"));
+}
+
+TEST_F(Jobs, TextIsTheCommandsAndErrorsAreValues) {
+  const std::string folder = (fs::path(SWIFTPRUNE_TEST_DATA) / "evaluation/model").string();
+  const auto generator = TextGenerator::open({.model = folder});
+  ASSERT_TRUE(generator.ok()) << generator.error().what();
+  std::string pieces;
+  const auto written = generator.value()->generate("The quick", {.max_tokens = 12}, {},
+                                                   [&](std::string_view piece) { pieces += piece; });
+  ASSERT_TRUE(written.ok()) << written.error().what();
+  const test::Finished command = run({"generate", folder, "--prompt", "The quick", "-n", "12", "--json"});
+  const Json document = Json::parse(command.out);
+  EXPECT_EQ(written.value().text, document.at("text"));
+  EXPECT_TRUE(written.value().text.starts_with(pieces));
+  EXPECT_EQ(written.value().stopped_by, document.at("stop"));
+  EXPECT_EQ(written.value().num_tokens, document.at("tokens"));
+  EXPECT_EQ(written.value().prompt_tokens, document.at("prompt_tokens"));
+
+  // Stopped while it writes, and asked again.
+  std::stop_source stop;
+  JobContext context;
+  context.run.stop = stop.get_token();
+  const auto stopped = generator.value()->generate("The quick", {.max_tokens = 12}, context,
+                                                   [&](std::string_view) { stop.request_stop(); });
+  ASSERT_FALSE(stopped.ok());
+  EXPECT_THAT(stopped.error().what(), HasSubstr("interrupted"));
+  EXPECT_EQ(generator.value()->generate("The quick", {.max_tokens = 12}).value().text, written.value().text);
+
+  const auto long_one = generator.value()->generate("The quick", {.max_tokens = 1 << 24});
+  ASSERT_FALSE(long_one.ok());
+  EXPECT_EQ(long_one.error().kind(), ErrorKind::kUsage);
+  const auto conversation = generator.value()->generate(templates::chat_request_of(
+      templates::parse_json_value(R"({"messages": [{"role": "user", "content": "Hello"}]})", "body")));
+  ASSERT_FALSE(conversation.ok());
+  EXPECT_THAT(conversation.error().what(), HasSubstr("no chat template"));
+  const auto missing = TextGenerator::open({.model = at("missing")});
+  ASSERT_FALSE(missing.ok());
+  EXPECT_EQ(missing.error().kind(), ErrorKind::kBadInput);
 }
 
 }  // namespace

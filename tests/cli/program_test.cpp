@@ -6,6 +6,7 @@
 #include <fstream>
 #include <thread>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -566,6 +567,33 @@ TEST_F(ProgramTest, ShrinkRefusesWhatCannotBe) {
   ASSERT_EQ(run({"pack", at("zeros"), "--out", at("packed")}).exit_code, 0);
   expect_refused({"shrink", at("packed"), "-o", at("out"), "--ratio", "0.2", "--ids", at("missing.u16")}, 3,
                  "a packed model cannot be shrunk; make it dense first: swiftprune unpack");
+}
+
+// Two installations side by side: which one runs, and with which library.
+TEST_F(ProgramTest, TheVersionNamesTheFilesThatRun) {
+  const std::string out = run({"--version"}).out;
+  EXPECT_THAT(out, HasSubstr(fmt::format("\nprogram    {}\n", fs::canonical(SWIFTPRUNE_PROGRAM).string())));
+  EXPECT_THAT(out, HasSubstr(fmt::format("\nlibrary    {} {}", SWIFTPRUNE_VERSION,
+                                         fs::canonical(SWIFTPRUNE_PROGRAM).parent_path().string())));
+}
+
+TEST_F(ProgramTest, WhatAPersonMixesUpIsSaid) {
+  const std::vector<std::string> prune = {"prune",         model("llama3"), "-o",        at("zeros"),
+                                          "--method",      "fast",          "--seqlen",  "16",
+                                          "--calibration", ids(200),        "--windows", "1"};
+  std::vector<std::string> gated = prune;
+  gated.insert(gated.end(), {"--gate", at("ids.u16"), "--max-kl", "1e6"});
+  const Finished pruned = run(gated);
+  ASSERT_EQ(pruned.exit_code, 0) << pruned.error;
+  EXPECT_THAT(pruned.error, HasSubstr("--gate: this text calibrates, too"));
+  EXPECT_THAT(pruned.error, HasSubstr("16 tokens calibrated, which say little"));
+  const auto seconds = nlohmann::json::parse(test::read_text(at("zeros/swiftprune.json"))).at("seconds");
+  double sum = -seconds.at("total").get<double>();
+  for (const auto& [stage, value] : seconds.items()) sum += value.get<double>();
+  EXPECT_NEAR(sum, seconds.at("total").get<double>(), 1e-6);  // all stages, text and the rest among them
+  const Finished exchanged = run({"verify", at("zeros"), model("llama3")});
+  EXPECT_EQ(exchanged.exit_code, 2);
+  EXPECT_THAT(exchanged.error, HasSubstr("were the two exchanged?"));
 }
 
 }  // namespace

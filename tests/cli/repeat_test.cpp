@@ -122,7 +122,9 @@ TEST_F(RepeatTest, PilotAndWhatItRecommends) {
                                "0.3",      "--pattern",
                                "2:4",      "--calibration-tokens",
                                "128",      "--evaluation-tokens",
-                               "256",      "--compute",
+                               "256",      "--shrink",
+                               "0",        "--quantize",
+                               "none",     "--compute",
                                "f32",      "--field",
                                "body",     "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.error;

@@ -5,6 +5,7 @@
 #include "cuda/gpu.h"
 #include "sparse/weights.h"
 #include "swiftprune/cuda/sparse/packed_kernels.h"
+#include "swiftprune/cuda/sparse/packed_product.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/linear.h"
@@ -109,6 +110,32 @@ class CudaPackedTest : public test::GpuTest {
 
   std::unique_ptr<cuda::Products> products_;
 };
+
+// What torch's tensors are multiplied with: a stream of theirs, memory for expansion that is shared and grows.
+TEST_F(CudaPackedTest, ProductsOfOtherLibrariesTensors) {
+  const std::vector<PackedTensor> weights = {pack(random_weight(48, 96, DType::kBF16, 0.5).view(), kBitmap),
+                                             pack(random_weight(160, 200, DType::kF16, 0.7).view(), kBitmap)};
+  for (const PackedTensor& weight : weights) {
+    const auto product = cuda::make_packed_product(weight, 0, DType::kBF16);
+    const DType dtype = weight.shape().dtype;
+    EXPECT_EQ(product->dtype(), dtype);
+    EXPECT_GT(product->bytes(), 0u);
+    for (const std::int64_t tokens : {1, 16, 40, 300}) {
+      const Matrix x = rounded(random_matrix(tokens, weight.cols(), 1), dtype);
+      const Matrix bias = random_matrix(1, weight.rows(), 2);
+      Matrix expected(tokens, weight.rows());
+      reference_linear(weight, x.view(), bias.values(), expected.view());
+      const auto dx = upload_as(x, dtype);
+      const auto db = upload_as(bias, DType::kF32);
+      const auto y = poisoned(tokens * weight.rows() * size_of(DType::kF32));
+      product->multiply(dx.data(), tokens, db.data(), y.data(), DType::kF32,
+                        static_cast<cudaStream_t>(*stream_));
+      EXPECT_LE(relative_error(download_as(y, DType::kF32, tokens, weight.rows()).view(), expected.view()),
+                rounding(DType::kF32))
+          << tokens;
+    }
+  }
+}
 
 TEST_F(CudaPackedTest, BitmapOfAnyShapeAndDensity) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {

@@ -115,7 +115,7 @@ TEST_F(DivergenceTest, AModelAgainstItselfIsZero) {
 }
 
 TEST_F(DivergenceTest, WorstTokensAreTheLargestOfTheirStretches) {
-  const ScoredWindows scored = random_windows(dense_->config().vocab_size, 2, 150, 1);
+  const ScoredWindows scored = random_windows(dense_->config().vocab_size, 6, 150, 1);
   const auto found = compare({dense_.get(), pruned_.get()}, {scored}, {.num_worst = 4, .progress = {}});
   const Divergence& d = *found[1].divergence;
   ASSERT_EQ(d.worst.size(), 4u);

@@ -1,5 +1,6 @@
-#include "swiftprune/pilot/pilot.h"
+#include "swiftprune/api/pilot_job.h"
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <random>
@@ -57,21 +58,25 @@ class PilotTest : public ::testing::Test {
       ids_.push_back(
           static_cast<std::int32_t>(random() % static_cast<unsigned>(model_->config().vocab_size)));
     }
-    text_ = split_text(ids_, "t", model_->config().max_positions, 512, 512);
-    options_.model = kTinyModel.string();
-    options_.text = "own text.txt";
-    options_.work = folder_.path();
-    options_.methods = {"fast", "magnitude"};
-    options_.sparsities = {0.3, 0.7};
+    run_.text = split_text(ids_, "t", model_->config().max_positions, 512, 512);
+    run_.model = kTinyModel.string();
+    run_.work = folder_.path();
+    job_.model = kTinyModel.string();
+    job_.text = "own text.txt";
+    job_.methods = {"fast", "magnitude"};
+    job_.sparsities = {0.3, 0.7};
+    job_.patterns = {"2:4"};
+    job_.shrink_ratios.clear();
+    job_.bits.clear();
   }
-  ComparisonReport run() { return run_pilot(*model_, *device_, text_, options_); }
+  ComparisonReport run() { return run_pilot(job_, run_, *model_, *device_); }
 
   TempDir folder_;
   std::unique_ptr<Model> model_ = Model::open(kTinyModel);
   std::unique_ptr<Device> device_ = open_device("cpu");
   std::vector<std::int32_t> ids_;
-  PilotText text_;
-  PilotOptions options_;
+  PilotRun run_;
+  PilotJob job_;
 };
 
 TEST_F(PilotTest, TriesEverythingAndCleansUp) {
@@ -91,23 +96,62 @@ TEST_F(PilotTest, TriesEverythingAndCleansUp) {
   EXPECT_EQ(report.commands.size(), 6u);
 }
 
-TEST_F(PilotTest, RecommendsTheSparsestWithinTheLimit) {
-  options_.max_perplexity_ratio = 1e9;
+TEST_F(PilotTest, TheDefaultsBeginGently) {
+  PilotJob job;
+  job.model = job_.model;
+  job.text = job_.text;
+  job_ = job;
+  job_.methods = {"fast"};
+  const ComparisonReport report = run();
+  std::map<std::string, const ModelReport*> trials;
+  for (const ModelReport& model : report.models) trials[model.summary.name] = &model;
+  for (const char* name : {"fast 20 %", "fast 30 %", "fast 50 %", "fast 6:8", "fast 2:4", "int8", "int4"})
+    EXPECT_TRUE(trials.contains(name)) << name;
+  EXPECT_EQ(trials.at("int8")->few_bits, true);
+  EXPECT_LT(trials.at("int4")->stored_bytes(), trials.at("int8")->stored_bytes());
+  EXPECT_LT(*trials.at("fast 20 %")->first_blocks_error, *trials.at("fast 50 %")->first_blocks_error);
+  EXPECT_LT(*trials.at("int8")->first_blocks_error, *trials.at("int4")->first_blocks_error);
+  // 10 % of 40 channels are none when they go by 32s.
+  const bool shrinks =
+      trials.contains("shrink 10 %") || std::ranges::any_of(report.notes, [](const auto& note) {
+        return note.starts_with("Passed over shrink 10 %: ");
+      });
+  EXPECT_TRUE(shrinks);
+  const std::string page = to_html(report);
+  EXPECT_THAT(page, HasSubstr("First blocks"));
+  EXPECT_THAT(page, HasSubstr("Size and divergence"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
+}
+
+TEST_F(PilotTest, RecommendsTheSmallestWithinTheLimitOrNone) {
+  job_.max_perplexity_ratio = 1e9;
   const ComparisonReport all = run();
   EXPECT_THAT(all.recommended, HasSubstr("70 %"));
   EXPECT_THAT(*all.recommendation, HasSubstr("swiftprune prune"));
   EXPECT_THAT(*all.recommendation, HasSubstr("--sparsity 0.7"));
-  options_.max_perplexity_ratio = 1e-9;
+  EXPECT_THAT(to_html(all), HasSubstr("Recommended:"));
+  job_.max_perplexity_ratio = 1e-9;
   const ComparisonReport none = run();
-  EXPECT_EQ(none.recommended, none.models[1].summary.name);  // the lowest ratio
-  EXPECT_THAT(none.notes[0], HasSubstr("No trial stays within"));
+  EXPECT_EQ(none.recommended, "");
+  EXPECT_FALSE(none.recommendation);
+  const Verdict verdict = verdict_of(none);
+  EXPECT_THAT(verdict.headline, HasSubstr("None is recommended: no trial stays within"));
+  EXPECT_THAT(verdict.detail, HasSubstr("Nearest is " + none.models[1].summary.name));  // the lowest ratio
+  EXPECT_TRUE(to_json(none).at("recommendation").is_null());
+  EXPECT_THAT(to_html(none), ::testing::Not(HasSubstr("Recommended:")));
+  EXPECT_THAT(to_markdown(none), ::testing::Not(HasSubstr("Recommended:")));
 }
 
+// The gentlest is always tried, whatever the time, and on fewer windows.
 TEST_F(PilotTest, KeepsToItsTime) {
-  options_.budget_seconds = 1e-9;
+  job_.minutes = 1e-9;
   const ComparisonReport report = run();
-  EXPECT_EQ(report.models.size(), 2u);  // one trial at least
+  ASSERT_EQ(report.models.size(), 2u);
+  EXPECT_THAT(report.models[1].summary.name, HasSubstr("30 %"));
+  EXPECT_THAT(report.models[1].summary.prune_command.back(), "128");
+  EXPECT_THAT(report.notes, ::testing::Contains(HasSubstr("To end in time, 2 of 4 windows are measured")));
   EXPECT_THAT(report.notes.back(), HasSubstr("Left out"));
+  EXPECT_THAT(report.notes.back(), HasSubstr("2:4"));
 }
 
 // A model with experts: fewer of them, too.
@@ -116,17 +160,17 @@ class ExpertPilotTest : public PilotTest {
   ExpertPilotTest() {
     model_ = Model::open(SWIFTPRUNE_TEST_DATA "/experts/qwen3_moe");  // three of seven experts a token
     for (std::int32_t& id : ids_) id %= 60;
-    text_ = split_text(ids_, "t", model_->config().max_positions, 512, 512);
-    options_.model = "moe";
-    options_.methods = {"magnitude"};
-    options_.sparsities = {0.1};
-    options_.patterns.clear();
+    run_.text = split_text(ids_, "t", model_->config().max_positions, 512, 512);
+    run_.model = "moe";
+    job_.methods = {"magnitude"};
+    job_.sparsities = {0.1};
+    job_.patterns.clear();
   }
 };
 
 TEST_F(ExpertPilotTest, TriesExpertRatios) {
-  options_.max_perplexity_ratio = 1e9;
-  options_.expert_ratios = {0.25, 0.5, 0.75};  // leave 5, 4 and 2 of 7
+  job_.max_perplexity_ratio = 1e9;
+  job_.expert_ratios = {0.25, 0.5, 0.75};  // leave 5, 4 and 2 of 7
   const ComparisonReport report = run();
   ASSERT_EQ(report.models.size(), 4u);
   std::map<std::string, const ModelReport*> trials;
@@ -142,23 +186,24 @@ TEST_F(ExpertPilotTest, TriesExpertRatios) {
             "swiftprune shrink moe --out SHRUNK --units experts --ratio 0.5 --calibration 'own text.txt' "
             "--windows 8 "
             "--seqlen 64");
-  bool passed_over = false;
-  for (const std::string& note : report.notes) {
-    passed_over = passed_over || note.find("Passed over 75 % of the experts: ") != std::string::npos;
-  }
-  EXPECT_TRUE(passed_over);
+  EXPECT_THAT(report.notes, ::testing::Contains(HasSubstr("Passed over 75 % of experts out: ")));
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
 TEST_F(PilotTest, BadOptions) {
-  options_.methods = {"best of all"};
+  job_.methods = {"best of all"};
   expect_error(ErrorKind::kUsage, [&] { run(); }, {"--method", "best of all"});
-  options_.methods = {"fast"};
-  options_.patterns = {"block:2x2"};
+  job_.methods = {"fast"};
+  job_.patterns = {"block:2x2"};
   expect_error(ErrorKind::kUsage, [&] { run(); }, {"--pattern", "expected N:M"});
-  options_.patterns.clear();
-  options_.sparsities.clear();
-  expect_error(ErrorKind::kUsage, [&] { run(); }, {"no --sparsity and no --pattern"});
+  job_.patterns.clear();
+  job_.sparsities.clear();
+  expect_error(ErrorKind::kUsage, [&] { run(); }, {"found nothing to try", "--sparsity"});
+  job_.sparsities = {0.5};
+  job_.bits = {"int5"};
+  job_.methods.clear();
+  job_.sparsities.clear();
+  expect_error(ErrorKind::kUsage, [&] { run(); }, {"int5"});
 }
 
 }  // namespace

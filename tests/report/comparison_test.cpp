@@ -230,8 +230,9 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
                 HasSubstr(fmt::format("aria-labelledby=\"chart{0}-t chart{0}-d\"", pictures)));
     EXPECT_THAT(html.substr(at, 400), HasSubstr(fmt::format("<title id=\"chart{}-t\">", pictures)));
   }
-  EXPECT_EQ(pictures, 1u + 3u + 2u + 1u);  // curve, blocks, mask, stages
-  EXPECT_THAT(html, HasSubstr("the forwards alone of Wanda and SparseGPT as published"));
+  EXPECT_EQ(pictures, 2u + 1u + 1u);  // errors of blocks, the corner of a mask, stages
+  EXPECT_THAT(html, HasSubstr("<details class=\"screen\"><summary><code>"));  // masks are folded
+  EXPECT_THAT(html, HasSubstr("What the words mean"));
 
   const std::string markdown = to_markdown(report);
   EXPECT_THAT(markdown, HasSubstr("| half | <i>own</i> | 2:4 | 50.0 % |"));

@@ -1,4 +1,5 @@
 #include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/checkpoint/config_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -137,9 +138,17 @@ TEST(PackedCheckpoint, RoundTripIsBitEqual) {
       EXPECT_EQ(other.file, tensor.file);
       EXPECT_TRUE(std::ranges::equal(back.bytes(other), dense.bytes(tensor))) << tensor.name;
     }
-    for (const char* file : {"config.json", "tokenizer.json", "LICENSE"}) {
+    for (const char* file : {"tokenizer.json", "LICENSE"}) {
       EXPECT_EQ(read_text(dir.path() / "back" / file), read_text(dir.path() / "dense" / file));
     }
+    // Other programs refuse the packed folder's type; read here, and unpacked, it is the model's own.
+    const auto config_of = [&](const char* folder) {
+      return nlohmann::json::parse(read_text(dir.path() / folder / "config.json"));
+    };
+    EXPECT_EQ(config_of("packed").at("model_type"), kPackedType);
+    EXPECT_EQ(config_of("packed").at(kPackedModelType), dense.config().at("model_type"));
+    EXPECT_EQ(packed.config(), dense.config());
+    EXPECT_EQ(config_of("back"), config_of("dense"));
     EXPECT_FALSE(fs::exists(dir.path() / "back" / kPackedRecordFile));
     EXPECT_TRUE(fs::exists(dir.path() / "packed" / kPackedRecordFile));
   }

@@ -20,6 +20,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/core/stopwatch.h"
 #include "swiftprune/masking/zero_scan.h"
 #include "swiftprune/model/adapter.h"
 #include "swiftprune/model/stored_weights.h"
@@ -155,6 +156,7 @@ class Pruning {
   }
 
   void calibrate_windows() {
+    const Stopwatch watch(text_seconds_);
     report_.calibration = {"none", "", 0, 0, job_.calibration.seed};
     if (needs_calibration(prepared_.plan) || prepared_.allocates) {
       Calibration calibrated = calibrate(job_, prepared_, model_, device_, note_);
@@ -227,13 +229,15 @@ class Pruning {
 
   void write_records() {
     CheckpointWriter& whole = prepared_.packs ? *packed_ : *writer_;
-    const std::string own_files[] = {"swiftprune.json", "plan.json"};
+    std::vector<std::string> own_files = {"swiftprune.json", "plan.json"};
+    if (prepared_.packs) own_files.push_back("config.json");
     whole.copy_other_files(model_.checkpoint(), own_files);
     ordered_json& record = report_.record;
     record = make_record(model_, prepared_.plan, job_.method, prepared_.options, report_.calibration,
                          report_.allocation, report_.result, origin_.command,
                          hashes_.valid() ? hashes_.get() : ordered_json());
     record["machine"].update(device_.describe().machine);
+    report_.seconds = tell_all_seconds(record["seconds"]);
     if (ranks_.size() > 1) record["machine"]["ranks"] = ranks_.size();
     if (auto previous = previous_record(model_.checkpoint()); !previous.is_null())
       record["previous"] = std::move(previous);
@@ -246,6 +250,7 @@ class Pruning {
                           {"packed_bytes", packing.packed_bytes},
                           {"source_bytes", packing.source_bytes},
                           {"target_bytes", packing.target_bytes}};
+      whole.write_file("config.json", packed_config(model_.checkpoint()));
       whole.write_file(kPackedRecordFile, packed_record(packing, prepared_.tables).dump(2) + "\n");
     } else {
       // From here on nothing is stopped.
@@ -261,6 +266,21 @@ class Pruning {
     if (prepared_.packs) writer_->drop_when_unfinished();
   }
 
+  // The stages' and all between them: text that was written or chosen, hashes, tables, the disk.
+  PruneReport::Seconds tell_all_seconds(ordered_json& stages) const {
+    stages.erase("total");
+    double known = text_seconds_;
+    for (const auto& [stage, seconds] : stages.items()) known += seconds.get<double>();
+    PruneReport::Seconds all;
+    all.total = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    all.text = text_seconds_;
+    all.other = std::max(0.0, all.total - known);
+    stages["text"] = all.text;
+    stages["other"] = all.other;
+    stages["total"] = all.total;
+    return all;
+  }
+
   const PruneJob& job_;
   PreparedPrune prepared_;
   const Model& model_;
@@ -268,6 +288,8 @@ class Pruning {
   const JobOrigin& origin_;
   const NoteFn& note_;
   Communicator& ranks_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double text_seconds_ = 0.0;
   std::future<ordered_json> hashes_;
   std::optional<CheckpointWriter> writer_;    // of the first rank, and of those that write beside it
   std::optional<SharedWriting> writing_;      // of a dense model

@@ -32,6 +32,10 @@ struct PruneReport {
   std::optional<Allocation> allocation;
   PackReport packing;             // where the output is a packed model
   nlohmann::ordered_json record;  // swiftprune.json
+  // Beside the stages of the result; total: of everything.
+  struct Seconds {
+    double text = 0.0, other = 0.0, total = 0.0;
+  } seconds;
 };
 // Bits a weight of the linears of a packed output that were solved.
 double stored_bits(const PruneReport& report);

@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   api/compare_job.cpp
   api/eval_job.cpp
   api/job_options.cpp
+  api/pilot_job.cpp
   api/prune_job.cpp
   api/prune_prepare.cpp
   api/prune_resume.cpp
@@ -11,5 +12,6 @@ target_sources(swiftprune PRIVATE
   api/shrink_experts.cpp
   api/shrink_job.cpp
   api/shrink_units.cpp
+  api/text_generator.cpp
   api/text_writer.cpp
   api/texts.cpp)

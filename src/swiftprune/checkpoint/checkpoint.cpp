@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/import_gguf.h"
 #include "swiftprune/checkpoint/mapped_file.h"
@@ -377,6 +378,7 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
   if (impl->tensors.empty()) bad_input("{}: found no tensors", folder.string());
   impl->config = read_json_file(folder / "config.json");
   if (!impl->config.is_object()) bad_input("{}: expected a JSON object", (folder / "config.json").string());
+  restore_model_type(impl->config);
   impl->unify();
   return Checkpoint(std::move(impl));
 }

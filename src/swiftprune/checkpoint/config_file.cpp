@@ -9,7 +9,9 @@ nlohmann::ordered_json read_config_file(const Checkpoint& checkpoint) {
   const MappedFile file(checkpoint.folder() / "config.json");
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   const auto spelled = with_spelled_floats(text);
-  return nlohmann::ordered_json::parse(spelled ? *spelled : text);
+  auto config = nlohmann::ordered_json::parse(spelled ? *spelled : text);
+  restore_model_type(config);
+  return config;
 }
 
 }  // namespace swiftprune

@@ -7,13 +7,19 @@
 namespace swiftprune {
 namespace fs = std::filesystem;
 
+std::string_view library_version() { return SWIFTPRUNE_VERSION; }
+
+fs::path library_file() {
+  Dl_info here{};
+  const bool known = ::dladdr(reinterpret_cast<void*>(&library_file), &here) != 0;
+  expect(known && here.dli_fname != nullptr, "code that knows its own file");
+  return here.dli_fname;
+}
+
 fs::path file_of(const OwnLibrary& library) {
   const char* named = std::getenv(library.variable);
   if (named != nullptr && *named != '\0') return named;
-  Dl_info here{};
-  const bool known = ::dladdr(reinterpret_cast<void*>(&file_of), &here) != 0;
-  expect(known && here.dli_fname != nullptr, "code that knows its own file");
-  return fs::path(here.dli_fname).parent_path() / library.file_name;
+  return library_file().parent_path() / library.file_name;
 }
 
 void* symbol_of(void* opened, const OwnLibrary& library, const fs::path& file, const char* name) {

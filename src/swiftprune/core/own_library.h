@@ -23,6 +23,11 @@ struct OwnLibrary {
   bool shares_symbols = false;  // with what it opens itself, as MPI does
 };
 
+// libswiftprune.so itself: its version as it was built, which a program that meets another installation's compares with
+// SWIFTPRUNE_VERSION, and its file.
+std::string_view library_version();
+std::filesystem::path library_file();
+
 // Where it is looked for: the variable names the file, else it lies beside libswiftprune.so.
 std::filesystem::path file_of(const OwnLibrary& library);
 // Opens the file, for good. Throws Error{kDevice} naming it when it is no library, or not this build's.

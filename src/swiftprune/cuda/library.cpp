@@ -5,6 +5,7 @@
 
 #include "swiftprune/core/own_library.h"
 #include "swiftprune/cuda/ranks/nccl_ranks.h"
+#include "swiftprune/cuda/sparse/packed_product.h"
 #include "swiftprune/device/cuda_library.h"
 
 extern "C" const char* swiftprune_cuda_version() { return SWIFTPRUNE_VERSION; }
@@ -21,8 +22,15 @@ extern "C" swiftprune::Communicator* swiftprune_join_nccl(const swiftprune::Nccl
   return swiftprune::cuda::join_nccl(rank).release();
 }
 
-// All are what device/cuda_library.h and device/nccl_ranks.h say.
+extern "C" swiftprune::PackedProduct* swiftprune_make_packed_product(const swiftprune::PackedTensor& weight,
+                                                                     int index,
+                                                                     swiftprune::DType grid_dtype) {
+  return swiftprune::cuda::make_packed_product(weight, index, grid_dtype).release();
+}
+
+// All are what device/cuda_library.h, device/nccl_ranks.h and device/packed_product.h say.
 static_assert(std::is_same_v<decltype(&swiftprune_cuda_version), swiftprune::OwnVersionFn>);
 static_assert(std::is_same_v<decltype(&swiftprune_make_cuda_device), swiftprune::MakeCudaDeviceFn>);
 static_assert(std::is_same_v<decltype(&swiftprune_make_nccl_id), swiftprune::MakeNcclIdFn>);
 static_assert(std::is_same_v<decltype(&swiftprune_join_nccl), swiftprune::JoinNcclFn>);
+static_assert(std::is_same_v<decltype(&swiftprune_make_packed_product), swiftprune::MakePackedProductFn>);

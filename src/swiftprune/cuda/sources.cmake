@@ -41,6 +41,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/tuning.cpp
     cuda/forward/head.cpp
     cuda/sparse/packed_weight.cpp
+    cuda/sparse/packed_product.cpp
     cuda/forward/block_weights.cpp
     cuda/forward/block.cpp
     cuda/forward/block_attention.cpp

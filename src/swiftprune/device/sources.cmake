@@ -3,4 +3,5 @@ target_sources(swiftprune PRIVATE
   device/cpu_device.cpp
   device/cuda_library.cpp
   device/nccl_ranks.cpp
-  device/open_device.cpp)
+  device/open_device.cpp
+  device/packed_product.cpp)

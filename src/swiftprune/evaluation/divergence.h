@@ -41,7 +41,7 @@ struct Divergence {
   std::optional<RatioInterval> ratio_interval;  // from two windows on
   std::vector<DivergentToken> worst;            // largest first, of stretches of kWorstStretch tokens
 };
-inline constexpr std::int64_t kWorstStretch = 64;
+inline constexpr std::int64_t kWorstStretch = 512;
 
 struct ComparedModel {
   PerplexityResult perplexity;

@@ -1,5 +1,4 @@
 target_sources(swiftprune PRIVATE
   pilot/block_trial.cpp
   pilot/equal_bytes.cpp
-  pilot/pilot.cpp
   pilot/trial.cpp)

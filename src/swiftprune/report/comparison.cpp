@@ -58,11 +58,21 @@ void check_tokenizers(const Tokenizer& dense, const Tokenizer& other, std::span<
   }
 }
 
+// The largest, each text once: a name that both models miss all over a page says it once.
+void add_worst(const Tokenizer& tokenizer, const ComparisonInput& input, ModelReport& model) {
+  for (const DivergentToken& token : model.divergence->worst) {
+    WorstExample example = example_of(tokenizer, input.parts, token);
+    const bool known = std::any_of(model.worst.begin(), model.worst.end(),
+                                   [&](const WorstExample& other) { return other.token == example.token; });
+    if (!known && model.worst.size() < input.num_worst) model.worst.push_back(std::move(example));
+  }
+}
+
 void measure_text(const ComparisonInput& input, Device& device, const Tokenizer* tokenizer,
                   Communicator& ranks, ComparisonReport& report) {
   const std::vector<ComparedModel> compared =
       compare_models(input.models, *device.text_forwards(input.models, input.forward), input.parts,
-                     {.num_worst = input.num_worst, .progress = input.forward.progress}, ranks);
+                     {.num_worst = 2 * input.num_worst, .progress = input.forward.progress}, ranks);
   if (!ranks.is_first()) return;
   for (std::size_t m = 0; m < compared.size(); ++m) {
     ModelReport& model = report.models[m];
@@ -73,9 +83,7 @@ void measure_text(const ComparisonInput& input, Device& device, const Tokenizer*
     model.divergence = compared[m].divergence;
     if (!model.divergence) continue;
     if (model.few_bits) continue;
-    for (const DivergentToken& token : model.divergence->worst) {
-      if (tokenizer != nullptr) model.worst.push_back(example_of(*tokenizer, input.parts, token));
-    }
+    if (tokenizer != nullptr) add_worst(*tokenizer, input, model);
     for (GateResult& gate : check_gates(input.gates, model.summary.name, *model.divergence)) {
       report.gates.push_back(std::move(gate));
     }
@@ -123,9 +131,14 @@ std::string times(double ratio) { return fmt::format("{:.{}f}", ratio, ratio < 1
 
 std::string describe(const ModelReport& model) {
   const Divergence& d = *model.divergence;
-  std::string text =
-      fmt::format("{:.1f} % of the linears' weights are zero; perplexity {:.2f}, {} times the dense model's",
-                  100.0 * model.summary.sparsity, model.perplexity->perplexity, times(d.perplexity_ratio));
+  std::string text;
+  if (model.few_bits) {
+    text = fmt::format("{:.2f} bits a weight; ", model.summary.bits_per_weight);
+  } else if (model.summary.sparsity >= 0.0005) {
+    text = fmt::format("{:.1f} % of the linears' weights are zero; ", 100.0 * model.summary.sparsity);
+  }
+  text += fmt::format("perplexity {:.2f}, {} times the dense model's", model.perplexity->perplexity,
+                      times(d.perplexity_ratio));
   if (d.ratio_interval) {
     text += fmt::format(" (95 %: {} to {})", times(d.ratio_interval->low), times(d.ratio_interval->high));
   }
@@ -163,6 +176,7 @@ ComparisonReport compare(const ComparisonInput& input, Device& device, Communica
   report.text = input.text;
   report.convention = input.convention;
   report.compute = input.forward.compute == ComputeType::kBF16 ? "bf16" : "f32";
+  report.max_perplexity_ratio = input.gates.max_perplexity_ratio;
   report.prompts = input.prompts;
   report.refusals = input.refusals;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -241,11 +255,12 @@ Verdict verdict_of(const ComparisonReport& report) {
   Verdict verdict;
   const ModelReport* best = nullptr;
   for (const ModelReport& model : report.models) {
-    if (!model.divergence || model.few_bits) continue;
+    if (!model.divergence) continue;
     if (model.summary.name == report.recommended) {
       best = &model;
       break;
     }
+    if (model.few_bits && !report.is_pilot) continue;
     if (best == nullptr || model.divergence->perplexity_ratio < best->divergence->perplexity_ratio)
       best = &model;
   }
@@ -264,7 +279,7 @@ Verdict verdict_of(const ComparisonReport& report) {
   const std::ptrdiff_t count =
       std::count_if(report.models.begin(), report.models.end(),
                     [](const ModelReport& model) { return model.divergence.has_value() && !model.few_bits; });
-  const bool single = count == 1;
+  const bool single = count == 1 && !report.is_pilot;
   verdict.detail = (single ? "" : best->summary.name + ": ") + describe(*best);
   for (const EqualBytes& equal : report.equal_bytes) {
     if (equal.model == best->summary.name) verdict.detail += fmt::format(" {}", equal.line());
@@ -279,6 +294,14 @@ Verdict verdict_of(const ComparisonReport& report) {
         report.passed() ? (single ? "Passed: every limit is kept" : "Passed: all models keep every limit")
         : single        ? "Failed: a limit is not kept"
                         : fmt::format("Failed: {} of {} models do not keep the limits", failed.size(), count);
+    return verdict;
+  }
+  if (report.is_pilot && !report.recommendation) {
+    verdict.mood = Verdict::Mood::kBad;
+    verdict.headline =
+        fmt::format("None is recommended: no trial stays within {:.2f} times the dense model's perplexity",
+                    report.max_perplexity_ratio.value_or(1.0));
+    verdict.detail = "Nearest is " + verdict.detail;
     return verdict;
   }
   const std::string_view kind = report.recommended.empty() ? "best" : "recommended";

@@ -36,6 +36,7 @@ struct ModelReport {
   std::optional<double> forward_tokens_per_second;
   std::optional<double> decode_tokens_per_second;
   std::optional<std::int64_t> packed_bytes;  // of a pilot's trial: what `pack` makes of it, and decodes with
+  std::optional<double> first_blocks_error;  // of a pilot's trial: of its linears' outputs, relative, squared
   // Against the dense model; nothing for itself.
   std::optional<Divergence> divergence;
   std::vector<WorstExample> worst;
@@ -74,10 +75,13 @@ struct ComparisonReport {
   std::string compute;              // "f32", "bf16"
   std::vector<ModelReport> models;  // the dense one first
   std::vector<Prompt> prompts, refusals;
-  std::vector<GateResult> gates;              // failed first
-  std::vector<std::string> commands;          // what repeats everything, in order
-  std::optional<std::string> recommendation;  // of a pilot: the one command
-  std::string recommended;                    // and its model
+  std::vector<GateResult> gates;      // failed first
+  std::vector<std::string> commands;  // what repeats everything, in order
+  bool is_pilot = false;
+  std::optional<std::string>
+      recommendation;       // of a pilot: the one command; none where no trial keeps the limit
+  std::string recommended;  // and its model
+  std::optional<double> max_perplexity_ratio;  // what models are to keep, where somebody says so
   std::vector<std::string> notes;
   std::vector<EqualBytes> equal_bytes;  // of each pruned model, where dense ones in few bits stand beside it
 

@@ -1,6 +1,7 @@
 // The report page: one file, no scripts, no network. Everything that comes from files or users is escaped.
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <map>
 
 #include "swiftprune/core/cpu_features.h"
@@ -82,6 +83,10 @@ class Page {
     return any([](const ModelReport& model) { return model.decode_tokens_per_second.has_value(); });
   }
 
+  bool has_first_blocks() const {
+    return any([](const ModelReport& model) { return model.first_blocks_error.has_value(); });
+  }
+
   void head() {
     const Verdict verdict = verdict_of(report_);
     put("<header>\n<h1>{}</h1>\n", escape(report_.title));
@@ -106,6 +111,13 @@ class Page {
           escape(report_.text), measured ? measured->num_tokens : 0, escape(report_.convention),
           escape(report_.compute), escape(cpu_model_name()), escape(isa_name()), num_threads());
     }
+    const std::int64_t parameters = report_.models[0].summary.num_parameters;
+    put("<p>The dense model has {} parameters{}.</p>\n",
+        parameters < 1'000'000 ? fmt::format("{}", parameters)
+                               : fmt::format("{:.1f} million", static_cast<double>(parameters) / 1e6),
+        report_.max_perplexity_ratio
+            ? fmt::format("; the limit is {:.2f} times its perplexity", *report_.max_perplexity_ratio)
+            : "");
     for (const std::string& note : report_.notes) put("<p>{}</p>\n", escape(note));
     put("</header>\n");
   }
@@ -122,6 +134,7 @@ class Page {
         &model == best_ && report_.models.size() > 2 ? " class=\"best\"" : "", escape(s.name),
         escape(steps_text(s)), escape(s.pattern));
     cell("Zeros", percent(s.sparsity));
+    if (has_first_blocks()) cell("First blocks' error", number(model.first_blocks_error, 4));
     std::string small = model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "";
     if (!report_.equal_bytes.empty())
       small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : ", ", s.bits_per_weight);
@@ -135,12 +148,12 @@ class Page {
            d && d->ratio_interval
                ? short_number(d->ratio_interval->low) + " – " + short_number(d->ratio_interval->high)
                : "");
-      cell("Divergence", of([](const Divergence& v) { return short_number(v.mean_kl); }),
+      cell("Divergence, nats", of([](const Divergence& v) { return short_number(v.mean_kl); }),
            d ? "p99 " + short_number(d->p99_kl) : "");
       cell("Same top", of([](const Divergence& v) { return percent(v.top1); }));
-      cell("Forward", number(model.forward_tokens_per_second, 0));
+      if (!report_.is_pilot) cell("Forward, tokens/s", number(model.forward_tokens_per_second, 0));
     }
-    if (has_decode()) cell("Decode", number(model.decode_tokens_per_second, 1));
+    if (has_decode()) cell("Decode, tokens/s", number(model.decode_tokens_per_second, 1));
     put("</tr>\n");
   }
 
@@ -148,13 +161,15 @@ class Page {
     put("<h2>Models</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Models\"><table "
         "class=\"cards\">\n"
         "<thead><tr><th>Model</th><th>Method<small>pattern</small></th><th class=\"num\">Zeros<small>of the "
-        "linears</small></th>"
-        "<th class=\"num\">Size</th>");
+        "linears</small></th>");
+    if (has_first_blocks()) put("<th class=\"num\">First blocks<small>error</small></th>");
+    put("<th class=\"num\">Size</th>");
     if (!report_.text.empty()) {
       put("<th class=\"num\">Perplexity</th><th class=\"num\">Ratio<small>95 % interval</small></th>"
           "<th class=\"num\">Divergence<small>nats a token</small></th><th class=\"num\">Same "
           "top<small>token</small></th>"
-          "<th class=\"num\">Forward<small>tokens/s</small></th>");
+          "{}",
+          report_.is_pilot ? "" : "<th class=\"num\">Forward<small>tokens/s</small></th>");
     }
     if (has_decode()) put("<th class=\"num\">Decode<small>tokens/s</small></th>");
     put("</tr></thead>\n<tbody>\n");
@@ -163,7 +178,9 @@ class Page {
   }
 
   void curve() {
-    if (best_ == nullptr) return;
+    const auto pruned = std::count_if(report_.models.begin(), report_.models.end(),
+                                      [](const ModelReport& m) { return m.divergence && !m.few_bits; });
+    if (pruned < 2) return;  // one point says what the table says
     std::vector<ChartSeries> series;
     std::map<std::string, std::size_t> index;
     std::string description;
@@ -177,7 +194,8 @@ class Page {
                                             perplexity_text(model.perplexity->perplexity));
       const auto [it, is_new] = index.try_emplace(name, series.size());
       if (is_new) series.push_back({name, {}});
-      series[it->second].points.push_back({100.0 * s.sparsity, model.perplexity->perplexity, label});
+      series[it->second].points.push_back(
+          {100.0 * s.sparsity, model.perplexity->perplexity, label, &model == best_});
       description += label + ". ";
     }
     for (ChartSeries& s : series) {
@@ -186,12 +204,22 @@ class Page {
     }
     const double dense = report_.models[0].perplexity->perplexity;
     put("<h2>Sparsity and perplexity</h2>\n<p class=\"quiet\">Lower is better; the perplexity axis is "
-        "logarithmic.</p>\n<figure>\n{}</figure>\n",
-        curve_chart(chart("Perplexity by share of zero weights",
-                          fmt::format("Dense model: perplexity {}. {}", perplexity_text(dense), description)),
-                    series, {"zero weights of the linears", " %", true}, "perplexity",
-                    ChartPoint{100.0 * report_.models[0].summary.sparsity, dense,
-                               "dense " + perplexity_text(dense)}));
+        "logarithmic.{}</p>\n<figure>\n{}</figure>\n",
+        best_ == nullptr || best_->few_bits ? ""
+        : report_.recommended.empty()       ? " A ring marks the best model."
+                                            : " A ring marks the recommended model.",
+        curve_chart(
+            chart("Perplexity by share of zero weights",
+                  fmt::format("Dense model: perplexity {}. {}", perplexity_text(dense), description)),
+            series, {"zero weights of the linears", " %", true}, "perplexity",
+            ChartPoint{100.0 * report_.models[0].summary.sparsity, dense, "dense " + perplexity_text(dense)},
+            limit_line(dense)));
+  }
+
+  std::optional<ChartPoint> limit_line(double dense) const {
+    if (!report_.max_perplexity_ratio) return std::nullopt;
+    const double limit = *report_.max_perplexity_ratio * dense;
+    return ChartPoint{0.0, limit, "limit " + perplexity_text(limit)};
   }
 
   // What no other model is both smaller and nearer to the dense one than, the smallest first.
@@ -212,13 +240,14 @@ class Page {
   }
 
   void sizes() {
-    if (report_.equal_bytes.empty()) return;
+    if (report_.text.empty() || !any([](const ModelReport& model) { return model.few_bits; })) return;
     static constexpr double kLeast = 1e-6;  // of the logarithmic axis
-    const auto point = [](const ModelReport& model) {
+    const auto point = [this](const ModelReport& model) {
       const double kl = std::max(kLeast, model.divergence->mean_kl);
       const double size = static_cast<double>(model.stored_bytes()) / 1e6;
       return ChartPoint{
-          size, kl, fmt::format("{}: {:.1f} MB, divergence {}", model.summary.name, size, short_number(kl))};
+          size, kl, fmt::format("{}: {:.1f} MB, divergence {}", model.summary.name, size, short_number(kl)),
+          model.summary.name == report_.recommended};
     };
     std::vector<ChartSeries> series = {{"Pareto line", {}}};
     for (const ModelReport* model : pareto()) series[0].points.push_back(point(*model));
@@ -226,7 +255,9 @@ class Page {
     for (const bool few_bits : {false, true}) {
       for (const ModelReport& model : report_.models) {
         if (!model.divergence || model.few_bits != few_bits) continue;
-        const std::string name = few_bits ? "dense, " + model.summary.method : model.summary.name;
+        const std::string name = report_.is_pilot ? (few_bits ? "fewer bits" : model.summary.method)
+                                 : few_bits       ? "dense, " + model.summary.method
+                                                  : model.summary.name;
         auto own =
             std::find_if(series.begin(), series.end(), [&](const ChartSeries& s) { return s.name == name; });
         if (own == series.end()) own = series.insert(own, {name, {}});
@@ -234,21 +265,48 @@ class Page {
         description += own->points.back().label + ". ";
       }
     }
+    for (ChartSeries& one : series) {
+      std::stable_sort(one.points.begin(), one.points.end(),
+                       [](const ChartPoint& a, const ChartPoint& b) { return a.x < b.x; });
+    }
     put("<h2>Size and divergence</h2>\n<p class=\"quiet\">Nearer to the lower left corner is better; the "
         "divergence axis is logarithmic. Models below and left of the Pareto line there are none.</p>\n"
-        "<figure>\n{}</figure>\n<ul>\n",
+        "<figure>\n{}</figure>\n",
         curve_chart(chart("Divergence by size", description), series, {"size of the model", " MB", false},
                     "divergence, nats", std::nullopt));
+    if (report_.equal_bytes.empty()) return;
+    put("<ul>\n");
     for (const EqualBytes& equal : report_.equal_bytes) put("<li>{}</li>\n", escape(equal.line()));
     put("</ul>\n");
   }
 
+  // Of all models, so that their charts have one scale.
+  double largest_error(double BlockError::*member) const {
+    double largest = 0.0;
+    for (const ModelReport& model : report_.models) {
+      if (!model.block_errors) continue;
+      for (const BlockError& error : *model.block_errors) largest = std::max(largest, error.*member);
+    }
+    return largest;
+  }
+
   void block_figures(const ModelReport& model) {
     const std::vector<double>& sparsity = model.summary.block_sparsity;
-    put("<h3>{}</h3>\n<div class=\"grid\">\n", escape(model.summary.name));
-    put("<figure><figcaption>Zero weights</figcaption>{}</figure>\n",
-        block_bars(chart("Share of zero weights of each block", "Values are in the table below."), sparsity,
-                   1.0, "sparsity", true));
+    const bool folded = report_.is_pilot && &model != best_;
+    if (folded) {
+      put("<details class=\"screen\"><summary>{}</summary>\n", escape(model.summary.name));
+    } else {
+      put("<h3>{}</h3>\n", escape(model.summary.name));
+    }
+    const auto [least, most] = std::minmax_element(sparsity.begin(), sparsity.end());
+    const bool alike = sparsity.empty() || *most - *least < 0.005;
+    if (alike && !sparsity.empty()) put("<p>{} zeros in every block.</p>\n", percent(*most));
+    put("<div class=\"grid\">\n");
+    if (!alike) {
+      put("<figure><figcaption>Zero weights</figcaption>{}</figure>\n",
+          block_bars(chart("Share of zero weights of each block", "Values are in the table below."), sparsity,
+                     1.0, "sparsity", true));
+    }
     if (model.block_errors) {
       std::vector<double> own, total;
       for (const BlockError& error : *model.block_errors) {
@@ -258,11 +316,11 @@ class Page {
       put("<figure><figcaption>Error that the block adds by itself</figcaption>{}</figure>\n",
           block_bars(
               chart("Own error of each block", "Relative squared error; values are in the table below."), own,
-              0.0, "own", false));
+              axis_end(largest_error(&BlockError::own)), "own", false));
       put("<figure><figcaption>Error of the hidden states after the block</figcaption>{}</figure>\n",
           block_bars(
               chart("Error after each block", "Relative squared error; values are in the table below."),
-              total, 0.0, "total", false));
+              total, axis_end(largest_error(&BlockError::total)), "total", false));
     }
     put("</div>\n<details><summary>Values as a table</summary><div "
         "class=\"scroll\"><table>\n<thead><tr><th>Block</th>"
@@ -283,7 +341,7 @@ class Page {
         put("<td class=\"num\">–</td><td class=\"num\">–</td><td>–</td></tr>\n");
       }
     }
-    put("</tbody></table></div></details>\n");
+    put("</tbody></table></div></details>\n{}", folded ? "</details>\n" : "");
   }
 
   void blocks() {
@@ -291,7 +349,7 @@ class Page {
         "what the "
         "block contributes, given the dense model's hidden states; the other to the hidden states "
         "themselves, with "
-        "all that came before.</p>\n");
+        "all that came before. Charts of one kind have one scale.</p>\n");
     for (const ModelReport& model : report_.models) {
       if (&model != &report_.models[0] && !model.few_bits) block_figures(model);
     }
@@ -305,7 +363,10 @@ class Page {
     const std::string share =
         fmt::format("About {} of the weights are kept; pattern {}.", percent(kept), model.summary.pattern);
     const std::string corner = mask_corner(chart("Kept weights in the corner of " + what, share), mask);
-    const std::string density = mask_density(chart("Density of " + what, share), mask);
+    // Of N:M every cell is the same.
+    const bool is_n_m = model.summary.pattern.find(':') != std::string::npos;
+    const std::string density =
+        is_n_m ? std::string() : mask_density(chart("Density of " + what, share), mask);
     put("<figure><figcaption>{}, {}</figcaption><div class=\"pair\">{}{}</div></figure>\n",
         escape(model.summary.name), escape(model.summary.pattern), corner, density);
   }
@@ -325,28 +386,33 @@ class Page {
         "there.</p>\n",
         kMaskCorner);
     for (const std::string& tensor : tensors) {
-      put("<h3><code>{}</code></h3>\n<div class=\"grid\">\n", escape(tensor));
+      put("<details class=\"screen\"><summary><code>{}</code></summary>\n<div class=\"grid\">\n",
+          escape(tensor));
       for (const ModelReport& model : report_.models) {
         for (const MaskPicture& mask : model.masks) {
           if (mask.tensor == tensor) mask_figure(model, mask);
         }
       }
-      put("</div>\n");
+      put("</div></details>\n");
     }
   }
 
   void stages() {
     std::vector<std::string> stages;
+    for (const ModelReport& model : report_.models) {
+      for (const auto& [stage, value] : model.summary.stage_seconds) {
+        if (std::find(stages.begin(), stages.end(), stage) == stages.end()) stages.push_back(stage);
+      }
+    }
     std::vector<StageBar> bars;
     std::string description;
     for (const ModelReport& model : report_.models) {
-      const auto& seconds = model.summary.stage_seconds;
-      if (seconds.empty()) continue;
-      StageBar bar{model.summary.name, {}};
+      if (model.summary.stage_seconds.empty()) continue;
+      StageBar bar{model.summary.name, std::vector<double>(stages.size(), 0.0)};
       description += model.summary.name + ": ";
-      for (const auto& [stage, value] : seconds) {
-        if (std::find(stages.begin(), stages.end(), stage) == stages.end()) stages.push_back(stage);
-        bar.seconds.push_back(value);
+      for (const auto& [stage, value] : model.summary.stage_seconds) {
+        const auto place = std::find(stages.begin(), stages.end(), stage) - stages.begin();
+        bar.seconds[static_cast<std::size_t>(place)] += value;
         description += fmt::format("{} {} s, ", stage, short_number(value));
       }
       bars.push_back(std::move(bar));
@@ -356,19 +422,6 @@ class Page {
         "machine.</p>\n"
         "<figure>\n{}</figure>\n",
         stage_bars(chart("Seconds of each stage", description), stages, bars));
-    peers();
-  }
-
-  // What the procedures of the literature would spend on their forwards alone, at the speed measured here.
-  void peers() {
-    constexpr double kPublishedTokens = 128.0 * 2048.0;  // arXiv 2306.11695 and 2301.00774
-    constexpr double kForwards = 2.0;                    // one collects, one feeds the next block
-    const auto& speed = report_.models.front().forward_tokens_per_second;
-    if (!speed || *speed <= 0.0) return;
-    put("<p>For comparison: the forwards alone of Wanda and SparseGPT as published (128 windows of 2048 "
-        "tokens, "
-        "two forwards of each) would take {} s here, computed from the dense model's {} tokens/s.</p>\n",
-        short_number(kForwards * kPublishedTokens / *speed), short_number(*speed));
   }
 
   void guesses(std::string_view title, const std::vector<std::pair<std::string, double>>& tokens) {
@@ -398,10 +451,13 @@ class Page {
     if (!any([](const ModelReport& m) { return !m.worst.empty(); })) return;
     put("<h2>Where the models differ most</h2>\n<p class=\"quiet\">The tokens with the largest divergence. "
         "The marked token "
-        "is what the text goes on with; below, what each model expected in its place.</p>\n");
+        "is what the text goes on with; below, what each model expected in its place (· stands for a space, "
+        "↵ for a "
+        "line's end).</p>\n");
     for (const ModelReport& model : report_.models) {
       if (model.worst.empty()) continue;
-      put("<details{}><summary>{}</summary>\n", &model == best_ ? " open" : "", escape(model.summary.name));
+      put("<details{}><summary>{}</summary>\n", &model == best_ ? " open" : " class=\"screen\"",
+          escape(model.summary.name));
       for (const WorstExample& example : model.worst) {
         put("<div class=\"example\"><p>…{}<mark>{}</mark></p>\n<div class=\"sides\">",
             escape(without_blanks(example.before)), escape(visible(example.token)));
@@ -500,7 +556,37 @@ class Page {
   void commands() {
     put("<h2>To repeat it</h2>\n");
     for (const std::string& command : report_.commands) put("<pre><code>{}</code></pre>\n", escape(command));
-    put("<p class=\"quiet\">swiftprune {}</p>\n", SWIFTPRUNE_VERSION);
+    words();
+    put("<p class=\"quiet\">swiftprune {}, {}</p>\n", SWIFTPRUNE_VERSION, today());
+  }
+
+  void words() {
+    put("<details><summary>What the words mean</summary><dl class=\"words\">\n");
+    const auto word = [this](std::string_view name, std::string_view text) {
+      put("<dt>{}</dt><dd>{}</dd>\n", name, text);
+    };
+    word("Perplexity",
+         "How many tokens the model hesitates between, so to speak: e to the mean loss. Lower is better.");
+    word("Ratio",
+         "The model's perplexity over the dense model's; the interval holds it in 95 of 100 texts of this "
+         "kind.");
+    word("Divergence",
+         "How far the model's expectation of the next token is from the dense model's (KL), a token in the "
+         "mean, in "
+         "nats: 0 is the same, 0.1 is noticeable, 1 is another model. p99: 99 of 100 tokens are below.");
+    word("Same top", "The share of tokens at which both models hold the same token for the likeliest.");
+    word("Bits a byte", "The loss in bits over the text's bytes: comparable between tokenizers.");
+    word("Zeros", "The share of the linears' weights that are zero.");
+    word("Error",
+         "Of a block's or linear's outputs: the squared difference from the dense model's over its square.");
+    put("</dl></details>\n");
+  }
+
+  static std::string today() {
+    const std::time_t now = std::time(nullptr);
+    std::tm utc{};
+    ::gmtime_r(&now, &utc);
+    return fmt::format("{:04}-{:02}-{:02}", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
   }
 
   static constexpr std::size_t kShownAnswers = 12;

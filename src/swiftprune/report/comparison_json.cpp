@@ -141,6 +141,8 @@ ordered_json to_json(const ComparisonReport& report) {
   for (const ModelReport& model : report.models) json["models"].push_back(model_json(report, model));
   if (report.recommendation) {
     json["recommendation"] = {{"model", report.recommended}, {"command", *report.recommendation}};
+  } else if (report.is_pilot) {
+    json["recommendation"] = nullptr;
   }
   for (const EqualBytes& equal : report.equal_bytes) {
     json["equal_bytes"].push_back({{"model", equal.model},

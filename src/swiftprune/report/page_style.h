@@ -45,11 +45,12 @@ figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .875rem;
 .grid { display: grid; gap: .5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
 .grid figure { margin: .3rem 0; }
 svg { display: block; max-width: 100%; height: auto; } svg text { font-family: inherit; fill: var(--text); }
-svg.chart { width: 40rem; } svg.chart.small { width: 100%; }
+svg.chart { width: 40rem; } svg.chart.small { width: 100%; max-width: 24rem; }
 svg .tick { font-size: 12px; fill: var(--muted); } svg .name { font-size: 12.5px; fill: var(--muted); }
 svg .series { font-size: 13px; }
 svg .grid { stroke: var(--line); } svg .axis { stroke: var(--muted); } svg .leader { stroke: var(--muted); stroke-width: .6; fill: none; }
-svg .reference { stroke: var(--muted); stroke-dasharray: 5 4; }
+svg .reference { stroke: var(--muted); stroke-dasharray: 5 4; } svg .limit { stroke: var(--bad); stroke-dasharray: 2 3; }
+svg .chosen { fill: none; stroke: var(--text); stroke-width: 1.6; }
 svg.mask { width: 9rem; background: var(--soft); border: 1px solid var(--line); shape-rendering: crispEdges; }
 svg .kept { fill: var(--s0); } svg .sparsity { fill: var(--s0); } svg .own { fill: var(--s1); } svg .total { fill: var(--s2); }
 .c0 { fill: var(--s0); } .c1 { fill: var(--s1); } .c2 { fill: var(--s2); } .c3 { fill: var(--s3); } .c4 { fill: var(--s4); } .c5 { fill: var(--s5); } .c6 { fill: var(--s6); }
@@ -69,6 +70,7 @@ mark { background: var(--mark); color: inherit; border-radius: .2rem; padding: 0
 .pair { display: flex; gap: .6rem; } .pair svg { flex: 1 1 0; min-width: 0; }
 pre { margin: .6rem 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .9rem 1.1rem; overflow-x: auto;
   white-space: pre-wrap; overflow-wrap: anywhere; }
+dl.words { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: .6rem 0; font-size: .9rem; } dl.words dt { font-weight: 600; } dl.words dd { margin: 0; max-width: 46rem; }
 details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; cursor: pointer; }
 @media (max-width: 40rem) { main { padding: 1.4rem 1rem 3rem; } .verdict { padding: 1rem; } .verdict strong { font-size: 1.3rem; }
   svg .tick, svg .name, svg .series { font-size: 17px; } svg.chart.small .tick { font-size: 13px; }
@@ -78,11 +80,14 @@ details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; 
   .cards th { grid-column: 1 / -1; position: static; background: none; white-space: normal; overflow-wrap: anywhere; font-size: 1rem; }
   .cards td::before { content: attr(data-label); color: var(--muted); font-weight: 400; text-align: left; }
   .cards td small { flex: 1 0 100%; } .cards tr.best { background: var(--soft); } }
+@media (max-width: 30rem) { .cards tr { grid-template-columns: 1fr; } }
 @page { size: A4; margin: 1.4cm; }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --muted: #444; --line: #bbb; --soft: #eee; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } table { font-size: 7.5pt; } th, td { padding: .25rem .35rem; }
   .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2, h3, h4 { break-after: avoid; }
-  figure, .verdict { break-inside: avoid; } svg.chart { width: 34rem; } }
+  h2 + p { break-after: avoid; } figure, .verdict { break-inside: avoid; } svg.chart { width: 34rem; }
+  mark { font-weight: 700; text-decoration: underline; } svg, .verdict, tr.best > * { print-color-adjust: exact; }
+  details:not(.screen)::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; } details.screen:not([open]) { display: none; } }
 )css";
 
 }  // namespace swiftprune

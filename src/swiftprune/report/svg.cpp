@@ -135,7 +135,8 @@ std::string short_number(double value) {
 }
 
 std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series, const ChartAxis& x_axis,
-                        std::string_view y_label, const std::optional<ChartPoint>& reference) {
+                        std::string_view y_label, const std::optional<ChartPoint>& reference,
+                        const std::optional<ChartPoint>& limit) {
   constexpr double kHeight = 340, kLeft = 58, kRight = 420, kTop = 26, kBottom = 292;
   const ChartPoint first = reference ? *reference : series.front().points.front();
   Range x{first.x, first.x}, y{first.y, first.y};
@@ -145,6 +146,7 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
       y = {std::min(y.low, p.y), std::max(y.high, p.y)};
     }
   }
+  if (limit) y.high = std::max(y.high, limit->y);
   const double step = x_axis.is_share ? 10.0 : round_step((x.high - x.low) / 5.0);
   const double margin = 0.2 * step;
   x = {std::max(0.0, std::floor((x.low - margin) / step) * step), std::ceil((x.high + margin) / step) * step};
@@ -170,10 +172,18 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
     svg += line(kLeft, at_y(reference->y), kRight, at_y(reference->y), "reference");
     ends.push_back(at_y(reference->y));
   }
+  if (limit) {
+    svg += line(kLeft, at_y(limit->y), kRight, at_y(limit->y), "limit");
+    ends.push_back(at_y(limit->y));
+  }
   for (const ChartSeries& s : series) ends.push_back(at_y(s.points.back().y));
   ends = spread(ends, 16, kTop, kBottom);
   if (reference) {
     svg += label(kRight + 12, ends[0] + 4, "start", "series", reference->label);
+    ends.erase(ends.begin());
+  }
+  if (limit) {
+    svg += label(kRight + 12, ends[0] + 4, "start", "series", limit->label);
     ends.erase(ends.begin());
   }
   for (std::size_t i = 0; i < series.size(); ++i) {
@@ -187,19 +197,23 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
     svg += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>\n", at_x(last.x) + 7,
                        at_y(last.y), kRight + 8, ends[i]);
     for (const ChartPoint& p : series[i].points) {
-      svg +=
-          fmt::format("<g>{}<title>{}</title></g>\n", marker(at_x(p.x), at_y(p.y), i), escape_html(p.label));
+      const std::string ring =
+          !p.chosen ? ""
+                    : fmt::format("<circle class=\"chosen\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"10\"/>",
+                                  at_x(p.x), at_y(p.y));
+      svg += fmt::format("<g>{}{}<title>{}</title></g>\n", marker(at_x(p.x), at_y(p.y), i), ring,
+                         escape_html(p.label));
     }
     svg += label(kRight + 12, ends[i] + 4, "start", "series", series[i].name);
   }
   return svg + "</svg>\n";
 }
 
+double axis_end(double largest) { return round_step(largest); }
+
 std::string block_bars(const ChartText& text, std::span<const double> values, double top,
                        std::string_view style, bool percent) {
   constexpr double kBarWidth = 380, kHeight = 150, kLeft = 50, kBottom = 122, kTop = 12;
-  const double largest = values.empty() ? 0.0 : *std::max_element(values.begin(), values.end());
-  if (top <= 0.0) top = largest > 0.0 ? largest : 1.0;
   const auto number = [&](double v) { return percent ? fmt::format("{:.0f} %", 100 * v) : short_number(v); };
   std::string svg = opening(text, kBarWidth, kHeight, "chart small");
   for (const double part : {0.0, 0.5, 1.0}) {
@@ -243,8 +257,8 @@ std::string stage_bars(const ChartText& text, std::span<const std::string> stage
   }
   for (std::size_t b = 0; b < bars.size(); ++b) {
     const double y = kTop + kRow * static_cast<double>(b);
-    const bool too_long = text::num_code_points(bars[b].label) > 17;
-    svg += label(0, y + 16, "start", "series", too_long ? bars[b].label.substr(0, 15) + "…" : bars[b].label);
+    const bool too_long = text::num_code_points(bars[b].label) > 19;
+    svg += label(0, y + 16, "start", "series", too_long ? bars[b].label.substr(0, 17) + "…" : bars[b].label);
     double at = kLeft, total = 0.0;
     for (std::size_t s = 0; s < bars[b].seconds.size(); ++s) {
       const double seconds = bars[b].seconds[s];

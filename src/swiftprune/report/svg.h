@@ -24,6 +24,7 @@ struct ChartText {
 struct ChartPoint {
   double x = 0.0, y = 0.0;
   std::string label;
+  bool chosen = false;  // ringed
 };
 struct ChartSeries {
   std::string name;
@@ -34,17 +35,21 @@ struct ChartAxis {
   std::string unit;       // behind each number, " %"
   bool is_share = false;  // 0 to 100, whole tens
 };
-// y > 0 on a logarithmic axis. reference: a dashed horizontal line, with its label.
+// y > 0 on a logarithmic axis. reference: a dashed horizontal line, with its label; limit: a dotted one.
 std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series, const ChartAxis& x_axis,
-                        std::string_view y_label, const std::optional<ChartPoint>& reference);
+                        std::string_view y_label, const std::optional<ChartPoint>& reference,
+                        const std::optional<ChartPoint>& limit = std::nullopt);
 
-// One bar a block, all values >= 0. top: the axis' end; 0: the largest value. style: a class of the sheet.
+// The end of an axis for values up to this one: 1, 2, 5, 10, ...
+double axis_end(double largest);
+
+// One bar a block, all values >= 0. top: the axis' end. style: a class of the sheet.
 std::string block_bars(const ChartText& text, std::span<const double> values, double top,
                        std::string_view style, bool percent);
 
 struct StageBar {
   std::string label;
-  std::vector<double> seconds;  // of each stage
+  std::vector<double> seconds;  // of each of the chart's stages
 };
 std::string stage_bars(const ChartText& text, std::span<const std::string> stages,
                        std::span<const StageBar> bars);

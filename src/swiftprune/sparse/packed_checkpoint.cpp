@@ -128,6 +128,12 @@ PackedTensor pack_table(const Checkpoint& checkpoint, const std::string& name, i
   return pack(quantize_table(table.view(), bits, where(checkpoint, tensor)), {PackedKind::kDenseGrid});
 }
 
+std::string packed_config(const Checkpoint& source) {
+  nlohmann::ordered_json config = read_config_file(source);
+  name_packed_type(config);
+  return config.dump(2) + "\n";
+}
+
 std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std::string& weight_name,
                                         std::int64_t rows, std::int64_t cols) {
   const TensorInfo* tensor = checkpoint.find(weight_name + kPackedSuffix);
@@ -201,6 +207,7 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
     parts.release(name);
   }
   writer.write_file(kPackedRecordFile, packed_record(result, options).dump(2) + "\n");
+  writer.write_file("config.json", packed_config(source));
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
   return result;
@@ -237,7 +244,7 @@ void unpack_checkpoint(const Checkpoint& source, const fs::path& target, const P
     source.release(tensor);
     report(progress, "unpack", ++done, source.tensors().size());
   }
-  if (grids) writer.write_file("config.json", float32_config(source));
+  writer.write_file("config.json", grids ? float32_config(source) : read_config_file(source).dump(2) + "\n");
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
 }

@@ -58,6 +58,8 @@ struct PackOptions {
   ProgressFn progress;  // stages "measure" and "pack", in linears
 };
 
+// The packed folder's config.json, of the source's (checkpoint/config_file.h).
+std::string packed_config(const Checkpoint& source);
 // The document kPackedRecordFile.
 nlohmann::ordered_json packed_record(const PackReport& report, const PackOptions& options);
 
