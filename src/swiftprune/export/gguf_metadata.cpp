@@ -1,13 +1,16 @@
 #include "swiftprune/export/gguf_metadata.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <optional>
 #include <set>
+#include <variant>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/export/gguf_expert_metadata.h"
 #include "swiftprune/model/config_reader.h"
+#include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
@@ -55,6 +58,13 @@ constexpr ArchitectureRules kRules[] = {
     {"gpt_neox", "gptneox", Activation::kGelu},
     {"lfm2", "lfm2", Activation::kSilu, 0, 0, 1e6},
     {"lfm2_moe", "lfm2moe", Activation::kSilu, 0, 0, 1e6},
+    {"falcon_h1", "falcon-h1", Activation::kSilu},
+    {"granitemoe", "granitemoe", Activation::kSilu},
+    {"granitemoehybrid", "granitehybrid", Activation::kSilu},
+    {"nemotron_h", "nemotron_h", Activation::kReluSquared},
+    {"qwen3_5", "qwen35", Activation::kSilu},
+    {"qwen3_5_moe", "qwen35moe", Activation::kSilu},
+    {"qwen3_next", "qwen3next", Activation::kSilu},
     {"mixtral", "llama", Activation::kSilu, 0, 0, 1e6},
     {"qwen2_moe", "qwen2moe", Activation::kSilu},
     {"qwen3_moe", "qwen3moe", Activation::kSilu},
@@ -73,6 +83,25 @@ const ArchitectureRules& rules_of(const ModelConfig& model) {
   }
   bad_input("config.json: found the family {}, which GGUF export does not know; expected one of {}",
             model.family, fmt::join(known, ", "));
+}
+
+// Granite 4 without Mamba is Granite 3 to llama.cpp, and Nemotron-H with experts an architecture of its own.
+struct OtherArchitecture {
+  std::string_view of, architecture;
+  bool recurrent, experts;
+};
+constexpr OtherArchitecture kOthers[] = {{"granitehybrid", "granite", false, false},
+                                         {"granitehybrid", "granitemoe", false, true},
+                                         {"nemotron_h", "nemotron_h_moe", true, true}};
+
+std::string_view architecture_name_of(const ModelConfig& model) {
+  const std::string_view name = rules_of(model).architecture;
+  for (const OtherArchitecture& other : kOthers) {
+    if (other.of == name && other.recurrent == model.has_recurrent_blocks() &&
+        other.experts == model.has_experts())
+      return other.architecture;
+  }
+  return name;
 }
 
 // The rotary embedding's fields in either spelling of transformers.
@@ -139,9 +168,12 @@ class Describer {
 
  private:
   std::string key(std::string_view suffix) const { return fmt::format("{}.{}", name_, suffix); }
+  bool is_granite() const { return name_.starts_with("granite"); }
+  bool is_nemotron_h() const { return name_.starts_with("nemotron_h"); }
 
   void check() const {
     check_biases();
+    check_mixers();
     if (m_.activation != rules_.activation) {
       bad_input("config.json: found the activation {}, expected {}: llama.cpp's {} knows no other",
                 name_of(m_.activation), name_of(rules_.activation), name_);
@@ -202,14 +234,35 @@ class Describer {
     const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
     const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
                              name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
-                             name_ == "cohere2" || name_ == "granite" || name_ == "olmoe" ||
-                             name_ == "qwen2moe" || convolves;
+                             name_ == "cohere2" || name_ == "olmoe" || name_ == "qwen2moe" || convolves;
     if (wide_heads && needs_equal) {
       refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
     }
     if (m_.query_scaling && m_.ropes.front().magnitude != 1.0) {
       refuse("rope_parameters", "other mscale than mscale_all_dim", "it has one number for both");
     }
+  }
+
+  void check_mixers() const {
+    for (const BlockConfig& block : m_.blocks) {
+      if (!block.has_state()) continue;
+      if (const auto* mamba = std::get_if<Mamba2>(&block.mixer())) check_mamba(*mamba);
+      const auto* net = std::get_if<GatedDeltaNet>(&block.mixer());
+      if (net != nullptr && net->key_size != net->value_size) {
+        refuse("linear_value_head_dim", std::to_string(net->value_size),
+               fmt::format("it is linear_key_head_dim ({})", net->key_size));
+      }
+    }
+    const auto rotates = [](const BlockConfig& block) { return block.rope >= 0; };
+    if (name_ == "granitemoe" && !std::all_of(m_.blocks.begin(), m_.blocks.end(), rotates))
+      refuse("position_embedding_type", "null", "it always rotates queries and keys");
+  }
+
+  void check_mamba(const Mamba2& mamba) const {
+    if (mamba.convolution.bias.empty())
+      refuse(is_nemotron_h() ? "use_conv_bias" : "mamba_conv_bias", "false", "its convolutions have biases");
+    if (!mamba.norm.empty() && mamba.norm_before_gate)
+      refuse("mamba_norm_before_gate", "true", "it norms behind the gate");
   }
 
   // llama.cpp's architectures have fixed biases, but for llama's, which may have any.
@@ -243,8 +296,14 @@ class Describer {
     metadata_.u32(key("context_length"), m_.max_positions);
     metadata_.u32(key("embedding_length"), m_.hidden_size);
     metadata_.u32(key("block_count"), m_.num_layers());
-    by_layer("feed_forward_length", m_.intermediate_size,
-             [](const BlockConfig& block) { return block.down.inputs; });
+    const ExpertsConfig* experts = experts_of(m_);
+    if (is_nemotron_h()) {  // 0: a mixer or attention
+      return each_layer("feed_forward_length", [](const BlockConfig& block) {
+        return block.experts ? block.experts->width : block.down.inputs;
+      });
+    }
+    const std::int64_t width = is_granite() && experts != nullptr ? experts->width : m_.intermediate_size;
+    by_layer("feed_forward_length", width, [](const BlockConfig& block) { return block.down.inputs; });
   }
 
   // One number, or one a layer where layers differ.
@@ -266,6 +325,8 @@ class Describer {
     const bool layer_norm = m_.norm == NormKind::kLayer;
     metadata_.f32(key(layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
                   double{m_.norm_eps});
+    if (is_nemotron_h())
+      metadata_.f32(key("attention.layer_norm_epsilon"), double{m_.norm_eps});  // read, too
     if (name_ == "gptneox" || name_ == "stablelm") {
       metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
     }
@@ -273,12 +334,15 @@ class Describer {
       add_gguf_latent_attention(m_, ConfigReader(config_), name_, metadata_);
     } else if (name_ != "gptneox" && name_ != "gpt2") {
       const auto kv_heads = [&](const BlockConfig& block) { return m_.kv_heads_in(block); };
-      if (m_.has_recurrent_blocks()) {
+      const bool lists_mixers = std::any_of(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& block) {
+        return block.recurrent && !std::holds_alternative<GatedDeltaNet>(*block.recurrent);
+      });
+      if (lists_mixers || is_nemotron_h()) {
         each_layer("attention.head_count_kv", kv_heads);  // 0: another mixer
       } else {
         by_layer("attention.head_count_kv", m_.num_kv_heads, kv_heads);
       }
-      if (config_.contains("head_dim") || m_.has_layer_sizes ||
+      if (config_.contains("head_dim") || m_.has_layer_sizes || is_nemotron_h() ||
           m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
         metadata_.u32(key("attention.value_length"), m_.head_size);
@@ -310,15 +374,48 @@ class Describer {
   }
 
   void mixers() {
-    for (const BlockConfig& block : m_.blocks) {
-      if (!block.recurrent) continue;
-      metadata_.u32(key("shortconv.l_cache"), convolution_of(*block.recurrent).taps);
-      return;
+    const auto block =
+        std::find_if(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& b) { return b.has_state(); });
+    if (block == m_.blocks.end()) return;
+    const RecurrentMixer& mixer = block->mixer();
+    const std::int64_t taps = convolution_of(mixer).taps;
+    if (std::holds_alternative<ShortConvolution>(mixer)) return metadata_.u32(key("shortconv.l_cache"), taps);
+    metadata_.u32(key("ssm.conv_kernel"), taps);
+    if (const auto* mamba = std::get_if<Mamba2>(&mixer)) {
+      ssm_sizes(mamba->heads, mamba->head_size, mamba->groups, mamba->state_size);
+      constexpr float kUsual = 0.001f;
+      if (mamba->least_step == 0.0f || mamba->least_step == kUsual) return;
+      result_.notes.push_back(
+          fmt::format("llama.cpp's {} keeps no time_step_min: found {}", name_, mamba->least_step));
+    } else if (const auto* net = std::get_if<GatedDeltaNet>(&mixer)) {
+      ssm_sizes(net->value_heads, net->value_size, net->key_heads, net->key_size);
+      metadata_.u32(key("full_attention_interval"), attention_interval());
     }
   }
 
+  void ssm_sizes(std::int64_t heads, std::int64_t head_size, std::int64_t groups, std::int64_t state) {
+    metadata_.u32(key("ssm.inner_size"), heads * head_size);
+    metadata_.u32(key("ssm.state_size"), state);
+    metadata_.u32(key("ssm.time_step_rank"), heads);
+    metadata_.u32(key("ssm.group_count"), groups);
+  }
+
+  // Every so manieth layer has attention; more than there are layers: none has.
+  std::int64_t attention_interval() const {
+    const auto first = std::find_if(m_.blocks.begin(), m_.blocks.end(),
+                                    [](const BlockConfig& block) { return !block.recurrent; });
+    const std::int64_t interval = first - m_.blocks.begin() + 1;
+    for (std::int64_t i = 0; i < m_.num_layers(); ++i) {
+      const bool attends = !m_.blocks[static_cast<std::size_t>(i)].recurrent;
+      if (attends == ((i + 1) % interval == 0)) continue;
+      refuse("layer_types", fmt::format("{} in layer {}", attends ? "full_attention" : "linear_attention", i),
+             fmt::format("every {}th layer has attention, as the first one, and no other", interval));
+    }
+    return interval;
+  }
+
   void scales() {
-    if (name_ == "granite") {
+    if (is_granite()) {
       metadata_.f32(key("attention.scale"), double{m_.attention_scale});
       metadata_.f32(key("embedding_scale"), double{m_.embedding_scale});
       metadata_.f32(key("residual_scale"), double{m_.residual_scale});
@@ -336,6 +433,13 @@ class Describer {
     metadata_.u32(key("rope.dimension_count"),
                   static_cast<std::int64_t>(std::lround(fraction * static_cast<double>(m_.head_size))));
     metadata_.f32(key("rope.freq_base"), fields.theta);
+    if (m_.family == "granitemoehybrid") {
+      const bool rotates = std::any_of(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& block) {
+        return !block.recurrent && block.rope >= 0;
+      });
+      metadata_.boolean(key("rope.scaling.finetuned"), rotates);  // llama.cpp's switch
+    }
+    if (name_ == "qwen35" || name_ == "qwen35moe") rope_sections(fields.scaling);
     if (fields.local_theta && *fields.local_theta != 10000.0) {
       metadata_.f32(key("rope.freq_base_swa"), *fields.local_theta);
     }
@@ -356,9 +460,21 @@ class Describer {
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
   }
 
+  // Which pairs turn by which coordinate of an image; text has one.
+  void rope_sections(const Json& rope) {
+    std::vector<std::int32_t> sections = {11, 11, 10};  // transformers' own
+    if (rope.is_object() && rope.contains("mrope_section")) {
+      sections.clear();
+      for (const double n : ConfigReader(rope, "rope_parameters.").numbers("mrope_section"))
+        sections.push_back(static_cast<std::int32_t>(n));
+    }
+    sections.resize(4);
+    metadata_.i32s(key("rope.dimension_sections"), sections);
+  }
+
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "granite")) {
+    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || is_granite())) {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);
@@ -426,8 +542,7 @@ class Describer {
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   // llama.cpp's deci is its llama with numbers of heads and channels for each layer.
   constexpr std::string_view kLayered = "llama", kLayeredArchitecture = "deci";
-  const ArchitectureRules& rules = rules_of(model);
-  std::string_view name = rules.architecture;
+  std::string_view name = architecture_name_of(model);
   const bool with_experts = model.has_experts();
   if (model.has_layer_sizes) {
     if (name != kLayered || with_experts) {
@@ -438,9 +553,13 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
     }
     name = kLayeredArchitecture;
   }
-  const GgufArchitecture* found = nullptr;  // its architecture of experts may be all that there is
+  // Its architecture of experts may be all that there is; a family may have its own names in one of others.
+  const auto fits = [&](const GgufArchitecture& architecture) {
+    return 2 * (architecture.has_experts == with_experts) + (architecture.model_type == model.family);
+  };
+  const GgufArchitecture* found = nullptr;
   for (const GgufArchitecture& architecture : gguf_architectures()) {
-    if (architecture.name == name && (found == nullptr || architecture.has_experts == with_experts)) {
+    if (architecture.name == name && (found == nullptr || fits(architecture) > fits(*found))) {
       found = &architecture;
     }
   }
@@ -449,11 +568,16 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   return gguf_architectures().front();
 }
 
-std::string_view gguf_architecture_name(std::string_view family) {
+std::vector<std::string_view> gguf_architecture_names(std::string_view family) {
+  std::vector<std::string_view> names;
   for (const ArchitectureRules& rules : kRules) {
-    if (rules.family == family) return rules.architecture;
+    if (rules.family != family) continue;
+    names.push_back(rules.architecture);
+    for (const OtherArchitecture& other : kOthers) {
+      if (other.of == rules.architecture) names.push_back(other.architecture);
+    }
   }
-  return "";
+  return names;
 }
 
 const nlohmann::json& text_config(const Checkpoint& checkpoint) {
