@@ -44,7 +44,8 @@ INSTANTIATE_TEST_SUITE_P(Families, ImportFamily,
                                          "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
                                          "deepseek_v2", "deepseek_v3", "lfm2", "lfm2moe", "falcon_h1",
                                          "granitehybrid", "granitehybrid_moe", "granitemoe", "nemotron_h",
-                                         "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next"),
+                                         "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "gemma4",
+                                         "gemma4_small"),
                          [](const auto& test_info) { return test_info.param; });
 
 // The file of qwen3 in three parts, by any of them.

@@ -73,7 +73,8 @@ INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
                                          "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
                                          "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4", "lfm2", "lfm2moe",
                                          "falcon_h1", "granitehybrid", "granitehybrid_moe", "granitemoe",
-                                         "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next"),
+                                         "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
+                                         "gemma4", "gemma4_small"),
                          [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
@@ -152,7 +153,13 @@ TEST_P(ExportFamily, FileIsThatOfTheConverter) {
                           "ssm.time_step_rank",
                           "ssm.group_count",
                           "full_attention_interval",
-                          "rope.dimension_sections"}) {
+                          "rope.dimension_sections",
+                          "attention.key_length_swa",
+                          "attention.value_length_swa",
+                          "attention.shared_kv_layers",
+                          "embedding_length_per_layer_input",
+                          "rope.freq_base_swa",
+                          "rope.dimension_count_swa"}) {
     const std::string name = a + "." + key;
     if (expected.has(name)) {
       EXPECT_EQ(found.one_or_more(name), expected.one_or_more(name)) << name;

@@ -153,7 +153,7 @@ std::span<const GgufArchitecture> gguf_architectures() {
   static const std::vector<GgufArchitecture> all = [] {
     std::vector<GgufArchitecture> result;
     for (const auto& part : {gguf_llama_like(), gguf_other_norms(), gguf_with_experts(), gguf_hybrids(),
-                             gguf_mamba(), gguf_delta_net()}) {
+                             gguf_mamba(), gguf_delta_net(), gguf_gemma4()}) {
       result.insert(result.end(), part.begin(), part.end());
     }
     return result;
@@ -184,6 +184,7 @@ std::int64_t gguf_dense_blocks(const GgufFile& file) {
 bool GgufBlock::has(TensorBlocks blocks) const {
   switch (blocks) {
     case TensorBlocks::kAll:
+    case TensorBlocks::kSome:
       return true;
     case TensorBlocks::kDense:
       return dense;

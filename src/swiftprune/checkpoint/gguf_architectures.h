@@ -74,8 +74,8 @@ enum class TensorForm {
 enum class TensorValues { kSame, kMinusExp };
 
 // Which blocks have it: all; those with an MLP, or with experts in its place; those with attention, or with another
-// mixer in its place.
-enum class TensorBlocks { kAll, kDense, kSparse, kAttention, kMixer };
+// mixer in its place; those that the file has it for.
+enum class TensorBlocks { kAll, kDense, kSparse, kAttention, kMixer, kSome };
 
 struct TensorRule {
   std::string_view gguf;          // without "blk.N." and ".weight"
@@ -133,14 +133,15 @@ struct GgufArchitecture {
 };
 
 std::span<const GgufArchitecture> gguf_architectures();
-// Those of the files gguf_llama_like.cpp, gguf_other_norms.cpp, gguf_experts.cpp, gguf_hybrids.cpp, gguf_mamba.cpp and
-// gguf_delta_net.cpp.
+// Those of the files gguf_llama_like.cpp, gguf_other_norms.cpp, gguf_experts.cpp, gguf_hybrids.cpp, gguf_mamba.cpp,
+// gguf_delta_net.cpp and gguf_gemma4.cpp.
 std::span<const GgufArchitecture> gguf_llama_like();
 std::span<const GgufArchitecture> gguf_other_norms();
 std::span<const GgufArchitecture> gguf_with_experts();
 std::span<const GgufArchitecture> gguf_hybrids();
 std::span<const GgufArchitecture> gguf_mamba();
 std::span<const GgufArchitecture> gguf_delta_net();
+std::span<const GgufArchitecture> gguf_gemma4();
 // Throws Error{kBadInput} with the list of those that are known.
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file);
 

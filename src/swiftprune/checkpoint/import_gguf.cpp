@@ -163,12 +163,13 @@ void check_complete(const GgufFile& file, const GgufArchitecture& architecture, 
     }
   };
   for (const TensorRule& rule : architecture.model_tensors) {
-    if (rule.gguf != "output") require(rule, "", false);  // without it the head is the embedding
+    const bool absent = rule.optional && file.find(fmt::format("{}.weight", rule.gguf)) == nullptr;
+    if (rule.gguf != "output") require(rule, "", absent);  // without it the head is the embedding
   }
   for (const TensorRule& rule : architecture.block_tensors) {
     const char* part = rule.has_whole_names() ? "" : "weight";
     const bool absent = rule.optional && !is_in_first(file, blocks, rule, part);
-    for (std::int64_t b = 0; b < num_blocks; ++b) {
+    for (std::int64_t b = 0; b < num_blocks && rule.blocks != TensorBlocks::kSome; ++b) {
       if (have(blocks, rule, b)) require(rule, fmt::format("blk.{}.", b), absent);
     }
   }

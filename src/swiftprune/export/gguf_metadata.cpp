@@ -58,6 +58,7 @@ constexpr ArchitectureRules kRules[] = {
     {"gpt_neox", "gptneox", Activation::kGelu},
     {"lfm2", "lfm2", Activation::kSilu, 0, 0, 1e6},
     {"lfm2_moe", "lfm2moe", Activation::kSilu, 0, 0, 1e6},
+    {"gemma4", "gemma4", Activation::kGeluTanh, kListed, 0, 1e6},
     {"falcon_h1", "falcon-h1", Activation::kSilu},
     {"granitemoe", "granitemoe", Activation::kSilu},
     {"granitemoehybrid", "granitehybrid", Activation::kSilu},
@@ -162,7 +163,8 @@ class Describer {
     sizes();
     if (has_experts_) add_gguf_experts(m_, ConfigReader(config_), name_, metadata_, result_.notes);
     attention();
-    rope(read_rope_fields(config_, rules_.theta));
+    const RopeFields fields = read_rope_fields(config_, rules_.theta);
+    name_ == "gemma4" ? gemma4_rope(fields) : rope(fields);
     return std::move(result_);
   }
 
@@ -302,6 +304,8 @@ class Describer {
         return block.experts ? block.experts->width : block.down.inputs;
       });
     }
+    if (name_ == "gemma4" && widths_differ())
+      return each_layer("feed_forward_length", [](const BlockConfig& block) { return block.down.inputs; });
     const std::int64_t width = is_granite() && experts != nullptr ? experts->width : m_.intermediate_size;
     by_layer("feed_forward_length", width, [](const BlockConfig& block) { return block.down.inputs; });
   }
@@ -337,13 +341,15 @@ class Describer {
       const bool lists_mixers = std::any_of(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& block) {
         return block.recurrent && !std::holds_alternative<GatedDeltaNet>(*block.recurrent);
       });
-      if (lists_mixers || is_nemotron_h()) {
+      if (lists_mixers || is_nemotron_h() || (name_ == "gemma4" && key_heads_differ())) {
         each_layer("attention.head_count_kv", kv_heads);  // 0: another mixer
       } else {
         by_layer("attention.head_count_kv", m_.num_kv_heads, kv_heads);
       }
-      if (config_.contains("head_dim") || m_.has_layer_sizes || is_nemotron_h() ||
-          m_.num_heads * m_.head_size != m_.hidden_size) {
+      if (name_ == "gemma4") {
+        gemma4_attention();
+      } else if (config_.contains("head_dim") || m_.has_layer_sizes || is_nemotron_h() ||
+                 m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
         metadata_.u32(key("attention.value_length"), m_.head_size);
       }
@@ -356,6 +362,7 @@ class Describer {
     for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
     // gpt-oss has a window always; without layers that slide any will do.
     if (name_ == "gpt-oss" && window == 0) window = m_.max_positions;
+    if (name_ == "gemma4" && window == 0) window = m_.max_positions;
     const bool listed = rules_.sliding_period == kListed && window > 0;
     if (rules_.sliding_period > 0 || name_ == "phi3" || listed) {
       metadata_.u32(key("attention.sliding_window"), window);
@@ -458,6 +465,76 @@ class Describer {
     if (!fields.scaling.is_object()) return;
     const ConfigReader scaling(fields.scaling, "rope_scaling.");
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
+  }
+
+  // ---- gemma4
+
+  static bool slides(const BlockConfig& block) { return block.attention_window > 0; }
+  bool widths_differ() const { return m_.blocks.front().down.inputs != m_.blocks.back().down.inputs; }
+  bool key_heads_differ() const {
+    return std::any_of(m_.blocks.begin(), m_.blocks.end(), [&](const BlockConfig& block) {
+      return m_.kv_heads_in(block) != m_.kv_heads_in(m_.blocks.front());
+    });
+  }
+  // The last layer is one.
+  const BlockConfig& full_block() const { return m_.blocks.back(); }
+
+  void gemma4_attention() {
+    const std::int64_t full = m_.head_size_in(full_block());
+    for (const char* part : {"key", "value"}) {
+      metadata_.u32(key(fmt::format("attention.{}_length", part)), full);
+      metadata_.u32(key(fmt::format("attention.{}_length_swa", part)), m_.head_size);
+    }
+    const auto takes = [](const BlockConfig& block) { return block.takes_keys(); };
+    const auto shared = std::count_if(m_.blocks.begin(), m_.blocks.end(), takes);
+    metadata_.u32(key("attention.shared_kv_layers"), shared);
+    metadata_.u32(key("embedding_length_per_layer_input"),
+                  m_.layer_embeddings ? m_.layer_embeddings->size : 0);
+    if (shared == 0) return;
+    // llama.cpp takes them from the last two layers that have their own: one that slides, and a full one behind it.
+    const std::int64_t own = m_.num_layers() - shared;
+    for (std::int64_t i = own; i < m_.num_layers(); ++i) {
+      const bool sliding = slides(m_.blocks[static_cast<std::size_t>(i)]);
+      const std::int64_t source = own - (sliding ? 2 : 1);
+      if (source >= 0 && slides(m_.blocks[static_cast<std::size_t>(source)]) == sliding) continue;
+      refuse(
+          "num_kv_shared_layers", std::to_string(shared),
+          fmt::format("layer {} would take its keys from layer {}, which is of the other kind", i, source));
+    }
+  }
+
+  void gemma4_rope(const RopeFields& fields) {
+    const std::int64_t full = m_.head_size_in(full_block());
+    const RopeConfig& rope = m_.ropes[static_cast<std::size_t>(full_block().rope)];
+    metadata_.u32(key("rope.dimension_count"), full);
+    metadata_.u32(key("rope.dimension_count_swa"), m_.head_size);
+    metadata_.f32(key("rope.freq_base"), fields.theta);
+    metadata_.f32(key("rope.freq_base_swa"), fields.local_theta.value_or(10000.0));
+    const auto turns = [&](const RopeConfig& found, std::int64_t pair, double theta, std::int64_t size) {
+      const double expected = std::pow(theta, -2.0 * static_cast<double>(pair) / static_cast<double>(size));
+      return static_cast<std::size_t>(pair) < found.inverse_frequency.size() &&
+             std::abs(double{found.inverse_frequency[static_cast<std::size_t>(pair)]} - expected) <=
+                 1e-5 * expected;
+    };
+    for (const BlockConfig& block : m_.blocks) {
+      const RopeConfig& own = m_.ropes[static_cast<std::size_t>(block.rope)];
+      for (std::int64_t pair = 0; slides(block) && pair < m_.head_size / 2; ++pair) {
+        if (!turns(own, pair, fields.local_theta.value_or(10000.0), m_.head_size))
+          refuse("rope_parameters", "a scaling of sliding layers", "they turn whole heads by one base");
+      }
+    }
+    // Full layers turn the first pairs alone: the others' frequencies are divided by a number that leaves none.
+    constexpr float kNone = 1e30f;
+    std::vector<float> table;
+    for (std::int64_t pair = 0; pair < full / 2; ++pair) {
+      const bool still = static_cast<std::size_t>(pair) >= rope.inverse_frequency.size() ||
+                         rope.inverse_frequency[static_cast<std::size_t>(pair)] == 0.0f;
+      if (!still && (!turns(rope, pair, fields.theta, full) || (!table.empty() && table.back() == kNone)))
+        refuse("rope_parameters", "another rope than proportional",
+               "full layers turn the first pairs of a head");
+      table.push_back(still ? kNone : 1.0f);
+    }
+    result_.tables.push_back({"rope_freqs.weight", std::move(table)});
   }
 
   // Which pairs turn by which coordinate of an image; text has one.
