@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes into tests/data/checkpoint/gguf/ the models with Mamba-2 or gated DeltaNet and Gemma 4, as make_gguf_fixtures.py
-does with the others: NAME.gguf as llama.cpp's converter would store it, NAME.safetensors with the names and shapes that
+"""Writes into tests/data/checkpoint/gguf/ the models with Mamba-2 or gated DeltaNet, Gemma 4, BLOOM, MPT and GLM-4-9B, as
+make_gguf_fixtures.py does with the others: NAME.gguf as llama.cpp's converter would store it, NAME.safetensors with the names and shapes that
 transformers writes, NAME.config.json. granite4 has names of its own in an architecture of others.
 
 Used: gguf 0.19.0, transformers 5.24.0, torch 2.15.0, safetensors. With names of models: writes those alone.
@@ -148,6 +148,35 @@ def gemma4(name, value):
              "per_layer_input_gate": "inp_gate", "per_layer_projection": "proj", "post_per_layer_input_norm": "post_norm"
              } | {f"self_attn.{k}": v for k, v in ATTENTION.items()} | {f"mlp.{k}": v for k, v in MLP.items()}
     return [(f"{known[module]}.{part}", value)]
+
+
+def renamed(names):
+    def convert(name, value):
+        module, part = name.rsplit(".", 1)
+        if module == "self_attention.query_key_value":  # q, k and v of each head: all q, all k, all v
+            value = value.reshape(HEADS, 3, -1, *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
+        return [(f"{names[module]}.{part}", value)]
+    return convert
+
+
+BLOOM = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attention.query_key_value": "attn_qkv",
+         "self_attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down"}
+MPT = {"norm_1": "attn_norm", "norm_2": "ffn_norm", "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output",
+       "ffn.up_proj": "ffn_up", "ffn.down_proj": "ffn_down"}
+GLM = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_up_proj": "ffn_up",
+       "mlp.down_proj": "ffn_down"} | {f"self_attn.{k}": v for k, v in ATTENTION.items()}
+
+
+def plain_fields(writer, config):
+    if config.model_type == "glm":
+        writer.add_feed_forward_length(WIDTH)
+        writer.add_head_count_kv(KV_HEADS)
+        return
+    writer.add_feed_forward_length(4 * HIDDEN)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    if config.model_type == "mpt":
+        writer.add_max_alibi_bias(8.0)
+        writer.add_clamp_kqv(config.attn_config.clip_qkv)
 
 
 def stacked_experts(state):
@@ -301,7 +330,14 @@ GRANITE_EXPERTS = dict(num_local_experts=EXPERTS, num_experts_per_tok=USED, inte
                        shared_intermediate_size=SHARED_WIDTH)
 GRANITE3 = {key: value for key, value in GRANITE.items() if not key.startswith("mamba_") and key not in ("layer_types", "head_dim")}
 
+TOKENS = dict(vocab_size=VOCAB, bos_token_id=263, eos_token_id=264, pad_token_id=264)
 MODELS = {
+    "bloom": ("bloom", transformers.BloomConfig, TOKENS | dict(hidden_size=HIDDEN, n_layer=2, n_head=HEADS, seq_length=64),
+              renamed(BLOOM), plain_fields),
+    "mpt": ("mpt", transformers.MptConfig, TOKENS | dict(d_model=HIDDEN, n_layers=2, n_heads=HEADS, max_seq_len=64,
+            attn_config=dict(clip_qkv=1.5)), renamed(MPT), plain_fields),
+    "glm": ("chatglm", transformers.GlmConfig, decoder(num_hidden_layers=2, head_dim=HIDDEN // HEADS, attention_bias=True,
+            rope_parameters=dict(rope_type="default", rope_theta=THETA, partial_rotary_factor=0.5)), renamed(GLM), plain_fields),
     "falcon_h1": ("falcon-h1", transformers.FalconH1Config, FALCON, falcon_h1, falcon_fields),
     "granitehybrid": ("granitehybrid", transformers.GraniteMoeHybridConfig, GRANITE | dict(tie_word_embeddings=True), granite,
                       granite_fields),
@@ -350,15 +386,17 @@ def write(name):
 
     writer = gguf.GGUFWriter(OUT / f"{name}.gguf", architecture)
     writer.add_name(name)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(64)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_head_count(HEADS)
-    size = GLOBAL_HEAD if architecture == "gemma4" else HIDDEN // HEADS if name == "granitemoe" else HEAD
-    if name != "granitemoe":
+    own_heads = name in ("granitemoe", "bloom", "mpt", "glm")  # that make up the hidden size
+    size = GLOBAL_HEAD if architecture == "gemma4" else HIDDEN // HEADS if own_heads else HEAD
+    if not own_heads:
         writer.add_key_length(size)
         writer.add_value_length(size)
-    writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", 1e-5))
+    if name not in ("bloom", "mpt"):
+        writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", 1e-5))
     writer.add_vocab_size(VOCAB)
     if "rope_parameters" in fields:
         writer.add_rope_freq_base(THETA)
@@ -369,13 +407,17 @@ def write(name):
                    "model.embed_tokens_per_layer.weight": "per_layer_token_embd",
                    "model.per_layer_model_projection.weight": "per_layer_model_proj",
                    "model.per_layer_projection_norm.weight": "per_layer_proj_norm",
+                   "transformer.word_embeddings.weight": "token_embd", "transformer.wte.weight": "token_embd",
+                   "transformer.word_embeddings_layernorm.weight": "token_embd_norm",
+                   "transformer.word_embeddings_layernorm.bias": "token_embd_norm", "transformer.ln_f.weight": "output_norm",
+                   "transformer.ln_f.bias": "output_norm", "transformer.norm_f.weight": "output_norm",
                    "model.final_layernorm.weight": "output_norm", "backbone.embeddings.weight": "token_embd",
                    "backbone.norm_f.weight": "output_norm"}
     singles, together = stacked_experts({n: v.numpy() for n, v in state.items()})
     for tensor, value in singles.items():
         if tensor in model_names:
             shift = 1 if architecture.startswith("qwen") and tensor == "model.norm.weight" else 0
-            writer.add_tensor(f"{model_names[tensor]}.weight", value + np.float32(shift))
+            writer.add_tensor(f"{model_names[tensor]}.{tensor.rsplit('.', 1)[1]}", value + np.float32(shift))
             continue
         _, _, block, stem = tensor.split(".", 3)
         for own, part in convert(stem, value):

@@ -74,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
                                          "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4", "lfm2", "lfm2moe",
                                          "falcon_h1", "granitehybrid", "granitehybrid_moe", "granitemoe",
                                          "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
-                                         "gemma4", "gemma4_small"),
+                                         "gemma4", "gemma4_small", "bloom", "mpt", "glm"),
                          [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
@@ -128,6 +128,7 @@ TEST_P(ExportFamily, FileIsThatOfTheConverter) {
                           "attention.temperature_scale",
                           "attention.scale",
                           "attention.clamp_kqv",
+                          "attention.max_alibi_bias",
                           "embedding_scale",
                           "residual_scale",
                           "logit_scale",
@@ -829,8 +830,8 @@ TEST(ExportGguf, RefusesFamiliesThatItDoesNotKnow) {
   const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
   expect_error(
       ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
-      "found the family opt, which GGUF export does not know; expected one of arcee, cohere, cohere2, "
-      "deepseek_v2");
+      "found the family opt, which GGUF export does not know; expected one of arcee, bloom, cohere, "
+      "cohere2, deepseek_v2");
 }
 
 // What llama.cpp's architectures take for granted.
@@ -848,7 +849,8 @@ TEST(ExportGguf, RefusesWhatAnArchitectureCannotHold) {
       {"granite4_mamba_bias", "mamba.in_proj.bias", "granitehybrid has no place for it"},
       {"nemotron_h_bias", "mixer.in_proj.bias", "nemotron_h has no place for it"},
       {"qwen3_5", "linear_value_head_dim", "it is linear_key_head_dim (6)"},
-      {"bloom", "bloom", "which GGUF export does not know"}};
+      {"mpt_clipped", "attn_config", "it scales by 1/sqrt(head size)"},
+      {"mpt", "n_heads", "no power of two"}};
   const TempDir dir;
   for (const auto& [name, field, reason] : cases) {
     const auto model = Model::open(std::string(SWIFTPRUNE_TEST_DATA "/model/") + name);

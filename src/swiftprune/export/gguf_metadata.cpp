@@ -58,6 +58,9 @@ constexpr ArchitectureRules kRules[] = {
     {"gpt_neox", "gptneox", Activation::kGelu},
     {"lfm2", "lfm2", Activation::kSilu, 0, 0, 1e6},
     {"lfm2_moe", "lfm2moe", Activation::kSilu, 0, 0, 1e6},
+    {"bloom", "bloom", Activation::kGeluTanh},
+    {"mpt", "mpt", Activation::kGelu},
+    {"glm", "chatglm", Activation::kSilu},
     {"gemma4", "gemma4", Activation::kGeluTanh, kListed, 0, 1e6},
     {"falcon_h1", "falcon-h1", Activation::kSilu},
     {"granitemoe", "granitemoe", Activation::kSilu},
@@ -221,6 +224,7 @@ class Describer {
                "only the 32B model of 64 layers slides");
       }
     }
+    if (name_ == "mpt") check_mpt();
     if (name_ == "stablelm" && m_.parallel_residual)
       refuse("use_parallel_residual", "true", "the 12B model's layout");
     const bool needs_head = name_ == "olmo2" || name_ == "stablelm" || name_ == "phi2" || name_ == "olmoe" ||
@@ -236,12 +240,24 @@ class Describer {
     const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
     const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
                              name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
-                             name_ == "cohere2" || name_ == "olmoe" || name_ == "qwen2moe" || convolves;
+                             name_ == "cohere2" || name_ == "olmoe" || name_ == "chatglm" ||
+                             name_ == "qwen2moe" || convolves;
     if (wide_heads && needs_equal) {
       refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
     }
     if (m_.query_scaling && m_.ropes.front().magnitude != 1.0) {
       refuse("rope_parameters", "other mscale than mscale_all_dim", "it has one number for both");
+    }
+  }
+
+  void check_mpt() const {
+    if (std::abs(m_.attention_scale * std::sqrt(static_cast<float>(m_.head_size)) - 1.0f) > 1e-6f) {
+      refuse("attn_config", fmt::format("softmax_scale {}", m_.attention_scale),
+             "it scales by 1/sqrt(head size)");
+    }
+    if ((m_.num_heads & (m_.num_heads - 1)) != 0) {
+      refuse("n_heads", std::to_string(m_.num_heads),
+             "ALiBi's slopes of heads that are no power of two come in another order");
     }
   }
 
@@ -429,7 +445,9 @@ class Describer {
       metadata_.f32(key("logit_scale"), ConfigReader(config_).positive("logits_scaling", 1.0));
     }
     if (name_ == "command-r" || name_ == "cohere2") metadata_.f32(key("logit_scale"), double{m_.logit_scale});
-    if (name_ == "olmo" && m_.qkv_clip > 0.0f) metadata_.f32(key("attention.clamp_kqv"), double{m_.qkv_clip});
+    if (name_ == "mpt") metadata_.f32(key("attention.max_alibi_bias"), 8.0);
+    if ((name_ == "olmo" || name_ == "mpt") && m_.qkv_clip > 0.0f)
+      metadata_.f32(key("attention.clamp_kqv"), double{m_.qkv_clip});
     if (m_.query_scaling) metadata_.f32(key("attention.temperature_scale"), double{m_.query_scaling->beta});
   }
 
