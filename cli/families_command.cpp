@@ -26,7 +26,8 @@ std::vector<std::string_view> imported_as(const ModelFamily& family) {
     const bool own = std::find(types.begin(), types.end(), architecture.model_type) != types.end();
     const bool shared = std::find(std::begin(kShared), std::end(kShared),
                                   std::pair(family.name, architecture.name)) != std::end(kShared);
-    if (own || shared) names.push_back(architecture.name);
+    const bool known = std::find(names.begin(), names.end(), architecture.name) != names.end();
+    if ((own || shared) && !known) names.push_back(architecture.name);
   }
   return names;
 }
@@ -43,14 +44,16 @@ std::vector<std::string_view> words(std::string_view list) {
 
 void print_table() {
   fmt::print(
-      "| models | `model_type` | shrink | GPU | GGUF in | GGUF out | checked with "
-      "|\n|---|---|---|---|---|---|---|\n");
+      "| models | `model_type` | CPU | GPU | prune | shrink | GGUF in | GGUF out | chat | checked with "
+      "|\n|---|---|---|---|---|---|---|---|---|---|\n");
   for (std::size_t i = 0; i < all_families().size(); ++i) {
     const ModelFamily& family = all_families()[i];
     const FamilyRow& row = family_rows()[i];
-    fmt::print("| {} | {} | {} | {} | {} | {} | {} |\n", row.models, fmt::join(family.model_types, ", "),
-               fmt::join(words(row.units), ", "), row.on_gpu ? "yes" : "no",
-               fmt::join(imported_as(family), ", "), gguf_architecture_name(family.name),
+    // What is listed has a forward on the processor, linears to prune, and whatever template its folder brings.
+    fmt::print("| {} | {} | yes | {} | yes | {} | {} | {} | yes | {} |\n", row.models,
+               fmt::join(family.model_types, ", "), row.on_gpu ? "yes" : "no",
+               fmt::join(words(row.units), ", "), fmt::join(imported_as(family), ", "),
+               fmt::join(gguf_architecture_names(family.name), ", "),
                row.checked.empty() ? "tiny random models" : row.checked);
   }
   std::vector<std::string_view> towers;
@@ -68,10 +71,13 @@ nlohmann::ordered_json as_json() {
         {{"family", family.name},
          {"models", row.models},
          {"model_types", std::vector<std::string>(family.model_types.begin(), family.model_types.end())},
-         {"shrink", words(row.units)},
+         {"cpu", true},
          {"gpu", row.on_gpu},
+         {"prune", true},
+         {"shrink", words(row.units)},
          {"gguf_in", imported_as(family)},
-         {"gguf_out", gguf_architecture_name(family.name)},
+         {"gguf_out", gguf_architecture_names(family.name)},
+         {"chat", true},
          {"checked", row.checked}});
   }
   return families;

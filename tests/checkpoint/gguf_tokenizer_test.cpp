@@ -146,6 +146,24 @@ TEST_F(GgufTokenizer, WithoutSpacePrefix) {
   EXPECT_EQ(tokenizer.at("model").at("byte_fallback"), false);
 }
 
+// Spaces are SentencePiece's, merges the file's own; none stands in front of a text.
+TEST_F(GgufTokenizer, Gemma4HasMergesOfItsOwn) {
+  GgufBuilder b;
+  b.text("tokenizer.ggml.model", "gemma4");
+  b.texts("tokenizer.ggml.tokens", {"<pad>", "<eos>", "<bos>", "<unk>", "a", "\xe2\x96\x81",
+                                    "\xe2\x96\x81"
+                                    "a"});
+  b.array("tokenizer.ggml.token_type", test::kI32, 7,
+          raw(3) + raw(3) + raw(3) + raw(2) + raw(1) + raw(1) + raw(1));
+  b.texts("tokenizer.ggml.merges", {"\xe2\x96\x81 a"});
+  b.u32("tokenizer.ggml.bos_token_id", 2)
+      .u32("tokenizer.ggml.eos_token_id", 1)
+      .u32("tokenizer.ggml.unknown_token_id", 3);
+  const auto tokenizer = open(make(b));
+  EXPECT_EQ(tokenizer->encode("a a"), (std::vector<std::int32_t>{2, 4, 6}));
+  EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>{4, 6}), "a a");
+}
+
 TEST_F(GgufTokenizer, IdsAreThoseOfSentencePiece) {
   const GgufFile file = GgufFile::open(kFolder + "spm.gguf");
   const auto tokenizer = open(make_tokenizer_files(file, file.find("token_embd.weight")->shape[0], ""));
@@ -163,8 +181,8 @@ TEST_F(GgufTokenizer, BadVocabularies) {
     b.text("tokenizer.ggml.model", model);
     return b;
   };
-  expect_bad(GgufBuilder(), "tokenizer.ggml.model: found \"\", expected gpt2 or llama");
-  expect_bad(start("t5"), "tokenizer.ggml.model: found \"t5\", expected gpt2 or llama; give");
+  expect_bad(GgufBuilder(), "tokenizer.ggml.model: found \"\", expected gpt2, llama or gemma4");
+  expect_bad(start("t5"), "tokenizer.ggml.model: found \"t5\", expected gpt2, llama or gemma4; give");
   expect_bad(start("gpt2"), "tokenizer.ggml.tokens is missing");
   expect_bad(start("gpt2").u32("tokenizer.ggml.tokens", 1), "tokenizer.ggml.tokens: found uint32");
   expect_bad(start("gpt2").texts("tokenizer.ggml.tokens", {"a", "b", "c", "d", "e"}),

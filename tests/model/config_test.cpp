@@ -234,6 +234,7 @@ const BadConfig kBadConfigs[] = {
     {"gemma3_text", R"({"sliding_window_pattern": 0})", {"'sliding_window_pattern'", "found 0"}},
     {"gemma3_text", R"({"rope_local_base_freq": -1})", {"'rope_local_base_freq'", "found -1"}},
     {"gemma3_with_vision", R"({"text_config": 3})", {"'text_config'", "object"}},
+    {"qwen3_5_with_vision", R"({"text_config": null})", {"'text_config'", "absent", "as qwen3_5 has them"}},
     {"gemma3_with_vision",
      R"({"text_config": {"hidden_size": -1}})",
      {"'text_config.hidden_size'", "found -1"}},

@@ -124,21 +124,36 @@ void check_keys(const GgufFile& file, const GgufArchitecture& architecture) {
 
 }  // namespace
 
-std::int64_t stored_row(RowOrder order, std::int64_t row, std::int64_t heads, std::int64_t head_dim) {
-  if (order == RowOrder::kSame) return row;
-  if (order == RowOrder::kSplitQkv) {
-    const std::int64_t head = row / (3 * head_dim), part = row / head_dim % 3;
-    return (part * heads + head) * head_dim + row % head_dim;
+RowLayout value_head_layout(RowOrder order, std::int64_t key_heads, std::int64_t value_heads,
+                            std::int64_t key_size, std::int64_t value_size) {
+  return {.order = order,
+          .heads = value_heads,
+          .head_dim = order == RowOrder::kOneAValueHead ? 1 : value_size,
+          .key_heads = key_heads,
+          .first = order == RowOrder::kValuesBehindKeys ? 2 * key_heads * key_size : 0};
+}
+
+std::int64_t stored_row(const RowLayout& layout, std::int64_t row) {
+  const std::int64_t size = layout.head_dim;
+  if (layout.order == RowOrder::kSame || row < layout.first) return row;
+  if (layout.order == RowOrder::kSplitQkv) {
+    const std::int64_t head = row / (3 * size), part = row / size % 3;
+    return (part * layout.heads + head) * size + row % size;
   }
-  const std::int64_t head = row / head_dim, within = row % head_dim;
-  const std::int64_t half = within / (head_dim / 2), pair = within % (head_dim / 2);
-  return head * head_dim + 2 * pair + half;
+  const std::int64_t head = (row - layout.first) / size, within = (row - layout.first) % size;
+  if (is_of_value_heads(layout.order)) {
+    const std::int64_t shared = layout.heads / layout.key_heads;
+    return layout.first + (head % shared * layout.key_heads + head / shared) * size + within;
+  }
+  const std::int64_t half = within / (size / 2), pair = within % (size / 2);
+  return head * size + 2 * pair + half;
 }
 
 std::span<const GgufArchitecture> gguf_architectures() {
   static const std::vector<GgufArchitecture> all = [] {
     std::vector<GgufArchitecture> result;
-    for (const auto& part : {gguf_llama_like(), gguf_other_norms(), gguf_with_experts(), gguf_hybrids()}) {
+    for (const auto& part : {gguf_llama_like(), gguf_other_norms(), gguf_with_experts(), gguf_hybrids(),
+                             gguf_mamba(), gguf_delta_net(), gguf_gemma4()}) {
       result.insert(result.end(), part.begin(), part.end());
     }
     return result;
@@ -166,29 +181,70 @@ std::int64_t gguf_dense_blocks(const GgufFile& file) {
   return dense;
 }
 
-std::vector<bool> gguf_attention_blocks(const GgufFile& file) {
-  const std::int64_t blocks = file.integer(key_of(file, "block_count")).value_or(0);
-  const std::string key = key_of(file, "attention.head_count_kv");
-  std::vector<bool> attends(static_cast<std::size_t>(std::max<std::int64_t>(0, blocks)), true);
-  if (!file.has(key)) return attends;
-  const std::vector<std::int64_t> heads = *file.integers(key);
-  if (heads.size() <= 1) return attends;
-  if (heads.size() != attends.size()) {
-    bad_input("{}: {}: found {} numbers, expected one for each of the {} layers", file.name(), key,
-              heads.size(), blocks);
+bool GgufBlock::has(TensorBlocks blocks) const {
+  switch (blocks) {
+    case TensorBlocks::kAll:
+    case TensorBlocks::kSome:
+      return true;
+    case TensorBlocks::kDense:
+      return dense;
+    case TensorBlocks::kSparse:
+      return experts;
+    case TensorBlocks::kAttention:
+      return attention;
+    case TensorBlocks::kMixer:
+      return mixer;
   }
-  for (std::size_t i = 0; i < heads.size(); ++i) attends[i] = heads[i] != 0;
-  return attends;
+  return false;
+}
+
+std::vector<GgufBlock> gguf_blocks(const GgufFile& file, bool has_experts) {
+  const auto count = static_cast<std::size_t>(
+      std::max<std::int64_t>(0, file.integer(key_of(file, "block_count")).value_or(0)));
+  // A number for each block, or nothing.
+  const auto list = [&](std::string_view name) {
+    const std::string key = key_of(file, name);
+    std::vector<std::int64_t> numbers = file.has(key) ? *file.integers(key) : std::vector<std::int64_t>{};
+    if (numbers.size() > 1 && numbers.size() != count) {
+      bad_input("{}: {}: found {} numbers, expected one for each of the {} layers", file.name(), key,
+                numbers.size(), count);
+    }
+    if (numbers.size() <= 1 && count != 1) numbers.clear();
+    return numbers;
+  };
+  const std::vector<std::int64_t> heads = list("attention.head_count_kv"),
+                                  widths = list("feed_forward_length");
+  const std::string interval_key = key_of(file, "full_attention_interval");
+  const std::int64_t interval = file.integer(interval_key).value_or(0);
+  if (interval < 0) bad_input("{}: {}: found {}, expected 1 or more", file.name(), interval_key, interval);
+  const bool alone = std::find(widths.begin(), widths.end(), 0) != widths.end();
+  const std::int64_t first_sparse = has_experts ? gguf_dense_blocks(file) : 0;
+  std::vector<GgufBlock> blocks(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto number = static_cast<std::int64_t>(i);
+    const bool mlp = !alone || widths[i] != 0;
+    const bool attends = interval > 0 ? (number + 1) % interval == 0 : heads.empty() || heads[i] != 0;
+    const bool mixes = !alone || !mlp;
+    const bool experts = has_experts && number >= first_sparse;
+    blocks[i] = {.attention = mixes && attends,
+                 .mixer = mixes && !attends,
+                 .dense = mlp && !experts,
+                 .experts = mlp && experts};
+  }
+  return blocks;
 }
 
 const GgufArchitecture& gguf_architecture_of(const GgufFile& file) {
   const auto name = file.text("general.architecture");
   if (!name) bad_input("{}: general.architecture is missing", file.name());
   const bool has_experts = file.integer(key_of(file, "expert_count")).value_or(0) != 0;
+  const bool rotates = file.boolean(key_of(file, "rope.scaling.finetuned")).value_or(true);
   std::vector<std::string_view> known;
   const GgufArchitecture* found = nullptr;
   for (const GgufArchitecture& architecture : gguf_architectures()) {
-    if (architecture.name == *name && (found == nullptr || architecture.has_experts == has_experts)) {
+    if (architecture.name == *name && architecture.unrotated && !rotates) return architecture;
+    if (architecture.name == *name && !architecture.unrotated &&
+        (found == nullptr || architecture.has_experts == has_experts)) {
       found = &architecture;
     }
     if (known.empty() || std::find(known.begin(), known.end(), architecture.name) == known.end()) {

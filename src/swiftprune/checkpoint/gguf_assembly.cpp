@@ -52,18 +52,19 @@ class Assembler {
     } else {
       keep_mxfp4_ = false;
     }
-    for (std::int64_t block = gguf_dense_blocks(file_); architecture_.has_experts && block < blocks;
-         ++block) {
-      check_router(block);
-      if (architecture_.experts_by_input) {
-        fused(block);
-      } else {
-        for (const TensorRule& rule : architecture_.block_tensors) {
-          if (rule.is_expert()) separate(block, rule);
-        }
+    const std::vector<GgufBlock> kinds = gguf_blocks(file_, architecture_.has_experts);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      if (kinds[at(block)].experts) experts_of(block);
+    }
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      latent(block);
+      for (const TensorRule& rule : architecture_.block_tensors) {
+        if (!kinds[at(block)].has(rule.blocks)) continue;
+        if (rule.form == TensorForm::kGateRows && !(rule.optional && find(block, rule.gguf) == nullptr))
+          gate_and_up(block, rule);
+        if (rule.form == TensorForm::kGroupedQkv) grouped(block, rule);
       }
     }
-    for (std::int64_t block = 0; block < blocks; ++block) latent(block);
     return std::move(result_);
   }
 
@@ -84,6 +85,16 @@ class Assembler {
   const char* width_key() const {
     const bool own = file_.has(gguf_fields::key_of(file_, "expert_feed_forward_length"));
     return own ? "expert_feed_forward_length" : "feed_forward_length";
+  }
+
+  void experts_of(std::int64_t block) {
+    check_router(block);
+    if (architecture_.experts_by_input) return fused(block);
+    const bool stacked = rule_of(TensorForm::kUpExperts).hugging_face.find('#') == std::string_view::npos;
+    if (stacked) return together(block);
+    for (const TensorRule& rule : architecture_.block_tensors) {
+      if (rule.is_expert()) separate(block, rule);
+    }
   }
 
   void check_router(std::int64_t block) const {
@@ -119,6 +130,93 @@ class Assembler {
                            read_rows(file, tensor, first + index * step, values);
                          }});
     }
+  }
+
+  // Rows of tensors [.., rows_i, cols], an expert at a time, one tensor's behind the other's.
+  void behind_one_another(const std::string& name, const std::vector<const GgufTensor*>& parts,
+                          std::int64_t experts) {
+    const std::int64_t cols = parts.front()->shape.back();
+    std::vector<std::int64_t> rows;
+    std::int64_t together = 0;
+    for (const GgufTensor* part : parts) {
+      rows.push_back(part->shape[part->shape.size() - 2]);
+      together += rows.back();
+    }
+    std::vector<std::int64_t> shape = {together, cols};
+    if (parts.front()->shape.size() == 3) shape.insert(shape.begin(), experts);
+    result_.push_back({.name = name,
+                       .shape = shape,
+                       .sources = parts,
+                       .piece = together * cols,
+                       .values = [&file = file_, parts, rows, cols](std::int64_t e, std::span<float> values) {
+                         for (std::size_t p = 0; p < parts.size(); ++p) {
+                           const std::size_t size = at(rows[p] * cols);
+                           read_rows(file, *parts[p], e * rows[p], values.first(size));
+                           values = values.subspan(size);
+                         }
+                       }});
+  }
+
+  // [E, 2I, hidden] of gate and up, [E, hidden, I] of down.
+  void together(std::int64_t block) {
+    const TensorRule &up = rule_of(TensorForm::kUpExperts), &down = rule_of(TensorForm::kDownExperts);
+    behind_one_another(named(up.hugging_face, block),
+                       {&experts(block, rule_of(TensorForm::kGateExperts)), &experts(block, up)}, count());
+    behind_one_another(named(down.hugging_face, block), {&experts(block, down)}, count());
+  }
+
+  // A matrix of the block with so many rows and columns, of which each may be -1: as the file has it.
+  const GgufTensor& matrix(std::int64_t block, std::string_view stem, std::int64_t rows,
+                           std::string_view from) const {
+    const GgufTensor& tensor = require(block, stem);
+    const std::int64_t found = tensor.shape.empty() ? 0 : tensor.shape.front();
+    check_shape(file_, tensor, {rows < 0 ? found : rows, hidden()}, from);
+    return tensor;
+  }
+
+  // The rule of the other tensor that `rule`'s is made of.
+  const TensorRule& partner_of(const TensorRule& rule, TensorForm form) const {
+    const auto rules = architecture_.block_tensors;
+    const auto found = std::find_if(rules.begin(), rules.end(), [&](const TensorRule& r) {
+      return r.form == form && r.hugging_face == rule.hugging_face;
+    });
+    expect(found != rules.end(), "assemble_gguf: both parts of a tensor among the rules");
+    return *found;
+  }
+
+  void gate_and_up(std::int64_t block, const TensorRule& rule) {
+    const GgufTensor& gate = matrix(block, rule.gguf, -1, "embedding_length");
+    const GgufTensor& up = matrix(block, partner_of(rule, TensorForm::kUpRows).gguf, gate.shape.front(),
+                                  fmt::format("{} and embedding_length", rule.gguf));
+    behind_one_another(named(rule.hugging_face, block) + ".weight", {&gate, &up}, 1);
+  }
+
+  // A key head's query, key, values and gates, from [all queries | all keys | all values] and [all gates].
+  void grouped(std::int64_t block, const TensorRule& rule) {
+    const std::int64_t heads = config_.at("linear_num_key_heads"), size = config_.at("linear_key_head_dim");
+    const std::int64_t all_values = config_.at("linear_num_value_heads").get<std::int64_t>() *
+                                    config_.at("linear_value_head_dim").get<std::int64_t>();
+    const std::int64_t own = all_values / heads, cols = hidden(), keys = heads * size;
+    constexpr std::string_view kFrom = "ssm.group_count, ssm.state_size, ssm.inner_size and embedding_length";
+    const GgufTensor& qkv = matrix(block, rule.gguf, 2 * keys + all_values, kFrom);
+    const GgufTensor& gate =
+        matrix(block, partner_of(rule, TensorForm::kGroupedGate).gguf, all_values, kFrom);
+    result_.push_back({.name = named(rule.hugging_face, block) + ".weight",
+                       .shape = {2 * keys + 2 * all_values, cols},
+                       .sources = {&qkv, &gate},
+                       .piece = 2 * (size + own) * cols,
+                       .values = [&file = file_, &qkv, &gate, size, own, keys, cols](std::int64_t head,
+                                                                                     std::span<float> out) {
+                         const auto take = [&](const GgufTensor& tensor, std::int64_t first,
+                                               std::int64_t rows) {
+                           read_rows(file, tensor, first, out.first(at(rows * cols)));
+                           out = out.subspan(at(rows * cols));
+                         };
+                         take(qkv, head * size, size);
+                         take(qkv, keys + head * size, size);
+                         take(qkv, 2 * keys + head * own, own);
+                         take(gate, head * own, own);
+                       }});
   }
 
   // A folder says it of all experts.

@@ -192,4 +192,15 @@ void complete_glm4(const GgufFile& file, Json& config) {
   config["rope_scaling"] = rope_scaling(file);
 }
 
+void complete_granite(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  // 0: llama.cpp's own default.
+  for (const char* field : {"embedding_multiplier", "residual_multiplier", "logits_scaling"}) {
+    if (config.value(field, 0.0) == 0.0) config[field] = 1.0;
+  }
+  if (config.value("attention_multiplier", 0.0) == 0.0) {
+    config["attention_multiplier"] = 1.0 / std::sqrt(config.at("head_dim").get<double>());
+  }
+}
+
 }  // namespace swiftprune::gguf_fields

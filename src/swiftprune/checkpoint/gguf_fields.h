@@ -43,6 +43,9 @@ void complete_qwen3(const GgufFile& file, Json& config);
 void complete_partial(const GgufFile& file, Json& config);
 void complete_glm4(const GgufFile& file, Json& config);  // as complete_partial(), with head_dim
 
+// Granite's: as complete_llama(), with its multipliers.
+void complete_granite(const GgufFile& file, Json& config);
+
 // Throws where expert_count and expert_used_count are not what a model can have.
 void check_expert_counts(const GgufFile& file);
 
@@ -63,6 +66,28 @@ constexpr TensorRule rule_of(TensorBlocks blocks, std::string_view gguf, std::st
   return {gguf, name, "none", RowOrder::kSame, 0.0f, form, blocks};
 }
 
+// Rules that differ from another in one thing.
+constexpr TensorRule with_bias(TensorRule rule, std::string_view field) {
+  rule.bias = field;
+  return rule;
+}
+constexpr TensorRule optional_rule(TensorRule rule) {
+  rule.optional = true;
+  return rule;
+}
+constexpr TensorRule stored_plus_one(TensorRule rule) {
+  rule.offset = -1.0f;
+  return rule;
+}
+constexpr TensorRule in_order(TensorRule rule, RowOrder order) {
+  rule.order = order;
+  return rule;
+}
+constexpr TensorRule decay_rule(TensorRule rule) {
+  rule.values = TensorValues::kMinusExp;
+  return rule;
+}
+
 // A table of fields or of tensors and what an architecture has behind it.
 template <class Entry, std::size_t kCount, std::size_t kMore>
 constexpr std::array<Entry, kCount + kMore> joined(const Entry (&table)[kCount], const Entry (&more)[kMore]) {
@@ -71,6 +96,31 @@ constexpr std::array<Entry, kCount + kMore> joined(const Entry (&table)[kCount],
   std::copy_n(more, kMore, all.begin() + kCount);
   return all;
 }
+template <class Entry, std::size_t kCount, std::size_t kMore>
+constexpr std::array<Entry, kCount + kMore> joined(const std::array<Entry, kCount>& table,
+                                                   const Entry (&more)[kMore]) {
+  std::array<Entry, kCount + kMore> all{};
+  std::copy_n(table.begin(), kCount, all.begin());
+  std::copy_n(more, kMore, all.begin() + kCount);
+  return all;
+}
+
+// Key heads of one number, or (Type::kLargest) of one a layer.
+constexpr std::array<ConfigField, 12> granite_fields(Type key_heads) {
+  return {{{"hidden_size", "embedding_length"},
+           {"intermediate_size", "feed_forward_length"},
+           {"num_hidden_layers", "block_count"},
+           {"num_attention_heads", "attention.head_count"},
+           {"num_key_value_heads", "attention.head_count_kv", key_heads, false},
+           {"max_position_embeddings", "context_length"},
+           {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+           {"rope_theta", "rope.freq_base", Type::kNumber, false},
+           {"attention_multiplier", "attention.scale", Type::kNumber, false},
+           {"embedding_multiplier", "embedding_scale", Type::kNumber, false},
+           {"residual_multiplier", "residual_scale", Type::kNumber, false},
+           {"logits_scaling", "logit_scale", Type::kNumber}}};
+}
+inline constexpr std::string_view kGraniteKeys = "attention.scale embedding_scale residual_scale logit_scale";
 
 inline constexpr TensorRule kLlamaModelTensors[] = {
     {"token_embd", "model.embed_tokens"},

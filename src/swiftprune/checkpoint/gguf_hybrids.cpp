@@ -56,7 +56,8 @@ void complete_lfm2(const GgufFile& file, Json& config) {
               key_of(file, "attention.key_length"), head_dim);
   }
   Json types = Json::array();
-  for (const bool attends : gguf_attention_blocks(file)) types.push_back(attends ? "full_attention" : "conv");
+  for (const GgufBlock& block : gguf_blocks(file, false))
+    types.push_back(block.attention ? "full_attention" : "conv");
   config["layer_types"] = std::move(types);
   config["rope_scaling"] = rope_scaling(file);
 }

@@ -205,31 +205,7 @@ void complete_mistral3(const GgufFile& file, Json& config) {
 
 // ---- granite
 
-constexpr ConfigField kGraniteFields[] = {
-    {"hidden_size", "embedding_length"},
-    {"intermediate_size", "feed_forward_length"},
-    {"num_hidden_layers", "block_count"},
-    {"num_attention_heads", "attention.head_count"},
-    {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
-    {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"attention_multiplier", "attention.scale", Type::kNumber, false},
-    {"embedding_multiplier", "embedding_scale", Type::kNumber, false},
-    {"residual_multiplier", "residual_scale", Type::kNumber, false},
-    {"logits_scaling", "logit_scale", Type::kNumber},
-};
-
-void complete_granite(const GgufFile& file, Json& config) {
-  complete_llama(file, config);
-  // 0: llama.cpp's own default.
-  for (const char* field : {"embedding_multiplier", "residual_multiplier", "logits_scaling"}) {
-    if (config.value(field, 0.0) == 0.0) config[field] = 1.0;
-  }
-  if (config.value("attention_multiplier", 0.0) == 0.0) {
-    config["attention_multiplier"] = 1.0 / std::sqrt(config.at("head_dim").get<double>());
-  }
-}
+constexpr auto kGraniteFields = granite_fields(Type::kInteger);
 
 // ---- glm4
 
@@ -279,8 +255,7 @@ constexpr GgufArchitecture kArchitectures[] = {
      kLlamaFields, kLlamaModelTensors, kMistral3Block, complete_mistral3, "tekken", false,
      "attention.temperature_scale rope.scaling.yarn_log_multiplier"},
     {"granite", "granite", "GraniteForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
-     kGraniteFields, kLlamaModelTensors, kLlamaBlock, complete_granite, "refact", false,
-     "attention.scale embedding_scale residual_scale logit_scale"},
+     kGraniteFields, kLlamaModelTensors, kLlamaBlock, complete_granite, "refact", false, kGraniteKeys},
     {"arcee", "arcee", "ArceeForCausalLM", R"({"hidden_act": "relu2", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kArceeBlock, complete_llama, "llama-bpe"},
     {"glm4", "glm4", "Glm4ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,

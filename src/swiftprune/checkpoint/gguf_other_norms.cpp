@@ -395,7 +395,97 @@ void complete_cohere2(const GgufFile& file, Json& config) {
   config["layer_types"] = layer_types_of(file, config.at("num_hidden_layers"), 4);
 }
 
+// ---- bloom, mpt: positions by ALiBi, MLPs four times as wide
+
+void require_fourfold(const GgufFile& file, const Json& config) {
+  const std::string key = key_of(file, "feed_forward_length");
+  const std::int64_t width = file.integer(key).value_or(0), hidden = config.at("hidden_size");
+  if (width != 4 * hidden) {
+    bad_input("{}: {}: found {}, expected four times embedding_length ({})", file.name(), key, width,
+              4 * hidden);
+  }
+}
+
+constexpr ConfigField kBloomFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"seq_length", "context_length"},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+};
+
+constexpr TensorRule kBloomModelTensors[] = {
+    {"token_embd", "transformer.word_embeddings"},
+    {"token_embd_norm", "transformer.word_embeddings_layernorm", "required"},
+    {"output_norm", "transformer.ln_f", "required"},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kBloomBlock[] = {
+    {"attn_norm", "transformer.h.*.input_layernorm", "required"},
+    {"attn_qkv", "transformer.h.*.self_attention.query_key_value", "required", RowOrder::kSplitQkv},
+    {"attn_output", "transformer.h.*.self_attention.dense", "required"},
+    {"ffn_norm", "transformer.h.*.post_attention_layernorm", "required"},
+    {"ffn_up", "transformer.h.*.mlp.dense_h_to_4h", "required"},
+    {"ffn_down", "transformer.h.*.mlp.dense_4h_to_h", "required"},
+};
+
+void complete_bloom(const GgufFile& file, Json& config) { require_fourfold(file, config); }
+
+constexpr ConfigField kMptFields[] = {
+    {"hidden_size", "embedding_length"},
+    {"num_hidden_layers", "block_count"},
+    {"num_attention_heads", "attention.head_count"},
+    {"max_seq_len", "context_length"},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+};
+
+constexpr TensorRule kMptModelTensors[] = {
+    {"token_embd", "transformer.wte"},
+    {"output_norm", "transformer.norm_f"},
+    {"output", "lm_head"},
+};
+
+constexpr TensorRule kMptBlock[] = {
+    {"attn_norm", "transformer.blocks.*.norm_1"},          {"attn_qkv", "transformer.blocks.*.attn.Wqkv"},
+    {"attn_output", "transformer.blocks.*.attn.out_proj"}, {"ffn_norm", "transformer.blocks.*.norm_2"},
+    {"ffn_up", "transformer.blocks.*.ffn.up_proj"},        {"ffn_down", "transformer.blocks.*.ffn.down_proj"},
+};
+
+void complete_mpt(const GgufFile& file, Json& config) {
+  require_fourfold(file, config);
+  constexpr double kBias = 8.0;
+  const std::string key = key_of(file, "attention.max_alibi_bias");
+  if (const double bias = file.number(key).value_or(0.0); bias != kBias)
+    bad_input("{}: {}: found {}, expected {}: transformers' MPT has no other", file.name(), key, bias, kBias);
+  const double clip = file.number(key_of(file, "attention.clamp_kqv")).value_or(0.0);
+  config["attn_config"] = {{"alibi", true},
+                           {"alibi_bias_max", 8},
+                           {"clip_qkv", clip == 0.0 ? Json() : Json(float_as_written(clip))}};
+}
+
+// ---- chatglm: GLM-4-9B
+
+constexpr TensorRule kGlmBlock[] = {
+    {"attn_norm", "model.layers.*.input_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj"},
+    {"ffn_norm", "model.layers.*.post_attention_layernorm"},
+    {"ffn_up", "model.layers.*.mlp.gate_up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+};
+
 constexpr GgufArchitecture kArchitectures[] = {
+    {"bloom", "bloom", "BloomForCausalLM", R"({"apply_residual_connection_post_layernorm": false})",
+     kBloomFields, kBloomModelTensors, kBloomBlock, complete_bloom, "bloom", false, "", false, false,
+     "num_hidden_layers n_layer num_attention_heads n_head"},
+    {"mpt", "mpt", "MptForCausalLM", R"({"no_bias": true, "expansion_ratio": 4})", kMptFields,
+     kMptModelTensors, kMptBlock, complete_mpt, "olmo", false, "attention.max_alibi_bias attention.clamp_kqv",
+     false, false, "hidden_size d_model num_hidden_layers n_layers num_attention_heads n_heads"},
+    {"chatglm", "glm", "GlmForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
+     kLlamaModelTensors, kGlmBlock, complete_glm4, "glm4"},
     {"gemma2", "gemma2", "Gemma2ForCausalLM",
      R"({"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0})",
      kLlamaFields, kGemmaModelTensors, kGemma2Block, complete_gemma2, "", true,

@@ -17,6 +17,9 @@ constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen35Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kBloomPattern = R"( ?[^(\s|[.,!?…。，、।۔،])]+)";
 constexpr std::string_view kTekkenPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kGpt4oPattern =
@@ -42,6 +45,8 @@ constexpr PreTokenizer kPreTokenizers[] = {
      kLlama3Pattern, false, true, true},
     {"dbrx smaug-bpe glm4 chatglm-bpe", Kind::kSplitThenByteLevel, kLlama3Pattern},
     {"qwen2 deepseek-r1-qwen megrez stablelm2", Kind::kSplitThenByteLevel, kQwen2Pattern, true},
+    {"bloom poro-chat gpt3-finnish", Kind::kSplitThenByteLevel, kBloomPattern},
+    {"qwen35", Kind::kSplitThenByteLevel, kQwen35Pattern, true},
     {"tekken", Kind::kSplitThenByteLevel, kTekkenPattern, false, true, true},
     {"gpt-4o llama4", Kind::kSplitThenByteLevel, kGpt4oPattern},
     {"deepseek-v3 hunyuan-dense", Kind::kSplitThenByteLevel, kDeepSeek3Pattern},

@@ -244,6 +244,12 @@ struct Model {
   bool add_bos = false;  // where the file does not say
 };
 
+std::vector<std::string> merges_of(const GgufFile& file) {
+  const auto merges = file.texts("tokenizer.ggml.merges");
+  if (!merges) bad_input("{}: tokenizer.ggml.merges is missing", file.name());
+  return {merges->begin(), merges->end()};
+}
+
 Model byte_level_model(const GgufFile& file, std::string_view default_pre_tokenizer,
                        std::vector<std::string>& notes) {
   std::string_view name = file.text("tokenizer.ggml.pre").value_or("default");
@@ -255,11 +261,9 @@ Model byte_level_model(const GgufFile& file, std::string_view default_pre_tokeni
     name = default_pre_tokenizer;
   }
   const PreTokenizer& pre = pre_tokenizer_named(name, file.name());
-  const auto merges = file.texts("tokenizer.ggml.merges");
-  if (!merges) bad_input("{}: tokenizer.ggml.merges is missing", file.name());
   Model model;
   model.add_bos = pre.add_bos;
-  model.merges.assign(merges->begin(), merges->end());
+  model.merges = merges_of(file);
   model.normalizer = pre.normalize ? Json{{"type", "NFC"}} : Json();
   model.pre_tokenizer = pre_tokenizer_json(pre);
   model.decoder = byte_level(true);
@@ -274,7 +278,7 @@ Model byte_level_model(const GgufFile& file, std::string_view default_pre_tokeni
   return model;
 }
 
-Model sentencepiece_model(const GgufFile& file, const Vocabulary& vocabulary) {
+std::vector<std::string> merges_by_scores(const GgufFile& file, const Vocabulary& vocabulary) {
   const auto scores = file.numbers("tokenizer.ggml.scores");
   if (!scores || scores->size() != vocabulary.tokens.size()) {
     bad_input("{}: tokenizer.ggml.scores: found {} values, expected {}", file.name(),
@@ -283,13 +287,18 @@ Model sentencepiece_model(const GgufFile& file, const Vocabulary& vocabulary) {
   if (std::any_of(scores->begin(), scores->end(), [](double score) { return std::isnan(score); })) {
     bad_input("{}: tokenizer.ggml.scores: found NaN", file.name());
   }
-  const bool add_prefix = file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
+  return merges_from_scores(vocabulary, *scores);
+}
+
+// Gemma 4's is the same with merges of its own, and never a space in front.
+Model sentencepiece_model(const GgufFile& file, const Vocabulary& vocabulary, bool has_merges) {
+  const bool add_prefix = !has_merges && file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
   const auto unknown = static_cast<std::size_t>(vocabulary.special.unknown.value_or(0));
   const bool has_bytes =
       std::count(vocabulary.types.begin(), vocabulary.types.end(), TokenType::kByte) == 256;
   Model model;
   model.add_bos = true;
-  model.merges = merges_from_scores(vocabulary, *scores);
+  model.merges = has_merges ? merges_of(file) : merges_by_scores(file, vocabulary);
   model.normalizer = sentencepiece_normalizer(add_prefix);
   model.decoder = sentencepiece_decoder(add_prefix);
   model.json = {{"type", "BPE"},
@@ -320,17 +329,18 @@ SpecialTokens gguf_special_tokens(const GgufFile& file, std::int64_t num_embeddi
 TokenizerFiles make_tokenizer_files(const GgufFile& file, std::int64_t num_embeddings,
                                     std::string_view default_pre_tokenizer) {
   const std::string_view kind = file.text("tokenizer.ggml.model").value_or("");
-  if (kind != "gpt2" && kind != "llama") {
+  if (kind != "gpt2" && kind != "llama" && kind != "gemma4") {
     bad_input(
-        "{}: tokenizer.ggml.model: found {}, expected gpt2 or llama; give the model's own tokenizer files "
+        "{}: tokenizer.ggml.model: found {}, expected gpt2, llama or gemma4; give the model's own tokenizer "
+        "files "
         "with --tokenizer FOLDER",
         file.name(), json_quoted(kind));
   }
-  const bool is_sentencepiece = kind == "llama";
+  const bool is_sentencepiece = kind != "gpt2";
   TokenizerFiles files;
   const Vocabulary vocabulary = read_vocabulary(file, num_embeddings, is_sentencepiece);
   if (vocabulary.tokens.empty()) bad_input("{}: {}: found no tokens", file.name(), kTokensKey);
-  const Model model = is_sentencepiece ? sentencepiece_model(file, vocabulary)
+  const Model model = is_sentencepiece ? sentencepiece_model(file, vocabulary, kind == "gemma4")
                                        : byte_level_model(file, default_pre_tokenizer, files.notes);
 
   const bool add_bos = file.boolean("tokenizer.ggml.add_bos_token").value_or(model.add_bos) &&

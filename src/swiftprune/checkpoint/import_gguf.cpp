@@ -38,16 +38,18 @@ struct TensorPlan {
     if (rule->form == TensorForm::kOneRow) return {1, source->numel()};
     if (rule->form == TensorForm::kConvolution && source->shape.size() == 2)
       return {source->shape[0], 1, source->shape[1]};
+    if (rule->form == TensorForm::kColumn || rule->form == TensorForm::kGroups) return {source->numel()};
     return source->shape;
   }
   float offset() const { return source->name.ends_with(".bias") ? 0.0f : rule->offset; }
 };
 
-// A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias.
+// A GGUF name taken apart: "blk.7.attn_q.bias" is block 7, "attn_q", bias; "blk.7.ssm_a" has no part.
 struct TensorName {
   std::int64_t block = -1;
+  std::string_view whole;  // behind the block
   std::string_view stem;
-  std::string_view part;  // "weight" or "bias"
+  std::string_view part;  // "weight", "bias" or nothing
 };
 
 std::optional<TensorName> parse_name(std::string_view name) {
@@ -59,8 +61,9 @@ std::optional<TensorName> parse_name(std::string_view name) {
     if (error != std::errc() || end == last || *end != '.' || parsed.block < 0) return std::nullopt;
     name.remove_prefix(static_cast<std::size_t>(end + 1 - name.data()));
   }
+  parsed.whole = parsed.stem = name;
   const auto dot = name.rfind('.');
-  if (dot == std::string_view::npos) return std::nullopt;
+  if (dot == std::string_view::npos) return parsed;
   parsed.stem = name.substr(0, dot);
   parsed.part = name.substr(dot + 1);
   if (parsed.part != "weight" && parsed.part != "bias") return std::nullopt;
@@ -72,46 +75,25 @@ std::string hugging_face_name(const TensorRule& rule, const TensorName& name) {
   if (const auto star = result.find('*'); star != std::string::npos) {
     result.replace(star, 1, std::to_string(name.block));
   }
-  return rule.form == TensorForm::kWholeName ? result : result + "." + std::string(name.part);
+  return rule.has_whole_names() ? result : result + "." + std::string(name.part);
 }
-
-// The kinds of a file's blocks.
-struct BlockKinds {
-  BlockKinds(const GgufFile& file, const GgufArchitecture& architecture)
-      : dense(architecture.has_experts ? gguf_dense_blocks(file) : 0), attends(gguf_attention_blocks(file)) {}
-
-  // Has the block a tensor of this rule?
-  bool have(const TensorRule& rule, std::int64_t block) const {
-    switch (rule.blocks) {
-      case TensorBlocks::kAll:
-        return true;
-      case TensorBlocks::kDense:
-        return block < dense;
-      case TensorBlocks::kSparse:
-        return block >= dense;
-      case TensorBlocks::kAttention:
-      case TensorBlocks::kMixer:
-        break;
-    }
-    const bool attention = block >= std::ssize(attends) || attends[static_cast<std::size_t>(block)];
-    return attention == (rule.blocks == TensorBlocks::kAttention);
-  }
-
-  std::int64_t dense;  // so many in front
-  std::vector<bool> attends;
-};
 
 // The rule's own suffixes in the file.
 bool names(const TensorRule& rule, const TensorName& name) {
-  if (rule.form == TensorForm::kWholeName) return rule.gguf == fmt::format("{}.{}", name.stem, name.part);
-  return rule.gguf == name.stem && (name.part == "weight" || rule.bias != "none");
+  if (rule.has_whole_names()) return rule.gguf == name.whole;
+  return rule.gguf == name.stem && (name.part == "weight" || (name.part == "bias" && rule.bias != "none"));
+}
+
+// Has the block a tensor of this rule? Of those behind the file's number of blocks nothing is known.
+bool have(const std::vector<GgufBlock>& blocks, const TensorRule& rule, std::int64_t block) {
+  return block >= std::ssize(blocks) || blocks[static_cast<std::size_t>(block)].has(rule.blocks);
 }
 
 // Tensors that are assembled (gguf_assembly.h) are not among them. notes gets what is left out.
 std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitecture& architecture,
                                      const Json& config, std::vector<std::string>& notes) {
   const std::int64_t num_blocks = config.at("num_hidden_layers"), extra_blocks = gguf_extra_blocks(file);
-  const BlockKinds kinds(file, architecture);
+  const std::vector<GgufBlock> blocks = gguf_blocks(file, architecture.has_experts);
   std::vector<TensorPlan> plan;
   std::int64_t left_out = 0;
   for (const GgufTensor& tensor : file.tensors()) {
@@ -122,7 +104,7 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
     }
     const auto rules = name && name->block >= 0 ? architecture.block_tensors : architecture.model_tensors;
     const auto rule = std::find_if(rules.begin(), rules.end(), [&](const TensorRule& r) {
-      return name && names(r, *name) && (name->block < 0 || kinds.have(r, name->block));
+      return name && names(r, *name) && (name->block < 0 || have(blocks, r, name->block));
     });
     if (rule == rules.end()) {
       bad_input("{}: tensor {}: not a tensor of the architecture {} that swiftprune knows", file.name(),
@@ -132,7 +114,7 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
       bad_input("{}: tensor {}: found block {}, but block_count is {}", file.name(), tensor.name, name->block,
                 num_blocks);
     }
-    if (!rule->hugging_face.empty() && !rule->is_expert() && !rule->is_latent()) {
+    if (!rule->hugging_face.empty() && !rule->is_made()) {
       plan.push_back({&tensor, &*rule, hugging_face_name(*rule, *name), name->block});
     }
   }
@@ -145,14 +127,25 @@ std::vector<TensorPlan> plan_tensors(const GgufFile& file, const GgufArchitectur
   return plan;
 }
 
+// Is the first tensor of the rule, or its bias, there?
+bool is_in_first(const GgufFile& file, const std::vector<GgufBlock>& blocks, const TensorRule& rule,
+                 std::string_view part) {
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    if (!blocks[b].has(rule.blocks)) continue;
+    const char* dot = part.empty() ? "" : ".";
+    return file.find(fmt::format("blk.{}.{}{}{}", b, rule.gguf, dot, part)) != nullptr;
+  }
+  return false;
+}
+
 // Sets the config's bias flags from the biases found, and sees to it that no tensor is missing.
 void check_complete(const GgufFile& file, const GgufArchitecture& architecture, Json& config) {
   const std::int64_t num_blocks = config.at("num_hidden_layers");
+  const std::vector<GgufBlock> blocks = gguf_blocks(file, architecture.has_experts);
   for (const TensorRule& rule : architecture.block_tensors) {
     if (rule.bias == "none" || rule.bias == "required") continue;
     const std::string field(rule.bias);
-    const bool found = file.find(fmt::format("blk.0.{}.bias", rule.gguf)) != nullptr;
-    config[field] = found || config.value(field, false);
+    config[field] = is_in_first(file, blocks, rule, "bias") || config.value(field, false);
   }
   const auto require = [&](const TensorRule& rule, const std::string& prefix, bool optional) {
     if (rule.hugging_face.empty()) return;
@@ -161,7 +154,7 @@ void check_complete(const GgufFile& file, const GgufArchitecture& architecture, 
         bad_input("{}: tensor {}: {}", file.name(), name, needed ? "is missing" : "was not expected");
       }
     };
-    if (rule.form == TensorForm::kWholeName) return check(prefix + std::string(rule.gguf), !optional);
+    if (rule.has_whole_names()) return check(prefix + std::string(rule.gguf), !optional);
     const bool has_bias =
         rule.bias == "required" || (rule.bias != "none" && config.at(std::string(rule.bias)).get<bool>());
     for (const char* part : {"weight", "bias"}) {
@@ -170,16 +163,14 @@ void check_complete(const GgufFile& file, const GgufArchitecture& architecture, 
     }
   };
   for (const TensorRule& rule : architecture.model_tensors) {
-    if (rule.gguf != "output") require(rule, "", false);  // without it the head is the embedding
+    const bool absent = rule.optional && file.find(fmt::format("{}.weight", rule.gguf)) == nullptr;
+    if (rule.gguf != "output") require(rule, "", absent);  // without it the head is the embedding
   }
-  const BlockKinds kinds(file, architecture);
   for (const TensorRule& rule : architecture.block_tensors) {
-    const std::int64_t first = rule.blocks == TensorBlocks::kSparse ? kinds.dense : 0;
-    const char* suffix = rule.form == TensorForm::kWholeName ? "" : ".weight";
-    const bool absent =
-        rule.optional && file.find(fmt::format("blk.{}.{}{}", first, rule.gguf, suffix)) == nullptr;
-    for (std::int64_t b = 0; b < num_blocks; ++b) {
-      if (kinds.have(rule, b)) require(rule, fmt::format("blk.{}.", b), absent);
+    const char* part = rule.has_whole_names() ? "" : "weight";
+    const bool absent = rule.optional && !is_in_first(file, blocks, rule, part);
+    for (std::int64_t b = 0; b < num_blocks && rule.blocks != TensorBlocks::kSome; ++b) {
+      if (have(blocks, rule, b)) require(rule, fmt::format("blk.{}.", b), absent);
     }
   }
 }
@@ -209,40 +200,70 @@ std::int64_t groups_in(const Json& config, std::int64_t block) {
   return sizes->at("num_key_value_heads").at(static_cast<std::size_t>(block));
 }
 
-// For each row of the Hugging Face tensor, the row of the stored one.
+RowLayout value_head_layout(RowOrder order, const Json& config) {
+  return value_head_layout(order, config.at("linear_num_key_heads"), config.at("linear_num_value_heads"),
+                           config.at("linear_key_head_dim"), config.at("linear_value_head_dim"));
+}
+
+RowLayout layout_of(RowOrder order, std::int64_t block, const Json& config) {
+  if (order == RowOrder::kSame) return {};
+  if (is_of_value_heads(order)) return value_head_layout(order, config);
+  const std::int64_t hidden = config.at("hidden_size"), heads = config.at("num_attention_heads");
+  RowLayout layout{.order = order, .heads = heads, .head_dim = hidden / heads};
+  if (config.contains("head_dim")) layout.head_dim = config.at("head_dim");
+  if (order == RowOrder::kSplitQkv) return layout;
+  const std::int64_t groups = config.at("num_key_value_heads"), own = groups_in(config, block);
+  layout.heads = order == RowOrder::kRotaryPairsOfK ? own : heads / groups * own;
+  return layout;
+}
+
+// For each row of the Hugging Face tensor, the row of the stored one, and so for its columns.
 class RowMap {
  public:
-  RowMap(const GgufFile& file, const TensorPlan& plan, const Json& config) : order_(plan.rule->order) {
-    rows_ = plan.source->shape[0];
-    if (order_ == RowOrder::kSame) return;
-    const std::int64_t hidden = config.at("hidden_size"), heads = config.at("num_attention_heads");
-    head_dim_ = config.contains("head_dim") ? config.at("head_dim").get<std::int64_t>() : hidden / heads;
-    heads_ = heads;
-    if (order_ != RowOrder::kSplitQkv) {
-      const std::int64_t groups = config.at("num_key_value_heads"), own = groups_in(config, plan.block);
-      heads_ = order_ == RowOrder::kRotaryPairsOfK ? own : heads / groups * own;
+  RowMap(const GgufFile& file, const TensorPlan& plan, const Json& config)
+      : rows_(layout_of(plan.rule->order, plan.block, config)),
+        columns_(layout_of(plan.rule->columns, plan.block, config)) {
+    const GgufTensor& tensor = *plan.source;
+    if (moves_columns() && (tensor.shape.size() != 2 || tensor.shape[1] != columns_.rows())) {
+      bad_input("{}: tensor {}: found {} columns, expected {} for {} heads of {}", file.name(), tensor.name,
+                tensor.shape.back(), columns_.rows(), columns_.heads, columns_.head_dim);
     }
-    const std::int64_t expected = heads_ * head_dim_ * (order_ == RowOrder::kSplitQkv ? 3 : 1);
-    if (rows_ != expected || (order_ != RowOrder::kSplitQkv && head_dim_ % 2 != 0)) {
-      bad_input("{}: tensor {}: found {} rows, expected {} for {} heads of {}", file.name(),
-                plan.source->name, rows_, expected, heads_, head_dim_);
+    if (rows_.order == RowOrder::kSame) return;
+    const bool odd_pairs =
+        (rows_.order == RowOrder::kRotaryPairsOfQ || rows_.order == RowOrder::kRotaryPairsOfK) &&
+        rows_.head_dim % 2 != 0;
+    if (tensor.shape[0] != rows_.rows() || odd_pairs) {
+      bad_input("{}: tensor {}: found {} rows, expected {} for {} heads of {}", file.name(), tensor.name,
+                tensor.shape[0], rows_.rows(), rows_.heads, rows_.head_dim);
     }
-    if (plan.source->shape.size() == 1 && plan.source->type->block_size != 1) {
-      bad_input("{}: tensor {}: found the type {} for a bias, expected F32, F16 or BF16", file.name(),
-                plan.source->name, plan.source->type->name);
+    if (tensor.shape.size() == 1 && tensor.type->block_size != 1) {
+      bad_input("{}: tensor {}: found the type {} for a vector, expected F32, F16 or BF16", file.name(),
+                tensor.name, tensor.type->name);
     }
   }
 
-  std::int64_t stored_row(std::int64_t row) const {
-    return swiftprune::stored_row(order_, row, heads_, head_dim_);
+  std::int64_t stored_row(std::int64_t row) const { return swiftprune::stored_row(rows_, row); }
+  bool moves_columns() const { return columns_.order != RowOrder::kSame; }
+  // A stored row in the order of the Hugging Face tensor.
+  void sort_columns(std::span<float> row) const {
+    const std::vector<float> stored(row.begin(), row.end());
+    for (std::size_t c = 0; c < row.size(); ++c)
+      row[c] =
+          stored[static_cast<std::size_t>(swiftprune::stored_row(columns_, static_cast<std::int64_t>(c)))];
   }
 
  private:
-  RowOrder order_;
-  std::int64_t rows_ = 0;
-  std::int64_t heads_ = 0;
-  std::int64_t head_dim_ = 0;
+  RowLayout rows_, columns_;
 };
+
+// Decays from what they are computed to: the logarithm of what the file has with a minus.
+void to_logarithms(const GgufFile& file, const GgufTensor& tensor, std::span<float> values) {
+  for (float& value : values) {
+    if (!(value < 0.0f))
+      bad_input("{}: tensor {}: found {}, expected less than 0", file.name(), tensor.name, value);
+    value = static_cast<float>(std::log(-double{value}));
+  }
+}
 
 void check_values(const GgufFile& file, const GgufTensor& tensor, std::span<const float> values,
                   DType dtype) {
@@ -294,12 +315,13 @@ void add_special_tokens(const SpecialTokens& special, Json& config, Json& genera
   }
 }
 
-// A router's correction bias chooses experts by small differences: it stays as exact as it is stored, as in DeepSeek's
-// own files.
+// A router's correction bias chooses experts by small differences, as decays make large ones over many tokens: they stay
+// as exact as they are stored, as in DeepSeek's own files.
 DType dtype_of(const TensorPlan& tensor, DType dtype) {
   const std::string_view name = tensor.rule->hugging_face;
-  const bool is_correction = name.ends_with("e_score_correction_bias") || name.ends_with("expert_bias");
-  return is_correction && tensor.source->type->type == GgmlType::kF32 ? DType::kF32 : dtype;
+  const bool is_exact = name.ends_with("e_score_correction_bias") || name.ends_with("expert_bias") ||
+                        tensor.rule->values == TensorValues::kMinusExp;
+  return is_exact && tensor.source->type->type == GgmlType::kF32 ? DType::kF32 : dtype;
 }
 
 // The fields by which the code above knows a model become those of its class.
@@ -465,10 +487,15 @@ void GgufModel::read_rows(std::size_t tensor, std::int64_t first, std::int64_t c
         static_cast<std::size_t>(impl_->is_one_row(tensor) ? 0 : impl_->rows[tensor].stored_row(first + r));
     dequantize(type, blocks.subspan(stored * row_bytes, row_bytes),
                std::span(floats).subspan(static_cast<std::size_t>(r * size), static_cast<std::size_t>(size)));
+    if (impl_->rows[tensor].moves_columns()) {
+      impl_->rows[tensor].sort_columns(
+          std::span(floats).subspan(static_cast<std::size_t>(r * size), static_cast<std::size_t>(size)));
+    }
   }
   if (const float offset = plan.offset(); offset != 0.0f) {
     for (float& value : floats) value += offset;
   }
+  if (plan.rule->values == TensorValues::kMinusExp) to_logarithms(impl_->file, *plan.source, floats);
   check_values(impl_->file, *plan.source, floats, dtype);
   convert_from_f32(floats, dtype, values);
 }
@@ -494,7 +521,8 @@ std::optional<std::span<const std::byte>> GgufModel::as_it_lies(std::size_t tens
   const GgmlType type = plan.source->type->type;
   const DType dtype = impl_->tensors[tensor].dtype;
   const bool same =
-      plan.rule->order == RowOrder::kSame && plan.offset() == 0.0f &&
+      plan.rule->order == RowOrder::kSame && plan.rule->columns == RowOrder::kSame && plan.offset() == 0.0f &&
+      plan.rule->values == TensorValues::kSame &&
       ((type == GgmlType::kF32 && dtype == DType::kF32) || (type == GgmlType::kF16 && dtype == DType::kF16) ||
        (type == GgmlType::kBF16 && dtype == DType::kBF16));
   return same ? std::optional(impl_->file.bytes(*plan.source)) : std::nullopt;

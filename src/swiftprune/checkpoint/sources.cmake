@@ -20,6 +20,9 @@ target_sources(swiftprune PRIVATE
   checkpoint/gguf_other_norms.cpp
   checkpoint/gguf_experts.cpp
   checkpoint/gguf_hybrids.cpp
+  checkpoint/gguf_mamba.cpp
+  checkpoint/gguf_delta_net.cpp
+  checkpoint/gguf_gemma4.cpp
   checkpoint/gguf_architectures.cpp
   checkpoint/gguf_assembly.cpp
   checkpoint/gguf_pre_tokenizers.cpp

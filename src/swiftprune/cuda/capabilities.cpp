@@ -37,6 +37,7 @@ Capabilities make_capabilities() {
                 kQuickGelu,
                 kClippedGelu,
                 kMish,
+                kXielu,
                 kNeighbourRotary,
                 kQueryScaling,
                 kResidualScale,

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <tuple>
+#include <variant>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
 #include "swiftprune/checkpoint/text_tower.h"
@@ -40,17 +41,19 @@ struct TensorPlan {
   const GgmlTypeTraits* type = nullptr;
   bool keep_zeros = false;
   std::optional<GgufSource> made = {};
+  std::vector<float> factors = {};  // of the rows, or nothing
 
   std::int64_t numel() const {
     std::int64_t n = 1;
     for (const std::int64_t extent : shape) n *= extent;
     return n;
   }
-  // Routers choose by small differences, biases are small, and llama.cpp leaves positions and convolutions as they are:
-  // all are F32 like vectors.
+  // Routers choose by small differences, biases are small, and llama.cpp leaves positions, convolutions and what else
+  // mixers have beside projections as they are: all are F32 like vectors.
   bool is_matrix() const {
     return shape.size() > 1 && !(made && made->is_bias) && rule->gguf != "ffn_gate_inp" &&
-           rule->gguf != "position_embd" && rule->form != TensorForm::kConvolution;
+           rule->gguf != "position_embd" && rule->form != TensorForm::kConvolution &&
+           rule->form != TensorForm::kColumn && rule->form != TensorForm::kGroups;
   }
   std::string source_name() const { return source != nullptr ? source->name : made->name; }
 };
@@ -74,15 +77,35 @@ std::optional<std::int64_t> match(std::string_view pattern, std::string_view nam
   return block;
 }
 
+// Of the mixers, whose norms llama.cpp has as a matrix.
+std::int64_t mamba_groups(const ModelConfig& model) {
+  for (const BlockConfig& block : model.blocks) {
+    if (!block.has_state()) continue;
+    if (const auto* mamba = std::get_if<Mamba2>(&block.mixer())) return mamba->groups;
+  }
+  return 1;
+}
+
+std::vector<std::int64_t> gguf_shape(const TensorInfo& tensor, const TensorRule& rule,
+                                     const ModelConfig& model) {
+  const std::int64_t n = tensor.numel();
+  if (rule.form == TensorForm::kOneRow) return {n};
+  if (rule.form == TensorForm::kColumn) return {n, 1};
+  if (rule.form == TensorForm::kConvolution && tensor.shape.size() == 3)
+    return {tensor.shape.front(), tensor.shape.back()};
+  if (rule.form == TensorForm::kGroups) return {mamba_groups(model), n / mamba_groups(model)};
+  return tensor.shape;
+}
+
 std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view name,
-                                      const GgufArchitecture& architecture) {
+                                      const GgufArchitecture& architecture, const ModelConfig& model) {
   const auto dot = name.rfind('.');
   if (dot == std::string_view::npos) return std::nullopt;
   const std::string_view stem = name.substr(0, dot), part = name.substr(dot + 1);
   for (const auto& rules : {architecture.model_tensors, architecture.block_tensors}) {
     for (const TensorRule& rule : rules) {
-      const bool whole = rule.form == TensorForm::kWholeName;
-      if (rule.hugging_face.empty() || rule.is_expert() || rule.is_latent()) continue;
+      const bool whole = rule.has_whole_names();
+      if (rule.hugging_face.empty() || rule.is_made()) continue;
       if (!whole && ((part != "weight" && part != "bias") || (part == "bias" && rule.bias == "none")))
         continue;
       const auto block = match(rule.hugging_face, whole ? name : stem);
@@ -92,9 +115,7 @@ std::optional<TensorPlan> plan_tensor(const TensorInfo& tensor, std::string_view
                       .rule = &rule,
                       .name = prefix + std::string(rule.gguf) + (whole ? "" : fmt::format(".{}", part)),
                       .block = *block,
-                      .shape = tensor.shape};
-      if (rule.form == TensorForm::kOneRow) plan.shape = {tensor.numel()};
-      if (rule.form == TensorForm::kConvolution) plan.shape = {tensor.shape.front(), tensor.shape.back()};
+                      .shape = gguf_shape(tensor, rule, model)};
       return plan;
     }
   }
@@ -112,8 +133,9 @@ bool is_ignored(std::string_view name, const ModelConfig& model) {
   return is_buffer || is_unused_head;
 }
 
-// Is it of one of the blocks behind the model's own, which predict further tokens?
+// Is it of one of the blocks behind the model's own, or of the heads, that predict further tokens?
 bool is_of_extra_block(std::string_view name, const Model& model) {
+  if (name.starts_with("mtp.") || name.starts_with("model.mtp.")) return true;
   const std::int64_t layers = model.config().num_layers();
   const auto extra = text_config(model.checkpoint()).find("num_nextn_predict_layers");
   if (extra == text_config(model.checkpoint()).end() || !extra->is_number_integer()) return false;
@@ -152,7 +174,7 @@ std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture&
       if (!of_text) continue;  // of a part beside the text model
       name = *of_text;
     }
-    auto planned = plan_tensor(tensor, name, architecture);
+    auto planned = plan_tensor(tensor, name, architecture, model.config());
     if (!planned) {
       bad_input("{}: tensor '{}': llama.cpp's {} has no place for it", tensor.file, tensor.name,
                 architecture.name);
@@ -160,12 +182,63 @@ std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture&
     plan.push_back(std::move(*planned));
   }
   if (left_out > 0) {
-    notes.push_back(
-        fmt::format("{} tensors of num_nextn_predict_layers are left out: they predict further tokens, "
-                    "which swiftprune does not do",
-                    left_out));
+    notes.push_back(fmt::format(
+        "{} tensors that predict further tokens are left out, which swiftprune does not do", left_out));
   }
   return plan;
+}
+
+// What llama.cpp has no number for is in the weights: by what to multiply each row of a tensor, or nothing.
+using RowFactors = std::map<std::string, std::vector<float>>;
+
+RowFactors row_factors(const ModelConfig& model, const GgufArchitecture& architecture) {
+  RowFactors factors;
+  if (architecture.name != "falcon-h1") return factors;
+  const auto set = [&](const std::string& tensor, std::vector<float> of_rows) {
+    factors.erase(tensor);
+    if (std::any_of(of_rows.begin(), of_rows.end(), [](float f) { return f != 1.0f; }))
+      factors[tensor] = std::move(of_rows);
+  };
+  for (const BlockConfig& block : model.blocks) {
+    for (const LinearTensors& linear : linears_of(block))
+      set(linear.name + ".weight",
+          std::vector<float>(static_cast<std::size_t>(linear.outputs), linear.scale));
+    if (!block.beside) continue;
+    const LinearTensors& input = block.beside->input;
+    const auto& mamba = std::get<Mamba2>(block.beside->mixer);
+    const std::int64_t size = mamba.heads * mamba.head_size, state = mamba.groups * mamba.state_size;
+    const std::int64_t counts[] = {size, size, state, state, mamba.heads};  // z, x, B, C, dt
+    std::vector<float> of_rows;
+    for (std::size_t part = 0; part < mamba.scales.size(); ++part)
+      of_rows.insert(of_rows.end(), static_cast<std::size_t>(counts[part]), input.scale * mamba.scales[part]);
+    set(input.name + ".weight", std::move(of_rows));
+  }
+  const auto words = static_cast<std::size_t>(model.vocab_size);
+  set(model.embedding, std::vector<float>(words, model.embedding_scale));
+  if (model.head != model.embedding) set(model.head, std::vector<float>(words, model.logit_scale));
+  return factors;
+}
+
+void multiply_rows(const ModelConfig& model, const GgufArchitecture& architecture,
+                   std::vector<TensorPlan>& plan) {
+  const RowFactors factors = row_factors(model, architecture);
+  std::optional<TensorPlan> head;
+  for (TensorPlan& tensor : plan) {
+    if (tensor.source == nullptr) continue;
+    const auto found = factors.find(tensor.source->name);
+    if (found != factors.end()) tensor.factors = found->second;
+    // One tensor with two factors is two.
+    const bool tied = tensor.source->name == model.embedding && model.head == model.embedding;
+    if (!tied || architecture.name != "falcon-h1" || model.embedding_scale == model.logit_scale) continue;
+    head = tensor;
+    head->factors.assign(static_cast<std::size_t>(model.vocab_size), model.logit_scale);
+  }
+  if (!head) return;
+  const auto rules = architecture.model_tensors;
+  head->rule = &*std::find_if(rules.begin(), rules.end(),
+                              [](const TensorRule& rule) { return rule.gguf == "output"; });
+  head->name = "output.weight";
+  plan.push_back(std::move(*head));
 }
 
 const GgufMix* most_common_type(const std::vector<TensorPlan>& plan) {
@@ -278,35 +351,48 @@ void check_values(const std::string& file, const std::string& name, std::span<co
   }
 }
 
-// Of a tensor whose rows move: of its block, whose heads are its own where layers differ.
-std::int64_t heads_of(const ModelConfig& model, const TensorPlan& plan) {
-  const auto index = static_cast<std::size_t>(plan.block);
+// By which a tensor's rows or columns move: by the sizes of its block, whose heads are its own where layers differ.
+RowLayout layout_of(RowOrder order, const ModelConfig& model, std::int64_t block_number) {
+  if (order == RowOrder::kSame) return {};
+  const auto index = static_cast<std::size_t>(block_number);
   expect(index < model.blocks.size(), "export_gguf: rows move in blocks only");
   const BlockConfig& block = model.blocks[index];
-  return plan.rule->order == RowOrder::kRotaryPairsOfK ? model.kv_heads_in(block) : model.heads_in(block);
+  if (is_of_value_heads(order)) {
+    const auto& net = std::get<GatedDeltaNet>(*block.recurrent);
+    return value_head_layout(order, net.key_heads, net.value_heads, net.key_size, net.value_size);
+  }
+  const bool keys = order == RowOrder::kRotaryPairsOfK;
+  return {.order = order,
+          .heads = keys ? model.kv_heads_in(block) : model.heads_in(block),
+          .head_dim = model.head_size};
 }
 
-// Where a tensor's rows go in the file.
+// Where a tensor's rows go in the file, and where their elements come from.
 class RowTargets {
  public:
   RowTargets(const ModelConfig& model, const TensorPlan& plan)
-      : order_(plan.rule->order),
-        heads_(order_ == RowOrder::kSame ? 0 : heads_of(model, plan)),
-        head_size_(model.head_size) {}
-  std::int64_t of(std::int64_t row) const { return stored_row(order_, row, heads_, head_size_); }
+      : rows_(layout_of(plan.rule->order, model, plan.block)),
+        columns_(layout_of(plan.rule->columns, model, plan.block)) {}
+  bool moves_rows() const { return rows_.order != RowOrder::kSame; }
+  std::int64_t of(std::int64_t row) const { return stored_row(rows_, row); }
+  // A row in the order of the file.
+  void sort_columns(std::span<float> row) const {
+    if (columns_.order == RowOrder::kSame) return;
+    const std::vector<float> own(row.begin(), row.end());
+    for (std::size_t c = 0; c < row.size(); ++c)
+      row[static_cast<std::size_t>(stored_row(columns_, static_cast<std::int64_t>(c)))] = own[c];
+  }
 
  private:
-  RowOrder order_;
-  std::int64_t heads_;
-  std::int64_t head_size_;
+  RowLayout rows_, columns_;
 };
 
 void write_tensor(const Model& model, const TensorPlan& plan, std::size_t index, const GgufWriter& writer) {
   const TensorInfo& tensor = *plan.source;
   const GgmlTypeTraits& type = *plan.type;
   const ModelConfig& m = model.config();
-  const bool reordered = plan.rule->order != RowOrder::kSame;
   const RowTargets targets(m, plan);
+  const bool reordered = targets.moves_rows();
   // A vector that keeps its order is one row.
   const std::int64_t rows = tensor.shape.size() > 1 || reordered ? tensor.shape[0] : 1;
   const std::int64_t size = rows == 0 ? 0 : tensor.numel() / rows;
@@ -325,6 +411,16 @@ void write_tensor(const Model& model, const TensorPlan& plan, std::size_t index,
                    tensor.dtype, values);
     if (const float offset = tensor.name.ends_with(".bias") ? 0.0f : plan.rule->offset; offset != 0.0f) {
       for (float& value : values) value -= offset;
+    }
+    if (plan.rule->values == TensorValues::kMinusExp) {
+      for (float& value : values) value = static_cast<float>(-std::exp(double{value}));
+    }
+    for (std::int64_t row = first; row < last; ++row) {
+      const auto own = std::span(values).subspan(static_cast<std::size_t>((row - first) * size),
+                                                 static_cast<std::size_t>(size));
+      targets.sort_columns(own);
+      if (plan.factors.empty()) continue;
+      for (float& value : own) value *= plan.factors[static_cast<std::size_t>(row)];
     }
     check_values(tensor.file, tensor.name, values, type.type);
     quantize(type, values, blocks, {.keep_zeros = plan.keep_zeros});
@@ -367,16 +463,26 @@ void write_made(const Model& model, const TensorPlan& plan, std::size_t index, c
 // Linears of blocks on a type's grid, by their statistics. Returns which tensors of the plan were written.
 std::vector<bool> write_calibrated(const Model& model, const std::vector<TensorPlan>& plan, std::size_t first,
                                    const GgufCalibration& calibration, const ProgressFn& progress,
-                                   const GgufWriter& writer) {
+                                   const GgufWriter& writer, std::vector<std::string>& notes) {
   std::map<std::string, CalibratedTensor> wanted;
+  std::int64_t left_out = 0;
   std::map<std::string, std::size_t> index;
   for (std::size_t i = 0; i < plan.size(); ++i) {
     const TensorPlan& tensor = plan[i];
-    if (tensor.block < 0 || find_grid(tensor.type->type) == nullptr || tensor.source == nullptr ||
-        tensor.shape.size() != 2)
+    if (tensor.block < 0 || find_grid(tensor.type->type) == nullptr || tensor.shape.size() != 2) continue;
+    // Statistics are those of the folder's weights.
+    if (tensor.source == nullptr || !tensor.factors.empty() || tensor.rule->columns != RowOrder::kSame) {
+      ++left_out;
       continue;
+    }
     wanted[tensor.source->name] = {tensor.type, tensor.keep_zeros};
     index[tensor.source->name] = i;
+  }
+  if (left_out > 0) {
+    notes.push_back(fmt::format(
+        "{} linears are rounded weight by weight, not by the text: they are others in the file (rows of "
+        "two, columns, multipliers)",
+        left_out));
   }
   std::vector<bool> written(plan.size(), false);
   quantize_calibrated(
@@ -410,6 +516,7 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   }
   ExportReport report;
   std::vector<TensorPlan> plan = plan_tensors(model, architecture, report.notes);
+  multiply_rows(model.config(), architecture, plan);
   const GgufMix& mix = options.mix != nullptr ? *options.mix : *most_common_type(plan);
 
   report.architecture = architecture.name;
@@ -445,7 +552,8 @@ ExportReport export_gguf(const Model& model, const fs::path& file, const ExportO
   }
   std::vector<bool> written(plan.size(), false);
   if (options.calibration) {
-    written = write_calibrated(model, plan, index, *options.calibration, options.progress, writer);
+    written =
+        write_calibrated(model, plan, index, *options.calibration, options.progress, writer, report.notes);
   }
   for (std::size_t i = 0; i < plan.size(); ++i) {
     if (plan[i].made) {

@@ -11,14 +11,27 @@ namespace {
 // What each of llama.cpp's architectures computes, whatever the file says.
 struct RouterRules {
   std::string_view architecture;
-  bool renormalised;       // where it is fixed
-  bool has_router_fields;  // expert_gating_func, _weights_norm, _weights_scale, groups, dense blocks in front
+  bool renormalised = true;  // where it is fixed
+  bool has_router_fields =
+      false;  // expert_gating_func, _weights_norm, _weights_scale, groups, dense blocks in front
   bool has_dense_blocks = false;  // in front, where it has none of the other fields
+  bool width_is_mlps = false;     // the experts' is feed_forward_length
+  bool names_shared_width = false;
 };
 constexpr RouterRules kRouters[] = {
-    {"llama", true, false},     {"qwen2moe", false, false},     {"qwen3moe", true, false},
-    {"olmoe", false, false},    {"gpt-oss", true, false},       {"glm4moe", false, true},
-    {"deepseek2", false, true}, {"lfm2moe", true, false, true},
+    {.architecture = "llama", .width_is_mlps = true},
+    {.architecture = "qwen2moe", .renormalised = false, .names_shared_width = true},
+    {.architecture = "qwen3moe"},
+    {.architecture = "olmoe", .renormalised = false, .width_is_mlps = true},
+    {.architecture = "gpt-oss"},
+    {.architecture = "glm4moe", .has_router_fields = true},
+    {.architecture = "deepseek2", .has_router_fields = true},
+    {.architecture = "lfm2moe", .has_dense_blocks = true},
+    {.architecture = "granitemoe", .width_is_mlps = true, .names_shared_width = true},
+    {.architecture = "granitehybrid", .width_is_mlps = true, .names_shared_width = true},
+    {.architecture = "qwen35moe", .names_shared_width = true},
+    {.architecture = "qwen3next", .names_shared_width = true},
+    {.architecture = "nemotron_h_moe", .names_shared_width = true},
 };
 
 class ExpertDescriber {
@@ -47,6 +60,7 @@ class ExpertDescriber {
     numbers();
     if (rules_.has_router_fields) router_fields();
     if (name_ == "lfm2moe") lfm2_fields();
+    if (name_ == "nemotron_h_moe") nemotron_fields();
   }
 
  private:
@@ -67,6 +81,20 @@ class ExpertDescriber {
     metadata_.u32(key("expert_gating_func"), 2);  // sigmoid
   }
 
+  void nemotron_fields() {
+    const RouterConfig& router = experts_.router;
+    if (router.num_groups > 1) refuse("n_group", std::to_string(router.num_groups), "it ranks no groups");
+    metadata_.u32(key("expert_shared_count"), 1);
+    metadata_.u32(key("expert_group_count"), 1);
+    metadata_.f32(key("expert_weights_scale"), double{router.scale});
+    metadata_.boolean(key("expert_weights_norm"), router.renormalised);
+  }
+
+  // Of the expert that every token uses; 0: there is none.
+  std::int64_t shared_width() const {
+    return m_.blocks[static_cast<std::size_t>(dense_blocks())].down.inputs;
+  }
+
   // The dense blocks in front.
   std::int64_t dense_blocks() const {
     const auto first = std::find_if(m_.blocks.begin(), m_.blocks.end(),
@@ -79,8 +107,11 @@ class ExpertDescriber {
       const BlockConfig& block = m_.blocks[static_cast<std::size_t>(i)];
       const bool may_be_dense = rules_.has_router_fields || rules_.has_dense_blocks;
       const bool in_front = may_be_dense && i < dense_blocks();
+      if (!block.has_mlp()) continue;
       if (!block.experts && !in_front) {
-        const char* field = name_.starts_with("qwen") ? "decoder_sparse_step" : "first_k_dense_replace";
+        const char* field = name_.starts_with("qwen")       ? "decoder_sparse_step"
+                            : name_.starts_with("nemotron") ? "layers_block_type"
+                                                            : "first_k_dense_replace";
         refuse(field, fmt::format("no experts in layer {}", i),
                may_be_dense ? "only the first layers are dense" : "all its layers have experts");
       }
@@ -111,6 +142,7 @@ class ExpertDescriber {
       }
       return;
     }
+    if (name_ == "nemotron_h_moe") return;
     if (router.renormalised != rules_.renormalised) {
       refuse("norm_topk_prob", router.renormalised ? "true" : "false",
              fmt::format("its weights of experts are {}renormalised", rules_.renormalised ? "" : "not "));
@@ -132,21 +164,15 @@ class ExpertDescriber {
   void numbers() {
     metadata_.u32(key("expert_count"), experts_.count);
     metadata_.u32(key("expert_used_count"), experts_.router.top_k);
-    // Of these it is feed_forward_length.
-    if (name_ != "llama" && name_ != "olmoe") {
-      metadata_.u32(key("expert_feed_forward_length"), experts_.width);
-    }
-    if (name_ == "qwen2moe") {
-      const std::int64_t shared = m_.blocks[static_cast<std::size_t>(dense_blocks())].down.inputs;
-      metadata_.u32(key("expert_shared_feed_forward_length"), shared);
-    }
+    if (!rules_.width_is_mlps) metadata_.u32(key("expert_feed_forward_length"), experts_.width);
+    if (rules_.names_shared_width && shared_width() > 0)
+      metadata_.u32(key("expert_shared_feed_forward_length"), shared_width());
   }
 
   void router_fields() {
     const RouterConfig& router = experts_.router;
-    const std::int64_t shared = m_.blocks[static_cast<std::size_t>(dense_blocks())].down.inputs;
     metadata_.u32(key("leading_dense_block_count"), dense_blocks());
-    metadata_.u32(key("expert_shared_count"), shared / experts_.width);
+    metadata_.u32(key("expert_shared_count"), shared_width() / experts_.width);
     metadata_.u32(key("expert_gating_func"), router.score == RouterScore::kSigmoid ? 2 : 1);
     metadata_.f32(key("expert_weights_scale"), double{router.scale});
     metadata_.boolean(key("expert_weights_norm"), router.renormalised);

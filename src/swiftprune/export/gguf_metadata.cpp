@@ -1,13 +1,16 @@
 #include "swiftprune/export/gguf_metadata.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <optional>
 #include <set>
+#include <variant>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/export/gguf_expert_metadata.h"
 #include "swiftprune/model/config_reader.h"
+#include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
@@ -55,6 +58,17 @@ constexpr ArchitectureRules kRules[] = {
     {"gpt_neox", "gptneox", Activation::kGelu},
     {"lfm2", "lfm2", Activation::kSilu, 0, 0, 1e6},
     {"lfm2_moe", "lfm2moe", Activation::kSilu, 0, 0, 1e6},
+    {"bloom", "bloom", Activation::kGeluTanh},
+    {"mpt", "mpt", Activation::kGelu},
+    {"glm", "chatglm", Activation::kSilu},
+    {"gemma4", "gemma4", Activation::kGeluTanh, kListed, 0, 1e6},
+    {"falcon_h1", "falcon-h1", Activation::kSilu},
+    {"granitemoe", "granitemoe", Activation::kSilu},
+    {"granitemoehybrid", "granitehybrid", Activation::kSilu},
+    {"nemotron_h", "nemotron_h", Activation::kReluSquared},
+    {"qwen3_5", "qwen35", Activation::kSilu},
+    {"qwen3_5_moe", "qwen35moe", Activation::kSilu},
+    {"qwen3_next", "qwen3next", Activation::kSilu},
     {"mixtral", "llama", Activation::kSilu, 0, 0, 1e6},
     {"qwen2_moe", "qwen2moe", Activation::kSilu},
     {"qwen3_moe", "qwen3moe", Activation::kSilu},
@@ -73,6 +87,25 @@ const ArchitectureRules& rules_of(const ModelConfig& model) {
   }
   bad_input("config.json: found the family {}, which GGUF export does not know; expected one of {}",
             model.family, fmt::join(known, ", "));
+}
+
+// Granite 4 without Mamba is Granite 3 to llama.cpp, and Nemotron-H with experts an architecture of its own.
+struct OtherArchitecture {
+  std::string_view of, architecture;
+  bool recurrent, experts;
+};
+constexpr OtherArchitecture kOthers[] = {{"granitehybrid", "granite", false, false},
+                                         {"granitehybrid", "granitemoe", false, true},
+                                         {"nemotron_h", "nemotron_h_moe", true, true}};
+
+std::string_view architecture_name_of(const ModelConfig& model) {
+  const std::string_view name = rules_of(model).architecture;
+  for (const OtherArchitecture& other : kOthers) {
+    if (other.of == name && other.recurrent == model.has_recurrent_blocks() &&
+        other.experts == model.has_experts())
+      return other.architecture;
+  }
+  return name;
 }
 
 // The rotary embedding's fields in either spelling of transformers.
@@ -133,15 +166,19 @@ class Describer {
     sizes();
     if (has_experts_) add_gguf_experts(m_, ConfigReader(config_), name_, metadata_, result_.notes);
     attention();
-    rope(read_rope_fields(config_, rules_.theta));
+    const RopeFields fields = read_rope_fields(config_, rules_.theta);
+    name_ == "gemma4" ? gemma4_rope(fields) : rope(fields);
     return std::move(result_);
   }
 
  private:
   std::string key(std::string_view suffix) const { return fmt::format("{}.{}", name_, suffix); }
+  bool is_granite() const { return name_.starts_with("granite"); }
+  bool is_nemotron_h() const { return name_.starts_with("nemotron_h"); }
 
   void check() const {
     check_biases();
+    check_mixers();
     if (m_.activation != rules_.activation) {
       bad_input("config.json: found the activation {}, expected {}: llama.cpp's {} knows no other",
                 name_of(m_.activation), name_of(rules_.activation), name_);
@@ -187,6 +224,7 @@ class Describer {
                "only the 32B model of 64 layers slides");
       }
     }
+    if (name_ == "mpt") check_mpt();
     if (name_ == "stablelm" && m_.parallel_residual)
       refuse("use_parallel_residual", "true", "the 12B model's layout");
     const bool needs_head = name_ == "olmo2" || name_ == "stablelm" || name_ == "phi2" || name_ == "olmoe" ||
@@ -202,7 +240,7 @@ class Describer {
     const bool wide_heads = m_.num_heads * m_.head_size != m_.hidden_size;
     const bool needs_equal = name_ == "olmo" || name_ == "olmo2" || name_ == "exaone4" ||
                              name_ == "starcoder2" || name_ == "phi2" || name_ == "command-r" ||
-                             name_ == "cohere2" || name_ == "granite" || name_ == "olmoe" ||
+                             name_ == "cohere2" || name_ == "olmoe" || name_ == "chatglm" ||
                              name_ == "qwen2moe" || convolves;
     if (wide_heads && needs_equal) {
       refuse("head_dim", std::to_string(m_.head_size), "its heads make up the hidden size");
@@ -210,6 +248,39 @@ class Describer {
     if (m_.query_scaling && m_.ropes.front().magnitude != 1.0) {
       refuse("rope_parameters", "other mscale than mscale_all_dim", "it has one number for both");
     }
+  }
+
+  void check_mpt() const {
+    if (std::abs(m_.attention_scale * std::sqrt(static_cast<float>(m_.head_size)) - 1.0f) > 1e-6f) {
+      refuse("attn_config", fmt::format("softmax_scale {}", m_.attention_scale),
+             "it scales by 1/sqrt(head size)");
+    }
+    if ((m_.num_heads & (m_.num_heads - 1)) != 0) {
+      refuse("n_heads", std::to_string(m_.num_heads),
+             "ALiBi's slopes of heads that are no power of two come in another order");
+    }
+  }
+
+  void check_mixers() const {
+    for (const BlockConfig& block : m_.blocks) {
+      if (!block.has_state()) continue;
+      if (const auto* mamba = std::get_if<Mamba2>(&block.mixer())) check_mamba(*mamba);
+      const auto* net = std::get_if<GatedDeltaNet>(&block.mixer());
+      if (net != nullptr && net->key_size != net->value_size) {
+        refuse("linear_value_head_dim", std::to_string(net->value_size),
+               fmt::format("it is linear_key_head_dim ({})", net->key_size));
+      }
+    }
+    const auto rotates = [](const BlockConfig& block) { return block.rope >= 0; };
+    if (name_ == "granitemoe" && !std::all_of(m_.blocks.begin(), m_.blocks.end(), rotates))
+      refuse("position_embedding_type", "null", "it always rotates queries and keys");
+  }
+
+  void check_mamba(const Mamba2& mamba) const {
+    if (mamba.convolution.bias.empty())
+      refuse(is_nemotron_h() ? "use_conv_bias" : "mamba_conv_bias", "false", "its convolutions have biases");
+    if (!mamba.norm.empty() && mamba.norm_before_gate)
+      refuse("mamba_norm_before_gate", "true", "it norms behind the gate");
   }
 
   // llama.cpp's architectures have fixed biases, but for llama's, which may have any.
@@ -243,8 +314,16 @@ class Describer {
     metadata_.u32(key("context_length"), m_.max_positions);
     metadata_.u32(key("embedding_length"), m_.hidden_size);
     metadata_.u32(key("block_count"), m_.num_layers());
-    by_layer("feed_forward_length", m_.intermediate_size,
-             [](const BlockConfig& block) { return block.down.inputs; });
+    const ExpertsConfig* experts = experts_of(m_);
+    if (is_nemotron_h()) {  // 0: a mixer or attention
+      return each_layer("feed_forward_length", [](const BlockConfig& block) {
+        return block.experts ? block.experts->width : block.down.inputs;
+      });
+    }
+    if (name_ == "gemma4" && widths_differ())
+      return each_layer("feed_forward_length", [](const BlockConfig& block) { return block.down.inputs; });
+    const std::int64_t width = is_granite() && experts != nullptr ? experts->width : m_.intermediate_size;
+    by_layer("feed_forward_length", width, [](const BlockConfig& block) { return block.down.inputs; });
   }
 
   // One number, or one a layer where layers differ.
@@ -266,6 +345,8 @@ class Describer {
     const bool layer_norm = m_.norm == NormKind::kLayer;
     metadata_.f32(key(layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
                   double{m_.norm_eps});
+    if (is_nemotron_h())
+      metadata_.f32(key("attention.layer_norm_epsilon"), double{m_.norm_eps});  // read, too
     if (name_ == "gptneox" || name_ == "stablelm") {
       metadata_.boolean(key("use_parallel_residual"), m_.parallel_residual);
     }
@@ -273,13 +354,18 @@ class Describer {
       add_gguf_latent_attention(m_, ConfigReader(config_), name_, metadata_);
     } else if (name_ != "gptneox" && name_ != "gpt2") {
       const auto kv_heads = [&](const BlockConfig& block) { return m_.kv_heads_in(block); };
-      if (m_.has_recurrent_blocks()) {
+      const bool lists_mixers = std::any_of(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& block) {
+        return block.recurrent && !std::holds_alternative<GatedDeltaNet>(*block.recurrent);
+      });
+      if (lists_mixers || is_nemotron_h() || (name_ == "gemma4" && key_heads_differ())) {
         each_layer("attention.head_count_kv", kv_heads);  // 0: another mixer
       } else {
         by_layer("attention.head_count_kv", m_.num_kv_heads, kv_heads);
       }
-      if (config_.contains("head_dim") || m_.has_layer_sizes ||
-          m_.num_heads * m_.head_size != m_.hidden_size) {
+      if (name_ == "gemma4") {
+        gemma4_attention();
+      } else if (config_.contains("head_dim") || m_.has_layer_sizes || is_nemotron_h() ||
+                 m_.num_heads * m_.head_size != m_.hidden_size) {
         metadata_.u32(key("attention.key_length"), m_.head_size);
         metadata_.u32(key("attention.value_length"), m_.head_size);
       }
@@ -292,6 +378,7 @@ class Describer {
     for (const BlockConfig& block : m_.blocks) window = std::max(window, block.attention_window);
     // gpt-oss has a window always; without layers that slide any will do.
     if (name_ == "gpt-oss" && window == 0) window = m_.max_positions;
+    if (name_ == "gemma4" && window == 0) window = m_.max_positions;
     const bool listed = rules_.sliding_period == kListed && window > 0;
     if (rules_.sliding_period > 0 || name_ == "phi3" || listed) {
       metadata_.u32(key("attention.sliding_window"), window);
@@ -310,22 +397,57 @@ class Describer {
   }
 
   void mixers() {
-    for (const BlockConfig& block : m_.blocks) {
-      if (!block.recurrent) continue;
-      metadata_.u32(key("shortconv.l_cache"), convolution_of(*block.recurrent).taps);
-      return;
+    const auto block =
+        std::find_if(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& b) { return b.has_state(); });
+    if (block == m_.blocks.end()) return;
+    const RecurrentMixer& mixer = block->mixer();
+    const std::int64_t taps = convolution_of(mixer).taps;
+    if (std::holds_alternative<ShortConvolution>(mixer)) return metadata_.u32(key("shortconv.l_cache"), taps);
+    metadata_.u32(key("ssm.conv_kernel"), taps);
+    if (const auto* mamba = std::get_if<Mamba2>(&mixer)) {
+      ssm_sizes(mamba->heads, mamba->head_size, mamba->groups, mamba->state_size);
+      constexpr float kUsual = 0.001f;
+      if (mamba->least_step == 0.0f || mamba->least_step == kUsual) return;
+      result_.notes.push_back(
+          fmt::format("llama.cpp's {} keeps no time_step_min: found {}", name_, mamba->least_step));
+    } else if (const auto* net = std::get_if<GatedDeltaNet>(&mixer)) {
+      ssm_sizes(net->value_heads, net->value_size, net->key_heads, net->key_size);
+      metadata_.u32(key("full_attention_interval"), attention_interval());
     }
   }
 
+  void ssm_sizes(std::int64_t heads, std::int64_t head_size, std::int64_t groups, std::int64_t state) {
+    metadata_.u32(key("ssm.inner_size"), heads * head_size);
+    metadata_.u32(key("ssm.state_size"), state);
+    metadata_.u32(key("ssm.time_step_rank"), heads);
+    metadata_.u32(key("ssm.group_count"), groups);
+  }
+
+  // Every so manieth layer has attention; more than there are layers: none has.
+  std::int64_t attention_interval() const {
+    const auto first = std::find_if(m_.blocks.begin(), m_.blocks.end(),
+                                    [](const BlockConfig& block) { return !block.recurrent; });
+    const std::int64_t interval = first - m_.blocks.begin() + 1;
+    for (std::int64_t i = 0; i < m_.num_layers(); ++i) {
+      const bool attends = !m_.blocks[static_cast<std::size_t>(i)].recurrent;
+      if (attends == ((i + 1) % interval == 0)) continue;
+      refuse("layer_types", fmt::format("{} in layer {}", attends ? "full_attention" : "linear_attention", i),
+             fmt::format("every {}th layer has attention, as the first one, and no other", interval));
+    }
+    return interval;
+  }
+
   void scales() {
-    if (name_ == "granite") {
+    if (is_granite()) {
       metadata_.f32(key("attention.scale"), double{m_.attention_scale});
       metadata_.f32(key("embedding_scale"), double{m_.embedding_scale});
       metadata_.f32(key("residual_scale"), double{m_.residual_scale});
       metadata_.f32(key("logit_scale"), ConfigReader(config_).positive("logits_scaling", 1.0));
     }
     if (name_ == "command-r" || name_ == "cohere2") metadata_.f32(key("logit_scale"), double{m_.logit_scale});
-    if (name_ == "olmo" && m_.qkv_clip > 0.0f) metadata_.f32(key("attention.clamp_kqv"), double{m_.qkv_clip});
+    if (name_ == "mpt") metadata_.f32(key("attention.max_alibi_bias"), 8.0);
+    if ((name_ == "olmo" || name_ == "mpt") && m_.qkv_clip > 0.0f)
+      metadata_.f32(key("attention.clamp_kqv"), double{m_.qkv_clip});
     if (m_.query_scaling) metadata_.f32(key("attention.temperature_scale"), double{m_.query_scaling->beta});
   }
 
@@ -336,6 +458,13 @@ class Describer {
     metadata_.u32(key("rope.dimension_count"),
                   static_cast<std::int64_t>(std::lround(fraction * static_cast<double>(m_.head_size))));
     metadata_.f32(key("rope.freq_base"), fields.theta);
+    if (m_.family == "granitemoehybrid") {
+      const bool rotates = std::any_of(m_.blocks.begin(), m_.blocks.end(), [](const BlockConfig& block) {
+        return !block.recurrent && block.rope >= 0;
+      });
+      metadata_.boolean(key("rope.scaling.finetuned"), rotates);  // llama.cpp's switch
+    }
+    if (name_ == "qwen35" || name_ == "qwen35moe") rope_sections(fields.scaling);
     if (fields.local_theta && *fields.local_theta != 10000.0) {
       metadata_.f32(key("rope.freq_base_swa"), *fields.local_theta);
     }
@@ -356,9 +485,91 @@ class Describer {
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
   }
 
+  // ---- gemma4
+
+  static bool slides(const BlockConfig& block) { return block.attention_window > 0; }
+  bool widths_differ() const { return m_.blocks.front().down.inputs != m_.blocks.back().down.inputs; }
+  bool key_heads_differ() const {
+    return std::any_of(m_.blocks.begin(), m_.blocks.end(), [&](const BlockConfig& block) {
+      return m_.kv_heads_in(block) != m_.kv_heads_in(m_.blocks.front());
+    });
+  }
+  // The last layer is one.
+  const BlockConfig& full_block() const { return m_.blocks.back(); }
+
+  void gemma4_attention() {
+    const std::int64_t full = m_.head_size_in(full_block());
+    for (const char* part : {"key", "value"}) {
+      metadata_.u32(key(fmt::format("attention.{}_length", part)), full);
+      metadata_.u32(key(fmt::format("attention.{}_length_swa", part)), m_.head_size);
+    }
+    const auto takes = [](const BlockConfig& block) { return block.takes_keys(); };
+    const auto shared = std::count_if(m_.blocks.begin(), m_.blocks.end(), takes);
+    metadata_.u32(key("attention.shared_kv_layers"), shared);
+    metadata_.u32(key("embedding_length_per_layer_input"),
+                  m_.layer_embeddings ? m_.layer_embeddings->size : 0);
+    if (shared == 0) return;
+    // llama.cpp takes them from the last two layers that have their own: one that slides, and a full one behind it.
+    const std::int64_t own = m_.num_layers() - shared;
+    for (std::int64_t i = own; i < m_.num_layers(); ++i) {
+      const bool sliding = slides(m_.blocks[static_cast<std::size_t>(i)]);
+      const std::int64_t source = own - (sliding ? 2 : 1);
+      if (source >= 0 && slides(m_.blocks[static_cast<std::size_t>(source)]) == sliding) continue;
+      refuse(
+          "num_kv_shared_layers", std::to_string(shared),
+          fmt::format("layer {} would take its keys from layer {}, which is of the other kind", i, source));
+    }
+  }
+
+  void gemma4_rope(const RopeFields& fields) {
+    const std::int64_t full = m_.head_size_in(full_block());
+    const RopeConfig& rope = m_.ropes[static_cast<std::size_t>(full_block().rope)];
+    metadata_.u32(key("rope.dimension_count"), full);
+    metadata_.u32(key("rope.dimension_count_swa"), m_.head_size);
+    metadata_.f32(key("rope.freq_base"), fields.theta);
+    metadata_.f32(key("rope.freq_base_swa"), fields.local_theta.value_or(10000.0));
+    const auto turns = [&](const RopeConfig& found, std::int64_t pair, double theta, std::int64_t size) {
+      const double expected = std::pow(theta, -2.0 * static_cast<double>(pair) / static_cast<double>(size));
+      return static_cast<std::size_t>(pair) < found.inverse_frequency.size() &&
+             std::abs(double{found.inverse_frequency[static_cast<std::size_t>(pair)]} - expected) <=
+                 1e-5 * expected;
+    };
+    for (const BlockConfig& block : m_.blocks) {
+      const RopeConfig& own = m_.ropes[static_cast<std::size_t>(block.rope)];
+      for (std::int64_t pair = 0; slides(block) && pair < m_.head_size / 2; ++pair) {
+        if (!turns(own, pair, fields.local_theta.value_or(10000.0), m_.head_size))
+          refuse("rope_parameters", "a scaling of sliding layers", "they turn whole heads by one base");
+      }
+    }
+    // Full layers turn the first pairs alone: the others' frequencies are divided by a number that leaves none.
+    constexpr float kNone = 1e30f;
+    std::vector<float> table;
+    for (std::int64_t pair = 0; pair < full / 2; ++pair) {
+      const bool still = static_cast<std::size_t>(pair) >= rope.inverse_frequency.size() ||
+                         rope.inverse_frequency[static_cast<std::size_t>(pair)] == 0.0f;
+      if (!still && (!turns(rope, pair, fields.theta, full) || (!table.empty() && table.back() == kNone)))
+        refuse("rope_parameters", "another rope than proportional",
+               "full layers turn the first pairs of a head");
+      table.push_back(still ? kNone : 1.0f);
+    }
+    result_.tables.push_back({"rope_freqs.weight", std::move(table)});
+  }
+
+  // Which pairs turn by which coordinate of an image; text has one.
+  void rope_sections(const Json& rope) {
+    std::vector<std::int32_t> sections = {11, 11, 10};  // transformers' own
+    if (rope.is_object() && rope.contains("mrope_section")) {
+      sections.clear();
+      for (const double n : ConfigReader(rope, "rope_parameters.").numbers("mrope_section"))
+        sections.push_back(static_cast<std::int32_t>(n));
+    }
+    sections.resize(4);
+    metadata_.i32s(key("rope.dimension_sections"), sections);
+  }
+
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "granite")) {
+    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || is_granite())) {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);
@@ -426,8 +637,7 @@ class Describer {
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   // llama.cpp's deci is its llama with numbers of heads and channels for each layer.
   constexpr std::string_view kLayered = "llama", kLayeredArchitecture = "deci";
-  const ArchitectureRules& rules = rules_of(model);
-  std::string_view name = rules.architecture;
+  std::string_view name = architecture_name_of(model);
   const bool with_experts = model.has_experts();
   if (model.has_layer_sizes) {
     if (name != kLayered || with_experts) {
@@ -438,9 +648,13 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
     }
     name = kLayeredArchitecture;
   }
-  const GgufArchitecture* found = nullptr;  // its architecture of experts may be all that there is
+  // Its architecture of experts may be all that there is; a family may have its own names in one of others.
+  const auto fits = [&](const GgufArchitecture& architecture) {
+    return 2 * (architecture.has_experts == with_experts) + (architecture.model_type == model.family);
+  };
+  const GgufArchitecture* found = nullptr;
   for (const GgufArchitecture& architecture : gguf_architectures()) {
-    if (architecture.name == name && (found == nullptr || architecture.has_experts == with_experts)) {
+    if (architecture.name == name && (found == nullptr || fits(architecture) > fits(*found))) {
       found = &architecture;
     }
   }
@@ -449,11 +663,16 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model) {
   return gguf_architectures().front();
 }
 
-std::string_view gguf_architecture_name(std::string_view family) {
+std::vector<std::string_view> gguf_architecture_names(std::string_view family) {
+  std::vector<std::string_view> names;
   for (const ArchitectureRules& rules : kRules) {
-    if (rules.family == family) return rules.architecture;
+    if (rules.family != family) continue;
+    names.push_back(rules.architecture);
+    for (const OtherArchitecture& other : kOthers) {
+      if (other.of == rules.architecture) names.push_back(other.architecture);
+    }
   }
-  return "";
+  return names;
 }
 
 const nlohmann::json& text_config(const Checkpoint& checkpoint) {

@@ -26,8 +26,8 @@ struct GgufHyperParameters {
 // Throws Error{kBadInput} naming the family when llama.cpp has no architecture for it, or none for layers of
 // different sizes (layer_sizes.h).
 const GgufArchitecture& gguf_architecture_for(const ModelConfig& model);
-// What it is called; empty for a family that llama.cpp cannot hold.
-std::string_view gguf_architecture_name(std::string_view family);
+// What it is called, and what it is where the family's models have several; nothing for one that llama.cpp cannot hold.
+std::vector<std::string_view> gguf_architecture_names(std::string_view family);
 // config.json, or the part of it that describes the text model.
 const nlohmann::json& text_config(const Checkpoint& checkpoint);
 

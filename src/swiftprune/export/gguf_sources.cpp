@@ -161,6 +161,63 @@ void add_latent(const Model& model, const TensorRule& rule, std::int64_t block,
                     .matrix = matrix});
 }
 
+// Rows [first, first + count) of a tensor, one after the other.
+struct RowRange {
+  std::int64_t first = 0, count = 0;
+};
+
+void add_rows_of(const Model& model, const TensorRule& rule, std::int64_t block, const LinearTensors& linear,
+                 const std::vector<RowRange>& ranges, std::vector<GgufSource>& result) {
+  const TensorInfo& tensor = model.checkpoint().at(linear.name + ".weight");
+  std::int64_t rows = 0;
+  for (const RowRange& range : ranges) rows += range.count;
+  const auto matrix = [&checkpoint = model.checkpoint(), &tensor, ranges](std::int64_t) {
+    const auto bytes = checkpoint.bytes(tensor);
+    const std::int64_t row_bytes = tensor.shape[1] * size_of(tensor.dtype);
+    StoredMatrix found{{}, tensor.dtype};
+    for (const RowRange& range : ranges) {
+      const auto part = bytes.subspan(at(range.first * row_bytes), at(range.count * row_bytes));
+      found.bytes.insert(found.bytes.end(), part.begin(), part.end());
+    }
+    return found;
+  };
+  result.push_back({.rule = &rule,
+                    .block = block,
+                    .shape = {rows, tensor.shape[1]},
+                    .dtype = tensor.dtype,
+                    .name = tensor.name,
+                    .tensors = {tensor.name},
+                    .matrix = matrix});
+}
+
+// Gate and up of a block's MLP in one linear, or the parts that each key head of a gated DeltaNet has of one.
+void add_parts(const Model& model, const TensorRule& rule, std::int64_t block,
+               std::vector<GgufSource>& result) {
+  const BlockConfig& config = model.config().blocks[at(block)];
+  if (rule.form == TensorForm::kGateRows || rule.form == TensorForm::kUpRows) {
+    if (config.up.empty()) return;
+    const std::int64_t rows = config.down.inputs;
+    const std::int64_t first = rule.form == TensorForm::kUpRows ? rows : 0;
+    return add_rows_of(model, rule, block, config.up.front(), {{first, rows}}, result);
+  }
+  if (!config.recurrent) return;
+  const auto& net = std::get<GatedDeltaNet>(*config.recurrent);
+  const std::int64_t size = net.key_size, own = net.value_heads / net.key_heads * net.value_size;
+  const std::int64_t all = 2 * (size + own);  // of a key head
+  std::vector<RowRange> ranges;
+  const auto of_each_head = [&](std::int64_t first, std::int64_t count) {
+    for (std::int64_t head = 0; head < net.key_heads; ++head) ranges.push_back({head * all + first, count});
+  };
+  if (rule.form == TensorForm::kGroupedQkv) {
+    of_each_head(0, size);
+    of_each_head(size, size);
+    of_each_head(2 * size, own);
+  } else {
+    of_each_head(2 * size + own, own);
+  }
+  add_rows_of(model, rule, block, config.qkv.front(), ranges, result);
+}
+
 }  // namespace
 
 std::vector<GgufSource> gguf_sources(const Model& model, const GgufArchitecture& architecture) {
@@ -168,9 +225,9 @@ std::vector<GgufSource> gguf_sources(const Model& model, const GgufArchitecture&
   for (std::int64_t block = 0; block < model.config().num_layers(); ++block) {
     const BlockConfig& config = model.config().blocks[at(block)];
     if (config.experts) add_experts(model, architecture, block, result);
-    if (!config.latent) continue;
     for (const TensorRule& rule : architecture.block_tensors) {
-      if (rule.is_latent()) add_latent(model, rule, block, result);
+      if (rule.is_latent() && config.latent) add_latent(model, rule, block, result);
+      if (rule.is_made() && !rule.is_expert() && !rule.is_latent()) add_parts(model, rule, block, result);
     }
   }
   return result;

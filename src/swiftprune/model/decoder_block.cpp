@@ -6,6 +6,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/model/norm_gain.h"
+#include "swiftprune/model/xielu.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
@@ -73,13 +74,7 @@ DecoderBlock::DecoderBlock(const Checkpoint& checkpoint, const ModelConfig& mode
       shared_gate_.assign(row.values().begin(), row.values().end());
     }
   }
-  if (const auto& xielu = config_.xielu) {
-    const auto softplus = [](float x) { return std::log1p(std::exp(x)); };
-    xielu_ = {softplus(checkpoint.load_vector(xielu->alpha_p, 1).front()),
-              softplus(checkpoint.load_vector(xielu->alpha_n, 1).front()),
-              checkpoint.load_tensor(xielu->beta, {}).front(),
-              checkpoint.load_tensor(xielu->eps, {}).front()};
-  }
+  if (config_.xielu) xielu_ = load_xielu(checkpoint, *config_.xielu);
   if (config_.has_state()) recurrent_.emplace(checkpoint, config_.mixer(), model.norm_eps);
   if (config_.layer_input) layer_inputs_.emplace(checkpoint, model, layer);
   if (!config_.output_scale.empty()) output_scale_ = checkpoint.load_vector(config_.output_scale, 1).front();

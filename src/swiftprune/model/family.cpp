@@ -207,6 +207,10 @@ ModelConfig model_config(const nlohmann::json& config, std::vector<std::string>*
   const nlohmann::json text_config = text_model_config(config);
   const ConfigReader c(config),
       text(text_config, has_text_config(config) && tower != nullptr ? "text_config." : "");
+  if (tower != nullptr && !has_text_config(config) && !config.contains("hidden_size")) {
+    bad_input("{}: absent, expected the text model's fields in it, as {} has them", c.where("text_config"),
+              tower->model_type);
+  }
   check_not_quantized(c, family);
   check_not_quantized(text, family);
   check_fields(text, family.name, family.fields, notes);

@@ -36,7 +36,7 @@ constexpr FamilyRow kRows[] = {
     {"gptj", "GPT-J", kFixedHeads, true},
     {"cohere", "Command R, Aya 23", kAll, true},
     {"cohere2", "Command R7B, Command A", kFixedHeads, true},
-    {"apertus", "Apertus", kAll},
+    {"apertus", "Apertus", kAll, true},
     {"nemotron_h", "Nemotron-H, Nemotron Nano 2, Nemotron 3 Nano", kExperts, true},
     {"arcee", "AFM-4.5B", kAll, true},
     {"nemotron", "Nemotron-4, Minitron", kAll, true},

@@ -56,6 +56,7 @@ target_sources(swiftprune PRIVATE
   model/decoder_block_mixer.cpp
   model/layer_inputs.cpp
   model/token_embedding.cpp
+  model/xielu.cpp
   model/model.cpp
   model/forward.cpp
   model/cpu_text_forwards.cpp

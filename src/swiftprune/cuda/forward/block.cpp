@@ -4,6 +4,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/cuda/forward/xielu.h"
 #include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {
@@ -168,8 +169,12 @@ DeviceView BlockForward::mlp(const BlockWeights& block, DeviceView x) {
   if (block.config().up.empty()) return view_of(inner_.view().data, compute_, x.rows, 0);
   const DeviceView up = this->up(block, x);
   const DeviceView inner = view_of(inner_.view().data, compute_, x.rows, block.config().down.inputs);
-  activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
-           stream_);
+  if (block.xielu()) {
+    xielu(*block.xielu(), up.data, inner.numel(), inner.data, compute_, stream_);
+  } else {
+    activate(kind_of(model_.activation), model_.gated_mlp, up.data, x.rows, inner.cols, inner.data, compute_,
+             stream_);
+  }
   return inner;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "swiftprune/cuda/forward/activations.cuh"
+#include "swiftprune/cuda/forward/xielu.h"
 #include "swiftprune/cuda/runtime/device_math.cuh"
 #include "swiftprune/cuda/runtime/early_launch.cuh"
 
@@ -253,12 +254,34 @@ __global__ __launch_bounds__(kThreads) void activate_kernel(const T* x, std::int
   }
 }
 
+struct XieluCurve {
+  float alpha_p, alpha_n, beta, eps;
+  explicit XieluCurve(const XieluNumbers& numbers)
+      : alpha_p(numbers[0]), alpha_n(numbers[1]), beta(numbers[2]), eps(numbers[3]) {}
+  __device__ float operator()(float x) const {
+    const float curve = x > 0.0f ? alpha_p * x * x : (alpha_n + beta) * (expm1f(fminf(x, eps)) - x);
+    return curve + beta * x;
+  }
+};
+
+template <class T>
+__global__ __launch_bounds__(kThreads) void xielu_kernel(XieluCurve curve, const T* x, std::int64_t n, T* y) {
+  start_early();
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) y[i] = from_float<T>(curve(to_float(x[i])));
+}
+
 // A thread a column; tokens one after the other.
 constexpr int kEffectThreads = 64;
-template <class T, ActivationKind kKind>
-__global__ __launch_bounds__(kEffectThreads) void effects_kernel(const T* x, bool gated, std::int64_t tokens,
-                                                                 std::int64_t cols, double* gate,
-                                                                 double* up) {
+template <ActivationKind kKind>
+struct ActivationCurve {
+  __device__ float operator()(float x) const { return activated<kKind>(x); }
+};
+
+template <class T, class Curve>
+__global__ __launch_bounds__(kEffectThreads) void effects_kernel(Curve curve, const T* x, bool gated,
+                                                                 std::int64_t tokens, std::int64_t cols,
+                                                                 double* gate, double* up) {
   constexpr float kStep = 1e-2f;  // kSlopeStep of pipeline/choices/row_budgets.h
   const std::int64_t j = std::int64_t{blockIdx.x} * kEffectThreads + threadIdx.x;
   if (j >= cols) return;
@@ -267,9 +290,9 @@ __global__ __launch_bounds__(kEffectThreads) void effects_kernel(const T* x, boo
   for (std::int64_t t = 0; t < tokens; ++t) {
     const T* row = x + t * (gated ? 2 : 1) * cols + j;
     const float g = to_float(*row);
-    const float slope = (activated<kKind>(g + kStep) - activated<kKind>(g - kStep)) / (2.0f * kStep);
+    const float slope = (curve(g + kStep) - curve(g - kStep)) / (2.0f * kStep);
     const auto change = static_cast<double>(gated ? to_float(row[cols]) * slope : slope);
-    const auto value = static_cast<double>(activated<kKind>(g));
+    const auto value = static_cast<double>(curve(g));
     of_gate += change * change;
     of_up += value * value;
   }
@@ -333,6 +356,19 @@ void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t 
     launch_early(activate_kernel<T, kKind, false, 1>, blocks_for(n), kThreads, 0, stream, in, rows, cols,
                  out);
   }
+}
+
+template <class Curve>
+void launch_effects(const Curve& curve, bool gated, const void* x, DType dtype, std::int64_t tokens,
+                    std::int64_t cols, double* gate, double* up, cudaStream_t stream) {
+  if (tokens * cols == 0) return;
+  const auto blocks = static_cast<unsigned>((cols + kEffectThreads - 1) / kEffectThreads);
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    effects_kernel<<<blocks, kEffectThreads, 0, stream>>>(curve, static_cast<const T*>(x), gated, tokens,
+                                                          cols, gate, up);
+  });
+  check_launch("mlp_effects");
 }
 
 }  // namespace
@@ -440,6 +476,17 @@ void scale_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std:
   check_launch("scale_rows");
 }
 
+void xielu(const XieluNumbers& numbers, const void* x, std::int64_t n, void* y, DType dtype,
+           cudaStream_t stream) {
+  if (n == 0) return;
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch_early(xielu_kernel<T>, blocks_for(n), kThreads, 0, stream, XieluCurve(numbers),
+                 static_cast<const T*>(x), n, static_cast<T*>(y));
+  });
+  check_launch("xielu");
+}
+
 void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,
               DType dtype, cudaStream_t stream) {
   if (rows * cols == 0) return;
@@ -454,16 +501,14 @@ void activate(ActivationKind kind, bool gated, const void* x, std::int64_t rows,
 
 void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
                  std::int64_t cols, double* gate, double* up, cudaStream_t stream) {
-  if (tokens * cols == 0) return;
-  const auto blocks = static_cast<unsigned>((cols + kEffectThreads - 1) / kEffectThreads);
-  with_type(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    with_activation(kind, [&](auto activation) {
-      effects_kernel<T, activation.value>
-          <<<blocks, kEffectThreads, 0, stream>>>(static_cast<const T*>(x), gated, tokens, cols, gate, up);
-    });
+  with_activation(kind, [&](auto activation) {
+    launch_effects(ActivationCurve<activation.value>{}, gated, x, dtype, tokens, cols, gate, up, stream);
   });
-  check_launch("mlp_effects");
+}
+
+void xielu_effects(const XieluNumbers& numbers, const void* x, DType dtype, std::int64_t tokens,
+                   std::int64_t cols, double* gate, double* up, cudaStream_t stream) {
+  launch_effects(XieluCurve(numbers), false, x, dtype, tokens, cols, gate, up, stream);
 }
 
 void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t n, cudaStream_t stream) {

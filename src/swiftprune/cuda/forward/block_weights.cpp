@@ -218,6 +218,8 @@ std::vector<std::byte> BlockWeights::set_layer(std::int64_t layer) {
       add_norm(kLatentQueryNorm, block.latent->query_norm, block.latent->query_rank);
   }
   output_scale_ = block.output_scale.empty() ? 1.0f : checkpoint.load_vector(block.output_scale, 1).front();
+  xielu_.reset();
+  if (block.xielu) xielu_ = load_xielu(checkpoint, *block.xielu);
   mixer_offsets_.fill(-1);
   if (block.has_state()) add_mixer(block.mixer(), extras);
 
@@ -507,6 +509,7 @@ void BlockWeights::copy_from(const BlockWeights& other, cudaStream_t stream) {
   sinks_offset_ = other.sinks_offset_;
   mixer_offsets_ = other.mixer_offsets_;
   output_scale_ = other.output_scale_;
+  xielu_ = other.xielu_;
   bias_offsets_ = other.bias_offsets_;
   check(
       cudaMemcpyAsync(buffer_.data(), other.buffer_.data(), layout_.bytes, cudaMemcpyDeviceToDevice, stream));

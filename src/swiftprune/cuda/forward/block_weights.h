@@ -14,6 +14,7 @@
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/model/recurrent_mixer.h"
+#include "swiftprune/model/xielu.h"
 
 namespace swiftprune::cuda {
 
@@ -124,7 +125,8 @@ class BlockWeights {
   };
   Mixer mixer() const;
 
-  float output_scale() const { return output_scale_; }  // of what the block gives
+  float output_scale() const { return output_scale_; }                 // of what the block gives
+  const std::optional<XieluNumbers>& xielu() const { return xielu_; }  // instead of the model's activation
 
   // The same tensors as `other`, by a copy on the device.
   void copy_from(const BlockWeights& other, cudaStream_t stream);
@@ -179,6 +181,7 @@ class BlockWeights {
                shared_gate_offset_ = -1, up_bias_offset_ = -1, down_bias_offset_ = -1, sinks_offset_ = -1;
   std::array<std::int64_t, 6> mixer_offsets_{};  // in the order of Mixer
   float output_scale_ = 1.0f;
+  std::optional<XieluNumbers> xielu_;
   DeviceBuffer buffer_;
   std::array<std::array<std::optional<DevicePacked>, kMostProducts>, kNumLinearInputs> packed_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "swiftprune/cuda/forward/xielu.h"
+
 namespace swiftprune::cuda {
 namespace {
 
@@ -141,8 +143,14 @@ std::vector<std::vector<float>> DeviceRowEffects::of(const BlockWeights& dense, 
   const std::int64_t size = config_.blocks[static_cast<std::size_t>(layer)].down.inputs;
   const DeviceBuffer gate(memory_, bytes_of(size, sizeof(double)), kWhat);
   const DeviceBuffer up(memory_, bytes_of(size, sizeof(double)), kWhat);
-  mlp_effects(kind_of(config_.activation), config_.gated_mlp, forward_.up(dense, x).data, forward_.compute(),
-              x.rows, size, gate.as<double>(), up.as<double>(), stream_);
+  const void* inner = forward_.up(dense, x).data;
+  if (dense.xielu()) {
+    xielu_effects(*dense.xielu(), inner, forward_.compute(), x.rows, size, gate.as<double>(), up.as<double>(),
+                  stream_);
+  } else {
+    mlp_effects(kind_of(config_.activation), config_.gated_mlp, inner, forward_.compute(), x.rows, size,
+                gate.as<double>(), up.as<double>(), stream_);
+  }
   const std::vector<double> columns =
       columns_.of(dense.weight(first_of(dense, kMlpOutput)), effects_.mlp_output_gains(layer));
   return effects_.of_mlp(layer, download(gate, size), download(up, size), columns);
