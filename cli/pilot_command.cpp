@@ -7,6 +7,7 @@
 #include "model_text.h"
 #include "option_echo.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pilot/pilot.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
@@ -73,7 +74,7 @@ void run(PilotFlags& flags) {
       read_evaluation_text(options.text, flags.field, tokenizer.get(), model->config().vocab_size);
   const PilotText split = split_text(text.ids, text.name, model->config().max_positions,
                                      flags.calibration_tokens, flags.evaluation_tokens);
-  const TrialFolder work(make_work_folder(flags.work));
+  const TemporaryFolder work(make_work_folder(flags.work));
   options.work = work.path();
   options.device = flags.device.device;
   options.budget_seconds = 60.0 * flags.minutes;

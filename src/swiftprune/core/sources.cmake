@@ -3,6 +3,7 @@ target_sources(swiftprune PRIVATE
   core/read_file.cpp
   core/json.cpp
   core/python_json.cpp
+  core/temporary_folder.cpp
   core/named_numbers.cpp
   core/child_process.cpp
   core/own_library.cpp

@@ -5,6 +5,7 @@
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pilot/trial.h"
@@ -200,7 +201,7 @@ class Pilot {
   }
 
   void try_whole(const Candidate& candidate) {
-    const TrialFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
+    const TemporaryFolder folder(options_.work / fmt::format("trial-{}", trials_.size()));
     const auto begin = Clock::now();
     const auto stages = candidate.removes_experts() ? take_experts_out(candidate, folder.path())
                                                     : prune(candidate, folder.path());
