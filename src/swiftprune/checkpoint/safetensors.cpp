@@ -10,6 +10,7 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/git_lfs.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/core/read_file.h"
 
