@@ -92,7 +92,7 @@ void complete_lfm2_moe(const GgufFile& file, Json& config) {
   config["num_dense_layers"] = gguf_dense_blocks(file);
 }
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kHybridArchitectures[] = {
     {"lfm2", "lfm2", "Lfm2ForCausalLM",
      R"({"rope_theta": 1000000.0, "conv_bias": false, "block_auto_adjust_ff_dim": false})", kLfm2Fields,
      kLfm2ModelTensors, kLfm2Block, complete_lfm2, "lfm2", false, "shortconv.l_cache"},
@@ -107,6 +107,6 @@ constexpr GgufArchitecture kArchitectures[] = {
 
 }  // namespace
 
-std::span<const GgufArchitecture> gguf_hybrids() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_hybrids() { return kHybridArchitectures; }
 
 }  // namespace swiftprune

@@ -395,7 +395,7 @@ void complete_cohere2(const GgufFile& file, Json& config) {
   config["layer_types"] = layer_types_of(file, config.at("num_hidden_layers"), 4);
 }
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kOtherNormArchitectures[] = {
     {"gemma2", "gemma2", "Gemma2ForCausalLM",
      R"({"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rope_theta": 10000.0})",
      kLlamaFields, kGemmaModelTensors, kGemma2Block, complete_gemma2, "", true,
@@ -438,6 +438,6 @@ constexpr GgufArchitecture kArchitectures[] = {
 
 }  // namespace
 
-std::span<const GgufArchitecture> gguf_other_norms() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_other_norms() { return kOtherNormArchitectures; }
 
 }  // namespace swiftprune
