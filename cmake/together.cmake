@@ -1,6 +1,6 @@
 # Most of a small file's compile time is headers and templates of other libraries: files that lie together, and whose names
-# in anonymous namespaces differ, are compiled as one. That halves a build from nothing; the presets asan and tidy look at
-# each file alone.
+# in anonymous namespaces differ, are compiled as one. That halves a build from nothing; the preset tidy looks at each
+# file alone.
 # swiftprune_together(<target> <name> <pattern> [SIZE <n>] [ALONE <file>...]): the target's files that match the pattern, up
 # to n (12) at a time, but for those that have names of others.
 function(swiftprune_together target name pattern)

@@ -84,10 +84,10 @@ constexpr auto kLfm2MoeBlock =
 void complete_lfm2_moe(const GgufFile& file, Json& config) {
   check_expert_counts(file);
   complete_lfm2(file, config);
-  constexpr double kSigmoid = 2.0;
+  constexpr double kSigmoidGates = 2.0;
   const std::string key = key_of(file, "expert_gating_func");
-  if (const double kind = file.number(key).value_or(kSigmoid); kind != kSigmoid) {
-    bad_input("{}: {}: found {}, expected {} (sigmoid)", file.name(), key, kind, kSigmoid);
+  if (const double kind = file.number(key).value_or(kSigmoidGates); kind != kSigmoidGates) {
+    bad_input("{}: {}: found {}, expected {} (sigmoid)", file.name(), key, kind, kSigmoidGates);
   }
   config["num_dense_layers"] = gguf_dense_blocks(file);
 }

@@ -17,7 +17,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kSliding = "sliding_attention", kFull = "full_attention";
+constexpr std::string_view kGemma4Sliding = "sliding_attention", kGemma4Full = "full_attention";
 
 struct Heads {
   std::int64_t size = 0, kv_heads = 0;
@@ -53,12 +53,12 @@ Heads heads_of_list(const ConfigReader& c, const Heads& of_model, const std::vec
     bad_input("{}: found layer {} with other heads than the layers of type {} before it, expected the same",
               c.where("per_layer_config"), i, types[i]);
   }
-  const auto sliding = by_type.find(std::string(kSliding));
+  const auto sliding = by_type.find(std::string(kGemma4Sliding));
   if (sliding != by_type.end() && sliding->second != of_model) {
     bad_input("{}: found other heads in a sliding layer, expected head_dim and num_key_value_heads",
               c.where("per_layer_config"));
   }
-  return by_type.at(std::string(kFull));
+  return by_type.at(std::string(kGemma4Full));
 }
 
 // Of full layers.
@@ -82,10 +82,10 @@ Heads read_full_heads(const ConfigReader& c, const ModelConfig& m, const std::ve
 }
 
 std::vector<std::string> read_types(const ConfigReader& c, std::int64_t num_layers) {
-  std::vector<std::string> types =
-      read_layer_types(c, num_layers, std::array{kSliding, kFull},
-                       [](std::int64_t i) { return std::string((i + 1) % 6 != 0 ? kSliding : kFull); });
-  types.back() = kFull;  // as transformers makes it
+  std::vector<std::string> types = read_layer_types(
+      c, num_layers, std::array{kGemma4Sliding, kGemma4Full},
+      [](std::int64_t i) { return std::string((i + 1) % 6 != 0 ? kGemma4Sliding : kGemma4Full); });
+  types.back() = kGemma4Full;  // as transformers makes it
   return types;
 }
 
@@ -212,7 +212,7 @@ ModelConfig configure_gemma4(const ConfigReader& c) {
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     BlockConfig b = llama_block(m, prefix);
-    const bool is_full = types[static_cast<std::size_t>(i)] == kFull;
+    const bool is_full = types[static_cast<std::size_t>(i)] == kGemma4Full;
     b.layer_type = types[static_cast<std::size_t>(i)];
     b.kv_heads = is_full ? full.kv_heads : m.num_kv_heads;
     b.head_size = is_full ? full.size : m.head_size;

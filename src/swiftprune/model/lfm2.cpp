@@ -41,7 +41,7 @@ void set_convolution(const ConfigReader& c, const ModelConfig& m, const std::str
                        .bias = bias ? prefix + "conv.conv.bias" : "",
                        .channels = hidden,
                        .taps = c.integer("conv_L_cache", 3)};
-  b.qkv = {{prefix + "conv.in_proj", 3 * hidden, hidden, bias, LinearInput::kLfm2Attention}};
+  b.qkv = {{prefix + "conv.in_proj", 3 * hidden, hidden, bias, LinearInput::kAttention}};
   b.attention_output = {prefix + "conv.out_proj", hidden, hidden, bias, LinearInput::kAttentionOutput};
   b.recurrent = std::move(mixer);
 }
