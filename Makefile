@@ -31,18 +31,24 @@ test: deps
 	cmake --build --preset ci
 	ctest --test-dir build/ci --output-on-failure -j $(JOBS)
 
+# FOLDERS="text serving": only these of tests/ in asan and tsan.
+FOLDERS ?=
+sanitized = $(if $(FOLDERS),$(addsuffix _tests,$(FOLDERS)),$(1)_tests)
+empty :=
+of_folders = $(if $(FOLDERS),-L '^($(subst $(empty) ,|,$(strip $(FOLDERS))))$$')
+
 # What reads untrusted files and requests, under the address and undefined-behaviour sanitizers.
 asan: deps
 	cmake --preset asan
-	cmake --build --preset asan
-	ctest --test-dir build/asan --output-on-failure -L asan -j $(JOBS)
+	cmake --build --preset asan --target $(call sanitized,asan)
+	ctest --test-dir build/asan --output-on-failure --no-tests=error -L asan $(of_folders) -j $(JOBS)
 
 # Threads of our own (scheduler, server, writer) under the thread sanitizer. OpenMP runs one thread: its library is
 # not built for the sanitizer, which would report every parallel loop.
 tsan: deps
 	cmake --preset tsan
-	cmake --build --preset tsan
-	OMP_NUM_THREADS=1 ctest --test-dir build/tsan --output-on-failure -L tsan -j $(JOBS)
+	cmake --build --preset tsan --target $(call sanitized,tsan)
+	OMP_NUM_THREADS=1 ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan $(of_folders) -j $(JOBS)
 
 # make fuzz FUZZ_SECONDS=600 FUZZ=gguf_fuzz: longer, one target alone (tools/fuzz_campaign.sh). What was found and what is
 # interesting goes to build/fuzz/out.

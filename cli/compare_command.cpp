@@ -13,6 +13,7 @@
 #include "ranks.h"
 #include "swiftprune/api/compare_job.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pilot/equal_bytes.h"
 #include "work_folder.h"
 
@@ -103,7 +104,7 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
   CalibrationText text = flags.calibration;
   text.field = flags.job.texts.field;
   text.fit_to(*input.models[0]);
-  const TrialFolder work(make_work_folder(flags.work));
+  const TemporaryFolder work(make_work_folder(flags.work));
   EqualBytesOptions options;
   options.calibration =
       calibration_windows(notes_to(flags.common), *input.models[0], device, text, flags.calibration_windows,

@@ -8,6 +8,7 @@
 #include "option_echo.h"
 #include "swiftprune/api/pilot_job.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
 #include "work_folder.h"
@@ -80,7 +81,7 @@ void run(PilotFlags& flags) {
   const auto tokenizer = evaluation_tokenizer(*model, {job.text});
   const EvaluationText text =
       read_evaluation_text(job.text, flags.field, tokenizer.get(), model->config().vocab_size);
-  const TrialFolder work(make_work_folder(flags.work));
+  const TemporaryFolder work(make_work_folder(flags.work));
   PilotRun run;
   run.model = as_given(flags.common, job.model);
   run.text = split_text(text.ids, text.name, model->config().max_positions, job.calibration_tokens,

@@ -4,11 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <thread>
@@ -27,6 +25,7 @@
 #include "swiftprune/core/read_file.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/core/sha256.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/core/timeline.h"
 #include "swiftprune/device/nccl_ranks.h"
 #include "swiftprune/pipeline/record.h"
@@ -51,34 +50,13 @@ std::vector<std::string> arguments_of_ranks(const CommonOptions& common, int ran
   return arguments;
 }
 
-// A folder of its own for the file by which ranks find one another.
-class InitFolder {
- public:
-  InitFolder() {
-    std::string name = (fs::temp_directory_path() / "swiftprune-ranks-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr)
-      fail(ErrorKind::kFailure, "--gpus: no folder can be made in {}: {}", fs::temp_directory_path().string(),
-           ::strerror(errno));
-    folder_ = name;
-  }
-  InitFolder(const InitFolder&) = delete;
-  InitFolder& operator=(const InitFolder&) = delete;
-  ~InitFolder() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  fs::path file() const { return folder_ / "id"; }
-
- private:
-  fs::path folder_;
-};
-
 int start_gpu_ranks(const CommonOptions& common, const RankFlags& flags) {
   std::vector<std::string> arguments = arguments_of_ranks(common, flags.gpus);
   if (common.command->get_option("--device")->count() == 0)
     arguments.insert(arguments.end(), {"--device", "cuda"});
-  const InitFolder folder;
-  if (flags.init.empty()) arguments.insert(arguments.end(), {"--init", kInitFile + folder.file().string()});
+  const TemporaryFolder folder = make_temporary_folder("ranks", "the file by which ranks find one another");
+  if (flags.init.empty())
+    arguments.insert(arguments.end(), {"--init", kInitFile + (folder.path() / "id").string()});
   return launch_gpu_ranks(flags.gpus, arguments);
 }
 

@@ -13,6 +13,7 @@
 #include "option_echo.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/recovery/recovery.h"
@@ -132,7 +133,7 @@ void run(RecoverFlags& flags) {
   flags.spec.device = flags.device;
   flags.spec.threads = flags.common.threads;
   flags.spec.seed = flags.calibration.seed;
-  const TrialFolder work(make_work_folder(flags.work));
+  const TemporaryFolder work(make_work_folder(flags.work));
   CheckpointWriter writer(flags.out, plan_like(pruned.checkpoint()), Leftover::kDiscard);
   const std::vector<std::string> tables = tables_of(pruned.config());
   const RecoveryResult result = recover(pruned.checkpoint(), {tables.begin(), tables.end()}, windows,

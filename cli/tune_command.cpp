@@ -18,6 +18,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pipeline/record.h"
 #include "swiftprune/ranks/same_on_ranks.h"
@@ -202,7 +203,7 @@ double bytes_in(const fs::path& folder) {
 void dry_run(const TuneFlags& flags, const Model& model, Device& device, const TuneText& text,
              TuneOptions options) {
   constexpr std::string_view kStage = "prune";  // what solving tells as progress
-  const TrialFolder work(make_work_folder(flags.cache.empty() ? flags.work : ""));
+  const TemporaryFolder work(make_work_folder(flags.cache.empty() ? flags.work : ""));
   options.folder = work.path();
   // The room for all levels is taken at the start.
   double disk = 0.0;
@@ -256,7 +257,7 @@ void dry_run(const TuneFlags& flags, const Model& model, Device& device, const T
 }
 
 // For levels and plans: the first rank's, also where it is a temporary one.
-fs::path levels_folder(const TuneFlags& flags, std::optional<TrialFolder>& work, Communicator& ranks) {
+fs::path levels_folder(const TuneFlags& flags, std::optional<TemporaryFolder>& work, Communicator& ranks) {
   if (!flags.cache.empty()) {
     if (ranks.is_first()) fs::create_directories(flags.cache);
     return flags.cache;
@@ -308,7 +309,7 @@ void run(TuneFlags& flags, Communicator& ranks) {
   if (flags.dry_run) return dry_run(flags, *model, *device, text, options);
   if (ranks.size() > 1) check_same_on_ranks(ranks, {{"text", windows.hash()}});
 
-  std::optional<TrialFolder> work;
+  std::optional<TemporaryFolder> work;
   options.folder = levels_folder(flags, work, ranks);
   options.identity = identity_of(flags, *model, *device, text, options);
 

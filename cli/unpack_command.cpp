@@ -3,6 +3,7 @@
 #include "command.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pilot/trial.h"
 #include "swiftprune/pipeline/fuse_experts.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -33,7 +34,7 @@ void unpack(const Checkpoint& source, const std::filesystem::path& out, const Pr
       std::filesystem::absolute(out).parent_path() /
       fmt::format(".{}.separate", std::filesystem::absolute(out).filename().string());
   std::filesystem::remove_all(separate);
-  const TrialFolder goes(separate);
+  const TemporaryFolder goes(separate);
   unpack_checkpoint(source, separate, progress);
   fuse_experts(Checkpoint::open(separate), out, progress);
 }

@@ -1,5 +1,5 @@
 # Half of a file's compile time is other libraries' headers: JSON 1.5 s, GoogleMock 2 s. They are parsed once a target.
-# Every file still includes what it uses: the preset asan builds without this.
+# Every file still includes what it uses: the preset tidy is without this.
 # swiftprune_precompile(<target> [more headers]): call it behind the target's sources.
 function(swiftprune_precompile target)
   if(NOT SWIFTPRUNE_PRECOMPILE)

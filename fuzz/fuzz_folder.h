@@ -1,55 +1,28 @@
-// A folder that lives as long as the fuzzer, for readers that take files. Where TMPDIR is in memory (/dev/shm), a file
-// costs a few system calls.
+// A folder that lives as long as the fuzzer, for readers that take files. The fuzzers' files have their contents in memory
+// (memory_files.cpp); where the same functions run as tests they lie on the disk (disk_files.cpp).
 #pragma once
-
-#include <fcntl.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <string_view>
 
+#include "swiftprune/core/temporary_folder.h"
+
 namespace swiftprune::fuzz {
+
+// The content, and zeros behind it.
+void write_file(const std::filesystem::path& file, std::string_view content, std::size_t zeros);
 
 class Folder {
  public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "swiftprune-fuzz-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) ::abort();
-    path_ = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() { std::filesystem::remove_all(path_); }
-
-  const std::filesystem::path& path() const { return path_; }
-
-  // zeros: that follow the content; they take no memory.
-  void write(const char* name, std::string_view content, std::size_t zeros = 0) {
-    const auto [file, is_new] = files_.try_emplace(name, -1);
-    if (is_new) file->second = ::open((path_ / name).c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-    const auto size = static_cast<off_t>(content.size() + zeros);
-    // What the last content was longer by, and what it had where zeros are to be, goes.
-    if ((zeros > 0 && ::ftruncate(file->second, static_cast<off_t>(content.size())) != 0) ||
-        ::pwrite(file->second, content.data(), content.size(), 0) != static_cast<ssize_t>(content.size()) ||
-        ::ftruncate(file->second, size) != 0) {
-      ::abort();
-    }
-  }
-  void remove(const char* name) {
-    const auto file = files_.find(name);
-    if (file == files_.end()) return;
-    ::close(file->second);
-    ::unlink((path_ / name).c_str());
-    files_.erase(file);
+  const std::filesystem::path& path() const { return folder_.path(); }
+  void write(const char* name, std::string_view content, std::size_t zeros = 0) const {
+    write_file(path() / name, content, zeros);
   }
 
  private:
-  std::filesystem::path path_;
-  std::map<std::string, int, std::less<>> files_;  // open
+  TemporaryFolder folder_ = make_temporary_folder("fuzz", "a fuzzer");
 };
 
 inline Folder& the_folder() {

@@ -2,7 +2,6 @@
 // looks at all that a request may bring.
 #pragma once
 
-#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -38,8 +37,7 @@ inline std::string letter_of(int byte) {
 
 inline const ServedModel& served_model() {
   static const ServedModel served = [] {
-    const std::filesystem::path model = folder() / "served";
-    std::filesystem::create_directories(model);
+    static const Folder model;
     nlohmann::json vocabulary = {{"<s>", 256}, {"</s>", 257}};
     for (int byte = 0; byte < 256; ++byte) vocabulary[letter_of(byte)] = byte;
     const nlohmann::json tokenizer = {
@@ -49,19 +47,20 @@ inline const ServedModel& served_model() {
         {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}},
         {"decoder", {{"type", "ByteLevel"}}},
         {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}}}};
-    std::ofstream(model / "tokenizer.json") << tokenizer.dump();
-    std::ofstream(model / "tokenizer_config.json") << R"({"bos_token": "<s>", "eos_token": "</s>"})";
-    std::ofstream(model / "chat_template.jinja")
-        << "{{ bos_token }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
-           "{% for d in documents or [] %}{{ d.title }}{{ d.text }}{% endfor %}{{ mood if mood is defined }}"
-           "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content | trim }}"
-           "{% else %}{% for part in m.content or [] %}{{ part.text }}{% endfor %}{% endif %}"
-           "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{{ eos_token }}"
-           "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
-    auto opened = Tokenizer::open(model);
+    model.write("tokenizer.json", tokenizer.dump());
+    model.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
+    model.write(
+        "chat_template.jinja",
+        "{{ bos_token }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+        "{% for d in documents or [] %}{{ d.title }}{{ d.text }}{% endfor %}{{ mood if mood is defined }}"
+        "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content | trim }}"
+        "{% else %}{% for part in m.content or [] %}{{ part.text }}{% endfor %}{% endif %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+    auto opened = Tokenizer::open(model.path());
     const Tokenizer& reference = *opened;
     return ServedModel{std::move(opened),
-                       *templates::ChatTemplates::open(model),
+                       *templates::ChatTemplates::open(model.path()),
                        {reference, 258, {257}, std::make_shared<LazyTokenTable>(reference)}};
   }();
   return served;

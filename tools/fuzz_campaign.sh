@@ -74,7 +74,9 @@ worker() {
   while left=$((end - $(date +%s))) && [ $left -gt 0 ]; do
     take
     round=$((round + 1)) log=$work/logs/$name.$1.$round begin=$(date +%s%N)
+    # Others' findings are looked for every 10 s only, and leaks not at all: both cost more than a run.
     "$programs/$name" -max_total_time=$((left < slice + 15 ? left : slice)) -timeout=20 -rss_limit_mb=2500 -print_final_stats=1 \
+      -reload=10 -detect_leaks=0 \
       -max_len=$(max_len $name) -dict="$inputs/dictionaries/$name.dict" -artifact_prefix="$work/crashes/$name-" \
       "$work/corpus/$name" "$inputs/seeds/$name" >"$log" 2>&1 || true
     echo $((($(date +%s%N) - begin) / 1000000)) >"$log.ms"

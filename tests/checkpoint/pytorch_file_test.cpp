@@ -17,16 +17,16 @@ namespace {
 
 using test::expect_error;
 
-std::string fixture(const std::string& name) {
+std::string pytorch_fixture(const std::string& name) {
   return test::read_text(SWIFTPRUNE_TEST_DATA "/checkpoint/pytorch_" + name + ".bin");
 }
-std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> bytes_in(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 class PytorchForms : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     std::filesystem::create_directory(dir_.path() / "m");
-    test::write_text(dir_.path() / "m/pytorch_model.bin", fixture(GetParam()));
+    test::write_text(dir_.path() / "m/pytorch_model.bin", pytorch_fixture(GetParam()));
     test::write_text(dir_.path() / "m/config.json", "{}");
   }
   test::TempDir dir_;
@@ -85,10 +85,10 @@ TEST_P(PytorchForms, OutputIsSafetensors) {
 
 // Every truncation and every changed byte: an error, or tensors inside the file.
 TEST_P(PytorchForms, DamagedFilesAreAnsweredOrReadInside) {
-  const std::string good = fixture(GetParam());
+  const std::string good = pytorch_fixture(GetParam());
   const auto try_one = [](const std::string& file) {
     try {
-      for (const PytorchTensor& tensor : parse_pytorch(bytes_of(file), "f")) gather(bytes_of(file), tensor);
+      for (const PytorchTensor& tensor : parse_pytorch(bytes_in(file), "f")) gather(bytes_in(file), tensor);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
     }
@@ -105,7 +105,7 @@ TEST_P(PytorchForms, DamagedFilesAreAnsweredOrReadInside) {
 
 void expect_bad_pickle(const std::string& pickle, const std::string& message) {
   expect_error(
-      ErrorKind::kBadInput, [&] { parse_pickle(bytes_of(pickle), "f"); }, "f: ", message);
+      ErrorKind::kBadInput, [&] { parse_pickle(bytes_in(pickle), "f"); }, "f: ", message);
 }
 
 TEST(Pickle, NothingIsRun) {
@@ -143,17 +143,17 @@ TEST(Pickle, BrokenOnes) {
 }
 
 TEST(Pickle, CirclesEnd) {
-  const Pickle pickle = parse_pickle(bytes_of(std::string("\x80\x02]q\0h\0a.", 9)), "f");
+  const Pickle pickle = parse_pickle(bytes_in(std::string("\x80\x02]q\0h\0a.", 9)), "f");
   EXPECT_EQ(pickle.at(pickle.root).items, std::vector<std::int32_t>{pickle.root});
 }
 
 TEST(Zip, BrokenDirectories) {
-  const std::string good = fixture("zip");
+  const std::string good = pytorch_fixture("zip");
   const auto expect_bad = [](const std::string& file, const std::string& message) {
     expect_error(
-        ErrorKind::kBadInput, [&] { parse_zip(bytes_of(file), "f"); }, "f: ", message);
+        ErrorKind::kBadInput, [&] { parse_zip(bytes_in(file), "f"); }, "f: ", message);
   };
-  EXPECT_EQ(parse_zip(bytes_of(good), "f").size(), 14u);
+  EXPECT_EQ(parse_zip(bytes_in(good), "f").size(), 14u);
   expect_bad("PK", "expected a zip archive");
   expect_bad(good.substr(0, good.size() - 1), "found no end of a zip archive");
   const std::size_t directory = good.find("PK\x01\x02");

@@ -10,7 +10,9 @@ namespace {
 
 using test::expect_error;
 
-std::string fixture() { return test::read_text(SWIFTPRUNE_TEST_DATA "/checkpoint/by_library.safetensors"); }
+std::string safetensors_fixture() {
+  return test::read_text(SWIFTPRUNE_TEST_DATA "/checkpoint/by_library.safetensors");
+}
 
 SafetensorsHeader parse(std::string_view file) {
   return parse_safetensors(std::as_bytes(std::span(file)), "f.safetensors");
@@ -24,7 +26,7 @@ std::string file_of(std::string_view header, std::size_t data_bytes) {
 }
 
 TEST(Safetensors, ReadsTheLibrarysFile) {
-  const std::string file = fixture();
+  const std::string file = safetensors_fixture();
   const SafetensorsHeader header = parse(file);
   ASSERT_EQ(header.tensors.size(), 7u);
   EXPECT_EQ(header.data_begin, 0x1e0u);
@@ -43,7 +45,7 @@ TEST(Safetensors, ReadsTheLibrarysFile) {
 }
 
 TEST(Safetensors, WritesTheLibrarysHeaderByteForByte) {
-  const std::string file = fixture();
+  const std::string file = safetensors_fixture();
   const SafetensorsHeader header = parse(file);
   EXPECT_EQ(format_safetensors_header(header.tensors), file.substr(0, header.data_begin));
 }
@@ -166,7 +168,7 @@ TEST(Safetensors, ManyExtentsAreRefused) {
 }
 
 TEST(Safetensors, EveryTruncationIsRefused) {
-  const std::string file = fixture();
+  const std::string file = safetensors_fixture();
   for (std::size_t n = 0; n < file.size(); ++n) {
     EXPECT_TRUE(test::error_of([&] { parse(std::string_view(file).substr(0, n)); })) << n;
   }
@@ -174,7 +176,7 @@ TEST(Safetensors, EveryTruncationIsRefused) {
 
 // Whatever the header says, what is accepted lies inside the file.
 TEST(Safetensors, EveryMutationIsRefusedOrInBounds) {
-  const std::string file = fixture();
+  const std::string file = safetensors_fixture();
   const std::size_t header_end = parse(file).data_begin;
   for (std::size_t at = 0; at < header_end; ++at) {
     for (const char value : {'\0', ' ', '"', '{', '}', '[', ',', '0', '9', '-', 'e', '\x7f', '\xff'}) {

@@ -91,7 +91,7 @@ std::vector<Shown> shown_commands() {
 }
 
 // What keeps the program from taking it, or "". Nothing is run, and no file is looked for.
-std::string parse(const std::vector<std::string>& words) {
+std::string parse_words(const std::vector<std::string>& words) {
   struct ParsedWhole {};
   const auto program = make_program();
   program->parse_complete_callback([] { throw ParsedWhole(); });
@@ -113,15 +113,15 @@ TEST(Docs, EveryCommandIsOneThatTheProgramTakes) {
     // "..." stands for options that the reader has.
     std::vector<std::string> words = command.words;
     std::erase(words, "...");
-    EXPECT_EQ(parse(words), "") << command.where << ": swiftprune "
-                                << fmt::format("{}", fmt::join(words, " "));
+    EXPECT_EQ(parse_words(words), "")
+        << command.where << ": swiftprune " << fmt::format("{}", fmt::join(words, " "));
   }
 }
 
 TEST(Docs, TheParserWouldTell) {
-  EXPECT_NE(parse({"prune", "m", "-o", "out", "--sparcity", "0.5"}), "");
-  EXPECT_NE(parse({"prun", "m"}), "");
-  EXPECT_NE(parse({"eval", "m", "--compute", "f64"}), "");
+  EXPECT_NE(parse_words({"prune", "m", "-o", "out", "--sparcity", "0.5"}), "");
+  EXPECT_NE(parse_words({"prun", "m"}), "");
+  EXPECT_NE(parse_words({"eval", "m", "--compute", "f64"}), "");
   EXPECT_EQ(words_of("swiftprune a 'b c' \"d\" --e=f   # no"),
             (std::vector<std::string>{"swiftprune", "a", "b c", "d", "--e=f"}));
   EXPECT_EQ(words_of("swiftprune a > b | c"), (std::vector<std::string>{"swiftprune", "a"}));

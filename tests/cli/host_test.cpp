@@ -13,11 +13,11 @@ namespace swiftprune::cli {
 namespace {
 
 using ::testing::HasSubstr;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 struct Heard {
   std::string page;
-  std::vector<Json> results;
+  std::vector<OrderedJson> results;
   std::vector<std::string> notes;
   int steps = 0;
 };
@@ -25,7 +25,7 @@ struct Heard {
 void run(std::vector<std::string> arguments, Heard& heard, std::stop_token stop = {}) {
   const CommandHost host{.stop = std::move(stop),
                          .progress = [&](std::string_view, std::int64_t, std::int64_t) { ++heard.steps; },
-                         .result = [&](const Json& document) { heard.results.push_back(document); },
+                         .result = [&](const OrderedJson& document) { heard.results.push_back(document); },
                          .note = [&](const std::string& note) { heard.notes.push_back(note); },
                          .page = [&](const std::string& page) { heard.page = page; }};
   const HostScope scope(host);
@@ -44,7 +44,7 @@ TEST(CommandHost, HearsResultsNotesAndProgressInsteadOfTheTerminal) {
   EXPECT_GT(heard.steps, 0);
   ASSERT_EQ(heard.results.size(), 1u);
   EXPECT_EQ(heard.results[0].at("command").at("arguments"),
-            Json({"swiftprune", "prune", dense, "--out", half, "--method", "magnitude"}));
+            OrderedJson({"swiftprune", "prune", dense, "--out", half, "--method", "magnitude"}));
   EXPECT_TRUE(heard.notes.empty());
   run({"prune", half, "-o", again, "--method", "magnitude", "--sparsity", "0.3"}, heard);
   ASSERT_EQ(heard.notes.size(), 1u);
@@ -60,11 +60,11 @@ TEST(CommandHost, HearsResultsNotesAndProgressInsteadOfTheTerminal) {
 }
 
 TEST(OptionTable, HasWhatTheParserHas) {
-  const Json table = option_table(*make_program());
-  const auto find = [](const Json& list, const std::string& name) {
-    return *std::ranges::find_if(list, [&](const Json& item) { return item.at("name") == name; });
+  const OrderedJson table = option_table(*make_program());
+  const auto find = [](const OrderedJson& list, const std::string& name) {
+    return *std::ranges::find_if(list, [&](const OrderedJson& item) { return item.at("name") == name; });
   };
-  const Json prune = find(table, "prune").at("options");
+  const OrderedJson prune = find(table, "prune").at("options");
   EXPECT_EQ(find(prune, "MODEL").at("positional"), true);
   EXPECT_EQ(find(prune, "out").at("required"), true);
   EXPECT_EQ(find(prune, "sparsity").at("type"), "float");
@@ -73,7 +73,7 @@ TEST(OptionTable, HasWhatTheParserHas) {
   EXPECT_EQ(find(prune, "resume").at("default"), false);
   EXPECT_EQ(find(prune, "calibration").at("many"), true);
   EXPECT_EQ(find(prune, "override").at("values_each"), 2);
-  EXPECT_EQ(find(prune, "compute").at("values"), Json({"auto", "f32", "bf16"}));
+  EXPECT_EQ(find(prune, "compute").at("values"), OrderedJson({"auto", "f32", "bf16"}));
 }
 
 }  // namespace

@@ -17,8 +17,7 @@ namespace swiftprune {
 namespace {
 
 using ::testing::HasSubstr;
-namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 class Jobs : public test::ProgramTest {
  protected:
@@ -45,7 +44,7 @@ class Jobs : public test::ProgramTest {
     return job;
   }
   // The command line of the job's record, for another folder.
-  void repeat(const Json& record, const std::string& out, const std::string& again) {
+  void repeat(const OrderedJson& record, const std::string& out, const std::string& again) {
     auto arguments = record.at("command").at("arguments").get<std::vector<std::string>>();
     ASSERT_EQ(arguments.at(0), "swiftprune");
     arguments.erase(arguments.begin());
@@ -79,7 +78,7 @@ TEST_F(Jobs, PruneWritesTheCommandsBytes) {
   expect_same_folders("job", "command");
 
   // The command of the record repeats it.
-  const Json record = Json::parse(test::read_text(at("job") + "/swiftprune.json"));
+  const OrderedJson record = OrderedJson::parse(test::read_text(at("job") + "/swiftprune.json"));
   EXPECT_EQ(record, outcome.value().record);
   repeat(record, "job", "repeated");
   expect_same_folders("job", "repeated");
@@ -122,7 +121,7 @@ TEST_F(Jobs, ShrinkWritesTheCommandsBytes) {
     EXPECT_EQ(report.result.index(), i < 3 ? 0u : i - 2u);
     EXPECT_LT(report.parameters, report.record.at("parameters").at("dense").get<std::int64_t>());
     EXPECT_EQ(report.calibration.windows, 4);
-    EXPECT_EQ(Json::parse(test::read_text(at(out) + "/swiftprune.json")), report.record);
+    EXPECT_EQ(OrderedJson::parse(test::read_text(at(out) + "/swiftprune.json")), report.record);
     repeat(report.record, out, again);
     expect_same_folders(out, again, {"model.safetensors", "config.json"});
   }
@@ -222,7 +221,7 @@ TEST_F(Jobs, BitsForABudget) {
     const auto outcome = job->run();
     ASSERT_TRUE(outcome.ok()) << outcome.error().what();
     const PruneReport& report = outcome.value();
-    const Json& bits = report.record.at("bits");
+    const OrderedJson& bits = report.record.at("bits");
     EXPECT_EQ(bits.at("asked"), *job->bits);
     EXPECT_LE(bits.at("planned").get<double>(), *job->bits + 1e-6);
     EXPECT_GT(bits.at("planned").get<double>(), 0.93 * *job->bits);
@@ -267,9 +266,9 @@ TEST_F(Jobs, BitsForABudget) {
     command.insert(command.end(), {"--dry-run", "--json"});
     const test::Finished dry = run(command);
     ASSERT_EQ(dry.exit_code, 0) << dry.error;
-    const Json told = Json::parse(dry.out);
+    const OrderedJson told = OrderedJson::parse(dry.out);
     EXPECT_EQ(told.at("estimate").at("bits"), bits.at("planned"));
-    EXPECT_EQ(told.at("plan"), Json::parse(test::read_text(job->out + "/plan.json")));
+    EXPECT_EQ(told.at("plan"), OrderedJson::parse(test::read_text(job->out + "/plan.json")));
     EXPECT_FALSE(std::filesystem::exists(at("dry")));
   }
 }
@@ -324,11 +323,11 @@ TEST_F(Jobs, EvalAndCompareGiveTheCommandsDocuments) {
   ASSERT_TRUE(report.ok()) << report.error().what();
   const test::Finished command =
       run({"eval", at("half"), "--text", at("ids.u16"), "--seqlen", "32", "--json"});
-  Json expected = Json::parse(command.out), found = to_json(report.value());
+  OrderedJson expected = OrderedJson::parse(command.out), found = to_json(report.value());
   EXPECT_EQ(report.value().perplexity(), expected.at("perplexity"));
-  const auto forget_times = [](Json& document) {
+  const auto forget_times = [](OrderedJson& document) {
     for (const char* key : {"seconds", "tokens_per_second"}) document.erase(key);
-    for (Json& text : document["texts"]) {
+    for (OrderedJson& text : document["texts"]) {
       for (const char* key : {"seconds", "tokens_per_second"}) text.erase(key);
     }
   };
@@ -346,14 +345,15 @@ TEST_F(Jobs, EvalAndCompareGiveTheCommandsDocuments) {
   EXPECT_FALSE(comparison.value().passed());
   const test::Finished compared =
       run({"compare", model("llama2"), at("half"), "--text", at("ids.u16"), "--seqlen", "32", "--json"});
-  const Json models = Json::parse(compared.out).at("models"), ours = to_json(comparison.value()).at("models");
+  const OrderedJson models = OrderedJson::parse(compared.out).at("models"),
+                    ours = to_json(comparison.value()).at("models");
   ASSERT_EQ(ours.size(), 2u);
   EXPECT_EQ(ours[1].at("divergence"), models[1].at("divergence"));
   EXPECT_EQ(ours[1].at("folder"), models[1].at("folder"));
 }
 
 TEST_F(Jobs, TextIsTheCommandsAndErrorsAreValues) {
-  const std::string folder = (fs::path(SWIFTPRUNE_TEST_DATA) / "evaluation/model").string();
+  const std::string folder = (std::filesystem::path(SWIFTPRUNE_TEST_DATA) / "evaluation/model").string();
   const auto generator = TextGenerator::open({.model = folder});
   ASSERT_TRUE(generator.ok()) << generator.error().what();
   std::string pieces;
@@ -361,7 +361,7 @@ TEST_F(Jobs, TextIsTheCommandsAndErrorsAreValues) {
                                                    [&](std::string_view piece) { pieces += piece; });
   ASSERT_TRUE(written.ok()) << written.error().what();
   const test::Finished command = run({"generate", folder, "--prompt", "The quick", "-n", "12", "--json"});
-  const Json document = Json::parse(command.out);
+  const OrderedJson document = OrderedJson::parse(command.out);
   EXPECT_EQ(written.value().text, document.at("text"));
   EXPECT_TRUE(written.value().text.starts_with(pieces));
   EXPECT_EQ(written.value().stopped_by, document.at("stop"));

@@ -17,7 +17,7 @@
 namespace swiftprune::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -118,9 +118,9 @@ void expect_from_file(const CLI::App& command, const std::string& name, std::vec
   const Parsed parsed = parse(merged);
   ASSERT_NE(parsed.command, nullptr) << shell_command(merged);
   EXPECT_EQ(parsed.command->get_option(name)->results(), option.results()) << shell_command(merged);
-  const Json values_now = option_values(*parsed.command);
+  const OrderedJson values_now = option_values(*parsed.command);
   EXPECT_EQ(values_now.at("config"), file);
-  EXPECT_EQ(values_now.at("from-config"), Json::array({name.substr(2)}));
+  EXPECT_EQ(values_now.at("from-config"), OrderedJson::array({name.substr(2)}));
   EXPECT_EQ(repeat_arguments(*parsed.command), repeat_arguments(command));
 }
 
@@ -128,9 +128,9 @@ TEST(OptionEcho, EveryOptionOfEveryCommandComesBack) {
   int walked = 0;
   const auto program = idle_program();
   for (const CLI::App* command : program->get_subcommands({})) {
-    const Json defaults = [&] {
+    const OrderedJson defaults = [&] {
       const Parsed parsed = parse(least(*command, nullptr));
-      return parsed.command != nullptr ? option_values(*parsed.command) : Json();
+      return parsed.command != nullptr ? option_values(*parsed.command) : OrderedJson();
     }();
     ASSERT_FALSE(defaults.is_null()) << command->get_name();
     for (const CLI::Option* option : command->get_options()) {
@@ -191,9 +191,9 @@ TEST(OptionEcho, ByteOptionsAreTheSameForTheSameRun) {
     std::vector<std::string> arguments = {"swiftprune", "prune", "m", "--out", "o"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Parsed parsed = parse(arguments);
-    return parsed.command != nullptr ? byte_options(*parsed.command) : Json();
+    return parsed.command != nullptr ? byte_options(*parsed.command) : OrderedJson();
   };
-  const Json plain = options({});
+  const OrderedJson plain = options({});
   ASSERT_FALSE(plain.is_null());
   EXPECT_EQ(options({"--sparsity", "0.50"}), plain);
   EXPECT_EQ(options({"--calibration", "self"}), plain);

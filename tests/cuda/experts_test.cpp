@@ -10,6 +10,7 @@
 #include "support/forwards.h"
 #include "support/gpu_models.h"
 #include "support/temp_dir.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/evaluation/perplexity.h"
@@ -24,8 +25,6 @@ using test::expect_error;
 using test::model_folder;
 using test::TempDir;
 using ::testing::TestWithParam;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Named by what it has that others have not.
 struct RouterCase {

@@ -16,7 +16,7 @@ using test::TempDir;
 
 const GgmlTypeTraits* f32() { return find_ggml_type(0); }
 
-std::span<const std::byte> bytes_of(const std::vector<float>& values) {
+std::span<const std::byte> value_bytes(const std::vector<float>& values) {
   return std::as_bytes(std::span(values));
 }
 
@@ -32,9 +32,9 @@ TEST(GgufWriter, WritesTheBytesOfTheFormat) {
   const std::vector<float> ramp = {0, 1, 2, 3, 4, 5}, pair = {8, 9};
   {
     GgufWriter writer(dir.path() / "m.gguf", metadata, {{"a", {2, 3}, f32()}, {"b", {2}, f32()}});
-    writer.write(1, 0, bytes_of(pair));  // in any order, in parts
-    writer.write(0, 8, bytes_of(ramp).subspan(8));
-    writer.write(0, 0, bytes_of(ramp).first(8));
+    writer.write(1, 0, value_bytes(pair));  // in any order, in parts
+    writer.write(0, 8, value_bytes(ramp).subspan(8));
+    writer.write(0, 0, value_bytes(ramp).first(8));
     EXPECT_FALSE(fs::exists(dir.path() / "m.gguf"));
     writer.finish();
   }
@@ -61,7 +61,7 @@ TEST(GgufWriter, ReadsBackEveryValueType) {
   metadata.i32s("ints", ints);
   metadata.f32s("floats", floats);
   GgufWriter writer(dir.path() / "m.gguf", metadata, {{"t", {1}, f32()}});
-  writer.write(0, 0, bytes_of({1.0f}));
+  writer.write(0, 0, value_bytes({1.0f}));
   writer.finish();
   const GgufFile file = GgufFile::open(dir.path() / "m.gguf");
   EXPECT_EQ(file.boolean("yes"), true);

@@ -11,6 +11,7 @@
 
 #include "model/family_fixture.h"
 #include "support/expect_error.h"
+#include "support/logits.h"
 #include "support/temp_dir.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/model/generator.h"
@@ -26,7 +27,7 @@ using test::expect_error;
 using ::testing::HasSubstr;
 
 const fs::path kAdapters = SWIFTPRUNE_TEST_DATA "/adapter";
-constexpr double kTolerance = 1e-4;
+constexpr double kAdapterTolerance = 1e-4;
 
 Matrix expected_logits(const std::string& name) {
   const fs::path path = kAdapters / name / "expected.safetensors";
@@ -36,20 +37,6 @@ Matrix expected_logits(const std::string& name) {
   Matrix logits(tensor.numel() / tensor.shape.back(), tensor.shape.back());
   std::memcpy(logits.data(), file.bytes().data() + header.data_begin + tensor.begin,
               static_cast<std::size_t>(tensor.num_bytes()));
-  return logits;
-}
-
-Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows,
-                 ComputeType compute) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  ForwardOptions options;
-  options.compute = compute;
-  for_each_logits(model, backend, windows, options,
-                  [&](std::int64_t window, std::int64_t first_row, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r)
-                      std::copy_n(part.row(r), part.cols,
-                                  logits.row(window * windows.seqlen + first_row + r));
-                  });
   return logits;
 }
 
@@ -64,18 +51,18 @@ class AdapterOf : public ::testing::TestWithParam<std::string> {
 TEST_P(AdapterOf, GivesTheLogitsOfPeft) {
   const auto cpu = make_cpu_backend(), reference = make_reference_backend();
   for (const Backend* backend : {cpu.get(), reference.get()}) {
-    EXPECT_LE(test::max_difference(logits_of(*model_, *backend, windows_, ComputeType::kF32).view(),
+    EXPECT_LE(test::max_difference(test::logits_of(*model_, *backend, windows_, ComputeType::kF32).view(),
                                    logits_.view()),
-              kTolerance)
+              kAdapterTolerance)
         << backend->name();
   }
   const auto without = Model::open(model_folder());
-  EXPECT_GT(
-      test::max_difference(logits_of(*without, *cpu, windows_, ComputeType::kF32).view(), logits_.view()),
-      0.1);
-  EXPECT_LE(
-      test::max_difference(logits_of(*model_, *cpu, windows_, ComputeType::kBF16).view(), logits_.view()),
-      0.5);
+  EXPECT_GT(test::max_difference(test::logits_of(*without, *cpu, windows_, ComputeType::kF32).view(),
+                                 logits_.view()),
+            0.1);
+  EXPECT_LE(test::max_difference(test::logits_of(*model_, *cpu, windows_, ComputeType::kBF16).view(),
+                                 logits_.view()),
+            0.5);
 }
 
 // Token by token beside weights that stay compact.
@@ -85,7 +72,8 @@ TEST_P(AdapterOf, GivesThemWhenItGenerates) {
   const auto ids = windows_.window(0);
   for (std::int64_t t = 0; t < windows_.seqlen; ++t) {
     const ConstMatrixView found = generator.append(ids.subspan(static_cast<std::size_t>(t), 1));
-    EXPECT_LE(test::max_difference(found, std::as_const(logits_).view().row_block(t, 1)), kTolerance) << t;
+    EXPECT_LE(test::max_difference(found, std::as_const(logits_).view().row_block(t, 1)), kAdapterTolerance)
+        << t;
   }
 }
 

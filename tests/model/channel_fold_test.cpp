@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/logits.h"
 #include "support/temp_dir.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
@@ -19,16 +20,6 @@ namespace swiftprune {
 namespace {
 
 using Order = std::vector<std::int64_t>;
-
-Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  for_each_logits(model, backend, windows, {},
-                  [&](std::int64_t window, std::int64_t first, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r)
-                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + first + r));
-                  });
-  return logits;
-}
 
 // Each set's channels in a random order of their own.
 Order random_channels(const ChannelFold& fold, std::mt19937& random) {
@@ -89,7 +80,8 @@ TEST(ChannelFold, ChangesNothingThatTheModelComputes) {
     const TokenWindows windows = test::Expected(name).windows();
     const Matrix expected = test::Expected(name).matrix("logits");
     // As FamilyTest: rounding of float sums in another order.
-    EXPECT_LE(test::max_difference(logits_of(*reordered, *backend, windows).view(), expected.view()), 1e-4);
+    EXPECT_LE(test::max_difference(test::logits_of(*reordered, *backend, windows).view(), expected.view()),
+              1e-4);
     const std::vector<BlockConfig>& blocks = model->config().blocks;
     const bool shares_keys = std::any_of(blocks.begin(), blocks.end(), [](const BlockConfig& b) {
       return b.keys_are_values || b.carried_keys.has_value();
@@ -122,7 +114,7 @@ TEST(ChannelFold, AllSourcesMoveTogether) {
     writer.copy_other_files(model->checkpoint());
     writer.finish();
     const auto half = Model::open(folder.path() / "half");
-    EXPECT_GT(test::max_difference(logits_of(*half, *backend, windows).view(),
+    EXPECT_GT(test::max_difference(test::logits_of(*half, *backend, windows).view(),
                                    test::Expected("qwen2").matrix("logits").view()),
               1e-3);
   }

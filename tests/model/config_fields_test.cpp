@@ -18,7 +18,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 // What transformers itself wrote for each family.
-json config_of(const ModelFamily& family) {
+json config_of_family(const ModelFamily& family) {
   for (const std::string& name : test::all_model_names()) {
     json config = read_json_file(test::model_folder(name) / "config.json");
     if (&family_for(config) == &family && !config.contains("text_config")) return config;
@@ -45,7 +45,7 @@ TEST(ConfigFields, FieldsOfEachFamilyAreRead) {
   for (const ModelFamily& family : all_families()) {
     for (const std::string& field : words(family.fields)) {
       // Read only beside others: by a rope of version 4, where there is none of version 5, and the like.
-      json config = config_of(family);
+      json config = config_of_family(family);
       if (field == "rope_theta" || field == "rope_scaling" || field == "rope_local_base_freq" ||
           field == "rotary_emb_base" || field == "partial_rotary_factor" || field == "rotary_pct") {
         config.erase("rope_parameters");
@@ -65,7 +65,7 @@ TEST(ConfigFields, FieldsThatWouldChangeTheModelAreRefusedByName) {
   for (const ModelFamily& family : all_families()) {
     for (const NeutralField& field : neutral_fields()) {
       if (is_in_list(field.name, family.fields)) continue;
-      json config = config_of(family);
+      json config = config_of_family(family);
       config[std::string(field.name)] = "changes";
       const auto error = test::error_of([&] { model_config(config); });
       ASSERT_TRUE(error) << family.name << " " << field.name;
@@ -84,7 +84,7 @@ TEST(ConfigFields, FieldsThatWouldChangeTheModelAreRefusedByName) {
 
 TEST(ConfigFields, UnknownOnesAreSaid) {
   for (const ModelFamily& family : all_families()) {
-    json config = config_of(family);
+    json config = config_of_family(family);
     config["a_field_of_tomorrow"] = 3;
     config["nothing"] = nullptr;
     std::vector<std::string> notes;
@@ -97,7 +97,7 @@ TEST(ConfigFields, UnknownOnesAreSaid) {
 
 TEST(ConfigFields, LayerTypesOfEveryFamily) {
   for (const ModelFamily& family : all_families()) {
-    json config = config_of(family);
+    json config = config_of_family(family);
     const ModelConfig model = model_config(config);
     json types = json::array();
     for (const BlockConfig& block : model.blocks)
@@ -115,7 +115,7 @@ TEST(ConfigFields, LayerTypesOfEveryFamily) {
 }
 
 TEST(ConfigFields, NumbersThatRepeatOthersAreFine) {
-  json config = config_of(family_for({{"model_type", "opt"}}));
+  json config = config_of_family(family_for({{"model_type", "opt"}}));
   config["head_dim"] = config["hidden_size"].get<int>() / config["num_attention_heads"].get<int>();
   EXPECT_NO_THROW(model_config(config));
   config["head_dim"] = 1;
@@ -124,7 +124,7 @@ TEST(ConfigFields, NumbersThatRepeatOthersAreFine) {
 }
 
 TEST(ConfigFields, RopeParametersAreKnownToo) {
-  json config = config_of(family_for({{"model_type", "llama"}}));
+  json config = config_of_family(family_for({{"model_type", "llama"}}));
   config.erase("rope_parameters");
   const auto expect_bad = [&](const json& rope, const std::string& field) {
     config["rope_scaling"] = rope;
@@ -140,7 +140,7 @@ TEST(ConfigFields, RopeParametersAreKnownToo) {
 }
 
 TEST(ConfigFields, QuantisedCheckpointsAreRefusedByTheirMethod) {
-  json config = config_of(family_for({{"model_type", "llama"}}));
+  json config = config_of_family(family_for({{"model_type", "llama"}}));
   for (const std::string method : {"gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4"}) {
     config["quantization_config"] = {{"quant_method", method}};
     test::expect_error(
@@ -164,7 +164,7 @@ TEST(ConfigFields, CodeOfTheFolderIsNotRun) {
       },
       "field 'model_type': found 'x'",
       "code of its own (auto_map: \"modeling_x.XForCausalLM\"), which is not run");
-  json config = config_of(family_for({{"model_type", "phi3"}}));
+  json config = config_of_family(family_for({{"model_type", "phi3"}}));
   config["auto_map"] = map;
   std::vector<std::string> notes;
   model_config(config, &notes);

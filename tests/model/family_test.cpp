@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/logits.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/tensor_names.h"
@@ -27,21 +28,6 @@ using test::model_folder;
 constexpr double kTolerance = 1e-4;
 // bf16 operands have 8 significant bits.
 constexpr double kBf16Tolerance = 0.05;
-
-Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows,
-                 ComputeType compute = ComputeType::kF32) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  ForwardOptions options;
-  options.compute = compute;
-  for_each_logits(model, backend, windows, options,
-                  [&](std::int64_t window, std::int64_t first_row, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r) {
-                      std::copy_n(part.row(r), part.cols,
-                                  logits.row(window * windows.seqlen + first_row + r));
-                    }
-                  });
-  return logits;
-}
 
 // Row `position` of every sequence.
 Matrix rows_at(const Matrix& logits, std::int64_t num_sequences, std::int64_t position) {
@@ -70,13 +56,13 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
 
 TEST_P(FamilyTest, Logits) {
   for (const Backend* backend : {cpu_.get(), reference_.get()}) {
-    EXPECT_LE(max_difference(logits_of(*model_, *backend, windows_).view(), logits_.view()), kTolerance)
+    EXPECT_LE(max_difference(test::logits_of(*model_, *backend, windows_).view(), logits_.view()), kTolerance)
         << backend->name();
   }
 }
 
 TEST_P(FamilyTest, LogitsInBf16AreNear) {
-  const Matrix found = logits_of(*model_, *cpu_, windows_, ComputeType::kBF16);
+  const Matrix found = test::logits_of(*model_, *cpu_, windows_, ComputeType::kBF16);
   // Where two experts are nearly equally good, rounding chooses another one: a few tokens may differ.
   const std::int64_t allowed = model_->config().has_experts() ? found.rows() / 10 : 0;
   std::int64_t far = 0;
@@ -173,9 +159,9 @@ TEST_P(FamilyTest, WrittenAndReadBack) {
   writer.finish();
 
   const auto copy = Model::open(dir.path() / "copy");
-  EXPECT_EQ(
-      max_difference(logits_of(*copy, *cpu_, windows_).view(), logits_of(*model_, *cpu_, windows_).view()),
-      0.0);
+  EXPECT_EQ(max_difference(test::logits_of(*copy, *cpu_, windows_).view(),
+                           test::logits_of(*model_, *cpu_, windows_).view()),
+            0.0);
 }
 
 TEST_P(FamilyTest, EveryTensorOfABlockIsNamed) {

@@ -19,7 +19,7 @@ using nlohmann::json;
 using test::kModels;
 namespace fs = std::filesystem;
 
-json config_of(const std::string& name) { return read_json_file(kModels / name / "config.json"); }
+json config_in(const std::string& name) { return read_json_file(kModels / name / "config.json"); }
 
 json with_sizes(json config, json sizes) {
   json& text = config.contains("text_config") ? config["text_config"] : config;
@@ -37,14 +37,14 @@ std::vector<std::pair<std::int64_t, std::int64_t>> shapes(const BlockConfig& blo
 TEST(LayerSizes, ScaleEveryLayoutOfTheLinears) {
   for (const char* name : {"llama3", "gemma3_with_vision", "phi3", "pythia", "opt"}) {
     SCOPED_TRACE(name);
-    const ModelConfig dense = model_config(config_of(name));
+    const ModelConfig dense = model_config(config_in(name));
     EXPECT_FALSE(dense.has_layer_sizes);
     std::vector<std::int64_t> widths(dense.blocks.size(), dense.intermediate_size);
     std::vector<std::int64_t> groups(dense.blocks.size(), dense.num_kv_heads);
     widths[1] = 5;
     groups[1] = 1;
     const ModelConfig found =
-        model_config(with_sizes(config_of(name), {{kLayerWidths, widths}, {kLayerGroups, groups}}));
+        model_config(with_sizes(config_in(name), {{kLayerWidths, widths}, {kLayerGroups, groups}}));
     EXPECT_TRUE(found.has_layer_sizes);
     EXPECT_EQ(shapes(found.blocks[0]), shapes(dense.blocks[0]));
     const std::int64_t heads = dense.num_heads / dense.num_kv_heads, d = dense.head_size;
@@ -64,10 +64,10 @@ TEST(LayerSizes, ScaleEveryLayoutOfTheLinears) {
 TEST(LayerSizes, EveryWrongListIsNamed) {
   const auto bad = [](json sizes, const std::string& found, const std::string& expected) {
     test::expect_error(
-        ErrorKind::kBadInput, [&] { model_config(with_sizes(config_of("llama3"), std::move(sizes))); }, found,
+        ErrorKind::kBadInput, [&] { model_config(with_sizes(config_in("llama3"), std::move(sizes))); }, found,
         expected);
   };
-  const ModelConfig m = model_config(config_of("llama3"));
+  const ModelConfig m = model_config(config_in("llama3"));
   ASSERT_EQ(m.num_layers(), 2);
   ASSERT_EQ(m.intermediate_size, 40);
   ASSERT_EQ(m.num_kv_heads, 3);
@@ -139,7 +139,7 @@ TEST(LayerSizes, TensorsOfAnotherShapeAreNamed) {
   const test::TempDir dir;
   fs::copy(kModels / "llama3", dir.path() / "m");
   const auto write = [&](const json& sizes) {
-    test::write_text(dir.path() / "m/config.json", with_sizes(config_of("llama3"), sizes).dump());
+    test::write_text(dir.path() / "m/config.json", with_sizes(config_in("llama3"), sizes).dump());
   };
   write({{"intermediate_size", {40, 40}}});
   EXPECT_NO_THROW(Model::open(dir.path() / "m"));

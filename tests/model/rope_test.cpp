@@ -13,7 +13,7 @@ namespace {
 
 // An angle of 2048 radians is a float exact to 1.2e-4; transformers' frequencies differ from ours by at most
 // one bit.
-constexpr double kTolerance = 2.5e-4;
+constexpr double kRopeTolerance = 2.5e-4;
 
 TEST(Rope, EveryTypeAgreesWithTransformers) {
   const nlohmann::json cases = read_json_file(test::kModels / "ropes.json");
@@ -30,7 +30,7 @@ TEST(Rope, EveryTypeAgreesWithTransformers) {
           const auto expected = rows[i].get<std::vector<float>>();
           ASSERT_EQ(static_cast<std::int64_t>(expected.size()), found->cols()) << c.at("name");
           for (std::int64_t pair = 0; pair < found->cols(); ++pair) {
-            EXPECT_NEAR(found->at(position, pair), expected[static_cast<std::size_t>(pair)], kTolerance)
+            EXPECT_NEAR(found->at(position, pair), expected[static_cast<std::size_t>(pair)], kRopeTolerance)
                 << c.at("name") << " " << part << " position " << position << " pair " << pair;
           }
         }

@@ -22,7 +22,7 @@ namespace {
 
 using test::expect_error;
 
-const std::filesystem::path kModels = SWIFTPRUNE_TEST_DATA "/model";
+const std::filesystem::path kCheckedModels = SWIFTPRUNE_TEST_DATA "/model";
 constexpr SelectKind kExact = kDefaultSelector;
 
 class CapabilitiesTest : public ::testing::Test {
@@ -38,7 +38,7 @@ class CapabilitiesTest : public ::testing::Test {
     expect_error(
         ErrorKind::kUsage, [&] { check_plan(plan, kExact, device); }, texts);
   }
-  std::unique_ptr<Model> model_ = Model::open(kModels / "llama2");
+  std::unique_ptr<Model> model_ = Model::open(kCheckedModels / "llama2");
 };
 
 TEST_F(CapabilitiesTest, TheProcessorHasEverything) {
@@ -49,7 +49,7 @@ TEST_F(CapabilitiesTest, TheProcessorHasEverything) {
     }
   }
   check_plan(plan(ScoreSpec(), "admm+pcg", "block:1x2"), kExact, cpu_capabilities());
-  for (const auto& folder : std::filesystem::directory_iterator(kModels)) {
+  for (const auto& folder : std::filesystem::directory_iterator(kCheckedModels)) {
     if (folder.is_directory()) check_model(Model::open(folder.path())->config(), cpu_capabilities());
   }
 }
@@ -65,7 +65,7 @@ TEST_F(CapabilitiesTest, WhatTheGpuHas) {
   for (const char* refine : {"none", "pcg", "admm", "aligned-admm+pcg"})
     check_plan(plan(ScoreSpec(), refine, "block:1x2"), kExact, gpu);
   check_plan(plan(ScoreSpec(), "sparsegpt+swaps(20)+pcg(5)"), kExact, gpu);
-  for (const auto& folder : std::filesystem::directory_iterator(kModels)) {
+  for (const auto& folder : std::filesystem::directory_iterator(kCheckedModels)) {
     if (!folder.is_directory()) continue;
     const ModelConfig model = Model::open(folder.path())->config();
     std::vector<ModelFeature> missing;
@@ -103,14 +103,14 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
                  {"layers.0", "block:1x2 with sparsegpt", "row, layer or N:M on a GPU", "--device cpu"});
   expect_refused(plan(ScoreSpec(), "sparsegpt+pcg", "block:1x2"), gpu, {"block:1x2 with sparsegpt"});
   for (const char* name : {"qwen3_moe", "gpt_oss", "deepseek_v2", "nemotron_h_moe"}) {
-    ModelConfig experts = Model::open(kModels / "../experts" / name)->config();
+    ModelConfig experts = Model::open(kCheckedModels / "../experts" / name)->config();
     check_model(experts, gpu);
     check_model(experts, cpu_capabilities());
     expect_error(ErrorKind::kUsage,
                  [&] { check_without_experts(experts, "--allocate sensitivity", "leave it out"); },
                  {"--allocate sensitivity", "experts", "leave it out"});
   }
-  const ModelConfig of_processor = Model::open(kModels / "gemma4_small")->config();
+  const ModelConfig of_processor = Model::open(kCheckedModels / "gemma4_small")->config();
   expect_error(ErrorKind::kUsage, [&] { check_model(of_processor, gpu); },
                {"keys and values of earlier blocks", "on a GPU", "--device cpu"});
 
@@ -171,7 +171,7 @@ TEST_F(CapabilitiesTest, EachLackIsRefusedByName) {
 TEST_F(CapabilitiesTest, FeaturesOfTheFamilies) {
   using enum ModelFeature;
   const auto has = [](const char* name, std::set<ModelFeature> expected) {
-    const std::set<ModelFeature> found = features_of(Model::open(kModels / name)->config());
+    const std::set<ModelFeature> found = features_of(Model::open(kCheckedModels / name)->config());
     for (const ModelFeature feature : expected)
       EXPECT_TRUE(found.contains(feature)) << name << ": " << name_of(feature);
   };

@@ -23,7 +23,7 @@ namespace {
 using test::Dying;
 using test::Killed;
 
-Plan plan_of(const Model& model, const char* method_name, const char* pattern, Permute permute) {
+Plan permuting_plan(const Model& model, const char* method_name, const char* pattern, Permute permute) {
   const Method& method = method_by_name(method_name);
   PlanDefaults defaults;
   defaults.pattern = parse_pattern(pattern);
@@ -37,7 +37,7 @@ Plan plan_of(const Model& model, const char* method_name, const char* pattern, P
 // The plan, where the model's sizes and blocks let it be done.
 std::optional<Plan> plan_if_possible(const Model& model, const char* method, const char* pattern) {
   try {
-    Plan plan = plan_of(model, method, pattern, Permute::kAll);
+    Plan plan = permuting_plan(model, method, pattern, Permute::kAll);
     check_permute(plan, model.config());
     return plan;
   } catch (const Error&) {
@@ -56,13 +56,13 @@ struct Pruning {
   }
 };
 
-const Backend& backend() {
+const Backend& cpu() {
   static const auto cpu = make_cpu_backend();
   return *cpu;
 }
 
 Pruning run_of(const std::string& name) {
-  return {Model::open(test::model_folder(name)), backend(), test::Expected(name).windows()};
+  return {Model::open(test::model_folder(name)), cpu(), test::Expected(name).windows()};
 }
 
 // Back in the model's order, every kept weight is the dense one; in the file's order the pattern holds.
@@ -125,7 +125,7 @@ TEST(Permute, LowersTheErrorOfSelection) {
     run.options.propagation = Propagation::kDense;  // every linear sees the same inputs in both runs
     const auto errors = [&](Permute permute) {
       test::Collected output(run.model->checkpoint());
-      return run(plan_of(*run.model, "wanda", "2:4", permute), output);
+      return run(permuting_plan(*run.model, "wanda", "2:4", permute), output);
     };
     const PruneResult without = errors(Permute::kNone), with = errors(Permute::kAll);
     for (std::size_t i = 0; i < with.tensors.size(); ++i) {
@@ -136,11 +136,6 @@ TEST(Permute, LowersTheErrorOfSelection) {
       }
     }
   }
-}
-
-std::string content(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
 }
 
 // Writes the folder as the program does; dies at block `last`, or never (-1). Returns the blocks that it took over.
@@ -178,15 +173,15 @@ TEST(Permute, AKilledRunGoesOnToTheSameBytes) {
       SCOPED_TRACE(fmt::format("{} {}", name, method));
       Pruning run = run_of(name);
       run.options.propagation = method_by_name(method).propagation;
-      Plan plan = plan_of(*run.model, method, "1:2", Permute::kAll);
+      Plan plan = permuting_plan(*run.model, method, "1:2", Permute::kAll);
       // What makes reordered inputs is written even where it is not pruned.
       for (PlanEntry& entry : plan.entries) entry.prune = is_output(entry.input) || entry.rows % 3 == 0;
       const test::TempDir folder;
       EXPECT_EQ(write(run, plan, folder.path() / "whole", Leftover::kDiscard, -1), 0);
       EXPECT_THROW(write(run, plan, folder.path() / "killed", Leftover::kDiscard, 1), Killed);
       EXPECT_EQ(write(run, plan, folder.path() / "killed", Leftover::kContinue, -1), 1);
-      EXPECT_EQ(content(folder.path() / "killed/model.safetensors"),
-                content(folder.path() / "whole/model.safetensors"));
+      EXPECT_EQ(test::read_text(folder.path() / "killed/model.safetensors"),
+                test::read_text(folder.path() / "whole/model.safetensors"));
     }
   }
 }
@@ -194,7 +189,7 @@ TEST(Permute, AKilledRunGoesOnToTheSameBytes) {
 TEST(Permute, RanksWriteWhatOneProcessWrites) {
   const Pruning run = run_of("qwen2");
   for (const char* method : {"wanda", "best"}) {
-    const Plan plan = plan_of(*run.model, method, "2:4", Permute::kAll);
+    const Plan plan = permuting_plan(*run.model, method, "2:4", Permute::kAll);
     test::Collected whole(run.model->checkpoint());
     run(plan, whole);
     test::ThreadRanks(2).run([&](Communicator& ranks) {
@@ -212,7 +207,7 @@ TEST(Permute, IsRefusedByNameWhereItCannotBeDone) {
                            const std::string& name, const char* pattern, Permute permute,
                            const std::string& text, const std::function<void(Plan&)>& change = [](Plan&) {}) {
     const auto model = Model::open(test::model_folder(name));
-    Plan plan = plan_of(*model, "magnitude", pattern, permute);
+    Plan plan = permuting_plan(*model, "magnitude", pattern, permute);
     change(plan);
     test::expect_error(
         ErrorKind::kUsage, [&] { check_permute(plan, model->config()); }, text);
@@ -230,7 +225,7 @@ TEST(Permute, IsRefusedByNameWhereItCannotBeDone) {
     for (PlanEntry& entry : plan.entries) entry.grid = parse_grid("int8(row)", "test");
   });
   const auto model = Model::open(test::kModels / "lfm2");
-  const Plan plan = plan_of(*model, "magnitude", "2:4", Permute::kMlp);
+  const Plan plan = permuting_plan(*model, "magnitude", "2:4", Permute::kMlp);
   EXPECT_NO_THROW(check_permute(plan, model->config()));
   Capabilities other = cpu_capabilities();
   other.permutations = false;
@@ -242,7 +237,7 @@ TEST(Permute, IsRefusedByNameWhereItCannotBeDone) {
 
 TEST(Permute, StandsInThePlansFile) {
   const auto model = Model::open(test::kModels / "llama3");
-  Plan plan = plan_of(*model, "magnitude", "2:4", Permute::kMlp);
+  Plan plan = permuting_plan(*model, "magnitude", "2:4", Permute::kMlp);
   const auto document = to_json(plan);
   EXPECT_EQ(document.at("permute"), "mlp");
   plan.permute = Permute::kNone;

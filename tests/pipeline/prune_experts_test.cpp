@@ -31,11 +31,6 @@ using test::kExpertModels;
 using test::Killed;
 using test::stored_values;
 
-std::string content(const fs::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
 struct Recipe {
   std::string score = "wanda", refine = "none", pattern = "row";
   Propagation propagation = Propagation::kPruned;
@@ -363,12 +358,12 @@ TEST_P(PruneExperts, AnyNumberOfThreadsAndAKilledRunGiveTheSameBytes) {
     const PruneResult one = run(*model_, plan, recipe, folder.path() / "one");
     set_num_threads(0);
     run(*model_, plan, recipe, folder.path() / "all");
-    const std::string bytes = content(folder.path() / "one/model.safetensors");
-    EXPECT_EQ(content(folder.path() / "all/model.safetensors"), bytes);
+    const std::string bytes = test::read_text(folder.path() / "one/model.safetensors");
+    EXPECT_EQ(test::read_text(folder.path() / "all/model.safetensors"), bytes);
     EXPECT_THROW(run(*model_, plan, recipe, folder.path() / "killed", 1), Killed);
     const PruneResult rest = run(*model_, plan, recipe, folder.path() / "killed", -1, Leftover::kContinue);
     EXPECT_EQ(rest.resumed_blocks, 1);
-    EXPECT_EQ(content(folder.path() / "killed/model.safetensors"), bytes);
+    EXPECT_EQ(test::read_text(folder.path() / "killed/model.safetensors"), bytes);
     ASSERT_EQ(rest.expert_tokens.size(), one.expert_tokens.size());
     for (std::size_t i = 0; i < one.expert_tokens.size(); ++i)
       EXPECT_EQ(rest.expert_tokens[i].tokens, one.expert_tokens[i].tokens);

@@ -16,7 +16,7 @@ namespace {
 
 using test::kModels;
 
-class Killed {};
+class Stopped {};
 
 // Remembers what the solver gave, and dies before block `last` is whole.
 class Recorded final : public PruneOutput {
@@ -24,7 +24,7 @@ class Recorded final : public PruneOutput {
   Recorded(GridOutput& output, std::int64_t last) : output_(output), last_(last) {}
   bool keeps_grids() const override { return true; }
   void write_quantized(const std::string& name, const QuantizedWeight& weight) override {
-    if (finished_ == last_) throw Killed();
+    if (finished_ == last_) throw Stopped();
     solved.emplace(name, weight);
     output_.write_quantized(name, weight);
   }
@@ -71,7 +71,7 @@ struct QuantizedRun {
     Recorded recorded(output, last);
     try {
       prune(model, backend, plan, windows, options, recorded);
-    } catch (const Killed&) {
+    } catch (const Stopped&) {
       journal->flush();
       throw;
     }
@@ -138,7 +138,7 @@ TEST(Quantize, AKilledRunGoesOnToTheSameCodes) {
   const test::TempDir folder;
   QuantizedRun run = make_run(*model, *backend, "int4(row,asymmetric)", "row");
   const auto whole = run.to(folder.path() / "whole", Leftover::kDiscard, -1);
-  EXPECT_THROW(run.to(folder.path() / "killed", Leftover::kDiscard, 1), Killed);
+  EXPECT_THROW(run.to(folder.path() / "killed", Leftover::kDiscard, 1), Stopped);
   run.to(folder.path() / "killed", Leftover::kContinue, -1);
   const Checkpoint killed = Checkpoint::open(folder.path() / "killed");
   for (const auto& [name, weight] : whole) {

@@ -1,6 +1,7 @@
 // Experts taken out of the tiny models of every family that has them: scores against plain PyTorch's (in the fixtures) and
 // against what removal really changes, and the folder that is written.
 #include "swiftprune/pipeline/drivers/remove_experts.h"
+#include "swiftprune/core/index.h"
 
 #include <cmath>
 #include <filesystem>
@@ -33,8 +34,6 @@ using test::kExpertModels;
 using test::outputs;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Keeps what it is given.
 struct Collected final : ReducedExpertsOutput {

@@ -90,11 +90,6 @@ struct KillableRun {
   }
 };
 
-std::string content(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
 TEST(Resume, GivesTheSameBytesForEveryFamilyAndKindOfMethod) {
   set_num_threads(1);
   const auto backend = make_cpu_backend();
@@ -116,8 +111,8 @@ TEST(Resume, GivesTheSameBytesForEveryFamilyAndKindOfMethod) {
       EXPECT_EQ(run.to(folder.path() / "whole", Leftover::kDiscard, -1), 0);
       EXPECT_THROW(run.to(folder.path() / "killed", Leftover::kDiscard, 1), Killed);
       EXPECT_EQ(run.to(folder.path() / "killed", Leftover::kContinue, -1), 1);
-      EXPECT_EQ(content(folder.path() / "killed/model.safetensors"),
-                content(folder.path() / "whole/model.safetensors"));
+      EXPECT_EQ(test::read_text(folder.path() / "killed/model.safetensors"),
+                test::read_text(folder.path() / "whole/model.safetensors"));
       EXPECT_FALSE(std::filesystem::exists(folder.path() / "killed/.lock"));
     }
   }
@@ -138,7 +133,8 @@ TEST(Resume, GivesTheSameLowRankParts) {
     EXPECT_THROW(run.to(folder.path() / "killed", Leftover::kDiscard, 1), Killed);
     EXPECT_EQ(run.to(folder.path() / "killed", Leftover::kContinue, -1), 1);
     for (const char* file : {"model.safetensors", "adapter/adapter_model.safetensors"})
-      EXPECT_EQ(content(folder.path() / "killed" / file), content(folder.path() / "whole" / file))
+      EXPECT_EQ(test::read_text(folder.path() / "killed" / file),
+                test::read_text(folder.path() / "whole" / file))
           << refine << file;
   }
   set_num_threads(0);
@@ -155,7 +151,7 @@ TEST(Journal, CutOffAndForeignLinesDoNotCount) {
     }
     journal.flush();
   }
-  const std::string whole = content(file);
+  const std::string whole = test::read_text(file);
   const auto run = read_journal(folder.path());
   ASSERT_TRUE(run.has_value());
   EXPECT_EQ(run->head.at("run"), 1);

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::ThreadRanks;
 
-std::vector<PlannedTensor> plan_of(std::int64_t tensors, std::uint64_t max_shard_bytes) {
+std::vector<PlannedTensor> planned_tensors(std::int64_t tensors, std::uint64_t max_shard_bytes) {
   std::vector<PlannedTensor> plan;
   for (std::int64_t i = 0; i < tensors; ++i)
     plan.push_back({fmt::format("t{}", i), DType::kF32, {8 + i % 3, 5}, ""});
@@ -49,7 +49,7 @@ void expect_same_files(const fs::path& a, const fs::path& b) {
 TEST(SharedWriting, GivesTheBytesOfOneWriter) {
   for (const std::uint64_t shard : {std::uint64_t{1} << 30, std::uint64_t{900}}) {
     const test::TempDir dir;
-    const std::vector<PlannedTensor> plan = plan_of(13, shard);
+    const std::vector<PlannedTensor> plan = planned_tensors(13, shard);
     {
       CheckpointWriter alone(dir.path() / "one", plan);
       write_all(alone, plan);
@@ -86,7 +86,7 @@ TEST(SharedWriting, GivesTheBytesOfOneWriter) {
 
 TEST(SharedWriting, WholeFilesBelongToOneWriter) {
   const test::TempDir dir;
-  const std::vector<PlannedTensor> plan = plan_of(13, 900);
+  const std::vector<PlannedTensor> plan = planned_tensors(13, 900);
   CheckpointWriter writer(dir.path() / "out", plan);
   std::map<std::string, std::set<int>> writers;
   for (int index = 0; index < 2; ++index) {
@@ -106,7 +106,7 @@ TEST(SharedWriting, WholeFilesBelongToOneWriter) {
 // A rank on another host without a disk of both.
 TEST(SharedWriting, WithoutOneDiskTheFirstWritesEverything) {
   const test::TempDir dir, elsewhere;
-  const std::vector<PlannedTensor> plan = plan_of(3, 1 << 30);
+  const std::vector<PlannedTensor> plan = planned_tensors(3, 1 << 30);
   ThreadRanks(2).run([&](Communicator& ranks) {
     const fs::path out = (ranks.is_first() ? dir.path() : elsewhere.path()) / "out";
     std::unique_ptr<CheckpointWriter> writer;
@@ -124,10 +124,10 @@ TEST(SharedWriting, WithoutOneDiskTheFirstWritesEverything) {
 
 TEST(SharedWriting, AnotherLayoutIsNotJoined) {
   const test::TempDir dir;
-  CheckpointWriter first(dir.path() / "out", plan_of(3, 1 << 30), Leftover::kDiscard);
+  CheckpointWriter first(dir.path() / "out", planned_tensors(3, 1 << 30), Leftover::kDiscard);
   test::expect_error(ErrorKind::kFailure,
                      [&] {
-                       CheckpointWriter(dir.path() / "out", plan_of(4, 1 << 30), Leftover::kDiscard,
+                       CheckpointWriter(dir.path() / "out", planned_tensors(4, 1 << 30), Leftover::kDiscard,
                                         first.temporary_folder().filename());
                      },
                      {"no folder of this model"});

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/logits.h"
 #include "support/random_windows.h"
 #include "swiftprune/model/forward.h"
 #include "swiftprune/pipeline/block_edits.h"
@@ -18,17 +19,6 @@ namespace swiftprune::test {
 
 inline std::filesystem::path tiny(const std::string& name) {
   return std::filesystem::path(SWIFTPRUNE_TEST_DATA "/model") / name;
-}
-
-inline Matrix logits_of(const Model& model, const Backend& backend, const TokenWindows& windows) {
-  Matrix logits(windows.num_windows() * windows.seqlen, model.config().vocab_size);
-  for_each_logits(model, backend, windows, {},
-                  [&](std::int64_t window, std::int64_t row, ConstMatrixView part) {
-                    for (std::int64_t r = 0; r < part.rows; ++r) {
-                      std::copy_n(part.row(r), part.cols, logits.row(window * windows.seqlen + row + r));
-                    }
-                  });
-  return logits;
 }
 
 // The dense model with the units that are gone as zero columns and the layers as silent ones.

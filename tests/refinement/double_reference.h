@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "support/problem.h"
+#include "swiftprune/backend/backend.h"
 #include "swiftprune/selection/pattern.h"
 #include "swiftprune/tensor/mask.h"
 #include "swiftprune/tensor/matrix.h"
@@ -418,6 +420,16 @@ inline ReferenceResult reference_sparsegpt(Doubles w, Doubles g, const Pattern& 
     }
   }
   return {masked_by(w, mask), mask};
+}
+
+inline double error_of(const Problem& problem, const Matrix& weight) {
+  return error_of(Doubles(problem.weight.view()), Doubles(weight.view()), Doubles(problem.gram.view()));
+}
+
+inline std::vector<const Backend*> backends() {
+  static const auto reference = make_reference_backend();
+  static const auto cpu = make_cpu_backend();
+  return {reference.get(), cpu.get()};
 }
 
 }  // namespace swiftprune::testing

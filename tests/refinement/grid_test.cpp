@@ -52,12 +52,7 @@ Refinement solve(const char* refine, const Problem& problem, const PruneTarget& 
   return refiner->refine(task, *prepared, cpu());
 }
 
-double error_of(const Problem& problem, const Matrix& weight) {
-  return testing::error_of(Doubles(problem.weight.view()), Doubles(weight.view()),
-                           Doubles(problem.gram.view()));
-}
-
-std::vector<PruneTarget> targets() {
+std::vector<PruneTarget> grid_targets() {
   return {{.sparsity = 0.0},
           {.sparsity = 0.5},
           {.pattern = parse_pattern("2:4")},
@@ -217,7 +212,7 @@ TEST(Grids, EveryRefinementKeepsGridAndPattern) {
   const Problem problem = make_problem({.outputs = 8, .inputs = 128, .tokens = 300, .seed = 2});
   for (const char* text : {"int8(row)", "int4(64)", "int3(32)", "int4(128,asymmetric)"}) {
     const QuantGrid grid = grid_of(text);
-    for (const PruneTarget& target : targets()) {
+    for (const PruneTarget& target : grid_targets()) {
       const Mask mask = mask_for(problem, target);
       for (const char* refine : {"rtn", "gptq", "gptq(0.01,1)", "sparsegpt", "admm(6)", "aligned-admm(6)",
                                  "admm(6)+gptq", "swaps+rtn"}) {
@@ -256,7 +251,7 @@ TEST(Grids, TheSolverIsAheadOfTheBaselines) {
   for (const unsigned seed : {3u, 23u}) {
     const Problem problem = make_problem({.outputs = 16, .inputs = 256, .tokens = 1000, .seed = seed});
     for (const char* text : {"int4(64)", "int3(64)", "int4(32,asymmetric)", "int8(row)"}) {
-      for (const PruneTarget& target : targets()) {
+      for (const PruneTarget& target : grid_targets()) {
         const auto error = [&](const char* refine) {
           const Mask mask = mask_for(problem, target);
           return error_of(problem, solve(refine, problem, target, &mask, grid_of(text)).weight);

@@ -20,12 +20,6 @@ using testing::make_problem;
 using testing::Problem;
 using testing::ProblemOptions;
 
-std::vector<const Backend*> backends() {
-  static const auto reference = make_reference_backend();
-  static const auto cpu = make_cpu_backend();
-  return {reference.get(), cpu.get()};
-}
-
 Doubles sum(const Doubles& a, const Doubles& b, double share = 1.0) {
   Doubles result = a;
   for (std::size_t i = 0; i < result.values.size(); ++i) result.values[i] += share * b.values[i];
@@ -64,7 +58,7 @@ double error_of(const Problem& problem, const Refinement& refined) {
   return testing::error_of(w, b, g) / testing::error_of(w, Doubles(w.rows, w.cols), g);
 }
 
-std::vector<PruneTarget> targets() {
+std::vector<PruneTarget> low_rank_targets() {
   return {{.sparsity = 0.5}, {.sparsity = 0.7}, {.pattern = parse_pattern("2:4")}};
 }
 
@@ -73,7 +67,7 @@ TEST(LowRankFit, IsTheBestOfItsRank) {
   const Doubles e(problem.weight.view()), a(problem.gram.view());
   const testing::Eigen eigen =
       testing::eigen_of(testing::product(testing::product(e, a), testing::transposed(e)));
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : testing::backends()) {
     for (const std::int64_t rank : {1, 3, 8, 24}) {
       double best = 0.0;  // what no L of this rank can take
       for (std::size_t i = static_cast<std::size_t>(rank); i < eigen.values.size(); ++i)
@@ -100,7 +94,7 @@ TEST(LowRankFit, IsTheBestOfItsRank) {
 
 // An error of lower rank than L, then nothing at all, then another error: vectors are drawn anew, nothing is NaN.
 TEST(LowRankFit, FollowsErrorsThatVanish) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Matrix left = testing::random_matrix(12, 2, 3), right = testing::random_matrix(2, 16, 4);
   Matrix thin(12, 16), whole = testing::random_matrix(12, 16, 5), gram = Matrix::zeros(16, 16);
   backend.matmul(left.view(), right.view(), 1.0f, 0.0f, thin.view());
@@ -149,7 +143,7 @@ TEST(LowRankAdmm, ComesToTheErrorOfTheFormulas) {
         ProblemOptions{.outputs = 24, .dead_input = 3, .seed = 17}}) {
     const Problem problem = make_problem(options);
     const Doubles w(problem.weight.view()), g(problem.gram.view()), none(w.rows, w.cols);
-    for (const PruneTarget& target : targets()) {
+    for (const PruneTarget& target : low_rank_targets()) {
       for (const auto& [steps, ramp, tolerance] : {std::tuple{1, 1, 0.1}, std::tuple{20, 15, 0.2}}) {
         const double plain = relative_error(
             problem,
@@ -157,7 +151,7 @@ TEST(LowRankAdmm, ComesToTheErrorOfTheFormulas) {
         const double aligned =
             relative_error(problem, testing::reference_aligned_admm(w, g, g, none, 0.0, 0.0, target.pattern,
                                                                     target.sparsity, steps, ramp, 4));
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           SCOPED_TRACE(fmt::format("{} seed {} steps {}", backend->name(), options.seed, steps));
           const auto found = [&](const char* refine_name) {
             return error_of(problem, refine(fmt::format("{}({},{})", refine_name, steps, ramp), problem,
@@ -176,9 +170,9 @@ TEST(LowRankAdmm, KeepsThePatternAndLowersTheError) {
                                         ProblemOptions{.outputs = 9, .inputs = 64, .tokens = 30, .seed = 13},
                                         ProblemOptions{.dead_input = 3, .seed = 17}}) {
     const Problem problem = make_problem(options);
-    for (const PruneTarget& target : targets()) {
+    for (const PruneTarget& target : low_rank_targets()) {
       for (const char* spec : {"admm(20,15)", "aligned-admm(20,15)"}) {
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           SCOPED_TRACE(
               fmt::format("{} {} seed {} sparsity {}", backend->name(), spec, options.seed, target.sparsity));
           const Refinement plain = refine(spec, problem, target, 0, *backend);
@@ -216,7 +210,7 @@ TEST(LowRankAdmm, KeepsThePatternAndLowersTheError) {
 
 TEST(LowRankAdmm, OfFullRankNothingIsLost) {
   const Problem problem = make_problem({.outputs = 8});
-  const Refinement found = refine("admm(20,15)", problem, {.sparsity = 0.5}, 8, *backends()[1]);
+  const Refinement found = refine("admm(20,15)", problem, {.sparsity = 0.5}, 8, *testing::backends()[1]);
   EXPECT_LT(error_of(problem, found), 1e-9);
   const Doubles w(problem.weight.view());
   const Doubles lost = sum(sum(Doubles(found.weight.view()), low_rank_of(*found.low_rank)), w, -1.0);

@@ -60,17 +60,6 @@ double difference(ConstMatrixView found, const Doubles& expected) {
   return std::sqrt(square / size);
 }
 
-double error_of(const Problem& problem, const Matrix& weight) {
-  return testing::error_of(Doubles(problem.weight.view()), Doubles(weight.view()),
-                           Doubles(problem.gram.view()));
-}
-
-std::vector<const Backend*> backends() {
-  static const auto reference = make_reference_backend();
-  static const auto cpu = make_cpu_backend();
-  return {reference.get(), cpu.get()};
-}
-
 std::vector<PruneTarget> targets(std::int64_t inputs) {
   std::vector<PruneTarget> list{{.sparsity = 0.5}, {.sparsity = 0.7}};
   for (const char* pattern : {"2:4", "3:8", "2:3"}) {
@@ -88,7 +77,7 @@ TEST(Admm, FollowsTheFormulas) {
         const auto expected =
             testing::reference_admm(Doubles(problem.weight.view()), Doubles(problem.gram.view()),
                                     target.pattern, target.sparsity, steps, ramp);
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           const auto refiner = make_refiner(fmt::format("admm({},{})", steps, ramp));
           const Refinement found = refine(*refiner, problem, target, nullptr, *backend);
           ASSERT_EQ(found.mask, expected.mask)
@@ -104,7 +93,7 @@ TEST(Admm, BeatsMagnitudeByFar) {
   const Problem problem = make_problem({.outputs = 16, .inputs = 96, .tokens = 400, .seed = 3});
   const PruneTarget target{.sparsity = 0.5};
   const Mask mask = magnitude_mask(problem, target);
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Refinement plain = refine(*make_refiner("none"), problem, target, &mask, backend);
   const Refinement admm = refine(*make_refiner("admm"), problem, target, nullptr, backend);
   EXPECT_LT(error_of(problem, admm.weight), 0.3 * error_of(problem, plain.weight));
@@ -112,7 +101,7 @@ TEST(Admm, BeatsMagnitudeByFar) {
 
 TEST(Admm, PiecesGiveTheWhole) {
   const Problem problem = make_problem({});
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const AdmmOptions options{.steps = 4, .ramp = 3};
   const AdmmGram gram = prepare_admm(problem.gram, options, backend, "layer");
   AdmmIteration iteration(problem.weight.view(), gram, options.rho, backend);
@@ -163,7 +152,7 @@ TEST(AlignedAdmm, FollowsTheFormulas) {
             Doubles(problem.weight.view()), Doubles(problem.gram.view()), Doubles(alignment.cross.view()),
             Doubles(alignment.residual.view()), alpha, beta, target.pattern, target.sparsity, 10, 8);
         const auto refiner = make_refiner(fmt::format("aligned-admm(10,8,{},{})", alpha, beta));
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           const Refinement found = refine_aligned(*refiner, problem, alignment, target, *backend);
           ASSERT_EQ(found.mask, expected.mask) << backend->name() << " seed " << options.seed;
           EXPECT_LT(difference(found.weight.view(), expected.weight), kWeightTolerance);
@@ -177,7 +166,7 @@ TEST(AlignedAdmm, FollowsTheFormulas) {
 TEST(AlignedAdmm, IsAdmmWithoutAlignment) {
   const Problem problem = make_problem({});
   const PruneTarget target{.sparsity = 0.5};
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Refinement plain = refine(*make_refiner("admm(10,8)"), problem, target, nullptr, backend);
   const Refinement aligned = refine(*make_refiner("aligned-admm(10,8)"), problem, target, nullptr, backend);
   EXPECT_EQ(aligned.mask, plain.mask);
@@ -204,7 +193,7 @@ TEST(Pcg, FollowsTheFormulas) {
       for (int steps : {1, 5, 20}) {
         const Doubles expected =
             testing::reference_pcg(Doubles(problem.weight.view()), Doubles(problem.gram.view()), mask, steps);
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           const auto refiner = make_refiner(fmt::format("pcg({})", steps));
           const Refinement found = refine(*refiner, problem, target, &mask, *backend);
           EXPECT_EQ(found.mask, mask);
@@ -229,7 +218,7 @@ TEST(Pcg, ConvergesToLeastSquares) {
   const Problem problem = make_problem({.outputs = 3, .inputs = 24, .seed = 21});
   const PruneTarget target{.sparsity = 0.5};
   const Mask mask = magnitude_mask(problem, target);
-  const Refinement found = refine(*make_refiner("pcg(200)"), problem, target, &mask, *backends()[1]);
+  const Refinement found = refine(*make_refiner("pcg(200)"), problem, target, &mask, *testing::backends()[1]);
   Doubles gram(problem.gram.view());
   const double damping = 0.01 * testing::mean_diagonal(gram);
   for (std::int64_t j = 0; j < 24; ++j) gram.at(j, j) += damping;
@@ -264,7 +253,7 @@ TEST(Swaps, FollowTheFormulas) {
       for (int swaps : {1, 6}) {
         const Mask expected = testing::reference_swaps(
             Doubles(problem.weight.view()), Doubles(problem.gram.view()), mask, target.pattern, swaps);
-        for (const Backend* backend : backends()) {
+        for (const Backend* backend : testing::backends()) {
           const auto refiner = make_refiner(fmt::format("swaps({})", swaps));
           const Refinement found = refine(*refiner, problem, target, &mask, *backend);
           ASSERT_EQ(found.mask, expected)
@@ -280,7 +269,7 @@ TEST(Swaps, ErrorNeverRisesAndWeightsStay) {
     const Problem problem = make_problem(options);
     for (const PruneTarget& target : targets(options.inputs)) {
       const Mask mask = magnitude_mask(problem, target);
-      const auto& backend = *backends()[1];
+      const auto& backend = *testing::backends()[1];
       double last = std::numeric_limits<double>::infinity();
       for (int swaps : {1, 2, 3, 5, 10, 50, 200}) {
         const auto refiner = make_refiner(fmt::format("swaps({})", swaps));
@@ -307,7 +296,7 @@ TEST(SparseGpt, FollowsTheAlgorithm) {
       const std::int64_t total = total_prune_count(target, options.outputs, options.inputs);
       const auto expected = testing::reference_sparsegpt(Doubles(problem.weight.view()),
                                                          Doubles(problem.gram.view()), target.pattern, total);
-      for (const Backend* backend : backends()) {
+      for (const Backend* backend : testing::backends()) {
         const Refinement found = refine(*make_refiner("sparsegpt"), problem, target, nullptr, *backend);
         ASSERT_EQ(found.mask, expected.mask) << backend->name() << " seed " << options.seed;
         EXPECT_LT(difference(found.weight.view(), expected.weight), kWeightTolerance);
@@ -318,7 +307,7 @@ TEST(SparseGpt, FollowsTheAlgorithm) {
 }
 
 TEST(Refiner, EveryPatternHoldsExactly) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Problem problem = make_problem({.outputs = 8, .inputs = 96, .seed = 2});
   std::vector<PruneTarget> list;
   for (std::int64_t m : {2, 3, 4, 6, 8, 12, 16, 24, 32}) {
@@ -359,7 +348,7 @@ TEST(Refiner, EveryPatternHoldsExactly) {
 }
 
 TEST(Refiner, DegenerateGramsGiveFiniteWeights) {
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : testing::backends()) {
     for (int kind = 0; kind < 4; ++kind) {
       Problem problem = make_problem({.outputs = 6, .inputs = 48, .seed = 31});
       if (kind == 0) std::fill(problem.gram.values().begin(), problem.gram.values().end(), 0.0f);  // all dead
@@ -393,7 +382,7 @@ TEST(Refiner, DegenerateGramsGiveFiniteWeights) {
 }
 
 TEST(Refiner, WhatIsNotFiniteIsNamed) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const char* spec : {"none", "pcg", "admm", "sparsegpt", "swaps"}) {
     Problem problem = make_problem({});
@@ -422,7 +411,7 @@ TEST(Refiner, WhatIsNotFiniteIsNamed) {
 }
 
 TEST(Refiner, SameBitsWithAnyNumberOfThreads) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Problem problem = make_problem({.outputs = 100, .inputs = 130, .tokens = 400, .seed = 41});
   for (const char* pattern : {"row", "layer", "1:2"}) {
     const PruneTarget target{.pattern = parse_pattern(pattern), .sparsity = 0.6};
@@ -452,7 +441,7 @@ LayerStats gram_stats(const Problem& problem) {
 }
 
 TEST(OutputError, IsRelativeToTheWholeOutput) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Problem problem = make_problem({.outputs = 9});
   const PruneTarget target{.sparsity = 0.5};
   const Mask mask = magnitude_mask(problem, target);
@@ -471,7 +460,7 @@ TEST(OutputError, IsRelativeToTheWholeOutput) {
 }
 
 TEST(OutputError, IsThatOfEvenlySpreadRows) {
-  const auto& backend = *backends()[1];
+  const auto& backend = *testing::backends()[1];
   const Problem problem = make_problem({.outputs = 600, .inputs = 16});  // more than 512: every second row
   const PruneTarget target{.sparsity = 0.5};
   const Mask mask = magnitude_mask(problem, target);
@@ -494,11 +483,11 @@ TEST(Swaps, RefuseBlocks) {
   const Problem problem = make_problem({});
   const PruneTarget target{.pattern = parse_pattern("block:4x8"), .sparsity = 0.5, .tensor = "t"};
   const Mask mask = magnitude_mask(problem, target);
-  EXPECT_THROW(refine(*make_refiner("swaps"), problem, target, &mask, *backends()[1]), Error);
+  EXPECT_THROW(refine(*make_refiner("swaps"), problem, target, &mask, *testing::backends()[1]), Error);
 }
 
 TEST(Cholesky, GivesTheFactor) {
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : testing::backends()) {
     for (std::int64_t n : {1, 2, 127, 128, 129, 300}) {
       const Problem problem =
           make_problem({.inputs = n, .tokens = 2 * n + 4, .correlated = false, .seed = 51});

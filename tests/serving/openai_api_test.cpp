@@ -18,13 +18,13 @@ using ::testing::HasSubstr;
 using Json = nlohmann::json;
 using Ids = std::vector<std::int32_t>;
 
-const Tokenizer& tokenizer() {
+const Tokenizer& api_tokenizer() {
   static const auto loaded = Tokenizer::open(SWIFTPRUNE_TEST_DATA "/evaluation/model");
   return *loaded;
 }
 
 const ApiModel& model() {
-  static const ApiModel api{tokenizer(), 400, {1}, std::make_shared<LazyTokenTable>(tokenizer())};
+  static const ApiModel api{api_tokenizer(), 400, {1}, std::make_shared<LazyTokenTable>(api_tokenizer())};
   return api;
 }
 
@@ -74,7 +74,7 @@ TEST(ParseCompletion, ReadsWhatIsThere) {
       R"({"prompt": "The sun", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["a", "bc"],
           "stream": true, "stream_options": {"include_usage": true}, "model": "x", "user": "y"})");
   ASSERT_EQ(request.generations.size(), 1u);
-  EXPECT_EQ(request.first().prompt, tokenizer().encode("The sun"));
+  EXPECT_EQ(request.first().prompt, api_tokenizer().encode("The sun"));
   EXPECT_EQ(request.prompt_texts, std::vector<std::string>{"The sun"});
   EXPECT_EQ(request.first().max_tokens, 7);
   EXPECT_EQ(request.first().sampler.temperature, 0.5);
@@ -101,7 +101,7 @@ TEST(ParseCompletion, TakesSeveralPromptsAndAnswers) {
   ASSERT_EQ(request.generations.size(), 6u);
   EXPECT_EQ(request.generations[0].prompt, (Ids{5, 6}));
   EXPECT_EQ(request.generations[1].prompt, (Ids{5, 6}));
-  EXPECT_EQ(request.generations[2].prompt, tokenizer().encode("The sun"));
+  EXPECT_EQ(request.generations[2].prompt, api_tokenizer().encode("The sun"));
   EXPECT_EQ(request.generations[5].prompt, Ids{7});
   EXPECT_EQ(request.answers_per_prompt, 2u);
   EXPECT_EQ(request.prompt_texts.size(), 3u);
@@ -185,11 +185,11 @@ TEST(ParseCompletion, RefusesWithAReason) {
 
 // A token that the tokenizer has and the embedding has not.
 TEST(ParseCompletion, RefusesTokensWithoutAnEmbedding) {
-  const ApiModel small{tokenizer(), 300, {1}, nullptr};
+  const ApiModel small{api_tokenizer(), 300, {1}, nullptr};
   EXPECT_THAT(refusal_of([&] { parse_completion(R"({"prompt": [300]})", small, limits()); }),
               HasSubstr("300"));
-  const std::string text = tokenizer().decode(Ids{350});
-  const Ids ids = tokenizer().encode(text);
+  const std::string text = api_tokenizer().decode(Ids{350});
+  const Ids ids = api_tokenizer().encode(text);
   ASSERT_GE(*std::max_element(ids.begin(), ids.end()), 300);
   EXPECT_THAT(refusal_of([&] {
                 parse_completion(Json{{"prompt", text}}.dump(), small, limits());
@@ -202,7 +202,7 @@ TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
   const ApiRequest request = chat(body);
   EXPECT_TRUE(request.chat);
   EXPECT_EQ(request.first().max_tokens, 4);
-  EXPECT_EQ(request.first().prompt, tokenizer().encode("<|user|>Hi</s><|assistant|>", false));
+  EXPECT_EQ(request.first().prompt, api_tokenizer().encode("<|user|>Hi</s><|assistant|>", false));
   EXPECT_EQ(request.prompt_texts, std::vector<std::string>{"<|user|>Hi</s><|assistant|>"});
   for (const auto& [wrong, reason] : std::vector<std::pair<std::string, std::string>>{
            {R"({"messages": []})", "messages"},

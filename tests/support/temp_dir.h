@@ -1,8 +1,6 @@
 // A folder of its own for one test, removed at its end.
 #pragma once
 
-#include <stdlib.h>
-
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -10,27 +8,16 @@
 #include <string_view>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 
 namespace swiftprune::test {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "swiftprune-test-XXXXXX").string();
-    expect(::mkdtemp(name.data()) != nullptr, "a temporary folder");
-    path_ = name;
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return folder_.path(); }
 
  private:
-  std::filesystem::path path_;
+  TemporaryFolder folder_ = make_temporary_folder("test", "a test");
 };
 
 inline void write_text(const std::filesystem::path& path, std::string_view content) {

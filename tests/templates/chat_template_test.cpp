@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 ChatRequest request(const char* body) { return chat_request_of(parse_json_value(body, "body")); }
 
 // When the fixtures were made.
-RenderOptions fixture_time() {
+RenderOptions fixture_options() {
   RenderOptions options;
   options.now = [] {
     LocalTime local;
@@ -60,12 +60,12 @@ TEST(ChatTemplates, RenderAsTransformersDoes) {
       const Value& body = *field("requests").find(conversation);
       if (hash.text() == nullptr) {
         ++refused;
-        EXPECT_THROW(chat.render(chat_request_of(body), fixture_time()), TemplateError) << where;
+        EXPECT_THROW(chat.render(chat_request_of(body), fixture_options()), TemplateError) << where;
         continue;
       }
       ++rendered;
       try {
-        EXPECT_EQ(sha256_hex(chat.render(chat_request_of(body), fixture_time())), *hash.text()) << where;
+        EXPECT_EQ(sha256_hex(chat.render(chat_request_of(body), fixture_options())), *hash.text()) << where;
       } catch (const TemplateError& error) {
         ADD_FAILURE() << where << ": " << error.what();
       }

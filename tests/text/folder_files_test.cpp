@@ -1,6 +1,7 @@
 // Tokenizers whose tokens and rules are spread over several files of a folder. The expected ids follow from
 // the small vocabulary by hand and were compared with transformers 5.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "support/expect_error.h"
 #include "support/temp_dir.h"

@@ -28,6 +28,17 @@ TEST(WordCache, RemembersAndForgets) {
   EXPECT_FALSE(cache.append_ids(longest + "x", ids));
 }
 
+TEST(WordCache, KnowsAllThatItHoldsWhileItGrows) {
+  WordCache cache;
+  constexpr std::int32_t kWords = 60'000;
+  for (std::int32_t i = 0; i < kWords; ++i) cache.insert(std::to_string(i), Ids{i, -i});
+  for (std::int32_t i = 0; i < kWords; ++i) {
+    Ids ids;
+    ASSERT_TRUE(cache.append_ids(std::to_string(i), ids)) << i;
+    ASSERT_EQ(ids, (Ids{i, -i}));
+  }
+}
+
 // More words than it holds: it starts anew, and what it answers stays right.
 TEST(WordCache, NeverAnswersWrongly) {
   WordCache cache;

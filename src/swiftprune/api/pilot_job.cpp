@@ -15,6 +15,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/overloaded.h"
 #include "swiftprune/core/run_context.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pilot/block_trial.h"
@@ -337,7 +338,7 @@ class Pilot {
     current_run().progress(fmt::format("trial {} of {}, {}", trials_.size() + left_out_.size() + 1,
                                        candidates_.size(), candidate.name),
                            0, 0);
-    const TrialFolder folder(trial_folder());
+    const TemporaryFolder folder(trial_folder());
     const auto begin = Clock::now();
     const Stages stages = write(candidate);
     // One that measured sensitivities for all of them says nothing of the others' time.
@@ -476,7 +477,7 @@ class Pilot {
   const PilotRun& run_;
   const Model& model_;
   Device& device_;
-  const TrialFolder calibration_;  // with its ids
+  const TemporaryFolder calibration_;  // with its ids
   std::vector<ScoredWindows> evaluation_;
   const Clock::time_point start_ = Clock::now();
   std::vector<Candidate> candidates_;

@@ -28,7 +28,6 @@ namespace {
 
 constexpr std::string_view kPytorchExtension = ".bin";
 constexpr std::string_view kGgufExtension = ".gguf";
-constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements, about one core's L2 cache
 
 // tensor -> file, as the index says.
 using WeightMap = std::map<std::string, std::string>;

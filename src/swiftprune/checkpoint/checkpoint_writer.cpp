@@ -27,7 +27,6 @@ namespace swiftprune {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 constexpr const char* kLockFile = ".lock";
 constexpr const char* kTurningFile = ".transposing";  // some tensors are in the plan's order, some no longer
 constexpr std::uint64_t kReserveBytes = 1'000'000;    // for the small files of the folder

@@ -5,6 +5,7 @@
 
 #include "swiftprune/checkpoint/gguf_fields.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 
 namespace swiftprune {
 namespace {
@@ -13,8 +14,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kPiece = std::int64_t{1} << 18;  // elements, about
 constexpr std::int64_t kMxBlock = 32, kMxBytes = 16;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 void check_shape(const GgufFile& file, const GgufTensor& tensor, const std::vector<std::int64_t>& expected,
                  std::string_view from) {

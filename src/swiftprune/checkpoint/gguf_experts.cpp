@@ -367,7 +367,7 @@ void complete_deepseek(const GgufFile& file, Json& config) {
   config["topk_method"] = config.at("n_group") == 1 ? "greedy" : "group_limited_greedy";
 }
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kExpertArchitectures[] = {
     {"llama", "mixtral", "MixtralForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})",
      kMixtralFields, kLlamaModelTensors, kMixtralBlock, complete_mixtral, "llama-bpe", false,
      "expert_count expert_used_count", true},
@@ -427,6 +427,6 @@ void check_expert_counts(const GgufFile& file) {
 
 }  // namespace gguf_fields
 
-std::span<const GgufArchitecture> gguf_with_experts() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_with_experts() { return kExpertArchitectures; }
 
 }  // namespace swiftprune

@@ -1,9 +1,6 @@
 #include "swiftprune/checkpoint/gguf_folder.h"
 
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
+#include <fmt/format.h>
 
 #include "swiftprune/checkpoint/gguf.h"
 #include "swiftprune/checkpoint/import_gguf.h"
@@ -24,33 +21,15 @@ bool GgufFolder::is_meant(const fs::path& name) {
   return name.extension() == kExtension && fs::is_regular_file(name, ignored);
 }
 
-GgufFolder::GgufFolder(const fs::path& file) {
-  std::error_code error;
-  const fs::path parent = fs::temp_directory_path(error);
-  std::string name = (parent / "swiftprune-gguf-XXXXXX").string();
-  if (error || ::mkdtemp(name.data()) == nullptr) {
-    fail(ErrorKind::kFailure,
-         "{}: the folder for config.json and the tokenizer of {} cannot be made ({}); TMPDIR names another "
-         "place",
-         parent.string(), file.string(), std::strerror(errno));
-  }
-  temporary_ = name;
-  try {
-    fill(file);
-  } catch (...) {
-    fs::remove_all(temporary_, error);
-    throw;
-  }
-}
-
-GgufFolder::~GgufFolder() {
-  std::error_code ignored;
-  fs::remove_all(temporary_, ignored);
+GgufFolder::GgufFolder(const fs::path& file)
+    : temporary_(
+          make_temporary_folder("gguf", fmt::format("config.json and the tokenizer of {}", file.string()))),
+      path_(temporary_.path() / file.stem()) {
+  fill(file);
 }
 
 void GgufFolder::fill(const fs::path& file) {
   const GgufModel model = GgufModel::open(file);
-  path_ = temporary_ / file.stem();
   fs::create_directory(path_);
   for (const fs::path& part : gguf_parts(file))
     fs::create_symlink(fs::absolute(part), path_ / part.filename());

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "swiftprune/core/temporary_folder.h"
+
 namespace swiftprune {
 
 class GgufFolder {
@@ -17,9 +19,6 @@ class GgufFolder {
   // Makes the folder, called as the file without ".gguf", among the system's temporary ones ($TMPDIR); the
   // files have the GGUF's time. Throws Error{kBadInput} for the file, Error{kFailure} for the disk.
   explicit GgufFolder(const std::filesystem::path& file);
-  GgufFolder(const GgufFolder&) = delete;
-  GgufFolder& operator=(const GgufFolder&) = delete;
-  ~GgufFolder();  // removes it
 
   const std::filesystem::path& path() const { return path_; }
   // What was assumed, for the user; also that the tokenizer could not be rebuilt and why: there is none then.
@@ -28,7 +27,8 @@ class GgufFolder {
  private:
   void fill(const std::filesystem::path& file);
 
-  std::filesystem::path temporary_, path_;
+  TemporaryFolder temporary_;
+  std::filesystem::path path_;
   std::vector<std::string> notes_;
 };
 

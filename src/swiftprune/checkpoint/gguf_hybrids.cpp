@@ -85,15 +85,15 @@ constexpr auto kLfm2MoeBlock =
 void complete_lfm2_moe(const GgufFile& file, Json& config) {
   check_expert_counts(file);
   complete_lfm2(file, config);
-  constexpr double kSigmoid = 2.0;
+  constexpr double kSigmoidGates = 2.0;
   const std::string key = key_of(file, "expert_gating_func");
-  if (const double kind = file.number(key).value_or(kSigmoid); kind != kSigmoid) {
-    bad_input("{}: {}: found {}, expected {} (sigmoid)", file.name(), key, kind, kSigmoid);
+  if (const double kind = file.number(key).value_or(kSigmoidGates); kind != kSigmoidGates) {
+    bad_input("{}: {}: found {}, expected {} (sigmoid)", file.name(), key, kind, kSigmoidGates);
   }
   config["num_dense_layers"] = gguf_dense_blocks(file);
 }
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kHybridArchitectures[] = {
     {"lfm2", "lfm2", "Lfm2ForCausalLM",
      R"({"rope_theta": 1000000.0, "conv_bias": false, "block_auto_adjust_ff_dim": false})", kLfm2Fields,
      kLfm2ModelTensors, kLfm2Block, complete_lfm2, "lfm2", false, "shortconv.l_cache"},
@@ -108,6 +108,6 @@ constexpr GgufArchitecture kArchitectures[] = {
 
 }  // namespace
 
-std::span<const GgufArchitecture> gguf_hybrids() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_hybrids() { return kHybridArchitectures; }
 
 }  // namespace swiftprune

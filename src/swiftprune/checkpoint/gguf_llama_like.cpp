@@ -236,7 +236,7 @@ constexpr TensorRule kArceeBlock[] = {
     {"attn_rot_embd", ""},
 };
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kLlamaLikeArchitectures[] = {
     {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
     {"deci", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kDeciFields,
@@ -264,6 +264,6 @@ constexpr GgufArchitecture kArchitectures[] = {
 
 }  // namespace
 
-std::span<const GgufArchitecture> gguf_llama_like() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_llama_like() { return kLlamaLikeArchitectures; }
 
 }  // namespace swiftprune

@@ -477,7 +477,7 @@ constexpr TensorRule kGlmBlock[] = {
     {"ffn_down", "model.layers.*.mlp.down_proj"},
 };
 
-constexpr GgufArchitecture kArchitectures[] = {
+constexpr GgufArchitecture kOtherNormArchitectures[] = {
     {"bloom", "bloom", "BloomForCausalLM", R"({"apply_residual_connection_post_layernorm": false})",
      kBloomFields, kBloomModelTensors, kBloomBlock, complete_bloom, "bloom", false, "", false, false,
      "num_hidden_layers n_layer num_attention_heads n_head"},
@@ -528,6 +528,6 @@ constexpr GgufArchitecture kArchitectures[] = {
 
 }  // namespace
 
-std::span<const GgufArchitecture> gguf_other_norms() { return kArchitectures; }
+std::span<const GgufArchitecture> gguf_other_norms() { return kOtherNormArchitectures; }
 
 }  // namespace swiftprune

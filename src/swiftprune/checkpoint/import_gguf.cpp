@@ -25,7 +25,6 @@ namespace fs = std::filesystem;
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
 
 // One tensor's way from the file to the folder.
 struct TensorPlan {

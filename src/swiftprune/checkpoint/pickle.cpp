@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-using Kind = PickleValue::Kind;
+using PickleKind = PickleValue::Kind;
 
 constexpr std::size_t kMaxValues = 8'000'000;
 constexpr std::size_t kMaxStack = 4'000'000;
@@ -79,8 +79,8 @@ class Machine {
     stack_.push_back(static_cast<std::int32_t>(result_.values.size()));
     result_.values.push_back(std::move(value));
   }
-  void push(Kind kind, std::int64_t integer = 0) { push({.kind = kind, .integer = integer}); }
-  void push_text(Kind kind, std::string_view text) { push({.kind = kind, .text = std::string(text)}); }
+  void push(PickleKind kind, std::int64_t integer = 0) { push({.kind = kind, .integer = integer}); }
+  void push_text(PickleKind kind, std::string_view text) { push({.kind = kind, .text = std::string(text)}); }
 
   PickleValue& value(std::int32_t index) { return result_.values[static_cast<std::size_t>(index)]; }
   std::int32_t pop() {
@@ -89,14 +89,14 @@ class Machine {
     stack_.pop_back();
     return top;
   }
-  std::int32_t pop(Kind kind, std::string_view expected) {
+  std::int32_t pop(PickleKind kind, std::string_view expected) {
     const std::int32_t top = pop();
     if (value(top).kind != kind) broken(expected);
     return top;
   }
   std::vector<std::int32_t> pop_to_mark() {
     auto mark = std::find_if(stack_.rbegin(), stack_.rend(),
-                             [&](std::int32_t i) { return value(i).kind == Kind::kMark; });
+                             [&](std::int32_t i) { return value(i).kind == PickleKind::kMark; });
     if (mark == stack_.rend()) broken("a mark on the stack");
     std::vector<std::int32_t> items(mark.base(), stack_.end());
     stack_.erase(mark.base() - 1, stack_.end());
@@ -115,13 +115,13 @@ class Machine {
   }
   void push_tuple(std::vector<std::int32_t> items) {
     count_references(items.size());
-    push({.kind = Kind::kTuple, .items = std::move(items)});
+    push({.kind = PickleKind::kTuple, .items = std::move(items)});
   }
-  void extend(Kind kind, const std::vector<std::int32_t>& items) {
+  void extend(PickleKind kind, const std::vector<std::int32_t>& items) {
     if (stack_.empty() || value(stack_.back()).kind != kind) {
-      broken(kind == Kind::kDict ? "a dict to add to" : "a list to add to");
+      broken(kind == PickleKind::kDict ? "a dict to add to" : "a list to add to");
     }
-    if (kind == Kind::kDict && items.size() % 2 != 0) broken("keys with values");
+    if (kind == PickleKind::kDict && items.size() % 2 != 0) broken("keys with values");
     count_references(items.size());
     auto& target = value(stack_.back()).items;
     target.insert(target.end(), items.begin(), items.end());
@@ -148,22 +148,22 @@ class Machine {
           "be in them; save the model as safetensors (transformers' save_pretrained)",
           name_, json_quoted(full));
     }
-    push_text(Kind::kGlobal, full);
+    push_text(PickleKind::kGlobal, full);
   }
 
   // A call: of the four names that a file of tensors needs.
   void reduce() {
-    const std::int32_t arguments = pop(Kind::kTuple, "a tuple of arguments");
-    const std::string function = value(pop(Kind::kGlobal, "a name to call")).text;
+    const std::int32_t arguments = pop(PickleKind::kTuple, "a tuple of arguments");
+    const std::string function = value(pop(PickleKind::kGlobal, "a name to call")).text;
     const std::vector<std::int32_t>& items = value(arguments).items;
     if (function == kOrderedDict) {
       if (!items.empty()) broken("OrderedDict without arguments");
-      push(Kind::kDict);
+      push(PickleKind::kDict);
     } else if (function == kTensor || function == kTensor2) {
-      if (items.size() < 4 || value(items[0]).kind != Kind::kStorage) broken("a tensor of a storage");
-      push({.kind = Kind::kTensor, .items = items});
+      if (items.size() < 4 || value(items[0]).kind != PickleKind::kStorage) broken("a tensor of a storage");
+      push({.kind = PickleKind::kTensor, .items = items});
     } else if (function == kParameter) {
-      if (items.empty() || value(items[0]).kind != Kind::kTensor) broken("a parameter of a tensor");
+      if (items.empty() || value(items[0]).kind != PickleKind::kTensor) broken("a parameter of a tensor");
       stack_.push_back(items[0]);
     } else {
       broken("a function that makes a tensor");
@@ -171,28 +171,29 @@ class Machine {
   }
 
   void persistent() {
-    const std::int32_t tuple = pop(Kind::kTuple, "a tuple that names a storage");
+    const std::int32_t tuple = pop(PickleKind::kTuple, "a tuple that names a storage");
     const std::vector<std::int32_t>& items = value(tuple).items;
-    if (items.size() < 5 || value(items[0]).kind != Kind::kString || value(items[0]).text != "storage" ||
-        value(items[1]).kind != Kind::kGlobal || value(items[2]).kind != Kind::kString ||
-        value(items[4]).kind != Kind::kInteger) {
+    if (items.size() < 5 || value(items[0]).kind != PickleKind::kString ||
+        value(items[0]).text != "storage" || value(items[1]).kind != PickleKind::kGlobal ||
+        value(items[2]).kind != PickleKind::kString || value(items[4]).kind != PickleKind::kInteger) {
       broken("('storage', type, key, location, size)");
     }
-    push({.kind = Kind::kStorage, .items = {items.begin() + 1, items.end()}});
+    push({.kind = PickleKind::kStorage, .items = {items.begin() + 1, items.end()}});
   }
 
   void long_integer() {
     const std::uint8_t size = read<std::uint8_t>();
     const std::string_view bytes = take(size);
     // torch's magic number has ten bytes; nothing that is read as a number has more than eight.
-    if (size > 8) return push_text(Kind::kString, bytes);
+    if (size > 8) return push_text(PickleKind::kString, bytes);
     std::uint64_t bits = size > 0 && (static_cast<unsigned char>(bytes.back()) & 0x80u) != 0 ? ~0ull : 0ull;
     for (std::size_t i = size; i-- > 0;) bits = bits << 8 | static_cast<unsigned char>(bytes[i]);
-    push(Kind::kInteger, static_cast<std::int64_t>(bits));
+    push(PickleKind::kInteger, static_cast<std::int64_t>(bits));
   }
 
   void stack_global() {
-    const std::int32_t name = pop(Kind::kString, "a name"), module = pop(Kind::kString, "a module");
+    const std::int32_t name = pop(PickleKind::kString, "a name"),
+                       module = pop(PickleKind::kString, "a module");
     const std::string name_text = value(name).text, module_text = value(module).text;
     global(module_text, name_text);
   }
@@ -210,30 +211,30 @@ class Machine {
       case '.':  // STOP
         return false;
       case '(':
-        push(Kind::kMark);
+        push(PickleKind::kMark);
         break;
       case 'N':
-        push(Kind::kNone);
+        push(PickleKind::kNone);
         break;
       case 0x88:  // NEWTRUE
       case 0x89:  // NEWFALSE
-        push(Kind::kBoolean, opcode == 0x88 ? 1 : 0);
+        push(PickleKind::kBoolean, opcode == 0x88 ? 1 : 0);
         break;
       case 'J':
-        push(Kind::kInteger, read<std::int32_t>());
+        push(PickleKind::kInteger, read<std::int32_t>());
         break;
       case 'K':
-        push(Kind::kInteger, read<std::uint8_t>());
+        push(PickleKind::kInteger, read<std::uint8_t>());
         break;
       case 'M':
-        push(Kind::kInteger, read<std::uint16_t>());
+        push(PickleKind::kInteger, read<std::uint16_t>());
         break;
       case 0x8a:  // LONG1
         long_integer();
         break;
       case 'G':  // BINFLOAT; its value is not needed
         take(8);
-        push(Kind::kNumber);
+        push(PickleKind::kNumber);
         break;
       default:
         return step_text(opcode);
@@ -244,10 +245,10 @@ class Machine {
   bool step_text(std::uint8_t opcode) {
     switch (opcode) {
       case 'X':  // BINUNICODE
-        push_text(Kind::kString, take(read<std::uint32_t>()));
+        push_text(PickleKind::kString, take(read<std::uint32_t>()));
         break;
       case 0x8c:  // SHORT_BINUNICODE
-        push_text(Kind::kString, take(read<std::uint8_t>()));
+        push_text(PickleKind::kString, take(read<std::uint8_t>()));
         break;
       case 'c': {  // GLOBAL
         const std::string_view module = line();
@@ -281,7 +282,7 @@ class Machine {
   bool step_structure(std::uint8_t opcode) {
     switch (opcode) {
       case ')':
-        push(Kind::kTuple);
+        push(PickleKind::kTuple);
         break;
       case 't':
         push_tuple(pop_to_mark());
@@ -292,22 +293,22 @@ class Machine {
         push_tuple(pop_many(opcode - 0x84u));
         break;
       case ']':
-        push(Kind::kList);
+        push(PickleKind::kList);
         break;
       case '}':
-        push(Kind::kDict);
+        push(PickleKind::kDict);
         break;
       case 'a':
-        extend(Kind::kList, pop_many(1));
+        extend(PickleKind::kList, pop_many(1));
         break;
       case 'e':
-        extend(Kind::kList, pop_to_mark());
+        extend(PickleKind::kList, pop_to_mark());
         break;
       case 's':
-        extend(Kind::kDict, pop_many(2));
+        extend(PickleKind::kDict, pop_many(2));
         break;
       case 'u':
-        extend(Kind::kDict, pop_to_mark());
+        extend(PickleKind::kDict, pop_to_mark());
         break;
       case 'Q':  // BINPERSID
         persistent();
@@ -317,7 +318,7 @@ class Machine {
         break;
       case 'b':  // BUILD: a state dict's _metadata, which holds versions of modules
         pop();
-        if (stack_.empty() || value(stack_.back()).kind != Kind::kDict)
+        if (stack_.empty() || value(stack_.back()).kind != PickleKind::kDict)
           broken("attributes of an OrderedDict");
         break;
       case '0':

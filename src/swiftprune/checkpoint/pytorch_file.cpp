@@ -13,15 +13,14 @@
 #include "swiftprune/checkpoint/zip_file.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/git_lfs.h"
 #include "swiftprune/core/json.h"
-#include "swiftprune/core/read_file.h"
 
 namespace swiftprune {
 namespace {
 
-using Kind = PickleValue::Kind;
+using PickleKind = PickleValue::Kind;
 
-constexpr std::size_t kMaxRank = 64;
 constexpr std::uint64_t kMaxPickleBytes = 64'000'000;
 
 constexpr std::array kStorageTypes = {
@@ -51,12 +50,12 @@ class TensorReader {
 
   std::vector<PytorchTensor> read() const {
     const PickleValue& root = pickle_.at(pickle_.root);
-    if (root.kind != Kind::kDict) bad_input("{}: expected a dict of names and tensors", name_);
+    if (root.kind != PickleKind::kDict) bad_input("{}: expected a dict of names and tensors", name_);
     std::vector<PytorchTensor> tensors;
     std::unordered_set<std::string> names;
     for (std::size_t i = 0; i + 1 < root.items.size(); i += 2) {
       const PickleValue& key = pickle_.at(root.items[i]);
-      if (key.kind != Kind::kString || has_control_characters(key.text)) {
+      if (key.kind != PickleKind::kString || has_control_characters(key.text)) {
         bad_input("{}: found a key that is no plain string, expected names of tensors", name_);
       }
       if (!names.insert(key.text).second) bad_input("{}: tensor {}: found twice", name_, key.text);
@@ -68,12 +67,12 @@ class TensorReader {
  private:
   std::vector<std::int64_t> integers(const PickleValue& list, const std::string& tensor) const {
     std::vector<std::int64_t> values;
-    if (list.kind != Kind::kTuple || list.items.size() > kMaxRank) {
-      bad_input("{}: tensor {}: found no shape of at most {} numbers", name_, tensor, kMaxRank);
+    if (list.kind != PickleKind::kTuple || list.items.size() > kMaxTensorRank) {
+      bad_input("{}: tensor {}: found no shape of at most {} numbers", name_, tensor, kMaxTensorRank);
     }
     for (const std::int32_t item : list.items) {
       const PickleValue& value = pickle_.at(item);
-      if (value.kind != Kind::kInteger || value.integer < 0) {
+      if (value.kind != PickleKind::kInteger || value.integer < 0) {
         bad_input("{}: tensor {}: found a shape or stride that is no number from 0 on", name_, tensor);
       }
       values.push_back(value.integer);
@@ -82,7 +81,7 @@ class TensorReader {
   }
 
   PytorchTensor tensor(const std::string& tensor_name, const PickleValue& value) const {
-    if (value.kind != Kind::kTensor) {
+    if (value.kind != PickleKind::kTensor) {
       bad_input(
           "{}: {}: found no tensor, expected a state dict of tensors alone; save the model's state_dict() or "
           "its "
@@ -106,7 +105,8 @@ class TensorReader {
     if (bytes == storages_.end()) {
       bad_input("{}: tensor {}: its storage {} is missing", name_, tensor_name, json_quoted(key));
     }
-    if (first.kind != Kind::kInteger || first.integer < 0 || result.strides.size() != result.shape.size()) {
+    if (first.kind != PickleKind::kInteger || first.integer < 0 ||
+        result.strides.size() != result.shape.size()) {
       bad_input("{}: tensor {}: expected a first element, and a stride for each extent", name_, tensor_name);
     }
     place(static_cast<std::uint64_t>(first.integer), bytes->second, result);
@@ -194,7 +194,7 @@ class LegacyFile {
     const Pickle state = next(), keys = next();
     std::map<std::string, std::int64_t, std::less<>> element_sizes = sizes_of_elements(state);
     const PickleValue& list = keys.at(keys.root);
-    if (list.kind != Kind::kList) bad_input("{}: found no list of storages", name_);
+    if (list.kind != PickleKind::kList) bad_input("{}: found no list of storages", name_);
     Storages storages;
     for (const std::int32_t item : list.items) {
       const std::string& key = keys.at(item).text;
@@ -227,10 +227,11 @@ class LegacyFile {
 
   bool is_big_endian(const Pickle& system) const {
     const PickleValue& root = system.at(system.root);
-    if (root.kind != Kind::kDict) bad_input("{}: found no description of the system that wrote it", name_);
+    if (root.kind != PickleKind::kDict)
+      bad_input("{}: found no description of the system that wrote it", name_);
     for (std::size_t i = 0; i + 1 < root.items.size(); i += 2) {
       const PickleValue& value = system.at(root.items[i + 1]);
-      if (system.at(root.items[i]).text == "little_endian" && value.kind == Kind::kBoolean)
+      if (system.at(root.items[i]).text == "little_endian" && value.kind == PickleKind::kBoolean)
         return value.integer == 0;
     }
     return false;
@@ -239,12 +240,12 @@ class LegacyFile {
   std::map<std::string, std::int64_t, std::less<>> sizes_of_elements(const Pickle& state) const {
     std::map<std::string, std::int64_t, std::less<>> sizes;
     for (const PickleValue& value : state.values) {
-      if (value.kind != Kind::kStorage) continue;
+      if (value.kind != PickleKind::kStorage) continue;
       const std::string_view type = state.at(value.items[0]).text;
       for (const auto& [known, dtype] : kStorageTypes) {
         if (known == type) sizes[state.at(value.items[1]).text] = size_of(dtype);
       }
-      if (value.items.size() > 4 && state.at(value.items[4]).kind != Kind::kNone) {
+      if (value.items.size() > 4 && state.at(value.items[4]).kind != PickleKind::kNone) {
         bad_input("{}: found a view of a storage, as PyTorch before 0.4 wrote them; save the model again",
                   name_);
       }

@@ -10,14 +10,13 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/git_lfs.h"
 #include "swiftprune/core/json.h"
-#include "swiftprune/core/read_file.h"
 
 namespace swiftprune {
 namespace {
 
 constexpr std::string_view kMetadataKey = "__metadata__";
-constexpr std::size_t kMaxRank = 64;  // as many as PyTorch takes
 
 // Takes the events of the JSON parser and accepts this one structure only, so that a hostile header cannot
 // make more than its tensors.
@@ -79,8 +78,8 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ == Place::kShape) {
       if (value > std::uint64_t{1} << 62) bad_tensor("found shape extent {}, expected at most 2^62", value);
-      if (tensors_.back().shape.size() == kMaxRank)
-        bad_tensor("found a shape of more than {} extents", kMaxRank);
+      if (tensors_.back().shape.size() == kMaxTensorRank)
+        bad_tensor("found a shape of more than {} extents", kMaxTensorRank);
       tensors_.back().shape.push_back(static_cast<std::int64_t>(value));
     } else if (place_ == Place::kOffsets) {
       if (offsets_.size() == 2) bad_tensor("found more than two data_offsets, expected [begin, end]");

@@ -1,6 +1,7 @@
 // Arithmetic on numbers that come from files: overflow is an answer, not a wrap.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -18,6 +19,8 @@ inline std::optional<std::uint64_t> checked_mul(std::uint64_t a, std::uint64_t b
   if (__builtin_mul_overflow(a, b, &product)) return std::nullopt;
   return product;
 }
+
+inline constexpr std::size_t kMaxTensorRank = 64;  // as many extents as PyTorch takes
 
 // Number of elements of a shape; nothing when it does not fit (also above 2^62, so that signed sizes stay
 // valid).

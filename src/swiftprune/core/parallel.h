@@ -7,6 +7,9 @@
 
 namespace swiftprune {
 
+// The chunk of loops over the rows of a matrix of which each is some microseconds of work.
+inline constexpr std::int64_t kRowsATask = 16;
+
 void set_num_threads(int n);  // of the calling thread's loops; n <= 0: one per available core
 int num_threads();
 

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/git_lfs.h"
 
 namespace swiftprune {
 
@@ -23,13 +24,6 @@ std::string file_bytes(const std::filesystem::path& file) {
   if (in.bad()) bad_input("{}: reading failed", file.string());
   refuse_lfs_pointer(bytes, file.string());
   return bytes;
-}
-
-void refuse_lfs_pointer(std::string_view bytes, const std::string& name) {
-  if (bytes.starts_with("version https://git-lfs.github.com/spec/")) {
-    bad_input("{}: found a git-lfs pointer, expected the file itself; run 'git lfs pull' in its folder",
-              name);
-  }
 }
 
 }  // namespace swiftprune

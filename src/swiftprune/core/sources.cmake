@@ -1,7 +1,9 @@
 target_sources(swiftprune PRIVATE
   core/error.cpp
+  core/git_lfs.cpp
   core/read_file.cpp
   core/json.cpp
+  core/temporary_folder.cpp
   core/python_json.cpp
   core/named_numbers.cpp
   core/child_process.cpp

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/timeline.h"
 #include "swiftprune/evaluation/window_runs.h"
 
@@ -16,8 +17,6 @@ namespace swiftprune {
 namespace {
 
 constexpr std::size_t kNumLikely = 3;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

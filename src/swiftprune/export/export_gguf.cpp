@@ -29,8 +29,6 @@ namespace swiftprune {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;  // elements
-
 // One tensor's way from the folder to the file.
 struct TensorPlan {
   const TensorInfo* source;  // null: made of others

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/tensor/dtype.h"
 
@@ -13,8 +14,6 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kMxBlock = 32, kMxBytes = 16;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // GGUF's blocks of one expert's part: the scale, then bytes whose lower halves are the first 16 numbers. The folder has
 // pairs of neighbours, and rows of gate and up in turn.

@@ -27,7 +27,7 @@ RopeConfig read_scaled_rope(const ConfigReader& c, const RopeOptions& options) {
   return rope_from_parameters(ConfigReader(parameters), options);
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_apertus(const ConfigReader& c) {
   ModelConfig m;
   m.family = "apertus";
   read_common(c, {.max_positions = 65536}, m);
@@ -56,15 +56,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kApertusFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters "
     "attention_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"apertus"};
+constexpr std::array<std::string_view, 1> kApertusTypes = {"apertus"};
 
 }  // namespace
 
-const ModelFamily kApertusFamily{"apertus", kTypes, configure, kFields};
+const ModelFamily kApertusFamily{"apertus", kApertusTypes, configure_apertus, kApertusFields};
 
 }  // namespace swiftprune

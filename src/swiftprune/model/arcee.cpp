@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_arcee(const ConfigReader& c) {
   ModelConfig m;
   m.family = "arcee";
   read_common(c, {.max_positions = 4096}, m);
@@ -36,15 +36,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kArceeFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters "
     "attention_bias mlp_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"arcee"};
+constexpr std::array<std::string_view, 1> kArceeTypes = {"arcee"};
 
 }  // namespace
 
-const ModelFamily kArceeFamily{"arcee", kTypes, configure, kFields};
+const ModelFamily kArceeFamily{"arcee", kArceeTypes, configure_arcee, kArceeFields};
 
 }  // namespace swiftprune

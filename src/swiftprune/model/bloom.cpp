@@ -14,7 +14,7 @@ namespace swiftprune {
 namespace {
 
 // 2^(-8·i/n), i = 1..n, for the largest power of two n <= heads; the other heads take every second one of 2n.
-std::vector<float> slopes_of(std::int64_t heads) {
+std::vector<float> bloom_slopes(std::int64_t heads) {
   const auto power = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(heads)));
   std::vector<float> slopes;
   const auto add = [&](std::int64_t count, std::int64_t i) {
@@ -26,7 +26,7 @@ std::vector<float> slopes_of(std::int64_t heads) {
   return slopes;
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_bloom(const ConfigReader& c) {
   ModelConfig m;
   m.family = "bloom";
   const SizeNames names = {.hidden_size = c.has("n_embed") ? "n_embed" : "hidden_size",
@@ -55,7 +55,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.gated_mlp = false;
   m.activation = Activation::kGeluTanh;
   m.qkv_layout = QkvLayout::kInterleaved;
-  m.attention_slopes = slopes_of(m.num_heads);
+  m.attention_slopes = bloom_slopes(m.num_heads);
   m.embedding = "transformer.word_embeddings.weight";
   m.embedding_norm = norm_with_bias("transformer.word_embeddings_layernorm");
   m.final_norm = norm_with_bias("transformer.ln_f");
@@ -77,13 +77,13 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kBloomFields =
     "n_embed n_layer n_head n_inner seq_length layer_norm_epsilon apply_residual_connection_post_layernorm";
 
-constexpr std::array<std::string_view, 1> kTypes = {"bloom"};
+constexpr std::array<std::string_view, 1> kBloomTypes = {"bloom"};
 
 }  // namespace
 
-const ModelFamily kBloomFamily{"bloom", kTypes, configure, kFields};
+const ModelFamily kBloomFamily{"bloom", kBloomTypes, configure_bloom, kBloomFields};
 
 }  // namespace swiftprune

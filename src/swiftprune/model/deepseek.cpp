@@ -102,7 +102,7 @@ ExpertsConfig read_softmax_experts(const ConfigReader& c, const std::string& mlp
   return experts;
 }
 
-ModelConfig configure(const ConfigReader& c, bool third) {
+ModelConfig configure_deepseek(const ConfigReader& c, bool third) {
   const LatentAttention latent = read_latent(c);
   if (third) {
     expect_text(c, "scoring_func", "sigmoid");
@@ -172,9 +172,9 @@ constexpr std::array<std::string_view, 2> kV3Types = {"deepseek_v3", "kimi_k2"};
 
 }  // namespace
 
-const ModelFamily kDeepseekV2Family{"deepseek_v2", kV2Types,
-                                    [](const ConfigReader& c) { return configure(c, false); }, kV2Fields};
-const ModelFamily kDeepseekV3Family{"deepseek_v3", kV3Types,
-                                    [](const ConfigReader& c) { return configure(c, true); }, kV3Fields};
+const ModelFamily kDeepseekV2Family{
+    "deepseek_v2", kV2Types, [](const ConfigReader& c) { return configure_deepseek(c, false); }, kV2Fields};
+const ModelFamily kDeepseekV3Family{
+    "deepseek_v3", kV3Types, [](const ConfigReader& c) { return configure_deepseek(c, true); }, kV3Fields};
 
 }  // namespace swiftprune

@@ -18,7 +18,7 @@ std::int64_t read_pattern(const ConfigReader& c) {
   return c.is_null(kKey) ? 0 : c.integer(kKey, 4, 0);
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_exaone4(const ConfigReader& c) {
   ModelConfig m;
   m.family = "exaone4";
   read_common(c, {.max_positions = 2048, .num_kv_heads = 32}, m);
@@ -44,14 +44,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kExaone4Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters sliding_window sliding_window_pattern layer_types";
 
-constexpr std::array<std::string_view, 1> kTypes = {"exaone4"};
+constexpr std::array<std::string_view, 1> kExaone4Types = {"exaone4"};
 
 }  // namespace
 
-const ModelFamily kExaone4Family{"exaone4", kTypes, configure, kFields};
+const ModelFamily kExaone4Family{"exaone4", kExaone4Types, configure_exaone4, kExaone4Fields};
 
 }  // namespace swiftprune

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -13,13 +14,10 @@ namespace {
 constexpr std::int64_t kMxBlock = 32;  // numbers that share a scale
 constexpr std::int64_t kMxBytes = kMxBlock / 2;
 constexpr std::int64_t kMxBias = 127;
-constexpr std::int64_t kRowsATask = 16;
 
 // The 4-bit floats of MXFP4 (E2M1), as OCP's specification of microscaling formats lists them.
 constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                              -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 constexpr const char* kGateUp = "gate_up_proj";
 constexpr const char* kDown = "down_proj";

@@ -10,7 +10,6 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsATask = 16;
 // Experts of a block that stay in memory as float while its windows pass.
 constexpr std::int64_t kResidentBytes = std::int64_t{256} << 20;
 

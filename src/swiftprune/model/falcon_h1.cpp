@@ -56,7 +56,7 @@ void set_mixer(const ConfigReader& c, const ModelConfig& m, const std::string& p
   b.beside = std::move(beside);
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_falcon_h1(const ConfigReader& c) {
   ModelConfig m;
   m.family = "falcon_h1";
   read_common(c, {.max_positions = 8192, .num_kv_heads = 8}, m);
@@ -94,7 +94,7 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kFalconH1Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters attention_bias mlp_bias projectors_bias embedding_multiplier lm_head_multiplier "
     "key_multiplier attention_in_multiplier attention_out_multiplier ssm_in_multiplier ssm_out_multiplier "
@@ -102,10 +102,10 @@ constexpr std::string_view kFields =
     "mamba_d_head mamba_d_conv mamba_conv_bias mamba_proj_bias mamba_norm_before_gate mamba_rms_norm "
     "time_step_limit";
 
-constexpr std::array<std::string_view, 1> kTypes = {"falcon_h1"};
+constexpr std::array<std::string_view, 1> kFalconH1Types = {"falcon_h1"};
 
 }  // namespace
 
-const ModelFamily kFalconH1Family{"falcon_h1", kTypes, configure, kFields};
+const ModelFamily kFalconH1Family{"falcon_h1", kFalconH1Types, configure_falcon_h1, kFalconH1Fields};
 
 }  // namespace swiftprune

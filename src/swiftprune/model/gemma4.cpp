@@ -17,7 +17,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kSliding = "sliding_attention", kFull = "full_attention";
+constexpr std::string_view kGemma4Sliding = "sliding_attention", kGemma4Full = "full_attention";
 
 struct Heads {
   std::int64_t size = 0, kv_heads = 0;
@@ -53,12 +53,12 @@ Heads heads_of_list(const ConfigReader& c, const Heads& of_model, const std::vec
     bad_input("{}: found layer {} with other heads than the layers of type {} before it, expected the same",
               c.where("per_layer_config"), i, types[i]);
   }
-  const auto sliding = by_type.find(std::string(kSliding));
+  const auto sliding = by_type.find(std::string(kGemma4Sliding));
   if (sliding != by_type.end() && sliding->second != of_model) {
     bad_input("{}: found other heads in a sliding layer, expected head_dim and num_key_value_heads",
               c.where("per_layer_config"));
   }
-  return by_type.at(std::string(kFull));
+  return by_type.at(std::string(kGemma4Full));
 }
 
 // Of full layers.
@@ -82,10 +82,10 @@ Heads read_full_heads(const ConfigReader& c, const ModelConfig& m, const std::ve
 }
 
 std::vector<std::string> read_types(const ConfigReader& c, std::int64_t num_layers) {
-  std::vector<std::string> types =
-      read_layer_types(c, num_layers, std::array{kSliding, kFull},
-                       [](std::int64_t i) { return std::string((i + 1) % 6 != 0 ? kSliding : kFull); });
-  types.back() = kFull;  // as transformers makes it
+  std::vector<std::string> types = read_layer_types(
+      c, num_layers, std::array{kGemma4Sliding, kGemma4Full},
+      [](std::int64_t i) { return std::string((i + 1) % 6 != 0 ? kGemma4Sliding : kGemma4Full); });
+  types.back() = kGemma4Full;  // as transformers makes it
   return types;
 }
 
@@ -101,7 +101,8 @@ void check_what_is_missing(const ConfigReader& c) {
   }
 }
 
-void set_attention(const ModelConfig& m, const std::string& prefix, bool keys_are_values, BlockConfig& b) {
+void set_gemma4_attention(const ModelConfig& m, const std::string& prefix, bool keys_are_values,
+                          BlockConfig& b) {
   const std::string attention = prefix + "self_attn.";
   const std::int64_t q = m.num_heads * m.head_size_in(b), kv = b.kv_heads * m.head_size_in(b);
   b.qkv[0].outputs = q;
@@ -174,7 +175,7 @@ void set_layer_embeddings(const ConfigReader& c, ModelConfig& m) {
 }
 
 // Beside other models, files leave out fields that have the class's default, all of which are therefore known here.
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_gemma4(const ConfigReader& c) {
   check_what_is_missing(c);
   ModelConfig m;
   m.family = "gemma4";
@@ -211,11 +212,11 @@ ModelConfig configure(const ConfigReader& c) {
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     BlockConfig b = llama_block(m, prefix);
-    const bool is_full = types[static_cast<std::size_t>(i)] == kFull;
+    const bool is_full = types[static_cast<std::size_t>(i)] == kGemma4Full;
     b.layer_type = types[static_cast<std::size_t>(i)];
     b.kv_heads = is_full ? full.kv_heads : m.num_kv_heads;
     b.head_size = is_full ? full.size : m.head_size;
-    set_attention(m, prefix, equal && is_full, b);
+    set_gemma4_attention(m, prefix, equal && is_full, b);
     set_attention_bias(bias, bias, b);
     b.attention_window = is_full ? 0 : window;
     b.rope = is_full ? kFullRope : kSlidingRope;
@@ -232,7 +233,7 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGemma4Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_activation attention_bias "
     "attention_k_eq_v per_layer_config global_head_dim num_global_key_value_heads "
     "use_bidirectional_attention "
@@ -240,10 +241,10 @@ constexpr std::string_view kFields =
     "vocab_size_per_layer_input hidden_size_per_layer_input num_kv_shared_layers use_double_wide_mlp "
     "enable_moe_block";
 
-constexpr std::array<std::string_view, 1> kTypes = {"gemma4_text"};
+constexpr std::array<std::string_view, 1> kGemma4Types = {"gemma4_text"};
 
 }  // namespace
 
-const ModelFamily kGemma4Family{"gemma4", kTypes, configure, kFields};
+const ModelFamily kGemma4Family{"gemma4", kGemma4Types, configure_gemma4, kGemma4Fields};
 
 }  // namespace swiftprune

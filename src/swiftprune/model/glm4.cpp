@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c, bool fourth) {
+ModelConfig configure_glm4(const ConfigReader& c, bool fourth) {
   ModelConfig m;
   m.family = fourth ? "glm4" : "glm";
   read_common(c, {.max_positions = 131072, .num_kv_heads = 2, .head_size = 128}, m);
@@ -38,7 +38,7 @@ ModelConfig configure(const ConfigReader& c, bool fourth) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGlm4Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters attention_bias partial_rotary_factor";
 
@@ -47,9 +47,9 @@ constexpr std::array<std::string_view, 1> kGlm4Types = {"glm4"};
 
 }  // namespace
 
-const ModelFamily kGlmFamily{"glm", kGlmTypes, [](const ConfigReader& c) { return configure(c, false); },
-                             kFields};
-const ModelFamily kGlm4Family{"glm4", kGlm4Types, [](const ConfigReader& c) { return configure(c, true); },
-                              kFields};
+const ModelFamily kGlmFamily{"glm", kGlmTypes, [](const ConfigReader& c) { return configure_glm4(c, false); },
+                             kGlm4Fields};
+const ModelFamily kGlm4Family{"glm4", kGlm4Types,
+                              [](const ConfigReader& c) { return configure_glm4(c, true); }, kGlm4Fields};
 
 }  // namespace swiftprune

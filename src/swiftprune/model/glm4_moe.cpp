@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_glm4_moe(const ConfigReader& c) {
   ModelConfig m;
   m.family = "glm4_moe";
   read_common(c, {.max_positions = 131072, .num_kv_heads = 8}, m);
@@ -45,16 +45,16 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGlm4MoeFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters num_experts num_local_experts n_routed_experts "
     "num_experts_per_tok norm_topk_prob moe_intermediate_size n_shared_experts n_group topk_group "
     "routed_scaling_factor first_k_dense_replace attention_bias use_qk_norm partial_rotary_factor";
 
-constexpr std::array<std::string_view, 1> kTypes = {"glm4_moe"};
+constexpr std::array<std::string_view, 1> kGlm4MoeTypes = {"glm4_moe"};
 
 }  // namespace
 
-const ModelFamily kGlm4MoeFamily{"glm4_moe", kTypes, configure, kFields};
+const ModelFamily kGlm4MoeFamily{"glm4_moe", kGlm4MoeTypes, configure_glm4_moe, kGlm4MoeFields};
 
 }  // namespace swiftprune

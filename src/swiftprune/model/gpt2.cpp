@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr SizeNames kSizeNames = {
+constexpr SizeNames kGpt2SizeNames = {
     .hidden_size = "n_embd", .num_layers = "n_layer", .num_heads = "n_head", .max_positions = "n_positions"};
 
 void refuse(const ConfigReader& c, std::string_view field, bool usual, std::string_view what) {
@@ -19,15 +19,15 @@ void refuse(const ConfigReader& c, std::string_view field, bool usual, std::stri
   bad_input("{}: found {}, expected {}: {} is not supported", c.where(field), !usual, usual, what);
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_gpt2(const ConfigReader& c) {
   ModelConfig m;
   m.family = "gpt2";
   read_common(c,
               {.max_positions = 1024,
                .intermediate_field = "n_inner",
                .reads_heads = false,
-               .intermediate_size = 4 * c.integer(kSizeNames.hidden_size),
-               .names = kSizeNames},
+               .intermediate_size = 4 * c.integer(kGpt2SizeNames.hidden_size),
+               .names = kGpt2SizeNames},
               m);
   refuse(c, "scale_attn_weights", true, "attention without the scale 1/sqrt(head size)");
   refuse(c, "scale_attn_by_inverse_layer_idx", false, "attention scaled by the layer");
@@ -41,7 +41,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.position_table = "transformer.wpe.weight";
   m.final_norm = norm_with_bias("transformer.ln_f");
   set_head(c, true, "lm_head.weight", m);
-  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kSizeNames.num_layers),
+  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kGpt2SizeNames.num_layers),
                      hidden = m.hidden_size;
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("transformer.h.{}.", i);
@@ -58,14 +58,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGpt2Fields =
     "n_embd n_layer n_head n_positions n_inner layer_norm_epsilon activation_function scale_attn_weights "
     "scale_attn_by_inverse_layer_idx";
 
-constexpr std::array<std::string_view, 1> kTypes = {"gpt2"};
+constexpr std::array<std::string_view, 1> kGpt2Types = {"gpt2"};
 
 }  // namespace
 
-const ModelFamily kGpt2Family{"gpt2", kTypes, configure, kFields};
+const ModelFamily kGpt2Family{"gpt2", kGpt2Types, configure_gpt2, kGpt2Fields};
 
 }  // namespace swiftprune

@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_gpt_neox(const ConfigReader& c) {
   ModelConfig m;
   m.family = "gpt_neox";
   read_common(c, {.reads_heads = false}, m);
@@ -47,14 +47,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGptNeoxFields =
     "intermediate_size layer_norm_eps hidden_act rope_theta rope_scaling rope_parameters "
     "rotary_pct rotary_emb_base use_parallel_residual attention_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"gpt_neox"};
+constexpr std::array<std::string_view, 1> kGptNeoxTypes = {"gpt_neox"};
 
 }  // namespace
 
-const ModelFamily kGptNeoxFamily{"gpt_neox", kTypes, configure, kFields};
+const ModelFamily kGptNeoxFamily{"gpt_neox", kGptNeoxTypes, configure_gpt_neox, kGptNeoxFields};
 
 }  // namespace swiftprune

@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_gpt_oss(const ConfigReader& c) {
   ModelConfig m;
   m.family = "gpt_oss";
   read_common(c, {.max_positions = 131072, .num_kv_heads = 8, .head_size = 64}, m);
@@ -62,15 +62,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGptOssFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps rope_theta rope_scaling "
     "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
     "sliding_window attention_bias swiglu_alpha swiglu_limit layer_types";
 
-constexpr std::array<std::string_view, 1> kTypes = {"gpt_oss"};
+constexpr std::array<std::string_view, 1> kGptOssTypes = {"gpt_oss"};
 
 }  // namespace
 
-const ModelFamily kGptOssFamily{"gpt_oss", kTypes, configure, kFields, true};
+const ModelFamily kGptOssFamily{"gpt_oss", kGptOssTypes, configure_gpt_oss, kGptOssFields, true};
 
 }  // namespace swiftprune

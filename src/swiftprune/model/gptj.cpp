@@ -12,18 +12,18 @@
 namespace swiftprune {
 namespace {
 
-constexpr SizeNames kSizeNames = {
+constexpr SizeNames kGptjSizeNames = {
     .hidden_size = "n_embd", .num_layers = "n_layer", .num_heads = "n_head", .max_positions = "n_positions"};
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_gptj(const ConfigReader& c) {
   ModelConfig m;
   m.family = "gptj";
   read_common(c,
               {.max_positions = 2048,
                .intermediate_field = "n_inner",
                .reads_heads = false,
-               .intermediate_size = 4 * c.integer(kSizeNames.hidden_size),
-               .names = kSizeNames},
+               .intermediate_size = 4 * c.integer(kGptjSizeNames.hidden_size),
+               .names = kGptjSizeNames},
               m);
   m.norm = NormKind::kLayer;
   m.norm_eps = static_cast<float>(c.positive("layer_norm_epsilon", 1e-5));
@@ -41,7 +41,7 @@ ModelConfig configure(const ConfigReader& c) {
   m.final_norm = norm_with_bias("transformer.ln_f");
   set_head(c, false, "lm_head.weight", m);
   m.head_bias = "lm_head.bias";
-  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kSizeNames.num_layers);
+  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kGptjSizeNames.num_layers);
   const std::int64_t hidden = m.hidden_size;
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("transformer.h.{}.", i);
@@ -59,13 +59,13 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGptjFields =
     "n_embd n_layer n_head n_positions n_inner layer_norm_epsilon activation_function rotary_dim";
 
-constexpr std::array<std::string_view, 1> kTypes = {"gptj"};
+constexpr std::array<std::string_view, 1> kGptjTypes = {"gptj"};
 
 }  // namespace
 
-const ModelFamily kGptJFamily{"gptj", kTypes, configure, kFields};
+const ModelFamily kGptJFamily{"gptj", kGptjTypes, configure_gptj, kGptjFields};
 
 }  // namespace swiftprune

@@ -94,7 +94,8 @@ ModelConfig configure_moe(const ConfigReader& c) {
   return m;
 }
 
-void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
+void set_granite_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& prefix,
+                       BlockConfig& b) {
   ParallelMixer read =
       read_mamba2(c, m, prefix, read_mixer_size(c, "mamba_expand", 2) * m.hidden_size, kExpanded);
   b.qkv = {std::move(read.input)};
@@ -132,13 +133,13 @@ ModelConfig configure_hybrid(const ConfigReader& c) {
     if (has_experts) set_granite_experts(c, prefix, b);
     b.rope = rotated ? 0 : -1;
     b.layer_type = types[static_cast<std::size_t>(i)];
-    if (b.layer_type == kMamba || b.layer_type == kLinear) set_mamba(c, m, prefix + "mamba.", b);
+    if (b.layer_type == kMamba || b.layer_type == kLinear) set_granite_mamba(c, m, prefix + "mamba.", b);
     m.blocks.push_back(std::move(b));
   }
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kGraniteFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters attention_bias mlp_bias embedding_multiplier attention_multiplier residual_multiplier "
     "logits_scaling";
@@ -146,21 +147,21 @@ constexpr std::string_view kHybridFields =
     "shared_intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters attention_bias embedding_multiplier attention_multiplier residual_multiplier "
     "logits_scaling num_local_experts layer_types position_embedding_type";
-constexpr std::string_view kMoeFields =
+constexpr std::string_view kGraniteMoeFields =
     "intermediate_size shared_intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act "
     "rope_theta "
     "rope_scaling rope_parameters attention_bias embedding_multiplier attention_multiplier "
     "residual_multiplier "
     "logits_scaling num_experts num_local_experts n_routed_experts num_experts_per_tok";
 
-constexpr std::array<std::string_view, 1> kTypes = {"granite"};
-constexpr std::array<std::string_view, 2> kMoeTypes = {"granitemoe", "granitemoeshared"};
+constexpr std::array<std::string_view, 1> kGraniteTypes = {"granite"};
+constexpr std::array<std::string_view, 2> kGraniteMoeTypes = {"granitemoe", "granitemoeshared"};
 constexpr std::array<std::string_view, 1> kHybridTypes = {"granitemoehybrid"};
 
 }  // namespace
 
-const ModelFamily kGraniteFamily{"granite", kTypes, configure_granite, kFields};
-const ModelFamily kGraniteMoeFamily{"granitemoe", kMoeTypes, configure_moe, kMoeFields};
+const ModelFamily kGraniteFamily{"granite", kGraniteTypes, configure_granite, kGraniteFields};
+const ModelFamily kGraniteMoeFamily{"granitemoe", kGraniteMoeTypes, configure_moe, kGraniteMoeFields};
 const ModelFamily kGraniteHybridFamily{"granitemoehybrid", kHybridTypes, configure_hybrid, kHybridFields};
 
 }  // namespace swiftprune

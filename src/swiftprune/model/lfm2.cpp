@@ -14,7 +14,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kConvolution = "conv", kAttention = "full_attention";
+constexpr std::string_view kConvolution = "conv", kLfm2Attention = "full_attention";
 
 // The width of the MLP, which config.json's number is only an upper bound of.
 void adjust_width(const ConfigReader& c, ModelConfig& m) {
@@ -48,7 +48,8 @@ void set_convolution(const ConfigReader& c, const ModelConfig& m, const std::str
 
 // transformers adds 1e-6 to the sum by which it divides the chosen experts' scores, which is left out here: the scores
 // are sigmoids of the best.
-void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string& prefix, BlockConfig& b) {
+void set_lfm2_experts(const ConfigReader& c, const ModelConfig& m, const std::string& prefix,
+                      BlockConfig& b) {
   ExpertsConfig experts =
       read_experts(c, {.default_count = 32, .default_width = 1792, .default_top_k = 4}, prefix);
   experts.parts = {"w1", "w3", "w2"};
@@ -57,10 +58,10 @@ void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string&
   experts.router.scale = static_cast<float>(c.positive("routed_scaling_factor", 1.0));
   if (c.boolean("use_expert_bias", true)) experts.router.correction_bias = prefix + "expert_bias";
   check_experts(c, experts);
-  swiftprune::set_experts(m, std::move(experts), prefix, "", 0, b);
+  set_experts(m, std::move(experts), prefix, "", 0, b);
 }
 
-ModelConfig configure(const ConfigReader& c, bool with_experts) {
+ModelConfig configure_lfm2(const ConfigReader& c, bool with_experts) {
   ModelConfig m;
   m.family = with_experts ? "lfm2_moe" : "lfm2";
   const bool other_name = !with_experts && c.has("block_ff_dim");
@@ -83,10 +84,11 @@ ModelConfig configure(const ConfigReader& c, bool with_experts) {
   std::vector<std::int64_t> attends;
   if (c.has("full_attn_idxs")) attends = c.integers("full_attn_idxs");
   const std::vector<std::string> types =
-      read_layer_types(c, num_layers, std::array{kConvolution, kAttention}, [&](std::int64_t i) {
+      read_layer_types(c, num_layers, std::array{kConvolution, kLfm2Attention}, [&](std::int64_t i) {
         const bool all = !c.has("full_attn_idxs");
-        return std::string(
-            all || std::find(attends.begin(), attends.end(), i) != attends.end() ? kAttention : kConvolution);
+        return std::string(all || std::find(attends.begin(), attends.end(), i) != attends.end()
+                               ? kLfm2Attention
+                               : kConvolution);
       });
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -104,32 +106,32 @@ ModelConfig configure(const ConfigReader& c, bool with_experts) {
     b.down.name = prefix + "feed_forward.w2";
     b.attention_norm = NormTensors{prefix + "operator_norm.weight", ""};
     b.mlp_norm = NormTensors{prefix + "ffn_norm.weight", ""};
-    if (with_experts && i >= num_dense) set_experts(c, m, prefix + "feed_forward.", b);
+    if (with_experts && i >= num_dense) set_lfm2_experts(c, m, prefix + "feed_forward.", b);
     m.blocks.push_back(std::move(b));
   }
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kLfm2Fields =
     "block_ff_dim num_key_value_heads head_dim norm_eps rope_theta theta rope_scaling "
     "rope_parameters layer_types full_attn_idxs conv_bias conv_L_cache block_multiple_of "
     "block_ffn_dim_multiplier "
     "block_auto_adjust_ff_dim tie_embedding";
 
-constexpr std::string_view kMoeFields =
+constexpr std::string_view kLfm2MoeFields =
     "intermediate_size num_key_value_heads head_dim norm_eps rope_theta theta rope_scaling "
     "rope_parameters layer_types full_attn_idxs conv_bias conv_L_cache tie_embedding num_dense_layers "
     "num_experts num_local_experts n_routed_experts num_experts_per_tok moe_intermediate_size norm_topk_prob "
     "routed_scaling_factor use_expert_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"lfm2"};
-constexpr std::array<std::string_view, 1> kMoeTypes = {"lfm2_moe"};
+constexpr std::array<std::string_view, 1> kLfm2Types = {"lfm2"};
+constexpr std::array<std::string_view, 1> kLfm2MoeTypes = {"lfm2_moe"};
 
 }  // namespace
 
-const ModelFamily kLfm2Family{"lfm2", kTypes, [](const ConfigReader& c) { return configure(c, false); },
-                              kFields};
-const ModelFamily kLfm2MoeFamily{"lfm2_moe", kMoeTypes,
-                                 [](const ConfigReader& c) { return configure(c, true); }, kMoeFields};
+const ModelFamily kLfm2Family{"lfm2", kLfm2Types,
+                              [](const ConfigReader& c) { return configure_lfm2(c, false); }, kLfm2Fields};
+const ModelFamily kLfm2MoeFamily{
+    "lfm2_moe", kLfm2MoeTypes, [](const ConfigReader& c) { return configure_lfm2(c, true); }, kLfm2MoeFields};
 
 }  // namespace swiftprune

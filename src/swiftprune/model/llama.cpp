@@ -10,7 +10,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_llama(const ConfigReader& c) {
   ModelConfig m;
   m.family = "llama";
   read_common(c, {}, m);
@@ -33,14 +33,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kLlamaFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters attention_bias mlp_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"llama"};
+constexpr std::array<std::string_view, 1> kLlamaTypes = {"llama"};
 
 }  // namespace
 
-const ModelFamily kLlamaFamily{"llama", kTypes, configure, kFields};
+const ModelFamily kLlamaFamily{"llama", kLlamaTypes, configure_llama, kLlamaFields};
 
 }  // namespace swiftprune

@@ -31,7 +31,7 @@ void add_blocks(const std::vector<bool>& sliding, std::int64_t window, ModelConf
 }
 
 // "ministral" alone reads layer_types.
-ModelConfig configure(const ConfigReader& c, bool mixed) {
+ModelConfig configure_mistral(const ConfigReader& c, bool mixed) {
   ModelConfig m =
       read_mistral(c, mixed ? "ministral" : "mistral", {.max_positions = 4096 * 32, .num_kv_heads = 8}, 1e-6);
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
@@ -58,23 +58,25 @@ ModelConfig configure_ministral3(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kMistralFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters sliding_window";
 constexpr std::string_view kMinistralFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters sliding_window layer_types";
 
-constexpr std::array<std::string_view, 1> kTypes = {"mistral"};
+constexpr std::array<std::string_view, 1> kMistralTypes = {"mistral"};
 constexpr std::array<std::string_view, 1> kMinistralTypes = {"ministral"};
 constexpr std::array<std::string_view, 1> kMinistral3Types = {"ministral3"};
 
 }  // namespace
 
-const ModelFamily kMistralFamily{"mistral", kTypes, [](const ConfigReader& c) { return configure(c, false); },
-                                 kFields};
-const ModelFamily kMinistralFamily{
-    "ministral", kMinistralTypes, [](const ConfigReader& c) { return configure(c, true); }, kMinistralFields};
-const ModelFamily kMinistral3Family{"ministral3", kMinistral3Types, configure_ministral3, kFields};
+const ModelFamily kMistralFamily{"mistral", kMistralTypes,
+                                 [](const ConfigReader& c) { return configure_mistral(c, false); },
+                                 kMistralFields};
+const ModelFamily kMinistralFamily{"ministral", kMinistralTypes,
+                                   [](const ConfigReader& c) { return configure_mistral(c, true); },
+                                   kMinistralFields};
+const ModelFamily kMinistral3Family{"ministral3", kMinistral3Types, configure_ministral3, kMistralFields};
 
 }  // namespace swiftprune

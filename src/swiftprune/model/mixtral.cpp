@@ -10,7 +10,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_mixtral(const ConfigReader& c) {
   ModelConfig m;
   m.family = "mixtral";
   read_common(c, {.max_positions = 4096 * 32, .num_kv_heads = 8}, m);
@@ -39,15 +39,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kMixtralFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters num_experts num_local_experts n_routed_experts "
     "num_experts_per_tok sliding_window";
 
-constexpr std::array<std::string_view, 1> kTypes = {"mixtral"};
+constexpr std::array<std::string_view, 1> kMixtralTypes = {"mixtral"};
 
 }  // namespace
 
-const ModelFamily kMixtralFamily{"mixtral", kTypes, configure, kFields};
+const ModelFamily kMixtralFamily{"mixtral", kMixtralTypes, configure_mixtral, kMixtralFields};
 
 }  // namespace swiftprune

@@ -17,13 +17,13 @@
 namespace swiftprune {
 namespace {
 
-constexpr SizeNames kSizeNames = {.hidden_size = "d_model",
-                                  .num_layers = "n_layers",
-                                  .num_heads = "n_heads",
-                                  .max_positions = "max_seq_len"};
+constexpr SizeNames kMptSizeNames = {.hidden_size = "d_model",
+                                     .num_layers = "n_layers",
+                                     .num_heads = "n_heads",
+                                     .max_positions = "max_seq_len"};
 
 // Of n = the next power of two: 2^(-8·i/n); fewer heads take every second one first.
-std::vector<float> slopes_of(std::int64_t heads) {
+std::vector<float> mpt_slopes(std::int64_t heads) {
   const auto power = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(heads)));
   std::vector<float> slopes;
   const auto add = [&](std::int64_t i) {
@@ -39,10 +39,10 @@ std::vector<float> slopes_of(std::int64_t heads) {
   return slopes;
 }
 
-constexpr NeutralField kNeutral[] = {{"no_bias", "true"},
-                                     {"expansion_ratio", "4"},
-                                     {"logit_scale", ""},
-                                     {"norm_type", R"("low_precision_layernorm")"}};
+constexpr NeutralField kMptNeutral[] = {{"no_bias", "true"},
+                                        {"expansion_ratio", "4"},
+                                        {"logit_scale", ""},
+                                        {"norm_type", R"("low_precision_layernorm")"}};
 constexpr NeutralField kNeutralOfAttention[] = {{"attn_type", R"("multihead_attention")"},
                                                 {"prefix_lm", "false"},
                                                 {"qk_ln", "false"},
@@ -78,7 +78,7 @@ void check_attention(const ConfigReader& c) {
   }
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_mpt(const ConfigReader& c) {
   ModelConfig m;
   m.family = "mpt";
   read_common(c,
@@ -86,12 +86,12 @@ ModelConfig configure(const ConfigReader& c) {
                .intermediate_field = "",  // no field has the width
                .reads_heads = false,
                .vocab_size = 50368,
-               .intermediate_size = 4 * c.integer(kSizeNames.hidden_size),
-               .names = kSizeNames},
+               .intermediate_size = 4 * c.integer(kMptSizeNames.hidden_size),
+               .names = kMptSizeNames},
               m);
   m.has_width_field = false;
   m.intermediate_field = "expansion_ratio";
-  check_neutral(c, kNeutral);
+  check_neutral(c, kMptNeutral);
   if (c.has("attn_config")) {
     const ConfigReader attention = c.child("attn_config");
     check_attention(attention);
@@ -104,11 +104,11 @@ ModelConfig configure(const ConfigReader& c) {
   m.gated_mlp = false;
   m.activation = Activation::kGelu;
   m.qkv_layout = QkvLayout::kStacked;
-  m.attention_slopes = slopes_of(m.num_heads);
+  m.attention_slopes = mpt_slopes(m.num_heads);
   m.embedding = "transformer.wte.weight";
   m.final_norm = NormTensors{"transformer.norm_f.weight", ""};
   set_head(c, true, "lm_head.weight", m);
-  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kSizeNames.num_layers),
+  const std::int64_t num_layers = read_num_layers(c, std::nullopt, kMptSizeNames.num_layers),
                      hidden = m.hidden_size;
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("transformer.blocks.{}.", i);
@@ -124,14 +124,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kMptFields =
     "d_model n_heads n_layers max_seq_len expansion_ratio layer_norm_epsilon attn_config no_bias logit_scale "
     "norm_type";
 
-constexpr std::array<std::string_view, 1> kTypes = {"mpt"};
+constexpr std::array<std::string_view, 1> kMptTypes = {"mpt"};
 
 }  // namespace
 
-const ModelFamily kMptFamily{"mpt", kTypes, configure, kFields};
+const ModelFamily kMptFamily{"mpt", kMptTypes, configure_mpt, kMptFields};
 
 }  // namespace swiftprune

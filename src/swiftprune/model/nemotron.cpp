@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_nemotron(const ConfigReader& c) {
   ModelConfig m;
   m.family = "nemotron";
   read_common(c, {.max_positions = 4096}, m);
@@ -41,15 +41,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kNemotronFields =
     "intermediate_size num_key_value_heads head_dim norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters "
     "partial_rotary_factor attention_bias mlp_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"nemotron"};
+constexpr std::array<std::string_view, 1> kNemotronTypes = {"nemotron"};
 
 }  // namespace
 
-const ModelFamily kNemotronFamily{"nemotron", kTypes, configure, kFields};
+const ModelFamily kNemotronFamily{"nemotron", kNemotronTypes, configure_nemotron, kNemotronFields};
 
 }  // namespace swiftprune

@@ -85,8 +85,8 @@ Mamba2 read_mamba(const ConfigReader& c) {
   return mixer;
 }
 
-void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& module, Mamba2 mixer,
-               BlockConfig& b) {
+void set_nemotron_h_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& module,
+                          Mamba2 mixer, BlockConfig& b) {
   const std::int64_t size = mixer.heads * mixer.head_size;
   const std::int64_t channels = size + 2 * mixer.groups * mixer.state_size;
   const bool bias = c.boolean("use_bias", false);
@@ -102,7 +102,7 @@ void set_mamba(const ConfigReader& c, const ModelConfig& m, const std::string& m
   b.recurrent = std::move(mixer);
 }
 
-void set_attention(const ModelConfig& m, const std::string& module, BlockConfig& b) {
+void set_nemotron_h_attention(const ModelConfig& m, const std::string& module, BlockConfig& b) {
   const std::int64_t q = m.num_heads * m.head_size, kv = m.num_kv_heads * m.head_size;
   b.qkv = {{module + "q_proj", q, m.hidden_size, false, LinearInput::kAttention},
            {module + "k_proj", kv, m.hidden_size, false, LinearInput::kAttention},
@@ -110,8 +110,8 @@ void set_attention(const ModelConfig& m, const std::string& module, BlockConfig&
   b.attention_output = {module + "o_proj", m.hidden_size, q, false, LinearInput::kAttentionOutput};
 }
 
-void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string& module, bool bias,
-                 BlockConfig& b) {
+void set_nemotron_h_experts(const ConfigReader& c, const ModelConfig& m, const std::string& module, bool bias,
+                            BlockConfig& b) {
   if (!c.is_null("moe_latent_size") && c.has("moe_latent_size")) {
     bad_input("{}: found {}, expected null: experts behind a projection of their own are not supported",
               c.where("moe_latent_size"), c.integer("moe_latent_size"));
@@ -126,7 +126,7 @@ void set_experts(const ConfigReader& c, const ModelConfig& m, const std::string&
   b.down = {module + "shared_experts.down_proj", m.hidden_size, shared, bias, LinearInput::kMlpOutput};
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_nemotron_h(const ConfigReader& c) {
   ModelConfig m;
   m.family = "nemotron_h";
   read_common(c, {.max_positions = 4096, .num_kv_heads = 8, .head_size = 128}, m);
@@ -153,14 +153,15 @@ ModelConfig configure(const ConfigReader& c) {
     b.layer_type = kinds[i];
     b.rope = -1;
     if (kinds[i] == kMoe) {
-      set_experts(c, m, module, mlp_bias, b);
+      set_nemotron_h_experts(c, m, module, mlp_bias, b);
       b.mlp_norm = norm;
     } else if (kinds[i] == kMlp) {
       set_plain_mlp(m, module + "up_proj", module + "down_proj", b);
       set_mlp_bias(mlp_bias, b);
       b.mlp_norm = norm;
     } else {
-      kinds[i] == kMamba ? set_mamba(c, m, module, mamba, b) : set_attention(m, module, b);
+      kinds[i] == kMamba ? set_nemotron_h_mamba(c, m, module, mamba, b)
+                         : set_nemotron_h_attention(m, module, b);
       b.attention_norm = norm;
     }
     m.blocks.push_back(std::move(b));
@@ -168,17 +169,17 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kNemotronHFields =
     "intermediate_size num_key_value_heads head_dim layer_norm_epsilon mlp_hidden_act mlp_bias "
     "layers_block_type "
     "hybrid_override_pattern mamba_num_heads mamba_head_dim n_groups ssm_state_size time_step_min "
     "conv_kernel "
     "mamba_hidden_act use_bias use_conv_bias n_routed_experts moe_intermediate_size";
 
-constexpr std::array<std::string_view, 1> kTypes = {"nemotron_h"};
+constexpr std::array<std::string_view, 1> kNemotronHTypes = {"nemotron_h"};
 
 }  // namespace
 
-const ModelFamily kNemotronHFamily{"nemotron_h", kTypes, configure, kFields};
+const ModelFamily kNemotronHFamily{"nemotron_h", kNemotronHTypes, configure_nemotron_h, kNemotronHFields};
 
 }  // namespace swiftprune

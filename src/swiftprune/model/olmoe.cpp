@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_olmoe(const ConfigReader& c) {
   ModelConfig m;
   m.family = "olmoe";
   read_common(c, {.max_positions = 4096}, m);
@@ -40,15 +40,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kOlmoeFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
     "norm_topk_prob clip_qkv attention_bias";
 
-constexpr std::array<std::string_view, 1> kTypes = {"olmoe"};
+constexpr std::array<std::string_view, 1> kOlmoeTypes = {"olmoe"};
 
 }  // namespace
 
-const ModelFamily kOlmoeFamily{"olmoe", kTypes, configure, kFields};
+const ModelFamily kOlmoeFamily{"olmoe", kOlmoeTypes, configure_olmoe, kOlmoeFields};
 
 }  // namespace swiftprune

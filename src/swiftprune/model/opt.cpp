@@ -23,7 +23,7 @@ void refuse_350m(const ConfigReader& c, const ModelConfig& m) {
   }
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_opt(const ConfigReader& c) {
   ModelConfig m;
   m.family = "opt";
   read_common(c, {.intermediate_field = "ffn_dim", .reads_heads = false}, m);
@@ -63,14 +63,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kOptFields =
     "ffn_dim activation_function do_layer_norm_before word_embed_proj_dim enable_bias "
     "layer_norm_elementwise_affine _remove_final_layer_norm";
 
-constexpr std::array<std::string_view, 1> kTypes = {"opt"};
+constexpr std::array<std::string_view, 1> kOptTypes = {"opt"};
 
 }  // namespace
 
-const ModelFamily kOptFamily{"opt", kTypes, configure, kFields};
+const ModelFamily kOptFamily{"opt", kOptTypes, configure_opt, kOptFields};
 
 }  // namespace swiftprune

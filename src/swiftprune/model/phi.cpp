@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_phi(const ConfigReader& c) {
   ModelConfig m;
   m.family = "phi";
   read_common(c, {.max_positions = 2048}, m);
@@ -46,14 +46,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kPhiFields =
     "intermediate_size num_key_value_heads head_dim layer_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters partial_rotary_factor qk_layernorm";
 
-constexpr std::array<std::string_view, 1> kTypes = {"phi"};
+constexpr std::array<std::string_view, 1> kPhiTypes = {"phi"};
 
 }  // namespace
 
-const ModelFamily kPhiFamily{"phi", kTypes, configure, kFields};
+const ModelFamily kPhiFamily{"phi", kPhiTypes, configure_phi, kPhiFields};
 
 }  // namespace swiftprune

@@ -11,7 +11,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_phi3(const ConfigReader& c) {
   ModelConfig m;
   m.family = "phi3";
   read_common(c, {.max_positions = 4096}, m);
@@ -37,15 +37,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kPhi3Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta "
     "rope_scaling rope_parameters sliding_window partial_rotary_factor "
     "original_max_position_embeddings";
 
-constexpr std::array<std::string_view, 1> kTypes = {"phi3"};
+constexpr std::array<std::string_view, 1> kPhi3Types = {"phi3"};
 
 }  // namespace
 
-const ModelFamily kPhi3Family{"phi3", kTypes, configure, kFields};
+const ModelFamily kPhi3Family{"phi3", kPhi3Types, configure_phi3, kPhi3Fields};
 
 }  // namespace swiftprune

@@ -13,7 +13,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c, bool third) {
+ModelConfig configure_qwen(const ConfigReader& c, bool third) {
   ModelConfig m;
   m.family = third ? "qwen3" : "qwen2";
   CommonDefaults defaults{.max_positions = 32768, .num_kv_heads = 32};
@@ -63,8 +63,8 @@ constexpr std::array<std::string_view, 2> kQwen3Types = {"qwen3", "qwen3_vl_text
 }  // namespace
 
 const ModelFamily kQwen2Family{"qwen2", kQwen2Types,
-                               [](const ConfigReader& c) { return configure(c, false); }, kQwen2Fields};
-const ModelFamily kQwen3Family{"qwen3", kQwen3Types, [](const ConfigReader& c) { return configure(c, true); },
-                               kQwen3Fields};
+                               [](const ConfigReader& c) { return configure_qwen(c, false); }, kQwen2Fields};
+const ModelFamily kQwen3Family{"qwen3", kQwen3Types,
+                               [](const ConfigReader& c) { return configure_qwen(c, true); }, kQwen3Fields};
 
 }  // namespace swiftprune

@@ -13,7 +13,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kLinear = "linear_attention", kFull = "full_attention";
+constexpr std::string_view kLinearAttention = "linear_attention", kFullAttention = "full_attention";
 
 enum class Generation { kNext, kDense, kExperts };
 
@@ -62,7 +62,7 @@ void set_gated_attention(bool bias, const std::string& prefix, BlockConfig& b) {
   b.key_norm = NormTensors{prefix + "self_attn.k_norm.weight", ""};
 }
 
-ModelConfig configure(const ConfigReader& c, std::string_view family, Generation generation) {
+ModelConfig configure_qwen3_5(const ConfigReader& c, std::string_view family, Generation generation) {
   ModelConfig m;
   m.family = family;
   CommonDefaults defaults{.max_positions = 32768};
@@ -87,9 +87,9 @@ ModelConfig configure(const ConfigReader& c, std::string_view family, Generation
   set_llama_ends(c, false, m);
   const std::int64_t num_layers = read_num_layers(c);
   const std::int64_t period = c.integer("full_attention_interval", 4);
-  const std::vector<std::string> types =
-      read_layer_types(c, num_layers, std::array{kLinear, kFull},
-                       [&](std::int64_t i) { return std::string((i + 1) % period != 0 ? kLinear : kFull); });
+  const std::vector<std::string> types = read_layer_types(
+      c, num_layers, std::array{kLinearAttention, kFullAttention},
+      [&](std::int64_t i) { return std::string((i + 1) % period != 0 ? kLinearAttention : kFullAttention); });
   const std::vector<bool> sparse = generation == Generation::kDense
                                        ? std::vector<bool>(static_cast<std::size_t>(num_layers), false)
                                        : read_sparse_layers(c, num_layers);
@@ -98,8 +98,8 @@ ModelConfig configure(const ConfigReader& c, std::string_view family, Generation
     const std::string prefix = fmt::format("model.layers.{}.", i);
     BlockConfig b = llama_block(m, prefix);
     b.layer_type = types[static_cast<std::size_t>(i)];
-    b.layer_type == kLinear ? set_delta_net(c, m, next, prefix, b)
-                            : set_gated_attention(c.boolean("attention_bias", false), prefix, b);
+    b.layer_type == kLinearAttention ? set_delta_net(c, m, next, prefix, b)
+                                     : set_gated_attention(c.boolean("attention_bias", false), prefix, b);
     if (sparse[static_cast<std::size_t>(i)]) {
       set_qwen_experts(
           c, m, {.default_count = next ? 512 : 256, .default_width = 512, .default_top_k = next ? 10 : 8},
@@ -132,13 +132,15 @@ constexpr std::array<std::string_view, 1> kNextTypes = {"qwen3_next"};
 }  // namespace
 
 const ModelFamily kQwen35Family{
-    "qwen3_5", kDenseTypes, [](const ConfigReader& c) { return configure(c, "qwen3_5", Generation::kDense); },
-    kDenseFields};
+    "qwen3_5", kDenseTypes,
+    [](const ConfigReader& c) { return configure_qwen3_5(c, "qwen3_5", Generation::kDense); }, kDenseFields};
 const ModelFamily kQwen35MoeFamily{
     "qwen3_5_moe", kExpertTypes,
-    [](const ConfigReader& c) { return configure(c, "qwen3_5_moe", Generation::kExperts); }, kExpertFields};
+    [](const ConfigReader& c) { return configure_qwen3_5(c, "qwen3_5_moe", Generation::kExperts); },
+    kExpertFields};
 const ModelFamily kQwen3NextFamily{
     "qwen3_next", kNextTypes,
-    [](const ConfigReader& c) { return configure(c, "qwen3_next", Generation::kNext); }, kExpertFields};
+    [](const ConfigReader& c) { return configure_qwen3_5(c, "qwen3_next", Generation::kNext); },
+    kExpertFields};
 
 }  // namespace swiftprune

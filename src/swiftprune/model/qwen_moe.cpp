@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c, bool third) {
+ModelConfig configure_qwen_moe(const ConfigReader& c, bool third) {
   ModelConfig m;
   m.family = third ? "qwen3_moe" : "qwen2_moe";
   CommonDefaults defaults{.max_positions = 32768};
@@ -55,27 +55,29 @@ ModelConfig configure(const ConfigReader& c, bool third) {
   return m;
 }
 
-constexpr std::string_view kQwen2Fields =
+constexpr std::string_view kQwen2MoeFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
     "norm_topk_prob moe_intermediate_size shared_expert_intermediate_size decoder_sparse_step "
     "mlp_only_layers use_sliding_window sliding_window max_window_layers qkv_bias "
     "layer_types";
 
-constexpr std::string_view kQwen3Fields =
+constexpr std::string_view kQwen3MoeFields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters num_experts num_local_experts n_routed_experts num_experts_per_tok "
     "norm_topk_prob moe_intermediate_size decoder_sparse_step mlp_only_layers use_sliding_window "
     "sliding_window max_window_layers attention_bias";
 
-constexpr std::array<std::string_view, 1> kQwen2Types = {"qwen2_moe"};
-constexpr std::array<std::string_view, 1> kQwen3Types = {"qwen3_moe"};
+constexpr std::array<std::string_view, 1> kQwen2MoeTypes = {"qwen2_moe"};
+constexpr std::array<std::string_view, 1> kQwen3MoeTypes = {"qwen3_moe"};
 
 }  // namespace
 
-const ModelFamily kQwen2MoeFamily{"qwen2_moe", kQwen2Types,
-                                  [](const ConfigReader& c) { return configure(c, false); }, kQwen2Fields};
-const ModelFamily kQwen3MoeFamily{"qwen3_moe", kQwen3Types,
-                                  [](const ConfigReader& c) { return configure(c, true); }, kQwen3Fields};
+const ModelFamily kQwen2MoeFamily{"qwen2_moe", kQwen2MoeTypes,
+                                  [](const ConfigReader& c) { return configure_qwen_moe(c, false); },
+                                  kQwen2MoeFields};
+const ModelFamily kQwen3MoeFamily{"qwen3_moe", kQwen3MoeTypes,
+                                  [](const ConfigReader& c) { return configure_qwen_moe(c, true); },
+                                  kQwen3MoeFields};
 
 }  // namespace swiftprune

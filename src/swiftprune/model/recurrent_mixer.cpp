@@ -5,14 +5,11 @@
 #include <cmath>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 namespace {
-
-constexpr std::int64_t kRowsATask = 16;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 template <class Body>
 void for_rows(std::int64_t rows, const Body& body) {

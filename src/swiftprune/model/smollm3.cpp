@@ -28,7 +28,7 @@ std::vector<bool> read_rotated_layers(const ConfigReader& c, std::int64_t num_la
   return rotated;
 }
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_smollm3(const ConfigReader& c) {
   ModelConfig m;
   m.family = "smollm3";
   read_common(c, {.max_positions = 32768, .num_kv_heads = 4}, m);
@@ -64,15 +64,15 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kSmollm3Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_act rope_theta rope_scaling "
     "rope_parameters attention_bias mlp_bias no_rope_layers no_rope_layer_interval use_sliding_window "
     "sliding_window layer_types";
 
-constexpr std::array<std::string_view, 1> kTypes = {"smollm3"};
+constexpr std::array<std::string_view, 1> kSmollm3Types = {"smollm3"};
 
 }  // namespace
 
-const ModelFamily kSmolLm3Family{"smollm3", kTypes, configure, kFields};
+const ModelFamily kSmolLm3Family{"smollm3", kSmollm3Types, configure_smollm3, kSmollm3Fields};
 
 }  // namespace swiftprune

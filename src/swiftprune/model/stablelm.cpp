@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_stablelm(const ConfigReader& c) {
   ModelConfig m;
   m.family = "stablelm";
   read_common(c, {.max_positions = 4096, .reads_head_size = false, .num_kv_heads = 32}, m);
@@ -44,14 +44,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kStablelmFields =
     "intermediate_size num_key_value_heads layer_norm_eps hidden_act rope_theta rope_scaling rope_parameters "
     "partial_rotary_factor use_parallel_residual use_qkv_bias qk_layernorm";
 
-constexpr std::array<std::string_view, 1> kTypes = {"stablelm"};
+constexpr std::array<std::string_view, 1> kStablelmTypes = {"stablelm"};
 
 }  // namespace
 
-const ModelFamily kStableLmFamily{"stablelm", kTypes, configure, kFields};
+const ModelFamily kStableLmFamily{"stablelm", kStablelmTypes, configure_stablelm, kStablelmFields};
 
 }  // namespace swiftprune

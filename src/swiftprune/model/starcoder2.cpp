@@ -10,7 +10,7 @@
 namespace swiftprune {
 namespace {
 
-ModelConfig configure(const ConfigReader& c) {
+ModelConfig configure_starcoder2(const ConfigReader& c) {
   ModelConfig m;
   m.family = "starcoder2";
   read_common(c, {.max_positions = 4096, .num_kv_heads = 2}, m);
@@ -38,14 +38,14 @@ ModelConfig configure(const ConfigReader& c) {
   return m;
 }
 
-constexpr std::string_view kFields =
+constexpr std::string_view kStarcoder2Fields =
     "intermediate_size num_key_value_heads head_dim norm_epsilon hidden_act rope_theta rope_scaling "
     "rope_parameters use_bias sliding_window";
 
-constexpr std::array<std::string_view, 1> kTypes = {"starcoder2"};
+constexpr std::array<std::string_view, 1> kStarcoder2Types = {"starcoder2"};
 
 }  // namespace
 
-const ModelFamily kStarcoder2Family{"starcoder2", kTypes, configure, kFields};
+const ModelFamily kStarcoder2Family{"starcoder2", kStarcoder2Types, configure_starcoder2, kStarcoder2Fields};
 
 }  // namespace swiftprune

@@ -5,6 +5,7 @@
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pilot/trial.h"
@@ -104,10 +105,10 @@ ComparisonReport compare_at_equal_bytes(ComparisonInput input, Device& device,
   if (tables > 0) packing.tables = tables_of(dense.config());
 
   const std::vector<FewBits> list = few_bits_of(dense);
-  std::vector<std::unique_ptr<TrialFolder>> folders;
+  std::vector<std::unique_ptr<TemporaryFolder>> folders;
   std::vector<std::unique_ptr<Model>> models;
   for (const FewBits& what : list) {
-    folders.push_back(std::make_unique<TrialFolder>(options.work / what.folder()));
+    folders.push_back(std::make_unique<TemporaryFolder>(options.work / what.folder()));
     write_few_bits(dense, device, what, packing, options.calibration, input.forward, folders.back()->path());
     models.push_back(Model::open(folders.back()->path()));
     input.models.push_back(models.back().get());

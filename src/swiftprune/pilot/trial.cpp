@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -38,7 +39,7 @@ void measure_packed(const Model& model, const std::filesystem::path& folder,
     trial.decode_tokens_per_second = speed(model);
     return;
   }
-  const TrialFolder packed(folder);
+  const TemporaryFolder packed(folder);
   PackOptions options;
   options.parts = &stored;
   const PackReport report = pack_checkpoint(model.checkpoint(), linears, folder, options);

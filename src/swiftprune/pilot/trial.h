@@ -10,22 +10,6 @@
 
 namespace swiftprune {
 
-// A folder that goes, with all in it, when the trial is over.
-class TrialFolder {
- public:
-  explicit TrialFolder(std::filesystem::path path) : path_(std::move(path)) {}
-  TrialFolder(const TrialFolder&) = delete;
-  TrialFolder& operator=(const TrialFolder&) = delete;
-  ~TrialFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 // Tokens a second of generation, after a short prompt of the text.
 double decode_speed(const Model& model, Device& device, std::span<const std::int32_t> text,
                     ComputeType compute);

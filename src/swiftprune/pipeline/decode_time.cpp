@@ -13,21 +13,21 @@ namespace swiftprune {
 namespace {
 
 constexpr int kPromptTokens = 16;
-constexpr int kSteps = 48;
+constexpr int kTimedSteps = 48;
 constexpr int kWarmUp = 4;
-static_assert(kPromptTokens + kWarmUp + kSteps == kDecodePositions);
+static_assert(kPromptTokens + kWarmUp + kTimedSteps == kDecodePositions);
 
 double median_ms(const std::function<void()>& step) {
   std::vector<double> ms;
-  for (int i = 0; i < kWarmUp + kSteps; ++i) {
+  for (int i = 0; i < kWarmUp + kTimedSteps; ++i) {
     check_interrupt();
     const auto start = std::chrono::steady_clock::now();
     step();
     const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     if (i >= kWarmUp) ms.push_back(time.count());
   }
-  std::nth_element(ms.begin(), ms.begin() + kSteps / 2, ms.end());
-  return ms[kSteps / 2];
+  std::nth_element(ms.begin(), ms.begin() + kTimedSteps / 2, ms.end());
+  return ms[kTimedSteps / 2];
 }
 
 }  // namespace

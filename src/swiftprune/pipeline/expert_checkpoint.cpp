@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/layer_sizes.h"
@@ -16,8 +17,6 @@ namespace fs = std::filesystem;
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // A layer as the journal has it.
 Json to_json(const ReducedLayer& layer) {

@@ -10,6 +10,7 @@
 #include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/family.h"
@@ -17,8 +18,6 @@
 
 namespace swiftprune {
 namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 struct Block {
   const ExpertsConfig* config;

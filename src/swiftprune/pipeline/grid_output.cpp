@@ -1,13 +1,12 @@
 #include "swiftprune/pipeline/grid_output.h"
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/sparse/pack_quantized.h"
 
 namespace swiftprune {
 namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 std::string codes_of(const std::string& name) { return name + ".codes"; }
 std::string scales_of(const std::string& name) { return name + ".scales"; }

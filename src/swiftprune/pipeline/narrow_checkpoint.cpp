@@ -4,15 +4,12 @@
 #include <vector>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/structure/refit.h"
 
 namespace swiftprune {
-namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
+namespace {}  // namespace
 
 NarrowCheckpoint::NarrowCheckpoint(const Model& model, std::int64_t width,
                                    const std::filesystem::path& folder, std::uint64_t max_shard_bytes)

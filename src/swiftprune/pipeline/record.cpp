@@ -19,19 +19,19 @@ namespace {
 
 // Share of zeros and largest output error of each block's linears.
 nlohmann::ordered_json block_records(const Plan& plan, const PruneResult& result) {
-  struct Block {
+  struct BlockOfRecord {
     double weights = 0.0;
     double zeros = 0.0;
     std::optional<double> error;
   };
-  std::map<std::int64_t, Block> blocks;
+  std::map<std::int64_t, BlockOfRecord> blocks;
   std::map<std::string, std::int64_t> layer_of;
   for (const PlanEntry& entry : plan.entries) {
     blocks[entry.layer].weights += entry.num_weights();
     layer_of[entry.tensor] = entry.layer;
   }
   for (const TensorResult& tensor : result.tensors) {
-    Block& block = blocks[layer_of.at(tensor.name)];
+    BlockOfRecord& block = blocks[layer_of.at(tensor.name)];
     block.zeros += tensor.sparsity * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
     if (tensor.error) block.error = std::max(block.error.value_or(0.0), *tensor.error);
   }

@@ -14,9 +14,9 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsPerChunk = 32;
+constexpr std::int64_t kAdmmRowsPerChunk = 32;
 // Of subspace iteration: in a step, which begins where the one before ended, and for the part that is returned.
-constexpr int kRounds = 2;
+constexpr int kAdmmRounds = 2;
 constexpr int kLastRounds = 4;
 
 bool is_row_local(const Pattern& pattern) {
@@ -172,7 +172,7 @@ Matrix scaled_weights(ConstMatrixView weight, const AdmmGram& gram) {
   expect(gram.inverse.rows() == weight.cols, "admm: a Gram of this linear's inputs");
   Matrix scaled(weight.rows, weight.cols);
   const RowLoops& loops = row_loops();
-  parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(weight.rows, kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::copy_n(weight.row(r), weight.cols, scaled.row(r));
       loops.multiply(gram.norm.data(), scaled.row(r), weight.cols);
@@ -192,7 +192,7 @@ void AdmmIteration::add_low_rank(std::int64_t rank, Matrix best) {
 void AdmmIteration::start_error() {
   LowRankState& state = *low_rank_;
   const RowLoops& loops = row_loops();
-  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(y_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::copy_n(state.best.row(r), y_.cols(), state.error.row(r));
       if (first_) continue;
@@ -204,7 +204,7 @@ void AdmmIteration::start_error() {
 
 void AdmmIteration::finish_error() {
   const RowLoops& loops = row_loops();
-  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(y_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r)
       loops.add_scaled(-1.0f, y_.row(r), low_rank_->error.row(r), y_.cols());
   });
@@ -220,7 +220,7 @@ void AdmmIteration::move_constant() {
   const ConstMatrixView right = state.fit.right();
   Matrix inner = copy_of(right);  // ρ·right·P - right
   backend_.matmul(right, gram_.inverse.view(), rho_, -1.0f, inner.view());
-  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(y_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     const RowLoops& loops = row_loops();
     for (std::int64_t r = first; r < last; ++r)
       loops.add_scaled(-1.0f, constant_.row(r), y_.row(r), y_.cols());
@@ -234,7 +234,7 @@ LowRank AdmmIteration::take_low_rank() {
   LowRankState& state = *low_rank_;
   const RowLoops& loops = row_loops();
   const RowKernels& kernels = row_kernels({});
-  parallel_for(t_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(t_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::copy_n(t_.row(r), t_.cols(), state.error.row(r));  // where kept, U = 0 and so T = Z
       zero_row(kernels, mutable_weight_view(state.error.view()), r, mask_.row(r));
@@ -256,7 +256,7 @@ void AdmmIteration::multiply() {
   if (product_.empty()) product_ = Matrix(t_.rows(), t_.cols());
   backend_.linear(t_.view(), *gram_.rounded, {}, product_.view());  // P is symmetric
   const RowLoops& loops = row_loops();
-  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(y_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) loops.add_scaled(rho_, product_.row(r), y_.row(r), y_.cols());
   });
 }
@@ -273,7 +273,7 @@ void AdmmIteration::step(const PruneTarget& target) {
   const RowKernels& kernels = row_kernels({});
   const std::vector<std::int64_t> counts =
       row_local ? row_prune_counts(target, y_.rows(), y_.cols()) : std::vector<std::int64_t>{};
-  parallel_for(y_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(y_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t rows = last - first;
     if (row_local) {  // here, while the rows are in the cache
       PruneTarget part = target;
@@ -294,13 +294,13 @@ void AdmmIteration::step(const PruneTarget& target) {
     }
   });
   if (!low_rank_) return;
-  fit_low_rank(kRounds);
+  fit_low_rank(kAdmmRounds);
   move_constant();
 }
 
 Matrix AdmmIteration::take_weight() {
   const RowKernels& kernels = row_kernels({});
-  parallel_for(t_.rows(), kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(t_.rows(), kAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       zero_row(kernels, mutable_weight_view(t_.view()), r, mask_.row(r));  // where kept, U = 0 and so T = Z
       for (std::int64_t j = 0; j < t_.cols(); ++j) t_.at(r, j) /= gram_.norm[static_cast<std::size_t>(j)];

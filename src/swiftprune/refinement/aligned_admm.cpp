@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsPerChunk = 32;
+constexpr std::int64_t kAlignedAdmmRowsPerChunk = 32;
 
 struct AlignedGram final : PreparedGram {
   AdmmGram admm;
@@ -84,7 +84,7 @@ class AlignedAdmmRefiner final : public Refiner {
     Matrix right(weight.rows, weight.cols);
     const auto beta = static_cast<float>(options_.beta);
     const auto damping = static_cast<float>(gram.admm.damping);
-    parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(weight.rows, kAlignedAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         for (std::int64_t j = 0; j < weight.cols; ++j) {
           const float norm = gram.admm.norm[static_cast<std::size_t>(j)];
@@ -125,7 +125,7 @@ class AlignedAdmmRefiner final : public Refiner {
                             const AlignedGram& gram) {
     Matrix target(weight.rows, weight.cols);
     const auto more = static_cast<float>(gram.admm.grid->damping - gram.admm.damping);
-    parallel_for(weight.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(weight.rows, kAlignedAdmmRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         const float factor = factors[static_cast<std::size_t>(r)];
         for (std::int64_t j = 0; j < weight.cols; ++j) {

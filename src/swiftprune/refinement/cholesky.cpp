@@ -9,7 +9,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kBlock = 128;
+constexpr std::int64_t kCholeskyBlock = 128;
 
 // The block on the diagonal, in double. Its upper triangle becomes zero.
 bool factor_block(MatrixView a) {
@@ -32,8 +32,8 @@ bool factor_block(MatrixView a) {
 }  // namespace
 
 bool cholesky(MatrixView a, const Backend& backend) {
-  for (std::int64_t first = 0; first < a.rows; first += kBlock) {
-    const std::int64_t size = std::min(kBlock, a.rows - first);
+  for (std::int64_t first = 0; first < a.rows; first += kCholeskyBlock) {
+    const std::int64_t size = std::min(kCholeskyBlock, a.rows - first);
     const std::int64_t below = a.rows - first - size;
     // What the columns to the left take away.
     const MatrixView panel = a.row_block(first, size + below).col_block(first, size);

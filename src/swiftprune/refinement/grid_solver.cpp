@@ -16,10 +16,10 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kBlock = 128;        // columns whose errors are made up for at once
-constexpr std::int64_t kRowsPerChunk = 16;  // they share the rows of H that they read
+constexpr std::int64_t kGridBlock = 128;        // columns whose errors are made up for at once
+constexpr std::int64_t kGridRowsPerChunk = 16;  // they share the rows of H that they read
 
-constexpr int kRounds = 4;      // of descent and scales
+constexpr int kGridRounds = 4;  // of descent and scales
 constexpr int kSweeps = 6;      // over the weights, in each
 constexpr int kExchanges = 64;  // of a row or N:M group, in each
 
@@ -65,7 +65,7 @@ class Descent {
   // Until no weight moves, or kSweeps times; then exchanges.
   void move_weights() {
     set_gradient();
-    parallel_for(target_.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(target_.rows, kGridRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (int sweep = 0; sweep < kSweeps; ++sweep)
         if (!sweep_rows(first, last)) break;
       if (exchange_width_ == 0) return;
@@ -76,7 +76,7 @@ class Descent {
 
   // The least-squares scales of the codes as they are, where they make E smaller.
   void fit_scales() {
-    parallel_for(target_.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(target_.rows, kGridRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) fit_row(r);
     });
   }
@@ -84,7 +84,7 @@ class Descent {
  private:
   // B H - T
   void set_gradient() {
-    parallel_for(target_.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(target_.rows, kGridRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) std::copy_n(target_.row(r), target_.cols, gradient_.row(r));
     });
     backend_.matmul(std::as_const(weight_.values).view(), gram_.quadratic.view(), 1.0f, -1.0f,
@@ -265,7 +265,7 @@ void round_columns(const GridGram& gram, const Mask* mask, GroupScales scales, G
   const std::int64_t rows = weight.values.rows();
   const std::int64_t cols = weight.values.cols();
   const auto permute = [&](const Matrix& from, Matrix& to, bool back) {
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(rows, kGridRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         for (std::int64_t j = 0; j < cols; ++j) {
           const std::int64_t at = gram.order[index(j)];
@@ -279,7 +279,7 @@ void round_columns(const GridGram& gram, const Mask* mask, GroupScales scales, G
   // Whole groups where their scales are found on the way: all columns before a group must be done by then.
   const bool on_the_way = scales == GroupScales::kRangeOnTheWay;
   const std::int64_t step =
-      on_the_way && kBlock % weight.width() != 0 ? weight.width() : std::min(kBlock, cols);
+      on_the_way && kGridBlock % weight.width() != 0 ? weight.width() : std::min(kGridBlock, cols);
   for (std::int64_t first = 0; first < cols; first += step) {
     check_interrupt();
     const std::int64_t size = std::min(step, cols - first);
@@ -287,7 +287,7 @@ void round_columns(const GridGram& gram, const Mask* mask, GroupScales scales, G
     for (std::int64_t i = 0; i < size; ++i)
       for (std::int64_t j = 0; j < size; ++j) factor.at(i, j) = gram.factor.at(first + j, first + i);
     Matrix errors(rows, size);
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(rows, kGridRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
       GridColumns block(size);
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t part = on_the_way ? weight.width() : size;
@@ -331,7 +331,7 @@ GridWeight solve_on_grid(ConstMatrixView start, Mask& mask, const Pattern& patte
   GridWeight weight(grid, start.rows, start.cols);
   std::vector<float> importance(index(start.cols));
   for (std::int64_t j = 0; j < start.cols; ++j) importance[index(j)] = gram.quadratic.at(j, j);
-  parallel_for(start.rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(start.rows, kGridRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) {
       std::copy_n(start.row(r), start.cols, weight.values.row(r));
       for (std::int64_t g = 0; g < weight.num_groups(); ++g) {
@@ -343,7 +343,7 @@ GridWeight solve_on_grid(ConstMatrixView start, Mask& mask, const Pattern& patte
   });
   round_columns(gram, &mask, GroupScales::kGiven, weight, backend);
   Descent descent(mask, pattern, target, gram, weight, backend);
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < kGridRounds; ++round) {
     check_interrupt();
     descent.move_weights();
     descent.fit_scales();

@@ -12,7 +12,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsPerChunk = 32;
+constexpr std::int64_t kPcgRowsPerChunk = 32;
 
 class PcgGram final : public PreparedGram {
  public:
@@ -59,7 +59,7 @@ Refinement PcgRefiner::do_refine(const RefineTask& task, const PreparedGram& pre
 
   // body(row, preconditioner of the row)
   const auto for_rows = [&](const auto& body) {
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(rows, kPcgRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       Matrix precondition(1, cols);
       for (std::int64_t i = first; i < last; ++i) {
         std::copy_n(gram.diagonal.data(), cols, precondition.data());
@@ -69,7 +69,7 @@ Refinement PcgRefiner::do_refine(const RefineTask& task, const PreparedGram& pre
     });
   };
 
-  parallel_for(rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(rows, kPcgRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       std::copy_n(task.start != nullptr ? task.start->row(i) : task.weight.row(i), cols, b.row(i));
       zero_row(kernels, mutable_weight_view(b.view()), i, task.mask->row(i));

@@ -18,8 +18,8 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kBlock = 128;
-constexpr std::int64_t kRowsPerChunk = 16;
+constexpr std::int64_t kSparseGptBlock = 128;
+constexpr std::int64_t kSparseGptRowsPerChunk = 16;
 
 class SparseGptGram final : public PreparedGram {
  public:
@@ -31,7 +31,7 @@ std::int64_t block_size(const Pattern& pattern) {
   const std::int64_t unit = pattern.kind == Pattern::Kind::kNofM    ? pattern.m
                             : pattern.kind == Pattern::Kind::kBlock ? pattern.block_cols
                                                                     : 1;
-  return std::max(unit, kBlock / unit * unit);
+  return std::max(unit, kSparseGptBlock / unit * unit);
 }
 
 class SparseGptRefiner final : public Refiner {
@@ -135,7 +135,7 @@ Refinement SparseGptRefiner::do_refine(const RefineTask& task, const PreparedGra
     Mask mask;
     if (!n_of_m) mask = block_mask(w, inverse_diagonal, task.target, first, cols);
     Matrix errors(rows, size);
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(rows, kSparseGptRowsPerChunk, [&](std::int64_t begin, std::int64_t end) {
       std::vector<unsigned char> kept(static_cast<std::size_t>(size));
       GridColumns columns(grid ? size : 0);
       for (std::int64_t r = begin; r < end; ++r) {

@@ -14,7 +14,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsPerChunk = 8;
+constexpr std::int64_t kSwapsRowsPerChunk = 8;
 constexpr std::size_t kShortlist = 32;
 // A gain below this share of the terms it is the difference of is rounding, not a gain.
 constexpr float kMinGain = 1e-5f;
@@ -145,7 +145,7 @@ class SwapsRefiner final : public Refiner {
     result.mask = *task.mask;
     result.weight = Matrix(rows, cols);
     Matrix pruned(rows, cols);
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(rows, kSwapsRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         std::copy_n(task.weight.row(r), cols, result.weight.row(r));
         zero_row(kernels, mutable_weight_view(result.weight.view()), r, task.mask->row(r));
@@ -155,7 +155,7 @@ class SwapsRefiner final : public Refiner {
     });
     Matrix c(rows, cols);
     backend.matmul(pruned.view(), gram.gram->view(), 1.0f, 0.0f, c.view());
-    parallel_for(rows, kRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
+    parallel_for(rows, kSwapsRowsPerChunk, [&](std::int64_t first, std::int64_t last) {
       check_interrupt();
       RowSwaps swaps(*gram.gram, gram.diagonal);
       for (std::int64_t r = first; r < last; ++r) {

@@ -4,21 +4,21 @@
 
 #include <fmt/format.h>
 
+#include "swiftprune/serving/token_table.h"
+
 namespace swiftprune {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-constexpr std::string_view kIncomplete = "\xEF\xBF\xBD";  // U+FFFD
-
-Json usage_json(const AnswerUsage& usage) {
+OrderedJson usage_json(const AnswerUsage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
 }
 
-Json head_json(const AnswerHead& head, bool chunk) {
+OrderedJson head_json(const AnswerHead& head, bool chunk) {
   return {{"id", head.id},
           {"object", !head.chat ? "text_completion"
                      : chunk    ? "chat.completion.chunk"
@@ -28,16 +28,19 @@ Json head_json(const AnswerHead& head, bool chunk) {
           {"seed", head.seed}};
 }
 
-Json finish_json(const std::string& finish) { return finish.empty() ? Json() : Json(finish); }
+OrderedJson finish_json(const std::string& finish) {
+  return finish.empty() ? OrderedJson() : OrderedJson(finish);
+}
 
 // Parallel lists. The alternatives are an object by text; the token is always one of them, as OpenAI has it.
-Json completion_logprobs(const std::vector<TokenText>& tokens) {
-  Json texts = Json::array(), logprobs = Json::array(), tops = Json::array(), offsets = Json::array();
+OrderedJson completion_logprobs(const std::vector<TokenText>& tokens) {
+  OrderedJson texts = OrderedJson::array(), logprobs = OrderedJson::array(), tops = OrderedJson::array(),
+              offsets = OrderedJson::array();
   for (const TokenText& token : tokens) {
     texts.push_back(token.text);
     offsets.push_back(token.offset);
-    logprobs.push_back(token.logprob ? Json(*token.logprob) : Json());
-    Json top = token.logprob ? Json::object() : Json();
+    logprobs.push_back(token.logprob ? OrderedJson(*token.logprob) : OrderedJson());
+    OrderedJson top = token.logprob ? OrderedJson::object() : OrderedJson();
     // Two tokens with one text: the likelier one keeps it.
     for (const auto& [text, logprob] : token.top) {
       if (!top.contains(text)) top[text] = logprob;
@@ -51,38 +54,39 @@ Json completion_logprobs(const std::vector<TokenText>& tokens) {
           {"text_offset", std::move(offsets)}};
 }
 
-Json chat_token(const std::string& text, double logprob) {
-  Json bytes;  // null: a part of a character
-  if (text.find(kIncomplete) == std::string::npos) {
-    bytes = Json::array();
+OrderedJson chat_token(const std::string& text, double logprob) {
+  OrderedJson bytes;  // null: a part of a character
+  if (text.find(kIncompleteCharacter) == std::string::npos) {
+    bytes = OrderedJson::array();
     for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
   }
   return {{"token", text}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
 }
 
-Json chat_logprobs(const std::vector<TokenText>& tokens) {
-  Json content = Json::array();
+OrderedJson chat_logprobs(const std::vector<TokenText>& tokens) {
+  OrderedJson content = OrderedJson::array();
   for (const TokenText& token : tokens) {
-    Json entry = chat_token(token.text, token.logprob.value_or(0.0));
-    entry["top_logprobs"] = Json::array();
+    OrderedJson entry = chat_token(token.text, token.logprob.value_or(0.0));
+    entry["top_logprobs"] = OrderedJson::array();
     for (const auto& [text, logprob] : token.top) entry["top_logprobs"].push_back(chat_token(text, logprob));
     content.push_back(std::move(entry));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};
 }
 
-Json logprobs_json(const AnswerHead& head, const AnswerChoice& choice) {
+OrderedJson logprobs_json(const AnswerHead& head, const AnswerChoice& choice) {
   if (!head.logprobs) return {};
   return head.chat ? chat_logprobs(choice.piece.tokens) : completion_logprobs(choice.piece.tokens);
 }
 
 }  // namespace
 
-Json whole_answer(const AnswerHead& head, std::span<const AnswerChoice> choices, const AnswerUsage& usage) {
-  Json result = head_json(head, false);
-  result["choices"] = Json::array();
+OrderedJson whole_answer(const AnswerHead& head, std::span<const AnswerChoice> choices,
+                         const AnswerUsage& usage) {
+  OrderedJson result = head_json(head, false);
+  result["choices"] = OrderedJson::array();
   for (const AnswerChoice& choice : choices) {
-    Json entry = {{"index", choice.index}};
+    OrderedJson entry = {{"index", choice.index}};
     if (head.chat) {
       entry["message"] = {{"role", "assistant"}, {"content", choice.piece.text}};
     } else {
@@ -96,11 +100,11 @@ Json whole_answer(const AnswerHead& head, std::span<const AnswerChoice> choices,
   return result;
 }
 
-Json answer_chunk(const AnswerHead& head, const AnswerChoice& choice, bool first) {
+OrderedJson answer_chunk(const AnswerHead& head, const AnswerChoice& choice, bool first) {
   const std::string& text = choice.piece.text;
-  Json entry = {{"index", choice.index}};
+  OrderedJson entry = {{"index", choice.index}};
   if (head.chat) {
-    Json delta = Json::object();
+    OrderedJson delta = OrderedJson::object();
     if (first) delta["role"] = "assistant";
     if (first || !text.empty()) delta["content"] = text;
     entry["delta"] = std::move(delta);
@@ -109,14 +113,14 @@ Json answer_chunk(const AnswerHead& head, const AnswerChoice& choice, bool first
   }
   entry["logprobs"] = logprobs_json(head, choice);
   entry["finish_reason"] = finish_json(choice.finish);
-  Json result = head_json(head, true);
-  result["choices"] = Json::array({std::move(entry)});
+  OrderedJson result = head_json(head, true);
+  result["choices"] = OrderedJson::array({std::move(entry)});
   return result;
 }
 
-Json usage_chunk(const AnswerHead& head, const AnswerUsage& usage) {
-  Json result = head_json(head, true);
-  result["choices"] = Json::array();
+OrderedJson usage_chunk(const AnswerHead& head, const AnswerUsage& usage) {
+  OrderedJson result = head_json(head, true);
+  result["choices"] = OrderedJson::array();
   result["usage"] = usage_json(usage);
   return result;
 }

@@ -11,8 +11,6 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::string_view kIncomplete = "\xEF\xBF\xBD";  // U+FFFD
-
 // "<0x41>", as SentencePiece's byte tokens are spelled.
 std::optional<std::string> fallback_byte(const std::string& spelling) {
   if (spelling.size() != 6 || !spelling.starts_with("<0x") || spelling[5] != '>') return std::nullopt;
@@ -23,7 +21,7 @@ std::optional<std::string> fallback_byte(const std::string& spelling) {
 // text: what the token adds inside a text. A part of a character shows as U+FFFD there; its bytes stand in
 // the token's spelling.
 std::string bytes_of(const Tokenizer& tokenizer, std::int32_t id, const std::string& text) {
-  if (text.find(kIncomplete) == std::string::npos) return text;
+  if (text.find(kIncompleteCharacter) == std::string::npos) return text;
   const std::string spelling = tokenizer.token(id);
   const auto bytes = fallback_byte(spelling) ? fallback_byte(spelling) : text::byte_level_bytes(spelling);
   // Only when it explains what was seen.

@@ -6,12 +6,16 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "swiftprune/text/tokenizer.h"
 
 namespace swiftprune {
+
+// U+FFFD: what a text has for bytes that are no whole character.
+inline constexpr std::string_view kIncompleteCharacter = "\xEF\xBF\xBD";
 
 class TokenTable {
  public:

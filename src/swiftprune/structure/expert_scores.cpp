@@ -41,7 +41,7 @@ std::vector<double> random(const ExpertEvidence& e, std::uint64_t seed) {
   return scores;
 }
 
-constexpr std::array kScorers = {
+constexpr std::array kExpertScorers = {
     ExpertScorer{"ours", true, change, false,
                  "change of the layer's output when the expert is gone and the router chooses again",
                  "this project"},
@@ -62,11 +62,11 @@ std::vector<double> comparable_scores(const ExpertScorer& scorer, const ExpertEv
   return scores;
 }
 
-std::span<const ExpertScorer> expert_scorers() { return kScorers; }
+std::span<const ExpertScorer> expert_scorers() { return kExpertScorers; }
 
 const ExpertScorer& expert_scorer(std::string_view name) {
   std::string known;
-  for (const ExpertScorer& scorer : kScorers) {
+  for (const ExpertScorer& scorer : kExpertScorers) {
     if (scorer.name == name) return scorer;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", scorer.name);
   }

@@ -10,7 +10,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsATask = 64;
+constexpr std::int64_t kRowsAChunk = 64;
 
 // n_j of all columns.
 std::vector<double> norms_of(const Matrix& gram) {
@@ -36,7 +36,7 @@ Matrix moments_of(const LayerStats& stats, std::span<const std::int64_t> kept,
   if (stats.cross == nullptr) alpha = 0.0;
   const std::vector<double> scale = reciprocals(norms, kept);
   Matrix moments(gram.rows(), std::ssize(kept));
-  parallel_for(gram.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(gram.rows(), kRowsAChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       const float* own = gram.row(i);
       const float* cross = alpha > 0.0 ? stats.cross->row(i) : own;
@@ -56,7 +56,7 @@ DampedInverse inverse_of(const Matrix& gram, std::span<const std::int64_t> kept,
   const std::int64_t n = std::ssize(kept);
   const std::vector<double> scale = reciprocals(norms, kept);
   Matrix a(n, n);
-  parallel_for(n, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(n, kRowsAChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t p = first; p < last; ++p) {
       const float* row = gram.row(kept[static_cast<std::size_t>(p)]);
       for (std::int64_t q = 0; q < n; ++q) {

@@ -95,7 +95,7 @@ std::vector<double> refit_costs_of(const ColumnFit& fit) {
   return costs;
 }
 
-constexpr std::array kScorers = {
+constexpr std::array kUnitScorers = {
     UnitScorer{"contribution",
                {.energy = true, .ewma_energy = true},
                contribution,
@@ -121,11 +121,11 @@ constexpr std::array kScorers = {
 
 }  // namespace
 
-std::span<const UnitScorer> unit_scorers() { return kScorers; }
+std::span<const UnitScorer> unit_scorers() { return kUnitScorers; }
 
 const UnitScorer& unit_scorer(std::string_view name) {
   std::vector<std::string_view> known;
-  for (const UnitScorer& scorer : kScorers) {
+  for (const UnitScorer& scorer : kUnitScorers) {
     if (scorer.name == name) return scorer;
     known.push_back(scorer.name);
   }

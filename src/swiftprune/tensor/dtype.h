@@ -42,6 +42,9 @@ std::string_view name_of(DType dtype);                        // safetensors' sp
 std::optional<DType> dtype_from_name(std::string_view name);  // nothing when unknown
 bool is_weight_dtype(DType dtype);  // F32, F16 or BF16: what swiftprune computes with
 
+// Elements that are converted at a time: about one core\'s L2 cache.
+inline constexpr std::int64_t kConversionChunk = std::int64_t{1} << 18;
+
 // Conversions round to nearest even; overflow gives infinity; NaN stays NaN, made quiet, with the upper bits
 // of its payload.
 float f16_to_f32(std::uint16_t bits);

@@ -80,13 +80,19 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<Merge>& merges, BpeOptions opt
     unknown_id_ = *id;
   }
   if (options_.byte_fallback) byte_ids_ = vocabulary_.byte_tokens();
-  low_ids_.resize(kLowCodePoints);
-  for (char32_t c = 0; c < kLowCodePoints; ++c) {
-    std::string text;
-    append_utf8(text, c);
-    low_ids_[c] = vocabulary_.find(text).value_or(-1);
-  }
+  find_low_ids();
   mark_inner_pairs(merges);
+}
+
+// By the tokens, of which most are seen to be longer: a small vocabulary is not searched for every code point.
+void Bpe::find_low_ids() {
+  low_ids_.assign(kLowCodePoints, -1);
+  for (const std::string& token : vocabulary_.tokens()) {
+    if (token.empty() || token.size() > 3 || utf8_length(token.front()) != token.size()) continue;
+    if (invalid_utf8_position(token)) continue;
+    const char32_t c = code_point_at(token, 0).value;
+    if (c < kLowCodePoints) low_ids_[c] = vocabulary_.find(token).value_or(-1);
+  }
 }
 
 std::unique_ptr<TokenModel> Bpe::from_json(const JsonField& field) {

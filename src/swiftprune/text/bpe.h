@@ -75,6 +75,7 @@ class Bpe : public TokenModel {
   std::int32_t code_point_id(std::string_view utf8) const;
   void merge_short(MergeScratch& scratch, std::vector<std::int32_t>& ids) const;
   void merge_long(MergeScratch& scratch, std::vector<std::int32_t>& ids) const;
+  void find_low_ids();
   void mark_inner_pairs(const std::vector<Merge>& merges);
   bool may_join(char32_t left, char32_t right) const {
     const std::uint32_t bit = pair_bit(left, right);

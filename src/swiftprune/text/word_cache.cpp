@@ -6,13 +6,13 @@
 namespace swiftprune::text {
 namespace {
 
-constexpr std::size_t kSlots = std::size_t{1} << 17;
-constexpr std::size_t kMaxWords = kSlots / 2;
+constexpr std::size_t kFirstSlots = std::size_t{1} << 9;  // a short text pays for no more
+constexpr std::size_t kMaxSlots = std::size_t{1} << 17;
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 22;
 
 }  // namespace
 
-WordCache::WordCache() : entries_(kSlots) {}
+WordCache::WordCache() : entries_(kFirstSlots) {}
 
 std::uint64_t WordCache::hash(std::string_view word) {
   constexpr std::uint64_t kMultiplier = 0x9E3779B97F4A7C15U;  // 2^64 / golden ratio
@@ -37,9 +37,10 @@ std::uint64_t WordCache::hash(std::string_view word) {
 }
 
 std::size_t WordCache::slot(std::string_view word, std::uint64_t hash) const {
-  std::size_t at = hash & (kSlots - 1);
+  const std::size_t mask = entries_.size() - 1;
+  std::size_t at = hash & mask;
   const auto check = static_cast<std::uint32_t>(hash >> 32);
-  for (;; at = (at + 1) & (kSlots - 1)) {
+  for (;; at = (at + 1) & mask) {
     const Entry& entry = entries_[at];
     if (entry.num_ids == kFree) return at;
     if (entry.hash == check && entry.bytes == word.size() &&
@@ -51,7 +52,8 @@ std::size_t WordCache::slot(std::string_view word, std::uint64_t hash) const {
 
 void WordCache::insert(std::string_view word, std::span<const std::int32_t> ids) {
   if (word.size() > kMaxWordBytes) return;
-  if (num_words_ == kMaxWords || text_.size() + word.size() > kMaxTextBytes) clear();
+  if (text_.size() + word.size() > kMaxTextBytes) clear();
+  if (2 * num_words_ == entries_.size()) entries_.size() < kMaxSlots ? grow() : clear();
   const std::uint64_t h = hash(word);
   Entry& entry = entries_[slot(word, h)];
   if (entry.num_ids != kFree) return;
@@ -61,6 +63,16 @@ void WordCache::insert(std::string_view word, std::span<const std::int32_t> ids)
   text_.append(word);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   ++num_words_;
+}
+
+void WordCache::grow() {
+  std::vector<Entry> old(4 * entries_.size());
+  old.swap(entries_);
+  for (const Entry& entry : old) {
+    if (entry.num_ids == kFree) continue;
+    const std::string_view word = std::string_view(text_).substr(entry.text, entry.bytes);
+    entries_[slot(word, hash(word))] = entry;
+  }
 }
 
 void WordCache::clear() {

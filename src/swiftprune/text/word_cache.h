@@ -1,4 +1,4 @@
-// Ids of pieces that were encoded before: natural text repeats its words. Bounded; emptied when full.
+// Ids of pieces that were encoded before: natural text repeats its words. Grows to a bound; emptied when full.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +37,10 @@ class WordCache {
   static std::uint64_t hash(std::string_view word);
   // Where the word stands or would stand.
   std::size_t slot(std::string_view word, std::uint64_t hash) const;
+  void grow();
   void clear();
 
-  std::vector<Entry> entries_;
+  std::vector<Entry> entries_;  // a power of two
   std::size_t num_words_ = 0;
   std::string text_;
   std::vector<std::int32_t> ids_;

@@ -10,6 +10,7 @@
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 
 namespace swiftprune {
@@ -227,10 +228,10 @@ std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
   return root.at("head").json();
 }
 
-std::unique_ptr<TrialFolder> LevelStore::compose(const std::vector<std::size_t>& levels,
-                                                 const std::string& name) const {
+std::unique_ptr<TemporaryFolder> LevelStore::compose(const std::vector<std::size_t>& levels,
+                                                     const std::string& name) const {
   expect(levels.size() == units_.size(), "compose: a level for each unit");
-  auto folder = std::make_unique<TrialFolder>(folder_ / name);
+  auto folder = std::make_unique<TemporaryFolder>(folder_ / name);
   const fs::path& path = folder->path();
   fs::remove_all(path);  // of a run that was killed
   fs::create_directory(path);

@@ -13,6 +13,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/device/device.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/pilot/trial.h"
@@ -56,7 +57,8 @@ class LevelStore {
   const std::filesystem::path& folder() const { return folder_; }
 
   // A model folder with these levels, one for each of units(), which goes with the returned object.
-  std::unique_ptr<TrialFolder> compose(const std::vector<std::size_t>& levels, const std::string& name) const;
+  std::unique_ptr<TemporaryFolder> compose(const std::vector<std::size_t>& levels,
+                                           const std::string& name) const;
 
  private:
   std::filesystem::path start_folder() const { return folder_ / "start"; }

@@ -14,6 +14,7 @@
 #include "swiftprune/core/read_file.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/core/stopwatch.h"
+#include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/evaluation/divergence.h"
 #include "swiftprune/pipeline/choices/allocate.h"
 #include "swiftprune/pipeline/choices/allocate_bits.h"
@@ -424,7 +425,7 @@ class Tuner {
   }
 
   std::vector<double> measure_here(std::span<const Levels> plans, const TokenWindows& windows) {
-    std::vector<std::unique_ptr<TrialFolder>> folders;
+    std::vector<std::unique_ptr<TemporaryFolder>> folders;
     std::vector<std::unique_ptr<Model>> models;
     std::vector<const Model*> all = {&model_};
     for (const Levels& plan : plans) {

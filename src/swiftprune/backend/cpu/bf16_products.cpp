@@ -13,7 +13,7 @@
 namespace swiftprune::cpu {
 namespace {
 
-constexpr std::int64_t kTile = 256;
+constexpr std::int64_t kBf16Tile = 256;
 // c [rows, cols] += aᵀ b of one tile, planned for one thread: how every task runs.
 class TileProduct {
  public:
@@ -72,7 +72,8 @@ constexpr std::int64_t kLeastParts = 2;
 // c [rows, cols], in its rows [first, first + count)
 void add_tiles(const Bf16Rows& a, const Bf16Rows& b, bool lower_half, MatrixView c, std::int64_t first,
                std::int64_t count) {
-  for_tile_rows(first, count, c.cols, split(c.rows, kTile, kLeastParts), split(c.cols, kTile, kLeastParts),
+  for_tile_rows(first, count, c.cols, split(c.rows, kBf16Tile, kLeastParts),
+                split(c.cols, kBf16Tile, kLeastParts),
                 [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
                   if (lower_half && c0 > r0) return;
                   thread_local std::vector<std::byte> scratch;
@@ -83,7 +84,7 @@ void add_tiles(const Bf16Rows& a, const Bf16Rows& b, bool lower_half, MatrixView
 
 }  // namespace
 
-std::int64_t moment_rows_bf16(std::int64_t n) { return split(n, kTile, kLeastParts).size; }
+std::int64_t moment_rows_bf16(std::int64_t n) { return split(n, kBf16Tile, kLeastParts).size; }
 
 void add_cross_bf16(const Bf16Rows& a, const Bf16Rows& b, MatrixView c, std::int64_t first,
                     std::int64_t count) {

@@ -15,7 +15,7 @@ namespace swiftprune::cpu {
 namespace {
 
 // sgemm reaches its full rate from about 200 rows; equal parts keep two threads busy to the end.
-constexpr std::int64_t kTile = 256;
+constexpr std::int64_t kGramTile = 256;
 constexpr std::int64_t kWideTile = 1024;
 constexpr std::int64_t kFewRows = 64;  // up to here only the columns give the threads work
 constexpr std::int64_t kNarrowTile = 96;
@@ -92,7 +92,7 @@ void sgemm(bool a_transposed, bool b_transposed, float alpha, ConstMatrixView a,
 }
 
 void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha, float beta, MatrixView c) {
-  for_tiles(c.rows, c.cols, split(c.rows, kTile), split(c.cols, kTile),
+  for_tiles(c.rows, c.cols, split(c.rows, kGramTile), split(c.cols, kGramTile),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               sgemm(false, b_transposed, alpha, a.row_block(r0, rows),
                     b_transposed ? b.row_block(c0, cols) : b.col_block(c0, cols), beta,
@@ -102,7 +102,7 @@ void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha
 
 void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y) {
   const std::int64_t col_tile = y.rows <= kFewRows ? kNarrowTile : kWideTile;
-  for_tiles(y.rows, y.cols, split(y.rows, kTile), split(y.cols, col_tile),
+  for_tiles(y.rows, y.cols, split(y.rows, kGramTile), split(y.cols, col_tile),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               const MatrixView tile = y.row_block(r0, rows).col_block(c0, cols);
               if (!bias.empty()) {
@@ -113,14 +113,14 @@ void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bi
             });
 }
 
-std::int64_t moment_rows(std::int64_t n) { return split(n, kTile).size; }
+std::int64_t moment_rows(std::int64_t n) { return split(n, kGramTile).size; }
 
 std::int64_t product_rows(std::int64_t rows, std::int64_t outputs) {
-  return split(outputs, kTile).parts < 2 ? rows : split(rows, kTile).size;
+  return split(outputs, kGramTile).parts < 2 ? rows : split(rows, kGramTile).size;
 }
 
 void add_gram(ConstMatrixView x, MatrixView gram, std::int64_t first, std::int64_t count) {
-  const Split tiles = split(x.cols, kTile);
+  const Split tiles = split(x.cols, kGramTile);
   for_tile_rows(first, count, x.cols, tiles, tiles,
                 [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
                   if (c0 > r0) return;
@@ -130,7 +130,7 @@ void add_gram(ConstMatrixView x, MatrixView gram, std::int64_t first, std::int64
 }
 
 void add_cross(ConstMatrixView a, ConstMatrixView b, MatrixView c, std::int64_t first, std::int64_t count) {
-  for_tile_rows(first, count, c.cols, split(c.rows, kTile), split(c.cols, kTile),
+  for_tile_rows(first, count, c.cols, split(c.rows, kGramTile), split(c.cols, kGramTile),
                 [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
                   sgemm(true, false, 1.0f, a.col_block(r0, rows), b.col_block(c0, cols), 1.0f,
                         c.row_block(r0, rows).col_block(c0, cols));

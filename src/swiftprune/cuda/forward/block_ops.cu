@@ -335,8 +335,6 @@ __global__ __launch_bounds__(kThreads) void log_probs_kernel(const float* logits
   }
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
-
 template <class T, ActivationKind kKind>
 void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t cols, void* y,
                      cudaStream_t stream) {
@@ -345,16 +343,17 @@ void launch_activate(bool gated, const void* x, std::int64_t rows, std::int64_t 
   const std::int64_t n = rows * cols;
   const bool vectors = cols % 8 == 0 && is_aligned(x) && is_aligned(y);
   if (gated && vectors) {
-    launch_early(activate_kernel<T, kKind, true, 8>, blocks_for(n / 8), kThreads, 0, stream, in, rows, cols,
-                 out);
+    launch_early(activate_kernel<T, kKind, true, 8>, blocks_for(n / 8, kThreads), kThreads, 0, stream, in,
+                 rows, cols, out);
   } else if (gated) {
-    launch_early(activate_kernel<T, kKind, true, 1>, blocks_for(n), kThreads, 0, stream, in, rows, cols, out);
+    launch_early(activate_kernel<T, kKind, true, 1>, blocks_for(n, kThreads), kThreads, 0, stream, in, rows,
+                 cols, out);
   } else if (vectors) {
-    launch_early(activate_kernel<T, kKind, false, 8>, blocks_for(n / 8), kThreads, 0, stream, in, rows, cols,
-                 out);
+    launch_early(activate_kernel<T, kKind, false, 8>, blocks_for(n / 8, kThreads), kThreads, 0, stream, in,
+                 rows, cols, out);
   } else {
-    launch_early(activate_kernel<T, kKind, false, 1>, blocks_for(n), kThreads, 0, stream, in, rows, cols,
-                 out);
+    launch_early(activate_kernel<T, kKind, false, 1>, blocks_for(n, kThreads), kThreads, 0, stream, in, rows,
+                 cols, out);
   }
 }
 
@@ -419,7 +418,7 @@ void clip_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std::
 void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream, float factor) {
   if (n == 0) return;
   with_type(x_dtype, [&](auto zero) {
-    launch_early(add_kernel<decltype(zero)>, std::min(blocks_for(n), 16384u), kThreads, 0, stream,
+    launch_early(add_kernel<decltype(zero)>, std::min(blocks_for(n, kThreads), 16384u), kThreads, 0, stream,
                  static_cast<const decltype(zero)*>(x), y, n, factor);
   });
   check_launch("add");
@@ -436,9 +435,9 @@ void prepare_heads(const HeadsArgs& args, cudaStream_t stream) {
     using T = decltype(zero);
     const std::int64_t heads = args.rows * args.num_heads;
     if (even) {
-      launch_early(rope_kernel<T>, blocks_for(heads * (args.pairs / 2)), kThreads, 0, stream, args);
+      launch_early(rope_kernel<T>, blocks_for(heads * (args.pairs / 2), kThreads), kThreads, 0, stream, args);
     } else {
-      launch_early(heads_kernel<T>, blocks_for(heads * kWarp), kThreads, 0, stream, args);
+      launch_early(heads_kernel<T>, blocks_for(heads * kWarp, kThreads), kThreads, 0, stream, args);
     }
   });
   check_launch("prepare_heads");
@@ -451,7 +450,8 @@ void copy_heads(const CopyHeadsArgs& args, cudaStream_t stream) {
   if (n == 0) return;
   with_type(args.x_dtype, [&](auto x_zero) {
     with_type(args.y_dtype, [&](auto y_zero) {
-      copy_heads_kernel<decltype(x_zero), decltype(y_zero)><<<blocks_for(n), kThreads, 0, stream>>>(whole);
+      copy_heads_kernel<decltype(x_zero), decltype(y_zero)>
+          <<<blocks_for(n, kThreads), kThreads, 0, stream>>>(whole);
     });
   });
   check_launch("copy_heads");
@@ -461,7 +461,7 @@ void gate_heads(const GateHeadsArgs& args, cudaStream_t stream) {
   const std::int64_t n = args.rows * args.num_heads * args.head_size;
   if (n == 0) return;
   with_type(args.dtype, [&](auto zero) {
-    gate_heads_kernel<decltype(zero)><<<blocks_for(n), kThreads, 0, stream>>>(args);
+    gate_heads_kernel<decltype(zero)><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(args);
   });
   check_launch("gate_heads");
 }
@@ -470,8 +470,8 @@ void scale_rows(void* x, DType dtype, std::int64_t rows, std::int64_t cols, std:
                 cudaStream_t stream) {
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
-    scale_rows_kernel<<<blocks_for(rows * cols), kThreads, 0, stream>>>(static_cast<decltype(zero)*>(x), rows,
-                                                                        cols, stride, factor);
+    scale_rows_kernel<<<blocks_for(rows * cols, kThreads), kThreads, 0, stream>>>(
+        static_cast<decltype(zero)*>(x), rows, cols, stride, factor);
   });
   check_launch("scale_rows");
 }
@@ -513,7 +513,7 @@ void xielu_effects(const XieluNumbers& numbers, const void* x, DType dtype, std:
 
 void convert(const void* x, DType x_dtype, void* y, DType y_dtype, std::int64_t n, cudaStream_t stream) {
   if (n == 0) return;
-  const unsigned blocks = std::min(blocks_for(n), 16384u);
+  const unsigned blocks = std::min(blocks_for(n, kThreads), 16384u);
   with_type(x_dtype, [&](auto x_zero) {
     with_type(y_dtype, [&](auto y_zero) {
       launch_early(convert_kernel<decltype(x_zero), decltype(y_zero)>, blocks, kThreads, 0, stream,

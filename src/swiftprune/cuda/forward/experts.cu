@@ -243,7 +243,7 @@ void route(const RouteArgs& args, cudaStream_t stream) {
 void clamped_activate(const ClampedGate& clamped, const void* x, std::int64_t rows, std::int64_t cols,
                       void* y, DType dtype, cudaStream_t stream) {
   if (rows * cols == 0) return;
-  const auto blocks = static_cast<unsigned>((rows * cols + kThreads - 1) / kThreads);
+  const auto blocks = blocks_for(rows * cols, kThreads);
   with_type(dtype, [&](auto type) {
     using T = decltype(type);
     clamped_kernel<T>

@@ -10,10 +10,6 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kStateThreads = 128;
 constexpr int kStateWarps = kStateThreads / kWarp;
 
-unsigned blocks_for(std::int64_t n, int threads = kThreads) {
-  return static_cast<unsigned>((n + threads - 1) / threads);
-}
-
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -242,9 +238,9 @@ void causal_convolution(const ConvolutionArgs& args, cudaStream_t stream) {
   if (n == 0) return;
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
-    convolution_kernel<T><<<blocks_for(n), kThreads, 0, stream>>>(args);
+    convolution_kernel<T><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(args);
     if (args.past == nullptr) return;
-    past_kernel<T><<<blocks_for(n / args.sequences.length), kThreads, 0, stream>>>(args);
+    past_kernel<T><<<blocks_for(n / args.sequences.length, kThreads), kThreads, 0, stream>>>(args);
   });
   check_launch("causal_convolution");
 }
@@ -258,8 +254,9 @@ void scale_heads(const ScaleHeadsArgs& args, cudaStream_t stream) {
 void mixer_gates(const MixerGatesArgs& args, cudaStream_t stream) {
   const std::int64_t n = args.rows * args.num_heads;
   if (n == 0) return;
-  with_type(args.dtype,
-            [&](auto zero) { gates_kernel<decltype(zero)><<<blocks_for(n), kThreads, 0, stream>>>(args); });
+  with_type(args.dtype, [&](auto zero) {
+    gates_kernel<decltype(zero)><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(args);
+  });
   check_launch("mixer_gates");
 }
 
@@ -281,7 +278,7 @@ void ungroup(const UngroupArgs& args, cudaStream_t stream) {
   const std::int64_t cols = 2 * args.key_heads * args.key_size + 2 * args.value_heads * (args.value_size + 1);
   if (args.rows == 0) return;
   with_type(args.dtype, [&](auto zero) {
-    ungroup_kernel<decltype(zero)><<<blocks_for(args.rows * cols), kThreads, 0, stream>>>(args);
+    ungroup_kernel<decltype(zero)><<<blocks_for(args.rows * cols, kThreads), kThreads, 0, stream>>>(args);
   });
   check_launch("ungroup");
 }

@@ -10,6 +10,7 @@
 
 #include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
@@ -23,9 +24,7 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr std::string_view kWhat = "the removal of experts";
-constexpr std::int64_t kRowsATask = 16;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 std::uint64_t bytes_of(std::int64_t count, std::size_t each) {
   return static_cast<std::uint64_t>(count) * each;
 }

@@ -564,9 +564,6 @@ __global__ __launch_bounds__(kThreads) void masked_kernel(const T* w, const floa
   start[i] = mask[i] == 0 ? 0.0f : from != nullptr ? from[i] : to_float(w[i]);
 }
 
-unsigned blocks_for(std::int64_t n, std::int64_t each = kThreads) {
-  return static_cast<unsigned>((n + each - 1) / each);
-}
 constexpr std::int64_t kMostBlocks = 1024;  // of those that load a corner of a matrix
 unsigned row_blocks(std::int64_t rows) {
   const std::int64_t blocks = (rows + kWarps - 1) / kWarps;
@@ -600,7 +597,7 @@ void ordered_rescale(float* factor, float* h, const float* norm, const std::int3
 void ordered_diagonal(const float* h, const std::int32_t* order, std::int64_t n, float* diagonal,
                       cudaStream_t stream) {
   if (n == 0) return;
-  diagonal_kernel<<<blocks_for(n), kThreads, 0, stream>>>(h, order, n, diagonal);
+  diagonal_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(h, order, n, diagonal);
   check_launch("ordered_diagonal");
 }
 
@@ -632,7 +629,7 @@ void search_grids(const GridRows& grid, const float* w, const float* importance,
 
 void round_to_grid(const GridRows& grid, float* w, cudaStream_t stream) {
   if (grid.rows * grid.cols == 0) return;
-  round_kernel<<<blocks_for(grid.rows * grid.cols), kThreads, 0, stream>>>(grid, w);
+  round_kernel<<<blocks_for(grid.rows * grid.cols, kThreads), kThreads, 0, stream>>>(grid, w);
   check_launch("round_to_grid");
 }
 
@@ -690,7 +687,8 @@ void take_scales(const GridRows& grid, const GridState& state, const GridScales&
 void grid_codes(const GridRows& grid, const float* w, std::uint8_t* codes, std::uint16_t* scales,
                 std::uint8_t* zeros, cudaStream_t stream) {
   if (grid.rows * grid.cols == 0) return;
-  codes_kernel<<<blocks_for(grid.rows * grid.cols), kThreads, 0, stream>>>(grid, w, codes, scales, zeros);
+  codes_kernel<<<blocks_for(grid.rows * grid.cols, kThreads), kThreads, 0, stream>>>(grid, w, codes, scales,
+                                                                                     zeros);
   check_launch("grid_codes");
 }
 
@@ -720,7 +718,8 @@ void masked_start(const void* w, DType dtype, const float* from, const std::uint
   if (n == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    masked_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const T*>(w), from, mask, n, start);
+    masked_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(static_cast<const T*>(w), from, mask, n,
+                                                                    start);
   });
   check_launch("masked_start");
 }

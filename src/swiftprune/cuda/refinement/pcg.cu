@@ -73,7 +73,7 @@ __global__ __launch_bounds__(kThreads) void step_kernel(PcgArgs args) {
 
 void pcg_diagonal(const float* gram, std::int64_t n, float damping, float* diagonal, cudaStream_t stream) {
   if (n == 0) return;
-  const auto blocks = static_cast<unsigned>((n + kThreads - 1) / kThreads);
+  const auto blocks = blocks_for(n, kThreads);
   diagonal_kernel<<<blocks, kThreads, 0, stream>>>(gram, n, damping, diagonal);
   check_launch("pcg_diagonal");
 }

@@ -239,7 +239,6 @@ __global__ __launch_bounds__(kThreads) void admm_mask_kernel(AdmmStepArgs args, 
   args.y[i] = args.constant[i] + (kept ? 0.0f : value);
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 unsigned tiles(std::int64_t n) { return static_cast<unsigned>((n + kTile - 1) / kTile); }
 const dim3 kTileThreads(kTile, 8);
 
@@ -274,7 +273,7 @@ void aligned_moments(const float* gram, const float* cross, const float* norm, s
 }
 
 void add_diagonal(float* a, std::int64_t n, float shift, cudaStream_t stream) {
-  diagonal_kernel<<<static_cast<unsigned>((n + kThreads - 1) / kThreads), kThreads, 0, stream>>>(a, n, shift);
+  diagonal_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(a, n, shift);
   check_launch("add_diagonal");
 }
 
@@ -353,25 +352,25 @@ void round_weights(const float* b, std::int64_t rows, std::int64_t cols, void* w
 
 void mask_of(const float* b, std::int64_t n, std::uint8_t* mask, cudaStream_t stream) {
   if (n == 0) return;
-  mask_kernel<<<blocks_for(n), kThreads, 0, stream>>>(b, n, mask);
+  mask_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(b, n, mask);
   check_launch("mask_of");
 }
 
 void reverse(float* a, std::int64_t n, cudaStream_t stream) {
   if (n == 0) return;
-  reverse_kernel<<<blocks_for(n * n), kThreads, 0, stream>>>(a, n * n);
+  reverse_kernel<<<blocks_for(n * n, kThreads), kThreads, 0, stream>>>(a, n * n);
   check_launch("reverse");
 }
 
 void damp_diagonal(float* a, std::int64_t n, float shift, float dead_diagonal, cudaStream_t stream) {
   if (n == 0) return;
-  damp_kernel<<<blocks_for(n), kThreads, 0, stream>>>(a, n, shift, dead_diagonal);
+  damp_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(a, n, shift, dead_diagonal);
   check_launch("damp_diagonal");
 }
 
 void admm_step_mask(const AdmmStepArgs& args, const std::uint8_t* mask, cudaStream_t stream) {
   if (args.rows * args.cols == 0) return;
-  admm_mask_kernel<<<blocks_for(args.rows * args.cols), kThreads, 0, stream>>>(args, mask);
+  admm_mask_kernel<<<blocks_for(args.rows * args.cols, kThreads), kThreads, 0, stream>>>(args, mask);
   check_launch("admm_step_mask");
 }
 

@@ -106,8 +106,6 @@ __global__ __launch_bounds__(kThreads) void compensate_kernel(SparseGptArgs args
   }
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
-
 }  // namespace
 
 void sparsegpt_start(const void* weight, DType dtype, const float* gram, std::int64_t rows, std::int64_t cols,
@@ -115,15 +113,15 @@ void sparsegpt_start(const void* weight, DType dtype, const float* gram, std::in
   if (rows * cols == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    start_kernel<<<blocks_for(rows * cols), kThreads, 0, stream>>>(static_cast<const T*>(weight), gram, rows,
-                                                                   cols, w);
+    start_kernel<<<blocks_for(rows * cols, kThreads), kThreads, 0, stream>>>(static_cast<const T*>(weight),
+                                                                             gram, rows, cols, w);
   });
   check_launch("sparsegpt_start");
 }
 
 void sparsegpt_block(const SparseGptArgs& args, float* column, float* keys, cudaStream_t stream) {
   if (args.rows * args.size == 0) return;
-  block_kernel<<<blocks_for(args.rows * args.size), kThreads, 0, stream>>>(args, column, keys);
+  block_kernel<<<blocks_for(args.rows * args.size, kThreads), kThreads, 0, stream>>>(args, column, keys);
   check_launch("sparsegpt_block");
 }
 

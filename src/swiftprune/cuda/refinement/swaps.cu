@@ -192,13 +192,11 @@ __global__ __launch_bounds__(kThreads) void diagonal_kernel(const float* a, std:
   if (j < n) diagonal[j] = a[j * n + j];
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
-
 }  // namespace
 
 void take_diagonal(const float* a, std::int64_t n, float* diagonal, cudaStream_t stream) {
   if (n == 0) return;
-  diagonal_kernel<<<blocks_for(n), kThreads, 0, stream>>>(a, n, diagonal);
+  diagonal_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(a, n, diagonal);
   check_launch("take_diagonal");
 }
 
@@ -207,7 +205,8 @@ void pruned_part(const void* weight, DType dtype, const std::uint8_t* mask, std:
   if (n == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    pruned_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const T*>(weight), mask, n, pruned);
+    pruned_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(static_cast<const T*>(weight), mask, n,
+                                                                    pruned);
   });
   check_launch("pruned_part");
 }

@@ -13,6 +13,11 @@ namespace swiftprune::cuda {
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
+// Blocks of a grid for n elements, of which a block takes `each`.
+inline unsigned blocks_for(std::int64_t n, std::int64_t each) {
+  return static_cast<unsigned>((n + each - 1) / each);
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

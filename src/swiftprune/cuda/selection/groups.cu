@@ -185,8 +185,6 @@ __global__ __launch_bounds__(kThreads) void any_admm_groups_kernel(AdmmStepArgs 
   }
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
-
 }  // namespace
 
 void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream) {
@@ -196,10 +194,11 @@ void prune_groups(const PruneRowsArgs& args, int n, int m, cudaStream_t stream) 
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (!vectors) {
-      any_groups_kernel<T><<<blocks_for(args.rows * (args.cols / m)), kThreads, 0, stream>>>(args, n, m);
+      any_groups_kernel<T>
+          <<<blocks_for(args.rows * (args.cols / m), kThreads), kThreads, 0, stream>>>(args, n, m);
       return;
     }
-    const dim3 grid(blocks_for(args.cols / 8), 1);
+    const dim3 grid(blocks_for(args.cols / 8, kThreads), 1);
     constexpr std::int64_t kMaxBlocksY = 65535;  // of a grid
     constexpr std::int64_t kBlockRows = std::int64_t{kRowsPerThread} * kBatches;
     const std::int64_t rows_a_launch = kMaxBlocksY * kBlockRows;
@@ -224,13 +223,13 @@ void admm_step_groups(const AdmmStepArgs& args, int n, int m, cudaStream_t strea
   if (numel == 0) return;
   const bool vectors = args.cols % 8 == 0 && (m == 2 || m == 4 || m == 8);
   if (!vectors) {
-    any_admm_groups_kernel<<<blocks_for(numel / m), kThreads, 0, stream>>>(args, n, m);
+    any_admm_groups_kernel<<<blocks_for(numel / m, kThreads), kThreads, 0, stream>>>(args, n, m);
   } else if (m == 2) {
-    admm_groups_kernel<2><<<blocks_for(numel / 8), kThreads, 0, stream>>>(args, n);
+    admm_groups_kernel<2><<<blocks_for(numel / 8, kThreads), kThreads, 0, stream>>>(args, n);
   } else if (m == 4) {
-    admm_groups_kernel<4><<<blocks_for(numel / 8), kThreads, 0, stream>>>(args, n);
+    admm_groups_kernel<4><<<blocks_for(numel / 8, kThreads), kThreads, 0, stream>>>(args, n);
   } else {
-    admm_groups_kernel<8><<<blocks_for(numel / 8), kThreads, 0, stream>>>(args, n);
+    admm_groups_kernel<8><<<blocks_for(numel / 8, kThreads), kThreads, 0, stream>>>(args, n);
   }
   check_launch("admm_step_groups");
 }

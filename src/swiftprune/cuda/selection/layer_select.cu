@@ -246,7 +246,6 @@ __global__ __launch_bounds__(kThreads) void random_kernel(std::uint64_t stream, 
   scores[i] = static_cast<float>((splitmix64(state) >> 40) + 1) * 0x1p-24f;
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 // Blocks that loop: enough of them for every multiprocessor.
 unsigned looping_blocks(std::int64_t n) {
   constexpr std::int64_t kMost = 1024;
@@ -264,8 +263,8 @@ void layer_counts(const PruneRowsArgs& args, std::int64_t count, void* scratch, 
   if (args.rows * args.cols == 0) return;
   const LayerScratch parts = scratch_of(scratch, args.rows);
   if (count >= args.rows * args.cols) {
-    fill_kernel<<<blocks_for(args.rows), kThreads, 0, stream>>>(counts, args.rows,
-                                                                static_cast<std::int32_t>(args.cols));
+    fill_kernel<<<blocks_for(args.rows, kThreads), kThreads, 0, stream>>>(
+        counts, args.rows, static_cast<std::int32_t>(args.cols));
     check_launch("layer_counts");
     return;
   }
@@ -290,7 +289,7 @@ void tile_sums(const PruneRowsArgs& args, std::int64_t tile_rows, std::int64_t t
   if (tiles == 0) return;
   with_type(args.dtype, [&](auto zero) {
     tile_sums_kernel<decltype(zero)>
-        <<<blocks_for(tiles), kThreads, 0, stream>>>(args, tile_rows, tile_cols, power, sums);
+        <<<blocks_for(tiles, kThreads), kThreads, 0, stream>>>(args, tile_rows, tile_cols, power, sums);
   });
   check_launch("tile_sums");
 }
@@ -298,8 +297,8 @@ void tile_sums(const PruneRowsArgs& args, std::int64_t tile_rows, std::int64_t t
 void expand_tiles(const std::uint8_t* kept, std::int64_t rows, std::int64_t cols, std::int64_t tile_rows,
                   std::int64_t tile_cols, std::uint8_t* mask, cudaStream_t stream) {
   if (rows * cols == 0) return;
-  expand_tiles_kernel<<<blocks_for(rows * cols), kThreads, 0, stream>>>(kept, rows, cols, tile_rows,
-                                                                        tile_cols, mask);
+  expand_tiles_kernel<<<blocks_for(rows * cols, kThreads), kThreads, 0, stream>>>(kept, rows, cols, tile_rows,
+                                                                                  tile_cols, mask);
   check_launch("expand_tiles");
 }
 
@@ -316,7 +315,7 @@ void apply_mask(const void* in, const std::uint8_t* mask, std::int64_t n, void* 
 
 void random_scores(std::uint64_t first_state, std::int64_t n, float* scores, cudaStream_t stream) {
   if (n == 0) return;
-  random_kernel<<<blocks_for(n), kThreads, 0, stream>>>(first_state, n, scores);
+  random_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(first_state, n, scores);
   check_launch("random_scores");
 }
 

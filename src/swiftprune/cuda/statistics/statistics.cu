@@ -166,8 +166,6 @@ __global__ __launch_bounds__(kThreads) void changes_kernel(const float* x, const
   if (threadIdx.x == 0) changes[blockIdx.x] = size > 0.0 ? change / size : 0.0;
 }
 
-unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
-
 template <bool kAbsolute>
 void launch_strips(const void* x, DType dtype, std::int64_t rows, std::int64_t cols, const StripSums& sums,
                    cudaStream_t stream) {
@@ -176,10 +174,10 @@ void launch_strips(const void* x, DType dtype, std::int64_t rows, std::int64_t c
     const auto* data = static_cast<const T*>(x);
     const auto strips = static_cast<unsigned>(num_strips(rows));
     if (cols % 8 == 0 && is_aligned(x)) {
-      strip_kernel<T, 8, kAbsolute><<<dim3(blocks_for(cols / 8), strips), kThreads, 0, stream>>>(
+      strip_kernel<T, 8, kAbsolute><<<dim3(blocks_for(cols / 8, kThreads), strips), kThreads, 0, stream>>>(
           data, rows, cols, rows_per_strip(rows), sums);
     } else {
-      strip_kernel<T, 1, kAbsolute><<<dim3(blocks_for(cols), strips), kThreads, 0, stream>>>(
+      strip_kernel<T, 1, kAbsolute><<<dim3(blocks_for(cols, kThreads), strips), kThreads, 0, stream>>>(
           data, rows, cols, rows_per_strip(rows), sums);
     }
   });
@@ -243,7 +241,7 @@ void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtyp
   if (rows * cols == 0) return;
   constexpr std::int64_t kMaxBlocksY = 32768;
   const auto y_blocks = static_cast<unsigned>(std::min(rows, kMaxBlocksY));
-  const dim3 grid(std::min(blocks_for(cols), 8u), y_blocks,
+  const dim3 grid(std::min(blocks_for(cols, kThreads), 8u), y_blocks,
                   static_cast<unsigned>((rows + y_blocks - 1) / y_blocks));
   with_type(a_dtype, [&](auto a_zero) {
     using A = decltype(a_zero);

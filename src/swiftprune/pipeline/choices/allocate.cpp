@@ -16,7 +16,7 @@ namespace {
 constexpr std::array kLevels = {0.3, 0.5, 0.7, 0.85};
 constexpr std::array kLogCosts = {-1.677, 0.0, 1.253, 2.167};
 constexpr double kLeast = 0.05;
-constexpr double kMost = 0.95;
+constexpr double kMostOfTensor = 0.95;
 constexpr int kGrid = 901;  // shares that are tried: steps of 0.001
 
 double weighted_mean(std::span<const double> values, std::span<const double> sizes) {
@@ -57,7 +57,7 @@ std::vector<double> allocate_shares(std::span<const double> sensitivities, std::
                                     double sparsity) {
   expect(sensitivities.size() == sizes.size() && !sizes.empty(), "allocate_shares: a size for each linear");
   const double least = std::min(kLeast, sparsity);
-  const double most = std::max(kMost, sparsity);
+  const double most = std::max(kMostOfTensor, sparsity);
   double mean_size = 0.0;
   for (const double size : sizes) mean_size += size / static_cast<double>(sizes.size());
   std::array<double, kGrid> share{};

@@ -14,7 +14,7 @@
 namespace swiftprune {
 namespace {
 
-constexpr int kSteps = 100;  // shares that are tried: steps of 0.01
+constexpr int kShareSteps = 100;  // shares that are tried: steps of 0.01
 constexpr int kMostSteps = 95;
 constexpr double kSlack = 1e-9;
 
@@ -49,7 +49,7 @@ std::vector<Level> levels_of(const PlanEntry& entry, const BitsGoal& goal, doubl
     grid.bits = bits;
     const double dense = packed_size(entry, grid, 0.0);
     for (int step = 0; step <= (goal.zeros ? kMostSteps : 0); ++step) {
-      const double sparsity = static_cast<double>(step) / kSteps;
+      const double sparsity = static_cast<double>(step) / kShareSteps;
       const double size = packed_size(entry, grid, sparsity);
       // Fewer zeros than a bitmap is worth save nothing.
       if (step > 0 && size >= dense) continue;
@@ -171,7 +171,7 @@ void check_bits(const BitsGoal& goal, const Plan& plan) {
   const bool too_few = goal.mean < least;
   bad_usage("--bits: found {}, expected at {} {:.3f}, which int{}{} takes{}", goal.mean,
             too_few ? "least" : "most", nearest, bits,
-            too_few && goal.zeros ? fmt::format(" with {} % zeros", 100 * kMostSteps / kSteps) : "",
+            too_few && goal.zeros ? fmt::format(" with {} % zeros", 100 * kMostSteps / kShareSteps) : "",
             too_few && !goal.zeros ? "; swiftprune prune --bits makes zeros as well" : "");
 }
 

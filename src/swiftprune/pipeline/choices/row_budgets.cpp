@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/refinement/layer_error.h"
 #include "swiftprune/selection/selector.h"
 
@@ -15,9 +16,7 @@ using enum LinearInput;
 
 constexpr double kByThreshold = 0.5;  // weight of the threshold's counts; the rest is the mean
 constexpr double kReach = 0.25;       // of the inputs, around the mean
-constexpr double kMost = 0.97;        // of the inputs of a row
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+constexpr double kMostOfRow = 0.97;   // of the inputs of a row
 
 // Σ_i (scale_i·W_ij)² of each column j, added to sums.
 void add_column_energies(ConstMatrixView weight, std::span<const float> scale, std::span<double> sums) {
@@ -324,7 +323,7 @@ std::vector<std::int64_t> row_budgets(std::span<const std::int64_t> by_threshold
   const auto inputs = static_cast<double>(num_inputs);
   const double mean = static_cast<double>(total) / static_cast<double>(by_threshold.size());
   const double least = std::max(0.0, mean - kReach * inputs);
-  const double most = std::max(mean, std::min(mean + kReach * inputs, kMost * inputs));
+  const double most = std::max(mean, std::min(mean + kReach * inputs, kMostOfRow * inputs));
   std::vector<double> wanted(by_threshold.size());
   for (std::size_t r = 0; r < wanted.size(); ++r) {
     const auto count = static_cast<double>(by_threshold[r]);

@@ -5,6 +5,7 @@
 
 #include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/core/timeline.h"
@@ -18,9 +19,6 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kTokensAPass = 4096;  // of one expert at a time
-constexpr std::int64_t kRowsATask = 16;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 double dot(const float* a, const float* b, std::int64_t n) {
   double sum = 0.0;

@@ -5,15 +5,12 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/pipeline/root_mean_square.h"
 
 namespace swiftprune {
 namespace {
-
-constexpr std::int64_t kRowsATask = 16;
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 RoutedExperts route_tokens(Router router, std::vector<std::int64_t> members, Matrix scores) {
   const auto k = at(router.config().top_k);

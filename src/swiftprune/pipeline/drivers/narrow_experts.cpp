@@ -7,6 +7,7 @@
 
 #include "swiftprune/checkpoint/config_file.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/model/expert_tensors.h"
@@ -18,8 +19,6 @@
 
 namespace swiftprune {
 namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 double squares(std::span<const float> row) {
   double sum = 0.0;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/core/timeline.h"
@@ -16,8 +17,6 @@
 
 namespace swiftprune {
 namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 class Remover {
  public:

@@ -4,12 +4,11 @@
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/pipeline/drivers/expert_shop.h"
 
 namespace swiftprune {
 namespace {
-
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 class SharedExpertShop final : public ExpertShop {
  public:

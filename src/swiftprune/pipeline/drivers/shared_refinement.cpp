@@ -13,7 +13,7 @@ bool has_row_targets(const PruneTarget& target) {
          target.rounding == PruneTarget::Rounding::kFloor;
 }
 
-Mask rows_of(const Mask& mask, std::int64_t first, std::int64_t count) {
+Mask mask_rows(const Mask& mask, std::int64_t first, std::int64_t count) {
   Mask rows(count, mask.cols());
   for (std::int64_t r = 0; r < count; ++r)
     std::copy_n(mask.row(first + r), mask.words_per_row(), rows.row(r));
@@ -69,7 +69,7 @@ Refinement SharedRefinement::refine_part(const Part& part, const PrepareFn& prep
   }
   Mask mask;
   if (refiner->uses_mask()) {
-    mask = rows_of(task.mask, part.first, part.count);
+    mask = mask_rows(task.mask, part.first, part.count);
     rows.mask = &mask;
   }
   return refiner->refine(rows, prepare(*task.entry, *refiner), backend_);

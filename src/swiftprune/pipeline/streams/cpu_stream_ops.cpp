@@ -11,18 +11,18 @@
 namespace swiftprune {
 namespace {
 
-constexpr std::int64_t kRowsATask = 64;
+constexpr std::int64_t kRowsAChunk = 64;
 
 // weights_t /= rms(x_t)
 void divide_by_rms(ConstMatrixView x, std::span<float> weights) {
-  parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(x.rows, kRowsAChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
       weights[static_cast<std::size_t>(t)] /= static_cast<float>(root_mean_square(x.row_span(t)));
     }
   });
 }
 
-ConstMatrixView rows_of(ConstMatrixView m, std::int64_t first, std::int64_t count) {
+ConstMatrixView rows_between(ConstMatrixView m, std::int64_t first, std::int64_t count) {
   return m.data == nullptr ? m : m.row_block(first, count);
 }
 
@@ -71,7 +71,7 @@ ConstMatrixView CpuStreamOps::keep_inner(std::int64_t first, const Matrix& x) {
     inner_ = Matrix();  // before the next one, which may be large
     inner_ = Matrix(all, x.cols());
   }
-  parallel_for(x.rows(), kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(x.rows(), kRowsAChunk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) std::copy_n(x.row(r), x.cols(), inner_.row(first + r));
   });
   return inner_rows(first, x.rows());
@@ -84,7 +84,7 @@ void CpuStreamOps::add(ActivationStats& stats, ConstMatrixView x) const {
 
 void CpuStreamOps::add_relative(ActivationStats& stats, ConstMatrixView x, const Matrix& out) const {
   Matrix weighted(x.rows, x.cols);
-  parallel_for(x.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(x.rows, kRowsAChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
       const double scale = 1.0 / std::sqrt(root_mean_square(out.view().row_span(t)));
       for (std::int64_t i = 0; i < x.cols; ++i)
@@ -104,8 +104,8 @@ void CpuStreamOps::add_windows(ActivationStats& stats, const AlignedWindow& rows
     AlignedWindow window;
     window.x = rows.x.row_block(first, length);
     window.dense_x = rows.dense_x.row_block(first, length);
-    window.residual = rows_of(rows.residual, first, length);
-    window.dense_residual = rows_of(rows.dense_residual, first, length);
+    window.residual = rows_between(rows.residual, first, length);
+    window.dense_residual = rows_between(rows.dense_residual, first, length);
     if (!rows.weights.empty()) {
       window.weights =
           rows.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(length));
@@ -140,7 +140,7 @@ void CpuStreamOps::add_aligned_output(ActivationStats& stats, const DecoderBlock
 
 std::vector<float> CpuStreamOps::row_sizes(const Matrix& hidden) const {
   std::vector<float> sizes(static_cast<std::size_t>(hidden.rows()));
-  parallel_for(hidden.rows(), kRowsATask, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(hidden.rows(), kRowsAChunk, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; ++t) {
       sizes[static_cast<std::size_t>(t)] = static_cast<float>(root_mean_square(hidden.view().row_span(t)));
     }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/index.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/model/experts.h"
 #include "swiftprune/pipeline/streams/rank_windows.h"
@@ -162,8 +163,6 @@ class ExpertStream {
     std::vector<float> sizes;  // of each token's hidden state (root_mean_square.h), where they are read
   };
   using ChunkFn = std::function<void(std::int64_t first, std::span<const std::int64_t> rows)>;
-
-  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
   Side side(const Block& block, Hidden& hidden, bool passes) {
     Side side{&block, &hidden, std::nullopt, {}, {}};
