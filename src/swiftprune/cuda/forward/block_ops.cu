@@ -481,7 +481,7 @@ void xielu(const XieluNumbers& numbers, const void* x, std::int64_t n, void* y, 
   if (n == 0) return;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch_early(xielu_kernel<T>, blocks_for(n), kThreads, 0, stream, XieluCurve(numbers),
+    launch_early(xielu_kernel<T>, blocks_for(n, kThreads), kThreads, 0, stream, XieluCurve(numbers),
                  static_cast<const T*>(x), n, static_cast<T*>(y));
   });
   check_launch("xielu");
