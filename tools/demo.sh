@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real model pruned twice, measured beside the dense one on text that neither saw, and asked to speak: about a minute on
-# two quiet cores. Windows are short and few for that; docs/evaluation.md has the figures of longer ones.
+# A real model pruned twice, measured beside the dense one on text that neither saw, and asked to speak. Windows are short
+# and few, so that it is soon over; README.md has the figures of longer ones.
 set -euo pipefail
 swiftprune=$1
 demo=demo
