@@ -150,7 +150,8 @@ class DocsWalk : public test::ProgramTest {
       test::write_text(std::string(name) + ".txt", text);
     for (const char* name : {"code", "chat", "other", "all"})
       test::write_text(std::string(name) + ".jsonl", Json{{"text", text}}.dump() + "\n");
-    test::write_text("questions.jsonl", "{\"prompt\": \"The 7th word\"}\n{\"prompt\": \"The last\"}\n");
+    test::write_text("questions.jsonl",
+                     "{\"prompt\": \"The 7th word\", \"answer\": \"of\"}\n{\"prompt\": \"The last\"}\n");
     ASSERT_EQ(run({"export", "Mistral-7B", "--gguf", "mistral.Q8_0.gguf", "--type", "q8_0"}).exit_code, 0);
   }
   void TearDown() override {
