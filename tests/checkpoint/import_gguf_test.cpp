@@ -411,6 +411,8 @@ TEST(ImportExperts, RefusesNumbersThatDisagreeWithTensors) {
   expect_bad_experts(change("deepseek_v3", "leading_dense_block_count", 3), "expected 0 to block_count (2)");
   expect_bad_experts(change("deepseek_v3", "leading_dense_block_count", 2),
                      "leading_dense_block_count: found 2, expected fewer than the 2 blocks");
+  expect_bad_experts(change("deepseek_v3", "block_count", 2000000000),
+                     "block_count: found 2000000000, expected at most the");
   expect_bad_experts(change("deepseek_v3", "nextn_predict_layers", 2), "expected 0 to block_count (2) - 1");
   expect_bad_experts(change("deepseek_v3", "attention.value_length_mla", 9),
                      "tensor blk.0.attn_v_b.weight: found shape [2, 8, 10], expected [2, 9, 10]");

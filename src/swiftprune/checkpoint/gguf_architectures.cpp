@@ -263,6 +263,11 @@ Json gguf_config(const GgufFile& file, const GgufArchitecture& architecture) {
   config["model_type"] = architecture.model_type;
   config.update(Json::parse(architecture.constants));
   for (const ConfigField& field : architecture.fields) add_field(file, field, config);
+  // Every block has tensors; lists of blocks are made from here on.
+  if (const std::int64_t blocks = config.at("num_hidden_layers"); blocks > std::ssize(file.tensors())) {
+    bad_input("{}: {}: found {}, expected at most the {} tensors of the file", file.name(),
+              key_of(file, "block_count"), blocks, file.tensors().size());
+  }
   const bool has_groups =
       std::any_of(architecture.fields.begin(), architecture.fields.end(),
                   [](const ConfigField& f) { return f.hugging_face == "num_key_value_heads"; });
