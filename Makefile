@@ -11,12 +11,14 @@ DEB_PACKAGES := $(BUILD_PACKAGES) dpkg-dev debhelper fakeroot file lintian
 PACKAGES := $(BUILD_PACKAGES) clang-format libopenmpi-dev libgtest-dev libgmock-dev libbenchmark-dev
 TIDY_PACKAGES := clang-tidy-19
 FUZZ_PACKAGES := clang-19 libclang-rt-19-dev libomp-19-dev llvm-19
+# What 64-bit Arm is built against on another machine, by its own names for arm64.
+ARM_PACKAGES := libc6-dev libstdc++-12-dev libgomp1 $(filter-out libopenmpi-dev,$(filter %-dev,$(PACKAGES)))
 DEMO_PACKAGES := python3-pip unzip debian-faq
 
 # Tests run side by side: threads that spin while they wait for one another take the cores from the other tests.
 test asan python-test: export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: build demo test asan tsan fuzz-build fuzz fuzz-bundle fuzz-coverage python-test wheel site deb install bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
+.PHONY: build demo test asan tsan arm fuzz-build fuzz fuzz-bundle fuzz-coverage python-test wheel site deb install bench format lint tidy deps demo-deps fuzz-deps tidy-deps clean
 
 build: deps
 	cmake --preset $(PRESET)
@@ -69,6 +71,14 @@ fuzz-bundle: fuzz-build
 FUZZ_CORPUS ?=
 fuzz-coverage: fuzz-build
 	tools/fuzz_coverage.py build/fuzz/fuzz $(FUZZ_INPUTS)/seeds $(FUZZ_CORPUS)
+
+# For 64-bit Arm by Debian's cross compiler, and the tests of what has code of its own there, in qemu.
+arm: deps
+	$(call install,g++-aarch64-linux-gnu qemu-user)
+	tools/arm64_sysroot.sh build/arm-sysroot $(ARM_PACKAGES)
+	cmake --preset arm
+	cmake --build --preset arm
+	OMP_NUM_THREADS=1 ctest --test-dir build/arm --output-on-failure -R '^(core|tensor|sparse)[./]' -j $(JOBS)
 
 # The Python package in the build folder, for a PYTHON that has nanobind and pytest.
 PYTHON ?= python3

@@ -1,7 +1,13 @@
 #include "swiftprune/core/cpu_features.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <fstream>
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include "swiftprune/core/error.h"
 
@@ -30,23 +36,40 @@ CpuFeatures detect() {
       break;
     }
   }
+#elif defined(__aarch64__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP of the kernel's interface
+  f.neon = true;
+  f.neon_dot = (::getauxval(AT_HWCAP) & kDotProducts) != 0;
 #endif
   return f;
 }
 
+struct Level {
+  std::string_view name;
+  CpuFeatures features;
+};
+constexpr std::array<Level, 7> kLevels = {{
+    {"baseline", {}},
+    {"avx2", {.avx2 = true}},
+    {"avx512", {.avx2 = true, .avx512 = true}},
+    {"avx512_bf16", {.avx2 = true, .avx512 = true, .avx512_bf16 = true}},
+    {"amx", {.avx2 = true, .avx512 = true, .avx512_bf16 = true, .amx = true}},
+    {"neon", {.neon = true}},
+    {"neon_dot", {.neon = true, .neon_dot = true}},
+}};
+
 CpuFeatures limited(const CpuFeatures& have, std::string_view wish) {
-  const int level = wish == "baseline"      ? 0
-                    : wish == "avx2"        ? 1
-                    : wish == "avx512"      ? 2
-                    : wish == "avx512_bf16" ? 3
-                    : wish == "amx"         ? 4
-                                            : -1;
-  if (level < 0) {
-    bad_usage("SWIFTPRUNE_ISA: found '{}', expected baseline, avx2, avx512, avx512_bf16 or amx", wish);
+  const auto level =
+      std::find_if(kLevels.begin(), kLevels.end(), [&](const Level& l) { return l.name == wish; });
+  if (level == kLevels.end()) {
+    bad_usage(
+        "SWIFTPRUNE_ISA: found '{}', expected baseline, avx2, avx512, avx512_bf16, amx, neon or neon_dot",
+        wish);
   }
-  const CpuFeatures want{level >= 1, level >= 2, level >= 3, level >= 4};
-  if ((want.avx2 && !have.avx2) || (want.avx512 && !have.avx512) || (want.avx512_bf16 && !have.avx512_bf16) ||
-      (want.amx && !have.amx)) {
+  const CpuFeatures& want = level->features;
+  for (const auto feature : {&CpuFeatures::avx2, &CpuFeatures::avx512, &CpuFeatures::avx512_bf16,
+                             &CpuFeatures::amx, &CpuFeatures::neon, &CpuFeatures::neon_dot}) {
+    if (!(want.*feature) || have.*feature) continue;
     fail(ErrorKind::kDevice, "SWIFTPRUNE_ISA: found '{}', but this processor lacks it; unset the variable",
          wish);
   }
@@ -69,7 +92,9 @@ std::string isa_name() {
   if (f.amx) return "AVX-512 + AMX";
   if (f.avx512_bf16) return "AVX-512 + bf16";
   if (f.avx512) return "AVX-512";
-  return f.avx2 ? "AVX2" : "baseline";
+  if (f.avx2) return "AVX2";
+  if (f.neon_dot) return "NEON + dot products";
+  return f.neon ? "NEON" : "baseline";
 }
 
 std::string cpu_model_name() {

@@ -80,7 +80,7 @@ class Builder final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 bool has_control_characters(std::string_view name) {
-  return std::any_of(name.begin(), name.end(), [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; });
+  return std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
 }
 
 std::string json_quoted(std::string_view text) {

@@ -1,8 +1,6 @@
-// Where the streams of one panel of a grid stand, whatever the registers: the parts of grid_avx2.cpp and
-// grid_avx512.cpp that hold no vector. For those files only, each with its own copy.
+// Where the streams of one panel of a grid stand, whatever the registers: the parts of grid_avx2.cpp, grid_avx512.cpp and
+// grid_neon.inc that hold no vector. For those files only, each with its own copy.
 #pragma once
-
-#include <immintrin.h>
 
 #include "swiftprune/sparse/kernels.h"
 
@@ -15,7 +13,7 @@ constexpr int kSteps = 8;  // of a chunk
 constexpr int kGridPrefetch = 2048;
 
 inline void prefetch_grid(const void* address) {
-  _mm_prefetch(static_cast<const char*>(address) + kGridPrefetch, _MM_HINT_T0);
+  __builtin_prefetch(static_cast<const char*>(address) + kGridPrefetch);
 }
 
 inline std::uint64_t load64(const std::uint8_t* p) {

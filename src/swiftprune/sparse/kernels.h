@@ -145,8 +145,10 @@ extern const Table kBaselineTable;
 const Table* avx2_table();
 const Table* avx512_table();
 const Table* avx512_bf16_table();
+const Table* neon_table();
+const Table* neon_dot_table();
 
-// For the shuffles that stand in for vpexpand on AVX2. Entry m lists, for the set bits of m in order, which
+// For the shuffles that stand in for vpexpand on AVX2 and NEON. Entry m lists, for the set bits of m in order, which
 // of the packed values goes to which of eight places; other places become zero.
 template <int kBytes>
 struct alignas(32) ShuffleTable {

@@ -38,6 +38,8 @@ const Table& table() {
     if (cpu.avx512_bf16 && avx512_bf16_table() != nullptr) return checked(*avx512_bf16_table());
     if (cpu.avx512 && avx512_table() != nullptr) return checked(*avx512_table());
     if (cpu.avx2 && avx2_table() != nullptr) return checked(*avx2_table());
+    if (cpu.neon_dot && neon_dot_table() != nullptr) return checked(*neon_dot_table());
+    if (cpu.neon && neon_table() != nullptr) return checked(*neon_table());
     return checked(kBaselineTable);
   }();
   return chosen;

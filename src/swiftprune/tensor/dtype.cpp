@@ -149,6 +149,7 @@ const DTypeKernels& dtype_kernels() {
   static const DTypeKernels& kernels = [&]() -> const DTypeKernels& {
     if (cpu_features().avx512 && dtype_kernels_avx512() != nullptr) return *dtype_kernels_avx512();
     if (cpu_features().avx2 && dtype_kernels_avx2() != nullptr) return *dtype_kernels_avx2();
+    if (cpu_features().neon && dtype_kernels_neon() != nullptr) return *dtype_kernels_neon();
     return kBaselineKernels;
   }();
   return kernels;

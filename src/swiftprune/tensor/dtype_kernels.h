@@ -17,5 +17,6 @@ struct DTypeKernels {
 // Null when this build has no such code.
 const DTypeKernels* dtype_kernels_avx2();
 const DTypeKernels* dtype_kernels_avx512();
+const DTypeKernels* dtype_kernels_neon();
 
 }  // namespace swiftprune

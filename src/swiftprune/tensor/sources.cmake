@@ -1,5 +1,6 @@
 target_sources(swiftprune PRIVATE
   tensor/dtype.cpp
+  tensor/dtype_kernels_neon.cpp
   tensor/large_buffer.cpp
   tensor/matrix.cpp
   tensor/mask.cpp

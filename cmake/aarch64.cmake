@@ -1,0 +1,18 @@
+# Builds for 64-bit Arm on another machine: Debian's cross compiler over the arm64 packages in SWIFTPRUNE_SYSROOT
+# (tools/arm64_sysroot.sh); programs run in qemu where there is one, so that tests do.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(SWIFTPRUNE_SYSROOT "$ENV{SWIFTPRUNE_SYSROOT}" CACHE PATH "unpacked arm64 packages of Debian")
+set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES SWIFTPRUNE_SYSROOT)
+set(CMAKE_SYSROOT "${SWIFTPRUNE_SYSROOT}")
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(CMAKE_FIND_ROOT_PATH "${CMAKE_SYSROOT}")
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+set(ENV{PKG_CONFIG_LIBDIR} "${CMAKE_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${CMAKE_SYSROOT}/usr/share/pkgconfig")
+set(ENV{PKG_CONFIG_SYSROOT_DIR} "${CMAKE_SYSROOT}")
+set(CMAKE_CROSSCOMPILING_EMULATOR "qemu-aarch64;-L;${CMAKE_SYSROOT}")
