@@ -196,7 +196,8 @@ TEST_F(LinearTest, ThreadsDoNotChangeBits) {
 
 // Integer sums are exact: y is the one number that the rounded operands give.
 TEST_F(LinearTest, Int8SumsAreExact) {
-  if (!cpu_features().avx2 && !cpu_features().neon) GTEST_SKIP() << "the baseline multiplies int8 weights as floats";
+  if (!cpu_features().avx2 && !cpu_features().neon)
+    GTEST_SKIP() << "the baseline multiplies int8 weights as floats";
   const std::int64_t cols = 5000;
   const TestWeight weight = random_weight(20, cols, DType::kBF16, 0.3);
   for (const PackedKind kind : {PackedKind::kDenseInt8, PackedKind::kBitmapInt8}) {
