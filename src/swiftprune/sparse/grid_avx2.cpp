@@ -4,6 +4,8 @@
 #include "swiftprune/sparse/kernels_avx2.h"
 
 #if defined(__AVX2__)
+#include <immintrin.h>
+
 #include "swiftprune/sparse/grid_streams.h"
 
 #define SWIFTPRUNE_UNROLL _Pragma("GCC unroll 16")
