@@ -182,7 +182,7 @@ bool is_told_by_first() {
 
 // All ranks end. That they were stopped is told by who stopped them.
 [[noreturn]] void end_all(Communicator& ranks, std::exception_ptr error) {
-  if (!ranks.is_first()) is_told_by_first();
+  if (!ranks.is_first() && is_told_by_first()) ::_exit(static_cast<int>(ErrorKind::kFailure));
   const int code = exit_code_of(error, ranks.name() + ": ", ranks.is_first());
   std::fflush(stdout);
   ranks.abort(code);

@@ -65,6 +65,26 @@ void copy_tensors(const Checkpoint& source, CheckpointWriter& writer) {
   for (const TensorInfo& tensor : source.tensors()) writer.write_bytes(tensor.name, source.bytes(tensor));
 }
 
+// A run that was killed while it copied is gone on with.
+TEST(CheckpointWriter, AHalfCopiedFileIsNotTakenOver) {
+  const TempDir dir;
+  make_source(dir.path() / "in");
+  const Checkpoint source = Checkpoint::open(dir.path() / "in");
+  {
+    CheckpointWriter writer(dir.path() / "out", plan_like(source), Leftover::kContinue);
+    writer.keep_when_unfinished();
+    std::ofstream(writer.temporary_folder() / ".tokenizer.json.part") << "{";
+  }
+  CheckpointWriter writer(dir.path() / "out", plan_like(source), Leftover::kContinue);
+  ASSERT_TRUE(writer.continues());
+  copy_tensors(source, writer);
+  writer.copy_other_files(source);
+  writer.finish();
+  EXPECT_EQ(contents_of(dir.path() / "out").at("tokenizer.json"),
+            contents_of(dir.path() / "in").at("tokenizer.json"));
+  EXPECT_FALSE(fs::exists(dir.path() / "out/.tokenizer.json.part"));
+}
+
 TEST(CheckpointWriter, CopyIsByteIdentical) {
   const TempDir dir;
   make_source(dir.path() / "in");

@@ -176,13 +176,13 @@ TEST_F(TuneTest, TheSameRunGoesOnWhereItWas) {
 TEST_F(TuneTest, RanksFindThePlanOfOneProcess) {
   for (const bool grids : {false, true}) {
     SCOPED_TRACE(grids);
-    options_.bits = grids ? std::vector<int>{4, 3} : std::vector<int>{};
+    options_.bits = grids ? std::vector<int>{8, 4, 3} : std::vector<int>{};
     options_.folder = folder(fmt::format("one-{}", grids));
     const auto find = [&](const TuneOptions& options, Communicator& ranks) {
       const auto device = open_device("cpu");
       return tune(*model_, *device, text_, options, ranks);
     };
-    options_.budget = grids ? TuneBudget{Kind::kBits, 3.6} : TuneBudget{Kind::kSparsity, 0.5};
+    options_.budget = grids ? TuneBudget{Kind::kBits, 9.0} : TuneBudget{Kind::kSparsity, 0.5};
     const TunedPlan one = find(options_, alone());
     TuneOptions shared = options_;
     shared.folder = folder(fmt::format("three-{}", grids));

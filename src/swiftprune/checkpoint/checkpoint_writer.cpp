@@ -531,12 +531,16 @@ void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<cons
     if (!entry->is_regular_file() || hidden || (is_weight_file(name.filename()) && !of_adapter)) continue;
     if (std::find(except.begin(), except.end(), name.string()) != except.end()) continue;
     const fs::path target = impl_->temporary / name;
-    if (fs::exists(target)) continue;  // written by this run
+    if (fs::exists(target)) continue;  // written by this run, or whole by one that it goes on with
     std::error_code error;
     fs::create_directories(target.parent_path(), error);
     if (error) fail_write(target, error.value());
+    // Whole under its name or not there: a run that is killed here may be gone on with.
+    const fs::path unfinished = target.parent_path() / fmt::format(".{}.part", target.filename().string());
     const MappedFile content(entry->path());
-    OutputFile(target).write_at(0, content.bytes());
+    OutputFile(unfinished).write_at(0, content.bytes());
+    fs::rename(unfinished, target, error);
+    if (error) fail_write(target, error.value());
   }
 }
 
