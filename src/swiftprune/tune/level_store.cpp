@@ -73,16 +73,7 @@ fs::path LevelStore::level_folder(std::size_t level, int solver) const {
 }
 
 int LevelStore::solver_of(std::size_t unit, std::size_t level) const {
-  return static_cast<int>((levels_before_[unit] + level - 1) % static_cast<std::size_t>(solvers_));
-}
-
-void LevelStore::count_levels() {
-  levels_before_.clear();
-  std::size_t before = 0;
-  for (const SolvedUnit& unit : units_) {
-    levels_before_.push_back(before);
-    before += unit.levels.size() - 1;
-  }
+  return static_cast<int>((unit + level - 1) % static_cast<std::size_t>(solvers_));
 }
 
 // What each rank measured of the levels that it solved, to all; behind it all have written theirs.
@@ -123,7 +114,6 @@ void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
     names_.push_back(plan.entries[e].tensor);
   }
   solvers_ = ranks_.size();
-  count_levels();
   const auto is_own = [&](std::size_t e, std::size_t l) {
     return solver_of(unit_of[e], l + 1) == ranks_.rank();
   };
@@ -215,7 +205,6 @@ std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
     const std::size_t last = unit.levels.size() - 1;
     units_.push_back(std::move(unit));
     names_.push_back(name);
-    count_levels();
     if (last == 0) continue;
     const fs::path weights = level_folder(last, solver_of(units_.size() - 1, last)) / kSafetensorsFile;
     if (!fs::exists(weights))

@@ -66,7 +66,6 @@ class LevelStore {
   std::filesystem::path level_folder(std::size_t level, int solver) const;
   // The rank that solves, or solved, this level (from 1 on) of the unit: in turn.
   int solver_of(std::size_t unit, std::size_t level) const;
-  void count_levels();
   PruneResult solve_start(const Model& model, Device& device, const Plan& plan, const TokenWindows& windows,
                           const PruneOptions& options) const;
   void exchange_results();
@@ -75,8 +74,7 @@ class LevelStore {
   Communicator& ranks_;
   int solvers_ = 1;  // ranks that solved the levels
   std::vector<SolvedUnit> units_;
-  std::vector<std::size_t> levels_before_;  // of each unit: beside the plan's own, of the units before
-  std::vector<std::string> names_;          // of the units' tensors
+  std::vector<std::string> names_;  // of the units' tensors
 };
 
 }  // namespace swiftprune
