@@ -8,9 +8,7 @@
 namespace swiftprune {
 namespace {
 
-std::string codes_of(const std::string& name) { return name + ".codes"; }
-std::string scales_of(const std::string& name) { return name + ".scales"; }
-std::string zeros_of(const std::string& name) { return name + ".zeros"; }
+std::string staged_name(const std::string& name) { return name + ".packed"; }
 
 }  // namespace
 
@@ -24,10 +22,10 @@ std::vector<PlannedTensor> stage_plan(const Checkpoint& source, const Plan& plan
       tensors.push_back({entry.tensor, info.dtype, {info.rows, info.cols}, info.file});
       continue;
     }
-    const std::vector<std::int64_t> groups = {entry.rows, entry.grid->groups_of(entry.cols)};
-    tensors.push_back({codes_of(entry.tensor), DType::kU8, {entry.rows, entry.cols}, info.file});
-    tensors.push_back({scales_of(entry.tensor), DType::kF16, groups, info.file});
-    if (entry.grid->asymmetric) tensors.push_back({zeros_of(entry.tensor), DType::kU8, groups, info.file});
+    tensors.push_back({staged_name(entry.tensor),
+                       DType::kU8,
+                       {dense_grid_bytes(*entry.grid, entry.rows, entry.cols)},
+                       info.file});
   }
   return tensors;
 }
@@ -45,49 +43,38 @@ GridOutput::GridOutput(const Checkpoint& source, const Plan& plan, CheckpointWri
   }
   for (const FinishedBlock& block : finished) {
     for (const TensorResult& tensor : block.tensors) {
-      const auto grid = grids_.find(tensor.name);
-      if (grid == grids_.end()) {
-        stage_.mark_written(tensor.name);
-        continue;
-      }
-      stage_.mark_written(codes_of(tensor.name));
-      stage_.mark_written(scales_of(tensor.name));
-      if (grid->second.asymmetric) stage_.mark_written(zeros_of(tensor.name));
+      stage_.mark_written(grids_.contains(tensor.name) ? staged_name(tensor.name) : tensor.name);
     }
   }
 }
 
 void GridOutput::write_quantized(const std::string& name, const QuantizedWeight& weight) {
-  stage_.write_bytes(codes_of(name), std::as_bytes(std::span(weight.codes)));
-  stage_.write_bytes(scales_of(name), std::as_bytes(std::span(weight.scales)));
-  if (weight.grid.asymmetric) stage_.write_bytes(zeros_of(name), std::as_bytes(std::span(weight.zeros)));
+  stage_.write_bytes_part(staged_name(name), 0, pack(weight, formats_for(weight).front().format).bytes());
 }
 
 void GridOutput::write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) {
   stage_.write_bytes_part(name, first, bytes);
 }
 
-QuantizedWeight GridOutput::staged(const std::string& name) const {
+std::int64_t GridOutput::staged_bytes(const std::string& name) const {
+  std::byte header[kPackedHeaderBytes];
+  stage_.read_bytes_part(staged_name(name), 0, header);
+  return packed_size(header);
+}
+
+PackedTensor GridOutput::staged(const std::string& name) const {
+  const std::int64_t size = staged_bytes(name);
   const StoredWeights::Info info = stored_.info(name);
-  QuantizedWeight weight;
-  weight.grid = grids_.at(name);
-  weight.rows = info.rows;
-  weight.cols = info.cols;
-  const auto groups = static_cast<std::size_t>(weight.rows * weight.grid.groups_of(weight.cols));
-  weight.codes.resize(static_cast<std::size_t>(weight.rows * weight.cols));
-  weight.scales.resize(groups);
-  stage_.read_bytes(codes_of(name), std::as_writable_bytes(std::span(weight.codes)));
-  stage_.read_bytes(scales_of(name), std::as_writable_bytes(std::span(weight.scales)));
-  if (weight.grid.asymmetric) {
-    weight.zeros.resize(groups);
-    stage_.read_bytes(zeros_of(name), std::as_writable_bytes(std::span(weight.zeros)));
-  }
-  return weight;
+  if (size > dense_grid_bytes(grids_.at(name), info.rows, info.cols))
+    bad_input("{}: found {} bytes in what the stopped run left; start again without --resume", name, size);
+  return PackedTensor::read(size, staged_name(name), [&](std::span<std::byte> bytes) {
+    stage_.read_bytes_part(staged_name(name), 0, bytes);
+  });
 }
 
 void GridOutput::read(const std::string& name, std::span<float> values) {
   if (!grids_.contains(name)) return stage_.read(name, values);
-  const Matrix matrix = dequantize(staged(name));
+  const Matrix matrix = dequantize(unpack_quantized(staged(name)));
   expect(values.size() == matrix.values().size(), "read: as many values as the tensor has");
   std::copy_n(matrix.data(), matrix.numel(), values.data());
 }
@@ -95,7 +82,6 @@ void GridOutput::read(const std::string& name, std::span<float> values) {
 std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem::path& folder,
                                                            const PackOptions& options,
                                                            PackReport& report) const {
-  std::map<std::string, FormatSize> chosen;
   const std::set<std::string> tables =
       options.table_bits == 0 ? std::set<std::string>{}
                               : std::set<std::string>(options.tables.begin(), options.tables.end());
@@ -116,30 +102,33 @@ std::unique_ptr<CheckpointWriter> GridOutput::write_packed(const std::filesystem
       report.target_bytes += dense_bytes;
       continue;
     }
-    const QuantizedWeight weight = staged(tensor.name);
-    const FormatSize best = formats_for(weight).front();
-    const double density =
-        static_cast<double>(num_nonzero(weight)) / static_cast<double>(weight.rows * weight.cols);
-    report.linears.push_back({tensor.name, best.format, dense_bytes, best.num_bytes, density});
+    check_interrupt();
+    const PackedTensor packed = staged(tensor.name);
+    const std::int64_t bytes = std::ssize(packed.bytes());
+    const PackedShape& shape = packed.shape();
+    report.linears.push_back(
+        {tensor.name, {shape.kind, shape.group_n, shape.group_m}, dense_bytes, bytes, nonzero_share(packed)});
     report.dense_bytes += dense_bytes;
-    report.packed_bytes += best.num_bytes;
-    report.target_bytes += best.num_bytes;
-    chosen.emplace(tensor.name, best);
-    tensor = {tensor.name + kPackedSuffix, DType::kU8, {best.num_bytes}, tensor.file, true};
+    report.packed_bytes += bytes;
+    report.target_bytes += bytes;
+    tensor = {tensor.name + kPackedSuffix, DType::kU8, {bytes}, tensor.file, true};
   }
   std::vector<std::string> names;
   for (const TensorInfo& tensor : source_.tensors())
     if (!stored_.holds_parts(tensor.name)) names.push_back(tensor.name);
   names.insert(names.end(), stored_.part_names().begin(), stored_.part_names().end());
   auto writer = std::make_unique<CheckpointWriter>(folder, std::move(plan));
+  std::vector<std::byte> bytes;
   for (const std::string& name : names) {
     check_interrupt();
-    if (const auto best = chosen.find(name); best != chosen.end()) {
-      writer->write_bytes(name + kPackedSuffix, pack(staged(name), best->second.format).bytes());
+    if (grids_.contains(name)) {
+      bytes.resize(at(staged_bytes(name)));
+      stage_.read_bytes_part(staged_name(name), 0, bytes);
+      writer->write_bytes(name + kPackedSuffix, bytes);
     } else if (tables.contains(name)) {
       writer->write_bytes(name + kPackedSuffix, pack_table(source_, name, options.table_bits).bytes());
     } else if (values_.contains(name)) {
-      std::vector<std::byte> bytes(at(stored_.info(name).num_bytes()));
+      bytes.resize(at(stored_.info(name).num_bytes()));
       stage_.read_bytes(name, bytes);
       writer->write_bytes(name, bytes);
     } else if (stored_.part(name) != nullptr) {

@@ -1,6 +1,6 @@
-// Linears on a grid of few bits go to the disk as the solver found them, codes, scales and zero points, in a
-// hidden folder; when all are there, and with them the number of zeros and so every tensor's size, the packed
-// model is written (sparse/packed_checkpoint.h). Nothing is rounded on the way.
+// Linears on a grid of few bits are packed as the solver found them, each in the smallest form that holds it, and go to
+// a hidden folder; when all are there, and with them every tensor's size, the packed model is written
+// (sparse/packed_checkpoint.h). Nothing is rounded on the way.
 #pragma once
 
 #include <filesystem>
@@ -19,8 +19,8 @@
 
 namespace swiftprune {
 
-// What the hidden folder holds: of each linear that the plan prunes its values in the checkpoint's dtype, or
-// "<name>.codes" U8 [O, I], "<name>.scales" F16 and, where asymmetric, "<name>.zeros" U8 [O, groups].
+// What the hidden folder holds: of each linear that the plan prunes its values in the checkpoint's dtype, or its packed
+// bytes under "<name>.packed", U8, with room for the largest form.
 std::vector<PlannedTensor> stage_plan(const Checkpoint& source, const Plan& plan);
 
 class GridOutput final : public PruneOutput {
@@ -41,7 +41,8 @@ class GridOutput final : public PruneOutput {
                                                  const PackOptions& options, PackReport& report) const;
 
  private:
-  QuantizedWeight staged(const std::string& name) const;
+  PackedTensor staged(const std::string& name) const;
+  std::int64_t staged_bytes(const std::string& name) const;
 
   const Checkpoint& source_;
   StoredWeights stored_;

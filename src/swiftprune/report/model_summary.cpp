@@ -21,13 +21,9 @@ LinearSummary summarize(const Checkpoint& checkpoint, const StoredWeights& store
                         const LinearTensors& linear, std::int64_t layer) {
   LinearSummary summary{linear.name + ".weight", layer, linear.outputs, linear.inputs, 0.0, "dense"};
   if (const auto packed = find_packed(checkpoint, summary.name, linear.outputs, linear.inputs)) {
-    summary.sparsity = 1.0 - packed->density();
-    summary.pattern =
-        is_grid(packed->kind()) ? describe(packed->shape()) : std::string(name_of(packed->kind()));
-    if (is_grid(packed->kind())) {  // zeros may be stored
-      summary.sparsity = 1.0 - static_cast<double>(num_nonzero(unpack_quantized(*packed))) /
-                                   static_cast<double>(linear.outputs * linear.inputs);
-    }
+    const bool grid = is_grid(packed->kind());
+    summary.sparsity = 1.0 - (grid ? nonzero_share(*packed) : packed->density());
+    summary.pattern = grid ? describe(packed->shape()) : std::string(name_of(packed->kind()));
     return summary;
   }
   const StoredWeights::Info info = stored.info(summary.name);

@@ -1,6 +1,7 @@
 #include "swiftprune/sparse/grid_codes.h"
 
 #include <bit>
+#include <cstring>
 
 namespace swiftprune {
 namespace {
@@ -81,12 +82,35 @@ void GridCodes::advance(std::int64_t step, std::int64_t count) {
   cursor.total += count;
 }
 
-void GridCodes::put(std::uint8_t* values, std::int64_t step, std::int64_t i, std::uint8_t code) const {
-  const CodePlace at = place(step, i);
+void GridCodes::put(std::uint8_t* values, std::int64_t step, std::span<const std::uint8_t> codes) const {
+  const CodePlace first = place(step, 0);
   const int mask = (1 << plane_bits()) - 1;
-  values[at.byte] = static_cast<std::uint8_t>(values[at.byte] | (code & mask) << at.shift);
-  if (bits_ == 3) {
-    values[at.high_byte] = static_cast<std::uint8_t>(values[at.high_byte] | (code >> 2) << at.high_bit);
+  std::uint8_t* const to = values + first.byte;
+  for (std::size_t i = 0; i < codes.size(); ++i)
+    to[i] = static_cast<std::uint8_t>(to[i] | (codes[i] & mask) << first.shift);
+  if (bits_ != 3) return;
+  std::uint64_t high = 0;
+  for (std::size_t i = 0; i < codes.size(); ++i) high |= static_cast<std::uint64_t>(codes[i] >> 2) << i;
+  const auto end = first.high_bit + static_cast<int>(codes.size());
+  const std::uint64_t beyond = first.high_bit == 0 ? 0 : high >> (64 - first.high_bit);
+  high <<= first.high_bit;
+  for (int bit = 0; bit < end; bit += 8) {
+    std::uint8_t& byte = values[first.high_byte + bit / 8];
+    byte = static_cast<std::uint8_t>(byte | (bit < 64 ? high >> bit : beyond));
+  }
+}
+
+void GridCodes::get(const std::uint8_t* values, std::int64_t step, std::span<std::uint8_t> codes) const {
+  const CodePlace first = place(step, 0);
+  const int mask = (1 << plane_bits()) - 1;
+  const std::uint8_t* const from = values + first.byte;
+  for (std::size_t i = 0; i < codes.size(); ++i)
+    codes[i] = static_cast<std::uint8_t>(from[i] >> first.shift & mask);
+  if (bits_ != 3) return;
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const std::size_t bit = static_cast<std::size_t>(first.high_bit) + i;
+    const int high = values[static_cast<std::size_t>(first.high_byte) + bit / 8] >> bit % 8 & 1;
+    codes[i] = static_cast<std::uint8_t>(codes[i] | high << 2);
   }
 }
 
@@ -107,20 +131,20 @@ int zero_point(const Weights& w, std::int64_t panel, std::int64_t group, int row
 void read_step(const Weights& w, std::int64_t panel, std::int64_t step, GridCodes& codes,
                std::uint8_t lanes[64]) {
   const auto* values = static_cast<const std::uint8_t*>(w.values);
-  if (w.masks == nullptr) {
-    for (int lane = 0; lane < 64; ++lane) lanes[lane] = codes.get(values, step, lane);
-    return;
-  }
+  if (w.masks == nullptr) return codes.get(values, step, {lanes, 64});
   const std::int64_t group = w.row_groups ? 0 : step / kChunkSteps / w.group_chunks;
-  for (int lane = 0; lane < 64; ++lane) {
-    lanes[lane] = static_cast<std::uint8_t>(zero_point(w, panel, group, lane / 4));
+  for (int row = 0; row < kPanelRows; ++row)
+    std::memset(lanes + 4 * row, zero_point(w, panel, group, row), 4);
+  const std::uint64_t mask = static_cast<const std::uint64_t*>(w.masks)[panel * w.steps + step];
+  const int count = std::popcount(mask);
+  std::uint8_t stored[65];  // one more: what no lane takes
+  codes.get(values, step, {stored, static_cast<std::size_t>(count)});
+  for (int lane = 0, next = 0; lane < 64; ++lane) {  // without a branch: the mask is not to be guessed
+    const int is_stored = static_cast<int>(mask >> lane & 1);
+    lanes[lane] = is_stored != 0 ? stored[next] : lanes[lane];
+    next += is_stored;
   }
-  std::int64_t i = 0;
-  for (std::uint64_t mask = static_cast<const std::uint64_t*>(w.masks)[panel * w.steps + step]; mask != 0;
-       mask &= mask - 1) {
-    lanes[std::countr_zero(mask)] = codes.get(values, step, i++);
-  }
-  codes.advance(step, i);
+  codes.advance(step, count);
 }
 
 }  // namespace swiftprune

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "swiftprune/sparse/kernels.h"
 #include "swiftprune/sparse/packed_tensor.h"
@@ -35,7 +36,9 @@ class GridCodes {
   // After a step that stores `count` codes.
   void advance(std::int64_t step, std::int64_t count);
 
-  void put(std::uint8_t* values, std::int64_t step, std::int64_t i, std::uint8_t code) const;
+  // All codes of a step in their order; put() to bytes that are zero there.
+  void put(std::uint8_t* values, std::int64_t step, std::span<const std::uint8_t> codes) const;
+  void get(const std::uint8_t* values, std::int64_t step, std::span<std::uint8_t> codes) const;
   std::uint8_t get(const std::uint8_t* values, std::int64_t step, std::int64_t i) const;
 
   int num_streams() const { return 8 / plane_bits(); }

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
@@ -21,15 +22,14 @@ void for_each_panel(std::int64_t panels, const std::function<void(std::int64_t)>
   });
 }
 
-PackedShape shape_of(const QuantizedWeight& w, const PackFormat& format) {
+PackedShape dense_grid_shape(const QuantGrid& grid, std::int64_t rows, std::int64_t cols) {
   PackedShape shape;
-  shape.kind = format.kind;
+  shape.kind = PackedKind::kDenseGrid;
   shape.dtype = DType::kF32;
-  shape.group_n = format.group_n;
-  shape.group_m = format.group_m;
-  shape.rows = w.rows;
-  shape.cols = w.cols;
-  shape.grid = w.grid;
+  shape.rows = rows;
+  shape.cols = cols;
+  shape.num_values = rows * cols;
+  shape.grid = grid;
   return shape;
 }
 
@@ -41,35 +41,74 @@ void check_weight(const QuantizedWeight& w) {
   expect(std::ssize(w.scales) == w.rows * groups &&
              std::ssize(w.zeros) == (w.grid.asymmetric ? w.rows * groups : 0),
          "pack: a scale a group, and a zero point where the grid has them");
-  const auto too_large = [&w](std::uint8_t code) { return code >= w.grid.num_codes(); };
-  if (std::ranges::any_of(w.codes, too_large) || std::ranges::any_of(w.zeros, too_large)) {
-    bad_input("pack: found a code or zero point above {}, the largest of {} bits", w.grid.num_codes() - 1,
-              w.grid.bits);
-  }
+  const std::int64_t chunk = 1 << 16;
+  const auto check = [&](std::span<const std::uint8_t> codes) {
+    parallel_for(std::ssize(codes), chunk, [&](std::int64_t first, std::int64_t last) {
+      std::uint8_t largest = 0;
+      for (std::int64_t i = first; i < last; ++i)
+        largest = std::max(largest, codes[static_cast<std::size_t>(i)]);
+      if (largest < w.grid.num_codes()) return;
+      bad_input("pack: found a code or zero point above {}, the largest of {} bits", w.grid.num_codes() - 1,
+                w.grid.bits);
+    });
+  };
+  check(w.codes);
+  check(w.zeros);
   for (const std::uint16_t bits : w.scales) {
-    const float scale = f16_to_f32(bits);
-    if (!std::isfinite(scale) || scale <= 0.0f) {
-      bad_input("pack: found a scale of {}, expected a finite number above 0", scale);
+    if (bits == 0 || bits >= 0x7c00) {  // zero, negative, infinite or no number
+      bad_input("pack: found a scale of {}, expected a finite number above 0", f16_to_f32(bits));
     }
   }
 }
 
-// The lanes of a step (4·row + column) whose weight is not zero.
-std::uint64_t nonzero_lanes(const QuantizedWeight& w, std::int64_t panel, std::int64_t step) {
-  std::uint64_t lanes = 0;
-  const std::int64_t first = step * 4;
-  if (first >= w.cols) return 0;
-  const std::int64_t group = w.grid.group == 0 ? 0 : first / w.grid.group;
-  for (std::int64_t r = 0; r < std::min(kPanelRows, w.rows - panel * kPanelRows); ++r) {
-    const std::int64_t row = panel * kPanelRows + r;
-    const int zero = w.zero_of(row, group);
-    for (std::int64_t j = 0; j < std::min<std::int64_t>(4, w.cols - first); ++j) {
-      const bool stored = w.codes[static_cast<std::size_t>(row * w.cols + first + j)] != zero;
-      lanes |= std::uint64_t{stored} << (4 * r + j);
+// The 64 codes of a step.
+struct Quads {
+  std::uint64_t nonzero = 0;    // lanes (4·row + column) whose weight is not zero
+  std::uint8_t codes[64] = {};  // by lane; 0 outside of the matrix
+};
+
+// A panel's codes, step after step.
+class PanelReader {
+ public:
+  PanelReader(const QuantizedWeight& w, std::int64_t panel)
+      : w_(w),
+        first_row_(panel * kPanelRows),
+        rows_(static_cast<int>(std::min(kPanelRows, w.rows - first_row_))) {}
+
+  Quads step(std::int64_t step) {
+    Quads quads;
+    const std::int64_t column = 4 * step;
+    if (column >= w_.cols) return quads;
+    set_group(w_.grid.group == 0 ? 0 : column / w_.grid.group);
+    const auto columns = static_cast<std::size_t>(std::min<std::int64_t>(4, w_.cols - column));
+    const std::uint8_t* from = w_.codes.data() + first_row_ * w_.cols + column;
+    for (int r = 0; r < rows_; ++r, from += w_.cols) {
+      std::uint32_t four = zeros_[r];
+      std::memcpy(&four, from, columns);
+      quads.nonzero |= std::uint64_t{other_bytes(four ^ zeros_[r])} << (4 * r);
+      std::memcpy(quads.codes + 4 * r, from, columns);
     }
+    return quads;
   }
-  return lanes;
-}
+
+ private:
+  // Bit i: byte i is not zero.
+  static std::uint32_t other_bytes(std::uint32_t four) {
+    const std::uint32_t high = ((four & 0x7f7f7f7fu) + 0x7f7f7f7fu) | four;
+    return (high >> 7 & 0x01010101u) * 0x01020408u >> 24 & 15u;
+  }
+  void set_group(std::int64_t group) {
+    if (group == group_) return;
+    group_ = group;
+    for (int r = 0; r < rows_; ++r)
+      zeros_[r] = 0x01010101u * static_cast<std::uint32_t>(w_.zero_of(first_row_ + r, group));
+  }
+  const QuantizedWeight& w_;
+  std::int64_t first_row_;
+  int rows_;
+  std::int64_t group_ = -1;
+  std::uint32_t zeros_[kPanelRows] = {};  // of the group, four times
+};
 
 // Exactly n lanes of every row's four: its nonzeros, and the lowest others.
 std::uint64_t exactly_n(std::uint64_t lanes, int n, std::int64_t panel, std::int64_t step,
@@ -103,13 +142,18 @@ Census census_of(const QuantizedWeight& w) {
   for_each_panel(panels, [&](std::int64_t p) {
     const auto i = static_cast<std::size_t>(p);
     GridCodes codes = GridCodes::streams(w.grid.bits, 0, 0);
+    PanelReader reader(w, p);
+    std::uint64_t most[kNmGridColumns] = {};  // rows that keep n + 1 of four somewhere
     for (std::int64_t s = 0; s < steps; ++s) {
-      const std::uint64_t lanes = nonzero_lanes(w, p, s);
+      const std::uint64_t lanes = reader.step(s).nonzero;
       codes.advance(s, std::popcount(lanes));
-      for (int r = 0; r < kPanelRows; ++r) {
-        kept[i] = std::max(kept[i], std::popcount((lanes >> (4 * r)) & 15u));
-      }
+      constexpr std::uint64_t kOnes = 0x1111'1111'1111'1111u;
+      const std::uint64_t fours = (lanes & kOnes) + (lanes >> 1 & kOnes) + (lanes >> 2 & kOnes) +
+                                  (lanes >> 3 & kOnes);  // of each row
+      for (int n = 1; n <= kNmGridColumns; ++n)
+        most[n - 1] |= (fours + kOnes * static_cast<std::uint64_t>(4 - n)) & 4 * kOnes;
     }
+    kept[i] = static_cast<int>(std::ranges::count_if(most, [](std::uint64_t rows) { return rows != 0; }));
     counts[i] = codes.cursor.total;
     census.planes[i] = {*std::ranges::max_element(codes.cursor.at), ceil_div(codes.cursor.total, 8)};
   });
@@ -119,16 +163,20 @@ Census census_of(const QuantizedWeight& w) {
 }
 
 PackedShape bitmap_shape(const QuantizedWeight& w, const Census& census) {
-  PackedShape shape = shape_of(w, {PackedKind::kBitmapGrid});
+  PackedShape shape = dense_grid_shape(w.grid, w.rows, w.cols);
+  shape.kind = PackedKind::kBitmapGrid;
   shape.num_values = census.num_nonzero;
   for (const auto& planes : census.planes) shape.code_bytes += planes[0] + (w.grid.bits == 3 ? planes[1] : 0);
   return shape;
 }
 
 PackedShape fixed_shape(const QuantizedWeight& w, const PackFormat& format) {
-  PackedShape shape = shape_of(w, format);
-  const bool nm = format.kind == PackedKind::kNmGrid;
-  shape.num_values = nm ? w.rows * (w.cols / kNmGridColumns) * format.group_n : w.rows * w.cols;
+  PackedShape shape = dense_grid_shape(w.grid, w.rows, w.cols);
+  if (format.kind != PackedKind::kNmGrid) return shape;
+  shape.kind = format.kind;
+  shape.group_n = format.group_n;
+  shape.group_m = format.group_m;
+  shape.num_values = w.rows * (w.cols / kNmGridColumns) * format.group_n;
   return shape;
 }
 
@@ -204,18 +252,15 @@ void quantize_group(std::span<const float> values, QuantizedWeight& w, std::int6
 }  // namespace
 
 double grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols, std::int64_t num_nonzero) {
-  const auto bytes = [&](PackedKind kind, std::int64_t values) {
-    PackedShape shape;
-    shape.kind = kind;
-    shape.dtype = DType::kF32;
-    shape.rows = rows;
-    shape.cols = cols;
-    shape.num_values = values;
-    shape.grid = grid;
-    shape.code_bytes = ceil_div(values * grid.bits, 8);
-    return static_cast<double>(sections_of(shape).num_bytes);
-  };
-  return std::min(bytes(PackedKind::kDenseGrid, rows * cols), bytes(PackedKind::kBitmapGrid, num_nonzero));
+  PackedShape bitmap = dense_grid_shape(grid, rows, cols);
+  bitmap.kind = PackedKind::kBitmapGrid;
+  bitmap.num_values = num_nonzero;
+  bitmap.code_bytes = ceil_div(num_nonzero * grid.bits, 8);
+  return static_cast<double>(std::min(dense_grid_bytes(grid, rows, cols), sections_of(bitmap).num_bytes));
+}
+
+std::int64_t dense_grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols) {
+  return sections_of(dense_grid_shape(grid, rows, cols)).num_bytes;
 }
 
 std::vector<FormatSize> formats_for(const QuantizedWeight& w) {
@@ -258,36 +303,30 @@ PackedTensor pack(const QuantizedWeight& w, const PackFormat& format) {
   view.offsets = bitmap ? out.offsets().data() : nullptr;
   for_each_panel(shape.num_panels(), [&](std::int64_t p) {
     GridCodes codes = GridCodes::of(view, p);
+    PanelReader reader(w, p);
     for (std::int64_t s = 0; s < steps && 4 * s < w.cols; ++s) {
-      std::uint64_t lanes = ~std::uint64_t{0};
-      if (bitmap || nm) {
-        lanes = nonzero_lanes(w, p, s);
-        if (nm) lanes = exactly_n(lanes, shape.group_n, p, s, w.rows);
-        out.masks<std::uint64_t>()[p * steps + s] = lanes;
+      const Quads quads = reader.step(s);
+      if (!bitmap && !nm) {
+        codes.put(out.values<std::uint8_t>(), s, quads.codes);
+        continue;
       }
-      std::int64_t i = 0;
-      for (; lanes != 0; lanes &= lanes - 1, ++i) {
-        const int lane = std::countr_zero(lanes);
-        const std::int64_t row = p * kPanelRows + lane / 4;
-        const std::int64_t col = 4 * s + lane % 4;
-        if (row >= w.rows || col >= w.cols) continue;  // of a dense panel's padding
-        codes.put(out.values<std::uint8_t>(), s, i, w.codes[static_cast<std::size_t>(row * w.cols + col)]);
+      const std::uint64_t lanes = nm ? exactly_n(quads.nonzero, shape.group_n, p, s, w.rows) : quads.nonzero;
+      out.masks<std::uint64_t>()[p * steps + s] = lanes;
+      std::uint8_t stored[65];  // one more: a place for what is not stored behind the last one
+      int count = 0;
+      for (int lane = 0; lane < 64; ++lane) {  // without a branch: the mask is not to be guessed
+        stored[count] = quads.codes[lane];
+        count += static_cast<int>(lanes >> lane & 1);
       }
-      codes.advance(s, i);
+      codes.put(out.values<std::uint8_t>(), s, {stored, static_cast<std::size_t>(count)});
+      codes.advance(s, count);
     }
   });
   return std::move(out).finish();
 }
 
 PackedShape packed_table_shape(std::int64_t rows, std::int64_t cols, int bits) {
-  PackedShape shape;
-  shape.kind = PackedKind::kDenseGrid;
-  shape.dtype = DType::kF32;
-  shape.rows = rows;
-  shape.cols = cols;
-  shape.num_values = rows * cols;
-  shape.grid = table_grid(cols, bits);
-  return shape;
+  return dense_grid_shape(table_grid(cols, bits), rows, cols);
 }
 
 QuantizedWeight quantize_table(ConstMatrixView table, int bits, const std::string& name) {
@@ -306,6 +345,12 @@ QuantizedWeight quantize_table(ConstMatrixView table, int bits, const std::strin
     }
   });
   return w;
+}
+
+double nonzero_share(const PackedTensor& packed) {
+  if (packed.kind() == PackedKind::kBitmapGrid) return packed.density();
+  return static_cast<double>(num_nonzero(unpack_quantized(packed))) /
+         static_cast<double>(packed.rows() * packed.cols());
 }
 
 void unpack_row(const PackedTensor& packed, std::int64_t row, std::span<float> values) {
@@ -362,12 +407,10 @@ QuantizedWeight unpack_quantized(const PackedTensor& packed) {
     for (std::int64_t s = 0; s < view.steps; ++s) {
       std::uint8_t lanes[64];
       read_step(view, p, s, codes, lanes);
-      for (std::int64_t lane = 0; lane < 4 * rows; ++lane) {
-        const std::int64_t col = 4 * s + lane % 4;
-        if (col < w.cols) {
-          w.codes[static_cast<std::size_t>((p * kPanelRows + lane / 4) * w.cols + col)] = lanes[lane];
-        }
-      }
+      if (4 * s >= w.cols) break;
+      const auto columns = static_cast<std::size_t>(std::min<std::int64_t>(4, w.cols - 4 * s));
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::memcpy(w.codes.data() + (p * kPanelRows + r) * w.cols + 4 * s, lanes + 4 * r, columns);
     }
   });
   return w;

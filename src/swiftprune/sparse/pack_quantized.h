@@ -20,6 +20,9 @@ std::vector<FormatSize> formats_for(const QuantizedWeight& weight);
 // bitmap_grid. Panels whose codes end within a byte may add a few.
 double grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols, std::int64_t num_nonzero);
 
+// Of dense_grid, the largest that formats_for() returns first.
+std::int64_t dense_grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int64_t cols);
+
 // Throws Error{kBadInput} for a code or zero point that needs more bits, a scale that is not finite and above
 // zero, and a format that cannot hold the weight (more than N of 4); as check_grid for the grid.
 PackedTensor pack(const QuantizedWeight& weight, const PackFormat& format);
@@ -34,6 +37,8 @@ PackedShape packed_table_shape(std::int64_t rows, std::int64_t cols, int bits);
 
 // What was packed; codes of pruned weights are their group's zero point.
 QuantizedWeight unpack_quantized(const PackedTensor& packed);
+// Weights that are not zero, of all; stored ones may be.
+double nonzero_share(const PackedTensor& packed);
 // One row's values, of a grid kind: a look-up in a table.
 void unpack_row(const PackedTensor& packed, std::int64_t row, std::span<float> values);
 

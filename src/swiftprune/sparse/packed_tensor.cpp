@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include <fmt/format.h>
@@ -38,7 +39,13 @@ struct Header {
   std::uint64_t checksum;    // XXH3, 64 bits, of all bytes with this field zero
   std::uint64_t code_bytes;  // bitmap_grid
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(Header) == kPackedHeaderBytes);
+
+std::shared_ptr<std::byte[]> aligned_memory(std::size_t size) {
+  constexpr std::align_val_t kAlignment{64};
+  return {static_cast<std::byte*>(::operator new[](size, kAlignment)),
+          [](std::byte* p) { ::operator delete[](p, kAlignment); }};
+}
 
 std::uint64_t checksum_of(std::span<const std::byte> bytes) {
   Header header;
@@ -199,6 +206,15 @@ bool starts_as_grid(std::span<const std::byte> bytes) {
          is_grid(static_cast<PackedKind>(header.kind));
 }
 
+std::int64_t packed_size(std::span<const std::byte> bytes) {
+  Header header;
+  if (bytes.size() < sizeof header) return 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const bool known = std::memcmp(header.magic, kMagic, sizeof kMagic) == 0 &&
+                     header.num_bytes <= std::uint64_t{std::numeric_limits<std::int64_t>::max()};
+  return known ? static_cast<std::int64_t>(header.num_bytes) : 0;
+}
+
 std::int64_t num_offsets(const PackedShape& shape) {
   const bool two_planes = shape.kind == PackedKind::kBitmapGrid && shape.grid.bits == 3;
   return shape.num_panels() * (two_planes ? 2 : 1) + 1;
@@ -303,6 +319,14 @@ PackedTensor PackedTensor::parse(std::span<const std::byte> bytes, std::string_v
   return tensor;
 }
 
+PackedTensor PackedTensor::read(std::int64_t num_bytes, std::string_view name,
+                                const std::function<void(std::span<std::byte>)>& fill) {
+  const auto size = static_cast<std::size_t>(num_bytes);
+  const std::shared_ptr<std::byte[]> memory = aligned_memory(size);
+  fill({memory.get(), size});
+  return parse({memory.get(), size}, name, memory);
+}
+
 double PackedTensor::density() const {
   return static_cast<double>(shape_.num_values) /
          (static_cast<double>(shape_.rows) * static_cast<double>(shape_.cols));
@@ -310,9 +334,7 @@ double PackedTensor::density() const {
 
 PackedBuilder::PackedBuilder(const PackedShape& shape) : shape_(shape), sections_(sections_of(shape)) {
   const auto size = static_cast<std::size_t>(sections_.num_bytes);
-  memory_ =
-      std::shared_ptr<std::byte[]>(static_cast<std::byte*>(::operator new[](size, std::align_val_t{64})),
-                                   [](std::byte* p) { ::operator delete[](p, std::align_val_t{64}); });
+  memory_ = aligned_memory(size);
   std::memset(memory_.get(), 0, size);
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -85,6 +86,9 @@ PackedSections sections_of(const PackedShape& shape);
 std::int64_t num_offsets(const PackedShape& shape);
 // Whether the bytes begin as those of a packed tensor of a grid kind; nothing else of them is looked at.
 bool starts_as_grid(std::span<const std::byte> bytes);
+inline constexpr std::int64_t kPackedHeaderBytes = 64;
+// Of the packed tensor that begins with these bytes, as its header has it; 0: they begin as something else.
+std::int64_t packed_size(std::span<const std::byte> header);
 // "bitmap16", "2:4", "bitmap int4 g64"
 std::string describe(const PackedShape& shape);
 
@@ -95,6 +99,9 @@ class PackedTensor {
   // valid as long as `owner` does.
   static PackedTensor parse(std::span<const std::byte> bytes, std::string_view name,
                             std::shared_ptr<const void> owner);
+  // The same of so many bytes that `fill` puts into memory of the tensor's own.
+  static PackedTensor read(std::int64_t num_bytes, std::string_view name,
+                           const std::function<void(std::span<std::byte>)>& fill);
 
   const PackedShape& shape() const { return shape_; }
   PackedKind kind() const { return shape_.kind; }

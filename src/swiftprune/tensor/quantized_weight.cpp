@@ -1,10 +1,12 @@
 #include "swiftprune/tensor/quantized_weight.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include <fmt/ranges.h>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 #include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune {
@@ -99,8 +101,20 @@ Matrix dequantize(const QuantizedWeight& weight) {
 }
 
 std::int64_t num_nonzero(const QuantizedWeight& weight) {
-  const Matrix values = dequantize(weight);
-  return std::ranges::count_if(values.values(), [](float value) { return value != 0.0f; });
+  const std::int64_t groups = weight.grid.groups_of(weight.cols);
+  const std::int64_t width = weight.cols / std::max<std::int64_t>(groups, 1);
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(weight.rows));
+  parallel_for(weight.rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first * groups; i < last * groups; ++i) {
+      const std::int64_t row = i / groups;
+      const auto codes = std::span(weight.codes)
+                             .subspan(static_cast<std::size_t>(row * weight.cols + i % groups * width),
+                                      static_cast<std::size_t>(width));
+      counts[static_cast<std::size_t>(row)] +=
+          width - std::ranges::count(codes, static_cast<std::uint8_t>(weight.zero_of(row, i % groups)));
+    }
+  });
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
 }  // namespace swiftprune

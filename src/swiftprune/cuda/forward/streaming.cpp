@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "swiftprune/core/parallel.h"
+
 namespace swiftprune::cuda {
 namespace {
 
@@ -142,15 +144,33 @@ void TensorWriter::write(const std::string& name, DeviceView values) {
   const std::int64_t size = size_of(values.dtype);
   const auto total =
       output_.takes(name) ? static_cast<std::uint64_t>(values.numel() * size) : std::uint64_t{0};
+  std::vector<Task> tasks;
+  for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
+    tasks.push_back({nullptr,
+                     name,
+                     static_cast<std::int64_t>(first) / size,
+                     static_cast<std::byte*>(values.data) + first,
+                     std::min(kChunkBytes, total - first),
+                     {}});
+  }
+  add(std::move(tasks));
+}
+
+void TensorWriter::run(std::function<void()> write) {
+  std::vector<Task> tasks(1);
+  tasks.front().run = std::move(write);
+  add(std::move(tasks));
+}
+
+void TensorWriter::add(std::vector<Task> tasks) {
   {
     const std::lock_guard lock(mutex_);
     if (blocks_.empty() || blocks_.back()->when_written) blocks_.push_back(std::make_shared<Block>());
     last_block_ = blocks_.back();
-    if (total == 0) return;
-    if (unwritten_ == 0) busy_since_ = std::chrono::steady_clock::now();
-    for (std::uint64_t first = 0; first < total; first += kChunkBytes) {
-      tasks_.push_back({blocks_.back(), name, static_cast<std::int64_t>(first) / size,
-                        static_cast<std::byte*>(values.data) + first, std::min(kChunkBytes, total - first)});
+    if (unwritten_ == 0 && !tasks.empty()) busy_since_ = std::chrono::steady_clock::now();
+    for (Task& task : tasks) {
+      task.block = last_block_;
+      tasks_.push_back(std::move(task));
       ++last_block_->unread;
       ++last_block_->unwritten;
       ++unread_;
@@ -183,8 +203,18 @@ void TensorWriter::finish_blocks() {
   }
 }
 
+void TensorWriter::mark_read(Block& block) {
+  {
+    const std::lock_guard lock(mutex_);
+    --unread_;
+    --block.unread;
+  }
+  changed_.notify_all();
+}
+
 void TensorWriter::work(Timeline* timeline, const char* row) {
   try {
+    set_num_threads(1);  // there are several of these
     check(cudaSetDevice(device_));
     const Stream stream;
     const PinnedBuffer pinned(kChunkBytes);
@@ -197,16 +227,18 @@ void TensorWriter::work(Timeline* timeline, const char* row) {
         task = std::move(tasks_.front());
         tasks_.pop_front();
       }
-      check(cudaMemcpyAsync(pinned.data(), task.data, task.bytes, cudaMemcpyDeviceToHost, stream));
-      stream.synchronize();
-      {
-        const std::lock_guard lock(mutex_);
-        --unread_;
-        --task.block->unread;
+      if (!task.run) {
+        check(cudaMemcpyAsync(pinned.data(), task.data, task.bytes, cudaMemcpyDeviceToHost, stream));
+        stream.synchronize();
+        mark_read(*task.block);
       }
-      changed_.notify_all();
       const auto start = Timeline::Clock::now();
-      output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
+      if (task.run) {
+        task.run();
+        mark_read(*task.block);
+      } else {
+        output_.write_part(task.name, task.first, {pinned.data(), task.bytes});
+      }
       if (timeline != nullptr) timeline->add("write", row, -1, start, Timeline::Clock::now());
       bool last_of_block = false;
       {

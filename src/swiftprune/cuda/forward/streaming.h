@@ -55,6 +55,9 @@ class TensorWriter {
   ~TensorWriter();
   // The values must be final; `data` must stay until wait_read().
   void write(const std::string& name, DeviceView values);
+  // The same for what is off the device already and only has to be written: `write` runs on a thread of the writer's,
+  // beside others, and counts as something to copy until it returns.
+  void run(std::function<void()> write);
   // All tensors of a block are handed over: `when_written` is called when the last of them is written, block
   // after block, one call at a time.
   void end_block(std::function<void()> when_written);
@@ -76,7 +79,10 @@ class TensorWriter {
     std::int64_t first = 0;  // element
     const std::byte* data = nullptr;
     std::uint64_t bytes = 0;
+    std::function<void()> run;  // instead of all above but the block
   };
+  void add(std::vector<Task> tasks);
+  void mark_read(Block& block);
   void work(Timeline* timeline, const char* row);
   void finish_blocks();
   void rethrow();

@@ -315,7 +315,8 @@ class CudaPruneShop final : public PruneShop {
   void write(std::size_t linear) override {
     const std::string tensor = tensor_of(linear);
     if (quantized_[linear] && run_.output.keeps_grids()) {
-      run_.output.write_quantized(tensor, *quantized_[linear]);
+      auto weight = std::make_shared<const QuantizedWeight>(std::move(*quantized_[linear]));
+      writer_.run([this, tensor, weight] { run_.output.write_quantized(tensor, *weight); });
     } else {
       if (numbers_->is_of_expert(linear)) wait();  // written before outcomes() waits
       writer_.write(tensor, place_of(linear).weight);
