@@ -20,6 +20,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/swaps.cu
     cuda/refinement/sparsegpt.cu
     cuda/refinement/grid.cu
+    cuda/refinement/grid_descent.cu
     cuda/statistics/statistics.cu
     cuda/forward/block_ops.cu
     cuda/forward/experts.cu

@@ -1,4 +1,4 @@
-// Kernels of the weights on a grid of few bits (grid.cu), which cuda/refinement/grid_solver.h puts together. Matrices are
+// Kernels of the weights on a grid of few bits (grid.cu, grid_descent.cu), which cuda/refinement/grid_solver.h puts together. Matrices are
 // F32; "in the order": columns as GridRows::order has them.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace swiftprune::cuda {
 
-inline constexpr std::int64_t kGridBlock = 128;  // columns that are rounded or moved one after the other
+inline constexpr std::int64_t kGridBlock = 128;  // columns that are rounded one after the other
 
 // Rows of a linear and their grids: group g of row r is scale·{-zero, ..., 2^bits - 1 - zero}.
 struct GridRows {
@@ -55,7 +55,7 @@ void round_to_grid(const GridRows& grid, float* w, cudaStream_t stream);
 struct GridBlock {
   float* w = nullptr;                  // [rows, stride]
   const std::uint8_t* kept = nullptr;  // [rows, stride], or null: all
-  const float* matrix = nullptr;       // the block's corner on the diagonal of the factor U, or of H
+  const float* matrix = nullptr;       // the block's corner on the diagonal of the factor U
   std::int64_t stride = 0, matrix_stride = 0;
   std::int64_t first = 0;
   int size = 0;
@@ -64,18 +64,17 @@ struct GridBlock {
 // the file's then and kGridBlock holds whole groups.
 void round_grid_block(const GridRows& grid, const GridBlock& block, bool range_on_the_way, float* errors,
                       cudaStream_t stream);
-// Each weight in turn goes to the grid's value nearest to its best, and the block's gradient [rows, stride] follows.
-// change [rows, change_stride]: what was added to w; moved: + weights that moved.
-void descend_grid_block(const GridRows& grid, const GridBlock& block, float* gradient, float* change,
-                        std::int64_t change_stride, unsigned long long* moved, cudaStream_t stream);
-
 // All columns [rows, cols] in the order.
 struct GridState {
   float* w = nullptr;
   float* gradient = nullptr;  // w H - target
   std::uint8_t* kept = nullptr;
-  const float* h = nullptr;  // [cols, cols]
+  const float* h = nullptr;         // [cols, cols]
+  const float* diagonal = nullptr;  // [cols] of h
 };
+// Each weight in turn goes to the grid's value nearest to its best, and the gradient follows; at most `sweeps` times over
+// a row, while one of its weights moves. A row's gradient has to fit into a block's shared memory.
+void descend_on_grid(const GridRows& grid, const GridState& state, int sweeps, cudaStream_t stream);
 // Kept and pruned weights change places, at most `most` pairs of each `unit` columns (in the file's order), each where it
 // makes the error smaller.
 void exchange_weights(const GridRows& grid, const GridState& state, std::int64_t unit, int most,

@@ -12,13 +12,11 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr int kRounds = 4;  // of descent and scales
-constexpr int kSweeps = 6;  // over the weights, in each, while more than one of kFewMove moves
-constexpr unsigned long long kFewMove = 10000;
+constexpr int kSweeps = 6;  // over the weights, in each
 constexpr int kRoundsOfExchanges = 2;
 constexpr int kExchanges = 64;      // of a row or N:M group, in each
 constexpr int kRoundsOfScales = 2;  // the first ones: later codes hardly move
 constexpr int kScaleSteps = 4;
-constexpr std::int64_t kWideBlock = 1024;  // columns whose changes reach all others at once
 
 constexpr std::string_view kInput = "weights on a grid: an input";
 constexpr std::string_view kLinear = "weights on a grid: a linear";
@@ -35,7 +33,7 @@ DeviceGridSolver::DeviceGridSolver(DeviceMemory& memory, Products& products, con
   factor_ = DeviceBuffer(memory, floats(square), kInput);
   scratch_ = DeviceBuffer(memory, floats(inverse_scratch(room.inputs)), kInput);
   bad_ = DeviceBuffer(memory, sizeof(int), kInput);
-  for (DeviceBuffer* buffer : {&order_, &place_, &diagonal_})
+  for (DeviceBuffer* buffer : {&order_, &place_, &diagonal_, &energies_})
     *buffer = DeviceBuffer(memory, floats(room.inputs), kInput);
   w_ = DeviceBuffer(memory, floats(room.numel), kLinear);
   errors_ = DeviceBuffer(memory, floats(room.rows * kGridBlock), kLinear);
@@ -45,7 +43,6 @@ DeviceGridSolver::DeviceGridSolver(DeviceMemory& memory, Products& products, con
   codes_ = DeviceBuffer(memory, static_cast<std::uint64_t>(room.numel), kLinear);
   scale_bits_ = DeviceBuffer(memory, static_cast<std::uint64_t>(2 * room.groups), kLinear);
   zero_codes_ = DeviceBuffer(memory, static_cast<std::uint64_t>(room.groups), kLinear);
-  moved_ = DeviceBuffer(memory, sizeof(unsigned long long), kLinear);
   if (!room.descends) return;
   for (DeviceBuffer* buffer : {&gradient_, &fit_gradient_, &v_, &vh_})
     *buffer = DeviceBuffer(memory, floats(room.numel), kLinear);
@@ -93,7 +90,9 @@ void DeviceGridSolver::prepare(const float* gram, std::int64_t inputs, const flo
     reverse(factor_.as<float>(), inputs, stream_);
     ordered_rescale(factor_.as<float>(), h_.as<float>(), norm, columns, inputs, static_cast<float>(damping_),
                     stream_);
-    ordered_diagonal(h_.as<float>(), columns, inputs, diagonal_.as<float>(), stream_);
+    ordered_diagonal(h_.as<float>(), columns, inputs, energies_.as<float>(), stream_);
+    check(cudaMemcpy2DAsync(diagonal_.data(), sizeof(float), h_.data(), floats(inputs + 1), sizeof(float),
+                            static_cast<std::size_t>(inputs), cudaMemcpyDeviceToDevice, stream_));
     return;
   }
   bad_input(
@@ -180,71 +179,24 @@ void DeviceGridSolver::solve(DeviceView values, DeviceView target, const Pattern
                              const QuantGrid& grid) {
   const GridRows rows = last_ = rows_of(values, grid);
   auto* natural = static_cast<float*>(values.data);
-  search_grids(rows, natural, diagonal_.as<float>(), stream_);
+  search_grids(rows, natural, energies_.as<float>(), stream_);
   order_columns(rows, natural, w_.as<float>(), kept_.as<std::uint8_t>(), false, stream_);
   order_columns(rows, static_cast<const float*>(target.data), gradient_.as<float>(), nullptr, false, stream_);
   round_in_order(rows, kept_.as<std::uint8_t>(), false);
   // The gradient from its parts in float; what follows adds small changes to it.
   products_.run({.a = like(w_, rows), .b = square(h_), .c = like(gradient_, rows), .beta = -1.0f});
-  state_ = {w_.as<float>(), gradient_.as<float>(), kept_.as<std::uint8_t>(), h_.as<float>()};
+  state_ = {w_.as<float>(), gradient_.as<float>(), kept_.as<std::uint8_t>(), h_.as<float>(),
+            diagonal_.as<float>()};
   const std::int64_t unit = pattern.kind == Pattern::Kind::kNofM    ? pattern.m
                             : pattern.kind == Pattern::Kind::kBlock ? 0
                                                                     : rows.cols;
   for (int round = 0; round <= kRounds; ++round) {
     check_interrupt();
-    move_weights(rows);
+    descend_on_grid(rows, state_, kSweeps, stream_);
     if (round < kRoundsOfExchanges) exchange_weights(rows, state_, unit, kExchanges, stream_);
     if (round < kRoundsOfScales) fit_scales(rows);
   }
   order_columns(rows, w_.as<float>(), natural, nullptr, true, stream_);
-}
-
-void DeviceGridSolver::move_weights(const GridRows& grid) {
-  for (int s = 0; s < kSweeps; ++s) {
-    check_interrupt();
-    if (!sweep(grid)) return;
-  }
-}
-
-// Each weight in turn. Do many move?
-bool DeviceGridSolver::sweep(const GridRows& grid) {
-  check(cudaMemsetAsync(moved_.data(), 0, moved_.bytes(), stream_));
-  for (std::int64_t first = 0; first < grid.cols; first += kWideBlock) {
-    const std::int64_t last = std::min(first + kWideBlock, grid.cols);
-    const DeviceView changes = view_of(v_.data(), DType::kF32, grid.rows, last - first);
-    for (std::int64_t begin = first; begin < last; begin += kGridBlock) {
-      const std::int64_t size = std::min(kGridBlock, last - begin);
-      GridBlock block;
-      block.w = w_.as<float>() + begin;
-      block.kept = kept_.as<std::uint8_t>() + begin;
-      block.matrix = h_.as<float>() + begin * grid.cols + begin;
-      block.stride = block.matrix_stride = grid.cols;
-      block.first = begin;
-      block.size = static_cast<int>(size);
-      const DeviceView of_block = changes.col_block(begin - first, size);
-      descend_grid_block(grid, block, gradient_.as<float>() + begin, static_cast<float*>(of_block.data),
-                         changes.stride, moved_.as<unsigned long long>(), stream_);
-      add_changes(grid, of_block, begin, first, begin);
-      add_changes(grid, of_block, begin, begin + size, last);
-    }
-    add_changes(grid, changes, first, 0, first);
-    add_changes(grid, changes, first, last, grid.cols);
-  }
-  unsigned long long moved = 0;
-  check(cudaMemcpyAsync(&moved, moved_.data(), sizeof(moved), cudaMemcpyDeviceToHost, stream_));
-  check(cudaStreamSynchronize(stream_));
-  return moved * kFewMove > static_cast<unsigned long long>(grid.rows * grid.cols);
-}
-
-// What the columns from place `first` on changed, in the gradient of [begin, end).
-void DeviceGridSolver::add_changes(const GridRows& grid, DeviceView changes, std::int64_t first,
-                                   std::int64_t begin, std::int64_t end) {
-  if (begin >= end) return;
-  products_.run({.a = changes,
-                 .b = square(h_).row_block(first, changes.cols).col_block(begin, end - begin),
-                 .c = like(gradient_, grid).col_block(begin, end - begin),
-                 .beta = 1.0f,
-                 .tf32 = tf32_});
 }
 
 void DeviceGridSolver::fit_scales(const GridRows& grid) {

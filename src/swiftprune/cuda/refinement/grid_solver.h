@@ -52,10 +52,6 @@ class DeviceGridSolver {
     return view_of(buffer.data(), DType::kF32, grid.rows, grid.cols);
   }
   void round_in_order(const GridRows& grid, const std::uint8_t* kept, bool range_on_the_way);
-  void move_weights(const GridRows& grid);
-  bool sweep(const GridRows& grid);
-  void add_changes(const GridRows& grid, DeviceView changes, std::int64_t first, std::int64_t begin,
-                   std::int64_t end);
   void fit_scales(const GridRows& grid);
 
   Products& products_;
@@ -64,13 +60,13 @@ class DeviceGridSolver {
   std::int64_t inputs_ = 0;
   double damping_ = 0.0;
   int raised_ = 0;
-  GridRows last_;                            // of the values that were found last
-  DeviceBuffer h_, factor_, scratch_, bad_;  // of the input, [I, I]
-  DeviceBuffer order_, place_, diagonal_;
+  GridRows last_;                              // of the values that were found last
+  DeviceBuffer h_, factor_, scratch_, bad_;    // of the input, [I, I]
+  DeviceBuffer order_, place_, diagonal_;      // diagonal_: of h_, in its order
+  DeviceBuffer energies_;                      // the same by column
   DeviceBuffer w_, gradient_, kept_, errors_;  // of the rows in hand, in the order
   DeviceBuffer scales_, zeros_;                // [rows, groups]
   DeviceBuffer fit_scales_, fit_direction_, fit_slope_, fit_gradient_, v_, vh_;
-  DeviceBuffer moved_;
   DeviceBuffer codes_, scale_bits_, zero_codes_;
   GridState state_;
 };
