@@ -339,8 +339,9 @@ TEST_F(CudaPackedTest, GridsOfAnyShape) {
     for (const auto& [rows, cols] :
          {std::pair{1, 128}, {16, 384}, {17, 640}, {272, 1024}, {40, 96}, {33, 65}, {15, 2}, {64, 4096}}) {
       if (grid.group != 0 && cols % grid.group != 0) continue;
-      for (const double zeros : {0.0, 0.5}) {
-        const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, cols, grid, zeros);
+      // dense, as a bitmap, and N of 4
+      for (const auto& [zeros, n] : {std::pair{0.0, 4}, {0.5, 4}, {0.1, 3}, {0.1, 2}, {0.2, 1}}) {
+        const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, cols, grid, zeros, n);
         const PackedTensor packed = pack(weight, formats_for(weight).front().format);
         for (const DType dtype : {DType::kBF16, DType::kF16}) {
           for (const std::int64_t tokens : {1, 3, 8, 9, 16, 40, 100})
@@ -353,30 +354,52 @@ TEST_F(CudaPackedTest, GridsOfAnyShape) {
 
 // Three linears of one input, each on a grid of its own or none; and codes of 8 bits, which become dense.
 TEST_F(CudaPackedTest, GridsBesideOthers) {
-  const auto grid = [](std::int64_t rows, const QuantGrid& of) {
-    const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, 256, of, 0.3);
+  const auto grid = [](std::int64_t rows, const QuantGrid& of, int n = 4) {
+    const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, 256, of, 0.3, n);
     return pack(weight, formats_for(weight).front().format);
   };
   const QuantGrid four{4, 64, false}, three{3, 32, true}, eight{8, 128, false};
-  const std::vector<PackedTensor> parts = {grid(48, four), grid(16, four), grid(33, three), grid(20, eight),
+  const std::vector<PackedTensor> parts = {grid(48, four),
+                                           grid(16, four),
+                                           grid(33, three),
+                                           grid(20, eight),
+                                           grid(32, four, 2),
+                                           grid(17, four, 2),
                                            pack(random_weight(24, 256, DType::kBF16, 0.5).view(), kBitmap)};
   for (const std::int64_t tokens : {1, 16, 33, 97})
     expect_products(parts, DType::kBF16, tokens, DType::kBF16);
 }
 
 TEST_F(CudaPackedTest, GridsExpandToTheirRoundedValues) {
-  const QuantizedWeight weight = testing_sparse::random_grid_weight(50, 320, {4, 32, true}, 0.5);
-  const PackedTensor packed = pack(weight, formats_for(weight).front().format);
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    const cuda::DevicePacked on_device(*memory_, std::span(&packed, 1), dtype, *stream_);
-    EXPECT_LT(on_device.bytes(), std::uint64_t{64 * 320} * 3 / 4);
-    const auto dense = poisoned(2 * 50 * 320);
-    on_device.expand(dense.data(), *stream_);
-    const Matrix values = unpack_f32(packed);
-    std::vector<std::uint16_t> expected(50 * 320);
-    convert_from_f32(values.values(), dtype, std::as_writable_bytes(std::span(expected)));
-    EXPECT_EQ(download<std::uint16_t>(dense), expected);
+  for (const auto& [zeros, n] : {std::pair{0.5, 4}, {0.2, 2}}) {
+    const QuantizedWeight weight = testing_sparse::random_grid_weight(50, 320, {4, 32, true}, zeros, n);
+    const PackedTensor packed = pack(weight, formats_for(weight).front().format);
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      const cuda::DevicePacked on_device(*memory_, std::span(&packed, 1), dtype, *stream_);
+      EXPECT_LT(on_device.bytes(), std::uint64_t{64 * 320} * 3 / 4);
+      const auto dense = poisoned(2 * 50 * 320);
+      on_device.expand(dense.data(), *stream_);
+      const Matrix values = unpack_f32(packed);
+      std::vector<std::uint16_t> expected(50 * 320);
+      convert_from_f32(values.values(), dtype, std::as_writable_bytes(std::span(expected)));
+      EXPECT_EQ(download<std::uint16_t>(dense), expected);
+    }
   }
+}
+
+TEST_F(CudaPackedTest, TwoOfFourTakeLessThanAllCodes) {
+  const QuantGrid grid{4, 64, false};
+  const auto bytes = [&](const PackedTensor& packed) {
+    expect_products({packed}, DType::kBF16, 5, DType::kF32);
+    return static_cast<double>(
+        cuda::DevicePacked(*memory_, std::span(&packed, 1), DType::kBF16, *stream_).bytes());
+  };
+  const QuantizedWeight two = testing_sparse::random_grid_weight(64, 1024, grid, 0.0, 2);
+  const double all = bytes(pack(two, {PackedKind::kDenseGrid}));
+  EXPECT_NEAR(bytes(pack(two, {PackedKind::kNmGrid, 2, 4})) / all, 3.25 / 4.25, 0.01);
+  EXPECT_NEAR(bytes(pack(two, {PackedKind::kBitmapGrid})) / all, 3.25 / 4.25, 0.01);
+  const QuantizedWeight three = testing_sparse::random_grid_weight(64, 1024, grid, 0.0, 3);
+  EXPECT_EQ(bytes(pack(three, {PackedKind::kBitmapGrid})), all);
 }
 
 TEST_F(CudaPackedTest, DenseWeightsOfFewTokens) {

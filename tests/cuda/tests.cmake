@@ -1,5 +1,5 @@
 if(SWIFTPRUNE_CUDA)
-  foreach(unit selection arithmetic attention packed tuning refinement layer_selection hessian_refinement allocation
+  foreach(unit selection arithmetic attention packed packed_order tuning refinement layer_selection hessian_refinement allocation
                shrink pipeline golden generation mixers experts prune_experts ranks)
     swiftprune_test(cuda/${unit})
   endforeach()

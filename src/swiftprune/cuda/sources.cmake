@@ -32,6 +32,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
     cuda/sparse/packed_grid.cu
+    cuda/sparse/packed_grid_two_four.cu
     cuda/sparse/entries.cu
     cuda/sparse/entry_buffers.cpp
     cuda/sparse/few_tokens.cu
@@ -42,6 +43,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/tuning.cpp
     cuda/forward/head.cpp
     cuda/sparse/packed_weight.cpp
+    cuda/sparse/packed_order.cpp
     cuda/sparse/packed_product.cpp
     cuda/forward/block_weights.cpp
     cuda/forward/block.cpp

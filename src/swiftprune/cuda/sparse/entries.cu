@@ -56,13 +56,7 @@ class TileStream {
     constexpr std::uint32_t kUnits = kFirstTiles * kTileUnits;
     if (lane == 0 && range.x < end) prefetch(at_, 16 * min(end - range.x, kUnits));
   }
-  // The steps of the next tile alone.
-  __device__ __forceinline__ void fetch_steps(Tile& tile, const std::uint32_t* lengths) {
-    const auto* words = reinterpret_cast<const std::uint32_t*>(at_) + lane_;
-#pragma unroll
-    for (int i = 0; i < kStepWords; ++i) load_word(tile.steps[i], words + kWarp * i, true);
-    move_on(lengths);
-  }
+  __device__ __forceinline__ void skip(const std::uint32_t* lengths) { move_on(lengths); }
   // lengths: of the panels behind that of the range's first tile.
   __device__ __forceinline__ void fetch(Tile& tile, const std::uint32_t* lengths) {
     const bool there = tiles_ > 0;
@@ -133,19 +127,25 @@ __device__ __forceinline__ void add_product(float value, unsigned at, float (&su
   }
 }
 
+// Steps of entries 4j .. 4j + 3 of a tile, a byte each.
+__device__ __forceinline__ void unpack_steps(const Tile& tile, std::uint32_t (&fours)[kTileEntries / 4]) {
+  constexpr std::uint32_t kThree = 0x07070707u, kTwo = 0x03030303u, kOne = 0x04040404u;
+  const std::uint32_t(&s)[kStepWords] = tile.steps;
+  fours[0] = s[0] & kThree;
+  fours[1] = s[0] >> 3 & kThree;
+  fours[2] = s[1] & kThree;
+  fours[3] = s[1] >> 3 & kThree;
+  fours[4] = s[2] & kThree;
+  fours[5] = s[2] >> 3 & kThree;
+  fours[6] = (s[0] >> 6 & kTwo) | (s[2] >> 4 & kOne);
+  fours[7] = (s[1] >> 6 & kTwo) | (s[2] >> 5 & kOne);
+}
+
 // at: address of the inputs of the entry before; moves on.
 template <class T, int kTokens>
 __device__ __forceinline__ void multiply_tile(const Tile& tile, unsigned& at, float (&sum)[kTokens]) {
-  constexpr std::uint32_t kThree = 0x07070707u, kTwo = 0x03030303u, kOne = 0x04040404u;
-  const std::uint32_t(&s)[kStepWords] = tile.steps;
-  const std::uint32_t fours[8] = {s[0] & kThree,
-                                  s[0] >> 3 & kThree,
-                                  s[1] & kThree,
-                                  s[1] >> 3 & kThree,
-                                  s[2] & kThree,
-                                  s[2] >> 3 & kThree,
-                                  (s[0] >> 6 & kTwo) | (s[2] >> 4 & kOne),
-                                  (s[1] >> 6 & kTwo) | (s[2] >> 5 & kOne)};
+  std::uint32_t fours[kTileEntries / 4];
+  unpack_steps(tile, fours);
   constexpr std::uint32_t kScale = kColumnBytes<kTokens>;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
@@ -277,78 +277,51 @@ __global__ __launch_bounds__(kEntryWarps* kWarp,
 
 // -- Back to a dense matrix ---------------------------------------------------------------------------------
 
-constexpr int kExpandWarps = 8;
-constexpr int kRingColumns = 64;              // of a lane: more than eight steps reach, and eight that wait
-constexpr int kRingPitch = kRingColumns + 8;  // no bank conflicts of 16 bytes
+constexpr int kExpandWarps = 6;
+constexpr int kHalfEntries = kTileEntries / 2;
+// Of a lane: what half a tile's steps reach, and the column before; words of it are an odd number: no bank conflicts.
+constexpr int kWindow = 118;
+static_assert(kHalfEntries * kMostStep + 2 <= kWindow && kWindow / 2 % 2 == 1);
 
-// Steps of a tile by entry.
-__device__ __forceinline__ std::uint32_t step_of(const Tile& tile, int e) {
-  const int j = e / 4;
-  const int byte = 8 * (e % 4);
-  if (j < 6) return tile.steps[j / 2] >> (byte + 3 * (j % 2)) & 7u;
-  return (tile.steps[j - 6] >> (byte + 6) & 3u) | (tile.steps[2] >> (byte + j) & 1u) << 2;
-}
-
-// A lane's part of a dense row, from left to right: weights are put into a ring of columns in shared memory, the lane's
-// own, which holds zeros elsewhere; what is complete goes to memory, eight columns at a time where they are aligned.
-class RowWriter {
- public:
-  // vectors: rows of the matrix are aligned
-  __device__ RowWriter(std::uint16_t* ring, bool vectors) : ring_(ring), vectors_(vectors) {
-    for (int i = 0; i < kRingColumns; ++i) ring_[i] = 0;
-  }
-  // row: null where there is none
-  __device__ __forceinline__ void begin(std::uint16_t* row, int column) {
-    row_ = row;
-    next_ = column;
-  }
-  __device__ __forceinline__ void put(int column, std::uint16_t bits) { ring_[column % kRingColumns] = bits; }
-  // Columns up to `last` are complete.
-  __device__ __forceinline__ void advance(int last) {
-    while (next_ % 8 != 0 && next_ <= last) write_one();
-    for (; next_ + 7 <= last; next_ += 8) {
-      auto* const from = reinterpret_cast<uint4*>(ring_ + next_ % kRingColumns);
-      if (vectors_ && row_ != nullptr) {
-        *reinterpret_cast<uint4*>(row_ + next_) = *from;
-        *from = make_uint4(0, 0, 0, 0);
-      } else {
-        for (int i = 0; i < 8; ++i) write_one();
-        next_ -= 8;
+// Columns [start, end) of each lane's row to memory, from its window, which holds those from `start`, made even, on; what
+// lies behind the window is zero. Half a warp writes a lane's: neighbours go together. row: null where there is none.
+__device__ __forceinline__ void write_windows(std::uint16_t (*windows)[kWindow], std::uint16_t* row,
+                                              int start, int end, bool pairs, int lane) {
+  constexpr int kWriters = kWarp / 2;
+  for (int i = 0; i < kWarp / 2; ++i) {
+    const int l = 2 * i + lane / kWriters;
+    auto* const to = reinterpret_cast<std::uint16_t*>(
+        __shfl_sync(kFullWarp, reinterpret_cast<unsigned long long>(row), l));
+    const int from = __shfl_sync(kFullWarp, start, l);
+    const int end_there = __shfl_sync(kFullWarp, end, l);
+    const int until = to != nullptr ? end_there : 0;
+    auto* const window = reinterpret_cast<std::uint32_t*>(windows[l]);
+    const int base = from & ~1;
+    for (int c = base + 2 * (lane % kWriters); c < until; c += 2 * kWriters) {
+      std::uint32_t two = 0;
+      if (c - base < kWindow) {
+        two = window[(c - base) / 2];
+        window[(c - base) / 2] = 0;
       }
+      const bool low = c >= from, high = c + 1 < until;
+      if (pairs && low && high) {
+        *reinterpret_cast<std::uint32_t*>(to + c) = two;
+        continue;
+      }
+      if (low) to[c] = static_cast<std::uint16_t>(two);
+      if (high) to[c + 1] = static_cast<std::uint16_t>(two >> 16);
     }
   }
-  __device__ __forceinline__ void finish(int last) {
-    advance(last);
-    while (next_ <= last) write_one();
-  }
-
- private:
-  __device__ __forceinline__ void write_one() {
-    std::uint16_t& from = ring_[next_ % kRingColumns];
-    if (row_ != nullptr) row_[next_] = from;
-    from = 0;
-    ++next_;
-  }
-  std::uint16_t* ring_;
-  std::uint16_t* row_ = nullptr;
-  int next_ = 0;
-  bool vectors_;
-};
-
-// All steps of a tile.
-__device__ __forceinline__ int steps_of(const Tile& tile) {
-  std::uint32_t sum = 0;
-#pragma unroll
-  for (int e = 0; e < kTileEntries; ++e) sum += step_of(tile, e);
-  return static_cast<int>(sum);
 }
 
-// A block of threads a range, its warps tiles in turn; of the others' they read the steps. What lies behind the entry
-// before a lane's first one in a tile, up to its last one there, is the lane's to write.
+// A block of threads a range, kExpandWarps tiles at a time, a warp each: from what the tiles before it step over follows
+// where a tile's first entry stands. What lies behind the entry before a lane's first one in a tile, up to its last one
+// there, is the lane's to write.
 __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_entries_kernel(EntryWeight weight, int cols,
-                                                                             bool vectors,
+                                                                             bool pairs,
                                                                              std::uint16_t* dense) {
-  __shared__ alignas(16) std::uint16_t rings[kExpandWarps * kWarp][kRingPitch];
+  __shared__ alignas(4) std::uint16_t windows[kExpandWarps][kWarp][kWindow];
+  __shared__ int stepped[kExpandWarps][kWarp];  // over, by each lane in a tile
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int range_at = static_cast<int>(blockIdx.x);
@@ -358,41 +331,60 @@ __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_entries_kernel(Ent
   int left = static_cast<int>(range.w);
   bool begins = left == static_cast<int>(weight.lengths[panel]);
   TileStream stream(weight, range, weight.ranges[range_at + 1].x, lane);
-  RowWriter writer(rings[threadIdx.x], vectors);
+  std::uint16_t* const window = windows[warp][lane];
+  for (int i = 0; i < kWindow; ++i) window[i] = 0;
   int at = static_cast<int>(weight.range_columns[range_at * kWarp + lane]);
-  for (int i = 0; i < tiles; ++i) {
-    Tile tile;
-    if (i % kExpandWarps != warp) {
-      stream.fetch_steps(tile, weight.lengths + range.y + 1);
-      at += steps_of(tile);
-    } else {
-      stream.fetch(tile, weight.lengths + range.y + 1);
-      const std::uint32_t row = weight.rows[panel * kPanelEntryRows + lane / kEntryPieces];
-      const bool first = begins && lane % kEntryPieces == 0;
-      writer.begin(row == EntryWeight::kNoRow ? nullptr : dense + std::int64_t{row} * cols,
-                   first ? 0 : at + 1);
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        if (kGroupEntries * g >= left) break;
-        const uint4& eight = tile.values[g];
-        const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (int e = 0; e < kGroupEntries; ++e) {
-          at += static_cast<int>(step_of(tile, kGroupEntries * g + e));
-          const auto bits = static_cast<std::uint16_t>(words[e / 2] >> (16 * (e % 2)));
-          if (bits != 0) writer.put(at, bits);
-        }
-        writer.advance(at);
+  for (int first = 0; first < tiles; first += kExpandWarps) {
+    Tile tile = {};
+    std::uint32_t fours[kTileEntries / 4];
+    for (int k = 0; k < kExpandWarps && first + k < tiles; ++k) {
+      if (k == warp) {
+        stream.fetch(tile, weight.lengths + range.y + 1);
+      } else {
+        stream.skip(weight.lengths + range.y + 1);
       }
-      const bool ends = left <= kTileEntries && lane % kEntryPieces == kEntryPieces - 1;
-      writer.finish(ends ? cols - 1 : at);
     }
-    left -= kTileEntries;
-    begins = left <= 0;
-    if (!begins || i + 1 == tiles) continue;
-    ++panel;
-    left = static_cast<int>(weight.lengths[panel]);
-    at = static_cast<int>(weight.panel_columns[panel * kWarp + lane]);
+    unpack_steps(tile, fours);
+    std::uint32_t sum = 0;
+#pragma unroll
+    for (const std::uint32_t four : fours) sum = __dp4a(four, 0x01010101u, sum);
+    stepped[warp][lane] = static_cast<int>(sum);
+    __syncthreads();
+    for (int k = 0; k < kExpandWarps && first + k < tiles; ++k) {
+      if (begins && first + k > 0) at = static_cast<int>(weight.panel_columns[panel * kWarp + lane]);
+      if (k == warp) {
+        int column = at;
+        const std::uint32_t of_panel = weight.rows[panel * kPanelEntryRows + lane / kEntryPieces];
+        std::uint16_t* const row =
+            of_panel == EntryWeight::kNoRow ? nullptr : dense + std::int64_t{of_panel} * cols;
+        const bool ends = left <= kTileEntries && lane % kEntryPieces == kEntryPieces - 1;
+        int start = begins && lane % kEntryPieces == 0 ? 0 : column + 1;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (kHalfEntries * half >= left) break;
+#pragma unroll
+          for (int e = kHalfEntries * half; e < kHalfEntries * (half + 1); ++e) {
+            const uint4& eight = tile.values[e / kGroupEntries];
+            const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+            column += static_cast<int>(fours[e / 4] >> (8 * (e % 4)) & 7u);
+            const auto bits = static_cast<std::uint16_t>(words[e / 2 % 4] >> (16 * (e % 2)));
+            if (bits != 0) window[column - (start & ~1)] = bits;
+          }
+          __syncwarp();
+          write_windows(windows[warp], row, start,
+                        ends && kHalfEntries * (half + 1) >= left ? cols : column + 1, pairs, lane);
+          __syncwarp();
+          start = column + 1;
+        }
+      }
+      at += stepped[k][lane];
+      left -= kTileEntries;
+      begins = left <= 0;
+      if (!begins || first + k + 1 == tiles) continue;
+      ++panel;
+      left = static_cast<int>(weight.lengths[panel]);
+    }
+    __syncthreads();  // all have read what the others stepped over
   }
 }
 
@@ -514,8 +506,8 @@ __global__ void pick_columns_kernel(const std::uint16_t* tile_columns, const std
 
 void expand_entries(const EntryWeight& weight, std::int64_t cols, void* dense, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(weight.blocks * kEntryWarps);
-  const bool vectors = cols % 8 == 0 && is_aligned(dense);
-  expand_entries_kernel<<<blocks, kExpandWarps * kWarp, 0, stream>>>(weight, static_cast<int>(cols), vectors,
+  const bool pairs = cols % 2 == 0 && reinterpret_cast<std::uintptr_t>(dense) % 4 == 0;
+  expand_entries_kernel<<<blocks, kExpandWarps * kWarp, 0, stream>>>(weight, static_cast<int>(cols), pairs,
                                                                      static_cast<std::uint16_t*>(dense));
   check_launch("expand_entries");
 }
@@ -553,17 +545,17 @@ void multiply_entries(const EntryWeight& weight, const CompactArgs& args, cudaSt
   };
   const auto launch = [&](const CompactArgs& some, auto zero, auto tokens) {
     const auto [sums_at, lengths_at, bytes] = shared_of(decltype(tokens)::value);
-    launch_early(entry_kernel<decltype(zero), decltype(tokens)::value>,
-                 dim3(static_cast<unsigned>(weight.blocks)), kEntryWarps * kWarp, bytes, stream, weight, some,
-                 sums_at, lengths_at);
+    const auto kernel = entry_kernel<decltype(zero), decltype(tokens)::value>;
+    // No more shared memory than one block of threads needs. With more, a launch that begins while the one before ends puts
+    // two of its blocks, which have equal shares of the work, on one multiprocessor and none on another.
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxL1);
+    launch_early(kernel, dim3(static_cast<unsigned>(weight.blocks)), kEntryWarps * kWarp, bytes, stream,
+                 weight, some, sums_at, lengths_at);
     check_launch("a product with entries");
   };
   const std::int64_t most = shared_of(4)[2] <= most_shared ? kMostEntryTokens : 2;
   for (std::int64_t first = 0; first < args.tokens && args.rows > 0; first += most) {
-    CompactArgs some = args;
-    some.tokens = std::min(most, args.tokens - first);
-    some.x = static_cast<const std::byte*>(args.x) + 2 * first * args.x_stride;
-    some.y = static_cast<std::byte*>(args.y) + (args.y_dtype == DType::kF32 ? 4 : 2) * first * args.y_stride;
+    const CompactArgs some = tokens_of(args, first, std::min(most, args.tokens - first));
     const auto typed = [&](auto zero) {
       if (some.tokens == 1) return launch(some, zero, std::integral_constant<int, 1>{});
       if (some.tokens == 2) return launch(some, zero, std::integral_constant<int, 2>{});

@@ -15,6 +15,9 @@ constexpr int kValuesAt = kPairs * (4 + 2);  // bytes into a chunk
 inline int blocks_of(std::int64_t cols) {
   return static_cast<int>((cols + kCompactBlock - 1) / kCompactBlock);
 }
+inline int grid_units_of(std::int64_t cols) {
+  return static_cast<int>((cols + TwoFourGridWeight::kUnitCols - 1) / TwoFourGridWeight::kUnitCols);
+}
 inline std::int64_t panels_of(std::int64_t rows) { return (rows + kRows - 1) / kRows; }
 
 // 32 bytes.

@@ -113,6 +113,46 @@ __global__ __launch_bounds__(kExpandWarps* kWarp) void expand_two_four_kernel(Tw
   store_tile(tile, dense, panel * kRows, std::int64_t{b} * kTileCols, rows, cols, lane);
 }
 
+// A warp a block, which is half a unit.
+template <class T>
+__global__ __launch_bounds__(kExpandWarps* kWarp) void expand_two_four_grid_kernel(
+    TwoFourGridWeight weight, std::int64_t rows, std::int64_t cols, int units, std::uint16_t* dense) {
+  __shared__ alignas(16) std::uint16_t tiles[kExpandWarps][kRows][kTileCols];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int b = static_cast<int>(blockIdx.x) * kExpandWarps + warp;
+  const std::int64_t panel = blockIdx.y;
+  if (std::int64_t{b} * kTileCols >= cols) return;
+  auto& tile = tiles[warp];
+  const std::int64_t at = (panel * units + b / 2) * kWarp + lane;
+  const uint2 both = weight.indices[at];
+  const std::uint32_t indices = b % 2 == 0 ? both.x : both.y;
+  const uint4 codes = weight.grid.codes[at];
+  const std::uint32_t words[2] = {b % 2 == 0 ? codes.x : codes.z, b % 2 == 0 ? codes.y : codes.w};
+  for (int i = lane; i < kRows * kTileCols / 2; i += kWarp) reinterpret_cast<std::uint32_t*>(tile)[i] = 0;
+  __syncwarp();
+  for (int s = 0; s < 2; ++s) {
+    const std::int64_t group = (panel * weight.grid.groups + weight.grid.group_of(b, s)) * kRows;
+    for (int i = 0; i < 4; ++i) {
+      const int half = i / 2;  // of the step: groups 0 .. 3, 4 .. 7
+      const int row = lane / 4 * 2 + i % 2;
+      const std::uint32_t four =
+          __shfl_sync(kFullWarp, indices, lane / 4 * 4 + 2 * s + half) >> (16 * (i % 2) + 4 * (lane % 4));
+      const float scale = __half2float(weight.grid.scales[group + row]);
+      const int zero = weight.grid.zeros != nullptr ? weight.grid.zeros[group + row]
+                                                    : static_cast<int>(weight.grid.middle);
+      std::uint16_t* target = &tile[row][32 * s + 16 * half + 4 * (lane % 4)];
+      for (int n = 0; n < 2; ++n) {
+        const auto code = static_cast<int>(words[s] >> (4 * (i + 4 * n)) & 15u);
+        const T value = from_float<T>(static_cast<float>(code - zero) * scale);
+        target[four >> (2 * n) & 3u] = *reinterpret_cast<const std::uint16_t*>(&value);
+      }
+    }
+  }
+  __syncwarp();
+  store_tile(tile, dense, panel * kRows, std::int64_t{b} * kTileCols, rows, cols, lane);
+}
+
 }  // namespace
 
 void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
@@ -142,6 +182,19 @@ void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_
   expand_two_four_kernel<<<grid, kExpandWarps * kWarp, 0, stream>>>(weight, rows, cols, blocks,
                                                                     static_cast<std::uint16_t*>(dense));
   check_launch("expand_two_four");
+}
+
+void expand_two_four_grid(const TwoFourGridWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols,
+                          void* dense, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((blocks_of(cols) + kExpandWarps - 1) / kExpandWarps),
+                  static_cast<unsigned>(panels_of(rows)));
+  const auto launch = [&](auto kernel) {
+    kernel<<<grid, kExpandWarps * kWarp, 0, stream>>>(weight, rows, cols, grid_units_of(cols),
+                                                      static_cast<std::uint16_t*>(dense));
+  };
+  dtype == DType::kF16 ? launch(expand_two_four_grid_kernel<__half>)
+                       : launch(expand_two_four_grid_kernel<__nv_bfloat16>);
+  check_launch("expand_two_four_grid");
 }
 
 }  // namespace swiftprune::cuda

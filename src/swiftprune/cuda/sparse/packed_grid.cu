@@ -1,6 +1,7 @@
 // Few tokens times codes of 4 bits on a grid, and their expansion. As in packed.cu a warp turns 64-column blocks of a
 // panel of 16 rows into fragments of tensor core products in registers; the fragments hold the codes less their zero
 // point, which are exact in 16 bits, and the scale of a group multiplies its sums in float.
+#include "swiftprune/cuda/sparse/packed_codes.cuh"
 #include "swiftprune/cuda/sparse/packed_launch.cuh"
 
 namespace swiftprune::cuda {
@@ -13,32 +14,6 @@ constexpr int kGridAhead = kTiles == 2              ? 2
                                                     : 3;
 constexpr int kGridPanelWarps = 12;  // of a block of threads
 constexpr int kGridBlocks = 2;       // of threads, of a multiprocessor, by their registers
-
-// Two codes in the low bits of 16-bit words as numbers of T, each with `offset` on top: kMagic | code is exact.
-template <class T>
-inline constexpr std::uint32_t kMagic = 0x43004300u;  // 128
-template <>
-inline constexpr std::uint32_t kMagic<__half> = 0x64006400u;  // 1024
-template <class T>
-__device__ __forceinline__ std::uint32_t less(std::uint32_t pair, std::uint32_t offset);
-template <>
-__device__ __forceinline__ std::uint32_t less<__nv_bfloat16>(std::uint32_t pair, std::uint32_t offset) {
-  const __nv_bfloat162 value = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&pair),
-                                       *reinterpret_cast<const __nv_bfloat162*>(&offset));
-  return *reinterpret_cast<const std::uint32_t*>(&value);
-}
-template <>
-__device__ __forceinline__ std::uint32_t less<__half>(std::uint32_t pair, std::uint32_t offset) {
-  const __half2 value =
-      __hsub2(*reinterpret_cast<const __half2*>(&pair), *reinterpret_cast<const __half2*>(&offset));
-  return *reinterpret_cast<const std::uint32_t*>(&value);
-}
-
-// Pair q of a word of eight codes, less the zero point (kMagic | zero, twice).
-template <class T>
-__device__ __forceinline__ std::uint32_t code_pair(std::uint32_t word, int q, std::uint32_t zero) {
-  return less<T>((word >> (4 * q) & 0x000f000fu) | kMagic<T>, zero);
-}
 
 // What a lane reads of one block: its codes, and scales and zero points of its rows 2g and 2g + 1 for each part of the
 // block that has its own.
@@ -112,17 +87,13 @@ __device__ __forceinline__ void multiply_block(const GridBlock<kParts>& block, s
   float part[kTiles][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    std::uint32_t zeros[2] = {middle, middle};
-    if constexpr (kZeros) {
-      const std::uint32_t two = block.zeros[half % kParts];
-      zeros[0] = kMagic<T> | (two & 0xffu) * 0x00010001u;
-      zeros[1] = kMagic<T> | (two >> 8) * 0x00010001u;
-    }
+    const ZeroPairs zeros = zero_pairs<T, kZeros>(middle, kZeros ? block.zeros[half % kParts] : 0u);
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
-      const std::uint32_t a[4] = {
-          code_pair<T>(rows[half][0], 2 * f, zeros[0]), code_pair<T>(rows[half][1], 2 * f, zeros[1]),
-          code_pair<T>(rows[half][0], 2 * f + 1, zeros[0]), code_pair<T>(rows[half][1], 2 * f + 1, zeros[1])};
+      const std::uint32_t a[4] = {code_pair<T>(rows[half][0], 2 * f, zeros.upper),
+                                  code_pair<T>(rows[half][1], 2 * f, zeros.lower),
+                                  code_pair<T>(rows[half][0], 2 * f + 1, zeros.upper),
+                                  code_pair<T>(rows[half][1], 2 * f + 1, zeros.lower)};
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
         const uint4& in = inputs[j].halves[half];
@@ -130,15 +101,7 @@ __device__ __forceinline__ void multiply_block(const GridBlock<kParts>& block, s
       }
     }
     if (half == 0 && kParts == 1) continue;
-    const float2 scales = __half22float2(*reinterpret_cast<const __half2*>(&block.scales[half % kParts]));
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        sum[j][i] = fmaf(i < 2 ? scales.x : scales.y, part[j][i], sum[j][i]);
-        part[j][i] = 0.0f;
-      }
-    }
+    add_scaled<kTiles>(block.scales[half % kParts], part, sum);
   }
 }
 
@@ -159,7 +122,7 @@ __global__ __launch_bounds__(kGridPanelWarps* kWarp,
   const int last = blocks * (warp + 1) / warps;  // beyond first: warps_per_panel() gives each a block
   const std::int64_t panel = blockIdx.x;
   const GridStream<kParts, kZeros> stream(weight, panel, blocks, lane);
-  const std::uint32_t middle = kMagic<T> | weight.middle * 0x00010001u;
+  const std::uint32_t middle = twice<T>(weight.middle);
   constexpr int kAhead = kGridAhead<kTiles, kParts, kZeros>;
   GridBlock<kParts> held[kAhead];
 #pragma unroll

@@ -13,7 +13,7 @@ namespace swiftprune::cuda {
 
 inline constexpr std::int64_t kMaxDecodeTokens = 16;   // of one launch
 inline constexpr std::int64_t kMostBitmapBatch = 32;   // of one launch of batch_bitmap()
-inline constexpr std::int64_t kMostTwoFourBatch = 64;  // of batch_two_four()
+inline constexpr std::int64_t kMostTwoFourBatch = 64;  // of batch_two_four(), batch_two_four_grid()
 inline constexpr std::int64_t kMostDenseTokens = 8;    // of one launch with a dense weight
 inline constexpr std::int64_t kCompactBlock = 64;      // columns of a block
 
@@ -59,6 +59,16 @@ struct GridWeight {
   }
 };
 
+// 2:4 of such codes in the order of mma.sp's operands, of which row g is row 2g of the panel and row g + 8 row 2g + 1. A
+// unit is two blocks. Word s of a lane's 16 bytes is step s (32 columns): codes of the kept pairs of row 2g, group
+// 8s + t; row 2g + 1; and both of group 8s + t + 4; pair q in nibbles q and q + 4. grid: `codes` in this order, the rest
+// as it stands there.
+struct TwoFourGridWeight {
+  static constexpr int kUnitCols = 128;
+  GridWeight grid;                 // codes [panels, units, 32 lanes]
+  const uint2* indices = nullptr;  // [panels, units, 32 lanes]: a block a word, as TwoFourWeight has it
+};
+
 struct CompactArgs {
   DType dtype = DType::kBF16;  // of weights and x: BF16 or F16
   std::int64_t rows = 0;       // O
@@ -77,10 +87,12 @@ struct CompactArgs {
 void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
 void multiply_grid(const GridWeight& weight, const CompactArgs& args, cudaStream_t stream);
+void multiply_two_four_grid(const TwoFourGridWeight& weight, const CompactArgs& args, cudaStream_t stream);
 // The same for more tokens, whose inputs several panels share. False, with nothing done, for more than kMost.. of them
 // and on devices without clusters of blocks of threads.
 bool batch_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaStream_t stream);
 bool batch_two_four(const TwoFourWeight& weight, const CompactArgs& args, cudaStream_t stream);
+bool batch_two_four_grid(const TwoFourGridWeight& weight, const CompactArgs& args, cudaStream_t stream);
 // The same for a dense weight [rows, cols] of args.dtype. False, with nothing done, for operands that it does not take:
 // F32, more tokens than kMostDenseTokens (the library's products are then faster), columns that are no multiple of
 // kCompactBlock, rows that are not aligned.
@@ -91,6 +103,8 @@ void expand_bitmap(const BitmapWeight& weight, DType dtype, std::int64_t rows, s
                    cudaStream_t stream);
 void expand_grid(const GridWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols, void* dense,
                  cudaStream_t stream);
+void expand_two_four_grid(const TwoFourGridWeight& weight, DType dtype, std::int64_t rows, std::int64_t cols,
+                          void* dense, cudaStream_t stream);
 void expand_two_four(const TwoFourWeight& weight, std::int64_t rows, std::int64_t cols, void* dense,
                      cudaStream_t stream);
 

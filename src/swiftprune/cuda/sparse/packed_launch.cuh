@@ -88,6 +88,15 @@ void launch_panels(void (*kernel)(Parameters...), std::int64_t panels, int warps
   check_launch("a product of a few tokens");
 }
 
+// Some of the tokens alone.
+inline CompactArgs tokens_of(const CompactArgs& args, std::int64_t first, std::int64_t count) {
+  CompactArgs some = args;
+  some.tokens = count;
+  some.x = static_cast<const std::byte*>(args.x) + 2 * first * args.x_stride;
+  some.y = static_cast<std::byte*>(args.y) + (args.y_dtype == DType::kF32 ? 4 : 2) * first * args.y_stride;
+  return some;
+}
+
 // Calls body(T{}, tiles, whole) with both as constants.
 template <class Body>
 void with_case(const CompactArgs& args, const Body& body) {

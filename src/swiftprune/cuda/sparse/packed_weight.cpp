@@ -10,6 +10,7 @@
 
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/sparse/packed_order.h"
 #include "swiftprune/sparse/pack.h"
 #include "swiftprune/sparse/pack_quantized.h"
 
@@ -18,11 +19,9 @@ namespace {
 
 constexpr std::int64_t kStructuredTokens = 256;  // fewer are no gain for cuSPARSELt
 constexpr std::int64_t kTwoFourAlone = 4;        // more gain by sharing their inputs among panels
+constexpr std::int64_t kTwoFourGridAlone = 4;    // the same with codes
 // More tokens repay the expansion of a grid; up to here they are multiplied kMaxDecodeTokens at a time.
 constexpr std::int64_t kGridTokens = 96;
-constexpr std::int64_t kWords = kCompactBlock / 2;    // mask words of a block
-constexpr std::int64_t kValuesAt = kWords * (4 + 2);  // bytes into a chunk
-constexpr std::int64_t kUnit = 16;                    // bytes: chunks are whole ones
 
 bool is_two_four(const PackedTensor& part) {
   return part.kind() == PackedKind::kNm16 && part.shape().group_n == 2 && part.shape().group_m == 4;
@@ -32,8 +31,13 @@ DevicePacked::Kind kind_of(const PackedTensor& part) {
   const bool bitmap = part.kind() == PackedKind::kBitmap16 || part.kind() == PackedKind::kBitmapInt8 ||
                       part.kind() == PackedKind::kBitmapFp8;
   if (bitmap) return DevicePacked::Kind::kBitmap;
-  if (is_grid(part.kind()) && part.shape().grid.bits <= 4) return DevicePacked::Kind::kGrid;
+  if (is_grid(part.kind()) && part.shape().grid.bits <= 4)
+    return keeps_two_of_four(part) ? DevicePacked::Kind::kTwoFourGrid : DevicePacked::Kind::kGrid;
   return is_two_four(part) ? DevicePacked::Kind::kTwoFour : DevicePacked::Kind::kDense;
+}
+
+bool is_few_bits(DevicePacked::Kind kind) {
+  return kind == DevicePacked::Kind::kGrid || kind == DevicePacked::Kind::kTwoFourGrid;
 }
 
 std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
@@ -46,6 +50,8 @@ std::string_view kind_name(DevicePacked::Kind kind, Stored stored) {
       return "2:4";
     case DevicePacked::Kind::kGrid:
       return name_of(PackedKind::kDenseGrid);
+    case DevicePacked::Kind::kTwoFourGrid:
+      return name_of(PackedKind::kNmGrid);
     case DevicePacked::Kind::kEntries:  // what a bitmap becomes
     case DevicePacked::Kind::kDense:
       break;
@@ -64,10 +70,6 @@ PackedTensor device_form(const PackedTensor& part) {
   PackedTensor bitmap = pack(weight, {.kind = PackedKind::kBitmap16});
   if (bitmap.bytes().size() < bits.size() * sizeof(std::uint16_t)) return bitmap;
   return pack(weight, {.kind = PackedKind::kDense16});
-}
-
-Stored stored_of(const PackedTensor& part) {
-  return is_int8(part.kind()) ? Stored::kInt8 : is_fp8(part.kind()) ? Stored::kE4M3 : Stored::kHalf;
 }
 
 // Panels follow each other only when those before the last part are full.
@@ -97,141 +99,6 @@ DeviceBuffer to_device(DeviceMemory& memory, std::span<const T> values, cudaStre
   DeviceBuffer buffer = upload(memory, values, "packed weights", stream);
   check(cudaStreamSynchronize(stream));  // `values` may go
   return buffer;
-}
-
-// The mask words of one block of a panel, one a pair of columns: those of 8-bit kinds are quads' halves.
-std::array<std::uint32_t, kWords> words_of(const PackedTensor& part, std::int64_t panel, std::int64_t block) {
-  std::array<std::uint32_t, kWords> words{};
-  if (!is_8bit(part.kind())) {
-    const std::int64_t pairs = part.shape().num_pairs();
-    const std::int64_t first = block * kWords;
-    std::copy_n(static_cast<const std::uint32_t*>(part.masks()) + panel * pairs + first,
-                std::min(kWords, pairs - first), words.begin());
-    return words;
-  }
-  const std::int64_t quads = part.shape().num_quads();
-  const std::int64_t first = block * kWords / 2;
-  const auto* masks = static_cast<const std::uint64_t*>(part.masks()) + panel * quads + first;
-  for (std::int64_t q = 0; q < std::min(kWords / 2, quads - first); ++q) {
-    for (int row = 0; row < kPanelRows; ++row) {
-      const auto four = static_cast<std::uint32_t>(masks[q] >> (4 * row) & 15u);
-      words[static_cast<std::size_t>(2 * q)] |= (four & 3u) << (2 * row);
-      words[static_cast<std::size_t>(2 * q + 1)] |= (four >> 2) << (2 * row);
-    }
-  }
-  return words;
-}
-
-// As the kernels read them.
-std::uint8_t stored_value(std::uint8_t bits, Stored stored) {
-  const auto value = static_cast<std::int8_t>(bits);
-  if (stored != Stored::kInt8 || value >= 0) return bits;
-  return static_cast<std::uint8_t>(0x80 | -value);
-}
-
-// Bytes of a block's chunk before it is filled up to whole units.
-std::int64_t chunk_bytes(std::span<const std::uint32_t> words, std::int64_t value_bytes) {
-  std::int64_t count = 0;
-  for (const std::uint32_t word : words) count += std::popcount(word);
-  return kValuesAt + value_bytes * count;
-}
-
-// One panel's chunks as in BitmapWeight.
-template <class Value>
-void fill_chunks(const PackedTensor& part, std::int64_t panel, const std::uint32_t* starts,
-                 std::int64_t blocks, std::byte* chunks) {
-  constexpr std::size_t kPairs = sizeof(Value) == 1 ? 2 : 1;  // of a step of the packed tensor
-  const Stored stored = stored_of(part);
-  const auto* source = static_cast<const Value*>(part.values()) + part.offsets()[panel];
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    std::byte* chunk = chunks + starts[b] * kUnit;
-    const auto words = words_of(part, panel, b);
-    std::memcpy(chunk, words.data(), sizeof words);
-    std::array<std::byte*, kWords> targets{};  // of each pair's next value
-    std::int64_t end = kValuesAt;
-    for (std::size_t i = 0; i < kWords; ++i) {
-      const std::size_t pair = i % 4 * 8 + i / 4;
-      const auto start = static_cast<std::uint16_t>(end - kValuesAt);
-      std::memcpy(chunk + 4 * kWords + 2 * pair, &start, sizeof start);
-      targets[pair] = chunk + end;
-      end += static_cast<std::int64_t>(sizeof(Value)) * std::popcount(words[pair]);
-    }
-    std::memset(chunk + end, 0, static_cast<std::size_t>(round_up(end, kUnit) - end));
-    for (std::size_t pair = 0; pair < kWords; pair += kPairs) {
-      if constexpr (kPairs == 1) {
-        const auto count = static_cast<std::size_t>(std::popcount(words[pair]));
-        std::memcpy(targets[pair], source, count * sizeof(Value));
-        source += count;
-      } else {
-        for (int row = 0; row < kPanelRows; ++row) {  // a step's lanes: rows, then columns
-          for (std::size_t p = pair; p < pair + kPairs; ++p) {
-            for (int n = std::popcount(words[p] >> (2 * row) & 3u); n > 0; --n)
-              *targets[p]++ = static_cast<std::byte>(stored_value(*source++, stored));
-          }
-        }
-      }
-    }
-  }
-}
-
-constexpr std::int64_t kLanes = 32;
-constexpr std::int64_t kPanelValues = 2 * kLanes * 4;  // registers of a panel's block
-
-// One panel of a 2:4 weight in the order of TwoFourWeight.
-void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t blocks, std::uint32_t* values,
-                    std::uint32_t* indices) {
-  constexpr std::uint32_t kNothing = 0b0100;  // indices 0 and 1, beyond the last group
-  const std::int64_t groups = part.cols() / 4;
-  const std::int64_t num_slots = part.shape().num_slots();
-  const auto* pairs =
-      static_cast<const std::uint32_t*>(part.values()) + panel * num_slots / 2 * kPanelRows;  // [groups, 16]
-  const auto* words = static_cast<const std::uint32_t*>(part.indices()) + panel * num_slots;  // [2·groups]
-  const auto four = [&](std::int64_t group, std::int64_t row) {
-    if (group >= groups) return kNothing;
-    return (words[2 * group] >> (2 * row) & 3u) | (words[2 * group + 1] >> (2 * row) & 3u) << 2;
-  };
-  std::fill_n(values, blocks * kPanelValues, 0u);
-  std::fill_n(indices, blocks * kLanes, 0u);
-  for (std::int64_t s = 0; s < 2 * blocks; ++s) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      for (std::int64_t i = 0; i < 4; ++i) {
-        const std::int64_t group = 8 * s + lane % 4 + i / 2 * 4;
-        const std::int64_t row = lane / 4 + i % 2 * 8;
-        if (group < groups) values[(s * kLanes + lane) * 4 + i] = pairs[group * kPanelRows + row];
-      }
-    }
-  }
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      for (std::int64_t i = 0; i < 4; ++i) {  // of the 16 columns that lane % 4 stands for
-        const std::int64_t group = 16 * b + lane % 4 * 4 + i;
-        indices[b * kLanes + lane] |= four(group, lane / 4) << (4 * i) | four(group, lane / 4 + 8)
-                                                                             << (16 + 4 * i);
-      }
-    }
-  }
-}
-
-constexpr std::int64_t kPanelCodes = kLanes * 4;  // words of a panel's block of codes
-
-// One panel's codes in the order of GridWeight.
-void order_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t blocks,
-                 std::uint32_t* words) {
-  const auto code = [&](std::int64_t row, std::int64_t column) -> std::uint32_t {
-    if (row >= weight.rows || column >= weight.cols) return 0;  // nothing reads the row, and x is zero there
-    return weight.codes[static_cast<std::size_t>(row * weight.cols + column)];
-  };
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      for (std::int64_t i = 0; i < 4; ++i, ++words) {
-        const std::int64_t row = panel * kPanelRows + lane / 4 * 2 + i / 2;
-        const std::int64_t column = b * kCompactBlock + i % 2 * 32 + lane % 4 * 8;
-        std::uint32_t word = 0;
-        for (int c = 0; c < 8; ++c) word |= code(row, column + c) << (4 * (c / 2 + c % 2 * 4));
-        *words = word;
-      }
-    }
-  }
 }
 
 std::vector<std::uint16_t> rounded_grid(const PackedTensor& part, DType dtype) {
@@ -264,6 +131,10 @@ GridWeight DevicePacked::Piece::grid_weight(std::int64_t cols) const {
       .groups = static_cast<int>(grid.groups_of(cols))};
 }
 
+TwoFourGridWeight DevicePacked::Piece::two_four_grid(std::int64_t cols) const {
+  return {.grid = grid_weight(cols), .indices = indices.as<uint2>()};
+}
+
 DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts,
                                               cudaStream_t stream) const {
   constexpr std::int64_t kPanelsAtOnce = 16;
@@ -271,7 +142,6 @@ DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<co
   Piece piece;
   piece.kind = Kind::kBitmap;
   piece.stored = stored_of(parts.front());
-  const std::int64_t value_bytes = piece.stored == Stored::kHalf ? 2 : 1;
   // body(part, its panel, the piece's panel)
   const auto each_panel = [&](const auto& body) {
     std::int64_t first_panel = 0;
@@ -287,21 +157,16 @@ DevicePacked::Piece DevicePacked::make_bitmap(DeviceMemory& memory, std::span<co
   std::vector<std::uint32_t> starts(static_cast<std::size_t>(panels * blocks + 1));  // sizes, then their sums
   each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
     for (std::int64_t b = 0; b < blocks; ++b) {
-      const std::int64_t size = ceil_div(chunk_bytes(words_of(part, p, b), value_bytes), kUnit);
-      starts[static_cast<std::size_t>(panel * blocks + b + 1)] = static_cast<std::uint32_t>(size);
+      starts[static_cast<std::size_t>(panel * blocks + b + 1)] =
+          static_cast<std::uint32_t>(chunk_bytes(part, p, b) / kChunkUnit);
     }
   });
   piece.most = *std::max_element(starts.begin(), starts.end());
   std::partial_sum(starts.begin(), starts.end(), starts.begin());  // 2^32 units are 64 GB
-  const std::size_t bytes = std::size_t{starts.back()} * kUnit;
+  const std::size_t bytes = std::size_t{starts.back()} * kChunkUnit;
   const auto chunks = std::make_unique_for_overwrite<std::byte[]>(bytes);
   each_panel([&](const PackedTensor& part, std::int64_t p, std::int64_t panel) {
-    const std::uint32_t* first = starts.data() + panel * blocks;
-    if (piece.stored == Stored::kHalf) {
-      fill_chunks<std::uint16_t>(part, p, first, blocks, chunks.get());
-    } else {
-      fill_chunks<std::uint8_t>(part, p, first, blocks, chunks.get());
-    }
+    fill_chunks(part, p, starts.data() + panel * blocks, blocks, chunks.get());
   });
   if (piece.stored != Stored::kHalf) {
     std::vector<float> scales;
@@ -344,13 +209,18 @@ DevicePacked::Piece DevicePacked::make_grid(DeviceMemory& memory, std::span<cons
                                             cudaStream_t stream) const {
   constexpr std::int64_t kPanelsAtOnce = 4;
   const std::int64_t blocks = ceil_div(cols_, kCompactBlock);
+  const std::int64_t units = ceil_div(cols_, std::int64_t{TwoFourGridWeight::kUnitCols});
   Piece piece;
-  piece.kind = Kind::kGrid;
+  piece.kind = kind_of(parts.front());
+  const bool two_four = piece.kind == Kind::kTwoFourGrid;
+  const std::int64_t panel_words = two_four ? units * kPanelTwoFourCodes : blocks * kPanelCodes;
+  const std::int64_t panel_indices = two_four ? units * kPanelTwoFourIndices : 0;
   piece.grid = parts.front().shape().grid;
   const std::int64_t groups = piece.grid.groups_of(cols_);
   std::int64_t panels = 0;
   for (const PackedTensor& part : parts) panels += part.shape().num_panels();
-  std::vector<std::uint32_t> codes(static_cast<std::size_t>(panels * blocks * kPanelCodes));
+  std::vector<std::uint32_t> codes(static_cast<std::size_t>(panels * panel_words));
+  std::vector<std::uint32_t> indices(static_cast<std::size_t>(panels * panel_indices));
   std::vector<std::uint16_t> scales(static_cast<std::size_t>(panels * groups * kPanelRows));
   std::vector<std::uint8_t> zeros(piece.grid.asymmetric ? scales.size() : 0);
   std::int64_t first_panel = 0;
@@ -359,7 +229,12 @@ DevicePacked::Piece DevicePacked::make_grid(DeviceMemory& memory, std::span<cons
     parallel_for(part.shape().num_panels(), kPanelsAtOnce, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t panel = first_panel + p;
-        order_codes(weight, p, blocks, codes.data() + panel * blocks * kPanelCodes);
+        std::uint32_t* const words = codes.data() + panel * panel_words;
+        if (two_four) {
+          order_two_four_codes(weight, p, units, words, indices.data() + panel * panel_indices);
+        } else {
+          order_codes(weight, p, blocks, words);
+        }
         for (std::int64_t g = 0; g < groups; ++g) {
           for (std::int64_t row = 0; row < std::min(kPanelRows, weight.rows - p * kPanelRows); ++row) {
             const auto from = static_cast<std::size_t>((p * kPanelRows + row) * groups + g);
@@ -373,6 +248,7 @@ DevicePacked::Piece DevicePacked::make_grid(DeviceMemory& memory, std::span<cons
     first_panel += part.shape().num_panels();
   }
   piece.values = to_device<std::uint32_t>(memory, codes, stream);
+  if (two_four) piece.indices = to_device<std::uint32_t>(memory, indices, stream);
   piece.scales = to_device<std::uint16_t>(memory, scales, stream);
   if (!zeros.empty()) piece.zeros = to_device<std::uint8_t>(memory, zeros, stream);
   return piece;
@@ -412,14 +288,14 @@ DevicePacked::DevicePacked(DeviceMemory& memory, std::span<const PackedTensor> p
     const auto group = std::span(forms).subspan(first, end - first);
     Piece piece = kind_of(forms[first]) == Kind::kBitmap    ? make_bitmap(memory, group, stream)
                   : kind_of(forms[first]) == Kind::kTwoFour ? make_two_four(memory, group, stream)
-                  : kind_of(forms[first]) == Kind::kGrid    ? make_grid(memory, group, stream)
+                  : is_few_bits(kind_of(forms[first]))      ? make_grid(memory, group, stream)
                                                             : make_dense(memory, group, stream);
     piece.first_row = rows_;
     piece.rows = rows;
     rows_ += rows;
     kinds += kinds.empty() ? "" : "+";
     kinds += kind_name(piece.kind, piece.stored);
-    if (piece.kind == Kind::kGrid) kinds += fmt::format(" {}", format(piece.grid));
+    if (is_few_bits(piece.kind)) kinds += fmt::format(" {}", format(piece.grid));
     bytes_ += piece.values.bytes() + piece.indices.bytes() + piece.starts.bytes() + piece.scales.bytes() +
               piece.zeros.bytes();
     pieces_.push_back(std::move(piece));
@@ -442,7 +318,7 @@ bool DevicePacked::is_dense() const {
 
 bool DevicePacked::has_grids() const {
   return std::any_of(pieces_.begin(), pieces_.end(),
-                     [](const Piece& piece) { return piece.kind == Kind::kGrid; });
+                     [](const Piece& piece) { return is_few_bits(piece.kind); });
 }
 
 void DevicePacked::linear(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
@@ -454,8 +330,11 @@ void DevicePacked::linear(Products& products, DeviceView x, const void* bias, De
     return;
   }
   if (has_grids() && x.rows <= kGridTokens) {
-    for (std::int64_t row = 0; row < x.rows; row += kMaxDecodeTokens) {
-      const std::int64_t count = std::min(kMaxDecodeTokens, x.rows - row);
+    const bool two_four = std::all_of(pieces_.begin(), pieces_.end(),
+                                      [](const Piece& piece) { return piece.kind == Kind::kTwoFourGrid; });
+    const std::int64_t most = two_four ? kMostTwoFourBatch : kMaxDecodeTokens;
+    for (std::int64_t row = 0; row < x.rows; row += most) {
+      const std::int64_t count = std::min(most, x.rows - row);
       multiply_packed(products, x.row_block(row, count), bias, y.row_block(row, count), accumulate, stream);
     }
     return;
@@ -547,6 +426,10 @@ void DevicePacked::multiply_packed(Products& products, DeviceView x, const void*
       case Kind::kGrid:
         multiply_grid(piece.grid_weight(cols_), args, stream);
         break;
+      case Kind::kTwoFourGrid:
+        if (x.rows <= kTwoFourGridAlone || !batch_two_four_grid(piece.two_four_grid(cols_), args, stream))
+          multiply_two_four_grid(piece.two_four_grid(cols_), args, stream);
+        break;
       case Kind::kDense:
         break;
     }
@@ -628,6 +511,9 @@ void DevicePacked::expand(void* dense, cudaStream_t stream) const {
         break;
       case Kind::kGrid:
         expand_grid(piece.grid_weight(cols_), dtype_, piece.rows, cols_, target, stream);
+        break;
+      case Kind::kTwoFourGrid:
+        expand_two_four_grid(piece.two_four_grid(cols_), dtype_, piece.rows, cols_, target, stream);
         break;
     }
   }

@@ -1,6 +1,6 @@
 // Packed linears on the device: bitmaps and 2:4 as they are (their bytes in the order of packed_kernels.h), grids of 4
-// and 3 bits as codes of 4 bits with their scales, zeros among them; grids of 8 bits as dense weights of 16 bits;
-// other kinds as whichever of bitmap16 and dense takes fewer bytes.
+// and 3 bits as codes of 4 bits with their scales, 2:4 of them without what is pruned, others with zeros among them;
+// grids of 8 bits as dense weights of 16 bits; other kinds as whichever of bitmap16 and dense takes fewer bytes.
 #pragma once
 
 #include <optional>
@@ -24,7 +24,7 @@ void linear_at_rest(Products& products, DeviceView x, DeviceView weight, const v
 
 class DevicePacked {
  public:
-  enum class Kind { kDense, kBitmap, kEntries, kTwoFour, kGrid };
+  enum class Kind { kDense, kBitmap, kEntries, kTwoFour, kGrid, kTwoFourGrid };
 
   // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
   // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded). dtype: BF16 or F16,
@@ -86,6 +86,7 @@ class DevicePacked {
     BitmapWeight bitmap() const;
     TwoFourWeight two_four() const;
     GridWeight grid_weight(std::int64_t cols) const;
+    TwoFourGridWeight two_four_grid(std::int64_t cols) const;
   };
   Piece make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
   Piece make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
