@@ -121,16 +121,16 @@ void declare_bench(CLI::App& program) {
                      "Model folders to measure in the same rounds; ratios are to the first");
   command->add_option("--batch", flags->speed.batches, "Sequences side by side")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
+      ->check(in_range(1, 1024));
   command->add_option("--prompt", flags->speed.prompt_tokens, "Tokens of each prompt")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command->add_option("--decode", flags->speed.decode_tokens, "Tokens decoded behind it")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command->add_option("--rounds", flags->speed.rounds, "Rounds; figures are medians")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->check(in_range(1, 1000));
   command->add_flag("!--no-tune", flags->load.tune,
                     "Run packed weights packed, also where dense is faster here");
   add_compute_flag(*command, flags->compute);

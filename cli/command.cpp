@@ -57,13 +57,10 @@ HostScope::~HostScope() { current_host = nullptr; }
 
 namespace {
 
-// The parser reads an empty text, a script's variable that is not set, as 0.
-void refuse_empty_numbers(CLI::App& command) {
-  const auto check = [](const std::string& value) {
-    return value.empty() ? std::string("found nothing, expected a number") : std::string();
-  };
+void check_numbers(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
-    if (type_of(*option) == "int" || type_of(*option) == "float") option->check(check);
+    const std::string_view type = type_of(*option);
+    if (type == "int" || type == "float") option->check(a_number(type == "int"));
   }
 }
 
@@ -73,9 +70,10 @@ std::unique_ptr<CLI::App> make_program() {
   auto program = std::make_unique<CLI::App>(
       "swiftprune: makes a language model smaller and faster, on the machine you have");
   program->formatter(std::make_shared<HelpFormat>());
-  program->set_version_flag("--version", version_text());
+  program->set_version_flag("-V,--version", [] { return version_text(); });
   program->require_subcommand(1);
-  program->footer("Every command has --help with an example. Start: swiftprune inspect MODEL");
+  program->footer(
+      "swiftprune help COMMAND shows its options, with an example. Start: swiftprune inspect MODEL");
   for (auto* declare :
        {declare_families, declare_import,     declare_export,   declare_inspect, declare_prune,
         declare_methods,  declare_shrink,     declare_recover,  declare_eval,    declare_compare,
@@ -84,7 +82,7 @@ std::unique_ptr<CLI::App> make_program() {
         declare_doctor,   declare_completion, declare_man}) {
     declare(*program);
   }
-  for (CLI::App* command : program->get_subcommands({})) refuse_empty_numbers(*command);
+  for (CLI::App* command : program->get_subcommands({})) check_numbers(*command);
   return program;
 }
 
@@ -95,7 +93,7 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--json", options.json, "Print the result as one JSON document on standard output");
   command.add_flag("-q,--quiet", options.quiet, "No progress and no hints on standard error");
   add_progress_option(command, options.progress);
-  command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(CLI::Range(0, 4096));
+  command.add_option("--threads", options.threads, "Threads (0: one per core)")->check(in_range(0, 4096));
   command.add_option("--log-file", options.log_file,
                      "Add what happens to this file: the command, stages, notes, faults, with date and time");
   command.add_option(

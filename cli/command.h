@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "checks.h"
 #include "help_format.h"
 #include "outputs.h"
 #include "progress.h"

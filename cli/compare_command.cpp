@@ -194,7 +194,7 @@ void add_flags(CLI::App& command, CompareFlags& f) {
                      "With --refusals: a regular expression that any answer may match");
   command.add_option("--max-tokens", f.job.max_tokens, "Tokens of an answer")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command
       .add_option("--error-tokens", f.job.error_tokens,
                   "Tokens for the blocks' output errors (0: leave them out)")
@@ -213,7 +213,7 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       ->capture_default_str();
   command.add_option("--calibration-windows", f.calibration_windows, "With --equal-bytes: windows of it")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command.add_option("--work", f.work,
                      "With --equal-bytes: folder for those models; needs the model's size free");
   add_gate_flags(command, f.job.gates);

@@ -32,7 +32,7 @@ void declare_completion(CLI::App& program) {
   CLI::App* command = program.add_subcommand("completion", "Print a completion script for bash, zsh or fish");
   command->add_option("SHELL", *shell, "bash, zsh or fish")
       ->required()
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kShells), std::end(kShells))));
+      ->transform(one_of(std::vector<std::string>(std::begin(kShells), std::end(kShells))));
   command->footer(
       "Examples:\n"
       "  source <(swiftprune completion bash)\n"
@@ -51,7 +51,7 @@ void declare_man(CLI::App& program) {
       ->required();
   command->add_option("--format", flags->format, "man, or markdown, as the docs' site has them")
       ->capture_default_str()
-      ->check(CLI::IsMember({"man", "markdown"}));
+      ->transform(one_of({"man", "markdown"}));
   command->footer("Example: swiftprune man ~/.local/share/man/man1 && man swiftprune-prune");
   command->callback([flags, &program] { write_manual(program, flags->folder, flags->format == "markdown"); });
 }

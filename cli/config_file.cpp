@@ -50,13 +50,6 @@ const CLI::App* read_into(CLI::App& program, const std::vector<std::string>& arg
   return commands.empty() ? nullptr : commands.front();
 }
 
-const CLI::App* find_command(const CLI::App& program, const std::string& name) {
-  const std::vector<const CLI::App*> commands = commands_of(program);
-  const auto found =
-      std::ranges::find(commands, name, [](const CLI::App* command) { return command->get_name(); });
-  return found == commands.end() ? nullptr : *found;
-}
-
 const CLI::Option* find_option(const CLI::App& command, const std::string& key) {
   for (const CLI::Option* option : command.get_options()) {
     const auto& names = option->get_lnames();

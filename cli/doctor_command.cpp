@@ -101,19 +101,21 @@ nlohmann::ordered_json to_json(const Findings& found) {
   for (const fs::path& cache : hub_caches()) caches.push_back(cache.string());
   nlohmann::ordered_json gpu = nullptr;
   if (!found.gpu.name.empty()) gpu = found.gpu.name;
-  return {{"version", SWIFTPRUNE_VERSION},
-          {"processor", {{"name", cpu_model_name()}, {"isa", isa_name()}, {"threads", found.threads}}},
-          {"load", found.load},
-          {"memory", {{"total", found.memory.total}, {"available", found.memory.available}}},
-          {"read_bytes_per_second", found.bytes_per_second},
-          {"free_disk_bytes", found.free_here},
-          {"gpu", gpu},
-          {"no_gpu_because", found.gpu.why_not},
-          {"mpi", found.mpi},
-          {"no_mpi_because", found.no_mpi_because},
-          {"model_caches", caches},
-          {"timings_file", Timings::default_file().string()},
-          {"advice", found.advice()}};
+  nlohmann::ordered_json document = version_json();
+  document.update(
+      {{"processor", {{"name", cpu_model_name()}, {"isa", isa_name()}, {"threads", found.threads}}},
+       {"load", found.load},
+       {"memory", {{"total", found.memory.total}, {"available", found.memory.available}}},
+       {"read_bytes_per_second", found.bytes_per_second},
+       {"free_disk_bytes", found.free_here},
+       {"gpu", gpu},
+       {"no_gpu_because", found.gpu.why_not},
+       {"mpi", found.mpi},
+       {"no_mpi_because", found.no_mpi_because},
+       {"model_caches", caches},
+       {"timings_file", Timings::default_file().string()},
+       {"advice", found.advice()}});
+  return document;
 }
 
 void print(const Findings& found) {

@@ -94,7 +94,7 @@ void declare_export(CLI::App& program) {
                                "One of {}",
                                fmt::join(type_names(), ", ")))
       ->type_name("TYPE")
-      ->check(CLI::IsMember(type_names()).description(""))
+      ->transform(one_of(type_names()).description(""))
       ->capture_default_str();
   command->add_option("--name", arguments->name, "The model's name in the file (default: the folder's)");
   add_calibration_flags(*command, arguments->calibration);
@@ -105,7 +105,7 @@ void declare_export(CLI::App& program) {
           "experts); without it each weight is rounded for itself")
       ->default_str("");
   command->add_option("--windows", arguments->windows, "Calibration windows")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(in_range(1, 1 << 20))
       ->capture_default_str();
   add_compute_flag(*command, arguments->compute);
   add_common_options(*command, arguments->common);

@@ -20,7 +20,7 @@ void add_gate_flags(CLI::App& command, GateLimits& limits) {
   command
       .add_option("--min-top1", limits.min_top1,
                   "Gate: share of tokens (0 to 1) whose likeliest next token stays the same")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
   command.add_option("--max-kl", limits.max_kl, "Gate: mean divergence from the dense model, nats a token")
       ->check(zero_or_more());
 }
@@ -30,7 +30,7 @@ void add_answer_gate_flags(CLI::App& command, GateLimits& limits) {
       .add_option(
           "--max-loops", limits.max_loops,
           "Gate, with --prompts: share of answers (0 to 1) that end in a loop where the dense model's do not")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
   command
       .add_option("--max-length-change", limits.max_length_change,
                   "Gate, with --prompts: change of the answers' mean length, as a share of the dense model's")
@@ -39,7 +39,7 @@ void add_answer_gate_flags(CLI::App& command, GateLimits& limits) {
       .add_option(
           "--min-exact", limits.min_exact,
           "Gate, with --prompts whose lines have an \"answer\": share (0 to 1) that is answered right")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
 }
 
 void require_passed(const ComparisonReport& report) {

@@ -91,7 +91,7 @@ void declare_generate(CLI::App& program) {
   command->add_option("--system", options->system, "System message of --chat");
   command->add_option("-n,--max-tokens", options->max_tokens, "Tokens at most")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 24));
+      ->check(in_range(1, 1 << 24));
   add_sampler_flags(*command, options->sampler);
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);

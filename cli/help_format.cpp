@@ -42,16 +42,6 @@ std::pair<std::string, std::string> type_and_check(const CLI::Option& option) {
   return {type.substr(0, colon), type.substr(colon + 1)};
 }
 
-CLI::Validator bound(const char* text, bool (*holds)(double)) {
-  return CLI::Validator(
-      [text, holds](std::string& value) {
-        double number = 0.0;
-        const bool read = CLI::detail::lexical_cast(value, number);
-        return read && holds(number) ? std::string() : fmt::format("found {}, expected {}", value, text);
-      },
-      text);
-}
-
 }  // namespace
 
 HelpFormat::HelpFormat() { column_width(kColumn); }
@@ -90,28 +80,6 @@ std::string HelpFormat::make_option_usage(const CLI::Option* option) const {
 
 std::string HelpFormat::make_subcommand(const CLI::App* command) const {
   return entry(command->get_display_name(true), command->get_description());
-}
-
-CLI::Validator zero_or_more() {
-  return bound("0 or more", [](double value) { return value >= 0.0; });
-}
-
-CLI::Validator more_than_zero() {
-  return bound("more than 0", [](double value) { return value > 0.0; });
-}
-
-CLI::Validator some_of(const std::vector<std::string>& words) {
-  const std::string set = fmt::format("{{{}}}", fmt::join(words, ","));
-  return CLI::Validator(
-      [words, set](std::string& value) {
-        // The parser's own split leaves an empty word at the end out.
-        for (const std::string& word : CLI::detail::split(value + ",", ',')) {
-          if (std::ranges::find(words, word) == words.end())
-            return fmt::format("found '{}', expected some of {}", value, set);
-        }
-        return std::string();
-      },
-      set);
 }
 
 }  // namespace swiftprune::cli

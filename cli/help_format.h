@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -16,11 +15,5 @@ class HelpFormat : public CLI::Formatter {
   std::string make_option_usage(const CLI::Option* option) const override;
   std::string make_subcommand(const CLI::App* command) const override;
 };
-
-// Checks in place of the parser's, whose messages print the largest double.
-CLI::Validator zero_or_more();
-CLI::Validator more_than_zero();
-// One of these words, or several with commas between them.
-CLI::Validator some_of(const std::vector<std::string>& words);
 
 }  // namespace swiftprune::cli

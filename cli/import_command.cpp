@@ -62,7 +62,7 @@ void declare_import(CLI::App& program) {
       ->add_option(
           "--dtype", arguments->dtype,
           "Type of the written weights; auto: bf16 or f32 when most of the file is stored so, else f16")
-      ->check(CLI::IsMember({"auto", "f16", "bf16", "f32"}))
+      ->transform(one_of({"auto", "f16", "bf16", "f32"}))
       ->capture_default_str();
   command->add_option("--max-shard-size", arguments->max_shard_size, "Largest weight file, e.g. 500MB or 5GB")
       ->capture_default_str();

@@ -15,7 +15,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
   command.add_option("--seqlen", texts.seqlen, "Tokens a window; by default at most the model's positions")
       ->capture_default_str()
       ->each([&texts](const std::string&) { texts.seqlen_given = true; })
-      ->check(CLI::Range(2, 1 << 24));
+      ->check(in_range(2, 1 << 24));
   command.add_option("--windows", texts.windows, "First so many windows of each text (0: all)")
       ->check(zero_or_more());
   command
@@ -25,13 +25,13 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
           "of GPTQ, SparseGPT and Wanda has it where the tokenizer adds one), none, or auto (what the "
           "family needs; with --convention llama.cpp what the tokenizer adds)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "each", "once", "none"}));
+      ->transform(one_of({"auto", "each", "once", "none"}));
   command
       .add_option("--convention", texts.convention,
                   "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
                   "window), strided (every token once, with overlapping windows)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"windows", "llama.cpp", "strided"}));
+      ->transform(one_of({"windows", "llama.cpp", "strided"}));
   command
       .add_option("--stride", texts.stride,
                   "With strided: tokens from window to window (0: half of --seqlen)")
@@ -65,7 +65,7 @@ void add_compute_flag(CLI::App& command, std::string& compute) {
       .add_option("--compute", compute,
                   "Precision of the forward's products: f32, bf16, or auto (bf16 where the device has it)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
+      ->transform(one_of({"auto", "f32", "bf16"}));
 }
 
 void add_device_flags(CLI::App& command, DeviceFlags& flags) {
@@ -88,10 +88,10 @@ void add_load_flags(CLI::App& command, LoadOptions& load) {
 void add_sampler_flags(CLI::App& command, SamplerOptions& sampler) {
   command.add_option("--temperature", sampler.temperature, "0: always the likeliest token (greedy)")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(in_range(0.0, 100.0));
   command.add_option("--top-p", sampler.top_p, "Draw from the likeliest tokens that hold this probability")
       ->capture_default_str()
-      ->check(CLI::Range(1e-6, 1.0));
+      ->check(in_range(1e-6, 1.0));
 }
 
 std::unique_ptr<Device> open_device(const DeviceFlags& flags) {

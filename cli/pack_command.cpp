@@ -107,14 +107,14 @@ void declare_pack(CLI::App& program) {
   command
       ->add_option("--quantize", options->quantize,
                    "none: lossless; int8, fp8 (E4M3): 8 bits a weight, a scale a row")
-      ->check(CLI::IsMember({"none", "int8", "fp8"}))
+      ->transform(one_of({"none", "int8", "fp8"}))
       ->capture_default_str();
   command
       ->add_option(
           "--quantize-embeddings", options->embeddings,
           "Embedding and output projection, rounded to the nearest: none; int8: a scale a row; int4: a "
           "scale and a zero point for 32 inputs")
-      ->check(CLI::IsMember({"none", "int8", "int4"}))
+      ->transform(one_of({"none", "int8", "int4"}))
       ->capture_default_str();
   add_common_options(*command, options->common);
   command->footer("Example: swiftprune pack pruned --out pruned-packed\nBack again: swiftprune unpack");

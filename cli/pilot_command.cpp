@@ -129,17 +129,21 @@ void declare_pilot(CLI::App& program) {
       ->check(more_than_zero());
   command->add_option("--method", o.methods, "Methods to try; swiftprune methods lists them")
       ->capture_default_str();
-  command->add_option("--sparsity", o.sparsities, "Shares of weights to try; 0: none")->capture_default_str();
+  command->add_option("--sparsity", o.sparsities, "Shares of weights to try; 0: none")
+      ->capture_default_str()
+      ->transform(share());
   command->add_option("--pattern", o.patterns, "N:M patterns to try beside them; none")
       ->capture_default_str();
   command->add_option("--shrink", o.shrink_ratios, "Shares of the MLP's channels to take out; 0: none")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(share());
   command->add_option("--quantize", o.bits, "Few bits without zeros: int8, int4, int3; none")
       ->capture_default_str();
   command
       ->add_option("--expert-ratio", o.expert_ratios,
                    "Of a model with experts: shares of them to take out; 0: none")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
+      ->transform(share())
       ->capture_default_str();
   command
       ->add_option("--max-perplexity-ratio", o.max_perplexity_ratio,

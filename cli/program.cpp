@@ -13,8 +13,8 @@
 #include "log_file.h"
 #include "ranks.h"
 #include "signals.h"
-#include "suggestions.h"
 #include "swiftprune/core/internal_error.h"
+#include "usage_message.h"
 #include "version.h"
 
 namespace swiftprune::cli {
@@ -30,20 +30,30 @@ int complain(int exit_code, const std::string& message) {
   return exit_code;
 }
 
+bool asks_version_as_json(const std::vector<std::string>& given) {
+  return given.size() == 2 && (given.front() == "--version" || given.front() == "-V") &&
+         given.back() == "--json";
+}
+
 int run_command(int argc, char** argv) {
   std::unique_ptr<CLI::App> program;
+  std::vector<std::string> given(argv + 1, argv + argc);
   try {
     check_library();
     program = make_program();  // asks the processor and so the environment, which may be wrong
-    const std::vector<std::string> arguments = with_config({argv + 1, argv + argc});
+    given = with_help_words(*program, std::move(given));
+    if (asks_version_as_json(given)) {
+      print_json(version_json());
+      return 0;
+    }
+    const std::vector<std::string> arguments = with_config(given);
     program->name(argv[0]);
     program->parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
     return 0;
   } catch (const CLI::ParseError& error) {
-    if (program->exit(error) == 0) return 0;
-    const std::string hint = did_you_mean(*program, {argv + 1, argv + argc});
-    if (!hint.empty()) fmt::print(stderr, "{}\n", hint);
-    return static_cast<int>(ErrorKind::kUsage);
+    if (error.get_exit_code() == 0) return program->exit(error);  // prints help or version
+    if (given.empty()) fmt::print(stderr, "{}\n", program->help());
+    return complain(static_cast<int>(ErrorKind::kUsage), usage_message(*program, given, error));
   } catch (const RanksEnded& ended) {
     return ended.exit_code();
   } catch (...) {

@@ -123,7 +123,7 @@ void add_progress_option(CLI::App& command, std::string& name) {
           "Progress on standard error: bar, lines (every 30 s), json (a JSON line each), none, or auto (a "
           "bar on a terminal, else lines)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "bar", "lines", "json", "none"}));
+      ->transform(one_of({"auto", "bar", "lines", "json", "none"}));
 }
 
 ProgressStyle progress_style(const std::string& name) {

@@ -257,19 +257,19 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
               : "Mean of bits a weight, as packed: each linear gets its bits, by its sensitivity")
       ->check(more_than_zero());
   command.add_option("--group", f.job.group, std::string(kGroupHelp))
-      ->check(CLI::IsMember({"32", "64", "128", "row"}));
+      ->transform(one_of({"32", "64", "128", "row"}));
   command
       .add_option(
           "--store", f.job.store,
           "With --quantize: packed (default; the linears as codes and scales, as they were solved) or "
           "dense (values in the checkpoint's dtype, for programs that read no packed models)")
-      ->check(CLI::IsMember({"packed", "dense"}));
+      ->transform(one_of({"packed", "dense"}));
   command
       .add_option(
           "--quantize-embeddings", f.job.embeddings,
           "With --quantize: embedding and output projection rounded to the nearest, too, as swiftprune pack "
           "does")
-      ->check(CLI::IsMember({"int8", "int4"}));
+      ->transform(one_of({"int8", "int4"}));
   command.add_flag("--asymmetric", f.job.asymmetric, "With --quantize: a zero point for each group, too");
 }
 
@@ -291,13 +291,13 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--propagate", f.job.propagate,
                   "What the next block sees while calibrating: pruned or dense")
-      ->check(CLI::IsMember({"pruned", "dense"}));
+      ->transform(one_of({"pruned", "dense"}));
   command
       .add_option(
           "--min-expert-tokens", f.job.min_expert_tokens,
           "In models with experts: one that the calibration text sends fewer tokens to is pruned by all "
           "tokens of its layer")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 40))
       ->capture_default_str();
   command.add_option("--skip", f.job.skip,
                      "Leave tensors as they are: a shell pattern such as '*.down_proj.weight'; repeatable");
@@ -324,8 +324,11 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
 
 void add_prune_flags(CLI::App& command, PruneFlags& f) {
   add_common_flags(command, f);
-  command.add_option("--sparsity", f.job.sparsity, "Share of the weights to prune, 0 <= s < 1")
+  command
+      .add_option("--sparsity", f.job.sparsity,
+                  "Share of the weights to prune, 0 <= s < 1, or in percent: 50%")
       ->capture_default_str()
+      ->transform(share())
       ->each([&f](const std::string&) { f.job.sparsity_given = true; });
   command
       .add_option("--pattern", f.job.pattern,
@@ -338,13 +341,13 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
           "(default), mlp (down's, with the rows of gate and up) or all (attention output's within each head "
           "as "
           "well)")
-      ->check(CLI::IsMember({"none", "mlp", "all"}));
+      ->transform(one_of({"none", "mlp", "all"}));
   command
       .add_option("--low-rank", f.job.low_rank,
                   "Beside the zeros a low-rank part of this rank for each linear, found together with them "
                   "and written as "
                   "a LoRA folder of PEFT, OUT/adapter; with --method best or --refine admm (0: none)")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20));
+      ->check(in_range(std::int64_t{0}, std::int64_t{1} << 20));
   command.add_option("--score", f.job.score, "Score, instead of the method's");
   command.add_option("--select", f.job.select, "Selection, instead of the method's");
   command
@@ -353,7 +356,7 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
                   "whose pruning "
                   "changes the output little lose more); default: sensitivity with --method best and "
                   "unstructured patterns")
-      ->check(CLI::IsMember({"none", "sensitivity"}));
+      ->transform(one_of({"none", "sensitivity"}));
   command.add_option("--lambda", f.job.lambda,
                      "With --select ewma: keep scores above mean + lambda * deviation");
   command.add_option("--alpha", f.job.alpha, "With --select ewma: EWMA weight of the mean")

@@ -63,8 +63,8 @@ void print_treatments(const Plan& plan) {
   }
 }
 
-void print_text(const PruneDryRun& run, const Model& model, const Plan& plan, const TokenWindows& windows,
-                const BlockTrial& trial, double seconds, double disk) {
+void print_plan_text(const PruneDryRun& run, const Model& model, const Plan& plan,
+                     const TokenWindows& windows, const BlockTrial& trial, double seconds, double disk) {
   fmt::print("dry run     nothing is written; {} blocks, family {}\n", model.config().num_layers(),
              model.config().family);
   run.chooses_bits ? print_levels(plan) : print_treatments(plan);
@@ -122,7 +122,7 @@ void print_dry_run(const PruneDryRun& run, const Model& model, Device& device, c
     if (run.chooses_bits) document["estimate"]["bits"] = packed_bits(plan);
     print_json(document);
   } else {
-    print_text(run, model, plan, windows, trial, seconds, disk);
+    print_plan_text(run, model, plan, windows, trial, seconds, disk);
   }
 }
 

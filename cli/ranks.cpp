@@ -198,13 +198,13 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
                   "So many processes of this host do the work together, with the result of one; needs "
                   "mpirun. Several "
                   "hosts: mpirun or srun in front of the command. 1: this process alone, whoever started it")
-      ->check(CLI::Range(1, 4096));
+      ->check(in_range(1, 4096));
   command
       .add_option("--gpus", flags.gpus,
                   "So many GPUs of this host do the work together, a process each, with the result of one; "
                   "needs NVIDIA's "
                   "NCCL. Several hosts: torchrun --no-python, srun or mpirun in front of the command")
-      ->check(CLI::Range(1, 4096));
+      ->check(in_range(1, 4096));
   command
       .add_option("--init", flags.init,
                   "How ranks with GPUs find one another: env (torchrun's MASTER_ADDR), mpi, or file:PATH, a "
@@ -217,7 +217,7 @@ void add_rank_flags(CLI::App& command, CommonOptions& common, RankFlags& flags) 
   command
       .add_option("--rank-timeout", flags.timeout,
                   "With several ranks: end when nothing is heard of one for so many seconds")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();
   command.add_option("--timeline", flags.timeline,
                      "Write what was done when (read, forward, exchange, refine, write), of each rank, as a "

@@ -167,27 +167,27 @@ void declare_recover(CLI::App& program) {
   add_calibration_flags(*command, flags->calibration);
   command->add_option("--windows", flags->windows, "Windows of text, at most")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
+      ->check(in_range(std::int64_t{2}, std::int64_t{1} << 30));
   command
       ->add_option(
           "--check-windows", flags->spec.check_windows,
           "Of them, those that are kept out of the training: the epoch that is best on them is written")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20));
   command->add_option("--epochs", flags->spec.epochs, "Times through the text")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}));
+      ->check(in_range(std::int64_t{1}, std::int64_t{10000}));
   command->add_option("--batch", flags->spec.batch, "Windows a step")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20));
   command->add_option("--learning-rate", flags->spec.learning_rate, "Of AdamW, at its highest")
       ->capture_default_str()
-      ->check(CLI::Range(1e-9, 1.0));
+      ->check(in_range(1e-9, 1.0));
   command->add_option("--device", flags->device, "As PyTorch names it: cpu, cuda, cuda:1")
       ->capture_default_str();
   command->add_option("--gpus", flags->spec.gpus, "GPUs of this machine: each holds a part of every layer")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
+      ->check(in_range(1, 1024));
   command->add_option("--python", flags->spec.python, "Interpreter with torch, transformers and safetensors")
       ->capture_default_str()
       ->envname("SWIFTPRUNE_PYTHON");

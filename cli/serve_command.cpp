@@ -104,36 +104,36 @@ void add_limit_flags(CLI::App& command, ServeFlags& flags) {
   ServerOptions& options = flags.server;
   command.add_option("--batch", flags.lanes, "Answers decoded together")
       ->capture_default_str()
-      ->check(CLI::Range(1, 256));
+      ->check(in_range(1, 256));
   command
       .add_option("--queue", options.scheduler.max_waiting,
                   "Answers that may wait beside them; more are refused with 429")
       ->capture_default_str()
-      ->check(CLI::Range(1, 4096));
+      ->check(in_range(1, 4096));
   command
       .add_option("--max-per-client", options.max_per_client,
                   "Requests of one address at a time; more are refused with 429 (0: any number)")
       ->capture_default_str()
-      ->check(CLI::Range(0, 4096));
+      ->check(in_range(0, 4096));
   command
       .add_option("--max-prompt", options.limits.max_prompt_tokens,
                   "Tokens of a prompt at most; less by default where the model has fewer positions")
       ->capture_default_str()
       ->each([&flags](const std::string&) { flags.prompt_given = true; })
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command
       .add_option("--max-tokens", options.limits.max_tokens,
                   "Tokens of an answer at most; less by default where the model has fewer positions")
       ->capture_default_str()
       ->each([&flags](const std::string&) { flags.tokens_given = true; })
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command.add_option("--max-body", flags.max_body, "Size of a request's body at most, also decompressed")
       ->capture_default_str();
   command.add_flag("!--no-reuse", options.scheduler.reuses_prompts,
                    "Read every prompt from its first token, also where an earlier one began alike");
   command.add_option("--timeout", flags.timeout, "Seconds that a request may take, waiting included")
       ->capture_default_str()
-      ->check(CLI::Range(1, 86400));
+      ->check(in_range(1, 86400));
 }
 
 }  // namespace
@@ -153,7 +153,7 @@ void declare_serve(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--port", options.port, "Port; 0: any free one")
       ->capture_default_str()
-      ->check(CLI::Range(0, 65535));
+      ->check(in_range(0, 65535));
   command->add_option("--name", options.model_name, "The model's name in answers (default: its folder's)");
   command->add_option("--chat-template", options.chat_template,
                       "Jinja file in place of the model folder's chat template");

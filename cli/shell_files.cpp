@@ -242,6 +242,13 @@ std::vector<const CLI::App*> commands_of(const CLI::App& program) {
   return program.get_subcommands([](const CLI::App*) { return true; });
 }
 
+const CLI::App* find_command(const CLI::App& program, const std::string& name) {
+  const std::vector<const CLI::App*> commands = commands_of(program);
+  const auto found =
+      std::ranges::find(commands, name, [](const CLI::App* command) { return command->get_name(); });
+  return found == commands.end() ? nullptr : *found;
+}
+
 std::string completion_script(const CLI::App& program, std::string_view shell) {
   if (shell == "bash") return bash_script(program);
   if (shell == "zsh") return zsh_script(program);

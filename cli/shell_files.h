@@ -25,5 +25,7 @@ std::vector<std::string> values_of(const CLI::Option& option);
 
 // The program's commands, in the order of its help.
 std::vector<const CLI::App*> commands_of(const CLI::App& program);
+// Null where there is none of that name.
+const CLI::App* find_command(const CLI::App& program, const std::string& name);
 
 }  // namespace swiftprune::cli

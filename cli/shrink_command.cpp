@@ -49,7 +49,10 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   add_model_argument(command, f.common, "MODEL", f.job.model, "Hugging Face model folder, or a GGUF file")
       ->required();
   command.add_option("-o,--out", f.job.out, "Folder to write; must not exist or be empty")->required();
-  command.add_option("--ratio", f.job.ratio, "Share of the blocks' parameters to remove, 0 < r < 1");
+  command
+      .add_option("--ratio", f.job.ratio,
+                  "Share of the blocks' parameters to remove, 0 < r < 1, or in percent: 20%")
+      ->transform(share());
   command.add_option("--target-params", f.job.target_params, "Parameters of the whole shrunk model");
   command.add_option("--target-ms", f.job.target_ms,
                      "Milliseconds a decoded token here; the dense model is measured first");
@@ -61,17 +64,17 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--experts", f.job.experts,
                   "With --units experts, instead of --ratio: how many of each layer stay")
-      ->check(CLI::Range(1, 1 << 16));
+      ->check(in_range(1, 1 << 16));
   command.add_flag("!--no-keep-super", f.job.keep_super,
                    "With --units experts: experts whose outputs make massive activations may go, too");
   command
       .add_option("--rounds", f.job.rounds,
                   "With --units experts and the score ours: removed in so many steps, each measured anew")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 10));
+      ->check(in_range(1, 1 << 10));
   command.add_option("--align", f.job.align, "The MLP's width becomes a multiple of this")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   CLI::Option* non_uniform = command.add_flag(
       "--non-uniform", f.job.non_uniform,
       "Layers may keep different numbers of channels and head groups, or of experts; only swiftprune loads "
@@ -83,7 +86,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
           "score (standardised in each layer, as FLAP does)")
       ->capture_default_str()
       ->needs(non_uniform)
-      ->check(CLI::IsMember({"change", "score"}));
+      ->transform(one_of({"change", "score"}));
   command
       .add_option(
           "--score", f.job.score,
@@ -95,7 +98,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
                   "Choice of layers: greedy (measured loss, one after the other), influence (of the block), "
                   "or search (the better of both, then exchanges as long as the loss falls)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"greedy", "influence", "search"}));
+      ->transform(one_of({"greedy", "influence", "search"}));
   command
       .add_option("--compensate", f.job.compensate,
                   "What is left: none (as it is), bias (means of what went, in biases that "
@@ -109,14 +112,14 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
       ->check(more_than_zero());
   command.add_option("--alpha", f.job.alpha, "With aligned: share of the inputs' error to make up for")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
   command.add_option("--beta", f.job.beta, "With aligned: share of the residual's error to make up for")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
   add_calibration_flags(command, f.job.calibration);
   command.add_option("--windows", f.job.windows, "Calibration windows")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command.add_flag("--resume", f.job.resume,
                    "With --units experts: go on behind the last finished layer of a killed run; this run "
                    "keeps its own when "

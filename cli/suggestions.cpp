@@ -2,34 +2,7 @@
 
 #include <algorithm>
 
-#include <fmt/format.h>
-
 namespace swiftprune::cli {
-namespace {
-
-std::vector<std::string> command_names(const CLI::App& program) {
-  std::vector<std::string> names;
-  for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
-    names.push_back(command->get_name());
-  }
-  return names;
-}
-
-std::vector<std::string> option_names(const CLI::App& command) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : command.get_options()) {
-    if (option->get_group().empty()) continue;
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-  }
-  return names;
-}
-
-std::string question(const std::string& name) {
-  return name.empty() ? "" : fmt::format("did you mean {}?", name);
-}
-
-}  // namespace
-
 int edit_distance(std::string_view a, std::string_view b) {
   // Three rows of the table are enough for swaps of two letters.
   std::vector<int> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
@@ -53,24 +26,6 @@ std::string nearest(std::string_view name, const std::vector<std::string>& names
   const auto best = std::ranges::min_element(names, {}, distance);
   if (best == names.end() || 3 * distance(*best) > static_cast<int>(name.size())) return "";
   return *best;
-}
-
-std::string did_you_mean(const CLI::App& program, const std::vector<std::string>& arguments) {
-  if (arguments.empty()) return "";
-  const std::vector<std::string> commands = command_names(program);
-  if (std::ranges::find(commands, arguments.front()) == commands.end()) {
-    return question(
-        nearest(arguments.front(), arguments.front().starts_with('-') ? option_names(program) : commands));
-  }
-  const CLI::App* command = program.get_subcommand(arguments.front());
-  const std::vector<std::string> options = option_names(*command);
-  for (const std::string& argument : arguments) {
-    const std::string name = argument.substr(0, argument.find('='));
-    if (name.starts_with("--") && name.size() > 2 && std::ranges::find(options, name) == options.end()) {
-      return question(nearest(name, options));
-    }
-  }
-  return "";
 }
 
 }  // namespace swiftprune::cli

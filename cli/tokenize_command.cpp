@@ -85,7 +85,7 @@ void declare_tokenize(CLI::App& program) {
       ->add_option("--show", options->show,
                    "What to print: ids or tokens of each document, the text that "
                    "decoding its ids gives (as a JSON string), or only a summary")
-      ->check(CLI::IsMember({"summary", "ids", "tokens", "text"}));
+      ->transform(one_of({"summary", "ids", "tokens", "text"}));
   command->add_option("--ids-out", options->ids_out,
                       "Write all ids to this file (.u16 or .u32, little endian)");
   command->add_flag("--no-special", options->no_special, "Leave out the special tokens around each document");

@@ -353,20 +353,22 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
       "--max-kl", f.max_kl,
       "Instead: the smallest plan whose divergence from the dense model, in nats a token on the search's "
       "text, stays within this");
-  command.add_option("--sparsity", f.sparsity,
-                     "Instead: the mean share of zeros, 0 < s < 1, spread in the best way");
+  command
+      .add_option("--sparsity", f.sparsity,
+                  "Instead: the mean share of zeros, 0 < s < 1, or in percent, spread in the best way")
+      ->transform(share());
   command
       .add_option(
           "--quantize", f.quantize,
           "Choose bits for each linear, too, among these: int8, int4, int3; with --method best or admm")
       ->delimiter(',')
-      ->check(CLI::IsMember({"int8", "int4", "int3"}));
+      ->transform(one_of({"int8", "int4", "int3"}));
   command.add_option("--group", f.group, std::string(kGroupHelp))
-      ->check(CLI::IsMember({"32", "64", "128", "row"}));
+      ->transform(one_of({"32", "64", "128", "row"}));
   command
       .add_option("--quantize-embeddings", f.embeddings,
                   "With --quantize: embedding and output projection in int8 or int4, too")
-      ->check(CLI::IsMember({"int8", "int4"}));
+      ->transform(one_of({"int8", "int4"}));
 }
 
 }  // namespace
@@ -388,17 +390,17 @@ void declare_tune(CLI::App& program) {
   command->add_option("--text", f.text, "Your text; the same as --calibration");
   add_calibration_flags(*command, f.calibration);
   command->add_option("--windows", f.windows, "Calibration windows that each linear's levels are solved on")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
   command
       ->add_option("--search-windows", f.search_windows,
                    "Further windows: plans are measured on half of their text, and checked on the other half")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
   command->add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
   command->add_option("--skip", f.skip, "Leave tensors as they are: a shell pattern; repeatable");
   command->add_option("--trials", f.trials, "Plans to measure at most")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str();
   command
       ->add_option("--minutes,--time", f.minutes,

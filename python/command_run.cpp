@@ -14,8 +14,8 @@
 #include "command.h"
 #include "config_file.h"
 #include "python_errors.h"
-#include "suggestions.h"
 #include "swiftprune/core/error.h"
+#include "usage_message.h"
 
 namespace nb = nanobind;
 
@@ -89,8 +89,7 @@ class Run {
       const std::vector<std::string> all = cli::with_config(arguments);
       program->parse(std::vector<std::string>(all.rbegin(), all.rend()));
     } catch (const CLI::ParseError& error) {
-      const std::string hint = cli::did_you_mean(*program, arguments);
-      bad_usage("{}{}{}", error.what(), hint.empty() ? "" : "; ", hint);
+      bad_usage("{}", cli::usage_message(*program, arguments, error));
     }
   }
 

@@ -89,8 +89,10 @@ bool is_one_model(const std::vector<std::string>& names) {
                 kSafetensorsFile, kPytorchFile);
     }
   }
-  bad_input("{}: found neither {} nor {}; expected a Hugging Face model folder", folder.string(),
-            kSafetensorsFile, kSafetensorsIndexFile);
+  bad_input(
+      "{}: found neither {} nor {}; expected a Hugging Face model folder (config.json and these) or a .gguf "
+      "file",
+      folder.string(), kSafetensorsFile, kSafetensorsIndexFile);
 }
 
 }  // namespace
@@ -357,7 +359,14 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
   if (!is_there(folder)) bad_input("{}: no such folder", folder.string());
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) {
-    bad_input("{}: found a file, expected a Hugging Face model folder", folder.string());
+    const fs::path parent = folder.parent_path();
+    if (is_there(parent / "config.json"))
+      bad_input("{}: found one file of a model, expected its folder: {}", folder.string(),
+                parent.empty() ? "." : parent.string());
+    bad_input(
+        "{}: found a file, expected a Hugging Face model folder (config.json, *.safetensors), or a .gguf "
+        "file",
+        folder.string());
   }
   auto impl = std::make_unique<Impl>();
   impl->folder = folder;

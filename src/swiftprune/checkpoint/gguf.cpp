@@ -227,7 +227,7 @@ struct GgufFile::Impl {
     const std::string& name = part.name;
     Reader reader(part.file.bytes(), name);
     if (reader.left() < 4 || std::memcmp(part.file.bytes().data(), "GGUF", 4) != 0) {
-      bad_input("{}: expected a GGUF file", name);
+      bad_input("{}: found another kind of file, expected a GGUF file", name);
     }
     reader.take(4, "the header");
     const auto version = reader.number<std::uint32_t>("the header");

@@ -72,7 +72,10 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   if (file.fd < 0) bad_input("{}: {}", path.string(), std::strerror(errno));
   struct stat status {};
   if (::fstat(file.fd, &status) != 0) bad_input("{}: {}", path.string(), std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) bad_input("{}: expected a regular file", path.string());
+  if (!S_ISREG(status.st_mode)) {
+    bad_input("{}: found {}, expected a file", path.string(),
+              S_ISDIR(status.st_mode) ? "a folder" : "a device or pipe");
+  }
   if (status.st_size == 0) return;
   const auto size = static_cast<std::size_t>(status.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);

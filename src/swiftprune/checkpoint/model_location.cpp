@@ -101,6 +101,24 @@ std::vector<fs::path> hub_caches() {
   return caches;
 }
 
+namespace {
+
+// The id in a web address of the hub; other text as it is.
+std::string without_address(const std::string& text) {
+  for (const std::string_view start : {"https://huggingface.co/", "http://huggingface.co/", "huggingface.co/",
+                                       "https://hf.co/", "hf.co/", "hf://"}) {
+    if (!text.starts_with(start)) continue;
+    std::string id = text.substr(start.size());
+    if (const std::size_t tree = id.find("/tree/"); tree != std::string::npos)  // ORG/NAME/tree/REVISION
+      id = fmt::format("{}@{}", id.substr(0, tree), id.substr(tree + std::string_view("/tree/").size()));
+    while (id.ends_with('/')) id.pop_back();
+    return id;
+  }
+  return text;
+}
+
+}  // namespace
+
 LocatedModel locate_model(const std::string& name) {
   if (GgufFolder::is_meant(name)) {
     auto made = std::make_shared<const GgufFolder>(name);
@@ -117,8 +135,8 @@ LocatedModel locate_model(const std::string& name) {
                 ways_to_get({.repository = repository_of(path)}));
     return {*snapshot, nullptr};
   }
-  const std::optional<ModelId> id = parse_id(name);
-  if (!id) bad_input("{}: no such folder", name);
+  const std::optional<ModelId> id = parse_id(without_address(name));
+  if (!id) bad_input("{}: no such folder or file", name);
   std::string folder = fmt::format("{}{}", kModelPrefix, id->repository);
   if (const std::size_t slash = folder.find('/'); slash != std::string::npos)
     folder = fmt::format("{}--{}", folder.substr(0, slash), folder.substr(slash + 1));

@@ -1,6 +1,8 @@
 #include "swiftprune/core/read_file.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
 #include "swiftprune/core/error.h"
@@ -9,9 +11,12 @@
 namespace swiftprune {
 
 std::string file_bytes(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored))
+    bad_input("{}: found a folder, expected a file", file.string());
+  errno = 0;
   std::ifstream in(file, std::ios::binary);
-  if (!in || std::filesystem::is_directory(file))
-    bad_input("{}: cannot be opened for reading", file.string());
+  if (!in) bad_input("{}: cannot be read: {}", file.string(), std::strerror(errno));
   // In pieces that grow, since not every file has a size that is known before: pipes, /proc.
   constexpr std::size_t kFirstPiece = 4096;
   std::string bytes;

@@ -12,4 +12,8 @@ target_sources(swiftprune PRIVATE
   core/run_context.cpp
   core/timeline.cpp
   core/cpu_features.cpp
+  core/linked_libraries.cpp
   core/sha256.cpp)
+# What these libraries do not tell themselves.
+set_source_files_properties(core/linked_libraries.cpp TARGET_DIRECTORY swiftprune PROPERTIES COMPILE_DEFINITIONS
+  "SWIFTPRUNE_SENTENCEPIECE_VERSION=\"${SENTENCEPIECE_VERSION}\";SWIFTPRUNE_HTTPLIB_VERSION=\"${HTTPLIB_VERSION}\"")

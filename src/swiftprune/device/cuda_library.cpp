@@ -37,6 +37,17 @@ void* cuda_symbol(const char* name, std::string& why_not) {
   return symbol_of(opened, kLibrary, file, name);
 }
 
+std::string cuda_runtime_version() {
+  std::string why_not;
+  const auto versions =
+      reinterpret_cast<CudaRuntimeVersionsFn>(cuda_symbol(kCudaRuntimeVersionsSymbol, why_not));
+  if (versions == nullptr) return "";
+  int runtime = 0, driver = 0;
+  versions(runtime, driver);
+  const auto text = [](int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); };
+  return fmt::format("{}, {}", text(runtime), driver == 0 ? "no driver" : "driver " + text(driver));
+}
+
 std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options, std::string& why_not) {
   const auto make_device = reinterpret_cast<MakeCudaDeviceFn>(cuda_symbol(kCudaDeviceSymbol, why_not));
   return make_device == nullptr ? nullptr : std::unique_ptr<Device>(make_device(index, options, why_not));

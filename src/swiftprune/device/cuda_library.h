@@ -10,9 +10,12 @@
 
 namespace swiftprune {
 
-// The two C functions that the library exports (cuda/library.cpp), as core/own_library.h wants them.
+// C functions that the library exports (cuda/library.cpp), as core/own_library.h wants them.
 inline constexpr const char* kCudaVersionSymbol = "swiftprune_cuda_version";
 inline constexpr const char* kCudaDeviceSymbol = "swiftprune_make_cuda_device";
+inline constexpr const char* kCudaRuntimeVersionsSymbol = "swiftprune_cuda_runtime_versions";
+// As CUDA numbers them, 12080 is 12.8; 0 where there is no driver.
+using CudaRuntimeVersionsFn = void (*)(int& runtime, int& driver);
 // GPU `index`, owned by the caller; null when it cannot be used, and then why_not says why.
 using MakeCudaDeviceFn = Device* (*)(int index, const DeviceOptions& options, std::string& why_not);
 
@@ -30,5 +33,8 @@ void* cuda_symbol(const char* name, std::string& why_not);
 // the library is not there or the GPU cannot be used, and then why_not says why; a library that is there and
 // cannot be used is an error, as in open_cuda_library().
 std::unique_ptr<Device> make_cuda_device(int index, const DeviceOptions& options, std::string& why_not);
+
+// "12.8, driver 13.0", "12.8, no driver"; "" where there is no GPU code.
+std::string cuda_runtime_version();
 
 }  // namespace swiftprune

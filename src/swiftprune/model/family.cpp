@@ -90,10 +90,10 @@ std::string_view nearest_relative(std::string_view type) {
     supported.insert(supported.end(), family.model_types.begin(), family.model_types.end());
   }
   bad_input(
-      "{}: found '{}', expected one of {}; {}docs/models.md has the table, docs/architecture.md shows how to "
-      "add a "
-      "family",
-      text.where("model_type"), type, fmt::join(supported, ", "), reason);
+      "{}: found '{}', which is not supported; {}`swiftprune families` tells what is, docs/architecture.md "
+      "how to add "
+      "a family; expected one of {}",
+      text.where("model_type"), type, reason, fmt::join(supported, ", "));
 }
 
 }  // namespace

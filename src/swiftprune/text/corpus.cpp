@@ -125,7 +125,7 @@ Corpus plain_corpus(TextFile text, Corpus corpus) {
 }  // namespace
 
 Corpus read_corpus(const std::filesystem::path& file, const std::string& field) {
-  return parse_corpus(file, file_bytes(file), field);
+  return parse_corpus(file, text_file_bytes(file), field);
 }
 
 Corpus parse_corpus(const std::filesystem::path& file, std::string bytes, const std::string& field) {
@@ -149,7 +149,7 @@ Corpus parse_corpus(const std::filesystem::path& file, std::string bytes, const 
 
 std::vector<std::int32_t> read_token_ids(const std::filesystem::path& file, std::int64_t vocab_size) {
   const std::size_t size = id_bytes(file);
-  const std::string bytes = file_bytes(file);
+  const std::string bytes = text_file_bytes(file);
   if (bytes.size() % size != 0) {
     bad_input("{}: found {} bytes, expected a multiple of {}", file.string(), bytes.size(), size);
   }

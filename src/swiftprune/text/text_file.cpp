@@ -116,7 +116,23 @@ std::string lower_extension(const std::filesystem::path& file) {
   return extension;
 }
 
-TextFile read_text_file(const std::filesystem::path& file) { return parse_text_file(file, file_bytes(file)); }
+std::string text_file_bytes(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file, ignored))) {
+    bad_input(
+        "{}: no such file; expected one with text (.txt, .jsonl, .json, each also .gz or .zst), on this "
+        "machine: data "
+        "sets are not known by name, and nothing is downloaded",
+        file.string());
+  }
+  std::string bytes = file_bytes(file);
+  if (bytes.empty()) bad_input("{}: found an empty file, expected text", file.string());
+  return bytes;
+}
+
+TextFile read_text_file(const std::filesystem::path& file) {
+  return parse_text_file(file, text_file_bytes(file));
+}
 
 TextFile parse_text_file(const std::filesystem::path& file, std::string bytes) {
   TextFile result{file, std::move(bytes)};

@@ -1,0 +1,24 @@
+// Checks of options' values, in place of the parser's: their messages say what was found and what is expected.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace swiftprune::cli {
+
+CLI::Validator zero_or_more();
+CLI::Validator more_than_zero();
+// From least to most, both included.
+CLI::Validator in_range(double least, double most);
+// One of these words, in small or large letters; as a transformation, so that the option holds the word.
+CLI::Validator one_of(const std::vector<std::string>& words);
+// One of these words, or several with commas between them.
+CLI::Validator some_of(const std::vector<std::string>& words);
+// A share of something as 0.5 or 50%; a transformation, too.
+CLI::Validator share();
+// What every option of a number is checked with before all else.
+CLI::Validator a_number(bool whole);
+
+}  // namespace swiftprune::cli
