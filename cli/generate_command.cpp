@@ -69,6 +69,7 @@ void run(const GenerateOptions& options) {
     return;
   }
   fmt::print("\n");
+  std::fflush(stdout);  // before what goes to standard error
   if (!options.common.quiet) {
     fmt::print(stderr, "{} tokens in {:.2f} s: {:.1f} tokens/s (prompt: {} tokens in {:.2f} s)\n",
                written.num_tokens, written.decode_seconds, written.decode_tokens_per_second(),

@@ -98,6 +98,9 @@ std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
   DeviceOptions options;
   if (!flags.gpu_memory.empty()) options.memory_bytes = parse_bytes("--gpu-memory", flags.gpu_memory);
   if (const auto launched = launched_rank()) options.gpu = launched->gpu;  // a rank a GPU
+  if (!flags.gpu_memory.empty() && flags.device == "cpu")
+    bad_usage("--gpu-memory: found {}, but --device cpu uses no GPU; add --device cuda or auto",
+              flags.gpu_memory);
   return swiftprune::open_device(flags.device, options);
 }
 

@@ -60,7 +60,8 @@ class ProgressWriter {
   void update(std::string_view stage, std::int64_t done, std::int64_t total) {
     const std::scoped_lock lock(mutex_);
     const auto now = Clock::now();
-    const bool is_new = stage != stage_;
+    const bool is_new = stage != stage_ || (ended_ && (total <= 0 || done < total));  // or once more
+    ended_ = total > 0 && done >= total;
     if (is_new) {
       stage_ = stage;
       started_ = now;
@@ -106,6 +107,7 @@ class ProgressWriter {
   std::string stage_;
   Clock::time_point started_, last_shown_;
   bool is_drawn_ = false;
+  bool ended_ = false;  // the stage
 };
 
 // The terminal's one line.

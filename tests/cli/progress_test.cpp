@@ -1,5 +1,8 @@
 #include "progress.h"
 
+#include <chrono>
+#include <thread>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -26,6 +29,22 @@ TEST(Progress, JsonIsOneDocumentALine) {
   EXPECT_TRUE(documents[0].contains("seconds_left"));
   EXPECT_FALSE(documents[1].contains("seconds_left"));
   EXPECT_FALSE(documents[2].contains("total"));
+}
+
+// compare --equal-bytes prunes several times: the time that is left is of this time alone.
+TEST(Progress, AStageThatBeginsAgainIsTimedAnew) {
+  CaptureStderr();
+  const ProgressFn progress = make_progress(ProgressStyle::kJson);
+  progress("prune", 1, 2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  progress("prune", 2, 2);
+  progress("prune", 1, 100);
+  std::istringstream lines(GetCapturedStderr());
+  std::string last;
+  for (std::string line; std::getline(lines, line);) last = line;
+  const auto document = nlohmann::json::parse(last);
+  EXPECT_EQ(document.at("total"), 100);
+  EXPECT_LT(document.at("seconds").get<double>(), 0.3);
 }
 
 TEST(Progress, ABarIsTakenAwayAndOthersSayLittle) {

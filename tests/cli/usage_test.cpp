@@ -95,6 +95,8 @@ TEST_F(UsageTest, ValuesThatCannotBe) {
       {{"quantize", m, "-o", out, "--quantize", "int5"},
        "--quantize: found 'int5', expected some of int8, int4, int3"},
       {{"export", m, "--gguf", at("m.gguf"), "--type", "q4_km"}, "did you mean q4_k_m?"},
+      {{"prune", m, "-o", out, "--gpu-memory", "6GB"},
+       "--gpu-memory: found 6GB, but --device cpu uses no GPU"},
       {{"serve", m, "--port", "99999"}, "--port: found '99999', expected 0 to 65535"},
   });
   EXPECT_FALSE(std::filesystem::exists(out));
@@ -122,6 +124,12 @@ TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
       {{"import", text, out}, "found another kind of file, expected a GGUF file", kBadInput},
   });
   EXPECT_FALSE(std::filesystem::exists(out));
+  // Of several models the message tells which.
+  std::filesystem::copy(m, at("unknown"));
+  test::write_text(at("unknown/config.json"), R"({"model_type": "rwkv"})");
+  expect_told({{{"compare", m, at("unknown"), "--text", text},
+                "unknown/config.json: field 'model_type': found 'rwkv', which is not supported",
+                kBadInput}});
 }
 
 TEST_F(UsageTest, SharesMayBePercentAndChoicesMayBeCapitals) {

@@ -231,7 +231,8 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
     EXPECT_THAT(html.substr(at, 400), HasSubstr(fmt::format("<title id=\"chart{}-t\">", pictures)));
   }
   EXPECT_EQ(pictures, 2u + 1u + 1u);  // errors of blocks, the corner of a mask, stages
-  EXPECT_THAT(html, HasSubstr("<details class=\"screen\"><summary><code>"));  // masks are folded
+  EXPECT_THAT(html, HasSubstr("<details class=\"screen\"><summary><code>"));      // masks are folded
+  EXPECT_THAT(html, HasSubstr("<div class=\"screen\"><h2>Where the zeros are"));  // no heading alone in print
   EXPECT_THAT(html, HasSubstr("What the words mean"));
 
   const std::string markdown = to_markdown(report);

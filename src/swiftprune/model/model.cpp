@@ -286,8 +286,23 @@ void ModelHead::logits(const Backend& backend, ConstMatrixView hidden, MatrixVie
   if (model_.final_softcap > 0.0f) backend.softcap(model_.final_softcap, logits);
 }
 
+namespace {
+
+// Messages name the file; which of several models' it is, the folder tells.
+ModelConfig config_of(const Checkpoint& checkpoint, std::vector<std::string>* notes) {
+  try {
+    return model_config(checkpoint.config(), notes);
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (!message.starts_with("config.json:")) throw;
+    throw Error(error.kind(), (checkpoint.folder() / message).string());
+  }
+}
+
+}  // namespace
+
 Model::Model(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), notes_(checkpoint_.notes()) {
-  config_ = model_config(checkpoint_.config(), &notes_);
+  config_ = config_of(checkpoint_, &notes_);
   use_own_head(checkpoint_, config_, notes_);
   check_tensors(checkpoint_, config_);
   note_unused_parts(checkpoint_, config_, notes_);

@@ -380,7 +380,8 @@ class Page {
       }
     }
     if (tensors.empty()) return;
-    put("<h2>Where the zeros are</h2>\n<p class=\"quiet\">Left, weight by weight, the first {} outputs "
+    put("<div class=\"screen\"><h2>Where the zeros are</h2>\n<p class=\"quiet\">Left, weight by weight, the "
+        "first {} outputs "
         "(down) and inputs "
         "(across); right the whole matrix, each cell as strong as the share of weights that are kept "
         "there.</p>\n",
@@ -395,15 +396,28 @@ class Page {
       }
       put("</div></details>\n");
     }
+    put("</div>\n");
+  }
+
+  // Those that can be seen in some model's bar, in the order in which they come; the others are "other", the last.
+  std::vector<std::string> visible_stages() const {
+    constexpr double kVisible = 0.02;
+    std::vector<std::string> stages;
+    for (const ModelReport& model : report_.models) {
+      double total = 0.0;
+      for (const auto& [stage, value] : model.summary.stage_seconds) total += value;
+      for (const auto& [stage, value] : model.summary.stage_seconds) {
+        if (stage != kOtherStage && value >= kVisible * total &&
+            std::find(stages.begin(), stages.end(), stage) == stages.end())
+          stages.push_back(stage);
+      }
+    }
+    stages.emplace_back(kOtherStage);
+    return stages;
   }
 
   void stages() {
-    std::vector<std::string> stages;
-    for (const ModelReport& model : report_.models) {
-      for (const auto& [stage, value] : model.summary.stage_seconds) {
-        if (std::find(stages.begin(), stages.end(), stage) == stages.end()) stages.push_back(stage);
-      }
-    }
+    const std::vector<std::string> stages = visible_stages();
     std::vector<StageBar> bars;
     std::string description;
     for (const ModelReport& model : report_.models) {
@@ -411,8 +425,8 @@ class Page {
       StageBar bar{model.summary.name, std::vector<double>(stages.size(), 0.0)};
       description += model.summary.name + ": ";
       for (const auto& [stage, value] : model.summary.stage_seconds) {
-        const auto place = std::find(stages.begin(), stages.end(), stage) - stages.begin();
-        bar.seconds[static_cast<std::size_t>(place)] += value;
+        const auto found = std::find(stages.begin(), stages.end(), stage) - stages.begin();
+        bar.seconds[std::min(static_cast<std::size_t>(found), stages.size() - 1)] += value;
         description += fmt::format("{} {} s, ", stage, short_number(value));
       }
       bars.push_back(std::move(bar));
@@ -590,6 +604,7 @@ class Page {
   }
 
   static constexpr std::size_t kShownAnswers = 12;
+  static constexpr std::string_view kOtherStage = "other";  // as records name what is no stage
   const ComparisonReport& report_;
   const ModelReport* best_ = nullptr;
   std::string html_;

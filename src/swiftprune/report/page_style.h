@@ -42,7 +42,7 @@ tbody th { font-weight: 600; white-space: nowrap; position: sticky; left: 0; bac
 td small { display: block; color: var(--muted); }
 tr.best > * { background: var(--soft); }
 figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .875rem; margin-bottom: .3rem; }
-.grid { display: grid; gap: .5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+.grid { display: grid; gap: .5rem 2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
 .grid figure { margin: .3rem 0; }
 svg { display: block; max-width: 100%; height: auto; } svg text { font-family: inherit; fill: var(--text); }
 svg.chart { width: 40rem; } svg.chart.small { width: 100%; max-width: 24rem; }
@@ -87,7 +87,7 @@ details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; 
   .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2, h3, h4 { break-after: avoid; }
   h2 + p { break-after: avoid; } figure, .verdict { break-inside: avoid; } svg.chart { width: 34rem; }
   mark { font-weight: 700; text-decoration: underline; } svg, .verdict, tr.best > * { print-color-adjust: exact; }
-  details:not(.screen)::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; } details.screen:not([open]) { display: none; } }
+  details:not(.screen)::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; } .screen:not([open]) { display: none; } }
 )css";
 
 }  // namespace swiftprune
