@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "model_text.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 
@@ -96,6 +97,9 @@ void run_prune_gate(const PruneGate& gate, const PruneGateRun& run, Device& devi
     return compare(input, device, measuring);
   }();
   if (!ranks.is_first()) return;
+  add_measured_quality(run.pruned,
+                       fmt::format("On `{}`: {}", std::filesystem::path(gate.text).filename().string(),
+                                   verdict_of(report).detail));
   if (!run.common.quiet) {
     clear_progress();
     // The first that failed is the error's.

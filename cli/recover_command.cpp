@@ -12,6 +12,7 @@
 #include "model_text.h"
 #include "option_echo.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/pilot/trial.h"
@@ -138,9 +139,10 @@ void run(RecoverFlags& flags) {
   const std::vector<std::string> tables = tables_of(pruned.config());
   const RecoveryResult result = recover(pruned.checkpoint(), {tables.begin(), tables.end()}, windows,
                                         flags.spec, work.path(), job.context().progress, writer);
+  const nlohmann::ordered_json record = make_recover_record(flags, pruned, result, windows, hashes.get());
+  write_model_card(pruned.checkpoint(), record, false, writer);
   const std::string own_files[] = {"swiftprune.json", "plan.json"};
   writer.copy_other_files(pruned.checkpoint(), own_files);
-  const nlohmann::ordered_json record = make_recover_record(flags, pruned, result, windows, hashes.get());
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
   writer.finish();
   if (flags.common.json) {

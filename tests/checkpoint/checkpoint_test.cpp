@@ -148,10 +148,10 @@ TEST_F(CheckpointFolder, MissingThings) {
   expect_bad("pytorch_model.bin: found neither a zip archive nor a pickle");
   std::filesystem::remove(folder() / "pytorch_model.bin");
   write("x.gguf", "");
-  expect_bad("x.gguf: expected a GGUF file");
+  expect_bad("x.gguf: found another kind of file, expected a GGUF file");
   write("model.safetensors", small_file("a", "x"));
   std::filesystem::remove(folder() / "config.json");
-  expect_bad("config.json: cannot be opened");
+  expect_bad("config.json: cannot be read: No such file");
   expect_error(
       ErrorKind::kBadInput, [&] { Checkpoint::open(folder() / "nowhere"); }, "nowhere: no such folder");
   expect_error(
@@ -170,7 +170,7 @@ TEST_F(CheckpointFolder, BadConfig) {
   expect_bad("nested deeper than 64");
   std::filesystem::remove(folder() / "config.json");
   std::filesystem::create_directory(folder() / "config.json");
-  expect_bad("config.json: cannot be opened");
+  expect_bad("config.json: found a folder");
 }
 
 TEST_F(CheckpointFolder, NoTensors) {

@@ -1,6 +1,7 @@
 # The program itself, as a user runs it; its faults and interrupts; printed commands run again.
 swiftprune_test(cli/program)
 swiftprune_test(cli/usage)
+swiftprune_test(cli/model_card)
 swiftprune_test(cli/experts)
 swiftprune_test(cli/evaluation)
 swiftprune_test(cli/interrupt)

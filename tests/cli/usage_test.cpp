@@ -112,7 +112,7 @@ TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
   };
   expect_told({
       {prune(m, "wikitext"), "wikitext: no such file; expected one with text (.txt, .jsonl", kBadInput},
-      {prune(m, at("empty.txt")), "empty.txt: found an empty file, expected text", kBadInput},
+      {prune(m, at("empty.txt")), "(is the file empty?), expected at least", kBadInput},
       {prune(m, at("folder")), "folder: found a folder, expected a file", kBadInput},
       {prune(text, text), "own.txt: found a file, expected a Hugging Face model folder", kBadInput},
       {prune(m + "/config.json", text), "found one file of a model, expected its folder: " + m, kBadInput},

@@ -52,9 +52,9 @@ TEST(Json, Files) {
       ErrorKind::kBadInput, [&] { read_json_file(dir.path() / "a.json", {.max_bytes = 5}); },
       "a.json: found 6 bytes, expected at most 5");
   expect_error(
-      ErrorKind::kBadInput, [&] { read_json_file(dir.path() / "b.json"); }, "b.json: cannot be opened");
+      ErrorKind::kBadInput, [&] { read_json_file(dir.path() / "b.json"); }, "b.json: cannot be read");
   expect_error(
-      ErrorKind::kBadInput, [&] { read_json_file(dir.path()); }, "cannot be opened");
+      ErrorKind::kBadInput, [&] { read_json_file(dir.path()); }, "found a folder");
 }
 
 TEST(Json, FieldsNameFileAndPath) {

@@ -27,9 +27,9 @@ TEST(ReadFileTest, AFileThatTellsNoSize) { EXPECT_FALSE(file_bytes("/proc/self/s
 
 TEST(ReadFileTest, WhatIsNoFileIsNamed) {
   const test::TempDir folder;
-  EXPECT_THAT([&] { file_bytes(folder.path()); }, ThrowsMessage<Error>(HasSubstr("cannot be opened")));
+  EXPECT_THAT([&] { file_bytes(folder.path()); }, ThrowsMessage<Error>(HasSubstr("found a folder")));
   EXPECT_THAT([&] { file_bytes(folder.path() / "none"); },
-              ThrowsMessage<Error>(HasSubstr("none: cannot be opened")));
+              ThrowsMessage<Error>(HasSubstr("none: cannot be read: No such file")));
 }
 
 }  // namespace

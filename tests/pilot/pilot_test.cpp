@@ -11,6 +11,7 @@
 #include "evaluation/pruned_copy.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/device/device.h"
 
 namespace swiftprune {
@@ -140,6 +141,25 @@ TEST_F(PilotTest, RecommendsTheSmallestWithinTheLimitOrNone) {
   EXPECT_TRUE(to_json(none).at("recommendation").is_null());
   EXPECT_THAT(to_html(none), ::testing::Not(HasSubstr("Recommended:")));
   EXPECT_THAT(to_markdown(none), ::testing::Not(HasSubstr("Recommended:")));
+}
+
+// What is no smaller than a trial that keeps the limit cannot be recommended, and comes last.
+TEST_F(PilotTest, ATrialThatKeepsTheLimitIsFollowedBySmallerOnes) {
+  job_.max_perplexity_ratio = 1e9;
+  std::vector<std::string> order;
+  {
+    const RunScope scope({{},
+                          [&](std::string_view stage, std::int64_t, std::int64_t) {
+                            if (stage.starts_with("trial "))
+                              order.emplace_back(stage.substr(stage.find(", ") + 2));
+                          },
+                          0});
+    run();
+  }
+  ASSERT_EQ(order.size(), 6u);
+  EXPECT_THAT(order[0], HasSubstr("30 %"));
+  EXPECT_THAT(order[1], HasSubstr("2:4"));
+  EXPECT_THAT(order[2], HasSubstr("70 %"));
 }
 
 // The gentlest is always tried, whatever the time, and on fewer windows.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -20,6 +21,7 @@
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pilot/trial.h"
+#include "swiftprune/pipeline/choices/allocate_bits.h"
 #include "swiftprune/pipeline/choices/sensitivities.h"
 #include "swiftprune/text/corpus.h"
 
@@ -48,6 +50,7 @@ struct Candidate {
   double harm = 0.0;
   std::optional<double> block_error = {};
   double seconds = 0.0;  // expected, of the whole run
+  double size = 1.0;     // expected of what is stored, as a share of the dense linears' 16 bits
 
   bool prunes() const { return std::holds_alternative<PruneJob>(job); }
   bool has_few_bits() const { return prunes() && !std::get<PruneJob>(job).quantize.empty(); }
@@ -78,17 +81,26 @@ class Pilot {
   ComparisonReport run() {
     estimate();
     fit_to_time();
-    for (Candidate& candidate : candidates_) {
-      if (!trials_.empty() && elapsed(start_) + candidate.seconds * slowness_ + measure_seconds_ > budget())
-        left_out_.push_back(candidate.name);
+    for (std::vector<Candidate> waiting = candidates_; !waiting.empty();) {
+      const auto candidate = next_of(waiting);
+      if (!trials_.empty() && elapsed(start_) + candidate->seconds * slowness_ + measure_seconds_ > budget())
+        left_out_.push_back(candidate->name);
       else
-        try_whole(candidate);
+        try_whole(*candidate);
+      waiting.erase(candidate);
     }
     return finish();
   }
 
  private:
   double budget() const { return 60.0 * job_.minutes; }
+  // The gentlest of those that would be smaller than what keeps the limit already, since they alone can still be
+  // recommended; then the gentlest of the others.
+  std::vector<Candidate>::const_iterator next_of(const std::vector<Candidate>& waiting) const {
+    const auto smaller = std::ranges::find_if(
+        waiting, [this](const Candidate& candidate) { return candidate.size < kept_size_; });
+    return smaller == waiting.end() ? waiting.begin() : smaller;
+  }
   // Where each trial stands while it is measured.
   std::string trial_folder() const { return (run_.work / "trial").string(); }
 
@@ -177,6 +189,7 @@ class Pilot {
           const auto& shrinking = std::get<ShrinkJob>(candidate.job);
           static_cast<void>(prepared(shrinking));
           candidate.harm = *shrinking.ratio * *shrinking.ratio;
+          candidate.size = 1.0 - *shrinking.ratio;
         }
         possible.push_back(std::move(candidate));
       } catch (const Error& error) {
@@ -203,6 +216,9 @@ class Pilot {
     const PreparedPrune prepared = prepare(shorter, model_, device_, run_.compute);
     const BlockTrial trial =
         try_first_blocks(model_, device_, prepared.plan, windows_of(shorter, prepared), prepared.options);
+    constexpr double kBits = 16.0;  // with one more a weight where zeros are packed
+    candidate.size = prepared.plan.quantizes() ? packed_bits(prepared.plan) / kBits
+                                               : std::min(1.0, 1.0 - prepared.plan.sparsity() + 1.0 / kBits);
     const double times = static_cast<double>(whole) / static_cast<double>(windows);
     candidate.seconds = trial.whole_seconds * (kFixedShare + (1.0 - kFixedShare) * times);
     double error = 0.0;
@@ -371,6 +387,7 @@ class Pilot {
           *pruned, run_.work / "packed", [this](const Model& packed) { return speed_of(packed); }, trial);
     }
     measure_seconds_ = elapsed(start);
+    if (ratio_of(trial) <= job_.max_perplexity_ratio) kept_size_ = std::min(kept_size_, candidate.size);
     trials_.push_back(std::move(trial));
   }
 
@@ -482,8 +499,9 @@ class Pilot {
   const Clock::time_point start_ = Clock::now();
   std::vector<Candidate> candidates_;
   std::optional<Sensitivities> sensitivities_;
-  double measure_seconds_ = 0.0;  // of a trial's comparison
-  double slowness_ = 1.0;         // of the runs beside what was expected of them
+  double measure_seconds_ = 0.0;                                // of a trial's comparison
+  double kept_size_ = std::numeric_limits<double>::infinity();  // the smallest of trials that keep the limit
+  double slowness_ = 1.0;  // of the runs beside what was expected of them
   std::vector<std::string> notes_, left_out_;
   std::vector<ModelReport> trials_;
   ComparisonReport report_;

@@ -16,6 +16,7 @@
 #include "swiftprune/api/prune_resume.h"
 #include "swiftprune/api/resume.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
@@ -229,7 +230,7 @@ class Pruning {
 
   void write_records() {
     CheckpointWriter& whole = prepared_.packs ? *packed_ : *writer_;
-    std::vector<std::string> own_files = {"swiftprune.json", "plan.json"};
+    std::vector<std::string> own_files = {"swiftprune.json", "plan.json", kModelCardFile};
     if (prepared_.packs) own_files.push_back("config.json");
     whole.copy_other_files(model_.checkpoint(), own_files);
     ordered_json& record = report_.record;
@@ -260,6 +261,7 @@ class Pruning {
       whole.write_file(fmt::format("{}/{}", kAdapterFolder, kAdapterConfigFile),
                        adapter_config(model_, prepared_.plan, job_.out));
     }
+    write_model_card(model_.checkpoint(), record, prepared_.packs, whole);
     whole.write_file("swiftprune.json", record.dump(1) + "\n");
     whole.write_file("plan.json", to_json(prepared_.plan).dump(1) + "\n");
     whole.finish();

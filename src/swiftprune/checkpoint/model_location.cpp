@@ -154,14 +154,19 @@ LocatedModel locate_model(const std::string& name) {
             ways_to_get(*id));
 }
 
-std::string model_name(const fs::path& folder) {
+std::string model_id(const fs::path& folder) {
   fs::path path = fs::absolute(folder).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   const fs::path repository = path.parent_path().parent_path();
-  if (path.parent_path().filename() == "snapshots" && is_cached_model(repository)) {
-    const std::string name = repository_of(repository);
-    return name.substr(name.find('/') + 1);  // all of it where there is no organisation
-  }
+  if (path.parent_path().filename() != "snapshots" || !is_cached_model(repository)) return "";
+  return repository_of(repository);
+}
+
+std::string model_name(const fs::path& folder) {
+  if (const std::string id = model_id(folder); !id.empty())
+    return id.substr(id.find('/') + 1);  // all of it where there is no organisation
+  fs::path path = fs::absolute(folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
   return path.filename().string();
 }
 

@@ -25,6 +25,9 @@ struct LocatedModel {
 // two ways to get it), a snapshot whose download is not complete, a path that is not there.
 LocatedModel locate_model(const std::string& name);
 
+// "ORG/NAME" of a folder of the cache (.../models--ORG--NAME/snapshots/COMMIT), else "".
+std::string model_id(const std::filesystem::path& folder);
+
 // What people call the model in this folder: the folder's own name, also for "." and "model/", but NAME of
 // .../models--ORG--NAME/snapshots/COMMIT.
 std::string model_name(const std::filesystem::path& folder);

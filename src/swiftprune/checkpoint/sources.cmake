@@ -11,6 +11,7 @@ target_sources(swiftprune PRIVATE
   checkpoint/config_file.cpp
   checkpoint/output_file.cpp
   checkpoint/checkpoint_writer.cpp
+  checkpoint/model_card.cpp
   checkpoint/gguf.cpp
   checkpoint/gguf_dequantize.cpp
   checkpoint/gguf_grid_blocks.cpp

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "swiftprune/checkpoint/config_file.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/progress.h"
 
@@ -59,6 +60,7 @@ void ExpertFolder::write_rest(const EditConfig& edit, const nlohmann::ordered_js
   edit(config.contains("text_config") ? config["text_config"] : config);
   writer.write_file("config.json", config.dump(2) + "\n");
   writer.write_file("swiftprune.json", record.dump(1) + "\n");
+  write_model_card(model_.checkpoint(), record, false, writer);
   const std::string plan_of_prune[] = {"plan.json"};
   writer.copy_other_files(model_.checkpoint(), plan_of_prune);
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "swiftprune/checkpoint/config_file.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
@@ -214,6 +215,7 @@ void ShrunkCheckpoint::finish(const Json& record) {
   copy_rest();
   writer_.write_file("config.json", config().dump(2) + "\n");
   writer_.write_file("swiftprune.json", record.dump(1) + "\n");
+  write_model_card(model_.checkpoint(), record, false, writer_);
   const std::string plan_of_prune[] = {"plan.json"};
   writer_.copy_other_files(model_.checkpoint(), plan_of_prune);
   writer_.finish();

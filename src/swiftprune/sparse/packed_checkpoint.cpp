@@ -6,6 +6,7 @@
 
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/config_file.h"
+#include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/tensor_names.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/sparse/pack_quantized.h"
@@ -208,6 +209,7 @@ PackReport pack_checkpoint(const Checkpoint& source, std::span<const std::string
   }
   writer.write_file(kPackedRecordFile, packed_record(result, options).dump(2) + "\n");
   writer.write_file("config.json", packed_config(source));
+  write_model_card(source, record_beside(source), true, writer);
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
   return result;
@@ -245,6 +247,7 @@ void unpack_checkpoint(const Checkpoint& source, const fs::path& target, const P
     report(progress, "unpack", ++done, source.tensors().size());
   }
   writer.write_file("config.json", grids ? float32_config(source) : read_config_file(source).dump(2) + "\n");
+  write_model_card(source, record_beside(source), false, writer);
   writer.copy_other_files(source, std::array{std::string(kPackedRecordFile)}, Adapters::kCopy);
   writer.finish();
 }

@@ -125,9 +125,7 @@ std::string text_file_bytes(const std::filesystem::path& file) {
         "sets are not known by name, and nothing is downloaded",
         file.string());
   }
-  std::string bytes = file_bytes(file);
-  if (bytes.empty()) bad_input("{}: found an empty file, expected text", file.string());
-  return bytes;
+  return file_bytes(file);
 }
 
 TextFile read_text_file(const std::filesystem::path& file) {

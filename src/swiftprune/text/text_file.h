@@ -17,7 +17,7 @@ struct TextFile {
 
 // ".jsonl" of "A.JSONL": what a name says of the content, however it is written.
 std::string lower_extension(const std::filesystem::path& file);
-// As it is stored. Error{kBadInput} for a file that is not there, cannot be read or is empty.
+// As it is stored. Error{kBadInput} for a file that is not there or cannot be read.
 std::string text_file_bytes(const std::filesystem::path& file);
 // Error{kBadInput} for what cannot be text and what to do about it (parquet, UTF-16, other archives), and for
 // a broken or too large compressed file. Whether the bytes are UTF-8 is not looked at.

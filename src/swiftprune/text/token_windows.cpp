@@ -18,9 +18,10 @@ void check_shape(std::int64_t num_windows, std::int64_t seqlen) {
 [[noreturn]] void too_short(const std::string& name, std::int64_t found, std::int64_t windows,
                             std::int64_t seqlen) {
   bad_input(
-      "{}: found {} tokens, expected at least {} ({} windows of {}); use a longer text, fewer --windows or a "
+      "{}: found {} tokens{}, expected at least {} ({} windows of {}); use a longer text, fewer --windows or "
+      "a "
       "shorter --seqlen",
-      name, found, windows * seqlen, windows, seqlen);
+      name, found, found <= 1 ? " (is the file empty?)" : "", windows * seqlen, windows, seqlen);  // one: BOS
 }
 
 // Fisher-Yates with a fixed generator, so that a seed means the same order everywhere.
