@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "machine.h"
 #include "model_text.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 #include "swiftprune/evaluation/speed.h"
 
 namespace swiftprune::cli {
@@ -97,6 +99,8 @@ void run(BenchFlags& flags) {
   }
   flags.speed.progress = job.context().progress;
   const auto target = device->speed_target(compute_by_name(flags.compute, *device), flags.load);
+  if (const std::string busy = busy_note(load_average(), num_threads()); !busy.empty())
+    print_note(flags.common, busy);
   const SpeedReport report = measure_speed(models, *target, flags.speed);
   const DeviceDescription machine = device->describe();
   for (std::string& folder : folders) folder = as_given(flags.common, folder);

@@ -35,6 +35,12 @@ CLI::Validator bound(const std::string& text, const std::string& description, Ho
       description);
 }
 
+// "q4km" of "q4_k_m"
+std::string letters_of(std::string text) {
+  std::erase_if(text, [](unsigned char c) { return std::isalnum(c) == 0; });
+  return text;
+}
+
 std::string lower(std::string text) {
   std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
   return text;
@@ -60,7 +66,8 @@ CLI::Validator one_of(const std::vector<std::string>& words) {
       [words](std::string& value) {
         const auto word = std::ranges::find(words, lower(value), lower);
         if (word == words.end()) {
-          const std::string near = nearest(lower(value), words);
+          const auto alike = std::ranges::find(words, letters_of(lower(value)), letters_of);
+          const std::string near = alike != words.end() ? *alike : nearest(lower(value), words);
           return fmt::format("found '{}', expected one of {}{}", value, fmt::join(words, ", "),
                              near.empty() ? "" : fmt::format("; did you mean {}?", near));
         }
@@ -95,12 +102,18 @@ CLI::Validator share() {
         }
         const auto number = read<double>(value);
         if (!number) return fmt::format("found '{}', expected a number such as 0.5 or 50%", value);
-        if (*number > 1.0 && *number <= 100.0) {
+        if (*number >= 2.0 && *number <= 100.0) {  // 1.5 is told by the command
           return fmt::format("found '{}', expected a share below 1; {} % is {:.12g} or {}%", value, value,
                              *number / 100.0, value);
         }
         return std::string();
       },
+      "");
+}
+
+CLI::Validator a_name() {
+  return CLI::Validator(
+      [](std::string& value) { return std::string(value.empty() ? "found nothing, expected a name" : ""); },
       "");
 }
 

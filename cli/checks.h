@@ -18,6 +18,8 @@ CLI::Validator one_of(const std::vector<std::string>& words);
 CLI::Validator some_of(const std::vector<std::string>& words);
 // A share of something as 0.5 or 50%; a transformation, too.
 CLI::Validator share();
+// What is not empty: a file, a folder, a model.
+CLI::Validator a_name();
 // What every option of a number is checked with before all else.
 CLI::Validator a_number(bool whole);
 

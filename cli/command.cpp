@@ -57,10 +57,12 @@ HostScope::~HostScope() { current_host = nullptr; }
 
 namespace {
 
-void check_numbers(CLI::App& command) {
+// A script's variable that is not set is no number and no name; a text to continue may be empty.
+void add_checks(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     const std::string_view type = type_of(*option);
     if (type == "int" || type == "float") option->check(a_number(type == "int"));
+    if (type == "text" && option->get_required() && !option->check_lname("prompt")) option->check(a_name());
   }
 }
 
@@ -82,7 +84,7 @@ std::unique_ptr<CLI::App> make_program() {
         declare_doctor,   declare_completion, declare_man}) {
     declare(*program);
   }
-  for (CLI::App* command : program->get_subcommands({})) check_numbers(*command);
+  for (CLI::App* command : program->get_subcommands({})) add_checks(*command);
   return program;
 }
 

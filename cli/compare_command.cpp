@@ -1,5 +1,6 @@
 // swiftprune compare: what pruning cost, against the dense model, on own text and own prompts.
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <span>
 
@@ -126,6 +127,20 @@ void check_same_models(const CompareFlags& flags, std::span<const std::unique_pt
   check_same_run(ranks, *flags.common.command, checkpoints, device);
 }
 
+// The dense model comes first.
+void note_exchanged(const CompareFlags& flags) {
+  const auto has_record = [](const std::string& folder) {
+    std::error_code ignored;
+    return std::filesystem::exists(std::filesystem::path(folder) / "swiftprune.json", ignored);
+  };
+  if (!has_record(flags.job.dense) || std::ranges::any_of(flags.job.pruned, has_record)) return;
+  print_note(
+      flags.common,
+      fmt::format(
+          "{} has a record of its pruning, {} none, and the dense model comes first: were the two exchanged?",
+          as_given(flags.common, flags.job.dense), as_given(flags.common, flags.job.pruned.front())));
+}
+
 void run(const CompareFlags& flags, Communicator& ranks) {
   const RunScope scope = apply(flags.common);
   check_flags(flags);
@@ -144,6 +159,7 @@ void run(const CompareFlags& flags, Communicator& ranks) {
   if (input.masks.empty() && (!flags.report.empty() || takes_page())) input.masks = default_masks(*models[0]);
 
   check_same_models(flags, models, *device, ranks);
+  if (ranks.is_first()) note_exchanged(flags);
   ComparisonReport report =
       flags.equal_bytes ? at_equal_bytes(flags, input, *device) : compare(input, *device, ranks);
   if (!ranks.is_first()) return;

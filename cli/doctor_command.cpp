@@ -23,13 +23,6 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kCeilingBytes = std::int64_t{512} << 20;  // far more than caches hold
 constexpr int kCeilingRounds = 5;
-// Other work takes so much of the processor that timings mean little.
-constexpr double kBusyLoad = 0.5;  // of the cores
-
-double load_of_last_minute() {
-  double loads[1] = {0.0};
-  return ::getloadavg(loads, 1) == 1 ? loads[0] : 0.0;
-}
 
 struct Gpu {
   std::string name;     // empty: none that can be used
@@ -56,19 +49,14 @@ struct Findings {
   Gpu gpu;
   std::string mpi, no_mpi_because;  // the library that joins ranks
 
-  bool is_busy() const { return load > kBusyLoad * threads; }
+  bool is_busy() const { return !busy_note(load, threads).empty(); }
 
   // The one thing that helps most on this machine.
   std::string advice() const {
     if (!cpu_features().avx2) {
       return "this processor has no AVX2, so everything runs as plain code; a newer one is many times faster";
     }
-    if (is_busy()) {
-      return fmt::format(
-          "other work keeps the cores busy (load {:.1f} on {} threads): speed measured now says "
-          "little",
-          load, threads);
-    }
+    if (is_busy()) return busy_note(load, threads);
     if (!gpu.name.empty()) return "use --device cuda: prune, shrink, eval, generate and serve run on the GPU";
     return fmt::format(
         "decoding reads every weight once a token: of 1 GB of weights at most {:.0f} tokens/s here; "
@@ -81,7 +69,7 @@ Findings look_around(const RunScope& job) {
   Findings found;
   found.threads = num_threads();
   found.memory = read_memory();
-  found.load = load_of_last_minute();
+  found.load = load_average();
   found.free_here = free_bytes(fs::current_path());
   job.context().progress("look for a GPU", 0, 0);
   found.gpu = look_for_gpu();

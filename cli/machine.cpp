@@ -2,8 +2,11 @@
 
 #include <sys/resource.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
+
+#include <fmt/format.h>
 
 namespace swiftprune::cli {
 namespace fs = std::filesystem;
@@ -26,6 +29,19 @@ double free_bytes(const fs::path& folder) {
   while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
   const fs::space_info space = fs::space(there, error);
   return error ? 0.0 : static_cast<double>(space.available);
+}
+
+double load_average() {
+  double loads[1] = {0.0};
+  return ::getloadavg(loads, 1) == 1 ? loads[0] : 0.0;
+}
+
+std::string busy_note(double load, int threads) {
+  constexpr double kBusy = 0.5;  // of the cores
+  if (load <= kBusy * threads) return "";
+  return fmt::format(
+      "other work keeps the cores busy (load {:.1f} on {} threads): speed measured now says little", load,
+      threads);
 }
 
 double peak_memory() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 namespace swiftprune::cli {
 
@@ -15,5 +16,10 @@ double free_bytes(const std::filesystem::path& folder);
 
 // The most memory that this process has had so far, bytes. Pages of mapped files count.
 double peak_memory();
+
+// Of the last minute.
+double load_average();
+// That other work takes so much of the processor that timings mean little; "" where it does not.
+std::string busy_note(double load, int threads);
 
 }  // namespace swiftprune::cli

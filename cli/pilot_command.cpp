@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "machine.h"
 #include "model_text.h"
 #include "option_echo.h"
 #include "swiftprune/api/pilot_job.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 #include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 #include "swiftprune/pipeline/drivers/remove_experts.h"
@@ -96,6 +98,8 @@ void run(PilotFlags& flags) {
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     run.masks = {linears_of(block).back().name + ".weight"};
   }
+  if (const std::string busy = busy_note(load_average(), num_threads()); !busy.empty())
+    print_note(flags.common, busy);
   ComparisonReport report = run_pilot(job, run, *model, *device);
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));

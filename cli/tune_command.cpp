@@ -329,7 +329,7 @@ void run(TuneFlags& flags, Communicator& ranks) {
       std::clamp<std::int64_t>(options.method->windows, 1, windows.num_windows());
   report.command = shell_command(prune_arguments(flags, plan, prune_windows));
   report.commands = {report.command};
-  if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED PACKED");
+  if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED --out PACKED");
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   write_outputs(flags, report);
   give_page([&report] { return to_html(report); });

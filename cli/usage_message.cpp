@@ -139,17 +139,19 @@ std::string leftover(const CLI::App& command) {
   const std::vector<std::string> left = command.remaining();
   if (left.empty()) return "";
   const std::string option = option_for(command, left.front());
-  return fmt::format("found '{}' without an option{}", left.front(),
-                     option.empty() ? "" : fmt::format("; did you mean {} {}?", option, left.front()));
+  if (option.empty()) return fmt::format("found '{}', expected no such argument", left.front());
+  return fmt::format("found '{0}' without an option; did you mean {1} {0}?", left.front(), option);
 }
 
 // The first command of its help's examples.
 std::string example(const CLI::App& command) {
   const std::string footer = command.get_footer();
   const std::size_t start = footer.find("swiftprune " + command.get_name());
-  return start == std::string::npos
-             ? fmt::format("`swiftprune help {}` tells more", command.get_name())
-             : fmt::format("for example: {}", footer.substr(start, footer.find('\n', start) - start));
+  if (start == std::string::npos) return fmt::format("`swiftprune help {}` tells more", command.get_name());
+  std::string line = footer.substr(start, footer.find('\n', start) - start);
+  line = line.substr(0, line.find(" && "));
+  if (line.find('(') == std::string::npos) line = line.substr(0, line.find(')'));  // of <(swiftprune ...)
+  return "for example: " + line;
 }
 
 std::string missing_options(const CLI::App& command) {

@@ -156,6 +156,8 @@ TEST_F(EvaluationProgramTest, TuneWritesAPlanThatPruneRuns) {
             0)
       << error_;
   EXPECT_THAT(out_, HasSubstr("60.0"));
+  EXPECT_THAT(test::read_text(at("tuned/tune.html")), HasSubstr("swiftprune pack PRUNED --out PACKED\n"));
+  ASSERT_EQ(run({"pack", at("by_plan"), "--out", at("packed")}), 0) << error_;
   // The plan alone.
   ASSERT_EQ(run(with({"--sparsity", "0.6", "-o", at("alone.json"), "--json"})), 0) << error_;
   EXPECT_EQ(test::read_text(at("alone.json")), test::read_text(at("tuned/plan.json")));

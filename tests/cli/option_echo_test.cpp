@@ -248,9 +248,9 @@ TEST(Help, BoundsAreTheOnesThatPeopleKnow) {
     }
     return std::string();
   };
-  EXPECT_EQ(message({"eval", "m", "--windows", "-1"}), "--windows: found -1, expected 0 or more");
+  EXPECT_EQ(message({"eval", "m", "--windows", "-1"}), "--windows: found '-1', expected 0 or more");
   EXPECT_EQ(message({"pilot", "m", "--text", "t", "--minutes", "nan"}),
-            "--minutes: found nan, expected more than 0");
+            "--minutes: found 'nan', expected more than 0");
 }
 
 }  // namespace

@@ -69,7 +69,8 @@ TEST_F(UsageTest, WhatIsMissingOrTooMuch) {
       {{"generate", "m", "Hello"}, "did you mean --prompt Hello?"},
       {{"eval", "m", "--text"}, "--text: found nothing, expected a value behind it"},
       {{"prune", "m", "-o", "p", "--sparsity"}, "--sparsity: found nothing, expected a number behind it"},
-      {{"methods", "wanda"}, "methods: found 'wanda' without an option"},
+      {{"methods", "wanda"}, "methods: found 'wanda', expected no such argument"},
+      {{"completion"}, "completion: SHELL is missing; for example: swiftprune completion bash\n"},
   });
 }
 
@@ -85,16 +86,19 @@ TEST_F(UsageTest, ValuesThatCannotBe) {
       {{"prune", m, "-o", out, "--sparsity", "150%"}, "--sparsity: found 1.5, expected 0 <= sparsity < 1"},
       {{"shrink", m, "-o", out, "--ratio", "25"},
        "--ratio: found '25', expected a share below 1; 25 % is 0.25 or 25%"},
+      {{"shrink", m, "-o", out, "--ratio", "1.5"}, "--ratio: found 1.5"},
       {{"prune", m, "-o", out, "--threads", "many"}, "--threads: found 'many', expected 0 to 4096"},
       {{"prune", m, "-o", out, "--threads", "0.5"}, "--threads: found '0.5', expected a whole number"},
       {{"prune", m, "-o", out, "--threads", ""}, "--threads: found '', expected 0 to 4096"},
+      {{"prune", m, "-o", ""}, "--out: found nothing, expected a name"},
+      {{"prune", "", "-o", out}, "MODEL: found nothing, expected a name"},
       {{"prune", m, "-o", out, "--lambda", ""}, "--lambda: found nothing, expected a number"},
       {{"prune", m, "-o", out, "--compute", "bf61"},
        "--compute: found 'bf61', expected one of auto, f32, bf16; did you mean bf16?"},
       {{"eval", m, "--text", "t", "--windows", "all"}, "--windows: found 'all', expected 0 or more"},
       {{"quantize", m, "-o", out, "--quantize", "int5"},
        "--quantize: found 'int5', expected some of int8, int4, int3"},
-      {{"export", m, "--gguf", at("m.gguf"), "--type", "q4_km"}, "did you mean q4_k_m?"},
+      {{"export", m, "--gguf", at("m.gguf"), "--type", "q4km"}, "did you mean q4_k_m?"},
       {{"prune", m, "-o", out, "--gpu-memory", "6GB"},
        "--gpu-memory: found 6GB, but --device cpu uses no GPU"},
       {{"serve", m, "--port", "99999"}, "--port: found '99999', expected 0 to 65535"},
@@ -103,7 +107,9 @@ TEST_F(UsageTest, ValuesThatCannotBe) {
 }
 
 TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
-  const std::string m = model("llama2"), out = at("p"), text = at("own.txt");
+  const std::string m = at("dense_model"), out = at("p"), text = at("own.txt");
+  std::filesystem::copy(model("llama2"), m);
+  write_tokenizer(m);
   test::write_text(at("empty.txt"), "");
   test::write_text(text, "a b c");
   std::filesystem::create_directory(at("folder"));
@@ -124,6 +130,17 @@ TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
       {{"import", text, out}, "found another kind of file, expected a GGUF file", kBadInput},
   });
   EXPECT_FALSE(std::filesystem::exists(out));
+  ASSERT_EQ(run({"prune", m, "-o", at("dense"), "--method", "magnitude"}).exit_code, 0);
+  ASSERT_EQ(run({"pack", at("dense"), "-o", at("packed")}).exit_code, 0);
+  for (const std::string method : {"best", "fast", "rtn"}) {
+    const Finished again = run({"prune", at("packed"), "-o", out, "--method", method, "--calibration",
+                                ids(400), "--windows", "2", "--seqlen", "32"});
+    EXPECT_EQ(again.exit_code, kBadInput) << again.error;
+    EXPECT_THAT(again.error, testing::HasSubstr(
+                                 "a packed model cannot be pruned; make it dense first: swiftprune unpack"));
+  }
+  const Finished exchanged = run({"compare", at("dense"), m, "--ids", ids(400), "--seqlen", "32"});
+  EXPECT_THAT(exchanged.error, testing::HasSubstr("were the two exchanged?"));
   // Of several models the message tells which.
   std::filesystem::copy(m, at("unknown"));
   test::write_text(at("unknown/config.json"), R"({"model_type": "rwkv"})");

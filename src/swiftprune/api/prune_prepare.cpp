@@ -140,6 +140,7 @@ std::vector<QuantGrid> grids_of(const PruneJob& job, const ModelConfig& model) {
 }
 
 PreparedPrune prepare(const PruneJob& job, const Model& model, Device& device, ComputeType compute) {
+  check_not_packed(model);
   PreparedPrune prepared;
   const Method& method = method_by_name(job.method);
   prepared.method = &method;

@@ -134,7 +134,8 @@ std::string to_html(const TuneReport& report) {
   for (const TunePoint& point : r.line) html += row(point, point.name == r.best.name);
   html += "</tbody></table></div>\n<h2>Commands</h2>\n<pre><code>";
   for (const std::string& command : report.commands) html += escape_html(command) + "\n";
-  return html + "</code></pre>\n</main>\n</body>\n</html>\n";
+  return html + "</code></pre>\n<p class=\"quiet\">swiftprune " SWIFTPRUNE_VERSION
+                "</p>\n</main>\n</body>\n</html>\n";
 }
 
 }  // namespace swiftprune

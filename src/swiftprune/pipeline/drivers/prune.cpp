@@ -411,12 +411,15 @@ StatNeeds calibration_needs(const Plan& plan) {
 
 bool needs_calibration(const Plan& plan) { return calibration_needs(plan).any(); }
 
+void check_not_packed(const Model& model) {
+  if (!has_packed_tensors(model.checkpoint())) return;
+  bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
+            model.checkpoint().folder().string());
+}
+
 PruneResult prune(const PruneShopMaker& make_shop, const Model& model, const Plan& plan,
                   const TokenWindows& windows, const PruneOptions& options, PruneOutput& output) {
-  if (has_packed_tensors(model.checkpoint())) {
-    bad_input("{}: a packed model cannot be pruned; make it dense first: swiftprune unpack",
-              model.checkpoint().folder().string());
-  }
+  check_not_packed(model);
   check_expert_plan(model, plan, output);
   check_permute(plan, model.config());
   expect(plan.low_rank() == 0 || options.levels == nullptr, "prune: levels without low-rank parts");

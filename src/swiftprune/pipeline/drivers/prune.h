@@ -147,5 +147,7 @@ StatNeeds stat_needs(const PlanEntry& entry);
 // Which calibration statistics does the plan read, and does it read any?
 StatNeeds calibration_needs(const Plan& plan);
 bool needs_calibration(const Plan& plan);
+// Error{kBadInput} for a packed model, before anything is measured of it.
+void check_not_packed(const Model& model);
 
 }  // namespace swiftprune
