@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import random
 import warnings
@@ -94,7 +95,11 @@ class Model:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of token ids; skip_special: without tokens such as EOS."""
-        return self._writer.decode(list(ids), skip_special)
+        try:
+            whole = [operator.index(one) for one in ids]
+        except TypeError as error:
+            raise UsageError(f"ids: expected ints; {error}") from None
+        return self._writer.decode(whole, skip_special)
 
     def stream(self, prompt: Prompt, *, max_tokens: int = 128, temperature: float = 0.0, top_p: float = 1.0,
                top_k: int = 0, min_p: float = 0.0, seed: Optional[int] = None, **template: Any) -> Stream:

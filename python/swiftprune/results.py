@@ -5,9 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any, Dict, List, Optional
 
-#: Rows of a table that are shown.
+#: Rows of a table that are shown, values of a list in one cell, characters of a text.
 _MOST_ROWS = 50
+_MOST_VALUES = 12
 _MOST_TEXT = 200
+_HASH = "sha256:"
 
 
 class Result(Dict[str, Any]):
@@ -27,13 +29,22 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) for row in value)
 
 
-def _cell(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, float):
-        text = f"{value:.6g}"
-    elif isinstance(value, (dict, list)):
-        text = f"{len(value)} {'values' if isinstance(value, list) else 'members'}"
-    else:
+        return f"{value:.6g}"
+    if not isinstance(value, (dict, list)):
         text = str(value)
+        return text[:len(_HASH) + 12] + "…" if text.startswith(_HASH) else text  # a row of digits widens tables
+    inner = list(value.values()) if isinstance(value, dict) else value
+    if len(inner) > _MOST_VALUES or any(isinstance(one, (dict, list)) for one in inner):
+        return f"{len(value)} {'values' if isinstance(value, list) else 'members'}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
+    return ", ".join(_text(one) for one in value)
+
+
+def _cell(value: Any) -> str:
+    text = _text(value)
     if len(text) > _MOST_TEXT:
         text = text[:_MOST_TEXT] + "…"
     return f"<td>{escape(text)}</td>"

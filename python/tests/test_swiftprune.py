@@ -166,6 +166,9 @@ def test_results_show_themselves_in_a_notebook(tmp_path, dense, text):
     assert isinstance(evaluation, dict) and evaluation.page is None
     assert json.loads(json.dumps(evaluation)) == evaluation
     html = evaluation._repr_html_()
+    assert evaluation["texts"][0]["ids"] not in html  # a hash widens the table
+    doctor = swiftprune.doctor()
+    assert f"<th>library</th><td>version {doctor['library']['version']}, file {doctor['library']['file']}</td>" in doctor._repr_html_()
     assert f"<th>perplexity</th><td>{evaluation['perplexity']:.6g}</td>" in html and "<h4>texts</h4>" in html
 
     report = tmp_path / "report.html"
@@ -287,6 +290,9 @@ def test_a_model_answers(speaking, dense):
             model.generate("w9", **options)
     with pytest.raises(ValueError):
         model.decode([64])
+    for wrong in (["a"], 5, [1.5]):
+        with pytest.raises(swiftprune.UsageError, match="ids: expected ints"):
+            model.decode(wrong)
     with pytest.raises(swiftprune.UsageError, match="compute"):
         swiftprune.load(speaking, compute="f64")
     with pytest.raises(swiftprune.InputError, match="tokenizer"):
