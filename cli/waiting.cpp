@@ -12,10 +12,10 @@
 namespace swiftprune::cli {
 namespace {
 
-// Turns of the loop: about a millisecond costs nothing on a machine of one's own, a tenth of it is what pays where
+// Turns of the loop: about a millisecond costs nothing on a machine of one's own, a hundredth of it is what pays where
 // the cores are held (docs/performance.md).
 constexpr const char* kSpinsAlone = "20000";
-constexpr const char* kSpinsBusy = "2000";
+constexpr const char* kSpinsBusy = "200";
 
 bool is_busy_now() {
   constexpr int kLooks = 5;

@@ -10,12 +10,9 @@ Every command of the program is a function with the same options, defaults and r
 a folder or the id of one that Hugging Face's tools have downloaded; nothing is downloaded here.
 """
 
-import os as _os
+from .waiting import bound_spinning as _bound_spinning
 
-# How long OpenMP's threads spin before they sleep, read when the library is loaded: its own default loses most of the
-# time on a busy machine (cli/waiting.h has the program's side of it). What the user set stays.
-if "OMP_WAIT_POLICY" not in _os.environ:
-    _os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+_bound_spinning()  # before the library is loaded
 
 from ._swiftprune import version as _version, version_text
 from .commands import (bench, compare, doctor, evaluate, export, families, import_gguf, inspect, methods, pack, pilot, prune,

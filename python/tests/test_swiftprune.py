@@ -62,6 +62,20 @@ def test_version_is_the_programs():
     assert swiftprune.version_text().startswith("swiftprune")
 
 
+def test_waiting_threads_spin_by_who_holds_the_cores():
+    from swiftprune.waiting import is_busy
+
+    assert not is_busy("0.37 2.13 2.39 1/92 9011", 2)
+    assert is_busy("0.37 2.13 2.39 3/92 9011", 2)
+    for text in ("", "1 2", "1 2 3", "1 2 3 x/9", "1 2 3 99"):
+        assert not is_busy(text, 2)
+    for given in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}):
+        environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+        shown = subprocess.run([sys.executable, "-c", "import swiftprune, os; print(os.environ.get('GOMP_SPINCOUNT'))"],
+                               env={**environment, **given}, capture_output=True, text=True, check=True).stdout
+        assert shown.strip() == given.get("GOMP_SPINCOUNT", "None")
+
+
 def test_results_are_the_programs_bytes(tmp_path, dense, text):
     record = swiftprune.prune(dense, tmp_path / "a", sparsity=0.5, calibration=text, windows=4, seqlen=32,
                               override=[("*.down_proj.weight", "sparsity=0.25")])
