@@ -132,7 +132,7 @@ class Chat {
     const std::size_t space = line.find(' ');
     const std::string command = line.substr(0, space);
     const std::string rest = space == std::string::npos ? "" : line.substr(space + 1);
-    if (command == "/exit") return false;
+    if (command == "/exit" || command == "/quit" || command == "/bye") return false;
     if (command == "/help") {
       say(std::string(kHelp));
     } else if (command == "/reset") {
@@ -213,6 +213,7 @@ class Chat {
 
   void show(const std::string& piece) const {
     if (options_.common.json) return;
+    clear_progress();
     fmt::print("{}", piece);
     std::fflush(stdout);
   }

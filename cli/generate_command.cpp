@@ -1,6 +1,7 @@
 // swiftprune generate: continues a prompt.
 #include <cstdio>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -50,13 +51,21 @@ void run(const GenerateOptions& options) {
   const std::vector<std::int32_t> prompt = prompt_ids(options, writer);
 
   Writing writing = writer.write(prompt, {.max_tokens = options.max_tokens, .sampler = options.sampler});
-  if (!options.common.json && !options.chat) fmt::print("{}", options.prompt);
+  // Behind the progress of loading, which the first token takes.
+  bool begun = options.common.json;
+  const auto begin = [&] {
+    if (std::exchange(begun, true)) return;
+    clear_progress();
+    if (!options.chat) fmt::print("{}", options.prompt);
+  };
   // An incomplete character at the end is not for the terminal.
   const GeneratedText written = write_to_end(writing, [&](std::string_view piece) {
     if (options.common.json) return;
+    begin();
     fmt::print("{}", piece);
     std::fflush(stdout);
   });
+  begin();
   if (options.common.json) {
     print_json({{"prompt", options.prompt},
                 {"text", written.text},

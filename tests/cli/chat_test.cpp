@@ -104,6 +104,21 @@ TEST_F(ChatTest, WhatFailsWithOneMessageDoesNotEndIt) {
   EXPECT_EQ(found["messages"][2]["content"], "good");
 }
 
+// Kernels are measured when the first token is written, which is not written behind that on one line.
+TEST_F(ChatTest, ProgressIsTakenAwayBeforeTheAnswer) {
+  ASSERT_EQ(run({"pack", at("model"), "-o", at("packed"), "--quantize", "int8"}).exit_code, 0);
+  const Finished written =
+      run({"generate", at("packed"), "-p", "The sun", "-n", "4", "--retune", "--progress", "bar"});
+  ASSERT_EQ(written.exit_code, 0) << written.error;
+  const std::size_t measured = written.error.rfind("measure kernels"),
+                    taken = written.error.rfind("\r\033[K");
+  if (measured != std::string::npos) {
+    EXPECT_NE(taken, std::string::npos);
+    EXPECT_GT(taken, measured) << written.error;
+  }
+  EXPECT_THAT(written.out, testing::StartsWith("The sun"));
+}
+
 TEST_F(ChatTest, TakesATemplateAndWantsOne) {
   test::write_text(at("other.jinja"), "{{ messages[0].content }}");
   const Json own = document("The sun"), other = document("The sun", {"--chat-template", at("other.jinja")});
