@@ -150,8 +150,9 @@ TEST_F(PilotTest, ATrialThatKeepsTheLimitIsFollowedBySmallerOnes) {
   {
     const RunScope scope({{},
                           [&](std::string_view stage, std::int64_t, std::int64_t) {
-                            if (stage.starts_with("trial "))
-                              order.emplace_back(stage.substr(stage.find(", ") + 2));
+                            if (!stage.starts_with("trial ")) return;
+                            const std::string whose(stage.substr(0, stage.find(": ")));
+                            if (order.empty() || order.back() != whose) order.push_back(whose);
                           },
                           0});
     run();

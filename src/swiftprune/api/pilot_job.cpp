@@ -351,9 +351,15 @@ class Pilot {
   }
 
   void try_whole(const Candidate& candidate) {
-    current_run().progress(fmt::format("trial {} of {}, {}", trials_.size() + left_out_.size() + 1,
-                                       candidates_.size(), candidate.name),
-                           0, 0);
+    // Its stages tell whose they are.
+    RunContext context = current_run();
+    context.progress = [outer = context.progress,
+                        trial = fmt::format("trial {} of {}, {}: ", trials_.size() + left_out_.size() + 1,
+                                            candidates_.size(), candidate.name)](
+                           std::string_view stage, std::int64_t done, std::int64_t total) {
+      outer(trial + std::string(stage), done, total);
+    };
+    const RunScope scope(std::move(context));
     const TemporaryFolder folder(trial_folder());
     const auto begin = Clock::now();
     const Stages stages = write(candidate);
