@@ -33,7 +33,7 @@ class OneClient final : public httplib::Stream {
   std::string_view left_;
 };
 
-class FrontServer : public httplib::Server {
+class FrontServer : public HttpServer {
  public:
   FrontServer()
       : front_({.max_body_bytes = 4096, .cors_origin = "http://a.example", .api_keys = {"secret"}},
@@ -42,8 +42,7 @@ class FrontServer : public httplib::Server {
   }
   void take(std::string_view input) {
     OneClient client(input);
-    bool closed = false;
-    while (!closed && client.is_readable() && process_request(client, false, closed, nullptr)) {
+    while (client.is_readable() && answer_one(client, false)) {
     }
   }
 

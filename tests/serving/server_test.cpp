@@ -24,7 +24,10 @@
 namespace swiftprune {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
 using Json = nlohmann::json;
 
 // 43 digits and one '='.
@@ -242,6 +245,49 @@ TEST_F(ServerTest, KeepsConnectionsApartFromUnreadBodies) {
                                                            std::to_string(inner.size()) + "\r\n\r\n" + inner);
   EXPECT_THAT(all, HasSubstr("HTTP/1.1 400"));
   EXPECT_EQ(all.find("HTTP/1.1", 10), std::string::npos);  // one answer, not two
+}
+
+// The status lines of what came back, in order.
+std::vector<std::string> statuses(const std::string& answers) {
+  std::vector<std::string> found;
+  for (std::size_t at = 0; (at = answers.find("HTTP/1.1 ", at)) != std::string::npos; ++at)
+    found.push_back(answers.substr(at + 9, 3));
+  return found;
+}
+
+TEST_F(ServerTest, AnswersRequestsThatWereSentTogether) {
+  start();
+  const std::string body = Json{{"prompt", "The sun is"}, {"max_tokens", 3}, {"temperature", 0}}.dump();
+  const std::string post =
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Content-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n" + body;
+  const std::string get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::string last = "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  const std::string all = raw_answers(server_->port(), post + get + post + last + get);
+  EXPECT_THAT(statuses(all), ElementsAre("200", "200", "200", "404"));
+  const std::string text = Json::parse(complete(Json::parse(body))->body)["choices"][0]["text"];
+  const std::string said = Json{{"text", text}}.dump().substr(1, Json{{"text", text}}.dump().size() - 2);
+  EXPECT_NE(all.find(said), all.rfind(said)) << all;
+  // More of them than a read takes at once.
+  std::string many;
+  for (int i = 0; i < 300; ++i) many += get;
+  EXPECT_THAT(statuses(raw_answers(server_->port(), many + last)), SizeIs(301));
+}
+
+// What was not read of a request is never another one.
+TEST_F(ServerTest, ClosesBehindARequestThatItDidNotRead) {
+  start();
+  const std::string inner = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::string length = "Content-Length: " + std::to_string(inner.size()) + "\r\n\r\n" + inner;
+  for (const std::string& request :
+       {"HEAD /health HTTP/1.1\r\nHost: x\r\n" + length, "NEVER /health HTTP/1.1\r\nHost: x\r\n" + length,
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nRange: bytes=x\r\n" + length,
+        "GET /" + std::string(9000, 'x') + " HTTP/1.1\r\nHost: x\r\n" + length,
+        "GET /health\r\nHost: x\r\n" + length}) {
+    EXPECT_THAT(statuses(raw_answers(server_->port(), request)), ElementsAre(StartsWith("4")))
+        << request.substr(0, 80);
+  }
 }
 
 TEST_F(ServerTest, TakesOneLengthAlone) {

@@ -13,19 +13,8 @@ namespace {
 // A body over its limit is still read so far, so that the client gets to read the answer.
 constexpr std::size_t kMaxDrained = 16 << 20;
 
-// For requests whose body was not read to its end: what is left of it would be taken for the next request.
-void close_after(httplib::Response& response) {
-  if (response.body.empty()) return;
-  const auto body = std::make_shared<std::string>(std::exchange(response.body, ""));
-  const std::string type = response.get_header_value("Content-Type");
-  response.headers.erase("Content-Type");
-  response.set_header("Connection", "close");
-  response.set_content_provider(body->size(), type,
-                                [body](std::size_t, std::size_t, httplib::DataSink& sink) {
-                                  sink.write(body->data(), body->size());
-                                  return false;  // makes the library close the connection
-                                });
-}
+// For requests that were not read to their end: what is left would be taken for the next request (HttpServer closes).
+void close_after(httplib::Response& response) { response.set_header("Connection", "close"); }
 
 // Two lengths, or one that is no number, end a request in places that two readers see differently.
 bool has_one_length(const httplib::Request& request) {
@@ -139,7 +128,7 @@ std::shared_ptr<void> ClientLimits::enter(const std::string& client) {
           }};
 }
 
-void HttpFront::attach(httplib::Server& http) {
+void HttpFront::attach(HttpServer& http) {
   const auto without_body = [this](const httplib::Request& request, httplib::Response& response) {
     dispatch(request, response, nullptr);
   };
@@ -170,6 +159,7 @@ void HttpFront::attach(httplib::Server& http) {
   http.set_error_handler([](const httplib::Request&, httplib::Response& response) {
     if (response.has_header("Content-Type")) return;
     answer(response, ApiError{response.status, "invalid_request_error", "the request could not be read"});
+    close_after(response);
   });
   http.set_exception_handler(
       [](const httplib::Request&, httplib::Response& response, const std::exception_ptr& exception) {

@@ -14,6 +14,7 @@
 #include <httplib.h>
 #include <nlohmann/json.hpp>
 
+#include "swiftprune/serving/http_server.h"
 #include "swiftprune/serving/request_fields.h"
 
 namespace swiftprune {
@@ -55,7 +56,7 @@ class HttpFront {
   HttpFront(const FrontOptions& options, std::vector<Route> routes)
       : options_(options), routes_(std::move(routes)) {}
   // Puts itself in front of every path.
-  void attach(httplib::Server& http);
+  void attach(HttpServer& http);
 
  private:
   void dispatch(const httplib::Request& request, httplib::Response& response,

@@ -118,7 +118,7 @@ struct Server::Impl {
   std::chrono::steady_clock::time_point start;
   std::atomic<std::int64_t> next_id = 0;
   std::atomic<std::int64_t> streams = 0;  // under way, from before their first token
-  httplib::Server http;
+  HttpServer http;
   int port = 0;
   socket_t listening = INVALID_SOCKET;  // the last that the library made: the one it bound
 

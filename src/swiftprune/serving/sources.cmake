@@ -9,6 +9,7 @@ target_sources(swiftprune PRIVATE
   serving/batch_engine.cpp
   serving/generation.cpp
   serving/http_front.cpp
+  serving/http_server.cpp
   serving/json_acceptor.cpp
   serving/json_schema.cpp
   serving/metrics.cpp
