@@ -36,8 +36,8 @@ class Content {
   void set(std::string_view content, std::size_t zeros) {
     allow();
     const std::size_t size = content.size() + zeros;
-    if (size > capacity_) {
-      capacity_ = size + size / 2;
+    if (size >= capacity_) {  // an empty file has memory, too
+      capacity_ = size + size / 2 + 64;
       memory_.reset(static_cast<std::byte*>(::operator new[](capacity_, kAlignment)));
       std::memset(memory_.get(), 0, capacity_);
       text_ = 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The fuzz targets of build/fuzz as one archive for a machine without this system's packages: the programs without debug
-# information, their libraries but for the C library's, seeds, dictionaries and tools/fuzz_campaign.sh as run.sh.
+# information (stacks are read with those of BUILD), their libraries but for the C library's, seeds, dictionaries and
+# tools/fuzz_campaign.sh. In the unpacked folder: run_fuzz.sh SECONDS JOBS OUT
 #
 #   tools/fuzz_bundle.sh BUILD INPUTS BUNDLE.tar.xz         (make fuzz-bundle)
 set -euo pipefail
@@ -15,7 +16,13 @@ ldd "$build"/*_fuzz | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
   grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv)\.so' | xargs -I{} cp -L {} "$work/fuzz-bundle/lib/"
 strip -s "$work"/fuzz-bundle/lib/*
 cp -r "$inputs"/* "$work/fuzz-bundle/"
-cp "$(dirname "$0")/fuzz_campaign.sh" "$work/fuzz-bundle/run.sh"
+cp "$(dirname "$0")/fuzz_campaign.sh" "$work/fuzz-bundle/"
+cat >"$work/fuzz-bundle/run_fuzz.sh" <<'END'
+#!/usr/bin/env bash
+# run_fuzz.sh SECONDS JOBS OUT [TARGET...] (fuzz_campaign.sh says what it does)
+OUT=${3:?OUT} exec "$(dirname "$0")/fuzz_campaign.sh" "${1:?SECONDS}" "${2:?JOBS}" "${@:4}"
+END
+chmod +x "$work/fuzz-bundle/run_fuzz.sh"
 mkdir -p "$(dirname "$bundle")"
 tar -C "$work" -cf - fuzz-bundle | xz --x86 --lzma2=preset=2,dict=64MiB >"$bundle"
 ls -l "$bundle"

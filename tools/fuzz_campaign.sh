@@ -5,7 +5,8 @@
 #
 # Beside this script, or in $FUZZ_PROGRAMS: the targets (NAME_fuzz) and perhaps lib/ with their libraries; in
 # $FUZZ_INPUTS, else beside it: seeds/NAME_fuzz/, dictionaries/NAME_fuzz.dict, perhaps corpus.tar.* of an earlier
-# campaign. A corpus lies in $FUZZ_WORK (default: /dev/shm/swiftprune-fuzz), where a next call goes on with it.
+# campaign. Corpora, counts and findings lie in $FUZZ_WORK (default: /dev/shm/swiftprune-fuzz), where a next call goes on
+# with them: the table is of all calls. What comes behind SECONDS, minimizing and packing, takes up to 3 minutes.
 # To $OUT (default: the current folder): summary.txt, crashes.tar.* (inputs and reports) and corpus.tar.* (minimized),
 # each archive below 16 MiB. Exit code 1: something was found.
 set -uo pipefail
@@ -15,7 +16,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 programs=${FUZZ_PROGRAMS:-$here} inputs=${FUZZ_INPUTS:-$here}
 work=${FUZZ_WORK:-$(test -w /dev/shm && echo /dev/shm || echo /tmp)/swiftprune-fuzz} out=${OUT:-.}
 if [ $# -gt 0 ]; then targets=("$@"); else targets=($(cd "$programs" && ls | grep -E '^[a-z_]+_fuzz$')); fi
-export OMP_NUM_THREADS=1 LD_LIBRARY_PATH=$programs/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export OMP_NUM_THREADS=1
+libraries=$programs/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}  # the targets': this system's programs have their own
 # Leaks are looked for elsewhere (make asan). A small quarantine and short stacks of allocations make a run cheaper.
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:quarantine_size_mb=8:malloc_context_size=6:${ASAN_OPTIONS:-}
 export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-}
@@ -31,7 +33,7 @@ max_len() {
 }
 
 mkdir -p "$work"/{corpus,crashes,logs,tmp,min,state} "$out"
-rm -rf "$work"/{crashes,logs,tmp,min,state}/*
+rm -rf "$work"/{logs,tmp,min}/*
 export TMPDIR=$work/tmp
 for earlier in "$inputs"/corpus.tar.*; do
   if [ -f "$earlier" ]; then tar -xf "$earlier" -C "$work/corpus"; fi
@@ -40,9 +42,10 @@ done
 end=$(($(date +%s) + seconds)) slice=40
 for name in "${targets[@]}"; do
   mkdir -p "$work/corpus/$name" "$work/min/$name"
-  echo 0 >"$work/state/$name.runs"
-  echo 0 >"$work/state/$name.rank"
   echo 0 >"$work/state/$name.busy"
+  for count in runs rank ms; do
+    if [ ! -f "$work/state/$name.$count" ]; then echo 0 >"$work/state/$name.$count"; fi
+  done
 done
 
 # The target with the fewest runs, those counted that are under way; sets name.
@@ -62,6 +65,7 @@ give() {
   flock 9
   echo $(($(<"$work/state/$name.busy") - 1)) >"$work/state/$name.busy"
   echo $(($(<"$work/state/$name.runs") + runs)) >"$work/state/$name.runs"
+  echo $(($(<"$work/state/$name.ms") + $2)) >"$work/state/$name.ms"
   # A target that ends at once must not take every slice.
   if [ "$runs" -lt 20000 ]; then runs=20000; fi
   echo $(($(<"$work/state/$name.rank") + runs)) >"$work/state/$name.rank"
@@ -75,21 +79,20 @@ worker() {
     take
     round=$((round + 1)) log=$work/logs/$name.$1.$round begin=$(date +%s%N)
     # Others' findings are looked for every 10 s only, and leaks not at all: both cost more than a run.
-    "$programs/$name" -max_total_time=$((left < slice + 15 ? left : slice)) -timeout=20 -rss_limit_mb=2500 -print_final_stats=1 \
+    LD_LIBRARY_PATH=$libraries "$programs/$name" -max_total_time=$((left < slice + 15 ? left : slice)) -timeout=20 -rss_limit_mb=2500 -print_final_stats=1 \
       -reload=10 -detect_leaks=0 \
       -max_len=$(max_len $name) -dict="$inputs/dictionaries/$name.dict" -artifact_prefix="$work/crashes/$name-" \
       "$work/corpus/$name" "$inputs/seeds/$name" >"$log" 2>&1 || true
-    echo $((($(date +%s%N) - begin) / 1000000)) >"$log.ms"
-    give "$log"
+    give "$log" $((($(date +%s%N) - begin) / 1000000))
   done
 }
 for ((i = 0; i < jobs; ++i)); do worker $i & done
 wait
 
 minimize() {
-  timeout 100 "$programs/$1" -merge=1 -max_len=$(max_len $1) -rss_limit_mb=2500 -timeout=20 \
+  LD_LIBRARY_PATH=$libraries timeout 100 "$programs/$1" -merge=1 -max_len=$(max_len $1) -rss_limit_mb=2500 -timeout=20 \
     "$work/min/$1" "$inputs/seeds/$1" "$work/corpus/$1" >"$work/logs/$1.merge" 2>&1 || true
-  timeout 60 "$programs/$1" -runs=0 -max_len=$(max_len $1) "$work/min/$1" >"$work/logs/$1.final" 2>&1 || true
+  LD_LIBRARY_PATH=$libraries timeout 60 "$programs/$1" -runs=0 -max_len=$(max_len $1) "$work/min/$1" >"$work/logs/$1.final" 2>&1 || true
 }
 for name in "${targets[@]}"; do minimize $name & done
 wait
@@ -98,11 +101,10 @@ wait
   printf '%-20s %12s %9s %8s %8s %8s %8s %7s\n' target runs 'runs/s' edges 'of' features inputs crashes
   for name in "${targets[@]}"; do
     runs=$(<"$work/state/$name.runs")
-    spent=$(cat "$work"/logs/$name.*.ms 2>/dev/null | awk '{n += $1} END {print n + 1}')
     edges=$(grep -ohE 'cov: [0-9]+' "$work/logs/$name.final" | tail -n 1 | cut -d' ' -f2)
     features=$(grep -ohE 'ft: [0-9]+' "$work/logs/$name.final" | tail -n 1 | cut -d' ' -f2)
     all=$(grep -ohE '[0-9]+ inline 8-bit counters' "$work/logs/$name.final" | head -n 1 | cut -d' ' -f1)
-    printf '%-20s %12s %9s %8s %8s %8s %8s %7s\n' $name "$runs" $((runs * 1000 / spent)) "${edges:--}" "${all:--}" \
+    printf '%-20s %12s %9s %8s %8s %8s %8s %7s\n' $name "$runs" $((runs * 1000 / ($(<"$work/state/$name.ms") + 1))) "${edges:--}" "${all:--}" \
       "${features:--}" "$(ls "$work/min/$name" | wc -l)" "$(ls "$work/crashes" | grep -c "^$name-")"
   done
   echo "($seconds s, $jobs workers for ${#targets[@]} targets, $(getconf _NPROCESSORS_ONLN) cores; runs/s: of one worker)"

@@ -15,7 +15,6 @@
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/model/stored_weights.h"
-#include "swiftprune/pipeline/drivers/prune.h"
 
 namespace swiftprune {
 namespace {
@@ -161,6 +160,15 @@ void override_entry(const std::vector<std::pair<std::string, std::string>>& sett
 }
 
 }  // namespace
+
+StatNeeds stat_needs(const PlanEntry& entry) {
+  if (!entry.prune) return {};
+  const StatNeeds scores = entry.refine.facts().uses_mask ? entry.score.needs() : StatNeeds{};
+  StatNeeds budgets;
+  budgets.energy = entry.has_row_budgets();
+  budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
+  return scores | budgets | entry.refine.needs();
+}
 
 std::string_view name_of(Permute permute) {
   return permute == Permute::kNone ? "none" : permute == Permute::kMlp ? "mlp" : "all";

@@ -13,6 +13,7 @@
 
 #include "swiftprune/model/model.h"
 #include "swiftprune/refinement/refine_spec.h"
+#include "swiftprune/scoring/layer_stats.h"
 #include "swiftprune/scoring/score_spec.h"
 #include "swiftprune/selection/pattern.h"
 #include "swiftprune/tensor/quantized_weight.h"
@@ -47,6 +48,8 @@ struct PlanEntry {
   double asked_sparsity() const;  // 0 when not pruned; of N:M 1 - N/M
   PruneTarget target(PruneTarget::Rounding rounding) const;
 };
+// What its score and refinement read.
+StatNeeds stat_needs(const PlanEntry& entry);
 
 // Which output projections' inputs change their places so that an N:M pattern loses less (model/channel_fold.h).
 enum class Permute { kNone, kMlp, kAll };  // none; those of down; those of o as well

@@ -373,15 +373,6 @@ void check_finite(ConstMatrixView weight, const std::string& tensor) {
   }
 }
 
-StatNeeds stat_needs(const PlanEntry& entry) {
-  if (!entry.prune) return {};
-  const StatNeeds scores = entry.refine.facts().uses_mask ? entry.score.needs() : StatNeeds{};
-  StatNeeds budgets;
-  budgets.energy = entry.has_row_budgets();
-  budgets.sample = entry.has_row_budgets() && entry.input == LinearInput::kMlp;
-  return scores | budgets | entry.refine.needs();
-}
-
 void PruneOutput::read(const std::string&, std::span<float>) {
   expect(false, "PruneOutput: read() where blocks are finished already");
 }

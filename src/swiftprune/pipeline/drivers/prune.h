@@ -142,8 +142,6 @@ class NoOutput final : public PruneOutput {
 PruneResult prune(const Model& model, const Backend& backend, const Plan& plan, const TokenWindows& windows,
                   const PruneOptions& options, PruneOutput& output);
 
-// What a linear's score and refinement read.
-StatNeeds stat_needs(const PlanEntry& entry);
 // Which calibration statistics does the plan read, and does it read any?
 StatNeeds calibration_needs(const Plan& plan);
 bool needs_calibration(const Plan& plan);
