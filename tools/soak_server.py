@@ -4,10 +4,11 @@
     tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24] [--seconds 3600]
 
 MODEL: a small folder with a tokenizer. First every prompt is answered alone (greedy: the right answer); then the
-clients send, each from a list drawn by its seed: completions whole and streamed, their bodies in pieces, streams that
-are read slowly or given up, connections that are left half open, bodies that are not JSON, fields that do not exist,
-prompts that are too long, /metrics and /health. What must hold: an answer is the right one or 429; a bad request gets
-its 4xx; the server lives, its memory stays flat, and a last request of each prompt is answered as the first was.
+clients send, each from a list drawn by its seed: completions whole and streamed, their bodies in pieces, several
+requests in one packet, streams that are read slowly or given up, connections that are left half open, bodies that are
+not JSON, fields that do not exist, prompts that are too long, /metrics and /health. What must hold: an answer is the
+right one or 429; a bad request gets its 4xx; the server lives, its memory stays flat, and a last request of each prompt
+is answered as the first was. Needs the standard library alone.
 """
 import argparse
 import http.client
@@ -56,6 +57,12 @@ def body_of(prompt, **more):
     return json.dumps({"prompt": prompt, "max_tokens": 12, "temperature": 0, **more})
 
 
+def raw_request(prompt, connection):
+    body = body_of(prompt).encode()
+    return (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n").encode(), body
+
+
 class Client(threading.Thread):
     def __init__(self, server, right, seed, count, end):
         super().__init__()
@@ -63,7 +70,7 @@ class Client(threading.Thread):
         self.seen, self.wrong, self.seconds = {}, [], []
 
     def run(self):
-        kinds = [self.whole] * 8 + [self.streamed] * 4 + [self.pieces, self.given_up, self.slow, self.half_open, self.bad_json,
+        kinds = [self.whole] * 8 + [self.streamed] * 4 + [self.pieces, self.together, self.given_up, self.slow, self.half_open, self.bad_json,
                                                        self.bad_field, self.too_long, self.too_large, self.metrics]
         for _ in range(self.count):
             if time.monotonic() > self.end:
@@ -143,13 +150,27 @@ class Client(threading.Thread):
 
     def pieces(self):
         prompt = self.random.choice(PROMPTS)
-        body = body_of(prompt).encode()
-        head = (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n").encode()
+        head, body = raw_request(prompt, "close")
         cut = self.random.randrange(1, len(body))
         data = self.raw(head[:20], head[20:], body[:cut], body[cut:], wait=0.005)
         status = int(data.split(b" ", 2)[1])
         return self.judge(prompt, status, data.split(b"\r\n\r\n", 1)[1])
+
+    # The answers must come in order.
+    def together(self):
+        prompts = self.random.choices(PROMPTS, k=3)
+        requests = [raw_request(prompt, "close" if i == 2 else "keep-alive") for i, prompt in enumerate(prompts)]
+        data = self.raw(b"".join(head + body for head, body in requests))
+        statuses = []
+        for prompt in prompts:
+            head, _, data = data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: *(\d+)", head)
+            if not length:
+                self.wrong.append(f"{len(statuses)} answers to 3 requests in one packet, then {head[:100]!r}")
+                break
+            statuses.append(self.judge(prompt, int(head.split(b" ", 2)[1]), data[:int(length.group(1))]))
+            data = data[int(length.group(1)):]
+        return 429 if 429 in statuses else 200
 
     def half_open(self):
         self.raw(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"prompt\"", read=False)

@@ -37,6 +37,44 @@ TEST(Normalizers, AgreeWithTheLibrary) {
   });
 }
 
+// As the library (0.23.3) puts Metaspace's mark in front of the text with prepend_scheme "first", or does not.
+TEST(Normalizers, SayWhetherTheFirstLetterStays) {
+  struct Case {
+    const char *component, *text;
+    bool stays;
+  };
+  for (
+      const Case& one : {
+          Case{R"({"type": "Strip", "strip_left": true, "strip_right": true})", " ab ", false},
+          {R"({"type": "Strip", "strip_left": true, "strip_right": true})", "ab ", true},
+          {R"({"type": "Nmt"})",
+           "\x01"
+           "ab",
+           false},
+          {R"({"type": "Nmt"})", "\tab", true},
+          {R"({"type": "StripAccents"})", "\u0301ab", false},
+          {R"({"type": "StripAccents"})", "a\u0301b", true},
+          {R"({"type": "Replace", "pattern": {"String": "a"}, "content": ""})", "ab", false},
+          {R"({"type": "Replace", "pattern": {"String": "a"}, "content": ""})", "ba", true},
+          {R"({"type": "Replace", "pattern": {"String": "\u00e9"}, "content": "cd"})", "\u00e9b", true},
+          {R"({"type": "Replace", "pattern": {"String": "ab"}, "content": "c"})", "abd", false},
+          {R"({"type": "Replace", "pattern": {"String": "ab"}, "content": "c"})", "xab", true},
+          {R"({"type": "Replace", "pattern": {"Regex": "^"}, "content": "x"})", "ab", true},
+          {R"({"type": "Prepend", "prepend": "xy"})", "ab", true},
+          {R"({"type": "NFKC"})", "\ufb01d", true},
+          {R"({"type": "Lowercase"})", "ABd", true},
+          {R"({"type": "Sequence", "normalizers": [{"type": "Strip", "strip_left": true, "strip_right": false},
+                {"type": "Prepend", "prepend": "x"}]})",
+           " ab", false},
+      }) {
+    const json component = json::parse(one.component);
+    MatchScratch scratch;
+    std::string text = one.text;
+    EXPECT_EQ(make_normalizer(JsonField(component, "t"))->apply(text, scratch), one.stays)
+        << one.component << ": " << one.text;
+  }
+}
+
 TEST(PreTokenizers, AgreeWithTheLibrary) {
   for_each_output("pre_tokenizers", [](const JsonField& component, const json& input, const json& output) {
     MatchScratch scratch;

@@ -76,10 +76,10 @@ SplitText AddedTokens::split(std::string_view text, const Normalizer* normalizer
       continue;
     }
     std::string part(text.substr(piece.begin, piece.end - piece.begin));
-    if (normalizer != nullptr) normalizer->apply(part, scratch);
+    const bool first_stays = normalizer == nullptr || normalizer->apply(part, scratch);
     const std::size_t first = split.pieces.size();
     find(part, normalized_, split.text.size(), scratch, split.pieces);
-    if (piece.begin == 0 && first < split.pieces.size()) {
+    if (piece.begin == 0 && first_stays && first < split.pieces.size()) {
       Piece& start = split.pieces[first];
       start.at_text_start = start.begin == split.text.size();
     }

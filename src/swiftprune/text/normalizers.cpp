@@ -10,36 +10,42 @@ namespace {
 
 using NormalizerPtr = std::unique_ptr<Normalizer>;
 
-// change(code point, out) appends what becomes of it.
+// change(code point, out) appends what becomes of it. False when the first one goes.
 template <class Change>
-void change_code_points(std::string& text, const Change& change) {
+bool change_code_points(std::string& text, const Change& change) {
   std::string out;
   out.reserve(text.size());
+  bool first_stays = true;
   for (std::size_t i = 0; i < text.size();) {
     const CodePoint c = code_point_at(text, i);
     change(c.value, out);
+    if (i == 0) first_stays = !out.empty();
     i += c.bytes;
   }
   text = std::move(out);
+  return first_stays;
 }
 
 template <NormalForm form>
 class Form : public Normalizer {
  public:
-  void apply(std::string& text, MatchScratch&) const override { text = normalized(text, form); }
+  bool apply(std::string& text, MatchScratch&) const override {
+    text = normalized(text, form);
+    return true;
+  }
 };
 
 class Lowercase : public Normalizer {
  public:
-  void apply(std::string& text, MatchScratch&) const override {
-    change_code_points(text, [](char32_t c, std::string& out) { append_lowercase(out, c); });
+  bool apply(std::string& text, MatchScratch&) const override {
+    return change_code_points(text, [](char32_t c, std::string& out) { append_lowercase(out, c); });
   }
 };
 
 class StripAccents : public Normalizer {
  public:
-  void apply(std::string& text, MatchScratch&) const override {
-    change_code_points(text, [](char32_t c, std::string& out) {
+  bool apply(std::string& text, MatchScratch&) const override {
+    return change_code_points(text, [](char32_t c, std::string& out) {
       if (!is_combining_mark(c)) append_utf8(out, c);
     });
   }
@@ -48,7 +54,7 @@ class StripAccents : public Normalizer {
 class Strip : public Normalizer {
  public:
   Strip(bool left, bool right) : left_(left), right_(right) {}
-  void apply(std::string& text, MatchScratch&) const override {
+  bool apply(std::string& text, MatchScratch&) const override {
     std::size_t begin = 0;
     std::size_t end = text.size();
     while (left_ && begin < end) {
@@ -62,6 +68,7 @@ class Strip : public Normalizer {
       end = last;
     }
     text = text.substr(begin, end - begin);
+    return begin == 0;
   }
 
  private:
@@ -71,8 +78,9 @@ class Strip : public Normalizer {
 class Prepend : public Normalizer {
  public:
   explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
-  void apply(std::string& text, MatchScratch&) const override {
+  bool apply(std::string& text, MatchScratch&) const override {
     if (!text.empty()) text.insert(0, prefix_);
+    return true;
   }
 
  private:
@@ -83,8 +91,12 @@ class Replace : public Normalizer {
  public:
   Replace(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  void apply(std::string& text, MatchScratch& scratch) const override {
-    text = pattern_.replaced(text, content_, scratch);
+  bool apply(std::string& text, MatchScratch& scratch) const override {
+    const std::size_t letter = text.empty() ? 0 : utf8_length(text[0]);
+    std::size_t gone = 0;
+    text = pattern_.replaced(text, content_, scratch, &gone);
+    // A letter alone becomes the content; of several together the last one does.
+    return gone == 0 || (gone == letter && !content_.empty());
   }
 
  private:
@@ -95,7 +107,10 @@ class Replace : public Normalizer {
 class Precompiled : public Normalizer {
  public:
   explicit Precompiled(PrecompiledCharsmap charsmap) : charsmap_(std::move(charsmap)) {}
-  void apply(std::string& text, MatchScratch&) const override { text = charsmap_.normalized(text); }
+  bool apply(std::string& text, MatchScratch&) const override {
+    text = charsmap_.normalized(text);
+    return true;
+  }
 
  private:
   PrecompiledCharsmap charsmap_;
@@ -103,18 +118,19 @@ class Precompiled : public Normalizer {
 
 class ByteLevel : public Normalizer {
  public:
-  void apply(std::string& text, MatchScratch&) const override {
+  bool apply(std::string& text, MatchScratch&) const override {
     std::string out;
     append_byte_level(out, text);
     text = std::move(out);
+    return true;
   }
 };
 
 // Controls and odd spaces as SentencePiece's "nmt" rules treat them.
 class Nmt : public Normalizer {
  public:
-  void apply(std::string& text, MatchScratch&) const override {
-    change_code_points(text, [](char32_t c, std::string& out) {
+  bool apply(std::string& text, MatchScratch&) const override {
+    return change_code_points(text, [](char32_t c, std::string& out) {
       const bool dropped = (c >= 0x01 && c <= 0x08) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F ||
                            c == 0x8F || c == 0x9F;
       if (dropped) return;
@@ -131,8 +147,10 @@ class Sequence : public Normalizer {
   explicit Sequence(const JsonField& field) {
     for (const JsonField& item : field.at("normalizers").items()) parts_.push_back(make_normalizer(item));
   }
-  void apply(std::string& text, MatchScratch& scratch) const override {
-    for (const auto& part : parts_) part->apply(text, scratch);
+  bool apply(std::string& text, MatchScratch& scratch) const override {
+    bool first_stays = true;
+    for (const auto& part : parts_) first_stays = part->apply(text, scratch) && first_stays;
+    return first_stays;
   }
 
  private:

@@ -13,7 +13,9 @@ namespace swiftprune::text {
 class Normalizer {
  public:
   virtual ~Normalizer() = default;
-  virtual void apply(std::string& text, MatchScratch& scratch) const = 0;
+  // Whether the new text begins with what became of the old one's first letter: Metaspace with prepend_scheme "first"
+  // asks for it, as the library `tokenizers` does (it looks at where the first letter stood).
+  virtual bool apply(std::string& text, MatchScratch& scratch) const = 0;
 };
 
 std::unique_ptr<Normalizer> make_normalizer(const JsonField& field);

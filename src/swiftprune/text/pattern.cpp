@@ -25,12 +25,14 @@ void Pattern::find_all(std::string_view text, MatchScratch& scratch, std::vector
   if (done < text.size()) spans.push_back({done, text.size(), false});
 }
 
-std::string Pattern::replaced(std::string_view text, std::string_view replacement,
-                              MatchScratch& scratch) const {
+std::string Pattern::replaced(std::string_view text, std::string_view replacement, MatchScratch& scratch,
+                              std::size_t* first_match) const {
   std::string out;
+  if (first_match != nullptr) *first_match = 0;
   if (text.empty()) return out;
   std::vector<Span> spans;
   find_all(text, scratch, spans);
+  if (first_match != nullptr && spans.front().is_match) *first_match = spans.front().end;
   out.reserve(text.size() + spans.size() * replacement.size());
   for (const Span& span : spans) {
     out.append(span.is_match ? replacement : text.substr(span.begin, span.end - span.begin));

@@ -19,8 +19,9 @@ class Pattern {
 
   // As Regex::find_all.
   void find_all(std::string_view text, MatchScratch& scratch, std::vector<Span>& spans) const;
-  // text with every match replaced.
-  std::string replaced(std::string_view text, std::string_view replacement, MatchScratch& scratch) const;
+  // text with every match replaced; first_match gets the end of a match that the text begins with, else 0.
+  std::string replaced(std::string_view text, std::string_view replacement, MatchScratch& scratch,
+                       std::size_t* first_match = nullptr) const;
 
  private:
   std::variant<std::string, Regex> pattern_;

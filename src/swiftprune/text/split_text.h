@@ -14,7 +14,7 @@ namespace swiftprune::text {
 struct Piece {
   std::size_t begin, end;      // bytes of SplitText::text
   std::int32_t token = -1;     // an added token, which no later step touches; -1: text
-  bool at_text_start = false;  // nothing of the original text stands before it
+  bool at_text_start = false;  // nothing of the original text stood before it
   bool is_text() const { return token < 0; }
 };
 
