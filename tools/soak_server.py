@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds `swiftprune serve` under overload with good and bad clients, and checks that no answer is lost or mixed.
 
-    tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24] [--seconds 3600]
+    tools/soak_server.py build/release/swiftprune MODEL [--requests 100000] [--clients 24] [--processes 1] [--seconds 3600]
 
 MODEL: a small folder with a tokenizer. First every prompt is answered alone (greedy: the right answer); then the
 clients send, each from a list drawn by its seed: completions whole and streamed, their bodies in pieces, several
@@ -11,6 +11,7 @@ right one or 429; a bad request gets its 4xx; the server lives, its memory stays
 is answered as the first was. Needs the standard library alone.
 """
 import argparse
+import concurrent.futures
 import http.client
 import json
 import random
@@ -43,14 +44,15 @@ class Server:
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) / 1024
 
-    def call(self, method, path, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+
+def call(port, method, path, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 def body_of(prompt, **more):
@@ -64,9 +66,9 @@ def raw_request(prompt, connection):
 
 
 class Client(threading.Thread):
-    def __init__(self, server, right, seed, count, end):
+    def __init__(self, port, right, seed, count, end):
         super().__init__()
-        self.server, self.right, self.random, self.count, self.end = server, right, random.Random(seed), count, end
+        self.port, self.right, self.random, self.count, self.end = port, right, random.Random(seed), count, end
         self.seen, self.wrong, self.seconds = {}, [], []
 
     def run(self):
@@ -99,13 +101,13 @@ class Client(threading.Thread):
     def whole(self):
         prompt = self.random.choice(PROMPTS)
         begin = time.monotonic()
-        status, data = self.server.call("POST", "/v1/completions", body_of(prompt))
+        status, data = call(self.port, "POST", "/v1/completions", body_of(prompt))
         if status == 200:
             self.seconds.append(time.monotonic() - begin)
         return self.judge(prompt, status, data)
 
     def open_stream(self, prompt):
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("POST", "/v1/completions", body_of(prompt, stream=True), {"Content-Type": "application/json"})
         return connection, connection.getresponse()
 
@@ -136,7 +138,7 @@ class Client(threading.Thread):
         return answer.status
 
     def raw(self, *parts, wait=0.0, read=True):
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             for part in parts:
                 connection.sendall(part)
                 time.sleep(wait)
@@ -177,7 +179,7 @@ class Client(threading.Thread):
         return "left"
 
     def refused(self, expected, data):
-        status, answer = self.server.call("POST", "/v1/completions", data)
+        status, answer = call(self.port, "POST", "/v1/completions", data)
         self.expect(status in expected, f"status {status} for {data[:40]!r}: {answer[:100]!r}")
         return status
 
@@ -194,9 +196,22 @@ class Client(threading.Thread):
         return self.refused((413,), body_of("word " * 8000))
 
     def metrics(self):
-        status, data = self.server.call("GET", self.random.choice(["/metrics", "/health", "/v1/models"]))
+        status, data = call(self.port, "GET", self.random.choice(["/metrics", "/health", "/v1/models"]))
         self.expect(status == 200, f"GET: {status}")
         return status
+
+
+def run_clients(port, right, seeds, count, end):
+    clients = [Client(port, right, seed, count, end) for seed in seeds]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    seen = {}
+    for client in clients:
+        for key, number in client.seen.items():
+            seen[key] = seen.get(key, 0) + number
+    return seen, [text for client in clients for text in client.wrong], [s for client in clients for s in client.seconds]
 
 
 def main():
@@ -205,37 +220,40 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=100000)
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--processes", type=int, default=1, help="that the clients are threads of")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="it ends then, whatever was sent")
     arguments = parser.parse_args()
     server = Server(arguments.program, arguments.model)
     try:
         right = {}
         for prompt in PROMPTS:
-            status, data = server.call("POST", "/v1/completions", body_of(prompt))
+            status, data = call(server.port, "POST", "/v1/completions", body_of(prompt))
             assert status == 200, data
             right[prompt] = json.loads(data)["choices"][0]["text"]
         begin = time.monotonic()
-        clients = [Client(server, right, seed, arguments.requests // arguments.clients, begin + arguments.seconds)
-                   for seed in range(arguments.clients)]
-        for client in clients:
-            client.start()
-        memory = []
-        while any(client.is_alive() for client in clients):
-            time.sleep(2)
-            memory.append(server.memory())
+        seeds = [range(first, arguments.clients, arguments.processes) for first in range(arguments.processes)]
+        with concurrent.futures.ProcessPoolExecutor(arguments.processes) as pool:
+            parts = [pool.submit(run_clients, server.port, right, some, arguments.requests // arguments.clients,
+                                 begin + arguments.seconds) for some in seeds]
+            memory = []
+            while not all(part.done() for part in parts):
+                time.sleep(2)
+                memory.append(server.memory())
         took = time.monotonic() - begin
-        wrong = [text for client in clients for text in client.wrong]
+        seen, wrong, seconds = {}, [], []
+        for part in parts:
+            part_seen, part_wrong, part_seconds = part.result()
+            for key, count in part_seen.items():
+                seen[key] = seen.get(key, 0) + count
+            wrong += part_wrong
+            seconds += part_seconds
+        seconds.sort()
         for prompt in PROMPTS:
-            status, data = server.call("POST", "/v1/completions", body_of(prompt))
+            status, data = call(server.port, "POST", "/v1/completions", body_of(prompt))
             if status != 200 or json.loads(data)["choices"][0]["text"] != right[prompt]:
                 wrong.append(f"behind it all, {prompt!r}: {status} {data[:200]!r}")
-        seen = {}
-        for client in clients:
-            for key, count in client.seen.items():
-                seen[key] = seen.get(key, 0) + count
         for (kind, outcome), count in sorted(seen.items(), key=str):
             print(f"{kind:<12}{outcome!s:<24}{count}")
-        seconds = sorted(s for client in clients for s in client.seconds)
         quarter = max(1, len(memory) // 4)
         print(f"{sum(seen.values())} requests in {took:.0f} s; whole answers: median {statistics.median(seconds) * 1000:.0f} ms, "
               f"p99 {seconds[int(len(seconds) * 0.99)] * 1000:.0f} ms; memory {statistics.median(memory[:quarter]):.1f} MB "
