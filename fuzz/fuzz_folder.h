@@ -36,11 +36,14 @@ inline std::string_view text(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const char*>(data), size};
 }
 
-// Several files in one input, with a byte that no text has between them; empty when there is none left.
+// Between the files of one input: bytes that no text has, and binary files hardly.
+constexpr std::string_view kBetween = "\xFE\xFE";
+
+// The next of them; empty when there is none left.
 inline std::string_view next_part(std::string_view& rest) {
-  const std::size_t end = rest.find('\xFE');
+  const std::size_t end = rest.find(kBetween);
   const std::string_view part = rest.substr(0, end);
-  rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + kBetween.size());
   return part;
 }
 

@@ -6,7 +6,9 @@
 #include <iterator>
 #include <utility>
 
+#include "fuzz_folder.h"
 #include "swiftprune/checkpoint/gguf.h"
+#include "swiftprune/checkpoint/gguf_dequantize.h"
 #include "swiftprune/core/json.h"
 #include "swiftprune/model/family.h"
 #include "swiftprune/pipeline/plan.h"
@@ -21,7 +23,6 @@ namespace fs = std::filesystem;
 using Inputs = std::vector<std::string>;
 using nlohmann::json;
 
-constexpr char kBetween = '\xFE';             // files in one input (fuzz_folder.h)
 constexpr std::uintmax_t kLargest = 1 << 13;  // bytes of a file: a round stays short
 
 std::string text_of(const fs::path& file) {
@@ -49,7 +50,7 @@ Inputs contents(const fs::path& folder, std::string_view ending, std::string_vie
   return inputs;
 }
 
-// What stands in front of the tensors, which gguf_fuzz puts zeros for.
+// What stands in front of the tensors, which gguf_fuzz puts zeros for; and blocks of every type.
 Inputs ggufs(const fs::path& data) {
   Inputs inputs;
   for (const fs::path& file : files_in(data / "checkpoint/gguf", ".gguf")) {
@@ -59,6 +60,12 @@ Inputs ggufs(const fs::path& data) {
     std::uint64_t begin = bytes.size();
     for (const GgufTensor& tensor : gguf.tensors()) begin = std::min(begin, tensor.begin);
     inputs.push_back(bytes.substr(0, begin));
+  }
+  for (std::uint32_t number = 0; number < 64; ++number) {
+    const GgmlTypeTraits* type = find_ggml_type(number);
+    if (type == nullptr) continue;
+    inputs.emplace_back(1, static_cast<char>(number));
+    for (std::int64_t i = 0; i < 2 * type->block_bytes; ++i) inputs.back() += static_cast<char>(i * 37 + 11);
   }
   return inputs;
 }
@@ -73,7 +80,7 @@ Inputs safetensors() {
       R"({"metadata":{"total_size":512},"weight_map":{"a.weight":"a.safetensors","b.bias":"a.safetensors"}})";
   std::string padded = header;
   padded.resize(data.size(), ' ');
-  return {padded + data, padded + data + kBetween + index, std::string("{}") + "  "};
+  return {padded + data, padded + data + std::string(kBetween) + index, std::string("{}") + "  "};
 }
 
 // Of every family: the first byte of an input chooses it.
@@ -153,20 +160,27 @@ Inputs tokenizer_components(const fs::path& data) {
 }
 
 Inputs tokenizers(const fs::path& data) {
+  const std::string between(kBetween);
   const std::string settings = R"({"add_bos_token":true,"bos_token":"<s>","eos_token":{"content":"</s>"},)"
                                R"("added_tokens_decoder":{"3":{"content":"<x>","special":true}}})";
   Inputs inputs = tokenizer_components(data);
   for (const fs::path& file : files_in(data / "text/tokenizers", ".json")) {
     if (file.filename().string().ends_with(".cases.json")) continue;
     inputs.push_back(std::string(1, '\0') + with_few_tokens(json::parse(text_of(file))).dump());
-    inputs.push_back(inputs.back() + kBetween + settings);
+    inputs.push_back(inputs.back() + between + settings);
   }
   for (const fs::path& file : files_in(data / "text/sentencepiece", ".model"))
-    inputs.push_back('\1' + text_of(file) + kBetween + settings);
-  inputs.push_back(std::string("\2") +
-                   R"({"H":0,"e":1,"l":2,"o":3,"ll":4,"He":5,"Ġ":6,"w":7,"Ġw":8,"<s>":9})" + kBetween +
-                   "#version: 0.2\nl l\nH e\nĠ w\n" + kBetween + settings + kBetween +
-                   R"({"unk_token":"<s>"})" + kBetween + R"({"<more>":10})");
+    inputs.push_back('\1' + text_of(file) + between + settings);
+  inputs.push_back('\2' +
+                   std::string(R"({"H":0,"e":1,"l":2,"o":3,"ll":4,"He":5,"Ġ":6,"w":7,"Ġw":8,"<s>":9})") +
+                   between + "#version: 0.2\nl l\nH e\nĠ w\n" + between + settings + between +
+                   R"({"unk_token":"<s>"})" + between + R"({"<more>":10})");
+  inputs.push_back(
+      '\0' + std::string(R"({"added_tokens":[{"id":8,"content":"world","single_word":true,"lstrip":true},)"
+                         R"({"id":9,"content":"<s>","special":true,"rstrip":true}],"normalizer":{"type":)"
+                         R"("Lowercase"},"pre_tokenizer":{"type":"Metaspace","replacement":"_",)"
+                         R"("prepend_scheme":"first"},"model":{"type":"BPE","vocab":{"h":0,"e":1,"_":2,)"
+                         R"("he":3},"merges":["h e"]}})"));
   return inputs;
 }
 
@@ -343,7 +357,7 @@ Inputs adapters(const fs::path& data) {
   Inputs inputs = {R"({"peft_type":"LORA","r":4,"lora_alpha":4,"target_modules":["q_proj"]})"};
   for (const std::string& config : contents(data / "adapter/llama3", ".json", "adapter_config"))
     inputs.push_back(config);
-  for (std::string& input : inputs) input += '\xFE' + header + std::string(256, '\0');
+  for (std::string& input : inputs) input += std::string(kBetween) + header + std::string(256, '\0');
   return inputs;
 }
 

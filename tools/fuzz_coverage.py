@@ -37,32 +37,33 @@ NO_PARSERS = ["text/mixed_windows", "text/token_windows", "text/split_text", "te
 
 
 def coverage(program, folders, work):
-    """(file, function): edges reached, edges, lines that were not reached."""
+    """((file, function), (edges reached, edges, lines that were not reached)) of each."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": work, "ASAN_OPTIONS": "detect_leaks=0",
                                 "ASAN_SYMBOLIZER_PATH": "/usr/bin/llvm-symbolizer-19"}
     ran = subprocess.run([program, "-runs=0", "-print_coverage=1", "-timeout=60", *folders], env=environment,
                          capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode != 0:
         sys.exit(f"{program}: exit code {ran.returncode}\n{ran.stderr[-2000:]}")
-    functions, current = {}, None
+    functions, current, place = [], None, ""  # of a template one for each instance
     for line in ran.stderr.splitlines():
         if found := re.match(r"(?:UN)?COVERED_FUNC: hits: \d+ edges: (\d+)/(\d+) (.*) (\S+?):(\d+)", line):
-            reached, edges, _, file, number = found.groups()
-            current = functions.setdefault((file.partition("src/swiftprune/")[2], int(number)), [int(reached), int(edges), set()])
+            reached, edges, _, place, number = found.groups()
+            current = [int(reached), int(edges), set()]
+            functions.append(((place.partition("src/swiftprune/")[2], int(number)), current))
         elif current is not None and (found := re.match(r"\s+UNCOVERED_PC: (\S+?):(\d+)", line)):
-            if int(found.group(2)) > 0:
+            if found.group(1) == place and int(found.group(2)) > 0:  # else inlined from a header
                 current[2].add(int(found.group(2)))
     return functions
 
 
 def all_coverage(programs, corpora):
-    """The best that any target reached of each function, by file."""
+    """The best that any target reached of each function, in any instance, by file."""
     files = {}
     for program in programs:
         with tempfile.TemporaryDirectory() as work:
             folders = [corpus / program.name for corpus in corpora if (corpus / program.name).is_dir()]
             found = coverage(program, folders, work)
-        for (file, line), (reached, edges, missed) in found.items():
+        for (file, line), (reached, edges, missed) in found:
             if not file.endswith(".cpp"):
                 continue
             functions = files.setdefault(file.removesuffix(".cpp"), {})
