@@ -8,10 +8,11 @@ through the library, for each tokenizer file that is given. Files ending in .jso
 --components tests/data/text/components.json: beside the files, a pipeline for every normalizer, pre-tokenizer and
 decoder there, the other parts and the model (of the files) taken in turn.
 
-usage: tools/compare_tokenizers.py --swiftprune build/release/swiftprune --text wiki.raw [--strings 10000] FILE...
+usage: tools/compare_tokenizers.py --swiftprune build/release/swiftprune --text wiki.raw [--strings 10000] [--jobs 1] FILE...
 """
 import argparse
 import base64
+import concurrent.futures
 import json
 import random
 import subprocess
@@ -213,13 +214,15 @@ def main():
     parser.add_argument("--strings", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", help="what swiftprune opens, when it is not FILE itself")
+    parser.add_argument("--jobs", type=int, default=1, help="files at a time")
     parser.add_argument("files", nargs="+")
     parser.add_argument("--components")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = args.files + (pipelines(args.components, args.files, folder) if args.components else [])
-        failures = sum(compare(args.swiftprune, path, args.text, args.strings, args.seed, args.model or path)
-                       for path in files)
+        with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
+            failures = sum(pool.map(compare, *zip(*[(args.swiftprune, path, args.text, args.strings, args.seed,
+                                                     args.model or path) for path in files])))
     print(f"{len(files)} tokenizers, {failures} differences")
     sys.exit(failures != 0)
 
