@@ -168,6 +168,8 @@ TEST_F(Gguf, BadTensors) {
   expect_bad(GgufBuilder().tensor("a", {}, 0, data).build(), "tensor a: found 0 dimensions, expected 1 to 4");
   expect_bad(GgufBuilder().tensor("a", {1, 1, 1, 1, 1}, 0, data).build(), "found 5 dimensions");
   expect_bad(GgufBuilder().tensor("a", {~std::uint64_t{0}}, 0, data).build(), "tensor a: found extent");
+  expect_bad(GgufBuilder().tensor("a", {0, std::uint64_t{1} << 50}, 0, data).build(),
+             "tensor a: found extent 0");
   expect_bad(GgufBuilder().tensor("a", {1u << 31, 1u << 31, 4}, 0, data).build(), "past the end of the file");
   expect_bad(GgufBuilder().tensor("a", {std::uint64_t{1} << 62}, 0, data).build(),
              "past the end of the file");

@@ -6,6 +6,7 @@
 #include "swiftprune/text/normalizers.h"
 #include "swiftprune/text/post_processors.h"
 #include "swiftprune/text/pre_tokenizers.h"
+#include "swiftprune/text/precompiled_charsmap.h"
 #include "text/fixtures.h"
 
 namespace swiftprune::text {
@@ -73,6 +74,25 @@ TEST(Normalizers, SayWhetherTheFirstLetterStays) {
     EXPECT_EQ(make_normalizer(JsonField(component, "t"))->apply(text, scratch), one.stays)
         << one.component << ": " << one.text;
   }
+}
+
+// What follows a key where a unit says so is read as a place among the texts, whatever it is.
+TEST(PrecompiledCharsmap, RefusesAKeyWithoutValue) {
+  constexpr std::uint32_t kHasLeaf = 1 << 8, kOffset = 256;
+  std::vector<std::uint32_t> units(2 * kOffset, 0);
+  units['a'] = 'a' | kHasLeaf | kOffset << 10;
+  const auto bytes = [&units] {
+    const auto trie_bytes = static_cast<std::uint32_t>(units.size() * sizeof(std::uint32_t));
+    std::string map(reinterpret_cast<const char*>(&trie_bytes), sizeof trie_bytes);
+    map.append(reinterpret_cast<const char*>(units.data()), trie_bytes);
+    return map + std::string("b\0", 2);
+  };
+  units['a' ^ kOffset] = 0x80000000U;
+  EXPECT_EQ(PrecompiledCharsmap(bytes(), "map").normalized("a"), "b");
+  units['a' ^ kOffset] = 0xFF;
+  expect_error(
+      ErrorKind::kBadInput, [&] { PrecompiledCharsmap(bytes(), "map"); },
+      "map: unit 97 of the trie has no value");
 }
 
 TEST(PreTokenizers, AgreeWithTheLibrary) {

@@ -295,8 +295,9 @@ struct GgufFile::Impl {
     }
     for (std::uint32_t d = 0; d < rank; ++d) {
       const auto extent = reader.number<std::uint64_t>(tensor.name);
-      if (extent > std::uint64_t{1} << 62)
-        bad_input("{}: tensor {}: found extent {}", name, tensor.name, extent);
+      // Rows of nothing may be so many that no loop over them ends.
+      if (extent == 0 || extent > std::uint64_t{1} << 62)
+        bad_input("{}: tensor {}: found extent {}, expected 1 to 2^62", name, tensor.name, extent);
       tensor.shape.insert(tensor.shape.begin(), static_cast<std::int64_t>(extent));
     }
     const auto type = reader.number<std::uint32_t>(tensor.name);

@@ -10,6 +10,7 @@ namespace {
 
 // A unit of darts-clone's double array: value of a leaf, or label, offset to the children and "has a leaf
 // child".
+bool is_leaf(std::uint32_t unit) { return (unit >> 31) != 0; }
 bool has_leaf(std::uint32_t unit) { return ((unit >> 8) & 1U) != 0; }
 std::uint32_t leaf_value(std::uint32_t unit) { return unit & 0x7FFFFFFFU; }
 std::uint32_t label(std::uint32_t unit) { return unit & 0x800000FFU; }
@@ -73,11 +74,13 @@ PrecompiledCharsmap::PrecompiledCharsmap(std::string_view bytes, std::string_vie
   }
   if (invalid_utf8_position(replacements_)) bad_input("{}: a replacement text is not UTF-8", where);
   for (std::size_t i = 0; i < units_.size(); ++i) {
-    const bool leaf = (units_[i] >> 31) != 0;
+    const bool leaf = is_leaf(units_[i]);
     const std::size_t last_child = (i ^ offset(units_[i])) | 0xFFU;
     if (leaf ? leaf_value(units_[i]) >= replacements_.size() : last_child >= units_.size()) {
       bad_input("{}: unit {} of the trie points outside of it", where, i);
     }
+    if (!leaf && has_leaf(units_[i]) && !is_leaf(units_[i ^ offset(units_[i])]))
+      bad_input("{}: unit {} of the trie has no value, expected one", where, i);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/read_file.h"
@@ -20,8 +21,14 @@ constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, how pieces s
 using Processor = sentencepiece::SentencePieceProcessor;
 
 void load(Processor& processor, std::string_view model, const std::string& file) {
-  const auto status = processor.LoadFromSerializedProto(model);
-  if (!status.ok()) bad_input("{}: not a SentencePiece model: {}", file, status.ToString());
+  std::string reason;
+  try {
+    const auto status = processor.LoadFromSerializedProto(model);
+    if (!status.ok()) reason = status.ToString();
+  } catch (const std::exception& error) {  // of its trie: an empty piece, one that is there twice
+    reason = error.what();
+  }
+  if (!reason.empty()) bad_input("{}: not a SentencePiece model: {}", file, reason);
 }
 
 bool starts_with_space(std::string_view text) {
