@@ -44,6 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const std::int64_t tokens : {1, 3, 20}) {
       linear.forward(x.view().row_block(0, tokens), {}, y.view().row_block(0, tokens));
     }
+    unpack_f32(tensor);
     if (is_grid(tensor.kind())) {
       unpack_quantized(tensor);
       std::vector<float> row(static_cast<std::size_t>(tensor.cols()));
