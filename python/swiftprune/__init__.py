@@ -10,9 +10,11 @@ Every command of the program is a function with the same options, defaults and r
 a folder or the id of one that Hugging Face's tools have downloaded; nothing is downloaded here.
 """
 
+from .openmp import load_openmp as _load_openmp
 from .waiting import bound_spinning as _bound_spinning
 
-_bound_spinning()  # before the library is loaded
+_bound_spinning()  # before OpenMP is loaded, and that before the library
+_load_openmp()
 
 from ._swiftprune import version as _version, version_text
 from .commands import (bench, compare, doctor, evaluate, export, families, import_gguf, inspect, methods, pack, pilot, prune,

@@ -62,6 +62,16 @@ def test_version_is_the_programs():
     assert swiftprune.version_text().startswith("swiftprune")
 
 
+def openmps(first):
+    """Files of OpenMP in a process that imports `first`."""
+    code = f"{first}; print({{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}})"
+    return ast.literal_eval(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def test_one_openmp():
+    assert len(openmps("import swiftprune")) == 1
+
+
 def test_waiting_threads_spin_by_who_holds_the_cores():
     from swiftprune.waiting import is_busy
 

@@ -1,9 +1,11 @@
 """Packed folders inside transformers: the same numbers as the folder that `unpack` makes, by torch's own products."""
 
+import ast
 import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +92,15 @@ def test_logits_are_those_of_the_unpacked_folder(dense, tmp_path, kind):
         if kind != "int8":
             tokens = model.generate(IDS[:1], max_new_tokens=12, do_sample=False)
             assert torch.equal(tokens, expected.generate(IDS[:1], max_new_tokens=12, do_sample=False))
+
+
+@pytest.mark.parametrize("first", ["import swiftprune, torch", "import torch, swiftprune"])
+def test_torch_and_we_share_one_openmp(first):
+    if not (Path(torch.__file__).parent / "lib" / "libgomp.so.1").exists():
+        pytest.skip("torch calls its OpenMP otherwise")
+    code = f"{first}; print({{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}})"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert len(ast.literal_eval(found)) == 1
 
 
 def test_transformers_itself_refuses_a_packed_folder(dense, tmp_path):
