@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import swiftprune
+from processes import openmps
 from swiftprune import commands
 
 DATA = Path(__file__).resolve().parents[2] / "tests" / "data" / "model"
@@ -60,12 +61,6 @@ def run_program(*arguments):
 def test_version_is_the_programs():
     assert run_program("--version").stdout.startswith(f"swiftprune {swiftprune.__version__} ")
     assert swiftprune.version_text().startswith("swiftprune")
-
-
-def openmps(first):
-    """Files of OpenMP in a process that imports `first`."""
-    code = f"{first}; print({{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}})"
-    return ast.literal_eval(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def test_one_openmp():

@@ -1,6 +1,5 @@
 """Packed folders inside transformers: the same numbers as the folder that `unpack` makes, by torch's own products."""
 
-import ast
 import copy
 import json
 import subprocess
@@ -13,6 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import swiftprune  # noqa: E402
+from processes import openmps  # noqa: E402
 
 KINDS = {
     "bitmap": {"prune": {"sparsity": 0.5}},
@@ -98,9 +98,7 @@ def test_logits_are_those_of_the_unpacked_folder(dense, tmp_path, kind):
 def test_torch_and_we_share_one_openmp(first):
     if not (Path(torch.__file__).parent / "lib" / "libgomp.so.1").exists():
         pytest.skip("torch calls its OpenMP otherwise")
-    code = f"{first}; print({{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}})"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert len(ast.literal_eval(found)) == 1
+    assert len(openmps(first)) == 1
 
 
 def test_transformers_itself_refuses_a_packed_folder(dense, tmp_path):

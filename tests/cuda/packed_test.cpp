@@ -342,7 +342,7 @@ TEST_F(CudaPackedTest, GridsOfAnyShape) {
       // dense, as a bitmap, and N of 4
       for (const auto& [zeros, n] : {std::pair{0.0, 4}, {0.5, 4}, {0.1, 3}, {0.1, 2}, {0.2, 1}}) {
         const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, cols, grid, zeros, n);
-        const PackedTensor packed = pack(weight, formats_for(weight).front().format);
+        const PackedTensor packed = pack_smallest(weight);
         for (const DType dtype : {DType::kBF16, DType::kF16}) {
           for (const std::int64_t tokens : {1, 3, 8, 9, 16, 40, 100})
             expect_products({packed}, dtype, tokens, tokens % 2 == 0 ? dtype : DType::kF32);
@@ -356,7 +356,7 @@ TEST_F(CudaPackedTest, GridsOfAnyShape) {
 TEST_F(CudaPackedTest, GridsBesideOthers) {
   const auto grid = [](std::int64_t rows, const QuantGrid& of, int n = 4) {
     const QuantizedWeight weight = testing_sparse::random_grid_weight(rows, 256, of, 0.3, n);
-    return pack(weight, formats_for(weight).front().format);
+    return pack_smallest(weight);
   };
   const QuantGrid four{4, 64, false}, three{3, 32, true}, eight{8, 128, false};
   const std::vector<PackedTensor> parts = {grid(48, four),
@@ -373,7 +373,7 @@ TEST_F(CudaPackedTest, GridsBesideOthers) {
 TEST_F(CudaPackedTest, GridsExpandToTheirRoundedValues) {
   for (const auto& [zeros, n] : {std::pair{0.5, 4}, {0.2, 2}}) {
     const QuantizedWeight weight = testing_sparse::random_grid_weight(50, 320, {4, 32, true}, zeros, n);
-    const PackedTensor packed = pack(weight, formats_for(weight).front().format);
+    const PackedTensor packed = pack_smallest(weight);
     for (const DType dtype : {DType::kBF16, DType::kF16}) {
       const cuda::DevicePacked on_device(*memory_, std::span(&packed, 1), dtype, *stream_);
       EXPECT_LT(on_device.bytes(), std::uint64_t{64 * 320} * 3 / 4);

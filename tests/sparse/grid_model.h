@@ -30,7 +30,7 @@ inline std::map<std::string, Matrix> write_grid_model(const Checkpoint& source,
     PackedTensor made = [&] {
       if (is_table) return pack_table(source, tensor.name, table_bits);
       const QuantizedWeight w = random_grid_weight(tensor.shape[0], tensor.shape[1], grid, 0.5);
-      return pack(w, formats_for(w).front().format);
+      return pack_smallest(w);
     }();
     values.emplace(tensor.name, unpack_f32(made));
     tensor = {tensor.name + kPackedSuffix, DType::kU8, {std::ssize(made.bytes())}, tensor.file, true};

@@ -13,6 +13,8 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/checkpoint/output_file.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/read_file.h"
 
 namespace swiftprune {
@@ -203,8 +205,15 @@ Base base_of(const fs::path& folder, std::string_view card) {
 }  // namespace
 
 Json record_beside(const Checkpoint& source) {
-  Json record = Json::parse(bytes_of(source.folder() / "swiftprune.json"), nullptr, false);
-  return record.is_object() ? record : Json();
+  const fs::path file = source.folder() / "swiftprune.json";
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) return {};
+  try {
+    Json record = read_json_file(file);
+    return record.is_object() ? record : Json();
+  } catch (const Error&) {  // the card does without
+    return {};
+  }
 }
 
 void write_model_card(const Checkpoint& source, const Json& record, bool packed, CheckpointWriter& writer) {

@@ -49,7 +49,7 @@ GridOutput::GridOutput(const Checkpoint& source, const Plan& plan, CheckpointWri
 }
 
 void GridOutput::write_quantized(const std::string& name, const QuantizedWeight& weight) {
-  stage_.write_bytes_part(staged_name(name), 0, pack(weight, formats_for(weight).front().format).bytes());
+  stage_.write_bytes_part(staged_name(name), 0, pack_smallest(weight).bytes());
 }
 
 void GridOutput::write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) {

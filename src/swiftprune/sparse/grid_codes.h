@@ -54,6 +54,17 @@ class GridCodes {
 // Zero point of a row of the panel in a group of the stored scales.
 int zero_point(const sparse_kernels::Weights& weights, std::int64_t panel, std::int64_t group, int row);
 
+// How many lanes of each row's four are set, 0 to 4 in the four bits of each row.
+constexpr std::uint64_t kept_of_fours(std::uint64_t lanes) {
+  constexpr std::uint64_t kOnes = 0x1111'1111'1111'1111u;
+  return (lanes & kOnes) + (lanes >> 1 & kOnes) + (lanes >> 2 & kOnes) + (lanes >> 3 & kOnes);
+}
+// Has a row's four more than n of them set? n: 0 to 3
+constexpr bool keeps_more(std::uint64_t lanes, int n) {
+  constexpr std::uint64_t kOnes = 0x1111'1111'1111'1111u;
+  return ((kept_of_fours(lanes) + kOnes * static_cast<std::uint64_t>(3 - n)) & 4 * kOnes) != 0;
+}
+
 // The codes of a step's 64 lanes (4·row + column); what is not stored is its zero point. Steps in order.
 void read_step(const sparse_kernels::Weights& weights, std::int64_t panel, std::int64_t step,
                GridCodes& codes, std::uint8_t lanes[64]);

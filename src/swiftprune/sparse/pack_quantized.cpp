@@ -143,17 +143,11 @@ Census census_of(const QuantizedWeight& w) {
     const auto i = static_cast<std::size_t>(p);
     GridCodes codes = GridCodes::streams(w.grid.bits, 0, 0);
     PanelReader reader(w, p);
-    std::uint64_t most[kNmGridColumns] = {};  // rows that keep n + 1 of four somewhere
     for (std::int64_t s = 0; s < steps; ++s) {
       const std::uint64_t lanes = reader.step(s).nonzero;
       codes.advance(s, std::popcount(lanes));
-      constexpr std::uint64_t kOnes = 0x1111'1111'1111'1111u;
-      const std::uint64_t fours = (lanes & kOnes) + (lanes >> 1 & kOnes) + (lanes >> 2 & kOnes) +
-                                  (lanes >> 3 & kOnes);  // of each row
-      for (int n = 1; n <= kNmGridColumns; ++n)
-        most[n - 1] |= (fours + kOnes * static_cast<std::uint64_t>(4 - n)) & 4 * kOnes;
+      while (kept[i] < kNmGridColumns && keeps_more(lanes, kept[i])) ++kept[i];
     }
-    kept[i] = static_cast<int>(std::ranges::count_if(most, [](std::uint64_t rows) { return rows != 0; }));
     counts[i] = codes.cursor.total;
     census.planes[i] = {*std::ranges::max_element(codes.cursor.at), ceil_div(codes.cursor.total, 8)};
   });
@@ -205,6 +199,65 @@ void fill_scales(const QuantizedWeight& w, PackedBuilder& out) {
       }
     }
   }
+}
+
+std::vector<FormatSize> formats_for(const QuantizedWeight& w, const Census& census) {
+  std::vector<FormatSize> sizes;
+  const auto add = [&sizes](const PackedShape& shape) {
+    sizes.push_back({{shape.kind, shape.group_n, shape.group_m}, sections_of(shape).num_bytes});
+  };
+  add(fixed_shape(w, {PackedKind::kDenseGrid}));
+  const int n = std::max(1, census.max_kept);
+  if (w.cols % kNmGridColumns == 0 && n < kNmGridColumns) {
+    add(fixed_shape(w, {PackedKind::kNmGrid, n, kNmGridColumns}));
+  }
+  add(bitmap_shape(w, census));
+  std::ranges::stable_sort(sizes, {}, &FormatSize::num_bytes);
+  return sizes;
+}
+
+// census: of a bitmap
+PackedTensor pack(const QuantizedWeight& w, const PackFormat& format, const Census& census) {
+  expect(is_grid(format.kind), "pack: a grid kind");
+  const bool bitmap = format.kind == PackedKind::kBitmapGrid;
+  const bool nm = format.kind == PackedKind::kNmGrid;
+  if (nm && (format.group_m != kNmGridColumns || format.group_n < 1 || format.group_n >= kNmGridColumns ||
+             w.cols % kNmGridColumns != 0)) {
+    bad_input("pack: found {}:{} over {} columns, expected N of 4, 1 <= N < 4, 4 dividing the columns",
+              format.group_n, format.group_m, w.cols);
+  }
+  const PackedShape shape = bitmap ? bitmap_shape(w, census) : fixed_shape(w, format);
+  PackedBuilder out(shape);
+  fill_scales(w, out);
+  if (bitmap) fill_offsets(census, w.grid.bits, out.offsets());
+  const std::int64_t steps = shape.num_chunks() * kChunkSteps;
+  sparse_kernels::Weights view;
+  view.bits = w.grid.bits;
+  view.chunks = shape.num_chunks();
+  view.group_n = shape.group_n;
+  view.offsets = bitmap ? out.offsets().data() : nullptr;
+  for_each_panel(shape.num_panels(), [&](std::int64_t p) {
+    GridCodes codes = GridCodes::of(view, p);
+    PanelReader reader(w, p);
+    for (std::int64_t s = 0; s < steps && 4 * s < w.cols; ++s) {
+      const Quads quads = reader.step(s);
+      if (!bitmap && !nm) {
+        codes.put(out.values<std::uint8_t>(), s, quads.codes);
+        continue;
+      }
+      const std::uint64_t lanes = nm ? exactly_n(quads.nonzero, shape.group_n, p, s, w.rows) : quads.nonzero;
+      out.masks<std::uint64_t>()[p * steps + s] = lanes;
+      std::uint8_t stored[65];  // one more: a place for what is not stored behind the last one
+      int count = 0;
+      for (int lane = 0; lane < 64; ++lane) {  // without a branch: the mask is not to be guessed
+        stored[count] = quads.codes[lane];
+        count += static_cast<int>(lanes >> lane & 1);
+      }
+      codes.put(out.values<std::uint8_t>(), s, {stored, static_cast<std::size_t>(count)});
+      codes.advance(s, count);
+    }
+  });
+  return std::move(out).finish();
 }
 
 QuantGrid table_grid(std::int64_t cols, int bits) {
@@ -265,64 +318,18 @@ std::int64_t dense_grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int
 
 std::vector<FormatSize> formats_for(const QuantizedWeight& w) {
   check_weight(w);
-  const Census census = census_of(w);
-  std::vector<FormatSize> sizes;
-  const auto add = [&sizes](const PackedShape& shape) {
-    sizes.push_back({{shape.kind, shape.group_n, shape.group_m}, sections_of(shape).num_bytes});
-  };
-  add(fixed_shape(w, {PackedKind::kDenseGrid}));
-  const int n = std::max(1, census.max_kept);
-  if (w.cols % kNmGridColumns == 0 && n < kNmGridColumns) {
-    add(fixed_shape(w, {PackedKind::kNmGrid, n, kNmGridColumns}));
-  }
-  add(bitmap_shape(w, census));
-  std::ranges::stable_sort(sizes, {}, &FormatSize::num_bytes);
-  return sizes;
+  return formats_for(w, census_of(w));
 }
 
 PackedTensor pack(const QuantizedWeight& w, const PackFormat& format) {
   check_weight(w);
-  expect(is_grid(format.kind), "pack: a grid kind");
-  const bool bitmap = format.kind == PackedKind::kBitmapGrid;
-  const bool nm = format.kind == PackedKind::kNmGrid;
-  if (nm && (format.group_m != kNmGridColumns || format.group_n < 1 || format.group_n >= kNmGridColumns ||
-             w.cols % kNmGridColumns != 0)) {
-    bad_input("pack: found {}:{} over {} columns, expected N of 4, 1 <= N < 4, 4 dividing the columns",
-              format.group_n, format.group_m, w.cols);
-  }
-  const Census census = bitmap ? census_of(w) : Census{};
-  const PackedShape shape = bitmap ? bitmap_shape(w, census) : fixed_shape(w, format);
-  PackedBuilder out(shape);
-  fill_scales(w, out);
-  if (bitmap) fill_offsets(census, w.grid.bits, out.offsets());
-  const std::int64_t steps = shape.num_chunks() * kChunkSteps;
-  sparse_kernels::Weights view;
-  view.bits = w.grid.bits;
-  view.chunks = shape.num_chunks();
-  view.group_n = shape.group_n;
-  view.offsets = bitmap ? out.offsets().data() : nullptr;
-  for_each_panel(shape.num_panels(), [&](std::int64_t p) {
-    GridCodes codes = GridCodes::of(view, p);
-    PanelReader reader(w, p);
-    for (std::int64_t s = 0; s < steps && 4 * s < w.cols; ++s) {
-      const Quads quads = reader.step(s);
-      if (!bitmap && !nm) {
-        codes.put(out.values<std::uint8_t>(), s, quads.codes);
-        continue;
-      }
-      const std::uint64_t lanes = nm ? exactly_n(quads.nonzero, shape.group_n, p, s, w.rows) : quads.nonzero;
-      out.masks<std::uint64_t>()[p * steps + s] = lanes;
-      std::uint8_t stored[65];  // one more: a place for what is not stored behind the last one
-      int count = 0;
-      for (int lane = 0; lane < 64; ++lane) {  // without a branch: the mask is not to be guessed
-        stored[count] = quads.codes[lane];
-        count += static_cast<int>(lanes >> lane & 1);
-      }
-      codes.put(out.values<std::uint8_t>(), s, {stored, static_cast<std::size_t>(count)});
-      codes.advance(s, count);
-    }
-  });
-  return std::move(out).finish();
+  return pack(w, format, format.kind == PackedKind::kBitmapGrid ? census_of(w) : Census{});
+}
+
+PackedTensor pack_smallest(const QuantizedWeight& w) {
+  check_weight(w);
+  const Census census = census_of(w);
+  return pack(w, formats_for(w, census).front().format, census);
 }
 
 PackedShape packed_table_shape(std::int64_t rows, std::int64_t cols, int bits) {

@@ -26,6 +26,8 @@ std::int64_t dense_grid_bytes(const QuantGrid& grid, std::int64_t rows, std::int
 // Throws Error{kBadInput} for a code or zero point that needs more bits, a scale that is not finite and above
 // zero, and a format that cannot hold the weight (more than N of 4); as check_grid for the grid.
 PackedTensor pack(const QuantizedWeight& weight, const PackFormat& format);
+// In the first of formats_for().
+PackedTensor pack_smallest(const QuantizedWeight& weight);
 
 // A table [vocabulary, hidden] rounded to the nearest codes, for embeddings and output projections: int8 with a
 // scale a row; int4 with a scale and a zero point for groups of 32 inputs (64, 128 or the row, where 32 does

@@ -13,8 +13,8 @@ constexpr int kStepWords = 3;                          // of a lane, of a tile
 constexpr int kMostStep = 7;
 constexpr int kEntryAhead = 2;  // tiles in registers
 constexpr int kFirstTiles = 2;  // of a range: asked of memory at once
-constexpr int kEntryResident =
-    2;  // blocks of threads of a multiprocessor: the next product's load beside this one's
+// Registers of a thread, as if so many blocks of threads ran on a multiprocessor: one does, and more gain nothing.
+constexpr int kEntryResident = 2;
 
 // -- The product --------------------------------------------------------------------------------------------
 

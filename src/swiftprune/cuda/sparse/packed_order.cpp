@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/sparse/grid_codes.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -194,12 +195,7 @@ bool keeps_two_of_four(const PackedTensor& part) {
   if (part.kind() != PackedKind::kBitmapGrid || part.cols() % 4 != 0) return false;
   const auto* masks = static_cast<const std::uint64_t*>(part.masks());
   const std::int64_t steps = part.shape().num_panels() * part.shape().num_chunks() * kChunkSteps;
-  return std::all_of(masks, masks + steps, [](std::uint64_t mask) {
-    constexpr std::uint64_t kOnes = 0x1111'1111'1111'1111u;
-    const std::uint64_t kept =
-        (mask & kOnes) + (mask >> 1 & kOnes) + (mask >> 2 & kOnes) + (mask >> 3 & kOnes);  // of each four
-    return ((kept + kOnes) & 4 * kOnes) == 0;
-  });
+  return std::none_of(masks, masks + steps, [](std::uint64_t mask) { return keeps_more(mask, 2); });
 }
 
 void order_two_four_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t units,
