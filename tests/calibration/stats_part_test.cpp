@@ -22,15 +22,15 @@ TEST(StatsPart, HoldsTheRowsAndColumnsOfItsInputs) {
   stats.residual = &residual;
   const StatsPart part(stats, 2, 3);
   EXPECT_EQ(part.stats().num_tokens, 7);
-  EXPECT_THAT(part.stats().energy, testing::ElementsAre(3, 4, 5));
-  EXPECT_THAT(part.stats().sum, testing::ElementsAre(8, 9, 10));
+  EXPECT_THAT(part.stats().energy, ::testing::ElementsAre(3, 4, 5));
+  EXPECT_THAT(part.stats().sum, ::testing::ElementsAre(8, 9, 10));
   EXPECT_TRUE(part.stats().ewma_energy.empty());
   for (const Matrix* square : {part.stats().gram, part.stats().cross}) {
     ASSERT_EQ(square->rows(), 3);
-    EXPECT_THAT(square->values(), testing::ElementsAre(22, 23, 24, 32, 33, 34, 42, 43, 44));
+    EXPECT_THAT(square->values(), ::testing::ElementsAre(22, 23, 24, 32, 33, 34, 42, 43, 44));
   }
-  EXPECT_THAT(part.stats().residual->values(), testing::ElementsAre(2, 3, 4, 12, 13, 14, 22, 23, 24));
-  EXPECT_THAT(part.stats().sample->values(), testing::ElementsAre(2, 3, 4, 12, 13, 14));
+  EXPECT_THAT(part.stats().residual->values(), ::testing::ElementsAre(2, 3, 4, 12, 13, 14, 22, 23, 24));
+  EXPECT_THAT(part.stats().sample->values(), ::testing::ElementsAre(2, 3, 4, 12, 13, 14));
 }
 
 TEST(StatsPart, OfAllInputsCopiesNothing) {

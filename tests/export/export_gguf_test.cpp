@@ -63,19 +63,18 @@ void expect_same_tensors(const fs::path& a, const fs::path& b) {
 
 // ---- models that transformers made, of every architecture
 
-class ExportFamily : public testing::TestWithParam<const char*> {};
+class ExportFamily : public ::testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(Families, ExportFamily,
-                         testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
-                                         "gptneox", "smollm3", "mistral3", "granite", "olmo", "olmo2",
-                                         "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
-                                         "command_r", "cohere2", "gemma", "arcee", "nemotron", "gpt2",
-                                         "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
-                                         "deepseek_v2", "deepseek_v3", "gpt_oss_mxfp4", "lfm2", "lfm2moe",
-                                         "falcon_h1", "granitehybrid", "granitehybrid_moe", "granitemoe",
-                                         "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
-                                         "gemma4", "gemma4_small", "bloom", "mpt", "glm"),
-                         [](const auto& test_info) { return test_info.param; });
+INSTANTIATE_TEST_SUITE_P(
+    Families, ExportFamily,
+    ::testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gptneox",
+                      "smollm3", "mistral3", "granite", "olmo", "olmo2", "olmo3", "exaone4", "glm4",
+                      "stablelm", "starcoder2", "phi2", "command_r", "cohere2", "gemma", "arcee", "nemotron",
+                      "gpt2", "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe", "deepseek_v2",
+                      "deepseek_v3", "gpt_oss_mxfp4", "lfm2", "lfm2moe", "falcon_h1", "granitehybrid",
+                      "granitehybrid_moe", "granitemoe", "nemotron_h", "nemotron_h_moe", "qwen35",
+                      "qwen35moe", "qwen3next", "gemma4", "gemma4_small", "bloom", "mpt", "glm"),
+    [](const auto& test_info) { return test_info.param; });
 
 // import() is tested against transformers' own tensors, so import(export(x)) = x says that export is right.
 TEST_P(ExportFamily, ImportGivesTheFolderBack) {
@@ -322,7 +321,7 @@ TEST(ExportGguf, TiedTensorWithTwoMultipliersIsTwo) {
 
 // ---- experts
 
-class ExportExperts : public testing::Test {
+class ExportExperts : public ::testing::Test {
  protected:
   // The fixture's model, its config.json changed.
   fs::path folder_of(const std::string& name, const json& changes = json::object(),
@@ -487,7 +486,7 @@ TinyLlama tiny_llama() {
   return tiny;
 }
 
-class ExportLlama : public testing::Test {
+class ExportLlama : public ::testing::Test {
  protected:
   ExportReport export_it(const TinyLlama& tiny, const char* type = "auto") {
     fs::remove_all(dir_.path() / "m");
@@ -771,18 +770,19 @@ TEST(ExportGguf, SaysWhatLlamaCppDropsAndRefusesWhatItCannotLoad) {
     fs::remove(dir.path() / "m.gguf");
     return export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {}).notes;
   };
-  EXPECT_THAT(notes_of(json::object()), testing::IsEmpty());
+  EXPECT_THAT(notes_of(json::object()), ::testing::IsEmpty());
   const json window = {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 0}};
   EXPECT_THAT(notes_of(window),
-              testing::ElementsAre(testing::HasSubstr("sliding window of 4 tokens is not kept")));
+              ::testing::ElementsAre(::testing::HasSubstr("sliding window of 4 tokens is not kept")));
   json wide = window;
   wide["sliding_window"] = whole.at("max_position_embeddings");
-  EXPECT_THAT(notes_of(wide), testing::IsEmpty()) << "as long as the context";
+  EXPECT_THAT(notes_of(wide), ::testing::IsEmpty()) << "as long as the context";
   const json yarn = {{"rope_type", "yarn"}, {"factor", 2.0}};
-  EXPECT_THAT(notes_of({{"rope_scaling", yarn}}), testing::IsEmpty());
+  EXPECT_THAT(notes_of({{"rope_scaling", yarn}}), ::testing::IsEmpty());
   json betas = yarn;
   betas["beta_fast"] = 3.0, betas["beta_slow"] = 1.0;
-  EXPECT_THAT(notes_of({{"rope_scaling", betas}}), testing::ElementsAre(testing::HasSubstr("beta_fast 32")));
+  EXPECT_THAT(notes_of({{"rope_scaling", betas}}),
+              ::testing::ElementsAre(::testing::HasSubstr("beta_fast 32")));
   betas["truncate"] = false;
   expect_error(
       ErrorKind::kBadInput,

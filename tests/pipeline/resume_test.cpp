@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "model/family_fixture.h"
+#include "support/prune_to_folder.h"
 #include "support/temp_dir.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/error.h"
@@ -17,19 +18,17 @@
 namespace swiftprune {
 namespace {
 
-class Killed {};
+using test::Dying;
+using test::Killed;
 
-// Writes like the program; dies at the first tensor of block `last`.
-class DyingOutput final : public PruneOutput {
+// Writes like the program.
+class JournalledOutput final : public PruneOutput {
  public:
-  DyingOutput(CheckpointWriter& writer, Journal& journal, std::int64_t last)
-      : writer_(writer), journal_(journal), last_(last) {}
+  JournalledOutput(CheckpointWriter& writer, Journal& journal) : writer_(writer), journal_(journal) {}
   void write_part(const std::string& name, std::int64_t first, std::span<const std::byte> bytes) override {
-    if (finished_ == last_) throw Killed();
     writer_.write_bytes_part(name, first, bytes);
   }
   void finish(const FinishedBlock& block) override {
-    ++finished_;
     journal_.add(block);
     journal_.flush();
   }
@@ -38,8 +37,6 @@ class DyingOutput final : public PruneOutput {
  private:
   CheckpointWriter& writer_;
   Journal& journal_;
-  std::int64_t last_;
-  std::int64_t finished_ = 0;
 };
 
 struct KillableRun {
@@ -81,7 +78,8 @@ struct KillableRun {
     } else {
       journal.emplace(writer.temporary_folder(), nlohmann::ordered_json{{"run", 1}}, [&] { writer.sync(); });
     }
-    DyingOutput output(writer, *journal, last);
+    JournalledOutput own(writer, *journal);
+    Dying output(own, last);
     const PruneResult result = prune(model, backend, plan, windows, options, output);
     EXPECT_EQ(result.tensors.size(), plan.entries.size());
     std::filesystem::remove(writer.temporary_folder() / Journal::kFileName);

@@ -183,10 +183,10 @@ TEST_F(ComparisonTest, GateWithoutMeasurement) {
 
 TEST_F(ComparisonTest, OtherTokenizers) {
   const auto tokenizer = test::read_text(kTinyModel / "tokenizer.json");
-  auto json = nlohmann::json::parse(tokenizer);
-  json["post_processor"] = nullptr;  // no BOS
+  auto document = nlohmann::json::parse(tokenizer);
+  document["post_processor"] = nullptr;  // no BOS
   std::filesystem::copy(folder_.path() / "half", folder_.path() / "other");
-  test::write_text(folder_.path() / "other" / "tokenizer.json", json.dump());
+  test::write_text(folder_.path() / "other" / "tokenizer.json", document.dump());
   ComparisonInput in = input({"other"});
   expect_error(ErrorKind::kBadInput, [&] { compare(in, *device_); }, {"other", "found a tokenizer"});
 }
@@ -201,16 +201,16 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
   ComparisonReport report = compare(in, *device_);
   report.commands = {"swiftprune compare 'a<b'"};
 
-  const nlohmann::ordered_json json = to_json(report);
-  EXPECT_EQ(json["format_version"], 1);
-  ASSERT_EQ(json["models"].size(), 2u);
+  const nlohmann::ordered_json document = to_json(report);
+  EXPECT_EQ(document["format_version"], 1);
+  ASSERT_EQ(document["models"].size(), 2u);
   for (const char* key : {"name", "folder", "bytes", "sparsity", "pattern", "method", "perplexity",
                           "bits_per_byte", "divergence", "worst", "block_errors", "generation", "drift",
                           "refusals", "stage_seconds", "prune_command"}) {
-    EXPECT_TRUE(json["models"][1].contains(key)) << key;
+    EXPECT_TRUE(document["models"][1].contains(key)) << key;
   }
-  EXPECT_FALSE(json["models"][0].contains("divergence"));
-  EXPECT_EQ(json["models"][1]["refusals"][0]["accepted"].is_boolean(), true);
+  EXPECT_FALSE(document["models"][0].contains("divergence"));
+  EXPECT_EQ(document["models"][1]["refusals"][0]["accepted"].is_boolean(), true);
 
   const std::string html = to_html(report);
   EXPECT_THAT(html, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;Cats&quot;"));

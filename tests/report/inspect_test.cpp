@@ -61,9 +61,9 @@ TEST(Inspect, PrunedModel) {
       EXPECT_EQ(group.max_sparsity, 1.0);
     }
   }
-  const auto json = to_json(found, true);
-  EXPECT_EQ(json.at("block_linears").at("patterns").at("2:4"), 13);
-  EXPECT_EQ(json.at("tensors").size(), found.tensors.size());
+  const auto document = to_json(found, true);
+  EXPECT_EQ(document.at("block_linears").at("patterns").at("2:4"), 13);
+  EXPECT_EQ(document.at("tensors").size(), found.tensors.size());
   EXPECT_FALSE(to_json(found, false).contains("tensors"));
 }
 
