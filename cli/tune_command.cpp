@@ -41,6 +41,7 @@ struct TuneFlags {
   std::string method{kDefaultMethod};
   std::vector<std::string> quantize;
   std::string group;
+  std::vector<std::string> patterns;
   std::string embeddings;
   std::vector<std::string> skip;
   std::int64_t windows = 8, search_windows = 4;
@@ -53,7 +54,7 @@ struct TuneFlags {
   bool dry_run = false;
 };
 
-// "3.25bits", a size, or a speed, which is refused by name.
+// "3.25bits", "60tokens/s", or a size.
 TuneBudget parse_budget(const std::string& text) {
   double number = 0.0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -64,16 +65,16 @@ TuneBudget parse_budget(const std::string& text) {
       bad_usage("--budget: found {}, expected 0 < bits a weight <= 16", text);
     return {TuneBudget::Kind::kBits, number};
   }
-  if (unit == "t/s" || unit == "tokens/s" || unit == "tokens_per_s") {
-    bad_usage(
-        "--budget: found {}, a speed, which is not searched for; say bytes or bits a weight, and measure the "
-        "result "
-        "with swiftprune bench",
-        text);
+  if (unit == "t/s" || unit == "tok/s" || unit == "tokens/s" || unit == "tokens_per_s") {
+    if (!(number > 0.0 && number <= 1e9)) bad_usage("--budget: found {}, expected a speed above 0", text);
+    return {TuneBudget::Kind::kSpeed, number};
   }
   if (unit == "%") bad_usage("--budget: found {}, a share of zeros; say --sparsity {}", text, number / 100.0);
   if (error != std::errc() || !(number > 0.0))
-    bad_usage("--budget: found '{}', expected a size like 90MB or bits a weight like 3.25bits", text);
+    bad_usage(
+        "--budget: found '{}', expected a size like 90MB, bits a weight like 3.25bits or a speed like "
+        "60tokens/s",
+        text);
   return {TuneBudget::Kind::kBytes, static_cast<double>(parse_bytes("--budget", text))};
 }
 
@@ -114,6 +115,7 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
           {"budget", options.budget.text()},
           {"method", flags.method},
           {"quantize", options.bits},
+          {"patterns", flags.patterns},
           {"group", options.group},
           {"tables", options.table_bits},
           {"skip", options.skip},
@@ -147,16 +149,22 @@ void print_summary(const TuneReport& report, const std::string& out) {
   fmt::print("plan        {}\nbudget      {}: {}\n", out, report.budget.text(),
              r.keeps_budget ? "kept" : "NOT kept");
   fmt::print("found       {}\n", headline(report));
+  if (r.dense_tokens_per_second) {
+    fmt::print("speed       {:.1f} tokens/s, measured with stand-ins; the dense model {:.1f}\n",
+               *r.best.tokens_per_second, *r.dense_tokens_per_second);
+  }
   fmt::print("text        {} tokens to solve on, {} to search on, {} to check on, of {}\n",
              report.calibration_tokens, report.search_tokens, report.check_tokens, report.text);
   fmt::print(
       "time        {:.0f} s for {} linears at up to {} levels, {:.0f} s for {} plans; ended by: {}\n\n",
       r.solve_seconds, r.tuned, r.levels, r.search_seconds, r.trials, r.ended);
-  fmt::print("{:<12} {:>8} {:>8} {:>10} {:>11} {:>11}\n", "plan", "zeros", "bits", "packed", "KL, search",
-             "KL, check");
-  const auto row = [](const TunePoint& p) {
-    fmt::print("{:<12} {:>6.1f} % {:>8.2f} {:>10} {:>11.4f} {:>11}\n", p.name, 100.0 * p.sparsity, p.bits,
-               human_bytes(p.bytes), p.search_kl, p.check_kl ? fmt::format("{:.4f}", *p.check_kl) : "–");
+  const bool timed = r.dense_tokens_per_second.has_value();
+  fmt::print("{:<12} {:>8} {:>8} {:>10} {:>11} {:>11}{}\n", "plan", "zeros", "bits", "packed", "KL, search",
+             "KL, check", timed ? "    tokens/s" : "");
+  const auto row = [timed](const TunePoint& p) {
+    fmt::print("{:<12} {:>6.1f} % {:>8.2f} {:>10} {:>11.4f} {:>11}{}\n", p.name, 100.0 * p.sparsity, p.bits,
+               human_bytes(p.bytes), p.search_kl, p.check_kl ? fmt::format("{:.4f}", *p.check_kl) : "–",
+               timed ? fmt::format(" {:>11.1f}", *p.tokens_per_second) : "");
   };
   row(r.start);
   if (r.line.empty()) row(r.best);
@@ -277,6 +285,7 @@ void run(TuneFlags& flags, Communicator& ranks) {
   for (const std::string& bits : flags.quantize) options.bits.push_back(bits.back() - '0');
   if (!flags.embeddings.empty() && flags.quantize.empty())
     bad_usage("--quantize-embeddings: found {} without --quantize", flags.embeddings);
+  for (const std::string& pattern : flags.patterns) options.patterns.push_back(parse_pattern(pattern));
   options.table_bits = flags.embeddings.empty() ? 0 : flags.embeddings == "int8" ? 8 : 4;
   options.skip = flags.skip;
   options.max_trials = flags.trials;
@@ -345,10 +354,12 @@ void run(TuneFlags& flags, Communicator& ranks) {
 }
 
 void add_budget_flags(CLI::App& command, TuneFlags& f) {
-  command.add_option(
-      "--budget", f.budget,
-      "What the model may take, packed: a size of all of it (90MB), or bits a weight of its linears "
-      "(3.25bits); the plan of least divergence from the dense model is searched for");
+  command.add_option("--budget", f.budget,
+                     "What the packed model may take: a size of all of it (90MB), bits a weight of its "
+                     "linears (3.25bits), or "
+                     "the tokens a second at least that one sequence decodes on this device, measured "
+                     "(60tokens/s); the plan of "
+                     "least divergence from the dense model is searched for");
   command.add_option(
       "--max-kl", f.max_kl,
       "Instead: the smallest plan whose divergence from the dense model, in nats a token on the search's "
@@ -363,6 +374,12 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
           "Choose bits for each linear, too, among these: int8, int4, int3; with --method best or admm")
       ->delimiter(',')
       ->transform(one_of({"int8", "int4", "int3"}));
+  command
+      .add_option(
+          "--patterns", f.patterns,
+          "Instead of shares of zeros: each linear stays without zeros or takes one of these, such as "
+          "2:4,6:8")
+      ->delimiter(',');
   command.add_option("--group", f.group, std::string(kGroupHelp))
       ->transform(one_of({"32", "64", "128", "row"}));
   command
@@ -426,6 +443,9 @@ void declare_tune(CLI::App& program) {
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --sparsity 0.7 -o tuned\n"
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --budget 90MB --quantize int8,int4,int3 -o "
       "plan.json\n"
+      "  swiftprune tune ./Llama-2-7b-hf --text own.jsonl --budget 300tokens/s --patterns 2:4,6:8 --device "
+      "cuda "
+      "-o tuned\n"
       "  swiftprune tune ./Llama-2-7b-hf --text own.jsonl --sparsity 0.7 -o tuned --gpus 2\n"
       "  swiftprune prune ./SmolLM2-135M --plan tuned/plan.json --out pruned --calibration own.jsonl");
   command->callback([flags] {

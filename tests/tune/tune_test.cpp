@@ -17,9 +17,11 @@
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/evaluation/divergence.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/checkpoint_output.h"
 #include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/tune/decode_times.h"
 #include "swiftprune/tune/tune_report.h"
 
 namespace swiftprune {
@@ -276,6 +278,114 @@ TEST_F(TuneTest, BytesWithGrids) {
   PackReport report;
   output.write_packed(folder_.path() / "packed", {}, report);
   EXPECT_NEAR(static_cast<double>(report.target_bytes), found.best.bytes, 0.02 * found.best.bytes);
+}
+
+// A machine whose products take their bytes' time, a step something more, and where half of what products save is lost.
+class FakeClock final : public DecodeClock {
+ public:
+  double product_us(const PackedTensor& weight) override {
+    ++products;
+    return us_of(static_cast<double>(std::ssize(weight.bytes())));
+  }
+  Steps steps(const Model& dense, const Model& beside) override {
+    ++models;
+    const double saved = us_of(linear_bytes(dense)) - us_of(linear_bytes(beside));
+    return {kStepUs, kStepUs - kGain * saved};
+  }
+  static double us_of(double bytes) { return 0.01 * bytes; }
+  // As products of the packed tensors, dense ones too.
+  static double linear_bytes(const Model& model) {
+    double bytes = 0.0;
+    for (const BlockWeight& weight : block_weights(model.config())) {
+      const auto packed =
+          find_packed(model.checkpoint(), weight.name(), weight.tensors.outputs, weight.tensors.inputs);
+      const auto dense = packed ? std::nullopt : pack_dense(model.checkpoint(), weight.name());
+      bytes += static_cast<double>(std::ssize((packed ? *packed : *dense).bytes()));
+    }
+    return bytes;
+  }
+
+  static constexpr double kStepUs = 1000.0, kGain = 0.5;
+  int products = 0, models = 0;
+};
+
+TEST_F(TuneTest, TokensASecond) {
+  FakeClock clock;
+  options_.clock = &clock;
+  const double dense_us = FakeClock::us_of(FakeClock::linear_bytes(*model_));
+  // A third of what all linears take.
+  const double wanted = 1e6 / (FakeClock::kStepUs - FakeClock::kGain * dense_us / 3.0);
+  const TunedPlan found = run(Kind::kSpeed, wanted);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_DOUBLE_EQ(*found.dense_tokens_per_second, 1e6 / FakeClock::kStepUs);
+  EXPECT_NEAR(*found.best.tokens_per_second, wanted, 0.01 * wanted);
+  // What pack makes of the pruned model takes what was promised.
+  const auto pruned = prune_by(read_back(found));
+  std::vector<std::string> linears;
+  for (const PlanEntry& entry : found.plan.entries) linears.push_back(entry.tensor);
+  pack_checkpoint(pruned->checkpoint(), linears, folder_.path() / "packed", {});
+  const auto packed = Model::open(folder_.path() / "packed");
+  const double step = clock.steps(*model_, *packed).beside_us;
+  EXPECT_NEAR(1e6 / step, wanted, 0.02 * wanted);
+  EXPECT_LT(clock.products, 14 * 21);  // shapes share what was measured
+  for (const auto& entry : fs::directory_iterator(options_.folder))
+    EXPECT_NE(entry.path().filename(), "stand-in");
+}
+
+TEST_F(TuneTest, TokensASecondThatCannotBe) {
+  FakeClock clock;
+  options_.clock = &clock;
+  expect_refused(Kind::kSpeed, 900.0, {"--budget", "900 tokens/s", "1000 tokens/s", "nothing to prune"});
+  expect_refused(Kind::kSpeed, 1e6, {"--budget", "expected at most", "tokens/s", "97 % zeros"});
+  options_.patterns = {parse_pattern("2:4")};
+  expect_refused(Kind::kSpeed, 1e6, {"--budget", "expected at most", "tokens/s", "2:4"});
+}
+
+TEST_F(TuneTest, PatternsOrDense) {
+  options_.patterns = {parse_pattern("2:4"), parse_pattern("3:4"), parse_pattern("4:8")};
+  options_.max_trials = 41;
+  const TunedPlan found = run(Kind::kSparsity, 0.35);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_GE(found.best.sparsity, 0.35 - 1e-9);
+  EXPECT_LT(found.best.sparsity, 0.45);
+  EXPECT_LE(found.best.search_kl, found.start.search_kl);
+  std::set<std::string> kinds;
+  for (const PlanEntry& entry : found.plan.entries) {
+    kinds.insert(format(entry.pattern));
+    if (entry.pattern.kind == Pattern::Kind::kNofM) continue;
+    EXPECT_EQ(entry.sparsity, 0.0) << entry.tensor;  // nothing between
+  }
+  EXPECT_GT(kinds.size(), 1u);
+  // The plan is read back as it was, and is what prune makes.
+  const Plan plan = read_back(found);
+  EXPECT_NEAR(plan.sparsity(), found.best.sparsity, 1e-9);
+  const auto pruned = prune_by(plan);
+  for (const PlanEntry& entry : plan.entries) {
+    const Matrix weight = pruned->checkpoint().load_matrix(entry.tensor, entry.rows, entry.cols);
+    if (entry.pattern.kind != Pattern::Kind::kNofM) continue;
+    for (std::int64_t r = 0; r < entry.rows; ++r) {
+      for (std::int64_t c = 0; c < entry.cols; c += entry.pattern.m) {
+        const float* group = weight.row(r) + c;
+        EXPECT_LE(entry.pattern.m - std::count(group, group + entry.pattern.m, 0.0f), entry.pattern.n);
+      }
+    }
+  }
+  expect_refused(Kind::kSparsity, 0.7, {"--sparsity", "70 % zeros", "at most 50 % zeros", "2:4"});
+  options_.patterns = {parse_pattern("row")};
+  expect_refused(Kind::kSparsity, 0.35, {"--patterns", "found row", "expected N:M"});
+}
+
+TEST_F(TuneTest, PatternsWithGrids) {
+  options_.patterns = {parse_pattern("2:4")};
+  options_.bits = {4, 8};
+  const TunedPlan found = run(Kind::kBits, 10.0);
+  EXPECT_TRUE(found.keeps_budget);
+  EXPECT_LE(found.best.bits, 10.0);
+  EXPECT_GT(found.best.bits, 9.0);
+  for (const PlanEntry& entry : found.plan.entries) {
+    EXPECT_TRUE(entry.grid) << entry.tensor;
+    EXPECT_TRUE(entry.sparsity == 0.0 || entry.pattern.kind == Pattern::Kind::kNofM);
+  }
 }
 
 TEST_F(TuneTest, TheSmallestWithinADivergence) {

@@ -33,6 +33,11 @@ class TunedSpeedTarget final : public SpeedTarget {
   }
   std::int64_t memory_bytes() override { return target_->memory_bytes(); }
   double read_ceiling() override { return target_->read_ceiling(); }
+  double product_us(const PackedTensor& weight) override {
+    const double us = target_->product_us(weight);
+    tuner_.save();
+    return us;
+  }
 
  private:
   Autotuner tuner_;

@@ -21,6 +21,8 @@ class SpeedTarget {
                                                   std::int64_t capacity) = 0;
   virtual std::int64_t memory_bytes() = 0;  // in use there now
   virtual double read_ceiling() = 0;        // bytes a second that reading memory reaches now
+  // Microseconds of a product with one token in the form of the weight that is fastest there, as tuned models run it.
+  virtual double product_us(const PackedTensor& weight) = 0;
 };
 // Keeps the backend and the tuner, which may be null. compute: of products with many tokens.
 std::unique_ptr<SpeedTarget> make_cpu_speed_target(const Backend& backend, ComputeType compute,

@@ -32,15 +32,16 @@ class LevelOutput final : public TensorOutput {
 };
 
 // Not measured yet.
-SolvedLevel asked(const PlanEntry& entry) { return {entry.sparsity, entry.grid, 0.0, 0.0}; }
+SolvedLevel asked(const PlanEntry& entry) { return {entry.sparsity, entry.grid, entry.pattern, 0.0, 0.0}; }
 
 SolvedLevel solved(const PlanEntry& entry, const TensorResult& result) {
-  return {entry.sparsity, entry.grid, result.sparsity, result.error.value_or(result.sparsity)};
+  return {entry.sparsity, entry.grid, entry.pattern, result.sparsity, result.error.value_or(result.sparsity)};
 }
 
 nlohmann::ordered_json to_json(const SolvedLevel& level) {
   nlohmann::ordered_json item = {{"sparsity", level.sparsity}};
   if (level.grid) item["quantize"] = format(*level.grid);
+  if (level.pattern != Pattern{}) item["pattern"] = format(level.pattern);
   item["zeros"] = level.zeros;
   item["error"] = level.error;
   return item;
@@ -50,6 +51,7 @@ SolvedLevel read_level(const JsonField& item) {
   SolvedLevel level;
   level.sparsity = item.at("sparsity").number();
   if (const auto grid = item.string_if("quantize")) level.grid = parse_grid(*grid, item.where());
+  if (const auto pattern = item.string_if("pattern")) level.pattern = parse_pattern(*pattern);
   level.zeros = item.at("zeros").number();
   level.error = item.at("error").number();
   const auto is_share = [](double value) { return value >= 0.0 && value <= 1.0; };
@@ -61,10 +63,13 @@ SolvedLevel read_level(const JsonField& item) {
 }  // namespace
 
 std::string describe(const SolvedLevel& level) {
-  const std::string zeros = fmt::format("{:.0f} %", 100.0 * level.sparsity);
-  if (!level.grid) return zeros;
-  return level.sparsity > 0.0 ? fmt::format("int{}, {}", level.grid->bits, zeros)
-                              : fmt::format("int{}", level.grid->bits);
+  const bool is_n_m = level.pattern.kind == Pattern::Kind::kNofM;
+  const std::string zeros = is_n_m               ? format(level.pattern)
+                            : level.sparsity > 0 ? fmt::format("{:.0f} %", 100.0 * level.sparsity)
+                                                 : std::string();
+  if (!level.grid) return zeros.empty() ? "dense" : zeros;
+  const std::string grid = fmt::format("int{}", level.grid->bits);
+  return zeros.empty() ? grid : fmt::format("{}, {}", grid, zeros);
 }
 
 fs::path LevelStore::level_folder(std::size_t level, int solver) const {

@@ -25,10 +25,11 @@ namespace swiftprune {
 struct SolvedLevel {
   double sparsity = 0.0;  // asked for
   std::optional<QuantGrid> grid;
-  double zeros = 0.0;  // share of the weights that are zero, those that the grid rounds to it among them
-  double error = 0.0;  // relative, of the linear's output on the calibration text
+  Pattern pattern = {};  // Kind::kRow or kNofM
+  double zeros = 0.0;    // share of the weights that are zero, those that the grid rounds to it among them
+  double error = 0.0;    // relative, of the linear's output on the calibration text
 };
-// "70 %", "int4, 50 %"
+// "70 %", "int4, 50 %", "2:4", "int4, 2:4", "dense"
 std::string describe(const SolvedLevel& level);
 
 // A linear whose level is to be chosen; level 0 is the plan's own.

@@ -1,4 +1,6 @@
 target_sources(swiftprune PRIVATE
+  tune/decode_times.cpp
+  tune/level_choice.cpp
   tune/level_search.cpp
   tune/level_store.cpp
   tune/tune.cpp

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
-#include <limits>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -17,10 +16,10 @@
 #include "swiftprune/core/temporary_folder.h"
 #include "swiftprune/evaluation/divergence.h"
 #include "swiftprune/pipeline/choices/allocate.h"
-#include "swiftprune/pipeline/choices/allocate_bits.h"
 #include "swiftprune/pipeline/shared_writing.h"
-#include "swiftprune/sparse/pack_quantized.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/tune/decode_times.h"
+#include "swiftprune/tune/level_choice.h"
 #include "swiftprune/tune/level_search.h"
 #include "swiftprune/tune/level_store.h"
 
@@ -33,21 +32,9 @@ constexpr std::size_t kRound = 8;  // plans that are measured together, beside o
 constexpr int kPatience = 10;      // rounds without a better plan
 constexpr double kReserve = 2.5;   // rounds' time that the check and the line take
 constexpr double kLineSizes[] = {0.85, 0.925, 1.075, 1.15};  // of the best plan's
-// Shares around a linear's own that it is solved at, too.
-constexpr double kNearShares[] = {-0.2, -0.15, -0.1, -0.05, 0.05, 0.1, 0.15};
-constexpr double kWideShares[] = {-0.32, -0.24, -0.16, -0.08, 0.08, 0.16, 0.24, 0.32};
-constexpr double kLeastShare = 0.02, kMostShare = 0.97;
-// With grids: shares that are tried with each number of bits.
-constexpr double kGridShares[] = {0.0, 0.3, 0.4, 0.5, 0.6, 0.7};
-constexpr double kDivergenceShare = 0.5,
-                 kDivergenceBits = 4.1;  // where levels are solved for a limit of divergence
-
-struct GridLevel {
-  QuantGrid grid;
-  double sparsity = 0.0;
-  double bits = 0.0;  // a weight, packed
-  double cost = 0.0;  // expected, up to a factor: tells levels of one size apart before they are solved
-};
+constexpr int kCalibrations = 3;     // whole models that are timed before the search and behind it
+constexpr double kNearness = 0.01;   // of a budget in tokens a second: near enough
+constexpr double kTolerance = 0.02;  // by which it may be missed: what measurements differ
 
 class Tuner {
  public:
@@ -69,7 +56,14 @@ class Tuner {
     check_folder();
     {
       const Stopwatch watch(result_.solve_seconds);
-      make_plan();
+      if (budget().kind == TuneBudget::Kind::kSpeed) open_times();
+      choice_.emplace(model_, options_, times_ ? &*times_ : nullptr);
+      plan_ = choice_->start_plan();
+      prune_options_.select = options_.method->select;
+      prune_options_.propagation = options_.method->propagation;
+      prune_options_.compute = options_.forward.compute;
+      prune_options_.progress = options_.forward.progress;
+      device_.check_plan(model_, plan_, prune_options_);
       make_levels();
     }
     {
@@ -92,231 +86,11 @@ class Tuner {
   }
 
   const TuneBudget& budget() const { return options_.budget; }
-  bool has_grids() const { return !options_.bits.empty(); }
-  double num_tuned_weights() const {
-    double sum = 0.0;
-    for (const PlanEntry& entry : plan_.entries) sum += entry.prune ? entry.num_weights() : 0.0;
-    return sum;
-  }
-  double num_weights() const {
-    double sum = 0.0;
-    for (const PlanEntry& entry : plan_.entries) sum += entry.num_weights();
-    return sum;
-  }
-
-  // Bytes of everything but the linears that are tuned, and of those as they are.
-  void count_bytes() {
-    std::map<std::string_view, bool> tuned;
-    for (const PlanEntry& entry : plan_.entries) tuned.emplace(entry.tensor, entry.prune);
-    const std::vector<std::string> tables =
-        options_.table_bits > 0 ? tables_of(model_.config()) : std::vector<std::string>();
-    for (const TensorInfo& tensor : model_.checkpoint().tensors()) {
-      const auto found = tuned.find(tensor.name);
-      const bool is_tuned = found != tuned.end() && found->second;
-      if (is_tuned) packs_ &= has_grids() || tensor.dtype == DType::kBF16 || tensor.dtype == DType::kF16;
-      if (is_tuned) continue;
-      const bool table = std::find(tables.begin(), tables.end(), tensor.name) != tables.end();
-      fixed_bytes_ += static_cast<double>(
-          table ? measure_table(model_.checkpoint(), tensor.name, options_.table_bits).packed_bytes
-                : tensor.num_bytes());
-    }
-  }
-
-  double packed_bytes(const PlanEntry& entry, const SolvedLevel& level) const {
-    const TensorInfo& tensor = model_.checkpoint().at(entry.tensor);
-    if (!packs_) return static_cast<double>(tensor.num_bytes());
-    const auto kept = static_cast<std::int64_t>(std::llround((1.0 - level.zeros) * entry.num_weights()));
-    if (level.grid) return grid_bytes(*level.grid, entry.rows, entry.cols, kept);
-    const auto bytes = [&](PackedKind kind) {
-      PackedShape shape;
-      shape.kind = kind;
-      shape.dtype = tensor.dtype;
-      shape.rows = entry.rows;
-      shape.cols = entry.cols;
-      shape.num_values = kind == PackedKind::kDense16 ? entry.rows * entry.cols : kept;
-      return static_cast<double>(sections_of(shape).num_bytes);
-    };
-    return std::min(bytes(PackedKind::kDense16), bytes(PackedKind::kBitmap16));
-  }
-
-  // A weight of the tuned linears, were all of them at this level.
-  double packed_bits(const std::optional<QuantGrid>& grid, double sparsity) const {
-    double bytes = 0.0;
-    for (const PlanEntry& entry : plan_.entries)
-      bytes += entry.prune ? packed_bytes(entry, {sparsity, grid, sparsity, 0.0}) : 0.0;
-    return 8.0 * bytes / num_tuned_weights();
-  }
-
-  // Within these bits, those that no other is clearly better than at the same size.
-  std::vector<GridLevel> grid_levels(double least, double most) const {
-    constexpr double kClearly = 0.7;
-    std::vector<GridLevel> all;
-    for (const int bits : options_.bits) {
-      const QuantGrid grid{.bits = bits, .group = options_.group};
-      for (const double share : kGridShares) {
-        const GridLevel level{grid, share, packed_bits(grid, share), level_cost(bits, share)};
-        // A bitmap may take more than the zeros save.
-        const bool saves = share == 0.0 || level.bits < packed_bits(grid, 0.0);
-        if (saves && level.bits >= least && level.bits <= most) all.push_back(level);
-      }
-    }
-    std::vector<GridLevel> kept;
-    for (const GridLevel& level : all) {
-      const bool beaten = std::any_of(all.begin(), all.end(), [&](const GridLevel& other) {
-        return other.bits <= level.bits && other.cost < kClearly * level.cost;
-      });
-      if (!beaten) kept.push_back(level);
-    }
-    return kept;
-  }
-
-  // Bits a weight that the budget leaves the tuned linears.
-  double budget_bits() const {
-    if (budget().kind == TuneBudget::Kind::kBits) return budget().value;
-    if (budget().kind == TuneBudget::Kind::kBytes)
-      return 8.0 * (budget().value - fixed_bytes_) / num_tuned_weights();
-    return kDivergenceBits;
-  }
-
-  // Where levels are solved: today's allocation at about the budget, or with grids one level for all.
-  void make_plan() {
-    const Method& method = *options_.method;
-    PlanDefaults defaults;
-    defaults.score = method.score;
-    defaults.refine = method.refine;
-    defaults.sparsity = budget().kind == TuneBudget::Kind::kSparsity ? budget().value : kDivergenceShare;
-    if (has_grids()) defaults.grid = QuantGrid{.bits = options_.bits.front(), .group = options_.group};
-    plan_ = uniform_plan(model_, defaults, options_.skip);
-    count_bytes();
-    if (num_tuned_weights() == 0.0) bad_usage("--skip: leaves no linear to tune");
-    check_kind();
-    has_grids() ? choose_grid() : choose_share();
-    prune_options_.select = method.select;
-    prune_options_.propagation = method.propagation;
-    prune_options_.compute = options_.forward.compute;
-    prune_options_.progress = options_.forward.progress;
-    device_.check_plan(model_, plan_, prune_options_);
-  }
-
-  void check_kind() const {
-    using enum TuneBudget::Kind;
-    if (has_grids() && budget().kind == kSparsity) {
-      bad_usage(
-          "--sparsity: found with --quantize, where zeros and bits are weighed against each other; say "
-          "--budget "
-          "in bytes or bits a weight, or --max-kl");
-    }
-    if (packs_ || budget().kind == kSparsity || budget().kind == kDivergence) return;
-    bad_usage(
-        "{}: found {}, but linears of F32 are stored as they are, whatever their zeros; add --quantize, say "
-        "--sparsity, or convert the model to 16 bits",
-        budget().flag(), budget().text());
-  }
-
-  void choose_share() {
-    using enum TuneBudget::Kind;
-    double share = plan_.entries.front().sparsity;
-    if (budget().kind == kBytes || budget().kind == kBits) {
-      const double bits = budget_bits();
-      const double dense = packed_bits({}, 0.0), least = packed_bits({}, kMostShare);
-      if (bits >= dense) {
-        bad_usage("{}: found {}, but the dense model takes {}: there is nothing to prune", budget().flag(),
-                  budget().text(), sizes_text(dense));
-      }
-      if (bits < least) {
-        bad_usage(
-            "{}: found {}, expected at least {}, which {:.0f} % zeros take; --quantize makes it smaller",
-            budget().flag(), budget().text(), sizes_text(least), 100.0 * kMostShare);
-      }
-      double low = 0.0;  // takes more than the budget
-      share = kMostShare;
-      for (int i = 0; i < 40; ++i) {
-        const double middle = 0.5 * (low + share);
-        (packed_bits({}, middle) > bits ? low : share) = middle;
-      }
-    } else if (budget().kind == kSparsity) {
-      // Of all linears, those that stay among them.
-      share = budget().value * num_weights() / num_tuned_weights();
-      if (!(share < kMostShare)) {
-        bad_usage(
-            "--sparsity: found {}, expected at most {:.3f}, where every linear that is tuned loses {:.0f} % "
-            "of its "
-            "weights",
-            budget().value, kMostShare * num_tuned_weights() / num_weights(), 100.0 * kMostShare);
-      }
-    }
-    for (PlanEntry& entry : plan_.entries) {
-      entry.sparsity = std::clamp(share, kLeastShare, kMostShare);
-      entry.row_budgets = entry.prune;
-    }
-    plan_.rounding = PruneTarget::Rounding::kExactTotal;
-  }
-
-  // "90.3 MB" or "3.25 bits a weight", as the budget is.
-  std::string sizes_text(double bits) const {
-    TuneBudget same = budget();
-    same.value =
-        same.kind == TuneBudget::Kind::kBytes ? fixed_bytes_ + bits * num_tuned_weights() / 8.0 : bits;
-    return same.text();
-  }
-
-  void choose_grid() {
-    const double bits = budget_bits();
-    const std::vector<GridLevel> all = grid_levels(0.0, std::numeric_limits<double>::infinity());
-    const auto by_bits = [](const GridLevel& a, const GridLevel& b) { return a.bits < b.bits; };
-    const GridLevel& smallest = *std::min_element(all.begin(), all.end(), by_bits);
-    const GridLevel& largest = *std::max_element(all.begin(), all.end(), by_bits);
-    const bool limits = budget().kind != TuneBudget::Kind::kDivergence;
-    if (limits && bits < smallest.bits) {
-      bad_usage("{}: found {}, expected at least {}, which int{} with {:.0f} % zeros takes", budget().flag(),
-                budget().text(), sizes_text(smallest.bits), smallest.grid.bits, 100.0 * smallest.sparsity);
-    }
-    if (limits && bits > 1.02 * largest.bits) {
-      bad_usage(
-          "{}: found {}, but int{} without zeros takes {}: there is nothing to choose; add more bits to "
-          "--quantize",
-          budget().flag(), budget().text(), largest.grid.bits, sizes_text(largest.bits));
-    }
-    const GridLevel* chosen = nullptr;
-    for (const GridLevel& level : all) {
-      if (level.bits <= 1.01 * bits && (chosen == nullptr || level.cost < chosen->cost)) chosen = &level;
-    }
-    if (chosen == nullptr) chosen = &smallest;
-    for (PlanEntry& entry : plan_.entries) set_level(chosen->grid, chosen->sparsity, entry);
-    plan_.rounding = PruneTarget::Rounding::kExactTotal;
-  }
-
-  static void set_level(const std::optional<QuantGrid>& grid, double sparsity, PlanEntry& entry) {
-    entry.grid = grid;
-    entry.sparsity = sparsity;
-    entry.row_budgets = entry.prune && sparsity > 0.0;
-  }
-
-  std::vector<std::vector<PlanEntry>> levels_beside() const {
-    std::vector<std::vector<PlanEntry>> levels(plan_.entries.size());
-    const double bits = budget_bits();
-    const std::vector<GridLevel> grids =
-        has_grids() ? grid_levels(0.6 * bits, 1.7 * bits) : std::vector<GridLevel>();
-    const bool wide = budget().kind == TuneBudget::Kind::kDivergence;
-    for (std::size_t e = 0; e < levels.size(); ++e) {
-      const PlanEntry& entry = plan_.entries[e];
-      if (!entry.prune) continue;
-      const auto add = [&](const std::optional<QuantGrid>& grid, double sparsity) {
-        PlanEntry level = entry;
-        set_level(grid, sparsity, level);
-        levels[e].push_back(std::move(level));
-      };
-      for (const GridLevel& level : grids) {
-        if (level.grid != entry.grid || level.sparsity != entry.sparsity) add(level.grid, level.sparsity);
-      }
-      if (has_grids()) continue;
-      for (const double by :
-           wide ? std::span<const double>(kWideShares) : std::span<const double>(kNearShares)) {
-        const double share = entry.sparsity + by;
-        if (share >= kLeastShare && share <= kMostShare) add(std::nullopt, share);
-      }
-    }
-    return levels;
+  void open_times() {
+    if (options_.clock == nullptr)
+      clock_ = device_clock(device_, options_.forward.compute, options_.forward.progress);
+    times_.emplace(model_, options_.clock != nullptr ? *options_.clock : *clock_,
+                   store_.folder() / "stand-in", ranks_);
   }
 
   // From the folder where a run like this one left them.
@@ -343,18 +117,10 @@ class Tuner {
                          .measure_sensitivities(model_, plan_, text_.calibration, options_.forward.compute,
                                                 options_.forward.progress, ranks_)
                          .values;
-    if (!has_grids()) {
-      allocate_by_sensitivity(sensitivities_, plan_);
-    }
-    store_.solve(model_, device_, plan_, levels_beside(), text_.calibration, prune_options_);
+    if (choice_->allocates()) allocate_by_sensitivity(sensitivities_, plan_);
+    store_.solve(model_, device_, plan_, choice_->levels_beside(plan_), text_.calibration, prune_options_);
     store_.keep(
         {{"identity", options_.identity}, {"plan", to_json(plan_)}, {"sensitivities", sensitivities_}});
-  }
-
-  // In the budget's unit: bytes, or weights that are kept.
-  bool counts_bytes() const {
-    return has_grids() || budget().kind == TuneBudget::Kind::kBytes ||
-           budget().kind == TuneBudget::Kind::kBits;
   }
 
   void make_units() {
@@ -362,9 +128,7 @@ class Tuner {
       const PlanEntry& entry = plan_.entries[solved.entry];
       std::vector<SearchLevel> levels;
       for (const SolvedLevel& level : solved.levels) {
-        levels.push_back(
-            {counts_bytes() ? packed_bytes(entry, level) : (1.0 - level.sparsity) * entry.num_weights(),
-             level.error});
+        levels.push_back({choice_->size(entry, level), level.error});
       }
       SearchUnit unit;
       unit.layer = entry.layer;
@@ -378,7 +142,8 @@ class Tuner {
         unit.levels.push_back(levels[order[l]]);
       }
       const double sensitivity = std::max(sensitivities_[solved.entry], 1e-12);
-      unit.weight = sensitivity * (has_grids() ? 1.0 : std::exp(allocated_log_cost(entry.sparsity))) /
+      unit.weight = sensitivity *
+                    (choice_->allocates() ? std::exp(allocated_log_cost(entry.sparsity)) : 1.0) /
                     std::max(levels[0].error, 1e-9);
       units_.push_back(std::move(unit));
       order_.push_back(std::move(order));
@@ -510,19 +275,8 @@ class Tuner {
   }
 
   SearchGoal goal() const {
-    using enum TuneBudget::Kind;
-    const double tuned = num_tuned_weights();
-    switch (budget().kind) {
-      case kSparsity:
-        return {tuned - budget().value * num_weights(), {}};
-      case kBytes:
-        return {budget().value - fixed_bytes_, {}};
-      case kBits:
-        return {budget().value * tuned / 8.0, {}};
-      case kDivergence:
-        break;
-    }
-    return {0.0, budget().value};
+    if (budget().kind == TuneBudget::Kind::kDivergence) return {0.0, budget().value};
+    return {choice_->max_size(), {}};
   }
 
   // In the budget's unit.
@@ -530,12 +284,55 @@ class Tuner {
     if (budget().kind == TuneBudget::Kind::kDivergence) return;
     const double smallest = smallest_size(units_);
     if (goal().max_size >= smallest) return;
-    if (budget().kind == TuneBudget::Kind::kSparsity) {
-      bad_usage("--sparsity: found {}, expected at most {:.3f}, which the sparsest levels give",
-                budget().value, (num_tuned_weights() - smallest) / num_weights());
+    bad_usage("{}: found {}, expected at {} {}, which the {} levels give", budget().flag(), budget().text(),
+              budget().is_least() ? "most" : "least", choice_->text_of(smallest),
+              budget().kind == TuneBudget::Kind::kSpeed ? "fastest" : "smallest");
+  }
+
+  // -- A budget in tokens a second
+
+  double products_us(const Levels& plan) const {
+    double us = 0.0;
+    for (std::size_t u = 0; u < plan.size(); ++u) us += units_[u].levels[plan[u]].size;
+    return us;
+  }
+
+  // A step of a model with this plan, which teaches what products save.
+  double timed_step(const Levels& plan) {
+    std::vector<const PlanEntry*> entries;
+    std::vector<SolvedLevel> levels;
+    const std::vector<std::size_t> numbers = stored(plan);
+    for (std::size_t u = 0; u < plan.size(); ++u) {
+      const SolvedUnit& unit = store_.units()[u];
+      entries.push_back(&plan_.entries[unit.entry]);
+      levels.push_back(unit.levels[numbers[u]]);
     }
-    bad_usage("{}: found {}, expected at least {}, which the smallest levels take", budget().flag(),
-              budget().text(), sizes_text(8.0 * smallest / num_tuned_weights()));
+    return times_->measure(entries, levels, choice_->dense_us() - products_us(plan));
+  }
+
+  bool is_near(double step_us) const { return std::abs(step_us * budget().value / 1e6 - 1.0) <= kNearness; }
+
+  // Products side by side in a model are not what each takes alone: plans of about the budget's size tell.
+  void calibrate(double start_kl) {
+    for (int i = 0; times_ && i < kCalibrations; ++i) {
+      check_size();
+      const LevelSearch guess(units_, goal(), start_kl, options_.seed);
+      if (is_near(timed_step(guess.fitted(goal().max_size)))) break;
+    }
+  }
+
+  // The best plan, or where a model of its size is too slow or faster than asked for, the one that was learned to be best at
+  // the size that is.
+  Levels settled(Levels best) {
+    for (int i = 0; times_ && i < kCalibrations; ++i) {
+      const double step_us = timed_step(best);
+      best_step_us_ = step_us;
+      if (is_near(step_us) || i + 1 == kCalibrations || goal().max_size < smallest_size(units_)) break;
+      Levels next = search_->fitted(goal().max_size);
+      if (next == best) break;
+      best = std::move(next);
+    }
+    return best;
   }
 
   void search() {
@@ -544,6 +341,8 @@ class Tuner {
     start_.assign(units_.size(), 0);
     for (std::size_t u = 0; u < units_.size(); ++u) start_[u] = units_[u].start;
     const double start_kl = search_kl({&start_, 1}).front();
+    calibrate(start_kl);
+    check_size();
     search_.emplace(units_, goal(), start_kl, options_.seed);
     learn_known();
     result_.trials = std::ssize(known_);
@@ -596,21 +395,27 @@ class Tuner {
     for (std::size_t u = 0; u < levels.size(); ++u) {
       const SolvedUnit& unit = store_.units()[u];
       const PlanEntry& entry = plan_.entries[unit.entry];
-      bytes += packed_bytes(entry, unit.levels[levels[u]]);
+      bytes += choice_->packed_bytes(entry, unit.levels[levels[u]]);
       zeros += unit.levels[levels[u]].zeros * entry.num_weights();
       tuned += entry.num_weights();
     }
-    p.sparsity = zeros / num_weights();
+    p.sparsity = zeros / choice_->num_weights();
     p.bits = 8.0 * bytes / tuned;
-    p.bytes = fixed_bytes_ + bytes;
+    p.bytes = choice_->fixed_bytes() + bytes;
+    if (times_) p.tokens_per_second = 1e6 / times_->step_us(choice_->dense_us() - products_us(plan));
     return p;
   }
 
   void finish() {
-    const Levels& best = search_->best();
+    const Levels best = result_.interrupted() ? search_->best() : settled(search_->best());
     result_.keeps_budget = search_->keeps_goal();
     result_.start = point("start", start_, known_.at(nlohmann::json(stored(start_)).dump()));
-    result_.best = point("best", best, search_->best_divergence());
+    result_.best = point("best", best, search_kl({&best, 1}).front());
+    if (times_) {
+      result_.dense_tokens_per_second = 1e6 / times_->dense_us();
+      if (best_step_us_) result_.best.tokens_per_second = 1e6 / *best_step_us_;
+      result_.keeps_budget = *result_.best.tokens_per_second >= (1.0 - kTolerance) * budget().value;
+    }
     write_plan(best);
     if (result_.interrupted()) return;
     try {
@@ -660,13 +465,13 @@ class Tuner {
     for (std::size_t u = 0; u < levels.size(); ++u) {
       const SolvedUnit& unit = store_.units()[u];
       PlanEntry& entry = result_.plan.entries[unit.entry];
-      set_level(unit.levels[levels[u]].grid, unit.levels[levels[u]].sparsity, entry);
+      choice_->set_level(unit.levels[levels[u]], entry);
       tuned += entry.num_weights();
       asked += entry.sparsity * entry.num_weights();
     }
-    if (budget().kind != TuneBudget::Kind::kSparsity) return;
+    if (budget().kind != TuneBudget::Kind::kSparsity || !choice_->allocates()) return;
     // What levels leave of the budget goes to all linears alike, so that the mean is exact.
-    const double shift = (budget().value * num_weights() - asked) / tuned;
+    const double shift = (budget().value * choice_->num_weights() - asked) / tuned;
     for (PlanEntry& entry : result_.plan.entries) {
       if (entry.prune) entry.sparsity = std::clamp(entry.sparsity + shift, 0.0, 0.999);
     }
@@ -679,11 +484,13 @@ class Tuner {
   Communicator& ranks_;
   const Clock::time_point begin_ = Clock::now();
   LevelStore store_;
+  std::unique_ptr<DecodeClock> clock_;
+  std::optional<DecodeTimes> times_;  // of a budget in tokens a second
+  std::optional<LevelChoice> choice_;
+  std::optional<double> best_step_us_;
   Plan plan_;  // that the levels are solved by
   PruneOptions prune_options_;
   std::vector<double> sensitivities_;
-  double fixed_bytes_ = 0.0;
-  bool packs_ = true;                            // the tuned linears
   std::vector<SearchUnit> units_;                // of the store's units
   std::vector<std::vector<std::size_t>> order_;  // of each: the store's number of each of the search's levels
   Levels start_;
@@ -706,6 +513,8 @@ std::string TuneBudget::text() const {
       return fmt::format("{:.5g} MB", value / 1e6);
     case Kind::kBits:
       return fmt::format("{:.3g} bits a weight", value);
+    case Kind::kSpeed:
+      return fmt::format("{:.4g} tokens/s", value);
     case Kind::kDivergence:
       break;
   }

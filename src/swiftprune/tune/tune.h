@@ -20,18 +20,24 @@
 
 namespace swiftprune {
 
+class DecodeClock;  // tune/decode_times.h
+
 struct TuneBudget {
   enum class Kind {
     kSparsity,    // mean share of zeros of the blocks' linears
     kBytes,       // of the whole model, packed
     kBits,        // a weight of the linears that are tuned, packed
+    kSpeed,       // tokens a second that one sequence decodes on the device (tune/decode_times.h)
     kDivergence,  // on the search's text, nats a token: the smallest model within it
   };
   Kind kind = Kind::kSparsity;
   double value = 0.5;
 
   std::string_view flag() const;  // that it came from: "--sparsity"
-  std::string text() const;       // "70 % zeros", "90.0 MB", "3.25 bits a weight", "a divergence of 0.05"
+  // "70 % zeros", "90.0 MB", "3.25 bits a weight", "55 tokens/s", "a divergence of 0.05"
+  std::string text() const;
+  // Is it what a plan must have at least, rather than at most?
+  bool is_least() const { return kind == Kind::kSparsity || kind == Kind::kSpeed; }
 };
 
 struct TuneText {
@@ -49,12 +55,15 @@ struct TuneOptions {
   const Method* method = nullptr;
   std::vector<int> bits;  // grids to choose from (kQuantBits); empty: zeros alone, in the checkpoint's dtype
   std::int64_t group = QuantGrid{}.group;  // of these grids
-  int table_bits = 0;                      // of embedding and output projection, as PackOptions::table_bits
-  std::vector<std::string> skip;           // linears that stay as they are (uniform_plan)
-  std::int64_t max_trials = 256;           // plans to measure at most
-  double max_seconds = 600.0;  // for everything; the levels and one round of plans are done in any case
+  // N:M to choose from, beside linears without zeros; empty: shares of zeros.
+  std::vector<Pattern> patterns;
+  int table_bits = 0;             // of embedding and output projection, as PackOptions::table_bits
+  std::vector<std::string> skip;  // linears that stay as they are (uniform_plan)
+  std::int64_t max_trials = 256;  // plans to measure at most
+  double max_seconds = 600.0;     // for everything; the levels and one round of plans are done in any case
   std::uint64_t seed = 0;
   ForwardOptions forward;
+  DecodeClock* clock = nullptr;  // of budgets in tokens a second; null: the device's
   // For levels and measured plans; those of a run with the same `identity` are taken from there.
   std::filesystem::path folder;
   nlohmann::ordered_json identity;
@@ -68,6 +77,8 @@ struct TunePoint {
   double bytes = 0.0;     // of the whole model, packed
   double search_kl = 0.0;
   std::optional<double> check_kl;  // nothing where the run was interrupted before
+  // Of a budget in tokens a second: expected, by the products of its linears; of the best plan measured, with stand-ins.
+  std::optional<double> tokens_per_second;
 };
 
 struct TunedPlan {
@@ -80,6 +91,7 @@ struct TunedPlan {
   std::int64_t tuned = 0;   // linears
   std::size_t levels = 0;   // of a linear, at most
   double solve_seconds = 0.0, search_seconds = 0.0;
+  std::optional<double> dense_tokens_per_second;  // of the dense model, where the budget is a speed
   std::string ended;  // "all trials", "the time", "no plan was better for 10 rounds", "interrupted"
   bool interrupted() const { return ended == "interrupted"; }
 };

@@ -17,6 +17,7 @@ nlohmann::ordered_json to_json(const TunePoint& point) {
                                  {"bytes", static_cast<std::int64_t>(point.bytes)},
                                  {"search_kl", point.search_kl}};
   item["check_kl"] = point.check_kl ? nlohmann::ordered_json(*point.check_kl) : nullptr;
+  if (point.tokens_per_second) item["tokens_per_second"] = *point.tokens_per_second;
   return item;
 }
 
@@ -24,14 +25,19 @@ std::string kl_text(const std::optional<double>& kl) { return kl ? fmt::format("
 
 double check_or_search(const TunePoint& point) { return point.check_kl.value_or(point.search_kl); }
 
+std::string speed_cell(const TunePoint& point) {
+  if (!point.tokens_per_second) return {};
+  return fmt::format("<td class=\"num\" data-label=\"Tokens/s\">{:.1f}</td>", *point.tokens_per_second);
+}
+
 std::string row(const TunePoint& point, bool best) {
   return fmt::format(
       "<tr{}><th scope=\"row\">{}</th><td class=\"num\" data-label=\"Zeros\">{:.1f} %</td><td class=\"num\" "
       "data-label=\"Bits a weight\">{:.2f}</td><td class=\"num\" data-label=\"Packed\">{:.1f} MB</td><td "
       "class=\"num\" data-label=\"KL, search\">{:.4f}</td><td class=\"num\" data-label=\"KL, "
-      "check\">{}</td></tr>\n",
+      "check\">{}</td>{}</tr>\n",
       best ? " class=\"best\"" : "", escape_html(point.name), 100.0 * point.sparsity, point.bits,
-      point.bytes / 1e6, point.search_kl, kl_text(point.check_kl));
+      point.bytes / 1e6, point.search_kl, kl_text(point.check_kl), speed_cell(point));
 }
 
 std::string chart(const TuneReport& report) {
@@ -76,25 +82,27 @@ nlohmann::ordered_json to_json(const TuneReport& report) {
   const TunedPlan& r = report.result;
   nlohmann::ordered_json line = nlohmann::ordered_json::array();
   for (const TunePoint& point : r.line) line.push_back(to_json(point));
-  return {{"model", report.model},
-          {"text", report.text},
-          {"budget", report.budget.text()},
-          {"keeps_budget", r.keeps_budget},
-          {"start", to_json(r.start)},
-          {"best", to_json(r.best)},
-          {"line", std::move(line)},
-          {"linears", r.tuned},
-          {"levels", r.levels},
-          {"trials", r.trials},
-          {"ended", r.ended},
-          {"seed", report.seed},
-          {"tokens",
-           {{"calibration", report.calibration_tokens},
-            {"search", report.search_tokens},
-            {"check", report.check_tokens}}},
-          {"seconds", {{"solve", r.solve_seconds}, {"search", r.search_seconds}}},
-          {"command", report.command},
-          {"commands", report.commands}};
+  nlohmann::ordered_json document = {{"model", report.model},
+                                     {"text", report.text},
+                                     {"budget", report.budget.text()},
+                                     {"keeps_budget", r.keeps_budget},
+                                     {"start", to_json(r.start)},
+                                     {"best", to_json(r.best)},
+                                     {"line", std::move(line)},
+                                     {"linears", r.tuned},
+                                     {"levels", r.levels},
+                                     {"trials", r.trials},
+                                     {"ended", r.ended},
+                                     {"seed", report.seed},
+                                     {"tokens",
+                                      {{"calibration", report.calibration_tokens},
+                                       {"search", report.search_tokens},
+                                       {"check", report.check_tokens}}},
+                                     {"seconds", {{"solve", r.solve_seconds}, {"search", r.search_seconds}}},
+                                     {"command", report.command},
+                                     {"commands", report.commands}};
+  if (r.dense_tokens_per_second) document["dense_tokens_per_second"] = *r.dense_tokens_per_second;
+  return document;
 }
 
 std::string to_html(const TuneReport& report) {
@@ -128,11 +136,21 @@ std::string to_html(const TuneReport& report) {
       "<h2>Plans</h2>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Plan</th><th "
       "class=\"num\">Zeros</th><th class=\"num\">Bits a weight</th><th class=\"num\">Packed</th><th "
       "class=\"num\">KL, "
-      "search</th><th class=\"num\">KL, check</th></tr></thead>\n<tbody>\n";
+      "search</th><th class=\"num\">KL, check</th>";
+  if (r.dense_tokens_per_second) html += "<th class=\"num\">Tokens/s</th>";
+  html += "</tr></thead>\n<tbody>\n";
   html += row(r.start, false);
   if (r.line.empty()) html += row(r.best, true);
   for (const TunePoint& point : r.line) html += row(point, point.name == r.best.name);
-  html += "</tbody></table></div>\n<h2>Commands</h2>\n<pre><code>";
+  html += "</tbody></table></div>\n";
+  if (r.dense_tokens_per_second) {
+    html += fmt::format(
+        "<p class=\"quiet\">Tokens a second of one sequence on the device of the search; the dense model has "
+        "{:.1f}. The best plan's are measured, with weights of the same shapes and zeros in the place of its "
+        "own; the others' follow from the measured times of their products.</p>\n",
+        *r.dense_tokens_per_second);
+  }
+  html += "<h2>Commands</h2>\n<pre><code>";
   for (const std::string& command : report.commands) html += escape_html(command) + "\n";
   return html + "</code></pre>\n<p class=\"quiet\">swiftprune " SWIFTPRUNE_VERSION
                 "</p>\n</main>\n</body>\n</html>\n";

@@ -80,6 +80,17 @@ class DeviceSpeedTarget : public SpeedTarget {
     }
     return 1e3 * static_cast<double>(kCeilingBytes) / static_cast<double>(best);
   }
+  double product_us(const PackedTensor& weight) override {
+    DeviceMemory memory(device_.memory_bytes);
+    const Stream stream;
+    Products products(memory, stream);
+    Timings own{{}};
+    DeviceTuner tuner(device_.timings != nullptr ? *device_.timings : own, device_.index, memory, products,
+                      stream);
+    const DType dtype = is_grid(weight.kind()) ? DType::kBF16 : weight.shape().dtype;
+    const DevicePacked packed(memory, {&weight, 1}, dtype, stream);
+    return tuner.few_us(packed, 1);
+  }
 
  private:
   ComputeType compute_;

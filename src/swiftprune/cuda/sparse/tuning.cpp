@@ -175,6 +175,17 @@ void DeviceTuner::choose_few(DevicePacked& weight, std::int64_t tokens) {
   }
 }
 
+double DeviceTuner::few_us(const DevicePacked& weight, std::int64_t tokens) {
+  const FormTimes times = measure(weight, tokens, false);
+  if (times.packed_us == 0.0)
+    fail(ErrorKind::kDevice, "{}: its memory is too short to measure products of {}", device_,
+         weight.description());
+  double us = times.packed_us;
+  if (weight.has_grids()) return us;
+  if (FormTimes::is_faster(times.dense_us, us)) us = times.dense_us;
+  return FormTimes::is_faster(times.entries_us, us) ? times.entries_us : us;
+}
+
 void DeviceTuner::choose_many(DevicePacked& weight, std::int64_t tokens, double repeats) {
   if (weight.is_dense() || weight.has_grids() || tokens <= kMaxDecodeTokens) return;
   FormTimes times = measure(weight, tokens, false);

@@ -36,6 +36,8 @@ class DeviceTuner {
   //
   // The weight becomes entries or dense where that is faster for this many tokens of a decode step.
   void choose_few(DevicePacked& weight, std::int64_t tokens);
+  // What a product takes in the form that choose_few() takes. Throws Error{kDevice} where memory is too short to measure.
+  double few_us(const DevicePacked& weight, std::int64_t tokens);
   // Gives the weight a second form for products of about this many tokens where that is faster and memory is
   // left. repeats: how many such products are to come, which must repay a search.
   void choose_many(DevicePacked& weight, std::int64_t tokens, double repeats);
