@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "checkpoint/gguf_fixture.h"
 #include "support/expect_error.h"
 #include "support/gguf_builder.h"
 #include "support/temp_dir.h"
@@ -26,9 +27,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-fs::path gguf_fixture(const std::string& name) {
-  return fs::path(SWIFTPRUNE_TEST_DATA "/checkpoint/gguf") / (name + ".gguf");
-}
+fs::path fixture_file(const std::string& name) { return test::gguf_fixture(name + ".gguf"); }
 
 class ReadGguf : public testing::TestWithParam<const char*> {};
 
@@ -46,8 +45,8 @@ INSTANTIATE_TEST_SUITE_P(Experts, ReadGguf,
 
 TEST_P(ReadGguf, IsTheFolderThatImportMakes) {
   const TempDir dir;
-  import_gguf(gguf_fixture(GetParam()), dir.path() / "imported", {});
-  const GgufFolder folder(gguf_fixture(GetParam()));
+  import_gguf(fixture_file(GetParam()), dir.path() / "imported", {});
+  const GgufFolder folder(fixture_file(GetParam()));
   for (const char* name : {"config.json", "generation_config.json"})
     EXPECT_EQ(read_text(folder.path() / name), read_text(dir.path() / "imported" / name));
   EXPECT_EQ(folder.path().filename(), GetParam());
@@ -92,8 +91,8 @@ TEST_P(ReadGguf, IsTheFolderThatImportMakes) {
 
 TEST_P(ReadGguf, IsWrittenAsASafetensorsFolder) {
   const TempDir dir;
-  import_gguf(gguf_fixture(GetParam()), dir.path() / "imported", {});
-  const GgufFolder folder(gguf_fixture(GetParam()));
+  import_gguf(fixture_file(GetParam()), dir.path() / "imported", {});
+  const GgufFolder folder(fixture_file(GetParam()));
   const Checkpoint source = Checkpoint::open(folder.path());
   CheckpointWriter writer(dir.path() / "copy", plan_like(source));
   for (const TensorInfo& tensor : source.tensors()) {
@@ -111,7 +110,7 @@ TEST_P(ReadGguf, IsWrittenAsASafetensorsFolder) {
 
 TEST(GgufFolder, IsThereAsLongAsItIsUsed) {
   const TempDir dir;
-  fs::copy(gguf_fixture("llama"), dir.path() / "My model.Q4.gguf");
+  fs::copy(fixture_file("llama"), dir.path() / "My model.Q4.gguf");
   const fs::path file = dir.path() / "My model.Q4.gguf";
   fs::path folder;
   {
@@ -137,28 +136,28 @@ TEST(GgufFolder, WhatCannotBeReadIsSaidAndNothingIsLeft) {
   EXPECT_THAT(std::vector<fs::path>(fs::directory_iterator(dir.path() / "tmp"), {}), IsEmpty());
   ::setenv("TMPDIR", (dir.path() / "nowhere").c_str(), 1);
   expect_error(
-      ErrorKind::kFailure, [&] { GgufFolder(gguf_fixture("llama")); }, "TMPDIR");
+      ErrorKind::kFailure, [&] { GgufFolder(fixture_file("llama")); }, "TMPDIR");
   ::unsetenv("TMPDIR");
 }
 
 TEST(GgufFolder, AFolderWithOneIsReadWhenItHasAConfig) {
   const TempDir dir;
-  fs::copy(gguf_fixture("llama"), dir.path() / "a.gguf");
+  fs::copy(fixture_file("llama"), dir.path() / "a.gguf");
   const auto refused = [&](const std::string& text) {
     expect_error(
         ErrorKind::kBadInput, [&] { Checkpoint::open(dir.path()); }, text);
   };
   refused("found a.gguf but no config.json beside it; give the file itself as the model");
-  const GgufFolder folder(gguf_fixture("llama"));
+  const GgufFolder folder(fixture_file("llama"));
   fs::copy(folder.path() / "config.json", dir.path() / "config.json");
   EXPECT_EQ(Checkpoint::open(dir.path()).tensors().front().file, "a.gguf");
-  fs::copy(gguf_fixture("llama"), dir.path() / "b.gguf");
+  fs::copy(fixture_file("llama"), dir.path() / "b.gguf");
   refused("give the file itself as the model");
 }
 
 TEST(GgufFolder, OfAModelInSeveralFilesReadsAll) {
   const TempDir dir;
-  import_gguf(gguf_fixture("qwen3"), dir.path() / "imported", {});
+  import_gguf(fixture_file("qwen3"), dir.path() / "imported", {});
   const Checkpoint expected = Checkpoint::open(dir.path() / "imported");
   const auto check = [&](const fs::path& folder) {
     const Checkpoint found = Checkpoint::open(folder);
@@ -168,7 +167,7 @@ TEST(GgufFolder, OfAModelInSeveralFilesReadsAll) {
       EXPECT_TRUE(std::ranges::equal(found.bytes(own), expected.bytes(tensor))) << tensor.name;
     }
   };
-  const GgufFolder folder(gguf_fixture("qwen3_split-00002-of-00003"));
+  const GgufFolder folder(fixture_file("qwen3_split-00002-of-00003"));
   check(folder.path());
   EXPECT_EQ(model_files(Checkpoint::open(folder.path())).size(), 4u) << "config.json and all parts";
   // Where they lie beside a config.json they are one model, too.
@@ -185,7 +184,7 @@ TEST(GgufFolder, OfAModelInSeveralFilesReadsAll) {
 // Another kind of tokenizer leaves a model that works on token ids.
 TEST(GgufFolder, ATokenizerThatIsNotUnderstoodIsANote) {
   const TempDir dir;
-  std::string file = read_text(gguf_fixture("llama"));
+  std::string file = read_text(fixture_file("llama"));
   const std::size_t place = file.find("gpt2");
   ASSERT_NE(place, std::string::npos);
   file.replace(place, 4, "bert");
