@@ -42,6 +42,25 @@ TEST(PackedOrder, CodesOfAGrid) {
   }
 }
 
+TEST(PackedOrder, CodesOfEightBits) {
+  for (const std::int64_t cols : {64, 96, 131}) {
+    const QuantizedWeight weight = random_grid_weight(20, cols, {8, 0, true}, 0.2);
+    const std::int64_t blocks = (cols + 63) / 64;
+    for (std::int64_t panel = 0; panel < 2; ++panel) {
+      std::vector<std::uint32_t> words(static_cast<std::size_t>(blocks * kPanelByteCodes));
+      order_byte_codes(weight, panel, blocks, words.data());
+      const auto* bytes = reinterpret_cast<const std::uint8_t*>(words.data());
+      for (std::int64_t row = panel * 16; row < std::min<std::int64_t>(weight.rows, panel * 16 + 16); ++row) {
+        for (std::int64_t column = 0; column < cols; ++column) {
+          const std::int64_t half = column / 32, lane = row % 16 / 2 * 4 + column % 32 / 8;
+          const std::int64_t at = (half * kLanes + lane) * 16 + row % 2 * 8 + column % 8;
+          ASSERT_EQ(bytes[at], code_at(weight, row, column)) << row << " " << column;
+        }
+      }
+    }
+  }
+}
+
 // Every four columns again from their two codes and places.
 TEST(PackedOrder, TwoOfFourOfAGrid) {
   for (const int n : {0, 1, 2}) {

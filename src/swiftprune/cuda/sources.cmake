@@ -43,6 +43,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/tuning.cpp
     cuda/forward/head.cpp
     cuda/sparse/packed_weight.cpp
+    cuda/sparse/packed_piece.cpp
     cuda/sparse/packed_order.cpp
     cuda/sparse/packed_product.cpp
     cuda/forward/block_weights.cpp

@@ -5,11 +5,11 @@
 #include <algorithm>
 
 #include "swiftprune/cuda/sparse/packed_batch.cuh"
+#include "swiftprune/cuda/sparse/packed_bitmap.cuh"
 
 namespace swiftprune::cuda {
 namespace {
 
-constexpr int kSlots = 4;          // chunks of a bitmap in shared memory, a warp
 constexpr int kAhead = 4;          // blocks of 2:4 in registers
 constexpr int kBitmapWarps = 32;   // of a multiprocessor, by their registers
 constexpr int kTwoFourWarps = 28;  // the same
@@ -40,68 +40,11 @@ __device__ __forceinline__ void fetch_inputs(const CompactArgs& args, int b, std
     }
   }
 }
-// x[0 .. 15], of which `cols` exist; the others are zero.
-template <class T, bool kWhole>
-__device__ __forceinline__ Words load_inputs(const T* x, int cols) {
-  if constexpr (kWhole) {
-    return load_words(reinterpret_cast<const std::byte*>(x));
-  } else {
-    Words words;
-    const auto* bits = reinterpret_cast<const std::uint16_t*>(x);
-    for (int i = 0; i < 8; ++i) {
-      const std::uint32_t low = 2 * i < cols ? bits[2 * i] : 0;
-      const std::uint32_t high = 2 * i + 1 < cols ? bits[2 * i + 1] : 0;
-      words.v[i] = low | high << 16;
-    }
-    return words;
-  }
-}
 __device__ __forceinline__ std::uint32_t input_pair(const std::byte* row, int pair) {
   return reinterpret_cast<const std::uint32_t*>(row)[pair];
 }
 
 // -- Bitmap -------------------------------------------------------------------------------------------------
-
-// A warp's chunks on their way to shared memory.
-class ChunkStream {
- public:
-  // Chunks first .. of the weight; most: uint4 of one at most.
-  __device__ ChunkStream(const BitmapWeight& weight, std::int64_t first, int count, int lane)
-      : chunks_(weight.chunks + lane),
-        starts_(weight.starts + first),
-        most_(static_cast<int>(weight.most)),
-        count_(count),
-        lane_(lane),
-        begin_(starts_[0]) {}
-  // Begins to copy the next chunk.
-  __device__ __forceinline__ void fetch(unsigned slot) {
-    if (next_ >= count_) return;
-    if (next_ % kWarp == 0) held_ = starts_[min(next_ + 1 + lane_, count_)];  // ends of 32 chunks
-    const std::uint32_t end = __shfl_sync(kFullWarp, held_, next_ % kWarp);
-    const uint4* source = chunks_ + begin_;
-    const int size = static_cast<int>(end - begin_) - lane_;
-    const unsigned target = slot + 16 * lane_;
-#pragma unroll
-    for (int i = 0; i < kUsual; ++i) {
-      if (kWarp * i < size) copy_async(target + 16 * kWarp * i, source + kWarp * i);
-    }
-    if (most_ > kWarp * kUsual) {
-#pragma unroll 1
-      for (int i = kUsual; kWarp * i < size; ++i) copy_async(target + 16 * kWarp * i, source + kWarp * i);
-    }
-    begin_ = end;
-    ++next_;
-  }
-
- private:
-  static constexpr int kUsual = 3;  // rounds of 32 lanes: enough for half of the weights
-  const uint4* chunks_;
-  const std::uint32_t* starts_;
-  int most_, count_, lane_;
-  int next_ = 0;
-  std::uint32_t begin_;
-  std::uint32_t held_ = 0;
-};
 
 template <class T, int kTiles, bool kWhole, Stored kStored>
 __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeight weight, CompactArgs args,
@@ -114,63 +57,21 @@ __global__ __launch_bounds__(kMostWarps* kWarp, 2) void bitmap_kernel(BitmapWeig
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int g = lane / 4;
-  const int t = lane % 4;
   auto* const shared = reinterpret_cast<std::byte*>(dynamic);
   std::byte* const own = shared + warp * warp_bytes;
   const int first = blocks * warp / warps;
-  const int count = blocks * (warp + 1) / warps - first;
-  ChunkStream stream(weight, std::int64_t{blockIdx.x} * blocks + first, count, lane);
-#pragma unroll
-  for (int i = 0; i < kSlots - 1; ++i) {
-    stream.fetch(shared_address(own + i * slot_bytes));
-    commit_copies();
-  }
+  const int last = blocks * (warp + 1) / warps;
+  BitmapSum<T, kTiles, kWhole, kStored> part(weight, blockIdx.x, blocks, first, last, own, slot_bytes, lane);
   if (threadIdx.x < 16) table[threadIdx.x] = table_entry<kStored>(threadIdx.x);
   __syncthreads();
   wait_for_inputs();
 
-  const Decoder decoder(table, g);
   const T* x[kTiles];
 #pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    x[j] =
-        static_cast<const T*>(args.x) + token_of(args, j, g) * args.x_stride + kCompactBlock * first + 16 * t;
-  }
-  int cols = static_cast<int>(args.cols) - static_cast<int>(kCompactBlock) * first - 16 * t;
+  for (int j = 0; j < kTiles; ++j)
+    x[j] = static_cast<const T*>(args.x) + token_of(args, j, g) * args.x_stride;
   float sum[kTiles][4] = {};
-  int slot = 0;
-  int free_slot = kSlots - 1;
-  for (int i = 0; i < count; ++i) {
-    Words inputs[kTiles];
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      inputs[j] = load_inputs<T, kWhole>(x[j], cols);
-      x[j] += kCompactBlock;
-    }
-    cols -= static_cast<int>(kCompactBlock);
-    stream.fetch(shared_address(own + free_slot * slot_bytes));
-    commit_copies();
-    wait_copies<kSlots - 1>();
-    __syncwarp();
-    const std::byte* chunk = own + slot * slot_bytes;
-    const unsigned values = shared_address(chunk + kValuesAt);
-    const Words words = load_words(chunk + 32 * t);
-    const uint4 starts = *reinterpret_cast<const uint4*>(chunk + 4 * kPairs + 16 * t);
-    const std::uint32_t two_starts[4] = {starts.x, starts.y, starts.z, starts.w};
-#pragma unroll
-    for (int f = 0; f < 4; ++f) {
-      std::uint32_t a[4];
-      decoder.decode_as<kStored, T>(words.v[2 * f], values + (two_starts[f] & 0xffffu), a[0], a[1]);
-      decoder.decode_as<kStored, T>(words.v[2 * f + 1], values + (two_starts[f] >> 16), a[2], a[3]);
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) multiply(sum[j], a, inputs[j].v[2 * f], inputs[j].v[2 * f + 1], T{});
-    }
-    __syncwarp();  // the slot is filled again by the next fetch
-    free_slot = slot;
-    slot = slot + 1 == kSlots ? 0 : slot + 1;
-  }
-  wait_copies<0>();
-  __syncwarp();
+  part.add_to(sum, x, static_cast<int>(args.cols), table);
   keep_sums<kTiles>(sum, reinterpret_cast<float*>(own), 2 * g, 2 * g + 1, lane);
   __syncthreads();
   write_sums<T, kTiles>(args, shared, warp_bytes, weight.scales, kWidening<T, kStored>);
@@ -431,7 +332,7 @@ void multiply_bitmap(const BitmapWeight& weight, const CompactArgs& args, cudaSt
   const int slot_bytes = 16 * static_cast<int>(weight.most + 1);  // decoding reads beyond the last value
   with_case(args, [&](auto zero, auto tiles, auto whole) {
     constexpr int kTiles = decltype(tiles)::value;
-    const int warp_bytes = std::max(kSlots * slot_bytes, kSumBytes<kTiles>);
+    const int warp_bytes = std::max(kChunkSlots * slot_bytes, kSumBytes<kTiles>);
     const int warps = warps_per_panel(panels, blocks, kBitmapWarps, warp_bytes);
     with_stored(weight.stored, [&](auto stored) {
       launch_panels(bitmap_kernel<decltype(zero), kTiles, decltype(whole)::value, decltype(stored)::value>,

@@ -1,5 +1,5 @@
-// Codes of up to 4 bits as operands of tensor core products: less their zero points they are exact in 16 bits, and the
-// scale of a group multiplies its sums in float.
+// Codes on a grid as operands of tensor core products: less their zero points they are exact in 16 bits, and the scale of
+// a group multiplies its sums in float.
 #pragma once
 
 #include "swiftprune/cuda/sparse/packed_device.cuh"
@@ -37,15 +37,34 @@ __device__ __forceinline__ std::uint32_t code_pair(std::uint32_t word, int q, st
   return less<T>((word >> (4 * q) & 0x000f000fu) | kMagic<T>, zero);
 }
 
-// The zero points of rows 2g and 2g + 1 as code_pair() takes them.
+// The same of 8 bits: bytes 2q and 2q + 1 of a word of four. zero: byte_zero(). BF16 holds whole numbers up to 256.
+inline constexpr float kByteMagic = 0x1p23f;  // its bits | byte are the sum, exactly
+__device__ __forceinline__ std::uint32_t byte_zero(std::uint32_t zero) {
+  return __float_as_uint(kByteMagic + static_cast<float>(zero));
+}
+template <class T>
+__device__ __forceinline__ std::uint32_t byte_pair(std::uint32_t word, int q, std::uint32_t zero) {
+  const std::uint32_t magic = __float_as_uint(kByteMagic);
+  const unsigned selector = 0x7440u + 2u * static_cast<unsigned>(q);  // a byte, two of zero, the exponent
+  const float low = __uint_as_float(__byte_perm(word, magic, selector)) - __uint_as_float(zero);
+  const float high = __uint_as_float(__byte_perm(word, magic, selector + 1)) - __uint_as_float(zero);
+  return pack(low, high, T{});
+}
+
+// A zero point as the products of codes of kBits take it.
+template <class T, int kBits>
+__device__ __forceinline__ std::uint32_t zero_word(std::uint32_t zero) {
+  return kBits == 8 ? byte_zero(zero) : twice<T>(zero);
+}
+// The zero points of rows 2g and 2g + 1.
 struct ZeroPairs {
   std::uint32_t upper, lower;
 };
-// middle: twice() of the zero point of grids without zeros. two: a byte a row, of grids with them.
-template <class T, bool kZeros>
+// middle: zero_word() of the zero point of grids without zeros. two: a byte a row, of grids with them.
+template <class T, bool kZeros, int kBits = 4>
 __device__ __forceinline__ ZeroPairs zero_pairs(std::uint32_t middle, std::uint32_t two) {
   if constexpr (!kZeros) return {middle, middle};
-  return {twice<T>(two & 0xffu), twice<T>(two >> 8)};
+  return {zero_word<T, kBits>(two & 0xffu), zero_word<T, kBits>(two >> 8)};
 }
 
 // sum += scales·part, of rows 2g and 2g + 1; part is 0 afterwards. scales: two of F16

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <variant>
 
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -31,6 +32,14 @@ struct BitmapWeight {
   std::int64_t most = 0;                  // uint4 of a chunk at most
   Stored stored = Stored::kHalf;
   const float* scales = nullptr;  // [panels·16] of stored bytes, else null
+
+  // What begins at a later panel.
+  BitmapWeight from(std::int64_t panel, std::int64_t blocks) const {
+    BitmapWeight rest = *this;
+    rest.starts += panel * blocks;
+    if (scales != nullptr) rest.scales += panel * 16;
+    return rest;
+  }
 };
 // 2:4 in the order of mma.sp's operands, a lane's four registers side by side: lane 4g + t of step s (32
 // columns) holds the kept pairs of row g, group 8s + t; row g + 8; and both of group 8s + t + 4.
@@ -40,22 +49,33 @@ struct TwoFourWeight {
                                            // rows g (low bits) and g + 8, four bits a group
 };
 
-// Codes of up to 4 bits on a grid (tensor/quantized_weight.h). A lane's 16 bytes of a block of a panel: lane 4g + t
+// Codes on a grid (tensor/quantized_weight.h). Up to 4 bits: a lane's 16 bytes of a block of a panel: lane 4g + t
 // holds of rows 2g and 2g + 1 columns 8t .. 8t + 7, then of both columns 32 + 8t ..: words {row 2g, first half}, {2g,
-// second}, {2g + 1, first}, {2g + 1, second}; of a word column 2q is nibble q, column 2q + 1 nibble q + 4.
+// second}, {2g + 1, first}, {2g + 1, second}; of a word column 2q is nibble q, column 2q + 1 nibble q + 4. 8 bits: a lane's 16 bytes of half a block are
+// columns 8t .. 8t + 7 of row 2g, then of row 2g + 1, a byte each.
 struct GridWeight {
-  const uint4* codes = nullptr;         // [panels, blocks, 32 lanes]; beyond the last column: zero points
+  // [panels, blocks, 32 lanes], of 8 bits [panels, blocks, 2 halves, 32 lanes]; beyond the last column: anything
+  const uint4* codes = nullptr;
   const __half* scales = nullptr;       // [panels, groups, 16]
   const std::uint8_t* zeros = nullptr;  // [panels, groups, 16]; null: `middle`
   std::uint32_t middle = 8;
   int shift = 6;   // a group has 2^shift inputs: 32, 64, 128; kWholeRow: all
   int groups = 1;  // of a row
+  int bits = 4;    // of a code as it lies here: 4 or 8
   static constexpr int kWholeRow = 31;
 
   // Of half a block; beyond the last column the last one.
   __host__ __device__ int group_of(int block, int half) const {
     const int at = (64 * block + 32 * half) >> shift;
     return at < groups ? at : groups - 1;
+  }
+  // What begins at a later panel.
+  GridWeight from(std::int64_t panel, std::int64_t blocks) const {
+    GridWeight rest = *this;
+    rest.codes += panel * blocks * (bits / 4) * 32;
+    rest.scales += panel * groups * 16;
+    if (zeros != nullptr) rest.zeros += panel * groups * 16;
+    return rest;
   }
 };
 
@@ -68,6 +88,9 @@ struct TwoFourGridWeight {
   GridWeight grid;                 // codes [panels, units, 32 lanes]
   const uint2* indices = nullptr;  // [panels, units, 32 lanes]: a block a word, as TwoFourWeight has it
 };
+
+// Linears of one shape, each from a panel of its own on (expert_stack.h).
+using StackedWeight = std::variant<GridWeight, BitmapWeight>;
 
 struct CompactArgs {
   DType dtype = DType::kBF16;  // of weights and x: BF16 or F16

@@ -190,6 +190,22 @@ void order_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t
   }
 }
 
+void order_byte_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t blocks,
+                      std::uint32_t* words) {
+  std::fill_n(words, blocks * kPanelByteCodes, 0u);  // nothing reads rows or columns that do not exist
+  for (std::int64_t half = 0; half < 2 * blocks; ++half) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane, words += 4) {
+      const std::int64_t column = half * 32 + lane % 4 * 8;
+      for (std::int64_t i = 0; i < 2; ++i) {
+        const std::int64_t row = panel * kPanelRows + lane / 4 * 2 + i;
+        if (row >= weight.rows || column >= weight.cols) continue;
+        std::memcpy(words + 2 * i, weight.codes.data() + row * weight.cols + column,
+                    static_cast<std::size_t>(std::min<std::int64_t>(8, weight.cols - column)));
+      }
+    }
+  }
+}
+
 bool keeps_two_of_four(const PackedTensor& part) {
   if (part.kind() == PackedKind::kNmGrid) return part.shape().group_n <= 2;
   if (part.kind() != PackedKind::kBitmapGrid || part.cols() % 4 != 0) return false;

@@ -13,7 +13,8 @@ namespace swiftprune::cuda {
 inline constexpr std::int64_t kLanes = 32;
 inline constexpr std::int64_t kChunkUnit = 16;                    // bytes: chunks of bitmaps are whole ones
 inline constexpr std::int64_t kPanelValues = 2 * kLanes * 4;      // words of a panel's block of 2:4
-inline constexpr std::int64_t kPanelCodes = kLanes * 4;           // the same of codes
+inline constexpr std::int64_t kPanelCodes = kLanes * 4;           // the same of codes of 4 bits
+inline constexpr std::int64_t kPanelByteCodes = 2 * kPanelCodes;  // and of 8
 inline constexpr std::int64_t kPanelTwoFourCodes = kLanes * 4;    // words of a panel's unit of 2:4 of codes,
 inline constexpr std::int64_t kPanelTwoFourIndices = kLanes * 2;  // and of its indices
 
@@ -31,6 +32,9 @@ void order_two_four(const PackedTensor& part, std::int64_t panel, std::int64_t b
 // One panel's codes in the order of GridWeight.
 void order_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t blocks,
                  std::uint32_t* words);
+// The same of 8 bits.
+void order_byte_codes(const QuantizedWeight& weight, std::int64_t panel, std::int64_t blocks,
+                      std::uint32_t* words);
 // Of a grid: does every four of a row keep two at most? Codes of 2:4 that are rounded to zero can make a bitmap the
 // smaller file.
 bool keeps_two_of_four(const PackedTensor& part);

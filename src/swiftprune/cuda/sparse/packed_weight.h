@@ -10,8 +10,7 @@
 
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
-#include "swiftprune/cuda/sparse/entry_buffers.h"
-#include "swiftprune/cuda/sparse/packed_kernels.h"
+#include "swiftprune/cuda/sparse/packed_piece.h"
 #include "swiftprune/cuda/sparse/structured.h"
 #include "swiftprune/sparse/packed_tensor.h"
 
@@ -24,8 +23,6 @@ void linear_at_rest(Products& products, DeviceView x, DeviceView weight, const v
 
 class DevicePacked {
  public:
-  enum class Kind { kDense, kBitmap, kEntries, kTwoFour, kGrid, kTwoFourGrid };
-
   // The rows of `parts` one after another, as one weight [ΣO, I]; parts of one dtype and width. Waits until
   // the bytes are on the device. Dense 8-bit kinds become 16-bit weights (value · scale, rounded). dtype: BF16 or F16,
   // of x and of what is expanded; that of the parts but for grids, which have none of their own.
@@ -61,7 +58,7 @@ class DevicePacked {
   // The same weight as entries (entries.h) in place of bitmaps of 16 bits, which is for very few tokens; only when
   // can_be_entries(). Needs memory for a dense copy on the way.
   bool can_be_entries() const;
-  bool has_entries() const { return pieces_.front().kind == Kind::kEntries; }
+  bool has_entries() const { return pieces_.front().kind == PackedPiece::Kind::kEntries; }
   DevicePacked as_entries(DeviceMemory& memory, cudaStream_t stream) const;
   // A copy in cuSPARSELt's form for many tokens without bias; only when can_be_structured(). Keeps a
   // reference to the library.
@@ -72,27 +69,6 @@ class DevicePacked {
 
  private:
   DevicePacked() = default;
-  // One launch: parts whose panels follow each other.
-  struct Piece {
-    Kind kind = Kind::kDense;
-    std::int64_t first_row = 0;
-    std::int64_t rows = 0;
-    DeviceBuffer values, starts, indices, scales;
-    Stored stored = Stored::kHalf;
-    std::int64_t most = 0;
-    QuantGrid grid = {};
-    DeviceBuffer zeros;
-    EntryBuffers entries;
-    BitmapWeight bitmap() const;
-    TwoFourWeight two_four() const;
-    GridWeight grid_weight(std::int64_t cols) const;
-    TwoFourGridWeight two_four_grid(std::int64_t cols) const;
-  };
-  Piece make_bitmap(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
-  Piece make_two_four(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
-  Piece make_grid(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
-  Piece make_dense(DeviceMemory& memory, std::span<const PackedTensor> parts, cudaStream_t stream) const;
-
   void multiply_packed(Products& products, DeviceView x, const void* bias, DeviceView y, bool accumulate,
                        cudaStream_t stream) const;
   bool multiply_batch(DeviceView x, const void* bias, DeviceView y, bool accumulate,
@@ -109,7 +85,7 @@ class DevicePacked {
   std::optional<Structured> structured_;
   DeviceBuffer dense_;
 
-  std::vector<Piece> pieces_;
+  std::vector<PackedPiece> pieces_;  // parts whose panels follow each other
   std::string description_;
   std::int64_t rows_ = 0, cols_ = 0;
   DType dtype_ = DType::kBF16;
