@@ -6,7 +6,6 @@
 
 #include "cuda/gpu.h"
 #include "model/family_fixture.h"
-#include "support/expect_error.h"
 #include "support/forwards.h"
 #include "support/gpu_models.h"
 #include "support/temp_dir.h"
@@ -16,12 +15,10 @@
 #include "swiftprune/evaluation/perplexity.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pipeline/expert_checkpoint.h"
-#include "swiftprune/sparse/packed_checkpoint.h"
 
 namespace swiftprune {
 namespace {
 
-using test::expect_error;
 using test::model_folder;
 using test::TempDir;
 using ::testing::TestWithParam;
@@ -289,21 +286,6 @@ TEST_P(CudaExpertsTest, RemovalGoesOnWithItsBits) {
   output->finish({});
   EXPECT_TRUE(test::read_text(dir_.path() / "again" / "model.safetensors") ==
               test::read_text(dir_.path() / "whole" / "model.safetensors"));
-}
-
-TEST_P(CudaExpertsTest, RefusesPackedExperts) {
-  const auto& experts = *experts_of(model_->config());
-  const ExpertTensors tensors(model_->checkpoint(), experts, model_->config().hidden_size);
-  if (tensors.form() != ExpertForm::kSeparate || tensors.dtype(0, ExpertPart::kDown) == DType::kF32) return;
-  for (const ExpertPart part : parts_of(experts)) {
-    const std::filesystem::path folder = dir_.path() / std::to_string(static_cast<int>(part));
-    const std::vector<std::string> first{expert_linear(experts, model_->config().hidden_size, 0, part).name +
-                                         ".weight"};
-    pack_checkpoint(model_->checkpoint(), first, folder, {});
-    const auto packed = Model::open(folder);
-    expect_error(ErrorKind::kUsage, [&] { cuda::make_generator(*packed, ComputeType::kBF16, 1, 8, {}); },
-                 {"packed expert", "use --device cpu", "unpack"});
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaExpertsTest, ::testing::ValuesIn(test::gpu_expert_model_names()),

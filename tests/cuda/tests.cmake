@@ -1,6 +1,7 @@
 if(SWIFTPRUNE_CUDA)
   foreach(unit selection arithmetic attention packed packed_order tuning refinement layer_selection hessian_refinement allocation
-               shrink pipeline golden generation mixers experts prune_experts ranks)
+               shrink pipeline golden generation mixers experts packed_experts packed_expert_models
+               prune_experts ranks)
     swiftprune_test(cuda/${unit})
   endforeach()
   target_link_libraries(cuda_tests PRIVATE swiftprune_cuda_objects)

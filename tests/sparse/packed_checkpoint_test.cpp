@@ -16,6 +16,7 @@
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/model/generator.h"
 #include "swiftprune/model/model.h"
+#include "swiftprune/sparse/packed_header.h"
 
 namespace swiftprune {
 namespace {
@@ -180,6 +181,10 @@ TEST(PackedCheckpoint, GridsUnpackExactly) {
     const Checkpoint dense = Checkpoint::open(back);
     for (const auto& [name, expected] : values) {
       EXPECT_EQ(dense.at(name).dtype, DType::kF32);
+      EXPECT_FALSE(find_packed_shape(dense, name));
+      const auto shape = find_packed_shape(Checkpoint::open(packed), name);
+      ASSERT_TRUE(shape);
+      EXPECT_EQ(shape->rows, expected.rows());
       const Matrix found = dense.load_matrix(name, expected.rows(), expected.cols());
       EXPECT_TRUE(std::ranges::equal(found.values(), expected.values())) << name;
     }

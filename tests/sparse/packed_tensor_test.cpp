@@ -13,6 +13,7 @@
 #include "sparse/weights.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/sparse/linear.h"
+#include "swiftprune/sparse/packed_header.h"
 
 namespace swiftprune {
 namespace {
@@ -125,6 +126,23 @@ TEST(PackedTensor, HeaderRules) {
   EXPECT_THAT(with(kNumValues, std::uint64_t{1000000}), HasSubstr("its shape needs"));
   EXPECT_THAT(with(kNumBytes, std::uint64_t{64}), HasSubstr("its header says 64"));
   EXPECT_EQ(with(kVersion, std::uint16_t{1}), "");
+}
+
+TEST(PackedTensor, ShapeOfTheHeaderAlone) {
+  for (const PackedTensor& packed : {bitmap(), nm(2, 4), dense_fp8(), dense_grid(4), nm_grid(3)}) {
+    Bytes bytes(packed);
+    std::memset(bytes.span().data() + 64, 0xff, bytes.span().size() - 64);  // nothing else is looked at
+    const PackedShape found = read_packed_shape(bytes.span(), "layer.weight"), &expected = packed.shape();
+    EXPECT_EQ(found.kind, expected.kind);
+    EXPECT_EQ(found.dtype, expected.dtype);
+    EXPECT_EQ(found.rows, expected.rows);
+    EXPECT_EQ(found.cols, expected.cols);
+    EXPECT_EQ(found.group_n, expected.group_n);
+    EXPECT_EQ(found.grid, expected.grid);
+    bytes.set(kVersion, std::uint16_t{2});
+    EXPECT_THROW(read_packed_shape(bytes.span(), "layer.weight"), Error);
+    EXPECT_THROW(read_packed_shape(bytes.span().first(63), "layer.weight"), Error);
+  }
 }
 
 TEST(PackedTensor, NmHeaderRules) {

@@ -25,6 +25,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/block_ops.cu
     cuda/forward/experts.cu
     cuda/forward/experts.cpp
+    cuda/forward/packed_experts.cu
     cuda/forward/attention.cu
     cuda/forward/attention_hopper.cu
     cuda/forward/attention_wide.cu
@@ -44,9 +45,11 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/head.cpp
     cuda/sparse/packed_weight.cpp
     cuda/sparse/packed_piece.cpp
+    cuda/sparse/expert_stack.cpp
     cuda/sparse/packed_order.cpp
     cuda/sparse/packed_product.cpp
     cuda/forward/block_weights.cpp
+    cuda/forward/block_experts.cpp
     cuda/forward/block.cpp
     cuda/forward/block_attention.cpp
     cuda/forward/mixer.cpp

@@ -10,6 +10,7 @@
 #include "swiftprune/checkpoint/tensor_names.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/sparse/pack_quantized.h"
+#include "swiftprune/sparse/packed_header.h"
 
 namespace swiftprune {
 namespace fs = std::filesystem;
@@ -19,11 +20,15 @@ std::string where(const Checkpoint& checkpoint, const TensorInfo& tensor) {
   return (checkpoint.folder() / tensor.file).string() + ": tensor " + tensor.name;
 }
 
-PackedTensor parse(const Checkpoint& checkpoint, const TensorInfo& tensor) {
+void check_is_bytes(const Checkpoint& checkpoint, const TensorInfo& tensor) {
   if (tensor.dtype != DType::kU8 || tensor.shape.size() != 1) {
     bad_input("{}: found {} of rank {}, expected U8 of rank 1", where(checkpoint, tensor),
               name_of(tensor.dtype), tensor.shape.size());
   }
+}
+
+PackedTensor parse(const Checkpoint& checkpoint, const TensorInfo& tensor) {
+  check_is_bytes(checkpoint, tensor);
   return PackedTensor::parse(checkpoint.bytes(tensor), where(checkpoint, tensor), nullptr);
 }
 
@@ -145,6 +150,13 @@ std::optional<PackedTensor> find_packed(const Checkpoint& checkpoint, const std:
               packed.rows(), packed.cols(), rows, cols);
   }
   return packed;
+}
+
+std::optional<PackedShape> find_packed_shape(const Checkpoint& checkpoint, const std::string& weight_name) {
+  const TensorInfo* tensor = checkpoint.find(weight_name + kPackedSuffix);
+  if (tensor == nullptr) return std::nullopt;
+  check_is_bytes(checkpoint, *tensor);
+  return read_packed_shape(checkpoint.bytes(*tensor), where(checkpoint, *tensor));
 }
 
 std::optional<PackedTensor> pack_dense(const Checkpoint& checkpoint, const std::string& weight_name) {

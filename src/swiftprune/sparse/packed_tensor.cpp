@@ -14,6 +14,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/sparse/packed_checks.h"
+#include "swiftprune/sparse/packed_header.h"
 
 namespace swiftprune {
 namespace {
@@ -99,6 +100,15 @@ void check_pattern(const PackedShape& shape, std::string_view name) {
     bad_input("{}: found {}:{} over {} columns, expected 1 <= N < M, M of {} dividing the columns", name,
               shape.group_n, shape.group_m, shape.cols, nm_grid ? "4" : "4, 8 or 16");
   }
+}
+
+Header header_of(std::span<const std::byte> bytes, std::string_view name) {
+  if (bytes.size() < sizeof(Header)) {
+    bad_input("{}: found {} bytes, a packed tensor has a header of {}", name, bytes.size(), sizeof(Header));
+  }
+  Header header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  return header;
 }
 
 PackedShape read_header(const Header& header, std::string_view name, std::size_t num_bytes) {
@@ -293,16 +303,16 @@ PackedSections sections_of(const PackedShape& shape) {
   return s;
 }
 
+PackedShape read_packed_shape(std::span<const std::byte> bytes, std::string_view name) {
+  return read_header(header_of(bytes, name), name, bytes.size());
+}
+
 PackedTensor PackedTensor::parse(std::span<const std::byte> bytes, std::string_view name,
                                  std::shared_ptr<const void> owner) {
   if (reinterpret_cast<std::uintptr_t>(bytes.data()) % 64 != 0) {
     bad_input("{}: found at an offset that is no multiple of 64; pack the model again", name);
   }
-  if (bytes.size() < sizeof(Header)) {
-    bad_input("{}: found {} bytes, a packed tensor has a header of {}", name, bytes.size(), sizeof(Header));
-  }
-  Header header;
-  std::memcpy(&header, bytes.data(), sizeof header);
+  const Header header = header_of(bytes, name);
   PackedTensor tensor;
   tensor.shape_ = read_header(header, name, bytes.size());
   check_num_values(tensor.shape_, name);

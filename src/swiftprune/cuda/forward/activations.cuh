@@ -25,6 +25,12 @@ __device__ __forceinline__ float activated(float x) {
   return fmaxf(x, 0.0f);
 }
 
+__device__ __forceinline__ float clamped_gate(const ClampedGate& c, float gate, float up) {
+  gate = fminf(gate, c.limit);
+  up = fminf(fmaxf(up, -c.limit), c.limit);
+  return gate / (1.0f + expf(-c.alpha * gate)) * (up + 1.0f);
+}
+
 // Calls body(integral_constant of the kind).
 template <class Body>
 void with_activation(ActivationKind kind, const Body& body) {

@@ -81,6 +81,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   check_model(model_, capabilities());
   expect(rows > 0, "BlockForward: rows");
   check_experts_sum(model_);
+  check_packed_experts(model, compute);
   std::int64_t qkv = 0;
   std::int64_t up = 0;
   std::int64_t mixed = 0;
@@ -124,7 +125,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
         DeviceBuffer(memory, static_cast<std::uint64_t>(expanded * size_of(compute)), "expanded weights");
   }
   if (model_.has_recurrent_blocks()) mixer_.emplace(memory, model_, rows, compute, stream);
-  if (model_.has_experts()) experts_.emplace(memory, products, model_, rows, compute, stream);
+  if (model_.has_experts()) experts_.emplace(memory, products, model, rows, compute, stream);
   for (const RopeTable& table : model.rope_tables(seqlen)) {
     Rope rope;
     rope.pairs = table.cos.cols();

@@ -7,7 +7,6 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/cuda/capabilities.h"
 #include "swiftprune/model/norm_gain.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
@@ -41,25 +40,6 @@ class BlockWeights::Extras {
  private:
   std::vector<std::byte> bytes_;
 };
-
-namespace {
-
-// The experts' weights are expanded to the compute dtype, which packed ones are not.
-void check_experts(const Model& model) {
-  for (const BlockConfig& block : model.config().blocks) {
-    if (!block.experts) continue;
-    for (const ExpertPart part : parts_of(*block.experts)) {
-      const LinearTensors first = expert_linear(*block.experts, model.config().hidden_size, 0, part);
-      if (!is_packed(model.checkpoint(), {first})) continue;
-      bad_usage(
-          "{}: tensor {}.weight: found a packed expert, expected dense ones {}; {}, or make them dense: {}",
-          model.checkpoint().folder().string(), first.name, capabilities().where, capabilities().instead,
-          "swiftprune unpack");
-    }
-  }
-}
-
-}  // namespace
 
 bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group) {
   return std::any_of(group.begin(), group.end(), [&](const LinearTensors& linear) {
@@ -140,9 +120,12 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
     const auto weights = static_cast<std::uint64_t>(experts->count * experts->width *
                                                     model_.config().hidden_size * size_of(compute_));
     const std::uint64_t inner_parts = inner_parts_of(*experts).size();
-    layout.expert_up_offset = aligned(end);
-    layout.expert_down_offset = aligned(layout.expert_up_offset + inner_parts * weights);
-    end = layout.expert_down_offset + weights;
+    layout.packed_experts = cuda::has_packed_experts(model_, block);
+    if (!layout.packed_experts) {
+      layout.expert_up_offset = aligned(end);
+      layout.expert_down_offset = aligned(layout.expert_up_offset + inner_parts * weights);
+      end = layout.expert_down_offset + weights;
+    }
     const auto each = static_cast<std::uint64_t>(experts->count);
     extras += aligned(each * hidden) + 2 * aligned(each * sizeof(float)) + aligned(hidden);
     if (experts->bias) {
@@ -157,11 +140,13 @@ BlockLayout BlockWeights::layout_of(std::int64_t layer) const {
   return layout;
 }
 
-BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compute)
+BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compute,
+                           std::optional<std::int64_t> only)
     : model_(model), compute_(compute) {
   std::uint64_t bytes = 0;
   std::uint64_t converted = 0;
-  for (std::int64_t layer = 0; layer < model.config().num_layers(); ++layer) {
+  const std::int64_t end = only ? *only + 1 : model.config().num_layers();
+  for (std::int64_t layer = only.value_or(0); layer < end; ++layer) {
     layout_ = layout_of(layer);
     bytes = std::max(bytes, layout_.bytes);
     std::uint64_t elements = 0;
@@ -173,7 +158,6 @@ BlockWeights::BlockWeights(DeviceMemory& memory, const Model& model, DType compu
     elements += kNumLinearInputs * kMostProducts * static_cast<std::uint64_t>(kAlignment);  // group()
     if (converts) converted = std::max(converted, elements * static_cast<std::uint64_t>(size_of(compute)));
   }
-  check_experts(model);
   buffer_ = DeviceBuffer(memory, bytes, "the weights of a block");
   if (converted > 0) converted_ = DeviceBuffer(memory, converted, "the converted weights of a block");
 }
@@ -408,6 +392,7 @@ void BlockWeights::load_packed(DeviceMemory& memory, cudaStream_t stream) {
       packed_[i][p].emplace(memory, parts, compute_, stream);
     }
   }
+  load_packed_experts(memory, stream);
 }
 
 std::int64_t BlockWeights::group_rows(LinearInput input, std::size_t product) const {
@@ -424,53 +409,6 @@ std::int64_t BlockWeights::linear_bytes() const {
     }
   }
   return bytes;
-}
-
-std::int64_t BlockWeights::expert_bytes(std::int64_t tokens) const {
-  const auto& experts = config().experts;
-  if (!experts) return 0;
-  const std::int64_t used = std::min(experts->count, tokens * experts->router.top_k);
-  const std::int64_t router = experts->count * static_cast<std::int64_t>(sizeof(float));
-  const auto parts = std::ssize(parts_of(*experts));
-  return model_.config().hidden_size * (parts * used * experts->width * size_of(compute_) + router);
-}
-
-std::uint64_t BlockWeights::expert_offset(std::int64_t expert, ExpertPart part) const {
-  const ExpertsConfig& experts = *config().experts;
-  const std::int64_t one = experts.width * model_.config().hidden_size * size_of(compute_);
-  if (part == ExpertPart::kDown) return layout_.expert_down_offset + static_cast<std::uint64_t>(expert * one);
-  const std::int64_t place =
-      expert * std::ssize(inner_parts_of(experts)) + (part == ExpertPart::kUp && experts.gated ? 1 : 0);
-  return layout_.expert_up_offset + static_cast<std::uint64_t>(place * one);
-}
-
-DeviceView BlockWeights::expert_up(std::int64_t expert) const {
-  const ExpertsConfig& experts = *config().experts;
-  return view_of(buffer_.data() + expert_offset(expert, parts_of(experts).front()), compute_,
-                 std::ssize(inner_parts_of(experts)) * experts.width, model_.config().hidden_size);
-}
-
-DeviceView BlockWeights::expert_down(std::int64_t expert) const {
-  return view_of(buffer_.data() + expert_offset(expert, ExpertPart::kDown), compute_,
-                 model_.config().hidden_size, config().experts->width);
-}
-
-const void* BlockWeights::expert_up_bias(std::int64_t expert) const {
-  const float* all = extra(up_bias_offset_);
-  if (all == nullptr) return nullptr;
-  const ExpertsConfig& experts = *config().experts;
-  return reinterpret_cast<const std::byte*>(all) +
-         expert * std::ssize(inner_parts_of(experts)) * experts.width * size_of(compute_);
-}
-
-const float* BlockWeights::expert_down_bias(std::int64_t expert) const {
-  const float* all = extra(down_bias_offset_);
-  return all == nullptr ? nullptr : all + expert * model_.config().hidden_size;
-}
-
-DeviceView BlockWeights::router() const {
-  return view_of(const_cast<float*>(extra(router_offset_)), DType::kF32, config().experts->count,
-                 model_.config().hidden_size);
 }
 
 void BlockWeights::linear(Products& products, LinearInput input, DeviceView x, DeviceView y, bool accumulate,

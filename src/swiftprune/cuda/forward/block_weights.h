@@ -10,6 +10,7 @@
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/cuda/sparse/expert_stack.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/model.h"
@@ -30,7 +31,8 @@ inline constexpr std::size_t kMostProducts = 4;  // of one input
 std::int64_t widest_input(const ModelConfig& model);
 
 // The weights of the linears lie one after the other in the order of linears_of(), as in the checkpoint; then
-// come the experts' weights in the compute dtype, gate (where there is one) over up for each, then down for each; then
+// come the experts' weights in the compute dtype, gate (where there is one) over up for each, then down for each, where
+// these are not packed; then
 // the norms (F32), what mixers read beside their projections (F32), what routes (F32) and biases (in the dtype of the product's output), prepared on the host.
 struct BlockLayout {
   struct Weight {
@@ -45,6 +47,7 @@ struct BlockLayout {
   };
   std::vector<Weight> weights;
   std::uint64_t expert_up_offset = 0, expert_down_offset = 0;
+  bool packed_experts = false;
   std::uint64_t extras_offset = 0;
   std::uint64_t extras_bytes = 0;
   std::uint64_t bytes = 0;  // of everything
@@ -52,8 +55,9 @@ struct BlockLayout {
 
 class BlockWeights {
  public:
-  // Room for any block of the model.
-  BlockWeights(DeviceMemory& memory, const Model& model, DType compute);
+  // Room for any block of the model, or for block `only` alone.
+  BlockWeights(DeviceMemory& memory, const Model& model, DType compute,
+               std::optional<std::int64_t> only = std::nullopt);
 
   // From now on every block has a bias behind this output projection: zeros where the checkpoint has none.
   void reserve_bias(LinearInput output) { reserved_bias_[static_cast<std::size_t>(output)] = true; }
@@ -77,8 +81,8 @@ class BlockWeights {
   void refresh(LinearInput input, cudaStream_t stream);
   void refresh(cudaStream_t stream);
   // Packed weights of the layer from the checkpoint, by groups; the layer must be set, and its layout then
-  // holds the groups that are not packed. `compute` must be their dtype. Throws Error{kBadInput} for a group
-  // that is packed in part beside F32 weights.
+  // holds the groups that are not packed; its experts, too, where they are. `compute` must be their dtype. Throws
+  // Error{kBadInput} for a group that is packed in part beside F32 weights.
   void load_packed(DeviceMemory& memory, cudaStream_t stream);
   // x [N, I] -> y [N, ΣO] (+)= x Wᵀ + bias with the weights of a product of `input`; scratch as in DevicePacked. at_rest:
   // nothing on the stream writes the weights any more.
@@ -103,11 +107,22 @@ class BlockWeights {
 
   // -- Where the block has experts.
   const ExpertTensors& expert_tensors() const { return *experts_; }
+  bool has_packed_experts() const { return layout_.packed_experts; }
+  // x [n, hidden] -> y [n, gate over up], x [n, I] -> y [n, hidden] F32, of one expert, with its bias. scratch: as in
+  // ExpertStack, of any expert; unused where they are not packed.
+  void expert_up_linear(Products& products, std::int64_t expert, DeviceView x, DeviceView y,
+                        DeviceView scratch, cudaStream_t stream) const;
+  void expert_down_linear(Products& products, std::int64_t expert, DeviceView x, DeviceView y,
+                          DeviceView scratch, cudaStream_t stream) const;
+  StackedWeight packed_expert_up() const { return up_stack_->weight(); }
+  StackedWeight packed_expert_down() const { return down_stack_->weight(); }
+  // -- Where they are not.
   // Where a linear of an expert goes in the buffer.
   std::uint64_t expert_offset(std::int64_t expert, ExpertPart part) const;
   DType compute() const { return compute_; }
   DeviceView expert_up(std::int64_t expert) const;    // [2I, hidden], gate over up; or up [I, hidden] alone
   DeviceView expert_down(std::int64_t expert) const;  // [hidden, I]
+  // -- Either way.
   const void* expert_up_bias(std::int64_t expert) const;     // of its rows, in the compute dtype, or null
   const float* expert_down_bias(std::int64_t expert) const;  // [hidden] or null
   DeviceView router() const;                                 // [E, hidden] F32
@@ -160,6 +175,7 @@ class BlockWeights {
   class Extras;
   void add_experts(const ExpertsConfig& experts, Extras& extras);
   void add_mixer(const RecurrentMixer& mixer, Extras& extras);
+  void load_packed_experts(DeviceMemory& memory, cudaStream_t stream);
   BlockLayout layout_of(std::int64_t layer) const;
   const float* extra(std::int64_t offset) const {
     return offset < 0 ? nullptr
@@ -184,10 +200,15 @@ class BlockWeights {
   std::optional<XieluNumbers> xielu_;
   DeviceBuffer buffer_;
   std::array<std::array<std::optional<DevicePacked>, kMostProducts>, kNumLinearInputs> packed_;
+  std::optional<ExpertStack> up_stack_, down_stack_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
 };
 
 // Whether any weight of a product is packed: then it is not part of the layout.
 bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group);
+// Whether any linear of the block's experts is: then none of them is.
+bool has_packed_experts(const Model& model, const BlockConfig& block);
+// Throws Error{kUsage} naming the tensor where packed experts of a block are no ExpertStack for products in `compute`.
+void check_packed_experts(const Model& model, DType compute);
 
 }  // namespace swiftprune::cuda

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/packed_experts.h"
 #include "swiftprune/model/experts_config.h"
 
 namespace swiftprune::cuda {
@@ -15,17 +16,27 @@ constexpr std::string_view kWhat = "the experts of one pass";
 
 }  // namespace
 
-DeviceExperts::DeviceExperts(DeviceMemory& memory, Products& products, const ModelConfig& model,
-                             std::int64_t rows, DType compute, cudaStream_t stream)
-    : model_(model), experts_(*experts_of(model)), products_(products), compute_(compute), stream_(stream) {
+DeviceExperts::DeviceExperts(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
+                             DType compute, cudaStream_t stream)
+    : model_(model.config()),
+      experts_(*experts_of(model_)),
+      products_(products),
+      compute_(compute),
+      stream_(stream) {
   const std::int64_t top_k = experts_.router.top_k, pairs = rows * top_k;
+  const std::int64_t up_rows = std::ssize(inner_parts_of(experts_)) * experts_.width;
   std::int64_t count = 0;
-  for (const BlockConfig& block : model.blocks) {
-    if (block.experts) count = std::max(count, block.experts->count);
+  bool packed = false;
+  for (const BlockConfig& block : model_.blocks) {
+    if (!block.experts) continue;
+    count = std::max(count, block.experts->count);
+    packed = packed || has_packed_experts(model, block);
   }
-  wide_ = DeviceMatrix(memory, DType::kF32, rows, model.hidden_size, kWhat);
-  x_ = DeviceMatrix(memory, compute, rows, model.hidden_size, kWhat);
-  up_ = DeviceMatrix(memory, compute, rows, std::ssize(inner_parts_of(experts_)) * experts_.width, kWhat);
+  wide_ = DeviceMatrix(memory, DType::kF32, rows, model_.hidden_size, kWhat);
+  x_ = DeviceMatrix(memory, compute, rows, model_.hidden_size, kWhat);
+  up_ = DeviceMatrix(memory, compute, rows, up_rows, kWhat);
+  if (packed && rows > kMaxDecodeTokens)
+    expanded_ = DeviceMatrix(memory, compute, up_rows, model_.hidden_size, "expanded weights");
   inner_ = DeviceMatrix(memory, compute, std::max(rows, top_k), experts_.width, kWhat);
   logits_ = DeviceMatrix(memory, DType::kF32, rows, count, kWhat);
   const auto bytes = static_cast<std::uint64_t>(pairs) * sizeof(float);
@@ -48,7 +59,7 @@ void DeviceExperts::logits(DeviceView x, DeviceView weight, DeviceView logits) {
 
 DeviceView DeviceExperts::inner(const BlockWeights& block, std::int64_t expert, DeviceView x) {
   const DeviceView up = up_.view().row_block(0, x.rows), inner = inner_.view().row_block(0, x.rows);
-  products_.linear(x, block.expert_up(expert), block.expert_up_bias(expert), up);
+  block.expert_up_linear(products_, expert, x, up, expanded_.view(), stream_);
   if (experts_.clamped) {
     clamped_activate(clamped(), up.data, x.rows, inner.cols, inner.data, compute_, stream_);
     return inner;
@@ -60,7 +71,7 @@ DeviceView DeviceExperts::inner(const BlockWeights& block, std::int64_t expert, 
 
 DeviceView DeviceExperts::project(const BlockWeights& block, std::int64_t expert, DeviceView inner) {
   const DeviceView out = wide_.view().row_block(0, inner.rows);
-  products_.linear(inner, block.expert_down(expert), block.expert_down_bias(expert), out);
+  block.expert_down_linear(products_, expert, inner, out, expanded_.view(), stream_);
   return out;
 }
 
@@ -112,10 +123,16 @@ void DeviceExperts::add_few(const BlockWeights& block, DeviceView x, DeviceView 
     args.rows = std::min(together, x.rows - first);
     args.chosen = chosen_.as<std::int32_t>() + first * experts_.router.top_k;
     args.gates = gates_.as<float>() + first * experts_.router.top_k;
-    experts_up(args, kind_of(model_.activation), x.row(first), block.expert_up(0).data, inner_.view().data,
-               stream_);
-    experts_down(args, inner_.view().data, block.expert_down(0).data,
-                 reinterpret_cast<float*>(hidden.row(first)), stream_);
+    const ActivationKind kind = kind_of(model_.activation);
+    auto* y = reinterpret_cast<float*>(hidden.row(first));
+    void* inner = inner_.view().data;
+    if (block.has_packed_experts()) {
+      packed_experts_up(args, kind, x.row(first), block.packed_expert_up(), inner, stream_);
+      packed_experts_down(args, inner, block.packed_expert_down(), y, stream_);
+    } else {
+      experts_up(args, kind, x.row(first), block.expert_up(0).data, inner, stream_);
+      experts_down(args, inner, block.expert_down(0).data, y, stream_);
+    }
   }
 }
 

@@ -128,12 +128,6 @@ __device__ __forceinline__ float lane_dot(const T* a, const T* b, std::int64_t n
   return sum;
 }
 
-__device__ __forceinline__ float clamped_gate(const ClampedGate& c, float gate, float up) {
-  gate = fminf(gate, c.limit);
-  up = fminf(fmaxf(up, -c.limit), c.limit);
-  return gate / (1.0f + expf(-c.alpha * gate)) * (up + 1.0f);
-}
-
 template <class T>
 __global__ __launch_bounds__(kThreads) void clamped_kernel(ClampedGate clamped, const T* x, std::int64_t rows,
                                                            std::int64_t cols, T* y) {

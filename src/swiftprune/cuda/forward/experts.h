@@ -1,5 +1,5 @@
 // The experts of a block on the device (model/experts.h): a few tokens read the weights that they chose where these
-// lie; many are sorted by expert on the host, and each expert multiplies its own.
+// lie, packed or not; many are sorted by expert on the host, and each expert multiplies its own.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace swiftprune::cuda {
 class DeviceExperts {
  public:
   // rows: most rows a call. The model has experts.
-  DeviceExperts(DeviceMemory& memory, Products& products, const ModelConfig& model, std::int64_t rows,
+  DeviceExperts(DeviceMemory& memory, Products& products, const Model& model, std::int64_t rows,
                 DType compute, cudaStream_t stream);
 
   // hidden [N, hidden] F32 += factor·Σ_j g_j·f_j(x), x [N, hidden]. recordable: without a word from the host, whatever N
@@ -45,6 +45,7 @@ class DeviceExperts {
   cudaStream_t stream_;
   DeviceMatrix wide_;            // [rows, hidden] F32: inputs as the router reads them, outputs of one expert
   DeviceMatrix x_, up_, inner_;  // of one expert, or inner values of a few tokens' experts
+  DeviceMatrix expanded_;        // of packed ones: the weights of one expert
   DeviceMatrix logits_;
   DeviceBuffer chosen_, gates_;         // [rows, top_k]
   DeviceBuffer order_, ordered_gates_;  // [rows·top_k] by expert

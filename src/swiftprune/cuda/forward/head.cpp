@@ -6,7 +6,9 @@
 
 #include "swiftprune/cuda/forward/block.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
+#include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
+#include "swiftprune/sparse/packed_header.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -17,14 +19,11 @@ constexpr std::int64_t kLogitBytes = std::int64_t{256} << 20;  // logits in memo
 
 DType compute_dtype(const Model& model, ComputeType compute) {
   bool grids = false;
-  for (const BlockConfig& block : model.config().blocks) {
-    for (const LinearTensors& linear : linears_of(block)) {
-      const auto packed =
-          find_packed(model.checkpoint(), linear.name + ".weight", linear.outputs, linear.inputs);
-      if (!packed) continue;
-      if (!is_grid(packed->kind())) return packed->shape().dtype;
-      grids = true;
-    }
+  for (const BlockWeight& weight : block_weights(model.config())) {
+    const auto packed = find_packed_shape(model.checkpoint(), weight.name());
+    if (!packed) continue;
+    if (!is_grid(packed->kind)) return packed->dtype;
+    grids = true;
   }
   return grids || compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
 }

@@ -39,7 +39,7 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
   BlockLoader loader(of, device.index);
   blocks_.reserve(static_cast<std::size_t>(config.num_layers()));
   for (std::int64_t layer = 0; layer < config.num_layers(); ++layer) {
-    BlockWeights& block = blocks_.emplace_back(memory_, of, dtype_);
+    BlockWeights& block = blocks_.emplace_back(memory_, of, dtype_, layer);
     loader.start(layer, block);
     loader.finish();
     block.load_packed(memory_, stream_);

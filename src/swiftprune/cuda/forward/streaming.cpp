@@ -98,7 +98,7 @@ void BlockLoader::fill(Lane& lane, BlockWeights& target, const std::vector<std::
     copy(model_.checkpoint().bytes(model_.checkpoint().at(weight.tensor)), target.data() + weight.offset);
   }
   copy(extras, target.data() + target.layout().extras_offset);
-  if (target.config().experts) {
+  if (target.config().experts && !target.has_packed_experts()) {
     const std::int64_t count = target.config().experts->count;
     for (auto e = static_cast<std::int64_t>(lane_index); e < count; e += std::ssize(lanes_)) {
       for (const ExpertPart part : parts_of(*target.config().experts)) copy_expert(lane, target, e, part);
