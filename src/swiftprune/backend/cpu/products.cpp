@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 
 #include "swiftprune/backend/backend.h"
@@ -19,6 +20,28 @@ constexpr std::int64_t kGramTile = 256;
 constexpr std::int64_t kWideTile = 1024;
 constexpr std::int64_t kFewRows = 64;  // up to here only the columns give the threads work
 constexpr std::int64_t kNarrowTile = 96;
+
+// oneDNN takes all threads where it is called outside of a parallel loop, as by a product of one tile, and on processors
+// without AVX-512 cuts long sums for them: then the bits would depend on how many there are.
+class OneThread {
+ public:
+  OneThread() : threads_(omp_in_parallel() ? 1 : omp_get_max_threads()) {
+    if (threads_ > 1) omp_set_num_threads(1);
+  }
+  ~OneThread() {
+    if (threads_ > 1) omp_set_num_threads(threads_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int threads_;
+};
+
+// Of products whose rows make one tile: narrower ones, so that threads have work.
+std::int64_t wide_tile(std::int64_t rows) {
+  return rows <= kFewRows ? kNarrowTile : rows <= kGramTile ? kGramTile : kWideTile;
+}
 
 // -- Inverse of a positive definite matrix ------------------------------------------------------------------
 //
@@ -84,6 +107,7 @@ bool invert_cholesky(MatrixView a) {
 void sgemm(bool a_transposed, bool b_transposed, float alpha, ConstMatrixView a, ConstMatrixView b,
            float beta, MatrixView c) {
   if (c.numel() == 0) return;
+  const OneThread one;
   const std::int64_t k = a_transposed ? a.rows : a.cols;
   const dnnl_status_t status = dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', c.rows, c.cols,
                                           k, alpha, a.data, std::max<std::int64_t>(1, a.stride), b.data,
@@ -101,8 +125,7 @@ void matmul(ConstMatrixView a, ConstMatrixView b, bool b_transposed, float alpha
 }
 
 void linear(ConstMatrixView x, ConstMatrixView weight, std::span<const float> bias, MatrixView y) {
-  const std::int64_t col_tile = y.rows <= kFewRows ? kNarrowTile : kWideTile;
-  for_tiles(y.rows, y.cols, split(y.rows, kGramTile), split(y.cols, col_tile),
+  for_tiles(y.rows, y.cols, split(y.rows, kGramTile), split(y.cols, wide_tile(y.rows)),
             [&](std::int64_t r0, std::int64_t rows, std::int64_t c0, std::int64_t cols) {
               const MatrixView tile = y.row_block(r0, rows).col_block(c0, cols);
               if (!bias.empty()) {
