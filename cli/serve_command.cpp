@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "machine.h"
 #include "model_text.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
@@ -28,6 +29,7 @@ struct ServeFlags {
   LoadOptions load{.tune = true, .long_lived = true};
   bool prompt_given = false, tokens_given = false;
   std::string max_body = "1MB";
+  std::string cache_memory;  // empty: default_cache_memory()
   std::string api_key_file;
   bool no_page = false;
   std::int64_t timeout = 300;
@@ -50,6 +52,20 @@ void fit_limits(const ServeFlags& flags, const Model& model, ApiLimits& limits) 
   }
   limits.capacity = limits.max_prompt_tokens + limits.max_tokens;
   model.check_length(limits.capacity, "--max-prompt and --max-tokens");
+}
+
+// Where caches take the program's memory, half of what is available: models are mapped files, whose pages others may need.
+std::uint64_t default_cache_memory(const Device& device) {
+  constexpr double kPart = 0.5;
+  if (device.memory_for_run() > 0) return 0;
+  return static_cast<std::uint64_t>(kPart * read_memory().available);
+}
+
+// Requests that would not fit even alone are refused when they come.
+void fit_memory(const SequenceEngine& engine, const Device& device, ApiLimits& limits) {
+  if (engine.capacity() >= limits.capacity) return;
+  limits.capacity = engine.capacity();
+  limits.memory_option = device.memory_for_run() > 0 ? "--gpu-memory or --cache-memory" : "--cache-memory";
 }
 
 void say_listening(const ServeFlags& flags, int port) {
@@ -88,8 +104,11 @@ void run(ServeFlags& flags) {
   if (options.model_name.empty()) options.model_name = model_name(flags.model);
   if (!flags.common.quiet) fmt::print(stderr, "loading {}\n", as_given(flags.common, flags.model));
   options.scheduler.prefill_chunk = device->prefill_chunk();
+  flags.load.cache_bytes = flags.cache_memory.empty() ? default_cache_memory(*device)
+                                                      : parse_bytes("--cache-memory", flags.cache_memory);
   const auto engine = device->engine(*model, compute_by_name(flags.compute, *device), flags.lanes,
                                      options.limits.capacity, flags.load);
+  fit_memory(*engine, *device, options.limits);
   Server server(*model, *engine, *tokenizer, options);
   say_listening(flags, server.port());
   check_interrupt();
@@ -102,9 +121,13 @@ void run(ServeFlags& flags) {
 
 void add_limit_flags(CLI::App& command, ServeFlags& flags) {
   ServerOptions& options = flags.server;
-  command.add_option("--batch", flags.lanes, "Answers decoded together")
+  command.add_option("--batch", flags.lanes, "Answers decoded together at most")
       ->capture_default_str()
       ->check(in_range(1, 256));
+  command.add_option(
+      "--cache-memory", flags.cache_memory,
+      "Most memory for keys and values of all answers, such as 2GB: an answer begins when all that it "
+      "may come to need can be had (default: half of what is free, on a GPU all that the model leaves)");
   command
       .add_option("--queue", options.scheduler.max_waiting,
                   "Answers that may wait beside them; more are refused with 429")

@@ -1,6 +1,7 @@
 // Attention on the GPU against the reference backend: lengths around the tiles, grouped heads, windows, soft
 // caps.
 #include <algorithm>
+#include <random>
 
 #include "cuda/gpu.h"
 #include "swiftprune/backend/backend.h"
@@ -51,6 +52,62 @@ AttentionParams params_of(const Shape& s, std::int64_t window, float softcap) {
 
 class CudaAttentionTest : public test::GpuTest {};
 
+// Keys and values [lanes·capacity, width] of a test in pages on the device, which lie there in another order than lanes
+// and positions. capacity: whole pages.
+class Pages {
+ public:
+  Pages(std::int64_t lanes, std::int64_t capacity, std::int64_t width, DType dtype)
+      : pages_per_lane_(capacity / cuda::kCachePage),
+        count_(lanes * pages_per_lane_),
+        width_(width),
+        dtype_(dtype),
+        part_(cuda::kCachePage * width * size_of(dtype)) {
+    for (std::int64_t page = 0; page < count_; ++page) order_.push_back(page);
+    std::shuffle(order_.begin(), order_.end(), std::mt19937(9));
+  }
+  std::int64_t bytes() const { return count_ * 2 * part_; }
+  // In the order of the device, keys before values in each page.
+  Matrix scattered(const Matrix& keys, const Matrix& values) const {
+    Matrix all(count_ * 2 * cuda::kCachePage, width_);
+    for_parts([&](std::int64_t from, std::int64_t to, bool of_values) {
+      std::copy_n((of_values ? values : keys).row(from), cuda::kCachePage * width_, all.row(to));
+    });
+    return all;
+  }
+  void gather(const Matrix& all, Matrix& keys, Matrix& values) const {
+    for_parts([&](std::int64_t to, std::int64_t from, bool of_values) {
+      std::copy_n(all.row(from), cuda::kCachePage * width_, (of_values ? values : keys).row(to));
+    });
+  }
+  std::vector<std::byte*> addresses(std::byte* first) const {
+    std::vector<std::byte*> result;
+    for (const std::int64_t place : order_) result.push_back(first + place * 2 * part_);
+    return result;
+  }
+  cuda::CacheArgs args(const cuda::DeviceBuffer& table, std::int64_t capacity) const {
+    return {.pages = table.as<std::byte*>(),
+            .pages_per_lane = pages_per_lane_,
+            .values = part_,
+            .capacity = capacity};
+  }
+
+ private:
+  // of_page(row of the lanes, row on the device, values?)
+  template <class OfPart>
+  void for_parts(const OfPart& of_part) const {
+    for (std::int64_t page = 0; page < count_; ++page) {
+      for (const bool of_values : {false, true}) {
+        const std::int64_t place = 2 * order_[static_cast<std::size_t>(page)] + (of_values ? 1 : 0);
+        of_part(page * cuda::kCachePage, place * cuda::kCachePage, of_values);
+      }
+    }
+  }
+  std::int64_t pages_per_lane_, count_, width_;
+  DType dtype_;
+  std::int64_t part_;  // bytes
+  std::vector<std::int64_t> order_;
+};
+
 TEST_F(CudaAttentionTest, AgreesWithTheReference) {
   const auto reference = make_reference_backend();
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -91,7 +148,7 @@ TEST_F(CudaAttentionTest, AgreesWithTheReference) {
 // The last tokens of sequences of different lengths, in lanes of one cache, in any order.
 TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
   const auto reference = make_reference_backend();
-  constexpr std::int64_t kCapacity = 1100;
+  constexpr std::int64_t kCapacity = 18 * cuda::kCachePage;
   const auto scratch = poisoned(cuda::kCacheScratch);
   cuda::check(cudaMemsetAsync(scratch.data(), 0, scratch.bytes(), *stream_));
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -109,8 +166,9 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
         Matrix keys = rounded(random_matrix(4 * kCapacity, width, 5), dtype);
         Matrix values = rounded(random_matrix(4 * kCapacity, width, 6), dtype);
         const auto data = upload_as(qkv, dtype);
-        const auto key_cache = upload_as(keys, dtype);
-        const auto value_cache = upload_as(values, dtype);
+        const Pages pages(4, kCapacity, width, dtype);
+        const auto stored = upload_as(pages.scattered(keys, values), dtype);
+        const auto table = upload(std::span<std::byte* const>(pages.addresses(stored.data())));
         const auto device_lanes = upload(std::span<const std::int32_t>(lanes));
         const auto device_positions = upload(std::span<const std::int32_t>(positions));
         AttentionParams params = params_of(s, window, softcap);
@@ -134,21 +192,20 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
         args.out = out.data();
         args.rows = rows;
         args.sequence_length = length;
-        const cuda::CacheArgs cache{.keys = key_cache.data(),
-                                    .values = value_cache.data(),
-                                    .capacity = kCapacity,
-                                    .lanes = device_lanes.as<std::int32_t>(),
-                                    .positions = device_positions.as<std::int32_t>(),
-                                    .scratch = scratch.data()};
+        cuda::CacheArgs cache = pages.args(table, kCapacity);
+        cache.lanes = device_lanes.as<std::int32_t>();
+        cache.positions = device_positions.as<std::int32_t>();
+        cache.scratch = scratch.data();
         cuda::append_cache(args, cache, *stream_);
         cuda::cached_attention(args, cache, *stream_);
         EXPECT_LE(relative_error(download_as(out, dtype, rows, expected.cols()).view(), expected.view()),
                   tolerance)
             << name_of(dtype) << " position " << positions[0] << " head size " << s.head_size << " window "
             << window << " cap " << softcap;
-        EXPECT_LE(relative_error(download_as(key_cache, dtype, keys.rows(), width).view(), keys.view()), 0.0);
-        EXPECT_LE(relative_error(download_as(value_cache, dtype, keys.rows(), width).view(), values.view()),
-                  0.0);
+        Matrix found_keys(keys.rows(), width), found_values(keys.rows(), width);
+        pages.gather(download_as(stored, dtype, 2 * keys.rows(), width), found_keys, found_values);
+        EXPECT_LE(relative_error(found_keys.view(), keys.view()), 0.0);
+        EXPECT_LE(relative_error(found_values.view(), values.view()), 0.0);
       }
     }
   }
@@ -158,7 +215,7 @@ TEST_F(CudaAttentionTest, CachedAgreesWithTheReference) {
 // cached ones.
 TEST_F(CudaAttentionTest, WideHeadsAndSlopesAgreeWithTheReference) {
   const auto reference = make_reference_backend();
-  constexpr std::int64_t kCapacity = 80;
+  constexpr std::int64_t kCapacity = 2 * cuda::kCachePage;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const double tolerance = dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 1e-3 : 8e-3;
     for (const Shape& s :
@@ -198,8 +255,9 @@ TEST_F(CudaAttentionTest, WideHeadsAndSlopesAgreeWithTheReference) {
         };
         EXPECT_LE(relative_error(run(qkv, s.length, nullptr).view(), expected.view()), tolerance)
             << name_of(dtype) << " head size " << s.head_size << " window " << window;
-        const auto bytes = s.sequences * kCapacity * s.kv_heads * s.head_size * size_of(dtype);
-        const auto keys = poisoned(bytes), values = poisoned(bytes);
+        const Pages pages(s.sequences, kCapacity, s.kv_heads * s.head_size, dtype);
+        const auto stored = poisoned(pages.bytes());
+        const auto table = upload(std::span<std::byte* const>(pages.addresses(stored.data())));
         std::vector<std::int32_t> lanes;
         for (std::int64_t i = 0; i < s.sequences; ++i)
           lanes.push_back(static_cast<std::int32_t>(s.sequences - 1 - i));
@@ -212,10 +270,7 @@ TEST_F(CudaAttentionTest, WideHeadsAndSlopesAgreeWithTheReference) {
             std::copy_n(qkv.row(r / count * s.length + first + r % count), stride, piece.row(r));
           const std::vector<std::int32_t> at(lanes.size(), static_cast<std::int32_t>(first));
           const auto positions = upload(std::span<const std::int32_t>(at));
-          cuda::CacheArgs cache;
-          cache.keys = keys.data();
-          cache.values = values.data();
-          cache.capacity = kCapacity;
+          cuda::CacheArgs cache = pages.args(table, kCapacity);
           cache.lanes = lanes_on.as<std::int32_t>();
           cache.positions = positions.as<std::int32_t>();
           const Matrix out = run(piece, count, &cache);

@@ -146,6 +146,10 @@ TEST_P(CudaGenerationTest, LanesAgreeWithTheCpu) {
     call(*found);
     call(static_cast<SequenceEngine&>(expected));
   };
+  both([&](SequenceEngine& e) {
+    for (std::int64_t lane = 0; lane < 4; ++lane)
+      e.start({.lane = lane, .source = lane, .positions = capacity});
+  });
   prefill(0, 5);
   prefill(1, 1);
   prefill(2, 3);
@@ -153,10 +157,83 @@ TEST_P(CudaGenerationTest, LanesAgreeWithTheCpu) {
   for (int i = 0; i < 3; ++i) decode(3);
   both([](SequenceEngine& e) { e.swap(0, 2); });  // lane 2 ends, another takes its place
   decode(2);
-  both([](SequenceEngine& e) { e.restart(2); });
+  both([&](SequenceEngine& e) { e.start({.lane = 2, .source = 2, .positions = capacity}); });
   prefill(2, 7);
   prefill(3, 2);
   for (int i = 0; i < 3; ++i) decode(4);
+}
+
+// A lane that takes over another's first positions, the last of which lie within a page; both then go on.
+TEST_P(CudaGenerationTest, TakenOverBeginningsAgreeWithTheCpu) {
+  const auto model = Model::open(model_folder(GetParam()));
+  const std::int64_t capacity = std::min<std::int64_t>(200, model->config().max_positions);
+  const std::int64_t length = capacity * 3 / 4;
+  const auto backend = make_cpu_backend();
+  BatchEngine expected(*model, *backend, ComputeType::kF32, 3, capacity, nullptr);
+  const auto found = cuda::make_engine(*model, ComputeType::kF32, 3, capacity, {});
+  SequenceEngine* const engines[] = {found.get(), &expected};
+  std::mt19937 engine(13);
+  const std::vector<std::int32_t> prompt = random_ids(*model, length, engine);
+  const auto expect_equal = [&](const auto& run) {
+    const ConstMatrixView b = run(*found), a = run(expected);
+    ASSERT_EQ(b.rows, a.rows);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      EXPECT_LE(relative_error(b.row_block(r, 1), a.row_block(r, 1)), kFloat) << r;
+  };
+  for (SequenceEngine* e : engines) e->start({.positions = capacity});
+  expect_equal([&](SequenceEngine& e) { return e.prefill(0, prompt); });
+  for (const std::int64_t shared : {length - 1, length / 2, std::int64_t{1}}) {
+    SCOPED_TRACE(shared);
+    std::vector<std::int64_t> kept;
+    for (SequenceEngine* e : engines)
+      kept.push_back(e->start({.lane = 1, .source = 0, .shared = shared, .positions = capacity}).value());
+    ASSERT_EQ(kept[0], kept[1]);
+    const std::vector<std::int32_t> rest = random_ids(*model, length - kept[0], engine);
+    expect_equal([&](SequenceEngine& e) { return e.prefill(1, rest); });
+    // Lane 2 begins as lane 1 does, which then goes back into a page that both hold.
+    for (SequenceEngine* e : engines) {
+      e->start({.lane = 2, .source = 1, .shared = length - 2, .positions = capacity});
+      e->start({.lane = 1, .source = 1, .shared = length - 3, .positions = capacity});
+    }
+    const auto whole = random_ids(*model, length, engine);
+    const std::int64_t left = model->config().has_recurrent_blocks() ? length : 2;
+    const std::span<const std::int32_t> some = std::span(whole).first(static_cast<std::size_t>(left));
+    expect_equal([&](SequenceEngine& e) { return e.prefill(1, some); });
+    expect_equal([&](SequenceEngine& e) { return e.prefill(2, some); });
+    if (length + 2 >= capacity) break;
+    for (int step = 0; step < 2; ++step) {
+      const std::vector<std::int32_t> ids = random_ids(*model, 3, engine);
+      expect_equal([&](SequenceEngine& e) { return e.decode(ids); });
+    }
+    for (SequenceEngine* e : engines) e->start({.source = 0, .shared = length, .positions = capacity});
+    if (model->config().has_recurrent_blocks()) break;
+  }
+}
+
+// Lanes share a limit: what one gives back another gets, and the device holds no more.
+TEST(CudaCacheTest, LanesShareTheMemory) {
+  if (!test::have_gpu()) return;
+  const auto model = Model::open(model_folder("llama2"));
+  const auto unlimited = cuda::make_engine(*model, ComputeType::kF32, 4, 200, {});
+  const std::int64_t page = unlimited->cache_memory().limit / (4 * 4);  // four lanes of four pages
+  EXPECT_EQ(unlimited->cache_memory().used, 0);
+  const auto engine = cuda::make_engine(*model, ComputeType::kF32, 4, 200,
+                                        {.cache_bytes = static_cast<std::uint64_t>(5 * page + 1)});
+  EXPECT_EQ(engine->capacity(), 200);
+  EXPECT_EQ(engine->cache_memory().limit, 5 * page);
+  EXPECT_TRUE(engine->start({.lane = 0, .source = 0, .positions = 200}));
+  EXPECT_FALSE(engine->start({.lane = 1, .source = 1, .positions = 65}));
+  EXPECT_TRUE(engine->start({.lane = 1, .source = 1, .positions = 64}));
+  EXPECT_EQ(engine->cache_memory().used, 5 * page);
+  engine->prefill(0, std::vector<std::int32_t>(70, 3));
+  engine->trim(0);
+  EXPECT_EQ(engine->cache_memory().used, 3 * page);
+  // A full page is shared; the rest is the lane's own.
+  EXPECT_TRUE(engine->start({.lane = 2, .source = 0, .shared = 66, .positions = 128}));
+  EXPECT_EQ(engine->cache_memory().used, 4 * page);
+  engine->drop(0);
+  EXPECT_EQ(engine->cache_memory().used, 3 * page);
+  EXPECT_THROW(cuda::make_engine(*model, ComputeType::kF32, 4, 200, {.cache_bytes = 100}), Error);
 }
 
 class CudaPackedGenerationTest : public CudaGenerationTest {};

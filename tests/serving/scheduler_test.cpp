@@ -2,6 +2,8 @@
 // end; what an error of one request or of the device ends, and what it does not.
 #include "swiftprune/serving/scheduler.h"
 
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <new>
 
@@ -126,6 +128,35 @@ TEST_F(SchedulerTest, WhatALaneHasReadIsNotReadAgain) {
   const auto expected = converse(false, 2);
   EXPECT_EQ(converse(true, 2), expected);
   EXPECT_EQ(converse(true, 1), expected);  // two talks take turns in one lane: nothing is shared
+}
+
+// Many with one beginning, which the first has read, at once and one after another: each gives what it gives without reuse.
+TEST_F(SchedulerTest, OneBeginningOfManyIsReadOnce) {
+  const std::vector<std::int32_t> beginning = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3};
+  const auto answers = [&](bool reuses, std::int64_t& reused) {
+    const auto four = engine(4);
+    SchedulerOptions options;
+    options.reuses_prompts = reuses;
+    options.prefill_chunk = 5;
+    Scheduler scheduler(*four, options);
+    std::vector<std::shared_ptr<Generation>> running;
+    for (std::int32_t i = 0; i < 9; ++i) {
+      GenerationRequest request;
+      request.prompt = beginning;
+      request.prompt.push_back(10 + i);
+      request.max_tokens = 5 + i;
+      request.sampler.temperature = 0.0;
+      running.push_back(scheduler.submit(std::move(request)));
+    }
+    std::vector<std::vector<std::int32_t>> result;
+    for (const auto& generation : running) result.push_back(finish(*generation).tokens);
+    reused = scheduler.counts().reused_tokens;
+    return result;
+  };
+  std::int64_t reused = 0, none = 0;
+  EXPECT_EQ(answers(true, reused), answers(false, none));
+  EXPECT_EQ(reused, 8 * 16);
+  EXPECT_EQ(none, 0);
 }
 
 TEST_F(SchedulerTest, ARepeatedPromptReadsItsLastTokenAgain) {
@@ -277,7 +308,10 @@ class FaultyEngine : public SequenceEngine {
 
   std::int64_t num_lanes() const override { return 4; }
   std::int64_t capacity() const override { return 1000; }
-  void restart(std::int64_t) override {}
+  std::optional<std::int64_t> start(const LaneStart&) override { return 0; }
+  void trim(std::int64_t) override {}
+  void drop(std::int64_t) override {}
+  CacheMemory cache_memory() const override { return {}; }
   void swap(std::int64_t, std::int64_t) override {}
   ConstMatrixView prefill(std::int64_t, std::span<const std::int32_t> ids) override {
     return answer(ids.last(1));
@@ -371,6 +405,135 @@ TEST(SchedulerFaults, CountsAreTrueWhenIdle) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_EQ(scheduler.counts().finished, 1);
   EXPECT_EQ(scheduler.counts().cancelled, 1);
+}
+
+// Memory for so many pages of keys and values: it says "the next id", and keeps account of what its lanes hold.
+class PagedEngine : public FaultyEngine {
+ public:
+  explicit PagedEngine(std::int64_t pages) : pages_(4) { pages_.add_pages(pages); }
+  std::int64_t capacity() const override { return pages_.num_pages() * LanePages::kPositions; }
+  std::optional<std::int64_t> start(const LaneStart& start) override {
+    const LaneStart of_place{place(start.lane), place(start.source), start.shared, start.positions};
+    if (pages_.lacking(of_place) > 0) {
+      ++refused;
+      return std::nullopt;
+    }
+    pages_.start(of_place);
+    positions_[static_cast<std::size_t>(of_place.lane)] = start.shared;
+    most_used = std::max<std::int64_t>(most_used, pages_.num_used());
+    return start.shared;
+  }
+  void trim(std::int64_t lane) override {
+    pages_.trim(place(lane), positions_[static_cast<std::size_t>(place(lane))]);
+  }
+  void drop(std::int64_t lane) override {
+    positions_[static_cast<std::size_t>(place(lane))] = 0;
+    trim(lane);
+  }
+  CacheMemory cache_memory() const override { return {pages_.num_used(), pages_.num_pages()}; }
+  void swap(std::int64_t a, std::int64_t b) override {
+    std::swap(places_[static_cast<std::size_t>(a)], places_[static_cast<std::size_t>(b)]);
+  }
+  ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override {
+    append(lane, std::ssize(ids));
+    return FaultyEngine::prefill(lane, ids);
+  }
+  ConstMatrixView decode(std::span<const std::int32_t> ids) override {
+    for (std::int64_t lane = 0; lane < std::ssize(ids); ++lane) append(lane, 1);
+    return FaultyEngine::decode(ids);
+  }
+
+  std::atomic<std::int64_t> refused = 0, most_used = 0;
+
+ private:
+  std::int64_t place(std::int64_t lane) const { return places_[static_cast<std::size_t>(lane)]; }
+  void append(std::int64_t lane, std::int64_t count) {
+    std::int64_t& position = positions_[static_cast<std::size_t>(place(lane))];
+    position += count;
+    EXPECT_LE(position, std::ssize(pages_.of(place(lane))) * LanePages::kPositions);
+  }
+  LanePages pages_;
+  std::array<std::int64_t, 4> places_ = {0, 1, 2, 3};
+  std::array<std::int64_t, 4> positions_ = {};  // [place]
+};
+
+std::vector<std::int32_t> prompt_of(std::int32_t first, std::int64_t length) {
+  std::vector<std::int32_t> prompt;
+  for (std::int64_t i = 0; i < length; ++i) prompt.push_back((first + static_cast<std::int32_t>(i)) % 30);
+  return prompt;
+}
+
+TEST(SchedulerMemory, RequestsWaitForMemoryAndNotForLanes) {
+  PagedEngine engine(5);
+  Scheduler scheduler(engine, {});
+  // Two pages each: two run at a time, however many lanes there are.
+  std::vector<std::shared_ptr<Generation>> running;
+  for (std::int32_t i = 0; i < 8; ++i) running.push_back(scheduler.submit(plain(prompt_of(i, 60), 40)));
+  for (std::int32_t i = 0; i < 8; ++i) {
+    const Result result = finish(*running[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(result.reason, FinishReason::kLength);
+    ASSERT_EQ(result.tokens.size(), 40u);
+    EXPECT_EQ(result.tokens.front(), (i + 60) % 30);
+  }
+  EXPECT_GT(engine.refused, 0);
+  EXPECT_LE(engine.most_used, 5);
+  const SchedulerCounts counts = scheduler.counts();
+  EXPECT_EQ(counts.finished, 8);
+  EXPECT_EQ(counts.cache.limit, 5);
+  EXPECT_LE(counts.cache.used, 5);
+}
+
+TEST(SchedulerMemory, TextsOfFreeLanesGoTheOldestFirst) {
+  PagedEngine engine(4);
+  Scheduler scheduler(engine, {});
+  const auto reused = [&](std::int32_t first, std::int64_t length) {
+    const auto generation = scheduler.submit(plain(prompt_of(first, length), 2));
+    EXPECT_EQ(finish(*generation).reason, FinishReason::kLength);
+    return generation->reused();
+  };
+  for (const std::int32_t first : {1, 2, 3}) EXPECT_EQ(reused(first, 50), 0);  // a page each
+  EXPECT_EQ(reused(4, 100), 0);                                                // two pages: the oldest goes
+  while (scheduler.counts().running > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(scheduler.counts().cache.used, 4);
+  EXPECT_EQ(reused(2, 50), 49);
+  EXPECT_EQ(reused(3, 50), 49);
+  EXPECT_EQ(reused(1, 50), 0);
+}
+
+TEST(SchedulerMemory, WhatABusyLaneHasReadIsTakenOver) {
+  for (const bool reuses : {true, false}) {
+    PagedEngine engine(40);
+    SchedulerOptions options;
+    options.reuses_prompts = reuses;
+    Scheduler scheduler(engine, options);
+    const auto long_one = scheduler.submit(plain(prompt_of(1, 200), 500));
+    ASSERT_TRUE(long_one->next(seconds(60)));
+    auto prompt = prompt_of(1, 150);
+    prompt.push_back(7);
+    const auto other = scheduler.submit(plain(prompt, 3));
+    EXPECT_EQ(finish(*other).tokens, (std::vector<std::int32_t>{8, 9, 10}));
+    EXPECT_EQ(other->reused(), reuses ? 150 : 0);
+    EXPECT_EQ(finish(*long_one).tokens.size(), 499u);
+    // Two full pages of the beginning are held by both: 700 positions and 154, less those.
+    if (reuses) {
+      EXPECT_EQ(engine.most_used, 11 + 3 - 2);
+    }
+  }
+}
+
+TEST(SchedulerMemory, WhenTheFirstThatWaitsGoesTheNextMayFit) {
+  PagedEngine engine(6);
+  Scheduler scheduler(engine, {});
+  const auto running = scheduler.submit(plain(prompt_of(1, 60), 200));  // five pages
+  ASSERT_TRUE(running->next(seconds(60)));
+  const auto large = scheduler.submit(plain(prompt_of(2, 100), 2));
+  const auto small = scheduler.submit(plain(prompt_of(3, 10), 2));
+  while (engine.refused == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(scheduler.counts().waiting, 2);
+  large->cancel();
+  EXPECT_EQ(finish(*small).tokens.size(), 2u);
+  EXPECT_EQ(scheduler.counts().running, 1);
+  running->cancel();
 }
 
 // Lanes and queue together, however fast they come; more at once than there is room for are refused whole.

@@ -51,14 +51,18 @@ class ServerTest : public ::testing::Test {
     set_num_threads(0);
   }
 
-  void start(ServerOptions options = {}, std::int64_t lanes = 8) {
+  void start(ServerOptions options = {}, std::int64_t lanes = 8, std::uint64_t cache_bytes = 0) {
     options.port = 0;
     options.model_name = "tiny";
     options.limits.max_prompt_tokens = 60;
     options.limits.max_tokens = 80;
     options.limits.capacity = 140;
     engine_ = std::make_unique<BatchEngine>(*model_, *backend_, ComputeType::kF32, lanes,
-                                            options.limits.capacity, nullptr);
+                                            options.limits.capacity, nullptr, cache_bytes);
+    if (engine_->capacity() < options.limits.capacity) {
+      options.limits.capacity = engine_->capacity();
+      options.limits.memory_option = "--cache-memory";
+    }
     server_ = std::make_unique<Server>(*model_, *engine_, *tokenizer_, options);
     thread_ = std::thread([this] { server_->run(); });
     for (int i = 0; i < 500 && !client().Get("/health"); ++i)
@@ -410,6 +414,22 @@ TEST(ChatPage, TakesAnOriginBesideIt) {
   EXPECT_THAT(make_chat_page(true, "").policy, HasSubstr("connect-src 'self'; "));
 }
 
+// Memory for one page of positions: answers take turns, and one that needs two is refused.
+TEST_F(ServerTest, TellsOfTheMemoryOfItsCache) {
+  const auto page = static_cast<std::uint64_t>(model_->config().cache_size() * LanePages::kPositions * 4);
+  start({}, 8, page);
+  EXPECT_EQ(metric("cache_limit_bytes"), static_cast<double>(page));
+  const Json fits = {{"prompt", "The sun is"}, {"max_tokens", 40}, {"n", 3}, {"temperature", 0}};
+  const Json answer = Json::parse(complete(fits)->body);
+  ASSERT_EQ(answer["choices"].size(), 3u);
+  EXPECT_EQ(answer["choices"][2]["text"], answer["choices"][0]["text"]);
+  EXPECT_EQ(metric("cache_bytes"), static_cast<double>(page));  // what the last one has read
+  const auto refused = complete({{"prompt", "The sun is"}, {"max_tokens", 64}});
+  EXPECT_EQ(refused->status, 400);
+  EXPECT_THAT(refused->body, ::testing::HasSubstr("expected at most 64 together"));
+  EXPECT_THAT(refused->body, ::testing::HasSubstr("--cache-memory"));
+}
+
 TEST_F(ServerTest, LimitsWhatOneClientHas) {
   ServerOptions options;
   options.max_per_client = 1;
@@ -470,7 +490,7 @@ TEST_F(ServerTest, EchoesAPromptWithLogprobs) {
   EXPECT_TRUE(found["token_logprobs"][0].is_null());
   // The engine's own numbers, one token at a time.
   BatchEngine alone(*model_, *backend_, ComputeType::kF32, 1, 140, nullptr);
-  alone.restart(0);
+  alone.start({.positions = 140});
   for (std::size_t t = 1; t < ids.size(); ++t) {
     const ConstMatrixView logits = alone.prefill(0, std::span(ids).subspan(t - 1, 1));
     const TokenChances expected = token_chances(logits.row_span(0), ids[t], 1);

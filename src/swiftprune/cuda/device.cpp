@@ -130,6 +130,7 @@ class CudaDevice final : public Device {
     return {.index = index_,
             .memory_bytes = memory_bytes_,
             .timings = options.tune ? &timings_ : nullptr,
+            .cache_bytes = options.cache_bytes,
             .prompt_copies = options.prompt_copies,
             .long_lived = options.long_lived};
   }

@@ -417,18 +417,22 @@ struct UngroupArgs {
 void ungroup(const UngroupArgs& args, cudaStream_t stream);
 
 // -- Generation (generation.cu) -----------------------------------------------------------------------------
-// Keys and values of several sequences, each in a lane of its own: [lanes, capacity, kv_heads·head_size] of
-// the attention's dtype. Row r of q, k and v (AttentionArgs) belongs to sequence s = r / sequence_length and
-// stands at position positions[s] + r % sequence_length of lane lanes[s]; both lie on the device, so that a
-// recorded launch serves any positions.
+// Keys and values of several sequences, each in a lane of its own, in pages: position p of lane l lies in page
+// pages[l·pages_per_lane + p / kCachePage], whose bytes `keys` and `values` begin [kCachePage, kv_heads·head_size] of the
+// attention's dtype. Row r of q, k and v (AttentionArgs) belongs to sequence s = r / sequence_length and
+// stands at position positions[s] + r % sequence_length of lane lanes[s]; pages, lanes and positions lie on the device, so
+// that a recorded launch serves any.
 struct CacheArgs {
-  void* keys = nullptr;
-  void* values = nullptr;
-  std::int64_t capacity = 0;
+  std::byte* const* pages = nullptr;  // each aligned to 256 bytes
+  std::int64_t pages_per_lane = 0;
+  std::int64_t keys = 0;  // multiples of 16
+  std::int64_t values = 0;
+  std::int64_t capacity = 0;  // positions of a lane at most
   const std::int32_t* lanes = nullptr;
   const std::int32_t* positions = nullptr;
   void* scratch = nullptr;  // kCacheScratch bytes of this stream's own, zero before the first launch
 };
+inline constexpr std::int64_t kCachePage = 64;
 inline constexpr std::int64_t kCacheScratch = std::int64_t{2} << 20;
 void append_cache(const AttentionArgs& args, const CacheArgs& cache, cudaStream_t stream);
 // prepare_heads() for queries and keys that lie one after another and are only rotated, and append_cache(), in one pass.

@@ -40,6 +40,7 @@ if(SWIFTPRUNE_CUDA)
     cuda/sparse/packed_expand.cu
     cuda/forward/generation.cu
     cuda/forward/generator.cpp
+    cuda/forward/lane_cache.cpp
     cuda/forward/resident.cpp
     cuda/sparse/tuning.cpp
     cuda/forward/head.cpp

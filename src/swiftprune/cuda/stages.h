@@ -30,6 +30,8 @@ struct GpuOptions {
   // Packed weights take the form that was measured to be fastest (cuda/sparse/tuning.h), while they are
   // loaded; null: they stay as they are.
   Timings* timings = nullptr;
+  // Most bytes of keys and values of an engine's lanes; 0: what is left.
+  std::uint64_t cache_bytes = 0;
   // With second forms for many tokens: a packed model then takes more of a GPU's memory than a dense one.
   bool prompt_copies = false;
   // Many prompts are to come, which repay a search for the fastest algorithms.

@@ -79,7 +79,8 @@ class CpuDevice final : public Device {
   std::unique_ptr<SequenceEngine> engine(const Model& model, ComputeType compute, std::int64_t lanes,
                                          std::int64_t capacity, const LoadOptions& options) override {
     return tuned(options, [&](Autotuner* tuner) {
-      return std::make_unique<BatchEngine>(model, host(), compute, lanes, capacity, tuner);
+      return std::make_unique<BatchEngine>(model, host(), compute, lanes, capacity, tuner,
+                                           options.cache_bytes);
     });
   }
   std::unique_ptr<SpeedTarget> speed_target(ComputeType compute, const LoadOptions& options) override {

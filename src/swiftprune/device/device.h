@@ -48,6 +48,9 @@ struct LoadOptions {
   bool prompt_copies = false;
   // Measures anew, in place of what the file holds.
   bool retune = false;
+  // Most bytes of keys and values that an engine's lanes take together; 0: on a processor as much as all lanes may come to
+  // need, on a GPU what its memory leaves.
+  std::uint64_t cache_bytes = 0;
   // Many prompts are to come, which repay a search for the fastest algorithms.
   bool long_lived = false;
 };

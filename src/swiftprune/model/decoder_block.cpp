@@ -292,9 +292,8 @@ void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& 
     std::copy_n(k.row(n), k.cols, cache->keys.row(first_position + n));
     std::copy_n(v.row(n), v.cols, cache->values.row(first_position + n));
   }
-  const Matrix& keys = cache->keys;
-  const Matrix& values = cache->values;
-  backend.attention(q, keys.view().row_block(0, total), values.view().row_block(0, total), params, out);
+  backend.attention(q, cache->keys.view().row_block(0, total), cache->values.view().row_block(0, total),
+                    params, out);
 }
 
 AttentionParams DecoderBlock::attention_params(std::int64_t first_position) const {

@@ -19,14 +19,15 @@
 #include "swiftprune/model/model_config.h"
 #include "swiftprune/model/recurrent_mixer.h"
 #include "swiftprune/sparse/autotune.h"
+#include "swiftprune/tensor/growing_matrix.h"
 
 namespace swiftprune {
 
 // What one block keeps of a sequence: keys and values of the positions seen so far, or the state of what it has in
 // attention's place. A call whose first position is 0 begins anew.
 struct KvCache {
-  Matrix keys;    // [capacity, Hkv·D]
-  Matrix values;  // [capacity, Hkv·D]
+  GrowingMatrix keys;    // [capacity, Hkv·D]
+  GrowingMatrix values;  // [capacity, Hkv·D]
   RecurrentState recurrent = {};
 };
 

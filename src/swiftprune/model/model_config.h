@@ -313,6 +313,12 @@ struct ModelConfig {
   }
   // Width of the block's keys, and of its values.
   std::int64_t kv_size_in(const BlockConfig& block) const { return kv_heads_in(block) * head_size_in(block); }
+  // Keys and values of a position in all blocks.
+  std::int64_t cache_size() const {
+    std::int64_t size = 0;
+    for (const BlockConfig& block : blocks) size += 2 * kv_size_in(block);
+    return size;
+  }
   // Sizes of the query's and the key's norm.
   std::int64_t query_norm_size(const BlockConfig& block) const {
     return head_size_in(block) * (block.head_norms == HeadNorms::kEach ? 1 : heads_in(block));

@@ -18,7 +18,7 @@ ResidentModel::ResidentModel(const Model& model, const Backend& backend, Compute
     const std::int64_t kv_size = model.config().kv_size_in(blocks.back().config());
     std::vector<KvCache> of_layer;
     for (std::int64_t s = 0; s < sequences; ++s)
-      of_layer.push_back({Matrix(capacity, kv_size), Matrix(capacity, kv_size)});
+      of_layer.push_back({GrowingMatrix(capacity, kv_size), GrowingMatrix(capacity, kv_size)});
     caches.push_back(std::move(of_layer));
   }
 }

@@ -4,25 +4,35 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "swiftprune/model/lane_pages.h"
 #include "swiftprune/tensor/matrix.h"
 
 namespace swiftprune {
+
+// Bytes of keys and values.
+struct CacheMemory {
+  std::int64_t used = 0;   // by lanes: what they have, and what running ones may come to have
+  std::int64_t limit = 0;  // for all lanes together
+};
 
 class SequenceEngine {
  public:
   virtual ~SequenceEngine() = default;
   virtual std::int64_t num_lanes() const = 0;
-  virtual std::int64_t capacity() const = 0;  // positions of a lane at most
-  virtual void restart(std::int64_t lane) = 0;
-  // Only the first so many positions of a lane stay, of which it has as many at least. Returns how many do: none where its
-  // state cannot go back, as an engine that does not override it says.
-  virtual std::int64_t keep(std::int64_t lane, std::int64_t positions) {
-    (void)positions;
-    restart(lane);
-    return 0;
-  }
+  virtual std::int64_t capacity()
+      const = 0;  // positions of a lane at most, where it has all memory for itself
+  // A lane begins, with positions that it or another lane has, or with none. Returns how many of the shared ones it has:
+  // none where states cannot be taken over. Nothing, and nothing is changed, where the memory of `positions` cannot be had
+  // beside what the other lanes hold.
+  virtual std::optional<std::int64_t> start(const LaneStart& start) = 0;
+  // The lane goes no further: it keeps its positions, and what it might have come to have goes back.
+  virtual void trim(std::int64_t lane) = 0;
+  // The lane holds nothing.
+  virtual void drop(std::int64_t lane) = 0;
+  virtual CacheMemory cache_memory() const = 0;
   // The two change places.
   virtual void swap(std::int64_t a, std::int64_t b) = 0;
   // Appends ids [T] to one lane; the logits of the last token [1, vocab], valid until the next call.

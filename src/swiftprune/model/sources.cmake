@@ -61,6 +61,7 @@ target_sources(swiftprune PRIVATE
   model/forward.cpp
   model/cpu_text_forwards.cpp
   model/generator.cpp
+  model/lane_pages.cpp
   model/end_tokens.cpp
   model/first_token.cpp
   model/logit_rules.cpp

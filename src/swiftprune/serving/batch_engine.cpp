@@ -1,26 +1,79 @@
 #include "swiftprune/serving/batch_engine.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
 
 BatchEngine::BatchEngine(const Model& model, const Backend& backend, ComputeType compute, std::int64_t lanes,
-                         std::int64_t capacity, Autotuner* tuner)
+                         std::int64_t capacity, Autotuner* tuner, std::uint64_t cache_bytes)
     : model_(model),
       backend_(backend),
       num_lanes_(lanes),
       capacity_(capacity),
+      page_bytes_(LanePages::kPositions * model.config().cache_size() *
+                  static_cast<std::int64_t>(sizeof(float))),
+      pages_(lanes),
       resident_(model, backend, compute, lanes, capacity, tuner),
-      positions_(static_cast<std::size_t>(lanes), 0) {
+      positions_(static_cast<std::size_t>(lanes), 0),
+      page_lanes_(static_cast<std::size_t>(lanes)) {
   expect(lanes > 0 && capacity > 0, "BatchEngine: room for sequences");
+  std::iota(page_lanes_.begin(), page_lanes_.end(), 0);
+  pages_.add_pages(
+      cache_pages(cache_bytes, page_bytes_, lanes * LanePages::pages_for(capacity), "--cache-memory"));
+  capacity_ = std::min(capacity, pages_.num_pages() * LanePages::kPositions);
 }
 
-std::int64_t BatchEngine::keep(std::int64_t lane, std::int64_t positions) {
-  expect(positions >= 0 && positions <= position(lane), "keep: positions that the lane has");
-  return positions_[static_cast<std::size_t>(lane)] = model_.config().has_recurrent_blocks() ? 0 : positions;
+std::int64_t BatchEngine::room(std::int64_t lane) const {
+  return std::ssize(pages_.of(page_lanes_[static_cast<std::size_t>(lane)])) * LanePages::kPositions;
+}
+
+void BatchEngine::release_from(std::int64_t lane, std::int64_t position) {
+  for (std::vector<KvCache>& layer : resident_.caches) {
+    layer[static_cast<std::size_t>(lane)].keys.release_from(position);
+    layer[static_cast<std::size_t>(lane)].values.release_from(position);
+  }
+}
+
+std::optional<std::int64_t> BatchEngine::start(const LaneStart& start) {
+  const auto lane = static_cast<std::size_t>(start.lane);
+  const auto source = static_cast<std::size_t>(start.source);
+  const std::int64_t shared = model_.config().has_recurrent_blocks() ? 0 : start.shared;
+  expect(shared <= positions_[source] && start.positions <= capacity_, "start: positions that there are");
+  // What it copies it has for itself.
+  const std::int64_t pages = page_lanes_[lane];
+  const LaneStart own{pages, pages, lane == source ? shared : 0, start.positions};
+  if (pages_.lacking(own) > 0) return std::nullopt;
+  pages_.start(own);
+  if (lane != source && shared > 0) {
+    parallel_for(std::ssize(resident_.caches), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t layer = first; layer < last; ++layer) {
+        std::vector<KvCache>& caches = resident_.caches[static_cast<std::size_t>(layer)];
+        caches[lane].keys.copy_rows(caches[source].keys, shared);
+        caches[lane].values.copy_rows(caches[source].values, shared);
+      }
+    });
+  }
+  release_from(start.lane, shared);
+  return positions_[lane] = shared;
+}
+
+void BatchEngine::trim(std::int64_t lane) {
+  pages_.trim(page_lanes_[static_cast<std::size_t>(lane)], position(lane));
+}
+
+void BatchEngine::drop(std::int64_t lane) {
+  positions_[static_cast<std::size_t>(lane)] = 0;
+  trim(lane);
+  release_from(lane, 0);
+}
+
+CacheMemory BatchEngine::cache_memory() const {
+  return {pages_.num_used() * page_bytes_, pages_.num_pages() * page_bytes_};
 }
 
 void BatchEngine::swap(std::int64_t a, std::int64_t b) {
@@ -28,12 +81,13 @@ void BatchEngine::swap(std::int64_t a, std::int64_t b) {
   const auto j = static_cast<std::size_t>(b);
   for (std::vector<KvCache>& layer : resident_.caches) std::swap(layer[i], layer[j]);
   std::swap(positions_[i], positions_[j]);
+  std::swap(page_lanes_[i], page_lanes_[j]);
 }
 
 Matrix BatchEngine::run_prompt(std::int64_t lane, std::span<const std::int32_t> ids) {
   const auto index = static_cast<std::size_t>(lane);
   const auto length = static_cast<std::int64_t>(ids.size());
-  expect(length > 0 && positions_[index] + length <= capacity_, "prefill: tokens that fit");
+  expect(length > 0 && positions_[index] + length <= room(lane), "prefill: tokens that fit");
   Matrix hidden(length, model_.config().row_size());
   model_.embed(ids, length, positions_[index], hidden.view());
   for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
@@ -63,7 +117,7 @@ ConstMatrixView BatchEngine::decode(std::span<const std::int32_t> ids) {
   expect(n > 0 && n <= num_lanes_, "decode: a token for each lane in use");
   Matrix hidden(n, model_.config().row_size());
   for (std::int64_t lane = 0; lane < n; ++lane) {
-    expect(position(lane) < capacity_, "decode: tokens that fit");
+    expect(position(lane) < room(lane), "decode: tokens that fit");
     model_.embed(ids.subspan(static_cast<std::size_t>(lane), 1), 1, position(lane),
                  hidden.view().row_block(lane, 1));
   }

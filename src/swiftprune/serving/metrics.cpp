@@ -25,6 +25,9 @@ std::string metrics_text(const SchedulerCounts& c, double uptime_seconds) {
   add("generated_tokens_total", "counter", "Tokens generated.", c.generated_tokens);
   add("decode_steps_total", "counter", "Passes over the weights that gave each running request a token.",
       c.steps);
+  add("cache_bytes", "gauge",
+      "Bytes of keys and values that answers have, may come to need, and left to be reused.", c.cache.used);
+  add("cache_limit_bytes", "gauge", "Bytes of keys and values at most.", c.cache.limit);
   return out;
 }
 

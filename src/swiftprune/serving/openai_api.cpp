@@ -148,9 +148,16 @@ void read_logprobs(const RequestFields& fields, bool chat, GenerationRequest& ge
 
 std::int64_t max_tokens_of(const RequestFields& fields, const ApiLimits& limits, std::int64_t prompt_tokens,
                            bool echo) {
-  const std::int64_t room = std::min(limits.max_tokens, limits.capacity - prompt_tokens);
+  const std::int64_t left = limits.capacity - prompt_tokens;
+  const std::int64_t room = std::min(limits.max_tokens, left);
   const std::string_view key = fields.find("max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
   const auto wanted = fields.integer(key, echo ? 0 : 1, INT32_MAX);
+  if (const std::int64_t least = wanted.value_or(1); !limits.memory_option.empty() && least > left) {
+    refuse(fmt::format(
+        "prompt and {}: found {} and {} tokens, expected at most {} together, for which there is memory; a "
+        "larger {} gives the server more",
+        key, prompt_tokens, least, limits.capacity, limits.memory_option));
+  }
   if (wanted && *wanted > room)
     refuse(fmt::format("{}: found {}, expected at most {} here", key, *wanted, room));
   return wanted.value_or(std::min(kUsualTokens, room));

@@ -23,12 +23,19 @@ bool interrupted() {
   }
 }
 
+SchedulerCounts idle_counts(const SequenceEngine& engine) {
+  SchedulerCounts counts;
+  counts.cache = engine.cache_memory();
+  return counts;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
       lanes_(static_cast<std::size_t>(engine.num_lanes())),
+      counts_(idle_counts(engine)),
       thread_([this, context = current_run()] {
         const RunScope scope(context);
         run();
@@ -142,54 +149,115 @@ void Scheduler::end_all(const Failure& failure) {
 
 // Waits when there is nothing to do. One prompt at a time is taken in: its lane is the last.
 void Scheduler::admit() {
-  std::unique_lock lock(mutex_);
-  work_.wait(lock, [&] { return stopping_ || !running_.empty() || !waiting_.empty(); });
-  if (stopping_ || waiting_.empty() || decoding_ < running_.size() ||
-      static_cast<std::int64_t>(running_.size()) == engine_.num_lanes()) {
+  std::shared_ptr<Generation> next;
+  {
+    std::unique_lock lock(mutex_);
+    work_.wait(lock, [&] { return stopping_ || !running_.empty() || !waiting_.empty(); });
+    if (stopping_ || waiting_.empty() || out_of_memory_ || decoding_ < running_.size() ||
+        static_cast<std::int64_t>(running_.size()) == engine_.num_lanes()) {
+      return;
+    }
+    next = waiting_.front();  // only this thread takes from the front
+  }
+  const bool started = start_lane(*next);
+  const std::lock_guard lock(mutex_);
+  if (!started && !running_.empty()) {
+    out_of_memory_ = true;
     return;
   }
-  running_.push_back(std::move(waiting_.front()));
   waiting_.pop_front();
+  counts_.cache = engine_.cache_memory();
+  if (!started) {
+    // What any request may ask for is had without the others: memory went elsewhere.
+    ++counts_.failed;
+    next->finish(FinishReason::kUnavailable, "out of memory; ask for fewer tokens, or try again later");
+    return;
+  }
+  counts_.reused_tokens += next->reused_;
+  running_.push_back(std::move(next));
   counts_.running = std::ssize(running_);
-  start_lane();
 }
 
-// The request that came last gets the free lane that has read the longest beginning of its prompt, where none has the one
-// that was used the longest ago. The prompt's last token is always read: what follows it is asked for, and with
-// prompt_logprobs what follows each.
-void Scheduler::start_lane() {
-  const std::size_t lane = running_.size() - 1;
-  Generation& generation = *running_[lane];
-  const std::vector<std::int32_t>& prompt = generation.request_.prompt;
-  const auto shared_by = [&](const Lane& free) {
+// The prompt's last token is always read: what follows it is asked for. A free lane that has read the longest beginning
+// goes on with it, unless less is lost by taking the lane that was used the longest ago; that one then gets the beginning
+// from it, as from a lane that is busy.
+Scheduler::Beginning Scheduler::find_beginning(const std::vector<std::int32_t>& prompt) const {
+  const auto shared_by = [&](const Lane& lane) {
     if (!options_.reuses_prompts) return std::size_t{0};
     const auto end =
-        std::mismatch(prompt.begin(), prompt.end() - 1, free.read.begin(), free.read.end()).first;
+        std::mismatch(prompt.begin(), prompt.end() - 1, lane.read.begin(), lane.read.end()).first;
     return static_cast<std::size_t>(end - prompt.begin());
   };
-  std::size_t best = lane, most = shared_by(lanes_[lane]);
+  Beginning best{.lane = running_.size(), .source = running_.size()};
+  // Free lanes first: of equal ones it is those that can go on themselves.
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    const std::size_t lane = (running_.size() + i) % lanes_.size();
+    const std::size_t shared = shared_by(lanes_[lane]);
+    if (shared > best.shared) best = {.lane = best.lane, .source = lane, .shared = shared};
+    if (lane >= running_.size() && lanes_[lane].last_use < lanes_[best.lane].last_use) best.lane = lane;
+  }
+  if (best.shared == 0) {
+    best.source = best.lane;
+  } else if (best.source >= running_.size()) {
+    const auto lost = [&](std::size_t lane, std::size_t shared) { return lanes_[lane].read.size() - shared; };
+    if (lost(best.source, best.shared) < lost(best.lane, shared_by(lanes_[best.lane])))
+      best.lane = best.source;
+  }
+  return best;
+}
+
+void Scheduler::swap_lanes(std::size_t a, std::size_t b) {
+  if (a == b) return;
+  engine_.swap(static_cast<std::int64_t>(a), static_cast<std::int64_t>(b));
+  std::swap(lanes_[a], lanes_[b]);
+}
+
+bool Scheduler::start_lane(Generation& generation) {
+  const std::size_t lane = running_.size();
+  const GenerationRequest& request = generation.request_;
+  Beginning begin = find_beginning(request.prompt);
+  swap_lanes(lane, begin.lane);
+  if (begin.source == begin.lane) {
+    begin.source = lane;
+  } else if (begin.source == lane) {
+    begin.source = begin.lane;
+  }
+  if (request.prompt_logprobs) begin.shared = 0;  // what follows each of its tokens is asked for
+  std::optional<std::int64_t> kept;
+  while (true) {
+    const bool shares = begin.shared > 0;
+    kept = engine_.start({.lane = static_cast<std::int64_t>(lane),
+                          .source = static_cast<std::int64_t>(shares ? begin.source : lane),
+                          .shared = static_cast<std::int64_t>(begin.shared),
+                          .positions = std::ssize(request.prompt) + request.max_tokens});
+    if (kept) break;
+    if (shares &&
+        begin.source > lane) {  // free, and most of it is in the beginning: better than another's text
+      swap_lanes(lane, begin.source);
+      begin.source = lane;
+    } else if (!drop_oldest(lane)) {
+      return false;
+    }
+  }
+  const auto length = static_cast<std::size_t>(*kept);
+  lanes_[lane].read.assign(request.prompt.begin(), request.prompt.begin() + *kept);
+  lanes_[lane].last_use = ++uses_;
+  generation.taken_ = length;
+  generation.reused_ = *kept;
+  return true;
+}
+
+// Of the free lanes beside this one, the one that was used the longest ago forgets what it has read.
+bool Scheduler::drop_oldest(std::size_t lane) {
+  std::optional<std::size_t> oldest;
   for (std::size_t free = lane + 1; free < lanes_.size(); ++free) {
-    const std::size_t shared = shared_by(lanes_[free]);
-    if (shared < most || (shared == most && lanes_[free].last_use >= lanes_[best].last_use)) continue;
-    most = shared;
-    best = free;
+    if (lanes_[free].read.empty()) continue;
+    if (!oldest || lanes_[free].last_use < lanes_[*oldest].last_use) oldest = free;
   }
-  if (best != lane) {
-    engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(best));
-    std::swap(lanes_[lane], lanes_[best]);
-  }
-  if (generation.request_.prompt_logprobs) most = 0;
-  if (most == 0) {
-    engine_.restart(static_cast<std::int64_t>(lane));
-  } else {
-    most = static_cast<std::size_t>(
-        engine_.keep(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(most)));
-  }
-  lanes_[lane].read.resize(most);
-  lanes_[lane].last_use = counts_.accepted - std::ssize(waiting_);
-  generation.taken_ = most;
-  generation.reused_ = static_cast<std::int64_t>(most);
-  counts_.reused_tokens += static_cast<std::int64_t>(most);
+  if (!oldest) return false;
+  engine_.drop(static_cast<std::int64_t>(*oldest));
+  lanes_[*oldest].read.clear();
+  return true;
 }
 
 void Scheduler::prefill() {
@@ -309,6 +377,7 @@ void Scheduler::remove_done() {
     if (late) generation->finish(FinishReason::kTimeout, "");
     if (!late && generation->wanted_ == Wanted::kAll) return false;
     ++(late ? counts_.timed_out : counts_.cancelled);
+    out_of_memory_ = false;  // it may have been the first, and the next needs less
     return true;
   });
 }
@@ -316,17 +385,19 @@ void Scheduler::remove_done() {
 void Scheduler::remove(std::size_t lane, FinishReason reason, const std::string& message) {
   const std::shared_ptr<Generation> generation = running_[lane];
   const auto swap = [&](std::size_t other) {
-    if (lane == other) return;
-    engine_.swap(static_cast<std::int64_t>(lane), static_cast<std::int64_t>(other));
+    swap_lanes(lane, other);
     std::swap(running_[lane], running_[other]);
-    std::swap(lanes_[lane], lanes_[other]);
     lane = other;
   };
   if (lane < decoding_) swap(--decoding_);  // behind the lanes that go on decoding
   swap(running_.size() - 1);
   running_.pop_back();
+  const auto freed = static_cast<std::int64_t>(lane);
+  lanes_[lane].read.empty() ? engine_.drop(freed) : engine_.trim(freed);
+  out_of_memory_ = false;
   {
     const std::lock_guard lock(mutex_);
+    counts_.cache = engine_.cache_memory();
     counts_.running = std::ssize(running_);
     switch (reason) {
       case FinishReason::kStop:

@@ -1,6 +1,7 @@
 // Continuous batching: a bounded queue of requests and one thread that decodes all running ones together. A
-// new request joins between two steps; its prompt is taken in chunks, so that it does not hold up the others
-// for long; of a prompt that begins as what a free lane has read, only the rest is read. What fails ends the requests that it concerns, never the thread.
+// new request joins between two steps, as soon as a lane is free and the engine has memory for all that it may come to
+// need; its prompt is taken in chunks, so that it does not hold up the others for long; of a prompt that begins as what
+// a lane has read, only the rest is read. What fails ends the requests that it concerns, never the thread.
 #pragma once
 
 #include <atomic>
@@ -25,7 +26,7 @@ struct SchedulerOptions {
   std::size_t max_waiting = 64;  // requests that wait while every lane is taken
   std::int64_t prefill_chunk = 256;
   std::chrono::seconds timeout{300};  // of a request, from its arrival
-  bool reuses_prompts = true;         // of what free lanes have read
+  bool reuses_prompts = true;         // of what lanes have read
 };
 
 struct SchedulerCounts {
@@ -33,6 +34,7 @@ struct SchedulerCounts {
   std::int64_t accepted = 0, refused = 0, finished = 0, cancelled = 0, timed_out = 0, failed = 0;
   std::int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   std::int64_t reused_tokens = 0;  // of prompts, which were not read again; not among prompt_tokens
+  CacheMemory cache;               // as the last request that began or ended left it
 };
 
 class Scheduler {
@@ -64,7 +66,17 @@ class Scheduler {
   void run();
   void end_all(const Failure& failure);
   void admit();
-  void start_lane();
+  // The lane that a request gets, and whose beginning it takes over.
+  struct Beginning {
+    std::size_t lane = 0, source = 0;
+    std::size_t shared = 0;  // tokens
+  };
+  Beginning find_beginning(const std::vector<std::int32_t>& prompt) const;
+  // Gives the request the first free lane. False where memory does not suffice beside what runs; then no free lane holds
+  // anything but, perhaps, the beginning of this prompt.
+  bool start_lane(Generation& generation);
+  bool drop_oldest(std::size_t lane);
+  void swap_lanes(std::size_t a, std::size_t b);
   void prefill();
   // One chunk of a prompt: the logits behind it.
   std::span<const float> take_prompt(Generation& generation, std::int64_t lane);
@@ -81,12 +93,14 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;
+  bool out_of_memory_ = false;  // for the first that waits, until a lane ends
   // By lane, used or free.
   struct Lane {
     std::vector<std::int32_t> read;  // the ids that its state is of
-    std::int64_t last_use = 0;       // which request it was given to last
+    std::int64_t last_use = 0;       // which start of a lane this was; 0: none
   };
   std::vector<Lane> lanes_;
+  std::int64_t uses_ = 0;
   std::deque<std::shared_ptr<Generation>> waiting_;
   mutable std::mutex mutex_;  // of waiting_, counts_ and lost_engine_
   std::condition_variable work_;

@@ -34,7 +34,7 @@ struct ServerOptions {
 
 class Server {
  public:
-  // Keeps references to the engine, whose capacity is limits.capacity, and to the tokenizer. Throws
+  // Keeps references to the engine, whose capacity is limits.capacity at least, and to the tokenizer. Throws
   // Error{kFailure} when the address cannot be bound.
   Server(const Model& model, SequenceEngine& engine, const Tokenizer& tokenizer,
          const ServerOptions& options);

@@ -1,6 +1,7 @@
 target_sources(swiftprune PRIVATE
   tensor/dtype.cpp
   tensor/dtype_kernels_neon.cpp
+  tensor/growing_matrix.cpp
   tensor/large_buffer.cpp
   tensor/matrix.cpp
   tensor/mask.cpp

@@ -1,5 +1,6 @@
 // Attention of heads that the tiled kernels have no room for, and with slopes (ALiBi): a warp a head of a row goes through
 // its keys one by one with a running softmax. Plain rather than fast: few layers of few models need it.
+#include "swiftprune/cuda/forward/lane_places.cuh"
 #include "swiftprune/cuda/runtime/device_math.cuh"
 
 namespace swiftprune::cuda {
@@ -18,13 +19,12 @@ __global__ __launch_bounds__(kThreads) void wide_kernel(AttentionArgs args, Cach
   const std::int64_t kv_head = head / (args.num_heads / args.num_kv_heads);
   const std::int64_t sequence = row / args.sequence_length, n = row % args.sequence_length;
   const int size = static_cast<int>(args.head_size);
-  const bool cached = cache.keys != nullptr;
+  const bool cached = cache.pages != nullptr;
   const std::int64_t position = cached ? cache.positions[sequence] + n : n;
-  const std::int64_t stride = cached ? args.num_kv_heads * args.head_size : args.row_stride;
-  const std::int64_t first_row = cached ? cache.lanes[sequence] * cache.capacity : row - n;
-  const std::int64_t start = first_row * stride + kv_head * (cached ? args.head_size : args.head_stride);
-  const T* keys = static_cast<const T*>(cached ? cache.keys : args.k) + start;
-  const T* values = static_cast<const T*>(cached ? cache.values : args.v) + start;
+  const std::int64_t start =
+      cached ? kv_head * args.head_size : (row - n) * args.row_stride + kv_head * args.head_stride;
+  const LanePlaces<T> places =
+      cached ? LanePlaces<T>(cache, sequence, args.num_kv_heads * args.head_size) : LanePlaces<T>();
   const T* q = static_cast<const T*>(args.q) + row * args.row_stride + head * args.head_stride;
   const auto element = [&](int i) { return lane + kWarp * i; };
   float own_q[kOwn];
@@ -39,8 +39,15 @@ __global__ __launch_bounds__(kThreads) void wide_kernel(AttentionArgs args, Cach
   float total = 0.0f;
   const std::int64_t begin = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
   for (std::int64_t key = begin; key <= position; ++key) {
-    const T* k = keys + key * stride;
-    const T* v = values + key * stride;
+    const T* k = static_cast<const T*>(args.k) + key * args.row_stride;
+    const T* v = static_cast<const T*>(args.v) + key * args.row_stride;
+    if (cached) {
+      const auto at = places.at(key);
+      k = at.keys;
+      v = at.values;
+    }
+    k += start;
+    v += start;
     float score = 0.0f;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {

@@ -12,19 +12,17 @@
 
 namespace swiftprune::cuda {
 
-// Keys and values of one block for the positions seen so far, [lanes·capacity, Hkv·D] in the compute dtype, and what its
-// mixer remembers.
+// Keys and values of one block for the positions seen so far, in the compute dtype, and what its mixer remembers.
 struct DeviceCache {
-  DeviceMatrix keys, values;
+  CacheArgs pages;  // without what CachedRows has
   MixerState mixer = {};
 };
 
-// Rows that continue cached sequences, `length` each. lanes, positions, capacity, scratch: as in CacheArgs.
+// Rows that continue cached sequences, `length` each. lanes, positions, scratch: as in CacheArgs.
 struct CachedRows {
   std::int64_t length = 0;
   const std::int32_t* lanes = nullptr;
   const std::int32_t* positions = nullptr;
-  std::int64_t capacity = 0;
   void* scratch = nullptr;
   bool from_start = false;  // every position is 0: the sequences are whole
 };

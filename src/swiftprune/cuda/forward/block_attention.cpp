@@ -335,12 +335,11 @@ AttentionArgs BlockForward::attention_args(const BlockConfig& block, const Heads
 }
 
 CacheArgs BlockForward::cache_args() const {
-  return {.keys = cache_->keys.view().data,
-          .values = cache_->values.view().data,
-          .capacity = cached_.capacity,
-          .lanes = cached_.lanes,
-          .positions = cached_.positions,
-          .scratch = cached_.scratch};
+  CacheArgs args = cache_->pages;
+  args.lanes = cached_.lanes;
+  args.positions = cached_.positions;
+  args.scratch = cached_.scratch;
+  return args;
 }
 
 void BlockForward::attend(const AttentionArgs& args, bool appended) {

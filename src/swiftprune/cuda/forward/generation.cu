@@ -1,6 +1,7 @@
 // Attention of a few new tokens with cached keys and values, and what else only generation needs.
 #include <algorithm>
 
+#include "swiftprune/cuda/forward/lane_places.cuh"
 #include "swiftprune/cuda/runtime/device_math.cuh"
 #include "swiftprune/cuda/runtime/early_launch.cuh"
 
@@ -20,16 +21,6 @@ constexpr int kCounterBytes = kBlocks * static_cast<int>(sizeof(unsigned));
 constexpr int kPartFloats = kMostSize + 2;  // the weighted sum, then the largest score and the total
 static_assert(kCounterBytes + kBlocks * kPartFloats * static_cast<int>(sizeof(float)) <= kCacheScratch);
 
-struct Place {
-  std::int64_t first = 0;     // row of the cache at position 0
-  std::int64_t position = 0;  // of the token
-};
-__device__ __forceinline__ Place place_of(const AttentionArgs& args, const CacheArgs& cache,
-                                          std::int64_t row) {
-  const std::int64_t s = row / args.sequence_length;
-  return {cache.lanes[s] * cache.capacity, cache.positions[s] + row % args.sequence_length};
-}
-
 template <class T>
 __global__ __launch_bounds__(kAppendThreads) void append_kernel(AttentionArgs args, CacheArgs cache) {
   start_early();
@@ -40,10 +31,11 @@ __global__ __launch_bounds__(kAppendThreads) void append_kernel(AttentionArgs ar
   const std::int64_t j = index % width;
   const std::int64_t source =
       r * args.row_stride + j / args.head_size * args.head_stride + j % args.head_size;
-  const Place place = place_of(args, cache, r);
-  const std::int64_t target = (place.first + place.position) * width + j;
-  static_cast<T*>(cache.keys)[target] = static_cast<const T*>(args.k)[source];
-  static_cast<T*>(cache.values)[target] = static_cast<const T*>(args.v)[source];
+  const std::int64_t s = r / args.sequence_length;
+  const LanePlaces<T> places(cache, s, width);
+  const auto at = places.at(cache.positions[s] + r % args.sequence_length);
+  at.keys[j] = static_cast<const T*>(args.k)[source];
+  at.values[j] = static_cast<const T*>(args.v)[source];
 }
 
 // A thread four elements of a query, a key or a value: two pairs that are rotated, or what is not rotated.
@@ -85,9 +77,9 @@ __global__ __launch_bounds__(kAppendThreads) void rotate_and_append_kernel(Heads
   }
   if (!is_key && !is_value) return;
   const std::int64_t kv_head = head - args.num_heads - (is_value ? args.num_kv_heads : 0);
-  const std::int64_t row = cache.lanes[r / args.sequence_length] * cache.capacity + position;
-  T* target = static_cast<T*>(is_value ? cache.values : cache.keys) +
-              (row * args.num_kv_heads + kv_head) * args.head_size;
+  const LanePlaces<T> places(cache, r / args.sequence_length, args.num_kv_heads * args.head_size);
+  const auto place = places.at(position);
+  T* target = (is_value ? place.values : place.keys) + kv_head * args.head_size;
   *reinterpret_cast<Two*>(target + at[0]) = low;
   *reinterpret_cast<Two*>(target + at[1]) = high;
 }
@@ -184,14 +176,11 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
   const std::int64_t head = blockIdx.x;
   const std::int64_t row = blockIdx.y;
   const int size = static_cast<int>(args.head_size);
-  const std::int64_t width = args.num_kv_heads * args.head_size;
-  const Place place = place_of(args, cache, row);
-  const std::int64_t start =
-      place.first * width + head / (args.num_heads / args.num_kv_heads) * args.head_size;
+  const std::int64_t sequence = row / args.sequence_length;
+  const LanePlaces<T> places(cache, sequence, args.num_kv_heads * args.head_size);
+  const std::int64_t start = head / (args.num_heads / args.num_kv_heads) * args.head_size;
   const T* q = static_cast<const T*>(args.q) + row * args.row_stride + head * args.head_stride;
-  const T* keys = static_cast<const T*>(cache.keys) + start;
-  const T* values = static_cast<const T*>(cache.values) + start;
-  const std::int64_t end = place.position + 1;
+  const std::int64_t end = cache.positions[sequence] + row % args.sequence_length + 1;
   const std::int64_t begin = args.window > 0 && end > args.window ? end - args.window : 0;
   const std::int64_t per_split = (end - begin + splits - 1) / splits;
   const std::int64_t first = begin + per_split * blockIdx.z;
@@ -207,11 +196,11 @@ __global__ __launch_bounds__(kThreads) void cached_kernel(AttentionArgs args, Ca
     Part<T> v[kUnroll][kParts];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const std::int64_t key = min(base + u * kGroups + group, last - 1);
+      const auto at = places.at(min(base + u * kGroups + group, last - 1));
 #pragma unroll
-      for (int p = 0; p < kParts; ++p) k[u][p] = load_part(keys + key * width, element(p), size, aligned);
+      for (int p = 0; p < kParts; ++p) k[u][p] = load_part(at.keys + start, element(p), size, aligned);
 #pragma unroll
-      for (int p = 0; p < kParts; ++p) v[u][p] = load_part(values + key * width, element(p), size, aligned);
+      for (int p = 0; p < kParts; ++p) v[u][p] = load_part(at.values + start, element(p), size, aligned);
     }
     float scores[kUnroll];
     float next = state.top;
@@ -309,8 +298,7 @@ void launch_cached(const AttentionArgs& args, const CacheArgs& cache, cudaStream
                   static_cast<unsigned>(splits));
   constexpr std::int64_t kAligned = Part<T>::kSize;
   const bool aligned = args.head_size % kAligned == 0 && args.row_stride % kAligned == 0 &&
-                       args.head_stride % kAligned == 0 && is_aligned(args.q) && is_aligned(cache.keys) &&
-                       is_aligned(cache.values);
+                       args.head_stride % kAligned == 0 && is_aligned(args.q);
   launch_early(cached_kernel<T, kLanes, kParts>, grid, kThreads, 0, stream, args, cache, aligned);
 }
 
@@ -355,9 +343,8 @@ bool rotate_and_append(const HeadsArgs& heads, const AttentionArgs& args, const 
   const bool takes = !heads.normed && heads.scale_beta == 0.0f && heads.cos != nullptr && !heads.neighbours &&
                      heads.pairs % 2 == 0 && d % 4 == 0 && (d - 2 * heads.pairs) % 4 == 0 &&
                      heads.row_stride % 2 == 0 && heads.head_stride % 2 == 0 &&
-                     is_aligned(heads.data, 2 * element) && is_aligned(cache.keys, 2 * element) &&
-                     is_aligned(cache.values, 2 * element) && args.q == at(0) &&
-                     args.k == at(args.num_heads) && args.v == at(args.num_heads + args.num_kv_heads);
+                     is_aligned(heads.data, 2 * element) && args.q == at(0) && args.k == at(args.num_heads) &&
+                     args.v == at(args.num_heads + args.num_kv_heads);
   if (!takes) return false;
   const std::int64_t threads = args.rows * (args.num_heads + 2 * args.num_kv_heads) * (d / 4);
   if (threads == 0) return true;

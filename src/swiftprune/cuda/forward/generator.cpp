@@ -8,18 +8,20 @@ namespace {
 
 class DeviceGenerator : public SequenceGenerator {
  public:
-  explicit DeviceGenerator(std::unique_ptr<DeviceModel> model) : model_(std::move(model)) {}
+  explicit DeviceGenerator(std::unique_ptr<DeviceModel> model) : model_(std::move(model)) { start_all(); }
   ConstMatrixView append(std::span<const std::int32_t> ids) override {
     return model_->append(0, model_->num_lanes(), ids);
   }
-  void restart() override {
-    for (std::int64_t lane = 0; lane < model_->num_lanes(); ++lane) model_->restart(lane);
-  }
+  void restart() override { start_all(); }
   std::int64_t bytes_per_step(std::int64_t position) const override {
     return model_->bytes_per_step(position);
   }
 
  private:
+  void start_all() {
+    for (std::int64_t lane = 0; lane < model_->num_lanes(); ++lane)
+      model_->start({lane, lane, 0, model_->capacity()});
+  }
   std::unique_ptr<DeviceModel> model_;
 };
 
@@ -28,10 +30,10 @@ class DeviceEngine : public SequenceEngine {
   explicit DeviceEngine(std::unique_ptr<DeviceModel> model) : model_(std::move(model)) {}
   std::int64_t num_lanes() const override { return model_->num_lanes(); }
   std::int64_t capacity() const override { return model_->capacity(); }
-  void restart(std::int64_t lane) override { model_->restart(lane); }
-  std::int64_t keep(std::int64_t lane, std::int64_t positions) override {
-    return model_->keep(lane, positions);
-  }
+  std::optional<std::int64_t> start(const LaneStart& start) override { return model_->start(start); }
+  void trim(std::int64_t lane) override { model_->trim(lane); }
+  void drop(std::int64_t lane) override { model_->drop(lane); }
+  CacheMemory cache_memory() const override { return model_->cache_memory(); }
   void swap(std::int64_t a, std::int64_t b) override { model_->swap(a, b); }
   ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override {
     return model_->append(lane, 1, ids);
@@ -108,8 +110,9 @@ std::unique_ptr<SequenceGenerator> make_generator(const Model& model, ComputeTyp
 
 std::unique_ptr<SequenceEngine> make_engine(const Model& model, ComputeType compute, std::int64_t lanes,
                                             std::int64_t capacity, const GpuOptions& device) {
-  return std::make_unique<DeviceEngine>(
-      std::make_unique<DeviceModel>(model, compute, lanes, capacity, device));
+  auto of_device = std::make_unique<DeviceModel>(model, compute, lanes, capacity, device);
+  of_device->share_memory(device.cache_bytes);
+  return std::make_unique<DeviceEngine>(std::move(of_device));
 }
 
 std::unique_ptr<SpeedTarget> make_speed_target(ComputeType compute, const GpuOptions& device) {

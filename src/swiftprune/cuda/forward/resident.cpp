@@ -9,6 +9,7 @@ namespace swiftprune::cuda {
 namespace {
 
 constexpr std::int64_t kPassTokens = 4096;  // of prompts at a time: bounds the activations
+constexpr std::uint64_t kSparePart = 32;    // of the memory: what CUDA takes itself, for graphs among others
 
 template <class T>
 PinnedBuffer pinned(std::int64_t count) {
@@ -32,7 +33,8 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
       products_(memory_, stream_),
       head_(memory_, products_, of, dtype_, lanes, stream_),
       forward_(memory_, products_, of, std::max(lanes, std::min(lanes * capacity, kPassTokens)), capacity,
-               dtype_, stream_) {
+               dtype_, stream_),
+      cache_(memory_, of.config(), dtype_, lanes, capacity) {
   expect(lanes > 0 && capacity > 0, "DeviceModel: room for sequences");
   const ModelConfig& config = of.config();
   for (std::int64_t lane = 0; lane < lanes; ++lane) slots_.push_back(static_cast<std::int32_t>(lane));
@@ -44,9 +46,7 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
     loader.finish();
     block.load_packed(memory_, stream_);
     block.refresh(stream_);
-    const std::int64_t width = config.kv_size_in(block.config());
-    caches_.push_back({DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached keys"),
-                       DeviceMatrix(memory_, dtype_, lanes * capacity, width, "cached values")});
+    caches_.push_back({.pages = cache_.args(layer)});
     if (block.config().has_state())
       caches_.back().mixer = make_mixer_state(memory_, block.config().mixer(), lanes);
   }
@@ -59,7 +59,44 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
   host_places_ = pinned<std::int32_t>(2 * lanes);
   host_logits_ = pinned<float>(lanes * config.vocab_size);
   if (device.timings != nullptr) tune(device);
+  cache_.set_limit(cache_.most_pages());
   stream_.synchronize();
+}
+
+void DeviceModel::share_memory(std::uint64_t cache_bytes) {
+  const std::uint64_t spare = memory_.limit() / kSparePart;
+  const std::uint64_t taken = memory_.used() + spare;
+  const std::uint64_t left = memory_.limit() > taken ? memory_.limit() - taken : 0;
+  const std::int64_t pages =
+      cache_pages(cache_bytes, cache_.page_bytes(), cache_.most_pages(), "--cache-memory");
+  const auto fitting = static_cast<std::int64_t>(left / static_cast<std::uint64_t>(cache_.page_bytes()));
+  if (fitting == 0) {
+    fail(ErrorKind::kDevice,
+         "cuda: the model leaves {:.2f} GB for cached keys and values, expected at least {:.2f} GB; use a "
+         "larger "
+         "--gpu-memory or a smaller --batch",
+         static_cast<double>(left) * 1e-9, static_cast<double>(cache_.page_bytes()) * 1e-9);
+  }
+  cache_.set_limit(std::min(pages, fitting));
+  capacity_ = std::min(capacity_, std::min(pages, fitting) * LanePages::kPositions);
+  shares_memory_ = true;
+}
+
+std::optional<std::int64_t> DeviceModel::start(const LaneStart& start) {
+  check(cudaSetDevice(device_));
+  const std::int64_t shared = model_.config().has_recurrent_blocks() ? 0 : start.shared;
+  expect(shared <= position(start.source) && start.positions <= capacity_, "start: positions that there are");
+  try {
+    if (!cache_.start({slot(start.lane), slot(start.source), shared, start.positions}, stream_))
+      return std::nullopt;
+  } catch (const Error&) {
+    if (!shares_memory_) throw;
+    // Another program has taken it: what there is has to do. The error is not one of the kernels to come.
+    cudaGetLastError();
+    cache_.stop_growing();
+    return std::nullopt;
+  }
+  return positions_[static_cast<std::size_t>(start.lane)] = shared;
 }
 
 void DeviceModel::tune(const GpuOptions& device) {
@@ -125,13 +162,13 @@ void DeviceModel::run_blocks(std::int64_t rows, const CachedRows& cached) {
 void DeviceModel::pass(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids) {
   const std::int64_t length = std::ssize(ids) / count;
   stream_.synchronize();  // the pass before
+  cache_.upload(stream_);
   load_tokens(first, count, ids);
   const auto begin = positions_.begin() + first;
   run_blocks(std::ssize(ids),
              {.length = length,
               .lanes = places_.as<std::int32_t>(),
               .positions = places_.as<std::int32_t>() + num_lanes(),
-              .capacity = capacity_,
               .scratch = scratch_.data(),
               .from_start = std::all_of(begin, begin + count, [](std::int64_t at) { return at == 0; })});
   for (std::int64_t s = 0; s < count; ++s) positions_[static_cast<std::size_t>(first + s)] += length;
@@ -142,12 +179,12 @@ DeviceView DeviceModel::step(std::int64_t first, std::span<const std::int32_t> i
   const std::int64_t count = std::ssize(ids);
   const DeviceView rows = hidden_.view().row_block(0, count);
   stream_.synchronize();
+  cache_.upload(stream_);
   load_tokens(first, count, ids);
   const auto run = [&] {
     run_blocks(count, {.length = 1,
                        .lanes = places_.as<std::int32_t>(),
                        .positions = places_.as<std::int32_t>() + num_lanes(),
-                       .capacity = capacity_,
                        .scratch = scratch_.data()});
     return head_.logits(rows);
   };
@@ -175,7 +212,7 @@ ConstMatrixView DeviceModel::append(std::int64_t first, std::int64_t count,
   expect(count > 0 && first + count <= num_lanes() && length > 0 && length * count == std::ssize(ids),
          "append: the same number of tokens to each lane");
   for (std::int64_t lane = first; lane < first + count; ++lane)
-    expect(position(lane) + length <= capacity_, "append: tokens that fit");
+    expect(position(lane) + length <= cache_.room(slot(lane)), "append: tokens that fit");
   if (length == 1) return download(step(first, ids));
   const auto part = [&](std::int64_t from, std::int64_t tokens) {
     return ids.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(tokens));

@@ -1,5 +1,4 @@
-// A model that stays in device memory to generate: all blocks, the head, and a cache of keys and values for
-// each lane. What ResidentModel is on the CPU.
+// A model that stays in device memory to generate: all blocks, the head, and keys and values of each lane. What ResidentModel is on the CPU.
 #pragma once
 
 #include <map>
@@ -8,9 +7,11 @@
 #include <vector>
 
 #include "swiftprune/cuda/forward/head.h"
+#include "swiftprune/cuda/forward/lane_cache.h"
 #include "swiftprune/cuda/forward/streaming.h"
 #include "swiftprune/cuda/sparse/tuning.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/model/sequence_engine.h"
 
 namespace swiftprune::cuda {
 
@@ -23,12 +24,17 @@ class DeviceModel {
   std::int64_t num_lanes() const { return std::ssize(positions_); }
   std::int64_t capacity() const { return capacity_; }
   std::int64_t position(std::int64_t lane) const { return positions_[static_cast<std::size_t>(lane)]; }
-  // Only the first so many positions of a lane stay, or none, where a mixer's state cannot go back. Returns how many do.
-  std::int64_t keep(std::int64_t lane, std::int64_t positions) {
-    return positions_[static_cast<std::size_t>(lane)] =
-               model_.config().has_recurrent_blocks() ? 0 : positions;
+  // The caches take so many bytes at most (0: what --gpu-memory leaves), and lanes what they need of them; before the
+  // first lane starts. Throws Error{kUsage} or Error{kDevice} where that is nothing.
+  void share_memory(std::uint64_t cache_bytes);
+  // As SequenceEngine's. Memory that turns out not to be there is an error, unless lanes share it.
+  std::optional<std::int64_t> start(const LaneStart& start);
+  void trim(std::int64_t lane) { cache_.trim(slot(lane), position(lane)); }
+  void drop(std::int64_t lane) {
+    positions_[static_cast<std::size_t>(lane)] = 0;
+    trim(lane);
   }
-  void restart(std::int64_t lane) { positions_[static_cast<std::size_t>(lane)] = 0; }
+  CacheMemory cache_memory() const { return {cache_.used_bytes(), cache_.limit_bytes()}; }
   void swap(std::int64_t a, std::int64_t b);  // the two change places
 
   // Appends the same number of tokens to each of the lanes [first, first + count): ids [count·length], lane
@@ -49,6 +55,7 @@ class DeviceModel {
     cudaGraphExec_t graph = nullptr;
     int runs = 0;
   };
+  std::int64_t slot(std::int64_t lane) const { return slots_[static_cast<std::size_t>(lane)]; }
   void tune(const GpuOptions& device);
   void load_tokens(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids);
   void run_blocks(std::int64_t rows, const CachedRows& cached);
@@ -69,7 +76,9 @@ class DeviceModel {
   BlockForward forward_;
   std::optional<DeviceTuner> tuner_;  // holds the library that blocks' second forms use
   std::vector<BlockWeights> blocks_;
-  std::vector<DeviceCache> caches_;
+  LaneCache cache_;
+  bool shares_memory_ = false;
+  std::vector<DeviceCache> caches_;  // [layer]
   DeviceMatrix hidden_, last_;
   DeviceBuffer places_;   // [2, lanes]: slots, then positions of the sequences of a pass
   DeviceBuffer scratch_;  // of cached_attention
