@@ -536,6 +536,36 @@ TEST(SchedulerMemory, WhenTheFirstThatWaitsGoesTheNextMayFit) {
   running->cancel();
 }
 
+// A long prompt is read in chunks; a short one that comes behind it takes every other chunk. One as long waits.
+TEST(SchedulerTurns, AShortPromptNeedNotWaitForALongOne) {
+  class ChunkEngine : public FaultyEngine {
+   public:
+    ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override {
+      chunks.push_back(ids.front());
+      return FaultyEngine::prefill(lane, ids);
+    }
+    std::vector<std::int32_t> chunks;  // their first ids
+  } engine;
+  SchedulerOptions options;
+  options.prefill_chunk = 4;
+  options.reuses_prompts = false;
+  {
+    Scheduler scheduler(engine, options);
+    std::vector<GenerationRequest> requests;
+    for (const auto& [length, id] : {std::pair{400, 1}, {400, 2}, {8, 3}})
+      requests.push_back(plain(std::vector<std::int32_t>(static_cast<std::size_t>(length), id), 3));
+    for (const auto& generation : scheduler.submit(std::move(requests)))
+      EXPECT_EQ(finish(*generation).tokens.size(), 3u);
+  }
+  const auto at = [&](std::int32_t id) {
+    return std::find(engine.chunks.begin(), engine.chunks.end(), id) - engine.chunks.begin();
+  };
+  EXPECT_LE(at(3), 2);
+  EXPECT_EQ(engine.chunks[static_cast<std::size_t>(at(3) + 1)], 1);  // in turns
+  EXPECT_EQ(engine.chunks[static_cast<std::size_t>(at(3) + 2)], 3);
+  EXPECT_GT(at(2), std::count(engine.chunks.begin(), engine.chunks.end(), 1) - 5);
+}
+
 // Lanes and queue together, however fast they come; more at once than there is room for are refused whole.
 TEST(SchedulerFaults, ABurstThatFitsIsAccepted) {
   class SlowEngine : public FaultyEngine {

@@ -1,5 +1,6 @@
 swiftprune_test(serving/answer_text)
 swiftprune_test(serving/batch_engine)
+swiftprune_test(serving/chunk_pace)
 swiftprune_test(serving/json_acceptor)
 swiftprune_test(serving/openai_api)
 swiftprune_test(serving/scheduler)

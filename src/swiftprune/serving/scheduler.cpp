@@ -29,11 +29,16 @@ SchedulerCounts idle_counts(const SequenceEngine& engine) {
   return counts;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 }  // namespace
 
 Scheduler::Scheduler(SequenceEngine& engine, const SchedulerOptions& options)
     : engine_(engine),
       options_(options),
+      pace_(options.prefill_chunk),
       lanes_(static_cast<std::size_t>(engine.num_lanes())),
       counts_(idle_counts(engine)),
       thread_([this, context = current_run()] {
@@ -147,25 +152,37 @@ void Scheduler::end_all(const Failure& failure) {
   counts_.running = 0;
 }
 
-// Waits when there is nothing to do. One prompt at a time is taken in: its lane is the last.
+// The one that came first; while a prompt is being read, the first that has less to read than is left of that one.
+std::shared_ptr<Generation> Scheduler::next_to_start() const {
+  const std::size_t reading = running_.size() - decoding_;
+  if (out_of_memory_ || reading > 1 || static_cast<std::int64_t>(running_.size()) == engine_.num_lanes())
+    return nullptr;
+  for (const std::shared_ptr<Generation>& generation : waiting_) {
+    if (reading == 0) return generation;
+    const std::vector<std::int32_t>& prompt = generation->request_.prompt;
+    const std::size_t left = running_.back()->request_.prompt.size() - running_.back()->taken_;
+    if (prompt.size() - find_beginning(prompt).shared < left) return generation;
+  }
+  return nullptr;
+}
+
+// Waits when there is nothing to do.
 void Scheduler::admit() {
   std::shared_ptr<Generation> next;
   {
     std::unique_lock lock(mutex_);
     work_.wait(lock, [&] { return stopping_ || !running_.empty() || !waiting_.empty(); });
-    if (stopping_ || waiting_.empty() || out_of_memory_ || decoding_ < running_.size() ||
-        static_cast<std::int64_t>(running_.size()) == engine_.num_lanes()) {
-      return;
-    }
-    next = waiting_.front();  // only this thread takes from the front
+    if (stopping_) return;
+    next = next_to_start();
   }
+  if (next == nullptr) return;
   const bool started = start_lane(*next);
   const std::lock_guard lock(mutex_);
   if (!started && !running_.empty()) {
     out_of_memory_ = true;
     return;
   }
-  waiting_.pop_front();
+  std::erase(waiting_, next);
   counts_.cache = engine_.cache_memory();
   if (!started) {
     // What any request may ask for is had without the others: memory went elsewhere.
@@ -210,6 +227,11 @@ void Scheduler::swap_lanes(std::size_t a, std::size_t b) {
   if (a == b) return;
   engine_.swap(static_cast<std::int64_t>(a), static_cast<std::int64_t>(b));
   std::swap(lanes_[a], lanes_[b]);
+}
+
+void Scheduler::swap_running(std::size_t a, std::size_t b) {
+  swap_lanes(a, b);
+  std::swap(running_[a], running_[b]);
 }
 
 bool Scheduler::start_lane(Generation& generation) {
@@ -261,7 +283,9 @@ bool Scheduler::drop_oldest(std::size_t lane) {
 }
 
 void Scheduler::prefill() {
-  const std::size_t lane = decoding_;
+  // Of two prompts in turns.
+  second_ = !second_ && running_.size() - decoding_ > 1;
+  std::size_t lane = decoding_ + (second_ ? 1 : 0);
   Generation& generation = *running_[lane];
   std::span<const float> logits;
   try {
@@ -270,7 +294,8 @@ void Scheduler::prefill() {
     return fail_lanes(lane, lane + 1, std::current_exception());
   }
   if (generation.taken_ < generation.request_.prompt.size()) return;
-  ++decoding_;
+  swap_running(lane, decoding_);
+  lane = decoding_++;
   if (generation.request_.max_tokens == 0) return remove(lane, FinishReason::kLength);
   advance(lane, logits);
 }
@@ -278,11 +303,14 @@ void Scheduler::prefill() {
 std::span<const float> Scheduler::take_prompt(Generation& generation, std::int64_t lane) {
   const GenerationRequest& request = generation.request_;
   const bool scored = request.prompt_logprobs;
-  const std::int64_t chunk = scored ? std::min(kScoredChunk, options_.prefill_chunk) : options_.prefill_chunk;
+  const std::int64_t paced = pace_.next(decoding_ > 0);
+  const std::int64_t chunk = scored ? std::min(kScoredChunk, paced) : paced;
   const std::span<const std::int32_t> prompt(request.prompt);
   const std::size_t count = std::min(prompt.size() - generation.taken_, static_cast<std::size_t>(chunk));
   const auto ids = prompt.subspan(generation.taken_, count);
+  const auto begin = std::chrono::steady_clock::now();
   const ConstMatrixView logits = scored ? engine_.prefill_all(lane, ids) : engine_.prefill(lane, ids);
+  pace_.add_chunk(std::ssize(ids), seconds_since(begin));
   if (scored && generation.taken_ == 0) generation.push({.token = prompt[0], .of_prompt = true});
   for (std::size_t row = 0; scored && row < count; ++row) {
     const std::size_t next = generation.taken_ + row + 1;
@@ -305,7 +333,9 @@ void Scheduler::decode() {
   try {
     std::vector<std::int32_t> ids;
     for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
+    const auto begin = std::chrono::steady_clock::now();
     logits = engine_.decode(ids);
+    pace_.add_step(seconds_since(begin));
     for (std::size_t lane = 0; lane < decoding_; ++lane) lanes_[lane].read.push_back(ids[lane]);
   } catch (...) {
     // How far each lane got is unknown.
@@ -385,8 +415,7 @@ void Scheduler::remove_done() {
 void Scheduler::remove(std::size_t lane, FinishReason reason, const std::string& message) {
   const std::shared_ptr<Generation> generation = running_[lane];
   const auto swap = [&](std::size_t other) {
-    swap_lanes(lane, other);
-    std::swap(running_[lane], running_[other]);
+    swap_running(lane, other);
     lane = other;
   };
   if (lane < decoding_) swap(--decoding_);  // behind the lanes that go on decoding

@@ -1,6 +1,6 @@
 // Continuous batching: a bounded queue of requests and one thread that decodes all running ones together. A
 // new request joins between two steps, as soon as a lane is free and the engine has memory for all that it may come to
-// need; its prompt is taken in chunks, so that it does not hold up the others for long; of a prompt that begins as what
+// need; its prompt is taken in chunks (chunk_pace.h), so that it does not hold up the others for long, and a long one shares them with a shorter one; of a prompt that begins as what
 // a lane has read, only the rest is read. What fails ends the requests that it concerns, never the thread.
 #pragma once
 
@@ -18,13 +18,14 @@
 #include <vector>
 
 #include "swiftprune/model/sequence_engine.h"
+#include "swiftprune/serving/chunk_pace.h"
 #include "swiftprune/serving/generation.h"
 
 namespace swiftprune {
 
 struct SchedulerOptions {
-  std::size_t max_waiting = 64;  // requests that wait while every lane is taken
-  std::int64_t prefill_chunk = 256;
+  std::size_t max_waiting = 64;       // requests that wait while every lane is taken
+  std::int64_t prefill_chunk = 256;   // tokens of a prompt at a time at most
   std::chrono::seconds timeout{300};  // of a request, from its arrival
   bool reuses_prompts = true;         // of what lanes have read
 };
@@ -66,6 +67,7 @@ class Scheduler {
   void run();
   void end_all(const Failure& failure);
   void admit();
+  std::shared_ptr<Generation> next_to_start() const;  // null: none now
   // The lane that a request gets, and whose beginning it takes over.
   struct Beginning {
     std::size_t lane = 0, source = 0;
@@ -77,6 +79,7 @@ class Scheduler {
   bool start_lane(Generation& generation);
   bool drop_oldest(std::size_t lane);
   void swap_lanes(std::size_t a, std::size_t b);
+  void swap_running(std::size_t a, std::size_t b);
   void prefill();
   // One chunk of a prompt: the logits behind it.
   std::span<const float> take_prompt(Generation& generation, std::int64_t lane);
@@ -93,6 +96,8 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;
+  bool second_ = false;  // of two prompts that are being read: which had the last chunk
+  ChunkPace pace_;
   bool out_of_memory_ = false;  // for the first that waits, until a lane ends
   // By lane, used or free.
   struct Lane {

@@ -7,6 +7,7 @@ target_sources(swiftprune PRIVATE
   serving/answer_json.cpp
   serving/answer_text.cpp
   serving/batch_engine.cpp
+  serving/chunk_pace.cpp
   serving/generation.cpp
   serving/http_front.cpp
   serving/http_server.cpp
