@@ -8,6 +8,15 @@
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
+namespace {
+
+LanePages lanes_of_pages(std::int64_t lanes, std::int64_t pages) {
+  LanePages result(lanes);
+  result.add_pages(pages);
+  return result;
+}
+
+}  // namespace
 
 BatchEngine::BatchEngine(const Model& model, const Backend& backend, ComputeType compute, std::int64_t lanes,
                          std::int64_t capacity, Autotuner* tuner, std::uint64_t cache_bytes)
@@ -17,14 +26,13 @@ BatchEngine::BatchEngine(const Model& model, const Backend& backend, ComputeType
       capacity_(capacity),
       page_bytes_(LanePages::kPositions * model.config().cache_size() *
                   static_cast<std::int64_t>(sizeof(float))),
-      pages_(lanes),
+      pages_(lanes_of_pages(lanes, cache_pages(cache_bytes, page_bytes_,
+                                               lanes * LanePages::pages_for(capacity), "--cache-memory"))),
       resident_(model, backend, compute, lanes, capacity, tuner),
       positions_(static_cast<std::size_t>(lanes), 0),
       page_lanes_(static_cast<std::size_t>(lanes)) {
   expect(lanes > 0 && capacity > 0, "BatchEngine: room for sequences");
   std::iota(page_lanes_.begin(), page_lanes_.end(), 0);
-  pages_.add_pages(
-      cache_pages(cache_bytes, page_bytes_, lanes * LanePages::pages_for(capacity), "--cache-memory"));
   capacity_ = std::min(capacity, pages_.num_pages() * LanePages::kPositions);
 }
 
