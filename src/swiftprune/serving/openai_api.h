@@ -21,7 +21,8 @@ struct ApiLimits {
   std::int64_t max_tokens =
       1024;                      // of an answer; also the default where the body names none, but at most 256
   std::int64_t capacity = 4096;  // prompt and answer
-  std::string memory_option;     // where there is no memory for more than `capacity`: what it was limited by
+  std::string memory_option =
+      {};  // where there is no memory for more than `capacity`: what it was limited by
   std::int64_t max_answers = 128;  // of one request: prompts times n
 };
 
