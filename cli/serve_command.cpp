@@ -14,6 +14,7 @@
 #include "model_text.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/helper_threads.h"
 #include "swiftprune/serving/chat_page.h"
 #include "swiftprune/serving/server.h"
 
@@ -109,6 +110,7 @@ void run(ServeFlags& flags) {
   const auto engine = device->engine(*model, compute_by_name(flags.compute, *device), flags.lanes,
                                      options.limits.capacity, flags.load);
   fit_memory(*engine, *device, options.limits);
+  release_helper_threads();  // the scheduler's thread does the work now
   Server server(*model, *engine, *tokenizer, options);
   say_listening(flags, server.port());
   check_interrupt();

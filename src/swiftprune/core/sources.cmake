@@ -8,6 +8,7 @@ target_sources(swiftprune PRIVATE
   core/named_numbers.cpp
   core/child_process.cpp
   core/own_library.cpp
+  core/helper_threads.cpp
   core/parallel.cpp
   core/run_context.cpp
   core/timeline.cpp
