@@ -65,6 +65,12 @@ PackedTensor stand_in(const PlanEntry& entry, const SolvedLevel& level, DType dt
   return pack(weight, formats_for(weight, Quantize::kNone).front().format);
 }
 
+// What a stand-in is told by. Its zeros are the twentieths, or the pattern's.
+std::string stand_in_key(const PlanEntry& entry, SolvedLevel level, DType dtype, int twentieths) {
+  level.sparsity = 0.0;
+  return fmt::format("{} {} {} {} {}", entry.rows, entry.cols, name_of(dtype), describe(level), twentieths);
+}
+
 int nearest_twentieths(double kept) { return static_cast<int>(std::lround(kSteps * kept)); }
 
 // A folder whose index names the stand-ins' file and, for everything else, the model's own files.
@@ -81,8 +87,7 @@ void write_stand_ins(const Model& model, std::span<const PlanEntry* const> entri
     const PlanEntry& entry = *entries[i];
     const int twentieths = nearest_twentieths(1.0 - levels[i].zeros);
     const DType dtype = source.at(entry.tensor).dtype;
-    const std::string key = fmt::format("{} {} {} {} {}", entry.rows, entry.cols, name_of(dtype),
-                                        describe(levels[i]), twentieths);
+    const std::string key = stand_in_key(entry, levels[i], dtype, twentieths);
     auto found = made.find(key);
     if (found == made.end()) found = made.emplace(key, stand_in(entry, levels[i], dtype, twentieths)).first;
     of_entry.push_back(&found->second);
@@ -143,10 +148,7 @@ DecodeTimes::DecodeTimes(const Model& model, DecodeClock& clock, fs::path work, 
 
 double DecodeTimes::stand_in_us(const PlanEntry& entry, const SolvedLevel& level, int twentieths) {
   const DType dtype = model_.checkpoint().at(entry.tensor).dtype;
-  SolvedLevel kind = level;
-  kind.sparsity = 0.0;  // described by what is kept
-  const Key key{fmt::format("{} {} {} {}", entry.rows, entry.cols, name_of(dtype), describe(kind)),
-                twentieths};
+  const std::string key = stand_in_key(entry, level, dtype, twentieths);
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   double us = 0.0;
   if (ranks_.is_first()) us = clock_.product_us(stand_in(entry, level, dtype, twentieths));

@@ -8,7 +8,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <utility>
 
 #include "swiftprune/core/progress.h"
 #include "swiftprune/device/device.h"
@@ -55,7 +54,6 @@ class DecodeTimes {
                  double saved_us);
 
  private:
-  using Key = std::pair<std::string, int>;  // shape and storage, twentieths that are kept
   double stand_in_us(const PlanEntry& entry, const SolvedLevel& level, int twentieths);
 
   const Model& model_;
@@ -64,7 +62,7 @@ class DecodeTimes {
   Communicator& ranks_;
   double dense_us_ = 0.0;
   double gain_ = 1.0;
-  std::map<Key, double> known_;
+  std::map<std::string, double> known_;  // microseconds of the stand-ins' products
 };
 
 }  // namespace swiftprune

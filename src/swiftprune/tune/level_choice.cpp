@@ -27,14 +27,8 @@ constexpr double kClearly = 0.7;                      // of a choice's cost: wha
 constexpr double kDivergenceShare = 0.5,
                  kDivergenceBits = 4.1;  // where levels are solved for a limit of divergence
 
-double zeros_of(const Pattern& pattern, double share) {
-  return pattern.kind == Pattern::Kind::kNofM
-             ? 1.0 - static_cast<double>(pattern.n) / static_cast<double>(pattern.m)
-             : share;
-}
-
 SolvedLevel level_of(const Pattern& pattern, double share, const std::optional<QuantGrid>& grid) {
-  const double zeros = zeros_of(pattern, share);
+  const double zeros = target_sparsity({.pattern = pattern, .sparsity = share});
   return {.sparsity = zeros, .grid = grid, .pattern = pattern, .zeros = zeros};
 }
 
@@ -57,13 +51,9 @@ LevelChoice::LevelChoice(const Model& model, const TuneOptions& options, DecodeT
   if (num_tuned_ == 0.0) bad_usage("--skip: leaves no linear to tune");
   count_bytes();
   check_options();
-  for (const PlanEntry& entry : plan_.entries) {
-    for (const Pattern& pattern : options.patterns) {
-      PruneTarget target;
-      target.pattern = pattern;
-      target.tensor = entry.tensor;
-      if (entry.prune) check_target(target, entry.rows, entry.cols);
-    }
+  for (const Pattern& pattern : options.patterns) {
+    defaults.pattern = pattern;
+    uniform_plan(model, defaults, options.skip);  // refuses what the linears or the refinement cannot have
   }
   if (times_ != nullptr) dense_us_ = total({});
 }

@@ -315,9 +315,10 @@ class Tuner {
   // Products side by side in a model are not what each takes alone: plans of about the budget's size tell.
   void calibrate(double start_kl) {
     for (int i = 0; times_ && i < kCalibrations; ++i) {
-      check_size();
       const LevelSearch guess(units_, goal(), start_kl, options_.seed);
-      if (is_near(timed_step(guess.fitted(goal().max_size)))) break;
+      const double step_us = timed_step(guess.fitted(goal().max_size));
+      check_size();  // the goal's size follows what was learned
+      if (is_near(step_us)) break;
     }
   }
 
@@ -342,7 +343,6 @@ class Tuner {
     for (std::size_t u = 0; u < units_.size(); ++u) start_[u] = units_[u].start;
     const double start_kl = search_kl({&start_, 1}).front();
     calibrate(start_kl);
-    check_size();
     search_.emplace(units_, goal(), start_kl, options_.seed);
     learn_known();
     result_.trials = std::ssize(known_);
