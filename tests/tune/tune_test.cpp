@@ -232,6 +232,9 @@ TEST_F(TuneTest, DamagedLevelsAreRefused) {
   damaged["units"][0]["levels"][1]["error"] = -1;
   refused(damaged, "levels[1]");
   damaged = whole;
+  damaged["units"][0]["levels"][1]["pattern"] = "9:4";
+  refused(damaged, "a pattern such as 2:4");
+  damaged = whole;
   damaged["units"][2]["name"] = "nowhere.weight";
   refused(damaged, "expected a linear of this model");
   damaged = whole;

@@ -51,7 +51,13 @@ SolvedLevel read_level(const JsonField& item) {
   SolvedLevel level;
   level.sparsity = item.at("sparsity").number();
   if (const auto grid = item.string_if("quantize")) level.grid = parse_grid(*grid, item.where());
-  if (const auto pattern = item.string_if("pattern")) level.pattern = parse_pattern(*pattern);
+  if (const auto pattern = item.string_if("pattern")) {
+    try {
+      level.pattern = parse_pattern(*pattern);
+    } catch (const Error&) {
+      item.at("pattern").unexpected("a pattern such as 2:4");
+    }
+  }
   level.zeros = item.at("zeros").number();
   level.error = item.at("error").number();
   const auto is_share = [](double value) { return value >= 0.0 && value <= 1.0; };
