@@ -62,10 +62,14 @@ fuzz-build: deps fuzz-deps
 	cmake --build --preset fuzz
 	rm -rf $(FUZZ_INPUTS) && mkdir -p $(FUZZ_INPUTS) && cp -r fuzz/dictionaries $(FUZZ_INPUTS)
 	build/fuzz/fuzz/write_seeds tests/data $(FUZZ_INPUTS)/seeds
+	cp -r fuzz/findings/. $(FUZZ_INPUTS)/seeds
 fuzz: fuzz-build
 	FUZZ_PROGRAMS=build/fuzz/fuzz FUZZ_INPUTS=$(FUZZ_INPUTS) OUT=build/fuzz/out tools/fuzz_campaign.sh $(FUZZ_SECONDS) $(JOBS) $(FUZZ)
-# For a machine without these packages: dist/fuzz-bundle.tar.xz.
+# For a machine without these packages: dist/fuzz-bundle.tar.xz. FUZZ_EARLIER: the folder of an earlier campaign's runs.txt
+# and corpora that it goes on with.
+FUZZ_EARLIER ?=
 fuzz-bundle: fuzz-build
+	$(if $(FUZZ_EARLIER),cp $(wildcard $(FUZZ_EARLIER)/runs.txt $(FUZZ_EARLIER)/corpus.tar.*) $(FUZZ_INPUTS))
 	tools/fuzz_bundle.sh build/fuzz/fuzz $(FUZZ_INPUTS) dist/fuzz-bundle.tar.xz
 # What of each parser the seeds and FUZZ_CORPUS (folders with a folder for each target) reach, as a table.
 FUZZ_CORPUS ?=

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -50,6 +51,23 @@ Inputs contents(const fs::path& folder, std::string_view ending, std::string_vie
   return inputs;
 }
 
+// A GGUF header with its keys and its architecture called otherwise; their lengths stand before them.
+std::string with_architecture(std::string header, std::string_view from, std::string_view to) {
+  constexpr std::string_view kKey = "general.architecture";
+  constexpr std::size_t kLength = 8, kType = 4;
+  for (auto at = header.find(from); at != std::string::npos; at = header.find(from, at + to.size())) {
+    const bool of_key = header[at + from.size()] == '.';
+    const std::size_t key = kKey.size() + kType + kLength;
+    if (at < key || (!of_key && header.compare(at - key, kKey.size(), kKey) != 0)) continue;
+    std::uint64_t length = 0;
+    std::memcpy(&length, header.data() + at - kLength, kLength);
+    length += to.size() - from.size();
+    std::memcpy(header.data() + at - kLength, &length, kLength);
+    header.replace(at, from.size(), to);
+  }
+  return header;
+}
+
 // What stands in front of the tensors, which gguf_fuzz puts zeros for; and blocks of every type.
 Inputs ggufs(const fs::path& data) {
   Inputs inputs;
@@ -60,6 +78,7 @@ Inputs ggufs(const fs::path& data) {
     std::uint64_t begin = bytes.size();
     for (const GgufTensor& tensor : gguf.tensors()) begin = std::min(begin, tensor.begin);
     inputs.push_back(bytes.substr(0, begin));
+    if (file.stem() == "llama") inputs.push_back(with_architecture(inputs.back(), "llama", "deci"));
   }
   for (std::uint32_t number = 0; number < 64; ++number) {
     const GgmlTypeTraits* type = find_ggml_type(number);
@@ -355,7 +374,7 @@ Inputs adapters(const fs::path& data) {
                        R"(B.weight":{"dtype":"F32","shape":[8,4],"data_offsets":[128,256]}})";
   header.resize(256, ' ');
   Inputs inputs = {R"({"peft_type":"LORA","r":4,"lora_alpha":4,"target_modules":["q_proj"]})"};
-  for (const std::string& config : contents(data / "adapter/llama3", ".json", "adapter_config"))
+  for (const std::string& config : contents(data / "adapter", ".json", "adapter_config"))
     inputs.push_back(config);
   for (std::string& input : inputs) input += std::string(kBetween) + header + std::string(256, '\0');
   return inputs;
