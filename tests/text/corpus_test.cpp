@@ -144,6 +144,15 @@ TEST_F(CorpusFile, WhatIsNoTextIsNamed) {
   expect_named("PAR1....", "a parquet file", "to_json");
   expect_named("\xFF\xFEh\x01", "UTF-16 text", "iconv");
   expect_named("PK\x03\x04", "a zip archive", "unpack");
+  using namespace std::string_literals;
+  expect_named("\xFF\xFE\0\0h\0\0\0"s, "UTF-32 text", "iconv");
+  expect_named("h\0e\0l\0l\0o\0"s, "zeros between", "UTF-16LE");
+  expect_named("\0h\0e\0l\0l\0o"s, "zeros between", "UTF-16BE");
+  std::string tar(512, '\0');
+  tar.replace(0, 5, "a.txt").replace(257, 5, "ustar");
+  expect_named(tar + "text", "a tar archive", "unpack");
+  expect_named("SQLite format 3\0"s, "a SQLite database", "JSON Lines");
+  EXPECT_EQ(read_corpus(write("x", "one\0two\0three"s)).documents.front().size(), 13u);  // odd, but text
   expect_named("version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer", "git lfs pull");
 }
 

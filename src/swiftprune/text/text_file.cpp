@@ -28,6 +28,7 @@ struct Foreign {
 constexpr std::array kForeign = {
     Foreign{"PAR1", "a parquet file", "write its text column as JSON Lines (pandas: to_json(lines=True))"},
     Foreign{"ARROW1", "an Arrow file", "write its text column as JSON Lines (datasets: to_json())"},
+    Foreign{std::string_view("\xFF\xFE\0\0", 4), "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"},
     Foreign{"\xFF\xFE", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"},
     Foreign{"\xFE\xFF", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"},
     Foreign{"PK\x03\x04", "a zip archive", "unpack it first"},
@@ -37,7 +38,26 @@ constexpr std::array kForeign = {
                              6),
             "an xz file", "decompress it first: unxz"},
     Foreign{"%PDF", "a PDF file", "extract its text first: pdftotext"},
+    Foreign{"SQLite format 3", "a SQLite database", "write its text column as JSON Lines"},
 };
+
+// Text of other encodings and archives whose bytes may all be UTF-8: what gives them away is further in.
+const Foreign* foreign_inside(std::string_view bytes) {
+  static constexpr Foreign kTar{"ustar", "a tar archive", "unpack it first: tar -x"};
+  static constexpr Foreign kWide{"",
+                                 "zeros between the bytes of its characters, as UTF-16 and UTF-32 have them",
+                                 "convert it: iconv -f UTF-16LE -t UTF-8 (or from UTF-16BE, UTF-32LE)"};
+  constexpr std::size_t kTarMagic = 257, kLooked = 4096;
+  if (bytes.substr(std::min(kTarMagic, bytes.size())).starts_with(kTar.start)) return &kTar;
+  const std::string_view first = bytes.substr(0, kLooked);
+  const auto zeros = std::ranges::count(first, '\0');
+  // Some characters of such a text may lie beyond Latin-1.
+  return zeros >= 2 && static_cast<std::size_t>(zeros) * 3 >= first.size() ? &kWide : nullptr;
+}
+
+[[noreturn]] void refuse_foreign(const Foreign& foreign, const std::string& file) {
+  bad_input("{}: found {}, expected UTF-8 text, JSON or JSON Lines; {}", file, foreign.what, foreign.hint);
+}
 
 void append(std::string& text, const char* piece, std::size_t size, const std::string& file) {
   if (text.size() + size > kMaxTextBytes) {
@@ -141,11 +161,9 @@ TextFile parse_text_file(const std::filesystem::path& file, std::string bytes) {
     if (extension == ".gz" || extension == ".zst") result.name.replace_extension();
   }
   for (const Foreign& foreign : kForeign) {
-    if (result.bytes.starts_with(foreign.start)) {
-      bad_input("{}: found {}, expected UTF-8 text, JSON or JSON Lines; {}", file.string(), foreign.what,
-                foreign.hint);
-    }
+    if (result.bytes.starts_with(foreign.start)) refuse_foreign(foreign, file.string());
   }
+  if (const Foreign* foreign = foreign_inside(result.bytes)) refuse_foreign(*foreign, file.string());
   if (result.bytes.starts_with(kByteOrderMark)) result.bytes.erase(0, kByteOrderMark.size());
   return result;
 }
