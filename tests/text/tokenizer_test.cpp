@@ -129,6 +129,23 @@ TEST_F(TokenizerFolder, TokenizerJsonKeepsItsOwnFrame) {
   EXPECT_EQ(open()->encode("x"), before);
 }
 
+// As GPT2Tokenizer, GPTNeoXTokenizer and Qwen2Tokenizer of transformers do; other classes keep the file's.
+TEST_F(TokenizerFolder, SomeClassesSayWhetherASpaceComesFirst) {
+  take("tokenizers/llama3_like.json", "tokenizer.json");
+  const auto of = [&](const std::string& config, const char* text) {
+    write("tokenizer_config.json", config);
+    return open()->encode(text, false);
+  };
+  const Ids without = of("{}", "x"), with = of("{}", " x");
+  ASSERT_NE(without, with);
+  for (const char* name : {"GPT2TokenizerFast", "GPTNeoXTokenizer", "Qwen2Tokenizer"}) {
+    const std::string begin = std::string(R"({"tokenizer_class": ")") + name + R"(", "add_prefix_space": )";
+    EXPECT_EQ(of(begin + "true}", "x"), with) << name;
+    EXPECT_EQ(of(begin + "false}", "x"), without) << name;
+  }
+  EXPECT_EQ(of(R"({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": true})", "x"), without);
+}
+
 TEST_F(TokenizerFolder, ConfigAddsTokensThatTheFileLacks) {
   take("tokenizers/digits_like.json", "tokenizer.json");
   const std::int64_t size = open()->vocab_size();

@@ -23,15 +23,33 @@ std::vector<AddedToken> added_tokens(const JsonField& root, const TokenizerConfi
   return tokens;
 }
 
+void set_prefix_space(nlohmann::json& pre_tokenizer, bool wanted) {
+  if (!pre_tokenizer.is_object()) return;
+  const nlohmann::json type = pre_tokenizer.value("type", nlohmann::json());
+  if (type == "ByteLevel") pre_tokenizer["add_prefix_space"] = wanted;
+  if (type != "Sequence" || !pre_tokenizer.contains("pretokenizers")) return;
+  for (nlohmann::json& part : pre_tokenizer["pretokenizers"]) set_prefix_space(part, wanted);
+}
+
+// transformers' classes whose constructors have a say in it, whatever tokenizer.json says; false where the folder says
+// nothing.
+void follow_class(const TokenizerConfig& config, nlohmann::json& tokenizer) {
+  constexpr std::string_view kClasses[] = {"GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"};
+  if (!config.tokenizer_class || !tokenizer.is_object() || !tokenizer.contains("pre_tokenizer")) return;
+  if (std::ranges::find(kClasses, *config.tokenizer_class) == std::end(kClasses)) return;
+  set_prefix_space(tokenizer["pre_tokenizer"], config.add_prefix_space.value_or(false));
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> open_tokenizer_json(const std::filesystem::path& file) {
   const std::string text = file_bytes(file);
   Sha256 hash;
   hash.update(text);
-  const nlohmann::json json = parse_json(text, file.string());
-  const JsonField root(json, file.string());
+  nlohmann::json json = parse_json(text, file.string());
   const TokenizerConfig config = read_tokenizer_config(file.parent_path(), hash);
+  follow_class(config, json);
+  const JsonField root(json, file.string());
   return make_tokenizer(root, config, std::move(hash));
 }
 
