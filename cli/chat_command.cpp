@@ -19,6 +19,7 @@
 #include "signals.h"
 #include "swiftprune/api/text_writer.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/end_tokens.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -264,6 +265,7 @@ void run(ChatOptions& options) {
   TextWriter writer(options.model, *device, compute_by_name(options.compute, *device), options.load,
                     options.adapter);
   print_notes(options.common, writer.model().notes());
+  print_notes(options.common, generation_notes(writer.model()));
   if (!options.chat_template.empty()) writer.use_chat_template(options.chat_template);
   if (writer.chat() == nullptr) {
     bad_input(

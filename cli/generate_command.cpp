@@ -10,6 +10,7 @@
 #include "model_text.h"
 #include "swiftprune/api/text_generator.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/model/end_tokens.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -48,6 +49,7 @@ void run(const GenerateOptions& options) {
   TextWriter writer(options.model, *device, compute_by_name(options.compute, *device), options.load,
                     options.adapter);
   print_notes(options.common, writer.model().notes());
+  print_notes(options.common, generation_notes(writer.model()));
   const std::vector<std::int32_t> prompt = prompt_ids(options, writer);
 
   Writing writing = writer.write(prompt, {.max_tokens = options.max_tokens, .sampler = options.sampler});

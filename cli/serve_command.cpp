@@ -15,6 +15,7 @@
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/helper_threads.h"
+#include "swiftprune/model/end_tokens.h"
 #include "swiftprune/serving/chat_page.h"
 #include "swiftprune/serving/server.h"
 
@@ -96,6 +97,7 @@ void run(ServeFlags& flags) {
   const auto tokenizer = Tokenizer::open(flags.model);
   ServerOptions& options = flags.server;
   fit_limits(flags, *model, options.limits);
+  print_notes(flags.common, generation_notes(*model, options.limits.capacity));
   options.max_body_bytes = static_cast<std::size_t>(parse_bytes("--max-body", flags.max_body));
   options.page = !flags.no_page;
   while (options.beside.ends_with('/')) options.beside.pop_back();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "swiftprune/model/end_tokens.h"
+
 namespace swiftprune {
 namespace {
 
@@ -47,6 +49,7 @@ Outcome<std::shared_ptr<TextGenerator>> TextGenerator::open(const TextGeneratorO
         generator->location_.folder, *generator->device_,
         compute_by_name(options.where.compute, *generator->device_), options.load, options.adapter);
     for (const std::string& note : generator->model().notes()) context.note(note);
+    for (const std::string& note : generation_notes(generator->model())) context.note(note);
     return generator;
   });
 }

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <utility>
+
+#include <fmt/ranges.h>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
+#include "swiftprune/model/config_fields.h"
 
 namespace swiftprune {
 namespace {
@@ -33,11 +38,61 @@ std::vector<std::int32_t> ids_of(const nlohmann::json& document, const std::stri
   return ids;
 }
 
+std::filesystem::path generation_file(const Model& model) {
+  return model.checkpoint().folder() / "generation_config.json";
+}
+std::optional<nlohmann::json> generation_config(const Model& model) {
+  const std::filesystem::path file = generation_file(model);
+  return std::filesystem::is_regular_file(file) ? std::optional(read_json_file(file)) : std::nullopt;
+}
+
+// What changes the text when it holds none of these values (as JSON, separated by spaces).
+constexpr NeutralField kAlways[] = {{"repetition_penalty", "1 1.0"},
+                                    {"encoder_repetition_penalty", "1 1.0"},
+                                    {"no_repeat_ngram_size", "0"},
+                                    {"bad_words_ids", "[]"},
+                                    {"force_words_ids", "[]"},
+                                    {"sequence_bias", "{} []"},
+                                    {"suppress_tokens", "[]"},
+                                    {"begin_suppress_tokens", "[]"},
+                                    {"forced_bos_token_id", ""},
+                                    {"forced_eos_token_id", ""},
+                                    {"forced_decoder_ids", "[]"},
+                                    {"exponential_decay_length_penalty", ""},
+                                    {"min_length", "0"},
+                                    {"min_new_tokens", "0"},
+                                    {"num_beams", "1"},
+                                    {"guidance_scale", "1 1.0"},
+                                    {"penalty_alpha", "0 0.0"},
+                                    {"stop_strings", "[]"}};
+constexpr NeutralField kSampling[] = {{"temperature", "1 1.0"}, {"top_k", "0"},
+                                      {"top_p", "1 1.0"},       {"min_p", "0 0.0"},
+                                      {"typical_p", "1 1.0"},   {"epsilon_cutoff", "0 0.0"},
+                                      {"eta_cutoff", "0 0.0"},  {"top_h", "1 1.0"}};
+
+std::string fields_note(const Model& model) {
+  const auto generation = generation_config(model);
+  const nlohmann::json& document = generation ? *generation : model.checkpoint().config();
+  if (!document.is_object()) return "";
+  std::vector<std::string> found;
+  const auto look = [&](const NeutralField& field) {
+    const auto at = document.find(field.name);
+    if (at != document.end() && !at->is_null() && !is_in_list(at->dump(), field.values))
+      found.push_back(fmt::format("{} {}", field.name, json_excerpt(*at, 40)));
+  };
+  for (const NeutralField& field : kAlways) look(field);
+  if (document.value("do_sample", nlohmann::json()) == true) {
+    for (const NeutralField& field : kSampling) look(field);
+  }
+  if (found.empty()) return "";
+  return fmt::format("{}: left aside: {}; texts are written as options and requests say",
+                     generation ? "generation_config.json" : "config.json", fmt::join(found, ", "));
+}
+
 std::vector<std::int32_t> named_ids(const Model& model) {
   const std::filesystem::path& folder = model.checkpoint().folder();
-  const std::filesystem::path generation = folder / "generation_config.json";
-  if (std::filesystem::is_regular_file(generation)) {
-    auto ids = ids_of(read_json_file(generation), generation.string());
+  if (const auto generation = generation_config(model)) {
+    auto ids = ids_of(*generation, generation_file(model).string());
     if (!ids.empty()) return ids;
   }
   const std::string config = (folder / "config.json").string();
@@ -55,6 +110,20 @@ std::vector<std::int32_t> end_tokens(const Model& model, const Tokenizer& tokeni
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
+}
+
+std::vector<std::string> generation_notes(const Model& model, std::int64_t positions) {
+  std::vector<std::string> notes;
+  if (std::string note = fields_note(model); !note.empty()) notes.push_back(std::move(note));
+  for (const RopeConfig& rope : model.config().ropes) {
+    if (rope.long_inverse_frequency.empty() || positions <= rope.long_from) continue;
+    notes.push_back(
+        fmt::format("rope_scaling: with up to {} positions the long factors count for every text; "
+                    "transformers takes them for texts "
+                    "beyond {} tokens alone, and so does this with limits of {} together",
+                    positions, rope.long_from, rope.long_from));
+  }
+  return notes;
 }
 
 }  // namespace swiftprune
