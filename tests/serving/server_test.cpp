@@ -24,6 +24,7 @@
 namespace swiftprune {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
@@ -226,7 +227,7 @@ TEST_F(ServerTest, HasTheStatusOfWhatIsWrong) {
 }
 
 // What comes back on a connection until the server closes it.
-std::string raw_answers(int port, const std::string& request) {
+std::string raw_answers(int port, const std::string& request, bool sends_no_more = false) {
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -234,6 +235,9 @@ std::string raw_answers(int port, const std::string& request) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+  if (sends_no_more) {
+    EXPECT_EQ(::shutdown(fd, SHUT_WR), 0);
+  }
   std::string all;
   char buffer[4096];
   ssize_t n = 0;
@@ -294,6 +298,40 @@ TEST_F(ServerTest, ClosesBehindARequestThatItDidNotRead) {
   }
 }
 
+// As `printf ... | nc -N` does.
+TEST_F(ServerTest, AnswersClientsThatHaveSentAll) {
+  start();
+  const std::string body = R"({"prompt": "The sun", "max_tokens": 3})";
+  for (const std::string& request : {std::string("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
+                                     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+                                         std::to_string(body.size()) + "\r\n\r\n" + body}) {
+    EXPECT_THAT(statuses(raw_answers(server_->port(), request, true)), ElementsAre("200")) << request;
+  }
+}
+
+TEST_F(ServerTest, AnswersTheWholeThatIsAskedFor) {
+  start();
+  const std::string all = raw_answers(server_->port(),
+                                      "GET /health HTTP/1.1\r\nHost: x\r\nRange: bytes=0-2\r\n\r\n"
+                                      "GET http://x/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(statuses(all), ElementsAre("200", "200"));
+  const std::string ok = R"({"status":"ok"})";
+  EXPECT_NE(all.find(ok), all.rfind(ok)) << all;
+  EXPECT_EQ(all.find("Content-Range"), std::string::npos);
+}
+
+TEST_F(ServerTest, RefusesHeadersThatReadersDifferIn) {
+  start();
+  const std::string request = "POST /v1/completions HTTP/1.1\r\nHost: x\r\n";
+  const std::string chunks = "13\r\n{\"prompt\": \"The sun\"}\r\n0\r\n\r\n";
+  EXPECT_THAT(raw_answers(server_->port(), request + "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunks),
+              AllOf(StartsWith("HTTP/1.1 501"), HasSubstr("found gzip, chunked, expected chunked")));
+  for (const char* header : {"Content-Length : 2\r\n", "X-One: 1\r\n Content-Length: 2\r\n"}) {
+    EXPECT_THAT(raw_answers(server_->port(), request + header + "\r\n{}"), StartsWith("HTTP/1.1 400"))
+        << header;
+  }
+}
+
 TEST_F(ServerTest, TakesOneLengthAlone) {
   start();
   for (const char* lengths : {"Content-Length: 2\r\nContent-Length: 30\r\n", "Content-Length: -5\r\n",
@@ -315,7 +353,7 @@ TEST_F(ServerTest, AsksForAKey) {
   EXPECT_FALSE(without->get_header_value("WWW-Authenticate").empty());
   for (const char* key : {"Bearer firs", "Bearer first2", "Bearer ", "first", "Basic first"})
     EXPECT_EQ(client().Get("/v1/models", {{"Authorization", key}})->status, 401) << key;
-  for (const char* key : {"Bearer first", "Bearer second"})
+  for (const char* key : {"Bearer first", "Bearer second", "bearer first"})  // RFC 9110: in either case
     EXPECT_EQ(client().Get("/v1/models", {{"Authorization", key}})->status, 200) << key;
   EXPECT_EQ(complete({{"prompt", "The"}})->status, 401);
 }

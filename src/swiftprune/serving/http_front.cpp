@@ -4,6 +4,7 @@
 #include <cctype>
 #include <exception>
 #include <new>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -49,12 +50,30 @@ Body read_body(const httplib::Request& request, const httplib::Response& respons
   return body;
 }
 
+// Names of types, encodings and schemes count in either case.
+std::string lowered(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+// What another reader would understand otherwise than the library does: a header's name with white space (RFC 9112, 5.1), a
+// transfer coding that it does not know.
+std::optional<ApiError> problem_of_headers(const httplib::Request& request) {
+  for (const auto& [name, value] : request.headers) {
+    if (std::any_of(name.begin(), name.end(), [](unsigned char c) { return c <= ' '; }))
+      return ApiError{400, "invalid_request_error", "a header's name with white space"};
+  }
+  const std::string coding = request.get_header_value("Transfer-Encoding");
+  if (!request.has_header("Transfer-Encoding") || lowered(coding) == "chunked") return std::nullopt;
+  return ApiError{501, "invalid_request_error",
+                  fmt::format("Transfer-Encoding: found {}, expected chunked", coding.substr(0, 64))};
+}
+
 void check_type(const httplib::Request& request) {
   std::string type = request.get_header_value("Content-Type");
-  type = type.substr(0, type.find(';'));
+  type = lowered(type.substr(0, type.find(';')));
   while (!type.empty() && type.back() == ' ') type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   // What `curl -d` says. A browser's page may send this type anywhere without asking first.
   const bool form = type == "application/x-www-form-urlencoded" && !request.has_header("Origin");
   if (!type.empty() && type != "application/json" && !form) {
@@ -148,10 +167,12 @@ void HttpFront::attach(HttpServer& http) {
     const bool unread =
         bodiless && (chunked || (counted && request.get_header_value("Content-Length") != "0"));
     const bool unclear = counted && !has_one_length(request);
-    if (!unread && !unclear && !(chunked && counted)) return Done::Unhandled;
-    answer(response,
-           ApiError{400, "invalid_request_error",
-                    unclear ? "Content-Length: expected one number" : "a body that is not expected here"});
+    const auto problem = problem_of_headers(request);
+    if (!problem && !unread && !unclear && !(chunked && counted)) return Done::Unhandled;
+    answer(response, problem ? *problem
+                             : ApiError{400, "invalid_request_error",
+                                        unclear ? "Content-Length: expected one number"
+                                                : "a body that is not expected here"});
     close_after(response);
     return Done::Handled;
   });
@@ -235,9 +256,9 @@ std::string HttpFront::methods_of(const std::string& path) const {
 
 bool HttpFront::has_key(const httplib::Request& request) const {
   if (options_.api_keys.empty()) return true;
-  constexpr std::string_view kScheme = "Bearer ";
+  constexpr std::string_view kScheme = "bearer ";
   const std::string given = request.get_header_value("Authorization");
-  if (!given.starts_with(kScheme)) return false;
+  if (lowered(given.substr(0, kScheme.size())) != kScheme) return false;
   bool known = false;
   for (const std::string& key : options_.api_keys)
     known |= same_key(std::string_view(given).substr(kScheme.size()), key);

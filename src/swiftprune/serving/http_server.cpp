@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 
 namespace swiftprune {
 namespace {
@@ -67,9 +68,9 @@ class Connection final : public httplib::Stream {
   }
 
   bool is_readable() const override { return begin_ < end_ || wait_for(socket_, POLLIN, read_timeout_) > 0; }
-  // Also that the client is still there.
+  // Also that the client still sends: of one that waits for a stream, the only sign that it has gone away.
   bool is_writable() const override {
-    if (wait_for(socket_, POLLOUT, write_timeout_) <= 0) return false;
+    if (!takes_more()) return false;
     char next = 0;
     const ssize_t n = ::recv(socket_, &next, 1, MSG_PEEK | MSG_DONTWAIT);
     return n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR));
@@ -90,8 +91,9 @@ class Connection final : public httplib::Stream {
     begin_ += taken;
     return static_cast<ssize_t>(taken);
   }
+  // What is at hand goes to clients that have sent all they want to (shutdown(SHUT_WR)), too.
   ssize_t write(const char* from, std::size_t size) override {
-    if (!is_writable()) return -1;
+    if (!takes_more()) return -1;
     ssize_t n = 0;
     do n = ::send(socket_, from, size, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
@@ -106,11 +108,23 @@ class Connection final : public httplib::Stream {
   socket_t socket() const override { return socket_; }
 
  private:
+  bool takes_more() const { return wait_for(socket_, POLLOUT, write_timeout_) > 0; }
+
   const socket_t socket_;
   const milliseconds read_timeout_, write_timeout_;
   std::array<char, 4096> buffer_;
   std::size_t begin_ = 0, end_ = 0;  // what was read and not yet taken
 };
+
+// The library would send the bytes of Range alone, with the status 200 that the handler gave: a server may answer the whole
+// (RFC 9110, 14.2). And an address may be written with its host (RFC 9112, 3.2.2).
+void set_right(httplib::Request& request) {
+  request.ranges.clear();
+  constexpr std::string_view kScheme = "http://";
+  if (!request.path.starts_with(kScheme)) return;
+  const std::size_t slash = request.path.find('/', kScheme.size());
+  request.path = slash == std::string::npos ? "/" : request.path.substr(slash);
+}
 
 milliseconds time_of(time_t seconds, time_t microseconds) {
   return std::chrono::seconds(seconds) +
@@ -129,7 +143,7 @@ HttpServer::HttpServer() {
 bool HttpServer::answer_one(httplib::Stream& stream, bool last) {
   bool asked_to_close = false;
   says_close = false;
-  return process_request(stream, last, asked_to_close, nullptr) && !asked_to_close && !says_close;
+  return process_request(stream, last, asked_to_close, set_right) && !asked_to_close && !says_close;
 }
 
 bool HttpServer::process_and_close_socket(socket_t socket) {
