@@ -204,19 +204,26 @@ TEST(ParseChat, WritesTheTemplateAndRefusesWithout) {
   EXPECT_EQ(request.first().max_tokens, 4);
   EXPECT_EQ(request.first().prompt, api_tokenizer().encode("<|user|>Hi</s><|assistant|>", false));
   EXPECT_EQ(request.prompt_texts, std::vector<std::string>{"<|user|>Hi</s><|assistant|>"});
-  for (const auto& [wrong, reason] : std::vector<std::pair<std::string, std::string>>{
-           {R"({"messages": []})", "messages"},
-           {R"({"messages": [{"role": "user"}]})", "line 1"},
-           {R"({"messages": [{"role": "tool", "content": "x"}]})", "no tools"},
-           {R"({"messages": [5]})", "messages"},
-           {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", "type text"},
-           {R"({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]})", "type text"},
-           {R"({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]})", "type text"},
-           {R"({"messages": [{"role": "user", "content": 5}]})", "found 5, expected a text"},
-           {R"({"messages": [{"role": "user", "content": {"text": "x"}}]})", "expected a text"},
-           {R"({"messages": [{"content": "x"}]})", "messages: role"},
-           {R"({"messages": [{"role": null, "content": "x"}]})", "messages: role"},
-           {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "logprobs"}}) {
+  const ApiRequest seeded =
+      chat(R"({"seed": 18446744073709551615, "messages": [{"role": "user", "content": "Hi"}]})");
+  EXPECT_EQ(seeded.seed, UINT64_MAX);
+  EXPECT_EQ(seeded.prompt_texts, request.prompt_texts);
+  for (
+      const auto& [wrong, reason] : std::vector<std::pair<std::string, std::string>>{
+          {R"({"messages": []})", "messages"},
+          {R"({"messages": [{"role": "user"}]})", "line 1"},
+          {R"({"messages": [{"role": "tool", "content": "x"}]})", "no tools"},
+          {R"({"messages": [5]})", "messages"},
+          {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", "type text"},
+          {R"({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]})", "type text"},
+          {R"({"messages": [{"role": "user", "content": [{"type": null, "text": "x"}]}]})", "type text"},
+          {R"({"messages": [{"role": "user", "content": 5}]})", "found 5, expected a text"},
+          {R"({"messages": [{"role": "user", "content": {"text": "x"}}]})", "expected a text"},
+          {R"({"messages": [{"content": "x"}]})", "messages: role"},
+          {R"({"messages": [{"role": null, "content": "x"}]})", "messages: role"},
+          {R"({"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "max_completion_tokens": 4})",
+           "max_tokens: found 3"},
+          {R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})", "logprobs"}}) {
     EXPECT_THAT(refusal_of([&] { chat(wrong); }), HasSubstr(reason)) << wrong;
   }
   EXPECT_THAT(refusal_of([&] { parse_chat(body, model(), nullptr, limits()); }), HasSubstr("chat template"));

@@ -152,6 +152,10 @@ std::int64_t max_tokens_of(const RequestFields& fields, const ApiLimits& limits,
   const std::int64_t room = std::min(limits.max_tokens, left);
   const std::string_view key = fields.find("max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
   const auto wanted = fields.integer(key, echo ? 0 : 1, INT32_MAX);
+  // Two names for one thing: none of them is left aside without a word.
+  if (const auto other = fields.integer("max_tokens", echo ? 0 : 1, INT32_MAX); other && other != wanted)
+    refuse(fmt::format("max_tokens: found {}, expected max_completion_tokens ({}), or one of them", *other,
+                       *wanted));
   if (const std::int64_t least = wanted.value_or(1); !limits.memory_option.empty() && least > left) {
     refuse(fmt::format(
         "prompt and {}: found {} and {} tokens, expected at most {} together, for which there is memory; a "
@@ -302,6 +306,15 @@ void check_messages(const RequestFields& fields) {
   }
 }
 
+// The body for the template, which does not see the seed: one from 2^63 on would be no integer there.
+std::string without_large_seed(const std::string& body, const RequestFields& fields) {
+  const Json* seed = fields.find("seed");
+  if (seed == nullptr || !seed->is_number_unsigned() || seed->get<std::uint64_t>() <= INT64_MAX) return body;
+  auto members = nlohmann::ordered_json::parse(body);
+  members.erase("seed");
+  return members.dump();
+}
+
 // The conversation as the folder's chat template writes it: special tokens written in it are recognised, none
 // is added. The body is read again, since the template sees its objects in the order of the text.
 Prompt chat_prompt(const std::string& body, const Tokenizer& tokenizer,
@@ -334,7 +347,7 @@ ApiRequest parse_chat(const std::string& body, const ApiModel& model, const temp
     refuse("this model's folder has no chat template; use /v1/completions, or serve it with --chat-template");
   check_messages(fields);
   std::vector<Prompt> prompts;
-  prompts.push_back(chat_prompt(body, model.tokenizer, *chat));
+  prompts.push_back(chat_prompt(without_large_seed(body, fields), model.tokenizer, *chat));
   return make_request(fields, model, limits, std::move(prompts), true);
 }
 
