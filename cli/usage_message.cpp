@@ -166,12 +166,14 @@ std::string missing_options(const CLI::App& command) {
                      names.size() == 1 ? "is" : "are", left.empty() ? example(command) : left);
 }
 
-// "--text: 1 required TEXT missing"
+// "--text: 1 required TEXT missing", "--seqlen: At most 1 required but received 2"
 std::string missing_value(const CLI::App& command, const std::string& what) {
   const std::string name = what.substr(0, what.find(':'));
   const CLI::Option* option = command.get_option_no_throw(name);
   if (option == nullptr) return what;
   const int values = option->get_type_size();
+  if (values == 1 && option->count() > 1)
+    return fmt::format("{}: found {} times, expected it once", name, option->count());
   const std::string_view type = type_of(*option);
   return fmt::format("{}: found {}, expected {}", name, values > 1 ? "too few values" : "nothing",
                      values > 1       ? fmt::format("{} values", values)

@@ -69,6 +69,7 @@ TEST_F(UsageTest, WhatIsMissingOrTooMuch) {
       {{"generate", "m", "Hello"}, "did you mean --prompt Hello?"},
       {{"eval", "m", "--text"}, "--text: found nothing, expected a value behind it"},
       {{"prune", "m", "-o", "p", "--sparsity"}, "--sparsity: found nothing, expected a number behind it"},
+      {{"eval", "m", "--seqlen", "32", "--json", "--seqlen=64"}, "--seqlen: found 2 times, expected it once"},
       {{"methods", "wanda"}, "methods: found 'wanda', expected no such argument"},
       {{"completion"}, "completion: SHELL is missing; for example: swiftprune completion bash\n"},
   });
