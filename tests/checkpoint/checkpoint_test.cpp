@@ -60,6 +60,8 @@ TEST_F(CheckpointFolder, OpensOneFile) {
   EXPECT_EQ(checkpoint.find("nothing"), nullptr);
   expect_error(
       ErrorKind::kBadInput, [&] { checkpoint.at("nothing"); }, "tensor nothing is missing");
+  expect_error(
+      ErrorKind::kBadInput, [&] { checkpoint.at("mask"); }, "tensor mask is missing; found g.mask");
 }
 
 TEST_F(CheckpointFolder, LoadsAsFloat) {

@@ -403,8 +403,15 @@ const TensorInfo* Checkpoint::find(std::string_view name) const {
 
 const TensorInfo& Checkpoint::at(std::string_view name) const {
   const TensorInfo* tensor = find(name);
-  if (tensor == nullptr) bad_input("{}: tensor {} is missing", impl_->folder.string(), name);
-  return *tensor;
+  if (tensor != nullptr) return *tensor;
+  // "_orig_mod.model.norm.weight", "module....", as trainers leave them.
+  const std::string end = fmt::format(".{}", name);
+  const auto like = std::ranges::find_if(impl_->tensors,
+                                         [&](const TensorInfo& other) { return other.name.ends_with(end); });
+  if (like == impl_->tensors.end()) bad_input("{}: tensor {} is missing", impl_->folder.string(), name);
+  bad_input(
+      "{}: tensor {} is missing; found {}: take what stands before the usual name away and save it again",
+      impl_->folder.string(), name, like->name);
 }
 
 std::span<const std::byte> Checkpoint::bytes(const TensorInfo& tensor) const {
