@@ -30,6 +30,10 @@ WORDS = "the sun is a star and we see it by day while the moon has no light of i
 
 def add_tokenizer(folder, vocab_size):
     letters = LETTERS[:vocab_size]
+    # Letters that stand for pictures and sounds in a tiny vocabulary are letters here.
+    config = json.loads((folder / "config.json").read_text())
+    places = {key: 10**6 for key in config if re.match("(image|audio|video)_token_(id|index)$", key)}
+    (folder / "config.json").write_text(json.dumps(config | places))
     vocabulary = {"\u0120" if letter == " " else letter: i for i, letter in enumerate(letters)}
     tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
                  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -98,7 +102,10 @@ def their_answer(model, tokenizer, ids, tokens):
 
 
 def compare(program, folder, prompts, tokens, rng):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    # A model that sees, too: its class for text alone would look for other names.
+    sees = "text_config" in json.loads((folder / "config.json").read_text())
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     asked = []
     for number in range(prompts):
