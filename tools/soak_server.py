@@ -27,9 +27,9 @@ PROMPTS = ["The sun is", "abc", "Once upon a time there was", "x", "numbers 1 2 
 
 
 class Server:
-    def __init__(self, program, model):
+    def __init__(self, program, model, threads):
         self.process = subprocess.Popen(
-            [program, "serve", model, "--port", "0", "--batch", "8", "--queue", "8", "--timeout", "20", "--max-body", "20kB"],
+            [program, "serve", model, "--threads", str(threads), "--port", "0", "--batch", "8", "--queue", "8", "--timeout", "20", "--max-body", "20kB"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in self.process.stdout:
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
@@ -221,9 +221,11 @@ def main():
     parser.add_argument("--requests", type=int, default=100000)
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--processes", type=int, default=1, help="that the clients are threads of")
+    parser.add_argument("--threads", type=int, default=0,
+                        help="of the server (1 with the preset tsan: OpenMP's library is not built for the sanitizer)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="it ends then, whatever was sent")
     arguments = parser.parse_args()
-    server = Server(arguments.program, arguments.model)
+    server = Server(arguments.program, arguments.model, arguments.threads)
     try:
         right = {}
         for prompt in PROMPTS:
