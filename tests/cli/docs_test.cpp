@@ -15,6 +15,7 @@
 
 #include "cli/program.h"
 #include "command.h"
+#include "shell_files.h"
 #include "support/temp_dir.h"
 
 namespace swiftprune::cli {
@@ -110,7 +111,7 @@ void add_named(const fs::path& page, const std::string& name, const CLI::App& pr
       at = end;
       const bool is_whole = words.size() > 1 && words[0] == "swiftprune";
       if (is_whole) words.erase(words.begin());
-      if (words.empty() || (!is_whole && program.get_subcommand_no_throw(words[0]) == nullptr)) continue;
+      if (words.empty() || (!is_whole && find_command(program, words[0]) == nullptr)) continue;
       commands.push_back({fmt::format("{}:{}", name, number), words});
     }
   }
@@ -125,7 +126,8 @@ std::string unknown_in(const CLI::App& program, const std::vector<std::string>& 
     const bool is_option = word.starts_with('-') && word.size() > 1;
     if (is_option && command->get_option_no_throw(word) == nullptr) return word;
     if (is_option || command != &program) continue;
-    command = program.get_subcommand_no_throw(word);
+    if (word == "help" || word == "COMMAND") return "";  // any command's
+    command = find_command(program, word);
     if (command == nullptr) return word;
   }
   return "";
