@@ -40,6 +40,8 @@ def _flag_of(option: Dict[str, Any]) -> str:
 
 
 def _text(option: Dict[str, Any], value: Any) -> str:
+    if option["positional"] and not isinstance(value, (str, os.PathLike)):  # 5 is no folder
+        raise UsageError(f"{_flag_of(option)}: found {value!r}, expected a str or a path")
     # NumPy's numbers are of numbers.Real, too.
     if isinstance(value, bool) or not isinstance(value, (str, numbers.Real, os.PathLike)):
         kind = {"int": "an int", "float": "a number", "text": "a str"}[option["type"]]

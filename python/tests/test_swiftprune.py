@@ -166,6 +166,8 @@ def test_errors_have_the_programs_message(tmp_path, dense):
         swiftprune.inspect("Org/Model")
     with pytest.raises(swiftprune.InputError, match="hf download Org/Model"):
         swiftprune.load("Org/Model")
+    with pytest.raises(swiftprune.UsageError, match="model: found 5, expected a str or a path"):
+        swiftprune.inspect(5)
     with pytest.raises(TypeError, match="did you mean sparsity"):
         swiftprune.prune(dense, tmp_path / "out", sparcity=0.5)
     for wrong in ({"sparsity": "much"}, {"sparsity": [0.1, 0.2]}, {"sparsity": {}}, {"resume": 1},
