@@ -136,7 +136,7 @@ class Page {
     if (has_first_blocks()) cell("First blocks' error", number(model.first_blocks_error, 4));
     std::string small = model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "";
     if (!report_.equal_bytes.empty())
-      small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : ", ", s.bits_per_weight);
+      small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : "<br>", s.bits_per_weight);
     cell("Size", megabytes(s.num_bytes), small);
     if (!report_.text.empty()) {
       cell("Perplexity", model.perplexity ? perplexity_text(model.perplexity->perplexity) : "–",

@@ -39,6 +39,7 @@ thead th { font-weight: 500; color: var(--muted); white-space: nowrap; vertical-
 thead small { display: block; font-size: .8em; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tbody th { font-weight: 600; white-space: nowrap; position: sticky; left: 0; background: var(--card); }
+.cards tbody th { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 td small { display: block; color: var(--muted); }
 tr.best > * { background: var(--soft); }
 figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .875rem; margin-bottom: .3rem; }

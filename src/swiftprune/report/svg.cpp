@@ -100,18 +100,23 @@ std::vector<double> spread(std::vector<double> wanted, double gap, double low, d
 }
 
 // A letter at the sizes of the page's style sheet for phones, in a picture's units: the widest that it gets.
-constexpr double kLetter = 9.3;
+constexpr double kLetter = 10.6;  // of a wide face (DejaVu Sans)
 
-// Not longer than so many characters.
+// Not longer than so many characters: beginning and end, since names of one family differ at their ends.
 std::string shortened(const std::string& label, std::int64_t most) {
   const std::string whole = text::replace_invalid_utf8(label);
-  if (text::num_code_points(whole) <= most) return whole;
-  std::size_t end = 0;
-  for (std::int64_t i = 0; i + 1 < most; ++i) end += text::utf8_length(whole[end]);
-  return whole.substr(0, end) + "…";
+  const std::int64_t count = text::num_code_points(whole), head = most / 3, tail = most - 1 - head;
+  if (count <= most) return whole;
+  std::size_t at = 0;
+  const auto skip = [&](std::int64_t code_points) {
+    for (std::int64_t i = 0; i < code_points; ++i) at += text::utf8_length(whole[at]);
+    return at;
+  };
+  const std::size_t end_of_head = skip(head), start_of_tail = skip(count - head - tail);
+  return whole.substr(0, end_of_head) + "…" + whole.substr(start_of_tail);
 }
 
-constexpr std::int64_t kMostOfName = 18;  // of a curve
+constexpr std::int64_t kMostOfName = 16;  // of a curve
 
 // Room for the numbers of the axis.
 double left_of_curves(std::span<const double> ticks) {
@@ -218,7 +223,7 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
     ends.push_back(at_y(limit->y));
   }
   for (const ChartSeries& s : series) ends.push_back(at_y(s.points.back().y));
-  ends = spread(ends, 16, kTop, kBottom - 4);
+  ends = spread(ends, 19, kTop, kBottom - 4);
   if (reference) {
     svg += label(right + 12, ends[0] + 4, "start", "series", reference->label);
     ends.erase(ends.begin());
@@ -285,7 +290,7 @@ std::string block_bars(const ChartText& text, std::span<const double> values, do
 std::string stage_bars(const ChartText& text, std::span<const std::string> stages,
                        std::span<const StageBar> bars) {
   constexpr double kRow = 48, kRight = 480, kLine = 24;
-  constexpr std::int64_t kMostLetters = 58;
+  constexpr std::int64_t kMostLetters = 50;
   double longest = 0.0;
   for (const StageBar& bar : bars) {
     longest = std::max(longest, std::accumulate(bar.seconds.begin(), bar.seconds.end(), 0.0));
