@@ -258,6 +258,7 @@ class DocsWalk : public test::ProgramTest {
   // Until it listens; says what went wrong, or "".
   std::string serve_and_stop(std::vector<std::string> words) {
     if (const auto port = std::ranges::find(words, "--port"); port != words.end()) port[1] = "0";
+    test::write_text(at("stderr"), "");  // not the last server's
     const pid_t child = test::start(words, at("stdout"), at("stderr"));
     const auto listens = [this] {
       return test::read_text(at("stderr")).find("http://") != std::string::npos;
