@@ -117,19 +117,17 @@ void declare_bench(CLI::App& program) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command =
       program.add_subcommand("bench", "Measure the speed and memory of a model that generates");
-  add_model_argument(*command, flags->common, "MODEL", flags->model,
-                     "Hugging Face model folder, dense or packed, or a GGUF file")
-      ->required();
+  add_model_argument(*command, flags->common, "MODEL", flags->model, kAnyModelHelp)->required();
   add_adapter_flag(*command, flags->adapter);
   add_model_argument(*command, flags->common, "--against", flags->against,
-                     "Model folders to measure in the same rounds; ratios are to the first");
+                     "Models to measure in the same rounds; ratios are to the first");
   command->add_option("--batch", flags->speed.batches, "Sequences side by side")
       ->capture_default_str()
       ->check(in_range(1, 1024));
-  command->add_option("--prompt", flags->speed.prompt_tokens, "Tokens of each prompt")
+  command->add_option("--prompt-tokens,--prompt", flags->speed.prompt_tokens, "Tokens of each prompt")
       ->capture_default_str()
       ->check(in_range(1, 1 << 20));
-  command->add_option("--decode", flags->speed.decode_tokens, "Tokens decoded behind it")
+  command->add_option("--decode-tokens,--decode", flags->speed.decode_tokens, "Tokens decoded behind it")
       ->capture_default_str()
       ->check(in_range(1, 1 << 20));
   command->add_option("--rounds", flags->speed.rounds, "Rounds; figures are medians")

@@ -281,9 +281,7 @@ void run(ChatOptions& options) {
 void declare_chat(CLI::App& program) {
   auto options = std::make_shared<ChatOptions>();
   CLI::App* command = program.add_subcommand("chat", "Talk with a model in the terminal");
-  add_model_argument(*command, options->common, "MODEL", options->model,
-                     "Hugging Face model folder, dense or packed, or a GGUF file")
-      ->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, kAnyModelHelp)->required();
   add_adapter_flag(*command, options->adapter);
   command->add_option("--system", options->system, "System message");
   command->add_option("--chat-template", options->chat_template,

@@ -12,6 +12,9 @@
 #include <fmt/ranges.h>
 
 #include "suggestions.h"
+#include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/method.h"
+#include "swiftprune/selection/pattern.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -109,6 +112,27 @@ CLI::Validator share() {
         return std::string();
       },
       "");
+}
+
+CLI::Validator a_pattern(const std::string& other) {
+  return CLI::Validator(
+      [other](std::string& value) {
+        if (!other.empty() && value == other) return std::string();
+        try {
+          static_cast<void>(parse_pattern(value));
+        } catch (const Error& error) {
+          const std::string_view text = error.what();
+          return std::string(text.substr(text.find("found")));  // the option's name comes before it
+        }
+        return std::string();
+      },
+      "");
+}
+
+CLI::Validator a_method() {
+  std::vector<std::string> names;
+  for (const Method& method : methods()) names.emplace_back(method.name);
+  return one_of(names).description("");  // `methods` lists them
 }
 
 CLI::Validator a_name() {

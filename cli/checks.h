@@ -18,6 +18,10 @@ CLI::Validator one_of(const std::vector<std::string>& words);
 CLI::Validator some_of(const std::vector<std::string>& words);
 // A share of something as 0.5 or 50%; a transformation, too.
 CLI::Validator share();
+// A pattern of zeros, or this other word.
+CLI::Validator a_pattern(const std::string& other = "");
+// The name of a method.
+CLI::Validator a_method();
 // What is not empty: a file, a folder, a model.
 CLI::Validator a_name();
 // What every option of a number is checked with before all else.

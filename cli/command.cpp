@@ -131,7 +131,7 @@ RunScope apply(const CommonOptions& options) {
   if (const auto launched = options.runs_in_ranks ? std::nullopt : launched_rank()) {
     bad_usage(
         "{}: found {} processes that {} started, expected one: several do only prune, quantize, shrink, "
-        "eval and compare; to run it "
+        "tune, eval and compare; to run it "
         "in each by itself, unset {}",
         options.command->get_name(), launched->size, launched->launcher, launched->size_variable);
   }

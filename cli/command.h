@@ -93,6 +93,10 @@ struct CommonOptions {
   const CLI::App* command = nullptr;  // for echoes of all its options (option_echo.h)
 };
 void add_common_options(CLI::App& command, CommonOptions& options);
+inline constexpr const char* kModelHelp =
+    "Model: a folder or id of Hugging Face (of its cache), or a .gguf file";
+inline constexpr const char* kAnyModelHelp =
+    "Model, dense or packed: a folder or id of Hugging Face (of its cache), or a .gguf file";
 // A positional argument, or an option by its name, for models by folder, GGUF file, cache folder or id
 // (checkpoint/model_location.h). apply() puts the folder to open in the place of what was given; the parser, and so
 // echoes, and print_next() keep that.

@@ -34,9 +34,16 @@ struct CompareFlags {
   RankFlags ranks;
 };
 
-void print_model(const ModelReport& model, bool equal_bytes) {
+// Names that begin alike are to be told apart.
+std::size_t name_width(const ComparisonReport& report) {
+  std::size_t width = 20;
+  for (const ModelReport& model : report.models) width = std::max(width, model.summary.name.size());
+  return width;
+}
+
+void print_model(const ModelReport& model, std::size_t width, bool equal_bytes) {
   const ModelSummary& s = model.summary;
-  fmt::print("{:<20} {:>6.1f} % {:>9}", s.name.substr(0, 20), 100.0 * s.sparsity,
+  fmt::print("{:<{}} {:>6.1f} % {:>9}", s.name, width, 100.0 * s.sparsity,
              human_bytes(static_cast<double>(model.stored_bytes())));
   if (equal_bytes) fmt::print(" {:>6.2f}", s.bits_per_weight);
   if (model.perplexity) fmt::print(" {:>11.3f}", model.perplexity->perplexity);
@@ -54,26 +61,26 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
   for (const GateResult& gate : report.gates) fmt::print("{}\n", gate.line());
   const Verdict verdict = verdict_of(report);
   fmt::print("{}\n{}\n\n", verdict.headline, verdict.detail);
-  fmt::print("{:<20} {:>8} {:>9}", "model", "zeros", "size");
+  const std::size_t width = name_width(report);
+  fmt::print("{:<{}} {:>8} {:>9}", "model", width, "zeros", "size");
   if (flags.equal_bytes) fmt::print(" {:>6}", "bits");
   if (!report.text.empty()) {
     fmt::print(" {:>11} {:>8} {:>15} {:>8} {:>8} {:>8}", "perplexity", "ratio", "95 %", "KL", "KL p99",
                "top-1");
   }
   fmt::print("\n");
-  for (const ModelReport& model : report.models) print_model(model, flags.equal_bytes);
+  for (const ModelReport& model : report.models) print_model(model, width, flags.equal_bytes);
   for (const EqualBytes& equal : report.equal_bytes) fmt::print("{}\n", equal.line());
   for (const ModelReport& model : report.models) {
     if (!model.drift) continue;
     fmt::print(
-        "{:<20} {:.0f} % of {} answers the same, {:.1f} tokens in common, {:.1f} tokens long (dense {:.1f}), "
+        "{:<{}} {:.0f} % of {} answers the same, {:.1f} tokens in common, {:.1f} tokens long (dense {:.1f}), "
         "repetition {:.1f} % (dense {:.1f} %)\n",
-        model.summary.name.substr(0, 20), 100.0 * model.drift->identical, report.prompts.size(),
+        model.summary.name, width, 100.0 * model.drift->identical, report.prompts.size(),
         model.drift->mean_common_tokens, model.drift->mean_tokens, model.drift->dense_mean_tokens,
         100.0 * model.drift->repetition, 100.0 * model.drift->dense_repetition);
-    fmt::print("{:<20} {:.0f} % of the answers end in a loop (dense {:.0f} %)",
-               model.summary.name.substr(0, 20), 100.0 * model.drift->loops,
-               100.0 * model.drift->dense_loops);
+    fmt::print("{:<{}} {:.0f} % of the answers end in a loop (dense {:.0f} %)", model.summary.name, width,
+               100.0 * model.drift->loops, 100.0 * model.drift->dense_loops);
     if (model.drift->questions > 0) {
       fmt::print(", {} of {} questions answered right (dense {})", model.drift->exact, model.drift->questions,
                  model.drift->dense_exact);
@@ -82,7 +89,7 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
   }
   for (const ModelReport& model : report.models) {
     if (model.accepted.empty()) continue;
-    fmt::print("{:<20} {} of {} refusal prompts answered as accepted\n", model.summary.name.substr(0, 20),
+    fmt::print("{:<{}} {} of {} refusal prompts answered as accepted\n", model.summary.name, width,
                std::count(model.accepted.begin(), model.accepted.end(), true), model.accepted.size());
   }
   if (!report.convention.empty()) fmt::print("convention  {}\n", report.convention);
@@ -107,6 +114,7 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
   text.fit_to(*input.models[0]);
   const TemporaryFolder work(make_work_folder(flags.work));
   EqualBytesOptions options;
+  options.model = as_given(flags.common, flags.job.dense);
   options.calibration =
       calibration_windows(notes_to(flags.common), *input.models[0], device, text, flags.calibration_windows,
                           false, input.forward.compute, input.forward.progress);
@@ -186,9 +194,10 @@ void run(const CompareFlags& flags, Communicator& ranks) {
 
 void add_flags(CLI::App& command, CompareFlags& f) {
   add_model_argument(command, f.common, "DENSE", f.job.dense,
-                     "The model before pruning: a folder or a GGUF file")
+                     "The model before pruning: a folder or id of Hugging Face, or a .gguf file")
       ->required();
-  add_model_argument(command, f.common, "PRUNED", f.job.pruned, "Pruned or packed models, or GGUF files")
+  add_model_argument(command, f.common, "PRUNED", f.job.pruned,
+                     "Pruned or packed models: folders, ids, .gguf files")
       ->required()
       ->expected(1, 100);
   command

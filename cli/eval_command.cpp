@@ -92,9 +92,7 @@ std::string task_help() {
 void declare_eval(CLI::App& program) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* command = program.add_subcommand("eval", "Perplexity of a model on texts, accuracy on tasks");
-  add_model_argument(*command, flags->common, "MODEL", flags->job.model,
-                     "Hugging Face model folder, dense or packed, or a GGUF file")
-      ->required();
+  add_model_argument(*command, flags->common, "MODEL", flags->job.model, kAnyModelHelp)->required();
   add_adapter_flag(*command, flags->job.adapter);
   add_evaluation_flags(*command, flags->job.texts);
   command->add_option("--task", flags->job.tasks,

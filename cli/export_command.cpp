@@ -84,9 +84,7 @@ void run(const ExportArguments& arguments) {
 void declare_export(CLI::App& program) {
   auto arguments = std::make_shared<ExportArguments>();
   CLI::App* command = program.add_subcommand("export", "Write a model as a GGUF file for llama.cpp");
-  add_model_argument(*command, arguments->common, "MODEL", arguments->model,
-                     "Hugging Face model folder: dense, pruned or shrunk; or a GGUF file")
-      ->required();
+  add_model_argument(*command, arguments->common, "MODEL", arguments->model, kModelHelp)->required();
   command->add_option("-o,--gguf", arguments->gguf, "File to write; must not exist")->required();
   command
       ->add_option("--type", arguments->type,

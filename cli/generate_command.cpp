@@ -93,9 +93,7 @@ void run(const GenerateOptions& options) {
 void declare_generate(CLI::App& program) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = program.add_subcommand("generate", "Continue a prompt");
-  add_model_argument(*command, options->common, "MODEL", options->model,
-                     "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, kModelHelp)->required();
   add_adapter_flag(*command, options->adapter);
   command->add_option("-p,--prompt", options->prompt, "Text to continue")->required();
   command->add_flag("--chat", options->chat,

@@ -143,9 +143,7 @@ void declare_inspect(CLI::App& program) {
   auto arguments = std::make_shared<InspectArguments>();
   CLI::App* command =
       program.add_subcommand("inspect", "Show a model's architecture, sizes, dtypes, sparsity and patterns");
-  add_model_argument(*command, arguments->common, "MODEL", arguments->model,
-                     "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(*command, arguments->common, "MODEL", arguments->model, kModelHelp)->required();
   command->add_flag("--tensors", arguments->tensors, "Every tensor, not one line for all blocks");
   add_common_options(*command, arguments->common);
   command->footer(

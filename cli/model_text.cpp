@@ -63,7 +63,10 @@ std::uint64_t weight_bytes(const Model& model) {
 void add_compute_flag(CLI::App& command, std::string& compute) {
   command
       .add_option("--compute", compute,
-                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the device has it)")
+                  "Precision of the forward's products: f32, bf16, or auto (bf16 where the device has it)" +
+                      std::string(compute == "f32" ? "; f32 measures and writes the same on every device, "
+                                                     "but for rounding"
+                                                   : ""))
       ->capture_default_str()
       ->transform(one_of({"auto", "f32", "bf16"}));
 }

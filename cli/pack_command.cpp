@@ -101,8 +101,7 @@ void declare_pack(CLI::App& program) {
   auto options = std::make_shared<PackFlags>();
   CLI::App* command =
       program.add_subcommand("pack", "Store a pruned model without its zeros: smaller, and faster to run");
-  add_model_argument(*command, options->common, "MODEL", options->model, "Model folder, or a GGUF file")
-      ->required();
+  add_model_argument(*command, options->common, "MODEL", options->model, kModelHelp)->required();
   command->add_option("-o,--out", options->out, "New folder for the packed model")->required();
   command
       ->add_option("--quantize", options->quantize,

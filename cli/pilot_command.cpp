@@ -120,8 +120,7 @@ void declare_pilot(CLI::App& program) {
   CLI::App* command = program.add_subcommand(
       "pilot",
       "Try pruning, shrinking and fewer bits on your own text, gentle settings first, and get one command");
-  add_model_argument(*command, flags->common, "MODEL", o.model, "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(*command, flags->common, "MODEL", o.model, kModelHelp)->required();
   command->add_option("--text", o.text, "Your text: .txt, .jsonl, .u16, .u32; half calibrates, half measures")
       ->required();
   command->add_option("--field", flags->field, "Member of each .jsonl line that holds the text")
@@ -132,12 +131,14 @@ void declare_pilot(CLI::App& program) {
       ->capture_default_str()
       ->check(more_than_zero());
   command->add_option("--method", o.methods, "Methods to try; swiftprune methods lists them")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(a_method());
   command->add_option("--sparsity", o.sparsities, "Shares of weights to try; 0: none")
       ->capture_default_str()
       ->transform(share());
   command->add_option("--pattern", o.patterns, "N:M patterns to try beside them; none")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(a_pattern("none"));
   command->add_option("--shrink", o.shrink_ratios, "Shares of the MLP's channels to take out; 0: none")
       ->capture_default_str()
       ->transform(share());

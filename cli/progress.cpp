@@ -25,12 +25,13 @@ struct StageTime {
   std::string_view stage;
   std::int64_t done = 0;
   std::int64_t total = 0;  // 0: unknown
-  double seconds = 0.0;
+  double seconds = 0.0;    // since it was first told of
+  std::int64_t first = 0;  // what was done then: a resumed run's blocks took none of them
 
   bool is_last() const { return total > 0 && done >= total; }
   std::optional<double> seconds_left() const {
-    if (total <= 0 || done <= 0 || is_last()) return std::nullopt;
-    return seconds * static_cast<double>(total - done) / static_cast<double>(done);
+    if (total <= 0 || done <= first || is_last()) return std::nullopt;
+    return seconds * static_cast<double>(total - done) / static_cast<double>(done - first);
   }
   std::string text() const {
     if (total <= 0) return fmt::format("{}: {}", stage, done);
@@ -65,8 +66,9 @@ class ProgressWriter {
     if (is_new) {
       stage_ = stage;
       started_ = now;
+      first_ = done;
     }
-    const StageTime time{stage, done, total, std::chrono::duration<double>(now - started_).count()};
+    const StageTime time{stage, done, total, std::chrono::duration<double>(now - started_).count(), first_};
     const auto since = now - last_shown_;
     switch (style_) {
       case ProgressStyle::kNone:
@@ -106,6 +108,7 @@ class ProgressWriter {
   std::mutex mutex_;
   std::string stage_;
   Clock::time_point started_, last_shown_;
+  std::int64_t first_ = 0;
   bool is_drawn_ = false;
   bool ended_ = false;  // the stage
 };

@@ -101,8 +101,13 @@ void print_summary(const PruneFlags& flags, const ModelConfig& model, const Prun
   const PackReport& packing = report.packing;
   const StageSeconds& s = result.seconds;
   fmt::print("{}      {}\n", report.plan.quantizes() ? "solved" : "pruned", flags.job.out);
-  fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
-             flags.job.pattern);
+  if (flags.job.zeros) {
+    fmt::print("sparsity    {:.2f} % of the blocks' linears, pattern {}\n", 100.0 * result.sparsity,
+               flags.job.pattern);
+  } else {
+    fmt::print("zeros       {:.2f} % of the blocks' linears, where a weight is nearest to 0 on its grid\n",
+               100.0 * result.sparsity);
+  }
   print_grids(report);
   if (!packing.linears.empty()) {
     fmt::print("size        {} -> {}, {:.2f} bits a weight of the linears on grids\n",
@@ -275,11 +280,11 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
 
 // What `prune` and `quantize` share.
 void add_common_flags(CLI::App& command, PruneFlags& f) {
-  add_model_argument(command, f.common, "MODEL", f.job.model, "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(command, f.common, "MODEL", f.job.model, kModelHelp)->required();
   command.add_option("-o,--out", f.job.out, "Folder to write; must not exist or be empty")->required();
   command.add_option("--method", f.job.method, "Preset; swiftprune methods lists them")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(a_method());
   add_grid_flags(command, f);
   add_calibration_flags(command, f.job.calibration);
   command.add_option(
@@ -333,7 +338,8 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--pattern", f.job.pattern,
                   "row (unstructured), layer, N:M such as 2:4 (keeps 2 of every 4), block:RxC")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(a_pattern());
   command
       .add_option(
           "--permute", f.job.permute,
@@ -359,9 +365,9 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
       ->transform(one_of({"none", "sensitivity"}));
   command.add_option("--lambda", f.job.lambda,
                      "With --select ewma: keep scores above mean + lambda * deviation");
-  command.add_option("--alpha", f.job.alpha, "With --select ewma: EWMA weight of the mean")
+  command.add_option("--ewma-alpha,--alpha", f.job.alpha, "With --select ewma: EWMA weight of the mean")
       ->capture_default_str();
-  command.add_option("--beta", f.job.beta, "With --select ewma: EWMA weight of the deviation")
+  command.add_option("--ewma-beta,--beta", f.job.beta, "With --select ewma: EWMA weight of the deviation")
       ->capture_default_str();
 }
 

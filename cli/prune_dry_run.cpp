@@ -19,8 +19,11 @@ namespace {
 // "row 50 %, wanda, none", and on a grid "..., int4(64)": what tensors have in common.
 std::string treatment_of(const PlanEntry& entry) {
   if (!entry.prune) return "left as they are";
-  std::string text = fmt::format("{} {:.4g} %, score {}, refine {}", format(entry.pattern),
-                                 100.0 * entry.asked_sparsity(), format(entry.score), format(entry.refine));
+  std::string text = entry.asked_sparsity() > 0.0
+                         ? fmt::format("{} {:.4g} %, score {}, ", format(entry.pattern),
+                                       100.0 * entry.asked_sparsity(), format(entry.score))
+                         : std::string();
+  text += fmt::format("refine {}", format(entry.refine));
   if (entry.grid) text += ", " + format(*entry.grid);
   if (entry.low_rank > 0) text += fmt::format(", low rank {}", entry.low_rank);
   return text;

@@ -54,6 +54,12 @@ void check(const RecoverFlags& flags, const Model& pruned, const Model& dense) {
           file);
     }
   }
+  std::error_code ignored;
+  if (std::filesystem::equivalent(flags.model, flags.dense, ignored)) {
+    bad_usage(
+        "--dense: found {}, which is MODEL, expected the model that was pruned; MODEL is what prune wrote",
+        as_given(flags.common, flags.dense));
+  }
   if (has_packed_tensors(checkpoint)) {
     bad_input("{}: found a packed model, expected a dense folder; recover what prune wrote, then pack",
               flags.model);
@@ -119,6 +125,10 @@ void run(RecoverFlags& flags) {
   const Model &pruned = *pruned_model, &dense = *dense_model;
   check(flags, pruned, dense);
   flags.calibration.fit_to(pruned);
+  flags.spec.device = flags.device;
+  const TemporaryFolder work(make_work_folder(flags.work));
+  // Text that the model writes takes long: what would fail behind it fails before.
+  if (flags.calibration.is_self()) check_trainer(flags.spec, work.path());
   auto hashes = std::async(std::launch::async, [&pruned] { return model_hashes(pruned.checkpoint()); });
   const auto device = open_device(DeviceFlags{});
   const TokenWindows windows =
@@ -131,10 +141,8 @@ void run(RecoverFlags& flags) {
         flags.calibration.source(), windows.num_windows(), windows.seqlen, flags.spec.check_windows);
   }
   flags.spec.dense = flags.dense;
-  flags.spec.device = flags.device;
   flags.spec.threads = flags.common.threads;
   flags.spec.seed = flags.calibration.seed;
-  const TemporaryFolder work(make_work_folder(flags.work));
   CheckpointWriter writer(flags.out, plan_like(pruned.checkpoint()), Leftover::kDiscard);
   const std::vector<std::string> tables = tables_of(pruned.config());
   const RecoveryResult result = recover(pruned.checkpoint(), {tables.begin(), tables.end()}, windows,

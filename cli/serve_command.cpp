@@ -170,9 +170,7 @@ void declare_serve(CLI::App& program) {
   ServerOptions& options = flags->server;
   CLI::App* command = program.add_subcommand(
       "serve", "Answer OpenAI's completion requests over HTTP, with a chat page in the browser");
-  add_model_argument(*command, flags->common, "MODEL", flags->model,
-                     "Hugging Face model folder, dense or packed, or a GGUF file")
-      ->required();
+  add_model_argument(*command, flags->common, "MODEL", flags->model, kAnyModelHelp)->required();
   add_adapter_flag(*command, flags->adapter);
   command
       ->add_option("--host", options.host,

@@ -46,8 +46,7 @@ void run(ShrinkFlags& flags, Communicator& ranks) {
 }
 
 void add_flags(CLI::App& command, ShrinkFlags& f) {
-  add_model_argument(command, f.common, "MODEL", f.job.model, "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(command, f.common, "MODEL", f.job.model, kModelHelp)->required();
   command.add_option("-o,--out", f.job.out, "Folder to write; must not exist or be empty")->required();
   command
       .add_option("--ratio", f.job.ratio,

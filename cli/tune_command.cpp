@@ -379,7 +379,8 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
           "--patterns", f.patterns,
           "Instead of shares of zeros: each linear stays without zeros or takes one of these, such as "
           "2:4,6:8")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->check(a_pattern());
   command.add_option("--group", f.group, std::string(kGroupHelp))
       ->transform(one_of({"32", "64", "128", "row"}));
   command
@@ -395,8 +396,7 @@ void declare_tune(CLI::App& program) {
   TuneFlags& f = *flags;
   CLI::App* command = program.add_subcommand(
       "tune", "Search the plan (sparsity and bits of each linear) that keeps a budget at the least loss");
-  add_model_argument(*command, f.common, "MODEL", f.model, "Hugging Face model folder, or a GGUF file")
-      ->required();
+  add_model_argument(*command, f.common, "MODEL", f.model, kModelHelp)->required();
   command
       ->add_option("-o,--out", f.out,
                    "Folder to write (plan.json for prune --plan, tune.json, tune.html), or a file ending in "
@@ -414,7 +414,9 @@ void declare_tune(CLI::App& program) {
                    "Further windows: plans are measured on half of their text, and checked on the other half")
       ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
-  command->add_option("--method", f.method, "Preset; swiftprune methods lists them")->capture_default_str();
+  command->add_option("--method", f.method, "Preset; swiftprune methods lists them")
+      ->capture_default_str()
+      ->transform(a_method());
   command->add_option("--skip", f.skip, "Leave tensors as they are: a shell pattern; repeatable");
   command->add_option("--trials", f.trials, "Plans to measure at most")
       ->check(in_range(std::int64_t{1}, std::int64_t{1} << 30))

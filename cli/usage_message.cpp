@@ -139,7 +139,7 @@ std::string leftover(const CLI::App& command) {
   const std::vector<std::string> left = command.remaining();
   if (left.empty()) return "";
   const std::string option = option_for(command, left.front());
-  if (option.empty()) return fmt::format("found '{}', expected no such argument", left.front());
+  if (option.empty()) return fmt::format("found '{}', expected no argument", left.front());
   return fmt::format("found '{0}' without an option; did you mean {1} {0}?", left.front(), option);
 }
 

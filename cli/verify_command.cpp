@@ -81,7 +81,8 @@ void declare_verify(CLI::App& program) {
       ->add_option(
           "--pattern", arguments->options.pattern,
           "Pattern of every pruned tensor: auto (what swiftprune.json says of each), row, 2:4, block:16x16")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(a_pattern("auto"));
   command->add_flag("--weights-unchanged", arguments->options.weights_unchanged,
                     "Kept weights must be the dense ones, also when the method does not promise it");
   add_common_options(*command, arguments->common);

@@ -33,8 +33,8 @@ def main():
                 if found > width:
                     problems.append(f"{scheme} {name}: the page is {found} pixels wide, the window {width}")
                 page.screenshot(path=arguments.folder / f"{scheme}-{name}.png", full_page=True)
-                if scheme == "light" and name == "desktop":
-                    page.pdf(path=arguments.folder / "print.pdf", prefer_css_page_size=True)
+                if name == "desktop":  # who reads in dark prints on white, too
+                    page.pdf(path=arguments.folder / f"print-{scheme}.pdf", prefer_css_page_size=True)
                 page.close()
         browser.close()
     for problem in problems:

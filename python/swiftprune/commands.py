@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect as _inspect
 import json
 import keyword
+import numbers
 import os
 import warnings
 from typing import Any, Callable, Dict, List
@@ -39,7 +40,10 @@ def _flag_of(option: Dict[str, Any]) -> str:
 
 
 def _text(option: Dict[str, Any], value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, os.PathLike)):
+    if option["positional"] and not isinstance(value, (str, os.PathLike)):  # 5 is no folder
+        raise UsageError(f"{_flag_of(option)}: found {value!r}, expected a str or a path")
+    # NumPy's numbers are of numbers.Real, too.
+    if isinstance(value, bool) or not isinstance(value, (str, numbers.Real, os.PathLike)):
         kind = {"int": "an int", "float": "a number", "text": "a str"}[option["type"]]
         raise UsageError(f"{_flag_of(option)}: found {value!r}, expected {kind}")
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)

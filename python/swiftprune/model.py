@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import operator
 import os
 import random
@@ -133,8 +134,8 @@ class Model:
             ids = self._writer.prompt(prompt)
         else:
             ids = self._writer.chat_prompt(_body(prompt, template))
-        return Stream(_swiftprune.Pieces(self._writer, ids, max_tokens, float(temperature), float(top_p), top_k,
-                                         float(min_p), seed))
+        return Stream(_swiftprune.Pieces(self._writer, ids, int(max_tokens), float(temperature), float(top_p), int(top_k),
+                                         float(min_p), int(seed)))
 
     def generate(self, prompt: Prompt, *, on_text: Optional[Callable[[str], Any]] = None,
                  **options: Any) -> Generation:
@@ -151,7 +152,7 @@ class Model:
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
     whole = isinstance(low, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
         raise UsageError(f"{name}: found {value!r}, expected {'an int' if whole else 'a number'}")
     if not low <= value <= high:
         raise UsageError(f"{name}: found {value}, expected {low} to {high}")
@@ -186,7 +187,7 @@ def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: 
     if compute not in ("auto", "f32", "bf16"):
         raise UsageError(f"compute: found {compute!r}, expected auto, f32 or bf16")
     _check_range("threads", threads, 0, 4096)
-    writer = _swiftprune.Writer(os.fspath(model), device, compute, prompt_copies, threads)
+    writer = _swiftprune.Writer(os.fspath(model), device, compute, prompt_copies, int(threads))
     for note in writer.notes:
         warnings.warn(note, Note, stacklevel=2)
     return Model(writer)

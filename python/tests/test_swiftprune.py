@@ -3,7 +3,9 @@
 import ast
 import inspect
 import json
+import numbers
 import os
+import re
 import shutil
 import signal
 import struct
@@ -19,7 +21,8 @@ import swiftprune
 from processes import openmps
 from swiftprune import commands
 
-DATA = Path(__file__).resolve().parents[2] / "tests" / "data" / "model"
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data" / "model"
 PROGRAM = [sys.executable, "-m", "swiftprune"]
 
 
@@ -146,7 +149,7 @@ def test_the_other_commands(tmp_path, dense, text):
     swiftprune.quantize(dense, tmp_path / "int8", quantize="int8", group="row", method="rtn")
     swiftprune.export(dense, tmp_path / "model.gguf", name="tiny") if (dense / "tokenizer.json").exists() else None
     assert swiftprune.methods()["methods"]
-    assert swiftprune.bench(dense, prompt=16, decode=4, rounds=1)
+    assert swiftprune.bench(dense, prompt_tokens=16, decode_tokens=4, rounds=1)
 
 
 def test_errors_have_the_programs_message(tmp_path, dense):
@@ -163,6 +166,8 @@ def test_errors_have_the_programs_message(tmp_path, dense):
         swiftprune.inspect("Org/Model")
     with pytest.raises(swiftprune.InputError, match="hf download Org/Model"):
         swiftprune.load("Org/Model")
+    with pytest.raises(swiftprune.UsageError, match="model: found 5, expected a str or a path"):
+        swiftprune.inspect(5)
     with pytest.raises(TypeError, match="did you mean sparsity"):
         swiftprune.prune(dense, tmp_path / "out", sparcity=0.5)
     for wrong in ({"sparsity": "much"}, {"sparsity": [0.1, 0.2]}, {"sparsity": {}}, {"resume": 1},
@@ -170,6 +175,36 @@ def test_errors_have_the_programs_message(tmp_path, dense):
         with pytest.raises(ValueError):
             swiftprune.prune(dense, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+@numbers.Integral.register
+class Int64:
+    """As NumPy's: a whole number that is no int."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+    __int__ = __index__
+
+    def __str__(self):
+        return str(self.value)
+
+    def __le__(self, other):
+        return self.value <= other
+
+    def __ge__(self, other):
+        return self.value >= other
+
+
+def test_numbers_may_be_numpys(tmp_path, dense, text, speaking):
+    record = swiftprune.prune(dense, tmp_path / "out", calibration=text, windows=Int64(2), seqlen=Int64(32))
+    assert record["calibration"]["windows"] == 2
+    assert swiftprune.load(speaking, device="cpu").generate("w7", max_tokens=Int64(3)).num_tokens <= 3
+    with pytest.raises(swiftprune.UsageError, match="max_tokens: found 0, expected 1 to"):
+        swiftprune.load(speaking, device="cpu").generate("w7", max_tokens=Int64(0))
 
 
 def test_a_failed_gate_has_a_result(tmp_path, dense, text):
@@ -316,6 +351,39 @@ def test_a_model_answers(speaking, dense):
         swiftprune.load(speaking, compute="f64")
     with pytest.raises(swiftprune.InputError, match="tokenizer"):
         swiftprune.load(dense)
+
+
+def python_blocks(page):
+    """The code that a page shows in Python."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def readers_folder(tmp_path, monkeypatch):
+    """Models and texts under the names that the pages use, the hub's cache among them."""
+    snapshot = tmp_path / "hub" / "models--HuggingFaceTB--SmolLM2-135M" / "snapshots" / "1"
+    shutil.copytree(ROOT / "tests" / "data" / "evaluation" / "model", snapshot)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    (snapshot / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    shutil.copytree(snapshot, tmp_path / "dense")
+    for name in ("my_text", "other_text", "held_out"):
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"The {i * i % 97}th word is not the last one." for i in range(3000)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/howto/ci.md"])
+def test_what_the_pages_show_runs(readers_folder, page, capsys):
+    if page == "docs/howto/ci.md":
+        swiftprune.prune("dense", "pruned", method="magnitude", sparsity=0.9)
+    names = {}
+    for block in python_blocks(page):
+        if "transformers" not in block:  # test_transformers.py
+            exec(compile(block, page, "exec"), names)  # each goes on with the names of the one before
 
 
 def test_stubs_have_every_parameter():

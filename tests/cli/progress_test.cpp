@@ -26,9 +26,25 @@ TEST(Progress, JsonIsOneDocumentALine) {
   ASSERT_EQ(documents.size(), 3u);
   EXPECT_EQ(documents[0].at("stage"), "calibrate \"a\"");
   EXPECT_EQ(documents[0].at("total"), 4);
-  EXPECT_TRUE(documents[0].contains("seconds_left"));
+  EXPECT_FALSE(documents[0].contains("seconds_left"));
   EXPECT_FALSE(documents[1].contains("seconds_left"));
   EXPECT_FALSE(documents[2].contains("total"));
+}
+
+// A resumed run begins with blocks that took no time of its own, and its first news says nothing of the time.
+TEST(Progress, TheTimeLeftIsThatOfWhatIsDoneHere) {
+  CaptureStderr();
+  const ProgressFn progress = make_progress(ProgressStyle::kJson);
+  progress("prune", 20, 30);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  progress("prune", 21, 30);
+  std::istringstream lines(GetCapturedStderr());
+  std::vector<nlohmann::json> documents;
+  for (std::string line; std::getline(lines, line);) documents.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(documents.size(), 2u);
+  EXPECT_FALSE(documents[0].contains("seconds_left"));
+  EXPECT_NEAR(documents[1].at("seconds_left").get<double>(), 9.0 * documents[1].at("seconds").get<double>(),
+              1e-6);
 }
 
 // compare --equal-bytes prunes several times: the time that is left is of this time alone.

@@ -73,7 +73,20 @@ TEST_F(Recover, SaysWhyTheTrainingFailed) {
   EXPECT_THAT(hidden_files(), IsEmpty());
 }
 
+// Before the model writes its own text, which takes long.
+TEST_F(Recover, WithoutTextOfItsOwnTheTrainerIsAskedFirst) {
+  const std::string python =
+      interpreter(R"(echo '{"error": "torch is not there: pip install torch", "input": false}'; exit 3)");
+  const Finished result = run({"recover", at("pruned"), "--dense", dense(), "-o", at("out"), "--python",
+                               python, "--progress", "json"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.error, "swiftprune: torch is not there: pip install torch\n");
+  EXPECT_THAT(hidden_files(), IsEmpty());
+}
+
 TEST_F(Recover, RefusesWhatItCannotTrain) {
+  expect_refused({"recover", dense(), "--dense", dense(), "-o", at("out")}, 2,
+                 "found " + dense() + ", which is MODEL");
   const std::string python = interpreter("exit 9");
   ASSERT_EQ(run({"pack", at("pruned"), "-o", at("packed"), "-q"}).exit_code, 0);
   expect_refused(recover(python, "packed"), 3, "found a packed model");

@@ -70,7 +70,7 @@ TEST_F(UsageTest, WhatIsMissingOrTooMuch) {
       {{"eval", "m", "--text"}, "--text: found nothing, expected a value behind it"},
       {{"prune", "m", "-o", "p", "--sparsity"}, "--sparsity: found nothing, expected a number behind it"},
       {{"eval", "m", "--seqlen", "32", "--json", "--seqlen=64"}, "--seqlen: found 2 times, expected it once"},
-      {{"methods", "wanda"}, "methods: found 'wanda', expected no such argument"},
+      {{"methods", "wanda"}, "methods: found 'wanda', expected no argument"},
       {{"completion"}, "completion: SHELL is missing; for example: swiftprune completion bash\n"},
   });
 }
@@ -102,6 +102,12 @@ TEST_F(UsageTest, ValuesThatCannotBe) {
       {{"export", m, "--gguf", at("m.gguf"), "--type", "q4km"}, "did you mean q4_k_m?"},
       {{"prune", m, "-o", out, "--gpu-memory", "6GB"},
        "--gpu-memory: found 6GB, but --device cpu uses no GPU"},
+      {{"prune", m, "-o", out, "--pattern", "4:2"}, "--pattern: found '4:2', expected row, layer, N:M"},
+      {{"tune", m, "-o", out, "--sparsity", "0.5", "--patterns", "2:4,x"},
+       "--patterns: found 'x', expected row"},
+      {{"verify", m, m, "--pattern", "4:2"}, "--pattern: found '4:2', expected row"},
+      {{"pilot", m, "--text", "t", "--pattern", "none", "4:2"}, "--pattern: found '4:2', expected row"},
+      {{"prune", m, "-o", out, "--method", "bset"}, "gptq; did you mean best?"},
       {{"serve", m, "--port", "99999"}, "--port: found '99999', expected 0 to 65535"},
   });
   EXPECT_FALSE(std::filesystem::exists(out));
@@ -128,6 +134,7 @@ TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
       {prune("https://huggingface.co/Org/Model/tree/v2", text),
        "get it with `hf download Org/Model --revision v2`", kBadInput},
       {{"import", m, out}, "found a folder, expected a file", kBadInput},
+      {{"import", "none.gguf", out}, "none.gguf: no such file", kBadInput},
       {{"import", text, out}, "found another kind of file, expected a GGUF file", kBadInput},
   });
   EXPECT_FALSE(std::filesystem::exists(out));

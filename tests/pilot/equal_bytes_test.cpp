@@ -59,6 +59,7 @@ class CompareAtEqualBytesTest : public ::testing::Test {
     input_.parts = {part};
     options_.calibration = TokenWindows{32, ids_};
     options_.work = folder_.path();
+    options_.model = "ORG/NAME";  // as the user wrote it, wherever it lies
   }
 
   TempDir folder_;
@@ -85,7 +86,8 @@ TEST_F(CompareAtEqualBytesTest, TheDenseModelStandsBesideInFewBits) {
   }
   EXPECT_LT(report.models[2].divergence->mean_kl, report.models[6].divergence->mean_kl);  // int8, int3
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
-  EXPECT_THAT(report.commands, ::testing::Contains(::testing::HasSubstr("--quantize int3")));
+  EXPECT_THAT(report.commands,
+              ::testing::Contains(::testing::HasSubstr("quantize ORG/NAME --out int3-best --quantize int3")));
   EXPECT_THAT(to_html(report), ::testing::HasSubstr("Size and divergence"));
   EXPECT_THAT(to_markdown(report), ::testing::HasSubstr(report.equal_bytes[0].line()));
   EXPECT_EQ(to_json(report)["equal_bytes"].size(), 1u);

@@ -91,6 +91,16 @@ TEST_F(ComparisonTest, SummarisesModels) {
   EXPECT_EQ(p.num_parameters, s.num_parameters);
 }
 
+TEST_F(ComparisonTest, StagesOfShrinkCount) {
+  write_changed(folder_.path() / "shrunk", zeros(2, 4),
+                {{"swiftprune.json", R"({"method": "shrink", "weights_changed": true, "tensors": [],
+                   "seconds": {"load": 0.5, "forward": 27.5, "solve": 7.0, "write": 0.25, "total": 35.5}})"}});
+  const auto shrunk = Model::open(folder_.path() / "shrunk");
+  EXPECT_EQ(summarize_model(*shrunk, "shrunk").stage_seconds,
+            (std::vector<std::pair<std::string, double>>{
+                {"load", 0.5}, {"forward", 27.5}, {"solve", 7.0}, {"write", 0.25}}));
+}
+
 // A record comes from anyone; what stands on the page as a command must be one of ours.
 TEST_F(ComparisonTest, OnlyOwnCommandsAreRepeated) {
   for (const char* command : {R"({"arguments": ["rm", "-rf", "x"]})", R"({"arguments": ["swiftprune"]})",
@@ -233,6 +243,7 @@ TEST_F(ComparisonTest, DocumentsAndPage) {
   EXPECT_EQ(pictures, 2u + 1u + 1u);  // errors of blocks, the corner of a mask, stages
   EXPECT_THAT(html, HasSubstr("<details class=\"screen\"><summary><code>"));      // masks are folded
   EXPECT_THAT(html, HasSubstr("<div class=\"screen\"><h2>Where the zeros are"));  // no heading alone in print
+  EXPECT_THAT(html, Not(HasSubstr("@media (prefers-color-scheme")));              // dark would be printed
   EXPECT_THAT(html, HasSubstr("What the words mean"));
 
   const std::string markdown = to_markdown(report);

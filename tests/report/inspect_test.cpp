@@ -1,5 +1,6 @@
 #include "swiftprune/report/inspect.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <gtest/gtest.h>
@@ -40,6 +41,19 @@ TEST(Inspect, DenseModel) {
   EXPECT_EQ(found.linears.numel, linears);
   EXPECT_EQ(found.linears.num_zeros, 0);
   EXPECT_EQ(found.linears.patterns, (std::map<std::string, std::int64_t>{{"dense", 14}}));
+}
+
+// Tokens that no text had leave rows of zeros.
+TEST(Inspect, AnEmbeddingWithAnEmptyRowIsNotPruned) {
+  TinyLlama model;
+  std::vector<float>& table = model.values.at("model.embed_tokens.weight");
+  std::fill_n(table.begin(), 32, 0.0f);
+  const ModelInspection found = inspect(model);
+  const auto is_table = [](const auto& tensor) { return tensor.name == "model.embed_tokens.weight"; };
+  const auto tensor = std::ranges::find_if(found.tensors, is_table);
+  ASSERT_NE(tensor, found.tensors.end());
+  EXPECT_EQ(tensor->zeros->num_zeros, 32);
+  EXPECT_EQ(tensor->pattern, "dense");
 }
 
 TEST(Inspect, PrunedModel) {

@@ -427,6 +427,7 @@ TEST_F(ServerTest, ShowsAChatPage) {
   // Nothing from the network, nothing that the policy would not run.
   for (const char* never : {"https:", "src=\"", "@import", "url(", " style=\"", " onclick=\"", "innerHTML"})
     EXPECT_EQ(page->body.find(never), std::string::npos) << never;
+  EXPECT_EQ(page->body.find("@media (prefers-color-scheme"), std::string::npos) << "dark would be printed";
   EXPECT_EQ(client().Get("/v1/models")->status, 401);
   EXPECT_EQ(client().Get("/other")->status, 404) << "the page is one path";
   const auto posted = client().Post("/", "{}", "application/json");

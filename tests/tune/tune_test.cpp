@@ -471,7 +471,7 @@ TEST_F(TuneTest, TheReportShowsBothTexts) {
   report.command = "swiftprune prune";
   const std::string page = to_html(report);
   for (const char* text :
-       {"a &lt;model&gt;", "60 % zeros", "The budget is kept", "Recommended", "KL, check", "<svg"})
+       {"a &lt;model&gt;", "60 % zeros", "The budget is kept", "Recommended", "Divergence, check", "<svg"})
     EXPECT_THAT(page, HasSubstr(text));
   EXPECT_THAT(page, ::testing::Not(HasSubstr("<script")));
   const auto json = to_json(report);

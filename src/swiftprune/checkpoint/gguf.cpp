@@ -206,6 +206,7 @@ struct GgufFile::Impl {
     const std::vector<std::filesystem::path> files = gguf_parts(path);
     for (std::size_t i = 0; i < files.size(); ++i) {
       if (!std::filesystem::exists(files[i])) {
+        if (files.size() == 1) bad_input("{}: no such file", path.string());
         bad_input("{}: part {} of {} is missing, expected beside {}", files[i].string(), i + 1, files.size(),
                   path.string());
       }

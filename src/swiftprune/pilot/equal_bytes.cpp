@@ -126,7 +126,7 @@ ComparisonReport compare_at_equal_bytes(ComparisonInput input, Device& device,
       s.folder.clear();
       s.method = what.method->name;
       s.steps.clear();
-      s.prune_command = command_of(what, input.folders[0], tables, options.calibration_arguments);
+      s.prune_command = command_of(what, options.model, tables, options.calibration_arguments);
       report.commands.push_back(shell_command(s.prune_command));
     }
     const std::span<const std::int32_t> text = input.parts.front().windows.window(0);

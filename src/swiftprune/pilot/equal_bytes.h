@@ -13,6 +13,7 @@
 namespace swiftprune {
 
 struct EqualBytesOptions {
+  std::string model;         // the dense one, as the commands printed name it
   TokenWindows calibration;  // what the solved ones are solved on
   std::vector<std::string>
       calibration_arguments;   // flags that repeat those windows, for the commands printed

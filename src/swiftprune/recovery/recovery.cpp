@@ -105,6 +105,15 @@ void write_trained(const Checkpoint& pruned, const TensorInfo& tensor, const Che
 
 }  // namespace
 
+void check_trainer(const RecoverySpec& spec, const std::filesystem::path& work) {
+  write_whole(work / "trainer.py", kTrainerScript);
+  write_whole(work / "job.json",
+              nlohmann::ordered_json{{"only_check", true}, {"device", spec.device}}.dump());
+  RecoverySpec one = spec;
+  one.gpus = 1;
+  static_cast<void>(train(one, work, [](std::string_view, std::int64_t, std::int64_t) {}));
+}
+
 RecoveryResult recover(const Checkpoint& pruned, const std::set<std::string>& tables,
                        const TokenWindows& windows, const RecoverySpec& spec,
                        const std::filesystem::path& work, const ProgressFn& progress,

@@ -44,9 +44,13 @@ struct RecoveryResult {
   std::string torch, transformers;  // their versions
 };
 
+// Whether PyTorch is there and sees the device, before anything that takes long: throws as recover() would. work: a folder
+// for files that recover() then writes anew.
+void check_trainer(const RecoverySpec& spec, const std::filesystem::path& work);
+
 // Trains the pruned model and writes every tensor of it to the writer, in the pruned checkpoint's names and dtypes;
 // what is not trained (tables: embedding and output projection; norms, biases, matrices without zeros) byte for byte.
-// work: an empty folder for the job's files. Throws Error{kBadInput} for models that transformers cannot open or that are
+// work: a folder for the job's files. Throws Error{kBadInput} for models that transformers cannot open or that are
 // packed, Error{kFailure} when PyTorch is missing or the training fails or a zero did not stay.
 RecoveryResult recover(const Checkpoint& pruned, const std::set<std::string>& tables,
                        const TokenWindows& windows, const RecoverySpec& spec,

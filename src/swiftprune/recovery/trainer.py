@@ -226,7 +226,12 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     try:
         with open(sys.argv[1]) as file:
-            Trainer(json.load(file)).run()
+            job = json.load(file)
+        if job.get("only_check"):
+            Ranks(job["device"])
+            say(result={})
+        else:
+            Trainer(job).run()
     except CannotTrain as error:
         say(error=str(error), input=error.input)
         sys.exit(2)

@@ -1,7 +1,6 @@
 // The report page: one file, no scripts, no network. Everything that comes from files or users is escaped.
 #include <algorithm>
 #include <cmath>
-#include <ctime>
 #include <map>
 
 #include "swiftprune/core/cpu_features.h"
@@ -137,7 +136,7 @@ class Page {
     if (has_first_blocks()) cell("First blocks' error", number(model.first_blocks_error, 4));
     std::string small = model.packed_bytes ? "packed " + megabytes(*model.packed_bytes) : "";
     if (!report_.equal_bytes.empty())
-      small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : ", ", s.bits_per_weight);
+      small += fmt::format("{}{:.2f} bits a weight", small.empty() ? "" : "<br>", s.bits_per_weight);
     cell("Size", megabytes(s.num_bytes), small);
     if (!report_.text.empty()) {
       cell("Perplexity", model.perplexity ? perplexity_text(model.perplexity->perplexity) : "–",
@@ -188,7 +187,8 @@ class Page {
       if (!model.divergence || model.few_bits) continue;
       const ModelSummary& s = model.summary;
       // A line joins the sparsities of one method and one kind of pattern.
-      const std::string of_pattern = s.pattern == "unstructured" ? "" : ", " + s.pattern;
+      const bool plain = s.pattern == "unstructured" || s.pattern == "dense";
+      const std::string of_pattern = plain ? "" : ", " + s.pattern;
       const std::string name = s.method.empty() ? s.name : s.method + of_pattern;
       const std::string label = fmt::format("{}: {} zeros, perplexity {}", s.name, percent(s.sparsity),
                                             perplexity_text(model.perplexity->perplexity));
@@ -594,13 +594,6 @@ class Page {
     word("Error",
          "Of a block's or linear's outputs: the squared difference from the dense model's over its square.");
     put("</dl></details>\n");
-  }
-
-  static std::string today() {
-    const std::time_t now = std::time(nullptr);
-    std::tm utc{};
-    ::gmtime_r(&now, &utc);
-    return fmt::format("{:04}-{:02}-{:02}", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
   }
 
   static constexpr std::size_t kShownAnswers = 12;

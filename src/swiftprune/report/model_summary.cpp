@@ -104,8 +104,9 @@ void read_record(const std::filesystem::path& folder, ModelSummary& summary) {
   if (!record.is_object()) bad_input("{}: expected an object", path.string());
   if (const auto method = record.find("method"); method != record.end()) summary.method = text_of(*method);
   if (const auto seconds = record.find("seconds"); seconds != record.end() && seconds->is_object()) {
-    for (const char* stage :
-         {"text", "allocate", "load", "calibrate", "score", "select", "refine", "write", "other"}) {
+    // Of prune, then what shrink has.
+    for (const char* stage : {"text", "allocate", "load", "calibrate", "score", "select", "refine", "forward",
+                              "solve", "write", "other"}) {
       const auto value = seconds->find(stage);
       if (value != seconds->end() && value->is_number()) summary.stage_seconds.emplace_back(stage, *value);
     }

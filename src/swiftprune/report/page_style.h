@@ -10,7 +10,7 @@ inline constexpr std::string_view kPageStyle = R"css(
   --page: #fbfbfa; --card: #ffffff; --text: #1b1f24; --muted: #5b6570; --line: #e2e5e8; --soft: #f1f3f4;
   --good: #17784a; --fair: #8a6100; --bad: #b3261e; --mark: #fff1b8;
   --s0: #1f6feb; --s1: #c2410c; --s2: #0f766e; --s3: #7c3aed; --s4: #a16207; --s5: #be185d; --s6: #64748b; }
-@media (prefers-color-scheme: dark) { :root {
+@media screen and (prefers-color-scheme: dark) { :root {
   --page: #121518; --card: #191d21; --text: #e4e7ea; --muted: #9aa5b0; --line: #2c3238; --soft: #22272c;
   --good: #4cc38a; --fair: #e0b04a; --bad: #ff8a80; --mark: #4a3f12;
   --s0: #6cb0ff; --s1: #ff9b61; --s2: #4fd1c0; --s3: #b79bff; --s4: #e3bd4f; --s5: #ff8ab8; --s6: #94a3b8; } }
@@ -39,6 +39,7 @@ thead th { font-weight: 500; color: var(--muted); white-space: nowrap; vertical-
 thead small { display: block; font-size: .8em; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tbody th { font-weight: 600; white-space: nowrap; position: sticky; left: 0; background: var(--card); }
+.cards tbody th { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 td small { display: block; color: var(--muted); }
 tr.best > * { background: var(--soft); }
 figure { margin: 1rem 0; } figcaption { color: var(--muted); font-size: .875rem; margin-bottom: .3rem; }
@@ -82,7 +83,7 @@ details { margin: .5rem 0; } summary { color: var(--muted); font-size: .875rem; 
   .cards td small { flex: 1 0 100%; } .cards tr.best { background: var(--soft); } }
 @media (max-width: 30rem) { .cards tr { grid-template-columns: 1fr; } }
 @page { size: A4; margin: 1.4cm; }
-@media print { :root { --page: #fff; --card: #fff; --text: #000; --muted: #444; --line: #bbb; --soft: #eee; }
+@media print { :root { color-scheme: light; --page: #fff; --card: #fff; --text: #000; --muted: #444; --line: #bbb; --soft: #eee; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } table { font-size: 7.5pt; } th, td { padding: .25rem .35rem; }
   .scroll { overflow: visible; border: 0; } tbody th { position: static; white-space: normal; } h2, h3, h4 { break-after: avoid; }
   h2 + p { break-after: avoid; } figure, .verdict { break-inside: avoid; } svg.chart { width: 34rem; }

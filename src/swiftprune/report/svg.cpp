@@ -99,6 +99,45 @@ std::vector<double> spread(std::vector<double> wanted, double gap, double low, d
   return wanted;
 }
 
+// A letter at the sizes of the page's style sheet for phones, in a picture's units: the widest that it gets.
+constexpr double kLetter = 10.6;  // of a wide face (DejaVu Sans)
+
+// Not longer than so many characters: beginning and end, since names of one family differ at their ends.
+std::string shortened(const std::string& label, std::int64_t most) {
+  const std::string whole = text::replace_invalid_utf8(label);
+  const std::int64_t count = text::num_code_points(whole), head = most / 3, tail = most - 1 - head;
+  if (count <= most) return whole;
+  std::size_t at = 0;
+  const auto skip = [&](std::int64_t code_points) {
+    for (std::int64_t i = 0; i < code_points; ++i) at += text::utf8_length(whole[at]);
+    return at;
+  };
+  const std::size_t end_of_head = skip(head), start_of_tail = skip(count - head - tail);
+  return whole.substr(0, end_of_head) + "…" + whole.substr(start_of_tail);
+}
+
+constexpr std::int64_t kMostOfName = 16;  // of a curve
+
+// Room for the numbers of the axis.
+double left_of_curves(std::span<const double> ticks) {
+  std::size_t letters = 0;
+  for (const double tick : ticks) letters = std::max(letters, fmt::format("{:g}", tick).size());
+  return std::max(62.0, 15 + kLetter * static_cast<double>(letters));
+}
+
+// Room for the names beside the curves.
+double right_of_curves(std::span<const ChartSeries> series, const std::optional<ChartPoint>& reference,
+                       const std::optional<ChartPoint>& limit) {
+  std::int64_t letters = 0;
+  const auto add = [&letters](const std::string& name) {
+    letters = std::max(letters, text::num_code_points(shortened(name, kMostOfName)));
+  };
+  for (const ChartSeries& s : series) add(s.name);
+  if (reference) add(reference->label);
+  if (limit) add(limit->label);
+  return std::min(420.0, kWidth - 14 - kLetter * static_cast<double>(letters));
+}
+
 }  // namespace
 
 std::string escape_html(std::string_view text) {
@@ -137,7 +176,7 @@ std::string short_number(double value) {
 std::string curve_chart(const ChartText& text, std::span<const ChartSeries> series, const ChartAxis& x_axis,
                         std::string_view y_label, const std::optional<ChartPoint>& reference,
                         const std::optional<ChartPoint>& limit) {
-  constexpr double kHeight = 340, kLeft = 58, kRight = 420, kTop = 26, kBottom = 292;
+  constexpr double kHeight = 340, kTop = 26, kBottom = 292;
   const ChartPoint first = reference ? *reference : series.front().points.front();
   Range x{first.x, first.x}, y{first.y, first.y};
   for (const ChartSeries& s : series) {
@@ -152,38 +191,45 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
   x = {std::max(0.0, std::floor((x.low - margin) / step) * step), std::ceil((x.high + margin) / step) * step};
   if (x_axis.is_share) x.high = std::min(100.0, x.high);
   y = {y.low / 1.12, std::max(y.high, y.low * 1.2) * 1.12};
-  const auto at_x = [&](double v) { return kLeft + (v - x.low) / (x.high - x.low) * (kRight - kLeft); };
+  const std::vector<double> y_ticks = log_ticks(y.low, y.high);
+  const double left = left_of_curves(y_ticks), right = right_of_curves(series, reference, limit);
+  const auto at_x = [&](double v) { return left + (v - x.low) / (x.high - x.low) * (right - left); };
   const auto at_y = [&](double v) {
     return kBottom - std::log(v / y.low) / std::log(y.high / y.low) * (kBottom - kTop);
   };
   std::string svg = opening(text, kWidth, kHeight, "chart");
-  for (const double tick : log_ticks(y.low, y.high)) {
-    svg += line(kLeft, at_y(tick), kRight, at_y(tick), "grid");
-    svg += label(kLeft - 8, at_y(tick) + 4, "end", "tick", fmt::format("{:g}", tick));
+  for (const double tick : y_ticks) {
+    svg += line(left, at_y(tick), right, at_y(tick), "grid");
+    svg += label(left - 13, at_y(tick) + 4, "end", "tick", fmt::format("{:g}", tick));  // clear of rings
   }
+  double labelled = 0.0;  // up to here
   for (double tick = x.low; tick <= x.high + 0.01 * step; tick += step) {
-    svg += label(at_x(tick), kBottom + 18, "middle", "tick", fmt::format("{:g}{}", tick, x_axis.unit));
+    const std::string number = fmt::format("{:g}{}", tick, x_axis.unit);
+    const double half = kLetter * static_cast<double>(number.size()) / 2;
+    if (at_x(tick) - half < labelled) continue;
+    svg += label(at_x(tick), kBottom + 18, "middle", "tick", number);
+    labelled = at_x(tick) + half + 4;
   }
-  svg += line(kLeft, kBottom, kRight, kBottom, "axis");
-  svg += label((kLeft + kRight) / 2, kHeight - 8, "middle", "name", x_axis.name);
-  svg += label(kLeft - 44, kTop - 10, "start", "name", y_label);
+  svg += line(left, kBottom, right, kBottom, "axis");
+  svg += label((left + right) / 2, kHeight - 8, "middle", "name", x_axis.name);
+  svg += label(14, kTop - 14, "start", "name", y_label);
   std::vector<double> ends;
   if (reference) {
-    svg += line(kLeft, at_y(reference->y), kRight, at_y(reference->y), "reference");
+    svg += line(left, at_y(reference->y), right, at_y(reference->y), "reference");
     ends.push_back(at_y(reference->y));
   }
   if (limit) {
-    svg += line(kLeft, at_y(limit->y), kRight, at_y(limit->y), "limit");
+    svg += line(left, at_y(limit->y), right, at_y(limit->y), "limit");
     ends.push_back(at_y(limit->y));
   }
   for (const ChartSeries& s : series) ends.push_back(at_y(s.points.back().y));
-  ends = spread(ends, 16, kTop, kBottom);
+  ends = spread(ends, 19, kTop, kBottom - 4);
   if (reference) {
-    svg += label(kRight + 12, ends[0] + 4, "start", "series", reference->label);
+    svg += label(right + 12, ends[0] + 4, "start", "series", reference->label);
     ends.erase(ends.begin());
   }
   if (limit) {
-    svg += label(kRight + 12, ends[0] + 4, "start", "series", limit->label);
+    svg += label(right + 12, ends[0] + 4, "start", "series", limit->label);
     ends.erase(ends.begin());
   }
   for (std::size_t i = 0; i < series.size(); ++i) {
@@ -195,7 +241,7 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
       svg += fmt::format("<path class=\"curve l{}\" d=\"{}\"/>\n", i % kNumColours, path);
     const ChartPoint& last = series[i].points.back();
     svg += fmt::format("<path class=\"leader\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>\n", at_x(last.x) + 7,
-                       at_y(last.y), kRight + 8, ends[i]);
+                       at_y(last.y), right + 8, ends[i]);
     for (const ChartPoint& p : series[i].points) {
       const std::string ring =
           !p.chosen ? ""
@@ -204,7 +250,7 @@ std::string curve_chart(const ChartText& text, std::span<const ChartSeries> seri
       svg += fmt::format("<g>{}{}<title>{}</title></g>\n", marker(at_x(p.x), at_y(p.y), i), ring,
                          escape_html(p.label));
     }
-    svg += label(kRight + 12, ends[i] + 4, "start", "series", series[i].name);
+    svg += label(right + 12, ends[i] + 4, "start", "series", shortened(series[i].name, kMostOfName));
   }
   return svg + "</svg>\n";
 }
@@ -214,7 +260,9 @@ double axis_end(double largest) { return round_step(largest); }
 std::string block_bars(const ChartText& text, std::span<const double> values, double top,
                        std::string_view style, bool percent) {
   constexpr double kBarWidth = 380, kHeight = 150, kLeft = 50, kBottom = 122, kTop = 12;
-  const auto number = [&](double v) { return percent ? fmt::format("{:.0f} %", 100 * v) : short_number(v); };
+  const auto number = [&](double v) {
+    return percent ? fmt::format("{:.0f} %", 100 * v) : fmt::format("{:g}", v);
+  };
   std::string svg = opening(text, kBarWidth, kHeight, "chart small");
   for (const double part : {0.0, 0.5, 1.0}) {
     const double y = kBottom - part * (kBottom - kTop);
@@ -241,37 +289,40 @@ std::string block_bars(const ChartText& text, std::span<const double> values, do
 
 std::string stage_bars(const ChartText& text, std::span<const std::string> stages,
                        std::span<const StageBar> bars) {
-  constexpr double kRow = 34, kLeft = 130, kRight = 480, kTop = 34;
-  const double height = kTop + kRow * static_cast<double>(bars.size()) + 6;
+  constexpr double kRow = 48, kRight = 480, kLine = 24;
+  constexpr std::int64_t kMostLetters = 50;
   double longest = 0.0;
   for (const StageBar& bar : bars) {
     longest = std::max(longest, std::accumulate(bar.seconds.begin(), bar.seconds.end(), 0.0));
   }
-  std::string svg = opening(text, kWidth, height, "chart");
-  double x = 0.0;
+  std::string legend;
+  double x = 0.0, line_end = 6.0;
   for (std::size_t s = 0; s < stages.size(); ++s) {
-    svg += fmt::format("<rect class=\"c{}\" x=\"{:.1f}\" y=\"6\" width=\"11\" height=\"11\"/>",
-                       s % kNumColours, x);
-    svg += label(x + 16, 16, "start", "tick", stages[s]);
-    x += 34 + 7.0 * static_cast<double>(stages[s].size());
+    const double width = 28 + kLetter * static_cast<double>(stages[s].size());
+    if (x > 0.0 && x + width > kWidth) x = 0.0, line_end += kLine;
+    legend += fmt::format("<rect class=\"c{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"11\" height=\"11\"/>",
+                          s % kNumColours, x, line_end);
+    legend += label(x + 16, line_end + 10, "start", "tick", stages[s]);
+    x += width;
   }
+  const double top = line_end + kLine + 4;
+  std::string svg = opening(text, kWidth, top + kRow * static_cast<double>(bars.size()), "chart") + legend;
   for (std::size_t b = 0; b < bars.size(); ++b) {
-    const double y = kTop + kRow * static_cast<double>(b);
-    const bool too_long = text::num_code_points(bars[b].label) > 19;
-    svg += label(0, y + 16, "start", "series", too_long ? bars[b].label.substr(0, 17) + "…" : bars[b].label);
-    double at = kLeft, total = 0.0;
+    const double y = top + kRow * static_cast<double>(b);
+    svg += label(0, y + 13, "start", "series", shortened(bars[b].label, kMostLetters));
+    double at = 0.0, total = 0.0;
     for (std::size_t s = 0; s < bars[b].seconds.size(); ++s) {
       const double seconds = bars[b].seconds[s];
-      const double width = longest > 0.0 ? seconds / longest * (kRight - kLeft) : 0.0;
+      const double width = longest > 0.0 ? seconds / longest * kRight : 0.0;
       svg += fmt::format(
-          "<rect class=\"c{}\" x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"20\"><title>{}: {} "
+          "<rect class=\"c{}\" x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"16\"><title>{}: {} "
           "s</title></rect>\n",
-          s % kNumColours, at, y + 2, width, escape_html(s < stages.size() ? stages[s] : ""),
+          s % kNumColours, at, y + 20, width, escape_html(s < stages.size() ? stages[s] : ""),
           short_number(seconds));
       at += width;
       total += seconds;
     }
-    svg += label(at + 8, y + 16, "start", "tick", short_number(total) + " s");
+    svg += label(at + 8, y + 33, "start", "tick", short_number(total) + " s");
   }
   return svg + "</svg>\n";
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "swiftprune/report/numbers.h"
 #include "swiftprune/report/page_style.h"
 #include "swiftprune/report/svg.h"
 
@@ -34,7 +35,7 @@ std::string row(const TunePoint& point, bool best) {
   return fmt::format(
       "<tr{}><th scope=\"row\">{}</th><td class=\"num\" data-label=\"Zeros\">{:.1f} %</td><td class=\"num\" "
       "data-label=\"Bits a weight\">{:.2f}</td><td class=\"num\" data-label=\"Packed\">{:.1f} MB</td><td "
-      "class=\"num\" data-label=\"KL, search\">{:.4f}</td><td class=\"num\" data-label=\"KL, "
+      "class=\"num\" data-label=\"Divergence, search\">{:.4f}</td><td class=\"num\" data-label=\"Divergence, "
       "check\">{}</td>{}</tr>\n",
       best ? " class=\"best\"" : "", escape_html(point.name), 100.0 * point.sparsity, point.bits,
       point.bytes / 1e6, point.search_kl, kl_text(point.check_kl), speed_cell(point));
@@ -49,6 +50,7 @@ std::string chart(const TuneReport& report) {
   for (const TunePoint& point : report.result.line) {
     search.points.push_back(at(point, point.search_kl));
     check.points.push_back(at(point, check_or_search(point)));
+    check.points.back().chosen = point.name == report.result.best.name;
     description +=
         fmt::format("{}: {:.1f} MB, {:.4f}. ", point.name, point.bytes / 1e6, check_or_search(point));
   }
@@ -127,7 +129,8 @@ std::string to_html(const TuneReport& report) {
     html += fmt::format(
         "<h2>Size and divergence</h2>\n<p class=\"quiet\">Nearer to the lower left corner is better; the "
         "divergence axis is "
-        "logarithmic. Where the line of the check text lies above that of the search text, the search "
+        "logarithmic. A ring marks the plan for the budget. Where the line of the check text lies above that "
+        "of the search text, the search "
         "learned its own "
         "text. Sizes other than the budget's were measured once, not searched.</p>\n<figure>\n{}</figure>\n",
         chart(report));
@@ -135,8 +138,8 @@ std::string to_html(const TuneReport& report) {
   html +=
       "<h2>Plans</h2>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Plan</th><th "
       "class=\"num\">Zeros</th><th class=\"num\">Bits a weight</th><th class=\"num\">Packed</th><th "
-      "class=\"num\">KL, "
-      "search</th><th class=\"num\">KL, check</th>";
+      "class=\"num\">Divergence<small>search text, "
+      "nats a token</small></th><th class=\"num\">Divergence<small>check text, nats a token</small></th>";
   if (r.dense_tokens_per_second) html += "<th class=\"num\">Tokens/s</th>";
   html += "</tr></thead>\n<tbody>\n";
   html += row(r.start, false);
@@ -152,8 +155,9 @@ std::string to_html(const TuneReport& report) {
   }
   html += "<h2>Commands</h2>\n<pre><code>";
   for (const std::string& command : report.commands) html += escape_html(command) + "\n";
-  return html + "</code></pre>\n<p class=\"quiet\">swiftprune " SWIFTPRUNE_VERSION
-                "</p>\n</main>\n</body>\n</html>\n";
+  return html +
+         fmt::format("</code></pre>\n<p class=\"quiet\">swiftprune {}, {}</p>\n</main>\n</body>\n</html>\n",
+                     SWIFTPRUNE_VERSION, today());
 }
 
 }  // namespace swiftprune
