@@ -1,10 +1,13 @@
 // The one JSON reader: its limits, and what a field says when it is not as expected.
 #include "swiftprune/core/json.h"
 
+#include <cstdint>
+
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "swiftprune/core/json_numbers.h"
 
 namespace swiftprune {
 namespace {
@@ -69,6 +72,19 @@ TEST(Json, FieldsNameFileAndPath) {
       "file: a[0].n: found 300, expected an integer from 0 to 299");
   expect_error(
       ErrorKind::kBadInput, [&] { item.at("nothing"); }, "file: a[0]: field \"nothing\" is missing");
+}
+
+TEST(Json, WholeNumbersAreWhatFitsAlone) {
+  EXPECT_EQ(whole_number(json(-7)), -7);
+  EXPECT_EQ(whole_number(json(INT64_MAX)), INT64_MAX);
+  EXPECT_EQ(whole_numbers(json::parse("[1, 2]")), (std::vector<std::int64_t>{1, 2}));
+  for (const char* text : {"1e60", "1.5", "2.0", "18446744073709551615", "true", "\"1\"", "null"}) {
+    EXPECT_THROW(whole_number(json::parse(text)), json::exception) << text;
+    EXPECT_THROW(whole_numbers(nlohmann::ordered_json::parse("[1, " + std::string(text) + "]")),
+                 nlohmann::ordered_json::exception)
+        << text;
+  }
+  EXPECT_THROW(whole_numbers(json(1)), json::exception);
 }
 
 TEST(Json, ExcerptsEndBetweenCharacters) {

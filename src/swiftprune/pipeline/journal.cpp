@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json_numbers.h"
 
 namespace swiftprune {
 namespace {
@@ -38,7 +39,7 @@ nlohmann::ordered_json to_json(const FinishedBlock& block) {
 
 FinishedBlock block_of(const nlohmann::ordered_json& line) {
   FinishedBlock block;
-  block.layer = line.at("layer").get<std::int64_t>();
+  block.layer = whole_number(line.at("layer"));
   block.weights_changed = line.at("weights_changed").get<bool>();
   const auto number = [](const nlohmann::ordered_json& item, const char* key) -> std::optional<double> {
     if (!item.contains(key)) return std::nullopt;
@@ -46,15 +47,13 @@ FinishedBlock block_of(const nlohmann::ordered_json& line) {
   };
   for (const auto& item : line.at("tensors")) {
     block.tensors.push_back({item.at("name").get<std::string>(), item.at("pattern").get<std::string>(),
-                             item.at("rows").get<std::int64_t>(), item.at("cols").get<std::int64_t>(),
+                             whole_number(item.at("rows")), whole_number(item.at("cols")),
                              item.at("asked_sparsity").get<double>(), item.at("sparsity").get<double>(),
                              number(item, "error"), number(item, "damping"), number(item, "lambda")});
-    if (item.contains("order"))
-      block.tensors.back().order = item.at("order").get<std::vector<std::int64_t>>();
-    if (item.contains("low_rank")) block.tensors.back().low_rank = item.at("low_rank").get<std::int64_t>();
+    if (item.contains("order")) block.tensors.back().order = whole_numbers(item.at("order"));
+    if (item.contains("low_rank")) block.tensors.back().low_rank = whole_number(item.at("low_rank"));
   }
-  if (line.contains("expert_tokens"))
-    block.expert_tokens = line.at("expert_tokens").get<std::vector<std::int64_t>>();
+  if (line.contains("expert_tokens")) block.expert_tokens = whole_numbers(line.at("expert_tokens"));
   if (line.contains("reordered")) block.reordered = line.at("reordered").get<std::vector<std::string>>();
   return block;
 }

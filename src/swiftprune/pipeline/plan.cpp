@@ -12,7 +12,7 @@
 #include <fmt/ranges.h>
 
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/json.h"
+#include "swiftprune/core/json_numbers.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/model/stored_weights.h"
 
@@ -294,7 +294,7 @@ void apply_plan(const nlohmann::json& document, const std::string& path, Plan& p
         bad_input("{}: '{}' stands here a second time, expected one entry a tensor", where, name);
       PlanEntry& entry = *it->second;
       if (item.contains("shape")) {
-        const auto shape = item["shape"].get<std::vector<std::int64_t>>();
+        const std::vector<std::int64_t> shape = whole_numbers(item["shape"]);
         if (shape != std::vector<std::int64_t>{entry.rows, entry.cols}) {
           bad_input("{}: shape: found [{}] for '{}', expected [{}, {}]; the plan is of another model", where,
                     fmt::join(shape, ", "), name, entry.rows, entry.cols);

@@ -5,7 +5,7 @@
 
 #include "swiftprune/checkpoint/checkpoint.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/json.h"
+#include "swiftprune/core/json_numbers.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/model.h"
 #include "swiftprune/model/stored_weights.h"
@@ -48,8 +48,7 @@ std::vector<LayerRouting> routing_of(const nlohmann::json& record) {
     std::vector<LayerRouting> routing;
     for (const nlohmann::json& layer : *layers) {
       try {
-        LayerRouting of{layer.at("layer").get<std::int64_t>(),
-                        layer.at("tokens").get<std::vector<std::int64_t>>(), 0.0};
+        LayerRouting of{whole_number(layer.at("layer")), whole_numbers(layer.at("tokens")), 0.0};
         of.entropy = routing_entropy(of.tokens);
         if (!of.tokens.empty()) routing.push_back(std::move(of));
       } catch (const nlohmann::json::exception&) {
