@@ -160,7 +160,12 @@ def write_model(name, arch, config, names, pre, extra, parts=0):
             writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     extra(writer, config)
     byte_tokenizer(writer, pre)
+    for number in ("alpha_n", "alpha_p", "beta", "eps") if arch == "apertus" else ():
+        of_layers = [float(v) for k, v in state.items() if k.endswith(f".act_fn.{number}")]
+        getattr(writer, f"add_xielu_{number}")(of_layers)
     for key, value in state.items():
+        if ".act_fn." in key:
+            continue
         data = value.numpy()
         if arch in PERMUTED and ".q_proj." in key:
             data = rotary_pairs(data, config.num_attention_heads)
@@ -187,22 +192,24 @@ SMALL = dict(vocab_size=VOCAB, hidden_size=8, intermediate_size=12, num_hidden_l
              num_key_value_heads=1, max_position_embeddings=64, bos_token_id=263, eos_token_id=264, pad_token_id=264)
 
 
+LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=8192)
+
+
+def llama_extra(writer, config):
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if config.rope_parameters["rope_type"] == "llama3":
+        inv, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+        plain = 1.0 / 500000.0 ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+        writer.add_tensor("rope_freqs.weight", (plain / inv).numpy().astype(np.float32))
+
+
 def write_models():
     head = dict(head_dim=4)
-    llama3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                  original_max_position_embeddings=8192)
-
-    def llama_extra(writer, config):
-        writer.add_rope_dimension_count(config.head_dim)
-        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-        if config.rope_parameters["rope_type"] == "llama3":
-            inv, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-            plain = 1.0 / 500000.0 ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
-            writer.add_tensor("rope_freqs.weight", (plain / inv).numpy().astype(np.float32))
-
     write_model(
         "llama", "llama",
-        transformers.LlamaConfig(**(SMALL | dict(head_dim=16, num_hidden_layers=1)), rope_parameters=llama3, tie_word_embeddings=True),
+        transformers.LlamaConfig(**(SMALL | dict(head_dim=16, num_hidden_layers=1)), rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True),
         LLAMA_NAMES, "llama-bpe", lambda w, c: (llama_extra(w, c), w.add_key_length(16), w.add_value_length(16)))
     write_model(
         "llama_bias", "llama",
@@ -349,6 +356,11 @@ def write_dense_models():
                 GPT2_NAMES, "gpt-2", lambda w, c: w.add_layer_norm_eps(1e-5))
     write_model("arcee", "arcee", transformers.ArceeConfig(**SMALL, head_dim=4, rope_parameters=rope), LLAMA_NAMES,
                 "llama-bpe", lambda w, c: (theta(w, c), w.add_rope_dimension_count(4)))
+    apertus = transformers.ApertusConfig(**SMALL, attention_bias=True, rope_parameters=LLAMA3_ROPE)
+    apertus.head_dim = 16
+    write_model("apertus", "apertus", apertus,
+                LLAMA_NAMES | {"attention_layernorm": "attn_norm", "feedforward_layernorm": "ffn_norm"}, "tekken",
+                lambda w, c: (llama_extra(w, c), w.add_key_length(16), w.add_value_length(16)))
     write_model("nemotron", "nemotron",
                 transformers.NemotronConfig(**SMALL, head_dim=4, attention_bias=True, rope_parameters=half), LLAMA_NAMES,
                 "llama-bpe", lambda w, c: (theta(w, c), w.add_rope_dimension_count(2), w.add_layer_norm_eps(1e-5),

@@ -386,7 +386,7 @@ TEST(ExportGguf, RefusesFamiliesThatItDoesNotKnow) {
   const auto model = Model::open(SWIFTPRUNE_TEST_DATA "/model/opt");
   expect_error(
       ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
-      "found the family opt, which GGUF export does not know; expected one of arcee, bloom, cohere, "
+      "found the family opt, which GGUF export does not know; expected one of apertus, arcee, bloom, cohere, "
       "cohere2, deepseek_v2");
 }
 

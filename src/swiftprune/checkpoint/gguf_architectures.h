@@ -130,6 +130,9 @@ struct GgufArchitecture {
   // A family's own names in an architecture of others: of files alone whose rope.scaling.finetuned is false (Granite 4,
   // which need not rotate). Others of the family come back as theirs.
   bool unrotated = false;
+  // Numbers that are keys of the file, one a block or one for all, and tensors of one number there: what the keys are
+  // called behind "xielu." (llama.cpp's own prefix), and the tensors behind "model.layers.N.mlp.act_fn."; blanks between.
+  std::string_view activation_numbers = {};
 };
 
 std::span<const GgufArchitecture> gguf_architectures();

@@ -1,7 +1,9 @@
 #include "swiftprune/checkpoint/gguf_assembly.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
+#include <sstream>
 
 #include "swiftprune/checkpoint/gguf_fields.h"
 #include "swiftprune/core/error.h"
@@ -55,6 +57,7 @@ class Assembler {
     for (std::int64_t block = 0; block < blocks; ++block) {
       if (kinds[at(block)].experts) experts_of(block);
     }
+    activation_numbers(blocks);
     for (std::int64_t block = 0; block < blocks; ++block) {
       latent(block);
       for (const TensorRule& rule : architecture_.block_tensors) {
@@ -216,6 +219,30 @@ class Assembler {
                          take(qkv, 2 * keys + head * own, own);
                          take(gate, head * own, own);
                        }});
+  }
+
+  void activation_numbers(std::int64_t blocks) {
+    std::istringstream names{std::string(architecture_.activation_numbers)};
+    for (std::string name; names >> name;) {
+      const std::string key = gguf_fields::activation_key(name);
+      if (!file_.has(key)) bad_input("{}: {}: is missing", file_.name(), key);
+      const std::vector<double> numbers = file_.one_or_more(key);
+      if (numbers.size() != 1 && std::ssize(numbers) != blocks) {
+        bad_input("{}: {}: found {} numbers, expected one, or one for each of the {} layers", file_.name(), key,
+                  numbers.size(), blocks);
+      }
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        const auto number = static_cast<float>(numbers[numbers.size() == 1 ? 0 : at(block)]);
+        if (!std::isfinite(number))
+          bad_input("{}: {}: found {} in layer {}, expected a finite number", file_.name(), key, number, block);
+        const bool is_vector = name.starts_with("alpha");  // as transformers has them
+        result_.push_back({.name = fmt::format("model.layers.{}.mlp.act_fn.{}", block, name),
+                           .shape = is_vector ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{},
+                           .sources = {},
+                           .piece = 1,
+                           .values = [number](std::int64_t, std::span<float> values) { values[0] = number; }});
+      }
+    }
   }
 
   // A folder says it of all experts.

@@ -1,6 +1,6 @@
 // Tensors of a Hugging Face folder that are no single tensor of a GGUF file: experts, of which GGUF has one tensor for
-// all of a block, and the projection of latent attention, which it splits by heads (TensorForm in
-// gguf_architectures.h). Each is described by how its pieces are made, so that no more than a piece is in memory.
+// all of a block, the projection of latent attention, which it splits by heads (TensorForm in gguf_architectures.h), and
+// numbers that are keys there. Each is described by how its pieces are made, so that no more than a piece is in memory.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ namespace swiftprune {
 struct AssembledTensor {
   std::string name;
   std::vector<std::int64_t> shape;
-  std::vector<const GgufTensor*> sources;
+  std::vector<const GgufTensor*> sources;  // none of a number that is a key
   std::int64_t piece = 0;       // elements that one call makes; the last may be fewer
   bool counts_sources = false;  // bytes that stand for the parameters of the sources
   // The piece's values, or (MXFP4: dtype U8) its bytes. Thread-safe.

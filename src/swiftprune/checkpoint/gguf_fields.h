@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
@@ -27,6 +28,9 @@ std::int64_t head_dim_of(const GgufFile& file, const Json& config);
 double rotary_fraction(const GgufFile& file, std::int64_t head_dim);
 void require_full_rotation(const GgufFile& file, std::int64_t head_dim);
 Json rope_scaling(const GgufFile& file);  // transformers' rope_scaling, or null
+// Of GgufArchitecture::activation_numbers.
+inline std::string activation_key(std::string_view name) { return fmt::format("xielu.{}", name); }
+
 // Llama 3.1 scales rope by a table in the file. It is made from four numbers (transformers' rope_type "llama3"); the
 // factor is its largest entry, the others have been the same in every such model.
 Json llama3_rope_scaling(const GgufFile& file, const GgufTensor& tensor, double theta, std::int64_t head_dim);

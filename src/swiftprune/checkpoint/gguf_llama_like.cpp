@@ -236,6 +236,28 @@ constexpr TensorRule kArceeBlock[] = {
     {"attn_rot_embd", ""},
 };
 
+// ---- apertus: llama with norms of queries and keys, and a plain MLP of xIELU
+
+constexpr TensorRule kApertusBlock[] = {
+    {"attn_norm", "model.layers.*.attention_layernorm"},
+    {"attn_q", "model.layers.*.self_attn.q_proj", "attention_bias"},
+    {"attn_k", "model.layers.*.self_attn.k_proj", "attention_bias"},
+    {"attn_v", "model.layers.*.self_attn.v_proj", "attention_bias"},
+    {"attn_output", "model.layers.*.self_attn.o_proj", "attention_bias"},
+    {"attn_q_norm", "model.layers.*.self_attn.q_norm"},
+    {"attn_k_norm", "model.layers.*.self_attn.k_norm"},
+    {"ffn_norm", "model.layers.*.feedforward_layernorm"},
+    {"ffn_up", "model.layers.*.mlp.up_proj"},
+    {"ffn_down", "model.layers.*.mlp.down_proj"},
+    {"attn_rot_embd", ""},
+};
+
+// transformers' class scales rope as Llama 3.1 unless it is told not to.
+void complete_apertus(const GgufFile& file, Json& config) {
+  complete_llama(file, config);
+  if (config.at("rope_scaling").is_null()) config["rope_scaling"] = {{"rope_type", "default"}};
+}
+
 constexpr GgufArchitecture kLlamaLikeArchitectures[] = {
     {"llama", "llama", "LlamaForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kLlamaBlock, complete_llama, "llama-bpe"},
@@ -258,6 +280,9 @@ constexpr GgufArchitecture kLlamaLikeArchitectures[] = {
      kGraniteFields, kLlamaModelTensors, kLlamaBlock, complete_granite, "refact", false, kGraniteKeys},
     {"arcee", "arcee", "ArceeForCausalLM", R"({"hidden_act": "relu2", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kArceeBlock, complete_llama, "llama-bpe"},
+    {"apertus", "apertus", "ApertusForCausalLM", R"({"hidden_act": "xielu", "rope_theta": 10000.0})",
+     kLlamaFields, kLlamaModelTensors, kApertusBlock, complete_apertus, "tekken", false, {}, false, false, {},
+     false, "alpha_p alpha_n beta eps"},
     {"glm4", "glm4", "Glm4ForCausalLM", R"({"hidden_act": "silu", "rope_theta": 10000.0})", kLlamaFields,
      kLlamaModelTensors, kGlm4Block, complete_glm4, "glm4"},
 };

@@ -386,7 +386,7 @@ struct GgufModel::Impl {
     if (tensor.bytes) return tensor.bytes(index, bytes);
     std::vector<float> values(bytes.size() / static_cast<std::size_t>(size_of(dtype)));
     tensor.values(index, values);
-    check_values(file, *tensor.sources.front(), values, dtype);
+    if (!tensor.sources.empty()) check_values(file, *tensor.sources.front(), values, dtype);
     convert_from_f32(values, dtype, bytes);
   }
 
@@ -454,7 +454,9 @@ std::string GgufModel::stored_types() const {
 
 bool GgufModel::has_rows(std::size_t tensor) const {
   const AssembledTensor* assembled = impl_->find_assembled(tensor);
-  if (assembled != nullptr) return assembled->piece * assembled->shape.front() == assembled->numel();
+  if (assembled != nullptr) {
+    return !assembled->shape.empty() && assembled->piece * assembled->shape.front() == assembled->numel();
+  }
   return impl_->num_rows(tensor) == impl_->tensors[tensor].shape.front();
 }
 

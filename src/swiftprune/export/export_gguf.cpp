@@ -131,6 +131,14 @@ bool is_ignored(std::string_view name, const ModelConfig& model) {
   return is_buffer || is_unused_head;
 }
 
+// Is it a number that GGUF has as a key?
+bool is_activation_number(std::string_view name, const ModelConfig& model) {
+  return std::any_of(model.blocks.begin(), model.blocks.end(), [&](const BlockConfig& block) {
+    const auto& x = block.xielu;
+    return x && (name == x->alpha_p || name == x->alpha_n || name == x->beta || name == x->eps);
+  });
+}
+
 // Is it of one of the blocks behind the model's own, or of the heads, that predict further tokens?
 bool is_of_extra_block(std::string_view name, const Model& model) {
   if (name.starts_with("mtp.") || name.starts_with("model.mtp.")) return true;
@@ -161,7 +169,9 @@ std::vector<TensorPlan> plan_tensors(const Model& model, const GgufArchitecture&
   }
   std::int64_t left_out = 0;
   for (const TensorInfo& tensor : model.checkpoint().tensors()) {
-    if (is_ignored(tensor.name, model.config()) || taken.contains(tensor.name)) continue;
+    if (is_ignored(tensor.name, model.config()) || taken.contains(tensor.name) ||
+        is_activation_number(tensor.name, model.config()))
+      continue;
     if (is_of_extra_block(tensor.name, model)) {
       ++left_out;
       continue;

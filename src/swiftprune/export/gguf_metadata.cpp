@@ -7,6 +7,7 @@
 #include <set>
 #include <variant>
 
+#include "swiftprune/checkpoint/gguf_fields.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/export/gguf_expert_metadata.h"
 #include "swiftprune/model/config_reader.h"
@@ -48,6 +49,7 @@ constexpr ArchitectureRules kRules[] = {
     {"granite", "granite", Activation::kSilu},
     {"exaone4", "exaone4", Activation::kSilu, kListed},
     {"arcee", "arcee", Activation::kReluSquared},
+    {"apertus", "apertus", Activation::kSilu, 0, 0, 12e6},  // it has xIELU, which is no Activation
     {"nemotron", "nemotron", Activation::kReluSquared},
     {"glm4", "glm4", Activation::kSilu},
     {"stablelm", "stablelm", Activation::kSilu},
@@ -155,6 +157,7 @@ class Describer {
  public:
   Describer(const Model& model, const GgufArchitecture& architecture, GgufMetadata& metadata)
       : m_(model.config()),
+        checkpoint_(model.checkpoint()),
         config_(text_config(model.checkpoint())),
         rules_(rules_of(model.config())),
         name_(architecture.name),
@@ -166,6 +169,7 @@ class Describer {
     sizes();
     if (has_experts_) add_gguf_experts(m_, ConfigReader(config_), name_, metadata_, result_.notes);
     attention();
+    if (name_ == "apertus") activation_numbers();
     const RopeFields fields = read_rope_fields(config_, rules_.theta);
     name_ == "gemma4" ? gemma4_rope(fields) : rope(fields);
     return std::move(result_);
@@ -480,9 +484,30 @@ class Describer {
                           {"truncate", false}};  // what an absent field means to transformers' class
       return scale(ConfigReader(usual, "rope_scaling."), "yarn", fields.theta);
     }
+    if (name_ == "apertus" && !fields.scaling.is_object() && !config_.contains("rope_parameters")) {
+      const Json usual = {{"factor", 8.0},
+                          {"low_freq_factor", 1.0},
+                          {"high_freq_factor", 4.0},
+                          {"original_max_position_embeddings", 8192}};  // likewise
+      return scale(ConfigReader(usual, "rope_scaling."), "llama3", fields.theta);
+    }
     if (!fields.scaling.is_object()) return;
     const ConfigReader scaling(fields.scaling, "rope_scaling.");
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
+  }
+
+  void activation_numbers() {
+    std::vector<float> numbers[4];
+    for (const BlockConfig& block : m_.blocks) {
+      if (!block.xielu) refuse("hidden_act", name_of(m_.activation), "it knows xielu alone");
+      const auto& x = *block.xielu;
+      std::size_t next = 0;
+      for (const std::string* name : {&x.alpha_n, &x.alpha_p, &x.beta, &x.eps})
+        numbers[next++].push_back(checkpoint_.load_tensor(*name, checkpoint_.at(*name).shape).front());
+    }
+    std::size_t next = 0;
+    for (const char* name : {"alpha_n", "alpha_p", "beta", "eps"})
+      metadata_.f32s(gguf_fields::activation_key(name), numbers[next++]);
   }
 
   // ---- gemma4
@@ -569,7 +594,8 @@ class Describer {
 
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || is_granite())) {
+    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "apertus" ||
+                             is_granite())) {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);
@@ -624,6 +650,7 @@ class Describer {
   }
 
   const ModelConfig& m_;
+  const Checkpoint& checkpoint_;
   const Json& config_;
   const ArchitectureRules& rules_;
   std::string_view name_;
