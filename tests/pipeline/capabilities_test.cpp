@@ -110,9 +110,10 @@ TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {
                  [&] { check_without_experts(experts, "--allocate sensitivity", "leave it out"); },
                  {"--allocate sensitivity", "experts", "leave it out"});
   }
-  const ModelConfig of_processor = Model::open(kCheckedModels / "gemma4_small")->config();
-  expect_error(ErrorKind::kUsage, [&] { check_model(of_processor, gpu); },
-               {"keys and values of earlier blocks", "on a GPU", "--device cpu"});
+  ModelConfig other = model_->config();
+  other.activation = Activation::kSigmoid;
+  expect_error(ErrorKind::kUsage, [&] { check_model(other, gpu); },
+               {std::string(name_of(ModelFeature::kSigmoid)), "on a GPU", "--device cpu"});
 
   Plan mixed = plan(ScoreSpec(), "admm(20,15)");
   apply_override("*.layers.0.*k_proj.weight", "refine=admm(10)+pcg", mixed);

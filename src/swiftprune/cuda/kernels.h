@@ -14,6 +14,12 @@ namespace swiftprune::cuda {
 // After each launch: throws Error{kDevice} naming the kernel when it could not start.
 void check_launch(const char* kernel);
 
+// Rows of floats, a stride of elements apart.
+struct StridedRows {
+  const float* data = nullptr;
+  std::int64_t stride = 0;
+};
+
 // -- Selection (rows.cu, groups.cu) -------------------------------------------------------------------------
 // Keys as in scoring/scores.h: |w·fma(row, slope, column)| to the bit; the lowest are pruned, ties from the
 // lower index on: the masks of the CPU's selectors.
@@ -100,15 +106,17 @@ void abs_sums(const void* weight, DType dtype, std::int64_t rows, std::int64_t c
               double* column_sums, void* scratch, cudaStream_t stream);
 // Weighted residuals and inputs of the aligned refinement. root [rows] = 1/sqrt(rms(hidden_t)), times
 // 1/sqrt(rms(out_t)) when `out` [rows, out_cols] F32 is given.
-void token_roots(const float* hidden, std::int64_t rows, std::int64_t cols, const float* out, float* root,
+void token_roots(StridedRows hidden, std::int64_t rows, std::int64_t cols, const float* out, float* root,
                  cudaStream_t stream);
-// y [rows, cols] = root_t · (a - b); b may be null. a, b, y of their own types.
+// y [rows, cols] = root_t · (a - b); b may be null. a, b, y of their own types. stride: of a's and b's rows; 0: cols
 void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtype, const float* root,
-                       std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream);
+                       std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream,
+                       std::int64_t stride = 0);
 
 // -- Block arithmetic (block_ops.cu) ------------------------------------------------------------------------
 struct NormArgs {
   const float* x = nullptr;     // [rows, cols]
+  std::int64_t stride = 0;      // of x; 0: cols
   const float* gain = nullptr;  // [cols] or null
   const float* bias = nullptr;  // [cols] or null
   bool layer = false;           // LayerNorm, else RMSNorm
@@ -117,9 +125,10 @@ struct NormArgs {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
 };
-void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream);
+// y_stride: 0: cols
+void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream, std::int64_t y_stride = 0);
 // y += factor·norm(x)
-void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream);
+void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream, std::int64_t y_stride = 0);
 // y += factor·x
 void add(const void* x, DType x_dtype, float* y, std::int64_t n, cudaStream_t stream, float factor = 1.0f);
 // x [rows, cols] with its own stride, in place: norm over whole rows (stride and type of x; NormArgs::x is not read)
@@ -264,10 +273,6 @@ void likeliest(const float* logits, std::int64_t rows, std::int64_t cols, std::i
 void row_divergences(const float* a, const float* b, std::int64_t rows, std::int64_t cols, double* kl,
                      cudaStream_t stream);
 // differences [rows] = Σ_j (a_rj - b_rj)², references [rows] = Σ_j b_rj²
-struct StridedRows {
-  const float* data = nullptr;
-  std::int64_t stride = 0;  // elements
-};
 void row_squares(StridedRows a, StridedRows b, std::int64_t rows, std::int64_t cols, double* differences,
                  double* references, cudaStream_t stream);
 
@@ -627,7 +632,7 @@ void apply_fit(const void* weight, DType dtype, float* fit, std::int64_t n, void
 void mlp_effects(ActivationKind kind, bool gated, const void* x, DType dtype, std::int64_t tokens,
                  std::int64_t cols, double* gate, double* up, cudaStream_t stream);
 // changes [rows] = |y - x|² / |x|² of each row, 0 where x is
-void relative_changes(const float* x, const float* y, std::int64_t rows, std::int64_t cols, double* changes,
+void relative_changes(StridedRows x, StridedRows y, std::int64_t rows, std::int64_t cols, double* changes,
                       cudaStream_t stream);
 
 }  // namespace swiftprune::cuda

@@ -30,6 +30,9 @@ if(SWIFTPRUNE_CUDA)
     cuda/forward/attention_hopper.cu
     cuda/forward/attention_wide.cu
     cuda/forward/mixers.cu
+    cuda/forward/layer_inputs.cu
+    cuda/forward/block_adapter.cpp
+    cuda/forward/layer_inputs.cpp
     cuda/refinement/refine.cu
     cuda/sparse/packed.cu
     cuda/sparse/packed_grid.cu

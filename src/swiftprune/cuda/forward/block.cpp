@@ -29,7 +29,30 @@ void check_experts_sum(const ModelConfig& model) {
   }
 }
 
+// Rows that carry something are no contiguous sums of products: what joins them is normed.
+void check_carried(const ModelConfig& model) {
+  if (model.carried == 0) return;
+  for (const BlockConfig& block : model.blocks) {
+    expect(block.post_attention_norm && block.post_mlp_norm && !block.experts && !model.parallel_residual,
+           "BlockForward: rows that carry something, in blocks that norm their outputs");
+  }
+}
+
 }  // namespace
+
+void to_compute(DeviceView x, DeviceView y, cudaStream_t stream) {
+  if (x.stride == x.cols) return convert(x.data, x.dtype, y.data, y.dtype, x.numel(), stream);
+  CopyHeadsArgs args;
+  args.x = x.data;
+  args.x_dtype = x.dtype;
+  args.x_row_stride = x.stride;
+  args.y = y.data;
+  args.y_dtype = y.dtype;
+  args.y_row_stride = y.stride;
+  args.rows = x.rows;
+  args.size = x.cols;
+  copy_heads(args, stream);
+}
 
 ActivationKind kind_of(Activation activation) {
   switch (activation) {
@@ -59,6 +82,7 @@ ActivationKind kind_of(Activation activation) {
 NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bias, DeviceView x) {
   NormArgs args;
   args.x = static_cast<const float*>(x.data);
+  args.stride = x.stride;
   args.gain = gain;
   args.bias = bias;
   args.layer = model.norm == NormKind::kLayer;
@@ -81,6 +105,7 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   check_model(model_, capabilities());
   expect(rows > 0, "BlockForward: rows");
   check_experts_sum(model_);
+  check_carried(model_);
   check_packed_experts(model, compute);
   std::int64_t qkv = 0;
   std::int64_t up = 0;
@@ -126,6 +151,8 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   }
   if (model_.has_recurrent_blocks()) mixer_.emplace(memory, model_, rows, compute, stream);
   if (model_.has_experts()) experts_.emplace(memory, products, model, rows, compute, stream);
+  if (model_.has_adapter) adapter_.emplace(memory, products, model, rows, compute, stream);
+  if (model_.layer_embeddings) layer_inputs_.emplace(memory, products, model, rows, compute, stream);
   for (const RopeTable& table : model.rope_tables(seqlen)) {
     Rope rope;
     rope.pairs = table.cos.cols();
@@ -136,12 +163,12 @@ BlockForward::BlockForward(DeviceMemory& memory, Products& products, const Model
   }
 }
 
-DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, DeviceView hidden) {
-  const DeviceView x = x_.view().row_block(0, hidden.rows);
+DeviceView BlockForward::input_of(const BlockWeights& block, LinearInput input, DeviceView rows) {
+  const DeviceView hidden = hidden_of(model_, rows), x = x_.view().row_block(0, hidden.rows);
   const auto index = input == kAttention ? BlockWeights::kAttentionNorm : BlockWeights::kMlpNorm;
   const BlockWeights::Norm norm = block.norm(index);
   if (!norm.present) {
-    convert(hidden.data, DType::kF32, x.data, compute_, hidden.numel(), stream_);
+    to_compute(hidden, x, stream_);
     return x;
   }
   cuda::norm(norm_args(model_, norm.gain, norm.bias, hidden), x.data, compute_, stream_);
@@ -232,21 +259,28 @@ DeviceView BlockForward::part_of(DeviceView x, const LinearTensors& linear) {
 }
 
 void BlockForward::add_projected(const BlockWeights& block, LinearInput which, DeviceView y,
-                                 DeviceView hidden) {
+                                 DeviceView rows) {
+  const DeviceView hidden = hidden_of(model_, rows);
   const auto index =
       which == kAttentionOutput ? BlockWeights::kPostAttentionNorm : BlockWeights::kPostMlpNorm;
   const BlockWeights::Norm norm = block.norm(index);
   auto* target = static_cast<float*>(hidden.data);
   if (norm.present) {
-    norm_add(norm_args(model_, norm.gain, norm.bias, y), model_.residual_scale, target, stream_);
+    norm_add(norm_args(model_, norm.gain, norm.bias, y), model_.residual_scale, target, stream_,
+             hidden.stride);
   } else {
     add(y.data, DType::kF32, target, y.numel(), stream_, model_.residual_scale);
   }
-  if (which == kMlpOutput) end_block(block, hidden);
+  if (which == kMlpOutput) end_block(block, rows);
 }
 
-void BlockForward::end_block(const BlockWeights& block, DeviceView hidden) {
+void BlockForward::end_block(const BlockWeights& block, DeviceView rows) {
+  if (layer_inputs_) {
+    layer_inputs_->add(block.layer(), rows, x_.view().row_block(0, rows.rows),
+                       out_.view().row_block(0, rows.rows));
+  }
   if (block.output_scale() == 1.0f) return;
+  const DeviceView hidden = hidden_of(model_, rows);
   scale_rows(hidden.data, hidden.dtype, hidden.rows, hidden.cols, hidden.stride, block.output_scale(),
              stream_);
 }
@@ -282,7 +316,7 @@ void BlockForward::run(const BlockWeights& block, DeviceView hidden, const Devic
   if (config.has_mixer()) {
     x = input_of(block, kAttention, hidden);
     observe(kAttention, x);
-    mixed = attention(block, x);
+    mixed = attention(block, x, hidden);
     observe(kAttentionOutput, mixed);
     if (observes_only && !config.has_mlp()) return;
   }

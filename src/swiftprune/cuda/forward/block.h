@@ -6,8 +6,10 @@
 #include <optional>
 #include <vector>
 
+#include "swiftprune/cuda/forward/block_adapter.h"
 #include "swiftprune/cuda/forward/block_weights.h"
 #include "swiftprune/cuda/forward/experts.h"
+#include "swiftprune/cuda/forward/layer_inputs.h"
 #include "swiftprune/cuda/forward/mixer.h"
 
 namespace swiftprune::cuda {
@@ -41,17 +43,26 @@ class BlockForward {
     expect(length > 0 && length <= longest_, "set_sequence_length: at most the longest");
     seqlen_ = length;
   }
-  // hidden [N, hidden] F32 becomes the block's output, or, where all is over once the last input is observed, something
-  // between.
+  // hidden [N, row_size] F32, contiguous, becomes the block's output, or, where all is over once the last input is
+  // observed, something between.
   void run(const BlockWeights& block, DeviceView hidden, const DeviceObserver* observer = nullptr,
            bool observes_only = false);
 
   // New tokens of cached sequences. Their positions stay below seqlen, which else means nothing here.
   void run_cached(const BlockWeights& block, DeviceView hidden, DeviceCache& cache, const CachedRows& rows);
 
-  // The steps of run(), as in DecoderBlock. The results stand until the same step is called again.
+  // What blocks have beside BlockWeights is loaded for all of them now, and stays: for steps that are recorded.
+  void keep_all() {
+    if (layer_inputs_) layer_inputs_->load_all();
+    if (adapter_) adapter_->load_all();
+  }
+  // Of that, what a decode step reads.
+  std::int64_t bytes_beside() const { return adapter_ ? adapter_->num_bytes() : 0; }
+
+  // The steps of run(), as in DecoderBlock. The results stand until the same step is called again. hidden: rows of
+  // row_size columns.
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden);
-  DeviceView attention(const BlockWeights& block, DeviceView x);
+  DeviceView attention(const BlockWeights& block, DeviceView x, DeviceView hidden);
   DeviceView mlp(const BlockWeights& block, DeviceView x);
   DeviceView up(const BlockWeights& block, DeviceView x);  // of mlp(): before the activation, gate first
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x);  // F32, before its norm
@@ -67,6 +78,7 @@ class BlockForward {
   void product(const BlockWeights& block, LinearInput input, DeviceView x, DeviceView y,
                std::size_t product) {
     block.product(products_, input, x, y, {expanded_.data(), expanded_.bytes()}, stream_, product);
+    if (adapter_) adapter_->add(block, input, product, x, y);
   }
   std::int64_t rows() const { return rows_; }
   DType compute() const { return compute_; }
@@ -85,6 +97,7 @@ class BlockForward {
     const bool at_rest = cache_ != nullptr;  // who generates has loaded the weights before
     block.linear(products_, input, x, y, accumulate, {expanded_.data(), expanded_.bytes()}, stream_, product,
                  at_rest);
+    if (adapter_) adapter_->add(block, input, product, x, y);
   }
   // Queries, keys and values in the compute dtype: first elements of the first row.
   struct Heads {
@@ -92,9 +105,11 @@ class BlockForward {
     std::int64_t row_stride = 0, head_stride = 0;  // elements
   };
   void make_room_for_heads(DeviceMemory& memory);
-  Heads projected_heads(const BlockConfig& block, DeviceView projected);
+  Heads projected_heads(const BlockConfig& block, DeviceView projected, DeviceView hidden);
   Heads latent_heads(const BlockWeights& block, DeviceView x);
   Heads gathered_heads(const BlockConfig& block) const;  // places in heads_
+  // Keys and values as attention takes them: to their columns in rows of hidden states, or from there.
+  void move_keys(const BlockConfig& block, const Heads& heads, DeviceView hidden, bool taken);
   // Norms, clips and rotates them; true: with a cache, keys and values are in it now.
   bool prepare(const BlockWeights& block, const Heads& heads, std::int64_t rows);
   void attend(const AttentionArgs& args, bool appended);
@@ -104,7 +119,7 @@ class BlockForward {
   // Columns of y that linears with a scale gave.
   void scale_products(const std::vector<LinearTensors>& linears, DeviceView y);
   DeviceView part_of(DeviceView x, const LinearTensors& linear);
-  // Behind its MLP: what the block gives is scaled.
+  // Behind its MLP: what tokens add to the block joins, and what it gives is scaled.
   void end_block(const BlockWeights& block, DeviceView hidden);
 
   DeviceMatrix x_, mixed_, up_, inner_, out_;
@@ -116,6 +131,8 @@ class BlockForward {
   DeviceBuffer slopes_;           // [heads] of ALiBi
   std::optional<DeviceMixer> mixer_;
   std::optional<DeviceExperts> experts_;
+  std::optional<DeviceLayerInputs> layer_inputs_;
+  std::optional<BlockAdapter> adapter_;
   DeviceBuffer expanded_;         // packed models: the weights of one group
   DeviceCache* cache_ = nullptr;  // of the block that runs
   CachedRows cached_;             // with cache_
@@ -126,6 +143,13 @@ class BlockForward {
   std::vector<Rope> ropes_;
 };
 
+// The hidden states in rows [N, row_size], without what they carry.
+inline DeviceView hidden_of(const ModelConfig& model, DeviceView rows) {
+  return model.carried == 0 ? rows : rows.col_block(0, model.hidden_size);
+}
+inline StridedRows strided(DeviceView x) { return {static_cast<const float*>(x.data), x.stride}; }
+// x F32 to y, contiguous, in its dtype.
+void to_compute(DeviceView x, DeviceView y, cudaStream_t stream);
 ActivationKind kind_of(Activation activation);
 // The model's norm over x [N, hidden] F32.
 NormArgs norm_args(const ModelConfig& model, const float* gain, const float* bias, DeviceView x);

@@ -16,7 +16,7 @@ static_assert(kMaxHeadSize == kMostHeadSize);
 
 // Do queries, keys and values have to be put side by side before attention takes them?
 bool gathers_heads(const BlockConfig& block) {
-  return block.latent || block.gated_heads || block.keys_are_values;
+  return block.latent || block.gated_heads || block.keys_are_values || block.takes_keys();
 }
 
 // Is what attention gives what the output projection reads?
@@ -54,7 +54,7 @@ SequencesArgs BlockForward::sequences(std::int64_t rows) const {
   return {rows, cached_.length, cached_.lanes, cached_.positions};
 }
 
-DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
+DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x, DeviceView hidden) {
   const BlockConfig& config = block.config();
   const DeviceView mixed = view_of(mixed_.view().data, compute_, x.rows,
                                    observed_width(config, kAttentionOutput, model_.hidden_size));
@@ -78,9 +78,13 @@ DeviceView BlockForward::attention(const BlockWeights& block, DeviceView x) {
       mixer_->run(block, of_mixer, sequences(x.rows), state,
                   mixed.col_block(config.beside->output.first_input, size));
     }
-    heads = projected_heads(config, projected);
+    heads = projected_heads(config, projected, hidden);
   }
   const bool appended = prepare(block, heads, x.rows);
+  if (config.carried_keys && !config.takes_keys()) {
+    expect(!appended, "attention: keys that others take stand where they were made");
+    move_keys(config, heads, hidden, false);
+  }
   const std::int64_t num_heads = model_.heads_in(config), d = model_.head_size_in(config);
   const bool direct = reads_heads(model_, config);
   const DeviceView out = direct ? mixed : view_of(attended_.view().data, compute_, x.rows, num_heads * d);
@@ -124,7 +128,8 @@ BlockForward::Heads BlockForward::gathered_heads(const BlockConfig& block) const
           (num_heads + 2 * num_kv_heads) * d, d};
 }
 
-BlockForward::Heads BlockForward::projected_heads(const BlockConfig& block, DeviceView projected) {
+BlockForward::Heads BlockForward::projected_heads(const BlockConfig& block, DeviceView projected,
+                                                  DeviceView hidden) {
   const std::int64_t d = model_.head_size_in(block);
   const std::int64_t num_heads = model_.heads_in(block), num_kv_heads = model_.kv_heads_in(block);
   auto* first = static_cast<std::byte*>(projected.data);
@@ -152,10 +157,35 @@ BlockForward::Heads BlockForward::projected_heads(const BlockConfig& block, Devi
   };
   const std::int64_t of_queries = block.gated_heads ? 2 * d : d;  // with their gates
   copy(0, of_queries, heads.q, num_heads);
+  if (block.takes_keys()) {
+    move_keys(block, heads, hidden, true);
+    return heads;
+  }
   copy(num_heads * of_queries, d, heads.k, num_kv_heads);
   const std::int64_t values = num_heads * of_queries + (block.keys_are_values ? 0 : num_kv_heads * d);
   copy(values, d, heads.v, num_kv_heads);
   return heads;
+}
+
+void BlockForward::move_keys(const BlockConfig& block, const Heads& heads, DeviceView hidden, bool taken) {
+  const std::int64_t d = model_.head_size_in(block), size = model_.kv_size_in(block);
+  CopyHeadsArgs args;
+  args.rows = hidden.rows;
+  args.num_heads = model_.kv_heads_in(block);
+  args.size = d;
+  for (const bool values : {false, true}) {
+    const DeviceView carried = hidden.col_block(block.carried_keys->first + (values ? size : 0), size);
+    std::byte* own = values ? heads.v : heads.k;
+    args.x = taken ? carried.data : own;
+    args.y = taken ? own : carried.data;
+    args.x_dtype = taken ? DType::kF32 : compute_;
+    args.y_dtype = taken ? compute_ : DType::kF32;
+    args.x_row_stride = taken ? carried.stride : heads.row_stride;
+    args.y_row_stride = taken ? heads.row_stride : carried.stride;
+    args.x_head_stride = taken ? d : heads.head_stride;
+    args.y_head_stride = taken ? heads.head_stride : d;
+    copy_heads(args, stream_);
+  }
 }
 
 // Rotated elements come first in each head, as RopeConfig has them; queries and keys alike, so products of the two stay
@@ -298,7 +328,7 @@ bool BlockForward::prepare(const BlockWeights& block, const Heads& heads, std::i
     clip_rows(heads.q, compute_, rows, heads.row_stride, heads.row_stride, model_.qkv_clip, stream_);
     norms = false;
   }
-  if (!normed && adjacent && !model_.query_scaling) {
+  if (!normed && adjacent && !model_.query_scaling && !config.carried_keys) {
     const HeadsArgs both =
         heads_args(heads.q, num_heads + num_kv_heads, BlockWeights::kQueryNorm, false, true);
     if (cache_ != nullptr &&
@@ -309,7 +339,8 @@ bool BlockForward::prepare(const BlockWeights& block, const Heads& heads, std::i
     return false;
   }
   prepare(heads.q, num_heads, BlockWeights::kQueryNorm, norms, true);
-  prepare(heads.k, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
+  if (!config.takes_keys())  // those are done already
+    prepare(heads.k, num_kv_heads, BlockWeights::kKeyNorm, norms, true);
   return false;
 }
 

@@ -12,11 +12,12 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class Y, bool kAdd>
-__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, float factor_added) {
+__global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, std::int64_t y_stride,
+                                                        float factor_added) {
   start_early();
   __shared__ float scratch[kWarp + 1];
   const std::int64_t r = blockIdx.x;
-  const float* x = args.x + r * args.cols;
+  const float* x = args.x + r * args.stride;
   const auto size = static_cast<float>(args.cols);
   float mean = 0.0f;
   if (args.layer) {
@@ -30,7 +31,7 @@ __global__ __launch_bounds__(kThreads) void norm_kernel(NormArgs args, Y* y, flo
     float value = (x[j] - mean) * factor;
     if (args.gain != nullptr) value *= args.gain[j] + args.gain_offset;
     if (args.bias != nullptr) value += args.bias[j];
-    Y& target = y[r * args.cols + j];
+    Y& target = y[r * y_stride + j];
     target = kAdd ? from_float<Y>(to_float(target) + factor_added * value) : from_float<Y>(value);
   }
 }
@@ -370,12 +371,20 @@ void launch_effects(const Curve& curve, bool gated, const void* x, DType dtype, 
   check_launch("mlp_effects");
 }
 
+NormArgs with_stride(NormArgs args) {
+  if (args.stride == 0) args.stride = args.cols;
+  return args;
+}
+
 }  // namespace
 
-void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
+void norm(const NormArgs& given, void* y, DType y_dtype, cudaStream_t stream, std::int64_t y_stride) {
+  const NormArgs args = with_stride(given);
   if (args.rows * args.cols == 0) return;
+  if (y_stride == 0) y_stride = args.cols;
   const auto blocks = static_cast<unsigned>(args.rows);
-  const bool in_registers = !args.layer && args.gain != nullptr && args.bias == nullptr &&
+  const bool contiguous = args.stride == args.cols && y_stride == args.cols;
+  const bool in_registers = contiguous && !args.layer && args.gain != nullptr && args.bias == nullptr &&
                             args.cols % 4 == 0 && args.cols <= std::int64_t{4} * kQuads * kThreads &&
                             is_aligned(args.x) && is_aligned(args.gain) && is_aligned(y);
   with_type(y_dtype, [&](auto zero) {
@@ -383,16 +392,18 @@ void norm(const NormArgs& args, void* y, DType y_dtype, cudaStream_t stream) {
     if (in_registers) {
       launch_early(rms_norm_kernel<Y>, blocks, kThreads, 0, stream, args, static_cast<Y*>(y));
     } else {
-      launch_early(norm_kernel<Y, false>, blocks, kThreads, 0, stream, args, static_cast<Y*>(y), 1.0f);
+      launch_early(norm_kernel<Y, false>, blocks, kThreads, 0, stream, args, static_cast<Y*>(y), y_stride,
+                   1.0f);
     }
   });
   check_launch("norm");
 }
 
-void norm_add(const NormArgs& args, float factor, float* y, cudaStream_t stream) {
+void norm_add(const NormArgs& given, float factor, float* y, cudaStream_t stream, std::int64_t y_stride) {
+  const NormArgs args = with_stride(given);
   if (args.rows * args.cols == 0) return;
   launch_early(norm_kernel<float, true>, static_cast<unsigned>(args.rows), kThreads, 0, stream, args, y,
-               factor);
+               y_stride == 0 ? args.cols : y_stride, factor);
   check_launch("norm_add");
 }
 

@@ -41,6 +41,15 @@ class BlockWeights::Extras {
   std::vector<std::byte> bytes_;
 };
 
+DeviceMatrix uploaded(DeviceMemory& memory, const Matrix& values, DType compute, std::string_view what,
+                      cudaStream_t stream) {
+  const DeviceBuffer given = upload(memory, values.values(), what, stream);
+  DeviceMatrix result(memory, compute, values.rows(), values.cols(), what);
+  convert(given.data(), DType::kF32, result.view().data, compute, values.numel(), stream);
+  check(cudaStreamSynchronize(stream));  // `given` lives until here
+  return result;
+}
+
 bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group) {
   return std::any_of(group.begin(), group.end(), [&](const LinearTensors& linear) {
     return checkpoint.find(linear.name + ".weight" + kPackedSuffix) != nullptr;

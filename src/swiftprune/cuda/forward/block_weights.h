@@ -68,6 +68,7 @@ class BlockWeights {
 
   // Lays out block `layer` and returns its norms and biases for the device.
   std::vector<std::byte> set_layer(std::int64_t layer);
+  std::int64_t layer() const { return layer_; }
   const BlockLayout& layout() const { return layout_; }
   std::byte* data() const { return buffer_.data(); }
   std::uint64_t bytes() const { return buffer_.bytes() + converted_.bytes(); }  // on the device
@@ -203,6 +204,10 @@ class BlockWeights {
   std::optional<ExpertStack> up_stack_, down_stack_;
   DeviceBuffer converted_;  // weights in the compute dtype, where the checkpoint's is another
 };
+
+// Values of the host in the compute dtype. Waits for the device.
+DeviceMatrix uploaded(DeviceMemory& memory, const Matrix& values, DType compute, std::string_view what,
+                      cudaStream_t stream);
 
 // Whether any weight of a product is packed: then it is not part of the layout.
 bool is_packed(const Checkpoint& checkpoint, const std::vector<LinearTensors>& group);

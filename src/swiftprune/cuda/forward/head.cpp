@@ -28,6 +28,33 @@ DType compute_dtype(const Model& model, ComputeType compute) {
   return grids || compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
+DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name, DType compute,
+                              cudaStream_t stream) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  const std::int64_t vocab = model.config().vocab_size, hidden = model.config().hidden_size;
+  DeviceMatrix table(memory, compute, vocab, hidden, name);
+  const auto load = [&](const void* values, DType dtype) {
+    DeviceBuffer raw;
+    void* target = table.view().data;
+    const auto bytes = static_cast<std::uint64_t>(vocab * hidden * size_of(dtype));
+    if (dtype != compute) {
+      raw = DeviceBuffer(memory, bytes, name);
+      target = raw.data();
+    }
+    check(cudaMemcpyAsync(target, values, bytes, cudaMemcpyHostToDevice, stream));
+    if (dtype != compute) convert(raw.data(), dtype, table.view().data, compute, vocab * hidden, stream);
+    check(cudaStreamSynchronize(stream));  // `values` and raw live until here
+  };
+  if (const auto packed = find_packed(checkpoint, name, vocab, hidden)) {
+    const Matrix values = unpack_f32(*packed);
+    load(values.data(), DType::kF32);
+  } else {
+    const TensorInfo& tensor = checkpoint.at(name);
+    load(checkpoint.bytes(tensor).data(), tensor.dtype);
+  }
+  return table;
+}
+
 DeviceFinalNorm::DeviceFinalNorm(DeviceMemory& memory, const Model& model, cudaStream_t stream)
     : model_(model.config()), stream_(stream) {
   if (!model_.final_norm) return;
@@ -43,11 +70,14 @@ DeviceFinalNorm::DeviceFinalNorm(DeviceMemory& memory, const Model& model, cudaS
 }
 
 void DeviceFinalNorm::apply(DeviceView hidden, void* y, DType y_dtype) const {
-  if (!model_.final_norm) {
-    if (y != hidden.data) convert(hidden.data, DType::kF32, y, y_dtype, hidden.numel(), stream_);
-    return;
-  }
+  if (!model_.final_norm) return to_compute(hidden, view_of(y, y_dtype, hidden.rows, hidden.cols), stream_);
   norm(norm_args(model_, gain_.as<float>(), bias_.as<float>(), hidden), y, y_dtype, stream_);
+}
+
+void DeviceFinalNorm::apply(DeviceView hidden) const {
+  if (!model_.final_norm) return;
+  norm(norm_args(model_, gain_.as<float>(), bias_.as<float>(), hidden), hidden.data, DType::kF32, stream_,
+       hidden.stride);
 }
 
 DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& model, DType compute,
@@ -59,33 +89,11 @@ DeviceHead::DeviceHead(DeviceMemory& memory, Products& products, const Model& mo
       stream_(stream),
       rows_(rows),
       norm_(memory, model, stream) {
-  const Checkpoint& checkpoint = model.checkpoint();
   const std::int64_t vocab = model_.vocab_size;
   const std::int64_t hidden = model_.hidden_size;
-  weight_ = DeviceMatrix(memory, compute, vocab, hidden, "the output projection");
-  const auto load = [&](const void* values, DType dtype) {
-    DeviceBuffer raw;
-    void* target = weight_.view().data;
-    const auto bytes = static_cast<std::uint64_t>(vocab * hidden * size_of(dtype));
-    if (dtype != compute) {
-      raw = DeviceBuffer(memory, bytes, "the output projection");
-      target = raw.data();
-    }
-    check(cudaMemcpyAsync(target, values, bytes, cudaMemcpyHostToDevice, stream));
-    if (dtype != compute) {
-      convert(raw.data(), dtype, weight_.view().data, compute, vocab * hidden, stream);
-    }
-    check(cudaStreamSynchronize(stream));  // `values` and raw live until here
-  };
-  if (const auto table = find_packed(checkpoint, model_.head, vocab, hidden)) {
-    const Matrix values = unpack_f32(*table);
-    load(values.data(), DType::kF32);
-  } else {
-    const TensorInfo& head = checkpoint.at(model_.head);
-    load(checkpoint.bytes(head).data(), head.dtype);
-  }
+  weight_ = load_token_table(memory, model, model_.head, compute, stream);
   if (model_.head_bias) {
-    std::vector<float> bias = checkpoint.load_vector(*model_.head_bias, vocab);
+    std::vector<float> bias = model.checkpoint().load_vector(*model_.head_bias, vocab);
     for (float& value : bias) value *= model_.logit_scale;
     head_bias_ = upload(memory, std::span<const float>(bias), "the output projection", stream);
     check(cudaStreamSynchronize(stream));  // `bias` lives until here

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/products.h"
@@ -14,11 +15,17 @@ namespace swiftprune::cuda {
 // they are grids of few bits, else as asked for.
 DType compute_dtype(const Model& model, ComputeType compute);
 
+// A tensor [vocab, hidden] of the model in the compute dtype, which may be packed in the checkpoint. Waits for the device.
+DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name, DType compute,
+                              cudaStream_t stream);
+
 class DeviceFinalNorm {
  public:
   DeviceFinalNorm(DeviceMemory& memory, const Model& model, cudaStream_t stream);
-  // hidden [N, hidden] F32, normed where the model has a norm, as y (which may be the same with dtype F32).
+  // hidden [N, hidden] F32, normed where the model has a norm, to the contiguous y.
   void apply(DeviceView hidden, void* y, DType y_dtype) const;
+  // In place.
+  void apply(DeviceView hidden) const;
 
  private:
   const ModelConfig& model_;

@@ -37,13 +37,13 @@ class DevicePairedBlocks final : public PairedBlocks {
                compute_dtype(dense, compute), stream_),
         pruned_(memory_, products_, pruned, device_, nullptr, rows_per_pass(windows_), windows_.seqlen,
                 compute_dtype(pruned, compute), stream_),
+        config_(dense.config()),
         dense_hidden_(embed(memory_, dense, windows_, stream_)),
         pruned_hidden_(embed(memory_, pruned, windows_, stream_)) {
     const std::int64_t rows = rows_per_pass(windows_);
-    const std::int64_t hidden = dense.config().hidden_size;
     const std::int64_t inputs = widest_input(dense.config());
-    before_ = DeviceMatrix(memory_, DType::kF32, rows, hidden, "hidden states");
-    own_ = DeviceMatrix(memory_, DType::kF32, rows, hidden, "hidden states");
+    for (DeviceMatrix* m : {&before_, &own_})
+      *m = DeviceMatrix(memory_, DType::kF32, rows, dense.config().row_size(), "hidden states");
     x_ =
         DeviceBuffer(memory_, static_cast<std::uint64_t>(rows * inputs) * sizeof(float), "inputs of linears");
     dense_y_ = DeviceMatrix(memory_, DType::kF32, rows, widest_group(dense), "outputs of linears");
@@ -75,9 +75,10 @@ class DevicePairedBlocks final : public PairedBlocks {
       pruned_.forward().run(pruned, own);
       pruned_.forward().run(pruned, of_pruned);
       dense_.forward().run(dense, of_dense, &observer);
-      squares.own += squares_of(own, of_dense);
-      squares.contribution += squares_of(before, of_dense);
-      squares.total += squares_of(of_pruned, of_dense);
+      const auto hidden = [&](DeviceView rows_of) { return hidden_of(config_, rows_of); };
+      squares.own += squares_of(hidden(own), hidden(of_dense));
+      squares.contribution += squares_of(hidden(before), hidden(of_dense));
+      squares.total += squares_of(hidden(of_pruned), hidden(of_dense));
     });
     return squares;
   }
@@ -106,7 +107,7 @@ class DevicePairedBlocks final : public PairedBlocks {
   void add_product(const BlockWeights& dense, const BlockWeights& pruned, const std::vector<LinearTensors>& a,
                    const std::vector<LinearTensors>& b, const Place& place, DeviceView x,
                    BlockSquares& squares) {
-    if (a.front().inputs != b.front().inputs || !is_observed(a.front(), dense_hidden_.view().cols)) return;
+    if (a.front().inputs != b.front().inputs || !is_observed(a.front(), config_.hidden_size)) return;
     const auto rows = [&](const BlockWeights& block) { return block.group_rows(place.input, place.product); };
     const DeviceView dense_y = view_of(dense_y_.view().data, DType::kF32, x.rows, rows(dense));
     const DeviceView pruned_y = view_of(pruned_y_.view().data, DType::kF32, x.rows, rows(pruned));
@@ -143,8 +144,8 @@ class DevicePairedBlocks final : public PairedBlocks {
 
   // |a - b|², |b|² of F32 matrices
   Squares squares_of(DeviceView a, DeviceView b) {
-    row_squares({static_cast<const float*>(a.data), a.stride}, {static_cast<const float*>(b.data), b.stride},
-                a.rows, a.cols, differences_.as<double>(), references_.as<double>(), stream_);
+    row_squares(strided(a), strided(b), a.rows, a.cols, differences_.as<double>(), references_.as<double>(),
+                stream_);
     return {sum_of(differences_, a.rows), sum_of(references_, a.rows)};
   }
   double sum_of(const DeviceBuffer& numbers, std::int64_t count) {
@@ -161,7 +162,8 @@ class DevicePairedBlocks final : public PairedBlocks {
   Stream stream_;
   Products products_;
   BlockStream dense_, pruned_;
-  DeviceMatrix dense_hidden_, pruned_hidden_;  // [N, hidden]
+  const ModelConfig& config_;                  // of the dense model
+  DeviceMatrix dense_hidden_, pruned_hidden_;  // [N, row_size]
   DeviceMatrix before_, own_, dense_y_, pruned_y_;
   DeviceBuffer x_;  // a part of an input, or one in another type
   DeviceBuffer differences_, references_;

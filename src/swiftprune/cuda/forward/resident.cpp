@@ -50,12 +50,13 @@ DeviceModel::DeviceModel(const Model& of, ComputeType compute, std::int64_t lane
     if (block.config().has_state())
       caches_.back().mixer = make_mixer_state(memory_, block.config().mixer(), lanes);
   }
-  hidden_ = DeviceMatrix(memory_, DType::kF32, forward_.rows(), config.hidden_size, "hidden states");
+  forward_.keep_all();
+  hidden_ = DeviceMatrix(memory_, DType::kF32, forward_.rows(), config.row_size(), "hidden states");
   last_ = DeviceMatrix(memory_, DType::kF32, lanes, config.hidden_size, "hidden states");
   places_ = DeviceBuffer(memory_, static_cast<std::uint64_t>(2 * lanes) * sizeof(std::int32_t), "positions");
   scratch_ = DeviceBuffer(memory_, kCacheScratch, "parts of attention");
   check(cudaMemsetAsync(scratch_.data(), 0, scratch_.bytes(), stream_));
-  host_hidden_ = pinned<float>(forward_.rows() * config.hidden_size);
+  host_hidden_ = pinned<float>(forward_.rows() * config.row_size());
   host_places_ = pinned<std::int32_t>(2 * lanes);
   host_logits_ = pinned<float>(lanes * config.vocab_size);
   if (device.timings != nullptr) tune(device);
@@ -119,7 +120,7 @@ void DeviceModel::swap(std::int64_t a, std::int64_t b) {
 }
 
 std::int64_t DeviceModel::bytes_per_step(std::int64_t position) const {
-  std::int64_t bytes = head_.num_bytes();
+  std::int64_t bytes = head_.num_bytes() + forward_.bytes_beside();
   for (const BlockWeights& block : blocks_) {
     const std::int64_t window = block.config().attention_window;
     const std::int64_t keys = window > 0 ? std::min(window, position) : position;
@@ -137,7 +138,7 @@ std::int64_t DeviceModel::bytes_per_step(std::int64_t position) const {
 void DeviceModel::load_tokens(std::int64_t first, std::int64_t count, std::span<const std::int32_t> ids) {
   const auto rows = static_cast<std::int64_t>(ids.size());
   const std::int64_t length = rows / count;
-  const std::int64_t size = model_.config().hidden_size;
+  const std::int64_t size = model_.config().row_size();
   const MatrixView embedded{reinterpret_cast<float*>(host_hidden_.data()), rows, size, size};
   auto* places = reinterpret_cast<std::int32_t*>(host_places_.data());
   for (std::int64_t s = 0; s < count; ++s) {
@@ -177,7 +178,7 @@ void DeviceModel::pass(std::int64_t first, std::int64_t count, std::span<const s
 // One token a lane, recorded when it is run for the second time.
 DeviceView DeviceModel::step(std::int64_t first, std::span<const std::int32_t> ids) {
   const std::int64_t count = std::ssize(ids);
-  const DeviceView rows = hidden_.view().row_block(0, count);
+  const DeviceView rows = hidden_of(model_.config(), hidden_.view().row_block(0, count));
   stream_.synchronize();
   cache_.upload(stream_);
   load_tokens(first, count, ids);
@@ -229,8 +230,9 @@ ConstMatrixView DeviceModel::append(std::int64_t first, std::int64_t count,
     // The sequences' last rows follow each other in last_.
     const DeviceView target = last_.view().row_block(s, sequences);
     const std::size_t bytes = static_cast<std::size_t>(target.cols) * sizeof(float);
+    const auto row_bytes = static_cast<std::size_t>(hidden_.view().cols) * sizeof(float);
     check(cudaMemcpy2DAsync(target.data, bytes, hidden_.view().row(piece - 1),
-                            bytes * static_cast<std::size_t>(piece), bytes,
+                            row_bytes * static_cast<std::size_t>(piece), bytes,
                             static_cast<std::size_t>(sequences), cudaMemcpyDeviceToDevice, stream_));
   }
   return download(head_.logits(last_.view().row_block(0, count)));

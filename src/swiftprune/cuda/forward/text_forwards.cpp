@@ -119,7 +119,7 @@ class DeviceTextForwards final : public TextForwards {
     std::int64_t row_bytes = 0;
     for (const auto& runner : runners_) {
       runner->hidden = DeviceMatrix();
-      row_bytes += runner->model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
+      row_bytes += runner->model.config().row_size() * static_cast<std::int64_t>(sizeof(float));
     }
     for (const auto& runner : runners_) {
       const std::uint64_t before = memory_.used();
@@ -155,7 +155,7 @@ class DeviceTextForwards final : public TextForwards {
     const std::vector<Sequence> sequences = sequences_of(ids, segments);
     const std::vector<Group> groups = groups_of(sequences, max_rows_);
     runner.hidden = DeviceMatrix();
-    runner.hidden = DeviceMatrix(memory_, DType::kF32, std::ssize(ids), runner.model.config().hidden_size,
+    runner.hidden = DeviceMatrix(memory_, DType::kF32, std::ssize(ids), runner.model.config().row_size(),
                                  "hidden states");
     std::size_t blocks_done = 0;
     for (const Group& group : groups) {
@@ -185,7 +185,8 @@ class DeviceTextForwards final : public TextForwards {
     const std::vector<std::int32_t> indices(rows.begin(), rows.end());
     to_device(indices.data(), indices.size() * sizeof(std::int32_t), indices_);
     to_device(targets.data(), targets.size_bytes(), targets_);
-    const DeviceView x = view_of(gathered_.data(), DType::kF32, std::ssize(rows), hidden.cols);
+    const DeviceView x =
+        view_of(gathered_.data(), DType::kF32, std::ssize(rows), runner.model.config().hidden_size);
     gather(hidden.data, DType::kF32, hidden.cols, indices_.as<std::int32_t>(), x.rows, nullptr, x.cols,
            x.data, stream_);
     runner.logits = runner.head.logits(x);
@@ -230,7 +231,7 @@ class DeviceTextForwards final : public TextForwards {
     const DType compute;
     DeviceHead head;
     std::optional<DeviceTuner> tuner;  // holds the library that blocks' second forms use
-    DeviceMatrix hidden;               // [rows, hidden]
+    DeviceMatrix hidden;               // [rows, row_size]
     DeviceView logits{};               // of the rows that were scored last
   };
 
@@ -254,7 +255,7 @@ class DeviceTextForwards final : public TextForwards {
 
   // The sequences of a group, each padded to its pass's length.
   DeviceMatrix embed_group(const Model& model, std::span<const Sequence> sequences, const Group& group) {
-    DeviceMatrix hidden(memory_, DType::kF32, group.rows, model.config().hidden_size,
+    DeviceMatrix hidden(memory_, DType::kF32, group.rows, model.config().row_size(),
                         "the hidden states of sequences");
     std::size_t next = 0;
     for (const Pass& pass : group.passes) {

@@ -144,8 +144,7 @@ class CudaExpertShop final : public ExpertShop {
   void sum(const MemberTokens& kept) override { sum_outputs(kept, y_.view(), false, {}); }
 
   RowSquares errors() override {
-    const auto rows = [](DeviceView x) { return StridedRows{floats(x), x.cols}; };
-    row_squares(rows(y_.view()), rows(dense_.view()), num_tokens(), hidden_size_, numbers_.as<double>(),
+    row_squares(strided(y_.view()), strided(dense_.view()), num_tokens(), hidden_size_, numbers_.as<double>(),
                 more_numbers_.as<double>(), stream_);
     return {download_numbers(more_numbers_, num_tokens()), download_numbers(numbers_, num_tokens())};
   }
@@ -265,7 +264,7 @@ class CudaExpertShop final : public ExpertShop {
   void run_up_to_experts(DeviceView rows, std::int64_t first) {
     using enum LinearInput;
     DeviceView x = forward_->input_of(block(), kAttention, rows);
-    forward_->project_and_add(block(), kAttentionOutput, forward_->attention(block(), x), rows);
+    forward_->project_and_add(block(), kAttentionOutput, forward_->attention(block(), x, rows), rows);
     x = forward_->input_of(block(), kMlp, rows);
     copy(x, x_.view().row_block(first, rows.rows), stream_);
     forward_->add_shared(block(), x, rows, nullptr, run_.model.config().residual_scale);

@@ -114,16 +114,16 @@ class CudaProbeShop final : public ProbeShop {
   std::vector<double> changes() override { return means(ratios_, num_changes_); }
 
   std::vector<double> final_changes() override {
-    const DeviceView dense = windows_.hidden().view().row_block(0, run_.tokens);
+    const DeviceView dense = hidden(windows_.hidden().view().row_block(0, run_.tokens));
     const DeviceFinalNorm norm(memory_, run_.model, stream_);
-    for (const DeviceView rows : {dense, changed_.view()}) norm.apply(rows, rows.data, DType::kF32);
+    for (const DeviceView rows : {dense, hidden(changed_.view())}) norm.apply(rows);
     const DeviceBuffer ratios(
         memory_, static_cast<std::uint64_t>(num_layers() * run_.tokens) * sizeof(double), "changes");
     const std::int64_t probed = probed_before(num_layers());
     for (std::int64_t i = 0; i < probed; ++i) {
-      const DeviceView rows = changed_.view().row_block(i * run_.tokens, run_.tokens);
-      relative_changes(static_cast<const float*>(dense.data), static_cast<const float*>(rows.data),
-                       run_.tokens, rows.cols, ratios.as<double>() + i * run_.tokens, stream_);
+      const DeviceView rows = hidden(changed_.view().row_block(i * run_.tokens, run_.tokens));
+      relative_changes(strided(dense), strided(rows), run_.tokens, rows.cols,
+                       ratios.as<double>() + i * run_.tokens, stream_);
     }
     const std::vector<double> of_probed = means(ratios, probed);
     std::vector<double> changes(static_cast<std::size_t>(num_layers()), 0.0);
@@ -165,10 +165,10 @@ class CudaProbeShop final : public ProbeShop {
           memory_, static_cast<std::uint64_t>(sizes.part * sizes.part) * sizeof(float), "Gram matrices");
     }
     constexpr std::string_view kWhat = "the hidden states of the probes";
-    const std::int64_t hidden = run.model.config().hidden_size;
-    changed_ = DeviceMatrix(memory_, DType::kF32, probed_before(num_layers()) * run.tokens, hidden, kWhat);
+    const std::int64_t row_size = run.model.config().row_size();
+    changed_ = DeviceMatrix(memory_, DType::kF32, probed_before(num_layers()) * run.tokens, row_size, kWhat);
     for (DeviceMatrix* m : {&input_, &dense_, &out_})
-      *m = DeviceMatrix(memory_, DType::kF32, run.tokens, hidden, kWhat);
+      *m = DeviceMatrix(memory_, DType::kF32, run.tokens, row_size, kWhat);
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
     std::size_t linears = 0;
     for (const BlockConfig& block : run.model.config().blocks)
@@ -178,6 +178,7 @@ class CudaProbeShop final : public ProbeShop {
   }
 
   std::int64_t num_layers() const { return run_.model.config().num_layers(); }
+  DeviceView hidden(DeviceView rows) const { return hidden_of(run_.model.config(), rows); }
   // Where the linear reads a part of what is observed, that is what it is pruned by.
   void prepare_part(const LinearTensors& linear) {
     const DeviceStats& stats = stats_[static_cast<std::size_t>(linear.input)];
@@ -202,8 +203,9 @@ class CudaProbeShop final : public ProbeShop {
   void measure(const BlockWeights& weights, DeviceView out) {
     copy(input_.view(), out, stream_);
     probe_forward_.run(weights, out);
-    relative_changes(static_cast<const float*>(dense_.view().data), static_cast<const float*>(out.data),
-                     run_.tokens, out.cols, ratios_.as<double>() + num_changes_ * run_.tokens, stream_);
+    const DeviceView changed = hidden(out);
+    relative_changes(strided(hidden(dense_.view())), strided(changed), run_.tokens, changed.cols,
+                     ratios_.as<double>() + num_changes_ * run_.tokens, stream_);
     ++num_changes_;
   }
 
@@ -241,8 +243,8 @@ class CudaProbeShop final : public ProbeShop {
   std::optional<DeviceStats> part_stats_;  // of some of an input's columns
   Moments part_moments_;
   std::int64_t part_first_ = -1;
-  DeviceMatrix changed_;              // [probed layers·tokens, hidden]: each part has one block pruned
-  DeviceMatrix input_, dense_, out_;  // [tokens, hidden] of the block in hand
+  DeviceMatrix changed_;              // [probed layers·tokens, row_size]: each part has one block pruned
+  DeviceMatrix input_, dense_, out_;  // [tokens, row_size] of the block in hand
   DeviceBuffer ratios_;               // by change and token
   std::int64_t num_changes_ = 0;
   std::int64_t layer_ = -1;

@@ -38,7 +38,7 @@ DeviceBuffer room_for_held(DeviceMemory& memory, std::int64_t rows, std::int64_t
 
 DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
                    cudaStream_t stream) {
-  DeviceMatrix hidden(memory, DType::kF32, windows.num_windows() * windows.seqlen, model.config().hidden_size,
+  DeviceMatrix hidden(memory, DType::kF32, windows.num_windows() * windows.seqlen, model.config().row_size(),
                       "the hidden states of the calibration windows");
   for (std::int64_t w = 0; w < windows.num_windows(); ++w) {
     const Matrix rows = model.embed_windows(windows, w, 1);
@@ -75,7 +75,7 @@ void DeviceStreamOps::make_room_for_inner() {
 }
 
 void DeviceStreamOps::make_room_for_look() {
-  look_ = DeviceMatrix(memory_, DType::kF32, rows_per_pass(windows_), config().hidden_size,
+  look_ = DeviceMatrix(memory_, DType::kF32, rows_per_pass(windows_), config().row_size(),
                        "the hidden states of one pass");
 }
 
@@ -126,7 +126,7 @@ void DeviceStreamOps::add(DeviceStats& stats, DeviceView x) const {
 }
 
 void DeviceStreamOps::find_roots(DeviceView x, const DeviceView* y) const {
-  token_roots(static_cast<const float*>(x.data), x.rows, x.cols,
+  token_roots(strided(x), x.rows, x.cols,
               y != nullptr ? static_cast<const float*>(y->data) : nullptr, roots_.as<float>(), stream_);
 }
 
@@ -146,8 +146,9 @@ void DeviceStreamOps::add_aligned(DeviceStats& stats, DeviceView x, DeviceView d
 }
 
 void DeviceStreamOps::add_aligned_output(DeviceStats& stats, const BlockWeights&, LinearInput, DeviceView x,
-                                         DeviceView dense, DeviceView residual, DeviceView dense_residual,
+                                         DeviceView dense, DeviceView rows, DeviceView dense_rows,
                                          const DeviceView* dense_out) const {
+  const DeviceView residual = hidden_of(config(), rows), dense_residual = hidden_of(config(), dense_rows);
   find_roots(dense_residual, dense_out);
   stats.add_aligned(products_, scratch_, {x, dense, residual, dense_residual, roots_.as<float>()},
                     windows_.seqlen);

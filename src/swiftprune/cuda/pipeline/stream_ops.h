@@ -29,7 +29,7 @@ void for_passes(const TokenWindows& windows, const std::function<void(std::int64
 std::int64_t most_held_rows(const TokenWindows& windows, bool experts);
 DeviceBuffer room_for_held(DeviceMemory& memory, std::int64_t rows, std::int64_t cols, DType dtype);
 
-// Embedded windows on the device [N, hidden] F32.
+// Embedded windows on the device [N, row_size] F32.
 DeviceMatrix embed(DeviceMemory& memory, const Model& model, const TokenWindows& windows,
                    cudaStream_t stream);
 
@@ -39,7 +39,7 @@ void copy(DeviceView from, DeviceView to, cudaStream_t stream);
 class DeviceStreamOps {
  public:
   using Block = BlockWeights;
-  using Hidden = DeviceMatrix;  // [N, hidden] F32 of all windows
+  using Hidden = DeviceMatrix;  // [N, row_size] F32 of all windows
   using Stats = DeviceStats;
   using Observer = DeviceObserver;
   using Expert = DeviceExpert;
@@ -73,8 +73,8 @@ class DeviceStreamOps {
   DeviceView input_of(const BlockWeights& block, LinearInput input, DeviceView hidden) {
     return forward_.input_of(block, input, hidden);
   }
-  DeviceView attention(const BlockWeights& block, DeviceView x, DeviceView) {
-    return forward_.attention(block, x);
+  DeviceView attention(const BlockWeights& block, DeviceView x, DeviceView hidden) {
+    return forward_.attention(block, x, hidden);
   }
   DeviceView mlp(const BlockWeights& block, DeviceView x) { return forward_.mlp(block, x); }
   DeviceView project(const BlockWeights& block, LinearInput which, DeviceView x) {
@@ -104,7 +104,7 @@ class DeviceStreamOps {
   void add_relative(DeviceStats& stats, DeviceView x, DeviceView out) const;
   void add_aligned(DeviceStats& stats, DeviceView x, DeviceView dense) const;
   void add_aligned_output(DeviceStats& stats, const BlockWeights&, LinearInput, DeviceView x,
-                          DeviceView dense, DeviceView residual, DeviceView dense_residual,
+                          DeviceView dense, DeviceView rows, DeviceView dense_rows,
                           const DeviceView* dense_out) const;
 
   // -- A block's experts (pipeline/streams/expert_stream.h).
@@ -141,7 +141,7 @@ class DeviceStreamOps {
  private:
   const std::int32_t* upload_rows(std::span<const std::int64_t> rows) const;
   // 1/√ of the products of the rows' sizes, for weights of tokens.
-  void find_roots(DeviceView x, const DeviceView* y) const;
+  void find_roots(DeviceView x, const DeviceView* y) const;  // y contiguous
   std::int64_t num_rows() const { return windows_.num_windows() * windows_.seqlen; }
 
   DeviceMemory& memory_;
@@ -154,7 +154,7 @@ class DeviceStreamOps {
   DeviceBuffer inner_;  // [N, I] input of the output projection in hand
   std::int64_t inner_cols_ = 0;
   DeviceBuffer roots_;
-  DeviceMatrix look_;             // [rows of a pass, hidden]
+  DeviceMatrix look_;             // [rows of a pass, row_size]
   DeviceMatrix gathered_;         // hidden states of an expert's tokens
   DeviceBuffer rows_, gates_;     // of these tokens
   DeviceBuffer sizes_, largest_;  // [N] of row_sizes()

@@ -104,12 +104,15 @@ class DeviceTrialStreams final : public TrialStreams {
 
   double mean_cosine(std::size_t a, std::size_t b) override {
     const Matrix first = download(a), second = download(b);
-    return sum_of_cosines(first.view(), second.view()) / static_cast<double>(first.rows());
+    const auto hidden = [&](const Matrix& rows) {
+      return hidden_of(model_.config(), ConstMatrixView(rows.view()));
+    };
+    return sum_of_cosines(hidden(first), hidden(second)) / static_cast<double>(first.rows());
   }
 
   double loss(std::size_t stream) override {
     if (!head_) head_.emplace(memory_, products_, model_, compute_, 0, stream_);
-    const DeviceView hidden = streams_.at(stream).view();
+    const DeviceView hidden = hidden_of(model_.config(), streams_.at(stream).view());
     double sum = 0.0;
     for (std::int64_t w = 0; w < windows_.num_windows(); ++w) {
       check_interrupt();
@@ -120,14 +123,14 @@ class DeviceTrialStreams final : public TrialStreams {
 
   std::vector<double> final_changes() override {
     const DeviceFinalNorm norm(memory_, model_, stream_);
-    for (const DeviceMatrix& hidden : streams_) norm.apply(hidden.view(), hidden.view().data, DType::kF32);
-    const DeviceView dense = streams_.front().view();
+    const auto hidden = [&](const DeviceMatrix& rows) { return hidden_of(model_.config(), rows.view()); };
+    for (const DeviceMatrix& rows : streams_) norm.apply(hidden(rows));
+    const DeviceView dense = hidden(streams_.front());
     const DeviceBuffer ratios(memory_, static_cast<std::uint64_t>(dense.rows) * sizeof(double), "changes");
     std::vector<double> host(static_cast<std::size_t>(dense.rows));
     std::vector<double> changes;
     for (std::size_t i = 1; i < streams_.size(); ++i) {
-      relative_changes(static_cast<const float*>(dense.data),
-                       static_cast<const float*>(streams_[i].view().data), dense.rows, dense.cols,
+      relative_changes(strided(dense), strided(hidden(streams_[i])), dense.rows, dense.cols,
                        ratios.as<double>(), stream_);
       check(cudaMemcpyAsync(host.data(), ratios.data(), ratios.bytes(), cudaMemcpyDeviceToHost, stream_));
       stream_.synchronize();
@@ -187,7 +190,7 @@ class DeviceTrialStreams final : public TrialStreams {
   std::optional<BlockSlots> slots_;
   std::int64_t layer_ = -1;
   std::optional<BlockForward> forward_;
-  std::vector<DeviceMatrix> streams_;  // [windows·seqlen, hidden]
+  std::vector<DeviceMatrix> streams_;  // [windows·seqlen, row_size]
   std::optional<BlockWeights> cut_;
   std::optional<KeptColumns> columns_;
   std::optional<ColumnEnergies> energies_;

@@ -212,7 +212,8 @@ void DeviceStats::add_aligned(Products& products, const StatisticsScratch& scrat
   if (residual_ != nullptr && rows.residual.data != nullptr) {
     pass.error = scratch.residual(pass.x.rows, residual_size_);
     scaled_difference(rows.dense_residual.data, DType::kF32, rows.residual.data, DType::kF32, rows.roots,
-                      pass.x.rows, residual_size_, pass.error.data, pass.error.dtype, stream_);
+                      pass.x.rows, residual_size_, pass.error.data, pass.error.dtype, stream_,
+                      rows.residual.stride);
   }
   pass.counted = pass.x;
   add(products, scratch, pass);

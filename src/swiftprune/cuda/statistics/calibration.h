@@ -21,7 +21,7 @@ struct AlignedRows {
   DeviceView x{};
   DeviceView dense_x{};
   DeviceView residual{};        // F32; data null where no residual moments are wanted
-  DeviceView dense_residual{};  // F32
+  DeviceView dense_residual{};  // F32, of the same stride
   // [rows] square roots of the tokens' weights, or null; dense_x is multiplied by them in place.
   const float* roots = nullptr;
 };

@@ -118,7 +118,7 @@ __global__ __launch_bounds__(kThreads) void row_abs_kernel(const T* x, std::int6
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-__global__ __launch_bounds__(kThreads) void roots_kernel(const float* hidden, std::int64_t cols,
+__global__ __launch_bounds__(kThreads) void roots_kernel(StridedRows hidden, std::int64_t cols,
                                                          const float* out, float* root) {
   __shared__ double scratch[kWarp + 1];
   constexpr double kTiny = 1e-12;  // keeps tokens that are zero finite
@@ -126,36 +126,39 @@ __global__ __launch_bounds__(kThreads) void roots_kernel(const float* hidden, st
   const auto inverse_rms = [&](const float* x) {
     double sum = 0.0;
     for (std::int64_t j = threadIdx.x; j < cols; j += kThreads) {
-      const double value = static_cast<double>(x[t * cols + j]);
+      const double value = static_cast<double>(x[j]);
       sum += value * value;
     }
     return 1.0 / sqrt(block_sum(sum, scratch) / static_cast<double>(cols) + kTiny);
   };
-  double weight = inverse_rms(hidden);
-  if (out != nullptr) weight *= inverse_rms(out);
+  double weight = inverse_rms(hidden.data + t * hidden.stride);
+  if (out != nullptr) weight *= inverse_rms(out + t * cols);
   if (threadIdx.x == 0) root[t] = static_cast<float>(sqrt(weight));
 }
 
 template <class A, class B, class Y>
 __global__ __launch_bounds__(kThreads) void difference_kernel(const A* a, const B* b, const float* root,
-                                                              std::int64_t rows, std::int64_t cols, Y* y) {
+                                                              std::int64_t rows, std::int64_t cols,
+                                                              std::int64_t stride, Y* y) {
   const std::int64_t r = blockIdx.y + std::int64_t{blockIdx.z} * gridDim.y;
   if (r >= rows) return;
   const float factor = root != nullptr ? root[r] : 1.0f;
   for (std::int64_t j = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; j < cols;
        j += std::int64_t{gridDim.x} * kThreads) {
-    const float difference = to_float(a[r * cols + j]) - (b != nullptr ? to_float(b[r * cols + j]) : 0.0f);
+    const float difference =
+        to_float(a[r * stride + j]) - (b != nullptr ? to_float(b[r * stride + j]) : 0.0f);
     y[r * cols + j] = from_float<Y>(factor * difference);
   }
 }
 
-__global__ __launch_bounds__(kThreads) void changes_kernel(const float* x, const float* y, std::int64_t cols,
-                                                           double* changes) {
+__global__ __launch_bounds__(kThreads) void changes_kernel(StridedRows of, StridedRows changed,
+                                                           std::int64_t cols, double* changes) {
   __shared__ double scratch[kWarp + 1];
-  const std::int64_t row = std::int64_t{blockIdx.x} * cols;
+  const float* x = of.data + blockIdx.x * of.stride;
+  const float* y = changed.data + blockIdx.x * changed.stride;
   double change = 0.0;
   double size = 0.0;
-  for (std::int64_t i = row + threadIdx.x; i < row + cols; i += kThreads) {
+  for (std::int64_t i = threadIdx.x; i < cols; i += kThreads) {
     const auto value = static_cast<double>(x[i]);
     const double difference = static_cast<double>(y[i]) - value;
     change += difference * difference;
@@ -222,14 +225,14 @@ void abs_sums(const void* weight, DType dtype, std::int64_t rows, std::int64_t c
   check_launch("abs_sums");
 }
 
-void token_roots(const float* hidden, std::int64_t rows, std::int64_t cols, const float* out, float* root,
+void token_roots(StridedRows hidden, std::int64_t rows, std::int64_t cols, const float* out, float* root,
                  cudaStream_t stream) {
   if (rows == 0) return;
   roots_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(hidden, cols, out, root);
   check_launch("token_roots");
 }
 
-void relative_changes(const float* x, const float* y, std::int64_t rows, std::int64_t cols, double* changes,
+void relative_changes(StridedRows x, StridedRows y, std::int64_t rows, std::int64_t cols, double* changes,
                       cudaStream_t stream) {
   if (rows == 0) return;
   changes_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, y, cols, changes);
@@ -237,8 +240,10 @@ void relative_changes(const float* x, const float* y, std::int64_t rows, std::in
 }
 
 void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtype, const float* root,
-                       std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream) {
+                       std::int64_t rows, std::int64_t cols, void* y, DType y_dtype, cudaStream_t stream,
+                       std::int64_t stride) {
   if (rows * cols == 0) return;
+  if (stride == 0) stride = cols;
   constexpr std::int64_t kMaxBlocksY = 32768;
   const auto y_blocks = static_cast<unsigned>(std::min(rows, kMaxBlocksY));
   const dim3 grid(std::min(blocks_for(cols, kThreads), 8u), y_blocks,
@@ -249,7 +254,7 @@ void scaled_difference(const void* a, DType a_dtype, const void* b, DType b_dtyp
       using Y = decltype(y_zero);
       const auto launch = [&](const auto* second) {
         difference_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const A*>(a), second, root, rows, cols,
-                                                         static_cast<Y*>(y));
+                                                         stride, static_cast<Y*>(y));
       };
       if (b_dtype == a_dtype) {
         launch(static_cast<const A*>(b));
