@@ -3,10 +3,12 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include <gtest/gtest.h>
 
 #include "checkpoint/gguf_fixture.h"
+#include "support/expect_error.h"
 #include "swiftprune/checkpoint/safetensors.h"
 
 namespace swiftprune {
@@ -24,13 +26,36 @@ INSTANTIATE_TEST_SUITE_P(Families, ImportFamily,
                          testing::Values("llama", "llama_bias", "qwen2", "qwen3", "gemma2", "gemma3", "phi3",
                                          "gptneox", "smollm3", "mistral3", "granite", "olmo", "olmo2",
                                          "olmo3", "exaone4", "glm4", "stablelm", "starcoder2", "phi2",
-                                         "command_r", "cohere2", "gemma", "arcee", "apertus", "nemotron", "gpt2",
-                                         "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss", "glm4moe",
-                                         "deepseek_v2", "deepseek_v3", "lfm2", "lfm2moe", "falcon_h1",
-                                         "granitehybrid", "granitehybrid_moe", "granitemoe", "nemotron_h",
-                                         "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "gemma4",
-                                         "gemma4_small", "bloom", "mpt", "glm"),
+                                         "command_r", "cohere2", "gemma", "arcee", "apertus", "nemotron",
+                                         "gpt2", "mixtral", "qwen2moe", "qwen3moe", "olmoe", "gpt_oss",
+                                         "glm4moe", "deepseek_v2", "deepseek_v3", "lfm2", "lfm2moe",
+                                         "falcon_h1", "granitehybrid", "granitehybrid_moe", "granitemoe",
+                                         "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
+                                         "gemma4", "gemma4_small", "bloom", "mpt", "glm"),
                          [](const auto& test_info) { return test_info.param; });
+
+// What Apertus' activations learned stands in keys.
+TEST(ImportActivationNumbers, WhatIsMissingOrNoNumberIsNamed) {
+  const TempDir dir;
+  const std::string file = test::read_text(gguf_fixture("apertus.gguf"));
+  const auto damaged = [&](std::string_view key, std::size_t behind, std::string_view bytes) {
+    std::string text = file;
+    text.replace(text.find(key) + behind, bytes.size(), bytes);
+    const fs::path path = dir.path() / "m.gguf";
+    std::ofstream(path, std::ios::binary) << text;
+    return path;
+  };
+  const auto expect_refused = [&](const fs::path& path, const std::string& message) {
+    test::expect_error(ErrorKind::kBadInput, [&] { import_gguf(path, dir.path() / "out", {}); }, {message});
+  };
+  expect_refused(damaged("xielu.beta", 9, "b"), "xielu.beta: is missing");
+  // Behind the key: the types of list and element, 4 bytes each, the count, 8 bytes, the numbers.
+  constexpr std::size_t kNumbers = 10 + 4 + 4 + 8;
+  expect_refused(damaged("xielu.beta", kNumbers + 4, std::string_view("\0\0\xc0\x7f", 4)),
+                 "xielu.beta: found nan in layer 1, expected a finite number");
+  expect_refused(damaged("xielu.beta", kNumbers, std::string_view("\0\0\x80\xff", 4)),
+                 "xielu.beta: found -inf in layer 0");
+}
 
 // The file of qwen3 in three parts, by any of them.
 TEST(ImportSplit, IsWhatTheWholeFileGives) {

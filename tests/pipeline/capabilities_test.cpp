@@ -84,7 +84,7 @@ TEST_F(CapabilitiesTest, FeaturesThatOnlyTheProcessorHas) {
   using enum ModelFeature;
   std::set<ModelFeature> missing(all_model_features().begin(), all_model_features().end());
   for (const ModelFeature feature : cuda::capabilities().features) missing.erase(feature);
-  EXPECT_EQ(missing, (std::set<ModelFeature>{kSigmoid, kSharedKeys, kLayerEmbeddings, kAdapter}));
+  EXPECT_EQ(missing, std::set<ModelFeature>{kSigmoid});
 }
 
 TEST_F(CapabilitiesTest, WhatTheGpuHasNot) {

@@ -228,19 +228,21 @@ class Assembler {
       if (!file_.has(key)) bad_input("{}: {}: is missing", file_.name(), key);
       const std::vector<double> numbers = file_.one_or_more(key);
       if (numbers.size() != 1 && std::ssize(numbers) != blocks) {
-        bad_input("{}: {}: found {} numbers, expected one, or one for each of the {} layers", file_.name(), key,
-                  numbers.size(), blocks);
+        bad_input("{}: {}: found {} numbers, expected one, or one for each of the {} layers", file_.name(),
+                  key, numbers.size(), blocks);
       }
       for (std::int64_t block = 0; block < blocks; ++block) {
         const auto number = static_cast<float>(numbers[numbers.size() == 1 ? 0 : at(block)]);
         if (!std::isfinite(number))
-          bad_input("{}: {}: found {} in layer {}, expected a finite number", file_.name(), key, number, block);
+          bad_input("{}: {}: found {} in layer {}, expected a finite number", file_.name(), key, number,
+                    block);
         const bool is_vector = name.starts_with("alpha");  // as transformers has them
-        result_.push_back({.name = fmt::format("model.layers.{}.mlp.act_fn.{}", block, name),
-                           .shape = is_vector ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{},
-                           .sources = {},
-                           .piece = 1,
-                           .values = [number](std::int64_t, std::span<float> values) { values[0] = number; }});
+        result_.push_back(
+            {.name = fmt::format("model.layers.{}.mlp.act_fn.{}", block, name),
+             .shape = is_vector ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{},
+             .sources = {},
+             .piece = 1,
+             .values = [number](std::int64_t, std::span<float> values) { values[0] = number; }});
       }
     }
   }

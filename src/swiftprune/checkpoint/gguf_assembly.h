@@ -21,8 +21,8 @@ struct AssembledTensor {
   std::string name;
   std::vector<std::int64_t> shape;
   std::vector<const GgufTensor*> sources;  // none of a number that is a key
-  std::int64_t piece = 0;       // elements that one call makes; the last may be fewer
-  bool counts_sources = false;  // bytes that stand for the parameters of the sources
+  std::int64_t piece = 0;                  // elements that one call makes; the last may be fewer
+  bool counts_sources = false;             // bytes that stand for the parameters of the sources
   // The piece's values, or (MXFP4: dtype U8) its bytes. Thread-safe.
   std::function<void(std::int64_t index, std::span<float> values)> values = {};
   std::function<void(std::int64_t index, std::span<std::byte> bytes)> bytes = {};

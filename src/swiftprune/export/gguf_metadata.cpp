@@ -594,8 +594,8 @@ class Describer {
 
   void scale(const ConfigReader& scaling, const std::string& type, double theta) {
     if (type == "default") return;
-    if (type == "llama3" && (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "apertus" ||
-                             is_granite())) {
+    if (type == "llama3" &&
+        (rules_.architecture == "llama" || name_ == "exaone4" || name_ == "apertus" || is_granite())) {
       result_.tables.push_back({"rope_freqs.weight", llama3_factors(scaling, theta, m_.head_size)});
     } else if (type == "longrope" && name_ == "phi3") {
       long_rope(scaling);

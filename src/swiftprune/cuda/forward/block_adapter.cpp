@@ -40,8 +40,7 @@ const BlockAdapter::OfBlock& BlockAdapter::load(std::int64_t layer) {
       std::int64_t first = 0;
       for (const LinearTensors& linear : products[input][product]) {
         if (const auto part = model_.adapter()->load(linear.name)) {
-          made[input][product].push_back(
-              {first, upload_compute(part->left), upload_compute(part->right)});
+          made[input][product].push_back({first, upload_compute(part->left), upload_compute(part->right)});
         }
         first += linear.outputs;
       }

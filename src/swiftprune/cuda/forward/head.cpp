@@ -28,8 +28,8 @@ DType compute_dtype(const Model& model, ComputeType compute) {
   return grids || compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
-DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name, DType compute,
-                              cudaStream_t stream) {
+DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name,
+                              DType compute, cudaStream_t stream) {
   const Checkpoint& checkpoint = model.checkpoint();
   const std::int64_t vocab = model.config().vocab_size, hidden = model.config().hidden_size;
   DeviceMatrix table(memory, compute, vocab, hidden, name);

@@ -16,8 +16,8 @@ namespace swiftprune::cuda {
 DType compute_dtype(const Model& model, ComputeType compute);
 
 // A tensor [vocab, hidden] of the model in the compute dtype, which may be packed in the checkpoint. Waits for the device.
-DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name, DType compute,
-                              cudaStream_t stream);
+DeviceMatrix load_token_table(DeviceMemory& memory, const Model& model, const std::string& name,
+                              DType compute, cudaStream_t stream);
 
 class DeviceFinalNorm {
  public:

@@ -126,8 +126,8 @@ void DeviceStreamOps::add(DeviceStats& stats, DeviceView x) const {
 }
 
 void DeviceStreamOps::find_roots(DeviceView x, const DeviceView* y) const {
-  token_roots(strided(x), x.rows, x.cols,
-              y != nullptr ? static_cast<const float*>(y->data) : nullptr, roots_.as<float>(), stream_);
+  token_roots(strided(x), x.rows, x.cols, y != nullptr ? static_cast<const float*>(y->data) : nullptr,
+              roots_.as<float>(), stream_);
 }
 
 void DeviceStreamOps::add_relative(DeviceStats& stats, DeviceView x, DeviceView out) const {
