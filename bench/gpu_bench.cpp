@@ -190,8 +190,8 @@ class Bench {
         "norm", [&] { forward.input_of(block, LinearInput::kAttention, hidden.view()); }, passes);
     const cuda::DeviceView x = forward.input_of(block, LinearInput::kAttention, hidden.view());
     part(
-        "query, key, value and attention", [&] { forward.attention(block, x); }, passes);
-    const cuda::DeviceView mixed = forward.attention(block, x);
+        "query, key, value and attention", [&] { forward.attention(block, x, hidden.view()); }, passes);
+    const cuda::DeviceView mixed = forward.attention(block, x, hidden.view());
     part(
         "attention's output",
         [&] { forward.project_and_add(block, LinearInput::kAttentionOutput, mixed, hidden.view()); }, passes);
