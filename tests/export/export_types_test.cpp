@@ -1,4 +1,5 @@
 // A small llama in every type, and what a file cannot hold.
+#include <cmath>
 #include <map>
 
 #include <gmock/gmock.h>
@@ -413,6 +414,39 @@ TEST(ExportGguf, RefusesWhatAnArchitectureCannotHold) {
     expect_error(ErrorKind::kBadInput, [&] { export_gguf(*model, dir.path() / "m.gguf", {}); },
                  {field, reason});
   }
+}
+
+// OLMo 3 as transformers 5 saves it: a rope for each kind of layers.
+TEST(ExportGguf, RopesOfSlidingLayersAreThoseOfTheOthers) {
+  const TempDir dir;
+  import_gguf(gguf_fixture("olmo3.gguf"), dir.path() / "m", {.dtype = DType::kF32});
+  json config = read_json(dir.path() / "m/config.json");
+  config.erase("rope_theta");
+  config.erase("rope_scaling");
+  const auto export_with = [&](const json& full, const json& sliding) {
+    config["rope_parameters"] = {{"full_attention", full}, {"sliding_attention", sliding}};
+    test::write_text(dir.path() / "m/config.json", config.dump());
+    export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {});
+    import_gguf(dir.path() / "m.gguf", dir.path() / "back", {});
+    for (const char* name : {"back", "m.gguf"}) std::filesystem::remove_all(dir.path() / name);
+  };
+  const json plain = {{"rope_type", "default"}, {"rope_theta", 5e3}};
+  json yarn = {{"rope_type", "yarn"},
+               {"rope_theta", 5e3},
+               {"factor", 8.0},
+               {"original_max_position_embeddings", 16},
+               {"attention_factor", 0.1 * std::log(8.0) + 1.0}};
+  export_with(plain, plain);
+  export_with(yarn, plain);
+  const auto expect_refused = [&](const json& full, const json& sliding, const std::string& text) {
+    SCOPED_TRACE(text);
+    expect_error(ErrorKind::kBadInput, [&] { export_with(full, sliding); }, {text});
+  };
+  expect_refused(plain, {{"rope_type", "default"}, {"rope_theta", 1e4}},
+                 "rope_theta 10000 of sliding layers");
+  expect_refused(plain, yarn, "yarn in sliding layers");
+  yarn["attention_factor"] = 1.5;
+  expect_refused(yarn, plain, "attention_factor': GGUF has no place for it");
 }
 
 // Layers taken out of a Gemma break the order of its sliding layers, which llama.cpp fixes.

@@ -150,6 +150,18 @@ TEST(Mixers, LayersOfOnePartAreNotShrunk) {
                      {"layers cannot be removed", "hang together", "possible: none"});
 }
 
+TEST(Mixers, WhatTokensAddIsNotLeftOut) {
+  for (const char* size : {"0", "null"}) {
+    const test::TempDir dir;
+    std::filesystem::copy(kModels / "gemma4_small", dir.path() / "m");
+    nlohmann::json config = nlohmann::json::parse(test::read_text(dir.path() / "m/config.json"));
+    config["hidden_size_per_layer_input"] = nlohmann::json::parse(size);
+    test::write_text(dir.path() / "m/config.json", config.dump());
+    test::expect_error(ErrorKind::kBadInput, [&] { Model::open(dir.path() / "m"); },
+                       {"embed_tokens_per_layer.weight", "hidden_size_per_layer_input"});
+  }
+}
+
 TEST(Mixers, AGpuHasThem) {
   for (const char* name : {"lfm2", "qwen3_5", "granite4_mamba", "bloom", "falcon_h1", "gemma4",
                            "gemma4_small", "nemotron_h", "gpt2", "apertus"})

@@ -113,8 +113,9 @@ std::string_view architecture_name_of(const ModelConfig& model) {
 // The rotary embedding's fields in either spelling of transformers.
 struct RopeFields {
   double theta = 10000.0;
-  std::optional<double> local_theta;  // of sliding layers, where it is another
-  Json scaling;                       // an object or null
+  std::optional<double> local_theta;  // of sliding layers, where it is told
+  std::string local_type = "default";
+  Json scaling;  // an object or null
 };
 
 RopeFields read_rope_fields(const Json& config, double theta) {
@@ -131,7 +132,9 @@ RopeFields read_rope_fields(const Json& config, double theta) {
   rope.theta = full.positive("rope_theta", rope.theta);
   rope.scaling = full.object();
   if (parameters.has("sliding_attention")) {
-    rope.local_theta = parameters.child("sliding_attention").positive("rope_theta", 10000.0);
+    const ConfigReader sliding = parameters.child("sliding_attention");
+    rope.local_theta = sliding.positive("rope_theta", 10000.0);
+    rope.local_type = sliding.text("rope_type", rope.local_type);
   }
   return rope;
 }
@@ -469,9 +472,7 @@ class Describer {
       metadata_.boolean(key("rope.scaling.finetuned"), rotates);  // llama.cpp's switch
     }
     if (name_ == "qwen35" || name_ == "qwen35moe") rope_sections(fields.scaling);
-    if (fields.local_theta && *fields.local_theta != 10000.0) {
-      metadata_.f32(key("rope.freq_base_swa"), *fields.local_theta);
-    }
+    if (fields.local_theta) local_theta(fields);
     if (name_ == "phi3") {
       const ConfigReader c(config_);
       metadata_.u32(key("rope.scaling.original_context_length"),
@@ -494,6 +495,19 @@ class Describer {
     if (!fields.scaling.is_object()) return;
     const ConfigReader scaling(fields.scaling, "rope_scaling.");
     scale(scaling, scaling.text("rope_type", scaling.text("type", "default")), fields.theta);
+  }
+
+  // Of sliding layers: gemma3 has a base of their own, of 10000 where the file says nothing; all others have one for all.
+  void local_theta(const RopeFields& fields) {
+    if (fields.local_type != "default")
+      refuse("rope_parameters", fmt::format("{} in sliding layers", fields.local_type),
+             "it scales full ones");
+    if (name_ != "gemma3") {
+      if (*fields.local_theta == fields.theta) return;
+      refuse("rope_parameters", fmt::format("rope_theta {} of sliding layers", *fields.local_theta),
+             fmt::format("they turn by the base of the others ({})", fields.theta));
+    }
+    if (*fields.local_theta != 10000.0) metadata_.f32(key("rope.freq_base_swa"), *fields.local_theta);
   }
 
   void activation_numbers() {
@@ -610,7 +624,11 @@ class Describer {
                       (name_ == "deepseek2" ? 0.1 : 1.0) * scaling.positive("mscale_all_dim"));
       }
       for (const char* field : {"attention_factor", "mscale", "mscale_all_dim"}) {
-        if (scaling.has(field) && (!has_multiplier || std::string_view(field) == "attention_factor")) {
+        const bool is_factor = std::string_view(field) == "attention_factor";
+        if (scaling.has(field) && (!has_multiplier || is_factor)) {
+          // What yarn computes anyway may be written out, as OLMo 3's folders do.
+          const double usual = 0.1 * std::log(scaling.positive("factor")) + 1.0;
+          if (is_factor && std::abs(scaling.positive(field) - usual) <= 1e-6) continue;
           bad_input("{}: GGUF has no place for it", scaling.where(field));
         }
       }

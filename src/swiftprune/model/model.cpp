@@ -107,6 +107,17 @@ void check_mixer(const Checkpoint& checkpoint, RecurrentMixer mixer) {
   }
 }
 
+// A config.json that leaves them out would make another model of the rest.
+void check_without_layer_embeddings(const Checkpoint& checkpoint, const ModelConfig& m) {
+  if (m.family != "gemma4") return;
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    if (!tensor.name.ends_with("embed_tokens_per_layer.weight")) continue;
+    bad_input(
+        "{}: tensor {}: found it, expected none where config.json's hidden_size_per_layer_input is 0 or null",
+        tensor.file, tensor.name);
+  }
+}
+
 // Tables of what tokens add to each block.
 void check_layer_embeddings(const Checkpoint& checkpoint, const ModelConfig& m) {
   const LayerEmbeddings& shared = *m.layer_embeddings;
@@ -138,7 +149,7 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& m) {
   for (const auto* norm : {&m.final_norm, &m.embedding_norm}) {
     if (*norm) check_norm(checkpoint, **norm, m.hidden_size, "hidden_size");
   }
-  if (m.layer_embeddings) check_layer_embeddings(checkpoint, m);
+  m.layer_embeddings ? check_layer_embeddings(checkpoint, m) : check_without_layer_embeddings(checkpoint, m);
   for (const BlockConfig& block : m.blocks) {
     if (block.recurrent) check_mixer(checkpoint, *block.recurrent);
     if (block.beside) check_mixer(checkpoint, block.beside->mixer);
