@@ -149,9 +149,13 @@ TEST_F(Gguf, BadMetadata) {
   expect_bad(GgufBuilder().add("a", 13, "").build(), "a: found the value type 13");
   expect_bad(GgufBuilder().array("a", 13, 0, "").build(), "a: found the value type 13");
   expect_bad(GgufBuilder().array("a", test::kArray, 1, "").build(), "a: found an array of arrays");
-  expect_bad(GgufBuilder().u32("", 1).build(), "a metadata key: expected 1 to 65535 printable bytes");
-  expect_bad(GgufBuilder().u32("a\x1b[2J", 1).build(), "printable");
-  expect_bad(GgufBuilder().u32(std::string(70'000, 'k'), 1).build(), "printable");
+  expect_bad(GgufBuilder().u32("", 1).build(),
+             "a metadata key: found \"\", expected 1 to 255 printable characters");
+  expect_bad(GgufBuilder().u32("a\x1b[2J", 1).build(), "found \"a\\x1b[2J\", expected");
+  expect_bad(GgufBuilder().u32("a\xff\xc2\x9b", 1).build(), "found \"a\\xff\\xc2\\x9b\", expected");
+  expect_bad(GgufBuilder().u32(std::string(70'000, 'k'), 1).build(),
+             "found \"" + std::string(40, 'k') + "...\", expected");
+  expect_bad(GgufBuilder().floats("t\x01", {4}).build(), "a tensor name: found \"t\\x01\", expected");
   expect_bad(GgufBuilder().add("a", test::kString, raw(~std::uint64_t{0})).build(), "inside a");
   expect_bad(GgufBuilder().array("a", test::kU64, ~std::uint64_t{0}, "").build(), "inside a");
   expect_bad(GgufBuilder().array("a", test::kString, ~std::uint64_t{0}, "").build(), "inside a");
@@ -195,7 +199,7 @@ TEST_F(Gguf, BadTensors) {
   expect_bad(GgufBuilder().tensor("a", {16}, 0, data).tensor("b", {1}, 0, data, 32).build(),
              "tensors a and b overlap");
   expect_bad(GgufBuilder().floats("a", {1}).floats("a", {1}).build(), "tensor a: found twice");
-  expect_bad(GgufBuilder().floats("a\n", {1}).build(), "a tensor name: expected");
+  expect_bad(GgufBuilder().floats("a\n", {1}).build(), "a tensor name: found \"a\\x0a\", expected");
 }
 
 TEST_F(Gguf, LargestOffsetDoesNotWrap) {

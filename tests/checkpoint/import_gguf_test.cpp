@@ -5,10 +5,12 @@
 #include <cstring>
 #include <fstream>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "checkpoint/gguf_fixture.h"
 #include "support/expect_error.h"
+#include "support/gguf_builder.h"
 #include "swiftprune/checkpoint/safetensors.h"
 
 namespace swiftprune {
@@ -50,11 +52,56 @@ TEST(ImportActivationNumbers, WhatIsMissingOrNoNumberIsNamed) {
   };
   expect_refused(damaged("xielu.beta", 9, "b"), "xielu.beta: is missing");
   // Behind the key: the types of list and element, 4 bytes each, the count, 8 bytes, the numbers.
+  expect_refused(damaged("xielu.beta", 10 + 4, "\x04"),
+                 "xielu.beta: found an array of uint32, expected floats");
   constexpr std::size_t kNumbers = 10 + 4 + 4 + 8;
   expect_refused(damaged("xielu.beta", kNumbers + 4, std::string_view("\0\0\xc0\x7f", 4)),
                  "xielu.beta: found nan in layer 1, expected a finite number");
   expect_refused(damaged("xielu.beta", kNumbers, std::string_view("\0\0\x80\xff", 4)),
                  "xielu.beta: found -inf in layer 0");
+}
+
+// A number that the folder's own reader would refuse is named by its key.
+TEST(ImportNumbers, WhatMustBeAboveZero) {
+  const TempDir dir;
+  const std::string zero("\0\0\0\0", 4), negative("\0\0\x80\xbf", 4);
+  const std::tuple<const char*, const char*, std::string> cases[] = {
+      {"olmo3", "olmo2.attention.layer_norm_rms_epsilon", zero},
+      {"olmo3", "olmo2.rope.freq_base", zero},
+      {"llama", "llama.attention.layer_norm_rms_epsilon", negative},
+      {"llama", "llama.rope.freq_base", negative},
+      {"gptneox", "gptneox.attention.layer_norm_epsilon", zero},
+      {"gemma2", "gemma2.attn_logit_softcapping", zero},
+      {"gemma3", "gemma3.rope.freq_base", zero},
+      {"gemma4", "gemma4.rope.freq_base", zero},
+      {"gemma4", "gemma4.rope.freq_base_swa", negative},
+      {"granite", "granite.logit_scale", negative},
+      {"lfm2", "lfm2.attention.layer_norm_rms_epsilon", zero},
+  };
+  for (const auto& [name, key, bytes] : cases) {
+    SCOPED_TRACE(key);
+    std::string text = test::read_text(gguf_fixture(fmt::format("{}.gguf", name)));
+    const std::size_t at = text.find(test::raw_text(key));  // with its length, for one begins another
+    ASSERT_NE(at, std::string::npos);
+    text.replace(at + 8 + std::string_view(key).size() + 4, 4, bytes);
+    test::write_text(dir.path() / "m.gguf", text);
+    test::expect_error(
+        ErrorKind::kBadInput, [&] { import_gguf(dir.path() / "m.gguf", dir.path() / "out", {}); },
+        {fmt::format("{}: found {}, expected a number above 0", key, bytes == zero ? "0" : "-1")});
+  }
+}
+
+// llama.cpp turns all layers of a file by one base.
+TEST(ImportOlmo3, HasARotationOfEachKindOfLayers) {
+  const TempDir dir;
+  import_gguf(gguf_fixture("olmo3.gguf"), dir.path() / "m", {});
+  const nlohmann::json config = test::read_json(dir.path() / "m/config.json"),
+                       &ropes = config.at("rope_parameters");
+  for (const char* type : {"sliding_attention", "full_attention"}) {
+    EXPECT_EQ(ropes.at(type).at("rope_type"), "default");
+    EXPECT_EQ(ropes.at(type).at("rope_theta"), config.at("rope_theta"));
+  }
+  EXPECT_FALSE(config.contains("rope_scaling"));
 }
 
 // The file of qwen3 in three parts, by any of them.

@@ -157,6 +157,64 @@ TEST(Gemma, CapsAndScales) {
   EXPECT_EQ(model_config(minimal("gemma3_text")).final_softcap, 0.0f);
 }
 
+// A rope_theta beside the layers' own is that of full layers (transformers 5.24).
+TEST(Olmo3, BasesOfBothKindsOfLayers) {
+  const auto bases = [](const json& config) {
+    std::vector<float> second;
+    for (const RopeConfig& rope : model_config(config).ropes) second.push_back(rope.inverse_frequency[1]);
+    return second;
+  };
+  json config = config_of("olmo3");
+  config.erase("rope_parameters");
+  config.erase("rope_scaling");
+  config.erase("rope_theta");
+  const auto frequency = [&](float theta) {
+    return std::pow(theta, -2.0f / static_cast<float>(model_config(config).head_size));
+  };
+  const auto near = [](float value) { return ::testing::FloatEq(value); };
+  EXPECT_THAT(bases(config), ::testing::ElementsAre(near(frequency(5e5f)), near(frequency(5e5f))));
+  config["rope_theta"] = 1e4;
+  EXPECT_THAT(bases(config), ::testing::ElementsAre(near(frequency(5e5f)), near(frequency(1e4f))));
+  config["rope_parameters"] = {{"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 1e3}}}};
+  EXPECT_THAT(bases(config), ::testing::ElementsAre(near(frequency(1e3f)), near(frequency(1e4f))));
+  config["rope_parameters"]["full_attention"] = {{"rope_type", "default"}, {"rope_theta", 1e5}};
+  EXPECT_THAT(bases(config), ::testing::ElementsAre(near(frequency(1e3f)), near(frequency(1e5f))));
+}
+
+// The names that these fields had before, which transformers takes before today's.
+TEST(NemotronH, OlderNamesOfTheMixersFields) {
+  json config = config_of("nemotron_h");
+  config["mamba_dt_min"] = 0.25;
+  config["mamba_n_groups"] = 3;
+  config["mamba_d_conv"] = 2;
+  config["mamba_conv_bias"] = false;
+  const auto mixer = std::get<Mamba2>(*model_config(config).blocks[0].recurrent);
+  EXPECT_EQ(mixer.least_step, 0.25f);
+  EXPECT_EQ(mixer.groups, 3);
+  EXPECT_EQ(mixer.convolution.taps, 2);
+  EXPECT_EQ(mixer.convolution.bias, "");
+}
+
+TEST(Olmo, AnAbsentClipIsNone) {
+  for (const char* type : {"olmo", "olmoe"}) {
+    json config = minimal(type);
+    config["num_experts"] = config["num_experts_per_tok"] = 2;
+    if (std::string_view(type) == "olmo") {
+      config.erase("num_experts");
+      config.erase("num_experts_per_tok");
+    }
+    EXPECT_EQ(model_config(config).qkv_clip, 0.0f) << type;
+  }
+}
+
+TEST(SlidingWindow, NullIsRefusedWhereTransformersRaises) {
+  for (const char* name : {"gemma2", "gemma3_text", "gemma4", "olmo3", "cohere2", "ministral"}) {
+    test::expect_error(
+        ErrorKind::kBadInput, [&] { model_config(with(config_of(name), "sliding_window", nullptr)); },
+        "'sliding_window'", "found null");
+  }
+}
+
 // transformers' class scales as Llama 3.1 where the file says nothing.
 TEST(Apertus, ScalesItsRotationByDefault) {
   json config = config_of("apertus");
@@ -214,6 +272,11 @@ const BadConfig kBadConfigs[] = {
     {"llama2", R"({"head_dim": 2147483647})", {"'head_dim'", "2147483647", "at most"}},
     {"opt", R"({"hidden_size": 2147483646, "num_attention_heads": 1})", {"'hidden_size'", "at most"}},
     {"llama2", R"({"rms_norm_eps": 0})", {"'rms_norm_eps'", "found 0", "positive"}},
+    {"llama2", R"({"rms_norm_eps": 1e300})", {"'rms_norm_eps'", "found 1e+300", "a float holds"}},
+    {"llama2", R"({"rms_norm_eps": 1e-300})", {"'rms_norm_eps'", "found 1e-300", "positive"}},
+    {"phi3_longrope",
+     R"({"rope_scaling": {"short_factor": [1, 1e300, 1]}})",
+     {"'rope_scaling.short_factor'", "found 1e+300 at 1", "a float holds"}},
     {"llama2", R"({"rms_norm_eps": "1e-5"})", {"'rms_norm_eps'", "found \"1e-5\""}},
     {"llama2", R"({"hidden_act": "laplace"})", {"'hidden_act'", "'laplace'", "silu"}},
     {"llama2", R"({"tie_word_embeddings": 1})", {"'tie_word_embeddings'", "found 1", "true or false"}},
@@ -262,6 +325,23 @@ const BadConfig kBadConfigs[] = {
      R"({"num_local_experts": 4, "num_experts_per_tok": 5})",
      {"'num_experts_per_tok'", "5 experts a token", "at most the 4"}},
     {"gemma4", R"({"enable_moe_block": true})", {"'enable_moe_block'", "found true", "without experts"}},
+    {"gemma4",
+     R"({"rope_parameters": {"full_attention": null}})",
+     {"'rope_parameters.full_attention'", "absent", "layer_types"}},
+    {"gemma4",
+     R"({"rope_parameters": {"sliding_attention": null}})",
+     {"'rope_parameters.sliding_attention'", "absent"}},
+    {"gemma4",
+     R"({"rope_parameters": {"full_attention": {"rope_theta": null}}})",
+     {"'rope_parameters.full_attention.rope_theta'", "absent"}},
+    {"gemma4",
+     R"({"rope_parameters": {"sliding_attention": {"rope_type": null}}})",
+     {"'rope_parameters.sliding_attention.rope_type'", "absent"}},
+    {"gemma4", R"({"rope_scaling": {"rope_type": "linear", "factor": 2.0}})", {"'rope_scaling'", "linear"}},
+    {"gemma4", R"({"final_logit_softcapping": 0.0})", {"'final_logit_softcapping'", "found 0", "null"}},
+    {"gemma3_text_v5",
+     R"({"rope_scaling": {"rope_type": "linear", "factor": 2.0}})",
+     {"'rope_scaling'", "beside rope_parameters"}},
     {"gemma4", R"({"use_bidirectional_attention": "all"})", {"'use_bidirectional_attention'", "\"all\""}},
     {"gemma4", R"({"per_layer_config": {"9": {"head_dim": 12}}})", {"'per_layer_config.9'", "below 3"}},
     {"gemma4",
@@ -318,6 +398,10 @@ const BadConfig kBadConfigs[] = {
      {"'layers_block_type'", "'conv' at 1", "moe"}},
     {"nemotron_h", R"({"num_hidden_layers": 4})", {"'layers_block_type'", "found 5", "num_hidden_layers"}},
     {"nemotron_h_bias", R"({"hybrid_override_pattern": "M*X"})", {"'hybrid_override_pattern'", "found 'X'"}},
+    {"falcon_h1", R"({"layers_block_type": ["hybrid"]})", {"'layers_block_type'", "hybrid"}},
+    {"gpt2", R"({"num_hidden_layers": 1})", {"'num_hidden_layers'", "found 1", "n_layer"}},
+    {"gptj", R"({"n_embd": null, "hidden_size": 24})", {"'n_embd'", "absent"}},
+    {"mpt", R"({"num_attention_heads": 5})", {"'num_attention_heads'", "found 5", "n_heads"}},
     {"nemotron_h", R"({"n_groups": 4})", {"'n_groups'", "found 4", "divisor"}},
     {"nemotron_h", R"({"tie_word_embeddings": true})", {"'tie_word_embeddings'", "found true"}},
     {"gpt2", R"({"add_cross_attention": true})", {"'add_cross_attention'", "found true"}},

@@ -96,6 +96,18 @@ double number_at(ValueType type, const std::byte* p) {
 bool is_float(ValueType type) { return type == ValueType::kF32 || type == ValueType::kF64; }
 bool is_number(ValueType type) { return info_of(type).bytes > 0 && type != ValueType::kBool; }
 
+bool is_printable(char c) { return c >= ' ' && c <= '~'; }
+
+// The beginning of a name that is none, for a message.
+std::string printable(std::string_view name) {
+  constexpr std::size_t kMost = 40;
+  std::string text;
+  for (const char c : name.substr(0, kMost)) {
+    text += is_printable(c) ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return name.size() > kMost ? text + "..." : text;
+}
+
 // Takes bytes from the front; every length is tested before it is used.
 class Reader {
  public:
@@ -123,9 +135,11 @@ class Reader {
   }
   // A name that will be used in messages.
   std::string_view plain_name(std::string_view what) {
+    constexpr std::size_t kMost = 255;  // llama.cpp's own are shorter than 64
     const std::string_view name = text(what);
-    if (name.empty() || name.size() > 65535 || has_control_characters(name)) {
-      bad_input("{}: {}: expected 1 to 65535 printable bytes", name_, what);
+    if (name.empty() || name.size() > kMost || !std::all_of(name.begin(), name.end(), is_printable)) {
+      bad_input("{}: {}: found \"{}\", expected 1 to {} printable characters of ASCII", name_, what,
+                printable(name), kMost);
     }
     return name;
   }
@@ -478,6 +492,13 @@ std::vector<double> GgufFile::one_or_more(std::string_view key) const {
     numbers[i] = number_at(value->type, value->bytes.data() + i * size);
   }
   return numbers;
+}
+
+std::vector<double> GgufFile::floats(std::string_view key) const {
+  const Value* value = impl_->find(key);
+  expect(value != nullptr, "floats: a key of this file");
+  if (!is_float(value->type)) impl_->wrong_type(key, *value, "floats");
+  return one_or_more(key);
 }
 
 const std::vector<GgufTensor>& GgufFile::tensors() const { return impl_->tensors; }

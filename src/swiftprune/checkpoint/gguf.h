@@ -48,7 +48,8 @@ class GgufFile {
   bool has(std::string_view key) const;
   std::vector<std::string_view> keys() const;
   std::vector<double> one_or_more(
-      std::string_view key) const;           // numbers(), or one number; the key must be there
+      std::string_view key) const;                         // numbers(), or one number; the key must be there
+  std::vector<double> floats(std::string_view key) const;  // the same of float32 or float64 alone
   bool is_text(std::string_view key) const;  // a string or an array of strings; the key must be there
   std::optional<std::string_view> text(std::string_view key) const;
   std::optional<std::int64_t> integer(std::string_view key) const;

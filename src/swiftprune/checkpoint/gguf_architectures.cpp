@@ -22,7 +22,9 @@ void add_field(const GgufFile& file, const ConfigField& field, Json& config) {
   if (field.type == Type::kBoolean) {
     target = *file.boolean(key);
   } else if (field.type == Type::kNumber) {
-    target = float_as_written(*file.number(key));
+    target = *file.number(key) == 0.0 ? 0.0 : positive_of(file, field.gguf, 0.0);
+  } else if (field.type == Type::kPositive) {
+    target = positive_of(file, field.gguf, 0.0);
   } else {
     // One number, or one for each layer: equal ones, but where config.json names the largest.
     const std::vector<std::int64_t> values = *file.integers(key);

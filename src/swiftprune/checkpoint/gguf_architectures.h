@@ -100,8 +100,9 @@ struct TensorRule {
 };
 
 struct ConfigField {
-  // kLargest: an integer, or one for each layer, of which config.json names the largest.
-  enum class Type { kInteger, kLargest, kNumber, kBoolean };
+  // kLargest: an integer, or one for each layer, of which config.json names the largest. kPositive: a number above 0; kNumber: or 0,
+  // which is none of it.
+  enum class Type { kInteger, kLargest, kNumber, kPositive, kBoolean };
   std::string_view hugging_face;
   std::string_view gguf;  // after "<architecture>."
   Type type = Type::kInteger;

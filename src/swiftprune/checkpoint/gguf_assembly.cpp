@@ -226,7 +226,7 @@ class Assembler {
     for (std::string name; names >> name;) {
       const std::string key = gguf_fields::activation_key(name);
       if (!file_.has(key)) bad_input("{}: {}: is missing", file_.name(), key);
-      const std::vector<double> numbers = file_.one_or_more(key);
+      const std::vector<double> numbers = file_.floats(key);
       if (numbers.size() != 1 && std::ssize(numbers) != blocks) {
         bad_input("{}: {}: found {} numbers, expected one, or one for each of the {} layers", file_.name(),
                   key, numbers.size(), blocks);

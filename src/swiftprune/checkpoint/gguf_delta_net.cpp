@@ -26,8 +26,8 @@ constexpr std::array<ConfigField, 8> decoder_fields(bool has_mlp) {
            {"num_attention_heads", "attention.head_count"},
            {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
            {"max_position_embeddings", "context_length"},
-           {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-           {"rope_theta", "rope.freq_base", Type::kNumber, false}}};
+           {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+           {"rope_theta", "rope.freq_base", Type::kPositive, false}}};
 }
 constexpr auto kDenseFields = joined(decoder_fields(true), kMixerFields);
 constexpr auto kMoeFields = joined(joined(decoder_fields(false), kMixerFields), kExpertFields);

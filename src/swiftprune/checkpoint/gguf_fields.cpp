@@ -16,6 +16,19 @@ std::string key_of(const GgufFile& file, std::string_view suffix) {
 
 double float_as_written(double value) { return std::stod(fmt::format("{}", static_cast<float>(value))); }
 
+double positive_of(const GgufFile& file, std::string_view suffix, double absent) {
+  const std::string key = key_of(file, suffix);
+  const auto number = file.number(key);
+  if (!number) return absent;
+  if (const double value = float_as_written(*number); value > 0.0 && std::isfinite(value)) return value;
+  bad_input("{}: {}: found {}, expected a number above 0", file.name(), key, *number);
+}
+
+Json cap_of(const GgufFile& file, std::string_view suffix) {
+  if (file.number(key_of(file, suffix)).value_or(0.0) == 0.0) return Json();
+  return positive_of(file, suffix, 0.0);
+}
+
 std::int64_t head_dim_of(const GgufFile& file, const Json& config) {
   const auto key_length = file.integer(key_of(file, "attention.key_length"));
   if (key_length.value_or(1) < 1)

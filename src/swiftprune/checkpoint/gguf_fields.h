@@ -22,6 +22,9 @@ using Type = ConfigField::Type;
 std::string key_of(const GgufFile& file, std::string_view suffix);  // "<architecture>.<suffix>"
 // Stored as float32: 1e-05, not 9.999999747378752e-06.
 double float_as_written(double value);
+// The number, above 0, or `absent`.
+double positive_of(const GgufFile& file, std::string_view suffix, double absent);
+Json cap_of(const GgufFile& file, std::string_view suffix);  // null where it is absent or 0
 // attention.key_length, else hidden_size / num_attention_heads of the configuration so far.
 std::int64_t head_dim_of(const GgufFile& file, const Json& config);
 // The fraction of each head that is rotated.
@@ -60,8 +63,8 @@ inline constexpr ConfigField kLlamaFields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
     {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
 };
 
 // A tensor of some blocks alone, without a bias.
@@ -117,8 +120,8 @@ constexpr std::array<ConfigField, 12> granite_fields(Type key_heads) {
            {"num_attention_heads", "attention.head_count"},
            {"num_key_value_heads", "attention.head_count_kv", key_heads, false},
            {"max_position_embeddings", "context_length"},
-           {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-           {"rope_theta", "rope.freq_base", Type::kNumber, false},
+           {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+           {"rope_theta", "rope.freq_base", Type::kPositive, false},
            {"attention_multiplier", "attention.scale", Type::kNumber, false},
            {"embedding_multiplier", "embedding_scale", Type::kNumber, false},
            {"residual_multiplier", "residual_scale", Type::kNumber, false},

@@ -16,11 +16,10 @@ constexpr ConfigField kFields[] = {
     {"num_hidden_layers", "block_count"},
     {"num_attention_heads", "attention.head_count"},
     {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
     {"global_head_dim", "attention.key_length"},
     {"head_dim", "attention.key_length_swa"},
     {"sliding_window", "attention.sliding_window"},
-    {"final_logit_softcapping", "final_logit_softcapping", Type::kNumber, false},
 };
 
 constexpr TensorRule kModelTensors[] = {
@@ -136,15 +135,14 @@ void add_ropes(const GgufFile& file, Json& config) {
   const std::string turned_key = key_of(file, "rope.dimension_count_swa");
   if (const std::int64_t turned = file.integer(turned_key).value_or(sliding_size); turned != sliding_size)
     bad_input("{}: {}: found {}, expected {}", file.name(), turned_key, turned, sliding_size);
-  const double theta = file.number(key_of(file, "rope.freq_base")).value_or(10000.0);
+  const double theta = positive_of(file, "rope.freq_base", 10000.0);
   config["rope_parameters"] = {
       {"sliding_attention",
-       {{"rope_type", "default"},
-        {"rope_theta", float_as_written(file.number(key_of(file, "rope.freq_base_swa")).value_or(theta))}}},
+       {{"rope_type", "default"}, {"rope_theta", positive_of(file, "rope.freq_base_swa", theta)}}},
       {"full_attention",
        {{"rope_type", "proportional"},
         {"partial_rotary_factor", rotated_fraction(file, config.at("global_head_dim"))},
-        {"rope_theta", float_as_written(theta)}}}};
+        {"rope_theta", theta}}}};
   if (!rope_scaling(file).is_null())
     bad_input("{}: {}: found a scaling, expected none", file.name(), key_of(file, "rope.scaling.type"));
 }
@@ -161,6 +159,7 @@ void complete(const GgufFile& file, Json& config) {
   add_widths(file, layers - shared, config);
   add_heads(file, config);
   add_ropes(file, config);
+  config["final_logit_softcapping"] = cap_of(file, "final_logit_softcapping");
   const std::int64_t size = file.integer(size_key).value_or(0);
   if (size < 0) bad_input("{}: {}: found {}, expected 0 or more", file.name(), size_key, size);
   config["hidden_size_per_layer_input"] = size;

@@ -17,8 +17,8 @@ constexpr ConfigField kLfm2Fields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kLargest},
     {"max_position_embeddings", "context_length"},
-    {"norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
     {"conv_L_cache", "shortconv.l_cache"},
 };
 
@@ -95,10 +95,10 @@ void complete_lfm2_moe(const GgufFile& file, Json& config) {
 
 constexpr GgufArchitecture kHybridArchitectures[] = {
     {"lfm2", "lfm2", "Lfm2ForCausalLM",
-     R"({"rope_theta": 1000000.0, "conv_bias": false, "block_auto_adjust_ff_dim": false})", kLfm2Fields,
+     R"({"rope_theta": 10000.0, "conv_bias": false, "block_auto_adjust_ff_dim": false})", kLfm2Fields,
      kLfm2ModelTensors, kLfm2Block, complete_lfm2, "lfm2", false, "shortconv.l_cache"},
     {"lfm2moe", "lfm2_moe", "Lfm2MoeForCausalLM",
-     R"({"rope_theta": 1000000.0, "conv_bias": false, "norm_topk_prob": true, "use_expert_bias": true,
+     R"({"rope_theta": 10000.0, "conv_bias": false, "norm_topk_prob": true, "use_expert_bias": true,
          "routed_scaling_factor": 1.0})",
      kLfm2MoeFields, kLfm2ModelTensors, kLfm2MoeBlock, complete_lfm2_moe, "lfm2", false,
      "shortconv.l_cache expert_count expert_used_count expert_feed_forward_length leading_dense_block_count "

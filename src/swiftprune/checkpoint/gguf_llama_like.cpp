@@ -38,8 +38,8 @@ constexpr ConfigField kDeciFields[] = {
     {"num_attention_heads", "attention.head_count", Type::kLargest},
     {"num_key_value_heads", "attention.head_count_kv", Type::kLargest},
     {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
 };
 
 // One number for all layers or one for each, 1 or more: llama.cpp also knows layers without attention or MLP.

@@ -178,7 +178,7 @@ constexpr ConfigField kNemotronHFields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kLargest},
     {"max_position_embeddings", "context_length"},
-    {"layer_norm_epsilon", "attention.layer_norm_rms_epsilon", Type::kNumber},
+    {"layer_norm_epsilon", "attention.layer_norm_rms_epsilon", Type::kPositive},
     {"mamba_num_heads", "ssm.time_step_rank"},
     {"n_groups", "ssm.group_count"},
     {"ssm_state_size", "ssm.state_size"},

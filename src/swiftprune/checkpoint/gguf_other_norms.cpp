@@ -64,8 +64,8 @@ void complete_gemma2(const GgufFile& file, Json& config) {
   complete_gemma(file, config, 46);
   config["layer_types"] = sliding_layers(config.at("num_hidden_layers"), 2);
   config["sliding_window"] = file.integer(key_of(file, "attention.sliding_window")).value_or(4096);
-  config["attn_logit_softcapping"] = file.number(key_of(file, "attn_logit_softcapping")).value_or(50.0);
-  config["final_logit_softcapping"] = file.number(key_of(file, "final_logit_softcapping")).value_or(30.0);
+  config["attn_logit_softcapping"] = positive_of(file, "attn_logit_softcapping", 50.0);
+  config["final_logit_softcapping"] = positive_of(file, "final_logit_softcapping", 30.0);
   if (Json scaling = rope_scaling(file); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
 }
 
@@ -74,10 +74,9 @@ void complete_gemma3(const GgufFile& file, Json& config) {
   constexpr std::int64_t kPeriod = 6;
   config["layer_types"] = sliding_layers(config.at("num_hidden_layers"), kPeriod);
   config["sliding_window_pattern"] = kPeriod;
-  config["rope_local_base_freq"] = file.number(key_of(file, "rope.freq_base_swa")).value_or(10000.0);
+  config["rope_local_base_freq"] = positive_of(file, "rope.freq_base_swa", 10000.0);
   config["rope_scaling"] = rope_scaling(file);
-  const auto cap = file.number(key_of(file, "final_logit_softcapping"));
-  config["final_logit_softcapping"] = cap ? Json(*cap) : Json();
+  config["final_logit_softcapping"] = cap_of(file, "final_logit_softcapping");
 }
 
 constexpr ConfigField kGemma3Fields[] = {
@@ -87,8 +86,8 @@ constexpr ConfigField kGemma3Fields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
     {"max_position_embeddings", "context_length"},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive},
     {"sliding_window", "attention.sliding_window"},
 };
 
@@ -114,7 +113,7 @@ constexpr ConfigField kGptNeoxFields[] = {
     {"num_hidden_layers", "block_count"},
     {"num_attention_heads", "attention.head_count"},
     {"max_position_embeddings", "context_length"},
-    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kPositive},
     {"use_parallel_residual", "use_parallel_residual", Type::kBoolean},
 };
 
@@ -135,7 +134,7 @@ constexpr TensorRule kGptNeoxBlock[] = {
 
 void complete_gptneox(const GgufFile& file, Json& config) {
   config["rotary_pct"] = rotary_fraction(file, head_dim_of(file, config));
-  config["rotary_emb_base"] = file.number(key_of(file, "rope.freq_base")).value_or(10000.0);
+  config["rotary_emb_base"] = positive_of(file, "rope.freq_base", 10000.0);
   if (Json scaling = rope_scaling(file); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
 }
 
@@ -148,8 +147,7 @@ constexpr ConfigField kOlmoFields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
     {"max_position_embeddings", "context_length"},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
-    {"clip_qkv", "attention.clamp_kqv", Type::kNumber, false},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
 };
 
 constexpr TensorRule kOlmoModelTensors[] = {
@@ -173,7 +171,7 @@ void complete_olmo(const GgufFile& file, Json& config) {
   if (const double eps = file.number(key).value_or(1e-5); std::abs(eps - 1e-5) > 1e-9) {
     bad_input("{}: {}: found {}, expected 1e-5: OLMo has no other", file.name(), key, eps);
   }
-  if (config.value("clip_qkv", 0.0) == 0.0) config["clip_qkv"] = nullptr;
+  config["clip_qkv"] = cap_of(file, "attention.clamp_kqv");
 }
 
 // ---- olmo2 (also OLMo 3) and exaone4: norms behind attention and MLP
@@ -200,6 +198,13 @@ void complete_olmo2(const GgufFile& file, Json& config) {
   config["architectures"] = {"Olmo3ForCausalLM"};
   config["sliding_window"] = window;
   config["layer_types"] = layer_types_of(file, config.at("num_hidden_layers"), 4);
+  // llama.cpp turns all layers by one base and scales full ones alone. transformers 5 takes a rope_theta beside them for
+  // full layers alone; older ones read no other.
+  const Json sliding = {{"rope_type", "default"}, {"rope_theta", config.at("rope_theta")}};
+  Json full = sliding;
+  if (config.at("rope_scaling").is_object()) full.update(config.at("rope_scaling"));
+  config["rope_parameters"] = {{"sliding_attention", sliding}, {"full_attention", full}};
+  config.erase("rope_scaling");
 }
 
 void complete_exaone4(const GgufFile& file, Json& config) {
@@ -225,8 +230,8 @@ constexpr ConfigField kStableLmFields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
     {"max_position_embeddings", "context_length"},
-    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
     {"use_parallel_residual", "use_parallel_residual", Type::kBoolean, false},
 };
 
@@ -268,8 +273,8 @@ constexpr std::array<ConfigField, 8> layer_norm_fields(const char* epsilon) {
            {"num_attention_heads", "attention.head_count"},
            {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
            {"max_position_embeddings", "context_length"},
-           {epsilon, "attention.layer_norm_epsilon", Type::kNumber},
-           {"rope_theta", "rope.freq_base", Type::kNumber, false}}};
+           {epsilon, "attention.layer_norm_epsilon", Type::kPositive},
+           {"rope_theta", "rope.freq_base", Type::kPositive, false}}};
 }
 
 constexpr auto kStarcoder2Fields = layer_norm_fields("norm_epsilon");
@@ -339,7 +344,7 @@ constexpr ConfigField kGpt2Fields[] = {
     {"num_hidden_layers", "block_count"},
     {"num_attention_heads", "attention.head_count"},
     {"n_positions", "context_length"},
-    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kPositive},
 };
 
 constexpr TensorRule kGpt2ModelTensors[] = {
@@ -369,8 +374,8 @@ constexpr ConfigField kCohereFields[] = {
     {"num_attention_heads", "attention.head_count"},
     {"num_key_value_heads", "attention.head_count_kv", Type::kInteger, false},
     {"max_position_embeddings", "context_length"},
-    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kNumber},
-    {"rope_theta", "rope.freq_base", Type::kNumber, false},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", Type::kPositive},
+    {"rope_theta", "rope.freq_base", Type::kPositive, false},
     {"logit_scale", "logit_scale", Type::kNumber, false},
 };
 
@@ -411,7 +416,7 @@ constexpr ConfigField kBloomFields[] = {
     {"num_hidden_layers", "block_count"},
     {"num_attention_heads", "attention.head_count"},
     {"seq_length", "context_length"},
-    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kPositive},
 };
 
 constexpr TensorRule kBloomModelTensors[] = {
@@ -437,7 +442,7 @@ constexpr ConfigField kMptFields[] = {
     {"num_hidden_layers", "block_count"},
     {"num_attention_heads", "attention.head_count"},
     {"max_seq_len", "context_length"},
-    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kNumber},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon", Type::kPositive},
 };
 
 constexpr TensorRule kMptModelTensors[] = {
@@ -458,10 +463,8 @@ void complete_mpt(const GgufFile& file, Json& config) {
   const std::string key = key_of(file, "attention.max_alibi_bias");
   if (const double bias = file.number(key).value_or(0.0); bias != kBias)
     bad_input("{}: {}: found {}, expected {}: transformers' MPT has no other", file.name(), key, bias, kBias);
-  const double clip = file.number(key_of(file, "attention.clamp_kqv")).value_or(0.0);
-  config["attn_config"] = {{"alibi", true},
-                           {"alibi_bias_max", 8},
-                           {"clip_qkv", clip == 0.0 ? Json() : Json(float_as_written(clip))}};
+  config["attn_config"] = {
+      {"alibi", true}, {"alibi_bias_max", 8}, {"clip_qkv", cap_of(file, "attention.clamp_kqv")}};
 }
 
 // ---- chatglm: GLM-4-9B

@@ -56,7 +56,7 @@ ModelConfig configure_cohere(const ConfigReader& c) {
 ModelConfig configure_cohere2(const ConfigReader& c) {
   ModelConfig m = read_cohere(c, "cohere2", false);
   const std::int64_t num_layers = read_num_layers(c);
-  const std::int64_t window = read_sliding_window(c, 4096), period = c.integer("sliding_window_pattern", 4);
+  const std::int64_t window = read_needed_window(c, 4096), period = c.integer("sliding_window_pattern", 4);
   const std::vector<bool> sliding =
       read_sliding_layers(c, num_layers, [&](std::int64_t i) { return (i + 1) % period != 0; });
   for (std::int64_t i = 0; i < num_layers; ++i) {

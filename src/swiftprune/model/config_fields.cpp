@@ -54,7 +54,8 @@ constexpr std::string_view kHarmless =
     "chunk_size residual_in_fp32 "
     // Of heads for other tasks, and of training.
     "summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout embedding_fraction "
-    "mtp_num_hidden_layers mtp_use_dedicated_embeddings conv_use_xavier_init block_use_xavier_init "
+    "mamba_dt_max mamba_dt_limit mamba_dt_init_floor mtp_num_hidden_layers mtp_use_dedicated_embeddings "
+    "conv_use_xavier_init block_use_xavier_init "
     "block_mlp_init_scale block_out_init_scale rescale_prenorm_residual time_step_max time_step_floor "
     // What transformers writes and does not read, or reads under another name.
     "num_logits_to_keep expand n_ctx learned_pos_emb block_dim block_norm_eps conv_dim conv_dim_out "
@@ -145,6 +146,7 @@ constexpr NeutralField kNeutral[] = {
     {"residual_multiplier", kOne},
     {"scale_depth", kNone},
     {"hidden_size_per_layer_input", kZero},
+    {"layers_block_type", kNone},
     {"activation_sparsity_pattern", "[]"},
     {"laurel_rank", kZero},
     // Embedding and head.

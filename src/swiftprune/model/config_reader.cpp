@@ -1,6 +1,7 @@
 #include "swiftprune/model/config_reader.h"
 
 #include <cmath>
+#include <limits>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/json.h"
@@ -9,6 +10,14 @@ namespace swiftprune {
 namespace {
 
 constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+
+// What is computed is float.
+constexpr double kLargest = std::numeric_limits<float>::max(),
+                 kSmallest = std::numeric_limits<float>::denorm_min();
+
+bool fits(const nlohmann::json& value) {
+  return value.is_number() && std::abs(value.get<double>()) <= kLargest;
+}
 
 constexpr std::size_t kExcerptBytes = 40;
 
@@ -54,15 +63,13 @@ double ConfigReader::number(std::string_view key, std::optional<double> fallback
     if (fallback) return *fallback;
     bad_input("{}: absent, expected a number", where(key));
   }
-  if (!v->is_number() || !std::isfinite(v->get<double>())) {
-    bad_input("{}: found {}, expected a finite number", where(key), excerpt(*v));
-  }
+  if (!fits(*v)) bad_input("{}: found {}, expected a number that a float holds", where(key), excerpt(*v));
   return v->get<double>();
 }
 
 double ConfigReader::positive(std::string_view key, std::optional<double> fallback) const {
   const double value = number(key, fallback);
-  if (!(value > 0.0)) bad_input("{}: found {}, expected a positive number", where(key), value);
+  if (!(value >= kSmallest)) bad_input("{}: found {}, expected a positive number", where(key), value);
   return value;
 }
 
@@ -102,8 +109,9 @@ std::vector<double> ConfigReader::numbers(std::string_view key) const {
   if (v == nullptr || !v->is_array()) bad_input("{}: expected an array of numbers", where(key));
   std::vector<double> result;
   for (const nlohmann::json& item : *v) {
-    if (!item.is_number() || !std::isfinite(item.get<double>())) {
-      bad_input("{}: found {} at {}, expected finite numbers", where(key), excerpt(item), result.size());
+    if (!fits(item)) {
+      bad_input("{}: found {} at {}, expected numbers that a float holds", where(key), excerpt(item),
+                result.size());
     }
     result.push_back(item.get<double>());
   }

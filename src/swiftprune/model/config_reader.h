@@ -23,12 +23,13 @@ class ConfigReader {
   // [minimum, 2^31).
   std::int64_t integer(std::string_view key, std::optional<std::int64_t> fallback = std::nullopt,
                        std::int64_t minimum = 1) const;
-  double number(std::string_view key, std::optional<double> fallback = std::nullopt) const;    // finite
-  double positive(std::string_view key, std::optional<double> fallback = std::nullopt) const;  // finite, > 0
+  // Numbers that a float holds; > 0 as a float, too.
+  double number(std::string_view key, std::optional<double> fallback = std::nullopt) const;
+  double positive(std::string_view key, std::optional<double> fallback = std::nullopt) const;
   bool boolean(std::string_view key, bool fallback) const;
   std::string text(std::string_view key, std::optional<std::string> fallback = std::nullopt) const;
   std::vector<std::int64_t> integers(std::string_view key) const;  // array of integers below 2^31
-  std::vector<double> numbers(std::string_view key) const;         // array of finite numbers
+  std::vector<double> numbers(std::string_view key) const;         // array of such numbers
   std::vector<std::string> texts(std::string_view key) const;      // array of strings
   ConfigReader child(std::string_view key) const;  // a nested object; throws when it is not one
   const nlohmann::json& object() const { return object_; }

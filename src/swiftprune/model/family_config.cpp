@@ -64,9 +64,22 @@ void read_heads(const ConfigReader& c, const CommonDefaults& defaults, ModelConf
   m.attention_scale = 1.0f / std::sqrt(static_cast<float>(m.head_size));
 }
 
+// transformers takes the usual names for a family's own, and then leaves these aside.
+void check_usual_names(const ConfigReader& c, const SizeNames& names) {
+  const SizeNames usual;
+  for (const auto name : {&SizeNames::hidden_size, &SizeNames::num_layers, &SizeNames::num_heads}) {
+    const std::string_view own = names.*name, other = usual.*name;
+    if (own == other || !c.has(other)) continue;
+    if (c.has(own) && c.integer(own) == c.integer(other)) continue;
+    bad_input("{}: found {}, expected it as {}, as this family calls it", c.where(other), c.integer(other),
+              own);
+  }
+}
+
 }  // namespace
 
 void read_common(const ConfigReader& c, const CommonDefaults& defaults, ModelConfig& m) {
+  check_usual_names(c, defaults.names);
   m.vocab_size = c.integer("vocab_size", defaults.vocab_size);
   m.hidden_size = c.integer(defaults.names.hidden_size, defaults.hidden_size);
   m.intermediate_field = defaults.intermediate_field;
@@ -89,8 +102,17 @@ std::int64_t read_sliding_window(const ConfigReader& c, std::int64_t absent) {
   return c.is_null("sliding_window") ? 0 : c.integer("sliding_window", absent);
 }
 
+std::int64_t read_needed_window(const ConfigReader& c, std::int64_t absent) {
+  if (c.is_null("sliding_window"))
+    bad_input("{}: found null, expected an integer, as transformers does", c.where("sliding_window"));
+  return read_sliding_window(c, absent);
+}
+
 float read_optional_number(const ConfigReader& c, std::string_view key, double absent) {
-  return c.is_null(key) ? 0.0f : static_cast<float>(c.positive(key, absent));
+  if (!c.has(key)) return c.is_null(key) ? 0.0f : static_cast<float>(absent);
+  const double number = c.number(key);
+  if (static_cast<float>(number) > 0.0f) return static_cast<float>(number);
+  bad_input("{}: found {}, expected a positive number, or null for none", c.where(key), number);
 }
 
 std::vector<std::string> read_layer_types(const ConfigReader& c, std::int64_t num_layers,

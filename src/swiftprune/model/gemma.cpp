@@ -74,7 +74,7 @@ ModelConfig configure_gemma2(const ConfigReader& c) {
   m.final_softcap = read_optional_number(c, "final_logit_softcapping", 30.0);
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
   set_llama_ends(c, true, m);
-  const std::int64_t window = read_sliding_window(c, 4096);
+  const std::int64_t window = read_needed_window(c, 4096);
   const std::int64_t num_layers = read_num_layers(c);
   const std::vector<bool> sliding =
       read_sliding_layers(c, num_layers, [](std::int64_t i) { return i % 2 == 0; });
@@ -99,8 +99,7 @@ ModelConfig configure_gemma3(const ConfigReader& c) {
               .num_kv_heads = 4,
               .head_size = 256},
              m);
-  m.final_softcap =
-      c.has("final_logit_softcapping") ? static_cast<float>(c.positive("final_logit_softcapping")) : 0.0f;
+  m.final_softcap = read_optional_number(c, "final_logit_softcapping", 0.0);
   RopeOptions local{.rotary_size = m.head_size,
                     .max_positions = m.max_positions,
                     .theta = c.positive("rope_local_base_freq", 10000.0)};
@@ -108,7 +107,7 @@ ModelConfig configure_gemma3(const ConfigReader& c) {
   global.theta = c.positive("rope_theta", 1e6);
   m.ropes = read_ropes_by_layer(c, local, global);
   set_llama_ends(c, true, m);
-  const std::int64_t window = read_sliding_window(c, 4096);
+  const std::int64_t window = read_needed_window(c, 4096);
   const std::int64_t pattern = c.integer("sliding_window_pattern", c.integer("_sliding_window_pattern", 6));
   const std::int64_t num_layers = read_num_layers(c, 26);
   const std::vector<bool> sliding =

@@ -89,6 +89,29 @@ std::vector<std::string> read_types(const ConfigReader& c, std::int64_t num_laye
   return types;
 }
 
+// rope_parameters is whole or absent: transformers fills no part of it in.
+std::vector<RopeConfig> read_gemma4_ropes(const ConfigReader& c, const ModelConfig& m, std::int64_t full_size,
+                                          const std::vector<std::string>& types) {
+  const RopeOptions sliding{.rotary_size = m.head_size, .max_positions = m.max_positions},
+      full{.rotary_size = full_size, .max_positions = m.max_positions, .theta = 1e6};
+  if (!c.has("rope_parameters")) {
+    const nlohmann::json usual = {
+        {"rope_type", "proportional"}, {"partial_rotary_factor", 0.25}, {"rope_theta", full.theta}};
+    return {plain_rope(sliding), rope_from_parameters(ConfigReader(usual), full)};
+  }
+  const ConfigReader by_type = c.child("rope_parameters");
+  for (const std::string& type : types) {
+    if (!by_type.has(type))
+      bad_input("{}: absent, expected it as layer_types has such layers", by_type.where(type));
+    const ConfigReader parameters = by_type.child(type);
+    for (const char* part : {"rope_type", "rope_theta"}) {
+      if (!parameters.has(part))
+        bad_input("{}: absent, transformers takes no default", parameters.where(part));
+    }
+  }
+  return read_ropes_by_layer(c, sliding, full);
+}
+
 void check_what_is_missing(const ConfigReader& c) {
   if (c.boolean("enable_moe_block", false)) {
     bad_input("{}: found true, expected false: of Gemma 4 only the models without experts are supported",
@@ -192,22 +215,15 @@ ModelConfig configure_gemma4(const ConfigReader& c) {
   m.attention_scale = 1.0f;
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.activation = read_activation(c, "hidden_activation", "gelu_pytorch_tanh");
-  m.final_softcap =
-      c.has("final_logit_softcapping") ? static_cast<float>(c.positive("final_logit_softcapping")) : 0.0f;
+  m.final_softcap = read_optional_number(c, "final_logit_softcapping", 0.0);
   m.embedding_scale = std::sqrt(static_cast<float>(m.hidden_size));
   m.needs_bos = true;
   set_llama_ends(c, true, m);
   const std::int64_t num_layers = read_num_layers(c, 30);
-  const std::int64_t window = read_sliding_window(c, 512);
+  const std::int64_t window = read_needed_window(c, 512);
   const std::vector<std::string> types = read_types(c, num_layers);
   const Heads full = read_full_heads(c, m, types);
-  const nlohmann::json full_rope = {
-      {"rope_type", "proportional"}, {"partial_rotary_factor", 0.25}, {"rope_theta", 1e6}};
-  const RopeOptions sliding_options{.rotary_size = m.head_size, .max_positions = m.max_positions},
-      full_options{.rotary_size = full.size, .max_positions = m.max_positions, .theta = 1e6};
-  m.ropes = read_ropes_by_layer(c, sliding_options, full_options);
-  if (!c.has("rope_parameters"))
-    m.ropes[kFullRope] = rope_from_parameters(ConfigReader(full_rope), full_options);
+  m.ropes = read_gemma4_ropes(c, m, full.size, types);
   const bool bias = c.boolean(m.attention_bias_field, false), equal = c.boolean("attention_k_eq_v", false);
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -237,7 +253,7 @@ constexpr std::string_view kGemma4Fields =
     "intermediate_size num_key_value_heads head_dim rms_norm_eps hidden_activation attention_bias "
     "attention_k_eq_v per_layer_config global_head_dim num_global_key_value_heads "
     "use_bidirectional_attention "
-    "sliding_window layer_types final_logit_softcapping rope_scaling rope_parameters "
+    "sliding_window layer_types final_logit_softcapping rope_parameters "
     "vocab_size_per_layer_input hidden_size_per_layer_input num_kv_shared_layers use_double_wide_mlp "
     "enable_moe_block";
 

@@ -30,7 +30,7 @@ ModelConfig configure_gpt_oss(const ConfigReader& c) {
     m.ropes = {rope_from_parameters(ConfigReader(parameters), rope)};
   }
   set_llama_ends(c, false, m);
-  const std::int64_t window = read_sliding_window(c, 128);
+  const std::int64_t window = read_needed_window(c, 128);
   const bool bias = c.boolean("attention_bias", true);
   const std::int64_t num_layers = read_num_layers(c);
   const std::vector<bool> sliding =

@@ -35,7 +35,8 @@ ModelConfig configure_mistral(const ConfigReader& c, bool mixed) {
   ModelConfig m =
       read_mistral(c, mixed ? "ministral" : "mistral", {.max_positions = 4096 * 32, .num_kv_heads = 8}, 1e-6);
   m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
-  const std::int64_t num_layers = read_num_layers(c), window = read_sliding_window(c, 4096);
+  const std::int64_t num_layers = read_num_layers(c),
+                     window = mixed ? read_needed_window(c, 4096) : read_sliding_window(c, 4096);
   const std::vector<bool> all(static_cast<std::size_t>(num_layers), true);
   add_blocks(mixed ? read_sliding_layers(c, num_layers, [](std::int64_t) { return true; }) : all, window, m);
   return m;

@@ -67,16 +67,22 @@ std::vector<std::string> read_kinds(const ConfigReader& c) {
   return kinds;
 }
 
+// Before transformers 5 the mixer's fields had other names, which count before these.
+std::string_view mixer_field(const ConfigReader& c, std::string_view before, std::string_view name) {
+  return c.has(before) ? before : name;
+}
+
 Mamba2 read_mamba(const ConfigReader& c) {
   Mamba2 mixer;
+  const std::string_view groups_field = mixer_field(c, "mamba_n_groups", "n_groups");
   mixer.heads = read_mixer_size(c, "mamba_num_heads", 128);
   mixer.head_size = read_mixer_size(c, "mamba_head_dim", 64);
-  mixer.groups = read_mixer_size(c, "n_groups", 8);
+  mixer.groups = read_mixer_size(c, groups_field, 8);
   mixer.state_size = read_mixer_size(c, "ssm_state_size", 128);
-  mixer.least_step = static_cast<float>(c.positive("time_step_min", 0.001));
-  mixer.convolution.taps = c.integer("conv_kernel", 4);
+  mixer.least_step = static_cast<float>(c.positive(mixer_field(c, "mamba_dt_min", "time_step_min"), 0.001));
+  mixer.convolution.taps = c.integer(mixer_field(c, "mamba_d_conv", "conv_kernel"), 4);
   if (mixer.heads % mixer.groups != 0) {
-    bad_input("{}: found {}, expected a divisor of mamba_num_heads ({})", c.where("n_groups"), mixer.groups,
+    bad_input("{}: found {}, expected a divisor of mamba_num_heads ({})", c.where(groups_field), mixer.groups,
               mixer.heads);
   }
   if (const std::string act = c.text("mamba_hidden_act", "silu"); act != "silu") {
@@ -91,7 +97,8 @@ void set_nemotron_h_mamba(const ConfigReader& c, const ModelConfig& m, const std
   const std::int64_t channels = size + 2 * mixer.groups * mixer.state_size;
   const bool bias = c.boolean("use_bias", false);
   mixer.convolution.weight = module + "conv1d.weight";
-  if (c.boolean("use_conv_bias", true)) mixer.convolution.bias = module + "conv1d.bias";
+  if (c.boolean(mixer_field(c, "mamba_conv_bias", "use_conv_bias"), true))
+    mixer.convolution.bias = module + "conv1d.bias";
   mixer.convolution.channels = channels;
   mixer.decay = module + "A_log";
   mixer.step_bias = module + "dt_bias";
@@ -173,6 +180,7 @@ constexpr std::string_view kNemotronHFields =
     "intermediate_size num_key_value_heads head_dim layer_norm_epsilon mlp_hidden_act mlp_bias "
     "layers_block_type "
     "hybrid_override_pattern mamba_num_heads mamba_head_dim n_groups ssm_state_size time_step_min "
+    "mamba_n_groups mamba_dt_min mamba_d_conv mamba_conv_bias "
     "conv_kernel "
     "mamba_hidden_act use_bias use_conv_bias n_routed_experts moe_intermediate_size";
 

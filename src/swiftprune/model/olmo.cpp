@@ -69,12 +69,14 @@ ModelConfig configure_olmo2(const ConfigReader& c) {
 ModelConfig configure_olmo3(const ConfigReader& c) {
   ModelConfig m = read_olmo(c, "olmo3");
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-5));
-  const RopeOptions rope{.rotary_size = m.head_size,
-                         .max_positions = m.max_positions,
-                         .theta = c.positive("rope_theta", 500000.0)};
-  m.ropes = read_ropes_by_layer(c, rope, rope);
+  const RopeOptions sliding_rope{
+      .rotary_size = m.head_size, .max_positions = m.max_positions, .theta = 500000.0};
+  RopeOptions full_rope = sliding_rope;
+  full_rope.theta =
+      c.positive("rope_theta", full_rope.theta);  // of full layers alone, as transformers 5 reads it
+  m.ropes = read_ropes_by_layer(c, sliding_rope, full_rope);
   const std::int64_t num_layers = read_num_layers(c);
-  const std::int64_t window = read_sliding_window(c, 4096);
+  const std::int64_t window = read_needed_window(c, 4096);
   const std::vector<bool> sliding =
       read_sliding_layers(c, num_layers, [](std::int64_t i) { return (i + 1) % 4 != 0; });
   for (std::int64_t i = 0; i < num_layers; ++i) {

@@ -240,14 +240,18 @@ RopeConfig read_rope(const ConfigReader& config, const RopeOptions& given) {
 }
 
 std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& c, const RopeOptions& sliding,
-                                            const RopeOptions& given_full) {
-  RopeOptions full = given_full;
+                                            const RopeOptions& full) {
   if (c.has(kOriginalPositions) && (c.has("rope_parameters") || c.has("rope_scaling"))) {
     bad_input("{}: found beside rotations of each layer type, expected inside them",
               c.where(kOriginalPositions));
   }
+  const bool scaled = c.has("rope_scaling") && !c.child("rope_scaling").object().empty();
   std::vector<RopeConfig> ropes = {plain_rope(sliding), plain_rope(full)};
   if (c.has("rope_parameters")) {
+    if (scaled) {
+      bad_input("{}: found it beside rope_parameters, expected one of them, as transformers writes it",
+                c.where("rope_scaling"));
+    }
     const ConfigReader by_type = c.child("rope_parameters");
     for (const auto& [type, value] : by_type.object().items()) {
       if (type != "sliding_attention" && type != "full_attention") {
@@ -257,13 +261,10 @@ std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& c, const RopeOpt
     }
     if (by_type.has("sliding_attention"))
       ropes[kSlidingRope] = rope_from_parameters(by_type.child("sliding_attention"), sliding);
-    if (by_type.has("full_attention")) {
-      const ConfigReader parameters = by_type.child("full_attention");
-      ropes[kFullRope] = rope_from_parameters(parameters, full);
-      full.theta = parameters.positive("rope_theta", full.theta);
-    }
+    if (by_type.has("full_attention"))
+      ropes[kFullRope] = rope_from_parameters(by_type.child("full_attention"), full);
   }
-  if (c.has("rope_scaling")) ropes[kFullRope] = rope_from_parameters(c.child("rope_scaling"), full);
+  if (scaled) ropes[kFullRope] = rope_from_parameters(c.child("rope_scaling"), full);
   return ropes;
 }
 

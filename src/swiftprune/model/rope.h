@@ -30,8 +30,8 @@ RopeConfig read_rope(const ConfigReader& config, const RopeOptions& options);
 // From one such object, for models with several.
 RopeConfig rope_from_parameters(const ConfigReader& parameters, const RopeOptions& options);
 // For models with one rotary embedding for the layers with a sliding window and one for the others, as indices into
-// ModelConfig::ropes. transformers before v5: rope_theta with rope_scaling for the others; v5: rope_parameters holds
-// an object for each kind of layer.
+// ModelConfig::ropes. transformers before v5: rope_scaling for the others; v5: rope_parameters holds an object for each
+// kind of layer. The options' theta is that of a kind whose object has none.
 constexpr int kSlidingRope = 0, kFullRope = 1;
 std::vector<RopeConfig> read_ropes_by_layer(const ConfigReader& config, const RopeOptions& sliding,
                                             const RopeOptions& full);
