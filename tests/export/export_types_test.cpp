@@ -416,6 +416,24 @@ TEST(ExportGguf, RefusesWhatAnArchitectureCannotHold) {
   }
 }
 
+// llama.cpp's has no windows; one as long as the context changes nothing.
+TEST(ExportGguf, WindowsOfSmolLm3AreNotDropped) {
+  const TempDir dir;
+  import_gguf(gguf_fixture("smollm3.gguf"), dir.path() / "m", {.dtype = DType::kF32});
+  json config = read_json(dir.path() / "m/config.json");
+  const std::int64_t context = config.at("max_position_embeddings");
+  const auto export_with = [&](std::int64_t window) {
+    config["use_sliding_window"] = true;
+    config["sliding_window"] = window;
+    test::write_text(dir.path() / "m/config.json", config.dump());
+    std::filesystem::remove(dir.path() / "m.gguf");
+    export_gguf(*Model::open(dir.path() / "m"), dir.path() / "m.gguf", {});
+  };
+  export_with(context);
+  expect_error(ErrorKind::kBadInput, [&] { export_with(context - 1); },
+               {"'sliding_window': found " + std::to_string(context - 1), "smollm3 cannot hold"});
+}
+
 // OLMo 3 as transformers 5 saves it: a rope for each kind of layers.
 TEST(ExportGguf, RopesOfSlidingLayersAreThoseOfTheOthers) {
   const TempDir dir;
@@ -447,6 +465,11 @@ TEST(ExportGguf, RopesOfSlidingLayersAreThoseOfTheOthers) {
   expect_refused(plain, yarn, "yarn in sliding layers");
   yarn["attention_factor"] = 1.5;
   expect_refused(yarn, plain, "attention_factor': GGUF has no place for it");
+  // Beside the layers' own: of full layers alone.
+  config["rope_theta"] = 1e4;
+  expect_refused({{"rope_type", "default"}}, {{"rope_type", "default"}},
+                 "rope_theta 500000 of sliding layers");
+  export_with({{"rope_type", "default"}}, {{"rope_type", "default"}, {"rope_theta", 1e4}});
 }
 
 // Layers taken out of a Gemma break the order of its sliding layers, which llama.cpp fixes.

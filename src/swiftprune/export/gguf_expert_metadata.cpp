@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/export/gguf_metadata.h"
 #include "swiftprune/model/experts_config.h"
 
 namespace swiftprune {
@@ -66,8 +67,7 @@ class ExpertDescriber {
  private:
   std::string key(std::string_view suffix) const { return fmt::format("{}.{}", name_, suffix); }
   [[noreturn]] void refuse(std::string_view field, std::string_view found, std::string_view reason) const {
-    bad_input("{}: found {}, which llama.cpp's {} cannot hold: {}", config_.where(field), found, name_,
-              reason);
+    refuse_gguf_field(config_, field, found, name_, reason);
   }
 
   void lfm2_fields() {

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "swiftprune/checkpoint/gguf_architectures.h"
 #include "swiftprune/export/gguf_writer.h"
+#include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/model.h"
 
 namespace swiftprune {
@@ -30,6 +32,11 @@ const GgufArchitecture& gguf_architecture_for(const ModelConfig& model);
 std::vector<std::string_view> gguf_architecture_names(std::string_view family);
 // config.json, or the part of it that describes the text model.
 const nlohmann::json& text_config(const Checkpoint& checkpoint);
+
+// "field 'x': found F, which llama.cpp's A cannot hold: R".
+[[noreturn]] void refuse_gguf_field(const ConfigReader& config, std::string_view field,
+                                    std::string_view found, std::string_view architecture,
+                                    std::string_view reason);
 
 // Appends "<architecture>.*". Throws Error{kBadInput} naming the field that llama.cpp cannot hold.
 GgufHyperParameters add_gguf_hyper_parameters(const Model& model, const GgufArchitecture& architecture,

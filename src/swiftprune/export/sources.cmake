@@ -7,6 +7,7 @@ target_sources(swiftprune PRIVATE
   export/gguf_compensate.cpp
   export/gguf_calibrated.cpp
   export/gguf_expert_metadata.cpp
+  export/gguf_ropes.cpp
   export/gguf_metadata.cpp
   export/gguf_sources.cpp
   export/gguf_vocabulary.cpp
