@@ -89,7 +89,7 @@ std::vector<std::string> read_types(const ConfigReader& c, std::int64_t num_laye
   return types;
 }
 
-// rope_parameters is whole or absent: transformers fills no part of it in.
+// Where rope_parameters is there transformers fills in neither a kind of layers nor its base.
 std::vector<RopeConfig> read_gemma4_ropes(const ConfigReader& c, const ModelConfig& m, std::int64_t full_size,
                                           const std::vector<std::string>& types) {
   const RopeOptions sliding{.rotary_size = m.head_size, .max_positions = m.max_positions},
@@ -103,11 +103,7 @@ std::vector<RopeConfig> read_gemma4_ropes(const ConfigReader& c, const ModelConf
   for (const std::string& type : types) {
     if (!by_type.has(type))
       bad_input("{}: absent, expected it as layer_types has such layers", by_type.where(type));
-    const ConfigReader parameters = by_type.child(type);
-    for (const char* part : {"rope_type", "rope_theta"}) {
-      if (!parameters.has(part))
-        bad_input("{}: absent, transformers takes no default", parameters.where(part));
-    }
+    static_cast<void>(by_type.child(type).positive("rope_theta"));
   }
   return read_ropes_by_layer(c, sliding, full);
 }
