@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json_numbers.h"
 #include "swiftprune/core/python_json.h"
 #include "swiftprune/core/read_file.h"
 
@@ -153,10 +154,7 @@ const std::string& JsonField::string() const {
 }
 
 std::int64_t JsonField::integer(std::int64_t min, std::int64_t max) const {
-  const bool fits = value_->is_number_unsigned()
-                        ? value_->get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX)
-                        : value_->is_number_integer();
-  if (!fits || value_->get<std::int64_t>() < min || value_->get<std::int64_t>() > max) {
+  if (!is_whole_number(*value_) || value_->get<std::int64_t>() < min || value_->get<std::int64_t>() > max) {
     unexpected(fmt::format("an integer from {} to {}", min, max));
   }
   return value_->get<std::int64_t>();

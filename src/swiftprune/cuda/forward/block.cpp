@@ -246,15 +246,7 @@ DeviceView BlockForward::project(const BlockWeights& block, LinearInput which, D
 // Its rows without what others read of them.
 DeviceView BlockForward::part_of(DeviceView x, const LinearTensors& linear) {
   const DeviceView part = view_of(part_.view().data, compute_, x.rows, linear.inputs);
-  CopyHeadsArgs args;
-  args.x = x.col_block(linear.first_input, linear.inputs).data;
-  args.x_dtype = args.y_dtype = compute_;
-  args.x_row_stride = x.stride;
-  args.y = part.data;
-  args.y_row_stride = part.stride;
-  args.rows = x.rows;
-  args.size = linear.inputs;
-  copy_heads(args, stream_);
+  to_compute(x.col_block(linear.first_input, linear.inputs), part, stream_);
   return part;
 }
 

@@ -148,7 +148,7 @@ inline DeviceView hidden_of(const ModelConfig& model, DeviceView rows) {
   return model.carried == 0 ? rows : rows.col_block(0, model.hidden_size);
 }
 inline StridedRows strided(DeviceView x) { return {static_cast<const float*>(x.data), x.stride}; }
-// x F32 to y, contiguous, in its dtype.
+// x, rows of any stride, to y, contiguous, in its dtype.
 void to_compute(DeviceView x, DeviceView y, cudaStream_t stream);
 ActivationKind kind_of(Activation activation);
 // The model's norm over x [N, hidden] F32.

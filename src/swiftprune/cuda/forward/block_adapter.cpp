@@ -26,13 +26,7 @@ DeviceMatrix BlockAdapter::upload_compute(const Matrix& values) {
   return result;
 }
 
-const BlockAdapter::OfBlock& BlockAdapter::load(std::int64_t layer) {
-  const auto found = blocks_.find(layer);
-  if (found != blocks_.end()) return found->second;
-  if (!keeps_all_) {
-    check(cudaStreamSynchronize(stream_));  // nothing reads the last one's any more
-    blocks_.clear();
-  }
+BlockAdapter::OfBlock BlockAdapter::make(std::int64_t layer) {
   OfBlock made;
   const auto products = products_by_input(model_.config().blocks[static_cast<std::size_t>(layer)]);
   for (std::size_t input = 0; input < products.size(); ++input) {
@@ -46,11 +40,15 @@ const BlockAdapter::OfBlock& BlockAdapter::load(std::int64_t layer) {
       }
     }
   }
-  return blocks_.emplace(layer, std::move(made)).first->second;
+  return made;
+}
+
+const BlockAdapter::OfBlock& BlockAdapter::load(std::int64_t layer) {
+  return blocks_.get(layer, stream_, [&] { return make(layer); });
 }
 
 void BlockAdapter::load_all() {
-  keeps_all_ = true;
+  blocks_.keep_all();
   for (std::int64_t layer = 0; layer < model_.config().num_layers(); ++layer) load(layer);
 }
 

@@ -3,10 +3,10 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <vector>
 
 #include "swiftprune/cuda/forward/block_weights.h"
+#include "swiftprune/cuda/forward/per_layer.h"
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/model/model.h"
@@ -34,6 +34,7 @@ class BlockAdapter {
   using OfInput = std::array<std::vector<Part>, kMostProducts>;
   using OfBlock = std::array<OfInput, kNumLinearInputs>;
   const OfBlock& load(std::int64_t layer);
+  OfBlock make(std::int64_t layer);
   DeviceMatrix upload_compute(const Matrix& values);
 
   DeviceMemory& memory_;
@@ -41,10 +42,9 @@ class BlockAdapter {
   const Model& model_;
   DType compute_;
   cudaStream_t stream_;
-  bool keeps_all_ = false;
   std::int64_t bytes_ = 0;
   DeviceBuffer inner_;  // [rows, rank]
-  std::map<std::int64_t, OfBlock> blocks_;
+  PerLayer<OfBlock> blocks_;
 };
 
 }  // namespace swiftprune::cuda

@@ -83,13 +83,7 @@ DeviceMatrix DeviceLayerInputs::embed(std::int64_t layer) {
   return tokens;
 }
 
-const DeviceLayerInputs::Layer& DeviceLayerInputs::load(std::int64_t layer) {
-  const auto found = layers_.find(layer);
-  if (found != layers_.end()) return found->second;
-  if (!keeps_all_) {
-    check(cudaStreamSynchronize(stream_));  // nothing reads the last one's any more
-    layers_.clear();
-  }
+DeviceLayerInputs::Layer DeviceLayerInputs::make(std::int64_t layer) {
   const LayerInput& own = *config_.blocks[static_cast<std::size_t>(layer)].layer_input;
   const Checkpoint& checkpoint = model_.checkpoint();
   Layer made;
@@ -102,11 +96,15 @@ const DeviceLayerInputs::Layer& DeviceLayerInputs::load(std::int64_t layer) {
   const std::vector<float> gain = load_gain(checkpoint, own.norm, config_.hidden_size);
   made.gain = upload(memory_, std::span<const float>(gain), kWhat, stream_);
   check(cudaStreamSynchronize(stream_));  // `gain` lives until here
-  return layers_.emplace(layer, std::move(made)).first->second;
+  return made;
+}
+
+const DeviceLayerInputs::Layer& DeviceLayerInputs::load(std::int64_t layer) {
+  return layers_.get(layer, stream_, [&] { return make(layer); });
 }
 
 void DeviceLayerInputs::load_all() {
-  keeps_all_ = true;
+  layers_.keep_all();
   for (std::int64_t layer = 0; layer < config_.num_layers(); ++layer) load(layer);
 }
 

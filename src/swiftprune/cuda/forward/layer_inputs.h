@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 
+#include "swiftprune/cuda/forward/per_layer.h"
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/model/model.h"
@@ -31,6 +31,7 @@ class DeviceLayerInputs {
     DeviceBuffer gain;  // [hidden]
   };
   const Layer& load(std::int64_t layer);
+  Layer make(std::int64_t layer);
   DeviceMatrix embed(std::int64_t layer);
 
   DeviceMemory& memory_;
@@ -40,10 +41,9 @@ class DeviceLayerInputs {
   std::int64_t size_;
   DType compute_;
   cudaStream_t stream_;
-  bool keeps_all_ = false;
   DeviceMatrix embedding_;  // [vocab, hidden]
   DeviceMatrix gate_;       // [rows, size]
-  std::map<std::int64_t, Layer> layers_;
+  PerLayer<Layer> layers_;
 };
 
 }  // namespace swiftprune::cuda
