@@ -141,7 +141,7 @@ def lose_fields(rng, written):
         return done
     for _ in range(rng.choice([1, 1, 2])):
         target = written
-        nested = [key for key, value in written.items() if isinstance(value, dict) and value]
+        nested = [key for key, value in written.items() if isinstance(value, dict) and value and key != "vision_config"]
         if nested and rng.random() < 0.4:
             target = written[rng.choice(nested)]
             inner = [key for key, value in target.items() if isinstance(value, dict) and value]
@@ -149,7 +149,7 @@ def lose_fields(rng, written):
                 target = target[rng.choice(inner)]
         # Neither what names the model nor sizes, whose defaults are those of real models.
         names = [key for key in target if key not in ("model_type", "architectures", "dtype", "torch_dtype") and
-                 not re.search("vocab|_size$|num_hidden_layers|n_embd|d_model|n_layer", key)]
+                 not re.search("vocab|_size$|_config$|num_hidden_layers|n_embd|d_model|n_layer", key)]
         if not names:
             continue
         name = rng.choice(names)
