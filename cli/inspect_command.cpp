@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/report/inspect.h"
 
@@ -70,10 +71,12 @@ void print_summary(const ModelInspection& inspection) {
         fmt::format("{}{} {}", dtypes.empty() ? "" : ", ", human_bytes(static_cast<double>(bytes)), dtype);
   }
   fmt::print("model         {}\n", inspection.folder.string());
-  fmt::print("architecture  {}{}\n",
-             inspection.architecture.empty() ? inspection.model_type : inspection.architecture,
-             inspection.config ? fmt::format(" (family {})", inspection.config->family)
-                               : " (cannot be used: see below)");
+  const std::string& architecture =
+      inspection.architecture.empty() ? inspection.model_type : inspection.architecture;
+  fmt::print(
+      "architecture  {}{}\n", has_control_characters(architecture) ? json_quoted(architecture) : architecture,
+      inspection.config ? fmt::format(" (family {})", inspection.config->family) : " (cannot be used)");
+  if (!inspection.problem.empty()) fmt::print("problem       {}\n", inspection.problem);
   fmt::print("size          {} parameters in {} tensors and {} file{}: {}\n",
              human_count(static_cast<double>(inspection.num_parameters)), inspection.tensors.size(),
              inspection.bytes_of_file.size(), inspection.bytes_of_file.size() == 1 ? "" : "s", dtypes);
@@ -113,9 +116,8 @@ void print_summary(const ModelInspection& inspection) {
 
 void tell_next(const CommonOptions& common, const ModelInspection& inspection) {
   const std::string folder = inspection.folder.string();
-  if (!inspection.problem.empty()) {
-    print_note(common, fmt::format("cannot be pruned: {}", inspection.problem));
-  } else if (!inspection.has_record) {
+  if (!inspection.problem.empty()) return;
+  if (!inspection.has_record) {
     print_next(common, {{"swiftprune", "prune", folder, "--out", "PRUNED"}});
   } else {
     print_next(common,

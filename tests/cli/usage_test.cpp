@@ -157,6 +157,22 @@ TEST_F(UsageTest, FilesThatAreNotWhatIsExpected) {
                 kBadInput}});
 }
 
+TEST_F(UsageTest, InspectSaysWhyAModelCannotBeUsed) {
+  std::filesystem::copy(model("llama2"), at("m"));
+  nlohmann::json config = nlohmann::json::parse(test::read_text(at("m/config.json")));
+  config["rms_norm_eps"] = 0;
+  config["architectures"] = {"a\x1b[2J"};
+  test::write_text(at("m/config.json"), config.dump());
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"inspect", at("m")}, {"inspect", at("m"), "--quiet"}}) {
+    const Finished found = run(command);
+    EXPECT_EQ(found.exit_code, 0);
+    EXPECT_THAT(found.out, testing::HasSubstr("problem       " + at("m/config.json") +
+                                              ": field 'rms_norm_eps': found 0"));
+    EXPECT_THAT(found.out, testing::HasSubstr("\"a\\u001b[2J\" (cannot be used)"));
+  }
+}
+
 TEST_F(UsageTest, SharesMayBePercentAndChoicesMayBeCapitals) {
   for (const std::string sparsity : {"50%", "0.5"}) {
     const Finished run = this->run({"prune", model("llama2"), "-o", at(sparsity), "--sparsity", sparsity,
