@@ -481,6 +481,20 @@ TEST(BadConfigs, AnUnknownTypeIsAnsweredWithItsRelative) {
       "found 'sees'", "of models with a text_config gemma3, gemma4, mistral3");
 }
 
+// Bases of the classes, where the file has none.
+TEST(TextTowers, QwenVlHasItsOwnBase) {
+  for (const auto& [name, theta] : {std::pair{"qwen2_5_vl", 1e6f}, {"qwen3_vl", 5e5f}, {"qwen3", 1e4f}}) {
+    json config = config_of(name);
+    json& text = config.contains("text_config") ? config["text_config"] : config;
+    text.erase("rope_theta");
+    text.erase("rope_parameters");
+    const ModelConfig model = model_config(config);
+    EXPECT_FLOAT_EQ(model.ropes[0].inverse_frequency[1],
+                    std::pow(theta, -2.0f / static_cast<float>(model.head_size)))
+        << name;
+  }
+}
+
 // Before transformers 4.52 Qwen2-VL had its text model's fields among its own.
 TEST(TextTowers, QwenVlWithoutATextConfig) {
   const json nested = config_of("qwen2_5_vl");

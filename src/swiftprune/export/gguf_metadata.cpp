@@ -11,6 +11,7 @@
 #include "swiftprune/export/gguf_ropes.h"
 #include "swiftprune/model/config_reader.h"
 #include "swiftprune/model/experts_config.h"
+#include "swiftprune/model/family_config.h"
 #include "swiftprune/model/layer_sizes.h"
 
 namespace swiftprune {
@@ -126,7 +127,8 @@ class Describer {
     if (has_experts_) add_gguf_experts(m_, ConfigReader(config_), name_, metadata_, result_.notes);
     attention();
     if (name_ == "apertus") activation_numbers();
-    add_gguf_ropes(m_, config_, name_, rules_.theta, metadata_, result_);
+    const bool qwen = m_.family == "qwen2" || m_.family == "qwen3";
+    add_gguf_ropes(m_, config_, name_, qwen ? qwen_default_theta(config_) : rules_.theta, metadata_, result_);
     return std::move(result_);
   }
 

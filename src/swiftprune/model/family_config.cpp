@@ -108,6 +108,12 @@ std::int64_t read_needed_window(const ConfigReader& c, std::int64_t absent) {
   return read_sliding_window(c, absent);
 }
 
+double qwen_default_theta(const ConfigReader& c) {
+  const std::string type = c.text("model_type", "");
+  if (type.starts_with("qwen2_vl") || type.starts_with("qwen2_5_vl")) return 1e6;
+  return type.starts_with("qwen3_vl") ? 500000.0 : 10000.0;
+}
+
 float read_optional_number(const ConfigReader& c, std::string_view key, double absent) {
   if (!c.has(key)) return c.is_null(key) ? 0.0f : static_cast<float>(absent);
   const double number = c.number(key);

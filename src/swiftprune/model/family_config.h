@@ -52,6 +52,9 @@ std::int64_t read_sliding_window(const ConfigReader& config, std::int64_t absent
 // The same of families that transformers computes with a window alone: null is refused, as there.
 std::int64_t read_needed_window(const ConfigReader& config, std::int64_t absent);
 
+// What an absent rope_theta means to Qwen 2 and 3: another base beside a vision model.
+double qwen_default_theta(const ConfigReader& config);
+
 // A number that null turns off (0) and that is `absent` when the field is absent.
 float read_optional_number(const ConfigReader& config, std::string_view key, double absent);
 

@@ -26,7 +26,8 @@ ModelConfig configure_qwen(const ConfigReader& c, bool third) {
   }
   m.norm_eps = static_cast<float>(c.positive("rms_norm_eps", 1e-6));
   m.activation = read_activation(c, "hidden_act", "silu");
-  m.ropes = {read_rope(c, {.rotary_size = m.head_size, .max_positions = m.max_positions})};
+  m.ropes = {read_rope(
+      c, {.rotary_size = m.head_size, .max_positions = m.max_positions, .theta = qwen_default_theta(c)})};
   set_llama_ends(c, false, m);
   const std::int64_t window = c.boolean("use_sliding_window", false) ? read_sliding_window(c, 4096) : 0;
   const std::int64_t first_window_layer = c.integer("max_window_layers", 28, 0);

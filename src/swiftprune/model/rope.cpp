@@ -60,8 +60,7 @@ void scale_llama3(RopeConfig& rope, const RopeInput& in) {
 
 void scale_yarn(RopeConfig& rope, const RopeInput& in) {
   const auto original = static_cast<double>(in.original_positions());
-  const double factor =
-      in.parameters.positive("factor", static_cast<double>(in.options.max_positions) / original);
+  const double factor = in.parameters.positive("factor");  // transformers 5 makes none of the lengths
   const auto scale = [](double s, double m) { return s <= 1.0 ? 1.0 : 0.1 * m * std::log(s) + 1.0; };
   const double mscale = in.parameters.number("mscale", 0.0);
   const double mscale_all = in.parameters.number("mscale_all_dim", 0.0);
