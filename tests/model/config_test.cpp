@@ -122,8 +122,11 @@ TEST(SlidingWindow, AbsentNullAndGiven) {
     config["num_hidden_layers"] = 2;
     config["layer_types"] = {"sliding_attention", "full_attention"};
     EXPECT_EQ(windows_of(model_config(config)), (Windows{7, 0}));
-    config["sliding_window"] = nullptr;
-    EXPECT_EQ(windows_of(model_config(config)), (Windows{0, 0}));
+    const auto expect_off = [&](const json& off, const char* field) {
+      test::expect_error(ErrorKind::kBadInput, [&] { model_config(off); }, {"'layer_types'", field});
+    };
+    expect_off(with(config, "sliding_window", nullptr), "sliding_window is off");
+    expect_off(with(config, "use_sliding_window", false), "use_sliding_window is off");
   }
 }
 

@@ -1,6 +1,7 @@
 // Qwen2 and Qwen2.5 (bias on q, k and v; arXiv 2407.10671) and Qwen3 (norms on query and key instead; arXiv
 // 2505.09388), also beside a vision model: a text's tokens have one position in all three parts of its rotary embedding.
 // Later layers may attend through a sliding window.
+#include <algorithm>
 #include <array>
 
 #include <fmt/format.h>
@@ -35,6 +36,10 @@ ModelConfig configure_qwen(const ConfigReader& c, bool third) {
   const std::int64_t num_layers = read_num_layers(c);
   const std::vector<bool> sliding =
       read_sliding_layers(c, num_layers, [&](std::int64_t i) { return i >= first_window_layer; });
+  if (window == 0 && c.has("layer_types") && std::ranges::find(sliding, true) != sliding.end()) {
+    bad_input("{}: found sliding_attention, expected full_attention alone: {} is off", c.where("layer_types"),
+              c.is_null("sliding_window") ? "sliding_window" : "use_sliding_window");
+  }
   for (std::int64_t i = 0; i < num_layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     BlockConfig b = llama_block(m, prefix);
