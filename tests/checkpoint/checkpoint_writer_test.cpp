@@ -44,7 +44,7 @@ std::map<std::string, std::string> contents_of(const fs::path& folder) {
 }
 
 void make_source(const fs::path& folder) {
-  fs::create_directories(folder / "original");
+  for (const char* name : {"original", "templates"}) fs::create_directories(folder / name);
   fs::create_directories(folder / ".cache");
   fs::copy_file(kFixture, folder / "model.safetensors");
   write_text(folder / "config.json", R"({"model_type":"llama"})");
@@ -55,6 +55,7 @@ void make_source(const fs::path& folder) {
   write_text(folder / "model.safetensors.index.json", "{}");
   write_text(folder / "original/params.json", "{}");
   write_text(folder / "original/consolidated.00.pth", "weights");
+  write_text(folder / "templates/tool_use.jinja", "{{ messages }}");
   write_text(folder / ".cache/x", "hidden");
   write_text(folder / "target.txt", "linked");
   fs::create_symlink("target.txt", folder / "LICENSE");
@@ -103,10 +104,34 @@ TEST(CheckpointWriter, CopyIsByteIdentical) {
             (std::map<std::string, std::string>{{"model.safetensors", read_text(kFixture)},
                                                 {"config.json", R"({"model_type":"llama"})"},
                                                 {"swiftprune.json", "new"},
-                                                {"original/params.json", "{}"},
+                                                {"templates/tool_use.jinja", "{{ messages }}"},
                                                 {"target.txt", "linked"},
                                                 {"LICENSE", "linked"}}));
   EXPECT_EQ(contents_of(dir.path() / "in"), before);
+}
+
+// The dense model in another form, with its weights or without (a download may leave them out): neither its config.json nor
+// its tokenizer is this model's. A folder with settings of something else comes along.
+TEST(CheckpointWriter, OtherModelsInSubfoldersStayBehind) {
+  const TempDir dir;
+  make_source(dir.path() / "in");
+  const std::map<std::string, std::string> files = {
+      {"onnx/config.json", R"({"model_type":"llama"})"}, {"onnx/quantized/tokenizer.json", "{}"},
+      {"openvino/model.onnx_data", "weights"},           {"openvino/model.xml", "<net/>"},
+      {"checkpoint-5/model.safetensors", "weights"},     {"checkpoint-5/trainer_state.json", "{}"},
+      {"1_Pooling/config.json", R"({"dimension":4})"},   {"notes/config.json", "not JSON"}};
+  for (const auto& [name, content] : files) {
+    fs::create_directories((dir.path() / "in" / name).parent_path());
+    write_text(dir.path() / "in" / name, content);
+  }
+  const Checkpoint source = Checkpoint::open(dir.path() / "in");
+  CheckpointWriter writer(dir.path() / "out", plan_like(source));
+  copy_tensors(source, writer);
+  writer.copy_other_files(source);
+  writer.finish();
+  const auto written = contents_of(dir.path() / "out");
+  for (const auto& [name, content] : files)
+    EXPECT_EQ(written.contains(name), name.starts_with("1_Pooling/") || name.starts_with("notes/")) << name;
 }
 
 TEST(CheckpointWriter, AdaptersComeAlongWholeOrNotAtAll) {

@@ -21,6 +21,7 @@
 #include "swiftprune/checkpoint/safetensors.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/core/parallel.h"
 
 namespace swiftprune {
@@ -46,11 +47,27 @@ bool is_beside(std::string_view name) { return name.find('/') != std::string_vie
 
 // Weights in any format: the dense originals beside a pruned model would be a trap.
 bool is_weight_file(const fs::path& name) {
-  constexpr std::array<std::string_view, 10> kExtensions = {
-      ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"};
+  constexpr std::array<std::string_view, 13> kExtensions = {
+      ".safetensors", ".bin",  ".pt",        ".pth",    ".ckpt", ".gguf", ".h5",
+      ".msgpack",     ".onnx", ".onnx_data", ".tflite", ".npz",  ".ot"};
   const std::string extension = name.extension().string();
   return std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end() ||
          name.string().ends_with(".safetensors.index.json") || name.string().ends_with(".bin.index.json");
+}
+
+// A subfolder with the dense model in another form (onnx/, original/, checkpoint-500/), whether its weights were
+// downloaded or not: what lies beside them describes nothing here.
+bool is_another_model(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_regular_file() && is_weight_file(entry.path().filename())) return true;
+  }
+  const fs::path config = folder / "config.json";
+  if (!fs::is_regular_file(config)) return false;
+  try {
+    return read_json_file(config).contains("model_type");
+  } catch (const Error&) {
+    return false;  // whatever it is, it is no model's
+  }
 }
 
 }  // namespace
@@ -522,7 +539,8 @@ void CheckpointWriter::copy_other_files(const Checkpoint& source, std::span<cons
     const fs::path name = entry->path().lexically_relative(source.folder());
     const bool hidden = name.filename().string().starts_with('.');
     if (entry->is_directory()) {
-      const bool left = adapters == Adapters::kLeave && fs::exists(entry->path() / kAdapterConfigFile);
+      const bool left = fs::exists(entry->path() / kAdapterConfigFile) ? adapters == Adapters::kLeave
+                                                                       : is_another_model(entry->path());
       if (hidden || left) entry.disable_recursion_pending();
       continue;
     }

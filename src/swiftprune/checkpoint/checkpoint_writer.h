@@ -113,9 +113,9 @@ class CheckpointWriter {
   void write_bytes_part(std::string_view name, std::int64_t first, std::span<const std::byte> bytes);
   // file_name: also of a folder that planned tensors go to.
   void write_file(std::string_view file_name, std::string_view content);
-  // Every file of the source folder and its subfolders, but hidden ones, weights in any format (.safetensors,
-  // .bin, .gguf, ...) and their indexes, the names in `except`, and what this writer has already written. Folders of
-  // adapters (adapter_config.json) come along whole, or not at all where the linears are other ones now.
+  // The source's other files, those of subfolders too, but hidden ones, weights in any format and their indexes, names in
+  // `except`, what has been written, and subfolders that are another model (onnx/, checkpoint-500/: weights, or a config.json
+  // with a model_type). Adapters (adapter_config.json) come whole, or not at all where the linears are other ones now.
   void copy_other_files(const Checkpoint& source, std::span<const std::string> except = {},
                         Adapters adapters = Adapters::kLeave);
   // Throws when a planned tensor was not written. Afterwards the folder stands under its own name.
