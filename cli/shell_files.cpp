@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "swiftprune/core/error.h"
+#include "swiftprune/pipeline/method.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -17,6 +18,13 @@ struct OptionWords {
   bool takes_value = false;
 };
 
+// Too many for a help's line, where `methods` is named instead.
+std::vector<std::string> method_names() {
+  std::vector<std::string> names;
+  for (const Method& method : methods()) names.emplace_back(method.name);
+  return names;
+}
+
 std::vector<OptionWords> option_words_of(const CLI::App& command) {
   std::vector<OptionWords> options;
   for (const CLI::Option* option : command.get_options()) {
@@ -25,6 +33,7 @@ std::vector<OptionWords> option_words_of(const CLI::App& command) {
     for (const std::string& name : option->get_lnames()) words.names.push_back("--" + name);
     for (const std::string& name : option->get_snames()) words.names.push_back("-" + name);
     words.values = values_of(*option);
+    if (option->check_lname("method")) words.values = method_names();
     words.description = option->get_description();
     words.takes_value = option->get_items_expected_max() > 0;
     options.push_back(std::move(words));
@@ -41,37 +50,47 @@ std::string quoted(const std::string& text) {
   return result + "'";
 }
 
+// Where no word is offered the shell's own completion names files (-o default): behind an option that takes a value, and
+// where a model's folder may stand.
 std::string bash_script(const CLI::App& program) {
   std::string cases;
   std::vector<std::string> names;
   for (const CLI::App* command : commands_of(program)) {
     names.push_back(command->get_name());
-    std::vector<std::string> words;
+    std::vector<std::string> words, free;
     std::string values;
     for (const OptionWords& option : option_words_of(*command)) {
       words.insert(words.end(), option.names.begin(), option.names.end());
-      if (option.values.empty()) continue;
-      values += fmt::format("        {}) words={} ;;\n", fmt::join(option.names, "|"),
-                            quoted(fmt::format("{}", fmt::join(option.values, " "))));
+      if (!option.values.empty()) {
+        values += fmt::format("        {}) words={} ;;\n", fmt::join(option.names, "|"),
+                              quoted(fmt::format("{}", fmt::join(option.values, " "))));
+      } else if (option.takes_value) {
+        free.insert(free.end(), option.names.begin(), option.names.end());
+      }
     }
-    cases += fmt::format("    {})\n      words={}\n", command->get_name(),
-                         quoted(fmt::format("{}", fmt::join(words, " "))));
-    if (!values.empty()) cases += fmt::format("      case \"$before\" in\n{}      esac\n", values);
-    cases += "      ;;\n";
+    if (!free.empty()) values += fmt::format("        {}) ;;\n", fmt::join(free, "|"));
+    cases +=
+        fmt::format("    {})\n      case \"$before\" in\n{}        *) options={} ;;\n      esac\n      ;;\n",
+                    command->get_name(), values, quoted(fmt::format("{}", fmt::join(words, " "))));
   }
   return fmt::format(
       "# bash completion for swiftprune\n"
       "_swiftprune() {{\n"
-      "  local word=\"${{COMP_WORDS[COMP_CWORD]}}\" before=\"${{COMP_WORDS[COMP_CWORD-1]}}\" words=\n"
-      "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
+      "  local word=\"${{COMP_WORDS[COMP_CWORD]}}\" before=\"${{COMP_WORDS[COMP_CWORD-1]}}\" words= "
+      "options=\n"
+      "  COMPREPLY=()\n"
+      "  if [ \"$COMP_CWORD\" -eq 1 ] || [ \"${{COMP_WORDS[1]}}\" = help ]; then\n"
       "    COMPREPLY=($(compgen -W {} -- \"$word\"))\n"
       "    return\n"
       "  fi\n"
       "  case \"${{COMP_WORDS[1]}}\" in\n{}  esac\n"
+      "  case \"$word\" in\n"
+      "    -*) words=\"$words $options\" ;;\n"
+      "  esac\n"
       "  COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
       "}}\n"
       "complete -o default -F _swiftprune swiftprune\n",
-      quoted(fmt::format("{} --help --version", fmt::join(names, " "))), cases);
+      quoted(fmt::format("{} help --help --version", fmt::join(names, " "))), cases);
 }
 
 // ':' and brackets separate in zsh's specifications.
@@ -84,6 +103,7 @@ std::string zsh_text(const std::string& text) {
   return result;
 }
 
+// A function, which a shell that finds the file by its name calls at once, and one that reads it as it is told of.
 std::string zsh_script(const CLI::App& program) {
   std::string commands, cases;
   for (const CLI::App* command : commands_of(program)) {
@@ -106,24 +126,35 @@ std::string zsh_script(const CLI::App& program) {
   }
   return fmt::format(
       "#compdef swiftprune\n"
-      "local -a commands\n"
-      "commands=(\n{}  )\n"
-      "if (( CURRENT == 2 )); then\n"
-      "  _describe command commands\n"
-      "else\n"
+      "_swiftprune() {{\n"
+      "  local -a names\n"
+      "  names=(\n{}    'help:Show the options of a command'\n  )\n"
+      "  if (( CURRENT == 2 )) || [[ $words[2] == help ]]; then\n"
+      "    _describe command names\n"
+      "    return\n"
+      "  fi\n"
       "  local name=$words[2]\n"
       "  shift words\n"
       "  (( CURRENT-- ))\n"
       "  case $name in\n{}  esac\n"
+      "}}\n"
+      "if [[ $funcstack[1] == _swiftprune ]]; then\n"
+      "  _swiftprune \"$@\"\n"
+      "else\n"
+      "  compdef _swiftprune swiftprune\n"
       "fi\n",
       commands, cases);
 }
 
 std::string fish_script(const CLI::App& program) {
-  std::string script = "# fish completion for swiftprune\n";
+  std::string script =
+      "# fish completion for swiftprune\n"
+      "complete -c swiftprune -n __fish_use_subcommand -f -a help -d 'Show the options of a command'\n";
   for (const CLI::App* command : commands_of(program)) {
     script += fmt::format("complete -c swiftprune -n __fish_use_subcommand -f -a {} -d {}\n",
                           command->get_name(), quoted(first_line(command->get_description())));
+    script += fmt::format("complete -c swiftprune -n '__fish_seen_subcommand_from help' -f -a {}\n",
+                          command->get_name());
     for (const OptionWords& option : option_words_of(*command)) {
       script +=
           fmt::format("complete -c swiftprune -n '__fish_seen_subcommand_from {}'", command->get_name());

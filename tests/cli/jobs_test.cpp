@@ -1,6 +1,9 @@
 // The library's jobs (api/) beside the commands of the same names: the same bytes, the same documents, the same messages,
 // and errors as values.
+#include <limits>
 #include <set>
+#include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -301,6 +304,60 @@ TEST_F(Jobs, ErrorsAreValues) {
   EXPECT_THAT(compare.run().error().what(), HasSubstr("--text"));
 }
 
+// What the command's parser sees to, a program may get wrong.
+TEST_F(Jobs, ValuesOutOfBoundsAreErrorsToo) {
+  const auto refuses = [](const auto& job, const char* message) {
+    const auto outcome = job.run();
+    ASSERT_FALSE(outcome.ok()) << message;
+    EXPECT_EQ(outcome.error().kind(), ErrorKind::kUsage) << outcome.error().what();
+    EXPECT_THAT(outcome.error().what(), HasSubstr(message));
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto refuses_prune = [&](const char* message, const auto& change) {
+    PruneJob job = prune_job("out");
+    change(job);
+    refuses(job, message);
+  };
+  refuses_prune("--calibration: found nothing", [](PruneJob& job) { job.calibration.sources = {}; });
+  refuses_prune("--out: found nothing", [](PruneJob& job) { job.out = ""; });
+  refuses_prune("MODEL: found nothing", [](PruneJob& job) { job.model = ""; });
+  refuses_prune("--allocate: found 'even'", [](PruneJob& job) { job.allocate = "even"; });
+  refuses_prune("--propagate: found 'both'", [](PruneJob& job) { job.propagate = "both"; });
+  refuses_prune("--store: found 'disk'", [](PruneJob& job) { job.store = "disk"; });
+  refuses_prune("--quantize-embeddings: found 'int2'", [](PruneJob& job) { job.embeddings = "int2"; });
+  refuses_prune("--min-expert-tokens: found -1", [](PruneJob& job) { job.min_expert_tokens = -1; });
+  refuses_prune("--bits: found nan", [&](PruneJob& job) { job.bits = nan; });
+  refuses_prune("--ewma-alpha: found nan", [&](PruneJob& job) { job.alpha = nan; });
+  EXPECT_FALSE(std::filesystem::exists(at("out")));
+
+  const auto refuses_eval = [&](const char* message, const auto& change) {
+    EvalJob job;
+    job.model = model("llama2");
+    job.texts.files = {ids(600)};
+    change(job);
+    refuses(job, message);
+  };
+  refuses_eval("--seqlen: found 1", [](EvalJob& job) { job.texts.seqlen = 1; });
+  refuses_eval("--windows: found -1", [](EvalJob& job) { job.texts.windows = -1; });
+  refuses_eval("--stride: found -1", [](EvalJob& job) { job.texts.stride = -1; });
+  refuses_eval("--bos: found 'ever'", [](EvalJob& job) { job.texts.bos = "ever"; });
+  refuses_eval("--limit: found -1", [](EvalJob& job) { job.limit = -1; });
+
+  const auto refuses_compare = [&](const char* message, const auto& change) {
+    CompareJob job;
+    job.dense = model("llama2");
+    job.pruned = {model("llama2")};
+    job.texts.files = {ids(600)};
+    change(job);
+    refuses(job, message);
+  };
+  refuses_compare("PRUNED: found no model", [](CompareJob& job) { job.pruned = {}; });
+  refuses_compare("--max-tokens: found 0", [](CompareJob& job) { job.max_tokens = 0; });
+  refuses_compare("--error-tokens: found -1", [](CompareJob& job) { job.error_tokens = -1; });
+  refuses_compare("--max-perplexity-ratio: found nan",
+                  [&](CompareJob& job) { job.gates.max_perplexity_ratio = nan; });
+}
+
 TEST_F(Jobs, AStopIsAnErrorAndLeavesNothing) {
   std::stop_source stop;
   stop.request_stop();
@@ -378,6 +435,15 @@ TEST_F(Jobs, TextIsTheCommandsAndErrorsAreValues) {
   EXPECT_THAT(stopped.error().what(), HasSubstr("interrupted"));
   EXPECT_EQ(generator.value()->generate("The quick", {.max_tokens = 12}).value().text, written.value().text);
 
+  for (const auto& [message, sampler] :
+       {std::pair{"temperature: found -1", SamplerOptions{.temperature = -1.0}},
+        std::pair{"top_p: found 7", SamplerOptions{.temperature = 1.0, .top_p = 7.0}},
+        std::pair{"min_p: found 2", SamplerOptions{.temperature = 1.0, .min_p = 2.0}},
+        std::pair{"top_k: found -1", SamplerOptions{.temperature = 1.0, .top_k = -1}}}) {
+    const auto refused = generator.value()->generate("The quick", {.max_tokens = 12, .sampler = sampler});
+    ASSERT_FALSE(refused.ok()) << message;
+    EXPECT_THAT(refused.error().what(), HasSubstr(message));
+  }
   const auto long_one = generator.value()->generate("The quick", {.max_tokens = 1 << 24});
   ASSERT_FALSE(long_one.ok());
   EXPECT_EQ(long_one.error().kind(), ErrorKind::kUsage);

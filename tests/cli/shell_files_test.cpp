@@ -56,6 +56,25 @@ TEST(ShellFiles, BashCompletesCommandsOptionsAndValues) {
   EXPECT_EQ(complete("swiftprune pr", 1), "prune\n");
   EXPECT_EQ(complete("swiftprune prune --spars", 2), "--sparsity\n");
   EXPECT_EQ(complete("swiftprune eval m --compute b", 4), "bf16\n");
+  EXPECT_EQ(complete("swiftprune prune m --method wan", 4), "wanda\n");
+  EXPECT_EQ(complete("swiftprune help qua", 2), "quantize\n");
+  // Files, by the shell itself: a model, and the value of an option.
+  EXPECT_EQ(complete("swiftprune prune \"\"", 2), "\n");
+  EXPECT_EQ(complete("swiftprune prune m --out \"\"", 4), "\n");
+}
+
+// Read as the README says, and found by its name in a folder of functions.
+TEST(ShellFiles, ZshTakesTheScriptBothWays) {
+  if (std::system("command -v zsh > /dev/null") != 0) GTEST_SKIP() << "no zsh";
+  const test::TempDir folder;
+  test::write_text(folder.path() / "_swiftprune", completion_script(*make_program(), "zsh"));
+  for (const char* way : {"autoload -Uz compinit; compinit -u -D; source $F/_swiftprune",
+                          "fpath=($F $fpath); autoload -Uz compinit; compinit -u -D"}) {
+    const std::string command = fmt::format("F={0} zsh -fc '{1}; print $_comps[swiftprune]' > {0}/out 2>&1",
+                                            folder.path().string(), way);
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    EXPECT_EQ(test::read_text(folder.path() / "out"), "_swiftprune\n");
+  }
 }
 
 TEST(Suggestions, NearNamesOnly) {

@@ -45,6 +45,7 @@ Source parse_source(const std::string& text) {
 }
 
 std::vector<Source> parse_sources(const std::vector<std::string>& texts) {
+  if (texts.empty()) bad_usage("--calibration: found nothing, expected a text, or self");
   std::vector<Source> sources;
   for (const std::string& text : texts) sources.push_back(parse_source(text));
   for (std::size_t i = 0; i < sources.size(); ++i) {

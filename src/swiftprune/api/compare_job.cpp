@@ -1,11 +1,24 @@
 #include "swiftprune/api/compare_job.h"
 
+#include <limits>
+
+#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
 
 namespace swiftprune {
 namespace {
+
+void check_values(const GateLimits& gates) {
+  constexpr double kMost = std::numeric_limits<double>::infinity();
+  check_above_zero("--max-perplexity-ratio", gates.max_perplexity_ratio.value_or(1.0));
+  check_between("--min-top1", gates.min_top1.value_or(0.0), 0.0, 1.0);
+  check_between("--max-kl", gates.max_kl.value_or(0.0), 0.0, kMost);
+  check_between("--max-loops", gates.max_loops.value_or(0.0), 0.0, 1.0);
+  check_between("--max-length-change", gates.max_length_change.value_or(0.0), 0.0, kMost);
+  check_between("--min-exact", gates.min_exact.value_or(0.0), 0.0, 1.0);
+}
 
 std::vector<Prompt> refusal_prompts(const CompareJob& job) {
   if (job.refusals.empty()) return {};
@@ -33,6 +46,12 @@ std::string adapter_of(const CompareJob& job, std::size_t model) {
 }
 
 void check(const CompareJob& job) {
+  if (job.pruned.empty())
+    bad_usage("PRUNED: found no model, expected at least one to compare with the dense one");
+  check_values(job.texts);
+  check_at_least("--max-tokens", job.max_tokens, 1);
+  check_at_least("--error-tokens", job.error_tokens, 0);
+  check_values(job.gates);
   if (!job.adapters.empty() && job.adapters.size() != job.pruned.size()) {
     bad_usage("--adapter: found {} for {} pruned models, expected one for each, or none", job.adapters.size(),
               job.pruned.size());

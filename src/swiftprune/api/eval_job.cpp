@@ -5,6 +5,7 @@
 #include <memory>
 #include <numbers>
 
+#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
@@ -154,6 +155,8 @@ ordered_json to_json(const EvalReport& report, bool with_items) {
 }
 
 void check(const EvalJob& job) {
+  check_values(job.texts);
+  check_at_least("--limit", job.limit, 0);
   if (job.texts.files.empty() && job.tasks.empty())
     bad_usage("eval: found neither --text nor --task, expected at least one");
 }

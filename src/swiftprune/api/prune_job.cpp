@@ -1,6 +1,7 @@
 #include "swiftprune/api/prune_job.h"
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -15,6 +16,7 @@
 #include "swiftprune/api/job_options.h"
 #include "swiftprune/api/prune_resume.h"
 #include "swiftprune/api/resume.h"
+#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/model_location.h"
@@ -349,9 +351,28 @@ std::string sparser_note(const std::string& model, double before, const Plan& pl
       model, 100.0 * before, 100.0 * plan.sparsity());
 }
 
+namespace {
+
+void check_values(const PruneJob& job) {
+  check_one_of("--propagate", job.propagate, {"", "pruned", "dense"});
+  check_one_of("--allocate", job.allocate, {"", "none", "sensitivity"});
+  check_one_of("--store", job.store, {"", "packed", "dense"});
+  check_one_of("--quantize-embeddings", job.embeddings, {"", "int8", "int4"});
+  check_at_least("--min-expert-tokens", job.min_expert_tokens, 1);
+  check_above_zero("--bits", job.bits.value_or(1.0));
+  for (const auto& [option, found] :
+       {std::pair{"--lambda", job.lambda.value_or(0.0)}, std::pair{"--ewma-alpha", job.alpha},
+        std::pair{"--ewma-beta", job.beta}}) {
+    if (!std::isfinite(found)) bad_usage("{}: found {}, expected a number such as 0.5", option, found);
+  }
+}
+
+}  // namespace
+
 Outcome<PruneReport> PruneJob::run(const JobContext& context) const {
   return outcome_of([&] {
     const RunScope scope(context.run);
+    check_values(*this);
     PruneJob job = *this;
     const LocatedModel located = locate_model(model);
     check_outside("--out", out, located.folder);

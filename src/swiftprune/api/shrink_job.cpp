@@ -13,6 +13,7 @@
 #include "swiftprune/api/job_options.h"
 #include "swiftprune/api/resume.h"
 #include "swiftprune/api/shrink_parts.h"
+#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
@@ -61,26 +62,16 @@ void refuse(const GivenFn& given, std::initializer_list<std::string_view> option
   }
 }
 
-// What the command's parser sees to.
 void check_values(const ShrinkJob& job) {
-  const auto one_of = [](std::string_view option, const std::string& found,
-                         std::initializer_list<std::string_view> known) {
-    if (std::find(known.begin(), known.end(), found) == known.end())
-      bad_usage("{}: found '{}', expected one of {}", option, found, fmt::join(known, ", "));
-  };
-  one_of("--widths-by", job.widths_by, {"change", "score"});
-  one_of("--layers-by", job.layers_by, {"greedy", "influence", "search"});
-  const auto positive = [](std::string_view option, std::int64_t found) {
-    if (found < 1) bad_usage("{}: found {}, expected at least 1", option, found);
-  };
-  positive("--experts", job.experts.value_or(1));
-  positive("--rounds", job.rounds);
-  positive("--align", job.align);
-  positive("--windows", job.windows);
-  if (!(job.damping > 0.0)) bad_usage("--damping: found {}, expected more than 0", job.damping);
-  for (const auto& [option, share] : {std::pair{"--alpha", job.alpha}, std::pair{"--beta", job.beta}}) {
-    if (!(share >= 0.0 && share <= 1.0)) bad_usage("{}: found {}, expected 0 to 1", option, share);
-  }
+  check_one_of("--widths-by", job.widths_by, {"change", "score"});
+  check_one_of("--layers-by", job.layers_by, {"greedy", "influence", "search"});
+  check_at_least("--experts", job.experts.value_or(1), 1);
+  check_at_least("--rounds", job.rounds, 1);
+  check_at_least("--align", job.align, 1);
+  check_at_least("--windows", job.windows, 1);
+  check_above_zero("--damping", job.damping);
+  check_between("--alpha", job.alpha, 0.0, 1.0);
+  check_between("--beta", job.beta, 0.0, 1.0);
 }
 
 }  // namespace

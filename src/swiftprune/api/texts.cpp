@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "swiftprune/api/value_checks.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 
@@ -29,6 +30,13 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
 }
 
 }  // namespace
+
+void check_values(const EvaluationTexts& texts) {
+  check_at_least("--seqlen", texts.seqlen, 2);
+  check_at_least("--windows", texts.windows, 0);
+  check_at_least("--stride", texts.stride, 0);
+  check_one_of("--bos", texts.bos, {"auto", "each", "once", "none"});
+}
 
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
   const std::filesystem::path& folder = model.checkpoint().folder();

@@ -26,6 +26,8 @@ struct EvaluationTexts {
   std::int64_t stride = 0;             // of "strided"; 0: half of seqlen
 };
 
+// Throws Error{kUsage} for what no text can be cut into.
+void check_values(const EvaluationTexts& texts);
 // The model's tokenizer; null when the folder has none and every file holds token ids.
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files);
 // The windows that the texts mean for this model; tokenizer may be null.

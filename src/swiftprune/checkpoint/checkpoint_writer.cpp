@@ -114,6 +114,7 @@ fs::path new_folder(const fs::path& wanted) {
 void check_new_folder(const fs::path& folder) { new_folder(folder); }
 
 void check_outside(std::string_view flag, const std::string& out, const fs::path& model) {
+  if (out.empty()) bad_usage("{}: found nothing, expected a new folder for the model", flag);
   std::error_code error;
   const fs::path inner = fs::weakly_canonical(fs::absolute(out), error).lexically_normal();
   const fs::path outer = fs::canonical(model, error);

@@ -120,6 +120,9 @@ std::string without_address(const std::string& text) {
 }  // namespace
 
 LocatedModel locate_model(const std::string& name) {
+  if (name.empty())
+    bad_usage(
+        "MODEL: found nothing, expected a folder, a .gguf file or the id of a model of Hugging Face's cache");
   if (GgufFolder::is_meant(name)) {
     auto made = std::make_shared<const GgufFolder>(name);
     return {made->path(), made};
