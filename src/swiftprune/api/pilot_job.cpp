@@ -83,10 +83,13 @@ class Pilot {
     fit_to_time();
     for (std::vector<Candidate> waiting = candidates_; !waiting.empty();) {
       const auto candidate = next_of(waiting);
-      if (!trials_.empty() && elapsed(start_) + candidate->seconds * slowness_ + measure_seconds_ > budget())
-        left_out_.push_back(candidate->name);
-      else
+      const auto fits = [this](const Candidate& c) { return ends_in_time(c); };
+      // One is tried whatever the time: the gentlest, where none ends in it.
+      const bool alone = trials_.empty() && std::ranges::none_of(waiting, fits);
+      if (alone || fits(*candidate))
         try_whole(*candidate);
+      else
+        left_out_.push_back(candidate->name);
       waiting.erase(candidate);
     }
     return finish();
@@ -94,6 +97,9 @@ class Pilot {
 
  private:
   double budget() const { return 60.0 * job_.minutes; }
+  bool ends_in_time(const Candidate& candidate) const {
+    return elapsed(start_) + candidate.seconds * slowness_ + measure_seconds_ <= budget();
+  }
   // The gentlest of those that would be smaller than what keeps the limit already, since they alone can still be
   // recommended; then the gentlest of the others.
   std::vector<Candidate>::const_iterator next_of(const std::vector<Candidate>& waiting) const {

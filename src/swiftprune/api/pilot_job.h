@@ -44,7 +44,7 @@ struct PilotJob {
 // report.recommendation: of the trials that keep the limit the smallest as stored (of those within a hundredth of its bytes
 // the one of lowest perplexity); none where no trial keeps it. What this model or device has not is passed over, with a
 // note, unless nothing is left. Gentle settings come first; where all would not end in time, all get fewer windows, and
-// what even so does not end is left out. Throws Error{kUsage} for unknown methods or patterns.
+// what even so does not end is left out (where nothing does, all but the gentlest). Throws Error{kUsage} for unknown methods or patterns.
 struct PilotRun {
   std::string model;  // for commands, as the user named it
   PilotText text;
