@@ -46,8 +46,6 @@ std::string adapter_of(const CompareJob& job, std::size_t model) {
 }
 
 void check(const CompareJob& job) {
-  if (job.pruned.empty())
-    bad_usage("PRUNED: found no model, expected at least one to compare with the dense one");
   check_values(job.texts);
   check_at_least("--max-tokens", job.max_tokens, 1);
   check_at_least("--error-tokens", job.error_tokens, 0);
@@ -68,6 +66,8 @@ void check(const CompareJob& job) {
   }
   if (!job.accept.empty() && job.refusals.empty())
     bad_usage("--accept: found no prompts, expected --refusals");
+  if (job.pruned.empty())
+    bad_usage("PRUNED: found no model, expected at least one to compare with the dense one");
 }
 
 ComparisonInput comparison_input(const CompareJob& job, std::span<const std::unique_ptr<Model>> models,
