@@ -106,7 +106,7 @@ TEST_F(PilotTest, TheDefaultsBeginGently) {
   job.text = job_.text;
   job_ = job;
   job_.methods = {"fast"};
-  const ComparisonReport report = run();
+  ComparisonReport report = run();
   std::map<std::string, const ModelReport*> trials;
   for (const ModelReport& model : report.models) trials[model.summary.name] = &model;
   for (const char* name : {"fast 20 %", "fast 30 %", "fast 50 %", "fast 6:8", "fast 2:4", "int8", "int4"})
@@ -125,6 +125,11 @@ TEST_F(PilotTest, TheDefaultsBeginGently) {
   EXPECT_THAT(page, HasSubstr("First blocks"));
   EXPECT_THAT(page, HasSubstr("Size and divergence"));
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
+  EXPECT_THAT(page, HasSubstr("Block by block"));
+  std::erase_if(report.models,
+                [](const ModelReport& model) { return model.summary.name.find(' ') != std::string::npos; });
+  ASSERT_EQ(report.models.size(), 3u);  // the dense one, int8 and int4, of which there are no such figures
+  EXPECT_THAT(to_html(report), ::testing::Not(HasSubstr("Block by block")));
 }
 
 TEST_F(PilotTest, RecommendsTheSmallestWithinTheLimitOrNone) {

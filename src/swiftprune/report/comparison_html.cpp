@@ -345,13 +345,17 @@ class Page {
   }
 
   void blocks() {
+    const auto has_figures = [this](const ModelReport& model) {
+      return &model != &report_.models[0] && !model.few_bits;
+    };
+    if (std::ranges::none_of(report_.models, has_figures)) return;
     put("<h2>Block by block</h2>\n<p class=\"quiet\">Errors are squared and relative: the block's own one to "
         "what the "
         "block contributes, given the dense model's hidden states; the other to the hidden states "
         "themselves, with "
         "all that came before. Charts of one kind have one scale.</p>\n");
     for (const ModelReport& model : report_.models) {
-      if (&model != &report_.models[0] && !model.few_bits) block_figures(model);
+      if (has_figures(model)) block_figures(model);
     }
   }
 
