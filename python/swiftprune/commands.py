@@ -12,7 +12,7 @@ import warnings
 from typing import Any, Callable, Dict, List
 
 from . import _swiftprune
-from .errors import Error, Note, UsageError
+from .errors import Error, Note, UsageError, is_text
 from .progress import Listener
 from .results import Result
 
@@ -47,7 +47,7 @@ def _text(option: Dict[str, Any], value: Any) -> str:
         kind = {"int": "an int", "float": "a number", "text": "a str"}[option["type"]]
         raise UsageError(f"{_flag_of(option)}: found {value!r}, expected {kind}")
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    if not isinstance(text, str) or "\0" in text:
+    if not is_text(text) or "\0" in text:
         raise UsageError(f"{_flag_of(option)}: found {text!r}, expected text")
     return text
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 
+def is_text(value: Any) -> bool:
+    """A str that is UTF-8: no half of a character, as os.fsdecode() makes of other names of files."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 class Error(Exception):
     """The work failed, with one line that says why (exit code 1)."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Union
 
 from . import _swiftprune
-from .errors import Note, UsageError
+from .errors import Note, UsageError, is_text
 
 #: A text to continue, or a conversation: dicts with "role" and "content", as OpenAI's API has them.
 Prompt = Union[str, Sequence[Mapping[str, Any]]]
@@ -92,6 +92,7 @@ class Model:
 
     def encode(self, text: str, *, add_special: bool = True) -> List[int]:
         """Token ids of a text; add_special: with what the tokenizer puts around a text (BOS, EOS)."""
+        _check_text("text", text)
         return self._writer.encode(text, add_special)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -128,7 +129,9 @@ class Model:
         if seed is None:
             seed = random.getrandbits(64)
         _check_range("seed", seed, 0, (1 << 64) - 1)
+        _check_template(template)
         if isinstance(prompt, str):
+            _check_text("prompt", prompt)
             if template:
                 raise UsageError(f"{', '.join(template)}: only with a conversation")
             ids = self._writer.prompt(prompt)
@@ -158,11 +161,22 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
         raise UsageError(f"{name}: found {value}, expected {low} to {high}")
 
 
-def _body(messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> str:
-    known = ("tools", "documents", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
+def _check_text(name: str, value: Any) -> None:
+    if not is_text(value):
+        raise UsageError(f"{name}: found {value!r}, expected text")
+
+
+_TEMPLATE = ("tools", "documents", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
+_DRAWING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+
+
+def _check_template(template: Mapping[str, Any]) -> None:
     for name in template:
-        if name not in known:
-            raise UsageError(f"{name}: found no such option, expected one of {', '.join(known)}")
+        if name not in _TEMPLATE:
+            raise UsageError(f"{name}: found no such option, expected one of {', '.join(_DRAWING + _TEMPLATE)}")
+
+
+def _body(messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> str:
     try:
         return json.dumps({"messages": [dict(message) for message in messages], **template})
     except (TypeError, ValueError) as error:
@@ -184,6 +198,8 @@ def load(model: Union[str, os.PathLike[str]], *, device: str = "auto", compute: 
     """
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(f"model: found {model!r}, expected a folder or an id")
+    _check_text("model", os.fspath(model))
+    _check_text("device", device)
     if compute not in ("auto", "f32", "bf16"):
         raise UsageError(f"compute: found {compute!r}, expected auto, f32 or bf16")
     _check_range("threads", threads, 0, 4096)

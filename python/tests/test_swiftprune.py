@@ -329,6 +329,18 @@ def test_a_model_writes(speaking):
         list(first)
 
 
+def test_what_is_no_text_is_a_value_error(speaking):
+    model = swiftprune.load(speaking, compute="f32")
+    half = "a\ud800b"  # as os.fsdecode() makes of a file's name that is not UTF-8
+    for wrong in (lambda: swiftprune.inspect(half), lambda: swiftprune.load(half),
+                  lambda: swiftprune.load(speaking, device=None), lambda: model.encode(None),
+                  lambda: model.encode(half), lambda: model.generate(half)):
+        with pytest.raises(ValueError, match="expected text"):
+            wrong()
+    with pytest.raises(ValueError, match="max_token: found no such option, expected one of max_tokens"):
+        model.generate("w7", max_token=2)
+
+
 def test_a_model_answers(speaking, dense):
     model = swiftprune.load(str(speaking), device="cpu", compute="f32")
     assert model.can_chat
