@@ -72,7 +72,7 @@ TEST_F(ModelLocation, WhatIsNotThereSaysHowToGetIt) {
   missing("Org/Small-1.5B@v2", {"no revision 'v2'", "hf download"});
   missing("../Org/Large", {"no such folder"});
   missing("Org/Large/more", {"no such folder"});
-  missing("", {"no such folder"});
+  expect_error(ErrorKind::kUsage, [] { locate_model(""); }, {"MODEL: found nothing", "a folder"});
   fs::remove(repository_ / "blobs" / "b1");
   missing("Org/Small-1.5B", {"config.json", "not complete"});
   write_text(repository_ / "refs" / "main", "../../../secret");
