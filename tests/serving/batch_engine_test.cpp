@@ -65,6 +65,22 @@ TEST(BatchEngine, GivesWhatEachSequenceGivesAlone) {
     const ConstMatrixView logits = engine.decode(next);
     for (std::int64_t lane = 0; lane < 2; ++lane)
       expect_near(row_of(logits, lane), alone(sequences[static_cast<std::size_t>(lane)]));
+    // A new one is read beside them, in chunks.
+    ASSERT_TRUE(engine.joins_prompts());
+    engine.start({.lane = 2, .source = 2, .positions = kCapacity});
+    sequences.emplace_back();
+    for (const std::size_t chunk : {5u, 1u, 2u}) {
+      for (std::size_t lane = 0; lane < 2; ++lane) {
+        next[lane] = ids[chunk + lane];
+        sequences[lane].push_back(next[lane]);
+      }
+      const auto prompt = ids.subspan(sequences[2].size(), chunk);
+      sequences[2].insert(sequences[2].end(), prompt.begin(), prompt.end());
+      const ConstMatrixView both = engine.decode_beside(next, 2, prompt);
+      ASSERT_EQ(both.rows, 3);
+      for (std::int64_t lane = 0; lane < 3; ++lane)
+        expect_near(row_of(both, lane), alone(sequences[static_cast<std::size_t>(lane)]));
+    }
   }
   set_num_threads(0);
 }

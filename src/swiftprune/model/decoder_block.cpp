@@ -276,21 +276,45 @@ DecoderBlock::Qkv DecoderBlock::project_latent(const Backend& backend, ConstMatr
   return result;
 }
 
-void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q,
-                          MatrixView k, ConstMatrixView v, std::int64_t first_position, KvCache* cache,
-                          MatrixView out) const {
-  rotate(backend, ropes, q, k, first_position);
-  const AttentionParams params = attention_params(first_position);
+std::vector<CachedRun> DecoderBlock::runs_of(const BlockForwardOptions& options, std::int64_t rows) {
+  if (!options.runs.empty()) return {options.runs.begin(), options.runs.end()};
+  std::vector<CachedRun> runs;
+  for (std::int64_t row = 0; row < rows; row += options.sequence_length)
+    runs.push_back({.first_row = row, .length = options.sequence_length});
+  return runs;
+}
+
+void DecoderBlock::for_runs(std::span<const CachedRun> runs, std::int64_t longest,
+                            const std::function<void(const CachedRun&)>& body) {
+  std::vector<const CachedRun*> alike, others;
+  for (const CachedRun& run : runs) {
+    const bool is_alike = run.length == runs.front().length && run.length <= longest;
+    (is_alike ? alike : others).push_back(&run);
+  }
+  parallel_for(std::ssize(alike), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) body(*alike[static_cast<std::size_t>(i)]);
+  });
+  for (const CachedRun* run : others) body(*run);
+}
+
+void DecoderBlock::attend(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
+                          const CachedRun& run, MatrixView out) const {
+  const MatrixView q = qkv.q.row_block(run.first_row, run.length);
+  const MatrixView k = qkv.k.row_block(run.first_row, run.length);
+  const ConstMatrixView v = qkv.v.row_block(run.first_row, run.length);
+  rotate(backend, ropes, q, k, run.position);
+  const AttentionParams params = attention_params(run.position);
+  KvCache* cache = run.cache;
   if (cache == nullptr) {
-    expect(first_position == 0, "only a cache holds earlier positions");
+    expect(run.position == 0, "only a cache holds earlier positions");
     backend.attention(q, k, v, params, out);
     return;
   }
-  const std::int64_t total = first_position + q.rows;
+  const std::int64_t total = run.position + run.length;
   expect(total <= cache->keys.rows(), "the cache holds the new positions");
-  for (std::int64_t n = 0; n < q.rows; ++n) {
-    std::copy_n(k.row(n), k.cols, cache->keys.row(first_position + n));
-    std::copy_n(v.row(n), v.cols, cache->values.row(first_position + n));
+  for (std::int64_t n = 0; n < run.length; ++n) {
+    std::copy_n(k.row(n), k.cols, cache->keys.row(run.position + n));
+    std::copy_n(v.row(n), v.cols, cache->values.row(run.position + n));
   }
   backend.attention(q, cache->keys.view().row_block(0, total), cache->values.view().row_block(0, total),
                     params, out);
@@ -386,25 +410,10 @@ Matrix DecoderBlock::attend_all(const Backend& backend, const std::vector<RopeTa
     attend_segments(backend, ropes, qkv, options.segments, out.view());
     return finished();
   }
-  const std::int64_t length = options.sequence_length;
-  const std::int64_t num_sequences = x.rows / length;
-  const auto run = [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t s = first; s < last; ++s) {
-      KvCache* cache = options.caches.empty() ? nullptr : &options.caches[static_cast<std::size_t>(s)];
-      const std::int64_t position = options.first_positions.empty()
-                                        ? options.first_position
-                                        : options.first_positions[static_cast<std::size_t>(s)];
-      attend(backend, ropes, qkv.q.row_block(s * length, length), qkv.k.row_block(s * length, length),
-             qkv.v.row_block(s * length, length), position, cache, out.view().row_block(s * length, length));
-    }
-  };
-  // Long sequences keep all threads busy one by one; short ones (decoding) go side by side.
-  constexpr std::int64_t kShort = 64;
-  if (length <= kShort) {
-    parallel_for(num_sequences, 1, run);
-  } else {
-    run(0, num_sequences);
-  }
+  constexpr std::int64_t kShort = 64;  // longer ones keep all threads busy
+  for_runs(runs_of(options, x.rows), kShort, [&](const CachedRun& run) {
+    attend(backend, ropes, qkv, run, out.view().row_block(run.first_row, run.length));
+  });
   return finished();
 }
 
@@ -531,12 +540,9 @@ void DecoderBlock::add_output(const Backend& backend, LinearInput which, MatrixV
 void DecoderBlock::forward(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView hidden,
                            const BlockForwardOptions& options) const {
   using enum LinearInput;
-  expect(!options.segments.empty() ||
+  expect(!options.segments.empty() || !options.runs.empty() ||
              (options.sequence_length > 0 && hidden.rows % options.sequence_length == 0),
          "whole sequences");
-  expect(options.caches.empty() ||
-             static_cast<std::int64_t>(options.caches.size()) * options.sequence_length == hidden.rows,
-         "one cache for each sequence");
   const auto observe = [&](LinearInput input, ConstMatrixView x) {
     if (options.observer != nullptr) (*options.observer)(input, x);
   };

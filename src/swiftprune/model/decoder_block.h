@@ -41,14 +41,19 @@ struct Segment {
   std::int64_t prefix = -1;  // the segment (one without a prefix) that these tokens continue; -1: none
 };
 
+// Consecutive rows of one text, behind the positions that its cache holds.
+struct CachedRun {
+  std::int64_t first_row = 0;
+  std::int64_t length = 0;
+  std::int64_t position = 0;  // of the first row; what the cache has beyond it is overwritten
+  KvCache* cache = nullptr;   // null: none, and nothing comes before
+};
+
 struct BlockForwardOptions {
   std::int64_t sequence_length = 0;  // hidden holds whole sequences of this many rows each
-  std::int64_t first_position =
-      0;  // position of each sequence's first row (with caches: the number of cached positions)
-  std::span<const std::int64_t> first_positions;  // the same, where each sequence has its own
-  std::span<KvCache> caches;                      // one for each sequence, or none
-  // Instead of whole sequences (and without caches): the rows' runs, in order.
+  // Instead of whole sequences the rows' runs, in order, without caches or with them.
   std::span<const Segment> segments = {};
+  std::span<const CachedRun> runs = {};
   const InputObserver* observer = nullptr;
   bool observe_only = false;  // stop after the last observation: hidden is left undefined
 };
@@ -135,9 +140,15 @@ class DecoderBlock {
   Qkv project_qkv(const Backend& backend, ConstMatrixView x, ConstMatrixView hidden) const;
   // Heads as the other kinds of attention have them: the rotated elements first, values filled up with zeros.
   Qkv project_latent(const Backend& backend, ConstMatrixView x) const;
-  // One sequence: rotates, caches and attends.
-  void attend(const Backend& backend, const std::vector<RopeTable>& ropes, MatrixView q, MatrixView k,
-              ConstMatrixView v, std::int64_t first_position, KvCache* cache, MatrixView out) const;
+  // One run: rotates, caches and attends.
+  void attend(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
+              const CachedRun& run, MatrixView out) const;
+  // The runs of the options, or whole sequences as such.
+  static std::vector<CachedRun> runs_of(const BlockForwardOptions& options, std::int64_t rows);
+  // Runs as long as the first and no longer than `longest` side by side, others one after another, each with all threads:
+  // the answers of a batch, and a chunk of a prompt that is read beside them.
+  static void for_runs(std::span<const CachedRun> runs, std::int64_t longest,
+                       const std::function<void(const CachedRun&)>& body);
   void attend_segments(const Backend& backend, const std::vector<RopeTable>& ropes, const Qkv& qkv,
                        std::span<const Segment> segments, MatrixView out) const;
   Matrix attend_all(const Backend& backend, const std::vector<RopeTable>& ropes, ConstMatrixView x,

@@ -1,5 +1,6 @@
 // Blocks with a recurrent mixer in attention's place or beside it.
 #include <algorithm>
+#include <limits>
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/parallel.h"
@@ -34,20 +35,14 @@ Matrix DecoderBlock::mix(const Backend& backend, ConstMatrixView x,
     mix_segments(backend, projected, options.segments, out.view());
     return out;
   }
-  const std::int64_t length = options.sequence_length, num_sequences = x.rows / length;
-  const auto run = [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t s = first; s < last; ++s) {
-      const auto index = static_cast<std::size_t>(s);
-      const std::int64_t position =
-          options.first_positions.empty() ? options.first_position : options.first_positions[index];
-      expect(position == 0 || !options.caches.empty(), "only a cache holds earlier positions");
-      RecurrentState fresh;
-      RecurrentState& state = options.caches.empty() ? fresh : options.caches[index].recurrent;
-      if (position == 0) state = {};
-      mix_rows(backend, *recurrent_, projected, s * length, length, state, out.view());
-    }
-  };
-  parallel_for(num_sequences, 1, run);  // the heads of a single one share the threads
+  // However long; the heads of a single one share the threads.
+  for_runs(runs_of(options, x.rows), std::numeric_limits<std::int64_t>::max(), [&](const CachedRun& run) {
+    expect(run.position == 0 || run.cache != nullptr, "only a cache holds earlier positions");
+    RecurrentState fresh;
+    RecurrentState& state = run.cache == nullptr ? fresh : run.cache->recurrent;
+    if (run.position == 0) state = {};
+    mix_rows(backend, *recurrent_, projected, run.first_row, run.length, state, out.view());
+  });
   return out;
 }
 

@@ -41,15 +41,14 @@ ConstMatrixView Generator::append(std::span<const std::int32_t> ids) {
   check_interrupt();
   const std::int64_t length = static_cast<std::int64_t>(ids.size()) / num_sequences_;
   expect(length > 0 && position_ + length <= capacity_, "append: tokens that fit");
-  Matrix hidden(num_sequences_ * length, model_.config().row_size());
-  model_.embed(ids, length, position_, hidden.view());
-  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
-    BlockForwardOptions options;
-    options.sequence_length = length;
-    options.first_position = position_;
-    options.caches = resident_.caches[layer];
-    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
+  std::vector<NewTokens> tokens;
+  for (std::int64_t s = 0; s < num_sequences_; ++s) {
+    tokens.push_back(
+        {.sequence = s,
+         .position = position_,
+         .ids = ids.subspan(static_cast<std::size_t>(s * length), static_cast<std::size_t>(length))});
   }
+  const Matrix hidden = resident_.forward(model_, backend_, tokens);
   position_ += length;
   Matrix last(num_sequences_, hidden.cols());
   for (std::int64_t s = 0; s < num_sequences_; ++s) {

@@ -23,4 +23,26 @@ ResidentModel::ResidentModel(const Model& model, const Backend& backend, Compute
   }
 }
 
+Matrix ResidentModel::forward(const Model& model, const Backend& backend, std::span<const NewTokens> tokens) {
+  std::vector<CachedRun> runs;
+  std::int64_t rows = 0;
+  for (const NewTokens& of : tokens) {
+    runs.push_back({.first_row = rows, .length = std::ssize(of.ids), .position = of.position});
+    rows += std::ssize(of.ids);
+  }
+  Matrix hidden(rows, model.config().row_size());
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    model.embed(tokens[i].ids, runs[i].length, runs[i].position,
+                hidden.view().row_block(runs[i].first_row, runs[i].length));
+  }
+  for (std::size_t layer = 0; layer < blocks.size(); ++layer) {
+    for (std::size_t i = 0; i < runs.size(); ++i)
+      runs[i].cache = &caches[layer][static_cast<std::size_t>(tokens[i].sequence)];
+    BlockForwardOptions options;
+    options.runs = runs;
+    blocks[layer].forward(backend, ropes, hidden.view(), options);
+  }
+  return hidden;
+}
+
 }  // namespace swiftprune

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 
+#include "swiftprune/core/error.h"
 #include "swiftprune/model/lane_pages.h"
 #include "swiftprune/tensor/matrix.h"
 
@@ -49,6 +50,14 @@ class SequenceEngine {
   // Appends one token to each of the first ids.size() lanes; their logits [n, vocab], valid until the next
   // call.
   virtual ConstMatrixView decode(std::span<const std::int32_t> ids) = 0;
+  // decode(ids) and, in the same pass over the weights, prefill(lane, prompt) of a lane behind them: logits [n + 1, vocab],
+  // the prompt's last. Of engines that join prompts; others have a pass for each.
+  virtual bool joins_prompts() const { return false; }
+  virtual ConstMatrixView decode_beside(std::span<const std::int32_t> ids, std::int64_t lane,
+                                        std::span<const std::int32_t> prompt) {
+    expect(ids.empty() && prompt.empty() && lane < 0, "decode_beside: an engine that joins prompts");
+    return {};
+  }
 
  private:
   Matrix all_logits_;

@@ -1,6 +1,7 @@
 #include "swiftprune/serving/batch_engine.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <utility>
 
@@ -92,57 +93,45 @@ void BatchEngine::swap(std::int64_t a, std::int64_t b) {
   std::swap(page_lanes_[i], page_lanes_[j]);
 }
 
-Matrix BatchEngine::run_prompt(std::int64_t lane, std::span<const std::int32_t> ids) {
-  const auto index = static_cast<std::size_t>(lane);
-  const auto length = static_cast<std::int64_t>(ids.size());
-  expect(length > 0 && positions_[index] + length <= room(lane), "prefill: tokens that fit");
-  Matrix hidden(length, model_.config().row_size());
-  model_.embed(ids, length, positions_[index], hidden.view());
-  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
-    BlockForwardOptions options;
-    options.sequence_length = length;
-    options.first_position = positions_[index];
-    options.caches = std::span(resident_.caches[layer]).subspan(index, 1);
-    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
-  }
-  positions_[index] += length;
+NewTokens BatchEngine::next(std::int64_t lane, std::span<const std::int32_t> ids) const {
+  expect(!ids.empty() && position(lane) + std::ssize(ids) <= room(lane), "a lane's tokens fit");
+  return {.sequence = lane, .position = position(lane), .ids = ids};
+}
+
+Matrix BatchEngine::run(std::span<const NewTokens> tokens) {
+  Matrix hidden = resident_.forward(model_, backend_, tokens);
+  for (const NewTokens& of : tokens) positions_[static_cast<std::size_t>(of.sequence)] += std::ssize(of.ids);
   return hidden;
 }
 
 ConstMatrixView BatchEngine::prefill_all(std::int64_t lane, std::span<const std::int32_t> ids) {
-  return head(run_prompt(lane, ids));
+  return head(run(std::array{next(lane, ids)}).view());
 }
 
 ConstMatrixView BatchEngine::prefill(std::int64_t lane, std::span<const std::int32_t> ids) {
-  const Matrix hidden = run_prompt(lane, ids);
-  Matrix last(1, hidden.cols());
-  std::copy_n(hidden.row(hidden.rows() - 1), hidden.cols(), last.row(0));
-  return head(last);
+  const Matrix hidden = run(std::array{next(lane, ids)});
+  return head(hidden.view().row_block(hidden.rows() - 1, 1));
 }
 
-ConstMatrixView BatchEngine::decode(std::span<const std::int32_t> ids) {
-  const auto n = static_cast<std::int64_t>(ids.size());
-  expect(n > 0 && n <= num_lanes_, "decode: a token for each lane in use");
-  Matrix hidden(n, model_.config().row_size());
-  for (std::int64_t lane = 0; lane < n; ++lane) {
-    expect(position(lane) < room(lane), "decode: tokens that fit");
-    model_.embed(ids.subspan(static_cast<std::size_t>(lane), 1), 1, position(lane),
-                 hidden.view().row_block(lane, 1));
-  }
-  for (std::size_t layer = 0; layer < resident_.blocks.size(); ++layer) {
-    BlockForwardOptions options;
-    options.sequence_length = 1;
-    options.first_positions = std::span(positions_).first(ids.size());
-    options.caches = std::span(resident_.caches[layer]).first(ids.size());
-    resident_.blocks[layer].forward(backend_, resident_.ropes, hidden.view(), options);
-  }
-  for (std::int64_t lane = 0; lane < n; ++lane) ++positions_[static_cast<std::size_t>(lane)];
-  return head(hidden);
+ConstMatrixView BatchEngine::decode(std::span<const std::int32_t> ids) { return decode_beside(ids, -1, {}); }
+
+ConstMatrixView BatchEngine::decode_beside(std::span<const std::int32_t> ids, std::int64_t lane,
+                                           std::span<const std::int32_t> prompt) {
+  const std::int64_t n = std::ssize(ids);
+  expect(n > 0 && n <= num_lanes_ && (prompt.empty() || lane >= n), "decode: a token for each lane in use");
+  std::vector<NewTokens> tokens;
+  for (std::int64_t i = 0; i < n; ++i) tokens.push_back(next(i, ids.subspan(static_cast<std::size_t>(i), 1)));
+  if (!prompt.empty()) tokens.push_back(next(lane, prompt));
+  Matrix hidden = run(tokens);
+  if (prompt.size() <= 1) return head(hidden.view());
+  // Of the prompt its last token alone, which takes the place of its first.
+  std::copy_n(hidden.row(hidden.rows() - 1), hidden.cols(), hidden.row(n));
+  return head(hidden.view().row_block(0, n + 1));
 }
 
-ConstMatrixView BatchEngine::head(const Matrix& hidden) {
-  if (logits_.rows() != hidden.rows()) logits_ = Matrix(hidden.rows(), model_.config().vocab_size);
-  resident_.head.logits(backend_, hidden.view(), logits_.view());
+ConstMatrixView BatchEngine::head(ConstMatrixView hidden) {
+  if (logits_.rows() != hidden.rows) logits_ = Matrix(hidden.rows, model_.config().vocab_size);
+  resident_.head.logits(backend_, hidden, logits_.view());
   return logits_.view();
 }
 

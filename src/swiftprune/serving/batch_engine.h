@@ -32,10 +32,15 @@ class BatchEngine : public SequenceEngine {
   ConstMatrixView prefill(std::int64_t lane, std::span<const std::int32_t> ids) override;
   ConstMatrixView prefill_all(std::int64_t lane, std::span<const std::int32_t> ids) override;
   ConstMatrixView decode(std::span<const std::int32_t> ids) override;
+  bool joins_prompts() const override { return true; }
+  ConstMatrixView decode_beside(std::span<const std::int32_t> ids, std::int64_t lane,
+                                std::span<const std::int32_t> prompt) override;
 
  private:
-  Matrix run_prompt(std::int64_t lane, std::span<const std::int32_t> ids);  // hidden states [T, hidden]
-  ConstMatrixView head(const Matrix& hidden);
+  NewTokens next(std::int64_t lane, std::span<const std::int32_t> ids) const;  // behind what the lane has
+  // Hidden states [tokens, row_size]; the lanes have them then.
+  Matrix run(std::span<const NewTokens> tokens);
+  ConstMatrixView head(ConstMatrixView hidden);
   std::int64_t room(std::int64_t lane) const;  // positions that the lane has pages for
   void release_from(std::int64_t lane, std::int64_t position);
 

@@ -127,8 +127,16 @@ void Scheduler::run() {
       admit();
       if (stopping_) break;
       remove_done();
-      if (decoding_ < running_.size()) prefill();
-      if (decoding_ > 0) decode();
+      if (decoding_ < running_.size()) {
+        take_turns();
+        if (joins()) {
+          // How long a step takes alone says how much may be read beside it.
+          step(pace_.knows_step(num_decoding()) ? next_chunk() : std::span<const std::int32_t>());
+          continue;
+        }
+        prefill();
+      }
+      if (decoding_ > 0) step({});
     }
     end_all({FinishReason::kShutdown, "", false});
   } catch (...) {
@@ -282,64 +290,91 @@ bool Scheduler::drop_oldest(std::size_t lane) {
   return true;
 }
 
-void Scheduler::prefill() {
-  // Of two prompts in turns.
-  second_ = !second_ && running_.size() - decoding_ > 1;
-  std::size_t lane = decoding_ + (second_ ? 1 : 0);
-  Generation& generation = *running_[lane];
-  std::span<const float> logits;
-  try {
-    logits = take_prompt(generation, static_cast<std::int64_t>(lane));
-  } catch (...) {
-    return fail_lanes(lane, lane + 1, std::current_exception());
-  }
-  if (generation.taken_ < generation.request_.prompt.size()) return;
-  swap_running(lane, decoding_);
-  lane = decoding_++;
-  if (generation.request_.max_tokens == 0) return remove(lane, FinishReason::kLength);
-  advance(lane, logits);
+// The prompt that is read next comes first behind the answers.
+void Scheduler::take_turns() {
+  if (running_.size() - decoding_ > 1) swap_running(decoding_, running_.size() - 1);
 }
 
-std::span<const float> Scheduler::take_prompt(Generation& generation, std::int64_t lane) {
-  const GenerationRequest& request = generation.request_;
-  const bool scored = request.prompt_logprobs;
-  const std::int64_t paced = pace_.next(decoding_ > 0);
-  const std::int64_t chunk = scored ? std::min(kScoredChunk, paced) : paced;
-  const std::span<const std::int32_t> prompt(request.prompt);
-  const std::size_t count = std::min(prompt.size() - generation.taken_, static_cast<std::size_t>(chunk));
-  const auto ids = prompt.subspan(generation.taken_, count);
+// What follows each token of a prompt is known of a pass of its own alone.
+bool Scheduler::joins() const {
+  return decoding_ > 0 && engine_.joins_prompts() && !running_[decoding_]->request_.prompt_logprobs;
+}
+
+std::span<const std::int32_t> Scheduler::next_chunk() const {
+  const Generation& generation = *running_[decoding_];
+  const std::size_t free_lanes = lanes_.size() - running_.size();
+  std::size_t prompts = running_.size() - decoding_;
+  {
+    const std::lock_guard lock(mutex_);
+    prompts += std::min(waiting_.size(), free_lanes);
+  }
+  const std::int64_t paced = pace_.next(num_decoding(), static_cast<std::int64_t>(prompts));
+  const std::int64_t chunk = generation.request_.prompt_logprobs ? std::min(kScoredChunk, paced) : paced;
+  const auto rest = std::span(generation.request_.prompt).subspan(generation.taken_);
+  return rest.first(std::min(rest.size(), static_cast<std::size_t>(chunk)));
+}
+
+void Scheduler::add_read(Generation& generation, std::span<const std::int32_t> ids) {
+  generation.taken_ += ids.size();
+  std::vector<std::int32_t>& read = lanes_[decoding_].read;
+  read.insert(read.end(), ids.begin(), ids.end());
+  const std::lock_guard lock(mutex_);
+  counts_.prompt_tokens += std::ssize(ids);
+}
+
+void Scheduler::prefill() {
+  Generation& generation = *running_[decoding_];
+  std::span<const float> logits;
+  try {
+    logits = take_prompt(generation);
+  } catch (...) {
+    return fail_lanes(decoding_, decoding_ + 1, std::current_exception());
+  }
+  if (generation.taken_ == generation.request_.prompt.size()) advance(decoding_++, logits);
+}
+
+std::span<const float> Scheduler::take_prompt(Generation& generation) {
+  const std::span<const std::int32_t> prompt(generation.request_.prompt);
+  const bool scored = generation.request_.prompt_logprobs;
+  const auto lane = num_decoding();
+  const auto ids = next_chunk();
   const auto begin = std::chrono::steady_clock::now();
   const ConstMatrixView logits = scored ? engine_.prefill_all(lane, ids) : engine_.prefill(lane, ids);
   pace_.add_chunk(std::ssize(ids), seconds_since(begin));
   if (scored && generation.taken_ == 0) generation.push({.token = prompt[0], .of_prompt = true});
-  for (std::size_t row = 0; scored && row < count; ++row) {
+  for (std::size_t row = 0; scored && row < ids.size(); ++row) {
     const std::size_t next = generation.taken_ + row + 1;
     if (next == prompt.size()) break;
     const auto row_logits = logits.row_span(static_cast<std::int64_t>(row));
-    generation.push({.token = prompt[next],
-                     .of_prompt = true,
-                     .chances = token_chances(row_logits, prompt[next], request.logprobs.value_or(0))});
+    generation.push(
+        {.token = prompt[next],
+         .of_prompt = true,
+         .chances = token_chances(row_logits, prompt[next], generation.request_.logprobs.value_or(0))});
   }
-  generation.taken_ += count;
-  std::vector<std::int32_t>& read = lanes_[static_cast<std::size_t>(lane)].read;
-  read.insert(read.end(), ids.begin(), ids.end());
-  const std::lock_guard lock(mutex_);
-  counts_.prompt_tokens += static_cast<std::int64_t>(count);
+  add_read(generation, ids);
   return logits.row_span(logits.rows - 1);
 }
 
-void Scheduler::decode() {
+void Scheduler::step(std::span<const std::int32_t> chunk) {
+  const std::size_t answers = decoding_;
   ConstMatrixView logits;
   try {
     std::vector<std::int32_t> ids;
-    for (std::size_t lane = 0; lane < decoding_; ++lane) ids.push_back(running_[lane]->last_);
+    for (std::size_t lane = 0; lane < answers; ++lane) ids.push_back(running_[lane]->last_);
     const auto begin = std::chrono::steady_clock::now();
-    logits = engine_.decode(ids);
-    pace_.add_step(seconds_since(begin));
-    for (std::size_t lane = 0; lane < decoding_; ++lane) lanes_[lane].read.push_back(ids[lane]);
+    logits = chunk.empty() ? engine_.decode(ids) : engine_.decode_beside(ids, num_decoding(), chunk);
+    const double seconds = seconds_since(begin);
+    chunk.empty() ? pace_.add_step(num_decoding(), seconds)
+                  : pace_.add_both(num_decoding(), std::ssize(chunk), seconds);
+    for (std::size_t lane = 0; lane < answers; ++lane) lanes_[lane].read.push_back(ids[lane]);
   } catch (...) {
     // How far each lane got is unknown.
-    return fail_lanes(0, decoding_, std::current_exception());
+    return fail_lanes(0, answers + (chunk.empty() ? 0 : 1), std::current_exception());
+  }
+  if (!chunk.empty()) {
+    Generation& generation = *running_[answers];
+    add_read(generation, chunk);
+    if (generation.taken_ == generation.request_.prompt.size()) ++decoding_;
   }
   {
     const std::lock_guard lock(mutex_);
@@ -351,6 +386,7 @@ void Scheduler::decode() {
 }
 
 void Scheduler::advance(std::size_t lane, std::span<const float> logits) {
+  if (running_[lane]->request_.max_tokens == 0) return remove(lane, FinishReason::kLength);
   std::optional<FinishReason> reason;
   try {
     reason = next_token(*running_[lane], logits);

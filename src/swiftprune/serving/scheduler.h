@@ -80,10 +80,17 @@ class Scheduler {
   bool drop_oldest(std::size_t lane);
   void swap_lanes(std::size_t a, std::size_t b);
   void swap_running(std::size_t a, std::size_t b);
+  std::int64_t num_decoding() const { return static_cast<std::int64_t>(decoding_); }
+  void take_turns();   // of two prompts
+  bool joins() const;  // the next chunk is read in the pass of the answers' step
+  std::span<const std::int32_t> next_chunk() const;
+  // Of the prompt behind the answers: its lane has these, too.
+  void add_read(Generation& generation, std::span<const std::int32_t> ids);
   void prefill();
-  // One chunk of a prompt: the logits behind it.
-  std::span<const float> take_prompt(Generation& generation, std::int64_t lane);
-  void decode();
+  // One chunk of a prompt in a pass of its own: the logits behind it.
+  std::span<const float> take_prompt(Generation& generation);
+  // Gives every running answer its next token; chunk: of the prompt behind them, read in the same pass, or empty.
+  void step(std::span<const std::int32_t> chunk);
   // Gives the lane its next token; its request ends with its last one, or when that fails.
   void advance(std::size_t lane, std::span<const float> logits);
   std::optional<FinishReason> next_token(Generation& generation, std::span<const float> logits);
@@ -96,7 +103,6 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<std::shared_ptr<Generation>> running_;  // by lane; those that decode come first
   std::size_t decoding_ = 0;
-  bool second_ = false;  // of two prompts that are being read: which had the last chunk
   ChunkPace pace_;
   bool out_of_memory_ = false;  // for the first that waits, until a lane ends
   // By lane, used or free.
