@@ -302,6 +302,8 @@ void set_bits(Table& table, int bits) {
 
 void set_avx2_grid(Table& table) {
   table.decode_grid_tokens = 2;
+  table.most_grid_tokens[kDense] = 8;
+  table.most_grid_tokens[kBitmap] = table.most_grid_tokens[kNm] = 4;
   set_bits<8>(table, 0);
   set_bits<4>(table, 1);
   set_bits<3>(table, 2);

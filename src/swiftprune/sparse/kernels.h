@@ -95,12 +95,17 @@ struct ExpandArgs {
 
 // c += x · tileᵀ for one block of tokens and up to gemm_panels panels, `pairs` column pairs.
 struct GemmArgs {
+  int tokens = 0;  // of the block that are there; what is computed of the others is left out later
   const void* const* tiles = nullptr;  // [num_panels]
   int num_panels = 0;
   std::int64_t pairs = 0;
   const void* x = nullptr;  // [pairs, gemm_tokens, 2], float or bf16
   float* c = nullptr;       // [gemm_tokens, c_stride]
   std::int64_t c_stride = 0;
+  // Where each panel's packed stream goes on, so many bytes a pair of this product: a kernel may ask memory for them while
+  // it computes. Null: nothing. Addresses may lie beyond the weight.
+  const void* const* ahead = nullptr;  // [num_panels]
+  std::int64_t ahead_bytes = 0;
 };
 
 using DecodeFn = void (*)(const DecodeArgs&);
@@ -117,6 +122,8 @@ struct Gemm {
 
 // Index of a 16-bit kind's function: kind, then dtype (0 BF16, 1 F16).
 inline constexpr int kDense = 0, kBitmap = 1, kNm = 2, kBlock = 3;
+// Tokens of a product straight from int8 weights or grids at most, by calls of a few.
+inline constexpr int kMostByteTokens = 16;
 struct Table {
   const char* name = "";
   int decode_tokens = 0;  // most tokens of one decode call; 0: no decode kernels
@@ -125,7 +132,8 @@ struct Table {
   int decode_int8_tokens = 0;
   // x [n] with |x| <= 32767·scale -> the layout of DecodeInt8Args; n is rounded up to a quad with zeros.
   void (*quantize)(const float* x, std::int64_t n, float scale, void* out) = nullptr;
-  DecodeInt8Fn decode_int8[2] = {};  // dense, bitmap
+  DecodeInt8Fn decode_int8[2] = {};                              // dense, bitmap
+  int most_int8_tokens[2] = {kMostByteTokens, kMostByteTokens};  // of a product; more take tiles
   ExpandFn expand_f32[4][2] = {};
   ExpandFn expand_f32_int8[2] = {};
   ExpandFn expand_f32_fp8[2] = {};  // E4M3 kinds; only the baseline has them
@@ -138,6 +146,8 @@ struct Table {
   ExpandFn expand_bf16_grid[3][3] = {};  // rounds to bf16
   int decode_grid_tokens = 0;            // most tokens of one decode call
   DecodeGridFn decode_grid[3][3] = {};
+  int most_grid_tokens[3] = {kMostByteTokens, kMostByteTokens,
+                             kMostByteTokens};  // of a product; more take tiles
 };
 
 extern const Table kBaselineTable;

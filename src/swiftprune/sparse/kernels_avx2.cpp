@@ -382,6 +382,8 @@ void set_avx2_decode(Table& table) {
   table.decode[kBlock][0] = decode_block<false>;
   table.decode[kBlock][1] = decode_block<true>;
   table.decode_int8_tokens = 2;
+  table.most_int8_tokens[0] = 8;
+  table.most_int8_tokens[1] = 4;
   table.quantize = quantize;
   table.decode_int8[0] = decode_int8<DenseInt8Stream>;
   table.decode_int8[1] = decode_int8<BitmapInt8Stream>;

@@ -21,10 +21,10 @@ using namespace sparse_kernels;
 
 constexpr std::int64_t kBytesPerTask = 128 * 1024;  // of weights: long beside the cost of handing it out
 constexpr std::int64_t kMaxPanelsPerTask = 32;
-constexpr int kMaxDecodeTokens = 8;                // of one call, in any table
-constexpr std::int64_t kMaxInt8DecodeTokens = 16;  // above, products with tiles are faster
-constexpr std::int64_t kTilePairs = 128;           // columns of a tile / 2: three float panels fill 48 KB
-constexpr std::int64_t kTokensPerPass = 512;       // of a product with tiles: bounds the copy of x
+constexpr int kMaxDecodeTokens = 8;           // of one call, in any table
+constexpr std::int64_t kTilePairs = 128;      // columns of a tile / 2: three float panels fill 48 KB
+constexpr int kTasksPerThread = 4;            // of a product with tiles: the threads end together
+constexpr std::int64_t kTokensPerPass = 512;  // of a product with tiles: bounds the copy of x
 
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
@@ -223,7 +223,7 @@ void decode_int8(const Product& product, const Table& kernels, DecodeInt8Fn kern
   const std::int64_t token_bytes = product.view.steps * 8;
   thread_local Scratch scratch;
   auto* quantized = scratch.get<std::byte>(tokens * token_bytes);
-  std::array<float, kMaxInt8DecodeTokens> scales;
+  std::array<float, kMostByteTokens> scales;
   for (std::int64_t t = 0; t < tokens; ++t) {
     float largest = 0.0f;
     for (std::int64_t c = 0; c < product.weight.cols(); ++c) {
@@ -306,7 +306,7 @@ void decode_grid(const Product& product, const Table& kernels, DecodeGridFn kern
                              static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(tokens))));
   thread_local Scratch scratch;
   auto* quantized = scratch.get<std::byte>(round_up(tokens, block) * x_stride);
-  std::array<float, kMaxInt8DecodeTokens> scales;
+  std::array<float, kMostByteTokens> scales;
   for (std::int64_t t = 0; t < tokens; ++t) {
     scales[static_cast<std::size_t>(t)] =
         largest_size(product.x.row(t), product.x.cols) / static_cast<float>(kLargestGridInput);
@@ -377,6 +377,24 @@ TilePlan plan_tiles(const PackedTensor& w, ComputeType compute) {
   return plan;
 }
 
+// Of 16-bit weights that are one stream of values a panel, dense or by a bitmap: on average; else 0.
+std::int64_t stream_bytes_per_pair(const PackedTensor& w) {
+  if (w.kind() == PackedKind::kDense16) return 64;
+  if (w.kind() != PackedKind::kBitmap16) return 0;
+  return static_cast<std::int64_t>(64.0 * w.density());
+}
+
+// Where the stream of a panel goes on behind `pair`; that of a dense panel that has ended with the panel that is expanded in
+// its place next.
+const void* stream_position(const Product& product, std::int64_t panel, std::int64_t panels,
+                            std::int64_t pair, std::int64_t cursor) {
+  const auto* values = static_cast<const std::uint16_t*>(product.view.values);
+  if (product.weight.kind() == PackedKind::kBitmap16)
+    return values + product.view.offsets[panel] + static_cast<std::uint64_t>(cursor);
+  const std::int64_t pairs = product.view.steps;
+  return values + (pair < pairs ? panel * pairs + pair : (panel + panels) * pairs) * 32;
+}
+
 // Panels [first, last), at most gemm->panels, times all tokens of the pass -> c [tokens rounded up,
 // panels·16].
 void multiply_panels(const Product& product, const TilePlan& plan, std::int64_t first, std::int64_t last,
@@ -387,7 +405,8 @@ void multiply_panels(const Product& product, const TilePlan& plan, std::int64_t 
   const std::int64_t x_bytes_per_pair = std::int64_t{plan.gemm->tokens} * (plan.bf16 ? 4 : 8);
   thread_local Scratch scratch;
   auto* tiles = scratch.get<std::byte>(count * kTilePairs * plan.bytes_per_pair());
-  std::array<const void*, 8> tile_of{};
+  std::array<const void*, 8> tile_of{}, ahead{};
+  const std::int64_t ahead_bytes = plan.in_place ? 0 : stream_bytes_per_pair(product.weight);
   std::array<std::int64_t, 8> cursor{};
   std::array<GridCursor, 8> grid_cursor{};
   for (std::int64_t k = 0; k < pairs; k += kTilePairs) {
@@ -401,14 +420,20 @@ void multiply_panels(const Product& product, const TilePlan& plan, std::int64_t 
       std::byte* tile = tiles + p * kTilePairs * plan.bytes_per_pair();
       cursor[i] = plan.expand({&product.view, first + p, k, k_end, cursor[i], &grid_cursor[i], tile});
       tile_of[i] = tile;
+      if (ahead_bytes > 0) ahead[i] = stream_position(product, first + p, count, k_end, cursor[i]);
     }
     for (std::int64_t b = 0; b < blocks; ++b) {
-      plan.gemm->multiply({.tiles = tile_of.data(),
+      const std::int64_t tokens =
+          std::min<std::int64_t>(plan.gemm->tokens, product.x.rows - b * plan.gemm->tokens);
+      plan.gemm->multiply({.tokens = static_cast<int>(tokens),
+                           .tiles = tile_of.data(),
                            .num_panels = static_cast<int>(count),
                            .pairs = k_end - k,
                            .x = x_blocks + (b * pairs + k) * x_bytes_per_pair,
                            .c = c + b * plan.gemm->tokens * count * kRows,
-                           .c_stride = count * kRows});
+                           .c_stride = count * kRows,
+                           .ahead = b == 0 && ahead_bytes > 0 ? ahead.data() : nullptr,
+                           .ahead_bytes = ahead_bytes});
     }
   }
 }
@@ -423,23 +448,29 @@ void multiply_tiles(const Product& product, const TilePlan& plan) {
   } else {
     pack_blocks(product.x, tokens, 2, reinterpret_cast<float*>(x_blocks));
   }
-  parallel_for(
-      product.weight.shape().num_panels(), plan.gemm->panels, [&](std::int64_t first, std::int64_t last) {
-        const std::int64_t stride = (last - first) * kRows;
-        thread_local Scratch c_scratch;
-        float* c = c_scratch.get<float>(padded_tokens * stride);
-        std::memset(c, 0, static_cast<std::size_t>(padded_tokens * stride) * sizeof(float));
-        multiply_panels(product, plan, first, last, x_blocks, c);
-        const std::int64_t rows = std::min(stride, product.weight.rows() - first * kRows);
-        const float* scales = product.weight.scales();
-        for (std::int64_t t = 0; t < product.x.rows; ++t) {
-          float* y = product.y.row(t) + first * kRows;
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const float sum = c[t * stride + r] * (scales != nullptr ? scales[first * kRows + r] : 1.0f);
-            y[r] = sum + product.bias_of(first * kRows + r);
-          }
-        }
-      });
+  const auto multiply = [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t stride = (last - first) * kRows;
+    thread_local Scratch c_scratch;
+    float* c = c_scratch.get<float>(padded_tokens * stride);
+    std::memset(c, 0, static_cast<std::size_t>(padded_tokens * stride) * sizeof(float));
+    multiply_panels(product, plan, first, last, x_blocks, c);
+    const std::int64_t rows = std::min(stride, product.weight.rows() - first * kRows);
+    const float* scales = product.weight.scales();
+    for (std::int64_t t = 0; t < product.x.rows; ++t) {
+      float* y = product.y.row(t) + first * kRows;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const float sum = c[t * stride + r] * (scales != nullptr ? scales[first * kRows + r] : 1.0f);
+        y[r] = sum + product.bias_of(first * kRows + r);
+      }
+    }
+  };
+  // A thread takes some neighbours one after another, whose weights lie one behind the other.
+  const std::int64_t panels = product.weight.shape().num_panels(), together = plan.gemm->panels;
+  const std::int64_t tasks = std::int64_t{kTasksPerThread} * num_threads();
+  const std::int64_t chunk = round_up(std::max<std::int64_t>(1, panels / tasks), together);
+  parallel_for(panels, chunk, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t p = first; p < last; p += together) multiply(p, std::min(last, p + together));
+  });
 }
 
 }  // namespace
@@ -459,12 +490,14 @@ void Linear::forward(ConstMatrixView x, std::span<const float> bias, MatrixView 
   const Weights view = kernel_view(weight_);
   Matrix copy;
   const ConstMatrixView whole = whole_steps(x, view.steps * (bytes_each || grid ? 4 : 2), copy);
-  if (grid && x.rows <= kMaxInt8DecodeTokens) {
-    const DecodeGridFn kernel = kernels.decode_grid[kernel_kind(weight_.kind())][kernel_bits(weight_)];
+  const int kind = kernel_kind(weight_.kind());
+  if (grid && kind != kBlock && x.rows <= kernels.most_grid_tokens[kind]) {
+    const DecodeGridFn kernel = kernels.decode_grid[kind][kernel_bits(weight_)];
     if (kernel != nullptr) return decode_grid({weight_, whole, bias, y, view}, kernels, kernel);
   }
-  const DecodeInt8Fn decode_bytes = kernels.decode_int8[kernel_kind(weight_.kind()) == kBitmap ? 1 : 0];
-  if (int8 && decode_bytes != nullptr && x.rows <= kMaxInt8DecodeTokens) {
+  const std::size_t bytes_kind = kind == kBitmap ? 1 : 0;
+  const DecodeInt8Fn decode_bytes = kernels.decode_int8[bytes_kind];
+  if (int8 && decode_bytes != nullptr && x.rows <= kernels.most_int8_tokens[bytes_kind]) {
     return decode_int8({weight_, whole, bias, y, view}, kernels, decode_bytes);
   }
   if (!bytes_each && !grid) {

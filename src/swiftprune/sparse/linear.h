@@ -24,7 +24,7 @@ class Linear {
   // x [N, I], bias [O] or empty -> y [N, O]. Sums are float32; the bits do not depend on the number of
   // threads, and for dense16 and bitmap16 not on the kind. `compute` bf16 lets products of many tokens round
   // x to bf16 where the processor multiplies bf16; a few tokens always meet x in float32. int8 kinds round x
-  // of up to 16 tokens to 16 bits a token (scale max |x| / 32767) and sum exactly; so do grids (max |x| /
+  // of a few tokens (up to 16 by instruction set) to 16 bits a token (scale max |x| / 32767) and sum exactly; so do grids (max |x| /
   // 32639), exactly within a group of inputs, where the processor has kernels for them. `compute` bf16 lets
   // products of many tokens round a grid's weights to bf16, too.
   void forward(ConstMatrixView x, std::span<const float> bias, MatrixView y,

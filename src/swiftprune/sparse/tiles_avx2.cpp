@@ -182,24 +182,27 @@ std::int64_t expand_bitmap_int8(const ExpandArgs& a) {
 
 constexpr int kTokens = 6;
 
-void multiply(const GemmArgs& a) {
+template <int kCount, bool kReadsAhead>
+void multiply_tokens(const GemmArgs& a) {
   for (int p = 0; p < a.num_panels; ++p) {
     const auto* tile = static_cast<const float*>(a.tiles[p]);
     float* c = a.c + p * kRows;
-    __m256 low[kTokens], high[kTokens];
+    __m256 low[kCount], high[kCount];
     SWIFTPRUNE_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
+    for (int t = 0; t < kCount; ++t) {
       low[t] = _mm256_loadu_ps(c + t * a.c_stride);
       high[t] = _mm256_loadu_ps(c + t * a.c_stride + 8);
     }
     const auto* x = static_cast<const float*>(a.x);
+    const auto* ahead = kReadsAhead ? static_cast<const char*>(a.ahead[p]) : nullptr;
     for (std::int64_t k = 0; k < a.pairs; ++k, x += 2 * kTokens, tile += 2 * kRows) {
+      if constexpr (kReadsAhead) _mm_prefetch(ahead + k * a.ahead_bytes, _MM_HINT_T1);
       SWIFTPRUNE_UNROLL
       for (int j = 0; j < 2; ++j) {
         const __m256 w0 = _mm256_loadu_ps(tile + j * kRows);
         const __m256 w1 = _mm256_loadu_ps(tile + j * kRows + 8);
         SWIFTPRUNE_UNROLL
-        for (int t = 0; t < kTokens; ++t) {
+        for (int t = 0; t < kCount; ++t) {
           const __m256 xt = _mm256_broadcast_ss(x + 2 * t + j);
           low[t] = _mm256_fmadd_ps(w0, xt, low[t]);
           high[t] = _mm256_fmadd_ps(w1, xt, high[t]);
@@ -207,12 +210,33 @@ void multiply(const GemmArgs& a) {
       }
     }
     SWIFTPRUNE_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
+    for (int t = 0; t < kCount; ++t) {
       _mm256_storeu_ps(c + t * a.c_stride, low[t]);
       _mm256_storeu_ps(c + t * a.c_stride + 8, high[t]);
     }
   }
 }
+
+// The last block has but some tokens.
+template <bool kReadsAhead>
+void multiply_block(const GemmArgs& a) {
+  switch (a.tokens) {
+    case 1:
+      return multiply_tokens<1, kReadsAhead>(a);
+    case 2:
+      return multiply_tokens<2, kReadsAhead>(a);
+    case 3:
+      return multiply_tokens<3, kReadsAhead>(a);
+    case 4:
+      return multiply_tokens<4, kReadsAhead>(a);
+    case 5:
+      return multiply_tokens<5, kReadsAhead>(a);
+    default:
+      return multiply_tokens<kTokens, kReadsAhead>(a);
+  }
+}
+
+void multiply(const GemmArgs& a) { a.ahead == nullptr ? multiply_block<false>(a) : multiply_block<true>(a); }
 
 }  // namespace
 
