@@ -19,6 +19,7 @@ constexpr std::int64_t kKeyTile = 256;
 // Few queries are too little work for many threads by heads alone: their keys are split, too.
 constexpr std::int64_t kPartKeys = 512;
 constexpr std::int64_t kFewQueries = 16;
+constexpr std::int64_t kFewTileRows = 8;  // of a tile: sgemm takes longer to begin than to multiply
 
 // All query heads that share one key/value head, for one tile of queries and part `part` of their keys, of kPartKeys each,
 // or all of them (kAllKeys). Row r = n·group + g is query n of head g.
@@ -95,7 +96,13 @@ class GroupTile {
 
   void add_keys(std::int64_t t0, std::int64_t count) {
     const MatrixView scores = scores_.view().col_block(0, count);
-    sgemm(false, true, 1.0f, queries_.view(), k_.row_block(t0, count), 0.0f, scores);
+    const bool few = rows_ <= kFewTileRows;
+    if (few) {
+      for (std::int64_t r = 0; r < rows_; ++r)
+        kernels().key_products(queries_.row(r), k_.row(t0), count, k_.stride, p_.head_size, scores.row(r));
+    } else {
+      sgemm(false, true, 1.0f, queries_.view(), k_.row_block(t0, count), 0.0f, scores);
+    }
     for (std::int64_t n = 0; n < num_queries_; ++n) {
       const std::int64_t begin = std::clamp<std::int64_t>(first_key(n) - t0, 0, count);
       const std::int64_t end = std::clamp<std::int64_t>(last_key(n) + 1 - t0, 0, count);
@@ -116,7 +123,9 @@ class GroupTile {
         if (correction != 1.0f) kernels().scale_row(sums_.row(r), p_.head_size, correction);
       }
     }
-    sgemm(false, false, 1.0f, scores, v_.row_block(t0, count), 1.0f, sums_.view());
+    if (!few) return sgemm(false, false, 1.0f, scores, v_.row_block(t0, count), 1.0f, sums_.view());
+    for (std::int64_t r = 0; r < rows_; ++r)
+      kernels().add_values(scores.row(r), v_.row(t0), count, v_.stride, p_.head_size, sums_.row(r));
   }
 
   // The kernel multiplies what it is given by the scale. offset: of the first key from the query.

@@ -14,6 +14,12 @@ struct Kernels {
   // = exp(old top − new top).
   float (*softmax_row)(float* s, std::int64_t n, float scale, float softcap, float* top, float* total);
   void (*scale_row)(float* x, std::int64_t n, float factor);
+  // Attention of a few queries, whose products are too small for a library's call. scores[t] = q·k_t for keys k [keys,
+  // stride] of d numbers, and y[0..d) += Σ weights[t]·v_t.
+  void (*key_products)(const float* q, const float* k, std::int64_t keys, std::int64_t stride, std::int64_t d,
+                       float* scores);
+  void (*add_values)(const float* weights, const float* v, std::int64_t keys, std::int64_t stride,
+                     std::int64_t d, float* y);
   void (*rms_norm_row)(const float* x, const float* gain, float gain_offset, float eps, std::int64_t n,
                        float* y);
   // gain and bias may be null
