@@ -20,6 +20,7 @@
 #include "swiftprune/api/text_writer.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/model/end_tokens.h"
+#include "terminal_lines.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -46,15 +47,15 @@ constexpr std::string_view kHelp =
 // new line.
 class AnswerStop {
  public:
-  explicit AnswerStop(bool at_terminal)
-      : taker_([this, at_terminal] {
+  explicit AnswerStop(TerminalLines* typed)
+      : taker_([this, typed] {
           const std::lock_guard lock(mutex_);
           if (current_) {
             current_->request_stop();
             return true;
           }
-          if (at_terminal) fmt::print(stderr, "\n(/exit or Ctrl-D ends)\n> ");
-          return at_terminal;
+          if (typed != nullptr) typed->drop_line();
+          return typed != nullptr;
         }) {}
 
   std::stop_token begin() {
@@ -86,14 +87,13 @@ class Chat {
       : options_(options),
         job_(job),
         writer_(writer),
-        at_terminal_(::isatty(STDIN_FILENO) == 1 && !options.common.quiet && !options.common.json),
-        stop_(at_terminal_) {
+        stop_(is_typed(options.common) ? &typed_.emplace() : nullptr) {
+    if (typed_) typed_->hint = "(/exit or Ctrl-D ends)\n";
     if (!options.system.empty()) messages_.push_back({"system", options.system});
   }
 
   void run() {
-    if (at_terminal_)
-      fmt::print(stderr, "{}, {} positions.\n{}", model_name(options_.model), positions(), kHelp);
+    if (typed_) fmt::print(stderr, "{}, {} positions.\n{}", model_name(options_.model), positions(), kHelp);
     while (const std::optional<std::string> line = next_message()) {
       if (line->empty()) continue;
       if (line->starts_with('/') && !line->starts_with("//")) {
@@ -108,17 +108,17 @@ class Chat {
  private:
   std::int64_t positions() const { return writer_.model().config().max_positions; }
 
+  static bool is_typed(const CommonOptions& common) {
+    return ::isatty(STDIN_FILENO) == 1 && ::isatty(STDERR_FILENO) == 1 && !common.quiet && !common.json;
+  }
+
   // Lines that end with a backslash are one message.
   std::optional<std::string> next_message() {
     std::string message;
     for (const char* prompt = "> ";; prompt = "  ") {
-      if (at_terminal_) {
-        fmt::print(stderr, "{}", prompt);
-        std::fflush(stderr);
-      }
-      std::optional<std::string> line = lines_.next();
+      std::optional<std::string> line = typed_ ? typed_->next(prompt) : lines_.next();
       if (!line) {
-        if (at_terminal_) fmt::print(stderr, "\n");
+        if (typed_) fmt::print(stderr, "\n");
         return message.empty() ? std::nullopt : std::optional(message);
       }
       const bool goes_on = line->ends_with('\\');
@@ -250,7 +250,7 @@ class Chat {
   const ChatOptions& options_;
   const RunScope& job_;
   TextWriter& writer_;
-  const bool at_terminal_;
+  std::optional<TerminalLines> typed_;  // at a terminal
   AnswerStop stop_;
   LineReader lines_;
   std::vector<Message> messages_;

@@ -1,4 +1,4 @@
-// Lines from standard input, for commands that talk: a terminal's own line editing, or a pipe. Waiting for one ends when
+// Lines from a pipe or a file, for commands that talk (terminal_lines.h: what is typed). Waiting for one ends when
 // the run is stopped, which std::getline() would not.
 #pragma once
 

@@ -207,6 +207,27 @@ TEST_F(ChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
   EXPECT_EQ(terminal.exit_code(), 0) << terminal.seen();
 }
 
+TEST_F(ChatTest, TypedLinesAreEditedAndComeBack) {
+  ::setenv("TERM", "vt100", 1);
+  Terminal terminal({"chat", at("model"), "-n", "1", "--seed", "1"});
+  ASSERT_TRUE(terminal.shows("> ")) << terminal.seen();
+  terminal.type("/sunshine\x7f\x7f\x7f\x7f\x7f\n");  // backspaces
+  ASSERT_TRUE(terminal.shows("/sun: no such command")) << terminal.seen();
+  terminal.type("/m\xc3\xb8\xc3\xb8n\n");
+  ASSERT_TRUE(terminal.shows("/m\xc3\xb8\xc3\xb8n: no such command")) << terminal.seen();
+  terminal.type("\x1b[A\x1b[A\n");  // two lines up
+  ASSERT_TRUE(terminal.shows("/sun: no such command")) << terminal.seen();
+  // What Ctrl-C drops is no part of the next line.
+  terminal.type("/stars");
+  ASSERT_TRUE(terminal.shows("/stars")) << terminal.seen();
+  terminal.type("\x03");
+  ASSERT_TRUE(terminal.shows("(/exit or Ctrl-D ends)")) << terminal.seen();
+  terminal.type("/moon\n");
+  ASSERT_TRUE(terminal.shows("/moon: no such command")) << terminal.seen();
+  terminal.type("/exit\n");
+  EXPECT_EQ(terminal.exit_code(), 0) << terminal.seen();
+}
+
 TEST_F(ChatTest, OtherSignalsEndItWhereverItIs) {
   never_ends();
   for (const bool answering : {false, true}) {
