@@ -87,8 +87,7 @@ class Chat {
       : options_(options),
         job_(job),
         writer_(writer),
-        stop_(is_typed(options.common) ? &typed_.emplace() : nullptr) {
-    if (typed_) typed_->hint = "(/exit or Ctrl-D ends)\n";
+        stop_(is_typed(options.common) ? &typed_.emplace("(/exit or Ctrl-D ends)\n") : nullptr) {
     if (!options.system.empty()) messages_.push_back({"system", options.system});
   }
 

@@ -129,10 +129,14 @@ CLI::Validator a_pattern(const std::string& other) {
       "");
 }
 
-CLI::Validator a_method() {
+std::vector<std::string> method_names() {
   std::vector<std::string> names;
   for (const Method& method : methods()) names.emplace_back(method.name);
-  return one_of(names).description("");  // `methods` lists them
+  return names;
+}
+
+CLI::Validator a_method() {
+  return one_of(method_names()).description("");  // `methods` lists them
 }
 
 CLI::Validator a_name() {

@@ -20,8 +20,9 @@ CLI::Validator some_of(const std::vector<std::string>& words);
 CLI::Validator share();
 // A pattern of zeros, or this other word.
 CLI::Validator a_pattern(const std::string& other = "");
-// The name of a method.
+// The name of a method; and all of them.
 CLI::Validator a_method();
+std::vector<std::string> method_names();
 // What is not empty: a file, a folder, a model.
 CLI::Validator a_name();
 // What every option of a number is checked with before all else.

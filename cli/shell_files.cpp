@@ -5,8 +5,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "checks.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/pipeline/method.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -18,13 +18,6 @@ struct OptionWords {
   bool takes_value = false;
 };
 
-// Too many for a help's line, where `methods` is named instead.
-std::vector<std::string> method_names() {
-  std::vector<std::string> names;
-  for (const Method& method : methods()) names.emplace_back(method.name);
-  return names;
-}
-
 std::vector<OptionWords> option_words_of(const CLI::App& command) {
   std::vector<OptionWords> options;
   for (const CLI::Option* option : command.get_options()) {
@@ -33,6 +26,7 @@ std::vector<OptionWords> option_words_of(const CLI::App& command) {
     for (const std::string& name : option->get_lnames()) words.names.push_back("--" + name);
     for (const std::string& name : option->get_snames()) words.names.push_back("-" + name);
     words.values = values_of(*option);
+    // Too many for a help's line, where `methods` is named instead.
     if (option->check_lname("method")) words.values = method_names();
     words.description = option->get_description();
     words.takes_value = option->get_items_expected_max() > 0;

@@ -1,17 +1,16 @@
 #include "terminal_lines.h"
 
 #include <histedit.h>
-#include <poll.h>
-#include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <clocale>
 #include <cstdio>
+#include <cstdlib>
 #include <cwchar>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "line_reader.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/run_context.h"
@@ -60,18 +59,14 @@ struct TerminalLines::Editor {
 
   // libedit's own waits for a key whatever happens. 1: a character, 0: the end, -1: the line is given up.
   static int read_character(EditLine* line, wchar_t* to) {
-    constexpr int kPatienceMs = 100;  // between two looks at what else may end the line
     Editor& self = of(line);
     std::mbstate_t state{};
     while (true) {
       if (self.dropped || stopped()) return -1;
-      pollfd input{STDIN_FILENO, POLLIN, 0};
-      const int ready = ::poll(&input, 1, kPatienceMs);
-      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
       char byte = 0;
-      const ssize_t count = ready < 0 ? -1 : ::read(STDIN_FILENO, &byte, 1);
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) return 0;
+      const std::optional<ssize_t> count = read_input({&byte, 1});
+      if (!count) continue;
+      if (*count <= 0) return 0;
       // Ctrl-D that was typed before the line began: so the terminal keeps it.
       if (byte == '\0') byte = '\x04';
       const std::size_t length = std::mbrtowc(to, &byte, 1, &state);
@@ -86,7 +81,8 @@ struct TerminalLines::Editor {
   std::string prompt;
 };
 
-TerminalLines::TerminalLines() : editor_(std::make_unique<Editor>(dropped_)) {}
+TerminalLines::TerminalLines(std::string hint)
+    : hint_(std::move(hint)), editor_(std::make_unique<Editor>(dropped_)) {}
 TerminalLines::~TerminalLines() = default;
 
 std::optional<std::string> TerminalLines::next(const std::string& prompt) {
@@ -97,7 +93,7 @@ std::optional<std::string> TerminalLines::next(const std::string& prompt) {
     const char* text = ::el_gets(editor_->line, &count);
     check_interrupt();
     if (dropped_) {
-      fmt::print(stderr, "\n{}", hint);
+      fmt::print(stderr, "\n{}", hint_);
       continue;
     }
     if (text == nullptr || count <= 0) return std::nullopt;

@@ -11,8 +11,8 @@ namespace swiftprune::cli {
 
 class TerminalLines {
  public:
-  // Standard input and standard error are the terminal.
-  TerminalLines();
+  // Standard input and standard error are the terminal. hint: shown where a line is dropped.
+  explicit TerminalLines(std::string hint);
   ~TerminalLines();
   TerminalLines(const TerminalLines&) = delete;
   TerminalLines& operator=(const TerminalLines&) = delete;
@@ -20,12 +20,12 @@ class TerminalLines {
   // Shows the prompt and reads a line, without its line feed. Nothing at the end. Throws Interrupted when the run of this
   // thread is stopped.
   std::optional<std::string> next(const std::string& prompt);
-  // From another thread: what has been typed of the line is dropped, `hint` is shown and the prompt again.
+  // From another thread: what has been typed of the line is dropped, and the prompt is shown again.
   void drop_line() { dropped_ = true; }
-  std::string hint;
 
  private:
   struct Editor;
+  std::string hint_;
   std::atomic<bool> dropped_ = false;
   std::unique_ptr<Editor> editor_;
 };
