@@ -53,9 +53,9 @@ class SequenceEngine {
   // decode(ids) and, in the same pass over the weights, prefill(lane, prompt) of a lane behind them: logits [n + 1, vocab],
   // the prompt's last. Of engines that join prompts; others have a pass for each.
   virtual bool joins_prompts() const { return false; }
-  virtual ConstMatrixView decode_beside(std::span<const std::int32_t> ids, std::int64_t lane,
-                                        std::span<const std::int32_t> prompt) {
-    expect(ids.empty() && prompt.empty() && lane < 0, "decode_beside: an engine that joins prompts");
+  virtual ConstMatrixView decode_beside(std::span<const std::int32_t> /*ids*/, std::int64_t /*lane*/,
+                                        std::span<const std::int32_t> /*prompt*/) {
+    expect(false, "decode_beside: an engine that joins prompts");
     return {};
   }
 
