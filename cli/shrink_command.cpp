@@ -101,9 +101,9 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--compensate", f.job.compensate,
                   "What is left: none (as it is), bias (means of what went, in biases that "
-                  "config.json of the family allows), refit "
+                  "config.json of the family allows; of experts, in theirs), refit "
                   "(output projections by least squares), aligned (all linears, towards the dense model; two "
-                  "forwards), auto (aligned when layers go, else refit)")
+                  "forwards), auto (aligned when layers go, else refit; of MXFP4 experts bias)")
       ->capture_default_str();
   command
       .add_option("--damping", f.job.damping, "Of the least squares: higher stays nearer to the old weights")

@@ -26,9 +26,11 @@ class Nowhere final : public ShrinkOutput, public ReducedExpertsOutput {
   void write_part(const std::string&, std::int64_t, std::span<const std::byte>) override {}
   void write_bias(const std::string&, std::span<const float>) override {}
   void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
-  void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+  void write_bias(std::int64_t, std::int64_t, std::span<const float>) override {}
+  void keep(const ReducedLayer&) override {}
   void finish_layer(const ReducedLayer&) override {}
   Matrix read_down(std::int64_t, std::int64_t) override { return {}; }
+  std::vector<float> read_bias(std::int64_t, std::int64_t) override { return {}; }
 };
 
 // Linears that change alike, whatever their block: "model.layers.*.mlp.up_proj.weight".

@@ -181,6 +181,7 @@ class CudaExpertsTest : public TestWithParam<std::string> {
     o.keep = keep;
     o.scorer = &expert_scorer(scorer);
     o.refit = can_refit_experts(*model_);
+    o.bias = experts.bias;
     return o;
   }
 

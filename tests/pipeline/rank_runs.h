@@ -36,15 +36,20 @@ class HashedExperts final : public ReducedExpertsOutput, public NarrowedExpertsO
     note(layer, index, {}, weight);
     downs_[{layer, index}] = copy_of(weight);
   }
-  void keep(std::int64_t layer, std::span<const std::int64_t> kept, const std::vector<bool>&) override {
-    note(layer, -1, kept, {});
+  void write_bias(std::int64_t layer, std::int64_t index, std::span<const float> bias) override {
+    note(layer, index, {}, {bias.data(), 1, std::ssize(bias), std::ssize(bias)});
+    biases_[{layer, index}].assign(bias.begin(), bias.end());
   }
+  void keep(const ReducedLayer& layer) override { note(layer.evidence.layer, -1, layer.kept, {}); }
   void finish_layer(const ReducedLayer& layer) override {
     hash_.update(layers_text(std::span(&layer, 1)));
     layers.push_back(layer);
   }
   Matrix read_down(std::int64_t layer, std::int64_t index) override {
     return downs_.at({layer, index}).clone();
+  }
+  std::vector<float> read_bias(std::int64_t layer, std::int64_t index) override {
+    return biases_.at({layer, index});
   }
   void write(std::int64_t layer, std::int64_t expert, std::span<const std::int64_t> kept,
              ConstMatrixView down) override {
@@ -61,6 +66,7 @@ class HashedExperts final : public ReducedExpertsOutput, public NarrowedExpertsO
   }
   Sha256 hash_;
   std::map<std::pair<std::int64_t, std::int64_t>, Matrix> downs_;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::vector<float>> biases_;
 };
 
 // Pruned tensors by their names, experts' one by one, whatever the file's form.
@@ -135,6 +141,7 @@ inline RemoveExpertsOptions removal_options(const Model& model, const char* scor
   options.keep = keep;
   options.scorer = &expert_scorer(scorer);
   options.refit = can_refit_experts(model);
+  options.bias = experts.bias;
   return options;
 }
 

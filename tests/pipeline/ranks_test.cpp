@@ -283,11 +283,16 @@ TEST_P(RanksExperts, FinishedLayersAreTakenOverFromTheFirst) {
      public:
       OfFirst(test::HashedExperts& earlier, bool is_first) : earlier_(earlier), is_first_(is_first) {}
       void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
-      void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+      void write_bias(std::int64_t, std::int64_t, std::span<const float>) override {}
+      void keep(const ReducedLayer&) override {}
       void finish_layer(const ReducedLayer& layer) override { layers.push_back(layer); }
       Matrix read_down(std::int64_t layer, std::int64_t index) override {
         EXPECT_TRUE(is_first_);
         return earlier_.read_down(layer, index);
+      }
+      std::vector<float> read_bias(std::int64_t layer, std::int64_t index) override {
+        EXPECT_TRUE(is_first_);
+        return earlier_.read_bias(layer, index);
       }
       std::vector<ReducedLayer> layers;
 

@@ -38,12 +38,14 @@ using ::testing::IsEmpty;
 // Keeps what it is given.
 struct Collected final : ReducedExpertsOutput {
   void write_down(std::int64_t layer, std::int64_t, ConstMatrixView) override { ++downs[layer]; }
-  void keep(std::int64_t layer, std::span<const std::int64_t> members, const std::vector<bool>&) override {
-    kept[layer].assign(members.begin(), members.end());
-  }
+  void write_bias(std::int64_t layer, std::int64_t, std::span<const float>) override { ++biases[layer]; }
+  void keep(const ReducedLayer& layer) override { kept[layer.evidence.layer] = layer.kept; }
   void finish_layer(const ReducedLayer&) override {}
   Matrix read_down(std::int64_t, std::int64_t) override { throw std::logic_error("no layer is finished"); }
-  std::map<std::int64_t, int> downs;
+  std::vector<float> read_bias(std::int64_t, std::int64_t) override {
+    throw std::logic_error("no layer is finished");
+  }
+  std::map<std::int64_t, int> downs, biases;
   std::map<std::int64_t, std::vector<std::int64_t>> kept;
 };
 
@@ -65,6 +67,12 @@ class RemoveExperts : public ::testing::TestWithParam<std::string> {
     result.keep = keep_;
     result.scorer = &expert_scorer(scorer);
     result.refit = refit;
+    return result;
+  }
+  // With whatever the experts can hold.
+  RemoveExpertsOptions compensated(const char* scorer) const {
+    RemoveExpertsOptions result = options(scorer, can_refit_experts(*model_));
+    result.bias = experts_of(*model_).bias;
     return result;
   }
   RemoveExpertsResult run(const RemoveExpertsOptions& o, ReducedExpertsOutput& output) const {
@@ -125,11 +133,14 @@ TEST_P(RemoveExperts, OursIsWhatRemovalReallyChanges) {
 }
 
 TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
-  for (const bool refit : {false, true}) {
-    if (refit && !can_refit_experts(*model_)) continue;
+  std::vector<RemoveExpertsOptions> all = {options("reap", false), compensated("reap")};
+  if (experts_of(*model_).bias) {
+    all.push_back(options("reap", false));
+    all.back().bias = true;
+  }
+  for (const RemoveExpertsOptions& o : all) {
     const test::TempDir dir;
     ExpertCheckpoint output(*model_, keep_, dir.path() / "out");
-    RemoveExpertsOptions o = options("reap", refit);
     const RemoveExpertsResult result = run(o, output);
     output.finish({{"method", "shrink experts"}});
     const auto reduced = Model::open(dir.path() / "out");
@@ -137,7 +148,7 @@ TEST_P(RemoveExperts, FolderHoldsWhatWasComputed) {
     expect_reported_change(*model_, *reduced, result.layers.front().change_refitted, *backend_, windows_);
     for (const ReducedLayer& layer : result.layers) {
       EXPECT_TRUE(std::isfinite(layer.change));
-      if (refit) {
+      if (o.refit || o.bias) {
         EXPECT_LT(layer.change_refitted, layer.change + 1e-9);
       }
     }
@@ -187,7 +198,7 @@ TEST_P(RemoveExperts, LayersMayKeepDifferentNumbers) {
   }
   if (counts.size() < 2) GTEST_SKIP() << "one layer with experts";
   const test::TempDir dir;
-  RemoveExpertsOptions o = options("ours", can_refit_experts(*model_));
+  RemoveExpertsOptions o = compensated("ours");
   o.keep = ExpertCounts(counts);
   RemoveExpertsResult result;
   {
@@ -225,7 +236,7 @@ TEST_P(RemoveExperts, LayersMayKeepDifferentNumbers) {
 // Stopped before the last layer, then gone on with: the bytes of a run that was not.
 TEST_P(RemoveExperts, GoesOnBehindFinishedLayers) {
   const test::TempDir dir;
-  RemoveExpertsOptions o = options("ours", can_refit_experts(*model_));
+  RemoveExpertsOptions o = compensated("ours");
   ExpertCheckpoint whole(*model_, keep_, dir.path() / "whole");
   const RemoveExpertsResult expected = run(o, whole);
   whole.finish({});
@@ -279,9 +290,9 @@ TEST_P(RemoveExperts, OddJournalsAreNotGoneOnWith) {
 
 TEST_P(RemoveExperts, AnyNumberOfThreadsGivesTheSame) {
   Collected one, two;
-  const RemoveExpertsResult a = run(options("ours", can_refit_experts(*model_)), one);
+  const RemoveExpertsResult a = run(compensated("ours"), one);
   set_num_threads(1);
-  const RemoveExpertsResult b = run(options("ours", can_refit_experts(*model_)), two);
+  const RemoveExpertsResult b = run(compensated("ours"), two);
   set_num_threads(0);
   EXPECT_EQ(one.kept, two.kept);
   EXPECT_EQ(a.layers.back().change_refitted, b.layers.back().change_refitted);

@@ -96,20 +96,26 @@ Json counts_json(const ExpertCounts& keep) {
   return keep.differ() ? Json(keep.of_layers()) : Json(keep.of(0));
 }
 
-bool wants_refit(const ShrinkJob& job, const Model& model) {
-  const bool possible = can_refit_experts(model);
-  if (job.compensate == "auto") return possible;
-  if (job.compensate == "none") return false;
-  if (job.compensate != "refit") {
-    bad_usage("--compensate: found '{}', expected of experts auto, none or refit", job.compensate);
+// Which of refit and bias. By default whatever the experts can hold.
+void choose_compensation(const ShrinkJob& job, const Model& model, RemoveExpertsOptions& options) {
+  const bool refits = can_refit_experts(model), biases = experts_of(model.config())->bias;
+  options.refit = job.compensate == "refit" || (job.compensate == "auto" && refits);
+  options.bias = biases && job.compensate != "none";
+  if (job.compensate == "auto" || job.compensate == "none") return;
+  if (job.compensate != "refit" && job.compensate != "bias") {
+    bad_usage("--compensate: found '{}', expected of experts auto, none, bias or refit", job.compensate);
   }
-  if (!possible) {
+  if (job.compensate == "bias" && !biases) {
+    bad_usage("--compensate: found bias, expected none or refit: experts of the family {} have no biases",
+              model.config().family);
+  }
+  if (options.refit && !refits) {
     bad_usage(
-        "--compensate: found refit, expected none: experts in MXFP4 are kept as they are, and cannot hold "
+        "--compensate: found refit, expected {}: experts in MXFP4 are kept as they are, and cannot hold "
         "other "
-        "weights");
+        "weights",
+        biases ? "none or bias" : "none");
   }
-  return true;
 }
 
 Json layers_json(const RemoveExpertsResult& result) {
@@ -139,6 +145,7 @@ Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
             {"left", counts_json(options.keep)},
             {"a_token", experts.router.top_k},
             {"keep_super", options.keep_super},
+            {"biases_fitted", options.bias},
             {"layers", layers_json(result)}}},
           {"left_out_prediction_layers", output.leaves_prediction_layers_out()}};
 }
@@ -147,9 +154,11 @@ Json own_record(const ModelConfig& model, const RemoveExpertsOptions& options,
 class NoExpertsOutput final : public ReducedExpertsOutput {
  public:
   void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
-  void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+  void write_bias(std::int64_t, std::int64_t, std::span<const float>) override {}
+  void keep(const ReducedLayer&) override {}
   void finish_layer(const ReducedLayer&) override {}
   Matrix read_down(std::int64_t, std::int64_t) override { return {}; }
+  std::vector<float> read_bias(std::int64_t, std::int64_t) override { return {}; }
 };
 
 // Of the first rank, to all.
@@ -197,7 +206,7 @@ RemoveExpertsOptions prepare_experts(const ShrinkJob& job, const Model& model, C
   options.seed = job.calibration.seed;
   options.rounds = job.rounds;
   options.keep_super = job.keep_super;
-  options.refit = wants_refit(job, model);
+  choose_compensation(job, model, options);
   options.damping = job.damping;
   options.compute = compute;
   options.progress = current_run().progress;
@@ -243,7 +252,9 @@ std::optional<ShrinkReport> shrink_experts(const ShrinkingOf& run, RemoveExperts
                                  .command = origin.command,
                                  .ranks = ranks,
                                  .method = "shrink experts",
-                                 .compensation = options.refit ? "refit" : "none",
+                                 .compensation = options.refit  ? "refit"
+                                                 : options.bias ? "bias"
+                                                                : "none",
                                  .seconds = result.seconds},
                                 own_record(model.config(), options, result, *output), hashes.get());
   output->finish(report.record);

@@ -511,6 +511,7 @@ void CheckpointWriter::write_bytes(std::string_view name, std::span<const std::b
   if (!tensor.own) return;
   Impl::count_written(tensor, tensor.info.numel());
   tensor.file->write_at(tensor.file_offset, bytes);
+  tensor.file->start_writing(tensor.file_offset, bytes.size());
 }
 
 void CheckpointWriter::write_bytes_part(std::string_view name, std::int64_t first,

@@ -59,7 +59,9 @@ class BlockExperts {
   bool in_mxfp4() const { return tensors_.form() == ExpertForm::kMxfp4; }
 
   StoredMatrix matrix(std::int64_t expert, ExpertPart part) const {
-    StoredMatrix result{tensors_.bytes(expert, part), tensors_.dtype(expert, part)};
+    std::vector<std::byte> own;
+    const std::span<const std::byte> bytes = tensors_.bytes(expert, part, own);
+    StoredMatrix result{{bytes.begin(), bytes.end()}, tensors_.dtype(expert, part)};
     tensors_.release(expert);
     return result;
   }

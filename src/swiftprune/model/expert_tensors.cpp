@@ -192,27 +192,30 @@ DType ExpertTensors::dtype(std::int64_t expert, ExpertPart part) const {
   return form_ == ExpertForm::kMxfp4 ? DType::kBF16 : checkpoint_.at(place(expert, part).tensor).dtype;
 }
 
-std::vector<std::byte> ExpertTensors::bytes(std::int64_t expert, ExpertPart part) const {
+std::span<const std::byte> ExpertTensors::bytes(std::int64_t expert, ExpertPart part,
+                                                std::vector<std::byte>& own) const {
   const std::int64_t rows = outputs(part), cols = inputs(part);
   const DType type = dtype(expert, part);
-  std::vector<std::byte> result(at(rows * cols * size_of(type)));
+  const std::size_t size = at(rows * cols * size_of(type));
   if (form_ == ExpertForm::kMxfp4) {
-    std::memcpy(result.data(), mxfp4_bits(expert, part).data(), result.size());
-    return result;
+    own.resize(size);
+    std::memcpy(own.data(), mxfp4_bits(expert, part).data(), size);
+    return own;
   }
   Place from = place(expert, part);
   const TensorInfo& tensor = checkpoint_.at(from.tensor);
   const std::int64_t extent = tensor.shape.front();
-  const bool own = form_ == ExpertForm::kSeparate;
-  std::vector<std::byte> read;
-  const auto mapped = checkpoint_.bytes_of_part(tensor, own ? 0 : expert, own ? extent : 1, read);
-  if (!own) from.first -= expert * (tensor.numel() / extent);
+  const bool separate = form_ == ExpertForm::kSeparate;
+  const auto mapped = checkpoint_.bytes_of_part(tensor, separate ? 0 : expert, separate ? extent : 1, own);
+  if (!separate) from.first -= expert * (tensor.numel() / extent);
+  if (from.column == 1 && from.row == cols) return mapped.subspan(at(from.first * size_of(type)), size);
+  std::vector<std::byte> result(size);
   if (type == DType::kF32) {
     gather(mapped, from, rows, cols, reinterpret_cast<std::uint32_t*>(result.data()));
   } else {
     gather(mapped, from, rows, cols, reinterpret_cast<std::uint16_t*>(result.data()));
   }
-  return result;
+  return own = std::move(result);
 }
 
 std::vector<std::uint16_t> ExpertTensors::mxfp4_bits(std::int64_t expert, ExpertPart part) const {
@@ -272,7 +275,8 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
     }
   }
   linear.dtype = dtype(expert, part);
-  const std::vector<std::byte> values = bytes(expert, part);
+  std::vector<std::byte> own;
+  const std::span<const std::byte> values = bytes(expert, part, own);
   if (linear.dtype != DType::kF32 && use == WeightUse::kCompact) {
     std::vector<std::uint16_t> bits(at(rows * cols));
     std::memcpy(bits.data(), values.data(), values.size());
@@ -282,8 +286,8 @@ BlockLinear ExpertTensors::load(std::int64_t expert, ExpertPart part, WeightUse 
   linear.weight = Matrix(rows, cols);
   const std::int64_t row_bytes = cols * size_of(linear.dtype);
   parallel_for(rows, kRowsATask, [&](std::int64_t first, std::int64_t last) {
-    convert_to_f32(std::span(values).subspan(at(first * row_bytes), at((last - first) * row_bytes)),
-                   linear.dtype, linear.weight.values().subspan(at(first * cols), at((last - first) * cols)));
+    convert_to_f32(values.subspan(at(first * row_bytes), at((last - first) * row_bytes)), linear.dtype,
+                   linear.weight.values().subspan(at(first * cols), at((last - first) * cols)));
   });
   return linear;
 }

@@ -56,8 +56,8 @@ class ExpertTensors {
   const std::vector<std::string>& names() const { return names_; }
   // Those that hold weights (of mxfp4: blocks and scales), not biases.
   const std::vector<std::string>& weight_names() const { return weight_names_; }
-  // A linear's values [O, I] in dtype().
-  std::vector<std::byte> bytes(std::int64_t expert, ExpertPart part) const;
+  // A linear's values [O, I] in dtype(): as the file has them where they lie in one piece there, else in `own`.
+  std::span<const std::byte> bytes(std::int64_t expert, ExpertPart part, std::vector<std::byte>& own) const;
   // The separate form's tensors of one expert, in the same order for each.
   std::vector<std::string> names_of(std::int64_t expert) const;
   // The expert's own pages are not needed for now; pages of fused tensors stay until all experts were used.

@@ -76,7 +76,11 @@ StoredWeights::Info StoredWeights::info(const std::string& name) const {
 }
 
 std::vector<std::byte> StoredWeights::bytes(const std::string& name) const {
-  if (const Part* of = part(name)) return of->experts->bytes(of->expert, of->part);
+  if (const Part* of = part(name)) {
+    std::vector<std::byte> own;
+    const std::span<const std::byte> bytes = of->experts->bytes(of->expert, of->part, own);
+    return {bytes.begin(), bytes.end()};
+  }
   return WeightParts::bytes(name);
 }
 

@@ -8,7 +8,7 @@
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
-#include "swiftprune/core/progress.h"
+#include "swiftprune/core/run_context.h"
 #include "swiftprune/model/layer_sizes.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 
@@ -17,6 +17,10 @@ namespace fs = std::filesystem;
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Writing to one file is one thread's at a time; more of them than files that are written at once wait for each other.
+constexpr std::int64_t kCopyThreads = 4;
+constexpr std::size_t kMostRunning = 2 * kCopyThreads;  // each holds up to one expert's down projection
 
 // A layer as the journal has it.
 Json to_json(const ReducedLayer& layer) {
@@ -36,6 +40,7 @@ Json to_json(const ReducedLayer& layer) {
           {"never", layer.never},
           {"not_refitted", layer.not_refitted},
           {"refitted", layer.refitted},
+          {"biased", layer.biased},
           {"change", layer.change},
           {"change_refitted", layer.change_refitted}};
 }
@@ -59,6 +64,7 @@ ReducedLayer layer_of(const Json& line) {
   line.at("never").get_to(layer.never);
   line.at("not_refitted").get_to(layer.not_refitted);
   line.at("refitted").get_to(layer.refitted);
+  line.at("biased").get_to(layer.biased);
   line.at("change").get_to(layer.change);
   line.at("change_refitted").get_to(layer.change_refitted);
   return layer;
@@ -104,6 +110,7 @@ std::optional<ExpertCheckpoint::Unfinished> ExpertCheckpoint::unfinished() const
     // Only an unbroken series of layers with experts, each with as many kept as now, can be gone on from.
     const bool fits = next != keep_.end() && layer.evidence.layer == next->first &&
                       std::ssize(layer.kept) == next->second && layer.refitted.size() == layer.kept.size() &&
+                      layer.biased.size() == layer.kept.size() &&
                       std::ranges::all_of(layer.kept, [&](std::int64_t e) {
                         return e >= 0 && e < folder_.config_of(next->first).count;
                       });
@@ -148,14 +155,43 @@ void ExpertCheckpoint::mark_finished(std::span<const ReducedLayer> layers) {
 }
 
 std::int64_t ExpertCheckpoint::keep_finished() {
+  try {
+    settle();
+  } catch (const Error&) {  // told already, or of a layer that is not among the finished
+  }
   if (journal_) journal_->flush();
   return finished_layers_;
 }
 
-void ExpertCheckpoint::finish_layer(const ReducedLayer& layer) {
+void ExpertCheckpoint::finish_layer(const ReducedLayer& layer) { whole_ = to_json(layer); }
+
+template <class Work>
+void ExpertCheckpoint::beside(Work work) {
+  if (running_.size() == kMostRunning) {
+    std::future<void> first = std::move(running_.front());
+    running_.pop_front();
+    first.get();
+  }
+  RunContext context = current_run();
+  context.stop = {};  // what is begun is finished, so that a layer is kept
+  running_.push_back(std::async(std::launch::async, [work = std::move(work), context] {
+    const RunScope scope(context);
+    set_num_threads(1);  // there are several of these
+    work();
+  }));
+}
+
+void ExpertCheckpoint::settle() {
+  while (!running_.empty()) {
+    std::future<void> first = std::move(running_.front());
+    running_.pop_front();
+    first.get();
+  }
+  if (!whole_) return;
   ++finished_layers_;
-  if (journal_) journal_->add(to_json(layer));
+  if (journal_) journal_->add(*whole_);
   if (peer_journal_) peer_journal_->add();
+  whole_.reset();
 }
 
 std::vector<std::string> ExpertCheckpoint::shared_tensors_of(std::int64_t layer) const {
@@ -225,10 +261,36 @@ std::vector<PlannedTensor> ExpertCheckpoint::plan(std::uint64_t max_shard_bytes)
 }
 
 void ExpertCheckpoint::write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) {
+  if (whole_) settle();
   const ExpertTensors& tensors = folder_.tensors_of(layer);
   const ExpertTensors::Place place = tensors.place(index, ExpertPart::kDown);
-  const Matrix stored = place.column == 1 ? copy_of(weight) : turned(weight);
-  writer_.write_part(place.tensor, place.first, stored.values());
+  beside([this, place, stored = place.column == 1 ? copy_of(weight) : turned(weight)] {
+    writer_.write_part(place.tensor, place.first, stored.values());
+  });
+}
+
+std::pair<std::string, std::int64_t> ExpertCheckpoint::bias_place(std::int64_t layer,
+                                                                  std::int64_t index) const {
+  const std::string name = folder_.tensors_of(layer).bias_name(index, ExpertPart::kDown);
+  const bool of_all =
+      !name.empty() && name == folder_.tensors_of(layer).bias_name(index + 1, ExpertPart::kDown);
+  return {name, of_all ? index * model_.config().hidden_size : 0};
+}
+
+void ExpertCheckpoint::write_bias(std::int64_t layer, std::int64_t index, std::span<const float> bias) {
+  if (whole_) settle();
+  const auto [name, first] = bias_place(layer, index);
+  writer_.write_part(name, first, bias);
+}
+
+std::vector<float> ExpertCheckpoint::read_bias(std::int64_t layer, std::int64_t index) {
+  const auto [name, first] = bias_place(layer, index);
+  const DType dtype = model_.checkpoint().at(name).dtype;
+  std::vector<float> bias(at(model_.config().hidden_size));
+  std::vector<std::byte> bytes(bias.size() * at(size_of(dtype)));
+  writer_.read_bytes_part(name, first, bytes);
+  convert_to_f32(bytes, dtype, bias);
+  return bias;
 }
 
 void ExpertCheckpoint::copy_slices(const std::string& name, std::span<const std::int64_t> kept) {
@@ -243,14 +305,17 @@ void ExpertCheckpoint::copy_part(const std::string& name, std::int64_t expert, s
   writer_.write_bytes_part(name, index * numel, model_.checkpoint().bytes_of_part(tensor, expert, 1, own));
 }
 
-void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index,
-                                     bool refitted) {
-  check_interrupt();
-  const std::vector<std::string> from = tensors.names_of(expert);
-  const std::vector<std::string> to = tensors.names_of(index);
-  const std::string down = tensors.place(index, ExpertPart::kDown).tensor;
+void ExpertCheckpoint::copy_separate(const KeptExperts& layer, std::size_t index) {
+  const ExpertTensors& tensors = folder_.tensors_of(layer.layer);
+  const auto place = static_cast<std::int64_t>(index);
+  const std::vector<std::string> from = tensors.names_of(layer.kept[index]);
+  const std::vector<std::string> to = tensors.names_of(place);
+  const std::string down = tensors.place(place, ExpertPart::kDown).tensor;
+  const std::string bias = bias_place(layer.layer, place).first;
   for (std::size_t part = 0; part < from.size(); ++part) {
-    if ((refitted && to[part] == down) || !writer_.writes(to[part])) continue;
+    const bool written =
+        (layer.refitted[index] && to[part] == down) || (layer.biased[index] && to[part] == bias);
+    if (written || !writer_.writes(to[part])) continue;
     const TensorInfo& tensor = model_.checkpoint().at(from[part]);
     if (tensor.dtype != model_.checkpoint().at(to[part]).dtype) {
       bad_input("{}: tensor {}: found {}, expected {} as of {}: one dtype for all experts",
@@ -259,32 +324,40 @@ void ExpertCheckpoint::copy_separate(const ExpertTensors& tensors, std::int64_t 
     }
     writer_.write_bytes(to[part], model_.checkpoint().bytes(tensor));
   }
-  tensors.release(expert);
+  tensors.release(layer.kept[index]);
 }
 
-void ExpertCheckpoint::keep(std::int64_t layer, std::span<const std::int64_t> kept,
-                            const std::vector<bool>& refitted) {
-  expect(std::ssize(kept) == keep_.at(layer) && refitted.size() == kept.size(), "keep: as many as planned");
-  const ExpertTensors& tensors = folder_.tensors_of(layer);
-  const RouterConfig& router = folder_.config_of(layer).router;
-  for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
-    if (!name.empty()) copy_slices(name, kept);
+void ExpertCheckpoint::keep(const ReducedLayer& layer) {
+  const KeptExperts kept{layer.evidence.layer, layer.kept, layer.refitted, layer.biased};
+  const std::size_t count = at(keep_.at(kept.layer));
+  expect(kept.kept.size() == count && kept.refitted.size() == count && kept.biased.size() == count,
+         "keep: as many as planned");
+  if (whole_) settle();
+  for (std::int64_t lane = 0; lane < kCopyThreads; ++lane)
+    beside([this, kept, lane] { copy_kept(kept, lane); });
+}
+
+void ExpertCheckpoint::copy_kept(const KeptExperts& layer, std::int64_t lane) {
+  const ExpertTensors& tensors = folder_.tensors_of(layer.layer);
+  const ExpertForm form = tensors.form();
+  const bool one_piece = form == ExpertForm::kFused || form == ExpertForm::kFusedByInput;
+  const std::string down = one_piece ? tensors.place(0, ExpertPart::kDown).tensor : "";
+  const std::string bias = bias_place(layer.layer, 0).first;
+  if (lane == 0) {
+    const RouterConfig& router = folder_.config_of(layer.layer).router;
+    for (const std::string& name : {router.weight, router.bias, router.correction_bias}) {
+      if (!name.empty()) copy_slices(name, layer.kept);
+    }
   }
-  if (tensors.form() == ExpertForm::kSeparate) {
-    parallel_for(std::ssize(kept), 1, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) copy_separate(tensors, kept[at(i)], i, refitted[at(i)]);
-    });
-    return;
-  }
-  const std::string down =
-      tensors.form() == ExpertForm::kMxfp4 ? "" : tensors.place(0, ExpertPart::kDown).tensor;
-  for (const std::string& name : tensors.names()) {
-    parallel_for(std::ssize(kept), 1, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) {
-        check_interrupt();
-        if (!(refitted[at(i)] && name == down)) copy_part(name, kept[at(i)], i);
-      }
-    });
+  for (std::size_t i = at(lane); i < layer.kept.size(); i += at(kCopyThreads)) {
+    if (form == ExpertForm::kSeparate) {
+      copy_separate(layer, i);
+      continue;
+    }
+    for (const std::string& name : tensors.names()) {
+      const bool written = (layer.refitted[i] && name == down) || (layer.biased[i] && name == bias);
+      if (!written) copy_part(name, layer.kept[i], static_cast<std::int64_t>(i));
+    }
   }
 }
 
@@ -312,6 +385,7 @@ void ExpertCheckpoint::write_counts(Json& config) const {
 }
 
 void ExpertCheckpoint::copy_rest() {
+  settle();
   if (!std::exchange(copied_, true)) folder_.copy_rest(writer_);
 }
 

@@ -5,12 +5,15 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -52,11 +55,13 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   // An error or an interrupt leaves the finished layers for a later run; returns how many are there.
   std::int64_t keep_finished();
 
+  // Beside the caller's work on the next layer. What goes wrong there is thrown by a later call.
   void write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) override;
-  void keep(std::int64_t layer, std::span<const std::int64_t> kept,
-            const std::vector<bool>& refitted) override;
+  void write_bias(std::int64_t layer, std::int64_t index, std::span<const float> bias) override;
+  void keep(const ReducedLayer& layer) override;
   void finish_layer(const ReducedLayer& layer) override;
   Matrix read_down(std::int64_t layer, std::int64_t index) override;
+  std::vector<float> read_bias(std::int64_t layer, std::int64_t index) override;
   // After the last layer: all other tensors.
   void copy_rest();
   CheckpointWriter& writer() { return writer_; }
@@ -67,6 +72,14 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   bool leaves_prediction_layers_out() const { return leaves_prediction_layers_out_; }
 
  private:
+  // Of a ReducedLayer.
+  struct KeptExperts {
+    std::int64_t layer = 0;
+    std::vector<std::int64_t> kept;
+    std::vector<bool> refitted, biased;
+  };
+  // Where the output bias of the `index`th expert goes: a tensor and the first element there.
+  std::pair<std::string, std::int64_t> bias_place(std::int64_t layer, std::int64_t index) const;
   std::vector<PlannedTensor> plan(std::uint64_t max_shard_bytes);
   // What becomes of a layer's tensors, with `keep` experts.
   void plan_layer(std::int64_t layer, std::int64_t keep);
@@ -76,9 +89,15 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   std::vector<std::string> tensors_of(std::int64_t layer) const;
   // Rows of a tensor whose first extent is the number of experts.
   void copy_slices(const std::string& name, std::span<const std::int64_t> kept);
+  // All of keep(), shared out to some threads: this is the `lane`th of them.
+  void copy_kept(const KeptExperts& layer, std::int64_t lane);
   // The tensors of one expert under the names of the `index`th.
-  void copy_separate(const ExpertTensors& tensors, std::int64_t expert, std::int64_t index, bool refitted);
+  void copy_separate(const KeptExperts& layer, std::size_t index);
   void copy_part(const std::string& name, std::int64_t expert, std::int64_t index);
+  template <class Work>
+  void beside(Work work);
+  // Until what was begun is written; a layer that is then whole is told to the journal.
+  void settle();
   void mark_finished(std::span<const ReducedLayer> layers);
   void write_counts(nlohmann::ordered_json& config) const;
 
@@ -91,6 +110,8 @@ class ExpertCheckpoint final : public ReducedExpertsOutput {
   std::optional<PeerJournal> peer_journal_;
   bool copied_ = false;
   std::int64_t finished_layers_ = 0;
+  std::optional<nlohmann::ordered_json> whole_;  // a layer's line, once what runs has ended
+  std::deque<std::future<void>> running_;        // last: it reads all of the above
 };
 
 }  // namespace swiftprune

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct Block {
 };
 
 // [O, I] to element (o, i) at i·width + o·step + first of the expert's slice.
-void scatter(const std::vector<std::byte>& values, std::int64_t rows, std::int64_t cols, std::int64_t size,
+void scatter(std::span<const std::byte> values, std::int64_t rows, std::int64_t cols, std::int64_t size,
              std::int64_t step, std::int64_t first, std::vector<std::byte>& slice) {
   for (std::int64_t o = 0; o < rows; ++o) {
     for (std::int64_t i = 0; i < cols; ++i) {
@@ -81,7 +82,7 @@ void fuse_experts(const Checkpoint& source, const std::filesystem::path& target,
   std::int64_t done = 0;
   for (const Block& block : blocks) {
     const std::int64_t numel = block.config->width * model.hidden_size, size = size_of(block.dtype);
-    std::vector<std::byte> gate_up(at(2 * numel * size)), down(at(numel * size));
+    std::vector<std::byte> gate_up(at(2 * numel * size)), down(at(numel * size)), own;
     for (std::int64_t e = 0; e < block.config->count; ++e) {
       check_interrupt();
       for (const ExpertPart part : kExpertParts) {
@@ -91,8 +92,8 @@ void fuse_experts(const Checkpoint& source, const std::filesystem::path& target,
                     name_of(block.dtype));
         }
         const bool is_down = part == ExpertPart::kDown;
-        scatter(block.tensors.bytes(e, part), block.tensors.outputs(part), block.tensors.inputs(part), size,
-                is_down ? 1 : 2, part == ExpertPart::kUp ? 1 : 0, is_down ? down : gate_up);
+        scatter(block.tensors.bytes(e, part, own), block.tensors.outputs(part), block.tensors.inputs(part),
+                size, is_down ? 1 : 2, part == ExpertPart::kUp ? 1 : 0, is_down ? down : gate_up);
       }
       writer.write_bytes_part(block.gate_up(), e * 2 * numel, gate_up);
       writer.write_bytes_part(block.down(), e * numel, down);

@@ -69,17 +69,18 @@ void BlockLoader::copy_through(Lane& lane, std::span<const std::byte> source, st
 void BlockLoader::copy_expert(Lane& lane, const BlockWeights& target, std::int64_t expert, ExpertPart part) {
   const ExpertTensors& tensors = target.expert_tensors();
   const DType from = tensors.dtype(expert, part), to = target.compute();
-  std::vector<std::byte> values = tensors.bytes(expert, part);
+  std::vector<std::byte> own, converted;
+  std::span<const std::byte> values = tensors.bytes(expert, part, own);
   if (from != to) {
     std::vector<float> wide(values.size() / static_cast<std::size_t>(size_of(from)));
     convert_to_f32(values, from, wide);
-    values.resize(wide.size() * static_cast<std::size_t>(size_of(to)));
-    convert_from_f32(wide, to, values);
+    converted.resize(wide.size() * static_cast<std::size_t>(size_of(to)));
+    convert_from_f32(wide, to, converted);
+    values = converted;
   }
   std::byte* place = target.data() + target.expert_offset(expert, part);
   for (std::uint64_t first = 0; first < values.size(); first += kChunkBytes) {
-    copy_through(lane, std::span(values).subspan(first, std::min(kChunkBytes, values.size() - first)),
-                 place + first);
+    copy_through(lane, values.subspan(first, std::min(kChunkBytes, values.size() - first)), place + first);
   }
 }
 

@@ -159,8 +159,8 @@ class CudaExpertShop final : public ExpertShop {
     const DType dtype = block().expert_tensors().dtype(expert, ExpertPart::kDown);
     const auto* weight = block().expert_down(expert).data;
     if (dtype != compute_) {
-      const std::vector<std::byte> bytes = block().expert_tensors().bytes(expert, ExpertPart::kDown);
-      upload_to(original_, bytes);
+      std::vector<std::byte> own;
+      upload_to(original_, block().expert_tensors().bytes(expert, ExpertPart::kDown, own));
       weight = original_.data();
     }
     const std::int64_t numel = hidden_size_ * experts_.width;
@@ -183,7 +183,8 @@ class CudaExpertShop final : public ExpertShop {
     const std::int64_t expert = kept.members[member];
     const ExpertTokens& tokens = kept.tokens[member];
     const DType dtype = block().expert_tensors().dtype(expert, ExpertPart::kDown);
-    upload_to(original_, block().expert_tensors().bytes(expert, ExpertPart::kDown));
+    std::vector<std::byte> own;
+    upload_to(original_, block().expert_tensors().bytes(expert, ExpertPart::kDown, own));
     std::vector<std::byte> bytes(at(down.numel() * size_of(dtype)));
     convert_from_f32(std::span(down.data, at(down.numel())), dtype, bytes);
     upload_to(refitted_, bytes);
@@ -191,6 +192,51 @@ class CudaExpertShop final : public ExpertShop {
                       fitted_.data(), DType::kF32, stream_);
     upload_to(gates_, std::as_bytes(std::span(tokens.gates)));
     add_fitted(expert, tokens);
+  }
+
+  Matrix lacking_by_member(const MemberTokens& kept) override {
+    const std::int64_t members = std::ssize(kept.members);
+    const DeviceView sums = view_of(weight_.data(), DType::kF32, members, hidden_size_);
+    check(cudaMemsetAsync(sums.data, 0, bytes_of(sums.numel(), sizeof(float)), stream_));
+    const auto add_all = [&] {
+      for (const Share rows : token_chunks(num_tokens(), chunk(), part_ends_)) {
+        const DeviceView gates = upload_gates(kept, rows, true);
+        std::vector<std::int32_t> places(at(rows.count));
+        std::iota(places.begin(), places.end(), static_cast<std::int32_t>(rows.first));
+        upload_to(order_, std::as_bytes(std::span(places)));
+        const std::vector<float> roots(roots_.begin() + rows.first, roots_.begin() + rows.first + rows.count);
+        upload_to(token_roots_, std::as_bytes(std::span(roots)));
+        const DeviceView lacking = lacking_.view().row_block(0, rows.count);
+        lacking_rows(floats(dense_.view()), floats(y_.view()), order_.as<std::int32_t>(),
+                     token_roots_.as<float>(), rows.count, hidden_size_, static_cast<float*>(lacking.data),
+                     stream_);
+        products_.run({.a = gates, .b = lacking, .c = sums, .a_transposed = true, .beta = 1.0f});
+      }
+    };
+    if (shared_) {
+      const std::uint64_t bytes = bytes_of(sums.numel(), sizeof(float));
+      shared_->start(stream_);
+      shared_->pass_on(sums.data, bytes, stream_, add_all);
+      shared_->share(sums.data, bytes);
+      shared_->finish(stream_);
+    } else {
+      add_all();
+    }
+    Matrix result(members, hidden_size_);
+    download(sums.data, result.values());
+    return result;
+  }
+
+  void add_biases(const MemberTokens& kept, ConstMatrixView changes) override {
+    expect(changes.stride == changes.cols, "add_biases: contiguous rows");
+    const DeviceView on_device = view_of(weight_.data(), DType::kF32, changes.rows, changes.cols);
+    upload_to(weight_, std::as_bytes(std::span(changes.data, at(changes.numel()))));
+    for (const Share rows : token_chunks(num_tokens(), chunk(), part_ends_)) {
+      products_.run({.a = upload_gates(kept, rows, false),
+                     .b = on_device,
+                     .c = y_.view().row_block(rows.first, rows.count),
+                     .beta = 1.0f});
+    }
   }
 
   void finish_layer() override {
@@ -236,15 +282,16 @@ class CudaExpertShop final : public ExpertShop {
     gates_ = DeviceBuffer(memory_, bytes_of(n, sizeof(float)), kWhat);
     numbers_ = DeviceBuffer(memory_, bytes_of(n, sizeof(double)), kWhat);
     more_numbers_ = DeviceBuffer(memory_, bytes_of(n, sizeof(double)), kWhat);
-    if (!run_.options.refit) return;
+    if (!run_.options.refit && !run_.options.bias) return;
     const auto matrix = [&](std::int64_t numel) {
       return DeviceBuffer(memory_, bytes_of(numel, sizeof(float)), kWhat);
     };
     const std::int64_t held = shared_ ? most_held_rows(windows_, true) : rows;  // of an expert's tokens
-    z_ = DeviceMatrix(memory_, DType::kF32, held, width, kWhat);
     lacking_ = DeviceMatrix(memory_, DType::kF32, held, hidden_size_, kWhat);
-    scales_ = matrix(rows);
     token_roots_ = matrix(rows);
+    if (!run_.options.refit) return;
+    z_ = DeviceMatrix(memory_, DType::kF32, held, width, kWhat);
+    scales_ = matrix(rows);
     gram_ = matrix(width * width);
     factor_ = matrix(width * width);
     inverse_scratch_ = matrix(inverse_scratch(width));
@@ -329,6 +376,17 @@ class CudaExpertShop final : public ExpertShop {
         place_rows(floats(f), chunk.rows, f.rows, f.cols, next_.view().data, compute_, stream_);
       });
     }
+  }
+
+  // gates_of() on the device, by the roots of the tokens' weights or as they are.
+  DeviceView upload_gates(const MemberTokens& kept, const Share& tokens, bool by_roots) {
+    Matrix gates = swiftprune::gates_of(kept, tokens);
+    for (std::int64_t i = 0; i < tokens.count && by_roots; ++i) {
+      for (float& gate : gates.view().row_span(i))
+        gate = static_cast<float>(roots_[at(tokens.first + i)] * double{gate});
+    }
+    upload_to(scores_, std::as_bytes(std::span(gates.values())));
+    return view_of(scores_.data(), DType::kF32, gates.rows(), gates.cols());
   }
 
   // gram_ = Σ z zᵀ, cross_ [hidden, width] = Σ lacking zᵀ of the expert's tokens, all ranks'; gates_ then are its tokens'

@@ -47,7 +47,8 @@ void HeldExpert::take(const BlockWeights& block, std::int64_t expert) {
     std::byte* data = block.data() + parts_.back().offset;
     if (dtype != block.compute()) {
       data = original_.data() + end;
-      const std::vector<std::byte> bytes = block.expert_tensors().bytes(expert, part);
+      std::vector<std::byte> own;
+      const std::span<const std::byte> bytes = block.expert_tensors().bytes(expert, part, own);
       check(cudaMemcpyAsync(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
                             stream_));  // pageable: read before the call returns
     }

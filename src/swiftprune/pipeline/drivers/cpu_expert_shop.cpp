@@ -185,6 +185,34 @@ class CpuExpertShop final : public ExpertShop {
     replace_down(kept, member, dense.weight.view(), down);
   }
 
+  Matrix lacking_by_member(const MemberTokens& kept) override {
+    const std::int64_t members = std::ssize(kept.members), hidden = x_.cols();
+    Matrix result = Matrix::zeros(members, hidden);
+    const std::span<std::byte> sums[] = {std::as_writable_bytes(result.values())};
+    add_in_order(*run_.options.ranks, sums, [&] {
+      for (const Share rows : token_chunks(x_.rows(), kTokensAPass, part_ends_)) {
+        Matrix gates = gates_of(kept, rows), lacking(rows.count, hidden);
+        parallel_for(rows.count, kRowsATask, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t t = rows.first + i;
+            for (float& gate : gates.view().row_span(i))
+              gate = static_cast<float>(weights_[at(t)] * double{gate});
+            for (std::int64_t c = 0; c < hidden; ++c) lacking.at(i, c) = dense_.at(t, c) - y_.at(t, c);
+          }
+        });
+        backend_.add_cross(gates.view(), lacking.view(), result.view());
+      }
+    });
+    return result;
+  }
+
+  void add_biases(const MemberTokens& kept, ConstMatrixView changes) override {
+    for (const Share rows : token_chunks(x_.rows(), kTokensAPass, part_ends_)) {
+      backend_.matmul(gates_of(kept, rows).view(), changes, 1.0f, 1.0f,
+                      y_.view().row_block(rows.first, rows.count));
+    }
+  }
+
   void finish_layer() override {
     block_->add_output(backend_, LinearInput::kMlpOutput, y_.view(), hidden_.view());
   }
@@ -400,6 +428,18 @@ void ExpertShop::start_narrow() { expect(false, "start_narrow: a device that nar
 void ExpertShop::add_narrow(const MemberTokens&, std::size_t, std::span<const std::int64_t>,
                             ConstMatrixView) {
   expect(false, "add_narrow: a device that narrows experts");
+}
+
+Matrix gates_of(const MemberTokens& sent, const Share& tokens) {
+  Matrix gates = Matrix::zeros(tokens.count, std::ssize(sent.members));
+  for (std::size_t j = 0; j < sent.members.size(); ++j) {
+    const ExpertTokens& of = sent.tokens[j];
+    const auto first = std::lower_bound(of.rows.begin(), of.rows.end(), tokens.first);
+    const auto last = std::lower_bound(first, of.rows.end(), tokens.first + tokens.count);
+    for (auto row = first; row != last; ++row)
+      gates.at(*row - tokens.first, static_cast<std::int64_t>(j)) = of.gates[at(row - of.rows.begin())];
+  }
+  return gates;
 }
 
 std::vector<std::vector<std::int64_t>> tokens_by_next(const MemberTokens& sent) {

@@ -8,6 +8,7 @@
 #include "swiftprune/core/index.h"
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/pipeline/root_mean_square.h"
+#include "swiftprune/structure/expert_bias.h"
 
 namespace swiftprune {
 namespace {
@@ -156,6 +157,18 @@ std::vector<double> ExpertLayer::changes(const RoutedExperts& now) {
       result[j] += weights_[at(now.tokens[j].rows[i])] * costs[j][i];
   }
   return result;
+}
+
+Matrix ExpertLayer::bias_changes(const RoutedExperts& now, const std::vector<bool>& fitted, double damping) {
+  Matrix gates = gate_moments(now.routing, weights_, std::ssize(now.members));
+  Matrix lacking = shop_.lacking_by_member(now);
+  for (std::int64_t j = 0; j < gates.rows(); ++j) {
+    if (fitted[at(j)]) continue;
+    for (std::int64_t other = 0; other < gates.cols(); ++other)
+      gates.at(j, other) = gates.at(other, j) = 0.0f;
+    for (float& value : lacking.view().row_span(j)) value = 0.0f;
+  }
+  return fit_expert_biases(std::move(gates), std::move(lacking), damping);
 }
 
 double ExpertLayer::relative_error() {

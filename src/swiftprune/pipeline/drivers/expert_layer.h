@@ -22,6 +22,9 @@ class ExpertLayer {
   //   Σ_t w_t (|y' − y_dense|² − |y − y_dense|²),
   // y the members' outputs, y' the same without the one and with the router's next choice in its place.
   std::vector<double> changes(const RoutedExperts& now);
+  // What is to be added to the members' output biases [members, hidden]: fit_expert_biases() of what y lacks of y_dense.
+  // Of members with false in `fitted`: zeros.
+  Matrix bias_changes(const RoutedExperts& now, const std::vector<bool>& fitted, double damping);
   // |y − y_dense|² of tokens by their weights, of |y_dense|².
   double relative_error();
 

@@ -3,8 +3,9 @@
 // come back to the host, one or a few a token; who stays and what counts how much is decided there.
 //
 // Order for each layer with experts: start(), products(), sum_dense(), residual_sizes(), set_token_weights(); then, where
-// the score asks for it, rounds of start_changes() and changes(); then sum(), errors(), refit() of each member; then
-// finish_layer(). Of a layer that an earlier run finished: start(), products(), sum(), use_down(), finish_layer().
+// the score asks for it, rounds of start_changes() and changes(); then sum(), errors(), refit() of each member,
+// lacking_by_member() and add_biases(); then finish_layer(). Of a layer that an earlier run finished: start(), products(),
+// sum(), use_down(), add_biases(), finish_layer().
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,9 @@ struct MemberTokens {
   std::vector<ExpertTokens> tokens;   // of each member
   std::vector<std::int32_t> next;     // [N] the best member that was not chosen; -1: none
 };
+
+// The weights of the members' outputs in these tokens' sums: [count, members], zeros where a token does not use one.
+Matrix gates_of(const MemberTokens& sent, const Share& tokens);
 
 // The same with the router that sends them there.
 struct RoutedExperts : MemberTokens {
@@ -96,6 +100,11 @@ class ExpertShop {
   virtual Matrix refit(const MemberTokens& kept, std::size_t member) = 0;
   // The same with a down projection that is known already, of the file's dtype: y follows as it did in refit().
   virtual void use_down(const MemberTokens& kept, std::size_t member, ConstMatrixView down) = 0;
+  // Σ_t w_t·g_tj·(y_dense − y)_t [members, hidden], w the tokens' weights and g_tj that of member j's output; of all ranks'
+  // tokens.
+  virtual Matrix lacking_by_member(const MemberTokens& kept) = 0;
+  // y += g_j·changes_j, of each member's row.
+  virtual void add_biases(const MemberTokens& kept, ConstMatrixView changes) = 0;
   // The hidden states become those behind the layer.
   virtual void finish_layer() = 0;
 

@@ -10,8 +10,10 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/core/timeline.h"
+#include "swiftprune/model/expert_tensors.h"
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/model/layer_sizes.h"
+#include "swiftprune/pipeline/block_edits.h"
 #include "swiftprune/pipeline/drivers/expert_layer.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 
@@ -109,6 +111,18 @@ class Remover {
       options_.ranks->broadcast(0, std::as_writable_bytes(down.values()));
       shop_->use_down(routed, j, std::as_const(down).view());
     }
+    if (std::ranges::count(finished.biased, true) > 0) {
+      const ExpertTensors tensors(model_.checkpoint(), experts, model_.config().hidden_size);
+      Matrix changes = Matrix::zeros(std::ssize(finished.kept), model_.config().hidden_size);
+      for (std::size_t j = 0; j < finished.kept.size(); ++j) {
+        if (!finished.biased[j]) continue;
+        std::vector<float> bias(at(model_.config().hidden_size));
+        if (options_.ranks->is_first()) bias = output_.read_bias(layer, static_cast<std::int64_t>(j));
+        options_.ranks->broadcast(0, std::as_writable_bytes(std::span(bias)));
+        set_change(changes, j, bias, tensors.load_bias(finished.kept[j], ExpertPart::kDown));
+      }
+      shop_->add_biases(routed, std::as_const(changes).view());
+    }
     shop_->finish_layer();
     result_.layers.push_back(finished);
   }
@@ -150,25 +164,59 @@ class Remover {
 
   void refit_and_write(ExpertLayer& work, const ExpertsConfig& experts, const RoutedExperts& routed,
                        ReducedLayer& reduced) {
-    std::vector<bool>& refitted = reduced.refitted;
-    refitted.assign(reduced.kept.size(), false);
-    if (options_.refit && reduced.kept.size() < at(experts.count)) {
-      for (std::size_t j = 0; j < reduced.kept.size(); ++j) {
+    reduced.refitted.assign(reduced.kept.size(), false);
+    reduced.biased = reduced.refitted;
+    if (reduced.kept.size() < at(experts.count)) {
+      for (std::size_t j = 0; j < reduced.kept.size() && (options_.refit || options_.bias); ++j) {
         if (std::ssize(routed.tokens[j].rows) < kMinRefitTokens) {
           reduced.not_refitted.push_back(reduced.kept[j]);
-          continue;
+        } else {
+          reduced.refitted[j] = options_.refit;
+          reduced.biased[j] = options_.bias;
         }
-        check_interrupt();
-        const Matrix down = shop_->refit(routed, j);
-        refitted[j] = true;
-        const Stopwatch watch(result_.seconds.write);
-        output_.write_down(reduced.evidence.layer, static_cast<std::int64_t>(j), down.view());
       }
-      reduced.change_refitted = work.relative_error();
+      if (options_.refit) refit(routed, reduced);
+      if (options_.bias) fit_biases(work, experts, routed, reduced);
+      if (options_.refit || options_.bias) reduced.change_refitted = work.relative_error();
     }
     const Stopwatch watch(result_.seconds.write);
     const TimelineStage stage("write", reduced.evidence.layer);
-    output_.keep(reduced.evidence.layer, reduced.kept, refitted);
+    output_.keep(reduced);
+  }
+
+  void refit(const RoutedExperts& routed, const ReducedLayer& reduced) {
+    for (std::size_t j = 0; j < reduced.kept.size(); ++j) {
+      if (!reduced.refitted[j]) continue;
+      check_interrupt();
+      const Matrix down = shop_->refit(routed, j);
+      const Stopwatch watch(result_.seconds.write);
+      output_.write_down(reduced.evidence.layer, static_cast<std::int64_t>(j), down.view());
+    }
+  }
+
+  void fit_biases(ExpertLayer& work, const ExpertsConfig& experts, const RoutedExperts& routed,
+                  const ReducedLayer& reduced) {
+    const ExpertTensors tensors(model_.checkpoint(), experts, model_.config().hidden_size);
+    Matrix changes = work.bias_changes(routed, reduced.biased, options_.damping);
+    for (std::size_t j = 0; j < reduced.kept.size(); ++j) {
+      if (!reduced.biased[j]) continue;
+      const std::vector<float> before = tensors.load_bias(reduced.kept[j], ExpertPart::kDown);
+      std::vector<float> bias = before;
+      for (std::size_t c = 0; c < bias.size(); ++c)
+        bias[c] += changes.at(static_cast<std::int64_t>(j), static_cast<std::int64_t>(c));
+      round_to(model_.checkpoint().at(tensors.bias_name(reduced.kept[j], ExpertPart::kDown)).dtype, bias);
+      set_change(changes, j, bias, before);
+      const Stopwatch watch(result_.seconds.write);
+      output_.write_bias(reduced.evidence.layer, static_cast<std::int64_t>(j), bias);
+    }
+    shop_->add_biases(routed, std::as_const(changes).view());
+  }
+
+  // The row of a member: what is to be added to its outputs.
+  static void set_change(Matrix& changes, std::size_t member, std::span<const float> after,
+                         std::span<const float> before) {
+    const std::span<float> row = changes.view().row_span(static_cast<std::int64_t>(member));
+    for (std::size_t c = 0; c < row.size(); ++c) row[c] = after[c] - before[c];
   }
 
   const Model& model_;
@@ -256,9 +304,11 @@ std::vector<ExpertEvidence> observe_experts(const ExpertShopMaker& make_shop, co
   expect(windows.num_windows() > 0 && options.scorer != nullptr, "observe_experts: text, a score");
   class Nowhere final : public ReducedExpertsOutput {
     void write_down(std::int64_t, std::int64_t, ConstMatrixView) override {}
-    void keep(std::int64_t, std::span<const std::int64_t>, const std::vector<bool>&) override {}
+    void write_bias(std::int64_t, std::int64_t, std::span<const float>) override {}
+    void keep(const ReducedLayer&) override {}
     void finish_layer(const ReducedLayer&) override {}
     Matrix read_down(std::int64_t, std::int64_t) override { return {}; }
+    std::vector<float> read_bias(std::int64_t, std::int64_t) override { return {}; }
   } nowhere;
   return Remover(make_shop, model, windows, options, nowhere).observe();
 }
@@ -270,6 +320,7 @@ RemoveExpertsResult remove_experts(const ExpertShopMaker& make_shop, const Model
   check_counts(model.config(), options.keep);
   expect(windows.num_windows() > 0 && options.scorer != nullptr && options.rounds > 0,
          "remove_experts: text, a score, rounds");
+  expect(!options.bias || any_experts(model.config()).bias, "remove_experts: experts with biases");
   return Remover(make_shop, model, windows, options, output).run();
 }
 

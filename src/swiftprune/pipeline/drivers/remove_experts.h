@@ -26,8 +26,9 @@ struct ReducedLayer {
   std::vector<std::int64_t> super;  // experts that make massive activations
   std::vector<std::int64_t> never;  // without a token
   std::vector<std::int64_t> not_refitted;  // of those kept, for want of tokens
-  std::vector<bool> refitted;              // by place among those kept
-  // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after the refit.
+  std::vector<bool> refitted;              // by place among those kept: the down projection is another one
+  std::vector<bool> biased;                // the same of its bias
+  // |y' − y|² / |y|² of the experts' summed outputs y, each token by 1/|hidden state|²: before and after what is fitted.
   double change = 0.0, change_refitted = 0.0;
 
   std::vector<std::int64_t> removed() const;  // rising
@@ -58,6 +59,8 @@ struct RemoveExpertsOptions {
   // The down projections of what stays, by least squares towards the dense layer's output: one expert after the other,
   // each on what the others leave. An expert with fewer than kMinRefitTokens tokens stays as it is.
   bool refit = true;
+  // Then the biases of these projections, all at once (expert_bias.h). Only where the experts have biases.
+  bool bias = false;
   double damping = 0.1;
   ComputeType compute = ComputeType::kF32;
   // By an earlier run, from the first layer with experts on; the first rank's output has them.
@@ -79,14 +82,15 @@ class ReducedExpertsOutput {
   virtual ~ReducedExpertsOutput() = default;
   // The down projection [hidden, width] of the expert that is the `index`th of those kept.
   virtual void write_down(std::int64_t layer, std::int64_t index, ConstMatrixView weight) = 0;
-  // All else of the experts kept and the router's rows for them; refitted: by index, whose down projections were
-  // written.
-  virtual void keep(std::int64_t layer, std::span<const std::int64_t> kept,
-                    const std::vector<bool>& refitted) = 0;
+  // Its bias [hidden].
+  virtual void write_bias(std::int64_t layer, std::int64_t index, std::span<const float> bias) = 0;
+  // All else of the experts kept and the router's rows for them. What is `refitted` and `biased` was written.
+  virtual void keep(const ReducedLayer& layer) = 0;
   // The layer's tensors are all written.
   virtual void finish_layer(const ReducedLayer& layer) = 0;
-  // What write_down() of an earlier run wrote.
+  // What write_down() and write_bias() of an earlier run wrote.
   virtual Matrix read_down(std::int64_t layer, std::int64_t index) = 0;
+  virtual std::vector<float> read_bias(std::int64_t layer, std::int64_t index) = 0;
 };
 
 // The number of experts that stay: of a ratio that goes, the nearest number that the router's groups divide. Throws

@@ -81,6 +81,12 @@ class SharedExpertShop final : public ExpertShop {
   void use_down(const MemberTokens& kept, std::size_t member, ConstMatrixView down) override {
     own_->use_down(of_rank(kept, member), 0, down);
   }
+  Matrix lacking_by_member(const MemberTokens& kept) override {
+    return own_->lacking_by_member(of_rank(kept));
+  }
+  void add_biases(const MemberTokens& kept, ConstMatrixView changes) override {
+    own_->add_biases(of_rank(kept), changes);
+  }
   void finish_layer() override { own_->finish_layer(); }
   Matrix inner_moments(const MemberTokens& all, std::size_t member) override {
     return own_->inner_moments(of_rank(all, member), 0);

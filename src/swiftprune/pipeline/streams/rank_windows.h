@@ -56,6 +56,19 @@ inline std::vector<std::int64_t> expert_part_ends(const TokenWindows& windows, c
   return ends;
 }
 
+// All tokens in their order: `most` at a time at most, those of one part together.
+inline std::vector<Share> token_chunks(std::int64_t num_tokens, std::int64_t most,
+                                       std::span<const std::int64_t> part_ends) {
+  std::vector<Share> chunks;
+  for (std::int64_t first = 0; first < num_tokens;) {
+    const auto part = std::upper_bound(part_ends.begin(), part_ends.end(), first);
+    const std::int64_t end = std::min(part == part_ends.end() ? num_tokens : *part, num_tokens);
+    chunks.push_back({first, std::min(most, end - first)});
+    first += chunks.back().count;
+  }
+  return chunks;
+}
+
 // Of rising rows from place `first` on: the place behind those that are computed together, `most` at most and of one part.
 inline std::int64_t end_in_part(std::span<const std::int64_t> rows, std::int64_t first, std::int64_t most,
                                 std::span<const std::int64_t> part_ends) {
