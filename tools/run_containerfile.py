@@ -6,11 +6,15 @@ machines without a container engine; as root, with debootstrap.
 
 runs ./Containerfile and then its ENTRYPOINT with the arguments behind "--". Folders that are mounted are there in every
 step. It knows what ours has (FROM, ARG, RUN, COPY, WORKDIR, ENTRYPOINT) and refuses the rest by name.
+
+It works in a mount namespace of its own, so that /dev and folders that are mounted are not left within a step's folder,
+whatever ends it, and it deletes no folder that something is mounted in: that would delete what is mounted.
 """
 import argparse
 import contextlib
 import glob
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -22,6 +26,21 @@ BASES = {"debian:12": "bookworm"}
 
 def run(*command):
     subprocess.run([str(part) for part in command], check=True)
+
+
+def mounts_in(folder):
+    """Where something is mounted, within a folder."""
+    lines = pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    places = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines]
+    return [place for place in places if pathlib.Path(place).is_relative_to(folder)]
+
+
+def delete(folder):
+    """With all that is in it, but nothing that is mounted in it."""
+    if found := mounts_in(folder):
+        sys.exit(f"{folder}: found {found[0]} mounted in it, expected nothing; umount it first")
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def instructions(text):
@@ -55,7 +74,7 @@ class Build:
         root = self.folder / BASES[image]
         if not root.exists():
             made = root.with_suffix(".unfinished")
-            shutil.rmtree(made, ignore_errors=True)
+            delete(made)
             run("debootstrap", "--variant=minbase", BASES[image], made)
             made.rename(root)
         return root
@@ -96,7 +115,7 @@ class Build:
         elif name == "FROM":
             image, *called = re.split(r"\s+AS\s+", rest, flags=re.IGNORECASE)
             self.root, self.workdir = self.folder / f"stage{len(self.roots)}", "/"
-            shutil.rmtree(self.root, ignore_errors=True)
+            delete(self.root)
             run("cp", "-a", "--reflink=auto", self.base(image), self.root)
             self.roots[called[0] if called else str(len(self.roots))] = self.root
         elif name == "RUN":
@@ -113,6 +132,10 @@ class Build:
 
 
 def main():
+    own = "SWIFTPRUNE_OWN_MOUNTS"
+    if own not in os.environ:
+        os.environ[own] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--mount", action="append", default=[], metavar="HERE=THERE")
