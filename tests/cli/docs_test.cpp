@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -76,10 +77,18 @@ void add_commands(const fs::path& page, const std::string& name, std::vector<Sho
       line = line.substr(0, line.size() - 1) + next;
     std::vector<std::string> words = words_of(line);
     if (words.size() > 1 && words[0] == "$") words.erase(words.begin());
-    // What an environment variable is set for.
-    while (!words.empty() && words[0].find('=') != std::string::npos) words.erase(words.begin());
-    if (words.size() < 2 || (words[0] != "swiftprune" && !words[0].ends_with("/swiftprune"))) continue;
-    commands.push_back({where, {words.begin() + 1, words.end()}});
+    // Behind variables of the environment that are set for it, or behind what starts it in several processes.
+    const auto is_program = [](const std::string& word) {
+      return word == "swiftprune" || word.ends_with("/swiftprune");
+    };
+    const auto is_setting = [](const std::string& word) { return word.find('=') != std::string::npos; };
+    const auto starter = std::ranges::find_if_not(words, is_setting);
+    if (starter == words.end()) continue;
+    static const std::set<std::string> kLaunchers = {"mpirun", "srun", "torchrun", "rlwrap"};
+    const auto found =
+        kLaunchers.contains(*starter) ? std::find_if(starter, words.end(), is_program) : starter;
+    if (found == words.end() || !is_program(*found) || found + 1 == words.end()) continue;
+    commands.push_back({where, {found + 1, words.end()}});
   }
 }
 
@@ -152,6 +161,8 @@ std::string parse_words(const std::vector<std::string>& words) {
 TEST(Docs, EveryCommandIsOneThatTheProgramTakes) {
   const std::vector<Shown> commands = shown_commands();
   EXPECT_GE(commands.size(), 40u);
+  const auto in_ranks = [](const Shown& command) { return command.where.starts_with("docs/ranks.md"); };
+  EXPECT_GE(std::ranges::count_if(commands, in_ranks), 6);  // launchers and all
   for (const Shown& command : commands) {
     // "..." stands for options that the reader has.
     std::vector<std::string> words = command.words;
