@@ -10,6 +10,7 @@
 #include "support/temp_dir.h"
 #include "support/tiny_llama.h"
 #include "swiftprune/model/adapter.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/report/prune_record.h"
 
 namespace swiftprune {
@@ -51,6 +52,7 @@ class Verify : public testing::Test {
     dense_.write(dir_.path() / "dense");
     pruned_.prune(2, 4);
     record_ = record_of(pruned_, "2:4", false);
+    record_["input"] = model_hashes(Checkpoint::open(dir_.path() / "dense"));
   }
   VerifyReport verify(const VerifyOptions& options = {}) {
     if (!record_.is_null()) pruned_.files["swiftprune.json"] = record_.dump();
@@ -116,7 +118,7 @@ TEST_F(Verify, PrunedModelPasses) {
   for (const VerifyCheck& check : report.checks) {
     EXPECT_EQ(check.outcome, Outcome::kPassed) << check.name << ": " << check.detail;
   }
-  EXPECT_EQ(report.checks.size(), 8u);
+  EXPECT_EQ(report.checks.size(), 9u);
   EXPECT_EQ(report.num_tensors, 14);
   EXPECT_EQ(report.num_zeros * 2, report.num_weights);
   EXPECT_EQ(report.num_changed, 0);
@@ -279,6 +281,7 @@ TEST_F(Verify, KeptWeightsInF32) {
   dense_.dtype = pruned_.dtype = DType::kF32;
   fs::remove_all(dir_.path() / "dense");
   dense_.write(dir_.path() / "dense");
+  record_["input"] = model_hashes(Checkpoint::open(dir_.path() / "dense"));
   EXPECT_EQ(verify().first_failure(), nullptr);
   pruned_.values[kUp][3] = std::nextafter(pruned_.values[kUp][3], 100.0f);
   expect_failure(verify(), "kept weights", "row 0, column 3");
@@ -374,6 +377,25 @@ TEST_F(Verify, LooksAtTheAdapterThatTheRecordTellsOf) {
   expect_failure(verify_as_written(), "low rank", "found parts of 14 linears, but the record says 13");
   record_["tensors"][0]["low_rank"] = "many";
   expect_error(ErrorKind::kBadInput, [&] { verify(); }, {"swiftprune.json", "low_rank"});
+}
+
+// A pruned model beside another one's parent, or beside another pruned model, passes all that is said of zeros.
+TEST_F(Verify, TheDenseModelIsTheOneThatWasPruned) {
+  const json parent = record_["input"];
+  json other = parent;
+  other["model.safetensors"] = "sha256:0";
+  EXPECT_EQ(check_named(verify(), "parent").detail, "2 files as they were pruned");
+  record_.erase("input");
+  EXPECT_EQ(check_named(verify(), "parent").outcome, Outcome::kSkipped);
+  record_["input"] = other;
+  expect_failure(verify(), "parent", "model.safetensors: is not the file that was pruned");
+  record_["previous"] = {{"input", parent}};  // recover trained what prune made of it
+  EXPECT_EQ(verify().first_failure(), nullptr);
+  record_.erase("previous");
+  record_["input"] = {{"dense.gguf", "sha256:0"}};
+  EXPECT_EQ(check_named(verify(), "parent").detail, "it was made of files of other names (dense.gguf)");
+  record_["input"] = {{"dense.gguf", 0}};
+  expect_error(ErrorKind::kBadInput, [&] { verify(); }, {"swiftprune.json", "dense.gguf: expected a hash"});
 }
 
 }  // namespace

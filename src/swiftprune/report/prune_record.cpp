@@ -74,6 +74,16 @@ RecordedTensor read_tensor(const nlohmann::json& object, const std::string& wher
   return tensor;
 }
 
+std::map<std::string, std::string> read_input(const nlohmann::json& input, const std::string& where) {
+  std::map<std::string, std::string> hashes;
+  if (!input.is_object()) bad_input("{}: field input: expected an object of hashes", where);
+  for (const auto& [file, hash] : input.items()) {
+    if (!hash.is_string()) bad_input("{}: field input: {}: expected a hash", where, file);
+    hashes.emplace(file, hash.get<std::string>());
+  }
+  return hashes;
+}
+
 }  // namespace
 
 bool PruneRecord::has_low_rank() const {
@@ -94,6 +104,12 @@ std::optional<PruneRecord> read_prune_record(const std::filesystem::path& folder
   record.weights_changed = changed;
   if (const auto method = document.find("method"); method != document.end() && method->is_string()) {
     record.method = *method;
+  }
+  for (const nlohmann::json* step = &document; step != nullptr && step->is_object();) {
+    if (const auto input = step->find("input"); input != step->end())
+      record.inputs.push_back(read_input(*input, file));
+    const auto previous = step->find("previous");
+    step = previous == step->end() ? nullptr : &*previous;
   }
   const nlohmann::json& tensors = member(document, "tensors", file);
   if (!tensors.is_array()) bad_input("{}: field tensors: expected a list", file);

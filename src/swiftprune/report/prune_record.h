@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,6 +27,8 @@ struct PruneRecord {
   std::string method;
   bool weights_changed = true;
   bool has_low_rank() const;  // any tensor
+  // Files and hashes of the model that was pruned, then those of the model that this one came from, and so on.
+  std::vector<std::map<std::string, std::string>> inputs;
   std::vector<RecordedTensor> tensors;
 };
 

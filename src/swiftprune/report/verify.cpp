@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <ranges>
 #include <set>
 
 #include "swiftprune/checkpoint/checkpoint.h"
@@ -22,6 +23,7 @@
 #include "swiftprune/model/family.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/pipeline/adapter_output.h"
+#include "swiftprune/pipeline/record.h"
 #include "swiftprune/report/block_linears.h"
 #include "swiftprune/report/prune_record.h"
 
@@ -141,6 +143,7 @@ class Verifier {
 
   VerifyReport run() {
     check_files();
+    check_parent();
     check_record_names();
     const auto total = static_cast<std::int64_t>(dense_.tensors().size());
     std::int64_t done = 0;
@@ -220,6 +223,31 @@ class Verifier {
       } else {
         files_.pass();
       }
+    }
+  }
+
+  // The dense model is the one that was pruned, or one that this came from.
+  void check_parent() {
+    if (!record_ || record_->inputs.empty()) return parent_.skip("the record names no files");
+    std::map<std::string, std::string> found;
+    const nlohmann::ordered_json hashes = model_hashes(dense_);
+    for (const auto& [file, hash] : hashes.items()) found.emplace(file, hash.get<std::string>());
+    const auto has_names_of_found = [&](const auto& input) {
+      return std::ranges::equal(input, found, {}, &std::pair<const std::string, std::string>::first,
+                                &std::pair<const std::string, std::string>::first);
+    };
+    if (std::ranges::none_of(record_->inputs, has_names_of_found)) {
+      return parent_.skip(fmt::format("it was made of files of other names ({})",
+                                      fmt::join(std::views::keys(record_->inputs.front()), ", ")));
+    }
+    if (std::ranges::find(record_->inputs, found) != record_->inputs.end()) {
+      for (std::size_t i = 0; i < found.size(); ++i) parent_.pass();
+      return;
+    }
+    const auto nearest = std::ranges::find_if(record_->inputs, has_names_of_found);
+    for (const auto& [file, hash] : found) {
+      if (nearest->at(file) != hash)
+        parent_.fail("{}: is not the file that was pruned, by the record's hash of it", file);
     }
   }
 
@@ -421,9 +449,11 @@ class Verifier {
     for (const auto& [pattern, count] : found_patterns_) {
       patterns += fmt::format("{}{} {}", patterns.empty() ? "" : ", ", count, pattern);
     }
-    report_.checks = {files_.result("files equal"),
+    report_.checks = {parent_.result("files as they were pruned"),
+                      files_.result("files equal"),
                       tensors_.result("tensors with the same shape, dtype and file"),
-                      untouched_.result("tensors bit-equal"), finite_.result("tensors"),
+                      untouched_.result("tensors bit-equal"),
+                      finite_.result("tensors"),
                       zeros_.result("tensors with +0 only")};
     VerifyCheck pattern = pattern_check_.result("tensors");
     if (pattern.outcome == VerifyCheck::Outcome::kPassed)
@@ -454,8 +484,9 @@ class Verifier {
   std::map<std::string, std::vector<Move>, std::less<>> moves_;  // by tensor
   std::set<std::string> linears_;                                // without a record
   std::map<std::string, std::int64_t> found_patterns_;
-  Checker files_{"files"}, tensors_{"tensors"}, untouched_{"untouched"}, finite_{"finite"}, zeros_{"zeros"},
-      pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"}, low_rank_{"low rank"};
+  Checker parent_{"parent"}, files_{"files"}, tensors_{"tensors"}, untouched_{"untouched"}, finite_{"finite"},
+      zeros_{"zeros"}, pattern_check_{"pattern"}, kept_{"kept weights"}, record_check_{"record"},
+      low_rank_{"low rank"};
 };
 
 }  // namespace
