@@ -26,6 +26,7 @@ struct CompareFlags {
   CompareJob job;
   std::string report, markdown;
   bool equal_bytes = false;
+  std::string solve = "needed";
   CalibrationText calibration;
   std::int64_t calibration_windows = 16;
   std::string work;
@@ -71,6 +72,7 @@ void print_report(const ComparisonReport& report, const CompareFlags& flags) {
   fmt::print("\n");
   for (const ModelReport& model : report.models) print_model(model, width, flags.equal_bytes);
   for (const EqualBytes& equal : report.equal_bytes) fmt::print("{}\n", equal.line());
+  for (const std::string& note : report.notes) fmt::print("{}\n", note);
   for (const ModelReport& model : report.models) {
     if (!model.drift) continue;
     fmt::print(
@@ -106,6 +108,8 @@ void check_flags(const CompareFlags& flags) {
     bad_usage("--equal-bytes: found no measurement, expected --text");
   if (!flags.equal_bytes && !flags.calibration.is_self())
     bad_usage("--calibration: found without --equal-bytes, whose models it is for");
+  if (!flags.equal_bytes && flags.solve == "all")
+    bad_usage("--solve: found without --equal-bytes, whose models it is for");
 }
 
 ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput& input, Device& device) {
@@ -115,9 +119,16 @@ ComparisonReport at_equal_bytes(const CompareFlags& flags, const ComparisonInput
   const TemporaryFolder work(make_work_folder(flags.work));
   EqualBytesOptions options;
   options.model = as_given(flags.common, flags.job.dense);
-  options.calibration =
-      calibration_windows(notes_to(flags.common), *input.models[0], device, text, flags.calibration_windows,
-                          false, input.forward.compute, input.forward.progress);
+  const auto read = [&] {
+    return calibration_windows(notes_to(flags.common), *input.models[0], device, text,
+                               flags.calibration_windows, false, input.forward.compute,
+                               input.forward.progress);
+  };
+  options.calibration = read;
+  if (!text.is_self())  // what is wrong with a file is said at once
+    options.calibration = [windows = read()] { return windows; };
+  options.calibration_source = text.is_self() ? "the model itself" : text.source();
+  options.solve_all = flags.solve == "all";
   options.calibration_arguments = {"--calibration"};
   options.calibration_arguments.insert(options.calibration_arguments.end(), text.sources.begin(),
                                        text.sources.end());
@@ -232,6 +243,12 @@ void add_flags(CLI::App& command, CompareFlags& f) {
       "--equal-bytes", f.equal_bytes,
       "Beside them the dense model in 8, 4 and 3 bits, rounded to the nearest and solved: which is "
       "better at the same size");
+  command
+      .add_option("--solve", f.solve,
+                  "With --equal-bytes: what to solve, each taking as long as quantize does: needed (where "
+                  "rounding does not settle what is better) or all")
+      ->capture_default_str()
+      ->transform(one_of({"needed", "all"}));
   command
       .add_option("--calibration", f.calibration.sources,
                   "With --equal-bytes: text to solve those on (files as in prune), or self")

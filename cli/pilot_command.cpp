@@ -98,9 +98,10 @@ void run(PilotFlags& flags) {
         model->config().blocks[static_cast<std::size_t>(model->config().num_layers() / 2)];
     run.masks = {linears_of(block).back().name + ".weight"};
   }
-  if (const std::string busy = busy_note(load_average(), num_threads()); !busy.empty())
-    print_note(flags.common, busy);
+  const std::string busy = busy_note(load_average(), num_threads());
+  if (!busy.empty()) print_note(flags.common, busy);
   ComparisonReport report = run_pilot(job, run, *model, *device);
+  if (!busy.empty()) report.notes.push_back(fmt::format("When this began, {}.", busy));
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   if (!flags.report.empty()) write_report(flags.report, to_html(report));
   if (!flags.markdown.empty()) write_report(flags.markdown, to_markdown(report));

@@ -92,7 +92,8 @@ const std::vector<std::string> kValues = {"-weird 'value' $HOME *.x",
                                           "env",
                                           "row",
                                           "each",
-                                          "markdown"};
+                                          "markdown",
+                                          "all"};
 
 void expect_round_trip(const std::vector<std::string>& arguments, const Parsed& parsed) {
   const std::vector<std::string> repeated = repeat_arguments(*parsed.command);

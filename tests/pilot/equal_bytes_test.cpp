@@ -1,5 +1,7 @@
 #include "swiftprune/pilot/equal_bytes.h"
 
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -57,9 +59,19 @@ class CompareAtEqualBytesTest : public ::testing::Test {
     ScoredWindows part{TokenWindows{32, ids_}, {}};
     part.first_target.assign(4, 1);
     input_.parts = {part};
-    options_.calibration = TokenWindows{32, ids_};
+    options_.calibration = [this] {
+      ++num_calibrations_;
+      return TokenWindows{32, ids_};
+    };
+    options_.calibration_source = "other text";
     options_.work = folder_.path();
     options_.model = "ORG/NAME";  // as the user wrote it, wherever it lies
+  }
+
+  static std::vector<std::string> names(const ComparisonReport& report) {
+    std::vector<std::string> list;
+    for (const ModelReport& model : report.models) list.push_back(model.summary.name);
+    return list;
   }
 
   TempDir folder_;
@@ -68,11 +80,14 @@ class CompareAtEqualBytesTest : public ::testing::Test {
   std::vector<std::int32_t> ids_;
   ComparisonInput input_;
   EqualBytesOptions options_;
+  int num_calibrations_ = 0;
 };
 
 TEST_F(CompareAtEqualBytesTest, TheDenseModelStandsBesideInFewBits) {
+  options_.solve_all = true;
   const ComparisonReport report = compare_at_equal_bytes(input_, *device_, options_);
   ASSERT_EQ(report.models.size(), 2u + 3u * 2u);
+  EXPECT_EQ(num_calibrations_, 1);
   ASSERT_EQ(report.equal_bytes.size(), 1u);
   EXPECT_DOUBLE_EQ(report.models[1].divergence->mean_kl, 0.0);
   EXPECT_TRUE(report.equal_bytes[0].wins());
@@ -91,6 +106,34 @@ TEST_F(CompareAtEqualBytesTest, TheDenseModelStandsBesideInFewBits) {
   EXPECT_THAT(to_html(report), ::testing::HasSubstr("Size and divergence"));
   EXPECT_THAT(to_markdown(report), ::testing::HasSubstr(report.equal_bytes[0].line()));
   EXPECT_EQ(to_json(report)["equal_bytes"].size(), 1u);
+}
+
+// The dense model once more: no rounded one beats it, so the best that is no larger has to be solved, and it alone.
+TEST_F(CompareAtEqualBytesTest, WhatRoundingDoesNotSettleIsSolved) {
+  std::set<std::string> stages;
+  input_.forward.progress = [&](std::string_view stage, std::int64_t, std::int64_t) {
+    stages.emplace(stage);
+  };
+  const ComparisonReport report = compare_at_equal_bytes(input_, *device_, options_);
+  EXPECT_THAT(names(report), ::testing::ElementsAre(kTinyModel.filename().string(), "again", "dense int8 rtn",
+                                                    "dense int8 best", "dense int4 rtn", "dense int3 rtn"));
+  EXPECT_EQ(report.equal_bytes.at(0).rival, "dense int8 best");
+  EXPECT_THAT(report.notes, ::testing::ElementsAre(::testing::HasSubstr(
+                                "int8 was solved, on 4 windows of 32 tokens from other text")));
+  EXPECT_THAT(stages, ::testing::Contains("dense int8 best: prune"));
+}
+
+// Half of the weights gone, at nine bits each: rounding to eight is better, and solving would only add to that.
+TEST_F(CompareAtEqualBytesTest, WhatARoundedOneBeatsIsNotSolved) {
+  test::write_changed(folder_.path() / "pruned", test::zeros(1, 2));
+  const auto pruned = Model::open(folder_.path() / "pruned");
+  input_.models[1] = pruned.get();
+  const ComparisonReport report = compare_at_equal_bytes(input_, *device_, options_);
+  EXPECT_THAT(names(report), ::testing::ElementsAre(kTinyModel.filename().string(), "again", "dense int8 rtn",
+                                                    "dense int4 rtn", "dense int3 rtn"));
+  EXPECT_FALSE(report.equal_bytes.at(0).wins());
+  EXPECT_EQ(num_calibrations_, 0);
+  EXPECT_THAT(report.notes, ::testing::ElementsAre(::testing::HasSubstr("not solved")));
 }
 
 TEST_F(CompareAtEqualBytesTest, NeedsATextAndADenseModel) {

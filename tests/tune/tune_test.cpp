@@ -484,8 +484,10 @@ TEST_F(TuneTest, TheReportShowsBothTexts) {
   report.result.start = report.result.best;
   report.result.start.search_kl *= 2.0;
   EXPECT_THAT(headline(report), HasSubstr("does not carry over"));
+  EXPECT_THAT(to_html(report), HasSubstr("class=\"verdict fair\""));
   *report.result.start.check_kl *= 2.0;
   EXPECT_THAT(headline(report), ::testing::Not(HasSubstr("does not carry over")));
+  EXPECT_THAT(to_html(report), HasSubstr("class=\"verdict good\""));
 }
 
 }  // namespace

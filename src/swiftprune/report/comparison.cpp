@@ -214,9 +214,9 @@ std::string EqualBytes::line() const {
         "No dense model in few bits is as small as {} ({}, {}); the smallest, {}, has {} in {}.", model,
         size(bytes), ours, rival, theirs, size(rival_bytes));
   }
-  return fmt::format("At {} {} {} ({}) than {} ({}, {} in {}).", size(bytes), model,
-                     wins() ? "is better" : "is worse", ours, rival,
-                     wins() ? "the best dense one of that size" : "a dense one", theirs, size(rival_bytes));
+  return fmt::format("At {} {} ({}) is {} than {}{} ({} in {}).", size(bytes), model, ours,
+                     wins() ? "better" : "worse", rival, wins() ? ", the best dense one of that size" : "",
+                     theirs, size(rival_bytes));
 }
 
 std::vector<EqualBytes> equal_bytes(const ComparisonReport& report) {
@@ -307,7 +307,9 @@ Verdict verdict_of(const ComparisonReport& report) {
   const std::string_view kind = report.recommended.empty() ? "best" : "recommended";
   const std::string subject =
       single ? "The pruned model" : fmt::format("The {} model, {},", kind, best->summary.name);
-  if (ratio <= 1.02) {
+  if (ratio < 0.98) {  // trained since, or the two were exchanged
+    verdict.headline = subject + " predicts this text better than the dense one";
+  } else if (ratio <= 1.02) {
     verdict.mood = Verdict::Mood::kGood;
     verdict.headline = subject + " is as good as the dense one on this text";
   } else if (ratio <= 1.10) {

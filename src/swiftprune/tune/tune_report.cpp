@@ -60,6 +60,12 @@ std::string chart(const TuneReport& report) {
                      {"packed size of the model", " MB", false}, "divergence, nats", std::nullopt);
 }
 
+// The search's own text says that it gained, and the text that it did not see does not.
+bool learned_by_heart(const TunedPlan& plan) {
+  return plan.best.check_kl && check_or_search(plan.best) >= check_or_search(plan.start) &&
+         plan.best.search_kl < plan.start.search_kl;
+}
+
 }  // namespace
 
 std::string headline(const TuneReport& report) {
@@ -71,11 +77,9 @@ std::string headline(const TuneReport& report) {
       fmt::format("{:.1f} % zeros, {:.2f} bits a weight, {:.1f} MB packed: a divergence of {:.4f} {}",
                   100.0 * best.sparsity, best.bits, best.bytes / 1e6, after, on);
   if (!(before > 0.0)) return text;
-  const bool learned_by_heart =
-      best.check_kl && after >= before && best.search_kl < report.result.start.search_kl;
   return fmt::format("{}; the start had {:.4f} at {:.1f} MB ({:+.1f} %){}", text, before, start.bytes / 1e6,
                      100.0 * (after / before - 1.0),
-                     learned_by_heart
+                     learned_by_heart(report.result)
                          ? ": the gain on the search's text does not carry over, take more --search-windows"
                          : "");
 }
@@ -116,8 +120,10 @@ std::string to_html(const TuneReport& report) {
       "{2}</h1>\n"
       "<div class=\"verdict {3}\"><strong>{4}</strong>\n<p>{5}</p></div>\n",
       escape_html(report.model), kPageStyle, escape_html(report.budget.text()),
-      r.keeps_budget ? "good" : "bad", r.keeps_budget ? "The budget is kept" : "The budget is not kept",
-      escape_html(headline(report)));
+      !r.keeps_budget       ? "bad"
+      : learned_by_heart(r) ? "fair"
+                            : "good",
+      r.keeps_budget ? "The budget is kept" : "The budget is not kept", escape_html(headline(report)));
   html += fmt::format("<p>Recommended:</p>\n<pre><code>{}</code></pre>\n", escape_html(report.command));
   html += fmt::format(
       "<p>{} linears at up to {} levels each, solved on {} tokens of <b>{}</b> in {:.0f} s; {} plans "
