@@ -66,10 +66,11 @@ int run_command(int argc, char** argv) {
 int exit_code_of(const std::exception_ptr& thrown, const std::string& prefix, bool tells_interrupt) {
   try {
     std::rethrow_exception(thrown);
-  } catch (const Interrupted& error) {
-    const int code = 128 + stopping_signal();
-    return tells_interrupt ? complain(code, prefix + error.what()) : code;
   } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInterrupted) {
+      const int code = 128 + stopping_signal();
+      return tells_interrupt ? complain(code, prefix + error.what()) : code;
+    }
     return complain(static_cast<int>(error.kind()), prefix + with_files_named(error.what()));
   } catch (const InternalError& error) {
     return complain(kInternalError, prefix + error.what());

@@ -7,7 +7,6 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/internal_error.h"
-#include "swiftprune/core/run_context.h"
 
 namespace nb = nanobind;
 
@@ -25,6 +24,7 @@ const char* name_of(ErrorKind kind) {
     case ErrorKind::kGate:
       return "GateError";
     case ErrorKind::kFailure:
+    case ErrorKind::kInterrupted:  // is Python's own
       break;
   }
   return "Error";
@@ -40,10 +40,11 @@ void set_error(const char* name, const char* message) {
 void set_python_error(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
-  } catch (const Interrupted& e) {
-    PyErr_SetString(PyExc_KeyboardInterrupt, e.what());
   } catch (const Error& e) {
-    set_error(name_of(e.kind()), e.what());
+    if (e.kind() == ErrorKind::kInterrupted)
+      PyErr_SetString(PyExc_KeyboardInterrupt, e.what());
+    else
+      set_error(name_of(e.kind()), e.what());
   } catch (const InternalError& e) {
     set_error("InternalError", e.what());
   } catch (const CLI::Error& e) {

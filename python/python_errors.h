@@ -7,7 +7,7 @@
 
 namespace swiftprune::python {
 
-// Sets the Python exception for what was thrown; the GIL must be held. An Interrupted is a KeyboardInterrupt.
+// Sets the Python exception for what was thrown; the GIL must be held. ErrorKind::kInterrupted is a KeyboardInterrupt.
 void set_python_error(const std::exception_ptr& error);
 // Does so for all functions of the module.
 void add_errors();

@@ -182,6 +182,7 @@ TEST_F(Jobs, ShrinkStops) {
   };
   const auto outcome = job.run(context);
   ASSERT_FALSE(outcome.ok());
+  EXPECT_EQ(outcome.error().kind(), ErrorKind::kInterrupted);
   EXPECT_EQ(kept_layers(job), "1 finished block is kept; the same command goes on with it");
   std::vector<std::string> notes;
   const auto resumed = job.run({.note = [&](const std::string& note) { notes.push_back(note); }});
@@ -363,6 +364,7 @@ TEST_F(Jobs, AStopIsAnErrorAndLeavesNothing) {
   stop.request_stop();
   const auto outcome = prune_job("out").run({.run = {.stop = stop.get_token()}});
   ASSERT_FALSE(outcome.ok());
+  EXPECT_EQ(outcome.error().kind(), ErrorKind::kInterrupted);
   EXPECT_THAT(outcome.error().what(), HasSubstr("interrupted"));
   EXPECT_FALSE(std::filesystem::exists(at("out")));
   EXPECT_TRUE(hidden_files().empty());
@@ -432,6 +434,7 @@ TEST_F(Jobs, TextIsTheCommandsAndErrorsAreValues) {
   const auto stopped = generator.value()->generate("The quick", {.max_tokens = 12}, context,
                                                    [&](std::string_view) { stop.request_stop(); });
   ASSERT_FALSE(stopped.ok());
+  EXPECT_EQ(stopped.error().kind(), ErrorKind::kInterrupted);
   EXPECT_THAT(stopped.error().what(), HasSubstr("interrupted"));
   EXPECT_EQ(generator.value()->generate("The quick", {.max_tokens = 12}).value().text, written.value().text);
 

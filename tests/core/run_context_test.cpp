@@ -105,7 +105,8 @@ TEST(RunContext, IsPassedOnToAThreadOfTheRun) {
 TEST(RunContext, InterruptsAreErrorsThatTellWhatWasKept) {
   EXPECT_STREQ(Interrupted().what(), "interrupted");
   EXPECT_STREQ(Interrupted("nothing was written").what(), "interrupted: nothing was written");
-  EXPECT_EQ(Interrupted().kind(), ErrorKind::kFailure);
+  EXPECT_EQ(Interrupted().kind(), ErrorKind::kInterrupted);
+  EXPECT_EQ(Interrupted("nothing was written").kind(), ErrorKind::kInterrupted);
 }
 
 TEST(Expect, ThrowsWithThePlaceAndWithoutTheBuildersPath) {

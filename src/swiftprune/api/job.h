@@ -45,7 +45,8 @@ struct JobOrigin {
 // Throws Error{kUsage} for another name.
 ComputeType compute_by_name(const std::string& name, const Device& device);
 
-// What a job came to: its value, or the error that it ended with. An interrupt is an error, too.
+// What a job came to: its value, or the error that it ended with. An interrupt is an error, too, of a kind
+// of its own.
 template <class T>
 class Outcome {
  public:

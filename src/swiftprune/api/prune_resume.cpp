@@ -7,7 +7,6 @@
 
 #include "swiftprune/api/resume.h"
 #include "swiftprune/core/error.h"
-#include "swiftprune/core/run_context.h"
 
 namespace swiftprune {
 
@@ -43,8 +42,7 @@ PruneResult keeping_blocks(Journal& journal, const CheckpointWriter& writer, boo
     if (!resumable) throw;
     journal.flush();
     const auto unfinished = read_journal(writer.temporary_folder());
-    if (!unfinished || unfinished->blocks.empty() || dynamic_cast<const Interrupted*>(&error) != nullptr)
-      throw;
+    if (!unfinished || unfinished->blocks.empty() || error.kind() == ErrorKind::kInterrupted) throw;
     throw Error(error.kind(), fmt::format("{}; {}", error.what(), blocks_kept(unfinished->blocks.size())));
   }
 }

@@ -189,7 +189,7 @@ RemoveExpertsResult keeping_layers(const ShrinkJob& job, ExpertCheckpoint& outpu
     return work();
   } catch (const Error& error) {
     const std::int64_t layers = job.resume ? output.keep_finished() : 0;
-    if (layers == 0 || dynamic_cast<const Interrupted*>(&error) != nullptr) throw;
+    if (layers == 0 || error.kind() == ErrorKind::kInterrupted) throw;
     throw Error(error.kind(),
                 fmt::format("{}; {}", error.what(), blocks_kept(static_cast<std::size_t>(layers))));
   }

@@ -11,8 +11,9 @@
 
 namespace swiftprune {
 
-// The numeric value is the program's exit code. kGate: a model that does not keep the limits asked for.
-enum class ErrorKind { kFailure = 1, kUsage = 2, kBadInput = 3, kDevice = 4, kGate = 5 };
+// The numeric value is the program's exit code. kGate: a model that does not keep the limits asked for. kInterrupted: the
+// run was asked to stop; 128 + SIGINT, where a program that was stopped by another signal gives that one's code.
+enum class ErrorKind { kFailure = 1, kUsage = 2, kBadInput = 3, kDevice = 4, kGate = 5, kInterrupted = 130 };
 
 // Message format: "<file, tensor or flag>: found <x>, expected <y>; <hint>". One line, no trailing full stop.
 class Error : public std::runtime_error {

@@ -17,8 +17,8 @@ class Timeline;
 // blocks are kept".
 class Interrupted : public Error {
  public:
-  Interrupted() : Error(ErrorKind::kFailure, "interrupted") {}
-  explicit Interrupted(const std::string& kept) : Error(ErrorKind::kFailure, "interrupted: " + kept) {}
+  Interrupted() : Error(ErrorKind::kInterrupted, "interrupted") {}
+  explicit Interrupted(const std::string& kept) : Error(ErrorKind::kInterrupted, "interrupted: " + kept) {}
 };
 
 struct RunContext {
