@@ -14,7 +14,7 @@ void add_calibration_flags(CLI::App& command, CalibrationText& text) {
   command.add_option("--seqlen", text.seqlen, "Tokens a window; by default at most the model's positions")
       ->capture_default_str()
       ->each([&text](const std::string&) { text.seqlen_given = true; })
-      ->check(in_range(2, 1 << 24));
+      ->check(within(option_values::kSeqlen));
   command.add_option("--seed", text.seed, "Seed of the draws of text")->capture_default_str();
 }
 

@@ -287,7 +287,7 @@ void declare_chat(CLI::App& program) {
                       "Jinja file in place of the model folder's chat template");
   command->add_option("-n,--max-tokens", options->max_tokens, "Tokens of an answer at most")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 24));
+      ->check(within(option_values::kNewTokens));
   add_sampler_flags(*command, options->sampler);
   command->add_option("--seed", options->sampler.seed, "Seed of the draws (default: drawn anew)")
       ->each([options](const std::string&) { options->seed_given = true; });

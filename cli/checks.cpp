@@ -28,16 +28,6 @@ std::optional<Number> read(std::string_view text) {
   return whole ? std::optional(number) : std::nullopt;
 }
 
-template <typename Holds>
-CLI::Validator bound(const std::string& text, const std::string& description, Holds holds) {
-  return CLI::Validator(
-      [text, holds](std::string& value) {
-        const auto number = read<double>(value);
-        return number && holds(*number) ? std::string() : fmt::format("found '{}', expected {}", value, text);
-      },
-      description);
-}
-
 // "q4km" of "q4_k_m"
 std::string letters_of(std::string text) {
   std::erase_if(text, [](unsigned char c) { return std::isalnum(c) == 0; });
@@ -51,18 +41,23 @@ std::string lower(std::string text) {
 
 }  // namespace
 
-CLI::Validator zero_or_more() {
-  return bound("0 or more", "0 or more", [](double value) { return value >= 0.0; });
+CLI::Validator within(const OptionRange& range) {
+  return CLI::Validator(
+      [range](std::string& value) {
+        const auto number = read<double>(value);
+        return number && range.holds(*number) ? std::string()
+                                              : fmt::format("found '{}', expected {}", value, range.text());
+      },
+      range.is_bounded() ? fmt::format("[{} - {}]", range.least, range.most) : range.text());
 }
 
-CLI::Validator more_than_zero() {
-  return bound("more than 0", "more than 0", [](double value) { return value > 0.0; });
+CLI::Validator one_of(OptionWords words) {
+  return one_of(std::vector<std::string>(words.begin(), words.end()));
 }
 
-CLI::Validator in_range(double least, double most) {
-  return bound(fmt::format("{} to {}", least, most), fmt::format("[{} - {}]", least, most),
-               [least, most](double value) { return value >= least && value <= most; });
-}
+CLI::Validator zero_or_more() { return within(option_values::kZeroOrMore); }
+CLI::Validator more_than_zero() { return within(option_values::kMoreThanZero); }
+CLI::Validator in_range(double least, double most) { return within({least, most}); }
 
 CLI::Validator one_of(const std::vector<std::string>& words) {
   return CLI::Validator(

@@ -6,8 +6,13 @@
 
 #include <CLI/CLI.hpp>
 
+#include "swiftprune/api/option_values.h"
+
 namespace swiftprune::cli {
 
+// What jobs' options may hold, too.
+CLI::Validator within(const OptionRange& range);
+CLI::Validator one_of(OptionWords words);
 CLI::Validator zero_or_more();
 CLI::Validator more_than_zero();
 // From least to most, both included.

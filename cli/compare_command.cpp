@@ -230,12 +230,12 @@ void add_flags(CLI::App& command, CompareFlags& f) {
                      "With --refusals: a regular expression that any answer may match");
   command.add_option("--max-tokens", f.job.max_tokens, "Tokens of an answer")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 20));
+      ->check(within(option_values::kAnswerTokens));
   command
       .add_option("--error-tokens", f.job.error_tokens,
                   "Tokens for the blocks' output errors (0: leave them out)")
       ->capture_default_str()
-      ->check(zero_or_more());
+      ->check(within(option_values::kErrorTokens));
   command.add_option("--mask", f.job.masks, "Tensor to picture in the report, by its full name; repeatable");
   command.add_option("--report", f.report, "Write one self-contained HTML page");
   command.add_option("--markdown", f.markdown, "Write the table as Markdown");

@@ -98,7 +98,7 @@ void declare_eval(CLI::App& program) {
   command->add_option("--task", flags->job.tasks,
                       "Task files, FILE.jsonl or FORMAT=FILE.jsonl; the name of the file tells the format");
   command->add_option("--limit", flags->job.limit, "First so many items of each task (0: all)")
-      ->check(zero_or_more());
+      ->check(within(option_values::kTaskLimit));
   command->add_flag("--items", flags->items, "With --json: the scores of every item");
   add_compute_flag(*command, flags->compute);
   add_device_flags(*command, flags->device);

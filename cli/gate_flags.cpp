@@ -17,13 +17,13 @@ void add_gate_flags(CLI::App& command, GateLimits& limits) {
   command
       .add_option("--max-perplexity-ratio", limits.max_perplexity_ratio,
                   "Gate: perplexity at most so many times the dense model's; exit code 5 when a gate fails")
-      ->check(more_than_zero());
+      ->check(within(option_values::kMaxPerplexityRatio));
   command
       .add_option("--min-top1", limits.min_top1,
                   "Gate: share of tokens (0 to 1) whose likeliest next token stays the same")
-      ->check(in_range(0.0, 1.0));
+      ->check(within(option_values::kMinTop1));
   command.add_option("--max-kl", limits.max_kl, "Gate: mean divergence from the dense model, nats a token")
-      ->check(zero_or_more());
+      ->check(within(option_values::kMaxKl));
 }
 
 void add_answer_gate_flags(CLI::App& command, GateLimits& limits) {
@@ -31,16 +31,16 @@ void add_answer_gate_flags(CLI::App& command, GateLimits& limits) {
       .add_option(
           "--max-loops", limits.max_loops,
           "Gate, with --prompts: share of answers (0 to 1) that end in a loop where the dense model's do not")
-      ->check(in_range(0.0, 1.0));
+      ->check(within(option_values::kMaxLoops));
   command
       .add_option("--max-length-change", limits.max_length_change,
                   "Gate, with --prompts: change of the answers' mean length, as a share of the dense model's")
-      ->check(zero_or_more());
+      ->check(within(option_values::kMaxLengthChange));
   command
       .add_option(
           "--min-exact", limits.min_exact,
           "Gate, with --prompts whose lines have an \"answer\": share (0 to 1) that is answered right")
-      ->check(in_range(0.0, 1.0));
+      ->check(within(option_values::kMinExact));
 }
 
 void require_passed(const ComparisonReport& report) {
@@ -57,7 +57,7 @@ void add_prune_gate_flags(CLI::App& command, PruneGate& gate) {
       "limits below");
   command.add_option("--gate-windows", gate.windows, "With --gate: windows of --seqlen tokens (0: all)")
       ->capture_default_str()
-      ->check(zero_or_more());
+      ->check(within(option_values::kWindows));
   add_gate_flags(command, gate.limits);
 }
 

@@ -101,7 +101,7 @@ void declare_generate(CLI::App& program) {
   command->add_option("--system", options->system, "System message of --chat");
   command->add_option("-n,--max-tokens", options->max_tokens, "Tokens at most")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 24));
+      ->check(within(option_values::kNewTokens));
   add_sampler_flags(*command, options->sampler);
   command->add_option("--seed", options->sampler.seed, "Seed of the draws")->capture_default_str();
   add_compute_flag(*command, options->compute);

@@ -15,9 +15,9 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
   command.add_option("--seqlen", texts.seqlen, "Tokens a window; by default at most the model's positions")
       ->capture_default_str()
       ->each([&texts](const std::string&) { texts.seqlen_given = true; })
-      ->check(in_range(2, 1 << 24));
+      ->check(within(option_values::kSeqlen));
   command.add_option("--windows", texts.windows, "First so many windows of each text (0: all)")
-      ->check(zero_or_more());
+      ->check(within(option_values::kWindows));
   command
       .add_option(
           "--bos", texts.bos,
@@ -25,7 +25,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
           "of GPTQ, SparseGPT and Wanda has it where the tokenizer adds one), none, or auto (what the "
           "family needs; with --convention llama.cpp what the tokenizer adds)")
       ->capture_default_str()
-      ->transform(one_of({"auto", "each", "once", "none"}));
+      ->transform(one_of(option_values::kBos));
   command
       .add_option("--convention", texts.convention,
                   "Which tokens are scored: windows (Hugging Face / GPTQ), llama.cpp (second half of each "
@@ -35,7 +35,7 @@ void add_evaluation_flags(CLI::App& command, EvaluationTexts& texts) {
   command
       .add_option("--stride", texts.stride,
                   "With strided: tokens from window to window (0: half of --seqlen)")
-      ->check(zero_or_more());
+      ->check(within(option_values::kStride));
 }
 
 void add_adapter_flag(CLI::App& command, std::string& adapter) {
@@ -91,10 +91,10 @@ void add_load_flags(CLI::App& command, LoadOptions& load) {
 void add_sampler_flags(CLI::App& command, SamplerOptions& sampler) {
   command.add_option("--temperature", sampler.temperature, "0: always the likeliest token (greedy)")
       ->capture_default_str()
-      ->check(in_range(0.0, 100.0));
+      ->check(within(option_values::kTemperature));
   command.add_option("--top-p", sampler.top_p, "Draw from the likeliest tokens that hold this probability")
       ->capture_default_str()
-      ->check(in_range(1e-6, 1.0));
+      ->check(within(option_values::kTopP));
 }
 
 std::unique_ptr<Device> open_device(const DeviceFlags& flags) {

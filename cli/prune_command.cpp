@@ -260,21 +260,21 @@ void add_grid_flags(CLI::App& command, PruneFlags& f) {
               ? "Mean of bits a weight, as packed (codes, bitmap, scales), instead of --sparsity: each "
                 "linear gets its bits and its zeros, by its sensitivity"
               : "Mean of bits a weight, as packed: each linear gets its bits, by its sensitivity")
-      ->check(more_than_zero());
+      ->check(within(option_values::kBits));
   command.add_option("--group", f.job.group, std::string(kGroupHelp))
-      ->transform(one_of({"32", "64", "128", "row"}));
+      ->transform(one_of(option_values::kGroup));
   command
       .add_option(
           "--store", f.job.store,
           "With --quantize: packed (default; the linears as codes and scales, as they were solved) or "
           "dense (values in the checkpoint's dtype, for programs that read no packed models)")
-      ->transform(one_of({"packed", "dense"}));
+      ->transform(one_of(option_values::kStore));
   command
       .add_option(
           "--quantize-embeddings", f.job.embeddings,
           "With --quantize: embedding and output projection rounded to the nearest, too, as swiftprune pack "
           "does")
-      ->transform(one_of({"int8", "int4"}));
+      ->transform(one_of(option_values::kTables));
   command.add_flag("--asymmetric", f.job.asymmetric, "With --quantize: a zero point for each group, too");
 }
 
@@ -296,13 +296,13 @@ void add_common_flags(CLI::App& command, PruneFlags& f) {
   command
       .add_option("--propagate", f.job.propagate,
                   "What the next block sees while calibrating: pruned or dense")
-      ->transform(one_of({"pruned", "dense"}));
+      ->transform(one_of(option_values::kPropagate));
   command
       .add_option(
           "--min-expert-tokens", f.job.min_expert_tokens,
           "In models with experts: one that the calibration text sends fewer tokens to is pruned by all "
           "tokens of its layer")
-      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->check(within(option_values::kMinExpertTokens))
       ->capture_default_str();
   command.add_option("--skip", f.job.skip,
                      "Leave tensors as they are: a shell pattern such as '*.down_proj.weight'; repeatable");
@@ -353,7 +353,7 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
                   "Beside the zeros a low-rank part of this rank for each linear, found together with them "
                   "and written as "
                   "a LoRA folder of PEFT, OUT/adapter; with --method best or --refine admm (0: none)")
-      ->check(in_range(std::int64_t{0}, std::int64_t{1} << 20));
+      ->check(within(option_values::kLowRank));
   command.add_option("--score", f.job.score, "Score, instead of the method's");
   command.add_option("--select", f.job.select, "Selection, instead of the method's");
   command
@@ -362,7 +362,7 @@ void add_prune_flags(CLI::App& command, PruneFlags& f) {
                   "whose pruning "
                   "changes the output little lose more); default: sensitivity with --method best and "
                   "unstructured patterns")
-      ->transform(one_of({"none", "sensitivity"}));
+      ->transform(one_of(option_values::kAllocate));
   command.add_option("--lambda", f.job.lambda,
                      "With --select ewma: keep scores above mean + lambda * deviation");
   command.add_option("--ewma-alpha,--alpha", f.job.alpha, "With --select ewma: EWMA weight of the mean")

@@ -63,17 +63,17 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--experts", f.job.experts,
                   "With --units experts, instead of --ratio: how many of each layer stay")
-      ->check(in_range(1, 1 << 16));
+      ->check(within(option_values::kExperts));
   command.add_flag("!--no-keep-super", f.job.keep_super,
                    "With --units experts: experts whose outputs make massive activations may go, too");
   command
       .add_option("--rounds", f.job.rounds,
                   "With --units experts and the score ours: removed in so many steps, each measured anew")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 10));
+      ->check(within(option_values::kRounds));
   command.add_option("--align", f.job.align, "The MLP's width becomes a multiple of this")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 20));
+      ->check(within(option_values::kAlign));
   CLI::Option* non_uniform = command.add_flag(
       "--non-uniform", f.job.non_uniform,
       "Layers may keep different numbers of channels and head groups, or of experts; only swiftprune loads "
@@ -85,7 +85,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
           "score (standardised in each layer, as FLAP does)")
       ->capture_default_str()
       ->needs(non_uniform)
-      ->transform(one_of({"change", "score"}));
+      ->transform(one_of(option_values::kWidthsBy));
   command
       .add_option(
           "--score", f.job.score,
@@ -97,7 +97,7 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
                   "Choice of layers: greedy (measured loss, one after the other), influence (of the block), "
                   "or search (the better of both, then exchanges as long as the loss falls)")
       ->capture_default_str()
-      ->transform(one_of({"greedy", "influence", "search"}));
+      ->transform(one_of(option_values::kLayersBy));
   command
       .add_option("--compensate", f.job.compensate,
                   "What is left: none (as it is), bias (means of what went, in biases that "
@@ -108,17 +108,17 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command
       .add_option("--damping", f.job.damping, "Of the least squares: higher stays nearer to the old weights")
       ->capture_default_str()
-      ->check(more_than_zero());
+      ->check(within(option_values::kDamping));
   command.add_option("--alpha", f.job.alpha, "With aligned: share of the inputs' error to make up for")
       ->capture_default_str()
-      ->check(in_range(0.0, 1.0));
+      ->check(within(option_values::kMadeUpFor));
   command.add_option("--beta", f.job.beta, "With aligned: share of the residual's error to make up for")
       ->capture_default_str()
-      ->check(in_range(0.0, 1.0));
+      ->check(within(option_values::kMadeUpFor));
   add_calibration_flags(command, f.job.calibration);
   command.add_option("--windows", f.job.windows, "Calibration windows")
       ->capture_default_str()
-      ->check(in_range(1, 1 << 20));
+      ->check(within(option_values::kShrinkWindows));
   command.add_flag("--resume", f.job.resume,
                    "With --units experts: go on behind the last finished layer of a killed run; this run "
                    "keeps its own when "

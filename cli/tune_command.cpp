@@ -381,12 +381,11 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
           "2:4,6:8")
       ->delimiter(',')
       ->check(a_pattern());
-  command.add_option("--group", f.group, std::string(kGroupHelp))
-      ->transform(one_of({"32", "64", "128", "row"}));
+  command.add_option("--group", f.group, std::string(kGroupHelp))->transform(one_of(option_values::kGroup));
   command
       .add_option("--quantize-embeddings", f.embeddings,
                   "With --quantize: embedding and output projection in int8 or int4, too")
-      ->transform(one_of({"int8", "int4"}));
+      ->transform(one_of(option_values::kTables));
 }
 
 }  // namespace

@@ -162,7 +162,7 @@ TEST_F(Jobs, ShrinkRefusesWhatTheCommandDoes) {
   refused(job, "--alpha: found 2, expected 0 to 1");
   job = shrink_job(model("llama2"), "out");
   job.windows = 0;
-  refused(job, "--windows: found 0, expected at least 1");
+  refused(job, "--windows: found 0, expected 1 to 1048576");
   job = shrink_job(model("llama2"), "out");
   job.out = job.model + "/inside";
   refused(job, "--out: found");
@@ -327,6 +327,9 @@ TEST_F(Jobs, ValuesOutOfBoundsAreErrorsToo) {
   refuses_prune("--store: found 'disk'", [](PruneJob& job) { job.store = "disk"; });
   refuses_prune("--quantize-embeddings: found 'int2'", [](PruneJob& job) { job.embeddings = "int2"; });
   refuses_prune("--min-expert-tokens: found -1", [](PruneJob& job) { job.min_expert_tokens = -1; });
+  refuses_prune("--seqlen: found 1,", [](PruneJob& job) { job.calibration.seqlen = 1; });
+  refuses_prune("--group: found '16'", [](PruneJob& job) { job.group = "16"; });
+  refuses_prune("--low-rank: found -1", [](PruneJob& job) { job.low_rank = -1; });
   refuses_prune("--bits: found nan", [&](PruneJob& job) { job.bits = nan; });
   refuses_prune("--ewma-alpha: found nan", [&](PruneJob& job) { job.alpha = nan; });
   EXPECT_FALSE(std::filesystem::exists(at("out")));

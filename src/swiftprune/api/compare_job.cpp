@@ -1,8 +1,6 @@
 #include "swiftprune/api/compare_job.h"
 
-#include <limits>
-
-#include "swiftprune/api/value_checks.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/run_context.h"
@@ -11,13 +9,13 @@ namespace swiftprune {
 namespace {
 
 void check_values(const GateLimits& gates) {
-  constexpr double kMost = std::numeric_limits<double>::infinity();
-  check_above_zero("--max-perplexity-ratio", gates.max_perplexity_ratio.value_or(1.0));
-  check_between("--min-top1", gates.min_top1.value_or(0.0), 0.0, 1.0);
-  check_between("--max-kl", gates.max_kl.value_or(0.0), 0.0, kMost);
-  check_between("--max-loops", gates.max_loops.value_or(0.0), 0.0, 1.0);
-  check_between("--max-length-change", gates.max_length_change.value_or(0.0), 0.0, kMost);
-  check_between("--min-exact", gates.min_exact.value_or(0.0), 0.0, 1.0);
+  using namespace option_values;
+  check_value("--max-perplexity-ratio", gates.max_perplexity_ratio.value_or(1.0), kMaxPerplexityRatio);
+  check_value("--min-top1", gates.min_top1.value_or(0.0), kMinTop1);
+  check_value("--max-kl", gates.max_kl.value_or(0.0), kMaxKl);
+  check_value("--max-loops", gates.max_loops.value_or(0.0), kMaxLoops);
+  check_value("--max-length-change", gates.max_length_change.value_or(0.0), kMaxLengthChange);
+  check_value("--min-exact", gates.min_exact.value_or(0.0), kMinExact);
 }
 
 std::vector<Prompt> refusal_prompts(const CompareJob& job) {
@@ -47,8 +45,8 @@ std::string adapter_of(const CompareJob& job, std::size_t model) {
 
 void check(const CompareJob& job) {
   check_values(job.texts);
-  check_at_least("--max-tokens", job.max_tokens, 1);
-  check_at_least("--error-tokens", job.error_tokens, 0);
+  check_value("--max-tokens", job.max_tokens, option_values::kAnswerTokens);
+  check_value("--error-tokens", job.error_tokens, option_values::kErrorTokens);
   check_values(job.gates);
   if (!job.adapters.empty() && job.adapters.size() != job.pruned.size()) {
     bad_usage("--adapter: found {} for {} pruned models, expected one for each, or none", job.adapters.size(),

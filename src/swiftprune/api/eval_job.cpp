@@ -5,7 +5,7 @@
 #include <memory>
 #include <numbers>
 
-#include "swiftprune/api/value_checks.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/parallel.h"
@@ -156,7 +156,7 @@ ordered_json to_json(const EvalReport& report, bool with_items) {
 
 void check(const EvalJob& job) {
   check_values(job.texts);
-  check_at_least("--limit", job.limit, 0);
+  check_value("--limit", job.limit, option_values::kTaskLimit);
   if (job.texts.files.empty() && job.tasks.empty())
     bad_usage("eval: found neither --text nor --task, expected at least one");
 }

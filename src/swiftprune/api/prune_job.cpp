@@ -14,9 +14,9 @@
 #include <fmt/format.h>
 
 #include "swiftprune/api/job_options.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/api/prune_resume.h"
 #include "swiftprune/api/resume.h"
-#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_card.h"
 #include "swiftprune/checkpoint/model_location.h"
@@ -354,12 +354,16 @@ std::string sparser_note(const std::string& model, double before, const Plan& pl
 namespace {
 
 void check_values(const PruneJob& job) {
-  check_one_of("--propagate", job.propagate, {"", "pruned", "dense"});
-  check_one_of("--allocate", job.allocate, {"", "none", "sensitivity"});
-  check_one_of("--store", job.store, {"", "packed", "dense"});
-  check_one_of("--quantize-embeddings", job.embeddings, {"", "int8", "int4"});
-  check_at_least("--min-expert-tokens", job.min_expert_tokens, 1);
-  check_above_zero("--bits", job.bits.value_or(1.0));
+  using namespace option_values;
+  check_value("--seqlen", job.calibration.seqlen, kSeqlen);
+  check_if_given("--propagate", job.propagate, kPropagate);
+  check_if_given("--allocate", job.allocate, kAllocate);
+  check_if_given("--store", job.store, kStore);
+  check_if_given("--quantize-embeddings", job.embeddings, kTables);
+  check_if_given("--group", job.group, kGroup);
+  check_value("--min-expert-tokens", job.min_expert_tokens, option_values::kMinExpertTokens);
+  check_value("--low-rank", job.low_rank, kLowRank);
+  check_value("--bits", job.bits.value_or(1.0), kBits);
   for (const auto& [option, found] :
        {std::pair{"--lambda", job.lambda.value_or(0.0)}, std::pair{"--ewma-alpha", job.alpha},
         std::pair{"--ewma-beta", job.beta}}) {

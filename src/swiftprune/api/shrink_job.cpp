@@ -11,9 +11,9 @@
 #include <fmt/ranges.h>
 
 #include "swiftprune/api/job_options.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/api/resume.h"
 #include "swiftprune/api/shrink_parts.h"
-#include "swiftprune/api/value_checks.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/checkpoint/model_location.h"
 #include "swiftprune/core/error.h"
@@ -63,15 +63,17 @@ void refuse(const GivenFn& given, std::initializer_list<std::string_view> option
 }
 
 void check_values(const ShrinkJob& job) {
-  check_one_of("--widths-by", job.widths_by, {"change", "score"});
-  check_one_of("--layers-by", job.layers_by, {"greedy", "influence", "search"});
-  check_at_least("--experts", job.experts.value_or(1), 1);
-  check_at_least("--rounds", job.rounds, 1);
-  check_at_least("--align", job.align, 1);
-  check_at_least("--windows", job.windows, 1);
-  check_above_zero("--damping", job.damping);
-  check_between("--alpha", job.alpha, 0.0, 1.0);
-  check_between("--beta", job.beta, 0.0, 1.0);
+  using namespace option_values;
+  check_value("--seqlen", job.calibration.seqlen, kSeqlen);
+  check_value("--widths-by", job.widths_by, kWidthsBy);
+  check_value("--layers-by", job.layers_by, kLayersBy);
+  check_value("--experts", job.experts.value_or(1), kExperts);
+  check_value("--rounds", job.rounds, kRounds);
+  check_value("--align", job.align, kAlign);
+  check_value("--windows", job.windows, kShrinkWindows);
+  check_value("--damping", job.damping, kDamping);
+  check_value("--alpha", job.alpha, kMadeUpFor);
+  check_value("--beta", job.beta, kMadeUpFor);
 }
 
 }  // namespace

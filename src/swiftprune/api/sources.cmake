@@ -1,4 +1,5 @@
 target_sources(swiftprune PRIVATE
+  api/option_values.cpp
   api/calibration_text.cpp
   api/compare_job.cpp
   api/eval_job.cpp

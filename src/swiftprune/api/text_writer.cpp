@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "swiftprune/api/value_checks.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/model/end_tokens.h"
@@ -75,12 +75,12 @@ std::vector<std::int32_t> TextWriter::prompt(const templates::ChatRequest& reque
 
 Writing TextWriter::write(std::span<const std::int32_t> prompt, const WritingOptions& options) {
   if (prompt.empty()) bad_usage("prompt: found no token, expected at least one");
-  check_at_least("max_tokens", options.max_tokens, 1);
+  check_value("max_tokens", options.max_tokens, option_values::kNewTokens);
   const SamplerOptions& sampler = options.sampler;
-  check_between("temperature", sampler.temperature, 0.0, 100.0);
-  check_between("top_p", sampler.top_p, 1e-6, 1.0);
-  check_at_least("top_k", sampler.top_k, 0);
-  check_between("min_p", sampler.min_p, 0.0, 1.0);
+  check_value("temperature", sampler.temperature, option_values::kTemperature);
+  check_value("top_p", sampler.top_p, option_values::kTopP);
+  check_value("top_k", sampler.top_k, option_values::kTopK);
+  check_value("min_p", sampler.min_p, option_values::kMinP);
   model_->check_length(static_cast<std::int64_t>(prompt.size()) + options.max_tokens,
                        "--prompt and --max-tokens");
   return {*this, prompt, options};

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "swiftprune/api/value_checks.h"
+#include "swiftprune/api/option_values.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/evaluation/evaluation_text.h"
 
@@ -32,10 +32,10 @@ std::optional<std::int32_t> window_bos(const Model& model, const Tokenizer* toke
 }  // namespace
 
 void check_values(const EvaluationTexts& texts) {
-  check_at_least("--seqlen", texts.seqlen, 2);
-  check_at_least("--windows", texts.windows, 0);
-  check_at_least("--stride", texts.stride, 0);
-  check_one_of("--bos", texts.bos, {"auto", "each", "once", "none"});
+  check_value("--seqlen", texts.seqlen, option_values::kSeqlen);
+  check_value("--windows", texts.windows, option_values::kWindows);
+  check_value("--stride", texts.stride, option_values::kStride);
+  check_value("--bos", texts.bos, option_values::kBos);
 }
 
 std::unique_ptr<Tokenizer> evaluation_tokenizer(const Model& model, const std::vector<std::string>& files) {
