@@ -53,6 +53,8 @@ target_sources(swiftprune PRIVATE
   model/experts.cpp
   model/stored_weights.cpp
   model/decoder_block.cpp
+  model/decoder_block_tensors.cpp
+  model/decoder_block_attention.cpp
   model/decoder_block_mixer.cpp
   model/layer_inputs.cpp
   model/token_embedding.cpp
