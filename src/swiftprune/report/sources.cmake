@@ -9,4 +9,6 @@ target_sources(swiftprune PRIVATE
   report/comparison_json.cpp
   report/comparison_markdown.cpp
   report/comparison_html.cpp
+  report/comparison_charts.cpp
+  report/comparison_texts.cpp
   report/svg.cpp)
