@@ -21,7 +21,7 @@ class TrialStreams {
   virtual void restart() = 0;
   // The number of a new stream that is a copy of `stream` as it is now.
   virtual std::size_t fork(std::size_t stream) = 0;
-  // The block that streams run through until the next call; no stream may be behind it.
+  // The block that streams run through until the next call. Layers rise from one restart() to the next.
   virtual void load_block(std::int64_t layer) = 0;
   virtual void run(std::size_t stream) = 0;
   // As if the block had only these units left.
