@@ -10,10 +10,12 @@
 #include <CLI/CLI.hpp>
 
 #include "gpu_timing.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/forward/block.h"
 #include "swiftprune/cuda/forward/streaming.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 #include "swiftprune/cuda/statistics/calibration.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 #include "swiftprune/device/device.h"
 
 namespace swiftprune {

@@ -15,7 +15,7 @@
 #include "gpu_timing.h"
 #include "gpu_weights.h"
 #include "swiftprune/core/checked_math.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 
 namespace swiftprune {

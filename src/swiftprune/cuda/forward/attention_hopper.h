@@ -1,7 +1,7 @@
 // The fused attention of GPUs with warpgroup products (sm_90a).
 #pragma once
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 
 namespace swiftprune::cuda {
 

@@ -4,6 +4,8 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
 #include "swiftprune/cuda/forward/xielu.h"
 #include "swiftprune/model/observed_linear.h"
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/forward/block_adapter.h"
 #include "swiftprune/cuda/forward/block_weights.h"
 #include "swiftprune/cuda/forward/experts.h"

@@ -4,7 +4,10 @@
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/forward/mixer_kernels.h"
 #include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {

@@ -305,8 +305,7 @@ std::size_t BlockWeights::output_projection(LinearInput output) const {
 
 void BlockWeights::set_bias(LinearInput output, std::span<const float> bias, cudaStream_t stream) {
   expect(is_output(output) && bias_offsets_[at(output)][0] >= 0, "set_bias: an output projection's bias");
-  check(cudaMemcpyAsync(const_cast<void*>(this->bias(output)), bias.data(), bias.size_bytes(),
-                        cudaMemcpyHostToDevice, stream));  // pageable: read before the call returns
+  copy_to_device(bias, const_cast<void*>(this->bias(output)), stream);
 }
 
 void BlockWeights::silence(cudaStream_t stream) {

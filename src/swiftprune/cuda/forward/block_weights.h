@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/cuda/sparse/expert_stack.h"

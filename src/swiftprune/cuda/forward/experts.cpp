@@ -4,7 +4,10 @@
 #include <cstring>
 
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
 #include "swiftprune/cuda/forward/packed_experts.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 #include "swiftprune/model/experts_config.h"
 
 namespace swiftprune::cuda {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "swiftprune/cuda/forward/block_weights.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
 #include "swiftprune/model/experts.h"
 
 namespace swiftprune::cuda {

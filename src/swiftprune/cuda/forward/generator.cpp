@@ -1,6 +1,7 @@
 // The device's model behind the interfaces of the commands that generate.
 #include <utility>
 
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/forward/resident.h"
 
 namespace swiftprune::cuda {

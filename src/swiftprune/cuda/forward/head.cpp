@@ -4,7 +4,9 @@
 #include <numeric>
 #include <vector>
 
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"
 #include "swiftprune/model/stored_weights.h"
 #include "swiftprune/sparse/packed_checkpoint.h"

@@ -4,7 +4,6 @@
 #include <span>
 #include <string>
 
-#include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/products.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/model/model.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "swiftprune/core/checked_math.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/attention_kernels.h"
 #include "swiftprune/cuda/runtime/runtime.h"
 #include "swiftprune/model/lane_pages.h"
 #include "swiftprune/model/model_config.h"

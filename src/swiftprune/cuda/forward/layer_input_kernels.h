@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 
 namespace swiftprune::cuda {
 

@@ -7,6 +7,7 @@
 
 #include "swiftprune/core/parallel.h"
 #include "swiftprune/cuda/forward/block.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/forward/layer_input_kernels.h"
 #include "swiftprune/cuda/sparse/packed_weight.h"

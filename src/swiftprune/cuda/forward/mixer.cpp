@@ -5,6 +5,7 @@
 
 #include "swiftprune/core/error.h"
 #include "swiftprune/cuda/capabilities.h"
+#include "swiftprune/cuda/forward/mixer_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "swiftprune/cuda/forward/block_weights.h"
+#include "swiftprune/cuda/forward/mixer_kernels.h"
 
 namespace swiftprune::cuda {
 

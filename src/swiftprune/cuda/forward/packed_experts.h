@@ -2,7 +2,8 @@
 // are for dense ones, with sums in a fixed order.
 #pragma once
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
 #include "swiftprune/cuda/sparse/packed_kernels.h"
 
 namespace swiftprune::cuda {

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/forward/block_stream.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"

@@ -9,10 +9,12 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/forward/block_stream.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

@@ -1,4 +1,4 @@
-// xIELU on the device (model/xielu.h), of plain MLPs: beside activate() and mlp_effects() in cuda/kernels.h.
+// xIELU on the device (model/xielu.h), of plain MLPs: beside activate() and mlp_effects() in cuda/forward/block_kernels.h.
 #pragma once
 
 #include <cstdint>

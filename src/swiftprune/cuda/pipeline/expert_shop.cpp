@@ -1,6 +1,11 @@
 // pipeline/drivers/expert_shop.h on the device: a layer's experts lie in its memory while the next layer's load; hidden
 // states and outputs stay there, what is decided about them comes back one number a token.
 #include "swiftprune/pipeline/drivers/expert_shop.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -486,8 +491,7 @@ class CudaExpertShop final : public ExpertShop {
 
   void upload_to(const DeviceBuffer& to, std::span<const std::byte> bytes) {
     expect(to.bytes() >= bytes.size(), "CudaExpertShop: room");
-    if (bytes.empty()) return;  // pageable: read before the call returns
-    check(cudaMemcpyAsync(to.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream_));
+    copy_to_device(bytes, to.data(), stream_);
   }
   template <class T>
   void download(const void* from, std::span<T> to) {

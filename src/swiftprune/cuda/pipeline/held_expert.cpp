@@ -48,9 +48,7 @@ void HeldExpert::take(const BlockWeights& block, std::int64_t expert) {
     if (dtype != block.compute()) {
       data = original_.data() + end;
       std::vector<std::byte> own;
-      const std::span<const std::byte> bytes = block.expert_tensors().bytes(expert, part, own);
-      check(cudaMemcpyAsync(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
-                            stream_));  // pageable: read before the call returns
+      copy_to_device(block.expert_tensors().bytes(expert, part, own), data, stream_);
     }
     dense_.push_back(view_of(data, dtype, linear.outputs, linear.inputs));
     end += static_cast<std::uint64_t>(round_up(static_cast<std::int64_t>(parts_.back().bytes()), kAlignment));

@@ -5,7 +5,9 @@
 #include <span>
 
 #include "swiftprune/core/checked_math.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 #include "swiftprune/pipeline/drivers/linear_numbers.h"
 #include "swiftprune/refinement/layer_error.h"
 

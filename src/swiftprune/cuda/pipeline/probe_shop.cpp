@@ -1,5 +1,7 @@
 // pipeline/choices/probe_shop.h on the device.
 #include "swiftprune/pipeline/choices/probe_shop.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 
 #include <algorithm>
 #include <array>

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/forward/xielu.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

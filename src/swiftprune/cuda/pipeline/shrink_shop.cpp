@@ -1,6 +1,7 @@
 // pipeline/drivers/shrink_shop.h on the device: blocks stream from the mapped files to the device, what is
 // left of them goes back while others compute.
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 
 #include <algorithm>
 #include <array>
@@ -308,7 +309,7 @@ class CudaShrinkShop final : public ShrinkShop {
     const auto narrow = [&](const std::vector<std::int64_t>& indices, std::int64_t all) {
       if (indices.empty() || std::ssize(indices) == all) return DeviceBuffer();
       const std::vector<std::int32_t> values(indices.begin(), indices.end());
-      return upload(memory_, std::span(values), "indices", stream_);  // pageable: read before it returns
+      return upload(memory_, std::span(values), "indices", stream_);
     };
     const DeviceBuffer rows = narrow(part.rows, weight.rows), columns = narrow(part.columns, weight.cols);
     gather(weight.data, weight.dtype, weight.cols, rows.as<std::int32_t>(), to.rows,

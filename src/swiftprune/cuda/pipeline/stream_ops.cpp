@@ -5,6 +5,9 @@
 
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/cuda/forward/expert_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 #include "swiftprune/pipeline/root_mean_square.h"
 #include "swiftprune/pipeline/streams/rank_windows.h"
 
@@ -177,8 +180,7 @@ std::vector<float> DeviceStreamOps::row_sizes(const DeviceMatrix& hidden) const 
 
 const std::int32_t* DeviceStreamOps::upload_rows(std::span<const std::int64_t> rows) const {
   const std::vector<std::int32_t> narrow(rows.begin(), rows.end());
-  check(cudaMemcpyAsync(rows_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
-                        cudaMemcpyHostToDevice, stream_));  // pageable: read before the call returns
+  copy_to_device(narrow, rows_.data(), stream_);
   return rows_.as<std::int32_t>();
 }
 
@@ -190,8 +192,7 @@ DeviceView DeviceStreamOps::gather(const DeviceMatrix& hidden, std::span<const s
 
 void DeviceStreamOps::add_gated(DeviceView values, const ExpertTokens& tokens,
                                 const DeviceMatrix& outputs) const {
-  check(cudaMemcpyAsync(gates_.data(), tokens.gates.data(), tokens.gates.size() * sizeof(float),
-                        cudaMemcpyHostToDevice, stream_));  // pageable
+  copy_to_device(tokens.gates, gates_.data(), stream_);
   add_gated_rows(static_cast<const float*>(values.data), upload_rows(tokens.rows), gates_.as<float>(),
                  values.rows, values.cols, static_cast<float*>(outputs.view().data), stream_);
 }
@@ -204,8 +205,7 @@ void DeviceStreamOps::add_weighted_window(DeviceStats& stats, DeviceView x, Devi
                                           std::span<const float> weights) const {
   std::vector<float> roots;
   for (const float weight : weights) roots.push_back(std::sqrt(weight));
-  check(cudaMemcpyAsync(roots_.data(), roots.data(), roots.size() * sizeof(float), cudaMemcpyHostToDevice,
-                        stream_));  // pageable
+  copy_to_device(roots, roots_.data(), stream_);
   stats.add_aligned(products_, scratch_, {.x = x, .dense_x = dense, .roots = roots_.as<float>()}, x.rows);
 }
 

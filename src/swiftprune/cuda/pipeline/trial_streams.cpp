@@ -5,10 +5,12 @@
 #include <optional>
 
 #include "swiftprune/core/progress.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 #include "swiftprune/cuda/structure/unit_scores.h"
 #include "swiftprune/model/observed_linear.h"
 

@@ -6,7 +6,11 @@
 #include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/checked_math.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 #include "swiftprune/refinement/admm.h"
 
 namespace swiftprune::cuda {
@@ -56,9 +60,7 @@ void DeviceAdmm::prepare_matrix_step(DeviceView y) {
   std::fill(values.begin() + y.cols, values.end(), 1.0f);
   if (zeros_and_ones_.bytes() < values.size() * sizeof(float))
     zeros_and_ones_ = DeviceBuffer(memory_, values.size() * sizeof(float), "scores");
-  check(cudaMemcpyAsync(zeros_and_ones_.data(), values.data(), values.size() * sizeof(float),
-                        cudaMemcpyHostToDevice,
-                        stream_));  // pageable: the values are read before the call returns
+  copy_to_device(values, zeros_and_ones_.data(), stream_);
 }
 
 void DeviceAdmm::prepare(const DeviceStats& stats, const DeviceAdmmOptions& options, float* moments,
@@ -179,9 +181,7 @@ void DeviceAdmm::step(DeviceView y, DeviceView constant, DeviceView result, cons
       std::all_of(counts.begin(), counts.end(), [&](std::int64_t c) { return c == counts.front(); });
   if (!uniform) {
     const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
-    check(cudaMemcpyAsync(counts_.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
-                          cudaMemcpyHostToDevice,
-                          stream_));  // pageable: the values are read before the call returns
+    copy_to_device(narrow, counts_.data(), stream_);
   }
   admm_step_rows(args, counts.empty() ? 0 : counts.front(), uniform ? nullptr : counts_.as<std::int32_t>(),
                  stream_);

@@ -5,9 +5,9 @@
 
 #include <string_view>
 
-#include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/grid_solver.h"
 #include "swiftprune/cuda/selection/matrix_select.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 #include "swiftprune/cuda/statistics/calibration.h"
 #include "swiftprune/refinement/refine_spec.h"
 #include "swiftprune/selection/pattern.h"

@@ -3,8 +3,8 @@
 #include <numeric>
 
 #include "swiftprune/backend/damped_inverse.h"
-#include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

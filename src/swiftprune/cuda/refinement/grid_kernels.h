@@ -6,7 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/tensor/dtype.h"
 
 namespace swiftprune::cuda {
 

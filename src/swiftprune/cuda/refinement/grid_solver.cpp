@@ -7,6 +7,7 @@
 #include "swiftprune/backend/damped_inverse.h"
 #include "swiftprune/core/progress.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -71,8 +72,7 @@ void DeviceGridSolver::prepare(const float* gram, std::int64_t inputs, const flo
   for (std::size_t i = 0; i < of.size(); ++i)
     places[static_cast<std::size_t>(of[i])] = static_cast<std::int32_t>(i);
   const auto upload = [&](const std::vector<std::int32_t>& from, const DeviceBuffer& to) {
-    check(cudaMemcpyAsync(to.data(), from.data(), from.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice,
-                          stream_));  // pageable: the values are read before the call returns
+    copy_to_device(from, to.data(), stream_);
   };
   upload(of, order_);
   upload(places, place_);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "swiftprune/core/checked_math.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {

@@ -6,6 +6,9 @@
 
 #include "swiftprune/core/overloaded.h"
 #include "swiftprune/core/progress.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -116,8 +119,7 @@ void DeviceRefiner::prepare(const RefineSpec& spec, const DeviceStats* stats, fl
 // As refinement/rounding.cpp: a common unit, inputs that are never used like all others.
 void DeviceRefiner::prepare_gptq(const GptqOptions& options, std::string_view tensor) {
   const std::vector<float> norm(static_cast<std::size_t>(inputs_), static_cast<float>(std::sqrt(unit_)));
-  check(cudaMemcpyAsync(grid_norm_.data(), norm.data(), norm.size() * sizeof(float), cudaMemcpyHostToDevice,
-                        stream_));  // pageable: the values are read before the call returns
+  copy_to_device(norm, grid_norm_.data(), stream_);
   grid_->prepare(gram_, inputs_, grid_norm_.as<float>(), options.damping, unit_,
                  options.act_order ? ColumnOrder::kByDiagonal : ColumnOrder::kAsTheyAre, tensor);
   if (grid_->raised() > 0) raised_damping_ = grid_->damping();
@@ -293,9 +295,7 @@ void DeviceRefiner::select_block(const PruneTarget& target, const SparseGptArgs&
   std::vector<std::int32_t> counts;
   for (const std::int64_t count : target.row_counts)
     counts.push_back(static_cast<std::int32_t>(std::min(size, share(count))));
-  check(cudaMemcpyAsync(counts_.data(), counts.data(), counts.size() * sizeof(std::int32_t),
-                        cudaMemcpyHostToDevice,
-                        stream_));  // pageable: the values are read before the call returns
+  copy_to_device(counts, counts_.data(), stream_);
   prune_rows(rows, 0, counts_.as<std::int32_t>(), stream_);
 }
 

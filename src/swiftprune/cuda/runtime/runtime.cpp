@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/runtime/launch.h"
 
 namespace swiftprune::cuda {
 

@@ -167,13 +167,19 @@ class DeviceMatrix {
   DeviceView view_;
 };
 
+// From memory of the host that is not pinned: CUDA has read the values when the call returns, so they may go then.
+template <class Values>
+void copy_to_device(const Values& values, void* to, cudaStream_t stream) {
+  const auto bytes = std::as_bytes(std::span(values));
+  if (bytes.empty()) return;
+  check(cudaMemcpyAsync(to, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
+}
+
 template <class T>
 DeviceBuffer upload(DeviceMemory& memory, std::span<const T> values, std::string_view what,
                     cudaStream_t stream) {
   DeviceBuffer buffer(memory, values.size_bytes(), what);
-  if (!values.empty()) {
-    check(cudaMemcpyAsync(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice, stream));
-  }
+  copy_to_device(values, buffer.data(), stream);
   return buffer;
 }
 

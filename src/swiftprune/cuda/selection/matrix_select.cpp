@@ -1,5 +1,7 @@
 #include "swiftprune/cuda/selection/matrix_select.h"
 
+#include "swiftprune/cuda/selection/selection_kernels.h"
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -54,8 +56,7 @@ void MatrixSelect::tiles(const PruneRowsArgs& args, const PruneTarget& target, i
   }
   std::vector<std::uint8_t> kept(num_tiles, 1);
   for (std::size_t i = 0; i < pruned; ++i) kept[order[i]] = 0;
-  check(cudaMemcpyAsync(kept_.data(), kept.data(), num_tiles, cudaMemcpyHostToDevice,
-                        stream_));  // pageable: the values are read before the call returns
+  copy_to_device(kept, kept_.data(), stream_);
   expand_tiles(kept_.as<std::uint8_t>(), args.rows, args.cols, pattern.block_rows, pattern.block_cols, mask,
                stream_);
 }

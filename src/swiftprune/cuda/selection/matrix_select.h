@@ -1,8 +1,8 @@
 // Selection over whole matrices: the patterns layer and block. Its memory grows with what it is asked for.
 #pragma once
 
-#include "swiftprune/cuda/kernels.h"
 #include "swiftprune/cuda/runtime/runtime.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 #include "swiftprune/selection/pattern.h"
 
 namespace swiftprune::cuda {

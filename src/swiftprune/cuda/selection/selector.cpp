@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "swiftprune/cuda/selection/selection_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 #include "swiftprune/scoring/obs.h"
 #include "swiftprune/scoring/random.h"
 #include "swiftprune/scoring/ria.h"
@@ -25,9 +27,7 @@ bool reads_mask(const PlanEntry& entry) { return !entry.refine.is_none() && entr
 
 void upload_counts(const std::vector<std::int64_t>& counts, const DeviceBuffer& buffer, cudaStream_t stream) {
   const std::vector<std::int32_t> narrow(counts.begin(), counts.end());
-  check(cudaMemcpyAsync(buffer.data(), narrow.data(), narrow.size() * sizeof(std::int32_t),
-                        cudaMemcpyHostToDevice,
-                        stream));  // pageable: the values are read before the call returns
+  copy_to_device(narrow, buffer.data(), stream);
 }
 
 }  // namespace
@@ -87,7 +87,7 @@ DeviceSelector::Scored DeviceSelector::score(DeviceView weight, std::size_t line
   const auto put = [&](const std::vector<float>& values) -> const float* {
     if (values.empty()) return nullptr;
     const float* start = place;
-    check(cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, lane));
+    copy_to_device(values, place, lane);
     place += values.size();
     return start;
   };
@@ -197,8 +197,7 @@ std::vector<std::int64_t> DeviceSelector::threshold_counts(DeviceView weight, st
   for (const double e : energy) values.push_back(static_cast<float>(std::sqrt(e)));
   values.insert(values.end(), effects.begin(), effects.end());
   auto* place = factors_.front().as<float>();
-  check(
-      cudaMemcpyAsync(place, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, stream_));
+  copy_to_device(values, place, stream_);
   PruneRowsArgs args;
   args.in = weight.data;
   args.dtype = weight.dtype;

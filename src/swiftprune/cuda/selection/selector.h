@@ -7,6 +7,7 @@
 #include "swiftprune/backend/backend.h"
 #include "swiftprune/cuda/refinement/damped_factor.h"
 #include "swiftprune/cuda/selection/matrix_select.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 #include "swiftprune/cuda/statistics/calibration.h"
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/scoring/scores.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/sparse/packed_order.h"
 #include "swiftprune/sparse/pack.h"
 

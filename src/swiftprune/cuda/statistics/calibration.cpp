@@ -5,7 +5,9 @@
 
 #include "swiftprune/calibration/activation_stats.h"
 #include "swiftprune/core/checked_math.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -68,7 +70,7 @@ void StatisticsRanks::share(void* data, std::uint64_t bytes, int root) {
 }
 
 void StatisticsRanks::add_count(void* value, std::int64_t own) {
-  check(cudaMemcpyAsync(value, &own, sizeof(own), cudaMemcpyHostToDevice, exchange_));  // pageable
+  copy_to_device(std::span<const std::int64_t>(&own, 1), value, exchange_);
   link_.sum(value, 1, exchange_);
 }
 

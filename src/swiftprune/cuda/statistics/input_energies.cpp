@@ -7,6 +7,7 @@
 #include "swiftprune/cuda/forward/head.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/stages.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 #include "swiftprune/model/observed_linear.h"
 
 namespace swiftprune::cuda {

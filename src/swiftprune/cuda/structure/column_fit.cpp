@@ -1,8 +1,10 @@
 #include "swiftprune/cuda/structure/column_fit.h"
 
 #include "swiftprune/backend/damped_inverse.h"
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/forward/block_kernels.h"
 #include "swiftprune/cuda/refinement/inverse.h"
+#include "swiftprune/cuda/refinement/refinement_kernels.h"
+#include "swiftprune/cuda/structure/structure_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {
@@ -25,10 +27,8 @@ void KeptColumns::set(std::span<const std::int64_t> kept, std::int64_t columns) 
     place[static_cast<std::size_t>(narrow[k])] = static_cast<std::int32_t>(k);
   count_ = std::ssize(kept);
   const auto copy = [&](const std::vector<std::int32_t>& values, const DeviceBuffer& buffer) {
-    const std::uint64_t bytes = values.size() * sizeof(std::int32_t);
-    expect(buffer.bytes() >= bytes, "KeptColumns: room");
-    if (bytes > 0)  // pageable: the values are read before the call returns
-      check(cudaMemcpyAsync(buffer.data(), values.data(), bytes, cudaMemcpyHostToDevice, stream_));
+    expect(buffer.bytes() >= values.size() * sizeof(std::int32_t), "KeptColumns: room");
+    copy_to_device(values, buffer.data(), stream_);
   };
   copy(narrow, kept_);
   copy(place, place_);

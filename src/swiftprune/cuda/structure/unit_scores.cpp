@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "swiftprune/cuda/kernels.h"
+#include "swiftprune/cuda/statistics/statistics_kernels.h"
 
 namespace swiftprune::cuda {
 namespace {
