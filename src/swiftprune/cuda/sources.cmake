@@ -71,6 +71,8 @@ if(SWIFTPRUNE_CUDA)
     cuda/pipeline/row_effects.cpp
     cuda/pipeline/probe_shop.cpp
     cuda/pipeline/prune_shop.cpp
+    cuda/pipeline/input_statistics.cpp
+    cuda/pipeline/linears_in_hand.cpp
     cuda/pipeline/held_expert.cpp
     cuda/structure/column_fit.cpp
     cuda/structure/unit_scores.cpp

@@ -1,6 +1,7 @@
 // pipeline/drivers/prune_shop.h on the device: blocks stream from the mapped files to the device, pruned
 // tensors back, while others compute.
 #include "swiftprune/pipeline/drivers/prune_shop.h"
+#include "swiftprune/cuda/selection/selection_kernels.h"
 
 #include <algorithm>
 #include <array>
@@ -15,8 +16,10 @@
 #include "swiftprune/core/progress.h"
 #include "swiftprune/core/stopwatch.h"
 #include "swiftprune/cuda/pipeline/block_slots.h"
-#include "swiftprune/cuda/pipeline/held_expert.h"
+#include "swiftprune/cuda/pipeline/input_statistics.h"
+#include "swiftprune/cuda/pipeline/linears_in_hand.h"
 #include "swiftprune/cuda/pipeline/output_errors.h"
+#include "swiftprune/cuda/pipeline/refined_rows.h"
 #include "swiftprune/cuda/pipeline/row_effects.h"
 #include "swiftprune/cuda/pipeline/stream_ops.h"
 #include "swiftprune/cuda/refinement/refiner.h"
@@ -24,8 +27,6 @@
 #include "swiftprune/cuda/stages.h"
 #include "swiftprune/model/observed_linear.h"
 #include "swiftprune/model/stored_weights.h"
-#include "swiftprune/pipeline/drivers/linear_numbers.h"
-#include "swiftprune/pipeline/drivers/shared_refinement.h"
 #include "swiftprune/pipeline/streams/expert_stream.h"
 #include "swiftprune/pipeline/streams/rank_windows.h"
 #include "swiftprune/pipeline/streams/two_streams.h"
@@ -36,10 +37,6 @@ namespace {
 
 // What else may be allocated while blocks run is small beside a block.
 constexpr std::uint64_t kRoomForSecondSlot = 3;
-// Rows of a linear that are refined at a time, where rows do not depend on one another: enough for the GPU to be busy,
-// and what ranks share out. With one rank they are cut alike, for the products' bits may depend on their sizes.
-constexpr std::int64_t kRefinedRows = 1024;
-
 class CudaPruneShop final : public PruneShop {
  public:
   CudaPruneShop(const PruneRun& run, const GpuOptions& device)
@@ -54,6 +51,7 @@ class CudaPruneShop final : public PruneShop {
         slots_(memory_, run.model, compute_, device_, stream_),
         writer_(run.output, device_) {
     if (ranks_.size() > 1) shared_.emplace(ranks_, run.windows, share_.first, spans_);
+    rows_.emplace(ranks_, shared());
     slots_.prefetch(0);
     const Stopwatch watch(run.seconds.calibrate);
     make_room_for_linears();
@@ -68,8 +66,8 @@ class CudaPruneShop final : public PruneShop {
     });
     check(cudaMemsetAsync(counters_.data(), 0, counters_.bytes(), stream_));
     if (errors_) errors_->start_block();
-    numbers_.emplace(dense().config());
-    damping_.assign(numbers_->size(), std::nullopt);
+    linears_->start_block(dense(), pruned());
+    damping_.assign(linears_->size(), std::nullopt);
     refined_here_.assign(damping_.size(), false);
     quantized_.assign(damping_.size(), std::nullopt);
     pruned_is_copy_ = false;
@@ -114,7 +112,7 @@ class CudaPruneShop final : public PruneShop {
   void look(const NeedsOfInputs& needs, bool passes) override {
     WholeStream<DeviceStreamOps>::StatsOfInputs stats{};
     for (std::size_t i = 0; i < needs.size(); ++i) {
-      if (needs[i].any()) stats[i] = start_stats(static_cast<LinearInput>(i), needs[i], moments_[i], false);
+      if (needs[i].any()) stats[i] = start_stats(static_cast<LinearInput>(i), needs[i], false);
     }
     const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     passes ? one_->pass(dense(), stats) : one_->look(dense(), stats);
@@ -127,7 +125,7 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void collect(LinearInput input, const StatNeeds* needs, bool residual) override {
-    DeviceStats* stats = needs != nullptr ? start_stats(input, *needs, moments_[0], residual) : nullptr;
+    DeviceStats* stats = needs != nullptr ? start_stats(input, *needs, residual) : nullptr;
     const StreamSpans::Span span(spans_, stream_, "forward", "gpu", layer_);
     if (!dense().config().experts || input != LinearInput::kMlpOutput) {
       two_->collect(input, stats);
@@ -154,15 +152,15 @@ class CudaPruneShop final : public PruneShop {
 
   void start_expert(std::int64_t expert, const NeedsOfInputs& needs, bool pooled) override {
     check_interrupt();
-    if (held_->wraps()) writer_.wait_read();
-    held_->take(dense(), expert);
+    if (held().wraps()) writer_.wait_read();
+    held().take(dense(), expert);
     if (!run_.calibrated) return;
     const Stopwatch watch(run_.seconds.calibrate);
     std::array<DeviceStats*, kExpertInputs.size()> wanted{};
     bool by_window = false;
     for (std::size_t i = 0; i < wanted.size(); ++i) {
       const auto input = static_cast<std::size_t>(kExpertInputs[i]);
-      if (needs[input].any()) wanted[i] = start_stats(kExpertInputs[i], needs[input], moments_[input], false);
+      if (needs[input].any()) wanted[i] = start_stats(kExpertInputs[i], needs[input], false);
       by_window |= needs[input].ewma_energy;
     }
     const DeviceExpert as_it_is{&dense(), expert};
@@ -173,8 +171,8 @@ class CudaPruneShop final : public PruneShop {
 
   void collect_expert(LinearInput input, const StatNeeds& needs, bool pooled) override {
     const Stopwatch watch(run_.seconds.calibrate);
-    DeviceStats& stats = *start_stats(input, needs, moments_[0], false);
-    experts_->collect_aligned({held_->expert(), pooled, needs.ewma_energy}, {&pruned(), held_->expert()},
+    DeviceStats& stats = *start_stats(input, needs, false);
+    experts_->collect_aligned({held().expert(), pooled, needs.ewma_energy}, {&pruned(), held().expert()},
                               input, stats);
     finish_stats(input);
   }
@@ -182,9 +180,9 @@ class CudaPruneShop final : public PruneShop {
   void end_expert() override {
     if (run_.calibrated && experts_pass_ && sees_pruned()) {
       const Stopwatch watch(run_.seconds.calibrate);
-      experts_->add_outputs(held_->expert(), {&pruned(), held_->expert()});
+      experts_->add_outputs(held().expert(), {&pruned(), held().expert()});
     }
-    held_->drop();
+    held().drop();
   }
 
   void end_experts() override {
@@ -195,17 +193,16 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void start_input(LinearInput input) override {
-    input_stats_ = stats_[static_cast<std::size_t>(input)];
-    part_first_ = -1;
+    if (statistics_) statistics_->take(input);
     refiner_is_ready_ = false;
-    loads_.assign(static_cast<std::size_t>(ranks_.size()), 0);
+    rows_->start_input();
     selector_->start_input();
     lanes_.fork(stream_);
   }
 
   std::vector<std::vector<float>> row_effects(LinearInput input) override {
-    expect(effects_ && input_stats_ != nullptr, "row budgets: effects and statistics");
-    return effects_->of(dense(), layer_, input, *input_stats_);
+    expect(effects_ && stats_in_hand() != nullptr, "row budgets: effects and statistics");
+    return effects_->of(dense(), layer_, input, *stats_in_hand());
   }
 
   std::vector<std::int64_t> threshold_counts(std::size_t linear, std::span<const float> effects,
@@ -229,9 +226,9 @@ class CudaPruneShop final : public PruneShop {
     if (entry.grid) {
       quantized_[linear] = refine_into(linear, entry, target, place, {});
     } else {
-      const std::vector<Part> parts = row_parts(entry, target, place.weight.rows);
+      const auto parts = rows_->shared_out(entry, target, place.weight.rows);
       refine_into(linear, entry, target, place, parts);
-      share_rows(parts, place.weight);
+      rows_->share(parts, place.weight, stream_);
     }
     damping_[linear] = refiner_->raised_damping();
     refined_here_[linear] = !entry.grid;
@@ -247,7 +244,7 @@ class CudaPruneShop final : public PruneShop {
     if (entry.refine.facts().uses_mask)
       select_into(linear, entry, target, !entry.refine.is_none(), place, stream_);
     if (!entry.refine.is_none())
-      refine_into(linear, entry, target, place, own_parts(entry, target, weight.rows));
+      refine_into(linear, entry, target, place, rows_->own(entry, target, weight.rows));
     if (const DeviceStats* stats = errors_ ? stats_for(linear) : nullptr) {
       errors_->measure(linear, place.weight, *stats, prepared_refiner(*stats));
       errors_->download();
@@ -269,16 +266,16 @@ class CudaPruneShop final : public PruneShop {
   void end_input(LinearInput input) override {
     lanes_.join(stream_);
     if (shared_) shared_->hold(stream_);
-    for (const std::size_t i : errors_ ? linears_in_hand(input) : std::vector<std::size_t>{}) {
+    for (const std::size_t i : errors_ ? linears_->readers(input) : std::vector<std::size_t>{}) {
       if (const DeviceStats* stats = stats_for(i))
         errors_->measure(i, place_of(i).weight, *stats, prepared_refiner(*stats));
     }
-    if (expert_in_hand()) {
-      if (sees_pruned()) put_expert(input);
+    if (linears_->expert_in_hand()) {
+      if (sees_pruned()) linears_->put_expert(input);
     } else if (run_.aligned) {
       pruned().refresh(input, stream_);
     }
-    stats_[static_cast<std::size_t>(input)] = input_stats_ = nullptr;
+    if (statistics_) statistics_->drop(input);
   }
 
   void end_linears() override {
@@ -302,7 +299,7 @@ class CudaPruneShop final : public PruneShop {
       linears_ended_.synchronize();
     }
     const auto* counters = reinterpret_cast<const PruneCounters*>(host_counters_.data());
-    std::vector<LinearOutcome> outcomes(numbers_->size());
+    std::vector<LinearOutcome> outcomes(linears_->size());
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       if (counters[i].not_finite != 0) fail_not_finite(i);
       outcomes[i].zeros = total_zeros(counters[i]);
@@ -313,12 +310,12 @@ class CudaPruneShop final : public PruneShop {
   }
 
   void write(std::size_t linear) override {
-    const std::string tensor = tensor_of(linear);
+    const std::string tensor = linears_->tensor(linear);
     if (quantized_[linear] && run_.output.keeps_grids()) {
       auto weight = std::make_shared<const QuantizedWeight>(std::move(*quantized_[linear]));
       writer_.run([this, tensor, weight] { run_.output.write_quantized(tensor, *weight); });
     } else {
-      if (numbers_->is_of_expert(linear)) wait();  // written before outcomes() waits
+      if (linears_->is_of_expert(linear)) wait();  // written before outcomes() waits
       writer_.write(tensor, place_of(linear).weight);
     }
     quantized_[linear].reset();
@@ -345,54 +342,10 @@ class CudaPruneShop final : public PruneShop {
 
   static constexpr std::array kExpertInputs = {LinearInput::kMlp, LinearInput::kMlpOutput};
 
-  // -- Linears by number (linear_numbers.h), of those of experts the one in hand.
-  bool expert_in_hand() const { return held_ && held_->expert() >= 0; }
-  std::size_t part_of(std::size_t linear) const {
-    expect(expert_in_hand() && numbers_->expert(linear) == held_->expert(), "a linear of the expert in hand");
-    return numbers_->part(linear);
-  }
-  DeviceView weight_of(std::size_t linear) {
-    return numbers_->is_of_expert(linear) ? held_->dense(part_of(linear)) : dense().weight(linear);
-  }
-  Place place_of(std::size_t linear) {
-    const bool of_expert = numbers_->is_of_expert(linear);
-    return {of_expert ? held_->pruned(part_of(linear)) : pruned().weight(linear), counters_of(linear)};
-  }
-  // Its part of what is there once for each linear of a block, and for each part of one expert.
-  std::size_t slot_of(std::size_t linear) const {
-    return numbers_->is_of_expert(linear) ? most_linears_ + part_of(linear) : linear;
-  }
-  std::string tensor_of(std::size_t linear) {
-    if (!numbers_->is_of_expert(linear)) return dense().layout().weights[linear].tensor;
-    const ExpertsConfig& experts = *dense().config().experts;
-    const ExpertPart part = parts_of(experts)[numbers_->part(linear)];
-    const std::int64_t hidden = run_.model.config().hidden_size;
-    return expert_linear(experts, hidden, numbers_->expert(linear), part).name + ".weight";
-  }
-  // What there is of the expert in hand, or of the block without its experts.
-  std::span<const BlockLayout::Weight> weights_in_hand() {
-    return expert_in_hand() ? held_->parts() : std::span<const BlockLayout::Weight>(dense().layout().weights);
-  }
-  // Those of them that read `input`.
-  std::vector<std::size_t> linears_in_hand(LinearInput input) {
-    const auto all = weights_in_hand();
-    const std::size_t first = expert_in_hand() ? numbers_->first_of(held_->expert()) : 0;
-    std::vector<std::size_t> linears;
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      if (all[i].input == input) linears.push_back(first + i);
-    }
-    return linears;
-  }
+  Place place_of(std::size_t linear) const { return {linears_->pruned(linear), counters_of(linear)}; }
+  HeldExpert& held() { return *linears_->held(); }
   // Do the windows pass what is pruned?
   bool sees_pruned() const { return run_.aligned || run_.options.propagation == Propagation::kPruned; }
-  // Those of the expert that were pruned take the place of the block's.
-  void put_expert(LinearInput input) {
-    for (const std::size_t i : linears_in_hand(input)) {
-      const bool is_pruned = pruned_tensors_.contains(tensor_of(i));
-      if (is_pruned) held_->put(part_of(i), pruned());
-    }
-  }
-
   static std::int64_t total_zeros(const PruneCounters& counters) {
     return static_cast<std::int64_t>(
         std::accumulate(std::begin(counters.zeros), std::end(counters.zeros), 0ULL));
@@ -403,24 +356,24 @@ class CudaPruneShop final : public PruneShop {
     return refiner_is_ready_ && stats.gram() != nullptr ? &*refiner_ : nullptr;
   }
 
+  const DeviceStats* stats_in_hand() const { return statistics_ ? statistics_->in_hand() : nullptr; }
   // What a linear knows of its input: all that was seen, or the part that it reads; null where nothing was.
   const DeviceStats* stats_for(std::size_t linear) {
-    if (input_stats_ == nullptr || expert_in_hand()) return input_stats_;
+    if (stats_in_hand() == nullptr || linears_->expert_in_hand()) return stats_in_hand();
     const LinearTensors of = linears_of(dense().config())[linear];
     if (!is_observed(of, run_.model.config().hidden_size)) return nullptr;
-    if (of.inputs == input_stats_->inputs()) return input_stats_;
-    if (std::exchange(part_first_, of.first_input) != of.first_input) {
-      part_stats_->take_part(*input_stats_, of.first_input, of.inputs, part_moments_);
+    const InputStatistics::Read read = statistics_->read_by(of);
+    if (read.is_new) {
       selector_->start_input();
       refiner_is_ready_ = false;
     }
-    return &*part_stats_;
+    return read.stats;
   }
 
   void select_into(std::size_t linear, const PlanEntry& entry, const PruneTarget& target, bool masks_only,
                    const Place& place, cudaStream_t lane) {
-    const DeviceView weight = weight_of(linear);
-    const std::size_t slot = slot_of(linear);
+    const DeviceView weight = linears_->dense(linear);
+    const std::size_t slot = linears_->slot(linear);
     const DeviceStats* stats = stats_for(linear);
     if (errors_ && stats != nullptr) errors_->keep(linear, slot, weight, lane);
     DeviceSelector::Scored scored;
@@ -436,30 +389,23 @@ class CudaPruneShop final : public PruneShop {
     }
   }
 
-  // Rows of a linear, and the rank that refines them.
-  struct Part {
-    std::int64_t first = 0, count = 0;
-    int rank = 0;
-  };
-
   // Those of the parts that are this rank's; a weight on a grid whole. Returns the codes of the latter.
   std::optional<QuantizedWeight> refine_into(std::size_t linear, const PlanEntry& entry,
                                              const PruneTarget& target, const Place& place,
-                                             std::span<const Part> parts) {
+                                             std::span<const RefinedRows::Part> parts) {
     const Stopwatch watch(run_.seconds.refine);
-    const DeviceView weight = weight_of(linear);
+    const DeviceView weight = linears_->dense(linear);
     const DeviceStats* stats = stats_for(linear);
-    if (errors_ && stats != nullptr) errors_->keep(linear, slot_of(linear), weight, stream_);
+    if (errors_ && stats != nullptr) errors_->keep(linear, linears_->slot(linear), weight, stream_);
     if (!std::exchange(refiner_is_ready_, true)) {
-      const DeviceBuffer& cross = part_first_ < 0 ? moments_[0].cross : part_moments_.cross;
-      refiner_->prepare(entry.refine, stats, cross.as<float>(), entry.tensor);
+      refiner_->prepare(entry.refine, stats, statistics_ ? statistics_->cross() : nullptr, entry.tensor);
     }
     if (entry.grid) {
       return refiner_->refine_on_grid(weight, selector_->mask(), target, *entry.grid, place.weight,
                                       place.counters);
     }
-    for (const Part& part : parts) {
-      if (part.rank != ranks_.rank()) continue;
+    for (const RefinedRows::Part& part : parts) {
+      if (!rows_->is_own(part)) continue;
       PruneTarget rows = target;
       if (!rows.row_counts.empty()) {
         rows.row_counts = rows.row_counts.subspan(static_cast<std::size_t>(part.first),
@@ -471,37 +417,6 @@ class CudaPruneShop final : public PruneShop {
                        place.weight.row_block(part.first, part.count), place.counters, part.first);
     }
     return std::nullopt;
-  }
-
-  // All of them this rank's.
-  std::vector<Part> own_parts(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) const {
-    const std::int64_t step = refines_by_rows(entry, target) ? kRefinedRows : rows;
-    std::vector<Part> parts;
-    for (std::int64_t first = 0; first < rows; first += step)
-      parts.push_back({first, std::min(step, rows - first), ranks_.rank()});
-    return parts;
-  }
-
-  // Each to the rank that has least of the input in hand; all ranks find the same.
-  std::vector<Part> row_parts(const PlanEntry& entry, const PruneTarget& target, std::int64_t rows) {
-    std::vector<Part> parts = own_parts(entry, target, rows);
-    for (Part& part : parts) {
-      const auto least = std::min_element(loads_.begin(), loads_.end());
-      part.rank = static_cast<int>(least - loads_.begin());
-      *least += part.count;
-    }
-    return parts;
-  }
-
-  // To all, beside what is refined next.
-  void share_rows(const std::vector<Part>& parts, DeviceView out) {
-    if (!shared_) return;
-    expect(out.stride == out.cols, "ranks: weights that are contiguous");
-    shared_->hold_exchange(stream_);
-    for (const Part& part : parts) {
-      const DeviceView rows = out.row_block(part.first, part.count);
-      shared_->share(rows.data, static_cast<std::uint64_t>(rows.numel() * size_of(rows.dtype)), part.rank);
-    }
   }
 
   // With several ranks no wait is without an end.
@@ -518,6 +433,8 @@ class CudaPruneShop final : public PruneShop {
     shared_->link().wait(stream_);
   }
 
+  StatisticsRanks* shared() { return shared_ ? &*shared_ : nullptr; }  // null for one rank
+  bool has_experts() const { return run_.model.config().has_experts(); }
   BlockWeights& dense() { return slots_.block(); }
   // Where pruned weights go: a block beside the dense one in an aligned run, else the same.
   BlockWeights& pruned() {
@@ -531,54 +448,39 @@ class CudaPruneShop final : public PruneShop {
     pruned().copy_from(dense(), stream_);
   }
 
-  DeviceStats* start_stats(LinearInput input, const StatNeeds& needs, const Moments& moments, bool residual) {
-    const auto i = static_cast<std::size_t>(input);
+  DeviceStats* start_stats(LinearInput input, const StatNeeds& needs, bool residual) {
     const ModelConfig& model = run_.model.config();
     const BlockConfig& block = dense().config();
-    std::int64_t inputs = observed_width(block, input, model.hidden_size);
-    if (expert_in_hand()) {
-      const auto all = held_->parts();
-      inputs = std::find_if(all.begin(), all.end(), [&](const auto& weight) {
-                 return weight.input == input;
-               })->cols;
-    }
-    all_stats_[i].start(inputs, needs, moments, residual ? model.hidden_size : 0,
-                        residual ? 1.0f / output_factor(model, block, input) : 1.0f);
-    return stats_[i] = &all_stats_[i];
+    const std::int64_t inputs = linears_->expert_in_hand() ? linears_->expert_inputs(input)
+                                                           : observed_width(block, input, model.hidden_size);
+    return statistics_->start(input, inputs, needs, residual ? model.hidden_size : 0,
+                              residual ? 1.0f / output_factor(model, block, input) : 1.0f);
   }
 
   void finish_stats(LinearInput input) {
-    DeviceStats* stats = stats_[static_cast<std::size_t>(input)];
+    DeviceStats* stats = statistics_->of(input);
     if (stats == nullptr) return;
     stats->combine(products_, *scratch_);
-    const std::string expert = expert_in_hand() ? fmt::format(", expert {}", held_->expert()) : "";
+    const std::string expert = linears_->expert_in_hand() ? fmt::format(", expert {}", held().expert()) : "";
     stats->finish(fmt::format("block {}{}, {}", layer_, expert, name_of(input)));
   }
 
   // Everything on the device but the weights, sized once for all blocks.
   void make_room_for_linears() {
+    linears_.emplace(memory_, run_.model, run_.plan, stream_);
     LinearSizes sizes;
-    std::size_t linears = 0, parts = 0;
     bool refines = false;
-    for (const BlockConfig& block : run_.model.config().blocks) {
-      const LinearNumbers numbers(block);
-      linears = std::max(linears, numbers.size());
-      most_linears_ = std::max(most_linears_, numbers.before_experts());
-      parts = std::max(parts, numbers.parts());
-    }
-    if (parts > 0) held_.emplace(memory_, run_.model, stream_);
     for (const PlanEntry& entry : run_.plan.entries) {
       if (!entry.prune) continue;
-      pruned_tensors_.insert(entry.tensor);
       sizes.rows = std::max(sizes.rows, entry.rows);
       sizes.cols = std::max(sizes.cols, entry.cols);
       sizes.numel = std::max(sizes.numel, entry.rows * entry.cols);
       refines |= !entry.refine.is_none();
     }
-    counters_ = DeviceBuffer(memory_, linears * sizeof(PruneCounters), "counters");
+    counters_ = DeviceBuffer(memory_, linears_->most() * sizeof(PruneCounters), "counters");
     host_counters_ = PinnedBuffer(counters_.bytes());
     // One of each for every linear of a block: they are selected side by side.
-    selector_.emplace(memory_, products_, run_.plan, most_linears_ + parts, sizes, stream_);
+    selector_.emplace(memory_, products_, run_.plan, linears_->num_slots(), sizes, stream_);
     if (refines) {
       refiner_.emplace(memory_, products_, selector_->matrix_select(), run_.plan, sizes, compute_, stream_);
     }
@@ -600,13 +502,9 @@ class CudaPruneShop final : public PruneShop {
 
   void make_room_for_windows() {
     const std::int64_t hidden = run_.model.config().hidden_size;
-    make_room_for_moments(hidden);
     std::int64_t widest = widest_input(run_.model.config());
     for (const PlanEntry& entry : run_.plan.entries) widest = std::max(widest, entry.cols);
-    for (int i = 0; i < kNumLinearInputs; ++i)
-      all_stats_.emplace_back(memory_, widest, stream_, shared_ ? &*shared_ : nullptr);
-    if (run_.model.config().has_recurrent_blocks()) part_stats_.emplace(memory_, widest, stream_);
-    if (shared_) make_room_for_held(widest, hidden);
+    statistics_.emplace(memory_, run_, windows_, compute_, widest, stream_, shared());
     const std::int64_t rows = rows_per_pass(run_.windows);
     scratch_.emplace(memory_, compute_, rows, widest, run_.aligned ? widest : 0, run_.aligned ? hidden : 0);
     forward_.emplace(memory_, products_, run_.model, rows, run_.windows.seqlen, compute_, stream_);
@@ -615,13 +513,13 @@ class CudaPruneShop final : public PruneShop {
                        run_.options.readers.empty() ? measured_readers() : run_.options.readers, stream_);
     }
     ops_.emplace(memory_, products_, *forward_, *scratch_, run_.model, windows_, stream_);
-    if (held_) {
+    if (has_experts()) {
       ops_->make_room_for_experts();
       experts_.emplace(*ops_, windows_, expert_part_ends(run_.windows, share_, kTokensPerPass));
     }
     if (!run_.aligned) {
       one_.emplace(*ops_);
-      if (run_.options.propagation == Propagation::kPruned || held_) ops_->make_room_for_look();
+      if (run_.options.propagation == Propagation::kPruned || has_experts()) ops_->make_room_for_look();
       return;
     }
     pruned_slots_.emplace_back(memory_, run_.model, compute_);
@@ -630,58 +528,6 @@ class CudaPruneShop final : public PruneShop {
     // A second one where there is room: a block's tensors leave the device while the next computes.
     if (memory_.limit() - memory_.used() > kRoomForSecondSlot * pruned_slots_.front().bytes())
       pruned_slots_.emplace_back(memory_, run_.model, compute_);
-  }
-
-  // Inputs of this rank's windows that wait for the sums of those before (Moments).
-  void make_room_for_held(std::int64_t widest, std::int64_t hidden) {
-    const std::int64_t rows = most_held_rows(windows_, held_.has_value());
-    const auto matrix = [&](std::int64_t cols) { return room_for_held(memory_, rows, cols, compute_); };
-    if (run_.aligned) {
-      moments_[0].held_x = matrix(widest);
-      moments_[0].held_dense = matrix(widest);
-      moments_[0].held_error = matrix(hidden);
-      return;
-    }
-    std::array<std::int64_t, kNumLinearInputs> most{};  // of what a block's linears and its experts' read
-    for (const PlanEntry& entry : run_.plan.entries) {
-      std::int64_t& cols = most[static_cast<std::size_t>(entry.input)];
-      if (stat_needs(entry).any()) cols = std::max(cols, entry.cols);
-    }
-    for (std::size_t i = 0; i < most.size(); ++i) {
-      if (most[i] > 0) moments_[i].held_x = matrix(most[i]);
-    }
-  }
-
-  // With two streams one input is in hand at a time and all share the memory; else all four collect together.
-  void make_room_for_moments(std::int64_t hidden) {
-    std::array<std::int64_t, kNumLinearInputs> sizes{};
-    bool alignment = false;
-    std::int64_t part = 0;  // the most inputs of a linear that reads only some
-    for (const PlanEntry& entry : run_.plan.entries) {
-      const StatNeeds needs = stat_needs(entry);
-      alignment |= needs.alignment;
-      if (!needs.gram) continue;
-      auto& size = sizes[static_cast<std::size_t>(entry.input)];
-      const BlockConfig& block = run_.model.config().blocks[static_cast<std::size_t>(entry.layer)];
-      const std::int64_t width = entry.expert >= 0 ? entry.cols : observed_width(block, entry.input, hidden);
-      size = std::max(size, width);
-      if (width != entry.cols) part = std::max(part, entry.cols);
-    }
-    const std::int64_t largest = *std::max_element(sizes.begin(), sizes.end());
-    if (largest == 0) return;
-    const auto matrix = [&](std::int64_t rows, std::int64_t cols, std::string_view what) {
-      return DeviceBuffer(memory_, static_cast<std::uint64_t>(rows * cols) * sizeof(float), what);
-    };
-    for (std::size_t i = 0; i < (run_.aligned ? 1 : sizes.size()); ++i) {
-      const std::int64_t n = run_.aligned ? largest : sizes[i];
-      moments_[i].gram = matrix(n, n, "Gram matrices");
-    }
-    if (alignment) moments_[0].cross = matrix(largest, largest, "cross moments");
-    if (run_.aligned) moments_[0].residual = matrix(hidden, largest, "residual moments");
-    if (part == 0) return;
-    part_moments_.gram = matrix(part, part, "Gram matrices");
-    if (alignment) part_moments_.cross = matrix(part, part, "cross moments");
-    if (run_.aligned) part_moments_.residual = matrix(hidden, part, "residual moments");
   }
 
   // A pass over all blocks' weights.
@@ -700,7 +546,7 @@ class CudaPruneShop final : public PruneShop {
 
   // The weight itself, or what was computed from it.
   [[noreturn]] void fail_not_finite(std::size_t linear) {
-    const std::string tensor = tensor_of(linear);
+    const std::string tensor = linears_->tensor(linear);
     const StoredWeights stored(run_.model.checkpoint());
     const StoredWeights::Info info = stored.info(tensor);
     Matrix weight(info.rows, info.cols);
@@ -725,23 +571,14 @@ class CudaPruneShop final : public PruneShop {
   std::vector<BlockWeights> pruned_slots_;  // of an aligned run: one or two
   bool pruned_is_copy_ = false;
   std::int64_t layer_ = -1;
-  std::optional<LinearNumbers> numbers_;  // of the block
-  std::size_t most_linears_ = 0;          // of any block, without experts
-  std::set<std::string> pruned_tensors_;  // by the plan
-  std::optional<HeldExpert> held_;        // where the model has experts
+  std::optional<LinearsInHand> linears_;
   bool experts_pass_ = false;
   StreamSpans spans_;
-  std::optional<StatisticsRanks> shared_;                  // with several ranks
-  std::vector<std::int64_t> loads_;                        // rows of the input in hand that each rank refines
+  std::optional<StatisticsRanks> shared_;  // with several ranks
+  std::optional<RefinedRows> rows_;
   std::vector<bool> refined_here_;                         // by linear of the block
   std::vector<std::optional<QuantizedWeight>> quantized_;  // by linear; those on a grid
-  std::array<Moments, kNumLinearInputs> moments_;
-  std::vector<DeviceStats> all_stats_;                  // by LinearInput; empty without calibration
-  std::array<DeviceStats*, kNumLinearInputs> stats_{};  // those that hold the block's inputs
-  DeviceStats* input_stats_ = nullptr;                  // of the input in hand
-  std::optional<DeviceStats> part_stats_;               // of a part of it, from column part_first_ on
-  Moments part_moments_;
-  std::int64_t part_first_ = -1;
+  std::optional<InputStatistics> statistics_;              // with calibration
   std::optional<StatisticsScratch> scratch_;
   std::optional<BlockForward> forward_;
   std::optional<DeviceStreamOps> ops_;
