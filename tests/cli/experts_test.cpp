@@ -13,7 +13,7 @@ using test::Finished;
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-class Experts : public test::ProgramTest {
+class ExpertsProgram : public test::ProgramTest {
  protected:
   static std::string dense(const std::string& name) { return test::kExpertModels / name; }
   std::vector<std::string> calibrated(std::vector<std::string> arguments) {
@@ -28,7 +28,7 @@ class Experts : public test::ProgramTest {
   }
 };
 
-TEST_F(Experts, ArePrunedAndVerified) {
+TEST_F(ExpertsProgram, ArePrunedAndVerified) {
   for (const char* family : {"qwen3_moe_fused", "gpt_oss", "deepseek_v3"}) {
     for (const char* method : {"best", "magnitude"}) {
       SCOPED_TRACE(std::string(family) + " " + method);
@@ -62,7 +62,7 @@ TEST_F(Experts, ArePrunedAndVerified) {
 }
 
 // Every form of experts in a packed model, which runs, and back again.
-TEST_F(Experts, ArePackedRunAndUnpacked) {
+TEST_F(ExpertsProgram, ArePackedRunAndUnpacked) {
   for (const char* family : {"qwen3_moe_fused", "gpt_oss", "mixtral"}) {
     for (const char* pattern : {"row", "2:4"}) {
       SCOPED_TRACE(std::string(family) + " " + pattern);
@@ -90,7 +90,7 @@ TEST_F(Experts, ArePackedRunAndUnpacked) {
   }
 }
 
-TEST_F(Experts, MXFP4IsExpanded) {
+TEST_F(ExpertsProgram, MXFP4IsExpanded) {
   ASSERT_EQ(run({"unpack", dense("gpt_oss_mxfp4"), "-o", at("bf16")}).exit_code, 0);
   EXPECT_EQ(test::read_text(at("bf16/config.json")).find("quantization_config"), std::string::npos);
   const double expected = perplexity(dense("gpt_oss_mxfp4"));
@@ -101,7 +101,7 @@ TEST_F(Experts, MXFP4IsExpanded) {
 }
 
 // Experts go, then weights, then bits; what is left runs.
-TEST_F(Experts, ChainOfExpertsWeightsBitsAndGeneration) {
+TEST_F(ExpertsProgram, ChainOfExpertsWeightsBitsAndGeneration) {
   const std::string moe = at("moe");
   std::filesystem::copy(dense("qwen3_moe"), moe, std::filesystem::copy_options::recursive);
   write_tokenizer(moe);
@@ -140,7 +140,7 @@ TEST_F(Experts, ChainOfExpertsWeightsBitsAndGeneration) {
 }
 
 // The inner linears of latent attention have no errors of their own: what they read is not observed.
-TEST_F(Experts, OfLatentAttentionAreCompared) {
+TEST_F(ExpertsProgram, OfLatentAttentionAreCompared) {
   const std::string out = at("latent");
   ASSERT_EQ(run(calibrated({"prune", dense("deepseek_v3"), "-o", out, "--method", "fast"})).exit_code, 0);
   const Finished compared =
@@ -156,7 +156,7 @@ TEST_F(Experts, OfLatentAttentionAreCompared) {
   }
 }
 
-TEST_F(Experts, WhatIsNotDefinedIsRefused) {
+TEST_F(ExpertsProgram, WhatIsNotDefinedIsRefused) {
   const auto refused = [&](std::vector<std::string> arguments, int code, const std::string& text) {
     expect_refused(calibrated(std::move(arguments)), code, text);
   };
@@ -177,7 +177,7 @@ TEST_F(Experts, WhatIsNotDefinedIsRefused) {
           "not observed");
 }
 
-TEST_F(Experts, LoseInnerChannels) {
+TEST_F(ExpertsProgram, LoseInnerChannels) {
   for (const char* family : {"qwen3_moe_fused", "gpt_oss", "mixtral"}) {
     SCOPED_TRACE(family);
     const std::string out = at(std::string(family) + "_narrow");
@@ -195,7 +195,7 @@ TEST_F(Experts, LoseInnerChannels) {
 }
 
 // Layers that keep different numbers of experts: everything of ours takes the result, and what cannot says so.
-TEST_F(Experts, DifferFromLayerToLayer) {
+TEST_F(ExpertsProgram, DifferFromLayerToLayer) {
   for (const char* family : {"qwen3_moe", "gpt_oss", "deepseek_v2"}) {
     for (const char* score : {"ours", "reap"}) {
       SCOPED_TRACE(std::string(family) + " " + score);
@@ -261,7 +261,7 @@ TEST_F(Experts, DifferFromLayerToLayer) {
 }
 
 // Calibration texts of several kinds, each with its share of the windows.
-class MixedCalibration : public Experts {
+class MixedCalibration : public ExpertsProgram {
  protected:
   void SetUp() override {
     model_ = at("m");

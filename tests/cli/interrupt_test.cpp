@@ -202,5 +202,87 @@ TEST_F(InterruptTest, AModelThatIsSparserAlreadyIsNoted) {
   EXPECT_THAT(result.error, ::testing::Not(HasSubstr("zeros already")));
 }
 
+// Interrupted in the middle, then again and again at later moments until a run is through: nothing is there, or all of it.
+TEST_F(InterruptTest, InterruptedRunsLeaveNothing) {
+  const std::string text = ids(40000);
+  const std::string before = test::read_text(model("llama2") + "/model.safetensors");
+  // Without lines of progress, which a run on a busy machine is long enough for.
+  const auto arguments = [&](const std::string& out) {
+    return std::vector<std::string>{"prune",      model("llama2"), "-o",       at(out), "--ids",     text,
+                                    "--windows",  "600",           "--seqlen", "64",    "--threads", "1",
+                                    "--progress", "none"};
+  };
+  ASSERT_EQ(run(arguments("whole")).exit_code, 0);
+  const std::string whole = test::read_text(at("whole/model.safetensors"));
+  const auto interrupted = [&](pid_t child) {
+    ::kill(child, SIGINT);
+    const int code = wait_for(child);
+    EXPECT_TRUE(hidden_files().empty());
+    const std::string error = test::read_text(at("stderr"));
+    if (fs::exists(at("out"))) {  // it was through when the signal came, or nearly
+      EXPECT_EQ(test::read_text(at("out/model.safetensors")), whole);
+      EXPECT_TRUE(code == 0 || code == 130 || code == -SIGINT) << code;
+      if (code == 130) {
+        EXPECT_THAT(error, HasSubstr("was written, what was to follow was not done"));
+      }
+    } else if (code == 130) {
+      EXPECT_EQ(error, "swiftprune: interrupted: nothing was written\n");
+    } else {
+      EXPECT_EQ(code, -SIGINT);  // before the program watched for it
+    }
+    return code == 130 && !fs::exists(at("out"));
+  };
+  const pid_t working = start(arguments("out"), at("stdout"), at("stderr"));
+  for (int i = 0; i < 60000 && hidden_files().empty(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(interrupted(working));
+  for (int milliseconds = 5; milliseconds < 60000 && !fs::exists(at("out")); milliseconds *= 2) {
+    const pid_t child = start(arguments("out"), at("stdout"), at("stderr"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    interrupted(child);
+  }
+  EXPECT_TRUE(test::read_text(model("llama2") + "/model.safetensors") == before);
+}
+
+TEST_F(InterruptTest, AKilledRunGoesOnToTheSameBytes) {
+  const std::string text = ids(40000);
+  const auto arguments = [&](const std::string& out) {
+    return std::vector<std::string>{"prune",     model("llama2"), "-o",       at(out), "--ids",     text,
+                                    "--windows", "600",           "--seqlen", "64",    "--threads", "1"};
+  };
+  ASSERT_EQ(run(arguments("whole")).exit_code, 0);
+  std::vector<std::string> resumed = arguments("out");
+  resumed.push_back("--resume");
+  for (int milliseconds = 20; milliseconds < 60000; milliseconds *= 2) {
+    const pid_t child = start(resumed, at("stdout"), at("stderr"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    ::kill(child, SIGKILL);
+    if (wait_for(child) == 0) break;
+    EXPECT_FALSE(fs::exists(at("out")));
+  }
+  EXPECT_EQ(test::read_text(at("out/model.safetensors")), test::read_text(at("whole/model.safetensors")));
+  EXPECT_TRUE(hidden_files().empty());
+}
+
+TEST_F(InterruptTest, ResumeRefusesOtherOptions) {
+  const std::string text = ids(4000);
+  std::vector<std::string> arguments = {"prune", model("llama2"), "-o", at("out"), "--ids", text, "--windows",
+                                        "60",    "--seqlen",      "64", "--resume"};
+  const fs::path partial = at(".out.partial");
+  pid_t child = start(arguments, at("stdout"), at("stderr"));
+  while (!fs::exists(partial / "journal.jsonl") || fs::file_size(partial / "journal.jsonl") == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(child, SIGKILL);
+  if (wait_for(child) == 0) GTEST_SKIP() << "the run was through before it could be killed";
+  arguments.insert(arguments.end(), {"--sparsity", "0.25"});
+  const Finished result = run(arguments);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.error, HasSubstr("--resume"));
+  EXPECT_TRUE(fs::exists(partial));
+  arguments.erase(std::find(arguments.begin(), arguments.end(), "--resume"));
+  EXPECT_EQ(run(arguments).exit_code, 0);
+  EXPECT_TRUE(hidden_files().empty());
+}
+
 }  // namespace
 }  // namespace swiftprune

@@ -373,6 +373,33 @@ TEST_F(Jobs, AStopIsAnErrorAndLeavesNothing) {
   EXPECT_TRUE(hidden_files().empty());
 }
 
+// As a device does that fails in the middle: what the driver hears between two blocks comes the same way.
+TEST_F(Jobs, ADeviceErrorInTheMiddleLeavesNothing) {
+  const auto context = [](std::string_view failing) {
+    JobContext told;
+    told.run.progress = [=](std::string_view stage, std::int64_t done, std::int64_t) {
+      if (stage == failing && done == 1) fail(ErrorKind::kDevice, "cuda: the device is lost");
+    };
+    return told;
+  };
+  const auto is_told = [&](const auto& outcome, const std::string& message) {
+    ASSERT_FALSE(outcome.ok());
+    EXPECT_EQ(outcome.error().kind(), ErrorKind::kDevice);
+    EXPECT_EQ(outcome.error().what(), message);
+    EXPECT_FALSE(std::filesystem::exists(at("out")));
+  };
+  is_told(prune_job("out").run(context("prune")), "cuda: the device is lost");
+  EXPECT_TRUE(hidden_files().empty());
+  is_told(shrink_job(model("llama2"), "out").run(context("shrink")), "cuda: the device is lost");
+  EXPECT_TRUE(hidden_files().empty());
+  PruneJob resumable = prune_job("out");
+  resumable.resume = true;
+  is_told(resumable.run(context("prune")),
+          "cuda: the device is lost; 1 finished block is kept; the same command goes on with it");
+  EXPECT_TRUE(resumable.run().ok());
+  EXPECT_TRUE(hidden_files().empty());
+}
+
 TEST_F(Jobs, EvalAndCompareGiveTheCommandsDocuments) {
   PruneJob prune = prune_job("half");
   prune.method = "magnitude";

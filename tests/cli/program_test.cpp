@@ -1,10 +1,5 @@
-// The program from the outside: the whole way of a model, faults in the middle of it, and what it says to
-// wrong input (one line on stderr, an exit code, nothing left behind).
+// The program from the outside: the whole way of a model.
 #include <algorithm>
-#include <chrono>
-#include <csignal>
-#include <fstream>
-#include <thread>
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -20,11 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 using test::Finished;
 using test::ProgramTest;
-using test::start;
-using test::wait_for;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 bool same_tensors(const fs::path& a, const fs::path& b) {
   const Checkpoint first = Checkpoint::open(a);
@@ -37,7 +29,6 @@ bool same_tensors(const fs::path& a, const fs::path& b) {
   });
 }
 
-// The document's table is the program's.
 // Only a number that was asked for is refused when the text is shorter.
 TEST_F(ProgramTest, TheDefaultNumberOfWindowsFitsTheText) {
   const std::vector<std::string> prune = {"prune", model("llama2"), "-o", at("out"), "--ids", ids(200)};
@@ -52,6 +43,7 @@ TEST_F(ProgramTest, TheDefaultNumberOfWindowsFitsTheText) {
   EXPECT_THAT(result.error, HasSubstr("the text fills 3 of the 16 windows that --method best takes here"));
 }
 
+// The document's table is the program's.
 TEST_F(ProgramTest, ListsTheFamiliesAsTheDocumentDoes) {
   const Finished table = run({"families"});
   ASSERT_EQ(table.exit_code, 0) << table.error;
@@ -268,305 +260,6 @@ TEST_F(ProgramTest, WindowsAutoTellsWhatItRead) {
   const auto calibration = nlohmann::json::parse(result.out).at("calibration");
   EXPECT_GE(calibration.at("windows").get<int>(), 1);
   EXPECT_EQ(calibration.at("stopping").at("changes").size(), calibration.at("windows").get<std::size_t>());
-}
-
-// Interrupted in the middle, then again and again at later moments until a run is through: nothing is there, or all of it.
-TEST_F(ProgramTest, InterruptedRunsLeaveNothing) {
-  const std::string text = ids(40000);
-  const std::string before = test::read_text(model("llama2") + "/model.safetensors");
-  // Without lines of progress, which a run on a busy machine is long enough for.
-  const auto arguments = [&](const std::string& out) {
-    return std::vector<std::string>{"prune",      model("llama2"), "-o",       at(out), "--ids",     text,
-                                    "--windows",  "600",           "--seqlen", "64",    "--threads", "1",
-                                    "--progress", "none"};
-  };
-  ASSERT_EQ(run(arguments("whole")).exit_code, 0);
-  const std::string whole = test::read_text(at("whole/model.safetensors"));
-  const auto interrupted = [&](pid_t child) {
-    ::kill(child, SIGINT);
-    const int code = wait_for(child);
-    EXPECT_TRUE(hidden_files().empty());
-    const std::string error = test::read_text(at("stderr"));
-    if (fs::exists(at("out"))) {  // it was through when the signal came, or nearly
-      EXPECT_EQ(test::read_text(at("out/model.safetensors")), whole);
-      EXPECT_TRUE(code == 0 || code == 130 || code == -SIGINT) << code;
-      if (code == 130) {
-        EXPECT_THAT(error, HasSubstr("was written, what was to follow was not done"));
-      }
-    } else if (code == 130) {
-      EXPECT_EQ(error, "swiftprune: interrupted: nothing was written\n");
-    } else {
-      EXPECT_EQ(code, -SIGINT);  // before the program watched for it
-    }
-    return code == 130 && !fs::exists(at("out"));
-  };
-  const pid_t working = start(arguments("out"), at("stdout"), at("stderr"));
-  for (int i = 0; i < 60000 && hidden_files().empty(); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_TRUE(interrupted(working));
-  for (int milliseconds = 5; milliseconds < 60000 && !fs::exists(at("out")); milliseconds *= 2) {
-    const pid_t child = start(arguments("out"), at("stdout"), at("stderr"));
-    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    interrupted(child);
-  }
-  EXPECT_TRUE(test::read_text(model("llama2") + "/model.safetensors") == before);
-}
-
-TEST_F(ProgramTest, AKilledRunGoesOnToTheSameBytes) {
-  const std::string text = ids(40000);
-  const auto arguments = [&](const std::string& out) {
-    return std::vector<std::string>{"prune",     model("llama2"), "-o",       at(out), "--ids",     text,
-                                    "--windows", "600",           "--seqlen", "64",    "--threads", "1"};
-  };
-  ASSERT_EQ(run(arguments("whole")).exit_code, 0);
-  std::vector<std::string> resumed = arguments("out");
-  resumed.push_back("--resume");
-  for (int milliseconds = 20; milliseconds < 60000; milliseconds *= 2) {
-    const pid_t child = start(resumed, at("stdout"), at("stderr"));
-    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    ::kill(child, SIGKILL);
-    if (wait_for(child) == 0) break;
-    EXPECT_FALSE(fs::exists(at("out")));
-  }
-  EXPECT_EQ(test::read_text(at("out/model.safetensors")), test::read_text(at("whole/model.safetensors")));
-  EXPECT_TRUE(hidden_files().empty());
-}
-
-TEST_F(ProgramTest, ResumeRefusesOtherOptions) {
-  const std::string text = ids(4000);
-  std::vector<std::string> arguments = {"prune", model("llama2"), "-o", at("out"), "--ids", text, "--windows",
-                                        "60",    "--seqlen",      "64", "--resume"};
-  const fs::path partial = at(".out.partial");
-  pid_t child = start(arguments, at("stdout"), at("stderr"));
-  while (!fs::exists(partial / "journal.jsonl") || fs::file_size(partial / "journal.jsonl") == 0)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  ::kill(child, SIGKILL);
-  if (wait_for(child) == 0) GTEST_SKIP() << "the run was through before it could be killed";
-  arguments.insert(arguments.end(), {"--sparsity", "0.25"});
-  const Finished result = run(arguments);
-  EXPECT_EQ(result.exit_code, 2);
-  EXPECT_THAT(result.error, HasSubstr("--resume"));
-  EXPECT_TRUE(fs::exists(partial));
-  arguments.erase(std::find(arguments.begin(), arguments.end(), "--resume"));
-  EXPECT_EQ(run(arguments).exit_code, 0);
-  EXPECT_TRUE(hidden_files().empty());
-}
-
-TEST_F(ProgramTest, RefusesWrongOptions) {
-  const std::string text = ids(400);
-  const auto prune = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {"prune", model("llama2"), "-o", at("out"), "--ids", text};
-    const std::pair<const char*, const char*> defaults[] = {{"--windows", "2"}, {"--seqlen", "32"}};
-    for (const auto& [flag, value] : defaults) {
-      if (more[0] != flag) arguments.insert(arguments.end(), {flag, value});
-    }
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
-  };
-  expect_refused(prune({"--sparsity", "1.5"}), 2, "--sparsity");
-  expect_refused(prune({"--sparsity", "nan"}), 2, "--sparsity");
-  for (const char* number : {"--sparsity", "--seed"})
-    expect_refused(prune({number, ""}), 2, std::string(number) + ": found ");
-  ::setenv("SWIFTPRUNE_ISA", "AVX9", 1);
-  expect_refused({"families"}, 2, "SWIFTPRUNE_ISA: found 'AVX9'");
-  ::unsetenv("SWIFTPRUNE_ISA");
-  expect_refused(prune({"--device", "cpu", "--gpu-memory", "6XB"}), 2, "--gpu-memory");
-  expect_refused(prune({"--pattern", "2:4", "--sparsity", "0.3"}), 2, "--sparsity");
-  expect_refused(prune({"--pattern", "3:7"}), 3, "--skip");
-  expect_refused(prune({"--pattern", "5:4"}), 2, "5:4");
-  expect_refused(prune({"--method", "nothing"}), 2, "--method");
-  expect_refused(prune({"--group", "32"}), 2, "--quantize");
-  expect_refused(prune({"--quantize", "int5"}), 2, "--quantize");
-  expect_refused(prune({"--quantize", "int4", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
-  expect_refused(prune({"--method", "gptq"}), 2, "--quantize");
-  expect_refused(prune({"--quantize", "int8,int5"}), 2, "--quantize");
-  expect_refused(prune({"--quantize", "int4,int3", "--group", "row"}), 2, "--bits");
-  expect_refused(prune({"--bits", "0"}), 2, "--bits");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--sparsity", "0.5"}), 2, "quantize --bits");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--allocate", "none"}), 2, "--allocate none");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--pattern", "2:4"}), 2, "row or layer");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--plan", "plan.json"}), 2, "--plan");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--method", "wanda"}), 2, "aligned-admm");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--override", "*.q_proj.weight", "sparsity=0.2"}), 2,
-                 "its grid as well");
-  expect_refused(prune({"--bits", "1", "--group", "row"}), 2, "expected at least");
-  expect_refused(prune({"--bits", "60", "--group", "row"}), 2, "expected at most");
-  expect_refused(prune({"--bits", "9", "--group", "row", "--skip", "*"}), 2, "no linear");
-  expect_refused(prune({"--store", "dense"}), 2, "--store");
-  expect_refused(prune({"--quantize-embeddings", "int8"}), 2, "--quantize-embeddings");
-  expect_refused(prune({"--select", "ewma", "--method", "paper", "--alpha", "2"}), 2, "alpha");
-  expect_refused(prune({"--windows", "0"}), 2, "--windows");
-  expect_refused(prune({"--windows", "1000"}), 3, "ids.u16");
-  expect_refused(prune({"--seqlen", "100000"}), 2, "--seqlen");
-  expect_refused(prune({"--override", "*.nothing", "sparsity=0.1"}), 2, "--override");
-  expect_refused(prune({"--allocate", "sensitivity", "--pattern", "2:4"}), 2, "--allocate");
-  expect_refused({"prune", at("missing"), "-o", at("out")}, 3, "missing");
-  expect_refused(
-      {"prune", model("llama2"), "-o", at("out"), "--calibration", at("missing.txt"), "--seqlen", "32"}, 3,
-      "missing.txt");
-  std::ofstream(at("short.txt")) << "too short";
-  expect_refused(
-      {"prune", model("llama2"), "-o", at("out"), "--calibration", at("short.txt"), "--seqlen", "32"}, 3,
-      "tokenizer");
-}
-
-TEST_F(ProgramTest, ExportRefusesWhatNoTypeCanBe) {
-  const auto exported = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"export", model("llama2"), "--gguf", at("out")});
-    return more;
-  };
-  expect_refused(exported({"--type", "q4_k_xl"}), 2, "--type");
-  expect_refused(exported({"--type", "iq4_nl"}), 2, "--type");
-  expect_refused(exported({"--type", "f16", "--calibration", ids(400)}), 2,
-                 "--calibration: found --type f16");
-  expect_refused(exported({"--calibration", ids(400)}), 2, "--calibration: found --type auto");
-  expect_refused(exported({"--type", "q4_k", "--windows", "0", "--calibration", ids(400)}), 2, "--windows");
-  expect_refused(exported({"--type", "q4_k", "--calibration", at("none.u16")}), 3, "none.u16");
-}
-
-TEST_F(ProgramTest, RefusesAFullFolderAndBrokenFiles) {
-  fs::create_directory(at("full"));
-  std::ofstream(at("full/file")) << "x";
-  expect_refused({"prune", model("llama2"), "-o", at("full"), "--method", "magnitude"}, 3, "not empty");
-
-  fs::copy(model("llama2"), at("broken"));
-  fs::resize_file(at("broken/model.safetensors"), 2000);
-  expect_refused({"prune", at("broken"), "-o", at("out"), "--method", "magnitude"}, 3, "model.safetensors");
-  fs::copy_file(model("llama2") + "/model.safetensors", at("broken/model.safetensors"),
-                fs::copy_options::overwrite_existing);
-  std::ofstream(at("broken/config.json")) << R"({"model_type": "unknown_model"})";
-  expect_refused({"prune", at("broken"), "-o", at("out"), "--method", "magnitude"}, 3, "unknown_model");
-}
-
-// Each step's record holds the ones before it, and compare names them all.
-TEST_F(ProgramTest, ShrinksThenPrunesThenPacks) {
-  const std::string text = ids(400);
-  const std::vector<std::string> calibration = {"--ids", text, "--windows", "4", "--seqlen", "32"};
-  std::vector<std::string> shrink = {"shrink",  model("llama2"), "-o",      at("shrunk"), "--ratio", "0.3",
-                                     "--units", "mlp,heads",     "--align", "1",          "--json"};
-  shrink.insert(shrink.end(), calibration.begin(), calibration.end());
-  Finished result = run(shrink);
-  ASSERT_EQ(result.exit_code, 0) << result.error;
-  const auto shrunk = nlohmann::json::parse(result.out);
-  EXPECT_GT(shrunk.at("seconds").at("total").get<double>(), 0.0);
-  std::vector<std::string> prune = {"prune", at("shrunk"), "-o", at("pruned"), "--sparsity", "0.5"};
-  prune.insert(prune.end(), calibration.begin(), calibration.end());
-  result = run(prune);
-  ASSERT_EQ(result.exit_code, 0) << result.error;
-  result = run(
-      {"pack", at("pruned"), "--out", at("packed"), "--quantize", "int8", "--quantize-embeddings", "int8"});
-  ASSERT_EQ(result.exit_code, 0) << result.error;
-
-  const auto record = nlohmann::json::parse(test::read_text(at("packed/swiftprune.json")));
-  EXPECT_EQ(record.at("method"), "best");
-  EXPECT_EQ(record.at("previous"), shrunk);
-  result = run({"compare", model("llama2"), at("shrunk"), at("pruned"), at("packed"), "--ids", text,
-                "--windows", "4", "--seqlen", "32", "--json"});
-  ASSERT_EQ(result.exit_code, 0) << result.error;
-  const auto report = nlohmann::json::parse(result.out);
-  const auto steps = [&](std::size_t m) {
-    std::vector<std::string> methods;
-    if (!report.at("models")[m].contains("steps")) return methods;
-    for (const auto& step : report.at("models")[m].at("steps")) methods.push_back(step.at("method"));
-    return methods;
-  };
-  EXPECT_THAT(steps(0), IsEmpty());
-  EXPECT_THAT(steps(1), ElementsAre("shrink"));
-  EXPECT_THAT(steps(2), ElementsAre("shrink", "best"));
-  EXPECT_THAT(steps(3), ElementsAre("shrink", "best", "pack int8, embeddings int8"));
-  EXPECT_THAT(report.at("commands")[0].get<std::string>(), HasSubstr("swiftprune shrink "));
-  EXPECT_THAT(report.at("commands")[0].get<std::string>(),
-              HasSubstr("--ratio 0.3 --units mlp,heads --align 1"));
-  EXPECT_THAT(report.at("commands")[1].get<std::string>(), HasSubstr("swiftprune prune "));
-  EXPECT_EQ(report.at("commands").size(), 3u);  // each once, and compare itself
-}
-
-TEST_F(ProgramTest, ShrinkTakesExpertsOut) {
-  const std::string dense = test::kExpertModels / "qwen3_moe", text = ids(400);
-  const auto shrink = [&](const std::string& out, const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {"shrink", dense, "-o",        at(out), "--units",  "experts",
-                                          "--ids",  text,  "--windows", "4",     "--seqlen", "32"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
-  };
-  const Finished result = run(shrink("fewer", {"--ratio", "0.4"}));
-  ASSERT_EQ(result.exit_code, 0) << result.error;
-  EXPECT_THAT(result.out, HasSubstr("4 of 7 in each of 2 layers, 3 a token, by ours"));
-  const auto record = nlohmann::json::parse(test::read_text(at("fewer/swiftprune.json")));
-  const auto& experts = record.at("experts");
-  EXPECT_EQ(experts.at("left"), 4);
-  EXPECT_EQ(experts.at("layers").size(), 2u);
-  EXPECT_EQ(experts.at("layers")[0].at("kept").size() + experts.at("layers")[0].at("removed").size(), 7u);
-  EXPECT_EQ(nlohmann::json::parse(test::read_text(at("fewer/config.json"))).at("num_local_experts"), 4);
-  const Finished evaluated =
-      run({"eval", at("fewer"), "--text", text, "--seqlen", "32", "--windows", "2", "--json"});
-  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.error;
-  const auto perplexity = [](const Finished& of) {
-    return nlohmann::json::parse(of.out).at("perplexity").get<double>();
-  };
-  // Packed experts are the same weights.
-  ASSERT_EQ(run({"pack", at("fewer"), "--out", at("packed")}).exit_code, 0);
-  const Finished packed =
-      run({"eval", at("packed"), "--text", text, "--seqlen", "32", "--windows", "2", "--json"});
-  ASSERT_EQ(packed.exit_code, 0) << packed.error;
-  EXPECT_NEAR(perplexity(packed), perplexity(evaluated), 1e-2 * perplexity(evaluated));
-  EXPECT_THAT(run({"inspect", at("fewer")}).out, HasSubstr("4 of 12 channels, 3 a token"));
-
-  const auto refused = [&](const std::vector<std::string>& more, const std::string& message) {
-    expect_refused(shrink("out", more), 2, message);
-  };
-  refused({}, "--ratio, --experts: found 0 of them, expected one");
-  refused({"--ratio", "0.4", "--experts", "4"}, "found 2 of them");
-  refused({"--experts", "2"}, "--experts: found a request that leaves 2 of 7 experts");
-  refused({"--ratio", "0.9"}, "3 experts a token");
-  refused({"--ratio", "0.4", "--align", "8"}, "--align: found it with --units experts");
-  refused({"--ratio", "0.4", "--compensate", "bias"}, "expected of experts auto, none or refit");
-  refused({"--ratio", "0.4", "--score", "wanda-sp"}, "expected of experts one of ours, reap");
-  expect_refused({"shrink", model("llama2"), "-o", at("out"), "--ratio", "0.2", "--experts", "4"}, 2,
-                 "--experts: found it with --units mlp");
-  expect_refused({"shrink", model("llama2"), "-o", at("out"), "--ratio", "0.2", "--units", "experts"}, 2,
-                 "a model of the family llama has none of");
-}
-
-TEST_F(ProgramTest, ShrinkRefusesWhatCannotBe) {
-  const std::string text = ids(400);
-  const auto shrink = [&](const std::string& name, const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {"shrink", name,        "-o", at("out"),  "--ids",
-                                          text,     "--windows", "2",  "--seqlen", "32"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
-  };
-  const auto refused = [&](const std::string& name, const std::vector<std::string>& more, int code,
-                           const std::string& message) {
-    expect_refused(shrink(model(name), more), code, message);
-  };
-  refused("llama2", {}, 2, "--ratio, --target-params, --target-ms: found 0 of them, expected one");
-  refused("llama2", {"--ratio", "1"}, 2, "--ratio: found 1, expected more than 0 and less than 1");
-  refused("llama2", {"--ratio", "nan"}, 2, "--ratio: found 'nan'");
-  refused("llama2", {"--ratio", "0.9"}, 2, "at least 32 channels (--align), one head group and one layer");
-  refused("llama2", {"--ratio", "0.45", "--units", "heads"}, 2, "at least one head group and one layer");
-  refused("llama2", {"--ratio", "0.2", "--align", "4096"}, 2,
-          "--align: found 4096, expected at most the MLP's width");
-  refused("mistral", {"--ratio", "0.1", "--units", "heads"}, 2,
-          "share one key head, and a group goes as a whole; possible: mlp, layers");
-  refused("pythia", {"--ratio", "0.1", "--units", "heads"}, 2, "has no head_dim in config.json");
-  refused("phi3_longrope", {"--ratio", "0.1", "--units", "mlp,heads"}, 2, "possible: mlp, layers");
-  refused("llama2", {"--ratio", "0.2", "--units", "rows"}, 2,
-          "--units: found 'rows', expected mlp, heads, layers");
-  refused("llama2", {"--ratio", "0.2", "--score", "luck"}, 2, "--score: found 'luck'");
-  refused("llama2", {"--ratio", "0.2", "--compensate", "luck"}, 2, "--compensate: found 'luck'");
-  refused("gemma3_text", {"--ratio", "0.2", "--align", "1", "--compensate", "bias"}, 2,
-          "knows no bias there; expected none, refit or aligned");
-  refused("llama2", {"--target-params", "5"}, 2, "--target-params: found 5, expected between");
-  // Found before any work, the text included.
-  fs::create_directory(at("full"));
-  std::ofstream(at("full/file")) << "x";
-  expect_refused({"shrink", model("llama2"), "-o", at("full"), "--ratio", "0.2", "--ids", at("missing.u16")},
-                 3, "not empty");
-  ASSERT_EQ(run({"prune", model("llama3"), "-o", at("zeros"), "--method", "magnitude"}).exit_code, 0);
-  ASSERT_EQ(run({"pack", at("zeros"), "--out", at("packed")}).exit_code, 0);
-  expect_refused({"shrink", at("packed"), "-o", at("out"), "--ratio", "0.2", "--ids", at("missing.u16")}, 3,
-                 "a packed model cannot be shrunk; make it dense first: swiftprune unpack");
 }
 
 // Two installations side by side: which one runs, and with which library.

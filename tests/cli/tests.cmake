@@ -1,5 +1,7 @@
 # The program itself, as a user runs it; its faults and interrupts; printed commands run again.
 swiftprune_test(cli/program)
+swiftprune_test(cli/refusals)
+swiftprune_test(cli/shrink)
 swiftprune_test(cli/usage)
 swiftprune_test(cli/model_card)
 swiftprune_test(cli/experts)

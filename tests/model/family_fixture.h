@@ -9,8 +9,11 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "swiftprune/checkpoint/mapped_file.h"
 #include "swiftprune/checkpoint/safetensors.h"
+#include "swiftprune/core/json.h"
 #include "swiftprune/text/token_windows.h"
 
 namespace swiftprune::test {
@@ -38,6 +41,10 @@ inline std::vector<std::string> all_model_names() {
 }
 inline std::filesystem::path model_folder(const std::string& name) {
   return (std::filesystem::exists(kModels / name) ? kModels : kExpertModels) / name;
+}
+
+inline nlohmann::json config_of(const std::string& name) {
+  return read_json_file(kModels / name / "config.json");
 }
 
 // expected.safetensors of one model.

@@ -142,8 +142,8 @@ TEST(Rope, BadParameters) {
 
 TEST(Rope, RotarySizeOfAFraction) {
   const auto size = [](const char* config, std::int64_t head_size) {
-    const nlohmann::json json = nlohmann::json::parse(config);
-    return read_rotary_size(ConfigReader(json), head_size, "rotary_pct", 0.25);
+    const nlohmann::json fields = nlohmann::json::parse(config);
+    return read_rotary_size(ConfigReader(fields), head_size, "rotary_pct", 0.25);
   };
   EXPECT_EQ(size("{}", 64), 16);
   EXPECT_EQ(size(R"({"rotary_pct": 0.5})", 64), 32);

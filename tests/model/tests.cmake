@@ -1,6 +1,7 @@
 swiftprune_test(model/family)
 swiftprune_test(model/adapter)
 swiftprune_test(model/config)
+swiftprune_test(model/bad_configs)
 swiftprune_test(model/experts)
 swiftprune_test(model/channel_fold)
 swiftprune_test(model/rope)
