@@ -5,6 +5,7 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -39,6 +40,8 @@ struct TuneFlags {
   std::string budget;
   std::optional<double> max_kl, sparsity;
   std::string method{kDefaultMethod};
+  std::string select;
+  std::vector<std::string> parameters;
   std::vector<std::string> quantize;
   std::string group;
   std::vector<std::string> patterns;
@@ -114,6 +117,8 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
           {"model", file_stamps(model.checkpoint())},
           {"budget", options.budget.text()},
           {"method", flags.method},
+          {"select", flags.select},
+          {"parameters", flags.parameters},
           {"quantize", options.bits},
           {"patterns", flags.patterns},
           {"group", options.group},
@@ -127,10 +132,15 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
 }
 
 std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::string& plan,
-                                         std::int64_t windows) {
+                                         const MethodSetup& setup, std::int64_t windows) {
   std::vector<std::string> arguments = {"swiftprune", "prune",    as_given(flags.common, flags.model),
                                         "--out",      "PRUNED",   "--plan",
                                         plan,         "--method", flags.method};
+  if (!flags.select.empty()) arguments.insert(arguments.end(), {"--select", flags.select});
+  if (setup.method.select == SelectKind::kEwma) {
+    arguments.insert(arguments.end(), {"--ewma-alpha", fmt::format("{}", setup.selector.alpha), "--ewma-beta",
+                                       fmt::format("{}", setup.selector.beta)});
+  }
   if (!flags.embeddings.empty())
     arguments.insert(arguments.end(), {"--quantize-embeddings", flags.embeddings});
   for (const std::string& source : flags.calibration.sources)
@@ -144,10 +154,25 @@ std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::stri
   return arguments;
 }
 
+void print_parameters(const ParameterSearch& search) {
+  if (search.trials.empty()) return;
+  fmt::print("parameters  {}\n", headline(search));
+  for (const ParameterTrial& trial : search.trials) {
+    if (trial.parameter.empty()) {
+      fmt::print("            as it is: {:.4f} on the search's text, {:.4f} on the check's\n",
+                 trial.search_kl, trial.check_kl);
+      continue;
+    }
+    fmt::print("            {} {:g}: {:+.4f} (noise {:.4f}), {:.4f} on the check's{}\n", trial.parameter,
+               trial.value, trial.difference, trial.noise, trial.check_kl, trial.taken ? ", taken" : "");
+  }
+}
+
 void print_summary(const TuneReport& report, const std::string& out) {
   const TunedPlan& r = report.result;
   fmt::print("plan        {}\nbudget      {}: {}\n", out, report.budget.text(),
              r.keeps_budget ? "kept" : "NOT kept");
+  print_parameters(r.parameters);
   fmt::print("found       {}\n", headline(report));
   if (r.dense_tokens_per_second) {
     fmt::print("speed       {:.1f} tokens/s, measured with stand-ins; the dense model {:.1f}\n",
@@ -211,6 +236,7 @@ double bytes_in(const fs::path& folder) {
 void dry_run(const TuneFlags& flags, const Model& model, Device& device, const TuneText& text,
              TuneOptions options) {
   constexpr std::string_view kStage = "prune";  // what solving tells as progress
+  const bool tries_parameters = !std::exchange(options.parameters, {}).empty();
   const TemporaryFolder work(make_work_folder(flags.cache.empty() ? flags.work : ""));
   options.folder = work.path();
   // The room for all levels is taken at the start.
@@ -256,6 +282,10 @@ void dry_run(const TuneFlags& flags, const Model& model, Device& device, const T
   fmt::print("time        about {:.3g} s to solve the levels ({} of {} blocks took {:.3g} s){}\n",
              trial.of_all(), trial.blocks, trial.total, trial.seconds,
              writes_text ? ", and what the model takes to write the text" : "");
+  if (tries_parameters) {
+    fmt::print("            before them parameters, until {:.3g} of the minutes are over\n",
+               kParameterShare * flags.minutes);
+  }
   fmt::print("            then the search: {} plans at most, until the {:.3g} minutes are over\n",
              options.max_trials, flags.minutes);
   fmt::print("memory      {} at the most in these blocks; {} available\n", human_bytes(peak_memory()),
@@ -281,11 +311,15 @@ void run(TuneFlags& flags, Communicator& ranks) {
   if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
   TuneOptions options;
   options.budget = budget_of(flags);
-  options.method = &method_by_name(flags.method);
+  Method method = method_by_name(flags.method);
+  if (!flags.select.empty()) method.select = parse_select(flags.select);
+  options.method = &method;
+  options.parameters = flags.parameters;
   for (const std::string& bits : flags.quantize) options.bits.push_back(bits.back() - '0');
   if (!flags.embeddings.empty() && flags.quantize.empty())
     bad_usage("--quantize-embeddings: found {} without --quantize", flags.embeddings);
   for (const std::string& pattern : flags.patterns) options.patterns.push_back(parse_pattern(pattern));
+  if (!options.parameters.empty()) chosen_parameters(setup_of(options, flags.windows), options.parameters);
   options.table_bits = flags.embeddings.empty() ? 0 : flags.embeddings == "int8" ? 8 : 4;
   options.skip = flags.skip;
   options.max_trials = flags.trials;
@@ -334,9 +368,11 @@ void run(TuneFlags& flags, Communicator& ranks) {
   if (!ranks.is_first()) return;
   const std::string plan =
       writes_plan_alone(flags) ? flags.out : (fs::path(flags.out) / "plan.json").string();
+  const MethodSetup& setup = report.result.setup;
+  const bool finds_windows = setup.windows != text.calibration.num_windows();
   const std::int64_t prune_windows =
-      std::clamp<std::int64_t>(options.method->windows, 1, windows.num_windows());
-  report.command = shell_command(prune_arguments(flags, plan, prune_windows));
+      finds_windows ? setup.windows : std::clamp<std::int64_t>(method.windows, 1, windows.num_windows());
+  report.command = shell_command(prune_arguments(flags, plan, setup, prune_windows));
   report.commands = {report.command};
   if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED --out PACKED");
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
@@ -416,6 +452,13 @@ void declare_tune(CLI::App& program) {
   command->add_option("--method", f.method, "Preset; swiftprune methods lists them")
       ->capture_default_str()
       ->transform(a_method());
+  command->add_option("--select", f.select, "Selection, instead of the method's, as in prune");
+  command
+      ->add_option("--parameters", f.parameters,
+                   "First search the method's own numbers on the start plan: auto, or some of alpha, beta, "
+                   "steps, damping, rho, swaps, exponent, ewma-alpha, ewma-beta, windows with commas (those "
+                   "that the method has); in three tenths of the time at most")
+      ->delimiter(',');
   command->add_option("--skip", f.skip, "Leave tensors as they are: a shell pattern; repeatable");
   command->add_option("--trials", f.trials, "Plans to measure at most")
       ->check(in_range(std::int64_t{1}, std::int64_t{1} << 30))
@@ -444,6 +487,7 @@ void declare_tune(CLI::App& program) {
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --sparsity 0.7 -o tuned\n"
       "  swiftprune tune ./SmolLM2-135M --text own.jsonl --budget 90MB --quantize int8,int4,int3 -o "
       "plan.json\n"
+      "  swiftprune tune ./SmolLM2-135M --text own.jsonl --sparsity 0.7 --parameters auto -o tuned\n"
       "  swiftprune tune ./Llama-2-7b-hf --text own.jsonl --budget 300tokens/s --patterns 2:4,6:8 --device "
       "cuda "
       "-o tuned\n"

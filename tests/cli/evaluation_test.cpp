@@ -162,6 +162,17 @@ TEST_F(EvaluationProgramTest, TuneWritesAPlanThatPruneRuns) {
   // The plan alone.
   ASSERT_EQ(run(with({"--sparsity", "0.6", "-o", at("alone.json"), "--json"})), 0) << error_;
   EXPECT_EQ(test::read_text(at("alone.json")), test::read_text(at("tuned/plan.json")));
+  // The method's numbers, too.
+  ASSERT_EQ(run(with({"--sparsity", "0.6", "-o", at("numbers"), "--method", "ria", "--select", "sort",
+                      "--parameters", "exponent,windows"})),
+            0)
+      << error_;
+  EXPECT_THAT(out_, HasSubstr("parameters  "));
+  EXPECT_THAT(out_, HasSubstr("            windows 2: "));
+  EXPECT_THAT(out_, HasSubstr(" --method ria --select sort "));
+  EXPECT_THAT(test::read_text(at("numbers/tune.html")), HasSubstr("Parameters of the method"));
+  const auto numbers = nlohmann::json::parse(test::read_text(at("numbers/tune.json")));
+  EXPECT_GE(numbers["parameters"]["trials"].size(), 4u);
 
   const auto refused = [&](const std::vector<std::string>& more, int code, const std::string& text) {
     EXPECT_EQ(run(with(more)), code) << error_;
@@ -173,6 +184,13 @@ TEST_F(EvaluationProgramTest, TuneWritesAPlanThatPruneRuns) {
   refused({"-o", at("x"), "--budget", "0tokens/s"}, 2, "expected a speed above 0");
   refused({"-o", at("x"), "--budget", "40tokens/s"}, 2, "there is nothing to prune");
   refused({"-o", at("x"), "--sparsity", "0.5", "--patterns", "block:4x4"}, 2, "--patterns: found block:4x4");
+  refused({"-o", at("x"), "--sparsity", "0.5", "--parameters", "alpha,dampign"}, 2,
+          "--parameters: found 'dampign', expected auto or some of alpha, beta, steps, windows");
+  refused({"-o", at("x"), "--sparsity", "0.5", "--parameters", "damping"}, 2,
+          "--parameters: found damping, which the method best has not");
+  refused({"-o", at("x"), "--sparsity", "0.5", "--parameters", "ewma-beta"}, 2, "--select ewma brings it");
+  refused({"-o", at("x"), "--sparsity", "0.5", "--method", "magnitude", "--parameters", "auto"}, 2,
+          "--parameters: the method magnitude has none");
   refused({"-o", at("x"), "--budget", "40%"}, 2, "--sparsity 0.4");
   refused({"-o", at("x"), "--budget", "much"}, 2, "expected a size like 90MB");
   refused({"-o", at("x"), "--budget", "3bits", "--calibration", at("own.u16")}, 2,

@@ -1,2 +1,3 @@
 swiftprune_test(tune/level_search)
+swiftprune_test(tune/method_parameters)
 swiftprune_test(tune/tune)

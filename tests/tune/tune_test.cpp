@@ -22,6 +22,8 @@
 #include "swiftprune/pipeline/grid_output.h"
 #include "swiftprune/sparse/packed_checkpoint.h"
 #include "swiftprune/tune/decode_times.h"
+#include "swiftprune/tune/level_choice.h"
+#include "swiftprune/tune/parameter_trials.h"
 #include "swiftprune/tune/tune_report.h"
 
 namespace swiftprune {
@@ -436,6 +438,130 @@ TEST_F(TuneTest, APlanOfAnotherModelIsRefused) {
   Plan plan = uniform_plan(*other, defaults, {});
   expect_error(ErrorKind::kBadInput, [&] { apply_plan(document, "plan.json", plan); },
                {"plan.json", "another model", "found [8, 24]"});
+}
+
+// Of a method with damping far too high, which one trial of its own shows.
+class ParametersTest : public TuneTest {
+ protected:
+  ParametersTest() {
+    text_ = split_for_tuning(test::random_windows(*model_, 48, 64), 8, "t");
+    method_.refine = parse_refine("admm(20,15,1000)");
+    options_.method = &method_;
+    options_.parameters = {"damping"};
+    options_.max_trials = 9;
+  }
+  std::size_t kept_trials() const {
+    std::ifstream in(options_.folder / "parameters.jsonl");
+    return static_cast<std::size_t>(
+        std::count(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>(), '\n'));
+  }
+  Method method_ = method_by_name("best");
+};
+
+TEST_F(ParametersTest, AreFoundBeforeTheLevelsAndStandInThePlan) {
+  const TunedPlan found = run(Kind::kSparsity, 0.2);
+  const auto& trials = found.parameters.trials;
+  ASSERT_GE(trials.size(), 3u);
+  EXPECT_TRUE(found.parameters.whole);
+  EXPECT_EQ(trials[0].parameter, "");
+  ASSERT_EQ(found.parameters.found.size(), 1u) << to_json(found.parameters);
+  EXPECT_EQ(found.parameters.found[0].first, "damping");
+  EXPECT_EQ(found.parameters.found[0].second, 100.0);
+  const auto taken = std::find_if(trials.begin(), trials.end(), [](const auto& t) { return t.taken; });
+  ASSERT_NE(taken, trials.end());
+  EXPECT_LT(taken->difference, -taken->noise);
+  EXPECT_NEAR(taken->difference, taken->search_kl - trials[0].search_kl, 1e-12);
+  // What was tried is what the levels start from, and what prune makes of the plan.
+  EXPECT_NEAR(found.start.search_kl, taken->search_kl, 1e-9);
+  EXPECT_NEAR(*found.start.check_kl, taken->check_kl, 1e-9);
+  const Plan plan = read_back(found);
+  for (const PlanEntry& entry : plan.entries) EXPECT_EQ(entry.refine, found.setup.method.refine);
+  EXPECT_NE(found.setup.method.refine, method_.refine);
+
+  TuneReport report;
+  report.result = found;
+  report.budget = options_.budget;
+  const auto json = to_json(report)["parameters"];
+  EXPECT_EQ(json["found"]["damping"], found.parameters.found[0].second);
+  EXPECT_EQ(json["trials"].size(), trials.size());
+  EXPECT_THAT(to_html(report), HasSubstr("Parameters of the method"));
+  EXPECT_THAT(headline(found.parameters), HasSubstr("damping"));
+}
+
+TEST_F(ParametersTest, TheSameRunGoesOnBehindItsTrials) {
+  const TunedPlan once = run(Kind::kSparsity, 0.2);
+  const std::size_t trials = kept_trials();
+  EXPECT_EQ(trials, once.parameters.trials.size());
+  // With the levels, and as if the run had been killed before they were there.
+  for (const bool with_levels : {true, false}) {
+    SCOPED_TRACE(with_levels);
+    if (!with_levels) {
+      for (const auto& entry : fs::directory_iterator(options_.folder)) {
+        if (entry.path().filename() != "parameters.jsonl") fs::remove_all(entry.path());
+      }
+      std::ofstream(options_.folder / "parameters.jsonl", std::ios::app) << R"({"identity":)";
+    }
+    const TunedPlan again = run(Kind::kSparsity, 0.2);
+    EXPECT_EQ(plan_document(again), plan_document(once));
+    EXPECT_EQ(to_json(again.parameters), to_json(once.parameters));
+    EXPECT_EQ(kept_trials(), trials);
+  }
+  // Another run's trials are none of ours.
+  fs::remove(options_.folder / "levels.json");
+  for (const auto& entry : fs::directory_iterator(options_.folder)) {
+    if (entry.path().filename() != "parameters.jsonl") fs::remove_all(entry.path());
+  }
+  test::write_text(options_.folder / "parameters.jsonl", "");
+  options_.identity = {{"run", 2}};
+  EXPECT_EQ(plan_document(run(Kind::kSparsity, 0.2)), plan_document(once));
+  EXPECT_EQ(kept_trials(), trials);
+}
+
+TEST_F(ParametersTest, RanksFindThoseOfOneProcess) {
+  const TunedPlan one = run(Kind::kSparsity, 0.2);
+  TuneOptions shared = options_;
+  shared.folder = folder("shared");
+  test::ThreadRanks(2).run([&](Communicator& ranks) {
+    const auto device = open_device("cpu");
+    const TunedPlan found = tune(*model_, *device, text_, shared, ranks);
+    EXPECT_EQ(plan_document(found), plan_document(one));
+    EXPECT_EQ(found.parameters.found, one.parameters.found);
+  });
+}
+
+TEST_F(ParametersTest, TheTimeLeavesTheMethodAsItIs) {
+  options_.max_seconds = 1e-9;
+  const TunedPlan found = run(Kind::kSparsity, 0.2);
+  EXPECT_EQ(found.parameters.trials.size(), 1u);
+  EXPECT_FALSE(found.parameters.whole);
+  EXPECT_TRUE(found.parameters.found.empty());
+  EXPECT_THAT(headline(found.parameters), HasSubstr("the time was over"));
+}
+
+TEST_F(ParametersTest, ThatCannotBeTried) {
+  options_.parameters = {"alpha"};
+  expect_refused(Kind::kSparsity, 0.2, {"--parameters", "found alpha", "steps, damping, rho, windows"});
+  options_.parameters = {"damping"};
+  text_ = split_for_tuning(test::random_windows(*model_, 6, 64), 4, "t");
+  expect_refused(Kind::kSparsity, 0.2, {"--parameters", "found 1 window", "--search-windows"});
+}
+
+// Its threshold is one for all rows, whatever an allocation would like.
+TEST_F(ParametersTest, TheEwmaSelectionHasNoRowBudgets) {
+  method_ = method_by_name("wanda");
+  options_.budget = {Kind::kSparsity, 0.5};
+  const auto has_budgets = [&] {
+    const LevelChoice choice(*model_, options_, nullptr);
+    Plan plan = choice.start_plan();
+    const bool start = plan.entries.front().row_budgets;
+    for (PlanEntry& entry : plan.entries) entry.row_budgets = true;  // as an allocation does
+    choice.set_method(plan);
+    EXPECT_EQ(start, plan.entries.front().row_budgets);
+    return start;
+  };
+  EXPECT_TRUE(has_budgets());
+  method_.select = SelectKind::kEwma;
+  EXPECT_FALSE(has_budgets());
 }
 
 TEST_F(TuneTest, AnInterruptLeavesTheBestSoFar) {

@@ -92,6 +92,7 @@ struct Tally {
   double nll = 0.0;
   std::vector<double> window_nll;  // means
   std::vector<float> kl;
+  std::vector<double> window_kl;  // means
   double kl_sum = 0.0;
   std::int64_t same_top = 0;
   WorstTokens worst;
@@ -219,10 +220,13 @@ class Comparison {
         tally.nll += window.nll;
         tally.window_nll.push_back(window.nll /
                                    static_cast<double>(part.windows.seqlen - part.first_target[w]));
+        const double kl_before = tally.kl_sum;
         for (const double kl : window.kl) {
           tally.kl.push_back(static_cast<float>(kl));
           tally.kl_sum += kl;
         }
+        if (!window.kl.empty())
+          tally.window_kl.push_back((tally.kl_sum - kl_before) / static_cast<double>(window.kl.size()));
         tally.same_top += window.same_top;
       }
     }
@@ -292,6 +296,7 @@ class Comparison {
     d.mean_kl = tally.kl_sum / n;
     d.max_kl = double{*std::max_element(tally.kl.begin(), tally.kl.end())};
     d.p99_kl = quantile(std::move(tally.kl), 0.99);
+    d.window_kl = std::move(tally.window_kl);
     d.top1 = static_cast<double>(tally.same_top) / n;
     d.perplexity_ratio = std::exp(pruned.mean_nll - dense.mean_nll);
     d.ratio_interval = ratio_interval(dense.window_nll, pruned.window_nll);
@@ -339,17 +344,22 @@ double quantile(std::vector<float> values, double share) {
   return double{values[static_cast<std::size_t>(rank)]};
 }
 
-std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,
-                                            std::span<const double> pruned_nll) {
-  expect(dense_nll.size() == pruned_nll.size(), "ratio_interval: pairs");
-  const std::size_t n = dense_nll.size();
+std::optional<PairedInterval> paired_interval(std::span<const double> a, std::span<const double> b) {
+  expect(a.size() == b.size(), "paired_interval: pairs");
+  const std::size_t n = a.size();
   if (n < 2) return std::nullopt;
   double mean = 0.0, squares = 0.0;
-  for (std::size_t i = 0; i < n; ++i) mean += (pruned_nll[i] - dense_nll[i]) / static_cast<double>(n);
-  for (std::size_t i = 0; i < n; ++i) squares += std::pow(pruned_nll[i] - dense_nll[i] - mean, 2);
+  for (std::size_t i = 0; i < n; ++i) mean += (b[i] - a[i]) / static_cast<double>(n);
+  for (std::size_t i = 0; i < n; ++i) squares += std::pow(b[i] - a[i] - mean, 2);
   const double error = std::sqrt(squares / static_cast<double>(n - 1) / static_cast<double>(n));
-  const double half = student_t(n - 1) * error;
-  return RatioInterval{std::exp(mean - half), std::exp(mean + half)};
+  return PairedInterval{mean, student_t(n - 1) * error};
+}
+
+std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,
+                                            std::span<const double> pruned_nll) {
+  const auto interval = paired_interval(dense_nll, pruned_nll);
+  if (!interval) return std::nullopt;
+  return RatioInterval{std::exp(interval->mean - interval->half), std::exp(interval->mean + interval->half)};
 }
 
 std::vector<ComparedModel> compare_models(std::span<const Model* const> models, TextForwards& forwards,

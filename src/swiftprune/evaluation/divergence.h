@@ -39,6 +39,7 @@ struct Divergence {
   double top1 = 0.0;                                 // share of tokens with the same likeliest token
   double perplexity_ratio = 0.0;
   std::optional<RatioInterval> ratio_interval;  // from two windows on
+  std::vector<double> window_kl;                // mean of each window
   std::vector<DivergentToken> worst;            // largest first, of stretches of kWorstStretch tokens
 };
 inline constexpr std::int64_t kWorstStretch = 512;
@@ -64,8 +65,13 @@ std::vector<ComparedModel> compare_models(std::span<const Model* const> models, 
 // Throws Error{kBadInput} naming `other` when it has another number of tokens.
 void require_same_vocabulary(const Model& dense, const Model& other);
 
-// exp of mean ± t·(standard error) of the paired differences of window losses (pruned - dense), Student's t
-// with n - 1 degrees of freedom. Nothing for fewer than two windows.
+// Mean ± half: 95 % interval of the mean of b - a in pairs, half = t·(standard error) with Student's t of n - 1 degrees of
+// freedom. Nothing for fewer than two pairs.
+struct PairedInterval {
+  double mean = 0.0, half = 0.0;
+};
+std::optional<PairedInterval> paired_interval(std::span<const double> a, std::span<const double> b);
+// exp of the interval of the differences of window losses (pruned - dense).
 std::optional<RatioInterval> ratio_interval(std::span<const double> dense_nll,
                                             std::span<const double> pruned_nll);
 // The value that `share` of the values do not exceed (nearest rank).

@@ -34,6 +34,11 @@ SolvedLevel level_of(const Pattern& pattern, double share, const std::optional<Q
 
 }  // namespace
 
+void set_method(const Method& method, PlanEntry& entry) {
+  entry.score = entry.pattern.kind == Pattern::Kind::kNofM ? method.n_m_score : method.score;
+  entry.refine = method.refine;
+}
+
 LevelChoice::LevelChoice(const Model& model, const TuneOptions& options, DecodeTimes* times)
     : model_(model), options_(options), times_(times) {
   const Method& method = *options.method;
@@ -158,9 +163,21 @@ void LevelChoice::set_level(const SolvedLevel& level, PlanEntry& entry) const {
   entry.grid = level.grid;
   entry.pattern = level.pattern;
   entry.sparsity = level.sparsity;
-  const bool is_n_m = level.pattern.kind == Pattern::Kind::kNofM;
-  entry.score = is_n_m ? options_.method->n_m_score : options_.method->score;
-  entry.row_budgets = entry.prune && level.sparsity > 0.0 && !is_n_m;
+  swiftprune::set_method(*options_.method, entry);
+  entry.row_budgets = entry.prune && level.sparsity > 0.0 && takes_row_budgets(entry);
+}
+
+// The paper's own threshold is one for all rows.
+bool LevelChoice::takes_row_budgets(const PlanEntry& entry) const {
+  const bool has_thresholds = options_.method->select == SelectKind::kEwma && entry.refine.facts().uses_mask;
+  return entry.pattern.kind == Pattern::Kind::kRow && !has_thresholds;
+}
+
+void LevelChoice::set_method(Plan& plan) const {
+  for (PlanEntry& entry : plan.entries) {
+    swiftprune::set_method(*options_.method, entry);
+    entry.row_budgets &= takes_row_budgets(entry);
+  }
 }
 
 // -- Choices: grids with zeros, patterns

@@ -15,6 +15,9 @@
 
 namespace swiftprune {
 
+// Score and refinement of the entry's pattern.
+void set_method(const Method& method, PlanEntry& entry);
+
 class LevelChoice {
  public:
   // times: of a budget in tokens a second, else null. Keeps references. Throws Error{kUsage} for options that contradict
@@ -29,6 +32,8 @@ class LevelChoice {
   // Is the start's spread an allocation's?
   bool allocates() const { return !has_choices(); }
   void set_level(const SolvedLevel& level, PlanEntry& entry) const;
+  // The options' method as it is by now; levels stay, but for row budgets that the selection has not.
+  void set_method(Plan& plan) const;
 
   // In the budget's unit: weights that are kept, bytes, or microseconds. Of a level: `zeros` counts, not what was asked for.
   double size(const PlanEntry& entry, const SolvedLevel& level) const;
@@ -54,6 +59,7 @@ class LevelChoice {
   bool has_grids() const { return !options_.bits.empty(); }
   bool has_choices() const { return has_grids() || !options_.patterns.empty(); }
   bool counts_bytes() const;
+  bool takes_row_budgets(const PlanEntry& entry) const;
   void count_bytes();
   void check_options() const;
   double total(const SolvedLevel& level) const;

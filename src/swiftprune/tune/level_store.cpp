@@ -78,6 +78,17 @@ std::string describe(const SolvedLevel& level) {
   return zeros.empty() ? grid : fmt::format("{}, {}", grid, zeros);
 }
 
+PruneResult prune_into(const fs::path& folder, const Model& model, Device& device, const Plan& plan,
+                       const TokenWindows& windows, const PruneOptions& options) {
+  CheckpointWriter writer(folder, plan_like(model.checkpoint()));
+  CheckpointOutput output(model.checkpoint(), writer);
+  PruneResult result = device.prune(model, plan, windows, options, output);
+  output.copy_rest();
+  writer.copy_other_files(model.checkpoint());
+  writer.finish();
+  return result;
+}
+
 fs::path LevelStore::level_folder(std::size_t level, int solver) const {
   return folder_ / (solver == 0 ? fmt::format("level-{:02}", level)
                                 : fmt::format("level-{:02}-rank-{}", level, solver));
@@ -171,13 +182,7 @@ PruneResult LevelStore::solve_start(const Model& model, Device& device, const Pl
     NoOutput nothing(false);
     return device.prune(model, plan, windows, options, nothing);
   }
-  CheckpointWriter start(start_folder(), plan_like(model.checkpoint()));
-  CheckpointOutput output(model.checkpoint(), start);
-  PruneResult result = device.prune(model, plan, windows, options, output);
-  output.copy_rest();
-  start.copy_other_files(model.checkpoint());
-  start.finish();
-  return result;
+  return prune_into(start_folder(), model, device, plan, windows, options);
 }
 
 void LevelStore::keep(const nlohmann::ordered_json& head) const {

@@ -38,6 +38,10 @@ struct SolvedUnit {
   std::vector<SolvedLevel> levels;
 };
 
+// What prune() makes of the model, as a folder that a search measures.
+PruneResult prune_into(const std::filesystem::path& folder, const Model& model, Device& device,
+                       const Plan& plan, const TokenWindows& windows, const PruneOptions& options);
+
 class LevelStore {
  public:
   explicit LevelStore(std::filesystem::path folder, Communicator& ranks = alone())

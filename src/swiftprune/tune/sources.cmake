@@ -3,5 +3,7 @@ target_sources(swiftprune PRIVATE
   tune/level_choice.cpp
   tune/level_search.cpp
   tune/level_store.cpp
+  tune/method_parameters.cpp
+  tune/parameter_trials.cpp
   tune/tune.cpp
   tune/tune_report.cpp)

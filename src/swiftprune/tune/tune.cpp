@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <sstream>
 
 #include "swiftprune/core/error.h"
@@ -22,8 +23,10 @@
 #include "swiftprune/tune/level_choice.h"
 #include "swiftprune/tune/level_search.h"
 #include "swiftprune/tune/level_store.h"
+#include "swiftprune/tune/parameter_trials.h"
 
 namespace swiftprune {
+namespace fs = std::filesystem;
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -36,6 +39,10 @@ constexpr int kCalibrations = 3;     // whole models that are timed before the s
 constexpr double kNearness = 0.01;   // of a budget in tokens a second: near enough
 constexpr double kTolerance = 0.02;  // by which it may be missed: what measurements differ
 
+ScoredWindows all_scored(const TokenWindows& windows) {
+  return {windows, std::vector<std::int64_t>(static_cast<std::size_t>(windows.num_windows()), 1)};
+}
+
 class Tuner {
  public:
   Tuner(const Model& model, Device& device, const TuneText& text, const TuneOptions& options,
@@ -45,7 +52,10 @@ class Tuner {
         text_(text),
         options_(options),
         ranks_(ranks),
-        store_(options.folder, ranks) {}
+        store_(options.folder, ranks),
+        setup_(setup_of(options, text.calibration.num_windows())) {
+    options_.method = &setup_.method;  // what is found counts everywhere
+  }
 
   TunedPlan run() {
     check_without_experts(model_.config(), "tune", "prune it at one sparsity: swiftprune prune");
@@ -54,12 +64,18 @@ class Tuner {
                 model_.checkpoint().folder().string());
     }
     check_folder();
+    if (!options_.parameters.empty()) parameters_ = chosen_parameters(setup_, options_.parameters);
+    if (!parameters_.empty() && text_.search.num_windows() < 2) {
+      bad_usage("--parameters: found {} window to search on, expected at least 2; use more --search-windows",
+                text_.search.num_windows());
+    }
     {
       const Stopwatch watch(result_.solve_seconds);
       if (budget().kind == TuneBudget::Kind::kSpeed) open_times();
       choice_.emplace(model_, options_, times_ ? &*times_ : nullptr);
       plan_ = choice_->start_plan();
       prune_options_.select = options_.method->select;
+      prune_options_.selector = options_.selector;
       prune_options_.propagation = options_.method->propagation;
       prune_options_.compute = options_.forward.compute;
       prune_options_.progress = options_.forward.progress;
@@ -107,20 +123,69 @@ class Tuner {
             options_.folder.string());
       }
       apply_plan(head->at("plan"), store_.folder().string(), plan_);
+      if (head->contains("parameters"))
+        use_parameters(read_parameters((*head)["parameters"], store_.folder().string()));
       sensitivities_ = head->at("sensitivities").get<std::vector<double>>();
       if (sensitivities_.size() != plan_.entries.size())
         bad_input("{}: found {} sensitivities, expected {}", store_.folder().string(), sensitivities_.size(),
                   plan_.entries.size());
       return;
     }
-    sensitivities_ = device_
-                         .measure_sensitivities(model_, plan_, text_.calibration, options_.forward.compute,
-                                                options_.forward.progress, ranks_)
-                         .values;
+    Sensitivities measured = device_.measure_sensitivities(
+        model_, plan_, text_.calibration, options_.forward.compute, options_.forward.progress, ranks_);
+    sensitivities_ = std::move(measured.values);
+    prune_options_.readers = std::move(measured.readers);
     if (choice_->allocates()) allocate_by_sensitivity(sensitivities_, plan_);
-    store_.solve(model_, device_, plan_, choice_->levels_beside(plan_), text_.calibration, prune_options_);
-    store_.keep(
-        {{"identity", options_.identity}, {"plan", to_json(plan_)}, {"sensitivities", sensitivities_}});
+    choice_->set_method(plan_);
+    nlohmann::ordered_json head = {{"identity", options_.identity}};
+    if (!parameters_.empty()) {
+      ParameterTrials trials(store_.folder(), options_.identity, ranks_);
+      use_parameters(search_parameters(setup_, parameters_, [&](std::span<const MethodSetup> setups) {
+        return trials.measure(
+            setups, [&](const MethodSetup& setup) { return try_setup(setup); },
+            [&](double seconds) { return is_over(kParameterShare, seconds); });
+      }));
+      head["parameters"] = to_json(result_.parameters);
+    }
+    head["plan"] = to_json(plan_);
+    head["sensitivities"] = sensitivities_;
+    store_.solve(model_, device_, plan_, choice_->levels_beside(plan_), calibration(setup_), prune_options_);
+    store_.keep(head);
+  }
+
+  TokenWindows calibration(const MethodSetup& setup) const {
+    return shortened(text_.calibration, setup.windows, text_.calibration.seqlen);
+  }
+
+  void use_parameters(ParameterSearch found) {
+    setup_ = with_parameters(std::move(setup_), found.found);
+    prune_options_.selector = setup_.selector;
+    choice_->set_method(plan_);
+    result_.parameters = std::move(found);
+  }
+
+  // The start plan, pruned with this setup by this rank alone.
+  SetupMeasurement try_setup(const MethodSetup& setup) {
+    const auto begin = Clock::now();
+    Plan plan = plan_;
+    for (PlanEntry& entry : plan.entries) set_method(setup.method, entry);
+    PruneOptions options = prune_options_;
+    options.selector = setup.selector;
+    const TemporaryFolder folder(store_.folder() / fmt::format("trial-{}", ranks_.rank()));
+    fs::remove_all(folder.path());  // of a run that was killed
+    prune_into(folder.path(), model_, device_, plan, calibration(setup), options);
+    const auto pruned = Model::open(folder.path());
+    const Model* models[] = {&model_, pruned.get()};
+    const ScoredWindows parts[] = {all_scored(text_.search), all_scored(text_.check)};
+    const auto forwards = device_.text_forwards(models, options_.forward);
+    const std::vector<ComparedModel> compared =
+        compare_models(models, *forwards, parts, {.num_worst = 0, .progress = {}});
+    const std::vector<double>& kl = compared[1].divergence->window_kl;
+    const auto check = kl.begin() + text_.search.num_windows();
+    const std::chrono::duration<double> seconds = Clock::now() - begin;
+    return {{kl.begin(), check},
+            std::accumulate(check, kl.end(), 0.0) / static_cast<double>(text_.check.num_windows()),
+            seconds.count()};
   }
 
   void make_units() {
@@ -199,8 +264,7 @@ class Tuner {
       models.push_back(Model::open(folders.back()->path()));
       all.push_back(models.back().get());
     }
-    ScoredWindows part{windows, {}};
-    part.first_target.assign(static_cast<std::size_t>(windows.num_windows()), 1);
+    const ScoredWindows part = all_scored(windows);
     const auto forwards = device_.text_forwards(all, options_.forward);
     const std::vector<ComparedModel> compared =
         compare_models(all, *forwards, {&part, 1}, {.num_worst = 0, .progress = {}});
@@ -378,10 +442,14 @@ class Tuner {
     }
   }
 
-  // By the first rank's clock.
   bool time_is_over(std::chrono::duration<double> round) const {
+    return is_over(1.0, (1.0 + kReserve) * round.count());
+  }
+
+  // Would this share of the time be over behind what is to come? By the first rank's clock.
+  bool is_over(double share, double seconds_to_come) const {
     const std::chrono::duration<double> all = Clock::now() - begin_;
-    bool over = all.count() + (1.0 + kReserve) * round.count() > options_.max_seconds;
+    bool over = all.count() + seconds_to_come > share * options_.max_seconds;
     ranks_.broadcast(0, std::as_writable_bytes(std::span(&over, 1)));
     return over;
   }
@@ -407,6 +475,7 @@ class Tuner {
   }
 
   void finish() {
+    result_.setup = setup_;
     const Levels best = result_.interrupted() ? search_->best() : settled(search_->best());
     result_.keeps_budget = search_->keeps_goal();
     result_.start = point("start", start_, known_.at(nlohmann::json(stored(start_)).dump()));
@@ -480,7 +549,7 @@ class Tuner {
   const Model& model_;
   Device& device_;
   const TuneText& text_;
-  const TuneOptions& options_;
+  TuneOptions options_;
   Communicator& ranks_;
   const Clock::time_point begin_ = Clock::now();
   LevelStore store_;
@@ -488,7 +557,9 @@ class Tuner {
   std::optional<DecodeTimes> times_;  // of a budget in tokens a second
   std::optional<LevelChoice> choice_;
   std::optional<double> best_step_us_;
-  Plan plan_;  // that the levels are solved by
+  MethodSetup setup_;
+  std::vector<MethodParameter> parameters_;  // to search
+  Plan plan_;                                // that the levels are solved by
   PruneOptions prune_options_;
   std::vector<double> sensitivities_;
   std::vector<SearchUnit> units_;                // of the store's units
@@ -500,6 +571,10 @@ class Tuner {
 };
 
 }  // namespace
+
+MethodSetup setup_of(const TuneOptions& options, std::int64_t windows) {
+  return {*options.method, options.selector, windows, !options.patterns.empty()};
+}
 
 std::string_view TuneBudget::flag() const {
   return kind == Kind::kSparsity ? "--sparsity" : kind == Kind::kDivergence ? "--max-kl" : "--budget";

@@ -17,6 +17,7 @@
 #include "swiftprune/pipeline/plan.h"
 #include "swiftprune/ranks/communicator.h"
 #include "swiftprune/text/token_windows.h"
+#include "swiftprune/tune/method_parameters.h"
 
 namespace swiftprune {
 
@@ -50,9 +51,15 @@ struct TuneText {
 inline constexpr std::int64_t kSearchTokens = 512;
 TuneText split_for_tuning(const TokenWindows& windows, std::int64_t calibration, const std::string& name);
 
+inline constexpr double kParameterShare = 0.3;
+
 struct TuneOptions {
   TuneBudget budget;
   const Method* method = nullptr;
+  // Of the method, to be searched before the levels are solved (chosen_parameters()), by trials of the start plan on the
+  // search's text, in kParameterShare of the time at most; none: the method's own.
+  std::vector<std::string> parameters;
+  SelectorOptions selector;  // of the method's selection
   std::vector<int> bits;  // grids to choose from (kQuantBits); empty: zeros alone, in the checkpoint's dtype
   std::int64_t group = QuantGrid{}.group;  // of these grids
   // N:M to choose from, beside linears without zeros; empty: shares of zeros.
@@ -68,6 +75,9 @@ struct TuneOptions {
   std::filesystem::path folder;
   nlohmann::ordered_json identity;
 };
+
+// How the options' plan is carried out, with nothing found yet.
+MethodSetup setup_of(const TuneOptions& options, std::int64_t windows);
 
 // A plan that was measured.
 struct TunePoint {
@@ -92,6 +102,8 @@ struct TunedPlan {
   std::size_t levels = 0;   // of a linear, at most
   double solve_seconds = 0.0, search_seconds = 0.0;
   std::optional<double> dense_tokens_per_second;  // of the dense model, where the budget is a speed
+  MethodSetup setup;                              // that the plan was found with, and is to be run with
+  ParameterSearch parameters;                     // how it was found; empty where nothing was asked for
   std::string ended;  // "all trials", "the time", "no plan was better for 10 rounds", "interrupted"
   bool interrupted() const { return ended == "interrupted"; }
 };

@@ -5,6 +5,7 @@
 #include "swiftprune/report/numbers.h"
 #include "swiftprune/report/page_style.h"
 #include "swiftprune/report/svg.h"
+#include "swiftprune/tune/parameter_trials.h"
 
 namespace swiftprune {
 namespace {
@@ -66,7 +67,48 @@ bool learned_by_heart(const TunedPlan& plan) {
          plan.best.search_kl < plan.start.search_kl;
 }
 
+std::string parameter_row(const ParameterTrial& trial) {
+  const bool own = trial.parameter.empty();
+  return fmt::format(
+      "<tr{}><th scope=\"row\">{}</th><td class=\"num\" data-label=\"Divergence, search\">{:.4f}</td><td "
+      "class=\"num\" data-label=\"Change\">{}</td><td class=\"num\" data-label=\"Divergence, "
+      "check\">{:.4f}</td><td class=\"num\" data-label=\"Seconds\">{:.1f}</td></tr>\n",
+      trial.taken ? " class=\"best\"" : "",
+      own ? "the method as it is" : fmt::format("{} {:g}", escape_html(trial.parameter), trial.value),
+      trial.search_kl, own ? "" : fmt::format("{:+.4f} ± {:.4f}", trial.difference, trial.noise),
+      trial.check_kl, trial.seconds);
+}
+
+std::string parameter_section(const ParameterSearch& search) {
+  if (search.trials.empty()) return {};
+  std::string html = fmt::format(
+      "<h2>Parameters of the method</h2>\n<p>{}</p>\n<p class=\"quiet\">Each row is the start plan, pruned "
+      "with "
+      "one number changed. The change is the mean of the differences of the search's windows from the best "
+      "row before the parameter; it counts where it is below zero by more than what stands behind "
+      "±.</p>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Parameter</th><th "
+      "class=\"num\">Divergence<small>search text, nats a token</small></th><th "
+      "class=\"num\">Change</th><th class=\"num\">Divergence<small>check text, nats a token</small></th><th "
+      "class=\"num\">Seconds</th></tr></thead>\n<tbody>\n",
+      escape_html(headline(search)));
+  for (const ParameterTrial& trial : search.trials) html += parameter_row(trial);
+  return html + "</tbody></table></div>\n";
+}
+
 }  // namespace
+
+std::string headline(const ParameterSearch& search) {
+  const std::size_t others = search.trials.size() - 1;  // beside the method as it is
+  const std::string in_time = search.whole ? "" : "; the time was over before all were tried";
+  if (search.found.empty()) {
+    return fmt::format("the method's own: of {} trials none was better by more than its noise{}", others,
+                       in_time);
+  }
+  std::string found;
+  for (const auto& [name, value] : search.found)
+    found += fmt::format("{}{} {:g}", found.empty() ? "" : ", ", name, value);
+  return fmt::format("{}, found in {} trials{}", found, others, in_time);
+}
 
 std::string headline(const TuneReport& report) {
   const TunePoint& start = report.result.start;
@@ -107,6 +149,7 @@ nlohmann::ordered_json to_json(const TuneReport& report) {
                                      {"seconds", {{"solve", r.solve_seconds}, {"search", r.search_seconds}}},
                                      {"command", report.command},
                                      {"commands", report.commands}};
+  if (!r.parameters.trials.empty()) document["parameters"] = to_json(r.parameters);
   if (r.dense_tokens_per_second) document["dense_tokens_per_second"] = *r.dense_tokens_per_second;
   return document;
 }
@@ -159,6 +202,7 @@ std::string to_html(const TuneReport& report) {
         "own; the others' follow from the measured times of their products.</p>\n",
         *r.dense_tokens_per_second);
   }
+  html += parameter_section(r.parameters);
   html += "<h2>Commands</h2>\n<pre><code>";
   for (const std::string& command : report.commands) html += escape_html(command) + "\n";
   return html +

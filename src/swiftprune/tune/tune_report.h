@@ -25,5 +25,7 @@ nlohmann::ordered_json to_json(const TuneReport& report);
 std::string to_html(const TuneReport& report);
 // One sentence: what was found against the start, on text that the search did not see where that was measured.
 std::string headline(const TuneReport& report);
+// "alpha 0.5, found in 9 trials", or that none was better.
+std::string headline(const ParameterSearch& search);
 
 }  // namespace swiftprune
