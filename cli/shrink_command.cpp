@@ -55,6 +55,8 @@ void add_flags(CLI::App& command, ShrinkFlags& f) {
   command.add_option("--target-params", f.job.target_params, "Parameters of the whole shrunk model");
   command.add_option("--target-ms", f.job.target_ms,
                      "Milliseconds a decoded token here; the dense model is measured first");
+  command.add_option("--plan", f.job.plan,
+                     "Instead: what is left of each layer, from a file that tune --units wrote");
   command
       .add_option("--units", f.job.units,
                   "What to remove: mlp (channels), heads (whole key-head groups), layers, or several of them "
@@ -143,6 +145,8 @@ void declare_shrink(CLI::App& program) {
       "Examples:\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --ratio 0.2 --calibration my_text.txt\n"
       "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-100M --target-params 100000000 --units mlp,layers\n"
+      "  swiftprune shrink ./SmolLM2-135M --out ./SmolLM2-20 --plan tuned/plan.json --calibration "
+      "my_text.txt\n"
       "  swiftprune shrink ./Qwen3-30B-A3B --out ./Qwen3-96 --units experts --experts 96 --calibration "
       "chat.jsonl code.jsonl");
   command->callback([flags] {

@@ -15,6 +15,7 @@
 #include "swiftprune/model/experts_config.h"
 #include "swiftprune/pilot/block_trial.h"
 #include "swiftprune/pipeline/drivers/shrink_shop.h"
+#include "swiftprune/pipeline/shrink_plan.h"
 
 namespace swiftprune::cli {
 namespace {
@@ -41,13 +42,15 @@ struct Change {
 };
 
 std::vector<Change> changes_of(const ModelConfig& model, const ShrinkShape& shape) {
-  KeptUnits kept = all_units(model);  // any units of the right number
-  kept.channels.resize(static_cast<std::size_t>(shape.channels));
-  kept.groups.resize(static_cast<std::size_t>(shape.groups));
   std::vector<Change> changes;
   std::map<std::pair<std::string, std::vector<std::int64_t>>, std::size_t> known;
   for (std::size_t b = 0; b < model.blocks.size(); ++b) {
     const BlockConfig& block = model.blocks[b];
+    const auto layer = static_cast<std::int64_t>(b);
+    if (shape.channels_in(layer) == 0) continue;  // goes as a whole
+    KeptUnits kept = all_units(model);            // any units of the right number
+    kept.channels.resize(static_cast<std::size_t>(shape.channels_in(layer)));
+    kept.groups.resize(static_cast<std::size_t>(shape.groups_in(layer)));
     const std::vector<LinearTensors> linears = linears_of(block);
     const std::vector<KeptPart> parts = kept_parts(model, block, kept);
     for (std::size_t i = 0; i < linears.size(); ++i) {
@@ -60,7 +63,9 @@ std::vector<Change> changes_of(const ModelConfig& model, const ShrinkShape& shap
       const std::string number = fmt::format(".{}.", b);
       if (const std::size_t at = change.name.find(number); at != std::string::npos)
         change.name.replace(at, number.size(), ".*.");
-      const auto [place, is_new] = known.emplace(std::pair{change.name, change.from}, changes.size());
+      std::vector<std::int64_t> sizes = change.from;
+      sizes.insert(sizes.end(), change.to.begin(), change.to.end());
+      const auto [place, is_new] = known.emplace(std::pair{change.name, sizes}, changes.size());
       if (is_new) changes.push_back(std::move(change));
       ++changes[place->second].count;
     }
@@ -140,18 +145,21 @@ void print(const ShrinkFlags& flags, const Model& model, const TokenWindows& win
 void run_units(const ShrinkFlags& flags, const UnitsToRemove& units, const Model& model, Device& device) {
   const auto& [request, options, aligns_for_layers, measured] = units;
   const ModelConfig& config = model.config();
+  std::optional<ShapeChoice> plan;
+  if (!flags.job.plan.empty()) plan = read_shrink_plan(flags.job.plan, config);
   // Widths that differ are spread around the same sizes.
-  const std::vector<ShrinkShape> shapes = shapes_for(config, request);
+  const std::vector<ShrinkShape> shapes = plan ? std::vector{plan->shape} : shapes_for(config, request);
   const ShrinkShape& shape = shapes.front();
   Estimate estimate;
   const TokenWindows windows = windows_of(flags, model, device, options.compute, options.progress, estimate);
   if (flags.job.non_uniform) {
     estimate.not_estimated.emplace_back("the choice of each layer's widths, by measuring");
-  } else if (shapes.size() > 1 || shape.layers < config.num_layers()) {
+  } else if (!plan && (shapes.size() > 1 || shape.layers < config.num_layers())) {
     estimate.not_estimated.emplace_back("the choice of layers and of the mixture, by measured loss");
   }
-  std::vector<std::int64_t> removed;  // any layers but the first
+  std::vector<std::int64_t> removed;  // of no plan any layers but the first
   for (std::int64_t layer = shape.layers; layer < config.num_layers(); ++layer) removed.push_back(layer);
+  if (plan) removed = plan->removed_layers;
   ShrinkOptions trial = options;
   if (aligns_for_layers && !removed.empty()) trial.compensation = Compensation::kAligned;
   Nowhere nowhere;

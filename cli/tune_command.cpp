@@ -1,4 +1,4 @@
-// swiftprune tune: the plan for a budget, searched for on a text of one's own.
+// swiftprune tune: the plan for a budget, of zeros and bits or of channels, heads and layers, searched for on a text of one's own.
 #include <array>
 #include <charconv>
 #include <filesystem>
@@ -16,6 +16,7 @@
 #include "option_echo.h"
 #include "prune_dry_run.h"
 #include "ranks.h"
+#include "swiftprune/api/shrink_job.h"
 #include "swiftprune/checkpoint/checkpoint_writer.h"
 #include "swiftprune/core/cpu_features.h"
 #include "swiftprune/core/error.h"
@@ -38,7 +39,9 @@ struct TuneFlags {
   std::string text;  // as --calibration
   CalibrationText calibration;
   std::string budget;
-  std::optional<double> max_kl, sparsity;
+  std::optional<double> max_kl, sparsity, ratio;
+  std::string units;
+  std::int64_t align = TuneOptions{}.align;
   std::string method{kDefaultMethod};
   std::string select;
   std::vector<std::string> parameters;
@@ -82,14 +85,17 @@ TuneBudget parse_budget(const std::string& text) {
 }
 
 TuneBudget budget_of(const TuneFlags& flags) {
-  const int given = (flags.budget.empty() ? 0 : 1) + (flags.max_kl ? 1 : 0) + (flags.sparsity ? 1 : 0);
+  const int given = (flags.budget.empty() ? 0 : 1) + (flags.max_kl ? 1 : 0) + (flags.sparsity ? 1 : 0) +
+                    (flags.ratio ? 1 : 0);
+  const std::string_view share = flags.units.empty() ? "--sparsity" : "--ratio";
   if (given != 1) {
     bad_usage(
-        "{}: found {} of --budget, --max-kl and --sparsity, expected one: what the plan has to keep; the "
+        "{}: found {} of --budget, --max-kl and {}, expected one: what the plan has to keep; the "
         "search looks for the best that keeps it",
-        given == 0 ? "--budget" : "--budget, --max-kl, --sparsity",
-        given == 0 ? "none" : std::to_string(given));
+        given == 0 ? std::string("--budget") : fmt::format("--budget, --max-kl, {}", share),
+        given == 0 ? "none" : std::to_string(given), share);
   }
+  if (flags.ratio) return {TuneBudget::Kind::kRatio, *flags.ratio};
   if (flags.sparsity) {
     if (!(*flags.sparsity > 0.0 && *flags.sparsity < 1.0))
       bad_usage("--sparsity: found {}, expected 0 < s < 1", *flags.sparsity);
@@ -100,6 +106,23 @@ TuneBudget budget_of(const TuneFlags& flags) {
     return {TuneBudget::Kind::kDivergence, *flags.max_kl};
   }
   return parse_budget(flags.budget);
+}
+
+// What means nothing to channels, heads and layers, and the other way round.
+void check_units(const TuneFlags& flags) {
+  const CLI::App& command = *flags.common.command;
+  const auto refuse = [&](std::initializer_list<const char*> options, const char* with) {
+    for (const char* option : options) {
+      if (command.count(option) > 0) bad_usage("{}: found {}", option, with);
+    }
+  };
+  if (flags.units.empty())
+    return refuse({"--ratio", "--align"}, "without --units, which say what is to go: mlp, heads, layers");
+  refuse({"--sparsity", "--quantize", "--patterns", "--group", "--quantize-embeddings", "--method",
+          "--select", "--parameters", "--skip"},
+         "with --units, whose plans take channels, heads and layers out; zeros and bits come after it, in "
+         "another run of tune on the shrunk model");
+  refuse({"--dry-run"}, "with --units; the search takes --minutes, and shrink --dry-run tells the rest");
 }
 
 bool writes_plan_alone(const TuneFlags& flags) { return flags.out.ends_with(".json"); }
@@ -119,6 +142,8 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
           {"method", flags.method},
           {"select", flags.select},
           {"parameters", flags.parameters},
+          {"units", flags.units},
+          {"align", options.align},
           {"quantize", options.bits},
           {"patterns", flags.patterns},
           {"group", options.group},
@@ -129,6 +154,18 @@ nlohmann::ordered_json identity_of(const TuneFlags& flags, const Model& model, c
           {"device", device.name()},
           {"compute", options.forward.compute == ComputeType::kBF16 ? "bf16" : "f32"},
           {"instruction_set", isa_name()}};
+}
+
+// The text of the search, with what else the command says of it and of the device.
+void add_text_arguments(const TuneFlags& flags, std::int64_t windows, std::vector<std::string>& arguments) {
+  for (const std::string& source : flags.calibration.sources)
+    arguments.insert(arguments.end(), {"--calibration", source});
+  arguments.insert(arguments.end(), {"--windows", std::to_string(windows), "--seqlen",
+                                     std::to_string(flags.calibration.seqlen), "--seed",
+                                     std::to_string(flags.calibration.seed)});
+  const std::vector<std::string> own =
+      repeat_options(*flags.common.command, {"--field", "--compute", "--device", "--gpu-memory"});
+  arguments.insert(arguments.end(), own.begin(), own.end());
 }
 
 std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::string& plan,
@@ -143,14 +180,15 @@ std::vector<std::string> prune_arguments(const TuneFlags& flags, const std::stri
   }
   if (!flags.embeddings.empty())
     arguments.insert(arguments.end(), {"--quantize-embeddings", flags.embeddings});
-  for (const std::string& source : flags.calibration.sources)
-    arguments.insert(arguments.end(), {"--calibration", source});
-  arguments.insert(arguments.end(), {"--windows", std::to_string(windows), "--seqlen",
-                                     std::to_string(flags.calibration.seqlen), "--seed",
-                                     std::to_string(flags.calibration.seed)});
-  const std::vector<std::string> own =
-      repeat_options(*flags.common.command, {"--field", "--compute", "--device", "--gpu-memory"});
-  arguments.insert(arguments.end(), own.begin(), own.end());
+  add_text_arguments(flags, windows, arguments);
+  return arguments;
+}
+
+std::vector<std::string> shrink_arguments(const TuneFlags& flags, const std::string& plan,
+                                          std::int64_t windows) {
+  std::vector<std::string> arguments = {
+      "swiftprune", "shrink", as_given(flags.common, flags.model), "--out", "SHRUNK", "--plan", plan};
+  add_text_arguments(flags, windows, arguments);
   return arguments;
 }
 
@@ -175,20 +213,24 @@ void print_summary(const TuneReport& report, const std::string& out) {
   print_parameters(r.parameters);
   fmt::print("found       {}\n", headline(report));
   if (r.dense_tokens_per_second) {
-    fmt::print("speed       {:.1f} tokens/s, measured with stand-ins; the dense model {:.1f}\n",
-               *r.best.tokens_per_second, *r.dense_tokens_per_second);
+    fmt::print("speed       {:.1f} tokens/s, {}; the dense model {:.1f}\n", *r.best.tokens_per_second,
+               r.layers ? "expected" : "measured with stand-ins", *r.dense_tokens_per_second);
   }
   fmt::print("text        {} tokens to solve on, {} to search on, {} to check on, of {}\n",
              report.calibration_tokens, report.search_tokens, report.check_tokens, report.text);
-  fmt::print(
-      "time        {:.0f} s for {} linears at up to {} levels, {:.0f} s for {} plans; ended by: {}\n\n",
-      r.solve_seconds, r.tuned, r.levels, r.search_seconds, r.trials, r.ended);
+  fmt::print("time        {:.0f} s for {} {} at up to {} levels, {:.0f} s for {} plans; ended by: {}\n\n",
+             r.solve_seconds, r.tuned, r.layers ? "layers" : "linears", r.levels, r.search_seconds, r.trials,
+             r.ended);
   const bool timed = r.dense_tokens_per_second.has_value();
-  fmt::print("{:<12} {:>8} {:>8} {:>10} {:>11} {:>11}{}\n", "plan", "zeros", "bits", "packed", "KL, search",
-             "KL, check", timed ? "    tokens/s" : "");
+  const std::string head = r.layers ? fmt::format("{:>8} {:>10}", "gone", "size")
+                                    : fmt::format("{:>8} {:>8} {:>10}", "zeros", "bits", "packed");
+  fmt::print("{:<12} {} {:>11} {:>11}{}\n", "plan", head, "KL, search", "KL, check",
+             timed ? "    tokens/s" : "");
   const auto row = [timed](const TunePoint& p) {
-    fmt::print("{:<12} {:>6.1f} % {:>8.2f} {:>10} {:>11.4f} {:>11}{}\n", p.name, 100.0 * p.sparsity, p.bits,
-               human_bytes(p.bytes), p.search_kl, p.check_kl ? fmt::format("{:.4f}", *p.check_kl) : "–",
+    const std::string what = p.ratio ? fmt::format("{:>6.1f} %", 100.0 * *p.ratio)
+                                     : fmt::format("{:>6.1f} % {:>8.2f}", 100.0 * p.sparsity, p.bits);
+    fmt::print("{:<12} {} {:>10} {:>11.4f} {:>11}{}\n", p.name, what, human_bytes(p.bytes), p.search_kl,
+               p.check_kl ? fmt::format("{:.4f}", *p.check_kl) : "–",
                timed ? fmt::format(" {:>11.1f}", *p.tokens_per_second) : "");
   };
   row(r.start);
@@ -309,8 +351,11 @@ fs::path levels_folder(const TuneFlags& flags, std::optional<TemporaryFolder>& w
 void run(TuneFlags& flags, Communicator& ranks) {
   const RunScope job = apply(flags.common);
   if (flags.dry_run) check_one_process(ranks, "--dry-run", "leave --ranks out");
+  check_units(flags);
   TuneOptions options;
   options.budget = budget_of(flags);
+  if (!flags.units.empty()) options.units = parse_units(flags.units);
+  options.align = flags.align;
   Method method = method_by_name(flags.method);
   if (!flags.select.empty()) method.select = parse_select(flags.select);
   options.method = &method;
@@ -369,12 +414,15 @@ void run(TuneFlags& flags, Communicator& ranks) {
   const std::string plan =
       writes_plan_alone(flags) ? flags.out : (fs::path(flags.out) / "plan.json").string();
   const MethodSetup& setup = report.result.setup;
-  const bool finds_windows = setup.windows != text.calibration.num_windows();
-  const std::int64_t prune_windows =
-      finds_windows ? setup.windows : std::clamp<std::int64_t>(method.windows, 1, windows.num_windows());
-  report.command = shell_command(prune_arguments(flags, plan, setup, prune_windows));
+  const bool finds_windows = !report.result.parameters.found.empty() && setup.windows != flags.windows;
+  const std::int64_t all_windows = std::clamp<std::int64_t>(
+      flags.units.empty() ? method.windows : ShrinkJob{}.windows, 1, windows.num_windows());
+  report.command = shell_command(
+      flags.units.empty() ? prune_arguments(flags, plan, setup, finds_windows ? setup.windows : all_windows)
+                          : shrink_arguments(flags, plan, all_windows));
   report.commands = {report.command};
-  if (flags.quantize.empty()) report.commands.push_back("swiftprune pack PRUNED --out PACKED");
+  if (flags.units.empty() && flags.quantize.empty())
+    report.commands.push_back("swiftprune pack PRUNED --out PACKED");
   report.commands.push_back(shell_command(repeat_arguments(*flags.common.command)));
   write_outputs(flags, report);
   give_page([&report] { return to_html(report); });
@@ -406,6 +454,19 @@ void add_budget_flags(CLI::App& command, TuneFlags& f) {
       ->transform(share());
   command
       .add_option(
+          "--ratio", f.ratio,
+          "Instead, with --units: share of the blocks' weights to take out, 0 < r < 1, or in percent: "
+          "20%")
+      ->transform(share());
+  command.add_option(
+      "--units", f.units,
+      "Instead of zeros: what goes of each layer, mlp (channels), heads (whole key-head groups), "
+      "layers (all of it), or several of them with commas; the plan is for shrink --plan");
+  command.add_option("--align", f.align, "With --units: the MLP's width becomes a multiple of this")
+      ->capture_default_str()
+      ->check(in_range(std::int64_t{1}, std::int64_t{1} << 20));
+  command
+      .add_option(
           "--quantize", f.quantize,
           "Choose bits for each linear, too, among these: int8, int4, int3; with --method best or admm")
       ->delimiter(',')
@@ -434,7 +495,8 @@ void declare_tune(CLI::App& program) {
   add_model_argument(*command, f.common, "MODEL", f.model, kModelHelp)->required();
   command
       ->add_option("-o,--out", f.out,
-                   "Folder to write (plan.json for prune --plan, tune.json, tune.html), or a file ending in "
+                   "Folder to write (plan.json for prune --plan or shrink --plan, tune.json, tune.html), or "
+                   "a file ending in "
                    ".json for the "
                    "plan alone")
       ->required();
@@ -492,6 +554,7 @@ void declare_tune(CLI::App& program) {
       "cuda "
       "-o tuned\n"
       "  swiftprune tune ./Llama-2-7b-hf --text own.jsonl --sparsity 0.7 -o tuned --gpus 2\n"
+      "  swiftprune tune ./SmolLM2-135M --text own.jsonl --units mlp,heads,layers --ratio 0.2 -o tuned\n"
       "  swiftprune prune ./SmolLM2-135M --plan tuned/plan.json --out pruned --calibration own.jsonl");
   command->callback([flags] {
     run_in_ranks(flags->common, flags->ranks, flags->device.device,

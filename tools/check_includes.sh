@@ -29,7 +29,7 @@ declare -A allowed=(
   [report]="core ranks tensor backend checkpoint text selection masking sparse model pipeline evaluation device"
   [pilot]="core tensor backend checkpoint text selection masking sparse model pipeline evaluation device report"
   [recovery]="core tensor checkpoint text"
-  [tune]="core ranks tensor backend checkpoint text selection masking sparse model pipeline evaluation device report pilot"
+  [tune]="core ranks tensor backend checkpoint text selection masking structure sparse model pipeline evaluation device report pilot"
   [api]="core ranks tensor backend checkpoint text templates selection masking structure sparse model calibration evaluation pipeline device report pilot"
 )
 

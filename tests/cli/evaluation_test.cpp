@@ -203,6 +203,63 @@ TEST_F(EvaluationProgramTest, TuneWritesAPlanThatPruneRuns) {
   EXPECT_FALSE(std::filesystem::exists(at("x")));
 }
 
+TEST_F(EvaluationProgramTest, TuneWritesAPlanOfLayersThatShrinkRuns) {
+  const std::string model = kTinyModel.string();
+  const std::vector<std::string> text = {"--calibration", at("own.u16"), "--seqlen", "64", "--windows", "4"};
+  const auto with = [&](std::vector<std::string> command) {
+    command.insert(command.end(), text.begin(), text.end());
+    return command;
+  };
+  const auto tune = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"tune", model, "--search-windows", "4", "--trials", "9"});
+    return with(std::move(more));
+  };
+  ASSERT_EQ(run(tune({"--units", "mlp", "--align", "4", "--ratio", "30%", "-o", at("tuned")})), 0) << error_;
+  EXPECT_THAT(out_, HasSubstr("Recommended:\n  swiftprune shrink "));
+  EXPECT_THAT(out_, HasSubstr("30 % of the blocks' weights gone: kept"));
+  EXPECT_THAT(out_, HasSubstr(" layers at up to "));
+  EXPECT_THAT(test::read_text(at("tuned/tune.html")), HasSubstr("swiftprune shrink "));
+  const auto result = nlohmann::json::parse(test::read_text(at("tuned/tune.json")));
+  EXPECT_GE(result["best"]["ratio"], 0.3 - 1e-9);
+  const std::string plan = at("tuned/plan.json");
+  ASSERT_EQ(run(with({"shrink", model, "--plan", plan, "--out", at("shrunk")})), 0) << error_;
+  const auto record = nlohmann::json::parse(test::read_text(at("shrunk/swiftprune.json")));
+  EXPECT_NEAR(record["ratio"].get<double>(), result["best"]["ratio"].get<double>(), 1e-9);
+  ASSERT_EQ(run({"eval", at("shrunk"), "--text", at("own.u16"), "--seqlen", "64"}), 0) << error_;
+  ASSERT_EQ(run(with({"shrink", model, "--plan", plan, "--out", at("none"), "--dry-run", "--json"})), 0)
+      << error_;
+  EXPECT_EQ(nlohmann::json::parse(out_)["parameters"]["shrunk"], record["parameters"]["shrunk"]);
+  // A layer of two.
+  ASSERT_EQ(run(tune({"--units", "layers", "--ratio", "0.5", "-o", at("layers.json")})), 0) << error_;
+  ASSERT_EQ(run(with({"shrink", model, "--plan", at("layers.json"), "--out", at("shorter")})), 0) << error_;
+  EXPECT_EQ(nlohmann::json::parse(test::read_text(at("shorter/config.json")))["num_hidden_layers"], 1);
+
+  const auto refused = [&](const std::vector<std::string>& command, int code, const std::string& message) {
+    EXPECT_EQ(run(command), code) << error_;
+    EXPECT_THAT(error_, HasSubstr(message));
+    EXPECT_EQ(std::count(error_.begin(), error_.end(), '\n'), 1) << error_;
+  };
+  refused(tune({"-o", at("x"), "--units", "mlp", "--ratio", "0.3", "--quantize", "int4"}), 2,
+          "--quantize: found with --units");
+  refused(tune({"-o", at("x"), "--units", "mlp", "--sparsity", "0.3"}), 2, "--sparsity: found with --units");
+  refused(tune({"-o", at("x"), "--ratio", "0.3"}), 2, "--ratio: found without --units");
+  refused(tune({"-o", at("x"), "--units", "mlp", "--ratio", "0.3", "--max-kl", "1"}), 2,
+          "found 2 of --budget, --max-kl and --ratio");
+  refused(tune({"-o", at("x"), "--units", "mlp", "--ratio", "0.9"}), 2,
+          "--ratio: found 0.9, expected at most");
+  refused(tune({"-o", at("x"), "--units", "experts", "--ratio", "0.3"}), 2, "--units");
+  refused(tune({"-o", at("x"), "--units", "mlp", "--budget", "3bits"}), 2, "--budget: found with --units");
+  refused(with({"shrink", model, "--plan", plan, "--out", at("x"), "--ratio", "0.3"}), 2,
+          "--ratio: found it with --plan");
+  refused(with({"shrink", model, "--plan", plan, "--out", at("x"), "--units", "mlp"}), 2,
+          "--units: found it with --plan");
+  refused(with({"shrink", SWIFTPRUNE_TEST_DATA "/model/llama3", "--plan", plan, "--out", at("x")}), 3,
+          "the plan is of another model");
+  refused(with({"shrink", model, "--plan", at("none.json"), "--out", at("x")}), 3, "none.json");
+  refused(with({"prune", model, "--plan", plan, "--out", at("x")}), 3, "which shrink --plan runs");
+  EXPECT_FALSE(std::filesystem::exists(at("x")));
+}
+
 TEST_F(EvaluationProgramTest, WrongInputIsRefused) {
   const std::string model = kTinyModel.string(), gate = "--max-kl";
   const auto refused = [&](const std::vector<std::string>& arguments, int code, const std::string& text) {

@@ -33,6 +33,7 @@ ordered_json options_of(const ShrinkJob& job) {
   return {{"ratio", or_null(job.ratio)},
           {"target-params", or_null(job.target_params)},
           {"target-ms", or_null(job.target_ms)},
+          {"plan", job.plan},
           {"units", job.units},
           {"experts", or_null(job.experts)},
           {"no-keep-super", !job.keep_super},
@@ -81,6 +82,13 @@ void check_values(const ShrinkJob& job) {
 PreparedShrink prepare(const ShrinkJob& job, const Model& model, Device& device, ComputeType compute,
                        const GivenFn& given, Communicator& ranks) {
   device.check_ranks(ranks);
+  if (!job.plan.empty()) {
+    refuse(given,
+           {"ratio", "target-params", "target-ms", "units", "experts", "no-keep-super", "rounds", "align",
+            "non-uniform", "widths-by", "layers-by", "resume"},
+           "--plan");
+    return prepare_units(job, model, device, compute, ranks);
+  }
   if (job.units == "experts") {
     refuse(given, {"target-params", "target-ms", "align", "widths-by", "layers-by", "alpha", "beta"},
            "--units experts");

@@ -46,6 +46,7 @@ struct ShrinkJob {
   std::optional<double> ratio;
   std::optional<std::int64_t> target_params;
   std::optional<double> target_ms;
+  std::string plan;  // instead: a file of what is left of each layer (pipeline/shrink_plan.h)
   std::string units = "mlp";
   std::optional<std::int64_t> experts;  // of each layer that stay
   bool keep_super = true;               // experts that make massive activations stay
@@ -71,7 +72,7 @@ struct ShrinkJob {
 // -- What run() is made of, for the command, which has the model and the device open.
 
 struct UnitsToRemove {
-  ShapeRequest request;
+  ShapeRequest request;  // unused where the job has a plan
   ShrinkOptions options;
   bool aligns_for_layers = false;  // compensate "auto": where layers go, aligned
   nlohmann::ordered_json measured = nlohmann::ordered_json::object();  // what the ratio rests on

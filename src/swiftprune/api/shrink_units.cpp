@@ -5,6 +5,7 @@
 #include "swiftprune/core/run_context.h"
 #include "swiftprune/pipeline/choices/width_choice.h"
 #include "swiftprune/pipeline/shared_writing.h"
+#include "swiftprune/pipeline/shrink_plan.h"
 #include "swiftprune/pipeline/shrunk_checkpoint.h"
 #include "swiftprune/structure/unit_scores.h"
 
@@ -77,6 +78,7 @@ LayersBy layers_by(std::string_view name) {
 // On streams whose memory is free again afterwards.
 ShapeChoice choose(const ShrinkJob& job, const UnitsToRemove& units, const Model& model, Device& device,
                    const TokenWindows& windows) {
+  if (!job.plan.empty()) return read_shrink_plan(job.plan, model.config());
   // Scores are compared on all of the text, losses and changes on a little of it.
   const bool whole_text = job.non_uniform && job.widths_by == "score";
   const auto trials =
@@ -146,6 +148,10 @@ UnitsToRemove prepare_units(const ShrinkJob& job, const Model& model, Device& de
   options.refit = {job.damping, job.alpha, job.beta};
   options.compute = compute;
   options.progress = current_run().progress;
+  if (!job.plan.empty()) {
+    added_biases(model.config(), read_shrink_plan(job.plan, model.config()).shape, options.compensation);
+    return units;
+  }
   units.request.units = parse_units(job.units);
   units.request.align = job.align;
   units.request.ratio = wanted_ratio(job, model, device, compute, ranks, units.measured);

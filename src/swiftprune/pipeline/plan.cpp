@@ -264,6 +264,9 @@ Plan uniform_plan(const Model& model, const PlanDefaults& defaults, const std::v
 void apply_plan_file(const std::string& path, Plan& plan) { apply_plan(read_json_file(path), path, plan); }
 
 void apply_plan(const nlohmann::json& document, const std::string& path, Plan& plan) {
+  if (document.is_object() && document.contains("layers")) {
+    bad_input("{}: found a plan of layers, which shrink --plan runs; expected one of linears", path);
+  }
   if (!document.is_object() || !document.contains("tensors") || !document["tensors"].is_array()) {
     bad_input("{}: expected an object with an array 'tensors'; a run writes such a file as plan.json", path);
   }

@@ -31,6 +31,7 @@ target_sources(swiftprune PRIVATE
   pipeline/checkpoint_output.cpp
   pipeline/grid_output.cpp
   pipeline/shared_writing.cpp
+  pipeline/shrink_plan.cpp
   pipeline/shrunk_checkpoint.cpp
   pipeline/expert_checkpoint.cpp
   pipeline/expert_folder.cpp

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "swiftprune/core/error.h"
 
@@ -52,6 +53,23 @@ ShrinkShape shape_of(const ModelConfig& model) {
   return {model.intermediate_size, model.num_kv_heads, model.num_layers()};
 }
 
+ShrinkShape shape_of_layers(std::vector<std::int64_t> channels, std::vector<std::int64_t> groups) {
+  expect(channels.size() == groups.size() && !channels.empty(), "shape_of_layers: two sizes a layer");
+  const auto differ = [](std::vector<std::int64_t> sizes) {
+    std::erase(sizes, 0);
+    return std::adjacent_find(sizes.begin(), sizes.end(), std::not_equal_to<>()) != sizes.end();
+  };
+  ShrinkShape shape{*std::max_element(channels.begin(), channels.end()),
+                    *std::max_element(groups.begin(), groups.end()),
+                    std::ssize(channels) - std::count(channels.begin(), channels.end(), 0)};
+  const bool channels_differ = differ(channels), groups_differ = differ(groups);
+  const bool layers_go = shape.layers < std::ssize(channels);
+  const bool lists = channels_differ || groups_differ;
+  if (channels_differ || (lists && layers_go)) shape.layer_channels = std::move(channels);
+  if (groups_differ || (lists && layers_go)) shape.layer_groups = std::move(groups);
+  return shape;
+}
+
 std::int64_t units_in(const ShrinkShape& shape, std::int64_t layer, LinearInput output) {
   return output == LinearInput::kMlpOutput ? shape.channels_in(layer) : shape.groups_in(layer);
 }
@@ -98,7 +116,10 @@ UnitWeights unit_weights(const ModelConfig& model) {
 std::int64_t block_parameters(const ModelConfig& model, const ShrinkShape& shape) {
   const UnitWeights sizes = unit_weights(model);
   double sum = 0.0;
-  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
+  // Lists count the layers that go, too, with nothing in them.
+  const std::int64_t listed =
+      std::ssize(!shape.layer_channels.empty() ? shape.layer_channels : shape.layer_groups);
+  for (std::int64_t layer = 0; layer < std::max(shape.layers, listed); ++layer) {
     sum += sizes.channel * static_cast<double>(shape.channels_in(layer)) +
            sizes.group * static_cast<double>(shape.groups_in(layer));
   }

@@ -15,8 +15,8 @@ struct ShrinkShape {
   std::int64_t channels = 0;  // width of the MLP, of the widest layer where they differ
   std::int64_t groups = 0;    // key heads, likewise
   std::int64_t layers = 0;
-  // Of each layer where they differ, which transformers does not load (model/layer_sizes.h); else
-  // empty.
+  // Of each of the dense model's layers where they differ, which transformers does not load (model/layer_sizes.h); else
+  // empty. 0 of both where the layer goes: lists that know which layers go are both there.
   std::vector<std::int64_t> layer_channels{}, layer_groups{};
 
   std::int64_t channels_in(std::int64_t layer) const {
@@ -28,6 +28,8 @@ struct ShrinkShape {
   bool operator==(const ShrinkShape&) const = default;
 };
 ShrinkShape shape_of(const ModelConfig& model);
+// Of these sizes of each of the dense model's layers, 0 of both where it goes: lists only where those that stay differ.
+ShrinkShape shape_of_layers(std::vector<std::int64_t> channels, std::vector<std::int64_t> groups);
 // How many units that the output projection reads (channels, head groups) are left in the layer.
 std::int64_t units_in(const ShrinkShape& shape, std::int64_t layer, LinearInput output);
 // Does the output projection lose units in this layer, or in any?

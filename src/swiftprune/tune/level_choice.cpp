@@ -143,6 +143,7 @@ double LevelChoice::max_size() const {
       return budget().value * num_tuned_ / 8.0;
     case kSpeed:
       return dense_us_ - times_->saved_for(1e6 / budget().value);
+    case kRatio:  // of units
     case kDivergence:
       break;
   }

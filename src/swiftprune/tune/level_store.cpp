@@ -17,8 +17,6 @@ namespace swiftprune {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kLevelsFile = "levels.json";
-
 // Tensors of one level's folder, which prune() hands over one after the other.
 class LevelOutput final : public TensorOutput {
  public:
@@ -76,6 +74,12 @@ std::string describe(const SolvedLevel& level) {
   if (!level.grid) return zeros.empty() ? "dense" : zeros;
   const std::string grid = fmt::format("int{}", level.grid->bits);
   return zeros.empty() ? grid : fmt::format("{}, {}", grid, zeros);
+}
+
+void write_levels(const nlohmann::ordered_json& document, const fs::path& folder) {
+  const fs::path unfinished = folder / fmt::format(".{}", kLevelsFile);
+  write_whole(unfinished, document.dump(1) + "\n");
+  fs::rename(unfinished, folder / kLevelsFile);
 }
 
 PruneResult prune_into(const fs::path& folder, const Model& model, Device& device, const Plan& plan,
@@ -145,7 +149,7 @@ void LevelStore::solve(const Model& model, Device& device, const Plan& plan,
     for (std::size_t e = 0; e < levels.size(); ++e) {
       if (l >= levels[e].size() || !is_own(e, l)) continue;
       const TensorInfo& info = source.at(plan.entries[e].tensor);
-      tensors.push_back({info.name, info.dtype, info.shape, kSafetensorsFile});
+      tensors.push_back({info.name, info.dtype, info.shape, kSafetensorsFile, false, info.transposed});
     }
     auto& writer = writers.emplace_back();
     if (!tensors.empty())
@@ -193,17 +197,11 @@ void LevelStore::keep(const nlohmann::ordered_json& head) const {
     for (const SolvedLevel& level : units_[u].levels) levels.push_back(to_json(level));
     units.push_back({{"name", names_[u]}, {"levels", std::move(levels)}});
   }
-  const fs::path file = folder_ / kLevelsFile;
-  const fs::path unfinished = folder_ / fmt::format(".{}", kLevelsFile);
-  const nlohmann::ordered_json document = {
-      {"head", head}, {"solvers", solvers_}, {"units", std::move(units)}};
-  write_whole(unfinished, document.dump(1) + "\n");
-  fs::rename(unfinished, file);
+  write_levels({{"head", head}, {"solvers", solvers_}, {"units", std::move(units)}}, folder_);
 }
 
-std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
+void LevelStore::restore(const Plan& plan) {
   const fs::path file = folder_ / kLevelsFile;
-  if (!fs::exists(file)) return std::nullopt;
   const nlohmann::json document = read_json_file(file);
   const JsonField root(document, file.string());
   std::map<std::string, std::size_t> entries;
@@ -230,33 +228,40 @@ std::optional<nlohmann::json> LevelStore::restore(const Plan& plan) {
                                    [](const PlanEntry& entry) { return entry.prune; });
   if (std::ssize(units_) != tuned)
     bad_input("{}: found {} linears, expected {}", file.string(), units_.size(), tuned);
-  return root.at("head").json();
 }
 
 std::unique_ptr<TemporaryFolder> LevelStore::compose(const std::vector<std::size_t>& levels,
                                                      const std::string& name) const {
   expect(levels.size() == units_.size(), "compose: a level for each unit");
-  auto folder = std::make_unique<TemporaryFolder>(folder_ / name);
-  const fs::path& path = folder->path();
-  fs::remove_all(path);  // of a run that was killed
-  fs::create_directory(path);
-  const Checkpoint start = Checkpoint::open(start_folder());
-  nlohmann::json map;
-  for (const TensorInfo& tensor : start.tensors()) map[tensor.name] = "start-" + tensor.file;
-  std::map<std::string, fs::path> files;  // by their name in the folder
+  std::map<std::string, fs::path> tensors;
   for (std::size_t u = 0; u < units_.size(); ++u) {
-    if (levels[u] == 0) continue;
-    const fs::path from = level_folder(levels[u], solver_of(u, levels[u]));
+    if (levels[u] != 0) tensors[names_[u]] = level_folder(levels[u], solver_of(u, levels[u]));
+  }
+  return compose_model(folder_ / name, start_folder(), tensors);
+}
+
+std::unique_ptr<TemporaryFolder> compose_model(const fs::path& folder, const fs::path& base,
+                                               const std::map<std::string, fs::path>& tensors) {
+  auto composed = std::make_unique<TemporaryFolder>(folder);
+  fs::remove_all(folder);  // of a run that was killed
+  fs::create_directory(folder);
+  const Checkpoint start = Checkpoint::open(base);
+  nlohmann::json map;
+  std::map<std::string, fs::path> files;  // by their name in the folder
+  for (const TensorInfo& tensor : start.tensors()) {
+    const std::string link = "start-" + tensor.file;
+    files.emplace(link, fs::absolute(base) / tensor.file);
+    map[tensor.name] = link;
+  }
+  for (const auto& [tensor, from] : tensors) {
     const std::string link = fmt::format("{}.safetensors", from.filename().string());
     files.emplace(link, fs::absolute(from) / kSafetensorsFile);
-    map[names_[u]] = link;
+    map[tensor] = link;
   }
-  for (const TensorInfo& tensor : start.tensors())
-    files.emplace("start-" + tensor.file, fs::absolute(start_folder()) / tensor.file);
-  for (const auto& [link, file] : files) fs::create_symlink(file, path / link);
-  write_whole(path / kSafetensorsIndexFile, nlohmann::json{{"weight_map", map}}.dump());
-  fs::create_symlink(fs::absolute(start_folder()) / "config.json", path / "config.json");
-  return folder;
+  for (const auto& [link, file] : files) fs::create_symlink(file, folder / link);
+  write_whole(folder / kSafetensorsIndexFile, nlohmann::json{{"weight_map", map}}.dump());
+  fs::create_symlink(fs::absolute(base) / "config.json", folder / "config.json");
+  return composed;
 }
 
 }  // namespace swiftprune

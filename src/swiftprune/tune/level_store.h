@@ -22,6 +22,10 @@
 
 namespace swiftprune {
 
+// In a search's folder: that its levels are solved, and by what.
+inline constexpr const char* kLevelsFile = "levels.json";
+void write_levels(const nlohmann::ordered_json& document, const std::filesystem::path& folder);
+
 struct SolvedLevel {
   double sparsity = 0.0;  // asked for
   std::optional<QuantGrid> grid;
@@ -42,6 +46,12 @@ struct SolvedUnit {
 PruneResult prune_into(const std::filesystem::path& folder, const Model& model, Device& device,
                        const Plan& plan, const TokenWindows& windows, const PruneOptions& options);
 
+// A model folder of links, which goes with the returned object: the tensors of the model in `base`, those named in
+// `tensors` from the safetensors file of the folder that stands there.
+std::unique_ptr<TemporaryFolder> compose_model(const std::filesystem::path& folder,
+                                               const std::filesystem::path& base,
+                                               const std::map<std::string, std::filesystem::path>& tensors);
+
 class LevelStore {
  public:
   explicit LevelStore(std::filesystem::path folder, Communicator& ranks = alone())
@@ -53,10 +63,10 @@ class LevelStore {
   void solve(const Model& model, Device& device, const Plan& plan, std::vector<std::vector<PlanEntry>> levels,
              const TokenWindows& windows, PruneOptions options);
 
-  // levels.json, by the first rank: `head` and what was solved. restore() gives the head back, nothing where there is no such file; throws
-  // Error{kBadInput} for one that is damaged or of another model.
+  // levels.json, by the first rank: `head` and what was solved, which restore() takes up; throws Error{kBadInput} for a
+  // file that is damaged or of another model.
   void keep(const nlohmann::ordered_json& head) const;
-  std::optional<nlohmann::json> restore(const Plan& plan);
+  void restore(const Plan& plan);
 
   const std::vector<SolvedUnit>& units() const { return units_; }
   const std::filesystem::path& folder() const { return folder_; }

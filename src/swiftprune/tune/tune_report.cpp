@@ -13,11 +13,13 @@ namespace {
 constexpr double kLeastKl = 1e-6;  // of the logarithmic axis
 
 nlohmann::ordered_json to_json(const TunePoint& point) {
-  nlohmann::ordered_json item = {{"name", point.name},
-                                 {"sparsity", point.sparsity},
-                                 {"bits_per_weight", point.bits},
-                                 {"bytes", static_cast<std::int64_t>(point.bytes)},
-                                 {"search_kl", point.search_kl}};
+  nlohmann::ordered_json item = {{"name", point.name}};
+  if (point.ratio) {
+    item["ratio"] = *point.ratio;
+  } else {
+    item.update({{"sparsity", point.sparsity}, {"bits_per_weight", point.bits}});
+  }
+  item.update({{"bytes", static_cast<std::int64_t>(point.bytes)}, {"search_kl", point.search_kl}});
   item["check_kl"] = point.check_kl ? nlohmann::ordered_json(*point.check_kl) : nullptr;
   if (point.tokens_per_second) item["tokens_per_second"] = *point.tokens_per_second;
   return item;
@@ -32,14 +34,21 @@ std::string speed_cell(const TunePoint& point) {
   return fmt::format("<td class=\"num\" data-label=\"Tokens/s\">{:.1f}</td>", *point.tokens_per_second);
 }
 
+std::string number_cell(std::string_view label, const std::string& text) {
+  return fmt::format("<td class=\"num\" data-label=\"{}\">{}</td>", label, text);
+}
+
 std::string row(const TunePoint& point, bool best) {
+  const std::string what = point.ratio
+                               ? number_cell("Gone", fmt::format("{:.1f} %", 100.0 * *point.ratio))
+                               : number_cell("Zeros", fmt::format("{:.1f} %", 100.0 * point.sparsity)) +
+                                     number_cell("Bits a weight", fmt::format("{:.2f}", point.bits));
   return fmt::format(
-      "<tr{}><th scope=\"row\">{}</th><td class=\"num\" data-label=\"Zeros\">{:.1f} %</td><td class=\"num\" "
-      "data-label=\"Bits a weight\">{:.2f}</td><td class=\"num\" data-label=\"Packed\">{:.1f} MB</td><td "
-      "class=\"num\" data-label=\"Divergence, search\">{:.4f}</td><td class=\"num\" data-label=\"Divergence, "
-      "check\">{}</td>{}</tr>\n",
-      best ? " class=\"best\"" : "", escape_html(point.name), 100.0 * point.sparsity, point.bits,
-      point.bytes / 1e6, point.search_kl, kl_text(point.check_kl), speed_cell(point));
+      "<tr{}><th scope=\"row\">{}</th>{}{}{}{}{}</tr>\n", best ? " class=\"best\"" : "",
+      escape_html(point.name), what,
+      number_cell(point.ratio ? "Size" : "Packed", fmt::format("{:.1f} MB", point.bytes / 1e6)),
+      number_cell("Divergence, search", fmt::format("{:.4f}", point.search_kl)),
+      number_cell("Divergence, check", kl_text(point.check_kl)), speed_cell(point));
 }
 
 std::string chart(const TuneReport& report) {
@@ -58,7 +67,8 @@ std::string chart(const TuneReport& report) {
   start.points.push_back(at(report.result.start, check_or_search(report.result.start)));
   const ChartSeries series[] = {check, search, start};
   return curve_chart({"chart1", "Divergence by size", description}, series,
-                     {"packed size of the model", " MB", false}, "divergence, nats", std::nullopt);
+                     {report.result.layers ? "size of the model" : "packed size of the model", " MB", false},
+                     "divergence, nats", std::nullopt);
 }
 
 // The search's own text says that it gained, and the text that it did not see does not.
@@ -115,9 +125,11 @@ std::string headline(const TuneReport& report) {
   const TunePoint& best = report.result.best;
   const double before = check_or_search(start), after = check_or_search(best);
   const std::string on = best.check_kl ? "on text that the search did not see" : "on the search's text";
-  const std::string text =
-      fmt::format("{:.1f} % zeros, {:.2f} bits a weight, {:.1f} MB packed: a divergence of {:.4f} {}",
-                  100.0 * best.sparsity, best.bits, best.bytes / 1e6, after, on);
+  const std::string what = best.ratio ? fmt::format("{:.1f} % of the blocks' weights gone, {:.1f} MB",
+                                                    100.0 * *best.ratio, best.bytes / 1e6)
+                                      : fmt::format("{:.1f} % zeros, {:.2f} bits a weight, {:.1f} MB packed",
+                                                    100.0 * best.sparsity, best.bits, best.bytes / 1e6);
+  const std::string text = fmt::format("{}: a divergence of {:.4f} {}", what, after, on);
   if (!(before > 0.0)) return text;
   return fmt::format("{}; the start had {:.4f} at {:.1f} MB ({:+.1f} %){}", text, before, start.bytes / 1e6,
                      100.0 * (after / before - 1.0),
@@ -137,7 +149,7 @@ nlohmann::ordered_json to_json(const TuneReport& report) {
                                      {"start", to_json(r.start)},
                                      {"best", to_json(r.best)},
                                      {"line", std::move(line)},
-                                     {"linears", r.tuned},
+                                     {r.layers ? "layers" : "linears", r.tuned},
                                      {"levels", r.levels},
                                      {"trials", r.trials},
                                      {"ended", r.ended},
@@ -169,11 +181,12 @@ std::string to_html(const TuneReport& report) {
       r.keeps_budget ? "The budget is kept" : "The budget is not kept", escape_html(headline(report)));
   html += fmt::format("<p>Recommended:</p>\n<pre><code>{}</code></pre>\n", escape_html(report.command));
   html += fmt::format(
-      "<p>{} linears at up to {} levels each, solved on {} tokens of <b>{}</b> in {:.0f} s; {} plans "
+      "<p>{} {} at up to {} levels each, solved on {} tokens of <b>{}</b> in {:.0f} s; {} plans "
       "measured on {} tokens "
       "in {:.0f} s (ended by: {}), checked on {} others.</p>\n</header>\n",
-      r.tuned, r.levels, report.calibration_tokens, escape_html(report.text), r.solve_seconds, r.trials,
-      report.search_tokens, r.search_seconds, escape_html(r.ended), report.check_tokens);
+      r.tuned, r.layers ? "layers" : "linears", r.levels, report.calibration_tokens, escape_html(report.text),
+      r.solve_seconds, r.trials, report.search_tokens, r.search_seconds, escape_html(r.ended),
+      report.check_tokens);
   if (!r.line.empty()) {
     html += fmt::format(
         "<h2>Size and divergence</h2>\n<p class=\"quiet\">Nearer to the lower left corner is better; the "
@@ -184,18 +197,26 @@ std::string to_html(const TuneReport& report) {
         "text. Sizes other than the budget's were measured once, not searched.</p>\n<figure>\n{}</figure>\n",
         chart(report));
   }
-  html +=
-      "<h2>Plans</h2>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Plan</th><th "
-      "class=\"num\">Zeros</th><th class=\"num\">Bits a weight</th><th class=\"num\">Packed</th><th "
+  html += fmt::format(
+      "<h2>Plans</h2>\n<div class=\"scroll\"><table class=\"cards\">\n<thead><tr><th>Plan</th>{}<th "
       "class=\"num\">Divergence<small>search text, "
-      "nats a token</small></th><th class=\"num\">Divergence<small>check text, nats a token</small></th>";
+      "nats a token</small></th><th class=\"num\">Divergence<small>check text, nats a token</small></th>",
+      r.layers ? "<th class=\"num\">Gone<small>of the blocks' weights</small></th><th "
+                 "class=\"num\">Size</th>"
+               : "<th class=\"num\">Zeros</th><th class=\"num\">Bits a weight</th><th "
+                 "class=\"num\">Packed</th>");
   if (r.dense_tokens_per_second) html += "<th class=\"num\">Tokens/s</th>";
   html += "</tr></thead>\n<tbody>\n";
   html += row(r.start, false);
   if (r.line.empty()) html += row(r.best, true);
   for (const TunePoint& point : r.line) html += row(point, point.name == r.best.name);
   html += "</tbody></table></div>\n";
-  if (r.dense_tokens_per_second) {
+  if (r.dense_tokens_per_second && r.layers) {
+    html += fmt::format(
+        "<p class=\"quiet\">Tokens a second of one sequence on the device of the search, expected: the dense "
+        "model has {:.1f}, measured, and its blocks' time is taken to go with their weights.</p>\n",
+        *r.dense_tokens_per_second);
+  } else if (r.dense_tokens_per_second) {
     html += fmt::format(
         "<p class=\"quiet\">Tokens a second of one sequence on the device of the search; the dense model has "
         "{:.1f}. The best plan's are measured, with weights of the same shapes and zeros in the place of its "

@@ -18,13 +18,12 @@ struct Units {
   std::int64_t left = 0;
   std::int64_t step = 1;  // left is a multiple of it, or dense
   double weights = 0.0;   // of one unit
-  double change = 0.0;
-  double share = 1.0;
+  const UnitChanges* changes = nullptr;
+  std::size_t layer = 0;
 
   std::int64_t next() const { return (left - 1) / step * step; }
   double cost(std::int64_t kept) const {
-    const auto curve = [](double gone) { return gone * gone / (1.0 - gone); };
-    return change * curve(static_cast<double>(dense - kept) / static_cast<double>(dense)) / curve(share);
+    return changes->cost(layer, static_cast<double>(dense - kept) / static_cast<double>(dense));
   }
   double piece() const { return weights * static_cast<double>(left - next()); }
   double cost_a_weight() const { return (cost(next()) - cost(left)) / piece(); }
@@ -51,11 +50,16 @@ void set_widest(ShrinkShape& shape) {
 
 }  // namespace
 
+double UnitChanges::cost(std::size_t layer, double gone) const {
+  const auto curve = [](double s) { return s * s / (1.0 - s); };
+  return changes[layer] * curve(gone) / curve(share);
+}
+
 WidthChanges measure_width_changes(const ModelConfig& m, const ShapeRequest& request, TrialStreams& trials,
                                    const WidthChoiceOptions& options) {
   struct Cut {
     LinearInput output;
-    std::int64_t columns_a_unit, left;
+    std::int64_t columns_a_unit, left;  // none left: the whole layer goes
     UnitChanges* changes;
   };
   WidthChanges result;
@@ -72,6 +76,7 @@ WidthChanges measure_width_changes(const ModelConfig& m, const ShapeRequest& req
   }
   if (request.has(UnitKind::kHeads))
     add(kAttentionOutput, columns_a_group(m), m.num_kv_heads - 1, m.num_kv_heads, result.groups);
+  if (request.has(UnitKind::kLayers)) add(kMlpOutput, 1, 0, 1, result.layers);
 
   trials.restart();
   std::vector<std::size_t> behind;  // streams that have lost something
@@ -82,6 +87,7 @@ WidthChanges measure_width_changes(const ModelConfig& m, const ShapeRequest& req
     const auto scores = trials.run_scored(0, options.score);
     for (std::size_t i = 0; i < cuts.size(); ++i) {
       const Cut& cut = cuts[i];
+      if (cut.left == 0) continue;  // past the layer
       KeptUnits kept = all_units(m);
       (cut.output == kMlpOutput ? kept.channels : kept.groups) =
           best_units(scores[static_cast<std::size_t>(cut.output)], cut.columns_a_unit, cut.left);
@@ -168,7 +174,8 @@ ShrinkShape spread_widths(const ModelConfig& model, const ShapeRequest& request,
   const UnitWeights weights = unit_weights(model);
   std::vector<Units> units;
   const auto add = [&](const UnitChanges& of, std::int64_t dense, std::int64_t step, double unit) {
-    for (const double change : of.changes) units.push_back({dense, dense, step, unit, change, of.share});
+    for (std::size_t layer = 0; layer < of.changes.size(); ++layer)
+      units.push_back({dense, dense, step, unit, &of, layer});
   };
   add(changes.channels, model.intermediate_size, request.align, weights.channel);
   add(changes.groups, model.num_kv_heads, 1, weights.group);

@@ -21,9 +21,14 @@ struct WidthChoiceOptions {
 struct UnitChanges {
   double share = 0.0;           // that was taken out
   std::vector<double> changes;  // of each layer; empty: units of this kind stay
+
+  // What the layer is taken to cost when it has lost this share: change·f(gone)/f(share), f(s) = s²/(1 - s). The change
+  // grows with the square of what is missing, and without bound towards an empty layer.
+  double cost(std::size_t layer, double gone) const;
 };
 struct WidthChanges {
-  UnitChanges channels, groups;
+  UnitChanges channels{}, groups{};
+  UnitChanges layers{};  // that go as a whole: a share of 1
 };
 
 // Without compensation. One pass over the blocks; the streams that have lost something run along behind the
@@ -35,11 +40,9 @@ WidthChanges measure_width_changes(const ModelConfig& model, const ShapeRequest&
 // than one piece of every unit.
 void check_width_request(const ModelConfig& model, const ShapeRequest& request);
 
-// The shape whose layers lose units, the cheapest next one first, until request.ratio of the weights is gone.
-// A layer that lost the share s of its units is taken to cost change·f(s)/f(measured share), f(s) = s²/(1 -
-// s): the change grows with the square of what is missing, and without bound towards an empty layer. Widths
-// stay multiples of request.align (or the dense width), and one piece is left everywhere. The request must
-// pass check_width_request().
+// The shape whose layers lose units, the cheapest next one first (UnitChanges::cost()), until request.ratio of the
+// weights is gone. Widths stay multiples of request.align (or the dense width), and one piece is left everywhere. The
+// request must pass check_width_request().
 ShrinkShape spread_widths(const ModelConfig& model, const ShapeRequest& request, const WidthChanges& changes);
 
 // FLAP's own choice of widths (arXiv 2312.11983, section 3.2, "adaptive structure search"): the scores of
